@@ -1,0 +1,1 @@
+"""Identity that agents can prove, and secrets they cannot leak."""
