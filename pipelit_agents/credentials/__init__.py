@@ -1,0 +1,1 @@
+"""Credentials: named, sealed secrets that open only while the node that needs them runs."""

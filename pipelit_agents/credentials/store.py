@@ -1,0 +1,398 @@
+"""The credential store: seals secrets, shows them masked, opens them for a running node."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, ParamSpec, TypeVar
+
+from pydantic import SecretStr
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from pipelit_agents.audit import record
+from pipelit_agents.credentials.scope import injecting, opened_scope, require_running
+from pipelit_agents.credentials.secret import Secret
+from pipelit_agents.database.engine import Database
+from pipelit_agents.database.models import CredentialRow
+from pipelit_agents.errors import (
+    CredentialError,
+    CredentialNotAllowed,
+    CredentialNotFound,
+    CredentialScopeError,
+)
+from pipelit_agents.keyring import Keyring, Sealed
+from pipelit_agents.names import is_username, require_username
+from pipelit_agents.verification import Agent
+
+__all__ = ["CredentialInfo", "Credentials"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+VALUE: Final = "value"
+OPERATOR: Final = "operator"
+_MASKED_FROM: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialInfo:
+    """What may be shown of a credential; the secret isn't in it.
+
+    Attributes:
+        name: Its name.
+        kind: What it is for, for example ``llm``.
+        masked: The secret field, masked all but its last four characters; of several, each.
+        public: The fields that are no secret.
+        created_by: Who put it there first. It is no owner: credentials are for all.
+        allow: The accounts that alone may open it, or None: any may.
+        created_at: When it was put there first, UTC.
+        updated_at: When it was last changed, UTC.
+    """
+
+    name: str
+    kind: str
+    masked: str
+    public: Mapping[str, Any] = field(hash=False)
+    created_by: str
+    allow: tuple[str, ...] | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Credentials:
+    """The credentials of one database; ``pipelit.credentials``.
+
+    Args:
+        database: Where they are.
+        keyring: Seals and opens them; called when it is needed.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self, database: Database, keyring: Callable[[], Keyring], clock: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._clock = clock
+
+    def put(
+        self,
+        name: str,
+        value: str | SecretStr | Mapping[str, str | SecretStr],
+        *,
+        kind: str,
+        created_by: str,
+        public: Mapping[str, Any] | None = None,
+        allow: Sequence[str] | None = None,
+    ) -> CredentialInfo:
+        """Seals a secret under a name; what stood there before is replaced.
+
+        Args:
+            name: Of the form of a username.
+            value: The secret, or several named ones.
+            kind: What it is for, for example ``llm``.
+            created_by: Who puts it there, for the record.
+            public: JSON fields that are no secret, for example ``{"base_url": …}``. They are
+                bound to the secret: changed in the database, it doesn't open any more.
+            allow: The accounts that alone may open it; by default any may.
+
+        Raises:
+            CredentialError: The name, the value or a public field is unusable; it says which.
+            ConfigurationError: There is no key to seal it under.
+        """
+        with self._database.writing() as connection:
+            row = self.put_in(
+                connection,
+                name,
+                value,
+                kind=kind,
+                created_by=created_by,
+                public=public,
+                allow=allow,
+            )
+            return self._info(row)
+
+    def put_in(
+        self,
+        connection: Connection,
+        name: str,
+        value: str | SecretStr | Mapping[str, str | SecretStr],
+        *,
+        kind: str,
+        created_by: str,
+        public: Mapping[str, Any] | None = None,
+        allow: Sequence[str] | None = None,
+    ) -> Row[Any]:
+        """As :meth:`put`, in a transaction of the caller's on the same database."""
+        if not is_username(name):
+            raise CredentialError(
+                f"name {name!r:.80} is no credential name: 1 to 149 of the characters "
+                "a-z 0-9 _ . - and the first a letter or digit",
+                credential=str(name)[:149],
+            )
+        secrets = _secret_fields(name, value)
+        shown = _canonical(name, dict(public or {}))
+        may = None
+        if allow is not None:
+            may = json.dumps(sorted({require_username(each, argument="allow") for each in allow}))
+        now = self._clock()
+        keyring = self._keyring()
+        place = _place(name, kind, shown, may)
+        hint_place = f"credential:{name}:hint"
+        values = {
+            "kind": kind,
+            "public": shown,
+            "allow": may,
+            "sealed": Sealed(keyring.seal(json.dumps(secrets), place), place),
+            "hint": Sealed(keyring.seal(_hint(secrets), hint_place), hint_place),
+            "updated_at": now,
+        }
+        changed = connection.execute(
+            update(CredentialRow).where(CredentialRow.name == name).values(values)
+        )
+        if not changed.rowcount:
+            first = {"name": name, "created_at": now, "created_by": created_by}
+            connection.execute(insert(CredentialRow).values({**values, **first}))
+        self._record(connection, created_by, name, "credential.put")
+        return _find(connection, name)
+
+    def get(self, name: str) -> CredentialInfo:
+        """What may be shown of a credential.
+
+        Raises:
+            CredentialNotFound: No credential has that name.
+            UnsealError: It doesn't open under this keyring.
+        """
+        with self._database.reading() as connection:
+            row = _find(connection, name)
+        return self._info(row)
+
+    def list(self, *, kind: str | None = None) -> Sequence[CredentialInfo]:
+        """What may be shown of all credentials, by name, or of those of one kind.
+
+        Raises:
+            UnsealError: One of them doesn't open under this keyring.
+        """
+        query = select(CredentialRow.__table__).order_by(CredentialRow.name)
+        if kind is not None:
+            query = query.where(CredentialRow.kind == kind)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [self._info(row) for row in rows]
+
+    def delete(self, name: str, *, by: str = OPERATOR) -> None:
+        """Deletes a credential.
+
+        Raises:
+            CredentialNotFound: No credential has that name.
+        """
+        with self._database.writing() as connection:
+            _find(connection, name)
+            connection.execute(delete(CredentialRow).where(CredentialRow.name == name))
+            self._record(connection, by, name, "credential.delete")
+
+    def inject(
+        self, agent: Agent | None = None, /, **references: str
+    ) -> Callable[[Callable[P, R]], Callable[..., R]]:
+        """Decorates a node or tool, so that each call gets secrets that die with it.
+
+        Args:
+            agent: Who opens them; needed for credentials that are kept for named accounts.
+            references: Parameter names and credentials: ``api_key="openai"``, or
+                ``user="database:user"`` for one of several fields.
+
+        Returns:
+            A decorator. The parameters, keyword by nature, get a ``Secret`` (a ``SecretStr``) and
+            vanish from the signature; neither LangGraph nor a model sees them.
+
+        Raises:
+            TypeError: The function can't be wrapped, or has no such parameter.
+            CredentialError: From the call: not found, not allowed, or a value was passed for it.
+            UnsealError: From the call: it doesn't open under this keyring, or was tampered with.
+
+        Example:
+            ```python
+            @pipelit.credentials.inject(api_key="openai")
+            def call_model(state: State, *, api_key: SecretStr) -> dict: ...
+            ```
+        """
+        if not references:
+            raise TypeError(
+                'inject needs a credential for a parameter, for example inject(api_key="openai")'
+            )
+
+        def decorate(function: Callable[P, R]) -> Callable[..., R]:
+            return injecting(function, references, lambda reference: self._open(reference, agent))
+
+        return decorate
+
+    @contextmanager
+    def reveal(self, name: str, *, agent: Agent | None = None) -> Iterator[Secret]:
+        """Opens a secret inside a running node or tool, for the length of a ``with`` block.
+
+        Args:
+            name: The credential, or ``credential:field``.
+            agent: Who opens it; needed for credentials that are kept for named accounts.
+
+        Raises:
+            CredentialScopeError: No node or tool is running here.
+            CredentialNotFound: There is no such credential or field.
+            CredentialNotAllowed: It is kept for accounts, and this is none of them.
+            UnsealError: It doesn't open under this keyring, or was tampered with.
+        """
+        require_running(name)
+        with opened_scope() as scope:
+            yield scope.hold(self._open(name, agent))
+
+    async def aput(
+        self,
+        name: str,
+        value: str | SecretStr | Mapping[str, str | SecretStr],
+        *,
+        kind: str,
+        created_by: str,
+        public: Mapping[str, Any] | None = None,
+        allow: Sequence[str] | None = None,
+    ) -> CredentialInfo:
+        """As :meth:`put`, off the event loop."""
+        return await asyncio.to_thread(
+            self.put,
+            name,
+            value,
+            kind=kind,
+            created_by=created_by,
+            public=public,
+            allow=allow,
+        )
+
+    def _open(self, reference: str, agent: Agent | None) -> Secret:
+        name, _, wanted = reference.partition(":")
+        with self._database.reading() as connection:
+            row = _find(connection, name)
+        actor = agent.username if agent is not None else ""
+        reason = ""
+        if row.allow is not None and actor not in json.loads(row.allow):
+            reason = "not allowed"
+        elif agent is not None:
+            # An account that was deactivated opens nothing, whatever handle is left of it.
+            agent.require_active()
+        fields: dict[str, str] = {}
+        if not reason:
+            place = _place(name, row.kind, row.public, row.allow)
+            fields = json.loads(self._keyring().unseal(row.sealed.token, place))
+            wanted = wanted or (next(iter(fields)) if len(fields) == 1 else VALUE)
+            reason = "" if wanted in fields else "no such field"
+        with self._database.writing() as connection:
+            outcome = "refused" if reason else "ok"
+            self._record(connection, actor, name, "credential.reveal", outcome, reason)
+        if reason == "not allowed":
+            who = repr(actor) if actor else "no account (pass the agent: inject(agent, …))"
+            raise CredentialNotAllowed(
+                f"credential {name!r} is kept for named accounts, and {who} is none of them",
+                credential=name,
+            )
+        if reason:
+            raise CredentialNotFound(
+                f"credential {name!r} has no field {wanted!r}; it has {sorted(fields)}",
+                credential=name,
+            )
+        return Secret(fields[wanted], credential=reference)
+
+    def _info(self, row: Row[Any]) -> CredentialInfo:
+        hint = self._keyring().unseal(row.hint.token, f"credential:{row.name}:hint").decode()
+        return CredentialInfo(
+            row.name,
+            row.kind,
+            hint,
+            json.loads(row.public),
+            row.created_by,
+            None if row.allow is None else tuple(json.loads(row.allow)),
+            datetime.fromtimestamp(row.created_at, UTC),
+            datetime.fromtimestamp(row.updated_at, UTC),
+        )
+
+    def _record(
+        self,
+        connection: Connection,
+        actor: str,
+        name: str,
+        action: str,
+        outcome: str = "ok",
+        reason: str = "",
+    ) -> None:
+        record(
+            connection,
+            at=self._clock(),
+            actor=actor,
+            subject=name,
+            action=action,
+            outcome=outcome,
+            reason=reason,
+        )
+
+
+def _place(name: str, kind: str, public: str, allow: str | None) -> str:
+    # What says where the secret may go is part of where it belongs: a base_url or an allow-list
+    # that was changed behind our back doesn't get the secret.
+    digest = hashlib.sha256(json.dumps([kind, public, allow]).encode()).hexdigest()
+    return f"credential:{name}:{digest}"
+
+
+def _find(connection: Connection, name: str) -> Row[Any]:
+    row = connection.execute(
+        select(CredentialRow.__table__).where(CredentialRow.name == name)
+    ).one_or_none()
+    if row is None:
+        raise CredentialNotFound(
+            f"there is no credential {name!r:.80}; put it there with credentials.put or: "
+            f"pipelit-agents credentials put {name:.80}",
+            credential=name,
+        )
+    return row
+
+
+def _secret_fields(
+    name: str, value: str | SecretStr | Mapping[str, str | SecretStr]
+) -> dict[str, str]:
+    given = value if isinstance(value, Mapping) else {VALUE: value}
+    fields = {}
+    for key, secret in given.items():
+        if isinstance(secret, Secret):
+            raise CredentialScopeError(
+                f"credential {name!r}: a revealed secret is not stored again", credential=name
+            )
+        plain = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+        if not isinstance(plain, str) or not plain or not isinstance(key, str):
+            raise CredentialError(
+                f"credential {name!r}: value has to be text, or text by field name, and not empty",
+                credential=name,
+            )
+        fields[key] = plain
+    if not fields:
+        raise CredentialError(f"credential {name!r}: there is no value", credential=name)
+    return fields
+
+
+def _canonical(name: str, public: builtins.dict[str, Any]) -> str:
+    try:
+        return json.dumps(public, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CredentialError(
+            f"credential {name!r}: public has to be JSON ({error})", credential=name
+        ) from None
+
+
+def _hint(secrets: Mapping[str, str]) -> str:
+    masks = {
+        key: "…" + (secret[-4:] if len(secret) >= _MASKED_FROM else "")
+        for key, secret in secrets.items()
+    }
+    if list(masks) == [VALUE]:
+        return masks[VALUE]
+    return ", ".join(f"{key}={mask}" for key, mask in masks.items())

@@ -1,0 +1,1 @@
+"""Storage: the tables, their migrations, and the engine that opens them."""

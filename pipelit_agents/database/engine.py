@@ -1,0 +1,208 @@
+"""Opening the database: private files, safe transactions, and errors that name the setting."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from pipelit_agents.errors import ConfigurationError, StorageError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+__all__ = ["Database", "boot_id"]
+
+URL_SETTING: Final = "PIPELIT_DATABASE_URL"
+BUSY_TIMEOUT: Final = 15.0
+
+
+@cache
+def boot_id() -> str:
+    """What names this life of the machine, or an empty string where nothing does."""
+    if sys.platform == "linux":
+        try:
+            return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        except OSError:
+            return ""
+    if sys.platform == "darwin":
+        command_line = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+        done = subprocess.run(command_line, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
+        return done.stdout.strip()
+    return ""
+
+
+class Database:
+    """One database. It opens at first use, so that it can be made when a module is imported.
+
+    Args:
+        url: An SQLAlchemy URL.
+
+    Raises:
+        ConfigurationError: At first use, when the URL can't be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; made at first use."""
+        if self._engine is None:
+            self._engine = _engine(self.url)
+        return self._engine
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction of its own that holds the write lock from its first statement on.
+
+        Raises:
+            StorageError: The database can't be reached or refused a statement.
+        """
+        with _named_errors(self.url), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that reads one consistent state.
+
+        Raises:
+            StorageError: The database can't be reached or refused a statement.
+        """
+        reader = self.engine.execution_options(pipelit_read=True)
+        with _named_errors(self.url), reader.connect() as connection:
+            yield connection
+
+    def create_schema(self) -> None:
+        """Brings the tables to the newest form; does nothing where they are.
+
+        Raises:
+            StorageError: The database can't be reached or refused a statement.
+        """
+        from alembic import command
+
+        from pipelit_agents.database.models import EpochRow
+
+        with self.writing() as connection:
+            config = _alembic_config()
+            config.attributes["connection"] = connection
+            fresh = _revision(connection) is None
+            command.upgrade(config, "head")
+            if fresh:
+                epoch = {"id": 1, "boot_id": boot_id(), "changed_at": 0.0}
+                connection.execute(insert(EpochRow).values(epoch))
+
+    def pending_migrations(self) -> bool:
+        """Whether the tables are older than this package."""
+        from alembic.script import ScriptDirectory
+
+        with self.reading() as connection:
+            newest = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+            return _revision(connection) != newest
+
+    def close(self) -> None:
+        """Closes all connections; the next use opens new ones."""
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+
+def _revision(connection: Connection) -> str | None:
+    from alembic.runtime.migration import MigrationContext
+
+    options = {"version_table": "pipelit_version"}
+    return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+def _alembic_config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    # A percent sign in a folder's name would be taken for an interpolation.
+    folder = str(Path(__file__).parent / "migrations").replace("%", "%%")
+    config.set_main_option("script_location", folder)
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+@contextmanager
+def _named_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        hint = ""
+        if "no such table" in str(cause) or "does not exist" in str(cause):
+            hint = "; make the tables with pipelit.create_schema() or: pipelit-agents init"
+        # Only the driver's words: SQLAlchemy's own message repeats the statement's parameters.
+        raise StorageError(
+            f"the database at {make_url(url).render_as_string()} did not do what was asked "
+            f"({type(cause).__name__}: {cause}){hint} (setting: {URL_SETTING})"
+        ) from None
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ConfigurationError(
+            f"{URL_SETTING} is not a database URL that can be used here ({error}); for example: "
+            "sqlite:///.pipelit/agents.db"
+        ) from None
+    if not parsed.database or parsed.database == ":memory:" or "mode" in parsed.query:
+        raise ConfigurationError(
+            f"{URL_SETTING} has to name a file: an SQLite database in memory can't be shared by "
+            "threads safely. In tests use a temporary directory, for example "
+            "sqlite:////tmp/agents.db"
+        )
+    path = Path(parsed.database)
+    _make_private(path)
+    engine = create_engine(
+        parsed, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, hide_parameters=True
+    )
+    # A machine without a boot id can't tell that it forgot commits, so it must not forget any.
+    synchronous = "NORMAL" if boot_id() else "FULL"
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A deferred transaction that first reads and then writes fails when another wrote
+        # between; taking the write lock first waits instead.
+        reads = connection.get_execution_options().get("pipelit_read")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _make_private(path: Path) -> None:
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if os.fstat(descriptor).st_mode & 0o077:
+                os.chmod(path, 0o600)  # noqa: PTH101 - beside os.open
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the database file {path} can't be opened for writing ({error.strerror}); "
+            f"change {URL_SETTING} or the folder's permissions"
+        ) from None

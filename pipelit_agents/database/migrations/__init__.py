@@ -1,0 +1,1 @@
+"""Alembic's migrations, run by ``Pipelit.create_schema``."""

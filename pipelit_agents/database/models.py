@@ -1,0 +1,119 @@
+"""The tables. Times are Unix seconds; usernames stand in them in their one normal form."""
+
+from __future__ import annotations
+
+from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from pipelit_agents.database.types import EncryptedString
+from pipelit_agents.keyring import Sealed
+
+__all__ = ["ApiKeyRow", "AuditRow", "Base", "CredentialRow", "EpochRow", "LedgerRow", "UserRow"]
+
+NAME = String(149)
+
+
+class Base(DeclarativeBase):
+    """Tables of pipelit-agents; their names begin with ``pipelit_`` to live beside others."""
+
+
+class UserRow(Base):
+    """A person or an agent user."""
+
+    __tablename__ = "pipelit_users"
+    __table_args__ = (
+        CheckConstraint("kind IN ('human', 'agent')", name="pipelit_users_kind"),
+        CheckConstraint("kind = 'human' OR owner IS NOT NULL", name="pipelit_users_agent_owner"),
+        Index("pipelit_users_root", "root_owner", "active"),
+    )
+
+    username: Mapped[str] = mapped_column(NAME, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    owner: Mapped[str | None] = mapped_column(ForeignKey("pipelit_users.username"), index=True)
+    root_owner: Mapped[str] = mapped_column(NAME)
+    purpose: Mapped[str] = mapped_column(Text, default="")
+    active: Mapped[bool] = mapped_column(default=True)
+    may_create_agents: Mapped[bool] = mapped_column(default=False)
+    totp_secret: Mapped[Sealed | None] = mapped_column(EncryptedString())
+    totp_previous: Mapped[Sealed | None] = mapped_column(EncryptedString())
+    totp_previous_until: Mapped[float] = mapped_column(Float, default=0.0)
+    created_at: Mapped[float] = mapped_column(Float)
+    created_by: Mapped[str] = mapped_column(NAME)
+
+
+class ApiKeyRow(Base):
+    """An API key: its public id and the SHA-256 of its secret part, never the key."""
+
+    __tablename__ = "pipelit_api_keys"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), index=True)
+    name: Mapped[str] = mapped_column(String(149))
+    digest: Mapped[str] = mapped_column(String(64))
+    last_four: Mapped[str] = mapped_column(String(4))
+    created_at: Mapped[float] = mapped_column(Float)
+    created_by: Mapped[str] = mapped_column(NAME)
+    expires_at: Mapped[float | None] = mapped_column(Float)
+    revoked_at: Mapped[float | None] = mapped_column(Float)
+    last_used_at: Mapped[float | None] = mapped_column(Float)
+
+
+class CredentialRow(Base):
+    """A named sealed secret with public fields."""
+
+    __tablename__ = "pipelit_credentials"
+
+    name: Mapped[str] = mapped_column(NAME, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(64))
+    public: Mapped[str] = mapped_column(Text)
+    allow: Mapped[str | None] = mapped_column(Text)
+    sealed: Mapped[Sealed] = mapped_column(EncryptedString())
+    hint: Mapped[Sealed] = mapped_column(EncryptedString())
+    created_at: Mapped[float] = mapped_column(Float)
+    updated_at: Mapped[float] = mapped_column(Float)
+    created_by: Mapped[str] = mapped_column(NAME)
+
+
+class LedgerRow(Base):
+    """Counted failures and spent steps: of a peer, of (verifier, peer), of (root owner, peer).
+
+    The names are no foreign keys: an account that isn't there is counted like one that is.
+    """
+
+    __tablename__ = "pipelit_ledger"
+
+    peer: Mapped[str] = mapped_column(NAME, primary_key=True)
+    scope: Mapped[str] = mapped_column(String(8), primary_key=True)
+    subject: Mapped[str] = mapped_column(NAME, primary_key=True)
+    version: Mapped[int] = mapped_column(Integer)
+    in_a_row: Mapped[int] = mapped_column(Integer)
+    recent: Mapped[str] = mapped_column(Text)
+    locked_until: Mapped[float] = mapped_column(Float)
+    spent_step: Mapped[int] = mapped_column(Integer)
+
+
+class EpochRow(Base):
+    """One row: the life of the machine in which the ledger was last known to forget nothing."""
+
+    __tablename__ = "pipelit_epoch"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    boot_id: Mapped[str] = mapped_column(String(64))
+    changed_at: Mapped[float] = mapped_column(Float)
+
+
+class AuditRow(Base):
+    """What was decided, about whom, and why. Never a secret."""
+
+    __tablename__ = "pipelit_audit"
+    __table_args__ = (Index("pipelit_audit_subject", "subject", "id"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    at: Mapped[float] = mapped_column(Float)
+    actor: Mapped[str] = mapped_column(NAME)
+    subject: Mapped[str] = mapped_column(NAME)
+    action: Mapped[str] = mapped_column(String(32))
+    outcome: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(String(64))
+    run: Mapped[str] = mapped_column(String(64))
+    node: Mapped[str] = mapped_column(String(149))

@@ -1,0 +1,170 @@
+"""The keyring: seals values under ``FIELD_ENCRYPTION_KEY`` for one place each.
+
+A sealed value is a Fernet token. Inside it, before the plaintext, stands the digest of its
+*purpose* (``credential:openai``), so that a token copied to another place does not open.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from typing import Final
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from pipelit_agents.errors import ConfigurationError, UnsealError
+
+__all__ = ["Keyring", "Sealed"]
+
+KEY_SETTING: Final = "FIELD_ENCRYPTION_KEY"
+MAKE_A_KEY: Final = (
+    'python -c "from pipelit_agents import Keyring; print(Keyring.generate_key())"'
+    " (or: pipelit-agents init)"
+)
+_MARK: Final = b"plit1"
+_HEAD: Final = len(_MARK) + hashlib.sha256().digest_size
+
+
+class Keyring:
+    """The Fernet keys of ``FIELD_ENCRYPTION_KEY``, newest first.
+
+    The first key seals; all of them open, so that a key can be replaced while the system runs.
+
+    Args:
+        keys: Fernet keys (32 bytes, URL-safe base64), newest first.
+
+    Raises:
+        ConfigurationError: There is no key, or one of them isn't a Fernet key. The key itself is
+            never in the message.
+    """
+
+    __slots__ = ("_fernet", "_keys")
+
+    def __init__(self, *keys: str) -> None:
+        cleaned = [key.strip() for key in keys if key.strip()]
+        if not cleaned:
+            raise ConfigurationError(
+                f"{KEY_SETTING} is not set, so nothing can be sealed or opened. Make a key with: "
+                f"{MAKE_A_KEY}"
+            )
+        raw = []
+        for position, key in enumerate(cleaned, 1):
+            try:
+                raw.append(base64.b64decode(key.encode("ascii"), altchars=b"-_", validate=True))
+            except (binascii.Error, UnicodeEncodeError):
+                raw.append(b"")
+            if len(raw[-1]) != 32:
+                raise ConfigurationError(
+                    f"key {position} of {len(cleaned)} in {KEY_SETTING} is not a Fernet key "
+                    f"(32 bytes in URL-safe base64, 44 characters). Make one with: {MAKE_A_KEY}"
+                )
+        self._keys = tuple(raw)
+        self._fernet = MultiFernet([Fernet(key) for key in cleaned])
+
+    @classmethod
+    def parse(cls, setting: str) -> Keyring:
+        """Reads the setting's form: keys separated by commas, newest first.
+
+        Raises:
+            ConfigurationError: As the constructor.
+        """
+        return cls(*setting.split(","))
+
+    @staticmethod
+    def generate_key() -> str:
+        """Makes a new Fernet key from the system's random source."""
+        return Fernet.generate_key().decode("ascii")
+
+    def seal(self, plaintext: str | bytes, purpose: str) -> str:
+        """Encrypts a value for one place.
+
+        Args:
+            plaintext: The value; text is encoded as UTF-8.
+            purpose: Where it belongs, for example ``user:alice:totp``.
+
+        Returns:
+            A Fernet token, ASCII.
+        """
+        data = plaintext.encode() if isinstance(plaintext, str) else plaintext
+        return self._fernet.encrypt(_head(purpose) + data).decode("ascii")
+
+    def unseal(self, token: str, purpose: str) -> bytes:
+        """Decrypts a value that was sealed for this place.
+
+        Raises:
+            UnsealError: It does not open, whatever the reason.
+        """
+        try:
+            content = self._fernet.decrypt(token)
+        except (InvalidToken, TypeError, ValueError):
+            raise UnsealError from None
+        if not hmac.compare_digest(content[:_HEAD], _head(purpose)):
+            raise UnsealError
+        return content[_HEAD:]
+
+    def mac(self, label: str, *parts: bytes) -> str:
+        """HMAC-SHA256 under a key derived from the newest key, one derived key for each label.
+
+        Args:
+            label: What the tag is for; tags of different labels never compare equal.
+            parts: The fields under the tag, each with its length.
+
+        Returns:
+            64 lowercase hexadecimal digits.
+        """
+        key = hmac.digest(self._keys[0], b"pipelit-agents/derive\0" + label.encode(), "sha256")
+        data = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+        return hmac.digest(key, data, "sha256").hex()
+
+    def __repr__(self) -> str:
+        return f"Keyring({len(self._keys)} key{'s' if len(self._keys) > 1 else ''})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Keyring is not pickled: it holds the keys; build it where it is needed")
+
+
+class Sealed:
+    """A ciphertext and the place it belongs to. It opens on request and shows nothing before.
+
+    Args:
+        token: The Fernet token as stored.
+        purpose: The place it was sealed for.
+    """
+
+    __slots__ = ("_purpose", "_token")
+
+    def __init__(self, token: str, purpose: str) -> None:
+        self._token = token
+        self._purpose = purpose
+
+    @property
+    def token(self) -> str:
+        """The ciphertext, as stored."""
+        return self._token
+
+    @property
+    def purpose(self) -> str:
+        """The place the ciphertext belongs to."""
+        return self._purpose
+
+    def unseal(self, keyring: Keyring) -> str:
+        """Decrypts the value.
+
+        Raises:
+            UnsealError: It does not open, whatever the reason.
+        """
+        try:
+            return keyring.unseal(self._token, self._purpose).decode()
+        except UnicodeDecodeError:
+            raise UnsealError from None
+
+    def __repr__(self) -> str:
+        return "Sealed(****)"
+
+    __str__ = __repr__
+
+
+def _head(purpose: str) -> bytes:
+    return _MARK + hashlib.sha256(purpose.encode()).digest()

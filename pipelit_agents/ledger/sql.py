@@ -1,0 +1,293 @@
+"""The ledger in the SQL database: one transaction reads, decides, charges, spends and audits.
+
+The write lock is taken first, and the upsert applies only to the versions that were read, so that
+of two attempts at once the second sees what the first left behind. Each outcome runs the same
+statements; what the caller may not learn, the clock doesn't tell either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from sqlalchemy import text
+
+from pipelit_agents.audit import record
+from pipelit_agents.database.engine import Database, boot_id
+from pipelit_agents.errors import LedgerUnavailable, StorageError
+from pipelit_agents.policy import VerificationPolicy
+from pipelit_agents.proof import PERIOD
+
+__all__ = ["Account", "Attempt", "Decision", "SqlLedger"]
+
+CodeKind = Literal["audience", "plain"]
+Verdict = Literal["accepted", "rejected", "limited", "locked"]
+
+EPOCH_PERIODS: Final = 3
+_RETRIES: Final = 50
+
+_LEDGER_COLUMNS: Final = ("version", "in_a_row", "recent", "locked_until", "spent_step")
+_READ: Final = text(  # noqa: S608 - built from the constants above only
+    "SELECT v.username AS verifier, v.active AS verifier_active, v.root_owner, p.active, "
+    "p.totp_secret, p.totp_previous, p.totp_previous_until, e.boot_id, e.changed_at, "
+    + ", ".join(f"{t}.{c} AS {t}_{c}" for t in ("lp", "lv", "lo") for c in _LEDGER_COLUMNS)
+    + """
+    FROM (SELECT 1 AS one) AS base
+    LEFT JOIN pipelit_users v ON v.username = :verifier
+    LEFT JOIN pipelit_users p ON p.username = :peer
+    LEFT JOIN pipelit_epoch e ON e.id = 1
+    LEFT JOIN pipelit_ledger lp ON lp.peer = :peer AND lp.scope = 'peer' AND lp.subject = ''
+    LEFT JOIN pipelit_ledger lv
+        ON lv.peer = :peer AND lv.scope = 'pair' AND lv.subject = :verifier
+    LEFT JOIN pipelit_ledger lo
+        ON lo.peer = :peer AND lo.scope = 'owner' AND lo.subject = COALESCE(v.root_owner, '')
+    """
+)
+_WRITE: Final = text(  # noqa: S608 - built from the constants above only
+    "INSERT INTO pipelit_ledger "
+    "(peer, scope, subject, version, in_a_row, recent, locked_until, spent_step) VALUES "
+    + ", ".join(
+        f"(:peer, '{scope}', {subject}, " + ", ".join(f":{t}_{c}" for c in _LEDGER_COLUMNS) + ")"
+        for t, scope, subject in (
+            ("lp", "peer", "''"),
+            ("lv", "pair", ":verifier"),
+            ("lo", "owner", ":root_owner"),
+        )
+    )
+    + " ON CONFLICT (peer, scope, subject) DO UPDATE SET "
+    + ", ".join(f"{c} = excluded.{c}" for c in _LEDGER_COLUMNS)
+    + " WHERE pipelit_ledger.version = excluded.version - 1"
+)
+_EPOCH: Final = text("UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at WHERE id = 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What is needed of a peer to evaluate its code: its sealed secrets."""
+
+    username: str
+    secret: str | None
+    previous: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a verifier to verify a peer; the names are in their normal form.
+
+    Attributes:
+        matches: Given the account (None if there is none) and the present step, the steps in which
+            the code is right. It is called at most once, and not while a limit holds.
+    """
+
+    verifier: str
+    peer: str
+    kind: CodeKind
+    matches: Callable[[Account | None, int], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the ledger decided; the true reason is in the audit only."""
+
+    verdict: Verdict
+    at: float
+    step: int = 0
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    version: int = 0
+    in_a_row: int = 0
+    recent: str = ""
+    locked_until: float = 0.0
+    spent_step: int = -1
+
+    @classmethod
+    def read(cls, row: Any, prefix: str) -> _Row:
+        values = [getattr(row, f"{prefix}_{column}") for column in _LEDGER_COLUMNS]
+        return cls() if values[0] is None else cls(*values)
+
+    def failures_since(self, moment: float) -> list[float]:
+        return [at for at in map(float, self.recent.split()) if at > moment]
+
+    def parameters(self, prefix: str) -> dict[str, Any]:
+        return {f"{prefix}_{column}": getattr(self, column) for column in _LEDGER_COLUMNS} | {
+            f"{prefix}_version": self.version + 1
+        }
+
+
+class SqlLedger:
+    """Counts attempts and spends codes in the SQL database.
+
+    Args:
+        database: Where the tables are.
+        policy: The limits.
+        clock: The ledger's clock, Unix seconds.
+        epoch: Names the life of the machine; where it changed, commits may have been lost.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        policy: VerificationPolicy,
+        clock: Callable[[], float],
+        epoch: Callable[[], str] = boot_id,
+    ) -> None:
+        self._database = database
+        self._policy = policy
+        self._clock = clock
+        self._epoch = epoch
+
+    def decide(self, attempt: Attempt) -> Decision:
+        """Decides one attempt in a transaction of its own, durable when this returns.
+
+        Raises:
+            LedgerUnavailable: The database can't be reached or refuses; nothing is accepted.
+            UnsealError: The peer's secret doesn't open under this keyring.
+        """
+        try:
+            for _ in range(_RETRIES):
+                decision = self._decide_once(attempt)
+                if decision is not None:
+                    return decision
+        except StorageError as error:
+            raise LedgerUnavailable(
+                f"nothing is accepted while attempts can't be counted: {error}",
+                peer=attempt.peer,
+                verifier=attempt.verifier,
+            ) from None
+        raise LedgerUnavailable(
+            f"nothing is accepted: {_RETRIES} attempts in a row were overtaken by others",
+            peer=attempt.peer,
+            verifier=attempt.verifier,
+        )
+
+    def unlock(self, connection: Any, peer: str) -> None:
+        """Forgets the failures about a peer; what was spent stays spent."""
+        connection.execute(
+            text(
+                "UPDATE pipelit_ledger SET in_a_row = 0, recent = '', locked_until = 0, "
+                "version = version + 1 WHERE peer = :peer"
+            ),
+            {"peer": peer},
+        )
+
+    def _decide_once(self, attempt: Attempt) -> Decision | None:
+        with self._database.writing() as connection:
+            names = {"verifier": attempt.verifier, "peer": attempt.peer}
+            row = connection.execute(_READ, names).one()
+            now = self._clock()
+            changed_at = row.changed_at
+            if row.boot_id != self._epoch() or changed_at is None:
+                changed_at = now
+                connection.execute(_EPOCH, {"boot_id": self._epoch(), "at": now})
+            state = _State(
+                peer=_Row.read(row, "lp"), pair=_Row.read(row, "lv"), owner=_Row.read(row, "lo")
+            )
+            decision, reason = self._limits(state, now)
+            if decision is None:
+                decision, reason = self._evaluate(attempt, row, state, now, changed_at)
+            written = connection.execute(
+                _WRITE,
+                {
+                    **names,
+                    "root_owner": row.root_owner or "",
+                    **state.peer.parameters("lp"),
+                    **state.pair.parameters("lv"),
+                    **state.owner.parameters("lo"),
+                },
+            )
+            if written.rowcount != 3:
+                connection.rollback()
+                return None
+            record(
+                connection,
+                at=now,
+                actor=attempt.verifier,
+                subject=attempt.peer,
+                action=f"verify.{attempt.kind}",
+                outcome="ok" if decision.verdict == "accepted" else "refused",
+                reason=reason,
+            )
+        return decision
+
+    def _limits(self, state: _State, now: float) -> tuple[Decision | None, str]:
+        policy = self._policy
+        if state.peer.in_a_row >= policy.switch_off_after:
+            return Decision("locked", now), "short codes switched off"
+        for row, reason in ((state.pair, "pair locked"), (state.owner, "owner locked")):
+            if row.locked_until > now:
+                return Decision("locked", now, retry_after=row.locked_until - now), reason
+        recent = state.pair.failures_since(now - 60)
+        if len(recent) >= policy.failures_per_minute:
+            wait = recent[-policy.failures_per_minute] + 60 - now
+            return Decision("limited", now, retry_after=wait), "rate limited"
+        return None, ""
+
+    def _evaluate(
+        self, attempt: Attempt, row: Any, state: _State, now: float, changed_at: float
+    ) -> tuple[Decision, str]:
+        present = int(now) // PERIOD
+        account = None
+        if row.totp_secret is not None:
+            overlap = now < row.totp_previous_until
+            account = Account(attempt.peer, row.totp_secret, row.totp_previous if overlap else None)
+        steps = attempt.matches(account, present)
+        spent = state.peer if attempt.kind == "plain" else state.pair
+        changed = int(changed_at) // PERIOD
+        # A code may be ahead of the clock by the window, so that much of the future may have
+        # been spent and forgotten too.
+        forgotten = changed + self._policy.window if present <= changed + EPOCH_PERIODS else -1
+        reason = ""
+        if not row.verifier_active:
+            reason = "verifier unknown or inactive"
+        elif account is None:
+            reason = "peer unknown"
+        elif not row.active:
+            reason = "peer inactive"
+        elif not steps:
+            reason = "wrong code"
+        elif max(steps) <= spent.spent_step:
+            reason = "replay"
+        elif max(steps) <= forgotten:
+            reason = "step from before a restart"
+        if reason:
+            state.fail(now, self._policy)
+            return Decision("rejected", now), reason
+        state.succeed(attempt.kind, max(steps))
+        return Decision("accepted", now, step=max(steps)), ""
+
+
+@dataclass(slots=True)
+class _State:
+    peer: _Row
+    pair: _Row
+    owner: _Row
+
+    def fail(self, now: float, policy: VerificationPolicy) -> None:
+        recent = [*self.pair.failures_since(now - 60), now]
+        self.pair = replace(
+            self.pair, in_a_row=self.pair.in_a_row + 1, recent=" ".join(map(repr, recent))
+        )
+        self.owner = replace(self.owner, in_a_row=self.owner.in_a_row + 1)
+        self.peer = replace(self.peer, in_a_row=self.peer.in_a_row + 1)
+        until = now + policy.lock_seconds
+        if self.pair.in_a_row >= policy.lock_after:
+            self.pair = replace(self.pair, in_a_row=0, recent="", locked_until=until)
+        if self.owner.in_a_row >= policy.owner_lock_after:
+            self.owner = replace(self.owner, in_a_row=0, locked_until=until)
+
+    def succeed(self, kind: CodeKind, step: int) -> None:
+        plain = kind == "plain"
+        self.pair = replace(
+            self.pair,
+            in_a_row=0,
+            recent="",
+            spent_step=self.pair.spent_step if plain else step,
+        )
+        self.owner = replace(self.owner, in_a_row=0)
+        self.peer = replace(
+            self.peer, in_a_row=0, spent_step=step if plain else self.peer.spent_step
+        )

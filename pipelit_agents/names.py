@@ -1,0 +1,33 @@
+"""Usernames and credential names have one form, checked before anything else looks at them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from pipelit_agents.errors import InvalidUsername
+
+__all__ = ["is_username", "require_username"]
+
+_USERNAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,148}\Z")
+
+
+def is_username(name: object) -> bool:
+    """Whether this is a username in its one normal form."""
+    return isinstance(name, str) and _USERNAME.match(name) is not None
+
+
+def require_username(name: object, *, argument: str = "username") -> str:
+    """Returns the name, unchanged.
+
+    Raises:
+        InvalidUsername: It is not in the one normal form; nothing is stripped or lowered for it.
+    """
+    if not isinstance(name, str) or not is_username(name):
+        shown = name if isinstance(name, str) else type(name).__name__
+        raise InvalidUsername(
+            f"{argument} {shown!r:.80} is not a username: 1 to 149 of the characters a-z 0-9 _ . - "
+            "and the first a letter or digit (lower case only; nothing is converted)",
+            username=str(shown)[:149],
+        )
+    return name

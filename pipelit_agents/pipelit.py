@@ -1,0 +1,147 @@
+"""The one noun that a user holds: accounts, agents, credentials and audit of one database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from pipelit_agents.audit import AuditTrail
+from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.database.engine import Database
+from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.keyring import Keyring
+from pipelit_agents.ledger.sql import SqlLedger
+from pipelit_agents.policy import VerificationPolicy
+from pipelit_agents.settings import Settings
+from pipelit_agents.users import Users
+from pipelit_agents.verification import Agent, Verifier
+
+__all__ = ["Pipelit"]
+
+
+class Pipelit:
+    """Identity and credentials of one database under one keyring.
+
+    Making one opens nothing and reads no key, so that it can stand at the top of a graph's module.
+
+    Args:
+        database_url: An SQLAlchemy URL, for example ``sqlite:///.pipelit/agents.db``.
+        encryption_keys: Fernet keys, newest first.
+        redis_url: Has to be None: this release keeps its ledger in the SQL database.
+        policy: The limits of verification.
+        clock: Unix seconds; for tests of time.
+
+    Raises:
+        ConfigurationError: There is a ``redis_url``. What is wrong with the other settings is
+            said when they are first used.
+
+    Attributes:
+        users: The accounts.
+        credentials: The sealed secrets.
+        audit: What was decided.
+        policy: The limits.
+
+    Example:
+        ```python
+        pipelit = Pipelit.from_env()
+        pipelit.create_schema()
+        alice = pipelit.users.create("alice")
+        new = pipelit.users.create_agent("agent_writer", owner="alice", purpose="writes")
+        writer = pipelit.agent("agent_writer")
+        ```
+    """
+
+    def __init__(
+        self,
+        *,
+        database_url: str,
+        encryption_keys: Sequence[str],
+        redis_url: str | None = None,
+        policy: VerificationPolicy | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if isinstance(encryption_keys, str):
+            raise ConfigurationError("encryption_keys is a list of keys, newest first")
+        self._build(database_url, lambda: Keyring(*encryption_keys), redis_url, policy, clock)
+
+    @classmethod
+    def from_env(
+        cls, *, policy: VerificationPolicy | None = None, clock: Callable[[], float] = time.time
+    ) -> Pipelit:
+        """Takes the settings from the environment, or from ``.env`` in the working directory.
+
+        ``FIELD_ENCRYPTION_KEY`` holds the keys, newest first, comma-separated;
+        ``PIPELIT_DATABASE_URL`` the database, by default ``sqlite:///.pipelit/agents.db``.
+        """
+        self = cls.__new__(cls)
+        settings = Settings()
+        self._build(settings.database_url, lambda: Settings().keyring(), None, policy, clock)
+        return self
+
+    def _build(
+        self,
+        database_url: str,
+        keyring: Callable[[], Keyring],
+        redis_url: str | None,
+        policy: VerificationPolicy | None,
+        clock: Callable[[], float],
+    ) -> None:
+        if redis_url is not None:
+            raise ConfigurationError(
+                "redis_url is set, and this release keeps its ledger in the SQL database: leave "
+                "it out (nothing is verified against a ledger that isn't the one you asked for)"
+            )
+        self._make_keyring = keyring
+        self._keyring: Keyring | None = None
+        self.policy = policy or VerificationPolicy()
+        self._database = Database(database_url)
+        ledger = SqlLedger(self._database, self.policy, clock)
+        self._verifier = Verifier(self._database, self._open_keyring, ledger, self.policy, clock)
+        self.users = Users(self._database, self._open_keyring, ledger, self.policy, clock)
+        self.credentials = Credentials(self._database, self._open_keyring, clock)
+        self.audit = AuditTrail(self._database)
+
+    def create_schema(self) -> None:
+        """Makes the tables, or brings them to the newest form.
+
+        Raises:
+            ConfigurationError: The URL can't be used.
+            StorageError: The database can't be reached or refuses.
+        """
+        self._database.create_schema()
+
+    def agent(self, username: str) -> Agent:
+        """The handle by which code acts as one agent user. It is looked up when it is used.
+
+        Raises:
+            InvalidUsername: The name is not in its normal form.
+        """
+        return Agent(username, self._verifier, self)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._database.close()
+
+    def __enter__(self) -> Pipelit:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_keyring(self) -> Keyring:
+        if self._keyring is None:
+            self._keyring = self._make_keyring()
+        return self._keyring
+
+    def __repr__(self) -> str:
+        return "Pipelit()"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Pipelit is not pickled: make it where it is used")

@@ -1,0 +1,49 @@
+"""The limits of verification, in one value that a deployment chooses once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+__all__ = ["VerificationPolicy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationPolicy:
+    """How many failures are borne, and for how long they are remembered.
+
+    The defaults are the platform's promise. They may be made stricter; what would break a promise
+    is refused.
+
+    Attributes:
+        failures_per_minute: Failures of one verifier about one peer in 60 seconds; then it waits.
+        lock_after: Failures in a row after which that pair is locked.
+        lock_seconds: How long a lock lasts.
+        owner_lock_after: Failures in a row about one peer by all agents of one root owner, after
+            which they are locked together.
+        switch_off_after: Failures in a row about one peer by anybody, after which its short codes
+            are off until an operator unlocks it (NIST SP 800-63B: at most 100).
+        window: Time steps before and after the present one in which a code is good.
+        agents_per_owner: Living agents that one root owner may have.
+
+    Raises:
+        ValueError: A number is out of its range; the message names it.
+    """
+
+    failures_per_minute: int = 5
+    lock_after: int = 10
+    lock_seconds: float = 900.0
+    owner_lock_after: int = 50
+    switch_off_after: int = 100
+    window: int = 1
+    agents_per_owner: int = 20
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            least = 0 if each.name == "window" else 1
+            value = getattr(self, each.name)
+            if not value >= least:
+                raise ValueError(f"{each.name} must be at least {least}, not {value!r}")
+        if self.switch_off_after > 100:
+            raise ValueError("switch_off_after must be at most 100 (NIST SP 800-63B)")
+        if self.window > 2:
+            raise ValueError("window must be at most 2 steps, so that a code dies within minutes")

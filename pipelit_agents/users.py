@@ -1,0 +1,624 @@
+"""Accounts: people and agent users, their API keys, and what an operator does with them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+from urllib.parse import quote, urlencode
+
+from pydantic import SecretStr
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from pipelit_agents.audit import record
+from pipelit_agents.database.engine import Database
+from pipelit_agents.database.models import ApiKeyRow, UserRow
+from pipelit_agents.errors import (
+    AuthenticationError,
+    NotLocalAgent,
+    NotPermitted,
+    QuotaExceeded,
+    UserExists,
+    UserInactive,
+    UserNotFound,
+)
+from pipelit_agents.keyring import Keyring, Sealed
+from pipelit_agents.ledger.sql import SqlLedger
+from pipelit_agents.names import require_username
+from pipelit_agents.policy import VerificationPolicy
+from pipelit_agents.verification import base32_secret, totp_purpose
+
+__all__ = ["ApiKeyInfo", "NewAgent", "NewApiKey", "NewUser", "User", "Users"]
+
+OPERATOR: Final = "operator"
+ISSUER: Final = "pipelit-agents"
+_TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
+_LAST_USED_EVERY: Final = 60.0
+_SECRET_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An account.
+
+    Attributes:
+        username: Its name.
+        kind: ``human`` or ``agent``.
+        owner: Who an agent belongs to: a person or another agent; None for a person.
+        root_owner: The person at the end of the owners.
+        purpose: What an agent is for.
+        active: Whether it may act.
+        may_create_agents: Whether an agent may make others; people may.
+        created_at: When, UTC.
+        created_by: Who made it.
+    """
+
+    username: str
+    kind: Literal["human", "agent"]
+    owner: str | None
+    root_owner: str
+    purpose: str
+    active: bool
+    may_create_agents: bool
+    created_at: datetime
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewApiKey:
+    """A fresh API key. The key is shown here and never again.
+
+    Attributes:
+        id: Its public id, for ``revoke_api_key``.
+        username: Whose it is.
+        api_key: ``plit_<id>_<43 characters>``.
+    """
+
+    id: str
+    username: str
+    api_key: SecretStr
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """A fresh account of a person. The key is shown here and never again."""
+
+    username: str
+    api_key: SecretStr
+
+
+@dataclass(frozen=True, slots=True)
+class NewAgent:
+    """A fresh agent user. Both secrets are shown here and never again.
+
+    Attributes:
+        username: Its name.
+        api_key: Its Bearer key.
+        provisioning_uri: ``otpauth://…`` for an authenticator app.
+    """
+
+    username: str
+    api_key: SecretStr
+    provisioning_uri: SecretStr
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyInfo:
+    """What is known of an API key; the key itself isn't.
+
+    Attributes:
+        id: Its public id.
+        name: What it was named.
+        masked: ``…`` and its last four characters.
+        created_at: When, UTC.
+        expires_at: From when it isn't accepted, UTC, or None.
+        revoked_at: When it was revoked, UTC, or None.
+        last_used_at: To within a minute, UTC, or None.
+    """
+
+    id: str
+    name: str
+    masked: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class Users:
+    """The accounts of one database; ``pipelit.users``.
+
+    Args:
+        database: Where they are.
+        keyring: Seals their TOTP secrets; called when one is needed.
+        ledger: Forgets failures on ``unlock``.
+        policy: The quota.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keyring: Callable[[], Keyring],
+        ledger: SqlLedger,
+        policy: VerificationPolicy,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._ledger = ledger
+        self._policy = policy
+        self._clock = clock
+
+    def create(self, username: str, *, created_by: str = OPERATOR) -> NewUser:
+        """Makes the account of a person, with one API key.
+
+        Args:
+            username: 1 to 149 of ``a-z 0-9 _ . -``, the first a letter or digit.
+            created_by: Who asked for it, for the record.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserExists: The name is taken.
+        """
+        name = require_username(username)
+        with self._database.writing() as connection:
+            self._insert(connection, name, kind="human", root_owner=name, created_by=created_by)
+            key = self._insert_key(connection, name, "first key", None, created_by)
+        return NewUser(name, key.api_key)
+
+    def create_agent(
+        self,
+        username: str,
+        *,
+        owner: str,
+        purpose: str,
+        may_create_agents: bool | None = None,
+    ) -> NewAgent:
+        """Makes an agent user: no password ever, a TOTP secret and an API key of its own.
+
+        Args:
+            username: As for a person.
+            owner: Whom it belongs to: an active person, or an active agent that may make agents.
+            purpose: What it is for, in a few words.
+            may_create_agents: Whether it may make agents itself. By default an agent of a person
+                may, and an agent made by an agent may not.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserExists: The name is taken.
+            UserNotFound: There is no such owner.
+            UserInactive: The owner was deactivated.
+            NotPermitted: The owner is an agent that may not make agents.
+            QuotaExceeded: The root owner has as many living agents as the policy allows.
+            ConfigurationError: There is no key to seal its TOTP secret under.
+        """
+        name = require_username(username)
+        with self._database.writing() as connection:
+            return self.create_agent_in(
+                connection, name, owner=owner, purpose=purpose, may_create_agents=may_create_agents
+            )
+
+    async def acreate_agent(
+        self, username: str, *, owner: str, purpose: str, may_create_agents: bool | None = None
+    ) -> NewAgent:
+        """As :meth:`create_agent`, off the event loop."""
+        return await asyncio.to_thread(
+            self.create_agent,
+            username,
+            owner=owner,
+            purpose=purpose,
+            may_create_agents=may_create_agents,
+        )
+
+    def create_agent_in(
+        self,
+        connection: Connection,
+        username: str,
+        *,
+        owner: str,
+        purpose: str,
+        may_create_agents: bool | None = None,
+    ) -> NewAgent:
+        """As :meth:`create_agent`, in a transaction of the caller's on the same database."""
+        belongs_to = _find(connection, require_username(owner, argument="owner"))
+        if not belongs_to.active:
+            raise UserInactive(f"owner {owner!r} was deactivated", username=owner)
+        if belongs_to.kind == "agent" and not belongs_to.may_create_agents:
+            raise NotPermitted(
+                f"agent {owner!r} may not create agents; an operator may create it with "
+                "may_create_agents=True",
+                username=owner,
+            )
+        if may_create_agents is None:
+            may_create_agents = belongs_to.kind == "human"
+        root = belongs_to.root_owner
+        living = connection.scalar(
+            select(func.count()).where(
+                UserRow.root_owner == root, UserRow.kind == "agent", UserRow.active
+            )
+        )
+        limit = self._policy.agents_per_owner
+        if (living or 0) >= limit:
+            raise QuotaExceeded(
+                f"{root!r} has {living} living agents, and {limit} are allowed: deactivate one, "
+                "or raise agents_per_owner in the policy",
+                username=root,
+                limit=limit,
+            )
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        self._insert(
+            connection,
+            username,
+            kind="agent",
+            owner=owner,
+            root_owner=root,
+            purpose=purpose,
+            may_create_agents=may_create_agents,
+            totp_secret=self._seal(username, secret),
+            created_by=owner,
+        )
+        key = self._insert_key(connection, username, "first key", None, owner)
+        return NewAgent(username, key.api_key, _provisioning_uri(username, secret))
+
+    def get(self, username: str) -> User:
+        """The account of that name.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserNotFound: There is none.
+        """
+        with self._database.reading() as connection:
+            return _user(_find(connection, require_username(username)))
+
+    def list(self, *, owner: str | None = None) -> Sequence[User]:
+        """All accounts by name, or those of one root owner."""
+        query = select(UserRow.__table__).order_by(UserRow.username)
+        if owner is not None:
+            query = query.where(UserRow.root_owner == owner)
+        with self._database.reading() as connection:
+            return [_user(row) for row in connection.execute(query)]
+
+    def deactivate(self, username: str, *, by: str = OPERATOR) -> Sequence[str]:
+        """Ends an account, and those of all agents that it owns, at once and for good.
+
+        Returns:
+            The names of all accounts that were active and now aren't.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserNotFound: There is none.
+        """
+        with self._database.writing() as connection:
+            name = _find(connection, require_username(username)).username
+            family = select(UserRow.username).where(UserRow.username == name).cte(recursive=True)
+            family = family.union(
+                select(UserRow.username).where(UserRow.owner == family.c.username)
+            )
+            ended = list(
+                connection.scalars(
+                    select(UserRow.username)
+                    .where(UserRow.username.in_(select(family.c.username)), UserRow.active)
+                    .order_by(UserRow.username)
+                )
+            )
+            connection.execute(
+                update(UserRow).where(UserRow.username.in_(ended)).values(active=False)
+            )
+            for each in ended:
+                self._record(connection, by, each, "user.deactivate", f"with {name}"[:64])
+        return ended
+
+    def unlock(self, username: str, *, by: str = OPERATOR) -> None:
+        """Forgets all failures about a peer, so that its short codes are checked again.
+
+        Codes that were spent stay spent.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserNotFound: There is none.
+        """
+        with self._database.writing() as connection:
+            name = _find(connection, require_username(username)).username
+            self._ledger.unlock(connection, name)
+            self._record(connection, by, name, "user.unlock")
+
+    def rotate_totp(
+        self, username: str, *, overlap: timedelta = timedelta(0), by: str = OPERATOR
+    ) -> SecretStr:
+        """Gives an agent a new TOTP secret.
+
+        Args:
+            username: The agent.
+            overlap: How long codes and proofs under the old secret stay good; by default they
+                don't. After a compromise leave it out.
+            by: Who asked for it, for the record.
+
+        Returns:
+            The new ``otpauth://…`` URI, shown once.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserNotFound: There is none.
+            NotLocalAgent: It is a person.
+            UserInactive: It was deactivated.
+            ValueError: The overlap is negative.
+        """
+        if overlap < timedelta(0):
+            raise ValueError("overlap must not be negative")
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        with self._database.writing() as connection:
+            row = _find(connection, require_username(username))
+            if row.kind != "agent":
+                raise NotLocalAgent(f"{username!r} is a person, not an agent", username=username)
+            if not row.active:
+                raise UserInactive(f"{username!r} was deactivated", username=username)
+            connection.execute(
+                update(UserRow)
+                .where(UserRow.username == row.username)
+                .values(
+                    totp_secret=self._seal(row.username, secret),
+                    totp_previous=row.totp_secret if overlap else None,
+                    totp_previous_until=self._clock() + overlap.total_seconds() if overlap else 0.0,
+                )
+            )
+            self._record(connection, by, row.username, "totp.rotate")
+        return _provisioning_uri(row.username, secret)
+
+    def issue_api_key(
+        self,
+        username: str,
+        *,
+        name: str,
+        expires_at: datetime | None = None,
+        by: str = OPERATOR,
+    ) -> NewApiKey:
+        """Makes another API key of an account.
+
+        Args:
+            username: Whose key it is to be.
+            name: What to list it as.
+            expires_at: From when it isn't accepted; with a time zone.
+            by: Who asked for it, for the record.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserNotFound: There is no such account.
+            UserInactive: It was deactivated.
+            ValueError: The expiry has no time zone, or is past.
+        """
+        expires = None
+        if expires_at is not None:
+            if expires_at.tzinfo is None:
+                raise ValueError("expires_at needs a time zone, for example datetime.now(UTC)")
+            expires = expires_at.timestamp()
+            if expires <= self._clock():
+                raise ValueError("expires_at is past")
+        with self._database.writing() as connection:
+            row = _find(connection, require_username(username))
+            if not row.active:
+                raise UserInactive(f"{username!r} was deactivated", username=username)
+            return self._insert_key(connection, row.username, name, expires, by)
+
+    def revoke_api_key(self, key_id: str, *, by: str = OPERATOR) -> None:
+        """Ends an API key, at once. Revoking it twice does nothing.
+
+        Args:
+            key_id: Its public id, the middle part of the key.
+            by: Who asked for it, for the record.
+
+        Raises:
+            UserNotFound: No key has that id.
+        """
+        with self._database.writing() as connection:
+            owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
+            if owner is None:
+                raise UserNotFound(f"no API key has the id {key_id!r:.40}; see list_api_keys")
+            connection.execute(
+                update(ApiKeyRow)
+                .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
+                .values(revoked_at=self._clock())
+            )
+            self._record(connection, by, owner, "key.revoke", key_id)
+
+    def list_api_keys(self, username: str) -> Sequence[ApiKeyInfo]:
+        """What is known of an account's API keys, oldest first.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserNotFound: There is no such account.
+        """
+        with self._database.reading() as connection:
+            name = _find(connection, require_username(username)).username
+            rows = connection.execute(
+                select(ApiKeyRow.__table__)
+                .where(ApiKeyRow.username == name)
+                .order_by(ApiKeyRow.created_at, ApiKeyRow.id)
+            ).all()
+        return [
+            ApiKeyInfo(
+                row.id,
+                row.name,
+                f"…{row.last_four}",
+                datetime.fromtimestamp(row.created_at, UTC),
+                _moment(row.expires_at),
+                _moment(row.revoked_at),
+                _moment(row.last_used_at),
+            )
+            for row in rows
+        ]
+
+    def authenticate(self, bearer_token: str) -> User:
+        """Finds whose API key this is.
+
+        A failure is recorded, and never locks the account: the key can't be guessed. A success
+        is recorded when the key was last used more than a minute ago.
+
+        Args:
+            bearer_token: What stands behind ``Bearer`` in the ``Authorization`` header.
+
+        Raises:
+            AuthenticationError: It isn't a key, or one that was revoked, has expired, or belongs
+                to an account that was deactivated; the words are the same.
+        """
+        found = _TOKEN.match(bearer_token) if isinstance(bearer_token, str) else None
+        key_id, secret = found.groups() if found else ("", "")
+        now = self._clock()
+        with self._database.reading() as connection:
+            row = connection.execute(
+                select(ApiKeyRow.__table__, UserRow.active)
+                .join(UserRow, UserRow.username == ApiKeyRow.username)
+                .where(ApiKeyRow.id == key_id)
+            ).one_or_none()
+            account = _find(connection, row.username) if row else None
+        genuine = hmac.compare_digest(_fingerprint(secret), row.digest if row else "0" * 64)
+        reason = ""
+        if row is None or not genuine or account is None:
+            reason = "unknown key" if found else "malformed key"
+        elif row.revoked_at is not None:
+            reason = "revoked key"
+        elif row.expires_at is not None and row.expires_at <= now:
+            reason = "expired key"
+        elif not row.active:
+            reason = "account inactive"
+        who = row.username if row is not None and genuine else ""
+        if reason or row is None or account is None:
+            with self._database.writing() as connection:
+                self._record(connection, who, who, "authenticate", reason, outcome="refused")
+            raise AuthenticationError
+        if row.last_used_at is None or row.last_used_at <= now - _LAST_USED_EVERY:
+            with self._database.writing() as connection:
+                connection.execute(
+                    update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now)
+                )
+                self._record(connection, who, who, "authenticate", key_id)
+        return _user(account)
+
+    async def aauthenticate(self, bearer_token: str) -> User:
+        """As :meth:`authenticate`, off the event loop."""
+        return await asyncio.to_thread(self.authenticate, bearer_token)
+
+    def _seal(self, username: str, secret: bytes) -> Sealed:
+        purpose = totp_purpose(username)
+        return Sealed(self._keyring().seal(secret, purpose), purpose)
+
+    def _insert(
+        self,
+        connection: Connection,
+        username: str,
+        *,
+        kind: Literal["human", "agent"],
+        root_owner: str,
+        created_by: str,
+        owner: str | None = None,
+        purpose: str = "",
+        may_create_agents: bool = False,
+        totp_secret: Sealed | None = None,
+    ) -> None:
+        taken = select(UserRow.username).where(UserRow.username == username)
+        if connection.scalar(taken) is not None:
+            raise UserExists(f"there is an account {username!r} already", username=username)
+        connection.execute(
+            insert(UserRow).values(
+                username=username,
+                kind=kind,
+                owner=owner,
+                root_owner=root_owner,
+                purpose=purpose,
+                active=True,
+                may_create_agents=may_create_agents,
+                totp_secret=totp_secret,
+                totp_previous_until=0.0,
+                created_at=self._clock(),
+                created_by=created_by,
+            )
+        )
+        self._record(connection, created_by, username, f"{kind}.create")
+
+    def _insert_key(
+        self,
+        connection: Connection,
+        username: str,
+        name: str,
+        expires_at: float | None,
+        created_by: str,
+    ) -> NewApiKey:
+        key_id = secrets.token_hex(6)
+        secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode("ascii").rstrip("=")
+        connection.execute(
+            insert(ApiKeyRow).values(
+                id=key_id,
+                username=username,
+                name=name[:149],
+                digest=_fingerprint(secret),
+                last_four=secret[-4:],
+                created_at=self._clock(),
+                created_by=created_by,
+                expires_at=expires_at,
+            )
+        )
+        self._record(connection, created_by, username, "key.issue", key_id)
+        return NewApiKey(key_id, username, SecretStr(f"plit_{key_id}_{secret}"))
+
+    def _record(
+        self,
+        connection: Connection,
+        actor: str,
+        subject: str,
+        action: str,
+        reason: str = "",
+        outcome: str = "ok",
+    ) -> None:
+        record(
+            connection,
+            at=self._clock(),
+            actor=actor,
+            subject=subject,
+            action=action,
+            outcome=outcome,
+            reason=reason,
+        )
+
+
+def _find(connection: Connection, username: str) -> Row[Any]:
+    row = connection.execute(
+        select(UserRow.__table__).where(UserRow.username == username)
+    ).one_or_none()
+    if row is None:
+        raise UserNotFound(f"there is no account {username!r}", username=username)
+    return row
+
+
+def _user(row: Row[Any]) -> User:
+    return User(
+        row.username,
+        row.kind,
+        row.owner,
+        row.root_owner,
+        row.purpose,
+        row.active,
+        row.may_create_agents,
+        datetime.fromtimestamp(row.created_at, UTC),
+        row.created_by,
+    )
+
+
+def _moment(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def _fingerprint(secret: str) -> str:
+    # No slow hash: the secret has 256 random bits, so that there is nothing to guess.
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _provisioning_uri(username: str, secret: bytes) -> SecretStr:
+    query = urlencode({"secret": base32_secret(secret), "issuer": ISSUER})
+    return SecretStr(f"otpauth://totp/{quote(ISSUER)}:{quote(username)}?{query}")

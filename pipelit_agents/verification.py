@@ -1,0 +1,600 @@
+"""Making and checking codes and proofs: the one module that opens TOTP secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from secrets import token_bytes
+from typing import Any, Final, Literal, NoReturn
+
+from sqlalchemy import text
+
+from pipelit_agents.audit import record
+from pipelit_agents.database.engine import Database
+from pipelit_agents.errors import (
+    CodeRejected,
+    MalformedCode,
+    NotLocalAgent,
+    PeerLocked,
+    ProofRejected,
+    RateLimited,
+    UserInactive,
+    UserNotFound,
+)
+from pipelit_agents.keyring import Keyring
+from pipelit_agents.ledger.sql import Account, Attempt, CodeKind, SqlLedger
+from pipelit_agents.names import is_username, require_username
+from pipelit_agents.otp import totp
+from pipelit_agents.policy import VerificationPolicy
+from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
+
+__all__ = ["Agent", "TotpCode", "Verification", "Verifier", "base32_secret", "totp_purpose"]
+
+PLAIN_DIGITS: Final = 6
+AUDIENCE_DIGITS: Final = 8
+_CODE_FORMS: Final = {
+    "plain": re.compile(r"[0-9]{6}\Z"),
+    "audience": re.compile(r"[0-9]{8}\Z"),
+}
+_READ_ACCOUNT: Final = text(
+    "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until "
+    "FROM pipelit_users WHERE username IN (:one, :other)"
+)
+
+ProofRole = Literal["spawn-request", "spawn-result"]
+
+
+@dataclass(frozen=True, slots=True)
+class TotpCode:
+    """A short code, for a person or a model to pass on.
+
+    Attributes:
+        code: Its digits: 6 of a plain code, 8 of an audience code.
+        expires_at: The end of its time step, UTC.
+        audience: Who alone may check it; None for a plain code.
+    """
+
+    code: str = field(repr=False)
+    expires_at: datetime
+    audience: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """A peer was verified. There is no such object for a peer that wasn't.
+
+    Attributes:
+        peer: Who was verified.
+        verifier: Who verified.
+        kind: ``audience``, ``plain`` or ``proof``.
+        step: The time step of the code or proof.
+        verified_at: When, by the ledger's clock, UTC.
+    """
+
+    peer: str
+    verifier: str
+    kind: str
+    step: int
+    verified_at: datetime
+
+
+def totp_purpose(username: str) -> str:
+    """The place that a TOTP secret is sealed for."""
+    return f"user:{username}:totp"
+
+
+class Verifier:
+    """Makes and checks codes and proofs of the agents of one database.
+
+    Args:
+        database: Where the accounts are.
+        keyring: Opens their secrets; called when one is needed.
+        ledger: Counts attempts and spends codes.
+        policy: The limits.
+        clock: Makes codes and stamps proofs, Unix seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keyring: Callable[[], Keyring],
+        ledger: SqlLedger,
+        policy: VerificationPolicy,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._ledger = ledger
+        self._policy = policy
+        self._clock = clock
+        self._nobody = ""
+
+    def now(self) -> float:
+        """The local clock, Unix seconds."""
+        return self._clock()
+
+    def own_key(self, username: str) -> bytes:
+        """The secret of an agent that is about to answer.
+
+        Raises:
+            UserNotFound: No account has that name.
+            NotLocalAgent: The account is no agent.
+            UserInactive: It was deactivated.
+            UnsealError: The secret doesn't open under this keyring.
+        """
+        row = self._accounts(username, username).get(username)
+        if row is None:
+            raise UserNotFound(
+                f"there is no account {username!r}; make it with users.create_agent or: "
+                f"pipelit-agents agents create {username}",
+                username=username,
+            )
+        if row.kind != "agent":
+            raise NotLocalAgent(
+                f"{username!r} is a person: only agent users can be acted as", username=username
+            )
+        if not row.active:
+            raise UserInactive(f"{username!r} was deactivated", username=username)
+        return self._unseal(Account(username, row.totp_secret, None))[0]
+
+    def check_code(self, verifier: str, peer: object, code: object, kind: str) -> Verification:
+        """Checks a short code and spends it; see :meth:`Agent.verify_peer`."""
+        if kind not in _CODE_FORMS:
+            raise ValueError(f"kind must be 'audience' or 'plain', not {kind!r}")
+        name = self._peer_name(verifier, peer)
+        if not isinstance(code, str) or not _CODE_FORMS[kind].match(code):
+            digits = PLAIN_DIGITS if kind == "plain" else AUDIENCE_DIGITS
+            self._malformed(
+                verifier,
+                name,
+                f"code: {'a plain' if kind == 'plain' else 'an audience'} code is exactly "
+                f"{digits} digits 0-9, without spaces",
+            )
+        given = code
+
+        def matches(account: Account | None, present: int) -> Sequence[int]:
+            keys = self._unseal(account)
+            # Every step under every key is compared, so that the time taken tells nothing.
+            window = range(max(0, present - self._policy.window), present + self._policy.window + 1)
+            return [
+                step
+                for key in keys
+                for step in window
+                if same(_short_code(key, step, name, None if kind == "plain" else verifier), given)
+            ]
+
+        code_kind: CodeKind = "plain" if kind == "plain" else "audience"
+        decision = self._ledger.decide(Attempt(verifier, name, code_kind, matches))
+        who = {"peer": name, "verifier": verifier}
+        if decision.verdict == "rejected":
+            raise CodeRejected(**who)
+        if decision.verdict == "limited":
+            wait = decision.retry_after or 0.0
+            raise RateLimited(
+                f"too many failed codes about {name!r}: wait {wait:.0f} s", retry_after=wait, **who
+            )
+        if decision.verdict == "locked":
+            wait_or_none = decision.retry_after
+            until = (
+                "until an operator unlocks it (pipelit-agents agents unlock)"
+                if wait_or_none is None
+                else f"for {wait_or_none:.0f} s"
+            )
+            raise PeerLocked(
+                f"codes of {name!r} are not checked here {until}", retry_after=wait_or_none, **who
+            )
+        return Verification(name, verifier, kind, decision.step, _utc(decision.at))
+
+    def check_proof(
+        self,
+        proof: Proof,
+        challenge: Challenge,
+        *,
+        role: ProofRole,
+        request: bytes,
+        kind: str,
+        payload: bytes | None,
+        depth: int | None,
+        quiet: bool,
+    ) -> Verification:
+        """Checks a proof against the verifier's own challenge; see :meth:`Agent.verify_proof`."""
+        verifier, peer = challenge.verifier, challenge.prover
+        now = self._clock()
+        rows = self._accounts(verifier, peer)
+        one, other = rows.get(verifier), rows.get(peer)
+        account = None
+        if other is not None and other.totp_secret is not None:
+            previous = other.totp_previous if now < other.totp_previous_until else None
+            account = Account(peer, other.totp_secret, previous)
+        binding = Binding(
+            role=role,
+            prover=peer,
+            verifier=verifier,
+            challenge=challenge.value,
+            depth=depth,
+            request=request,
+            kind=kind,
+            payload=payload,
+        )
+        answers = [binding.answer(key, proof.step) for key in self._unseal(account)]
+        matched = [answer for answer in answers if same(answer, proof.value)]
+        first = int(challenge.issued_at) // PERIOD - 1
+        reason = ""
+        if not challenge.spend():
+            reason = "challenge used before"
+        elif (proof.prover, proof.verifier) != (peer, verifier):
+            reason = "made by or for another"
+        elif one is None or not one.active:
+            reason = "verifier unknown or inactive"
+        elif account is None or other is None:
+            reason = "peer unknown"
+        elif not other.active:
+            reason = "peer inactive"
+        elif not matched:
+            reason = "wrong proof"
+        elif not first <= proof.step <= int(now) // PERIOD + 1:
+            reason = "step out of range"
+        elif now >= challenge.expires_at:
+            reason = "late"
+        if reason or not quiet:
+            self._audit(verifier, peer, "verify.proof", reason, now)
+        if reason:
+            raise ProofRejected(peer=peer, verifier=verifier)
+        return Verification(peer, verifier, "proof", proof.step, _utc(now))
+
+    def _peer_name(self, verifier: str, peer: object) -> str:
+        if not isinstance(peer, str) or not is_username(peer):
+            self._malformed(
+                verifier, str(peer), "username: it has to be written exactly as the account is"
+            )
+        if peer == verifier:
+            self._malformed(verifier, peer, "username: an agent doesn't verify itself")
+        return peer
+
+    def _malformed(self, verifier: str, peer: str, message: str) -> NoReturn:
+        self._audit(verifier, peer, "verify", "malformed", self._clock())
+        raise MalformedCode(message, peer=peer, verifier=verifier)
+
+    def _audit(self, actor: str, subject: str, action: str, reason: str, at: float) -> None:
+        with self._database.writing() as connection:
+            record(
+                connection,
+                at=at,
+                actor=actor,
+                subject=subject,
+                action=action,
+                outcome="refused" if reason else "ok",
+                reason=reason,
+            )
+
+    def _accounts(self, one: str, other: str) -> dict[str, Any]:
+        with self._database.reading() as connection:
+            rows = connection.execute(_READ_ACCOUNT, {"one": one, "other": other}).all()
+        return {row.username: row for row in rows}
+
+    def _unseal(self, account: Account | None) -> list[bytes]:
+        keyring = self._keyring()
+        if account is None:
+            # An account that isn't there costs the same work as one that is. What this key would
+            # match is refused all the same, because there is no account.
+            self._nobody = self._nobody or keyring.seal(token_bytes(32), totp_purpose(""))
+            return [keyring.unseal(self._nobody, totp_purpose(""))]
+        purpose = totp_purpose(account.username)
+        tokens = (account.secret, account.previous)
+        return [keyring.unseal(token, purpose) for token in tokens if token is not None]
+
+
+class Agent:
+    """The handle by which code acts as one agent user. Who holds it is that agent.
+
+    It opens nothing when it is made; the account is looked up whenever it is needed, so that a
+    deactivation or rotation holds at once.
+
+    Args:
+        username: The agent user's name.
+        verifier: Makes and checks codes and proofs.
+        domain: The handle's ``Pipelit``; by it two handles can tell whether they share one.
+
+    Raises:
+        InvalidUsername: The name is not in its normal form.
+    """
+
+    __slots__ = ("_verifier", "domain", "username")
+
+    def __init__(self, username: str, verifier: Verifier, domain: Any) -> None:
+        self.username = require_username(username)
+        self._verifier = verifier
+        self.domain = domain
+
+    def totp_code(self, *, audience: str | None = None) -> TotpCode:
+        """Makes this agent's present code.
+
+        Args:
+            audience: Who is to check it. Without one the code is plain: it is good for anybody
+                who knows the secret, any authenticator app shows the same.
+
+        Returns:
+            The code and the end of its time step.
+
+        Raises:
+            AccountError: This agent isn't there, is no agent, or was deactivated.
+            InvalidUsername: The audience is not a username, or is this agent.
+            UnsealError: The secret doesn't open under this keyring.
+        """
+        if audience is not None and require_username(audience, argument="audience") == (
+            self.username
+        ):
+            raise ValueError("audience: an agent doesn't verify itself")
+        step = int(self._verifier.now()) // PERIOD
+        key = self._verifier.own_key(self.username)
+        code = _short_code(key, step, self.username, audience)
+        return TotpCode(code, _utc((step + 1) * PERIOD), audience)
+
+    async def atotp_code(self, *, audience: str | None = None) -> TotpCode:
+        """As :meth:`totp_code`, off the event loop."""
+        return await asyncio.to_thread(self.totp_code, audience=audience)
+
+    def verify_peer(
+        self, username: str, code: str, *, kind: Literal["audience", "plain"] = "audience"
+    ) -> Verification:
+        """Checks another agent's short code, and spends it.
+
+        Args:
+            username: The peer, exactly as its account is written.
+            code: The digits; nothing is stripped.
+            kind: ``audience`` accepts codes made for this agent only (RFC 6287, 8 digits);
+                ``plain`` those of an authenticator app (RFC 6238, 6 digits). It is for the
+                developer to choose, never for a model.
+
+        Returns:
+            The evidence. There is no return for a failure.
+
+        Raises:
+            CodeRejected: The code is wrong, was spent, or there is no such active agent; which of
+                them is in the audit only.
+            MalformedCode: It can't be a code, or a username, or names this agent itself.
+            RateLimited: Too many failures in the last minute.
+            PeerLocked: Too many failures in a row.
+            LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
+            UnsealError: The peer's secret doesn't open under this keyring.
+        """
+        return self._verifier.check_code(self.username, username, code, kind)
+
+    async def averify_peer(
+        self, username: str, code: str, *, kind: Literal["audience", "plain"] = "audience"
+    ) -> Verification:
+        """As :meth:`verify_peer`, off the event loop."""
+        return await asyncio.to_thread(self.verify_peer, username, code, kind=kind)
+
+    def challenge(self, prover: str, *, lifetime: float = 60.0) -> Challenge:
+        """Asks one peer to prove itself.
+
+        Args:
+            prover: Who is to answer.
+            lifetime: Seconds until no answer is accepted any more.
+
+        Returns:
+            A challenge for one check; give its ``value`` to the peer and keep the object.
+
+        Raises:
+            InvalidUsername: The prover is not a username.
+            ValueError: The prover is this agent, or the lifetime isn't positive.
+        """
+        if require_username(prover, argument="prover") == self.username:
+            raise ValueError("prover: an agent doesn't verify itself")
+        if not lifetime > 0:
+            raise ValueError("lifetime must be more than 0 seconds")
+        now = self._verifier.now()
+        return Challenge.mint(
+            prover=prover, verifier=self.username, issued_at=now, expires_at=now + lifetime
+        )
+
+    def prove(
+        self,
+        challenge: bytes,
+        payload: bytes,
+        *,
+        verifier: str,
+        request: bytes = b"",
+        kind: str = "result",
+        depth: int | None = None,
+    ) -> Proof:
+        """Proves that this agent gives this answer to this request, now.
+
+        Args:
+            challenge: The verifier's challenge value, 32 bytes.
+            payload: The exact bytes of the answer.
+            verifier: Who is to check.
+            request: The exact bytes that were asked.
+            kind: What the payload is.
+            depth: The depth of the spawn, if it is one.
+
+        Raises:
+            AccountError: This agent isn't there, is no agent, or was deactivated.
+            UnsealError: The secret doesn't open under this keyring.
+        """
+        return self._prove(
+            "spawn-result", challenge, verifier, request, kind=kind, payload=payload, depth=depth
+        )
+
+    def prove_request(
+        self, challenge: bytes, request: bytes, *, verifier: str, depth: int | None = None
+    ) -> Proof:
+        """Proves that this agent asks this of that child. Arguments and errors as :meth:`prove`."""
+        return self._prove(
+            "spawn-request", challenge, verifier, request, kind="", payload=None, depth=depth
+        )
+
+    def verify_proof(
+        self,
+        proof: Proof,
+        *,
+        challenge: Challenge,
+        payload: bytes,
+        request: bytes = b"",
+        kind: str = "result",
+        depth: int | None = None,
+    ) -> Verification:
+        """Checks that the challenged peer gave this answer to this request, now.
+
+        The challenge is spent, whatever comes out. A failure never locks anybody: a proof can't
+        be guessed.
+
+        Args:
+            proof: What the peer sent.
+            challenge: What this agent asked; not what came back.
+            payload: The exact bytes received.
+            request: The exact bytes sent.
+            kind: What the payload is to be.
+            depth: The depth of the spawn, if it is one.
+
+        Raises:
+            ProofRejected: It doesn't show that; why is in the audit only.
+            UnsealError: The peer's secret doesn't open under this keyring.
+        """
+        self._own(challenge)
+        return self._verifier.check_proof(
+            proof,
+            challenge,
+            role="spawn-result",
+            request=request,
+            kind=kind,
+            payload=payload,
+            depth=depth,
+            # Possession alone decides nothing: the result that follows is audited.
+            quiet=kind == "possession",
+        )
+
+    def verify_request(
+        self,
+        proof: Proof,
+        *,
+        challenge: Challenge,
+        request: bytes,
+        depth: int | None = None,
+    ) -> Verification:
+        """Checks that the challenge's prover asks this of this agent. Otherwise as above."""
+        self._own(challenge)
+        return self._verifier.check_proof(
+            proof,
+            challenge,
+            role="spawn-request",
+            request=request,
+            kind="",
+            payload=None,
+            depth=depth,
+            quiet=False,
+        )
+
+    async def aprove(
+        self,
+        challenge: bytes,
+        payload: bytes,
+        *,
+        verifier: str,
+        request: bytes = b"",
+        kind: str = "result",
+        depth: int | None = None,
+    ) -> Proof:
+        """As :meth:`prove`, off the event loop."""
+        return await asyncio.to_thread(
+            self.prove,
+            challenge,
+            payload,
+            verifier=verifier,
+            request=request,
+            kind=kind,
+            depth=depth,
+        )
+
+    async def averify_proof(
+        self,
+        proof: Proof,
+        *,
+        challenge: Challenge,
+        payload: bytes,
+        request: bytes = b"",
+        kind: str = "result",
+        depth: int | None = None,
+    ) -> Verification:
+        """As :meth:`verify_proof`, off the event loop."""
+        return await asyncio.to_thread(
+            self.verify_proof,
+            proof,
+            challenge=challenge,
+            payload=payload,
+            request=request,
+            kind=kind,
+            depth=depth,
+        )
+
+    def require_active(self) -> None:
+        """Makes sure that this agent is there and may act.
+
+        Raises:
+            AccountError: It isn't there, is no agent, or was deactivated.
+        """
+        self._verifier.own_key(self.username)
+
+    def now(self) -> float:
+        """The clock that this agent's proofs are stamped by, Unix seconds."""
+        return self._verifier.now()
+
+    def _own(self, challenge: Challenge) -> None:
+        if challenge.verifier != self.username:
+            raise ProofRejected(
+                f"the challenge is of {challenge.verifier!r}, not of {self.username!r}",
+                peer=challenge.prover,
+                verifier=self.username,
+            )
+
+    def _prove(
+        self,
+        role: ProofRole,
+        challenge: bytes,
+        verifier: str,
+        request: bytes,
+        *,
+        kind: str,
+        payload: bytes | None,
+        depth: int | None,
+    ) -> Proof:
+        step = int(self._verifier.now()) // PERIOD
+        binding = Binding(
+            role=role,
+            prover=self.username,
+            verifier=require_username(verifier, argument="verifier"),
+            challenge=challenge,
+            depth=depth,
+            request=request,
+            kind=kind,
+            payload=payload,
+        )
+        key = self._verifier.own_key(self.username)
+        return Proof(self.username, verifier, step, binding.answer(key, step))
+
+    def __repr__(self) -> str:
+        return f"Agent({self.username!r})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an Agent is not pickled: whoever holds it is that agent")
+
+
+def _short_code(key: bytes, step: int, prover: str, audience: str | None) -> str:
+    if audience is None:
+        return totp(key, step * PERIOD, digits=PLAIN_DIGITS)
+    binding = Binding(role="audience-code", suite=CODE_SUITE, prover=prover, verifier=audience)
+    return binding.answer(key, step)
+
+
+def base32_secret(key: bytes) -> str:
+    """A secret as ``otpauth://`` URIs and authenticator apps write it, without padding."""
+    return base64.b32encode(key).decode("ascii").rstrip("=")
+
+
+def _utc(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
