@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import copy
 import functools
+import inspect
 import json
 import operator
 import pickle
@@ -11,7 +12,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import ormsgpack
 import pytest
@@ -606,6 +607,21 @@ def test_positional_arguments_keep_their_places() -> None:
         function()
 
 
+def test_the_parameter_leaves_signature_and_annotations() -> None:
+    """The wrapper hides the parameter, keeps the rest, and leaves the original as it was."""
+
+    def original(a: int, key: SecretStr) -> int:
+        """Say something."""
+        return a
+
+    wrapped = injecting(original, {"key": "openai"}, open_secret)
+    assert get_type_hints(wrapped) == {"a": int, "return": int}
+    assert str(inspect.signature(wrapped)) == "(a: 'int') -> 'int'"
+    assert get_type_hints(original) == {"a": int, "key": SecretStr, "return": int}
+    assert wrapped.__wrapped__ is original  # type: ignore[attr-defined]
+    assert wrapped.__doc__ == "Say something."
+
+
 def test_wrapping_twice() -> None:
     """Injections stack."""
 
@@ -626,7 +642,7 @@ def test_decoration_errors() -> None:
         with pytest.raises(TypeError, match=rf"function\(\) .*'{name}'"):
             injecting(function, {name: "openai"}, open_secret)
     others: list[Any] = [
-        functools.partial(function, 1),
+        functools.partial(function, {}),
         staticmethod(function),
         Owner,
         look_up,

@@ -257,10 +257,6 @@ def injecting(
                             return
                     try:
                         resume = partial(body.asend, (yield item))
-                    except GeneratorExit:
-                        with step:
-                            await body.aclose()
-                        raise
                     except BaseException as error:
                         resume = partial(body.athrow, error)
 
@@ -282,10 +278,6 @@ def injecting(
                             return stop.value
                     try:
                         resume = partial(body.send, (yield item))
-                    except GeneratorExit:
-                        with step:
-                            body.close()
-                        raise
                     except BaseException as error:
                         resume = partial(body.throw, error)
 

@@ -28,7 +28,7 @@ EPOCH_PERIODS: Final = 3
 _RETRIES: Final = 50
 
 _LEDGER_COLUMNS: Final = ("version", "in_a_row", "recent", "locked_until", "spent_step")
-_READ: Final = text(  # noqa: S608 - built from the constants above only
+_READ: Final = text(
     "SELECT v.username AS verifier, v.active AS verifier_active, v.root_owner, p.active, "
     "p.totp_secret, p.totp_previous, p.totp_previous_until, e.boot_id, e.changed_at, "
     + ", ".join(f"{t}.{c} AS {t}_{c}" for t in ("lp", "lv", "lo") for c in _LEDGER_COLUMNS)
@@ -44,7 +44,7 @@ _READ: Final = text(  # noqa: S608 - built from the constants above only
         ON lo.peer = :peer AND lo.scope = 'owner' AND lo.subject = COALESCE(v.root_owner, '')
     """
 )
-_WRITE: Final = text(  # noqa: S608 - built from the constants above only
+_WRITE: Final = text(
     "INSERT INTO pipelit_ledger "
     "(peer, scope, subject, version, in_a_row, recent, locked_until, spent_step) VALUES "
     + ", ".join(
