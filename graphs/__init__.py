@@ -1,0 +1,1 @@
+"""LangGraph nodes that check who answered; imported as ``pipelit_agents.graphs``."""
