@@ -1,1 +1,18 @@
 """LangGraph nodes that check who answered; imported as ``pipelit_agents.graphs``."""
+
+from __future__ import annotations
+
+from .child import ANYONE, VerifiedChild, verified_child
+from .envelope import Envelope, SpawnRequest
+from .spawn import SpawnResult, SpawnTask, spawn_and_await
+
+__all__ = [
+    "ANYONE",
+    "Envelope",
+    "SpawnRequest",
+    "SpawnResult",
+    "SpawnTask",
+    "VerifiedChild",
+    "spawn_and_await",
+    "verified_child",
+]

@@ -1,0 +1,280 @@
+"""A graph that proves its answers: the child's side of a spawn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langgraph.channels import EphemeralValue, LastValue
+from langgraph.errors import GraphBubbleUp
+from langgraph.pregel import NodeBuilder, Pregel
+from langgraph.runtime import RunControl
+from typing_extensions import TypedDict
+
+from pipelit_agents import Agent
+from pipelit_agents.errors import PayloadError, ProofRejected, RequestRefused
+from pipelit_agents.names import require_username
+from pipelit_agents.proof import PERIOD, Challenge, Proof
+
+from .envelope import Envelope, SpawnRequest
+from .messages import state_from_bytes, state_to_bytes
+
+__all__ = ["ANYONE", "VerifiedChild", "verified_child"]
+
+MAX_REQUEST_BYTES: Final = 64 * 2**20
+MAX_ERROR_TEXT: Final = 2000
+REQUEST_LIFETIME: Final = 60.0
+
+
+class Anyone:
+    """The type of :data:`ANYONE`."""
+
+    def __repr__(self) -> str:
+        return "ANYONE"
+
+
+ANYONE: Final = Anyone()
+"""For ``accept_from``: the child works for whoever reaches it."""
+
+AcceptFrom = Sequence[str] | Anyone | None
+
+
+class ChildInput(TypedDict):
+    """What a served child reads."""
+
+    request: dict[str, Any]
+
+
+class ChildOutput(TypedDict):
+    """What a served child writes."""
+
+    envelope: dict[str, Any]
+
+
+class VerifiedChild(Pregel[Any, Any, Any, Any]):
+    """A graph that answers spawn requests, each with a proof by its agent.
+
+    It is a graph itself: it reads ``request`` and writes ``envelope``. Make one with
+    :func:`verified_child`; ``spawn_and_await`` asks it without that detour.
+
+    Args:
+        graph: The graph that does the work.
+        agent: As whom it answers.
+        accept_from: For whom it works.
+        pregel: LangGraph's own arguments, when it copies the graph.
+    """
+
+    def __init__(
+        self,
+        *,
+        graph: Pregel[Any, Any, Any, Any],
+        agent: Agent,
+        accept_from: AcceptFrom = None,
+        **pregel: Any,
+    ) -> None:
+        self.graph = graph
+        self.agent = agent
+        self.accept_from = accept_from
+        if "nodes" not in pregel:
+            pregel = {
+                "nodes": {
+                    "answer": NodeBuilder()
+                    .subscribe_only("request")
+                    .do(_served(self))
+                    .write_to("envelope")
+                },
+                "channels": {
+                    "request": EphemeralValue(dict),
+                    "envelope": LastValue(dict),
+                },
+                "input_channels": ["request"],
+                "output_channels": ["envelope"],
+                "stream_channels": ["envelope"],
+                "context_schema": graph.context_schema,
+                "name": agent.username,
+                **pregel,
+            }
+        pregel.pop("_serde_allowlist", None)
+        super().__init__(**pregel)
+
+    def prove_possession(self, challenge: Challenge) -> Proof:
+        """Shows, before any work, that this child holds its agent's secret."""
+        return self.agent.prove(
+            challenge.value, b"", verifier=challenge.verifier, kind="possession"
+        )
+
+    def answer(
+        self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
+    ) -> dict[str, Any]:
+        """Runs the graph on a request and proves what it answers.
+
+        Args:
+            request: What is asked.
+            config: Of the node that asks.
+            control: Stops the graph at its next step.
+
+        Returns:
+            An envelope as a dict.
+
+        Raises:
+            RequestRefused: The caller isn't accepted, or the request isn't proven.
+            GraphBubbleUp: The graph was interrupted or stopped.
+        """
+        self.check(request)
+        kind: Literal["result", "error"] = "result"
+        try:
+            given = state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES)
+            payload = state_to_bytes(self.graph.invoke(given, config, control=control))
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            kind, payload = "error", _failure(error)
+        return self.seal(request, kind, payload)
+
+    async def aanswer(self, request: SpawnRequest, config: RunnableConfig) -> dict[str, Any]:
+        """As :meth:`answer`, for the event loop."""
+        await asyncio.to_thread(self.check, request)
+        kind: Literal["result", "error"] = "result"
+        try:
+            given = state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES)
+            payload = state_to_bytes(await self.graph.ainvoke(given, config))
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            kind, payload = "error", _failure(error)
+        return await asyncio.to_thread(self.seal, request, kind, payload)
+
+    def check(self, request: SpawnRequest) -> None:
+        """Checks the caller before any node of the graph runs.
+
+        Raises:
+            RequestRefused: The caller isn't accepted, or the request isn't proven.
+        """
+        if self.accept_from is None or isinstance(self.accept_from, Anyone):
+            return
+        refusal = RequestRefused(
+            f"{self.agent.username!r} doesn't work for this caller: accept_from doesn't name it, "
+            "or the request isn't proven"
+        )
+        if request.parent not in self.accept_from or request.proof is None:
+            raise refusal
+        now = self.agent.now()
+        challenge = Challenge(
+            request.challenge,
+            prover=request.parent,
+            verifier=self.agent.username,
+            issued_at=now - REQUEST_LIFETIME + PERIOD,
+            expires_at=now + REQUEST_LIFETIME,
+        )
+        try:
+            self.agent.verify_request(
+                request.proof,
+                challenge=challenge,
+                request=request.payload,
+                depth=request.depth,
+            )
+        except ProofRejected:
+            raise refusal from None
+
+    def seal(
+        self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
+    ) -> dict[str, Any]:
+        """Proves an answer to a request, and puts both in an envelope."""
+        proof = self.agent.prove(
+            request.challenge,
+            payload,
+            verifier=request.parent,
+            request=request.payload,
+            kind=kind,
+            depth=request.depth,
+        )
+        return Envelope(payload, kind, proof.step, proof.value).to_dict()
+
+    def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+        """The schema of the graph that does the work: what a caller's tasks hold."""
+        return self.graph.get_input_jsonschema(config)
+
+    def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+        """The schema of the graph that does the work: what a verified result holds."""
+        return self.graph.get_output_jsonschema(config)
+
+
+def verified_child(
+    graph: Pregel[Any, Any, Any, Any],
+    agent: Agent,
+    *,
+    accept_from: AcceptFrom = None,
+) -> VerifiedChild:
+    """Makes a graph prove its answers as an agent.
+
+    Args:
+        graph: A compiled graph. Its output has to be carried as JSON, or be messages.
+        agent: As whom it answers; whoever builds the child holds this handle.
+        accept_from: The agents it works for, or :data:`ANYONE`. It may be left out where parent
+            and child share a ``Pipelit``; a graph that is served has to say it.
+
+    Returns:
+        A child for ``spawn_and_await``.
+
+    Raises:
+        TypeError: ``graph`` isn't a compiled graph, or ``agent`` isn't an ``Agent``.
+        InvalidUsername: A name in ``accept_from`` has another form.
+    """
+    if isinstance(graph, VerifiedChild):
+        raise TypeError("graph is a verified child already")
+    if not isinstance(graph, Pregel):
+        raise TypeError(
+            f"graph has to be a compiled graph, not {type(graph).__name__}; "
+            "for a builder: builder.compile()"
+        )
+    if not isinstance(agent, Agent):
+        raise TypeError('agent has to be a handle: pipelit.agent("agent_researcher")')
+    if isinstance(accept_from, str):
+        raise TypeError("accept_from is a list of names, not one name")
+    names: AcceptFrom = accept_from
+    if accept_from is not None and not isinstance(accept_from, Anyone):
+        names = tuple(require_username(name, argument="accept_from") for name in accept_from)
+    return VerifiedChild(graph=graph, agent=agent, accept_from=names)
+
+
+def _served(child: VerifiedChild) -> RunnableLambda[Any, Any]:
+    # LangGraph finds the inner graph in the closure; a list hides the outer one, which would be
+    # its own subgraph without end.
+    graph, outer = child.graph, [child]
+
+    def read(value: Any) -> SpawnRequest:
+        if outer[0].accept_from is None:
+            raise RequestRefused(
+                f"{graph.name!r} is reached from outside, and has to say whom it works for: "
+                "verified_child(…, accept_from=[…]) or accept_from=ANYONE"
+            )
+        try:
+            fields = dict(value)
+            proof = fields.pop("proof", None)
+            if proof is not None:
+                proof = Proof(
+                    fields["parent"], outer[0].agent.username, proof["step"], proof["value"]
+                )
+            return SpawnRequest(**fields, proof=proof)
+        except (TypeError, ValueError, KeyError, ProofRejected):
+            raise RequestRefused(
+                "request has to hold parent, challenge, depth, payload and proof"
+            ) from None
+
+    def answer(value: Any, config: RunnableConfig) -> dict[str, Any]:
+        return outer[0].answer(read(value), config)
+
+    async def aanswer(value: Any, config: RunnableConfig) -> dict[str, Any]:
+        return await outer[0].aanswer(read(value), config)
+
+    return RunnableLambda(answer, afunc=aanswer, name=graph.name)
+
+
+def _failure(error: Exception) -> bytes:
+    text = str(error)[:MAX_ERROR_TEXT].encode("utf-8", "replace").decode("utf-8")
+    try:
+        return state_to_bytes({"type": type(error).__name__, "message": text})
+    except PayloadError:
+        return state_to_bytes({"type": "Exception", "message": ""})

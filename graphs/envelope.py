@@ -1,0 +1,76 @@
+"""What goes to a child and the one thing that comes back: a request and an envelope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from pipelit_agents.errors import ProofRejected
+from pipelit_agents.proof import Proof
+
+__all__ = ["Envelope", "SpawnRequest"]
+
+_KEYS: Final = frozenset({"payload", "kind", "step", "proof"})
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnRequest:
+    """What a parent asks of a child.
+
+    Attributes:
+        parent: Who asks.
+        challenge: What the answer's proof has to answer, 32 bytes.
+        depth: How deep in nested spawns, 1 for the outermost.
+        payload: The input of the child's graph, as bytes.
+        proof: The parent's proof over child, challenge, depth and payload; None where the child
+            shares the parent's ``Pipelit`` and doesn't ask.
+    """
+
+    parent: str
+    challenge: bytes
+    depth: int
+    payload: bytes
+    proof: Proof | None
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A child's one exit.
+
+    Attributes:
+        payload: The answer's exact bytes.
+        kind: ``result``, or ``error`` for a graph that failed.
+        step: The time step of the proof.
+        proof: The proof's value.
+    """
+
+    payload: bytes
+    kind: Literal["result", "error"]
+    step: int
+    proof: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The envelope as it leaves the child."""
+        return {
+            "payload": self.payload,
+            "kind": self.kind,
+            "step": self.step,
+            "proof": self.proof,
+        }
+
+    @classmethod
+    def parse(cls, value: Any) -> Envelope:
+        """Reads what came out of a child.
+
+        Raises:
+            ProofRejected: It is no envelope, or more than one.
+        """
+        if not isinstance(value, Mapping) or set(value) != _KEYS:
+            raise ProofRejected("what came back is no envelope, or more than one")
+        payload, kind = value["payload"], value["kind"]
+        step, proof = value["step"], value["proof"]
+        formed = type(payload) is bytes and type(step) is int and type(proof) is str
+        if not formed or kind not in ("result", "error"):
+            raise ProofRejected("what came back is no envelope: a field has the wrong type")
+        return cls(payload, kind, step, proof)

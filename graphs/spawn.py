@@ -1,0 +1,696 @@
+"""The parent's side of a spawn: fan out to children, believe only what they prove.
+
+LangGraph does the running: each child is a ``Send`` with its own task, namespace, stream and
+cancellation. This module mints the challenges, and lets nothing of a child into the parent but what
+was verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, NotRequired, cast
+
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langgraph.channels import Topic
+from langgraph.config import get_stream_writer
+from langgraph.errors import GraphBubbleUp, GraphInterrupt
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel import Pregel
+from langgraph.runtime import RunControl, get_runtime
+from langgraph.types import Command, Send
+from typing_extensions import TypedDict
+
+from pipelit_agents import Agent, Verification
+from pipelit_agents.errors import (
+    ConfigurationError,
+    DepthExceeded,
+    LedgerUnavailable,
+    PayloadError,
+    RequestRefused,
+    SpawnError,
+    StorageError,
+    UnsealError,
+    VerificationError,
+)
+from pipelit_agents.names import require_username
+from pipelit_agents.proof import PERIOD, Challenge, Proof, derive_challenge
+
+from .child import ANYONE, VerifiedChild
+from .envelope import Envelope, SpawnRequest
+from .messages import state_from_bytes, state_to_bytes
+
+__all__ = ["SpawnResult", "SpawnTask", "spawn_and_await"]
+
+JOIN: Final = "join"
+PLAN: Final = "plan"
+UNASSIGNED: Final = "unassigned"
+EVENT: Final = "pipelit.spawn"
+# Beginning with two underscores keeps a key of `configurable` out of checkpoint metadata.
+_DEPTH: Final = "__pipelit_depth"
+_RUN: Final = "__pipelit_run"
+_UNLIMITED: Final = 1_000_000
+_DEFAULT_MAX_BYTES: Final = 8 * 2**20
+# A challenge that nobody limits still ends: a day is longer than any child should take.
+_LONGEST: Final = 86_400.0
+
+ProofKind = Literal["bound", "unbound-totp"]
+Status = Literal["verified", "failed", "refused", "timeout"]
+
+
+class SpawnTask(TypedDict):
+    """One task: which child, and the input of its graph."""
+
+    agent: str
+    input: Any
+
+
+class SpawnResult(TypedDict):
+    """What is known of one task.
+
+    Attributes:
+        agent: The child.
+        status: ``verified``; ``failed`` (the child proved that its graph failed); ``refused``
+            (nothing that came back was proven); ``timeout``.
+        output: The output of the child's graph; None unless verified.
+        error: What went wrong, or None. Of an unproven answer never its own words.
+        bound: Whether the proof is bound to request and answer; False for ``unbound-totp``.
+        proved_at: The time of the proof, ISO 8601 in UTC, or None.
+    """
+
+    agent: str
+    status: Status
+    output: Any
+    error: str | None
+    bound: bool
+    proved_at: str | None
+
+
+class SpawnInput(TypedDict):
+    """What the node reads of the parent's state."""
+
+    tasks: list[SpawnTask]
+
+
+class SpawnOutput(TypedDict):
+    """What the node writes to the parent's state."""
+
+    results: list[SpawnResult]
+
+
+class _Answer(TypedDict):
+    index: int
+    result: SpawnResult
+
+
+class _State(TypedDict):
+    tasks: list[SpawnTask]
+    results: list[SpawnResult]
+    answers: Annotated[list[_Answer], Topic(dict)]
+
+
+class _Order(TypedDict):
+    index: int
+    agent: str
+    request: bytes
+    seed: bytes
+    issued_at: float
+    depth: int
+    problem: NotRequired[str]
+
+
+class _ChildFailed(GraphBubbleUp):
+    """Ends one child. LangGraph lets its siblings finish, and runs it again on resume."""
+
+
+class _BrokeOff(Exception):
+    """The child ended without an envelope; what it said is not kept."""
+
+
+class _Run:
+    """What one run of the node shares with its children, outside any state."""
+
+    def __init__(self, write: Callable[[Any], None]) -> None:
+        self.write = write
+        self.results: dict[int, SpawnResult] = {}
+
+    def tell(self, event: str, order: _Order, **more: Any) -> None:
+        self.write(
+            {"type": EVENT, "event": event, "agent": order["agent"], "index": order["index"]} | more
+        )
+
+
+class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
+    """The compiled node; made by :func:`spawn_and_await`.
+
+    Args:
+        max_concurrency: How many children run at once.
+        state_graph: LangGraph's own arguments.
+    """
+
+    def __init__(self, *, max_concurrency: int | None = None, **state_graph: Any) -> None:
+        state_graph.pop("_serde_allowlist", None)
+        super().__init__(**state_graph)
+        self.max_concurrency = max_concurrency
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
+        """As LangGraph's; a failed child ends it with ``SpawnError`` when its siblings are done."""
+        run, configured = self._begin(config)
+        return self._stream(run, super().stream(input, configured, **options))
+
+    def astream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
+        """As :meth:`stream`, for the event loop."""
+        run, configured = self._begin(config)
+        return self._astream(run, super().astream(input, configured, **options))
+
+    def _stream(self, run: _Run, chunks: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from chunks
+        except _ChildFailed:
+            raise _spawn_error(run) from None
+
+    async def _astream(self, run: _Run, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except _ChildFailed:
+            raise _spawn_error(run) from None
+
+    def _begin(self, config: RunnableConfig | None) -> tuple[_Run, RunnableConfig]:
+        try:
+            # Here it is still the parent's writer; inside, a nested one that may write nowhere.
+            write = get_stream_writer()
+        except RuntimeError:
+            write = _nowhere
+        run = _Run(write)
+        given = config or RunnableConfig()
+        configured = cast(
+            RunnableConfig,
+            {**given, "configurable": {**given.get("configurable", {}), _RUN: run}},
+        )
+        if self.max_concurrency is not None and configured.get("max_concurrency") is None:
+            configured["max_concurrency"] = self.max_concurrency
+        return run, configured
+
+
+def spawn_and_await(
+    lead: Agent,
+    children: Mapping[str, Pregel[Any, Any, Any, Any]],
+    *,
+    timeout: float | None = None,
+    max_concurrency: int | None = None,
+    max_depth: int = 3,
+    on_failure: Literal["raise", "collect"] = "raise",
+    proof: Mapping[str, ProofKind] | None = None,
+    max_answer_bytes: int = _DEFAULT_MAX_BYTES,
+) -> SpawnGraph:
+    """Makes a graph node that gives tasks to children and believes only what they prove.
+
+    It reads ``state["tasks"]``, a list of ``{"agent": …, "input": …}``, and writes
+    ``state["results"]``, one :class:`SpawnResult` a task in the same order. On LangGraph's custom
+    stream it tells ``{"type": "pipelit.spawn", "event": …, "agent": …, "index": …}`` with the event
+    spawned, running, verified, refused or failed.
+
+    Args:
+        lead: As whom the parent asks and verifies.
+        children: The children by the name of their agent: each a ``verified_child``, or any
+            compiled graph where ``proof`` says ``unbound-totp``.
+        timeout: Seconds that one child may take; None for no limit. A child that overstays is
+            stopped at its next step.
+        max_concurrency: How many children run at once; what the caller's config says wins.
+        max_depth: How deep spawns may be nested.
+        on_failure: ``raise`` ends with ``SpawnError`` when all siblings have finished; a resume
+            runs only the failed children again. ``collect`` puts failures in the results.
+        proof: Per child, ``bound`` (the default) or ``unbound-totp``: a graph whose output is
+            exactly ``{"code": …, "output": …}``, with the plain code of its authenticator. That
+            says who is there, and nothing about the output.
+        max_answer_bytes: How large an answer may be.
+
+    Returns:
+        A compiled graph, to be added as a node.
+
+    Raises:
+        TypeError: A child isn't verified, and nothing says that it needn't be.
+        ValueError: A child's name isn't its agent's, it doesn't say whom it works for, or an
+            option is out of range.
+
+    Example:
+        ```python
+        child = verified_child(research_graph, pipelit.agent("agent_researcher"))
+        builder.add_node("delegate", spawn_and_await(lead, {"agent_researcher": child}))
+        ```
+    """
+    if not isinstance(lead, Agent):
+        raise TypeError('lead has to be a handle: pipelit.agent("agent_lead")')
+    kinds = dict(proof or {})
+    _check_options(lead, children, kinds, timeout, max_concurrency, max_depth, on_failure)
+
+    builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
+    for name, child in children.items():
+        parent = _Parent(
+            lead, name, timeout, max_depth, on_failure, max_answer_bytes, max_concurrency
+        )
+        if kinds.get(name) == "unbound-totp":
+            node = _unbound_node(parent, child)
+        else:
+            node = _bound_node(parent, cast(VerifiedChild, child))
+        builder.add_node(name, node, input_schema=_Order)
+        builder.add_edge(name, JOIN)
+
+    def plan(state: _State, config: RunnableConfig) -> Command[Any]:
+        run = _run_of(config)
+        depth = config.get("configurable", {}).get(_DEPTH, 0) + 1
+        if depth > max_depth:
+            raise DepthExceeded(
+                f"spawns are nested {depth} deep, and max_depth is {max_depth}: a child that "
+                "spawns itself has to end somewhere",
+                max_depth=max_depth,
+            )
+        orders = [
+            _order(position, task, children, depth, lead)
+            for position, task in enumerate(state.get("tasks") or [])
+        ]
+        problems = [order["problem"] for order in orders if "problem" in order]
+        if problems and on_failure == "raise":
+            raise SpawnError("; ".join(problems))
+        for order in orders:
+            run.tell("spawned", order)
+        # Without a task straight on: the parent would keep the results of an earlier turn.
+        return Command(
+            goto=[
+                Send(UNASSIGNED if "problem" in order else order["agent"], order)
+                for order in orders
+            ]
+            or JOIN
+        )
+
+    def unassigned(order: _Order, config: RunnableConfig) -> dict[str, Any]:
+        result = _result(order["agent"], "failed", error=order.get("problem"))
+        _run_of(config).tell("failed", order, error=result["error"])
+        return {"answers": [{"index": order["index"], "result": result}]}
+
+    def join(state: _State) -> dict[str, Any]:
+        answers = sorted(state.get("answers") or [], key=lambda answer: answer["index"])
+        return {"results": [answer["result"] for answer in answers]}
+
+    destinations = [*children, JOIN]
+    if on_failure == "collect":
+        builder.add_node(UNASSIGNED, RunnableLambda(unassigned), input_schema=_Order)
+        builder.add_edge(UNASSIGNED, JOIN)
+        destinations.append(UNASSIGNED)
+    builder.add_node(PLAN, plan, destinations=tuple(destinations))
+    builder.add_node(JOIN, join)
+    builder.add_edge(START, PLAN)
+    builder.add_edge(JOIN, END)
+    compiled = builder.compile(name="spawn_and_await")
+    return SpawnGraph(max_concurrency=max_concurrency, **vars(compiled))
+
+
+class _Parent:
+    """One child as its parent sees it: mints, asks, and believes or not."""
+
+    def __init__(
+        self,
+        lead: Agent,
+        name: str,
+        timeout: float | None,
+        max_depth: int,
+        on_failure: str,
+        max_bytes: int,
+        max_concurrency: int | None,
+    ) -> None:
+        self.lead = lead
+        self.name = name
+        self.timeout = timeout
+        self.max_depth = max_depth
+        self.on_failure = on_failure
+        self.max_bytes = max_bytes
+        self.max_concurrency = max_concurrency
+
+    def config(self, order: _Order, config: RunnableConfig) -> RunnableConfig:
+        """What a local child inherits: the caller's configuration, one level deeper."""
+        configurable = {
+            key: value for key, value in config.get("configurable", {}).items() if key != _RUN
+        }
+        inherited = cast(
+            RunnableConfig, {**config, "configurable": {**configurable, _DEPTH: order["depth"]}}
+        )
+        if self.max_concurrency is not None:
+            # Ours was meant for the children, not for what they run; None can't unset it.
+            inherited["max_concurrency"] = _UNLIMITED
+        return inherited
+
+    def challenge(self, order: _Order) -> Challenge:
+        """The challenge of this attempt."""
+        info = get_runtime().execution_info
+        attempt = info.node_attempt if info is not None else 1
+        now = self.lead.now()
+        return Challenge(
+            derive_challenge(order["seed"], attempt),
+            prover=self.name,
+            verifier=self.lead.username,
+            issued_at=order["issued_at"],
+            expires_at=now + (_LONGEST if self.timeout is None else self.timeout + PERIOD),
+        )
+
+    def ask(self, child: VerifiedChild, order: _Order, challenge: Challenge) -> SpawnRequest:
+        """Makes sure that the child holds its secret, and says what is asked of it.
+
+        Raises:
+            PipelitError: The child doesn't hold it.
+        """
+        possession = self.lead.challenge(self.name)
+        with _exits():
+            shown = child.prove_possession(possession)
+        self.lead.verify_proof(shown, challenge=possession, payload=b"", kind="possession")
+        proof = None
+        if child.accept_from is not None and child.accept_from is not ANYONE:
+            proof = self.lead.prove_request(
+                challenge.value, order["request"], verifier=self.name, depth=order["depth"]
+            )
+        return SpawnRequest(
+            self.lead.username, challenge.value, order["depth"], order["request"], proof
+        )
+
+    def believe(self, order: _Order, challenge: Challenge, answer: Any) -> SpawnResult:
+        """Verifies what came back, and only then reads it.
+
+        Raises:
+            PipelitError: It isn't proven, or isn't a payload.
+        """
+        envelope = Envelope.parse(answer)
+        if len(envelope.payload) > self.max_bytes:
+            raise PayloadError("the answer is larger than max_answer_bytes")
+        verification = self.lead.verify_proof(
+            Proof(self.name, self.lead.username, envelope.step, envelope.proof),
+            challenge=challenge,
+            payload=envelope.payload,
+            request=order["request"],
+            kind=envelope.kind,
+            depth=order["depth"],
+        )
+        value = state_from_bytes(envelope.payload, limit=self.max_bytes)
+        if envelope.kind == "result":
+            return _result(self.name, "verified", output=value, proof=verification)
+        return _result(self.name, "failed", error=_error_text(value), proof=verification)
+
+    def believe_code(self, answer: Any) -> SpawnResult:
+        """Verifies a plain code that came with an output that nothing binds.
+
+        Raises:
+            PipelitError: The code isn't good, or the output is no payload.
+        """
+        if not isinstance(answer, Mapping) or set(answer) != {"code", "output"}:
+            raise PayloadError("an unbound child answers with exactly code and output")
+        payload = state_to_bytes(answer["output"])
+        value = state_from_bytes(payload, limit=self.max_bytes)
+        verification = self.lead.verify_peer(self.name, answer["code"], kind="plain")
+        return _result(self.name, "verified", output=value, proof=verification)
+
+    def refusal(self, error: Exception) -> SpawnResult:
+        """What the parent says of a failure, in words of its own.
+
+        Raises:
+            PipelitError: It is the parent's own database or key that failed.
+        """
+        if isinstance(error, TimeoutError):
+            return _result(self.name, "timeout", error=f"no answer within {self.timeout:g} seconds")
+        if isinstance(error, RequestRefused):
+            words = f"the child doesn't work for {self.lead.username!r}: see its accept_from"
+        elif isinstance(error, PayloadError):
+            words = "the answer can't be read as a payload, or is larger than max_answer_bytes"
+        elif isinstance(error, VerificationError):
+            words = "the answer is not proven to be this child's answer to this request"
+        else:
+            words = "the child left by another exit than its envelope"
+        return _result(self.name, "refused", error=words)
+
+    def finish(self, order: _Order, config: RunnableConfig, result: SpawnResult) -> dict[str, Any]:
+        """Tells the outcome, and hands it to the join or ends the child's task."""
+        run = _run_of(config)
+        run.results[order["index"]] = result
+        event = "failed" if result["status"] == "timeout" else result["status"]
+        run.tell(event, order, error=result["error"])
+        if result["status"] != "verified" and self.on_failure == "raise":
+            raise _ChildFailed
+        return {"answers": [{"index": order["index"], "result": result}]}
+
+
+def _bound_node(parent: _Parent, child: VerifiedChild) -> RunnableLambda[_Order, Any]:
+    # LangGraph finds a graph in the closure, for its state and its drawing. That has to be the
+    # inner graph, which is what runs here; a list hides the outer one.
+    graph, asked = child.graph, [child]
+
+    def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
+        _run_of(config).tell("running", order)
+        inherited = parent.config(order, config)
+
+        def work(control: RunControl | None) -> SpawnResult:
+            challenge = parent.challenge(order)
+            request = parent.ask(asked[0], order, challenge)
+            with _exits():
+                answer = asked[0].answer(request, inherited, control)
+            return parent.believe(order, challenge, answer)
+
+        return parent.finish(order, config, _guarded(parent, work))
+
+    async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
+        _run_of(config).tell("running", order)
+        inherited = parent.config(order, config)
+
+        async def work() -> SpawnResult:
+            challenge = parent.challenge(order)
+            request = await asyncio.to_thread(parent.ask, asked[0], order, challenge)
+            with _exits():
+                answer = await asked[0].aanswer(request, inherited)
+            return await asyncio.to_thread(parent.believe, order, challenge, answer)
+
+        return parent.finish(order, config, await _aguarded(parent, work))
+
+    return RunnableLambda(run, afunc=arun, name=graph.name)
+
+
+def _unbound_node(
+    parent: _Parent, child: Pregel[Any, Any, Any, Any]
+) -> RunnableLambda[_Order, Any]:
+    graph = child
+
+    def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
+        _run_of(config).tell("running", order)
+        inherited = parent.config(order, config)
+
+        def work(control: RunControl | None) -> SpawnResult:
+            given = state_from_bytes(order["request"], limit=len(order["request"]))
+            with _exits():
+                answer = graph.invoke(given, inherited, control=control)
+            return parent.believe_code(answer)
+
+        return parent.finish(order, config, _guarded(parent, work))
+
+    async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
+        _run_of(config).tell("running", order)
+        inherited = parent.config(order, config)
+
+        async def work() -> SpawnResult:
+            given = state_from_bytes(order["request"], limit=len(order["request"]))
+            with _exits():
+                answer = await graph.ainvoke(given, inherited)
+            return await asyncio.to_thread(parent.believe_code, answer)
+
+        return parent.finish(order, config, await _aguarded(parent, work))
+
+    return RunnableLambda(run, afunc=arun, name=graph.name)
+
+
+@contextmanager
+def _exits() -> Iterator[None]:
+    # Around the child's own code: of what it raises, only that it did is kept.
+    try:
+        yield
+    except (GraphInterrupt, RequestRefused):
+        raise
+    except Exception:
+        raise _BrokeOff from None
+
+
+def _guarded(parent: _Parent, work: Callable[[RunControl | None], SpawnResult]) -> SpawnResult:
+    try:
+        if parent.timeout is None:
+            return work(None)
+        return _in_time(work, parent.timeout)
+    except (GraphInterrupt, *_PARENT_FAILED):
+        raise
+    except Exception as error:
+        refused = parent.refusal(error)
+    return refused
+
+
+async def _aguarded(parent: _Parent, work: Callable[[], Any]) -> SpawnResult:
+    try:
+        return cast(SpawnResult, await asyncio.wait_for(work(), parent.timeout))
+    except (GraphInterrupt, *_PARENT_FAILED):
+        raise
+    except Exception as error:
+        refused = parent.refusal(error)
+    return refused
+
+
+# Not the child's doing: the operator has to know, and a resume has to try again.
+_PARENT_FAILED: Final = (ConfigurationError, LedgerUnavailable, StorageError, UnsealError)
+
+
+def _in_time(work: Callable[[RunControl | None], SpawnResult], timeout: float) -> SpawnResult:
+    # A thread can't be killed: it is told to stop at its next step, and what it says after that
+    # is heard by nobody.
+    control = RunControl()
+    done: queue.SimpleQueue[tuple[SpawnResult | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work_and_tell() -> None:
+        try:
+            done.put((work(control), None))
+        except BaseException as error:
+            done.put((None, error))
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work_and_tell,), daemon=True).start()
+    try:
+        result, error = done.get(timeout=timeout)
+    except queue.Empty:
+        control.request_drain(f"no answer within {timeout:g} seconds")
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return cast(SpawnResult, result)
+
+
+def _check_options(
+    lead: Agent,
+    children: Mapping[str, Pregel[Any, Any, Any, Any]],
+    kinds: Mapping[str, str],
+    timeout: float | None,
+    max_concurrency: int | None,
+    max_depth: int,
+    on_failure: str,
+) -> None:
+    if not children:
+        raise ValueError("children is empty: name at least one child")
+    if on_failure not in ("raise", "collect"):
+        raise ValueError(f"on_failure is 'raise' or 'collect', not {on_failure!r}")
+    if timeout is not None and not timeout > 0:
+        raise ValueError("timeout has to be more than 0 seconds, or None")
+    for option, value in (("max_concurrency", max_concurrency), ("max_depth", max_depth)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} has to be at least 1")
+    for name in kinds.keys() - children.keys():
+        raise ValueError(f"proof names {name!r}, which is no child")
+    for name, child in children.items():
+        _check_child(lead, name, child, kinds.get(name, "bound"))
+
+
+def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
+    require_username(name, argument="child")
+    if name in (PLAN, JOIN, UNASSIGNED):
+        raise ValueError(f"child {name!r}: the name is taken by a step of the node itself")
+    if name == lead.username:
+        raise ValueError(f"child {name!r} is the lead: an agent doesn't verify itself")
+    if kind not in ("bound", "unbound-totp"):
+        raise ValueError(f"proof of {name!r} is 'bound' or 'unbound-totp', not {kind!r}")
+    if kind == "unbound-totp":
+        if not isinstance(child, Pregel):
+            raise TypeError(f"child {name!r} has to be a compiled graph")
+        return
+    if not isinstance(child, VerifiedChild):
+        raise TypeError(
+            f"child {name!r} can't prove its answers: wrap its graph with "
+            f'verified_child(graph, pipelit.agent("{name}")), or accept a plain code for it with '
+            f'proof={{"{name}": "unbound-totp"}}'
+        )
+    if child.agent.username != name:
+        raise ValueError(f"child {name!r} answers as {child.agent.username!r}: use one name")
+    if child.accept_from is None and child.agent.domain is not lead.domain:
+        raise ValueError(
+            f"child {name!r} is of another Pipelit than {lead.username!r}, so it has to say whom "
+            f'it works for: verified_child(…, accept_from=["{lead.username}"]) or ANYONE'
+        )
+
+
+def _order(index: int, task: Any, children: Mapping[str, Any], depth: int, lead: Agent) -> _Order:
+    order = _Order(
+        index=index,
+        agent="",
+        request=b"",
+        seed=secrets.token_bytes(32),
+        issued_at=lead.now(),
+        depth=depth,
+    )
+    if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
+        order["problem"] = f"tasks[{index}] has to be {{'agent': …, 'input': …}}"
+        return order
+    order["agent"] = str(task["agent"])[:149]
+    if task["agent"] not in children:
+        order["problem"] = (
+            f"tasks[{index}].agent {str(task['agent'])!r:.80} is no child here; "
+            f"the children are {', '.join(sorted(children))}"
+        )
+        return order
+    try:
+        order["request"] = state_to_bytes(task["input"])
+    except PayloadError as error:
+        order["problem"] = f"tasks[{index}].input: {error}"
+    return order
+
+
+def _result(
+    agent: str,
+    status: Status,
+    *,
+    output: Any = None,
+    error: str | None = None,
+    proof: Verification | None = None,
+) -> SpawnResult:
+    proved_at = None
+    if proof is not None:
+        proved_at = datetime.fromtimestamp(proof.step * PERIOD, UTC).isoformat()
+    return SpawnResult(
+        agent=agent,
+        status=status,
+        output=output,
+        error=error,
+        bound=proof is not None and proof.kind == "proof",
+        proved_at=proved_at,
+    )
+
+
+def _error_text(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"type", "message"}:
+        return f"{value['type']}: {value['message']}"
+    return "the child failed"
+
+
+def _spawn_error(run: _Run) -> SpawnError:
+    results = [run.results[index] for index in sorted(run.results)]
+    failed = [
+        f"{index}: {run.results[index]['agent']} {run.results[index]['status']} "
+        f"({run.results[index]['error']})"
+        for index in sorted(run.results)
+        if run.results[index]["status"] != "verified"
+    ]
+    return SpawnError(
+        "not every child gave a verified answer: " + "; ".join(failed), results=results
+    )
+
+
+def _run_of(config: RunnableConfig) -> _Run:
+    run = config.get("configurable", {}).get(_RUN)
+    return run if isinstance(run, _Run) else _Run(_nowhere)
+
+
+def _nowhere(_: Any) -> None:
+    return None
