@@ -26,6 +26,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl
 from pydantic import SecretStr
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -42,8 +43,8 @@ from .spawn import EVENT, SpawnResult, SpawnTask, spawn_and_await
 
 __all__ = ["run"]
 
-LEAD: Final = "agent_lead"
-READERS: Final = ("agent_reader_1", "agent_reader_2", "agent_reader_3")
+LEAD: Final = "lead"
+READERS: Final = ("reader_1", "reader_2", "reader_3")
 CREDENTIAL: Final = "report-service"
 _WORD: Final = re.compile(r"[A-Za-z][a-z']{3,}")
 _MAX_CHARACTERS: Final = 200_000
@@ -310,6 +311,8 @@ def _delegate(
                 if event.get("type") == EVENT:
                     progress[event["agent"]] = event["event"]
                     live.update(_progress_table(progress, files))
+                    if not console.is_terminal:
+                        console.print(f"  {event['agent']}: {event['event']}")
         return dict(graph.get_state(config).values)
 
 
@@ -318,24 +321,26 @@ def _attacks(
 ) -> list[dict[str, str]]:
     name = READERS[0]
     true = pipelit.agent(name)
-    with tempfile.TemporaryDirectory() as elsewhere:
-        with _identities(Path(elsewhere) / "agents.db") as other:
-            replaying = _Replaying(graph=reader, agent=true)
-            replaying.tape = tape
-            hostile: dict[str, Pregel[Any, Any, Any, Any]] = {
-                "an impostor under the reader's name, without its secret": verified_child(
-                    reader, other.agent(name), accept_from=ANYONE
-                ),
-                "the answer changed after it was proven": _Tampering(graph=reader, agent=true),
-                "the reader's own answer of before, replayed": replaying,
-            }
-            found = []
-            for attack, child in hostile.items():
-                node = spawn_and_await(pipelit.agent(LEAD), {name: child}, on_failure="collect")
-                task = SpawnTask(agent=name, input={"path": str(file)})
-                result = node.invoke({"tasks": [task]})["results"][0]
-                told = f"{result['status']}: {result['error']}"
-                found.append({"attack": attack, "status": result["status"], "told": told})
+    replaying = _Replaying(graph=reader, agent=true)
+    replaying.tape = tape
+    found = []
+    with (
+        tempfile.TemporaryDirectory() as elsewhere,
+        _identities(Path(elsewhere) / "agents.db") as other,
+    ):
+        hostile: dict[str, Pregel[Any, Any, Any, Any]] = {
+            "an impostor under the reader's name, without its secret": verified_child(
+                reader, other.agent(name), accept_from=ANYONE
+            ),
+            "the answer changed after it was proven": _Tampering(graph=reader, agent=true),
+            "the reader's own answer of before, replayed": replaying,
+        }
+        for attack, child in hostile.items():
+            node = spawn_and_await(pipelit.agent(LEAD), {name: child}, on_failure="collect")
+            task = SpawnTask(agent=name, input={"path": str(file)})
+            result = node.invoke({"tasks": [task]})["results"][0]
+            told = f"{result['status']}: {result['error']}"
+            found.append({"attack": attack, "status": result["status"], "told": told})
     return found
 
 
@@ -367,14 +372,16 @@ def _count_without(secret: str, path: Path) -> int:
 
 
 def _progress_table(progress: dict[str, str], files: list[Path]) -> Table:
-    table = Table("child", "file", "state")
+    table = Table("child", "file", "state", box=SIMPLE_HEAD)
     for (name, state), path in zip(progress.items(), files, strict=False):
         table.add_row(name, escape(path.name), state)
     return table
 
 
 def _results_table(results: list[SpawnResult]) -> Table:
-    table = Table("child", "status", "proven at (UTC)", "file", "words", "summary")
+    table = Table("child", "status", "proven at", "file", "words", "summary", box=SIMPLE_HEAD)
+    for column in table.columns[:3]:
+        column.no_wrap = True
     for result in results:
         output = result["output"] or {}
         table.add_row(
@@ -391,7 +398,7 @@ def _results_table(results: list[SpawnResult]) -> Table:
 
 
 def _attacks_table(attacks: list[dict[str, str]]) -> Table:
-    table = Table("attack", "what the lead was told")
+    table = Table("attack", "what the lead was told", box=SIMPLE_HEAD)
     for attack in attacks:
         colour = "green" if attack["status"] == "refused" else "red"
         table.add_row(attack["attack"], f"[{colour}]{escape(attack['told'])}[/]")
@@ -399,7 +406,9 @@ def _attacks_table(attacks: list[dict[str, str]]) -> Table:
 
 
 def _audit_table(entries: Sequence[Any]) -> Table:
-    table = Table("time (UTC)", "actor", "about", "action", "outcome", "true reason")
+    table = Table("time", "actor", "about", "action", "outcome", "true reason", box=SIMPLE_HEAD)
+    for column in table.columns[:5]:
+        column.no_wrap = True
     for entry in entries:
         colour = "green" if entry.outcome == "ok" else "red"
         table.add_row(
