@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+PIP_FLAGS := --quiet --disable-pip-version-check
+WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
-.PHONY: demo test lint types format wheel clean
+.PHONY: demo test pytest lint types format wheel clean
 
 $(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[langchain,demo]' --group dev
+	$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[langchain,demo]' --group dev
 	touch $@
 
 demo: $(READY)
@@ -27,8 +30,25 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) lint types
+# The wheel, in an environment of its own: what it imports, and what its types say to a consumer.
+wheel: $(READY)
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist . > /dev/null
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(echo dist/*.whl)[demo]"
+	cd tests && $(WHEEL_VENV)/bin/python -P consumer.py
+	cd tests && ../$(BIN)/mypy --strict --python-executable $(WHEEL_VENV)/bin/python consumer.py
+	cd build && $(WHEEL_VENV)/bin/pipelit-agents demo --json > /dev/null
+
+pytest: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+# One after the other, also under `make -j`; the tests last, so that their count is the last line.
+test: $(READY)
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory types
+	$(MAKE) --no-print-directory wheel
+	$(MAKE) --no-print-directory pytest
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

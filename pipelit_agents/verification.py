@@ -241,7 +241,8 @@ class Verifier:
         elif now >= challenge.expires_at:
             reason = "late"
         if reason or not quiet:
-            self._audit(verifier, peer, "verify.proof", reason, now)
+            action = "verify.request" if role == "spawn-request" else "verify.proof"
+            self._audit(verifier, peer, action, reason, now)
         if reason:
             raise ProofRejected(peer=peer, verifier=verifier)
         return Verification(peer, verifier, "proof", proof.step, _utc(now))
