@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select, text
 
-from pipelit_agents.credentials.scope import run_context
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
+from pipelit_agents.running import run_context
 
 __all__ = ["AuditEntry", "AuditTrail", "record"]
 

@@ -37,10 +37,10 @@ from pipelit_agents.credentials.scope import (
     injecting,
     opened_scope,
     require_running,
-    run_context,
 )
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError
+from pipelit_agents.running import run_context
 
 PLAINTEXT = "sk-proj-0123456789abcdef"
 

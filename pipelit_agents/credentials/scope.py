@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError
+from pipelit_agents.running import running
 
 __all__ = [
     "Scope",
@@ -19,7 +20,6 @@ __all__ = [
     "injecting",
     "opened_scope",
     "require_running",
-    "run_context",
 ]
 
 _current: ContextVar[Scope | None] = ContextVar("pipelit_agents_scope", default=None)
@@ -39,7 +39,7 @@ class Scope:
     def __init__(self) -> None:
         self.parent = current_scope()
         self.closed = False
-        self._run = _running()
+        self._run = running()
         self._secrets: list[Secret] = []
         self._revealed: dict[str, str] = {}
 
@@ -100,18 +100,6 @@ def opened_scope() -> Iterator[Scope]:
         scope.close()
 
 
-def _config() -> Mapping[str, Any]:
-    # Late, so that importing this package stays cheap.
-    from langchain_core.runnables import ensure_config
-
-    return ensure_config()
-
-
-def _running() -> object | None:
-    callbacks = _config().get("callbacks")
-    return getattr(callbacks, "parent_run_id", None) or callbacks
-
-
 def require_running(credential: str) -> None:
     """Make sure that a node, a tool or an injected function is running here.
 
@@ -130,36 +118,15 @@ def require_running(credential: str) -> None:
     scope = _current.get()
     if scope is not None and not scope.closed:
         return
-    running = _running()
+    present = running()
     # A closed scope means that its node has ended, but not that another hasn't begun since, for
     # example in a background task that the first one started.
-    if running is None or (scope is not None and scope._run == running):
+    if present is None or (scope is not None and scope._run == present):
         raise CredentialScopeError(
             f"credential {credential!r} opens only inside a running node or tool: reveal it "
             "there, or declare it with credentials.inject",
             credential=credential,
         )
-
-
-def run_context() -> tuple[str, str]:
-    """Return the run id and the node name of the running node, for the audit.
-
-    The run id is the one that the run was started with; without one, the id that traces give
-    to this node's or tool's own run. A tool outside a graph has no node name.
-
-    Returns:
-        Both as strings, empty where nothing is running.
-    """
-    config = _config()
-    callbacks, metadata = config.get("callbacks"), config.get("metadata") or {}
-    node = metadata.get("langgraph_node")
-    run = config.get("run_id") or metadata.get("run_id")
-    if node and not run:
-        from langgraph.runtime import get_runtime
-
-        # None where a tool or graph is driven by hand, with a node's metadata but no runtime.
-        run = getattr(getattr(get_runtime(), "execution_info", None), "run_id", None)
-    return str(run or getattr(callbacks, "parent_run_id", None) or ""), str(node or "")
 
 
 class _Step:

@@ -1,0 +1,42 @@
+"""Which run and which node the code is in, as LangChain's context says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["run_context", "running"]
+
+
+def _config() -> Mapping[str, Any]:
+    # Late, so that importing this package stays cheap.
+    from langchain_core.runnables import ensure_config
+
+    return ensure_config()
+
+
+def running() -> object | None:
+    """What tells the running runnable from others, or None where nothing is running."""
+    callbacks = _config().get("callbacks")
+    return getattr(callbacks, "parent_run_id", None) or callbacks
+
+
+def run_context() -> tuple[str, str]:
+    """Return the run id and the node name of the running node, for the audit.
+
+    The run id is the one that the run was started with; without one, the id that traces give
+    to this node's or tool's own run. A tool outside a graph has no node name.
+
+    Returns:
+        Both as strings, empty where nothing is running.
+    """
+    config = _config()
+    callbacks, metadata = config.get("callbacks"), config.get("metadata") or {}
+    node = metadata.get("langgraph_node")
+    run = config.get("run_id") or metadata.get("run_id")
+    if node and not run:
+        from langgraph.runtime import get_runtime
+
+        # None where a tool or graph is driven by hand, with a node's metadata but no runtime.
+        run = getattr(getattr(get_runtime(), "execution_info", None), "run_id", None)
+    return str(run or getattr(callbacks, "parent_run_id", None) or ""), str(node or "")
