@@ -15,6 +15,7 @@ from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.pipelit import Pipelit
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.proof import Challenge, Proof
+from pipelit_agents.provisioning import ProvisionedAgent
 from pipelit_agents.users import ApiKeyInfo, NewAgent, NewApiKey, NewUser, User
 from pipelit_agents.verification import Agent, TotpCode, Verification
 
@@ -32,6 +33,7 @@ __all__ = [
     "Pipelit",
     "PipelitError",
     "Proof",
+    "ProvisionedAgent",
     "Sealed",
     "Secret",
     "TotpCode",

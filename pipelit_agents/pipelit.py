@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -14,6 +15,7 @@ from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.keyring import Keyring
 from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.policy import VerificationPolicy
+from pipelit_agents.provisioning import ProvisionedAgent, provision
 from pipelit_agents.settings import Settings
 from pipelit_agents.users import Users
 from pipelit_agents.verification import Agent, Verifier
@@ -64,7 +66,8 @@ class Pipelit:
     ) -> None:
         if isinstance(encryption_keys, str):
             raise ConfigurationError("encryption_keys is a list of keys, newest first")
-        self._build(database_url, lambda: Keyring(*encryption_keys), redis_url, policy, clock)
+        keys = tuple(encryption_keys)
+        self._build(lambda: database_url, lambda: Keyring(*keys), redis_url, policy, clock)
 
     @classmethod
     def from_env(
@@ -76,13 +79,14 @@ class Pipelit:
         ``PIPELIT_DATABASE_URL`` the database, by default ``sqlite:///.pipelit/agents.db``.
         """
         self = cls.__new__(cls)
-        settings = Settings()
-        self._build(settings.database_url, lambda: Settings().keyring(), None, policy, clock)
+        self._build(
+            lambda: Settings().database_url, lambda: Settings().keyring(), None, policy, clock
+        )
         return self
 
     def _build(
         self,
-        database_url: str,
+        database_url: Callable[[], str],
         keyring: Callable[[], Keyring],
         redis_url: str | None,
         policy: VerificationPolicy | None,
@@ -119,6 +123,55 @@ class Pipelit:
             InvalidUsername: The name is not in its normal form.
         """
         return Agent(username, self._verifier, self)
+
+    def provision_agent(
+        self, creator: Agent, *, purpose: str, username: str | None = None
+    ) -> ProvisionedAgent:
+        """Makes an agent that belongs to an agent, and seals its API key for that one alone.
+
+        Called again by the same creator with the same username, it makes nothing and tells what
+        is there; however many call at once, one account comes of it.
+
+        Args:
+            creator: Who makes it, and will own it.
+            purpose: What it is for, in a few words.
+            username: Its name, 139 characters at most. Without one, a name is made from the
+                purpose, and each call makes another agent.
+
+        Returns:
+            The agent's name, and the name of the credential that holds its key.
+
+        Raises:
+            ValueError: The creator is an agent of another ``Pipelit``.
+            InvalidUsername: The name has another form, or is too long.
+            UserExists: The name is taken by anybody but a living agent that this creator made
+                here; by whom is in the audit only.
+            UserInactive: The creator was deactivated.
+            UserNotFound: There is no such creator.
+            NotLocalAgent: The creator is a person.
+            NotPermitted: The creator may not make agents.
+            QuotaExceeded: The root owner has as many living agents as the policy allows.
+            CredentialError: The credential's name is taken.
+            ConfigurationError: There is no key to seal secrets under.
+        """
+        if creator.domain is not self:
+            raise ValueError(f"{creator!r} belongs to another Pipelit: it can't create agents here")
+        return provision(
+            self._database,
+            self.users,
+            self.credentials,
+            creator=creator,
+            purpose=purpose,
+            username=username,
+        )
+
+    async def aprovision_agent(
+        self, creator: Agent, *, purpose: str, username: str | None = None
+    ) -> ProvisionedAgent:
+        """As :meth:`provision_agent`, off the event loop."""
+        return await asyncio.to_thread(
+            self.provision_agent, creator, purpose=purpose, username=username
+        )
 
     def close(self) -> None:
         """Closes all connections."""

@@ -6,8 +6,8 @@ import asyncio
 import builtins
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, ParamSpec, TypeVar
@@ -249,6 +249,13 @@ class Credentials:
         require_running(name)
         with opened_scope() as scope:
             yield scope.hold(self._open(name, agent))
+
+    @asynccontextmanager
+    async def areveal(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Secret]:
+        """As :meth:`reveal`, for ``async with``; it opens the secret off the event loop."""
+        require_running(name)
+        with opened_scope() as scope:
+            yield scope.hold(await asyncio.to_thread(self._open, name, agent))
 
     async def aput(
         self,

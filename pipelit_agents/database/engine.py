@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -44,21 +45,24 @@ class Database:
     """One database. It opens at first use, so that it can be made when a module is imported.
 
     Args:
-        url: An SQLAlchemy URL.
+        url: Returns an SQLAlchemy URL; called at first use.
 
     Raises:
         ConfigurationError: At first use, when the URL can't be used.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: Callable[[], str]) -> None:
+        self._url = url
         self._engine: Engine | None = None
+        self._opening = threading.Lock()
 
     @property
     def engine(self) -> Engine:
         """The engine; made at first use."""
         if self._engine is None:
-            self._engine = _engine(self.url)
+            with self._opening:
+                if self._engine is None:
+                    self._engine = _engine(self._url())
         return self._engine
 
     @contextmanager
@@ -68,7 +72,8 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
-        with _named_errors(self.url), self.engine.begin() as connection:
+        engine = self.engine
+        with _named_errors(engine), engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -79,7 +84,7 @@ class Database:
             StorageError: The database can't be reached or refused a statement.
         """
         reader = self.engine.execution_options(pipelit_read=True)
-        with _named_errors(self.url), reader.connect() as connection:
+        with _named_errors(reader), reader.connect() as connection:
             yield connection
 
     def create_schema(self) -> None:
@@ -135,7 +140,7 @@ def _alembic_config() -> Config:
 
 
 @contextmanager
-def _named_errors(url: str) -> Iterator[None]:
+def _named_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
@@ -145,7 +150,7 @@ def _named_errors(url: str) -> Iterator[None]:
             hint = "; make the tables with pipelit.create_schema() or: pipelit-agents init"
         # Only the driver's words: SQLAlchemy's own message repeats the statement's parameters.
         raise StorageError(
-            f"the database at {make_url(url).render_as_string()} did not do what was asked "
+            f"the database at {engine.url.render_as_string()} did not do what was asked "
             f"({type(cause).__name__}: {cause}){hint} (setting: {URL_SETTING})"
         ) from None
 

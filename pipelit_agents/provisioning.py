@@ -1,0 +1,187 @@
+"""Agents that agents make: the account and its sealed key, in one transaction."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import unicodedata
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, select
+
+from pipelit_agents.audit import record
+from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.database.engine import Database
+from pipelit_agents.database.models import CredentialRow, UserRow
+from pipelit_agents.errors import (
+    AccountError,
+    CredentialError,
+    InvalidUsername,
+    NotLocalAgent,
+    NotPermitted,
+    QuotaExceeded,
+    UserExists,
+    UserInactive,
+    UserNotFound,
+)
+from pipelit_agents.names import require_username
+from pipelit_agents.users import Users
+from pipelit_agents.verification import Agent
+
+__all__ = ["ProvisionedAgent", "provision"]
+
+KEY_KIND: Final = "agent-key"
+KEY_PREFIX: Final = "agent-key."
+LONGEST: Final = 149 - len(KEY_PREFIX)
+_SLUG_LENGTH: Final = 40
+_REASONS: Final[dict[type[Exception], str]] = {
+    CredentialError: "credential is there",
+    InvalidUsername: "malformed name",
+    NotLocalAgent: "creator is no agent",
+    NotPermitted: "not permitted",
+    QuotaExceeded: "quota used up",
+    UserExists: "name is taken",
+    UserInactive: "creator inactive",
+    UserNotFound: "creator unknown",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionedAgent:
+    """An agent that an agent made. Its API key isn't in here: it is sealed for its creator.
+
+    Attributes:
+        username: Its name.
+        credential: The credential that holds its API key; only the creator may open it.
+        last_four: The last four characters of that key, to tell it from others.
+        created: False where the creator had made it before.
+    """
+
+    username: str
+    credential: str
+    last_four: str
+    created: bool
+
+
+def provision(
+    database: Database,
+    users: Users,
+    credentials: Credentials,
+    *,
+    creator: Agent,
+    purpose: str,
+    username: str | None,
+) -> ProvisionedAgent:
+    """Makes an agent for an agent; see :meth:`Pipelit.provision_agent`."""
+    name = _derived_name(purpose) if username is None else username
+    credential = f"{KEY_PREFIX}{name}"
+    made = None
+    taken = ""
+    try:
+        _require_fitting(name)
+        with database.writing() as connection:
+            _require_creator(connection, creator)
+            there = _find(connection, UserRow, UserRow.username == name)
+            key = _find(connection, CredentialRow, CredentialRow.name == credential)
+            taken = _why_taken(there, key, creator)
+            # A name that was derived here is for a new agent: if chance hit upon one of the
+            # creator's own, creating it says so.
+            if there is not None and not taken and username is not None:
+                _record(connection, creator, name, "ok", "was there")
+            else:
+                made = users.create_agent_in(
+                    connection, name, owner=creator.username, purpose=purpose
+                )
+                _require_free(key)
+                credentials.put_in(
+                    connection,
+                    credential,
+                    made.api_key,
+                    kind=KEY_KIND,
+                    created_by=creator.username,
+                    allow=[creator.username],
+                )
+    except (AccountError, CredentialError) as error:
+        true = taken if isinstance(error, UserExists) else ""
+        reason = true or _REASONS.get(type(error), "refused")
+        # The refusal took its transaction with it, so it is recorded in another.
+        with database.writing() as connection:
+            _record(connection, creator, name, "refused", reason)
+        raise
+    if made is None:
+        return ProvisionedAgent(name, credential, credentials.get(credential).masked[-4:], False)
+    return ProvisionedAgent(name, credential, made.api_key.get_secret_value()[-4:], True)
+
+
+def _derived_name(purpose: str) -> str:
+    plain = unicodedata.normalize("NFKD", purpose).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "_", plain)[:_SLUG_LENGTH].strip("_")
+    return "_".join(filter(None, ["agent", slug, secrets.token_hex(4)]))
+
+
+def _require_fitting(name: str) -> None:
+    if len(require_username(name)) > LONGEST:
+        raise InvalidUsername(
+            f"username {name!r:.40} is too long: {LONGEST} characters at most, so that its key "
+            f"can be kept as {KEY_PREFIX}<username>",
+            username=name,
+        )
+
+
+def _require_free(key: Row[Any] | None) -> None:
+    if key is not None:
+        raise CredentialError(
+            f"there is a credential {key.name!r} already, which the new agent's key would "
+            "replace: delete it, or choose another username",
+            credential=key.name,
+        )
+
+
+def _require_creator(connection: Connection, creator: Agent) -> None:
+    name = creator.username
+    row = _find(connection, UserRow, UserRow.username == name, lock=True)
+    if row is None:
+        raise UserNotFound(f"there is no account {name!r}", username=name)
+    if row.kind != "agent":
+        raise NotLocalAgent(f"{name!r} is a person, not an agent", username=name)
+    if not row.active:
+        raise UserInactive(f"{name!r} was deactivated", username=name)
+
+
+def _why_taken(there: Row[Any] | None, key: Row[Any] | None, creator: Agent) -> str:
+    """Why the account isn't one that the creator made here; empty where it is, or there's none."""
+    if there is None:
+        return ""
+    if there.kind != "agent":
+        return "taken by a person"
+    if there.owner != creator.username:
+        return "taken by another owner's agent"
+    if not there.active:
+        return "taken by a deactivated agent"
+    if key is None or key.kind != KEY_KIND or key.created_by != creator.username:
+        return "taken by an agent without a sealed key"
+    return ""
+
+
+def _find(connection: Connection, table: Any, which: Any, *, lock: bool = False) -> Row[Any] | None:
+    query = select(table.__table__).where(which)
+    if lock:
+        # SQLite's transaction holds the write lock already and leaves this out; elsewhere it
+        # makes calls of one creator follow each other.
+        query = query.with_for_update()
+    return connection.execute(query).one_or_none()
+
+
+def _record(
+    connection: Connection, creator: Agent, subject: str, outcome: str, reason: str
+) -> None:
+    record(
+        connection,
+        at=creator.now(),
+        actor=creator.username,
+        subject=subject,
+        action="agent.create",
+        outcome=outcome,
+        reason=reason,
+    )
