@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -55,6 +55,9 @@ class Database:
         self._url = url
         self._engine: Engine | None = None
         self._opening = threading.Lock()
+        # SQLite has one writer at a time, and makes others sleep and ask again; threads of one
+        # process wait here instead, and go on at once.
+        self._writer = threading.RLock()
 
     @property
     def engine(self) -> Engine:
@@ -73,7 +76,8 @@ class Database:
             StorageError: The database can't be reached or refused a statement.
         """
         engine = self.engine
-        with _named_errors(engine), engine.begin() as connection:
+        queue = self._writer if engine.dialect.name == "sqlite" else nullcontext()
+        with queue, _named_errors(engine), engine.begin() as connection:
             yield connection
 
     @contextmanager

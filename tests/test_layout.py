@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pipelit_agents
+
+ROOT = Path(__file__).parent.parent
+MODULES = [
+    each.name
+    for each in pkgutil.walk_packages(pipelit_agents.__path__, "pipelit_agents.")
+    if "migrations" not in each.name and not each.name.endswith("__main__")
+]
+MODULES += ["pipelit_agents.tools", "pipelit_agents.graphs"]
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_core_imports_neither_tools_nor_graphs() -> None:
+    """Data flows one way: only the demo command reaches up, when it is typed."""
+    for path in (ROOT / "pipelit_agents").rglob("*.py"):
+        found = [
+            name
+            for name in _imports(path)
+            if name.startswith(("pipelit_agents.tools", "pipelit_agents.graphs"))
+        ]
+        allowed = path.parent.name == "cli"
+        assert not found or allowed, f"{path}: {found}"
+
+
+def test_nothing_private_of_langgraph_is_used() -> None:
+    """LangGraph's internals may change without a word, so nothing of ours stands on them."""
+    for folder in ("pipelit_agents", "tools", "graphs"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not [n for n in _imports(path) if n.startswith("langgraph._internal")], path
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_all_is_sorted_and_true(module: str) -> None:
+    """Each name of `__all__` is there, and they stand in order."""
+    loaded = importlib.import_module(module)
+    names = list(getattr(loaded, "__all__", []))
+    assert names == sorted(names)
+    for name in names:
+        assert hasattr(loaded, name), name
+
+
+def test_importing_the_package_loads_no_engine() -> None:
+    """`import pipelit_agents` loads neither LangGraph nor a driver nor Alembic."""
+    code = (
+        "import sys, pipelit_agents; "
+        "print([m for m in ('langgraph', 'langchain', 'alembic', 'sqlite3', 'psycopg') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(python|sh)\n(.*?)```", README, re.DOTALL)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+SETUP = next(code for language, code in BLOCKS if "pipelit-agents init" in code)
+
+
+def _environment() -> dict[str, str]:
+    ours = ("FIELD_ENCRYPTION_KEY", "PIPELIT_DATABASE_URL")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def _run(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's own commands were typed."""
+    folder = tmp_path_factory.mktemp("readme")
+    for line in SETUP.splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            assert words[0] == "pipelit-agents"
+            command = [sys.executable, "-m", "pipelit_agents.cli", *words[1:]]
+            done = subprocess.run(
+                command, cwd=folder, env=_environment(), capture_output=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_first_block_shows_a_refusal(tmp_path: Path) -> None:
+    """The first code runs as it stands, in an empty folder, and two checks are refused."""
+    said = _run(PYTHON[0], tmp_path).splitlines()
+    assert said[0] == "agent_writer is who it says it is"
+    assert [line.split(" is told: ")[0] for line in said[1:]] == ["agent_editor", "agent_stranger"]
+
+
+def test_the_spawn_block_ends_verified(prepared: Path) -> None:
+    """The spawn of the README gives a verified answer."""
+    assert _run(PYTHON[1], prepared) == "verified WHY?\n"
+
+
+def test_the_credential_block_masks_and_injects(prepared: Path) -> None:
+    """The credential of the README is shown masked, and opened inside the node."""
+    assert _run(PYTHON[2], prepared).splitlines() == ["…ijkl", "called with a key of 15 characters"]
+
+
+def test_the_tools_block_names_the_tools(prepared: Path) -> None:
+    """The toolkit of the README has the three tools under their names."""
+    names = "['get_totp_code', 'verify_peer', 'create_agent_user']"
+    assert _run(PYTHON[3], prepared).strip() == names
+
+
+def test_every_block_is_run() -> None:
+    """A block that is added to the README has to be run by a test here."""
+    assert len(PYTHON) == 4
+
+
+def test_links_inside_the_repository_lead_somewhere() -> None:
+    """Each relative link of the documents names a file that is there."""
+    for page in [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
