@@ -30,6 +30,7 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import Agent, Verification
 from pipelit_agents.errors import (
+    AccountError,
     ConfigurationError,
     DepthExceeded,
     LedgerUnavailable,
@@ -543,7 +544,13 @@ async def _aguarded(parent: _Parent, work: Callable[[], Any]) -> SpawnResult:
 
 
 # Not the child's doing: the operator has to know, and a resume has to try again.
-_PARENT_FAILED: Final = (ConfigurationError, LedgerUnavailable, StorageError, UnsealError)
+_PARENT_FAILED: Final = (
+    AccountError,
+    ConfigurationError,
+    LedgerUnavailable,
+    StorageError,
+    UnsealError,
+)
 
 
 def _in_time(work: Callable[[RunControl | None], SpawnResult], timeout: float) -> SpawnResult:
