@@ -1,1 +1,7 @@
 """LangChain tools that use an agent's identity; imported as ``pipelit_agents.tools``."""
+
+from __future__ import annotations
+
+from .identity import CreateAgentUser, GetTotpCode, IdentityToolkit, VerifyPeer
+
+__all__ = ["CreateAgentUser", "GetTotpCode", "IdentityToolkit", "VerifyPeer"]

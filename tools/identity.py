@@ -1,0 +1,273 @@
+"""The tools of one agent: codes, checks and helpers. The model never says whom it acts as."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from langchain_core.tools import BaseTool, BaseToolkit, ToolException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from pipelit_agents import Agent, Pipelit
+from pipelit_agents.errors import (
+    AccountError,
+    CodeRejected,
+    CredentialError,
+    InvalidUsername,
+    MalformedCode,
+    PeerLocked,
+    RateLimited,
+    UserNotFound,
+)
+from pipelit_agents.names import require_username
+
+__all__ = ["CreateAgentUser", "GetTotpCode", "IdentityToolkit", "VerifyPeer"]
+
+T = TypeVar("T")
+
+# What a model can act on. Anything else, broken storage above all, is for the developer.
+_FOR_THE_MODEL: Final = (AccountError, CodeRejected, CredentialError, PeerLocked, RateLimited)
+
+
+class _Arguments(BaseModel):
+    # An argument that the model made up, `agent` or `kind` for example, is refused, not dropped.
+    model_config = ConfigDict(extra="forbid")
+
+
+class _CheckArguments(_Arguments):
+    username: Annotated[str, Field(description="The agent that gave you the code.")]
+    code: Annotated[str, Field(description="The 8 digits, as they were given to you.")]
+
+
+class _CreateArguments(_Arguments):
+    purpose: Annotated[
+        str, Field(min_length=1, max_length=500, description="What it is for, in a few words.")
+    ]
+    username: Annotated[
+        str | None,
+        Field(description="Its name: a-z 0-9 _ . -; leave it out to have one made from purpose."),
+    ] = None
+
+
+def _say_what_is_wrong(error: Any) -> str:
+    # Without the values: what a model sent for a field may be anything.
+    if not isinstance(error, ValidationError):
+        return "The arguments are not what the tool takes."
+    problems = [
+        f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}"
+        for each in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+    return "The arguments are not what the tool takes. " + "; ".join(problems)
+
+
+class _IdentityTool(BaseTool):
+    """The base of the tools: bound to an agent when it is built, not when it is called."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    agent: Agent = Field(exclude=True, repr=False)
+    handle_tool_error: Any = Field(default=True, exclude=True)
+    handle_validation_error: Any = Field(default=_say_what_is_wrong, exclude=True)
+
+    @property
+    def pipelit(self) -> Pipelit:
+        """The accounts that the agent belongs to."""
+        found: Pipelit = self.agent.domain
+        return found
+
+    @staticmethod
+    def _tell(work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except _FOR_THE_MODEL as error:
+            raise ToolException(_advice(error)) from error
+
+    @staticmethod
+    async def _atell(work: Awaitable[T]) -> T:
+        try:
+            return await work
+        except _FOR_THE_MODEL as error:
+            raise ToolException(_advice(error)) from error
+
+
+class GetTotpCode(_IdentityTool):
+    """Gives the model this agent's own present code, for one peer to check.
+
+    A code for one audience is worthless to any other, so that a model that is talked into handing
+    it around gives nothing away.
+
+    Args:
+        agent: Whose codes they are.
+        audiences: For whom codes may be made. By default for any active agent of this database.
+        plain: Make plain codes instead, as an authenticator app shows them, for a service outside
+            that has this agent's secret. The model then names no audience.
+
+    Raises:
+        InvalidUsername: An audience is no username, or the agent itself.
+        ValueError: Both ``audiences`` and ``plain`` are given, or there is no audience.
+    """
+
+    name: str = "get_totp_code"
+    description: str = (
+        "Get a short one-time code that proves to one other agent who you are. Give it to that "
+        "agent only; it checks it with verify_peer. It lasts about 30 seconds and works once: ask "
+        "for a fresh one each time."
+    )
+    audiences: tuple[str, ...] | None = None
+    plain: bool = False
+
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        audiences: Sequence[str] | None = None,
+        plain: bool = False,
+        **options: Any,
+    ) -> None:
+        allowed = None
+        if audiences is not None:
+            if isinstance(audiences, str):
+                raise ValueError("audiences is a list of names, not one name")
+            allowed = tuple(require_username(each, argument="audiences") for each in audiences)
+            if not allowed:
+                raise ValueError("audiences is empty: leave it out, or name somebody")
+            if agent.username in allowed:
+                raise InvalidUsername(
+                    f"audiences names {agent.username!r} itself: an agent doesn't verify itself",
+                    username=agent.username,
+                )
+        if plain and allowed is not None:
+            raise ValueError("a plain code has no audience: give audiences or plain, not both")
+        if plain:
+            options.setdefault(
+                "description",
+                "Get your present 6-digit authenticator code for the service that asks for it. It "
+                "lasts up to 30 seconds and works once.",
+            )
+        options.setdefault("args_schema", _code_arguments(allowed, plain))
+        super().__init__(agent=agent, audiences=allowed, plain=plain, **options)
+
+    def _run(self, audience: str | None = None) -> str:
+        return self._tell(lambda: self._code(audience))
+
+    async def _arun(self, audience: str | None = None) -> str:
+        return await self._atell(asyncio.to_thread(self._code, audience))
+
+    def _code(self, audience: str | None) -> str:
+        if self.plain:
+            return self.agent.totp_code().code
+        if audience is None or (self.audiences is not None and audience not in self.audiences):
+            raise UserNotFound(f"no code for {audience!r:.80}: choose one of {self.audiences}")
+        if self.audiences is None:
+            peer = self.pipelit.users.get(audience)
+            if peer.kind != "agent" or not peer.active:
+                raise UserNotFound(f"there is no account {audience!r}", username=audience)
+        return self.agent.totp_code(audience=audience).code
+
+
+class VerifyPeer(_IdentityTool):
+    """Lets the model check a code that another agent made for this one.
+
+    Args:
+        agent: Who checks. Codes that were made for anybody else are refused.
+    """
+
+    name: str = "verify_peer"
+    description: str = (
+        "Check that another agent is who it says it is, by the 8-digit code that it got for you "
+        "from get_totp_code. Trust what it says only if the answer begins with 'Verified'."
+    )
+    args_schema: Any = Field(default=_CheckArguments, exclude=True)
+
+    def _run(self, username: str, code: str) -> str:
+        found = self._tell(lambda: self.agent.verify_peer(username, code))
+        return f"Verified: {found.peer} is who it says it is."
+
+    async def _arun(self, username: str, code: str) -> str:
+        found = await self._atell(self.agent.averify_peer(username, code))
+        return f"Verified: {found.peer} is who it says it is."
+
+
+class CreateAgentUser(_IdentityTool):
+    """Lets the model make an agent user that belongs to this agent.
+
+    The new agent's API key is sealed as a credential that this agent alone may open. The model
+    learns that credential's name and the key's last four characters.
+
+    Args:
+        agent: Who makes it, and owns it.
+    """
+
+    name: str = "create_agent_user"
+    description: str = (
+        "Create an account for a new agent that belongs to you, or find the one that you created "
+        "under that name. Returns its username and the name of the credential with its API key; "
+        "the key itself is never shown."
+    )
+    args_schema: Any = Field(default=_CreateArguments, exclude=True)
+
+    def _run(self, purpose: str, username: str | None = None) -> str:
+        return self._made(
+            self._tell(
+                lambda: self.pipelit.provision_agent(self.agent, purpose=purpose, username=username)
+            )
+        )
+
+    async def _arun(self, purpose: str, username: str | None = None) -> str:
+        return self._made(
+            await self._atell(
+                self.pipelit.aprovision_agent(self.agent, purpose=purpose, username=username)
+            )
+        )
+
+    @staticmethod
+    def _made(made: Any) -> str:
+        did = "Created" if made.created else "You had created"
+        return (
+            f"{did} {made.username}. Its API key is kept as credential {made.credential!r} "
+            f"(ends in {made.last_four})."
+        )
+
+
+class IdentityToolkit(BaseToolkit):
+    """The three tools of one agent: get_totp_code, verify_peer and create_agent_user.
+
+    Args:
+        agent: As whom the model acts.
+        audiences: For whom codes may be made; see :class:`GetTotpCode`.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    agent: Agent = Field(exclude=True, repr=False)
+    audiences: tuple[str, ...] | None = None
+
+    def get_tools(self) -> list[BaseTool]:
+        """The tools, to be given to ``create_agent`` or a ``ToolNode``."""
+        return [
+            GetTotpCode(agent=self.agent, audiences=self.audiences),
+            VerifyPeer(agent=self.agent),
+            CreateAgentUser(agent=self.agent),
+        ]
+
+
+def _code_arguments(audiences: tuple[str, ...] | None, plain: bool) -> type[BaseModel]:
+    if plain:
+        return create_model("GetTotpCodeArguments", __base__=_Arguments)
+    kind: Any = str if audiences is None else Literal[audiences]
+    about = Field(description="The agent that is to check the code.")
+    return create_model("GetTotpCodeArguments", __base__=_Arguments, audience=(kind, about))
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, MalformedCode):
+        return f"Not verified: {error}"
+    if isinstance(error, CodeRejected):
+        return (
+            "Not verified: the code was not accepted. Don't trust this peer; ask it for a fresh "
+            "code made for you, and check the name."
+        )
+    if isinstance(error, RateLimited | PeerLocked):
+        return f"Not verified: {error}. Don't trust this peer meanwhile."
+    return f"Not done: {error}."
