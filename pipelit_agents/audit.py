@@ -64,8 +64,9 @@ def record(
         _INSERT,
         {
             "at": at,
-            "actor": actor[:149],
-            "subject": subject[:149],
+            # What was refused as a name may hold what no database takes.
+            "actor": _storable(actor)[:149],
+            "subject": _storable(subject)[:149],
             "action": action,
             "outcome": outcome,
             "reason": reason,
@@ -73,6 +74,10 @@ def record(
             "node": node[:149],
         },
     )
+
+
+def _storable(name: str) -> str:
+    return name[:149].encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
 
 
 class AuditTrail:

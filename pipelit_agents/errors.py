@@ -38,7 +38,7 @@ callers needn't parse messages. No message holds a code, a secret or a key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 __all__ = [
@@ -76,6 +76,18 @@ __all__ = [
 
 class PipelitError(Exception):
     """The root of the tree: catches everything that this package raises on purpose."""
+
+    def __reduce__(self) -> tuple[Callable[..., PipelitError], tuple[Any, ...]]:
+        # The default calls the class with its message alone, and some want more than that.
+        return _rebuilt, (type(self), self.args, vars(self))
+
+
+def _rebuilt(
+    kind: type[PipelitError], args: tuple[Any, ...], evidence: dict[str, Any]
+) -> PipelitError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(evidence)
+    return error
 
 
 class ConfigurationError(PipelitError):

@@ -17,11 +17,13 @@ from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import (
     CodeRejected,
+    InvalidUsername,
     MalformedCode,
     NotLocalAgent,
     PeerLocked,
     ProofRejected,
     RateLimited,
+    UnsealError,
     UserInactive,
     UserNotFound,
 )
@@ -168,7 +170,11 @@ class Verifier:
             ]
 
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
-        decision = self._ledger.decide(Attempt(verifier, name, code_kind, matches))
+        try:
+            decision = self._ledger.decide(Attempt(verifier, name, code_kind, matches))
+        except UnsealError:
+            self._audit(verifier, name, f"verify.{kind}", "secret doesn't open", self._clock())
+            raise
         who = {"peer": name, "verifier": verifier}
         if decision.verdict == "rejected":
             raise CodeRejected(**who)
@@ -194,6 +200,7 @@ class Verifier:
         proof: Proof,
         challenge: Challenge,
         *,
+        verifier: str,
         role: ProofRole,
         request: bytes,
         kind: str,
@@ -202,8 +209,11 @@ class Verifier:
         quiet: bool,
     ) -> Verification:
         """Checks a proof against the verifier's own challenge; see :meth:`Agent.verify_proof`."""
-        verifier, peer = challenge.verifier, challenge.prover
+        peer = challenge.prover
+        action = "verify.request" if role == "spawn-request" else "verify.proof"
         now = self._clock()
+        own = challenge.verifier == verifier != peer
+        unused = own and challenge.spend()
         rows = self._accounts(verifier, peer)
         one, other = rows.get(verifier), rows.get(peer)
         account = None
@@ -220,11 +230,20 @@ class Verifier:
             kind=kind,
             payload=payload,
         )
-        answers = [binding.answer(key, proof.step) for key in self._unseal(account)]
+        present = int(now) // PERIOD
+        timely = int(challenge.issued_at) // PERIOD - 1 <= proof.step <= present + 1
+        # A step out of range may be no time at all, and costs the same work as one in it.
+        step = proof.step if timely else present
+        try:
+            answers = [binding.answer(key, step) for key in self._unseal(account)]
+        except UnsealError:
+            self._audit(verifier, peer, action, "secret doesn't open", now)
+            raise
         matched = [answer for answer in answers if same(answer, proof.value)]
-        first = int(challenge.issued_at) // PERIOD - 1
         reason = ""
-        if not challenge.spend():
+        if not own:
+            reason = "challenge of another verifier"
+        elif not unused:
             reason = "challenge used before"
         elif (proof.prover, proof.verifier) != (peer, verifier):
             reason = "made by or for another"
@@ -234,14 +253,13 @@ class Verifier:
             reason = "peer unknown"
         elif not other.active:
             reason = "peer inactive"
+        elif not timely:
+            reason = "step out of range"
         elif not matched:
             reason = "wrong proof"
-        elif not first <= proof.step <= int(now) // PERIOD + 1:
-            reason = "step out of range"
         elif now >= challenge.expires_at:
             reason = "late"
         if reason or not quiet:
-            action = "verify.request" if role == "spawn-request" else "verify.proof"
             self._audit(verifier, peer, action, reason, now)
         if reason:
             raise ProofRejected(peer=peer, verifier=verifier)
@@ -329,7 +347,9 @@ class Agent:
         if audience is not None and require_username(audience, argument="audience") == (
             self.username
         ):
-            raise ValueError("audience: an agent doesn't verify itself")
+            raise InvalidUsername(
+                "audience: an agent doesn't verify itself", username=self.username
+            )
         step = int(self._verifier.now()) // PERIOD
         key = self._verifier.own_key(self.username)
         code = _short_code(key, step, self.username, audience)
@@ -457,10 +477,10 @@ class Agent:
             ProofRejected: It doesn't show that; why is in the audit only.
             UnsealError: The peer's secret doesn't open under this keyring.
         """
-        self._own(challenge)
         return self._verifier.check_proof(
             proof,
             challenge,
+            verifier=self.username,
             role="spawn-result",
             request=request,
             kind=kind,
@@ -479,10 +499,10 @@ class Agent:
         depth: int | None = None,
     ) -> Verification:
         """Checks that the challenge's prover asks this of this agent. Otherwise as above."""
-        self._own(challenge)
         return self._verifier.check_proof(
             proof,
             challenge,
+            verifier=self.username,
             role="spawn-request",
             request=request,
             kind="",
@@ -544,14 +564,6 @@ class Agent:
     def now(self) -> float:
         """The clock that this agent's proofs are stamped by, Unix seconds."""
         return self._verifier.now()
-
-    def _own(self, challenge: Challenge) -> None:
-        if challenge.verifier != self.username:
-            raise ProofRejected(
-                f"the challenge is of {challenge.verifier!r}, not of {self.username!r}",
-                peer=challenge.prover,
-                verifier=self.username,
-            )
 
     def _prove(
         self,

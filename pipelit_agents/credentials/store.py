@@ -21,10 +21,12 @@ from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.errors import (
+    AccountError,
     CredentialError,
     CredentialNotAllowed,
     CredentialNotFound,
     CredentialScopeError,
+    UnsealError,
 )
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.names import is_username, require_username
@@ -144,7 +146,7 @@ class Credentials:
         now = self._clock()
         keyring = self._keyring()
         place = _place(name, kind, shown, may)
-        hint_place = f"credential:{name}:hint"
+        hint_place = f"{place}:hint"
         values = {
             "kind": kind,
             "public": shown,
@@ -283,18 +285,24 @@ class Credentials:
         with self._database.reading() as connection:
             row = _find(connection, name)
         actor = agent.username if agent is not None else ""
+        try:
+            # It opens first: only then the allow-list beside it is to be believed.
+            place = _place(name, row.kind, row.public, row.allow)
+            fields = json.loads(self._keyring().unseal(row.sealed.token, place))
+            if agent is not None:
+                # An account that was deactivated opens nothing, whatever handle is left of it.
+                agent.require_active()
+        except (AccountError, UnsealError) as error:
+            reason = "doesn't open" if isinstance(error, UnsealError) else "agent can't act"
+            with self._database.writing() as connection:
+                self._record(connection, actor, name, "credential.reveal", "refused", reason)
+            raise
+        wanted = wanted or (next(iter(fields)) if len(fields) == 1 else VALUE)
         reason = ""
         if row.allow is not None and actor not in json.loads(row.allow):
             reason = "not allowed"
-        elif agent is not None:
-            # An account that was deactivated opens nothing, whatever handle is left of it.
-            agent.require_active()
-        fields: dict[str, str] = {}
-        if not reason:
-            place = _place(name, row.kind, row.public, row.allow)
-            fields = json.loads(self._keyring().unseal(row.sealed.token, place))
-            wanted = wanted or (next(iter(fields)) if len(fields) == 1 else VALUE)
-            reason = "" if wanted in fields else "no such field"
+        elif wanted not in fields:
+            reason = "no such field"
         with self._database.writing() as connection:
             outcome = "refused" if reason else "ok"
             self._record(connection, actor, name, "credential.reveal", outcome, reason)
@@ -312,7 +320,9 @@ class Credentials:
         return Secret(fields[wanted], credential=reference)
 
     def _info(self, row: Row[Any]) -> CredentialInfo:
-        hint = self._keyring().unseal(row.hint.token, f"credential:{row.name}:hint").decode()
+        # Bound as the secret is: a base_url that was changed is not shown as if it were right.
+        place = f"{_place(row.name, row.kind, row.public, row.allow)}:hint"
+        hint = self._keyring().unseal(row.hint.token, place).decode()
         return CredentialInfo(
             row.name,
             row.kind,

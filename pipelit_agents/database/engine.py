@@ -24,6 +24,7 @@ __all__ = ["Database", "boot_id"]
 
 URL_SETTING: Final = "PIPELIT_DATABASE_URL"
 BUSY_TIMEOUT: Final = 15.0
+_migrating: Final = threading.Lock()
 
 
 @cache
@@ -53,6 +54,10 @@ class Database:
 
     def __init__(self, url: Callable[[], str]) -> None:
         self._url = url
+        self._begin_here()
+
+    def _begin_here(self) -> None:
+        self._process = os.getpid()
         self._engine: Engine | None = None
         self._opening = threading.Lock()
         # SQLite has one writer at a time, and makes others sleep and ask again; threads of one
@@ -61,7 +66,12 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """The engine; made at first use."""
+        """The engine; made at first use, and anew in a forked child."""
+        if self._process != os.getpid():
+            # SQLite's connections and locks don't survive a fork. They aren't closed either: the
+            # parent still uses the file.
+            self._inherited = self._engine
+            self._begin_here()
         if self._engine is None:
             with self._opening:
                 if self._engine is None:
@@ -91,6 +101,10 @@ class Database:
         with _named_errors(reader), reader.connect() as connection:
             yield connection
 
+    def epoch(self) -> str:
+        """What changes when commits may have been lost; a server loses none that it confirmed."""
+        return boot_id() if self.engine.dialect.name == "sqlite" else ""
+
     def create_schema(self) -> None:
         """Brings the tables to the newest form; does nothing where they are.
 
@@ -98,16 +112,24 @@ class Database:
             StorageError: The database can't be reached or refused a statement.
         """
         from alembic import command
+        from alembic.util import CommandError
 
         from pipelit_agents.database.models import EpochRow
 
-        with self.writing() as connection:
+        # Alembic keeps the migration that is under way in a global variable.
+        with _migrating, self.writing() as connection:
             config = _alembic_config()
             config.attributes["connection"] = connection
             fresh = _revision(connection) is None
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise StorageError(
+                    f"the tables can't be brought to this package's form ({error}); they may be "
+                    f"of a newer pipelit-agents: install that one (setting: {URL_SETTING})"
+                ) from None
             if fresh:
-                epoch = {"id": 1, "boot_id": boot_id(), "changed_at": 0.0}
+                epoch = {"id": 1, "boot_id": self.epoch(), "changed_at": 0.0}
                 connection.execute(insert(EpochRow).values(epoch))
 
     def pending_migrations(self) -> bool:
@@ -147,6 +169,8 @@ def _alembic_config() -> Config:
 def _named_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
+    except UnicodeEncodeError:
+        raise StorageError("text with a lone surrogate can't be stored") from None
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or error
         hint = ""
@@ -169,13 +193,14 @@ def _engine(url: str) -> Engine:
             f"{URL_SETTING} is not a database URL that can be used here ({error}); for example: "
             "sqlite:///.pipelit/agents.db"
         ) from None
-    if not parsed.database or parsed.database == ":memory:" or "mode" in parsed.query:
+    name = parsed.database or ":memory:"
+    if name == ":memory:" or name.startswith("file:") or {"mode", "uri"} & parsed.query.keys():
         raise ConfigurationError(
-            f"{URL_SETTING} has to name a file: an SQLite database in memory can't be shared by "
-            "threads safely. In tests use a temporary directory, for example "
+            f"{URL_SETTING} has to name a file by its path: an SQLite database in memory can't be "
+            "shared by threads safely. In tests use a temporary directory, for example "
             "sqlite:////tmp/agents.db"
         )
-    path = Path(parsed.database)
+    path = Path(name)
     _make_private(path)
     engine = create_engine(
         parsed, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, hide_parameters=True

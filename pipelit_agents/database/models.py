@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import BigInteger, CheckConstraint, Float, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pipelit_agents.database.types import EncryptedString
@@ -89,7 +89,7 @@ class LedgerRow(Base):
     in_a_row: Mapped[int] = mapped_column(Integer)
     recent: Mapped[str] = mapped_column(Text)
     locked_until: Mapped[float] = mapped_column(Float)
-    spent_step: Mapped[int] = mapped_column(Integer)
+    spent_step: Mapped[int] = mapped_column(BigInteger)
 
 
 class EpochRow(Base):

@@ -6,11 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Column, Dialect, Table, Text, event
+from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.types import TypeDecorator
 
+from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.keyring import Keyring, Sealed
 
 __all__ = ["EncryptedString"]
+
+
+# SQLAlchemy wraps what is raised while it writes, and then repeats the row's values, the plaintext
+# among them, in the message; except where the exception asks it not to.
+class _NoKey(ConfigurationError, DontWrapMixin):
+    pass
+
+
+class _NotText(TypeError, DontWrapMixin):
+    pass
 
 
 class EncryptedString(TypeDecorator[Any]):
@@ -58,13 +70,18 @@ class EncryptedString(TypeDecorator[Any]):
         if isinstance(value, Sealed):
             return value.token
         if not isinstance(value, str):
-            raise TypeError(
+            raise _NotText(
                 f"{self.place or 'EncryptedString'} takes str, Sealed or None, "
                 f"not {type(value).__name__}"
             )
         if not self.place:
-            raise TypeError("EncryptedString has to belong to a table's column to seal a value")
-        return self._keyring().seal(value, self.place)
+            raise _NotText("EncryptedString has to belong to a table's column to seal a value")
+        try:
+            return self._keyring().seal(value, self.place)
+        except ConfigurationError as error:
+            raise _NoKey(str(error)) from None
+        except UnicodeEncodeError:
+            raise _NotText(f"{self.place}: text with a lone surrogate can't be stored") from None
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Sealed | None:
         """Wraps a loaded ciphertext; nothing is decrypted here."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import text
 
 from pipelit_agents.audit import record
-from pipelit_agents.database.engine import Database, boot_id
+from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.proof import PERIOD
@@ -24,7 +24,6 @@ __all__ = ["Account", "Attempt", "Decision", "SqlLedger"]
 CodeKind = Literal["audience", "plain"]
 Verdict = Literal["accepted", "rejected", "limited", "locked"]
 
-EPOCH_PERIODS: Final = 3
 _RETRIES: Final = 50
 
 _LEDGER_COLUMNS: Final = ("version", "in_a_row", "recent", "locked_until", "spent_step")
@@ -125,7 +124,8 @@ class SqlLedger:
         database: Where the tables are.
         policy: The limits.
         clock: The ledger's clock, Unix seconds.
-        epoch: Names the life of the machine; where it changed, commits may have been lost.
+        epoch: Names the life of the machine; where it changed, commits may have been lost. By
+            default the database's own.
     """
 
     def __init__(
@@ -133,12 +133,12 @@ class SqlLedger:
         database: Database,
         policy: VerificationPolicy,
         clock: Callable[[], float],
-        epoch: Callable[[], str] = boot_id,
+        epoch: Callable[[], str] | None = None,
     ) -> None:
         self._database = database
         self._policy = policy
         self._clock = clock
-        self._epoch = epoch
+        self._epoch = epoch or database.epoch
 
     def decide(self, attempt: Attempt) -> Decision:
         """Decides one attempt in a transaction of its own, durable when this returns.
@@ -236,10 +236,9 @@ class SqlLedger:
             account = Account(attempt.peer, row.totp_secret, row.totp_previous if overlap else None)
         steps = attempt.matches(account, present)
         spent = state.peer if attempt.kind == "plain" else state.pair
-        changed = int(changed_at) // PERIOD
         # A code may be ahead of the clock by the window, so that much of the future may have
         # been spent and forgotten too.
-        forgotten = changed + self._policy.window if present <= changed + EPOCH_PERIODS else -1
+        forgotten = int(changed_at) // PERIOD + self._policy.window
         reason = ""
         if not row.verifier_active:
             reason = "verifier unknown or inactive"

@@ -1,0 +1,525 @@
+"""The ledger: limits, locks, what is durable, and that nothing passes while it can't count."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Clock
+from sqlalchemy import create_engine, event, text
+
+from pipelit_agents import Agent, Pipelit, VerificationPolicy
+from pipelit_agents.errors import (
+    CodeRejected,
+    LedgerUnavailable,
+    PeerLocked,
+    RateLimited,
+    StorageError,
+    UserNotFound,
+    VerificationError,
+)
+from pipelit_agents.ledger.sql import SqlLedger
+from pipelit_agents.verification import Verifier
+
+
+def make(pipelit: Pipelit, name: str, owner: str = "alice") -> Agent:
+    """Another agent."""
+    pipelit.users.create_agent(name, owner=owner, purpose="takes part")
+    return pipelit.agent(name)
+
+
+def guess(verifier: Agent, peer: str, times: int = 1) -> list[VerificationError]:
+    """Guesses wrong that many times; what came of it."""
+    found = []
+    for _ in range(times):
+        with pytest.raises(VerificationError) as caught:
+            # 8 digits; the code of the step 60 000 000 ± n is another with 1 - 3e-8.
+            verifier.verify_peer(peer, "00000000")
+        found.append(caught.value)
+    return found
+
+
+def guess_slowly(clock: Clock, verifier: Agent, peer: str, times: int) -> None:
+    """Guesses wrong that many times, and waits whenever the limit of a minute would hold."""
+    for number in range(times):
+        if number % 5 == 0:
+            clock.advance(61)
+        assert [type(each) for each in guess(verifier, peer)] == [CodeRejected]
+
+
+def verify(verifier: Agent, peer: Agent) -> None:
+    """Verifies with the right code."""
+    verifier.verify_peer(peer.username, peer.totp_code(audience=verifier.username).code)
+
+
+def last_reason(pipelit: Pipelit) -> str:
+    """The true reason of the last decision."""
+    return pipelit.audit.list(limit=1)[0].reason
+
+
+def with_epoch(pipelit: Pipelit, name: str, epoch: Callable[[], str], clock: Clock) -> Agent:
+    """An agent whose ledger believes that the machine's life has this name."""
+    ledger = SqlLedger(pipelit._database, pipelit.policy, clock, epoch)
+    verifier = Verifier(pipelit._database, pipelit._open_keyring, ledger, pipelit.policy, clock)
+    return Agent(name, verifier, pipelit)
+
+
+def reopened(pipelit: Pipelit, prepare: Callable[[Any], None]) -> None:
+    """Opens the database anew, with something done to every connection."""
+    pipelit.close()
+    event.listen(pipelit._database.engine, "connect", lambda made, _: prepare(made))
+
+
+# Limits
+
+
+def test_after_five_failures_a_verifier_waits_and_others_do_not(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Of 12 wrong guesses 7 are told to wait, the right code too, and C still verifies A."""
+    found = guess(editor, "agent_writer", 12)
+    assert [type(each) for each in found] == [CodeRejected] * 5 + [RateLimited] * 7
+    assert {each.retry_after for each in found if isinstance(each, RateLimited)} == {60.0}
+    with pytest.raises(RateLimited) as caught:
+        verify(editor, writer)
+    assert (caught.value.peer, caught.value.verifier) == ("agent_writer", "agent_editor")
+    verify(make(pipelit, "agent_other"), writer)
+    verify(editor, make(pipelit, "agent_else"))
+
+
+def test_a_wait_ends_when_it_says(clock: Clock, writer: Agent, editor: Agent) -> None:
+    """After ``retry_after`` seconds, and not a second earlier, a code is looked at again."""
+    for _ in range(5):
+        guess(editor, "agent_writer")
+        clock.advance(4)
+    limited = guess(editor, "agent_writer")[0]
+    assert isinstance(limited, RateLimited)
+    assert limited.retry_after == 40
+    clock.advance(limited.retry_after - 1)
+    with pytest.raises(RateLimited):
+        verify(editor, writer)
+    clock.advance(1)
+    verify(editor, writer)
+
+
+def test_attempts_while_waiting_are_not_counted(clock: Clock, writer: Agent, editor: Agent) -> None:
+    """Being told to wait is no failure: a hundred of them lock nobody."""
+    guess(editor, "agent_writer", 105)
+    clock.advance(60)
+    verify(editor, writer)
+
+
+def test_ten_failures_in_a_row_lock_the_pair_for_15_minutes(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """After ten the pair is locked for 900 s, the right code too; C still verifies A."""
+    guess_slowly(clock, editor, "agent_writer", 10)
+    locked = guess(editor, "agent_writer")[0]
+    assert isinstance(locked, PeerLocked)
+    assert locked.retry_after == 900
+    assert last_reason(pipelit) == "pair locked"
+    verify(make(pipelit, "agent_other"), writer)
+    clock.advance(899)
+    with pytest.raises(PeerLocked):
+        verify(editor, writer)
+    clock.advance(1)
+    verify(editor, writer)
+
+
+def test_a_success_ends_the_row(clock: Clock, writer: Agent, editor: Agent) -> None:
+    """Nine failures, a success and nine failures lock nobody."""
+    for _ in range(2):
+        guess_slowly(clock, editor, "agent_writer", 9)
+        clock.advance(61)
+        verify(editor, writer)
+
+
+def test_agents_of_one_owner_stop_together(pipelit: Pipelit, clock: Clock, writer: Agent) -> None:
+    """After 50 by all agents of one root owner, also its innocent ones wait; another's don't."""
+    pipelit.users.create("bob")
+    innocent, judge = make(pipelit, "agent_innocent"), make(pipelit, "agent_judge", "bob")
+    boss = make(pipelit, "agent_boss")
+    for number in range(5):
+        owner = "alice" if number % 2 else boss.username
+        guess_slowly(clock, make(pipelit, f"agent_{number}", owner), "agent_writer", 10)
+    with pytest.raises(PeerLocked) as caught:
+        verify(innocent, writer)
+    assert caught.value.retry_after == 900
+    assert last_reason(pipelit) == "owner locked"
+    verify(judge, writer)
+    verify(innocent, boss)
+    clock.advance(900)
+    verify(innocent, writer)
+
+
+def switch_off(pipelit: Pipelit, clock: Clock, peer: str) -> None:
+    """A hundred failures in a row, by the agents of two owners."""
+    for owner in ("bob", "carol"):
+        pipelit.users.create(owner)
+        for number in range(5):
+            guess_slowly(clock, make(pipelit, f"agent_{owner}_{number}", owner), peer, 10)
+
+
+def test_a_hundred_failures_switch_the_short_codes_off(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """After 100 in a row nobody checks codes of the peer until ``unlock``; proofs still verify."""
+    switch_off(pipelit, clock, "agent_writer")
+    for _ in range(2):
+        for kind in ("audience", "plain"):
+            audience = "agent_editor" if kind == "audience" else None
+            code = writer.totp_code(audience=audience).code
+            with pytest.raises(PeerLocked, match="operator") as caught:
+                editor.verify_peer("agent_writer", code, kind=kind)  # type: ignore[arg-type]
+            assert caught.value.retry_after is None
+        clock.advance(10 * 86_400)
+    assert last_reason(pipelit) == "short codes switched off"
+    challenge = editor.challenge("agent_writer")
+    proof = writer.prove(challenge.value, b"answer", verifier="agent_editor")
+    assert editor.verify_proof(proof, challenge=challenge, payload=b"answer").kind == "proof"
+    with pytest.raises(PeerLocked):
+        verify(editor, writer)
+    pipelit.users.unlock("agent_writer", by="alice")
+    assert pipelit.audit.list(limit=1)[0].action == "user.unlock"
+    verify(editor, writer)
+
+
+def test_unlocking_forgets_every_lock_and_nothing_that_was_spent(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """``unlock`` ends waits and locks of all verifiers, but a spent code stays spent."""
+    code = writer.totp_code().code
+    editor.verify_peer("agent_writer", code, kind="plain")
+    other = make(pipelit, "agent_other")
+    guess(editor, "agent_writer", 6)
+    guess(other, "agent_writer", 6)
+    pipelit.users.unlock("agent_writer")
+    with pytest.raises(CodeRejected):
+        other.verify_peer("agent_writer", code, kind="plain")
+    assert last_reason(pipelit) == "replay"
+    verify(editor, writer)
+    with pytest.raises(UserNotFound):
+        pipelit.users.unlock("agent_nobody")
+
+
+def test_an_account_that_is_not_there_is_limited_and_locked_the_same(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Guesses about an unknown name meet the same refusals, waits and locks at the same points."""
+
+    def seen(peer: str) -> list[tuple[type, str, float | None]]:
+        found = []
+        for _ in range(4):
+            found += guess(editor, peer, 8)
+            clock.advance(61)
+        return [
+            (type(each), str(each).replace(peer, "X"), getattr(each, "retry_after", None))
+            for each in found
+        ]
+
+    ghost = seen("agent_ghost")
+    assert ghost == seen("agent_writer")
+    assert {kind for kind, _, _ in ghost} == {CodeRejected, RateLimited, PeerLocked}
+
+
+def test_unknown_names_are_switched_off_the_same(pipelit: Pipelit, clock: Clock) -> None:
+    """After 100 failures an unknown name is locked for everybody, without an end."""
+    dave = pipelit.users.create("dave").username
+    switch_off(pipelit, clock, "agent_ghost")
+    locked = guess(make(pipelit, "agent_judge", dave), "agent_ghost")[0]
+    assert isinstance(locked, PeerLocked)
+    assert locked.retry_after is None
+
+
+def test_nobody_is_born_locked(pipelit: Pipelit, clock: Clock, editor: Agent) -> None:
+    """Guesses about a name before it was given don't lock the agent that gets it."""
+    switch_off(pipelit, clock, "agent_unborn")
+    verify(editor, make(pipelit, "agent_unborn"))
+
+
+def test_both_kinds_of_code_count_together(clock: Clock, writer: Agent, editor: Agent) -> None:
+    """Guessing plain codes and audience codes in turn doesn't double the guesses."""
+    right = writer.totp_code().code
+    wrong = f"{(int(right) + 1) % 10**6:06d}"
+    guess(editor, "agent_writer", 4)
+    with pytest.raises(CodeRejected):
+        editor.verify_peer("agent_writer", wrong, kind="plain")
+    assert [type(each) for each in guess(editor, "agent_writer")] == [RateLimited]
+    with pytest.raises(RateLimited):
+        editor.verify_peer("agent_writer", wrong, kind="plain")
+
+
+def test_a_policy_may_be_stricter(
+    pipelit: Pipelit, database_url: str, key: str, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """A deployment's own limits hold."""
+    policy = VerificationPolicy(failures_per_minute=1, lock_after=2, lock_seconds=60)
+    with Pipelit(
+        database_url=database_url, encryption_keys=[key], clock=clock, policy=policy
+    ) as other:
+        strict = other.agent("agent_editor")
+        assert [type(each) for each in guess(strict, "agent_writer", 2)] == [
+            CodeRejected,
+            RateLimited,
+        ]
+        clock.advance(60)
+        guess(strict, "agent_writer")
+        locked = guess(strict, "agent_writer")[0]
+        assert isinstance(locked, PeerLocked)
+        assert locked.retry_after == 60
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"failures_per_minute": 0},
+        {"lock_after": 0},
+        {"lock_seconds": float("nan")},
+        {"switch_off_after": 101},
+        {"window": 3},
+        {"window": -1},
+        {"agents_per_owner": 0},
+    ],
+)
+def test_a_policy_that_breaks_a_promise_is_refused(wrong: dict[str, Any]) -> None:
+    """A number out of range is a ValueError that names it."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        VerificationPolicy(**wrong)
+
+
+# Durability
+
+
+class Mishap(Exception):
+    pass
+
+
+def test_an_attempt_is_charged_though_the_callers_transaction_rolls_back(
+    pipelit: Pipelit, database_url: str, writer: Agent, editor: Agent
+) -> None:
+    """In a transaction of the caller's on the same file, rolled back: spent and counted."""
+    code = writer.totp_code(audience="agent_editor").code
+    engine = create_engine(database_url)
+
+    def work() -> None:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("BEGIN")
+            assert connection.scalar(text("SELECT count(*) FROM pipelit_users")) == 3
+            editor.verify_peer("agent_writer", code)
+            guess(editor, "agent_writer", 5)
+            raise Mishap
+
+    with pytest.raises(Mishap):
+        work()
+    engine.dispose()
+    assert isinstance(guess(editor, "agent_writer")[0], RateLimited)
+    pipelit.users.unlock("agent_writer")
+    with pytest.raises(CodeRejected):
+        editor.verify_peer("agent_writer", code)
+    assert last_reason(pipelit) == "replay"
+
+
+def test_an_attempt_inside_our_own_reading_transaction_is_charged(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """A reader that saw the state before doesn't undo what was spent since."""
+    code = writer.totp_code(audience="agent_editor").code
+    with pipelit._database.reading() as connection:
+        count = text("SELECT count(*) FROM pipelit_ledger")
+        assert connection.scalar(count) == 0
+        editor.verify_peer("agent_writer", code)
+        assert connection.scalar(count) == 0
+    with pytest.raises(CodeRejected):
+        editor.verify_peer("agent_writer", code)
+
+
+def test_limits_outlive_the_process(
+    pipelit: Pipelit, database_url: str, key: str, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """What was counted and spent is there for a Pipelit that is made afterwards."""
+    code = writer.totp_code(audience="agent_editor").code
+    editor.verify_peer("agent_writer", code)
+    guess(editor, "agent_writer", 5)
+    pipelit.close()
+    with Pipelit(database_url=database_url, encryption_keys=[key], clock=clock) as other:
+        with pytest.raises(RateLimited):
+            other.agent("agent_editor").verify_peer("agent_writer", code)
+        clock.advance(60)
+        with pytest.raises(CodeRejected):
+            other.agent("agent_editor").verify_peer("agent_writer", code)
+
+
+# Epochs
+
+
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_after_a_restart_what_may_have_been_spent_is_refused(
+    database_url: str, key: str, clock: Clock, window: int
+) -> None:
+    """No code that could be spent before the change is good after it; younger ones are."""
+    policy = VerificationPolicy(window=window, failures_per_minute=99, lock_after=99)
+    with Pipelit(
+        database_url=database_url, encryption_keys=[key], clock=clock, policy=policy
+    ) as pipelit:
+        pipelit.create_schema()
+        pipelit.users.create("alice")
+        writer, editor = make(pipelit, "agent_writer"), make(pipelit, "agent_editor")
+        codes = {}
+        for step in range(-window, 8):
+            clock.now = 1_800_000_000 + 30 * step
+            codes[step] = writer.totp_code(audience="agent_editor").code
+        clock.now = 1_800_000_000
+        restarted = with_epoch(pipelit, "agent_editor", lambda: "another life", clock)
+        accepted = []
+        for present in range(6):
+            clock.now = 1_800_000_000 + 30 * present
+            for step in range(max(present - window, -window), present + window + 1):
+                try:
+                    restarted.verify_peer("agent_writer", codes[step])
+                    accepted.append(step)
+                except CodeRejected:
+                    assert last_reason(pipelit) in ("step from before a restart", "replay")
+        # What was good in the moment of the change, ahead by the window, is never good again.
+        assert accepted == list(range(window + 1, 6 + window))
+        assert editor.username == restarted.username
+
+
+def test_a_spent_code_that_was_forgotten_is_not_good_again(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """A power cut that undoes a commit doesn't make the code good for whoever saw it."""
+    code = writer.totp_code(audience="agent_editor").code
+    editor.verify_peer("agent_writer", code)
+    with pipelit._database.writing() as connection:
+        connection.execute(text("DELETE FROM pipelit_ledger"))
+    restarted = with_epoch(pipelit, "agent_editor", lambda: "another life", clock)
+    for _ in range(3):
+        with pytest.raises(CodeRejected):
+            restarted.verify_peer("agent_writer", code)
+        clock.advance(30)
+    assert last_reason(pipelit) == "wrong code"
+    verify(restarted, writer)
+
+
+def test_a_change_is_noticed_once(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """The epoch is written down, so that a long run after a restart isn't refused."""
+    restarted = with_epoch(pipelit, "agent_editor", lambda: "another life", clock)
+    with pytest.raises(CodeRejected):
+        verify(restarted, writer)
+    for _ in range(5):
+        clock.advance(60)
+        verify(restarted, writer)
+
+
+def test_a_change_is_noticed_while_a_limit_holds(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """An attempt that isn't evaluated writes the change down all the same."""
+    guess(editor, "agent_writer", 5)
+    restarted = with_epoch(pipelit, "agent_editor", lambda: "another life", clock)
+    assert [type(each) for each in guess(restarted, "agent_writer")] == [RateLimited]
+    clock.advance(60)
+    verify(restarted, writer)
+
+
+def test_without_an_epoch_nothing_is_accepted(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """A database that lost its epoch can't say what it forgot, and refuses."""
+    with pipelit._database.writing() as connection:
+        connection.execute(text("DELETE FROM pipelit_epoch"))
+    for _ in range(4):
+        with pytest.raises(CodeRejected):
+            verify(editor, writer)
+        assert last_reason(pipelit) == "step from before a restart"
+        clock.advance(120)
+
+
+# Failure
+
+
+def refuses(pipelit: Pipelit, verifier: Agent, peer: str, code: str) -> None:
+    """The check is refused because attempts can't be counted, and names the setting."""
+    with pytest.raises(LedgerUnavailable, match="PIPELIT_DATABASE_URL") as caught:
+        verifier.verify_peer(peer, code)
+    assert (caught.value.peer, caught.value.verifier) == (peer, verifier.username)
+    assert code not in str(caught.value)
+
+
+def test_without_its_database_nothing_is_accepted(
+    pipelit: Pipelit, database_url: str, writer: Agent, editor: Agent
+) -> None:
+    """When the file is gone every check is refused, of codes and of proofs."""
+    code = writer.totp_code(audience="agent_editor").code
+    challenge = editor.challenge("agent_writer")
+    proof = writer.prove(challenge.value, b"", verifier="agent_editor")
+    pipelit.close()
+    Path(database_url.removeprefix("sqlite:///")).unlink()
+    refuses(pipelit, editor, "agent_writer", code)
+    with pytest.raises(StorageError, match="create_schema"):
+        editor.verify_proof(proof, challenge=challenge, payload=b"")
+
+
+def test_with_a_damaged_database_nothing_is_accepted(
+    pipelit: Pipelit, database_url: str, writer: Agent, editor: Agent
+) -> None:
+    """When the file is no database any more, every check is refused."""
+    code = writer.totp_code(audience="agent_editor").code
+    pipelit.close()
+    Path(database_url.removeprefix("sqlite:///")).write_bytes(b"no database" * 1000)
+    refuses(pipelit, editor, "agent_writer", code)
+
+
+def test_with_a_read_only_database_nothing_is_accepted(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """A ledger that can be read but not written refuses, of codes and of proofs."""
+    code = writer.totp_code(audience="agent_editor").code
+    challenge = editor.challenge("agent_writer")
+    proof = writer.prove(challenge.value, b"", verifier="agent_editor")
+    reopened(pipelit, lambda made: made.execute("PRAGMA query_only = ON"))
+    refuses(pipelit, editor, "agent_writer", code)
+    with pytest.raises(StorageError, match="readonly"):
+        editor.verify_proof(proof, challenge=challenge, payload=b"")
+    pipelit.close()
+    editor.verify_peer("agent_writer", code)
+
+
+def test_with_a_full_disk_nothing_is_accepted(
+    pipelit: Pipelit, database_url: str, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """When the database can't grow, the code is refused and stays unspent."""
+    reopened(pipelit, lambda made: made.execute("PRAGMA max_page_count = 1"))
+    code = ""
+
+    def verify_on_and_on() -> None:
+        nonlocal code
+        for _ in range(2000):
+            code = writer.totp_code(audience="agent_editor").code
+            editor.verify_peer("agent_writer", code)
+            clock.advance(60)
+
+    with pytest.raises(LedgerUnavailable, match="full"):
+        verify_on_and_on()
+    refuses(pipelit, editor, "agent_writer", code)
+    pipelit.close()
+    editor.verify_peer("agent_writer", code)
+
+
+def test_a_caller_that_holds_the_write_lock_gets_a_refusal(
+    pipelit: Pipelit, database_url: str, writer: Agent, editor: Agent
+) -> None:
+    """While another holds SQLite's write lock, a check that doesn't get it is refused."""
+    code = writer.totp_code(audience="agent_editor").code
+    reopened(pipelit, lambda made: made.execute("PRAGMA busy_timeout = 1"))
+    holder = sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    refuses(pipelit, editor, "agent_writer", code)
+    holder.execute("ROLLBACK")
+    holder.close()
+    editor.verify_peer("agent_writer", code)

@@ -1,0 +1,588 @@
+"""Short codes: who wins, what is refused, and that refusals can't be told apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from threading import Barrier
+from typing import Any, Literal
+
+import pytest
+from conftest import Clock
+from sqlalchemy import event, text
+
+from pipelit_agents import Agent, Pipelit, Verification, VerificationPolicy
+from pipelit_agents.errors import (
+    AccountError,
+    CodeRejected,
+    ConfigurationError,
+    InvalidUsername,
+    MalformedCode,
+    NotLocalAgent,
+    UnsealError,
+    UserInactive,
+    UserNotFound,
+    VerificationError,
+)
+
+Kind = Literal["audience", "plain"]
+KINDS: tuple[Kind, ...] = ("audience", "plain")
+
+
+def code_for(peer: Agent, verifier: Agent, kind: Kind) -> str:
+    """The peer's present code of that kind."""
+    return peer.totp_code(audience=None if kind == "plain" else verifier.username).code
+
+
+def other_code(code: str) -> str:
+    """A code of the same length that isn't this one."""
+    return f"{(int(code) + 1) % 10 ** len(code):0{len(code)}d}"
+
+
+def race(attempts: list[Callable[[], Verification]]) -> list[Verification]:
+    """Runs all attempts at once; those that won."""
+    barrier = Barrier(len(attempts))
+
+    def run(attempt: Callable[[], Verification]) -> Verification | None:
+        barrier.wait()
+        try:
+            return attempt()
+        except VerificationError:
+            return None
+
+    with ThreadPoolExecutor(len(attempts)) as pool:
+        return [won for won in pool.map(run, attempts) if won is not None]
+
+
+@contextmanager
+def statements(pipelit: Pipelit) -> Iterator[list[str]]:
+    """Collects the statements that are sent to the database."""
+    sent: list[str] = []
+
+    def collect(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    event.listen(pipelit._database.engine, "before_cursor_execute", collect)
+    yield sent
+    event.remove(pipelit._database.engine, "before_cursor_execute", collect)
+
+
+def last_reason(pipelit: Pipelit) -> str:
+    """The true reason of the last decision."""
+    return pipelit.audit.list(limit=1)[0].reason
+
+
+def failures(pipelit: Pipelit) -> int:
+    """All failures that are counted now."""
+    with pipelit._database.reading() as connection:
+        return connection.scalar(text("SELECT COALESCE(sum(in_a_row), 0) FROM pipelit_ledger")) or 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_code_verifies(pipelit: Pipelit, writer: Agent, editor: Agent, kind: Kind) -> None:
+    """The first use on a fresh database is accepted at once, and the evidence says it all."""
+    verified = editor.verify_peer("agent_writer", code_for(writer, editor, kind), kind=kind)
+    assert verified == Verification(
+        "agent_writer",
+        "agent_editor",
+        kind,
+        60_000_000,
+        datetime.fromtimestamp(1_800_000_000, UTC),
+    )
+    entry = pipelit.audit.list(limit=1)[0]
+    assert (entry.actor, entry.subject, entry.action, entry.outcome, entry.reason) == (
+        "agent_editor",
+        "agent_writer",
+        f"verify.{kind}",
+        "ok",
+        "",
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_async_twins_do_the_same(writer: Agent, editor: Agent, kind: Kind) -> None:
+    """``atotp_code`` and ``averify_peer`` make and spend codes like their twins."""
+    audience = None if kind == "plain" else "agent_editor"
+    code = (await writer.atotp_code(audience=audience)).code
+    assert (await editor.averify_peer("agent_writer", code, kind=kind)).kind == kind
+    with pytest.raises(CodeRejected):
+        await editor.averify_peer("agent_writer", code, kind=kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_32_threads_with_one_code_one_wins(
+    clock: Clock, writer: Agent, editor: Agent, kind: Kind
+) -> None:
+    """One code, 32 threads at once: exactly one is accepted, in every round."""
+    for _ in range(5):
+        code = code_for(writer, editor, kind)
+        won = race([lambda c=code: editor.verify_peer("agent_writer", c, kind=kind)] * 32)
+        assert len(won) == 1
+        clock.advance(90)
+
+
+def test_of_many_verifiers_with_one_plain_code_one_wins(
+    pipelit: Pipelit, clock: Clock, writer: Agent
+) -> None:
+    """A plain code is spent for everybody: of eight verifiers exactly one is told yes."""
+    verifiers = []
+    for number in range(8):
+        pipelit.users.create_agent(f"agent_{number}", owner="alice", purpose="verifies")
+        verifiers.append(pipelit.agent(f"agent_{number}"))
+    for _ in range(5):
+        code = writer.totp_code().code
+        won = race(
+            [lambda v=v, c=code: v.verify_peer("agent_writer", c, kind="plain") for v in verifiers]
+        )
+        assert len(won) == 1
+        clock.advance(90)
+
+
+def test_two_pipelits_on_one_file_share_what_is_spent(
+    pipelit: Pipelit, database_url: str, key: str, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Engines of their own don't have a ledger of their own."""
+    with Pipelit(database_url=database_url, encryption_keys=[key], clock=clock) as other:
+        code = writer.totp_code().code
+        agents = [editor, other.agent("agent_editor")] * 8
+        won = race([lambda a=a: a.verify_peer("agent_writer", code, kind="plain") for a in agents])
+    assert len(won) == 1
+
+
+PROCESS = """
+import sys
+from pipelit_agents import Pipelit
+from pipelit_agents.errors import VerificationError
+
+url, key, kind, *codes = sys.argv[1:]
+now = [1_800_000_000.0]
+with Pipelit(database_url=url, encryption_keys=[key], clock=lambda: now[0]) as pipelit:
+    editor = pipelit.agent("agent_editor")
+    print("ready", flush=True)
+    for code in codes:
+        sys.stdin.readline()
+        try:
+            print(editor.verify_peer("agent_writer", code, kind=kind).kind, flush=True)
+        except VerificationError as error:
+            print("refused", type(error).__name__, flush=True)
+        now[0] += 90
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_two_processes_with_one_code_one_wins(
+    database_url: str, key: str, clock: Clock, writer: Agent, editor: Agent, kind: Kind
+) -> None:
+    """One code in two processes at once: exactly one is accepted, in every round."""
+    codes = []
+    for _ in range(5):
+        codes.append(code_for(writer, editor, kind))
+        clock.advance(90)
+    command = [sys.executable, "-c", PROCESS, database_url, key, kind, *codes]
+    with (
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        ) as one,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        ) as other,
+    ):
+        pair = [(each.stdin, each.stdout) for each in (one, other)]
+        assert [out.readline() for _, out in pair if out] == ["ready\n", "ready\n"]
+        for _ in codes:
+            for into, _out in pair:
+                assert into
+                into.write("go\n")
+            answers = sorted(out.readline() for _, out in pair if out)
+            assert answers == sorted([f"{kind}\n", "refused CodeRejected\n"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda code: code + " ",
+        lambda code: " " + code,
+        lambda code: code + "\n",
+        lambda code: code[:3] + " " + code[3:],
+        lambda code: code[:3] + "-" + code[3:],
+        lambda code: code + "\0",
+        lambda code: code.translate({ord("0") + n: 0xFF10 + n for n in range(10)}),
+        lambda code: code.translate({ord("0") + n: 0x0660 + n for n in range(10)}),
+        lambda code: code[:-1],
+        lambda code: code + "0",
+        lambda code: "+" + code[1:],
+        lambda code: "",
+        lambda code: int(code),
+        lambda code: float(code),
+        lambda code: code.encode(),
+        lambda code: [code],
+        lambda code: None,
+        lambda code: True,
+        lambda code: "\ud800" * len(code),
+    ],
+)
+def test_what_is_no_code_is_malformed_and_not_counted(
+    pipelit: Pipelit, writer: Agent, editor: Agent, kind: Kind, change: Callable[[str], Any]
+) -> None:
+    """Anything but N ASCII digits is a MalformedCode, counts as no failure and spends nothing."""
+    code = code_for(writer, editor, kind)
+    for _ in range(12):
+        with pytest.raises(MalformedCode) as caught:
+            editor.verify_peer("agent_writer", change(code), kind=kind)
+    assert isinstance(caught.value, CodeRejected)
+    assert (caught.value.peer, caught.value.verifier) == ("agent_writer", "agent_editor")
+    assert code not in str(caught.value)
+    assert last_reason(pipelit) == "malformed"
+    assert failures(pipelit) == 0
+    editor.verify_peer("agent_writer", code, kind=kind)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Agent_Writer",
+        "AGENT_WRITER",
+        "agent_writer ",
+        " agent_writer",
+        "agent_writer\n",
+        "agent_writer\0",
+        "agent_wr\u0131ter",
+        "\uff41gent_writer",
+        "agent_writer/../x",
+        "-agent_writer",
+        "a" * 150,
+        "",
+        None,
+        7,
+        b"agent_writer",
+        ["agent_writer"],
+        "\ud800",
+    ],
+)
+def test_what_is_no_name_is_malformed_and_no_other_account(
+    pipelit: Pipelit, writer: Agent, editor: Agent, name: Any
+) -> None:
+    """A name is compared as written: another spelling is refused, and counts for nobody."""
+    code = code_for(writer, editor, "audience")
+    for _ in range(12):
+        with pytest.raises(MalformedCode, match=r"^username"):
+            editor.verify_peer(name, code)
+    assert last_reason(pipelit) == "malformed"
+    with pipelit._database.reading() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM pipelit_ledger")) == 0
+    editor.verify_peer("agent_writer", code)
+
+
+def test_an_agent_does_not_verify_itself(pipelit: Pipelit, writer: Agent) -> None:
+    """Whoever verifies itself is refused, with a code that would be right."""
+    with pytest.raises(MalformedCode, match="doesn't verify itself"):
+        writer.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
+    with pytest.raises(InvalidUsername, match="doesn't verify itself"):
+        writer.totp_code(audience="agent_writer")
+    with pytest.raises(ValueError, match="doesn't verify itself"):
+        writer.challenge("agent_writer")
+    assert failures(pipelit) == 0
+
+
+def test_the_other_kind_of_code_is_not_accepted(writer: Agent, editor: Agent) -> None:
+    """A plain code isn't taken for an audience code, nor the other way round."""
+    with pytest.raises(MalformedCode):
+        editor.verify_peer("agent_writer", writer.totp_code().code)
+    with pytest.raises(MalformedCode):
+        editor.verify_peer("agent_writer", code_for(writer, editor, "audience"), kind="plain")
+    with pytest.raises(ValueError, match="kind must be"):
+        editor.verify_peer("agent_writer", "123456", kind="any")  # type: ignore[arg-type]
+
+
+def test_a_code_made_for_another_is_worthless(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """A code made for B isn't accepted by C, and C's trying doesn't spend it."""
+    pipelit.users.create_agent("agent_thief", owner="alice", purpose="relays")
+    code = code_for(writer, editor, "audience")
+    with pytest.raises(CodeRejected):
+        pipelit.agent("agent_thief").verify_peer("agent_writer", code)
+    editor.verify_peer("agent_writer", code)
+
+
+def test_audience_codes_are_spent_for_each_verifier(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """In one time step a peer can be verified by many, each by a code of its own."""
+    pipelit.users.create_agent("agent_reader", owner="alice", purpose="reads")
+    for verifier in (editor, pipelit.agent("agent_reader")):
+        verifier.verify_peer("agent_writer", code_for(writer, verifier, "audience"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_spent_code_is_not_accepted_in_the_next_step(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, kind: Kind
+) -> None:
+    """A code accepted at step s is a replay at s, at s+1 and one second before it dies."""
+    code = code_for(writer, editor, kind)
+    editor.verify_peer("agent_writer", code, kind=kind)
+    for seconds in (0, 30, 29):
+        clock.advance(seconds)
+        with pytest.raises(CodeRejected):
+            editor.verify_peer("agent_writer", code, kind=kind)
+        assert last_reason(pipelit) == "replay"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_older_than_the_spent_one_is_refused(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, kind: Kind
+) -> None:
+    """Once step s is spent, the unused code of s-1 is refused, though the window reaches it."""
+    older = code_for(writer, editor, kind)
+    clock.advance(30)
+    editor.verify_peer("agent_writer", code_for(writer, editor, kind), kind=kind)
+    with pytest.raises(CodeRejected):
+        editor.verify_peer("agent_writer", older, kind=kind)
+    assert last_reason(pipelit) == "replay"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("steps", "good"), [(-2, False), (-1, True), (0, True), (1, True), (2, False)]
+)
+def test_the_window_is_one_step_each_way(
+    clock: Clock, writer: Agent, editor: Agent, kind: Kind, steps: int, good: bool
+) -> None:
+    """Codes of the step before and the step after are good, of two steps off they aren't."""
+    clock.advance(30 * steps)
+    code = code_for(writer, editor, kind)
+    clock.advance(-30 * steps)
+    if good:
+        assert editor.verify_peer("agent_writer", code, kind=kind).step == 60_000_000 + steps
+    else:
+        with pytest.raises(CodeRejected):
+            editor.verify_peer("agent_writer", code, kind=kind)
+
+
+def test_the_window_can_be_narrowed(
+    pipelit: Pipelit, database_url: str, key: str, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """With a window of 0 only the present step is good."""
+    strict = VerificationPolicy(window=0)
+    with Pipelit(
+        database_url=database_url, encryption_keys=[key], clock=clock, policy=strict
+    ) as other:
+        code = code_for(writer, editor, "audience")
+        clock.advance(30)
+        with pytest.raises(CodeRejected):
+            other.agent("agent_editor").verify_peer("agent_writer", code)
+        fresh = code_for(writer, editor, "audience")
+        assert other.agent("agent_editor").verify_peer("agent_writer", fresh)
+
+
+def refused(pipelit: Pipelit, verifier: Agent, peer: str, code: str, kind: Kind) -> dict[str, Any]:
+    """Everything that a caller may notice of a refusal."""
+    with statements(pipelit) as sent, pytest.raises(VerificationError) as caught:
+        verifier.verify_peer(peer, code, kind=kind)
+    return {
+        "type": type(caught.value),
+        "words": str(caught.value),
+        "evidence": set(vars(caught.value)),
+        "statements": sent,
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_refusals_look_the_same(pipelit: Pipelit, writer: Agent, editor: Agent, kind: Kind) -> None:
+    """Unknown peer, person, wrong code, replay, inactive: same type, words and statements."""
+    users = pipelit.users
+    users.create_agent("agent_gone", owner="alice", purpose="leaves")
+    users.create_agent("agent_left", owner="alice", purpose="leaves too")
+    gone, left = pipelit.agent("agent_gone"), pipelit.agent("agent_left")
+    code, code_of_gone = code_for(writer, editor, kind), code_for(gone, editor, kind)
+    code_for_left = code_for(gone, left, kind)
+    users.deactivate("agent_gone")
+    users.deactivate("agent_left")
+    wrong = refused(pipelit, editor, "agent_writer", other_code(code), kind)
+    assert last_reason(pipelit) == "wrong code"
+    editor.verify_peer("agent_writer", code, kind=kind)
+    cases = [
+        (editor, "agent_writer", code, "replay"),
+        (editor, "agent_nobody", code, "peer unknown"),
+        (editor, "alice", code, "peer unknown"),
+        (editor, "agent_gone", code_of_gone, "peer inactive"),
+        (left, "agent_gone", code_for_left, "verifier unknown or inactive"),
+        (pipelit.agent("agent_ghost"), "agent_writer", code, "verifier unknown or inactive"),
+    ]
+    for verifier, peer, given, reason in cases:
+        assert refused(pipelit, verifier, peer, given, kind) == wrong, reason
+        assert last_reason(pipelit) == reason
+    assert wrong["type"] is CodeRejected
+
+
+def test_success_sends_the_same_statements(pipelit: Pipelit, writer: Agent, editor: Agent) -> None:
+    """An accepted code runs the same statements as a refused one."""
+    code = code_for(writer, editor, "audience")
+    wrong = refused(pipelit, editor, "agent_writer", other_code(code), "audience")
+    with statements(pipelit) as sent:
+        editor.verify_peer("agent_writer", code)
+    assert sent == wrong["statements"]
+
+
+def test_an_agent_of_a_deactivated_owner_is_refused(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """When the owner goes, codes that were made before are worthless at once."""
+    pipelit.users.create("bob")
+    pipelit.users.create_agent("agent_judge", owner="bob", purpose="judges")
+    judge = pipelit.agent("agent_judge")
+    code = code_for(writer, judge, "audience")
+    pipelit.users.deactivate("alice")
+    with pytest.raises(CodeRejected):
+        judge.verify_peer("agent_writer", code)
+    assert last_reason(pipelit) == "peer inactive"
+    with pytest.raises(UserInactive):
+        writer.totp_code()
+
+
+def test_only_living_agents_make_codes(pipelit: Pipelit) -> None:
+    """A handle for nobody, for a person or for a deactivated agent makes no code."""
+    pipelit.users.create_agent("agent_gone", owner="alice", purpose="leaves")
+    pipelit.users.deactivate("agent_gone")
+    for name, error in (
+        ("agent_nobody", UserNotFound),
+        ("alice", NotLocalAgent),
+        ("agent_gone", UserInactive),
+    ):
+        for act in (
+            pipelit.agent(name).totp_code,
+            lambda n=name: pipelit.agent(n).totp_code(audience="agent_editor"),
+            lambda n=name: pipelit.agent(n).prove(b"c" * 32, b"", verifier="agent_editor"),
+            pipelit.agent(name).require_active,
+        ):
+            with pytest.raises(error) as caught:
+                act()
+            assert isinstance(caught.value, AccountError)
+    with pytest.raises(InvalidUsername):
+        pipelit.agent("Agent_Writer")
+    with pytest.raises(InvalidUsername):
+        pipelit.agent("agent_nobody").totp_code(audience="Agent_Editor")
+
+
+def test_a_code_says_when_it_dies_and_hides_itself(clock: Clock, writer: Agent) -> None:
+    """A TotpCode knows the end of its step, and its repr has no digits of the code."""
+    clock.advance(7)
+    code = writer.totp_code(audience="agent_editor")
+    assert code.expires_at == datetime.fromtimestamp(1_800_000_030, UTC)
+    assert (len(code.code), code.audience) == (8, "agent_editor")
+    assert code.code not in repr(code)
+    assert len(writer.totp_code().code) == 6
+
+
+def test_a_secret_that_does_not_open_verifies_nobody(
+    pipelit: Pipelit, database_url: str, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Under another key every check is an UnsealError, and the audit says so."""
+    other_key = pipelit._open_keyring().generate_key()
+    code = code_for(writer, editor, "audience")
+    with Pipelit(database_url=database_url, encryption_keys=[other_key], clock=clock) as other:
+        with pytest.raises(UnsealError):
+            other.agent("agent_editor").verify_peer("agent_writer", code)
+        assert last_reason(pipelit) == "secret doesn't open"
+    with Pipelit(database_url=database_url, encryption_keys=[], clock=clock) as other:
+        for peer in ("agent_writer", "agent_nobody"):
+            with pytest.raises(ConfigurationError, match="FIELD_ENCRYPTION_KEY"):
+                other.agent("agent_editor").verify_peer(peer, code)
+    editor.verify_peer("agent_writer", code)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_during_a_rotation_with_overlap_both_secrets_are_good(
+    pipelit: Pipelit,
+    database_url: str,
+    key: str,
+    clock: Clock,
+    writer: Agent,
+    editor: Agent,
+    kind: Kind,
+) -> None:
+    """Old and new codes are accepted until the overlap ends, then only new ones."""
+    before = []
+    for _ in range(5):
+        before.append(code_for(writer, editor, kind))
+        clock.advance(30)
+    clock.advance(-150)
+    pipelit.users.rotate_totp("agent_writer", overlap=timedelta(seconds=90))
+    editor.verify_peer("agent_writer", before[0], kind=kind)
+    clock.advance(30)
+    editor.verify_peer("agent_writer", code_for(writer, editor, kind), kind=kind)
+    clock.advance(30)
+    editor.verify_peer("agent_writer", before[2], kind=kind)
+    clock.advance(30)
+    with pytest.raises(CodeRejected):
+        editor.verify_peer("agent_writer", before[3], kind=kind)
+    assert last_reason(pipelit) == "wrong code"
+    editor.verify_peer("agent_writer", code_for(writer, editor, kind), kind=kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_during_an_overlap_each_step_is_good_once(
+    pipelit: Pipelit, writer: Agent, editor: Agent, kind: Kind
+) -> None:
+    """Two secrets don't give two codes for one step: the second is a replay."""
+    old = code_for(writer, editor, kind)
+    pipelit.users.rotate_totp("agent_writer", overlap=timedelta(hours=1))
+    editor.verify_peer("agent_writer", old, kind=kind)
+    with pytest.raises(CodeRejected):
+        editor.verify_peer("agent_writer", code_for(writer, editor, kind), kind=kind)
+    assert last_reason(pipelit) == "replay"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rotation_without_overlap_ends_the_old_secret(
+    pipelit: Pipelit, writer: Agent, editor: Agent, kind: Kind
+) -> None:
+    """Without an overlap the old code is refused at once, and the new one accepted."""
+    old = code_for(writer, editor, kind)
+    pipelit.users.rotate_totp("agent_writer")
+    with pytest.raises(CodeRejected):
+        editor.verify_peer("agent_writer", old, kind=kind)
+    editor.verify_peer("agent_writer", code_for(writer, editor, kind), kind=kind)
+
+
+def test_a_rotation_without_overlap_ends_an_overlap_too(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """After a compromise neither of the two earlier secrets is good."""
+    first = code_for(writer, editor, "audience")
+    pipelit.users.rotate_totp("agent_writer", overlap=timedelta(hours=1))
+    second = code_for(writer, editor, "audience")
+    pipelit.users.rotate_totp("agent_writer")
+    for code in (first, second):
+        with pytest.raises(CodeRejected):
+            editor.verify_peer("agent_writer", code)
+
+
+def test_a_plain_code_is_what_an_authenticator_shows(
+    pipelit: Pipelit, clock: Clock, editor: Agent
+) -> None:
+    """The ``otpauth://`` URI in any authenticator app gives codes that are accepted."""
+    import pyotp
+
+    uri = pipelit.users.create_agent("agent_phone", owner="alice", purpose="p").provisioning_uri
+    app = pyotp.parse_uri(uri.get_secret_value())
+    assert isinstance(app, pyotp.TOTP)
+    assert (app.name, app.issuer) == ("agent_phone", "pipelit-agents")
+    code = app.generate_otp(int(clock.now) // 30)
+    assert editor.verify_peer("agent_phone", code, kind="plain")
+
+
+def test_handles_show_and_give_away_nothing(writer: Agent) -> None:
+    """An Agent prints its name only, and can't be pickled into a checkpoint."""
+    import copy
+    import pickle
+
+    assert repr(writer) == "Agent('agent_writer')"
+    for way in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="whoever holds it"):
+            way(writer)
