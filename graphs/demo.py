@@ -123,10 +123,10 @@ def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool 
     console = Console(quiet=as_json)
     began = time.monotonic()
     files = _files(inputs)
+    reader = _reader(model)
     folder = Path(tempfile.mkdtemp(prefix="pipelit-demo-"))
     console.print(f"Working in [bold]{escape(str(folder))}[/] (all of it may be deleted)")
     with _identities(folder / "agents.db") as pipelit:
-        reader = _reader(model)
         how = (
             f"the readers ask {model}"
             if model

@@ -107,6 +107,11 @@ class Pipelit:
         self.credentials = Credentials(self._database, self._open_keyring, clock)
         self.audit = AuditTrail(self._database)
 
+    @property
+    def database_url(self) -> str:
+        """Where the database is; a password in it is masked."""
+        return self._database.engine.url.render_as_string()
+
     def create_schema(self) -> None:
         """Makes the tables, or brings them to the newest form.
 

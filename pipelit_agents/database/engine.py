@@ -186,6 +186,9 @@ def _named_errors(engine: Engine) -> Iterator[None]:
 def _engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
+        dialect = parsed.get_dialect()
+        if dialect.is_async:
+            raise ArgumentError(f"{dialect.name}+{dialect.driver} is an asyncio driver")  # noqa: TRY301 - said below
         if parsed.get_backend_name() != "sqlite":
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:

@@ -1,0 +1,141 @@
+"""The command ``pipelit-agents``. Whatever it does is a method of the library."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelit_agents.cli.accounts import agents, users
+from pipelit_agents.cli.output import AsJson, read_secret, reporting, show
+from pipelit_agents.cli.secrets import credentials
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="pipelit-agents",
+    help="Identity that agents can prove, and secrets they can't leak.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+app.add_typer(users, name="users")
+app.add_typer(agents, name="agents")
+app.add_typer(credentials, name="credentials")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("pipelit-agents"))
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Identity that agents can prove, and secrets they can't leak."""
+
+
+@app.command()
+@reporting
+def init(*, as_json: AsJson = False) -> None:
+    """Make a key in .env if there is none, and the database's tables."""
+    from pipelit_agents import Pipelit
+    from pipelit_agents.settings import ensure_key
+
+    made = ensure_key(Path(".env"))
+    with Pipelit.from_env() as pipelit:
+        pipelit.create_schema()
+        where = pipelit.database_url
+    fields = {
+        "key": f"made, in {made}" if made else "there already; kept",
+        "database": where,
+        "next": "pipelit-agents users create NAME",
+    }
+    if made:
+        fields["keep"] = ".env out of version control, and a copy of the key where it is safe"
+    show("Ready.", fields, as_json=as_json)
+
+
+@app.command()
+@reporting
+def code(
+    agent: Annotated[str, typer.Argument(help="Whose code.")],
+    *,
+    audience: Annotated[
+        str | None,
+        typer.Option(help="Who is to check it. Without it: a plain code, as an app shows it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print an agent's present code."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        made = pipelit.agent(agent).totp_code(audience=audience)
+    left = max(0, round((made.expires_at - datetime.now(UTC)).total_seconds()))
+    fields = {"code": made.code, "audience": made.audience, "seconds_left": left}
+    show("", fields, as_json=as_json)
+
+
+@app.command()
+@reporting
+def verify(
+    verifier: Annotated[str, typer.Argument(help="The agent that checks.")],
+    peer: Annotated[str, typer.Argument(help="The agent that is to be verified.")],
+    *,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="The code is a plain one, as an app shows it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check an agent's code, and spend it; exit code 0 means verified, 1 not.
+
+    The code is read from a hidden prompt, or a line of standard input.
+    """
+    import dataclasses
+
+    from pipelit_agents import Pipelit
+
+    given = read_secret("Code")
+    with Pipelit.from_env() as pipelit:
+        found = pipelit.agent(verifier).verify_peer(
+            peer, given, kind="plain" if plain else "audience"
+        )
+    show("Verified.", dataclasses.asdict(found), as_json=as_json)
+
+
+@app.command()
+@reporting
+def demo(
+    *,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("--input", help="A text file for a child; up to three. Else our own."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A chat model, provider:name; its key is the credential named like the provider."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch three children being verified, three attacks refused, and a key leave no trace."""
+    from importlib import import_module
+
+    try:
+        # By name: the command reaches up to the graphs, which the library below never does.
+        run = import_module("pipelit_agents.graphs.demo").run
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the demonstration needs {error.name}: pip install 'pipelit-agents[demo]'"
+        ) from None
+    raise typer.Exit(run(inputs=inputs or [], model=model, as_json=as_json))

@@ -1,0 +1,204 @@
+"""Commands about accounts: ``users`` and ``agents``."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import typer
+
+from pipelit_agents.cli.output import AsJson, Yes, confirm, reporting, show, show_table
+
+__all__ = ["agents", "keys", "users"]
+
+users = typer.Typer(help="People: accounts and API keys.", no_args_is_help=True)
+agents = typer.Typer(help="Agent users: accounts that act by key and code.", no_args_is_help=True)
+keys = typer.Typer(help="API keys of any account.", no_args_is_help=True)
+users.add_typer(keys, name="keys")
+
+Name = Annotated[str, typer.Argument(help="The account, exactly as it is written.")]
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_COLUMNS: Final = ("username", "owner", "purpose", "active", "created_at")
+
+
+@users.command("create")
+@reporting
+def create_user(username: Name, *, as_json: AsJson = False) -> None:
+    """Make the account of a person, and show its API key once."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        new = pipelit.users.create(username)
+    fields = {"username": new.username, "api_key": new.api_key.get_secret_value()}
+    show("Created.", fields, as_json=as_json, once=["api_key"])
+
+
+@users.command("list")
+@reporting
+def list_users(*, as_json: AsJson = False) -> None:
+    """List all accounts, people and agents."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        show_table(pipelit.users.list(), ("kind", *_COLUMNS), as_json=as_json)
+
+
+@agents.command("create")
+@reporting
+def create_agent(
+    username: Name,
+    *,
+    owner: Annotated[str, typer.Option(help="Whom it belongs to.")],
+    purpose: Annotated[str, typer.Option(help="What it is for, in a few words.")],
+    may_create_agents: Annotated[
+        bool | None,
+        typer.Option(help="Whether it may make agents itself; by default a person's agent may."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an agent user, and show its API key and its otpauth URI once."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        new = pipelit.users.create_agent(
+            username, owner=owner, purpose=purpose, may_create_agents=may_create_agents
+        )
+    fields = {
+        "username": new.username,
+        "api_key": new.api_key.get_secret_value(),
+        "provisioning_uri": new.provisioning_uri.get_secret_value(),
+    }
+    show("Created.", fields, as_json=as_json, once=["api_key", "provisioning_uri"])
+
+
+@agents.command("list")
+@reporting
+def list_agents(
+    *,
+    owner: Annotated[
+        str | None, typer.Option(help="Only those of this person, however far down.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the agent users."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        found = [user for user in pipelit.users.list(owner=owner) if user.kind == "agent"]
+    show_table(found, _COLUMNS, as_json=as_json)
+
+
+@agents.command("rotate-totp")
+@reporting
+def rotate_totp(
+    username: Name,
+    *,
+    overlap: Annotated[
+        str, typer.Option(help="How long the old secret stays good, such as 10m; by default not.")
+    ] = "0s",
+    as_json: AsJson = False,
+) -> None:
+    """Give an agent a new TOTP secret, and show its otpauth URI once."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        uri = pipelit.users.rotate_totp(username, overlap=_duration("--overlap", overlap))
+    fields = {"username": username, "provisioning_uri": uri.get_secret_value()}
+    show("Rotated.", fields, as_json=as_json, once=["provisioning_uri"])
+
+
+@users.command("show")
+@agents.command("show")
+@reporting
+def show_account(username: Name, *, as_json: AsJson = False) -> None:
+    """Show one account."""
+    import dataclasses
+
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        show("", dataclasses.asdict(pipelit.users.get(username)), as_json=as_json)
+
+
+@users.command("deactivate")
+@agents.command("deactivate")
+@reporting
+def deactivate(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
+    """End an account for good, and those of all agents that it owns."""
+    from pipelit_agents import Pipelit
+
+    confirm(f"Deactivate {username} and all agents that it owns, for good?", yes=yes)
+    with Pipelit.from_env() as pipelit:
+        ended = pipelit.users.deactivate(username)
+    show("Done.", {"deactivated": list(ended)}, as_json=as_json)
+
+
+@users.command("unlock")
+@agents.command("unlock")
+@reporting
+def unlock(username: Name, *, as_json: AsJson = False) -> None:
+    """Forget all failed codes about an account, so that its codes are checked again."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        pipelit.users.unlock(username)
+    show("Done.", {"unlocked": username}, as_json=as_json)
+
+
+@keys.command("list")
+@reporting
+def list_keys(username: Name, *, as_json: AsJson = False) -> None:
+    """List what is known of an account's API keys; the keys themselves aren't."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        columns = ("id", "name", "masked", "created_at", "expires_at", "revoked_at", "last_used_at")
+        show_table(pipelit.users.list_api_keys(username), columns, as_json=as_json)
+
+
+@keys.command("issue")
+@reporting
+def issue_key(
+    username: Name,
+    *,
+    name: Annotated[str, typer.Option(help="What to list the key as.")],
+    expires_in: Annotated[
+        str | None, typer.Option(help="From when on it isn't accepted, such as 90d; or never.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make another API key of an account, and show it once."""
+    from pipelit_agents import Pipelit
+
+    expires_at = None
+    if expires_in is not None:
+        expires_at = datetime.now(UTC) + _duration("--expires-in", expires_in)
+    with Pipelit.from_env() as pipelit:
+        new = pipelit.users.issue_api_key(username, name=name, expires_at=expires_at)
+    fields = {"id": new.id, "username": new.username, "api_key": new.api_key.get_secret_value()}
+    show("Issued.", fields, as_json=as_json, once=["api_key"])
+
+
+@keys.command("revoke")
+@reporting
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The id, the middle part of the key.")],
+    *,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """End an API key at once."""
+    from pipelit_agents import Pipelit
+
+    confirm(f"Revoke the API key {key_id}?", yes=yes)
+    with Pipelit.from_env() as pipelit:
+        pipelit.users.revoke_api_key(key_id)
+    show("Done.", {"revoked": key_id}, as_json=as_json)
+
+
+def _duration(option: str, value: str) -> timedelta:
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
+    if not found:
+        raise ValueError(f"{option} {value!r} is not a duration; for example 30s, 10m, 2h or 90d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})

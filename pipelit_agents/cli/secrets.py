@@ -1,0 +1,118 @@
+"""Commands about credentials. Secrets are read from a prompt or standard input, never arguments."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from pipelit_agents.cli.output import (
+    AsJson,
+    Yes,
+    confirm,
+    read_secret,
+    reporting,
+    show,
+    show_table,
+)
+
+__all__ = ["credentials"]
+
+credentials = typer.Typer(help="Sealed secrets: put, list masked, delete.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The credential's name.")]
+
+
+@credentials.command("put")
+@reporting
+def put(
+    name: Name,
+    *,
+    kind: Annotated[str, typer.Option(help="What it is for, such as llm.")],
+    created_by: Annotated[str, typer.Option(help="Who puts it there, for the record.")],
+    field: Annotated[
+        list[str] | None,
+        typer.Option(help="A field of several, asked for one by one; may be repeated."),
+    ] = None,
+    public: Annotated[
+        list[str] | None,
+        typer.Option(help="A field that is no secret, as key=value; may be repeated."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="An account that alone may open it; may be repeated. By default any."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seal a secret under a name; what stood there is replaced.
+
+    The secret is read from a hidden prompt, or a line of standard input for each field.
+    """
+    from pipelit_agents import Pipelit
+
+    shown = dict(_pair(each) for each in public or [])
+    value: Any
+    if field:
+        value = {each: read_secret(f"Value of {each}") for each in field}
+    else:
+        value = read_secret("Value")
+    with Pipelit.from_env() as pipelit:
+        info = pipelit.credentials.put(
+            name, value, kind=kind, created_by=created_by, public=shown, allow=allow or None
+        )
+    show("Sealed.", _fields(info), as_json=as_json)
+
+
+@credentials.command("list")
+@reporting
+def list_credentials(
+    *,
+    kind: Annotated[str | None, typer.Option(help="Only those of this kind.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the credentials, masked all but the last four characters."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        found = [_fields(info) for info in pipelit.credentials.list(kind=kind)]
+    columns = ("name", "kind", "masked", "public", "created_by", "allow", "updated_at")
+    show_table(found, columns, as_json=as_json)
+
+
+@credentials.command("show")
+@reporting
+def show_credential(name: Name, *, as_json: AsJson = False) -> None:
+    """Show one credential, masked."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        show("", _fields(pipelit.credentials.get(name)), as_json=as_json)
+
+
+@credentials.command("delete")
+@reporting
+def delete(name: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Delete a credential."""
+    from pipelit_agents import Pipelit
+
+    confirm(f"Delete the credential {name}?", yes=yes)
+    with Pipelit.from_env() as pipelit:
+        pipelit.credentials.delete(name)
+    show("Done.", {"deleted": name}, as_json=as_json)
+
+
+def _fields(info: Any) -> dict[str, Any]:
+    import dataclasses
+
+    return dataclasses.asdict(info)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--public {text!r:.60} is not key=value")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import json
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.cli import app
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and nothing of ours in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("FIELD_ENCRYPTION_KEY", "PIPELIT_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path) -> Run:
+    """Types a command, without a terminal."""
+
+    def typed(*words: str, stdin: str = "") -> Result:
+        return CliRunner().invoke(app, list(words), input=stdin)
+
+    return typed
+
+
+@pytest.fixture
+def ready(run: Run) -> Run:
+    """A folder that was set up: alice, and two agents of hers."""
+    assert run("init").exit_code == 0
+    assert run("users", "create", "alice").exit_code == 0
+    for name in ("agent_writer", "agent_editor"):
+        done = run("agents", "create", name, "--owner", "alice", "--purpose", "tests")
+        assert done.exit_code == 0
+    return run
+
+
+def told(done: Result) -> Any:
+    """The one JSON document that a command printed."""
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """Every command with the words that reach it."""
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, (*path, name))
+
+
+EVERY = list(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize(("path", "command"), EVERY, ids=[" ".join(path) for path, _ in EVERY])
+def test_every_command_and_option_has_a_help_text(
+    run: Run, path: tuple[str, ...], command: Any
+) -> None:
+    """A command, option or argument without a word of help is a defect."""
+    assert run(*path, "--help").exit_code == 0
+    assert command.help
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
+
+
+@pytest.mark.parametrize(("path", "command"), EVERY, ids=[" ".join(path) for path, _ in EVERY])
+def test_no_secret_is_an_argument(path: tuple[str, ...], command: Any) -> None:
+    """What is typed after a command stands in the shell's history and the process list."""
+    names = {parameter.name for parameter in command.params}
+    assert not names & {"secret", "value", "password", "api_key", "token", "code"}
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [pair for pair in EVERY if not hasattr(pair[1], "commands")],
+    ids=[" ".join(path) for path, command in EVERY if not hasattr(command, "commands")],
+)
+def test_every_command_can_print_json(path: tuple[str, ...], command: Any) -> None:
+    """Scripts read JSON, so each command has --json."""
+    assert "--json" in {option for parameter in command.params for option in parameter.opts}
+
+
+def test_init_makes_a_private_key_and_a_private_database(run: Run, folder: Path) -> None:
+    """The key is in .env, readable by its owner only and not printed; the database beside it."""
+    done = run("init")
+    key = (folder / ".env").read_text().partition("=")[2].strip()
+    Keyring(key)
+    assert key not in done.output
+    assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / ".pipelit").stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / ".pipelit" / "agents.db").stat().st_mode) == 0o600
+    assert key.encode() not in (folder / ".pipelit" / "agents.db").read_bytes()
+
+
+def test_init_never_replaces_a_key(run: Run, folder: Path) -> None:
+    """A second init keeps what is there."""
+    run("init")
+    before = (folder / ".env").read_text()
+    assert run("init").exit_code == 0
+    assert (folder / ".env").read_text() == before
+
+
+def test_init_keeps_what_else_is_in_the_file(run: Run, folder: Path) -> None:
+    """Other settings stay, and the file becomes private."""
+    (folder / ".env").write_text("OTHER=1")
+    (folder / ".env").chmod(0o644)
+    assert run("init").exit_code == 0
+    lines = (folder / ".env").read_text().splitlines()
+    assert lines[0] == "OTHER=1"
+    assert lines[1].startswith("FIELD_ENCRYPTION_KEY=")
+    assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
+
+
+def test_init_refuses_a_key_that_is_none(run: Run, folder: Path) -> None:
+    """A setting that isn't a Fernet key is named, and not overwritten."""
+    (folder / ".env").write_text("FIELD_ENCRYPTION_KEY=hunter2\n")
+    done = run("init")
+    assert done.exit_code == 1
+    assert "FIELD_ENCRYPTION_KEY" in done.stderr
+    assert "hunter2" not in done.output
+
+
+def test_nothing_set_up_names_the_command(run: Run) -> None:
+    """Before init, a command says what to run."""
+    done = run("users", "create", "alice")
+    assert done.exit_code == 1
+    assert "pipelit-agents init" in done.stderr
+
+
+def test_a_code_verifies_once(ready: Run) -> None:
+    """What one agent shows, the other verifies; a second time it is refused with exit code 1."""
+    code = told(ready("code", "agent_writer", "--audience", "agent_editor", "--json"))["code"]
+    good = ready("verify", "agent_editor", "agent_writer", stdin=code + "\n")
+    again = ready("verify", "agent_editor", "agent_writer", stdin=code + "\n")
+    assert (good.exit_code, again.exit_code) == (0, 1)
+    assert again.stderr.startswith("error: the code was not accepted")
+
+
+def test_a_plain_code_needs_the_option(ready: Run) -> None:
+    """An authenticator's code is refused unless --plain says so."""
+    code = told(ready("code", "agent_writer", "--json"))["code"]
+    assert ready("verify", "agent_editor", "agent_writer", stdin=code).exit_code == 1
+    assert ready("verify", "agent_editor", "agent_writer", "--plain", stdin=code).exit_code == 0
+
+
+def test_secrets_are_shown_once_and_marked(ready: Run) -> None:
+    """The key of a new agent is printed in one line, marked; listing shows four characters."""
+    made = ready("agents", "create", "agent_x", "--owner", "alice", "--purpose", "x")
+    key = re.search(r"plit_\S+", made.stdout)
+    assert key
+    assert made.stdout.count("Shown once") == 2
+    listed = told(ready("users", "keys", "list", "agent_x", "--json"))
+    assert listed[0]["masked"] == f"…{key[0][-4:]}"
+    assert key[0][:-4] not in json.dumps(listed)
+
+
+def test_keys_are_issued_and_revoked(ready: Run) -> None:
+    """A second key has its expiry, and ends when it is revoked."""
+    made = told(
+        ready("users", "keys", "issue", "alice", "--name", "ci", "--expires-in", "90d", "--json")
+    )
+    with Pipelit.from_env() as pipelit:
+        assert pipelit.users.authenticate(made["api_key"]).username == "alice"
+    assert ready("users", "keys", "revoke", made["id"], "--yes").exit_code == 0
+    (_, second) = told(ready("users", "keys", "list", "alice", "--json"))
+    assert second["expires_at"]
+    assert second["revoked_at"]
+
+
+def test_a_credential_is_sealed_from_standard_input(ready: Run) -> None:
+    """The value comes from standard input, is masked everywhere, and is there afterwards."""
+    secret = "sk-abcdefghijklmnop"
+    put = ("credentials", "put", "openai", "--kind", "llm", "--created-by", "alice")
+    done = ready(*put, "--public", "base_url=http://x", "--public", "n=1", stdin=secret + "\n")
+    assert done.exit_code == 0, done.output
+    (listed,) = told(ready("credentials", "list", "--json"))
+    assert listed["masked"] == "…mnop"
+    assert listed["public"] == {"base_url": "http://x", "n": 1}
+    assert secret not in done.output
+    with Pipelit.from_env() as pipelit:
+        opened: list[str] = []
+
+        @pipelit.credentials.inject(key="openai")
+        def look(*, key: Any) -> None:
+            opened.append(key.get_secret_value())
+
+        look()
+    assert opened == [secret]
+
+
+def test_fields_are_read_one_by_one(ready: Run) -> None:
+    """Each named field takes a line."""
+    put = ("credentials", "put", "db", "--kind", "sql", "--created-by", "alice")
+    done = ready(*put, "--field", "user", "--field", "password", stdin="bob\nhunter2hunter2\n")
+    assert done.exit_code == 0, done.output
+    assert told(ready("credentials", "show", "db", "--json"))["masked"] == "user=…, password=…ter2"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["users", "create", "Alice"], "lower case only"),
+        (["users", "create", "alice"], "already"),
+        (["users", "show", "nobody"], "no account 'nobody'"),
+        (["users", "deactivate", "alice"], "--yes"),
+        (["credentials", "delete", "nothing", "--yes"], "no credential 'nothing'"),
+        (["credentials", "put", "x", "--kind", "k", "--created-by", "alice"], "pipe it in"),
+        (["agents", "rotate-totp", "agent_writer", "--overlap", "soon"], "10m"),
+        (["users", "keys", "revoke", "nokey", "--yes"], "list_api_keys"),
+        (["code", "alice"], "is a person"),
+        (["code", "nobody"], "pipelit-agents agents create nobody"),
+        (["demo", "--input", "nothing.txt"], "--input"),
+        (["demo", "--model", "gpt"], "provider:name"),
+    ],
+)
+def test_what_is_typed_wrong_is_told_in_one_line(ready: Run, words: list[str], says: str) -> None:
+    """No traceback: a line on standard error that names the mend, and exit code 1."""
+    done = ready(*words)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_errors_are_json_too(ready: Run) -> None:
+    """With --json a failure is a document on standard output."""
+    done = ready("code", "nobody", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["error"]["type"] == "UserNotFound"
+
+
+def test_a_purpose_cannot_drive_the_terminal(ready: Run) -> None:
+    """Markup and control characters in what others wrote are shown, not obeyed."""
+    purpose = "[red]x[/] \x1b[31m\r"
+    ready("agents", "create", "agent_z", "--owner", "alice", "--purpose", purpose)
+    done = ready("agents", "list")
+    assert "[red]x[/]" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "\\x1b[31m" in done.stdout
+
+
+def test_deactivating_an_owner_ends_its_agents(ready: Run) -> None:
+    """The answer names every account that ended."""
+    ended = told(ready("users", "deactivate", "alice", "--yes", "--json"))
+    assert ended == {"deactivated": ["agent_editor", "agent_writer", "alice"]}
+
+
+def test_unlock_and_rotate_say_what_they_did(ready: Run) -> None:
+    """An operator's two mends work from the command line."""
+    assert told(ready("agents", "unlock", "agent_writer", "--json")) == {"unlocked": "agent_writer"}
+    uri = told(ready("agents", "rotate-totp", "agent_writer", "--json"))["provisioning_uri"]
+    assert uri.startswith("otpauth://totp/")
+
+
+def test_help_and_version_are_quick_to_load(folder: Path) -> None:
+    """Neither loads LangGraph, LangChain or Alembic."""
+    code = (
+        "import sys\n"
+        "from pipelit_agents.cli import app\n"
+        "try:\n    app([sys.argv[1]])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print([m for m in ('langgraph', 'langchain_core', 'alembic') if m in sys.modules])"
+    )
+    for option in ("--help", "--version"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, option], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip().endswith("[]")

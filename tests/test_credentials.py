@@ -1,0 +1,269 @@
+"""Credentials: what is shown, who may open them, and what the audit says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from conftest import Clock
+from pydantic import SecretStr
+
+from pipelit_agents import Agent, CredentialInfo, Pipelit, Secret
+from pipelit_agents.errors import (
+    CredentialError,
+    CredentialNotAllowed,
+    CredentialNotFound,
+    CredentialScopeError,
+    InvalidUsername,
+    UserInactive,
+    UserNotFound,
+)
+
+VALUE = "sk-0123456789abcdef"
+
+
+def opened(pipelit: Pipelit, reference: str, agent: Agent | None = None) -> str:
+    """The plaintext of a credential, as a node gets it."""
+
+    @pipelit.credentials.inject(agent, secret=reference)
+    def node(*, secret: SecretStr) -> str:
+        return secret.get_secret_value()
+
+    return node()
+
+
+def last(pipelit: Pipelit) -> tuple[str, str, str, str, str]:
+    """The last entry of the audit."""
+    entry = pipelit.audit.list(limit=1)[0]
+    return entry.actor, entry.subject, entry.action, entry.outcome, entry.reason
+
+
+def test_what_is_shown_of_a_credential(pipelit: Pipelit, clock: Clock) -> None:
+    """All but the secret is shown, and of it the last four characters."""
+    public = {"base_url": "https://x.example", "ids": [1, None, {"a": True}]}
+    allow = ["bob", "alice", "bob"]
+    made = pipelit.credentials.put(
+        "openai",
+        VALUE,
+        kind="llm",
+        created_by="alice",
+        public=public,
+        allow=["bob", "alice", "bob"],
+    )
+    at = datetime.fromtimestamp(clock.now, UTC)
+    assert made == CredentialInfo(
+        name="openai",
+        kind="llm",
+        masked="…cdef",
+        public=public,
+        created_by="alice",
+        allow=("alice", "bob"),
+        created_at=at,
+        updated_at=at,
+    )
+    assert pipelit.credentials.get("openai") == made
+    assert pipelit.credentials.list() == [made]
+    assert VALUE not in repr(made)
+
+
+def test_a_short_secret_is_masked_whole(pipelit: Pipelit) -> None:
+    """Of a secret with fewer than 12 characters nothing is shown."""
+    assert pipelit.credentials.put("pin", "12345678901", kind="x", created_by="a").masked == "…"
+
+
+def test_a_credential_is_for_all_unless_kept(pipelit: Pipelit, writer: Agent) -> None:
+    """Without an allow-list it opens for any agent, and for code that names none."""
+    pipelit.credentials.put("openai", VALUE, kind="llm", created_by="alice")
+    for agent in (None, writer):
+        assert opened(pipelit, "openai", agent) == VALUE
+        actor = "" if agent is None else "agent_writer"
+        assert last(pipelit) == (actor, "openai", "credential.reveal", "ok", "")
+
+
+def test_a_kept_credential_opens_for_named_accounts_only(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Who isn't on the list is refused, and the audit knows who tried."""
+    pipelit.credentials.put("openai", VALUE, kind="llm", created_by="a", allow=["agent_writer"])
+    assert opened(pipelit, "openai", writer) == VALUE
+    for agent, actor in ((editor, "agent_editor"), (None, "")):
+        with pytest.raises(CredentialNotAllowed) as caught:
+            opened(pipelit, "openai", agent)
+        assert caught.value.credential == "openai"
+        assert last(pipelit) == (actor, "openai", "credential.reveal", "refused", "not allowed")
+
+
+def test_an_empty_list_keeps_it_from_everybody(pipelit: Pipelit, writer: Agent) -> None:
+    """``allow=[]`` isn't taken for "anybody"."""
+    pipelit.credentials.put("openai", VALUE, kind="llm", created_by="alice", allow=[])
+    for agent in (writer, None):
+        with pytest.raises(CredentialNotAllowed):
+            opened(pipelit, "openai", agent)
+
+
+def test_an_agent_that_ended_opens_nothing(pipelit: Pipelit, writer: Agent) -> None:
+    """A handle of a deactivated or unknown agent opens nothing, also where all may; audited."""
+    pipelit.credentials.put("openai", VALUE, kind="llm", created_by="alice")
+    pipelit.users.deactivate("alice")
+    for agent, error in ((writer, UserInactive), (pipelit.agent("agent_ghost"), UserNotFound)):
+        with pytest.raises(error):
+            opened(pipelit, "openai", agent)
+        assert last(pipelit) == (
+            agent.username,
+            "openai",
+            "credential.reveal",
+            "refused",
+            "agent can't act",
+        )
+
+
+def test_several_fields_are_opened_by_name(pipelit: Pipelit) -> None:
+    """A credential of several secrets opens one field at a time."""
+    value = {"user": "root", "password": SecretStr(VALUE)}
+    made = pipelit.credentials.put("db", value, kind="database", created_by="alice")
+    assert made.masked == "user=…, password=…cdef"
+    assert opened(pipelit, "db:user") == "root"
+    assert opened(pipelit, "db:password") == VALUE
+    for reference in ("db", "db:", "db:nothing"):
+        with pytest.raises(CredentialNotFound, match="has no field"):
+            opened(pipelit, reference)
+        assert last(pipelit)[4] == "no such field"
+
+
+def test_a_single_named_field_is_what_the_name_alone_opens(pipelit: Pipelit) -> None:
+    """Where there is one field, its name may be left out."""
+    pipelit.credentials.put("one", {"token": VALUE}, kind="x", created_by="alice")
+    assert opened(pipelit, "one") == opened(pipelit, "one:token") == VALUE
+
+
+def test_putting_again_replaces_all_but_its_beginning(pipelit: Pipelit, clock: Clock) -> None:
+    """A second ``put`` replaces secret, kind, public and list; who made it first stays."""
+    pipelit.credentials.put(
+        "openai", "old", kind="x", created_by="alice", public={"a": 1}, allow=["bob"]
+    )
+    clock.advance(10)
+    made = pipelit.credentials.put("openai", VALUE, kind="llm", created_by="bob")
+    assert (made.kind, dict(made.public), made.allow, made.created_by) == ("llm", {}, None, "alice")
+    assert (made.updated_at - made.created_at).total_seconds() == 10
+    assert opened(pipelit, "openai") == VALUE
+    assert len(pipelit.credentials.list()) == 1
+
+
+async def test_the_async_twin_does_the_same(pipelit: Pipelit) -> None:
+    """``aput`` seals like its twin, and an async function gets the secret too."""
+    await pipelit.credentials.aput("openai", VALUE, kind="llm", created_by="alice")
+
+    @pipelit.credentials.inject(secret="openai")
+    async def node(*, secret: SecretStr) -> str:
+        return secret.get_secret_value()
+
+    assert await node() == VALUE
+
+
+def test_the_list_can_be_of_one_kind(pipelit: Pipelit) -> None:
+    """Credentials are listed by name, and by kind where one is given."""
+    for name, kind in (("b", "llm"), ("a", "llm"), ("c", "web")):
+        pipelit.credentials.put(name, VALUE, kind=kind, created_by="alice")
+    assert [each.name for each in pipelit.credentials.list()] == ["a", "b", "c"]
+    assert [each.name for each in pipelit.credentials.list(kind="llm")] == ["a", "b"]
+
+
+def test_what_is_deleted_is_gone(pipelit: Pipelit) -> None:
+    """A deleted credential is found no more, and who deleted it is audited."""
+    pipelit.credentials.put("openai", VALUE, kind="llm", created_by="alice")
+    pipelit.credentials.delete("openai", by="alice")
+    assert last(pipelit)[:3] == ("alice", "openai", "credential.delete")
+    for use in (
+        lambda: pipelit.credentials.get("openai"),
+        lambda: pipelit.credentials.delete("openai"),
+        lambda: opened(pipelit, "openai"),
+    ):
+        with pytest.raises(CredentialNotFound) as caught:
+            use()
+        assert isinstance(caught.value, LookupError)
+        assert caught.value.credential == "openai"
+
+
+@pytest.mark.parametrize("name", ["", "Open AI", "openai:key", "openai\n", "a" * 150, None, 7])
+def test_a_name_has_the_form_of_a_username(pipelit: Pipelit, name: Any) -> None:
+    """Other names are a CredentialError that says what is allowed."""
+    with pytest.raises(CredentialError, match="no credential name"):
+        pipelit.credentials.put(name, VALUE, kind="llm", created_by="alice")
+
+
+@pytest.mark.parametrize(
+    "value", ["", None, 7, b"bytes", {}, {"a": ""}, {"a": 7}, {7: "a"}, SecretStr(""), ["sk"]]
+)
+def test_a_value_is_text_and_not_empty(pipelit: Pipelit, value: Any) -> None:
+    """Anything else is a CredentialError, and nothing is stored."""
+    with pytest.raises(CredentialError):
+        pipelit.credentials.put("openai", value, kind="llm", created_by="alice")
+    assert pipelit.credentials.list() == []
+
+
+@pytest.mark.parametrize("public", [{"a": object()}, {"a": float("nan")}, {"a": b"x"}])
+def test_public_fields_are_json(pipelit: Pipelit, public: dict[str, Any]) -> None:
+    """What isn't JSON is a CredentialError."""
+    with pytest.raises(CredentialError, match="public has to be JSON"):
+        pipelit.credentials.put("openai", VALUE, kind="llm", created_by="alice", public=public)
+
+
+def test_an_allow_list_holds_usernames(pipelit: Pipelit) -> None:
+    """A name on the list that no account can have is refused, not passed over."""
+    for allow in (["Agent_Writer"], [""], [None]):
+        with pytest.raises(InvalidUsername):
+            pipelit.credentials.put("x", VALUE, kind="llm", created_by="a", allow=allow)  # type: ignore[arg-type]
+
+
+def test_a_revealed_secret_is_not_stored_again(pipelit: Pipelit) -> None:
+    """A Secret that was opened can't be put back under a name of one's own."""
+    pipelit.credentials.put("openai", VALUE, kind="llm", created_by="a", allow=["agent_writer"])
+    with pytest.raises(CredentialScopeError):
+        pipelit.credentials.put("mine", Secret(VALUE), kind="llm", created_by="b")
+    assert [each.name for each in pipelit.credentials.list()] == ["openai"]
+
+
+def test_any_text_comes_back(pipelit: Pipelit) -> None:
+    """Secrets of any characters and lengths come back as they were."""
+    for value in ("\n", "ключ\0✓", '"}', "x" * 100_000, "\ud800"):
+        pipelit.credentials.put("openai", value, kind="llm", created_by="alice")
+        assert opened(pipelit, "openai") == value
+
+
+def test_outside_a_node_nothing_is_revealed(pipelit: Pipelit) -> None:
+    """``reveal`` where nothing runs is a CredentialScopeError, and opens nothing."""
+    pipelit.credentials.put("openai", VALUE, kind="llm", created_by="alice")
+    before = pipelit.audit.list()
+    with pytest.raises(CredentialScopeError), pipelit.credentials.reveal("openai"):
+        pass
+    assert pipelit.audit.list() == before
+
+
+def test_inject_needs_a_credential(pipelit: Pipelit) -> None:
+    """A decorator without a reference is refused when it is made."""
+    with pytest.raises(TypeError, match="inject needs a credential"):
+        pipelit.credentials.inject()
+
+
+def test_no_entry_of_the_audit_holds_a_secret(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """After everything that was done, no entry has a code, a key, a secret or a proof."""
+    secrets = [VALUE]
+    pipelit.credentials.put("openai", VALUE, kind="llm", created_by="alice")
+    opened(pipelit, "openai", writer)
+    code = writer.totp_code(audience="agent_editor").code
+    editor.verify_peer("agent_writer", code)
+    key = pipelit.users.create("bob").api_key.get_secret_value()
+    pipelit.users.authenticate(key)
+    asked = editor.challenge("agent_writer")
+    proof = writer.prove(asked.value, b"payload", verifier="agent_editor")
+    editor.verify_proof(proof, challenge=asked, payload=b"payload")
+    uri = pipelit.users.rotate_totp("agent_writer").get_secret_value()
+    secrets += [code, key.split("_", 2)[2], proof.value, asked.value.hex()]
+    secrets.append(uri.split("secret=")[1].split("&")[0])
+    shown = repr(pipelit.audit.list(limit=1000))
+    assert "verify.proof" in shown
+    for each in secrets:
+        assert each not in shown

@@ -1,0 +1,370 @@
+"""Storage: private files, migrations, and errors that name the setting."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from conftest import Clock
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.database.engine import Database, boot_id
+from pipelit_agents.database.models import Base
+from pipelit_agents.errors import ConfigurationError, StorageError
+
+
+def run(program: str, *arguments: str, cwd: Path | None = None) -> str:
+    """Runs a program in a process of its own, without our settings."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("FIELD_", "PIPELIT_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=clean,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def mode(path: Path) -> int:
+    """The permissions of a file or folder."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_importing_opens_no_driver_and_no_graph() -> None:
+    """``import pipelit_agents`` imports neither LangGraph nor a database driver nor alembic."""
+    program = """
+import sys
+import pipelit_agents
+unwanted = {"langgraph", "sqlite3", "alembic", "psycopg", "redis", "langchain"}
+print(sorted(unwanted & set(sys.modules)))
+"""
+    assert run(program) == "[]\n"
+
+
+def test_from_env_with_nothing_set_opens_nothing(tmp_path: Path) -> None:
+    """At import time of a graph module there may be no key, no database and no folder yet."""
+    program = """
+import sys
+from pipelit_agents import Pipelit
+pipelit = Pipelit.from_env()
+agent = pipelit.agent("agent_writer")
+@pipelit.credentials.inject(api_key="openai")
+def node(state, *, api_key): ...
+print(sorted({"sqlite3", "langgraph", "alembic"} & set(sys.modules)), repr(pipelit), agent)
+"""
+    assert run(program, cwd=tmp_path) == "[] Pipelit() Agent('agent_writer')\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_env_reads_dot_env_and_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings come from ``.env``, the environment wins, the default file is ``.pipelit``'s."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("FIELD_ENCRYPTION_KEY", "PIPELIT_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".env").write_text(f"FIELD_ENCRYPTION_KEY={Keyring.generate_key()}\n")
+    with Pipelit.from_env() as pipelit:
+        pipelit.create_schema()
+        pipelit.users.create("alice")
+        pipelit.users.create_agent("agent_x", owner="alice", purpose="p")
+    assert (tmp_path / ".pipelit" / "agents.db").exists()
+    monkeypatch.setenv("PIPELIT_DATABASE_URL", f"sqlite:///{tmp_path}/other.db")
+    with Pipelit.from_env() as pipelit:
+        pipelit.create_schema()
+    assert (tmp_path / "other.db").exists()
+
+
+def test_the_files_are_the_owners_alone(tmp_path: Path) -> None:
+    """The folder is 0700, and the file, its -wal and its -shm 0600, also under umask 0."""
+    program = """
+import os, sys
+os.umask(0)
+from pipelit_agents import Keyring, Pipelit
+with Pipelit(database_url=sys.argv[1], encryption_keys=[Keyring.generate_key()]) as pipelit:
+    pipelit.create_schema()
+    pipelit.users.create("alice")
+    for each in sorted(os.listdir(sys.argv[2])):
+        print(each, oct(os.stat(os.path.join(sys.argv[2], each)).st_mode & 0o7777))
+"""
+    folder = tmp_path / "pipelit"
+    out = run(program, f"sqlite:///{folder}/agents.db", str(folder))
+    assert out.splitlines() == [
+        "agents.db 0o600",
+        "agents.db-shm 0o600",
+        "agents.db-wal 0o600",
+    ]
+    assert mode(folder) == 0o700
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path, key: str) -> None:
+    """An existing file with wide permissions is narrowed when it is opened."""
+    path = tmp_path / "agents.db"
+    path.touch()
+    path.chmod(0o666)
+    with Pipelit(database_url=f"sqlite:///{path}", encryption_keys=[key]) as pipelit:
+        pipelit.create_schema()
+        assert mode(path) == 0o600
+
+
+def test_the_key_is_not_beside_the_database(pipelit: Pipelit, database_url: str, key: str) -> None:
+    """No file in the database's folder holds the key."""
+    pipelit.users.create_agent("agent_x", owner="alice", purpose="p")
+    folder = Path(database_url.removeprefix("sqlite:///")).parent
+    for each in folder.iterdir():
+        assert key.encode() not in each.read_bytes()
+
+
+def test_connections_are_set_up(pipelit: Pipelit) -> None:
+    """WAL and foreign keys are on for every connection; without a boot id nothing is lazy."""
+    for transaction in (pipelit._database.reading, pipelit._database.writing):
+        with transaction() as connection:
+            assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+            assert connection.scalar(text("PRAGMA foreign_keys")) == 1
+            assert connection.scalar(text("PRAGMA synchronous")) == (1 if boot_id() else 2)
+    with (
+        pytest.raises(StorageError, match="FOREIGN KEY"),
+        pipelit._database.writing() as connection,
+    ):
+        connection.execute(
+            text(
+                "INSERT INTO pipelit_api_keys (id, username, name, digest, last_four, created_at, "
+                "created_by) VALUES ('i', 'nobody', 'n', 'd', 'l', 0, 'o')"
+            )
+        )
+
+
+def test_a_transaction_is_all_or_nothing(pipelit: Pipelit) -> None:
+    """An exception inside ``writing`` undoes what was written, and comes out as it is."""
+
+    def work() -> None:
+        with pipelit._database.writing() as connection:
+            connection.execute(text("DELETE FROM pipelit_epoch"))
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        work()
+    with pipelit._database.reading() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM pipelit_epoch")) == 1
+
+
+def test_a_schema_can_be_made_twice(pipelit: Pipelit) -> None:
+    """``create_schema`` on a migrated database changes nothing."""
+    assert pipelit._database.pending_migrations() is False
+    pipelit.create_schema()
+    assert pipelit._database.pending_migrations() is False
+    assert pipelit.users.get("alice")
+
+
+def test_an_empty_database_has_pending_migrations(database_url: str) -> None:
+    """Before ``create_schema`` there is something to migrate."""
+    database = Database(lambda: database_url)
+    assert database.pending_migrations() is True
+    database.create_schema()
+    assert database.pending_migrations() is False
+    database.close()
+
+
+def test_a_schema_can_be_made_by_two_processes_at_once(tmp_path: Path, clock: Clock) -> None:
+    """Of processes that migrate a fresh file at once all succeed, and the tables are whole."""
+    program = """
+import sys
+from pipelit_agents import Pipelit
+with Pipelit(database_url=sys.argv[1], encryption_keys=[]) as pipelit:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    pipelit.create_schema()
+    print("made", flush=True)
+"""
+    url = f"sqlite:///{tmp_path}/agents.db"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        for _ in range(3)
+    ]
+    pipes = [(each.stdin, each.stdout) for each in started]
+    assert [out.readline() for _, out in pipes if out] == ["ready\n"] * 3
+    for into, _out in pipes:
+        assert into
+        into.write("go\n")
+    assert [each.communicate()[0] for each in started] == ["made\n"] * 3
+    with Pipelit(database_url=url, encryption_keys=[], clock=clock) as pipelit:
+        assert pipelit._database.pending_migrations() is False
+        assert pipelit.users.create("alice")
+
+
+def test_schemas_of_two_databases_can_be_made_at_once(tmp_path: Path) -> None:
+    """Threads that migrate different files don't get into each other's way."""
+    databases = [Database(lambda n=n: f"sqlite:///{tmp_path}/{n}.db") for n in range(6)]
+    threads = [Thread(target=each.create_schema) for each in databases]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert [each.pending_migrations() for each in databases] == [False] * 6
+    for each in databases:
+        each.close()
+
+
+def test_models_and_migrations_agree(pipelit: Pipelit) -> None:
+    """Autogenerate finds no difference between the models and the migrated tables."""
+    with pipelit._database.reading() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": "pipelit_version", "compare_type": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_tables_of_the_application_are_left_alone(pipelit: Pipelit) -> None:
+    """All our tables begin with ``pipelit_``, and migrating leaves others as they are."""
+    assert all(name.startswith("pipelit_") for name in Base.metadata.tables)
+    with pipelit._database.writing() as connection:
+        connection.execute(text("CREATE TABLE mine (id INTEGER)"))
+        connection.execute(text("CREATE TABLE alembic_version (version_num TEXT)"))
+    pipelit.create_schema()
+    with pipelit._database.reading() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM mine")) == 0
+
+
+def test_a_newer_database_is_refused_with_words(pipelit: Pipelit) -> None:
+    """Tables of a newer version are a StorageError, and not an error of alembic's."""
+    with pipelit._database.writing() as connection:
+        connection.execute(text("UPDATE pipelit_version SET version_num = '9999'"))
+    with pytest.raises(StorageError, match="newer pipelit-agents"):
+        pipelit.create_schema()
+
+
+def test_an_unmigrated_database_says_what_to_run(database_url: str, key: str) -> None:
+    """Before ``create_schema`` every use is a StorageError with the command and the setting."""
+    with Pipelit(database_url=database_url, encryption_keys=[key]) as pipelit:
+        for use in (
+            lambda: pipelit.users.create("alice"),
+            pipelit.users.list,
+            lambda: pipelit.users.authenticate("nonsense"),
+            pipelit.credentials.list,
+            pipelit.audit.list,
+            pipelit.agent("agent_x").totp_code,
+        ):
+            with pytest.raises(StorageError) as caught:
+                use()
+            for word in ("pipelit.create_schema()", "pipelit-agents init", "PIPELIT_DATABASE_URL"):
+                assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite+pysqlite:///:memory:",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+        "sqlite:///file:shared?mode=memory&cache=shared&uri=true",
+        "sqlite:///file:agents.db?vfs=memdb&uri=true",
+        "sqlite:///agents.db?mode=ro",
+    ],
+)
+def test_a_database_in_memory_is_refused(
+    url: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URL that names no file of its own is a ConfigurationError, and makes no file."""
+    monkeypatch.chdir(tmp_path)
+    pipelit = Pipelit(database_url=url, encryption_keys=[key])
+    with pytest.raises(ConfigurationError, match="PIPELIT_DATABASE_URL has to name a file"):
+        pipelit.create_schema()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "nosuch://host/db", "sqlite+nosuch:///x.db", "sqlite+aiosqlite:///x.db"]
+)
+def test_a_url_that_is_none_names_the_setting(url: str, key: str) -> None:
+    """A URL that can't be used is a ConfigurationError at first use."""
+    pipelit = Pipelit(database_url=url, encryption_keys=[key])
+    with pytest.raises(ConfigurationError, match="PIPELIT_DATABASE_URL"):
+        pipelit.users.list()
+
+
+def test_a_folder_that_can_not_be_made_names_the_setting(tmp_path: Path, key: str) -> None:
+    """A path under a file is a ConfigurationError that names path and setting."""
+    (tmp_path / "file").touch()
+    pipelit = Pipelit(database_url=f"sqlite:///{tmp_path}/file/agents.db", encryption_keys=[key])
+    with pytest.raises(ConfigurationError, match="PIPELIT_DATABASE_URL"):
+        pipelit.create_schema()
+
+
+def test_errors_repeat_neither_values_nor_sqlalchemys_causes(pipelit: Pipelit) -> None:
+    """A StorageError has the driver's words, without statement, parameters or chained causes."""
+    with pytest.raises(StorageError) as caught, pipelit._database.writing() as connection:
+        connection.execute(
+            text("INSERT INTO pipelit_epoch VALUES (1, :secret, 0)"), {"secret": "sk-live-1"}
+        )
+    assert "sk-live-1" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    assert isinstance(caught.value.__context__, IntegrityError)
+
+
+def test_it_goes_on_after_close(pipelit: Pipelit) -> None:
+    """``close`` closes connections; the next use opens new ones."""
+    pipelit.close()
+    assert pipelit.users.get("alice")
+
+
+def test_threads_open_one_engine(database_url: str) -> None:
+    """Many threads at first use share one pool of connections."""
+    database = Database(lambda: database_url)
+    found = []
+    threads = [Thread(target=lambda: found.append(database.engine)) for _ in range(16)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len({id(each) for each in found}) == 1
+    database.close()
+
+
+def test_a_forked_child_opens_connections_of_its_own(tmp_path: Path) -> None:
+    """After a fork the child uses none of the parent's connections, and both go on."""
+    program = """
+import os, sys
+from pipelit_agents import Keyring, Pipelit
+with Pipelit(database_url=sys.argv[1], encryption_keys=[Keyring.generate_key()]) as pipelit:
+    pipelit.create_schema()
+    engine = pipelit._database.engine
+    with pipelit._database.writing():
+        child = os.fork()
+        if not child:
+            assert pipelit._database.engine is not engine
+            assert pipelit.users.list() == []
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert pipelit._database.engine is engine
+    print(pipelit.users.create("alice").username)
+"""
+    assert run(program, f"sqlite:///{tmp_path}/agents.db") == "alice\n"
+
+
+def test_redis_and_a_bare_key_are_refused(database_url: str, key: str) -> None:
+    """What this release can't do is refused when the Pipelit is made, not passed over."""
+    with pytest.raises(ConfigurationError, match="redis_url"):
+        Pipelit(database_url=database_url, encryption_keys=[key], redis_url="redis://x")
+    with pytest.raises(ConfigurationError, match="list of keys"):
+        Pipelit(database_url=database_url, encryption_keys=key)
