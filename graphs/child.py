@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
-from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.channels import EphemeralValue, LastValue
 from langgraph.errors import GraphBubbleUp
 from langgraph.pregel import NodeBuilder, Pregel
@@ -39,6 +39,30 @@ ANYONE: Final = Anyone()
 """For ``accept_from``: the child works for whoever reaches it."""
 
 AcceptFrom = Sequence[str] | Anyone | None
+
+
+class ShowingLambda(RunnableLambda[Any, Any]):
+    """A function that runs a graph, and shows it to LangGraph: for its state and its drawing.
+
+    Left to itself LangGraph would take the first graph in the function's closure, which is the
+    child around it.
+
+    Args:
+        run: The function.
+        arun: Its async form.
+        graph: The graph that they run.
+    """
+
+    def __init__(
+        self, run: Callable[..., Any], arun: Callable[..., Any], graph: Pregel[Any, Any, Any, Any]
+    ) -> None:
+        super().__init__(run, afunc=arun, name=graph.name)
+        self._graph = graph
+
+    @property
+    def deps(self) -> list[Runnable[Any, Any]]:
+        """The graph inside."""
+        return [self._graph]
 
 
 class ChildInput(TypedDict):
@@ -240,36 +264,21 @@ def verified_child(
 
 
 def _served(child: VerifiedChild) -> RunnableLambda[Any, Any]:
-    # LangGraph finds the inner graph in the closure; a list hides the outer one, which would be
-    # its own subgraph without end.
-    graph, outer = child.graph, [child]
-
     def read(value: Any) -> SpawnRequest:
-        if outer[0].accept_from is None:
+        if child.accept_from is None:
             raise RequestRefused(
-                f"{graph.name!r} is reached from outside, and has to say whom it works for: "
-                "verified_child(…, accept_from=[…]) or accept_from=ANYONE"
+                f"{child.agent.username!r} is reached from outside, and has to say whom it works "
+                "for: verified_child(…, accept_from=[…]) or accept_from=ANYONE"
             )
-        try:
-            fields = dict(value)
-            proof = fields.pop("proof", None)
-            if proof is not None:
-                proof = Proof(
-                    fields["parent"], outer[0].agent.username, proof["step"], proof["value"]
-                )
-            return SpawnRequest(**fields, proof=proof)
-        except (TypeError, ValueError, KeyError, ProofRejected):
-            raise RequestRefused(
-                "request has to hold parent, challenge, depth, payload and proof"
-            ) from None
+        return SpawnRequest.parse(value, child.agent.username)
 
     def answer(value: Any, config: RunnableConfig) -> dict[str, Any]:
-        return outer[0].answer(read(value), config)
+        return child.answer(read(value), config)
 
     async def aanswer(value: Any, config: RunnableConfig) -> dict[str, Any]:
-        return await outer[0].aanswer(read(value), config)
+        return await child.aanswer(read(value), config)
 
-    return RunnableLambda(answer, afunc=aanswer, name=graph.name)
+    return ShowingLambda(answer, aanswer, child.graph)
 
 
 def _failure(error: Exception) -> bytes:

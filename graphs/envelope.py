@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pipelit_agents.errors import ProofRejected
+from pipelit_agents.errors import ProofRejected, RequestRefused
+from pipelit_agents.names import is_username
 from pipelit_agents.proof import Proof
 
 __all__ = ["Envelope", "SpawnRequest"]
@@ -32,6 +33,39 @@ class SpawnRequest:
     depth: int
     payload: bytes
     proof: Proof | None
+
+    @classmethod
+    def parse(cls, value: Any, child: str) -> SpawnRequest:
+        """Reads what came to a child from outside.
+
+        Args:
+            value: A mapping of the fields; the proof a mapping of ``step`` and ``value``, or None.
+            child: Who is asked.
+
+        Raises:
+            RequestRefused: A field is missing, too much, or has the wrong type.
+        """
+        try:
+            fields = dict(value)
+            given = fields.pop("proof")
+            proof = None
+            if given is not None:
+                proof = Proof(fields["parent"], child, given["step"], given["value"])
+            request = cls(**fields, proof=proof)
+        except (TypeError, ValueError, KeyError, ProofRejected):
+            request = None
+        if request is None or not (
+            is_username(request.parent)
+            and type(request.challenge) is bytes
+            and len(request.challenge) == 32
+            and type(request.depth) is int
+            and request.depth > 0
+            and type(request.payload) is bytes
+        ):
+            raise RequestRefused(
+                "a request holds parent, challenge (32 bytes), depth, payload (bytes) and proof"
+            )
+        return request
 
 
 @dataclass(frozen=True, slots=True)

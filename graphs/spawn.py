@@ -44,7 +44,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof, derive_challenge
 
-from .child import ANYONE, VerifiedChild
+from .child import ANYONE, ShowingLambda, VerifiedChild
 from .envelope import Envelope, SpawnRequest
 from .messages import state_from_bytes, state_to_bytes
 
@@ -367,15 +367,15 @@ class _Parent:
         Raises:
             PipelitError: The child doesn't hold it.
         """
-        possession = self.lead.challenge(self.name)
-        with _exits():
-            shown = child.prove_possession(possession)
-        self.lead.verify_proof(shown, challenge=possession, payload=b"", kind="possession")
         proof = None
         if child.accept_from is not None and child.accept_from is not ANYONE:
             proof = self.lead.prove_request(
                 challenge.value, order["request"], verifier=self.name, depth=order["depth"]
             )
+        possession = self.lead.challenge(self.name)
+        with _exits():
+            shown = child.prove_possession(possession)
+        self.lead.verify_proof(shown, challenge=possession, payload=b"", kind="possession")
         return SpawnRequest(
             self.lead.username, challenge.value, order["depth"], order["request"], proof
         )
@@ -445,19 +445,15 @@ class _Parent:
 
 
 def _bound_node(parent: _Parent, child: VerifiedChild) -> RunnableLambda[_Order, Any]:
-    # LangGraph finds a graph in the closure, for its state and its drawing. That has to be the
-    # inner graph, which is what runs here; a list hides the outer one.
-    graph, asked = child.graph, [child]
-
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
         inherited = parent.config(order, config)
 
         def work(control: RunControl | None) -> SpawnResult:
             challenge = parent.challenge(order)
-            request = parent.ask(asked[0], order, challenge)
+            request = parent.ask(child, order, challenge)
             with _exits():
-                answer = asked[0].answer(request, inherited, control)
+                answer = child.answer(request, inherited, control)
             return parent.believe(order, challenge, answer)
 
         return parent.finish(order, config, _guarded(parent, work))
@@ -468,14 +464,14 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> RunnableLambda[_Order,
 
         async def work() -> SpawnResult:
             challenge = parent.challenge(order)
-            request = await asyncio.to_thread(parent.ask, asked[0], order, challenge)
+            request = await asyncio.to_thread(parent.ask, child, order, challenge)
             with _exits():
-                answer = await asked[0].aanswer(request, inherited)
+                answer = await child.aanswer(request, inherited)
             return await asyncio.to_thread(parent.believe, order, challenge, answer)
 
         return parent.finish(order, config, await _aguarded(parent, work))
 
-    return RunnableLambda(run, afunc=arun, name=graph.name)
+    return ShowingLambda(run, arun, child.graph)
 
 
 def _unbound_node(
@@ -507,7 +503,7 @@ def _unbound_node(
 
         return parent.finish(order, config, await _aguarded(parent, work))
 
-    return RunnableLambda(run, afunc=arun, name=graph.name)
+    return ShowingLambda(run, arun, graph)
 
 
 @contextmanager
@@ -641,7 +637,7 @@ def _order(index: int, task: Any, children: Mapping[str, Any], depth: int, lead:
         order["problem"] = f"tasks[{index}] has to be {{'agent': …, 'input': …}}"
         return order
     order["agent"] = str(task["agent"])[:149]
-    if task["agent"] not in children:
+    if not isinstance(task["agent"], str) or task["agent"] not in children:
         order["problem"] = (
             f"tasks[{index}].agent {str(task['agent'])!r:.80} is no child here; "
             f"the children are {', '.join(sorted(children))}"

@@ -11,8 +11,8 @@ __all__ = ["VerificationPolicy"]
 class VerificationPolicy:
     """How many failures are borne, and for how long they are remembered.
 
-    The defaults are the platform's promise. They may be made stricter; what would break a promise
-    is refused.
+    The defaults are what the project promises. Looser limits give a guesser more tries, up to
+    ``switch_off_after``, which can only be lowered.
 
     Attributes:
         failures_per_minute: Failures of one verifier about one peer in 60 seconds; then it waits.

@@ -80,7 +80,7 @@ def provision(
     taken = ""
     try:
         _require_fitting(name)
-        with database.writing() as connection:
+        with database.writing(durable=True) as connection:
             _require_creator(connection, creator)
             there = _find(connection, UserRow, UserRow.username == name)
             key = _find(connection, CredentialRow, CredentialRow.name == credential)
@@ -106,7 +106,7 @@ def provision(
         true = taken if isinstance(error, UserExists) else ""
         reason = true or _REASONS.get(type(error), "refused")
         # The refusal took its transaction with it, so it is recorded in another.
-        with database.writing() as connection:
+        with database.writing(durable=True) as connection:
             _record(connection, creator, name, "refused", reason)
         raise
     if made is None:

@@ -169,7 +169,7 @@ class Users:
             UserExists: The name is taken.
         """
         name = require_username(username)
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             self._insert(connection, name, kind="human", root_owner=name, created_by=created_by)
             key = self._insert_key(connection, name, "first key", None, created_by)
         return NewUser(name, key.api_key)
@@ -201,7 +201,7 @@ class Users:
             ConfigurationError: There is no key to seal its TOTP secret under.
         """
         name = require_username(username)
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             return self.create_agent_in(
                 connection, name, owner=owner, purpose=purpose, may_create_agents=may_create_agents
             )
@@ -296,7 +296,7 @@ class Users:
             InvalidUsername: The name has another form.
             UserNotFound: There is none.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             name = _find(connection, require_username(username)).username
             family = select(UserRow.username).where(UserRow.username == name).cte(recursive=True)
             family = family.union(
@@ -325,7 +325,7 @@ class Users:
             InvalidUsername: The name has another form.
             UserNotFound: There is none.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             name = _find(connection, require_username(username)).username
             self._ledger.unlock(connection, name)
             self._record(connection, by, name, "user.unlock")
@@ -354,7 +354,7 @@ class Users:
         if overlap < timedelta(0):
             raise ValueError("overlap must not be negative")
         secret = secrets.token_bytes(_SECRET_BYTES)
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             row = _find(connection, require_username(username))
             if row.kind != "agent":
                 raise NotLocalAgent(f"{username!r} is a person, not an agent", username=username)
@@ -401,7 +401,7 @@ class Users:
             expires = expires_at.timestamp()
             if expires <= self._clock():
                 raise ValueError("expires_at is past")
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             row = _find(connection, require_username(username))
             if not row.active:
                 raise UserInactive(f"{username!r} was deactivated", username=username)
@@ -417,7 +417,7 @@ class Users:
         Raises:
             UserNotFound: No key has that id.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
             if owner is None:
                 raise UserNotFound(f"no API key has the id {key_id!r:.40}; see list_api_keys")

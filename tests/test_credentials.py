@@ -49,7 +49,7 @@ def test_what_is_shown_of_a_credential(pipelit: Pipelit, clock: Clock) -> None:
         kind="llm",
         created_by="alice",
         public=public,
-        allow=["bob", "alice", "bob"],
+        allow=allow,
     )
     at = datetime.fromtimestamp(clock.now, UTC)
     assert made == CredentialInfo(

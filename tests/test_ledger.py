@@ -387,6 +387,32 @@ def test_after_a_restart_what_may_have_been_spent_is_refused(
         assert editor.username == restarted.username
 
 
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_a_code_from_ahead_is_refused_for_as_long_as_the_window_reaches_it(
+    database_url: str, key: str, clock: Clock, window: int
+) -> None:
+    """A code that was good before its time isn't good again at the end of its time either."""
+    policy = VerificationPolicy(window=window)
+    with Pipelit(
+        database_url=database_url, encryption_keys=[key], clock=clock, policy=policy
+    ) as pipelit:
+        pipelit.create_schema()
+        pipelit.users.create("alice")
+        writer, editor = make(pipelit, "agent_writer"), make(pipelit, "agent_editor")
+        clock.advance(30 * window)
+        code = writer.totp_code(audience="agent_editor").code
+        clock.advance(-30 * window)
+        editor.verify_peer("agent_writer", code)
+        with pipelit._database.writing() as connection:
+            connection.execute(text("DELETE FROM pipelit_ledger"))
+        restarted = with_epoch(pipelit, "agent_editor", lambda: "another life", clock)
+        guess(restarted, "agent_writer")
+        clock.advance(60 * window)
+        with pytest.raises(CodeRejected):
+            restarted.verify_peer("agent_writer", code)
+        assert last_reason(pipelit) == "step from before a restart"
+
+
 def test_a_spent_code_that_was_forgotten_is_not_good_again(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:

@@ -108,7 +108,7 @@ class Credentials:
             CredentialError: The name, the value or a public field is unusable; it says which.
             ConfigurationError: There is no key to seal it under.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             row = self.put_in(
                 connection,
                 name,
@@ -194,7 +194,7 @@ class Credentials:
         Raises:
             CredentialNotFound: No credential has that name.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             _find(connection, name)
             connection.execute(delete(CredentialRow).where(CredentialRow.name == name))
             self._record(connection, by, name, "credential.delete")

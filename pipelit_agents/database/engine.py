@@ -79,16 +79,29 @@ class Database:
         return self._engine
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, *, durable: bool = False) -> Iterator[Connection]:
         """A transaction of its own that holds the write lock from its first statement on.
+
+        Args:
+            durable: What it decides has to outlive a power cut too. A spent code needn't: there
+                the epoch knows of the cut.
 
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
         engine = self.engine
         queue = self._writer if engine.dialect.name == "sqlite" else nullcontext()
-        with queue, _named_errors(engine), engine.begin() as connection:
-            yield connection
+        with queue, _named_errors(engine), engine.connect() as connection:
+            driver = connection.connection.dbapi_connection
+            flushes = durable and engine.dialect.name == "sqlite" and driver is not None
+            if flushes:
+                driver.execute("PRAGMA synchronous=FULL")  # type: ignore[union-attr]
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if flushes:
+                    driver.execute(f"PRAGMA synchronous={_synchronous()}")  # type: ignore[union-attr]
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -208,14 +221,12 @@ def _engine(url: str) -> Engine:
     engine = create_engine(
         parsed, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, hide_parameters=True
     )
-    # A machine without a boot id can't tell that it forgot commits, so it must not forget any.
-    synchronous = "NORMAL" if boot_id() else "FULL"
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute(f"PRAGMA synchronous={_synchronous()}")
         connection.execute("PRAGMA foreign_keys=ON")
 
     @event.listens_for(engine, "begin")
@@ -226,6 +237,11 @@ def _engine(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _synchronous() -> str:
+    # A machine without a boot id can't tell that it forgot commits, so it must not forget any.
+    return "NORMAL" if boot_id() else "FULL"
 
 
 def _make_private(path: Path) -> None:
