@@ -138,12 +138,14 @@ class _BrokeOff(Exception):
 class _Run:
     """What one run of the node shares with its children, outside any state."""
 
-    def __init__(self, write: Callable[[Any], None]) -> None:
+    def __init__(self, write: Callable[[Any], None] | None) -> None:
         self.write = write
         self.results: dict[int, SpawnResult] = {}
 
     def tell(self, event: str, order: _Order, **more: Any) -> None:
-        self.write(
+        # Without a parent around it the node's own stream is the caller's.
+        write = self.write or get_stream_writer()
+        write(
             {"type": EVENT, "event": event, "agent": order["agent"], "index": order["index"]} | more
         )
 
@@ -187,9 +189,9 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
     def _begin(self, config: RunnableConfig | None) -> tuple[_Run, RunnableConfig]:
         try:
             # Here it is still the parent's writer; inside, a nested one that may write nowhere.
-            write = get_stream_writer()
+            write: Callable[[Any], None] | None = get_stream_writer()
         except RuntimeError:
-            write = _nowhere
+            write = None
         run = _Run(write)
         given = config or RunnableConfig()
         configured = cast(
@@ -692,8 +694,4 @@ def _spawn_error(run: _Run) -> SpawnError:
 
 def _run_of(config: RunnableConfig) -> _Run:
     run = config.get("configurable", {}).get(_RUN)
-    return run if isinstance(run, _Run) else _Run(_nowhere)
-
-
-def _nowhere(_: Any) -> None:
-    return None
+    return run if isinstance(run, _Run) else _Run(None)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -326,6 +327,23 @@ def test_what_a_child_writes_to_its_stream_is_not_the_parents(
 
     graph = parent_of(lead, {NAME: verified_child(graph_of(chatter), researcher)})
     assert CANARY not in repr(list(graph.stream(tasks("x"), stream_mode=["custom", "updates"])))
+
+
+def test_what_a_childs_model_says_is_not_streamed_by_the_parent(
+    lead: Agent, researcher: Agent
+) -> None:
+    """A child's tokens, not yet verified, don't come out of the parent's message stream."""
+    model = GenericFakeChatModel(messages=iter([AIMessage(f"{CANARY} {CANARY}")]))
+
+    def talk(_: Work) -> Work:
+        model.invoke("hello")
+        return {"a": "X"}
+
+    graph = parent_of(lead, {NAME: verified_child(graph_of(talk), researcher)})
+    modes = ["messages", "updates"]
+    chunks = list(graph.stream(tasks("x"), stream_mode=modes))
+    assert chunks
+    assert CANARY not in repr(chunks)
 
 
 def test_an_impostor_of_the_same_name_is_refused(
@@ -992,6 +1010,13 @@ async def test_progress_is_told_on_the_custom_stream(lead: Agent, researcher: Ag
             1: ["spawned", "running", "failed"],
             2: ["spawned", "running", "refused"],
         }
+
+
+def test_progress_is_told_without_a_parent(lead: Agent, researcher: Agent) -> None:
+    """Streamed by itself, the node tells its progress to its own caller."""
+    node = spawn_and_await(lead, {NAME: verified_child(graph_of(), researcher)})
+    events = [event["event"] for event in node.stream(tasks("x"), stream_mode="custom")]
+    assert events == ["spawned", "running", "verified"]
 
 
 @dataclasses.dataclass
