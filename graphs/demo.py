@@ -111,7 +111,8 @@ def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool 
     Args:
         inputs: Up to three text files; by default documents of this project.
         model: A chat model, ``provider:name``, whose key stands in the user's own credential
-            store under the provider's name; without one the readers compute.
+            store under the provider's name, with public fields such as ``base_url`` beside it;
+            without one the readers compute.
         as_json: Print one JSON document instead of tables.
 
     Returns:
@@ -144,7 +145,7 @@ def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool 
         console.print(_results_table(state["results"]))
 
         console.print("\n[bold]2. Three attacks on the same node[/]")
-        attacks = _attacks(pipelit, reader, recorded.tape, files[0])
+        attacks = _attacks(pipelit, _reader(None), recorded.tape, files[0])
         console.print(_attacks_table(attacks))
 
         console.print("\n[bold]3. A sealed key, used inside the node that signs the report[/]")
@@ -256,12 +257,12 @@ def _asking(model: str) -> Any:
             "--model has the form provider:name, for example openai:gpt-5-mini"
         )
     own = Pipelit.from_env()
-    own.credentials.get(provider)
+    public = own.credentials.get(provider).public
 
     @own.credentials.inject(api_key=provider)
     def summarise(state: FileState, *, api_key: SecretStr) -> FileState:
         text = _text(Path(state["path"]))[:_MODEL_CHARACTERS]
-        chat = init_chat_model(name, model_provider=provider, api_key=api_key)
+        chat = init_chat_model(name, model_provider=provider, api_key=api_key, **public)
         answer = chat.invoke(f"Summarise in one sentence what this document is about:\n\n{text}")
         return {"summary": answer.text}
 
