@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +44,16 @@ def main(
     """Identity that agents can prove, and secrets they can't leak."""
 
 
+def _not_ignored(folder: Path) -> list[str]:
+    listing = folder / ".gitignore"
+    if not listing.is_file() and not (folder / ".git").exists():
+        return []
+    text = listing.read_text(encoding="utf-8", errors="replace") if listing.is_file() else ""
+    patterns = [line.strip().strip("/") for line in text.splitlines()]
+    ours = [name for name in (".env", ".pipelit") if (folder / name).exists()]
+    return [name for name in ours if not any(fnmatch(name, each) for each in patterns)]
+
+
 @app.command()
 @reporting
 def init(*, as_json: AsJson = False) -> None:
@@ -61,6 +72,10 @@ def init(*, as_json: AsJson = False) -> None:
     }
     if made:
         fields["keep"] = ".env out of version control, and a copy of the key where it is safe"
+    if tracked := _not_ignored(Path()):
+        fields["warning"] = (
+            f"git may take {' and '.join(tracked)}: add a line for each to .gitignore"
+        )
     show("Ready.", fields, as_json=as_json)
 
 
@@ -98,7 +113,7 @@ def verify(
 ) -> None:
     """Check an agent's code, and spend it; exit code 0 means verified, 1 not.
 
-    The code is read from a hidden prompt, or a line of standard input.
+    The code is read from a hidden prompt, or from standard input.
     """
     import dataclasses
 

@@ -14,7 +14,16 @@ import typer
 
 from pipelit_agents.errors import PipelitError
 
-__all__ = ["AsJson", "Yes", "confirm", "read_secret", "reporting", "show", "show_table"]
+__all__ = [
+    "AsJson",
+    "Yes",
+    "confirm",
+    "read_secret",
+    "read_secrets",
+    "reporting",
+    "show",
+    "show_table",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,7 +40,7 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (PipelitError, ValueError) as error:
+        except (PipelitError, ValueError, typer.Abort) as error:
             _fail(error, as_json=bool(kwargs.get("as_json")))
 
     return wrapped
@@ -74,29 +83,64 @@ def show_table(rows: Sequence[Any], columns: Sequence[str], *, as_json: bool) ->
         typer.echo("There are none.")
         return
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
-    from rich.markup import escape
+    from rich.measure import Measurement
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
         # Names are typed again and times compared, so these are never cut.
         whole = column in ("username", "name", "id") or column.endswith("_at")
-        table.add_column(column.replace("_", " "), no_wrap=whole, overflow="fold")
+        least = max(cell_len(_safe(_text(row[column]))) for row in found) if whole else None
+        table.add_column(column.replace("_", " "), no_wrap=whole, overflow="fold", min_width=least)
     for row in found:
-        table.add_row(*(escape(_safe(_text(row[column]))) for column in columns))
-    Console().print(table)
+        # As Text: of a string Rich would read the markup and the emoji codes.
+        table.add_row(*(Text(_safe(_text(row[column]))) for column in columns))
+    console = Console()
+    # A terminal that is too narrow wraps the lines; Rich would drop what doesn't fit.
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def read_secret(name: str) -> str:
-    """Reads a secret from a hidden prompt, or from standard input where there is no terminal."""
-    if sys.stdin.isatty():
-        value = typer.prompt(name, hide_input=True, err=True)
-    else:
-        value = sys.stdin.readline().rstrip("\r\n")
-    if not value:
-        raise ValueError(f"{name}: nothing was given; type it at the prompt or pipe it in")
-    return str(value)
+    """Reads a secret from a hidden prompt, or all of standard input where there is no terminal."""
+    return read_secrets([name])[name]
+
+
+def read_secrets(names: Sequence[str]) -> dict[str, str]:
+    """Reads secrets from hidden prompts, or from standard input where there is no terminal.
+
+    A single secret is all that comes, without the last line's end, so that a key in several lines
+    stays whole; of several secrets each is one line.
+
+    Args:
+        names: What to ask for.
+
+    Raises:
+        ValueError: Something is missing, left over, or no text. The message holds none of it.
+    """
+    if _at_a_terminal():
+        return {name: typer.prompt(name, hide_input=True, err=True) for name in names}
+    asked = ", ".join(names)
+    try:
+        text = sys.stdin.buffer.read().decode() if sys.stdin else ""
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{asked}: standard input is no UTF-8 text; encode it first, for example with base64"
+        ) from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    values = [text] if len(names) == 1 else [line.removesuffix("\r") for line in text.split("\n")]
+    if not all(values):
+        raise ValueError(f"{asked}: nothing was given; type it at the prompt or pipe it in")
+    if len(values) != len(names):
+        raise ValueError(
+            f"{asked}: {len(names)} lines are needed on standard input, one for each, "
+            f"and {len(values)} came"
+        )
+    return dict(zip(names, values, strict=True))
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -107,9 +151,9 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not _at_a_terminal():
         raise ValueError(f"{question} There is no terminal to ask at: add --yes to mean it")
-    typer.confirm(question, abort=True, err=True)
+    typer.confirm(_safe(question), abort=True, err=True)
 
 
 def moment(value: datetime | None) -> str:
@@ -119,12 +163,17 @@ def moment(value: datetime | None) -> str:
     return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def _at_a_terminal() -> bool:
+    # It is None where the shell closed it: pipelit-agents … <&-
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def _fail(error: Exception, *, as_json: bool) -> NoReturn:
+    message = str(error) or "stopped at the question; nothing was done"
     if as_json:
-        told = {"type": type(error).__name__, "message": str(error)}
-        typer.echo(json.dumps({"error": told}))
+        typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
     else:
-        typer.echo(f"error: {_safe(str(error))}", err=True)
+        typer.echo(f"error: {_safe(message)}", err=True)
     raise typer.Exit(1)
 
 

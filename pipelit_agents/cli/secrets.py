@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -12,6 +12,7 @@ from pipelit_agents.cli.output import (
     Yes,
     confirm,
     read_secret,
+    read_secrets,
     reporting,
     show,
     show_table,
@@ -20,6 +21,8 @@ from pipelit_agents.cli.output import (
 __all__ = ["credentials"]
 
 credentials = typer.Typer(help="Sealed secrets: put, list masked, delete.", no_args_is_help=True)
+
+T = TypeVar("T")
 
 Name = Annotated[str, typer.Argument(help="The credential's name.")]
 
@@ -47,14 +50,17 @@ def put(
 ) -> None:
     """Seal a secret under a name; what stood there is replaced.
 
-    The secret is read from a hidden prompt, or a line of standard input for each field.
+    The secret is read from a hidden prompt, or from standard input: all of it, or with several
+    fields a line for each.
     """
     from pipelit_agents import Pipelit
 
-    shown = dict(_pair(each) for each in public or [])
-    value: Any
-    if field:
-        value = {each: read_secret(f"Value of {each}") for each in field}
+    shown = _once("--public", [_pair(each) for each in public or []])
+    fields = _once("--field", [(each, f"Value of {each}") for each in field or []])
+    value: str | dict[str, str]
+    if fields:
+        given = read_secrets(list(fields.values()))
+        value = {each: given[prompt] for each, prompt in fields.items()}
     else:
         value = read_secret("Value")
     with Pipelit.from_env() as pipelit:
@@ -113,6 +119,18 @@ def _pair(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ValueError(f"--public {text!r:.60} is not key=value")
     try:
-        return key, json.loads(value)
-    except ValueError:
+        return key, json.loads(value, parse_constant=_no_json)
+    except (ValueError, RecursionError):
         return key, value
+
+
+def _no_json(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+def _once(option: str, pairs: list[tuple[str, T]]) -> dict[str, T]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key in found if [each for each, _ in pairs].count(key) > 1)
+        raise ValueError(f"{option} {twice!r:.60} is given twice; give each name once")
+    return found

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any
 
+from pipelit_agents.credentials.boundary import redact, refuse_leak
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError
 from pipelit_agents.running import running
@@ -145,6 +146,15 @@ class _Step:
         _current.set(self.outside)
 
 
+@contextmanager
+def _guarded(scope: Scope) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        redact(error, scope.revealed)
+        raise
+
+
 def injecting(
     function: Callable[..., Any],
     parameters: Mapping[str, str],
@@ -155,6 +165,9 @@ def injecting(
     The parameters vanish from the signature and the annotations, so that neither LangGraph nor
     a model asks for them. Each call opens a scope, opens the secrets in it, and closes it when
     the function ends. Async functions open theirs in a worker thread, in one hop.
+
+    What the function returns or yields is searched for the secrets, and a hit is
+    ``SecretLeakError``; what it raises loses them.
 
     Args:
         function: A function or method, sync or async, generator or not.
@@ -211,7 +224,7 @@ def injecting(
         @wraps(function)
         async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
             arguments = bind(args, kwargs)
-            with closing(Scope()) as scope:
+            with closing(Scope()) as scope, _guarded(scope):
                 step = _Step(scope)
                 with step:
                     body = call(arguments, await asyncio.to_thread(open_all, scope))
@@ -222,6 +235,7 @@ def injecting(
                             item = await resume()
                         except StopAsyncIteration:
                             return
+                    refuse_leak(item, scope.revealed)
                     try:
                         resume = partial(body.asend, (yield item))
                     except BaseException as error:
@@ -232,7 +246,7 @@ def injecting(
         @wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             arguments = bind(args, kwargs)
-            with closing(Scope()) as scope:
+            with closing(Scope()) as scope, _guarded(scope):
                 step = _Step(scope)
                 with step:
                     body = call(arguments, open_all(scope))
@@ -242,7 +256,9 @@ def injecting(
                         try:
                             item = resume()
                         except StopIteration as stop:
+                            refuse_leak(stop.value, scope.revealed)
                             return stop.value
+                    refuse_leak(item, scope.revealed)
                     try:
                         resume = partial(body.send, (yield item))
                     except BaseException as error:
@@ -253,16 +269,20 @@ def injecting(
         @wraps(function)
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
             arguments = bind(args, kwargs)
-            with opened_scope() as scope:
-                return await call(arguments, await asyncio.to_thread(open_all, scope))
+            with opened_scope() as scope, _guarded(scope):
+                result = await call(arguments, await asyncio.to_thread(open_all, scope))
+                refuse_leak(result, scope.revealed)
+                return result
 
     else:
 
         @wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             arguments = bind(args, kwargs)
-            with opened_scope() as scope:
-                return call(arguments, open_all(scope))
+            with opened_scope() as scope, _guarded(scope):
+                result = call(arguments, open_all(scope))
+                refuse_leak(result, scope.revealed)
+                return result
 
     wrapped.__annotations__ = {
         key: hint
