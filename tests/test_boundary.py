@@ -270,6 +270,15 @@ def test_a_node_that_keeps_its_key_to_itself_is_not_disturbed(keyed: Pipelit) ->
     assert node({}) is made
 
 
+def test_no_depth_hides_a_secret() -> None:
+    """Nested deeper than Python can follow by calls, a secret is refused all the same."""
+    value: Any = KEY
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(SecretLeakError, match="service"):
+        refuse_leak(value, {KEY: "service"})
+
+
 def test_a_value_that_holds_itself_ends() -> None:
     """A cycle is walked once."""
     value: list[Any] = ["x"]

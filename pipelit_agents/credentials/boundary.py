@@ -23,7 +23,7 @@ __all__ = ["redact", "refuse_leak"]
 MASK: Final = "****"
 _SHORTEST: Final = 8
 _DEEPEST: Final = 200
-_LEAVES: Final = (bool, int, float, complex, type(None))
+_LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
 
 
 def refuse_leak(value: Any, revealed: Mapping[str, str]) -> None:
@@ -38,12 +38,19 @@ def refuse_leak(value: Any, revealed: Mapping[str, str]) -> None:
             secret.
     """
     needles = [(each, name) for secret, name in revealed.items() for each in _forms(secret)]
-    for path, found in _texts(value, "", 0, {}):
-        if isinstance(found, Secret):
-            raise _leak(found.credential, path)
-        for needle, credential in needles:
-            if needle in found:
-                raise _leak(credential, path)
+    if not _suspicious(value, [needle for needle, _ in needles]):
+        return
+    try:
+        for path, found in _texts(value, "", {}):
+            if isinstance(found, Secret):
+                raise _leak(found.credential, path)
+            for needle, credential in needles:
+                if needle in found:
+                    raise _leak(credential, path)
+    except RecursionError:
+        pass
+    # It is there, somewhere too deep to name.
+    raise _leak(", ".join(sorted(set(revealed.values()))), "")
 
 
 def redact(error: BaseException, revealed: Mapping[str, str]) -> None:
@@ -98,9 +105,51 @@ def _forms(secret: str) -> tuple[bytes, ...]:
     return tuple(form for form in forms if len(form) >= _SHORTEST)
 
 
-def _texts(
-    value: Any, path: str, depth: int, seen: dict[int, Any]
-) -> Iterator[tuple[str, bytes | Secret]]:
+def _suspicious(value: Any, needles: list[bytes]) -> bool:
+    """Whether a secret or a needle is anywhere in a value: the same walk, without the paths.
+
+    It runs over every state, and large ones are mostly text: all of it is joined and searched at
+    once.
+    """
+    texts: list[str] = []
+    others: list[bytes] = []
+    waiting: list[Any] = [value]
+    seen: dict[int, Any] = {}
+    while waiting:
+        each = waiting.pop()
+        kind = type(each)
+        if kind is str:
+            texts.append(each)
+            continue
+        if kind in _LEAVES or id(each) in seen:
+            continue
+        seen[id(each)] = each
+        if kind is dict:
+            waiting.extend(each)
+            waiting.extend(each.values())
+        elif kind is list or kind is tuple:
+            waiting.extend(each)
+        elif isinstance(each, Secret):
+            return True
+        elif isinstance(each, str):
+            texts.append(str.__str__(each))
+        elif isinstance(each, bytes | bytearray | memoryview):
+            others.append(bytes(each))
+        elif isinstance(each, Mapping):
+            for key, inner in each.items():
+                waiting += (key, inner)
+        elif isinstance(each, list | tuple | set | frozenset):
+            waiting.extend(each)
+        else:
+            waiting.extend(inner for _, inner in _attributes(each))
+    joined = "\n\0\n".join(texts)
+    shown = [needle.decode("utf-8", "surrogatepass") for needle in needles]
+    return any(needle in joined for needle in shown) or any(
+        needle in text for text in others for needle in needles
+    )
+
+
+def _texts(value: Any, path: str, seen: dict[int, Any]) -> Iterator[tuple[str, bytes | Secret]]:
     """Every text in a value, as bytes, and every secret, with its path."""
     if isinstance(value, Secret):
         yield path, value
@@ -111,21 +160,21 @@ def _texts(
     if isinstance(value, bytes | bytearray | memoryview):
         yield path, bytes(value)
         return
-    if isinstance(value, _LEAVES) or id(value) in seen or depth > _DEEPEST:
+    if type(value) in _LEAVES or id(value) in seen:
         return
     # Kept, so that no other object gets the same id meanwhile.
     seen[id(value)] = value
     if isinstance(value, Mapping):
         for key, each in value.items():
-            yield from _texts(key, f"{path}.<key>" if path else "<key>", depth + 1, seen)
+            yield from _texts(key, f"{path}.<key>" if path else "<key>", seen)
             name = key if isinstance(key, str) else repr(key)
-            yield from _texts(each, f"{path}.{name}" if path else name, depth + 1, seen)
+            yield from _texts(each, f"{path}.{name}" if path else name, seen)
     elif isinstance(value, list | tuple | set | frozenset):
         for position, each in enumerate(value):
-            yield from _texts(each, f"{path}[{position}]", depth + 1, seen)
+            yield from _texts(each, f"{path}[{position}]", seen)
     else:
         for name, each in _attributes(value):
-            yield from _texts(each, f"{path}.{name}" if path else name, depth + 1, seen)
+            yield from _texts(each, f"{path}.{name}" if path else name, seen)
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
@@ -153,7 +202,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _masked(value: Any, needles: list[str], depth: int) -> Any:
     if depth > _DEEPEST:
-        return value
+        return MASK
     if isinstance(value, str):
         for needle in needles:
             if needle in value:
