@@ -107,7 +107,7 @@ def provision(
         reason = true or _REASONS.get(type(error), "refused")
         # The refusal took its transaction with it, so it is recorded in another.
         with database.writing(durable=True) as connection:
-            _record(connection, creator, name, "refused", reason)
+            _record(connection, creator, str(name), "refused", reason)
         raise
     if made is None:
         return ProvisionedAgent(name, credential, credentials.get(credential).masked[-4:], False)

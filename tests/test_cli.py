@@ -63,6 +63,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, An
         yield from commands(child, (*path, name))
 
 
+PUT_X = ("credentials", "put", "x", "--kind", "k", "--created-by", "alice")
 EVERY = list(commands(typer.main.get_command(app)))
 
 
@@ -210,6 +211,136 @@ def test_fields_are_read_one_by_one(ready: Run) -> None:
     assert told(ready("credentials", "show", "db", "--json"))["masked"] == "user=…, password=…ter2"
 
 
+@pytest.mark.parametrize("stdin", ["one", "one\n", "one\n\n", "one\ntwo\nthree\n"])
+def test_each_field_needs_its_line(ready: Run, stdin: str) -> None:
+    """A line that is missing or left over is refused, and nothing is sealed."""
+    put = ("credentials", "put", "db", "--kind", "sql", "--created-by", "alice")
+    done = ready(*put, "--field", "user", "--field", "password", stdin=stdin)
+    assert done.exit_code == 1
+    assert "standard input" in done.stderr or "nothing was given" in done.stderr
+    assert "one" not in done.stderr.replace("one for each", "")
+    assert told(ready("credentials", "list", "--json")) == []
+
+
+def test_bytes_are_not_sealed_as_something_else(folder: Path, ready: Run) -> None:
+    """What is no text is refused, and no byte of it is repeated."""
+    put = ["credentials", "put", "b", "--kind", "k", "--created-by", "alice"]
+    done = CliRunner().invoke(app, put, input=b"secret\xff\xfe")
+    assert done.exit_code == 1
+    assert "base64" in done.stderr
+    assert "secret" not in done.stderr
+    assert "ff" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("1", 1),
+        ('{"a": [true, null]}', {"a": [True, None]}),
+        ("http://x?a=b", "http://x?a=b"),
+        ("", ""),
+        ("NaN", "NaN"),
+        ("[" * 5000, "[" * 5000),
+    ],
+)
+def test_a_public_field_is_json_or_text(ready: Run, typed: str, kept: object) -> None:
+    """What parses as JSON is kept as that, and anything else as the text it is."""
+    put = ("credentials", "put", "x", "--kind", "k", "--created-by", "alice", "--json")
+    assert told(ready(*put, "--public", f"f={typed}", stdin="s"))["public"] == {"f": kept}
+
+
+@pytest.mark.parametrize(
+    ("listing", "named"),
+    [
+        (None, []),
+        ("*.pyc\n", [".env", ".pipelit"]),
+        (".env\n", [".pipelit"]),
+        ("/.env*\n.pipelit/\n", []),
+    ],
+)
+def test_init_warns_of_what_git_would_take(
+    run: Run, folder: Path, listing: str | None, named: list[str]
+) -> None:
+    """A .gitignore that leaves out the key or the database is told of, and not changed."""
+    if listing is not None:
+        (folder / ".gitignore").write_text(listing)
+    warning = told(run("init", "--json")).get("warning", "")
+    assert [name for name in (".env", ".pipelit") if name in warning.split(":")[0]] == named
+    if listing is not None:
+        assert (folder / ".gitignore").read_text() == listing
+
+
+def test_a_folder_of_git_without_a_list_is_warned_too(run: Run, folder: Path) -> None:
+    """Where git is and no .gitignore, everything would be taken."""
+    (folder / ".git").mkdir()
+    assert "git may take .env and .pipelit" in told(run("init", "--json"))["warning"]
+    assert not (folder / ".gitignore").exists()
+
+
+def test_init_keeps_a_key_of_the_environment(
+    run: Run, folder: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is set outside needs no .env."""
+    monkeypatch.setenv("FIELD_ENCRYPTION_KEY", key)
+    done = run("init")
+    assert done.exit_code == 0
+    assert key not in done.output
+    assert not (folder / ".env").exists()
+
+
+@pytest.mark.parametrize("words", [["user"], ["users", "create"], ["users", "create", "x", "--no"]])
+def test_what_is_no_command_ends_with_2(run: Run, words: list[str]) -> None:
+    """A usage error is told apart from a refusal, and says so on standard error only."""
+    done = run(*words)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "--help" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [pair for pair in EVERY if "--yes" in {o for p in pair[1].params for o in p.opts}],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_nothing_is_destroyed_unasked(ready: Run, path: tuple[str, ...], command: Any) -> None:
+    """Without a terminal and without --yes it is refused, and in JSON where that was asked for."""
+    done = ready(*path, "alice", "--json")
+    assert done.exit_code == 1
+    assert "--yes" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_what_destroys_asks() -> None:
+    """Each command whose name says that something ends has --yes, and so asks without it."""
+    ending = {path for path, _ in EVERY if path and path[-1] in ("deactivate", "delete", "revoke")}
+    asking = {path for path, c in EVERY if "--yes" in {o for p in c.params for o in p.opts}}
+    assert ending == asking
+    assert len(ending) == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [pair for pair in EVERY if not hasattr(pair[1], "commands")],
+    ids=[" ".join(path) for path, command in EVERY if not hasattr(command, "commands")],
+)
+def test_every_command_fails_in_one_document(
+    run: Run, path: tuple[str, ...], command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can work, each command prints one JSON document and ends with 1."""
+    monkeypatch.setenv("PIPELIT_DATABASE_URL", "nonsense")
+    words = ["NoName" for parameter in command.params if parameter.param_type_name == "argument"]
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.required:
+            words += [parameter.opts[0], "x"]
+    if path == ("demo",):
+        words += ["--input", "nothing.txt"]
+    if "--yes" in {option for parameter in command.params for option in parameter.opts}:
+        words += ["--yes"]
+    done = run(*path, *words, "--json", stdin="12345678")
+    assert done.exit_code == 1
+    assert set(json.loads(done.stdout)["error"]) == {"type", "message"}
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -221,6 +352,18 @@ def test_fields_are_read_one_by_one(ready: Run) -> None:
         (["credentials", "put", "x", "--kind", "k", "--created-by", "alice"], "pipe it in"),
         (["agents", "rotate-totp", "agent_writer", "--overlap", "soon"], "10m"),
         (["users", "keys", "revoke", "nokey", "--yes"], "list_api_keys"),
+        (
+            [*PUT_X, "--public", "x"],
+            "key",
+        ),
+        (
+            [*PUT_X, "--public", "x=1", "--public", "x=2"],
+            "'x' is given twice",
+        ),
+        (
+            [*PUT_X, "--field", "a", "--field", "a"],
+            "'a' is given twice",
+        ),
         (["code", "alice"], "is a person"),
         (["code", "nobody"], "pipelit-agents agents create nobody"),
         (["demo", "--input", "nothing.txt"], "--input"),
@@ -245,10 +388,12 @@ def test_errors_are_json_too(ready: Run) -> None:
 
 def test_a_purpose_cannot_drive_the_terminal(ready: Run) -> None:
     """Markup and control characters in what others wrote are shown, not obeyed."""
-    purpose = "[red]x[/] \x1b[31m\r"
+    purpose = ":smile: [red]x[/] \x1b[31m\r \u202e end\\"
     ready("agents", "create", "agent_z", "--owner", "alice", "--purpose", purpose)
     done = ready("agents", "list")
-    assert "[red]x[/]" in done.stdout
+    assert ":smile: [red]x[/]" in done.stdout
+    assert "\u202e" not in done.stdout
+    assert "end\\ " in done.stdout
     assert "\x1b" not in done.stdout
     assert "\\x1b[31m" in done.stdout
 

@@ -16,6 +16,7 @@ from pipelit_agents.errors import (
     CredentialError,
     InvalidUsername,
     MalformedCode,
+    NotLocalAgent,
     PeerLocked,
     RateLimited,
     UserNotFound,
@@ -55,7 +56,7 @@ def _say_what_is_wrong(error: Any) -> str:
     if not isinstance(error, ValidationError):
         return "The arguments are not what the tool takes."
     problems = [
-        f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}"
+        f"{'.'.join(map(str, each['loc']))[:40] or 'arguments'}: {each['msg']}"
         for each in error.errors(include_input=False, include_url=False, include_context=False)
     ]
     return "The arguments are not what the tool takes. " + "; ".join(problems)
@@ -64,7 +65,8 @@ def _say_what_is_wrong(error: Any) -> str:
 class _IdentityTool(BaseTool):
     """The base of the tools: bound to an agent when it is built, not when it is called."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    # A mistyped option, `audience` for `audiences`, must not leave a tool without its limit.
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     agent: Agent = Field(exclude=True, repr=False)
     handle_tool_error: Any = Field(default=True, exclude=True)
@@ -76,19 +78,28 @@ class _IdentityTool(BaseTool):
         found: Pipelit = self.agent.domain
         return found
 
-    @staticmethod
-    def _tell(work: Callable[[], T]) -> T:
+    def _tell(self, work: Callable[[], T]) -> T:
         try:
             return work()
         except _FOR_THE_MODEL as error:
+            if self._misbound(error):
+                raise
             raise ToolException(_advice(error)) from error
 
-    @staticmethod
-    async def _atell(work: Awaitable[T]) -> T:
+    async def _atell(self, work: Awaitable[T]) -> T:
         try:
             return await work
         except _FOR_THE_MODEL as error:
+            if self._misbound(error):
+                raise
             raise ToolException(_advice(error)) from error
+
+    def _misbound(self, error: Exception) -> bool:
+        # The tool's own account was never made, or is a person's: no argument mends that.
+        return (
+            isinstance(error, NotLocalAgent | UserNotFound)
+            and error.username == self.agent.username
+        )
 
 
 class GetTotpCode(_IdentityTool):
@@ -146,13 +157,22 @@ class GetTotpCode(_IdentityTool):
                 "lasts up to 30 seconds and works once.",
             )
         options.setdefault("args_schema", _code_arguments(allowed, plain))
-        super().__init__(agent=agent, audiences=allowed, plain=plain, **options)
+        options |= {"audiences": allowed, "plain": plain}
+        super().__init__(agent=agent, **options)
 
     def _run(self, audience: str | None = None) -> str:
         return self._tell(lambda: self._code(audience))
 
     async def _arun(self, audience: str | None = None) -> str:
         return await self._atell(asyncio.to_thread(self._code, audience))
+
+    def _to_args_and_kwargs(
+        self, tool_input: str | dict[str, Any], tool_call_id: str | None
+    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        # LangChain doesn't look at what is sent to a tool that takes nothing.
+        if self.plain and isinstance(tool_input, dict):
+            _Arguments.model_validate(tool_input)
+        return super()._to_args_and_kwargs(tool_input, tool_call_id)
 
     def _code(self, audience: str | None) -> str:
         if self.plain:
@@ -236,12 +256,19 @@ class IdentityToolkit(BaseToolkit):
     Args:
         agent: As whom the model acts.
         audiences: For whom codes may be made; see :class:`GetTotpCode`.
+
+    Raises:
+        ValueError: An option is unknown, or no code could be made for the audiences.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     agent: Agent = Field(exclude=True, repr=False)
     audiences: tuple[str, ...] | None = None
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Makes sure that the tools can be built, so that a mistake shows where it was made."""
+        self.get_tools()
 
     def get_tools(self) -> list[BaseTool]:
         """The tools, to be given to ``create_agent`` or a ``ToolNode``."""

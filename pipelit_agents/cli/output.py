@@ -30,6 +30,7 @@ R = TypeVar("R")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask; needed without a terminal.")]
+_FOLDED: Final = 12
 ONCE: Final = "Shown once; it can't be shown again."
 
 
@@ -91,10 +92,12 @@ def show_table(rows: Sequence[Any], columns: Sequence[str], *, as_json: bool) ->
 
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
-        # Names are typed again and times compared, so these are never cut.
+        # Names are typed again and times compared, so these are never cut; others are folded.
         whole = column in ("username", "name", "id") or column.endswith("_at")
-        least = max(cell_len(_safe(_text(row[column]))) for row in found) if whole else None
-        table.add_column(column.replace("_", " "), no_wrap=whole, overflow="fold", min_width=least)
+        title = column.replace("_", " ")
+        longest = max(cell_len(title), *(cell_len(_safe(_text(row[column]))) for row in found))
+        least = longest if whole else min(longest, _FOLDED)
+        table.add_column(title, no_wrap=whole, overflow="fold", min_width=least)
     for row in found:
         # As Text: of a string Rich would read the markup and the emoji codes.
         table.add_row(*(Text(_safe(_text(row[column]))) for column in columns))
@@ -122,17 +125,8 @@ def read_secrets(names: Sequence[str]) -> dict[str, str]:
     Raises:
         ValueError: Something is missing, left over, or no text. The message holds none of it.
     """
-    if _at_a_terminal():
-        return {name: typer.prompt(name, hide_input=True, err=True) for name in names}
+    values = [_ask(name) for name in names] if _at_a_terminal() else _piped(names)
     asked = ", ".join(names)
-    try:
-        text = sys.stdin.buffer.read().decode() if sys.stdin else ""
-    except UnicodeDecodeError:
-        raise ValueError(
-            f"{asked}: standard input is no UTF-8 text; encode it first, for example with base64"
-        ) from None
-    text = text.removesuffix("\n").removesuffix("\r")
-    values = [text] if len(names) == 1 else [line.removesuffix("\r") for line in text.split("\n")]
     if not all(values):
         raise ValueError(f"{asked}: nothing was given; type it at the prompt or pipe it in")
     if len(values) != len(names):
@@ -161,6 +155,29 @@ def moment(value: datetime | None) -> str:
     if value is None:
         return ""
     return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _ask(name: str) -> str:
+    # Not typer.prompt: it shows the question before it turns the echo off, so that what is typed
+    # or pasted at once is shown, and lost.
+    from getpass import getpass
+
+    try:
+        return getpass(f"{name}: ")
+    except EOFError:
+        raise typer.Abort from None
+
+
+def _piped(names: Sequence[str]) -> list[str]:
+    try:
+        text = sys.stdin.buffer.read().decode() if sys.stdin else ""
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{', '.join(names)}: standard input is no UTF-8 text; encode it first, for example "
+            "with base64"
+        ) from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    return [text] if len(names) == 1 else [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def _at_a_terminal() -> bool:
