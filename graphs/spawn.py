@@ -39,6 +39,7 @@ from pipelit_agents.errors import (
     SpawnError,
     StorageError,
     UnsealError,
+    UserNotFound,
     VerificationError,
 )
 from pipelit_agents.names import require_username
@@ -269,6 +270,8 @@ def spawn_and_await(
 
     def plan(state: _State, config: RunnableConfig) -> Command[Any]:
         run = _run_of(config)
+        # No key, no tables, no account of the lead's: none of it is a child's doing.
+        lead.require_active()
         depth = config.get("configurable", {}).get(_DEPTH, 0) + 1
         if depth > max_depth:
             raise DepthExceeded(
@@ -429,11 +432,24 @@ class _Parent:
             words = f"the child doesn't work for {self.lead.username!r}: see its accept_from"
         elif isinstance(error, PayloadError):
             words = "the answer can't be read as a payload, or is larger than max_answer_bytes"
+        elif not isinstance(error, PayloadError) and self._is_unknown():
+            words = (
+                f"there is no account {self.name!r} in the lead's database; make it with: "
+                f"pipelit-agents agents create {self.name}"
+            )
         elif isinstance(error, VerificationError):
             words = "the answer is not proven to be this child's answer to this request"
         else:
             words = "the child left by another exit than its envelope"
         return _result(self.name, "refused", error=words)
+
+    def _is_unknown(self) -> bool:
+        users = self.lead.domain.users
+        try:
+            users.get(self.name)
+        except UserNotFound:
+            return True
+        return False
 
     def finish(self, order: _Order, config: RunnableConfig, result: SpawnResult) -> dict[str, Any]:
         """Tells the outcome, and hands it to the join or ends the child's task."""

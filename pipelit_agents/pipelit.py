@@ -8,17 +8,20 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from sqlalchemy import select
+
 from pipelit_agents.audit import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.engine import Database
-from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.database.models import UserRow
+from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.keyring import Keyring
 from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.provisioning import ProvisionedAgent, provision
 from pipelit_agents.settings import Settings
 from pipelit_agents.users import Users
-from pipelit_agents.verification import Agent, Verifier
+from pipelit_agents.verification import Agent, Verifier, totp_purpose
 
 __all__ = ["Pipelit"]
 
@@ -80,7 +83,11 @@ class Pipelit:
         """
         self = cls.__new__(cls)
         self._build(
-            lambda: Settings().database_url, lambda: Settings().keyring(), None, policy, clock
+            lambda: Settings.read().database_url,
+            lambda: Settings.read().keyring(),
+            None,
+            policy,
+            clock,
         )
         return self
 
@@ -120,6 +127,34 @@ class Pipelit:
             StorageError: The database can't be reached or refuses.
         """
         self._database.create_schema()
+
+    def check_key(self) -> bool:
+        """Opens one sealed value, to see that the key and the database belong together.
+
+        Returns:
+            False where nothing is sealed yet.
+
+        Raises:
+            ConfigurationError: There is no key, or it isn't the one that sealed what is there.
+            StorageError: The database can't be reached or isn't migrated.
+        """
+        with self._database.reading() as connection:
+            sample = connection.execute(
+                select(UserRow.username, UserRow.totp_secret)
+                .where(UserRow.totp_secret.is_not(None))
+                .limit(1)
+            ).one_or_none()
+        if sample is None:
+            return False
+        try:
+            self._open_keyring().unseal(sample.totp_secret.token, totp_purpose(sample.username))
+        except (ConfigurationError, UnsealError):
+            raise ConfigurationError(
+                f"the database at {self.database_url} holds values that this FIELD_ENCRYPTION_KEY "
+                "doesn't open: put the key that sealed them back (add it after a newer one, "
+                "separated by a comma), or use another database"
+            ) from None
+        return True
 
     def agent(self, username: str) -> Agent:
         """The handle by which code acts as one agent user. It is looked up when it is used.

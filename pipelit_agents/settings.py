@@ -30,6 +30,21 @@ class Settings(BaseSettings):
     field_encryption_key: SecretStr = Field(SecretStr(""), alias="FIELD_ENCRYPTION_KEY")
     database_url: str = Field(DEFAULT_DATABASE_URL, alias="PIPELIT_DATABASE_URL")
 
+    @classmethod
+    def read(cls, env_file: Path | str = ".env") -> Settings:
+        """Reads the environment and the env file.
+
+        Raises:
+            ConfigurationError: The file is there and can't be read.
+        """
+        try:
+            return cls(_env_file=env_file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{env_file} is there and can't be read ({error}): mend its permissions or its "
+                "text (UTF-8), or set the settings in the environment from another folder"
+            ) from None
+
     def keyring(self) -> Keyring:
         """The keyring of ``FIELD_ENCRYPTION_KEY``.
 
@@ -38,21 +53,30 @@ class Settings(BaseSettings):
         """
         return Keyring.parse(self.field_encryption_key.get_secret_value())
 
+    @property
+    def has_key(self) -> bool:
+        """Whether there is anything in ``FIELD_ENCRYPTION_KEY``."""
+        return bool(self.field_encryption_key.get_secret_value().strip())
+
 
 def ensure_key(env_file: Path) -> Path | None:
     """Makes a fresh ``FIELD_ENCRYPTION_KEY`` in an env file, unless one is set anywhere.
 
     What else stands in the file stays. The file is made readable by its owner only. A key that is
-    set is never replaced: what is sealed under it would be lost.
+    set is never replaced: what is sealed under it would be lost. Of several calls at once, one
+    makes the key.
 
     Returns:
         The file, if a key was made; None if there was one.
 
     Raises:
-        ConfigurationError: The file can't be written, or the key that is set is none.
+        ConfigurationError: The file can't be read or written, or the key that is set is none.
     """
-    if Settings(_env_file=env_file).field_encryption_key.get_secret_value():
-        Settings(_env_file=env_file).keyring()
+    settings = Settings.read(env_file)
+    if settings.has_key:
+        settings.keyring()
+        if KEY_SETTING not in os.environ:
+            env_file.chmod(0o600)
         return None
     if KEY_SETTING in os.environ:
         raise ConfigurationError(
@@ -63,9 +87,24 @@ def ensure_key(env_file: Path) -> Path | None:
         descriptor = os.open(env_file, os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
             env_file.chmod(0o600)
+            _lock(descriptor)
+            # Somebody may have been quicker: under the lock it is read again.
+            if Settings.read(env_file).has_key:
+                return None
             before = file.read()
             start = "" if not before or before.endswith("\n") else "\n"
             file.write(f"{start}{KEY_SETTING}={Keyring.generate_key()}\n")
+            file.flush()
+            os.fsync(descriptor)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{env_file} can't be written ({error})") from None
     return env_file
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows, where two of these at once are for the user to avoid
+        return
+    # It ends with the descriptor.
+    fcntl.flock(descriptor, fcntl.LOCK_EX)

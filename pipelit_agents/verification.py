@@ -256,7 +256,7 @@ class Verifier:
         elif not timely:
             reason = "step out of range"
         elif not matched:
-            reason = "wrong proof"
+            reason = "no possession" if kind == "possession" else "wrong proof"
         elif now >= challenge.expires_at:
             reason = "late"
         if reason or not quiet:

@@ -5,7 +5,9 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.cli import app
+from pipelit_agents.settings import ensure_key
 
 Run = Callable[..., Result]
 
@@ -424,3 +427,47 @@ def test_help_and_version_are_quick_to_load(folder: Path) -> None:
             [sys.executable, "-c", code, option], capture_output=True, text=True, check=True
         )
         assert done.stdout.strip().endswith("[]")
+
+
+def test_init_never_makes_a_second_key_beside_sealed_values(ready: Run, folder: Path) -> None:
+    """A lost key is told, and no new one is made that couldn't open what is there."""
+    (folder / ".env").unlink()
+    done = ready("init")
+    assert done.exit_code == 1
+    assert "put the key that sealed them back" in done.stderr
+    assert not (folder / ".env").exists()
+
+
+def test_init_tries_the_key_that_is_there(ready: Run, folder: Path) -> None:
+    """A key that isn't the database's is told by init, not by the first command after it."""
+    (folder / ".env").write_text(f"FIELD_ENCRYPTION_KEY={Keyring.generate_key()}\n")
+    assert "doesn't open" in ready("init").stderr
+
+
+def test_a_code_can_be_piped(ready: Run) -> None:
+    """Where there is no terminal, `code` prints the code alone, as `verify` reads it."""
+    code = ready("code", "agent_writer", "--audience", "agent_editor").stdout
+    assert ready("verify", "agent_editor", "agent_writer", stdin=code).exit_code == 0
+
+
+def test_an_env_file_that_cannot_be_read_is_named(run: Run, folder: Path) -> None:
+    """An env file that is no text is one line, not a traceback."""
+    (folder / ".env").write_bytes(b"FIELD_ENCRYPTION_KEY=\xff\xfe")
+    for words in (["init"], ["users", "list"]):
+        done = run(*words)
+        assert done.exit_code == 1
+        assert done.stderr.startswith("error: .env is there and can't be read")
+
+
+def test_of_many_at_once_one_makes_the_key(folder: Path) -> None:
+    """Twelve threads that all find no key leave one."""
+    gate = threading.Barrier(12)
+
+    def make(_: int) -> Path | None:
+        gate.wait(10)
+        return ensure_key(folder / ".env")
+
+    with ThreadPoolExecutor(12) as pool:
+        made = [each for each in pool.map(make, range(12)) if each]
+    assert len(made) == 1
+    assert (folder / ".env").read_text().count("FIELD_ENCRYPTION_KEY=") == 1

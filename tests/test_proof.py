@@ -323,7 +323,8 @@ def test_a_proof_of_something_else_is_refused(
     pipelit: Pipelit, editor: Agent, asked: Challenge, proof: Proof, changed: dict[str, Any]
 ) -> None:
     """One wrong byte of payload or request, another kind or depth: refused, challenge spent."""
-    refused(pipelit, "wrong proof", lambda: check(editor, proof, asked, **changed))
+    reason = "no possession" if changed.get("kind") == "possession" else "wrong proof"
+    refused(pipelit, reason, lambda: check(editor, proof, asked, **changed))
     refused(pipelit, "challenge used before", lambda: check(editor, proof, asked))
 
 

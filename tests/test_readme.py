@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(python|sh)\n(.*?)```", README, re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
-SETUP = next(code for language, code in BLOCKS if "pipelit-agents init" in code)
+SETUP = next(code for _, code in BLOCKS if "pipelit-agents init" in code)
 
 
 def _environment() -> dict[str, str]:

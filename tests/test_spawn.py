@@ -39,7 +39,15 @@ from spawning import (
 )
 
 from pipelit_agents import Agent, Keyring, Pipelit, Secret
-from pipelit_agents.errors import LedgerUnavailable, SpawnError, StorageError, UserInactive
+from pipelit_agents.errors import (
+    ConfigurationError,
+    LedgerUnavailable,
+    SpawnError,
+    StorageError,
+    UnsealError,
+    UserInactive,
+    UserNotFound,
+)
 from pipelit_agents.graphs import ANYONE, Envelope, SpawnRequest, spawn_and_await, verified_child
 from pipelit_agents.graphs.messages import state_to_bytes
 
@@ -841,6 +849,38 @@ def test_a_child_that_was_deactivated_before_does_not_run(
     graph = parent_of(lead, {NAME: child}, on_failure="collect")
     assert statuses(graph.invoke(tasks("x"))) == ["refused"]
     assert not ran
+
+
+@pytest.mark.parametrize("fault", ["no key", "wrong key", "no tables", "no lead"])
+def test_a_fault_of_the_set_up_is_not_the_childs(
+    lead: Agent, researcher: Agent, database_url: str, tmp_path: Path, fault: str
+) -> None:
+    """What the operator has to mend is told as it is, not as an attack by the child."""
+    keys = [] if fault == "no key" else [Keyring.generate_key()]
+    url = f"sqlite:///{tmp_path}/none.db" if fault in ("no tables", "no lead") else database_url
+    with Pipelit(database_url=url, encryption_keys=keys) as broken:
+        if fault == "no lead":
+            broken.create_schema()
+        child = verified_child(graph_of(), broken.agent(NAME))
+        graph = parent_of(broken.agent("agent_lead"), {NAME: child}, on_failure="collect")
+        expected = {
+            "no key": (ConfigurationError, "FIELD_ENCRYPTION_KEY is not set"),
+            "wrong key": (UnsealError, "FIELD_ENCRYPTION_KEY"),
+            "no tables": (StorageError, "pipelit-agents init"),
+            "no lead": (UserNotFound, "agents create agent_lead"),
+        }
+        kind, words = expected[fault]
+        with pytest.raises(kind, match=words):
+            graph.invoke(tasks("x"))
+
+
+def test_a_child_without_an_account_is_told_so(pipelit: Pipelit, lead: Agent) -> None:
+    """A child whose account was never made says how to make it."""
+    child = verified_child(graph_of(), pipelit.agent("agent_ghost"))
+    graph = parent_of(lead, {"agent_ghost": child}, on_failure="collect")
+    (result,) = graph.invoke(tasks("x", agent="agent_ghost"))["results"]
+    assert result["status"] == "refused"
+    assert "pipelit-agents agents create agent_ghost" in result["error"]
 
 
 def test_an_inactive_lead_is_the_leads_own_error(

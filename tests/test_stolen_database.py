@@ -43,12 +43,14 @@ def base32_of(uri: SecretStr) -> str:
 
 def opened(pipelit: Pipelit, reference: str, agent: Agent | None = None) -> str:
     """The plaintext of a credential, as a node gets it."""
+    seen: list[str] = []
 
     @pipelit.credentials.inject(agent, secret=reference)
-    def node(*, secret: SecretStr) -> str:
-        return secret.get_secret_value()
+    def node(*, secret: SecretStr) -> None:
+        seen.append(secret.get_secret_value())
 
-    return node()
+    node()
+    return seen[0]
 
 
 def test_no_byte_of_the_files_is_a_secret(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -59,12 +60,17 @@ def _not_ignored(folder: Path) -> list[str]:
 def init(*, as_json: AsJson = False) -> None:
     """Make a key in .env if there is none, and the database's tables."""
     from pipelit_agents import Pipelit
-    from pipelit_agents.settings import ensure_key
+    from pipelit_agents.settings import Settings, ensure_key
 
-    made = ensure_key(Path(".env"))
     with Pipelit.from_env() as pipelit:
         pipelit.create_schema()
         where = pipelit.database_url
+        if not Settings.read().has_key:
+            # Before a key is made: a fresh one couldn't open what is there.
+            pipelit.check_key()
+    made = ensure_key(Path(".env"))
+    with Pipelit.from_env() as pipelit:
+        pipelit.check_key()
     fields = {
         "key": f"made, in {made}" if made else "there already; kept",
         "database": where,
@@ -97,6 +103,10 @@ def code(
         made = pipelit.agent(agent).totp_code(audience=audience)
     left = max(0, round((made.expires_at - datetime.now(UTC)).total_seconds()))
     fields = {"code": made.code, "audience": made.audience, "seconds_left": left}
+    if not as_json and not sys.stdout.isatty():
+        # For `pipelit-agents code … | pipelit-agents verify …`.
+        typer.echo(made.code)
+        return
     show("", fields, as_json=as_json)
 
 

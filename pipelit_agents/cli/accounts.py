@@ -164,7 +164,8 @@ def issue_key(
     *,
     name: Annotated[str, typer.Option(help="What to list the key as.")],
     expires_in: Annotated[
-        str | None, typer.Option(help="From when on it isn't accepted, such as 90d; or never.")
+        str | None,
+        typer.Option(help="How long it is good, such as 90d; by default for ever."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -98,7 +98,7 @@ class EncryptedString(TypeDecorator[Any]):
             return self.keyring()
         from pipelit_agents.settings import Settings
 
-        return Settings().keyring()
+        return Settings.read().keyring()
 
 
 @event.listens_for(Column, "after_parent_attach")
