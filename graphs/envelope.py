@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from pipelit_agents.errors import ProofRejected, RequestRefused
 from pipelit_agents.names import is_username
@@ -13,6 +12,7 @@ from pipelit_agents.proof import Proof
 __all__ = ["Envelope", "SpawnRequest"]
 
 _KEYS: Final = frozenset({"payload", "kind", "step", "proof"})
+_MAX_DEPTH: Final = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,15 @@ class SpawnRequest:
             if given is not None:
                 proof = Proof(fields["parent"], child, given["step"], given["value"])
             request = cls(**fields, proof=proof)
-        except (TypeError, ValueError, KeyError, ProofRejected):
+        except (AttributeError, TypeError, ValueError, LookupError, ProofRejected):
             request = None
         if request is None or not (
-            is_username(request.parent)
+            type(request.parent) is str
+            and is_username(request.parent)
             and type(request.challenge) is bytes
             and len(request.challenge) == 32
             and type(request.depth) is int
-            and request.depth > 0
+            and 0 < request.depth < _MAX_DEPTH
             and type(request.payload) is bytes
         ):
             raise RequestRefused(
@@ -100,11 +101,13 @@ class Envelope:
         Raises:
             ProofRejected: It is no envelope, or more than one.
         """
-        if not isinstance(value, Mapping) or set(value) != _KEYS:
+        # Exact types only, of one copy: nothing in here may answer for itself.
+        fields = dict(value) if type(value) is dict else {}
+        if not all(type(key) is str for key in fields) or fields.keys() != _KEYS:
             raise ProofRejected("what came back is no envelope, or more than one")
-        payload, kind = value["payload"], value["kind"]
-        step, proof = value["step"], value["proof"]
+        payload, kind = fields["payload"], fields["kind"]
+        step, proof = fields["step"], fields["proof"]
         formed = type(payload) is bytes and type(step) is int and type(proof) is str
-        if not formed or kind not in ("result", "error"):
+        if not formed or type(kind) is not str or kind not in ("result", "error"):
             raise ProofRejected("what came back is no envelope: a field has the wrong type")
-        return cls(payload, kind, step, proof)
+        return cls(payload, cast(Literal["result", "error"], kind), step, proof)

@@ -65,5 +65,6 @@ def _revive(value: Any) -> Any:
         raise PayloadError("the payload holds a message of unknown form")
     try:
         return messages_from_dict([content])[0]
-    except (ValueError, TypeError, KeyError):
+    except Exception:
+        # Whatever LangChain's classes stumble over in what a child made up.
         raise PayloadError("the payload holds a message of unknown form") from None

@@ -12,20 +12,20 @@ import contextvars
 import queue
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, NotRequired, cast
+from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.channels import Topic
 from langgraph.config import get_stream_writer
-from langgraph.errors import GraphBubbleUp, GraphInterrupt
+from langgraph.errors import GraphBubbleUp, GraphDrained, GraphInterrupt
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl, get_runtime
-from langgraph.types import Command, Send
+from langgraph.types import Command, Send, StateSnapshot
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent, Verification
@@ -35,6 +35,7 @@ from pipelit_agents.errors import (
     DepthExceeded,
     LedgerUnavailable,
     PayloadError,
+    ProofRejected,
     RequestRefused,
     SpawnError,
     StorageError,
@@ -45,7 +46,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof, derive_challenge
 
-from .child import ANYONE, ShowingLambda, VerifiedChild
+from .child import ANYONE, MAX_ERROR_TEXT, ShowingLambda, VerifiedChild
 from .envelope import Envelope, SpawnRequest
 from .messages import state_from_bytes, state_to_bytes
 
@@ -62,9 +63,12 @@ _UNLIMITED: Final = 1_000_000
 _DEFAULT_MAX_BYTES: Final = 8 * 2**20
 # A challenge that nobody limits still ends: a day is longer than any child should take.
 _LONGEST: Final = 86_400.0
+# Seconds that a cancelled child has to clean up.
+_GRACE: Final = 1.0
 
 ProofKind = Literal["bound", "unbound-totp"]
 Status = Literal["verified", "failed", "refused", "timeout"]
+T = TypeVar("T")
 
 
 class SpawnTask(TypedDict):
@@ -136,6 +140,10 @@ class _BrokeOff(Exception):
     """The child ended without an envelope; what it said is not kept."""
 
 
+class _Overstayed(Exception):
+    """The child was given up; what it says from now on is heard by nobody."""
+
+
 class _Run:
     """What one run of the node shares with its children, outside any state."""
 
@@ -149,6 +157,12 @@ class _Run:
         write(
             {"type": EVENT, "event": event, "agent": order["agent"], "index": order["index"]} | more
         )
+
+    def learn(self, saved: StateSnapshot) -> None:
+        # A resume runs only what failed; the others were verified by an earlier run.
+        for task in saved.tasks:
+            for answer in (task.result or {}).get("answers", []):
+                self.results.setdefault(answer["index"], answer["result"])
 
 
 class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
@@ -167,25 +181,37 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
     def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
         """As LangGraph's; a failed child ends it with ``SpawnError`` when its siblings are done."""
         run, configured = self._begin(config)
-        return self._stream(run, super().stream(input, configured, **options))
+        return self._stream(run, configured, super().stream(input, configured, **options))
 
     def astream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
         """As :meth:`stream`, for the event loop."""
         run, configured = self._begin(config)
-        return self._astream(run, super().astream(input, configured, **options))
+        return self._astream(run, configured, super().astream(input, configured, **options))
 
-    def _stream(self, run: _Run, chunks: Iterator[Any]) -> Iterator[Any]:
+    def _stream(self, run: _Run, config: RunnableConfig, chunks: Iterator[Any]) -> Iterator[Any]:
         try:
             yield from chunks
         except _ChildFailed:
-            raise _spawn_error(run) from None
+            pass
+        else:
+            return
+        with suppress(ValueError):  # no saver
+            run.learn(self.get_state(config))
+        raise _spawn_error(run)
 
-    async def _astream(self, run: _Run, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _astream(
+        self, run: _Run, config: RunnableConfig, chunks: AsyncIterator[Any]
+    ) -> AsyncIterator[Any]:
         try:
             async for chunk in chunks:
                 yield chunk
         except _ChildFailed:
-            raise _spawn_error(run) from None
+            pass
+        else:
+            return
+        with suppress(ValueError):  # no saver
+            run.learn(await self.aget_state(config))
+        raise _spawn_error(run)
 
     def _begin(self, config: RunnableConfig | None) -> tuple[_Run, RunnableConfig]:
         try:
@@ -258,10 +284,19 @@ def spawn_and_await(
 
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
     for name, child in children.items():
+        kind = kinds.get(name, "bound")
         parent = _Parent(
-            lead, name, timeout, max_depth, on_failure, max_answer_bytes, max_concurrency
+            lead,
+            name,
+            timeout,
+            max_depth,
+            on_failure,
+            max_answer_bytes,
+            max_concurrency,
+            child,
+            kind,
         )
-        if kinds.get(name) == "unbound-totp":
+        if kind == "unbound-totp":
             node = _unbound_node(parent, child)
         else:
             node = _bound_node(parent, cast(VerifiedChild, child))
@@ -272,7 +307,7 @@ def spawn_and_await(
         run = _run_of(config)
         # No key, no tables, no account of the lead's: none of it is a child's doing.
         lead.require_active()
-        depth = config.get("configurable", {}).get(_DEPTH, 0) + 1
+        depth = _depth_of(config) + 1
         if depth > max_depth:
             raise DepthExceeded(
                 f"spawns are nested {depth} deep, and max_depth is {max_depth}: a child that "
@@ -331,6 +366,8 @@ class _Parent:
         on_failure: str,
         max_bytes: int,
         max_concurrency: int | None,
+        child: Pregel[Any, Any, Any, Any],
+        kind: str,
     ) -> None:
         self.lead = lead
         self.name = name
@@ -339,6 +376,10 @@ class _Parent:
         self.on_failure = on_failure
         self.max_bytes = max_bytes
         self.max_concurrency = max_concurrency
+        # Asked once, here: later on a child's attributes are what the child makes of them.
+        listed = child.accept_from if isinstance(child, VerifiedChild) else None
+        self.proves = listed is not None and listed is not ANYONE
+        self.action = "verify.plain" if kind == "unbound-totp" else "verify.proof"
 
     def config(self, order: _Order, config: RunnableConfig) -> RunnableConfig:
         """What a local child inherits: the caller's configuration, one level deeper."""
@@ -373,13 +414,20 @@ class _Parent:
             PipelitError: The child doesn't hold it.
         """
         proof = None
-        if child.accept_from is not None and child.accept_from is not ANYONE:
+        if self.proves:
             proof = self.lead.prove_request(
                 challenge.value, order["request"], verifier=self.name, depth=order["depth"]
             )
         possession = self.lead.challenge(self.name)
         with _exits():
+            # Read here, where it may be anything and do anything when it is read.
             shown = child.prove_possession(possession)
+            if type(shown) is not Proof or type(shown.step) is not int:
+                raise _BrokeOff
+            value = shown.value
+            if type(value) is not str:
+                raise _BrokeOff
+            shown = Proof(self.name, self.lead.username, shown.step, value)
         self.lead.verify_proof(shown, challenge=possession, payload=b"", kind="possession")
         return SpawnRequest(
             self.lead.username, challenge.value, order["depth"], order["request"], proof
@@ -391,11 +439,15 @@ class _Parent:
         Raises:
             PipelitError: It isn't proven, or isn't a payload.
         """
-        envelope = Envelope.parse(answer)
+        try:
+            envelope = Envelope.parse(answer)
+            proof = Proof(self.name, self.lead.username, envelope.step, envelope.proof)
+        except ProofRejected:
+            raise _BrokeOff from None
         if len(envelope.payload) > self.max_bytes:
             raise PayloadError("the answer is larger than max_answer_bytes")
         verification = self.lead.verify_proof(
-            Proof(self.name, self.lead.username, envelope.step, envelope.proof),
+            proof,
             challenge=challenge,
             payload=envelope.payload,
             request=order["request"],
@@ -407,46 +459,52 @@ class _Parent:
             return _result(self.name, "verified", output=value, proof=verification)
         return _result(self.name, "failed", error=_error_text(value), proof=verification)
 
-    def believe_code(self, answer: Any) -> SpawnResult:
+    def believe_code(self, answer: tuple[str, bytes]) -> SpawnResult:
         """Verifies a plain code that came with an output that nothing binds.
 
         Raises:
             PipelitError: The code isn't good, or the output is no payload.
         """
-        if not isinstance(answer, Mapping) or set(answer) != {"code", "output"}:
-            raise PayloadError("an unbound child answers with exactly code and output")
-        payload = state_to_bytes(answer["output"])
+        code, payload = answer
         value = state_from_bytes(payload, limit=self.max_bytes)
-        verification = self.lead.verify_peer(self.name, answer["code"], kind="plain")
+        verification = self.lead.verify_peer(self.name, code, kind="plain")
         return _result(self.name, "verified", output=value, proof=verification)
 
     def refusal(self, error: Exception) -> SpawnResult:
-        """What the parent says of a failure, in words of its own.
+        """What the parent says of a failure, in words of its own; why is in the audit.
 
         Raises:
             PipelitError: It is the parent's own database or key that failed.
         """
-        if isinstance(error, TimeoutError):
-            return _result(self.name, "timeout", error=f"no answer within {self.timeout:g} seconds")
-        if isinstance(error, RequestRefused):
+        status: Status = "refused"
+        if isinstance(error, VerificationError):
+            # Whoever raised it has written down why.
+            words, reason = "the answer is not proven to be this child's answer to this request", ""
+        elif isinstance(error, _Overstayed):
+            status, words = "timeout", f"no answer within {self.timeout:g} seconds"
+            reason = "no answer in time"
+        elif isinstance(error, RequestRefused):
             words = f"the child doesn't work for {self.lead.username!r}: see its accept_from"
+            reason = "the child refused the request"
         elif isinstance(error, PayloadError):
             words = "the answer can't be read as a payload, or is larger than max_answer_bytes"
-        elif not isinstance(error, PayloadError) and self._is_unknown():
+            reason = "no payload, or too large"
+        elif self._is_unknown():
             words = (
                 f"there is no account {self.name!r} in the lead's database; make it with: "
                 f"pipelit-agents agents create {self.name}"
             )
-        elif isinstance(error, VerificationError):
-            words = "the answer is not proven to be this child's answer to this request"
+            reason = "peer unknown"
         else:
             words = "the child left by another exit than its envelope"
-        return _result(self.name, "refused", error=words)
+            reason = "no envelope"
+        if reason:
+            self.lead.note_refusal(self.name, self.action, reason)
+        return _result(self.name, status, error=words)
 
     def _is_unknown(self) -> bool:
-        users = self.lead.domain.users
         try:
-            users.get(self.name)
+            self.lead.domain.users.get(self.name)
         except UserNotFound:
             return True
         return False
@@ -465,29 +523,31 @@ class _Parent:
 def _bound_node(parent: _Parent, child: VerifiedChild) -> RunnableLambda[_Order, Any]:
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
-        inherited = parent.config(order, config)
+        inherited, challenge = parent.config(order, config), parent.challenge(order)
 
-        def work(control: RunControl | None) -> SpawnResult:
-            challenge = parent.challenge(order)
+        def work(control: RunControl | None) -> Any:
             request = parent.ask(child, order, challenge)
             with _exits():
-                answer = child.answer(request, inherited, control)
+                return child.answer(request, inherited, control)
+
+        def believe(answer: Any) -> SpawnResult:
             return parent.believe(order, challenge, answer)
 
-        return parent.finish(order, config, _guarded(parent, work))
+        return parent.finish(order, config, _guarded(parent, work, believe))
 
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
-        inherited = parent.config(order, config)
+        inherited, challenge = parent.config(order, config), parent.challenge(order)
 
-        async def work() -> SpawnResult:
-            challenge = parent.challenge(order)
+        async def work() -> Any:
             request = await asyncio.to_thread(parent.ask, child, order, challenge)
             with _exits():
-                answer = await child.aanswer(request, inherited)
-            return await asyncio.to_thread(parent.believe, order, challenge, answer)
+                return await child.aanswer(request, inherited)
 
-        return parent.finish(order, config, await _aguarded(parent, work))
+        def believe(answer: Any) -> SpawnResult:
+            return parent.believe(order, challenge, answer)
+
+        return parent.finish(order, config, await _aguarded(parent, work, believe))
 
     return ShowingLambda(run, arun, child.graph)
 
@@ -497,64 +557,105 @@ def _unbound_node(
 ) -> RunnableLambda[_Order, Any]:
     graph = child
 
+    def given(order: _Order) -> Any:
+        return state_from_bytes(order["request"], limit=len(order["request"]))
+
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
         inherited = parent.config(order, config)
 
-        def work(control: RunControl | None) -> SpawnResult:
-            given = state_from_bytes(order["request"], limit=len(order["request"]))
+        def work(control: RunControl | None) -> tuple[str, bytes]:
             with _exits():
-                answer = graph.invoke(given, inherited, control=control)
-            return parent.believe_code(answer)
+                return _code_and_output(graph.invoke(given(order), inherited, control=control))
 
-        return parent.finish(order, config, _guarded(parent, work))
+        return parent.finish(order, config, _guarded(parent, work, parent.believe_code))
 
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
         inherited = parent.config(order, config)
 
-        async def work() -> SpawnResult:
-            given = state_from_bytes(order["request"], limit=len(order["request"]))
+        async def work() -> tuple[str, bytes]:
             with _exits():
-                answer = await graph.ainvoke(given, inherited)
-            return await asyncio.to_thread(parent.believe_code, answer)
+                return _code_and_output(await graph.ainvoke(given(order), inherited))
 
-        return parent.finish(order, config, await _aguarded(parent, work))
+        return parent.finish(order, config, await _aguarded(parent, work, parent.believe_code))
 
     return ShowingLambda(run, arun, graph)
 
 
+def _code_and_output(answer: Any) -> tuple[str, bytes]:
+    fields = dict(answer)
+    if fields.keys() != {"code", "output"} or type(fields["code"]) is not str:
+        raise PayloadError("an unbound child answers with exactly code and output")
+    return fields["code"], state_to_bytes(fields["output"])
+
+
 @contextmanager
 def _exits() -> Iterator[None]:
-    # Around the child's own code: of what it raises, only that it did is kept.
+    # Around the child's own code: of what it raises, only that it did is kept. LangGraph would
+    # write the words of an exception into the parent's namespace.
+    task = _task()
     try:
         yield
     except (GraphInterrupt, RequestRefused):
         raise
-    except Exception:
-        raise _BrokeOff from None
+    except BaseException as error:
+        raise _wordless(error, task) from None
 
 
-def _guarded(parent: _Parent, work: Callable[[RunControl | None], SpawnResult]) -> SpawnResult:
+def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
+    # What ends the process, the task or the run ends it, and says nothing of the child's.
+    if isinstance(error, GraphDrained):
+        runtime = get_runtime()
+        if runtime.drain_requested:
+            return GraphDrained(runtime.drain_reason or "shutdown")
+    # A child may also raise these two by itself, with nobody having cancelled or closed anything.
+    task = _task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        return asyncio.CancelledError()
+    if isinstance(error, GeneratorExit) and task is not began_in:
+        return GeneratorExit()
+    if threading.current_thread() is threading.main_thread():
+        if isinstance(error, KeyboardInterrupt):
+            return KeyboardInterrupt()
+        if isinstance(error, SystemExit):
+            return SystemExit(error.code if type(error.code) is int else 1)
+    return _BrokeOff()
+
+
+def _task() -> asyncio.Task[Any] | None:
     try:
-        if parent.timeout is None:
-            return work(None)
-        return _in_time(work, parent.timeout)
-    except (GraphInterrupt, *_PARENT_FAILED):
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def _guarded(
+    parent: _Parent, work: Callable[[RunControl | None], T], believe: Callable[[T], SpawnResult]
+) -> SpawnResult:
+    try:
+        answer = work(None) if parent.timeout is None else _in_time(work, parent.timeout)
+        return believe(answer)
+    except (GraphInterrupt, GraphDrained, *_PARENT_FAILED):
         raise
     except Exception as error:
-        refused = parent.refusal(error)
-    return refused
+        reason = error
+    return parent.refusal(reason)
 
 
-async def _aguarded(parent: _Parent, work: Callable[[], Any]) -> SpawnResult:
+async def _aguarded(
+    parent: _Parent, work: Callable[[], Coroutine[Any, Any, T]], believe: Callable[[T], SpawnResult]
+) -> SpawnResult:
     try:
-        return cast(SpawnResult, await asyncio.wait_for(work(), parent.timeout))
-    except (GraphInterrupt, *_PARENT_FAILED):
+        answer = await (
+            work() if parent.timeout is None else _ain_time(work, within=parent.timeout)
+        )
+        return await asyncio.to_thread(believe, answer)
+    except (GraphInterrupt, GraphDrained, *_PARENT_FAILED):
         raise
     except Exception as error:
-        refused = parent.refusal(error)
-    return refused
+        reason = error
+    return await asyncio.to_thread(parent.refusal, reason)
 
 
 # Not the child's doing: the operator has to know, and a resume has to try again.
@@ -567,11 +668,11 @@ _PARENT_FAILED: Final = (
 )
 
 
-def _in_time(work: Callable[[RunControl | None], SpawnResult], timeout: float) -> SpawnResult:
+def _in_time(work: Callable[[RunControl | None], T], timeout: float) -> T:
     # A thread can't be killed: it is told to stop at its next step, and what it says after that
     # is heard by nobody.
     control = RunControl()
-    done: queue.SimpleQueue[tuple[SpawnResult | None, BaseException | None]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
     def work_and_tell() -> None:
         try:
@@ -584,11 +685,36 @@ def _in_time(work: Callable[[RunControl | None], SpawnResult], timeout: float) -
     try:
         result, error = done.get(timeout=timeout)
     except queue.Empty:
+        raise _Overstayed from None
+    finally:
+        # Nobody listens any more; a child that is done doesn't notice.
         control.request_drain(f"no answer within {timeout:g} seconds")
-        raise TimeoutError from None
     if error is not None:
         raise error
-    return cast(SpawnResult, result)
+    return cast(T, result)
+
+
+async def _ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float) -> T:
+    # asyncio.wait_for would wait as long as a cancelled child likes to go on.
+    task = asyncio.create_task(work())
+    try:
+        await asyncio.wait({task}, timeout=within)
+        if not task.done():
+            raise _Overstayed
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=_GRACE)
+        task.add_done_callback(_forget)
+    if task.cancelled():
+        raise _BrokeOff
+    return task.result()
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    # Otherwise the loop logs an exception that nobody asked for.
+    if not task.cancelled():
+        task.exception()
 
 
 def _check_options(
@@ -691,7 +817,7 @@ def _result(
 
 def _error_text(value: Any) -> str:
     if isinstance(value, dict) and set(value) == {"type", "message"}:
-        return f"{value['type']}: {value['message']}"
+        return f"{value['type']}: {value['message']}"[: 2 * MAX_ERROR_TEXT]
     return "the child failed"
 
 
@@ -706,6 +832,12 @@ def _spawn_error(run: _Run) -> SpawnError:
     return SpawnError(
         "not every child gave a verified answer: " + "; ".join(failed), results=results
     )
+
+
+def _depth_of(config: RunnableConfig) -> int:
+    # Only ours counts: whoever calls a served graph can say anything here.
+    depth = config.get("configurable", {}).get(_DEPTH, 0)
+    return max(depth, 0) if type(depth) is int else 0
 
 
 def _run_of(config: RunnableConfig) -> _Run:

@@ -35,6 +35,9 @@ def encode(value: Any, *, convert: Callable[[Any], Any] | None = None) -> bytes:
         ).encode()
     except UnicodeEncodeError:
         raise PayloadError("text with a lone surrogate can't be carried as UTF-8") from None
+    except ValueError:
+        # An integer that Python itself refuses to write out, or to read back.
+        raise PayloadError("an integer has more digits than can be carried") from None
 
 
 def decode(data: bytes, *, limit: int) -> Any:
@@ -76,7 +79,9 @@ def _plain(value: Any, path: str, depth: int, convert: Callable[[Any], Any] | No
             raise PayloadError(f"{path or 'the value'} is {value}, which JSON can't carry")
         return value
     if isinstance(value, Mapping):
-        for key in value:
+        # Read once: it may say something else the next time.
+        pairs = list(value.items())
+        for key, _ in pairs:
             if not isinstance(key, str):
                 raise PayloadError(
                     f"{path or 'the value'} has a key of type {type(key).__name__}; "
@@ -84,7 +89,7 @@ def _plain(value: Any, path: str, depth: int, convert: Callable[[Any], Any] | No
                 )
         return {
             key: _plain(each, f"{path}.{key}" if path else key, depth + 1, convert)
-            for key, each in value.items()
+            for key, each in pairs
         }
     if isinstance(value, list | tuple):
         return [

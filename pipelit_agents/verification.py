@@ -265,6 +265,10 @@ class Verifier:
             raise ProofRejected(peer=peer, verifier=verifier)
         return Verification(peer, verifier, "proof", proof.step, _utc(now))
 
+    def audit_refusal(self, verifier: str, peer: str, action: str, reason: str) -> None:
+        """Records a refusal that was decided elsewhere."""
+        self._audit(verifier, peer, action, reason, self._clock())
+
     def _peer_name(self, verifier: str, peer: object) -> str:
         if not isinstance(peer, str) or not is_username(peer):
             self._malformed(
@@ -560,6 +564,16 @@ class Agent:
             AccountError: It isn't there, is no agent, or was deactivated.
         """
         self._verifier.own_key(self.username)
+
+    def note_refusal(self, peer: str, action: str, reason: str) -> None:
+        """Records that this agent refused a peer before there was anything to verify.
+
+        Args:
+            peer: Who was refused.
+            action: What it was refused in, for example ``verify.proof``.
+            reason: Why.
+        """
+        self._verifier.audit_refusal(self.username, peer, action, reason)
 
     def now(self) -> float:
         """The clock that this agent's proofs are stamped by, Unix seconds."""

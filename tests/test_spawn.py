@@ -250,6 +250,7 @@ MEDDLERS: dict[str, Meddle] = {
     "a raised parent command": _raise(
         ParentCommand(Command(graph=Command.PARENT, update={"note": CANARY}))
     ),
+    "a cancellation of its own": _raise(asyncio.CancelledError(CANARY)),
     "an assertion": _raise(AssertionError(CANARY)),
     "a recursion": _raise(RecursionError(CANARY)),
     "a database error": _raise(StorageError(CANARY)),
@@ -298,7 +299,7 @@ async def test_a_meddled_answer_is_refused_on_the_event_loop(
     assert CANARY not in repr(state)
 
 
-@pytest.mark.parametrize("cancelled", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("cancelled", [KeyboardInterrupt, SystemExit])
 def test_a_child_cannot_end_the_process_with_its_words(
     lead: Agent, researcher: Agent, tmp_path: Path, cancelled: type[BaseException]
 ) -> None:

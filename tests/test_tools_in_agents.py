@@ -1,0 +1,372 @@
+"""The tools where they are used: in an agent's loop, sync and async, under a hostile prompt."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Clock
+from langchain.agents import create_agent
+from langchain_core.load import dumps
+from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.tools import BaseTool, ToolException
+from langgraph.checkpoint.memory import InMemorySaver
+from test_tools import Scripted, answer_to, calls
+
+from pipelit_agents import Agent, Keyring, Pipelit, tools
+from pipelit_agents.errors import (
+    ConfigurationError,
+    InvalidUsername,
+    LedgerUnavailable,
+    NotLocalAgent,
+    StorageError,
+    UnsealError,
+    UserInactive,
+    UserNotFound,
+)
+from pipelit_agents.tools import CreateAgentUser, GetTotpCode, IdentityToolkit, VerifyPeer
+
+GOOD: dict[str, dict[str, Any]] = {
+    "get_totp_code": {"audience": "agent_editor"},
+    "verify_peer": {"username": "agent_editor", "code": "12345678"},
+    "create_agent_user": {"purpose": "helps", "username": "agent_helper"},
+}
+
+
+def told(agent_tools: list[BaseTool], message: AIMessage) -> ToolMessage:
+    """The one answer that a model gets in an agent's loop."""
+    model = Scripted(script=[message, AIMessage("done")], told=[])
+    state = create_agent(model, agent_tools).invoke({"messages": [("user", "go")]})
+    (answer,) = [each for each in state["messages"] if isinstance(each, ToolMessage)]
+    return answer
+
+
+async def atold(agent_tools: list[BaseTool], message: AIMessage) -> ToolMessage:
+    """The same, through ``ainvoke``."""
+    model = Scripted(script=[message, AIMessage("done")], told=[])
+    state = await create_agent(model, agent_tools).ainvoke({"messages": [("user", "go")]})
+    (answer,) = [each for each in state["messages"] if isinstance(each, ToolMessage)]
+    return answer
+
+
+def made_tool(agent: Agent, name: str) -> BaseTool:
+    """One of the toolkit's."""
+    (tool,) = [each for each in IdentityToolkit(agent=agent).get_tools() if each.name == name]
+    return tool
+
+
+def bytes_in(value: Any) -> Iterator[bytes]:
+    """All bytes and text in a saver's storage, however deep."""
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, str):
+        yield value.encode()
+    elif isinstance(value, dict):
+        for pair in list(value.items()):
+            yield from bytes_in(pair)
+    elif isinstance(value, list | tuple | set):
+        for each in value:
+            yield from bytes_in(each)
+
+
+def test_the_exported_names_are_sorted() -> None:
+    """What the package offers is listed, in order, and is there."""
+    assert tools.__all__ == sorted(tools.__all__)
+    assert all(hasattr(tools, name) for name in tools.__all__)
+
+
+async def test_the_whole_exchange_in_async_agents(writer: Agent, editor: Agent) -> None:
+    """Through ainvoke, writer's model gets a code and editor's model verifies it, once."""
+    code = await atold(
+        IdentityToolkit(agent=writer).get_tools(), calls("get_totp_code", audience="agent_editor")
+    )
+    check = calls("verify_peer", username="agent_writer", code=str(code.content))
+    first = await atold(IdentityToolkit(agent=editor).get_tools(), check)
+    again = await atold(IdentityToolkit(agent=editor).get_tools(), check)
+    assert (first.status, again.status) == ("success", "error")
+    assert str(first.content).startswith("Verified: agent_writer")
+    assert str(again.content).startswith("Not verified")
+
+
+async def test_creating_in_an_async_agent(pipelit: Pipelit, writer: Agent) -> None:
+    """Through ainvoke, the model creates an agent and is told the credential's name."""
+    answer = await atold([CreateAgentUser(agent=writer)], calls("create_agent_user", purpose="x y"))
+    (name,) = [user.username for user in pipelit.users.list() if user.owner == "agent_writer"]
+    assert f"agent-key.{name}" in str(answer.content)
+
+
+@pytest.mark.parametrize("name", list(GOOD))
+async def test_no_tool_works_on_the_event_loop(
+    name: str, database_url: str, key: str, pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Called by ainvoke, whatever a tool does happens in another thread than the loop's."""
+    threads: set[int] = set()
+
+    class Watching(Clock):
+        def __call__(self) -> float:
+            threads.add(threading.get_ident())
+            return self.now
+
+    with Pipelit(database_url=database_url, encryption_keys=[key], clock=Watching()) as watched:
+        await made_tool(watched.agent("agent_writer"), name).ainvoke(GOOD[name])
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+def test_a_stolen_code_is_worthless(pipelit: Pipelit, writer: Agent, editor: Agent) -> None:
+    """A model talked into sending its code for one agent to another gives nothing away."""
+    pipelit.users.create_agent("agent_thief", owner="alice", purpose="steals")
+    thief = pipelit.agent("agent_thief")
+    code = answer_to([GetTotpCode(agent=writer)], calls("get_totp_code", audience="agent_editor"))
+    check = calls("verify_peer", username="agent_writer", code=code)
+    assert told([VerifyPeer(agent=thief)], check).status == "error"
+    as_thief = calls("verify_peer", username="agent_thief", code=code)
+    assert told([VerifyPeer(agent=editor)], as_thief).status == "error"
+    assert told([VerifyPeer(agent=editor)], check).status == "success"
+
+
+@pytest.mark.parametrize("attack", ["agent", "username", "verifier", "self", "run_manager"])
+def test_no_code_of_another_by_injection(
+    pipelit: Pipelit, writer: Agent, editor: Agent, attack: str
+) -> None:
+    """Arguments that a hostile prompt makes up get no code, whoever they name."""
+    for agent_tools in (
+        IdentityToolkit(agent=writer).get_tools(),
+        [GetTotpCode(agent=writer, audiences=["agent_editor"])],
+    ):
+        message = calls("get_totp_code", audience="agent_editor", **{attack: "agent_editor"})
+        answer = told(agent_tools, message)
+        assert answer.status == "error"
+        assert not any(character.isdigit() for character in str(answer.content))
+
+
+@pytest.mark.parametrize("sent", [{"agent": "agent_editor"}, {"audience": "agent_editor"}])
+def test_a_tool_for_plain_codes_takes_no_argument(
+    writer: Agent, editor: Agent, sent: dict[str, str]
+) -> None:
+    """Though LangChain doesn't look at arguments that a tool hasn't, these are refused."""
+    answer = told([GetTotpCode(agent=writer, plain=True)], calls("get_totp_code", **sent))
+    assert answer.status == "error"
+    assert str(answer.content).startswith("The arguments are not what the tool takes.")
+
+
+def test_the_allow_list_holds_without_the_schema(writer: Agent, editor: Agent) -> None:
+    """A developer's own schema, or a call past it, doesn't widen the list."""
+    tool = GetTotpCode(agent=writer, audiences=["agent_other"])
+    with pytest.raises(ToolException, match="no code for 'agent_editor'"):
+        tool._run("agent_editor")
+
+
+def test_several_audiences_are_an_enumeration(writer: Agent) -> None:
+    """The model is shown all names that codes may be made for, and no others."""
+    tool = GetTotpCode(agent=writer, audiences=["agent_editor", "agent_other"])
+    assert tool.args["audience"]["enum"] == ["agent_editor", "agent_other"]
+
+
+def test_a_deactivated_audience_gets_no_code(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Without a list, the words are the same as for a name that nobody has."""
+    pipelit.users.deactivate("agent_editor")
+    said = [
+        answer_to([GetTotpCode(agent=writer)], calls("get_totp_code", audience=name))
+        for name in ("agent_editor", "agent_nobody")
+    ]
+    assert said[0].replace("agent_editor", "") == said[1].replace("agent_nobody", "")
+
+
+@pytest.mark.parametrize("kind", [GetTotpCode, VerifyPeer, CreateAgentUser, IdentityToolkit])
+def test_a_mistyped_option_is_refused(writer: Agent, kind: Any) -> None:
+    """`audience` for `audiences` must not make a tool without a limit."""
+    with pytest.raises(ValueError, match="audience"):
+        kind(agent=writer, audience=["agent_editor"])
+
+
+@pytest.mark.parametrize("audiences", [[], ["agent_writer"], ["Agent_Editor"], "agent_editor"])
+def test_a_toolkit_that_cannot_work_is_refused_when_built(writer: Agent, audiences: Any) -> None:
+    """Audiences that can't be meant are an error where the toolkit is made."""
+    with pytest.raises(ValueError, match="audiences"):
+        IdentityToolkit(agent=writer, audiences=audiences)
+
+
+def test_a_malformed_audience_is_refused_when_built(writer: Agent) -> None:
+    """A name that no account can have is an InvalidUsername at construction."""
+    with pytest.raises(InvalidUsername, match="audiences 'Agent_Editor'"):
+        GetTotpCode(agent=writer, audiences=["Agent_Editor"])
+
+
+@pytest.mark.parametrize("kind", [GetTotpCode, VerifyPeer, CreateAgentUser, IdentityToolkit])
+def test_a_tool_needs_a_handle(kind: Any) -> None:
+    """A name isn't a handle: no tool is built from one."""
+    with pytest.raises(ValueError, match="agent"):
+        kind(agent="agent_writer")
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("verify_peer", {"username": "agent_writer", "code": 12345678}),
+        ("verify_peer", {"username": "agent_writer"}),
+        ("verify_peer", {"username": ["agent_writer"], "code": "87654321"}),
+        ("create_agent_user", {"purpose": ""}),
+        ("create_agent_user", {"purpose": "a lone surrogate can't be stored: \ud800"}),
+        ("create_agent_user", {"purpose": "87654321 " * 100}),
+    ],
+)
+def test_bad_arguments_come_back_without_their_values(
+    editor: Agent, name: str, sent: dict[str, Any]
+) -> None:
+    """The model is told which argument is wrong and why, and never what it sent."""
+    answer = told(IdentityToolkit(agent=editor).get_tools(), calls(name, **sent))
+    assert answer.status == "error"
+    assert str(answer.content).startswith("The arguments are not what the tool takes.")
+    assert "12345678" not in str(answer.content)
+    assert "87654321" not in str(answer.content)
+
+
+def test_a_rejected_code_is_not_repeated(writer: Agent, editor: Agent) -> None:
+    """No refusal of a code has the code in it."""
+    for code in ("12345678", "1234567 ", "123456"):
+        message = calls("verify_peer", username="agent_writer", code=code)
+        assert code not in answer_to([VerifyPeer(agent=editor)], message)
+
+
+def test_a_deactivated_agent_is_told_so(pipelit: Pipelit, writer: Agent, editor: Agent) -> None:
+    """A model whose agent was ended meanwhile gets text, no code and no new agent."""
+    pipelit.users.deactivate("agent_writer")
+    agent_tools = IdentityToolkit(agent=writer).get_tools()
+    for name in ("get_totp_code", "create_agent_user"):
+        answer = told(agent_tools, calls(name, **GOOD[name]))
+        assert answer.status == "error"
+        assert str(answer.content).startswith("Not done: 'agent_writer' was deactivated")
+
+
+def test_a_locked_peer_is_told_with_seconds(writer: Agent, editor: Agent, clock: Clock) -> None:
+    """After ten failures in a row the model is told to leave it, and for how long."""
+    tool = VerifyPeer(agent=editor)
+    for _ in range(10):
+        tool.invoke({"username": "agent_writer", "code": "00000000"})
+        clock.advance(20)
+    said = answer_to([tool], calls("verify_peer", username="agent_writer", code="00000000"))
+    assert said.startswith("Not verified: codes of 'agent_writer' are not checked here for 8")
+
+
+@pytest.mark.parametrize("name", ["agent_nobody", "alice"])
+@pytest.mark.parametrize("tool", ["get_totp_code", "create_agent_user"])
+def test_a_tool_bound_to_no_agent_ends_the_run(
+    pipelit: Pipelit, editor: Agent, tool: str, name: str
+) -> None:
+    """That the developer's account isn't there, or is a person's, is no text for the model."""
+    with pytest.raises((UserNotFound, NotLocalAgent)):
+        told([made_tool(pipelit.agent(name), tool)], calls(tool, **GOOD[tool]))
+
+
+@pytest.mark.parametrize("name", list(GOOD))
+async def test_broken_storage_ends_the_run(tmp_path: Path, key: str, name: str) -> None:
+    """A database without tables propagates out of the graph, sync and async."""
+    url = f"sqlite:///{tmp_path}/empty/agents.db"
+    with Pipelit(database_url=url, encryption_keys=[key]) as empty:
+        tool = made_tool(empty.agent("agent_writer"), name)
+        with pytest.raises((StorageError, LedgerUnavailable), match="pipelit-agents init"):
+            told([tool], calls(name, **GOOD[name]))
+        with pytest.raises((StorageError, LedgerUnavailable), match="pipelit-agents init"):
+            await atold([tool], calls(name, **GOOD[name]))
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"), [([Keyring.generate_key()], UnsealError), ([], ConfigurationError)]
+)
+@pytest.mark.parametrize("name", ["get_totp_code", "verify_peer"])
+def test_a_wrong_key_ends_the_run(
+    database_url: str,
+    writer: Agent,
+    editor: Agent,
+    name: str,
+    keys: list[str],
+    expected: type[Exception],
+) -> None:
+    """Secrets that don't open are for an operator, not for the model."""
+    with Pipelit(database_url=database_url, encryption_keys=keys) as other:
+        tool = made_tool(other.agent("agent_writer"), name)
+        with pytest.raises(expected):
+            told([tool], calls(name, **GOOD[name]))
+
+
+def test_nothing_secret_in_what_a_tool_shows(pipelit: Pipelit, writer: Agent, key: str) -> None:
+    """Dump, repr, schema and LangChain's serialization hold no handle, key or database."""
+    made = IdentityToolkit(agent=writer)
+    shown = [repr(made), repr(made.model_dump())]
+    for tool in made.get_tools():
+        shown += [
+            repr(tool),
+            str(tool),
+            repr(tool.model_dump()),
+            dumps(tool),
+            repr(tool.tool_call_schema.model_json_schema()),  # type: ignore[union-attr]
+        ]
+    for text in shown:
+        assert "Agent(" not in text
+        assert "sqlite" not in text
+        assert key not in text
+
+
+@pytest.mark.parametrize("name", list(GOOD))
+def test_a_tool_is_not_pickled(writer: Agent, name: str) -> None:
+    """Who holds the handle is the agent, so it doesn't travel."""
+    with pytest.raises((TypeError, pickle.PicklingError)):
+        pickle.dumps(made_tool(writer, name))
+
+
+def test_the_key_is_in_no_message_and_no_checkpoint(pipelit: Pipelit, writer: Agent) -> None:
+    """Through a checkpointed run that makes an agent, its key appears in no byte of it."""
+    saver = InMemorySaver()
+    model = Scripted(
+        script=[
+            calls("create_agent_user", **GOOD["create_agent_user"]),
+            calls("create_agent_user", **GOOD["create_agent_user"]),
+            AIMessage("done"),
+        ],
+        told=[],
+    )
+    graph = create_agent(model, IdentityToolkit(agent=writer).get_tools(), checkpointer=saver)
+    config: Any = {"configurable": {"thread_id": "1"}}
+    state = graph.invoke({"messages": [("user", "go")]}, config)
+
+    seen: list[str] = []
+
+    @pipelit.credentials.inject(writer, key="agent-key.agent_helper")
+    def look(*, key: Any) -> None:
+        seen.append(key.get_secret_value())
+
+    look()
+    secret = seen[0].split("_", 2)[2]
+    stored = b"\n".join(bytes_in([saver.storage, saver.writes, saver.blobs]))
+    # That the search looks in the right place: what the model was told is there.
+    assert b"agent-key.agent_helper" in stored
+    for text in (stored, repr(state["messages"]).encode(), repr(model.told).encode()):
+        assert not [n for n in range(len(secret) - 5) if secret[n : n + 6].encode() in text]
+
+
+def test_an_error_that_is_raised_keeps_its_cause(pipelit: Pipelit, writer: Agent) -> None:
+    """With handle_tool_error=False a developer gets a ToolException with the evidence in it."""
+    pipelit.users.deactivate("agent_writer")
+    with pytest.raises(ToolException) as caught:
+        CreateAgentUser(agent=writer, handle_tool_error=False).invoke({"purpose": "x"})
+    assert isinstance(caught.value.__cause__, UserInactive)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "Agent_Writer", "agent_writer ", "\uff41gent_writer"])
+@pytest.mark.parametrize("tool", list(GOOD))
+def test_a_malformed_name_is_a_text_for_the_model(
+    writer: Agent, editor: Agent, tool: str, name: str
+) -> None:
+    """Whatever characters a model sends as a name, the run goes on and nothing is done."""
+    field = "audience" if tool == "get_totp_code" else "username"
+    message = calls(tool, **{**GOOD[tool], field: name})
+    answer = told(IdentityToolkit(agent=editor).get_tools(), message)
+    assert answer.status == "error"
+    assert str(answer.content).startswith(("Not done: username", "Not verified: username"))
