@@ -282,7 +282,11 @@ def _served(child: VerifiedChild) -> RunnableLambda[Any, Any]:
 
 
 def _failure(error: Exception) -> bytes:
-    text = str(error)[:MAX_ERROR_TEXT].encode("utf-8", "replace").decode("utf-8")
+    try:
+        text = str(error)[:MAX_ERROR_TEXT].encode("utf-8", "replace").decode("utf-8")
+    except Exception:
+        # An exception that can't say what it is was still a failure.
+        text = ""
     try:
         return state_to_bytes({"type": type(error).__name__, "message": text})
     except PayloadError:

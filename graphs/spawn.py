@@ -60,6 +60,7 @@ EVENT: Final = "pipelit.spawn"
 _DEPTH: Final = "__pipelit_depth"
 _RUN: Final = "__pipelit_run"
 _UNLIMITED: Final = 1_000_000
+_DEEPEST: Final = 1_000_000
 _DEFAULT_MAX_BYTES: Final = 8 * 2**20
 # A challenge that nobody limits still ends: a day is longer than any child should take.
 _LONGEST: Final = 86_400.0
@@ -837,7 +838,7 @@ def _spawn_error(run: _Run) -> SpawnError:
 def _depth_of(config: RunnableConfig) -> int:
     # Only ours counts: whoever calls a served graph can say anything here.
     depth = config.get("configurable", {}).get(_DEPTH, 0)
-    return max(depth, 0) if type(depth) is int else 0
+    return min(max(depth, 0), _DEEPEST) if type(depth) is int else 0
 
 
 def _run_of(config: RunnableConfig) -> _Run:

@@ -1,0 +1,301 @@
+"""A verified child by itself: what it takes, whom it works for, what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from conftest import Clock
+from spawning import NAME, Work, graph_of, upper
+
+from pipelit_agents import Agent, Challenge, Pipelit, Proof
+from pipelit_agents.errors import InvalidUsername, ProofRejected, RequestRefused
+from pipelit_agents.graphs import ANYONE, Envelope, VerifiedChild, verified_child
+from pipelit_agents.graphs.messages import state_from_bytes, state_to_bytes
+from pipelit_agents.proof import derive_challenge
+
+CHALLENGE = bytes(range(32))
+PAYLOAD = state_to_bytes({"q": "x"})
+
+
+@pytest.fixture
+def lead(pipelit: Pipelit) -> Agent:
+    """The parent's agent."""
+    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
+    return pipelit.agent("agent_lead")
+
+
+@pytest.fixture
+def researcher(pipelit: Pipelit) -> Agent:
+    """The child's agent."""
+    pipelit.users.create_agent(NAME, owner="alice", purpose="looks things up")
+    return pipelit.agent(NAME)
+
+
+def request_of(lead: Agent, **changes: Any) -> dict[str, Any]:
+    """A proven request, or a changed one."""
+    proof = lead.prove_request(CHALLENGE, PAYLOAD, verifier=NAME, depth=1)
+    return {
+        "parent": lead.username,
+        "challenge": CHALLENGE,
+        "depth": 1,
+        "payload": PAYLOAD,
+        "proof": {"step": proof.step, "value": proof.value},
+    } | changes
+
+
+def checked(lead: Agent, envelope: dict[str, Any], clock: Clock) -> Any:
+    """What a parent far away reads of an envelope."""
+    parsed = Envelope.parse(envelope)
+    challenge = Challenge(
+        CHALLENGE,
+        prover=NAME,
+        verifier=lead.username,
+        issued_at=clock(),
+        expires_at=clock() + 60,
+    )
+    lead.verify_proof(
+        Proof(NAME, lead.username, parsed.step, parsed.proof),
+        challenge=challenge,
+        payload=parsed.payload,
+        request=PAYLOAD,
+        kind=parsed.kind,
+        depth=1,
+    )
+    return parsed.kind, state_from_bytes(parsed.payload, limit=10**6)
+
+
+# Construction
+
+
+@pytest.mark.parametrize(
+    ("graph", "says"),
+    [(upper, "compiled graph, not function"), (None, "compiled graph, not NoneType")],
+)
+def test_only_a_compiled_graph_is_made_a_child(researcher: Agent, graph: Any, says: str) -> None:
+    """What isn't a compiled graph is refused, with what to do instead."""
+    with pytest.raises(TypeError, match=says):
+        verified_child(graph, researcher)
+
+
+def test_a_child_is_not_wrapped_twice(researcher: Agent) -> None:
+    """A verified child isn't the graph of another."""
+    with pytest.raises(TypeError, match="verified child already"):
+        verified_child(verified_child(graph_of(), researcher), researcher)
+
+
+def test_a_name_is_no_handle() -> None:
+    """Who answers is given by a handle, not by a name."""
+    with pytest.raises(TypeError, match="has to be a handle"):
+        verified_child(graph_of(), NAME)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("accept", "error"),
+    [
+        ("agent_lead", TypeError),
+        (["Agent_Lead"], InvalidUsername),
+        (["agent_lead "], InvalidUsername),
+        ([""], InvalidUsername),
+        ([None], InvalidUsername),
+    ],
+)
+def test_the_names_in_accept_from_are_checked(
+    researcher: Agent, accept: Any, error: type[Exception]
+) -> None:
+    """A name that no account can have is refused at construction."""
+    with pytest.raises(error, match="accept_from"):
+        verified_child(graph_of(), researcher, accept_from=accept)
+
+
+def test_accept_from_is_copied(lead: Agent, researcher: Agent) -> None:
+    """The list that was given can be changed later without letting anybody in."""
+    names = ["agent_boss"]
+    child = verified_child(graph_of(), researcher, accept_from=names)
+    names.append("agent_lead")
+    with pytest.raises(RequestRefused):
+        child.invoke({"request": request_of(lead)})
+
+
+def test_an_empty_list_accepts_nobody(lead: Agent, researcher: Agent) -> None:
+    """accept_from=[] isn't accept_from=None."""
+    child = verified_child(graph_of(), researcher, accept_from=[])
+    with pytest.raises(RequestRefused):
+        child.invoke({"request": request_of(lead)})
+
+
+# As a graph of its own
+
+
+async def test_a_proven_request_gets_a_proven_answer(
+    lead: Agent, researcher: Agent, clock: Clock
+) -> None:
+    """Its envelope verifies at the parent, and holds what the graph answered, sync and async."""
+    child = verified_child(graph_of(), researcher, accept_from=["agent_lead"])
+    given = {"request": request_of(lead)}
+    for answer in (child.invoke(given), await child.ainvoke(given)):
+        assert checked(lead, answer["envelope"], clock) == ("result", {"q": "x", "a": "X"})
+
+
+async def test_a_failure_is_proven_too(lead: Agent, researcher: Agent, clock: Clock) -> None:
+    """A graph that fails answers with an envelope of kind error, sync and async."""
+
+    def fail(_: Work) -> Work:
+        raise LookupError("no such book \ud800")
+
+    child = verified_child(graph_of(fail), researcher, accept_from=["agent_lead"])
+    given = {"request": request_of(lead)}
+    expected = {"type": "LookupError", "message": "no such book ?"}
+    for answer in (child.invoke(given), await child.ainvoke(given)):
+        assert checked(lead, answer["envelope"], clock) == ("error", expected)
+
+
+def test_a_failure_that_cannot_be_told_is_still_one(
+    lead: Agent, researcher: Agent, clock: Clock
+) -> None:
+    """An exception that can't be printed is told by its type."""
+
+    class Unprintable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    def fail(_: Work) -> Work:
+        raise Unprintable
+
+    child = verified_child(graph_of(fail), researcher, accept_from=["agent_lead"])
+    answer = child.invoke({"request": request_of(lead)})
+    kind, value = checked(lead, answer["envelope"], clock)
+    assert (kind, value["type"]) == ("error", "Unprintable")
+
+
+@pytest.mark.parametrize("payload", [b"", b"[", b'"\xff"', b'{"a":1,"a":2}', b"[" * 99 + b"]" * 99])
+def test_a_request_that_is_no_payload_is_a_proven_failure(
+    lead: Agent, researcher: Agent, payload: bytes
+) -> None:
+    """Bytes that can't be read aren't guessed at: no node runs."""
+    ran: list[Any] = []
+    inner = graph_of(lambda state: ran.append(state) or {})
+    child = verified_child(inner, researcher, accept_from=ANYONE)
+    answer = child.invoke({"request": request_of(lead, payload=payload)})
+    assert Envelope.parse(answer["envelope"]).kind == "error"
+    assert not ran
+
+
+class Equal(str):
+    """A name that is equal to every name."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, _: object) -> bool:
+        return True
+
+
+class Odd(Mapping[str, Any]):
+    """A mapping that raises when it is read."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise AttributeError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["proof"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("accept", [["agent_lead"], ANYONE], ids=["listed", "anyone"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parent": Equal("agent_boss")},
+        {"parent": "Agent_Lead"},
+        {"parent": None},
+        {"parent": 5},
+        {"challenge": bytearray(32)},
+        {"challenge": "x" * 32},
+        {"challenge": b""},
+        {"depth": 0},
+        {"depth": True},
+        {"depth": 2**31},
+        {"depth": 1.0},
+        {"payload": None},
+        {"payload": bytearray(b"{}")},
+        {"proof": []},
+        {"proof": Odd()},
+        {"proof": {"step": "1", "value": "0" * 64}},
+        {"proof": {"step": 1, "value": None}},
+        {"agent": "agent_other"},
+    ],
+    ids=lambda change: "-".join((*change, *(type(each).__name__ for each in change.values()))),
+)
+async def test_a_malformed_request_is_refused(
+    lead: Agent, researcher: Agent, accept: Any, change: dict[str, Any]
+) -> None:
+    """Wrong types, missing and additional fields are refused before any node runs, for anybody."""
+    ran: list[Any] = []
+    inner = graph_of(lambda state: ran.append(state) or {})
+    child = verified_child(inner, researcher, accept_from=accept)
+    given = {"request": request_of(lead, **change)}
+    with pytest.raises(RequestRefused):
+        child.invoke(given)
+    with pytest.raises(RequestRefused):
+        await child.ainvoke(given)
+    assert not ran
+
+
+@pytest.mark.parametrize("missing", ["parent", "challenge", "depth", "payload", "proof"])
+def test_every_field_of_a_request_is_needed(lead: Agent, researcher: Agent, missing: str) -> None:
+    """Nothing in a request has a default."""
+    given = request_of(lead)
+    del given[missing]
+    child = verified_child(graph_of(), researcher, accept_from=ANYONE)
+    with pytest.raises(RequestRefused):
+        child.invoke({"request": given})
+
+
+def test_a_request_of_a_deactivated_parent_is_refused(
+    pipelit: Pipelit, lead: Agent, researcher: Agent
+) -> None:
+    """A listed name is not enough: the account has to be active."""
+    child = verified_child(graph_of(), researcher, accept_from=["agent_lead"])
+    given = {"request": request_of(lead)}
+    pipelit.users.deactivate("agent_lead")
+    with pytest.raises(RequestRefused):
+        child.invoke(given)
+
+
+@pytest.mark.parametrize("seconds", [-300, 300])
+def test_an_old_or_early_request_is_refused(
+    lead: Agent, researcher: Agent, clock: Clock, seconds: float
+) -> None:
+    """A proven request is good for a minute or so."""
+    child = verified_child(graph_of(), researcher, accept_from=["agent_lead"])
+    given = {"request": request_of(lead)}
+    clock.advance(seconds)
+    with pytest.raises(RequestRefused):
+        child.invoke(given)
+
+
+def test_an_answer_is_bound_to_who_asked(lead: Agent, researcher: Agent, clock: Clock) -> None:
+    """An envelope that was made for another parent, challenge or depth doesn't verify."""
+    child = verified_child(graph_of(), researcher, accept_from=ANYONE)
+    for change in (
+        {"parent": "agent_boss"},
+        {"challenge": derive_challenge(bytes(32), 1)},
+        {"depth": 2},
+        {"payload": state_to_bytes({"q": "y"})},
+    ):
+        answer = child.invoke({"request": request_of(lead, **change)})
+        with pytest.raises(ProofRejected):
+            checked(lead, answer["envelope"], clock)
+
+
+def test_a_childs_schemas_are_its_graphs(researcher: Agent) -> None:
+    """Who looks at a child sees what the graph inside takes and gives."""
+    inner = graph_of()
+    child = verified_child(inner, researcher)
+    assert isinstance(child, VerifiedChild)
+    assert child.name == NAME
+    assert child.get_input_jsonschema() == inner.get_input_jsonschema()
+    assert child.get_output_jsonschema() == inner.get_output_jsonschema()
