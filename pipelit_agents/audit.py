@@ -16,8 +16,8 @@ from pipelit_agents.running import run_context
 __all__ = ["AuditEntry", "AuditTrail", "record"]
 
 _INSERT: Final = text(
-    "INSERT INTO pipelit_audit (at, actor, subject, action, outcome, reason, run, node) "
-    "VALUES (:at, :actor, :subject, :action, :outcome, :reason, :run, :node)"
+    "INSERT INTO pipelit_audit (at, actor, subject, action, outcome, reason, run, node, thread) "
+    "VALUES (:at, :actor, :subject, :action, :outcome, :reason, :run, :node, :thread)"
 )
 
 
@@ -35,6 +35,7 @@ class AuditEntry:
         reason: The true reason, also where the caller was told less.
         run: The LangGraph run, if there was one.
         node: The LangGraph node, if there was one.
+        thread: The LangGraph thread, if there was one.
     """
 
     id: int
@@ -46,6 +47,7 @@ class AuditEntry:
     reason: str
     run: str
     node: str
+    thread: str
 
 
 def record(
@@ -58,8 +60,8 @@ def record(
     outcome: str,
     reason: str = "",
 ) -> None:
-    """Writes one entry in the caller's transaction, with the run and node it happened in."""
-    run, node = run_context()
+    """Writes one entry in the caller's transaction, and where it happened."""
+    context = run_context()
     connection.execute(
         _INSERT,
         {
@@ -70,8 +72,9 @@ def record(
             "action": action,
             "outcome": outcome,
             "reason": reason,
-            "run": run[:64],
-            "node": node[:149],
+            "run": context.run[:64],
+            "node": context.node[:149],
+            "thread": _storable(context.thread),
         },
     )
 

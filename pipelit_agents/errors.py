@@ -34,6 +34,9 @@ PipelitError
 
 A check that fails raises; it never returns ``False``. Attributes carry the evidence, so that
 callers needn't parse messages. No message holds a code, a secret or a key.
+
+``UnguardedRevealWarning`` is a warning: a secret is revealed where nothing searches what the node
+returns.
 """
 
 from __future__ import annotations
@@ -66,6 +69,7 @@ __all__ = [
     "SecretLeakError",
     "SpawnError",
     "StorageError",
+    "UnguardedRevealWarning",
     "UnsealError",
     "UserExists",
     "UserInactive",
@@ -307,3 +311,7 @@ class DepthExceeded(SpawnError):
 
 class RequestRefused(SpawnError):
     """A child refuses to work: the caller is not on its list, or the request isn't proven."""
+
+
+class UnguardedRevealWarning(UserWarning):
+    """A secret is revealed in a node or tool that isn't decorated with ``guard`` or ``inject``."""

@@ -1,11 +1,25 @@
-"""Which run and which node the code is in, as LangChain's context says."""
+"""Which thread, run and node the code is in, as LangChain's context says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["run_context", "running"]
+__all__ = ["RunContext", "run_context", "running"]
+
+
+class RunContext(NamedTuple):
+    """Where something happened; empty where nothing was running.
+
+    Attributes:
+        run: The run.
+        node: The LangGraph node.
+        thread: The LangGraph thread, of graphs with a checkpointer.
+    """
+
+    run: str
+    node: str
+    thread: str
 
 
 def _config() -> Mapping[str, Any]:
@@ -21,14 +35,11 @@ def running() -> object | None:
     return getattr(callbacks, "parent_run_id", None) or callbacks
 
 
-def run_context() -> tuple[str, str]:
-    """Return the run id and the node name of the running node, for the audit.
+def run_context() -> RunContext:
+    """Return where the running node or tool is, for the audit.
 
     The run id is the one that the run was started with; without one, the id that traces give
     to this node's or tool's own run. A tool outside a graph has no node name.
-
-    Returns:
-        Both as strings, empty where nothing is running.
     """
     config = _config()
     callbacks, metadata = config.get("callbacks"), config.get("metadata") or {}
@@ -39,4 +50,6 @@ def run_context() -> tuple[str, str]:
 
         # None where a tool or graph is driven by hand, with a node's metadata but no runtime.
         run = getattr(getattr(get_runtime(), "execution_info", None), "run_id", None)
-    return str(run or getattr(callbacks, "parent_run_id", None) or ""), str(node or "")
+    thread = (config.get("configurable") or {}).get("thread_id") or metadata.get("thread_id")
+    run = run or getattr(callbacks, "parent_run_id", None)
+    return RunContext(str(run or ""), str(node or ""), str(thread or ""))

@@ -32,6 +32,10 @@ from pipelit_agents.errors import (
 )
 
 
+# What these tests look at is the plaintext itself.
+pytestmark = pytest.mark.filterwarnings("ignore::pipelit_agents.errors.UnguardedRevealWarning")
+
+
 def in_a_node(work: Callable[[], Any]) -> Any:
     """Does it inside a running node, where secrets may be read."""
     seen: list[Any] = []

@@ -280,7 +280,7 @@ def test_nothing_runs_at_module_level() -> None:
     with pytest.raises(CredentialScopeError) as caught:
         require_running("openai")
     assert caught.value.credential == "openai"
-    assert run_context() == ("", "")
+    assert run_context() == ("", "", "")
 
 
 def test_an_open_scope_runs(secret: Secret) -> None:
@@ -373,17 +373,17 @@ def test_a_context_copied_from_an_ended_injected_node_does_not_run() -> None:
 
 
 def test_run_context_names_run_and_node() -> None:
-    """The audit gets the id that the run was started with, and the node's name."""
-    seen: list[tuple[str, str]] = []
+    """The audit gets the id that the run was started with, the node's name and the thread."""
+    seen: list[tuple[str, ...]] = []
 
     def node(state: State) -> State:
         seen.append(run_context())
         return {}
 
     run_id = uuid.uuid4()
-    graph_of(node).invoke({"x": 1}, {"run_id": run_id})
+    graph_of(node).invoke({"x": 1}, {"run_id": run_id, "configurable": {"thread_id": "t7"}})
     graph_of(node).invoke({"x": 1})
-    assert seen[0] == (str(run_id), "node")
+    assert seen[0] == (str(run_id), "node", "t7")
     assert uuid.UUID(seen[1][0]) != run_id
     assert seen[1][1] == "node"
 
@@ -392,13 +392,13 @@ def test_run_context_of_a_tool_on_its_own() -> None:
     """A tool outside a graph has the id of its own run and no node."""
 
     @tool
-    def act() -> tuple[str, str]:
+    def act() -> tuple[str, str, str]:
         """Act."""
         return run_context()
 
-    run, node = act.invoke({})
+    run, node, thread = act.invoke({})
     assert uuid.UUID(run)
-    assert node == ""
+    assert node == thread == ""
 
 
 # injecting

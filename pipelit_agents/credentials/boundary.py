@@ -12,26 +12,41 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
+
+import ormsgpack
 
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import SecretLeakError
 
-__all__ = ["redact", "refuse_leak"]
+__all__ = ["Unsearched", "masked", "redact", "refuse_leak"]
 
 MASK: Final = "****"
 _SHORTEST: Final = 8
 _DEEPEST: Final = 200
 _LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
+_PACKING: Final = (
+    ormsgpack.OPT_NON_STR_KEYS
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+)
 
 
-def refuse_leak(value: Any, revealed: Mapping[str, str]) -> None:
+class Unsearched:
+    """What no search looks into, because it holds the secrets by its nature."""
+
+
+def refuse_leak(
+    value: Any, revealed: Mapping[str, str], where: str = "what the node returns"
+) -> None:
     """Makes sure that a value holds none of the secrets.
 
     Args:
         value: What leaves the node: state, messages, commands, or anything with attributes.
         revealed: Credential names by plaintext.
+        where: Which way out it is, for the message.
 
     Raises:
         SecretLeakError: It holds one. The error names the place and the credential, never the
@@ -43,14 +58,13 @@ def refuse_leak(value: Any, revealed: Mapping[str, str]) -> None:
     try:
         for path, found in _texts(value, "", {}):
             if isinstance(found, Secret):
-                raise _leak(found.credential, path)
+                raise _leak(found.credential, path, where)
             for needle, credential in needles:
                 if needle in found:
-                    raise _leak(credential, path)
+                    raise _leak(credential, path, where)
     except RecursionError:
-        pass
-    # It is there, somewhere too deep to name.
-    raise _leak(", ".join(sorted(set(revealed.values()))), "")
+        # It is there, somewhere too deep to name.
+        raise _leak(", ".join(sorted(set(revealed.values()))), "", where) from None
 
 
 def redact(error: BaseException, revealed: Mapping[str, str]) -> None:
@@ -60,9 +74,7 @@ def redact(error: BaseException, revealed: Mapping[str, str]) -> None:
         error: What the node raised; it stays the same object.
         revealed: Credential names by plaintext.
     """
-    needles = sorted(
-        {form.decode() for secret in revealed for form in _forms(secret)}, key=len, reverse=True
-    )
+    needles = _needles(revealed)
     if not needles:
         return
     waiting: list[BaseException | None] = [error]
@@ -80,9 +92,29 @@ def redact(error: BaseException, revealed: Mapping[str, str]) -> None:
             waiting += each.exceptions
 
 
-def _leak(credential: str, path: str) -> SecretLeakError:
+def masked(value: Any, revealed: Mapping[str, str]) -> Any:
+    """A value without the secrets, for what is only shown: logs and traces.
+
+    Args:
+        value: Text, bytes, containers of them, or objects that would be shown by their text.
+        revealed: Credential names by plaintext.
+
+    Returns:
+        The value, rebuilt where it held one.
+    """
+    needles = _needles(revealed)
+    return _masked(value, needles, 0) if needles else value
+
+
+def _needles(revealed: Mapping[str, str]) -> list[str]:
+    return sorted(
+        {form.decode() for secret in revealed for form in _forms(secret)}, key=len, reverse=True
+    )
+
+
+def _leak(credential: str, path: str, where: str) -> SecretLeakError:
     return SecretLeakError(
-        f"the secret of credential {credential!r} stands in what the node returns, at "
+        f"the secret of credential {credential!r} stands in {where}, at "
         f"{path or 'the value itself'}: leave it out, or it would be stored or sent",
         credential=credential,
         path=path,
@@ -106,11 +138,41 @@ def _forms(secret: str) -> tuple[bytes, ...]:
 
 
 def _suspicious(value: Any, needles: list[bytes]) -> bool:
-    """Whether a secret or a needle is anywhere in a value: the same walk, without the paths.
+    """Whether a value may hold a secret or a needle.
 
-    It runs over every state, and large ones are mostly text: all of it is joined and searched at
-    once.
+    It runs over every state, so it has to be fast: one pass in C writes all its texts into one
+    buffer. What that can't follow is walked.
     """
+    seen: dict[int, Any] = {}
+
+    def unpacked(each: Any) -> Any:
+        if isinstance(each, str):
+            return str.__str__(each)
+        if isinstance(each, int):
+            return None
+        if isinstance(each, bytearray | memoryview):
+            return bytes(each)
+        if isinstance(each, Secret):
+            raise TypeError
+        if id(each) in seen:
+            return None
+        # Objects refer to each other in circles, and are kept so that none takes another's id.
+        seen[id(each)] = each
+        if isinstance(each, Mapping):
+            return list(each.items())
+        if isinstance(each, list | tuple | set | frozenset):
+            return list(each)
+        return [inner for _, inner in _attributes(each)]
+
+    try:
+        packed = ormsgpack.packb(value, default=unpacked, option=_PACKING)
+    except Exception:
+        return _holds(value, needles)
+    return any(needle in packed for needle in needles)
+
+
+def _holds(value: Any, needles: list[bytes]) -> bool:
+    """The same by a walk that no depth, cycle or foreign object ends."""
     texts: list[str] = []
     others: list[bytes] = []
     waiting: list[Any] = [value]
@@ -185,7 +247,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
         for field in dataclasses.fields(value):
             yield field.name, getattr(value, field.name, None)
         return
-    if isinstance(value, type) or callable(value):
+    if isinstance(value, type | ModuleType | Unsearched) or callable(value):
         return
     kept = getattr(value, "__dict__", None)
     if isinstance(kept, Mapping):

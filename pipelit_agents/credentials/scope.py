@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any
+from weakref import WeakSet
 
-from pipelit_agents.credentials.boundary import redact, refuse_leak
+from pipelit_agents.credentials.boundary import Unsearched, redact, refuse_leak
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError
 from pipelit_agents.running import running
@@ -19,19 +21,22 @@ __all__ = [
     "Scope",
     "current_scope",
     "injecting",
+    "open_secrets",
     "opened_scope",
     "require_running",
 ]
 
 _current: ContextVar[Scope | None] = ContextVar("pipelit_agents_scope", default=None)
+_lock = threading.Lock()
 
 
-class Scope:
+class Scope(Unsearched):
     """Holds the secrets opened in one running node or tool, and makes them unreadable at its end.
 
     Attributes:
         parent: The scope that this one was opened in, if that was still open.
         closed: Whether its secrets are gone.
+        run: What tells the run that it belongs to from others.
     """
 
     parent: Scope | None
@@ -40,7 +45,7 @@ class Scope:
     def __init__(self) -> None:
         self.parent = current_scope()
         self.closed = False
-        self._run = running()
+        self.run: object | None = None
         self._secrets: list[Secret] = []
         self._revealed: dict[str, str] = {}
 
@@ -60,6 +65,8 @@ class Scope:
             CredentialScopeError: The scope has closed; the secret is closed too.
         """
         self._secrets.append(secret)
+        with _lock:
+            _scopes.add(self)
         # A cancelled node doesn't wait for the thread that opens its secrets: append first, look
         # then, so that either this call or close() sees the other.
         if self.closed:
@@ -79,6 +86,31 @@ class Scope:
         for secret in list(self._secrets):
             secret.close()
         self._revealed.clear()
+        with _lock:
+            _scopes.discard(self)
+
+    def check(self, value: Any, where: str = "what the node returns") -> None:
+        """Make sure that a value on its way out holds none of the secrets.
+
+        Raises:
+            SecretLeakError: It holds one.
+        """
+        refuse_leak(value, self.revealed, where)
+
+    def redact(self, error: BaseException) -> None:
+        """Take the secrets out of an exception and its chain, in place."""
+        redact(error, self.revealed)
+
+
+# Those that hold secrets. A generator that nobody ended mustn't be kept here.
+_scopes: WeakSet[Scope] = WeakSet()
+
+
+def open_secrets() -> dict[str, str]:
+    """Return credential names by plaintext, of all that is revealed in this process right now."""
+    with _lock:
+        scopes = list(_scopes)
+    return {secret: name for scope in scopes for secret, name in scope.revealed.items()}
 
 
 def current_scope() -> Scope | None:
@@ -89,16 +121,28 @@ def current_scope() -> Scope | None:
 
 @contextmanager
 def opened_scope() -> Iterator[Scope]:
-    """Open a scope inside the current one; it closes at the end of the block, also on errors."""
-    outer = _current.get()
-    scope = Scope()
-    _current.set(scope)
-    try:
+    """Open a scope inside the current one; it closes at the end of the block, also on errors.
+
+    While it is open, every way out of the node is searched for its secrets: callbacks, streams,
+    stores and checkpoints of what runs inside. What is raised loses them.
+    """
+    scope, step = _entered()
+    with _guarded(scope), step:
         yield scope
-    finally:
-        # Not by token: a generator may end in another context than it began in.
-        _current.set(outer)
-        scope.close()
+
+
+def _entered() -> tuple[Scope, _Step]:
+    # Late: these import LangGraph, which `import pipelit_agents` doesn't.
+    from langchain_core.runnables.config import var_child_runnable_config
+
+    from pipelit_agents.credentials.doors import guarded_config
+
+    scope = Scope()
+    config = guarded_config(var_child_runnable_config.get(), scope)
+    step = _Step(scope, config)
+    with step:
+        scope.run = running()
+    return scope, step
 
 
 def require_running(credential: str) -> None:
@@ -122,7 +166,7 @@ def require_running(credential: str) -> None:
     present = running()
     # A closed scope means that its node has ended, but not that another hasn't begun since, for
     # example in a background task that the first one started.
-    if present is None or (scope is not None and scope._run == present):
+    if present is None or (scope is not None and scope.run == present):
         raise CredentialScopeError(
             f"credential {credential!r} opens only inside a running node or tool: reveal it "
             "there, or declare it with credentials.inject",
@@ -131,28 +175,48 @@ def require_running(credential: str) -> None:
 
 
 class _Step:
-    """Sets the scope for one step of a generator, and the consumer's again after it."""
+    """Sets the scope and the guarded configuration for a block, and the outer ones again after it.
 
-    def __init__(self, scope: Scope) -> None:
-        self.inside: Scope | None = scope
+    A generator enters once for each of its steps; between them its consumer runs.
+    """
+
+    def __init__(self, scope: Scope, config: Mapping[str, Any]) -> None:
+        self._inside: tuple[Scope | None, Any] = (scope, config)
+        self._outside: tuple[Scope | None, Any] = (None, None)
 
     def __enter__(self) -> None:
-        self.outside = _current.get()
-        _current.set(self.inside)
+        self._outside = self._exchange(self._inside)
 
     def __exit__(self, *_: object) -> None:
-        # The body may have opened a scope that it keeps across the yield.
-        self.inside = _current.get()
-        _current.set(self.outside)
+        # Not by token: a generator may go on in another context than it began in. And its body
+        # may have opened a scope that it keeps across the yield.
+        self._inside = self._exchange(self._outside)
+
+    @staticmethod
+    def _exchange(new: tuple[Scope | None, Any]) -> tuple[Scope | None, Any]:
+        from langchain_core.runnables.config import var_child_runnable_config as config
+
+        old = _current.get(), config.get()
+        _current.set(new[0])
+        config.set(new[1])
+        return old
 
 
 @contextmanager
 def _guarded(scope: Scope) -> Iterator[None]:
+    from pipelit_agents.credentials.doors import passing
+
+    leak = None
     try:
         yield
     except BaseException as error:
-        redact(error, scope.revealed)
-        raise
+        leak = passing(error, scope)
+        if leak is None:
+            raise
+    finally:
+        scope.close()
+    if leak is not None:
+        raise leak
 
 
 def injecting(
@@ -166,8 +230,9 @@ def injecting(
     a model asks for them. Each call opens a scope, opens the secrets in it, and closes it when
     the function ends. Async functions open theirs in a worker thread, in one hop.
 
-    What the function returns or yields is searched for the secrets, and a hit is
-    ``SecretLeakError``; what it raises loses them.
+    What the function returns or yields is searched for the secrets, and so are the ways out that
+    `opened_scope` guards, also where they come as arguments (writer, store, runtime, config): a
+    hit is ``SecretLeakError``; what it raises loses them.
 
     Args:
         function: A function or method, sync or async, generator or not.
@@ -200,14 +265,17 @@ def injecting(
         parameters=[p for p in signature.parameters.values() if p.name not in parameters]
     )
 
-    def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def bind(scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        from pipelit_agents.credentials.doors import guarded_argument
+
         for parameter in parameters.keys() & kwargs.keys():
             raise CredentialScopeError(
                 f"{name}() was passed a value for {parameter!r}, which only the credential "
                 f"{parameters[parameter]!r} may fill",
                 credential=parameters[parameter],
             )
-        return dict(visible.bind(*args, **kwargs).arguments)
+        bound = visible.bind(*args, **kwargs).arguments
+        return {key: guarded_argument(key, value, scope) for key, value in bound.items()}
 
     def open_all(scope: Scope) -> dict[str, Any]:
         return {key: scope.hold(open_secret(value)) for key, value in parameters.items()}
@@ -223,9 +291,9 @@ def injecting(
 
         @wraps(function)
         async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            arguments = bind(args, kwargs)
-            with closing(Scope()) as scope, _guarded(scope):
-                step = _Step(scope)
+            scope, step = _entered()
+            with _guarded(scope):
+                arguments = bind(scope, args, kwargs)
                 with step:
                     body = call(arguments, await asyncio.to_thread(open_all, scope))
                 resume = partial(body.asend, None)
@@ -235,7 +303,7 @@ def injecting(
                             item = await resume()
                         except StopAsyncIteration:
                             return
-                    refuse_leak(item, scope.revealed)
+                    scope.check(item)
                     try:
                         resume = partial(body.asend, (yield item))
                     except BaseException as error:
@@ -245,9 +313,9 @@ def injecting(
 
         @wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            arguments = bind(args, kwargs)
-            with closing(Scope()) as scope, _guarded(scope):
-                step = _Step(scope)
+            scope, step = _entered()
+            with _guarded(scope):
+                arguments = bind(scope, args, kwargs)
                 with step:
                     body = call(arguments, open_all(scope))
                 resume = partial(body.send, None)
@@ -256,9 +324,9 @@ def injecting(
                         try:
                             item = resume()
                         except StopIteration as stop:
-                            refuse_leak(stop.value, scope.revealed)
+                            scope.check(stop.value)
                             return stop.value
-                    refuse_leak(item, scope.revealed)
+                    scope.check(item)
                     try:
                         resume = partial(body.send, (yield item))
                     except BaseException as error:
@@ -268,20 +336,20 @@ def injecting(
 
         @wraps(function)
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
-            arguments = bind(args, kwargs)
-            with opened_scope() as scope, _guarded(scope):
+            with opened_scope() as scope:
+                arguments = bind(scope, args, kwargs)
                 result = await call(arguments, await asyncio.to_thread(open_all, scope))
-                refuse_leak(result, scope.revealed)
+                scope.check(result)
                 return result
 
     else:
 
         @wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            arguments = bind(args, kwargs)
-            with opened_scope() as scope, _guarded(scope):
+            with opened_scope() as scope:
+                arguments = bind(scope, args, kwargs)
                 result = call(arguments, open_all(scope))
-                refuse_leak(result, scope.revealed)
+                scope.check(result)
                 return result
 
     wrapped.__annotations__ = {

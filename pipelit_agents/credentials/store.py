@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import hashlib
 import json
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from pipelit_agents.audit import record
-from pipelit_agents.credentials.scope import injecting, opened_scope, require_running
+from pipelit_agents.credentials.scope import current_scope, injecting, opened_scope, require_running
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow
@@ -26,6 +27,7 @@ from pipelit_agents.errors import (
     CredentialNotAllowed,
     CredentialNotFound,
     CredentialScopeError,
+    UnguardedRevealWarning,
     UnsealError,
 )
 from pipelit_agents.keyring import Keyring, Sealed
@@ -234,9 +236,31 @@ class Credentials:
 
         return decorate
 
+    def guard(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorates a node or tool that opens secrets by :meth:`reveal`.
+
+        What it returns or yields is searched for all that was revealed in it, as under
+        :meth:`inject`; without it, only what happens inside the ``with`` block is.
+
+        Raises:
+            TypeError: The function can't be wrapped.
+
+        Example:
+            ```python
+            @pipelit.credentials.guard
+            def call_model(state: State) -> dict:
+                with pipelit.credentials.reveal("openai") as api_key:
+                    ...
+            ```
+        """
+        return injecting(function, {}, lambda reference: self._open(reference, None))
+
     @contextmanager
     def reveal(self, name: str, *, agent: Agent | None = None) -> Iterator[Secret]:
         """Opens a secret inside a running node or tool, for the length of a ``with`` block.
+
+        Decorate the node or tool with :meth:`guard`, or what it returns afterwards is not
+        searched.
 
         Args:
             name: The credential, or ``credential:field``.
@@ -249,6 +273,7 @@ class Credentials:
             UnsealError: It doesn't open under this keyring, or was tampered with.
         """
         require_running(name)
+        _warn_unguarded(name)
         with opened_scope() as scope:
             yield scope.hold(self._open(name, agent))
 
@@ -256,6 +281,7 @@ class Credentials:
     async def areveal(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Secret]:
         """As :meth:`reveal`, for ``async with``; it opens the secret off the event loop."""
         require_running(name)
+        _warn_unguarded(name)
         with opened_scope() as scope:
             yield scope.hold(await asyncio.to_thread(self._open, name, agent))
 
@@ -351,6 +377,17 @@ class Credentials:
             action=action,
             outcome=outcome,
             reason=reason,
+        )
+
+
+def _warn_unguarded(name: str) -> None:
+    if current_scope() is None:
+        warnings.warn(
+            f"credential {name!r} is revealed in a function without the guard: what it returns "
+            "is not searched for the secret; decorate it with credentials.guard",
+            UnguardedRevealWarning,
+            # Past this helper, the generator and contextlib's __enter__: the with statement.
+            stacklevel=4,
         )
 
 

@@ -117,3 +117,4 @@ class AuditRow(Base):
     reason: Mapped[str] = mapped_column(String(64))
     run: Mapped[str] = mapped_column(String(64))
     node: Mapped[str] = mapped_column(String(149))
+    thread: Mapped[str] = mapped_column(NAME, server_default="")

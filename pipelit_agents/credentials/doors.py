@@ -1,0 +1,272 @@
+"""The ways out of a running node besides its return value, each with a search in front of it.
+
+LangGraph hands a node what it needs to stream, store, save, start tasks and run further graphs; the
+callbacks see what runnables inside it are given and return. While secrets are open, each of these
+is replaced by one that refuses a value that holds one of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from copy import copy
+from functools import partial, wraps
+from typing import Any, Protocol, cast
+
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.errors import GraphBubbleUp
+from langgraph.prebuilt import ToolRuntime
+from langgraph.pregel.protocol import StreamProtocol
+from langgraph.runtime import Runtime
+from langgraph.store.base import BaseStore, Op, Result
+
+from pipelit_agents.credentials.boundary import Unsearched
+from pipelit_agents.errors import SecretLeakError
+
+__all__ = ["guarded_argument", "guarded_config", "passing"]
+
+# A secret may come in several tokens: so much of what came before is searched with each.
+_TAIL = 4096
+
+
+class Guard(Protocol):
+    """What knows the open secrets."""
+
+    def check(self, value: Any, where: str) -> None:
+        """Raises SecretLeakError for a value that holds one of them."""
+
+    def redact(self, error: BaseException) -> None:
+        """Takes them out of an exception."""
+
+
+def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableConfig:
+    """A runnable configuration whose doors are guarded, for what runs inside the node.
+
+    Args:
+        config: The one that is in force; it isn't changed.
+        guard: Knows the open secrets.
+    """
+    made: Any = dict(config or {})
+    configurable = made.get("configurable")
+    if configurable:
+        made["configurable"] = {
+            key: _guarded(value, guard, inside=key.startswith("__"))
+            for key, value in configurable.items()
+        }
+    callbacks = made.get("callbacks")
+    if isinstance(callbacks, BaseCallbackManager):
+        callbacks = callbacks.copy()
+        gate = _gate(guard, callbacks.handlers)
+        # First, so that it refuses before another handler has seen anything.
+        callbacks.handlers.insert(0, gate)
+        callbacks.inheritable_handlers.insert(0, gate)
+        made["callbacks"] = callbacks
+    else:
+        handlers = list(callbacks or [])
+        made["callbacks"] = [_gate(guard, handlers), *handlers]
+    return cast(RunnableConfig, made)
+
+
+def guarded_argument(name: str, value: Any, guard: Guard) -> Any:
+    """The same for what LangGraph and LangChain pass to a node or tool as an argument.
+
+    Args:
+        name: The parameter.
+        value: A configuration, a runtime, a store, a stream writer, or anything else.
+        guard: Knows the open secrets.
+    """
+    if name == "writer" and callable(value):
+        return _checked(value, guard, "what the node streams")
+    if isinstance(value, dict) and name == "config":
+        return guarded_config(value, guard)
+    return _guarded(value, guard)
+
+
+def passing(error: BaseException, guard: Guard) -> SecretLeakError | None:
+    """Takes the secrets out of an exception that leaves the node.
+
+    Interrupts and commands to a parent graph travel as exceptions, but as state: they are
+    refused, not changed.
+
+    Returns:
+        What to raise instead, if anything.
+    """
+    leak = None
+    if isinstance(error, GraphBubbleUp):
+        try:
+            guard.check(error.args, "what the node interrupts or commands with")
+        except SecretLeakError as found:
+            leak = found
+            guard.redact(leak)
+    if leak is not None or not isinstance(error, GraphBubbleUp):
+        guard.redact(error)
+    return leak
+
+
+def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
+    if isinstance(value, Runtime):
+        return dataclasses.replace(value, **_runtime(value, guard))
+    if isinstance(value, ToolRuntime):
+        return dataclasses.replace(
+            value, config=guarded_config(value.config, guard), **_runtime(value, guard)
+        )
+    if isinstance(value, BaseStore):
+        return _Store(value, guard)
+    if isinstance(value, StreamProtocol):
+        return StreamProtocol(
+            _checked(value, guard, "what a graph in the node streams"), value.modes
+        )
+    if isinstance(value, BaseCheckpointSaver):
+        return _saver(value, guard)
+    if inside and (inspect.isroutine(value) or isinstance(value, partial)):
+        # How a node starts tasks and writes, under keys that no public name stands for.
+        return _checked(value, guard, "what the node calls a task with")
+    return value
+
+
+def _runtime(runtime: Any, guard: Guard) -> dict[str, Any]:
+    return {
+        "store": None if runtime.store is None else _Store(runtime.store, guard),
+        "stream_writer": _checked(runtime.stream_writer, guard, "what the node streams"),
+    }
+
+
+def _checked(call: Callable[..., Any], guard: Guard, where: str) -> Callable[..., Any]:
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        guard.check(args, where)
+        return call(*args, **kwargs)
+
+    return checked
+
+
+def _saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpointSaver[Any]:
+    # A shallow copy, as the saver's own with_allowlist makes: the same connection and type.
+    made = copy(saver)
+    for name in ("put", "put_writes", "aput", "aput_writes"):
+        real = getattr(saver, name)
+
+        @wraps(real)
+        def checked(config: Any, *args: Any, _real: Any = real, **kwargs: Any) -> Any:
+            shown = {key: config.get(key) for key in ("configurable", "metadata")}
+            shown["configurable"] = {
+                key: value
+                for key, value in (shown["configurable"] or {}).items()
+                if not key.startswith("__")
+            }
+            guard.check([shown, args, kwargs], "what a graph in the node saves")
+            return _real(config, *args, **kwargs)
+
+        setattr(made, name, checked)
+    return made
+
+
+class _Store(BaseStore):
+    def __init__(self, store: BaseStore, guard: Guard) -> None:
+        self._store = store
+        self._guard = guard
+        self.supports_ttl = store.supports_ttl
+        self.ttl_config = store.ttl_config
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        ops = list(ops)
+        self._guard.check(ops, "what the node stores")
+        return self._store.batch(ops)
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        ops = list(ops)
+        self._guard.check(ops, "what the node stores")
+        return await self._store.abatch(ops)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def _gate(guard: Guard, handlers: list[BaseCallbackHandler]) -> BaseCallbackHandler:
+    tap = next((each for each in handlers if hasattr(each, "tap_output_aiter")), None)
+    return _Gate(guard) if tap is None else _TappingGate(guard, tap)
+
+
+class _Gate(BaseCallbackHandler, Unsearched):
+    """Stands before all other handlers."""
+
+    raise_error = True
+    run_inline = True
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._tails: dict[Any, str] = {}
+
+    def _given(self, serialized: Any, inputs: Any = None, *args: Any, **details: Any) -> None:
+        found = {"inputs": inputs, "serialized": serialized, "more": args, **details}
+        # LangChain gives a tool's inputs a second time, as text and as they are.
+        self._guard.check(found, "what something inside the node is given")
+
+    def _made(self, output: Any = None, *args: Any, run_id: Any = None, **details: Any) -> None:
+        self._tails.pop(run_id, None)
+        self._guard.check({"output": output}, "what something inside the node returns")
+
+    def _failed(self, error: BaseException, *, run_id: Any = None, **details: Any) -> None:
+        self._tails.pop(run_id, None)
+        leak = passing(error, self._guard)
+        if leak is not None:
+            raise leak
+
+    # Any: the base class types each of them apart.
+    on_chain_start: Any = _given
+    on_tool_start: Any = _given
+    on_retriever_start: Any = _given
+    on_llm_start: Any = _given
+    on_chat_model_start: Any = _given
+    on_chain_end: Any = _made
+    on_tool_end: Any = _made
+    on_retriever_end: Any = _made
+    on_llm_end: Any = _made
+    on_chain_error: Any = _failed
+    on_tool_error: Any = _failed
+    on_retriever_error: Any = _failed
+    on_llm_error: Any = _failed
+
+    def on_custom_event(self, name: str, data: Any, **details: Any) -> None:
+        self._guard.check({"name": name, "data": data, **details}, "an event of the node")
+
+    def on_llm_new_token(self, token: Any, *, run_id: Any, **details: Any) -> None:
+        shown = token if isinstance(token, str) else ""
+        tail = self._tails[run_id] = (self._tails.get(run_id, "") + shown)[-_TAIL:]
+        found = {"token": [token, tail], "chunk": details.get("chunk")}
+        self._guard.check(found, "what a model in the node streams")
+
+    def on_stream_event(self, event: Any, **details: Any) -> None:
+        self._guard.check(event, "what a model in the node streams")
+
+
+class _TappingGate(_Gate):
+    """The same where a stream is tapped for its chunks: LangChain asks one handler only."""
+
+    def __init__(self, guard: Guard, tap: Any) -> None:
+        super().__init__(guard)
+        self._tap = tap
+
+    def tap_output_iter(self, run_id: Any, output: Iterator[Any]) -> Iterator[Any]:
+        """Searches the chunks, then hands them to the handler that asked for them."""
+
+        def checked() -> Iterator[Any]:
+            for chunk in output:
+                self._made(chunk)
+                yield chunk
+
+        tapped: Iterator[Any] = self._tap.tap_output_iter(run_id, checked())
+        return tapped
+
+    def tap_output_aiter(self, run_id: Any, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """As :meth:`tap_output_iter`."""
+
+        async def checked() -> AsyncIterator[Any]:
+            async for chunk in output:
+                self._made(chunk)
+                yield chunk
+
+        tapped: AsyncIterator[Any] = self._tap.tap_output_aiter(run_id, checked())
+        return tapped
