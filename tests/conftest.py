@@ -9,6 +9,8 @@ import pytest
 
 from pipelit_agents import Agent, Keyring, Pipelit
 
+pytest_plugins = ["postgres"]
+
 
 class Clock:
     """A clock that stands still until a test moves it."""

@@ -31,7 +31,6 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 
-
 # What these tests look at is the plaintext itself.
 pytestmark = pytest.mark.filterwarnings("ignore::pipelit_agents.errors.UnguardedRevealWarning")
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
-from types import ModuleType
+from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
@@ -87,6 +88,11 @@ def redact(error: BaseException, revealed: Mapping[str, str]) -> None:
         each.args = _masked(each.args, needles, 0)
         for name, found in list(vars(each).items()):
             vars(each)[name] = _masked(found, needles, 0)
+        for name in _members(each):
+            with suppress(AttributeError, TypeError):
+                found = getattr(each, name)
+                if (shown := _masked(found, needles, 0)) is not found:
+                    setattr(each, name, shown)
         waiting += [each.__cause__, each.__context__]
         if isinstance(each, BaseExceptionGroup):
             waiting += each.exceptions
@@ -104,6 +110,15 @@ def masked(value: Any, revealed: Mapping[str, str]) -> Any:
     """
     needles = _needles(revealed)
     return _masked(value, needles, 0) if needles else value
+
+
+def _members(error: BaseException) -> Iterator[str]:
+    # What C keeps outside __dict__, such as an OSError's strerror, and slots.
+    for kind in type(error).__mro__:
+        for name, found in vars(kind).items():
+            kept = isinstance(found, MemberDescriptorType | GetSetDescriptorType)
+            if kept and not name.startswith("__"):
+                yield name
 
 
 def _needles(revealed: Mapping[str, str]) -> list[str]:
@@ -160,9 +175,7 @@ def _suspicious(value: Any, needles: list[bytes]) -> bool:
         seen[id(each)] = each
         if isinstance(each, Mapping):
             return list(each.items())
-        if isinstance(each, list | tuple | set | frozenset):
-            return list(each)
-        return [inner for _, inner in _attributes(each)]
+        return [*_items(each), *(inner for _, inner in _attributes(each))]
 
     try:
         packed = ormsgpack.packb(value, default=unpacked, option=_PACKING)
@@ -200,9 +213,8 @@ def _holds(value: Any, needles: list[bytes]) -> bool:
         elif isinstance(each, Mapping):
             for key, inner in each.items():
                 waiting += (key, inner)
-        elif isinstance(each, list | tuple | set | frozenset):
-            waiting.extend(each)
         else:
+            waiting.extend(_items(each))
             waiting.extend(inner for _, inner in _attributes(each))
     joined = "\n\0\n".join(texts)
     shown = [needle.decode("utf-8", "surrogatepass") for needle in needles]
@@ -231,12 +243,19 @@ def _texts(value: Any, path: str, seen: dict[int, Any]) -> Iterator[tuple[str, b
             yield from _texts(key, f"{path}.<key>" if path else "<key>", seen)
             name = key if isinstance(key, str) else repr(key)
             yield from _texts(each, f"{path}.{name}" if path else name, seen)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for position, each in enumerate(value):
-            yield from _texts(each, f"{path}[{position}]", seen)
     else:
+        for position, each in enumerate(_items(value)):
+            yield from _texts(each, f"{path}[{position}]", seen)
         for name, each in _attributes(value):
             yield from _texts(each, f"{path}.{name}" if path else name, seen)
+
+
+def _items(value: Any) -> Collection[Any]:
+    if hasattr(value, "tobytes") and hasattr(value, "tolist"):
+        # An array: of text or objects by its items, of numbers as it lies in memory.
+        kind = getattr(getattr(value, "dtype", None), "kind", "")
+        return value.tolist() if kind in ("O", "S", "U") else [value.tobytes()]
+    return value if isinstance(value, Collection) and not isinstance(value, type) else ()
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from functools import partial, wraps
 from typing import Any, Protocol, cast
@@ -26,7 +27,7 @@ from langgraph.store.base import BaseStore, Op, Result
 from pipelit_agents.credentials.boundary import Unsearched
 from pipelit_agents.errors import SecretLeakError
 
-__all__ = ["guarded_argument", "guarded_config", "passing"]
+__all__ = ["guarded_argument", "guarded_config", "redacting"]
 
 # A secret may come in several tokens: so much of what came before is searched with each.
 _TAIL = 4096
@@ -85,15 +86,26 @@ def guarded_argument(name: str, value: Any, guard: Guard) -> Any:
     return _guarded(value, guard)
 
 
-def passing(error: BaseException, guard: Guard) -> SecretLeakError | None:
-    """Takes the secrets out of an exception that leaves the node.
+@contextmanager
+def redacting(guard: Guard) -> Iterator[None]:
+    """Takes the secrets out of whatever is raised in the block.
 
-    Interrupts and commands to a parent graph travel as exceptions, but as state: they are
-    refused, not changed.
-
-    Returns:
-        What to raise instead, if anything.
+    Raises:
+        SecretLeakError: It was an interrupt, or a command to a parent graph: these travel as
+            exceptions, but are state, and are refused instead of changed.
     """
+    leak = None
+    try:
+        yield
+    except BaseException as error:
+        leak = _passing(error, guard)
+        if leak is None:
+            raise
+    if leak is not None:
+        raise leak
+
+
+def _passing(error: BaseException, guard: Guard) -> SecretLeakError | None:
     leak = None
     if isinstance(error, GraphBubbleUp):
         try:
@@ -123,7 +135,7 @@ def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
         return _saver(value, guard)
     if inside and (inspect.isroutine(value) or isinstance(value, partial)):
         # How a node starts tasks and writes, under keys that no public name stands for.
-        return _checked(value, guard, "what the node calls a task with")
+        return _calling(value, guard)
     return value
 
 
@@ -140,6 +152,41 @@ def _checked(call: Callable[..., Any], guard: Guard, where: str) -> Callable[...
         return call(*args, **kwargs)
 
     return checked
+
+
+def _calling(call: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
+    def calling(*args: Any, **kwargs: Any) -> Any:
+        guard.check(args, "what a task in the node is given")
+        if args and inspect.isroutine(args[0]):
+            args = (_task(args[0], guard), *args[1:])
+        return call(*args, **kwargs)
+
+    return calling
+
+
+def _task(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
+    # A task writes its result before any callback hears of it.
+    where = "what a task in the node returns"
+
+    if inspect.iscoroutinefunction(function):
+
+        @wraps(function)
+        async def acall(*args: Any, **kwargs: Any) -> Any:
+            with redacting(guard):
+                result = await function(*args, **kwargs)
+                guard.check(result, where)
+                return result
+
+        return acall
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with redacting(guard):
+            result = function(*args, **kwargs)
+            guard.check(result, where)
+            return result
+
+    return call
 
 
 def _saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpointSaver[Any]:
@@ -199,9 +246,8 @@ class _Gate(BaseCallbackHandler, Unsearched):
         self._guard = guard
         self._tails: dict[Any, str] = {}
 
-    def _given(self, serialized: Any, inputs: Any = None, *args: Any, **details: Any) -> None:
-        found = {"inputs": inputs, "serialized": serialized, "more": args, **details}
-        # LangChain gives a tool's inputs a second time, as text and as they are.
+    def _given(self, serialized: Any, given: Any = None, *args: Any, **details: Any) -> None:
+        found = {"input": given, "serialized": serialized, "more": args, **details}
         self._guard.check(found, "what something inside the node is given")
 
     def _made(self, output: Any = None, *args: Any, run_id: Any = None, **details: Any) -> None:
@@ -210,7 +256,7 @@ class _Gate(BaseCallbackHandler, Unsearched):
 
     def _failed(self, error: BaseException, *, run_id: Any = None, **details: Any) -> None:
         self._tails.pop(run_id, None)
-        leak = passing(error, self._guard)
+        leak = _passing(error, self._guard)
         if leak is not None:
             raise leak
 

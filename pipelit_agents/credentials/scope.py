@@ -204,19 +204,13 @@ class _Step:
 
 @contextmanager
 def _guarded(scope: Scope) -> Iterator[None]:
-    from pipelit_agents.credentials.doors import passing
+    from pipelit_agents.credentials.doors import redacting
 
-    leak = None
     try:
-        yield
-    except BaseException as error:
-        leak = passing(error, scope)
-        if leak is None:
-            raise
+        with redacting(scope):
+            yield
     finally:
         scope.close()
-    if leak is not None:
-        raise leak
 
 
 def injecting(
