@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelit_agents.credentials.boundary import masked, redact
 from pipelit_agents.credentials.scope import open_secrets
+from pipelit_agents.errors import SecretLeakError
 
 __all__ = ["RedactingFilter", "anonymize"]
 
@@ -39,7 +40,10 @@ class RedactingFilter(logging.Filter):
             if name != "exc_info":
                 setattr(record, name, masked(value, secrets))
         if record.exc_info and record.exc_info[1] is not None:
-            redact(record.exc_info[1], secrets)
+            try:
+                redact(record.exc_info[1], secrets)
+            except SecretLeakError as leak:
+                record.exc_info, record.exc_text = None, str(leak)
         try:
             message = record.getMessage()
         except Exception:

@@ -74,6 +74,10 @@ def redact(error: BaseException, revealed: Mapping[str, str]) -> None:
     Args:
         error: What the node raised; it stays the same object.
         revealed: Credential names by plaintext.
+
+    Raises:
+        SecretLeakError: A group of exceptions has one in its message, which Python never lets
+            change.
     """
     needles = _needles(revealed)
     if not needles:
@@ -96,6 +100,7 @@ def redact(error: BaseException, revealed: Mapping[str, str]) -> None:
         waiting += [each.__cause__, each.__context__]
         if isinstance(each, BaseExceptionGroup):
             waiting += each.exceptions
+            refuse_leak(each.message, revealed, "the message of an exception group")
 
 
 def masked(value: Any, revealed: Mapping[str, str]) -> Any:

@@ -102,7 +102,7 @@ def redacting(guard: Guard) -> Iterator[None]:
         if leak is None:
             raise
     if leak is not None:
-        raise leak
+        raise leak from None
 
 
 def _passing(error: BaseException, guard: Guard) -> SecretLeakError | None:
@@ -112,9 +112,11 @@ def _passing(error: BaseException, guard: Guard) -> SecretLeakError | None:
             guard.check(error.args, "what the node interrupts or commands with")
         except SecretLeakError as found:
             leak = found
-            guard.redact(leak)
     if leak is not None or not isinstance(error, GraphBubbleUp):
-        guard.redact(error)
+        try:
+            guard.redact(error)
+        except SecretLeakError as found:
+            leak = found
     return leak
 
 
@@ -258,7 +260,7 @@ class _Gate(BaseCallbackHandler, Unsearched):
         self._tails.pop(run_id, None)
         leak = _passing(error, self._guard)
         if leak is not None:
-            raise leak
+            raise leak from None
 
     # Any: the base class types each of them apart.
     on_chain_start: Any = _given

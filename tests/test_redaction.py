@@ -1,0 +1,175 @@
+"""Logs and traces lose what is open in this process, and only that."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import langsmith
+import pytest
+from langsmith import traceable, tracing_context
+from pydantic import SecretStr
+
+from pipelit_agents import Pipelit
+from pipelit_agents.redaction import RedactingFilter, anonymize
+
+KEY = "sk-Zq/+8w_Canary-0123456789"
+
+
+class Lines(logging.Handler):
+    """Keeps what a formatter would have written, and the record's fields."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.shown.append(logging.Formatter().format(record))
+        fields = {k: v for k, v in vars(record).items() if k != "exc_info"}
+        self.shown.append(repr(fields))
+
+
+@pytest.fixture
+def logged() -> Iterator[Lines]:
+    """The lines of a logger whose handler has the filter."""
+    handler = Lines()
+    handler.addFilter(RedactingFilter())
+    logger = logging.getLogger("app.part")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def in_a_node(pipelit: Pipelit) -> Callable[[Callable[[str], Any]], Any]:
+    """Calls a function with a plaintext, inside the node that it was opened for."""
+    pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
+
+    def call(function: Callable[[str], Any]) -> Any:
+        @pipelit.credentials.inject(key="service")
+        def node(*, key: SecretStr) -> None:
+            function(key.get_secret_value())
+
+        return node()
+
+    return call
+
+
+class Request:
+    """Something that shows its key when it is printed."""
+
+    def __repr__(self) -> str:
+        return f"<Request Authorization={KEY}>"
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        lambda logger, key: logger.warning(f"calling with {key}"),
+        lambda logger, key: logger.warning("calling with %s and %d", key, 7),
+        lambda logger, key: logger.warning("calling with %(k)s", {"k": key}),
+        lambda logger, key: logger.warning("sent %r", Request()),
+        lambda logger, key: logger.warning("sent", extra={"request": {"headers": [key]}}),
+        lambda logger, key: logger.warning("%s%s", key[:8], key[8:]),
+        lambda logger, key: logger.warning(ValueError(key)),
+        lambda logger, key: logger.warning("header %s", key.encode()),
+        lambda logger, key: logger.warning("x", exc_info=RuntimeError("no", key)),
+        lambda logger, key: logger.warning("x", exc_info=ExceptionGroup(key, [ValueError(key)])),
+        lambda logger, key: logger.warning("where", stack_info=True),
+    ],
+)
+def test_no_record_shows_an_open_secret(logged: Lines, in_a_node: Any, log: Any) -> None:
+    """Text, arguments, mappings, objects, extras and exceptions are masked."""
+    in_a_node(lambda key: log(logging.getLogger("app.part"), key))
+    assert KEY not in "".join(logged.shown)
+
+
+def test_a_record_that_cannot_be_formatted_is_masked(in_a_node: Any) -> None:
+    """Arguments that don't fit the message are reported by logging itself: without the secret."""
+    record = logging.makeLogRecord({"msg": "broken %d %d"})
+
+    def log(key: str) -> None:
+        record.args = (key,)
+        assert RedactingFilter().filter(record)
+
+    in_a_node(log)
+    assert record.args == ("****",)
+
+
+def test_other_records_pass_as_they_are(logged: Lines, in_a_node: Any) -> None:
+    """A record without a secret keeps its message and its arguments; none is dropped."""
+    seen: list[logging.LogRecord] = []
+    logged.emit = seen.append  # type: ignore[method-assign]
+    in_a_node(lambda key: logging.getLogger("app.part").warning("calls: %d", 7))
+    logging.getLogger("app.part").warning("after %s", "it")
+    assert [(each.msg, each.args) for each in seen] == [("calls: %d", (7,)), ("after %s", ("it",))]
+
+
+def test_after_the_node_nothing_is_looked_for(logged: Lines, in_a_node: Any) -> None:
+    """A secret that is no longer open is unknown: the filter keeps no list of them."""
+    in_a_node(lambda key: None)
+    logging.getLogger("app.part").warning(KEY)
+    assert KEY in "".join(logged.shown)
+
+
+@pytest.fixture
+def langsmith_posts() -> Iterator[tuple[str, list[bytes]]]:
+    """A server that takes what LangSmith's client sends."""
+    posted: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _take(self) -> None:
+            posted.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+            body = json.dumps({}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_PATCH = do_GET = _take  # noqa: N815 - http.server's names
+
+        def log_message(self, *args: Any) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", posted
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_langsmith_is_sent_no_open_secret(
+    in_a_node: Any, langsmith_posts: tuple[str, list[bytes]], masked: bool
+) -> None:
+    """A traced function's inputs, outputs and error reach LangSmith without the key."""
+    url, posted = langsmith_posts
+    client = langsmith.Client(
+        api_url=url,
+        api_key="for-a-test",
+        anonymizer=anonymize if masked else None,
+        auto_batch_tracing=False,
+    )
+
+    @traceable(client=client)
+    def call(key: str, fail: bool) -> dict[str, list[str]]:
+        if fail:
+            raise ValueError(f"bad key {key}")
+        return {"header": [key]}
+
+    def work(key: str) -> None:
+        with tracing_context(enabled=True, client=client):
+            call(key, False)
+            with pytest.raises(ValueError, match="bad key"):
+                call(key, True)
+
+    in_a_node(work)
+    client.flush()
+    sent = b"".join(posted)
+    assert b"header" in sent
+    assert (KEY.encode() in sent) is not masked
