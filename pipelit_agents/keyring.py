@@ -118,6 +118,21 @@ class Keyring:
         data = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
         return hmac.digest(key, data, "sha256").hex()
 
+    def derive(self, label: str) -> Keyring:
+        """A keyring for another purpose: each key replaced by one derived from it (HMAC-SHA256).
+
+        What one of the two seals never opens under the other. The order stays, and with it the
+        rotation of keys.
+
+        Args:
+            label: What the derived keys are for.
+        """
+        derived = (
+            hmac.digest(key, b"pipelit-agents/keyring\0" + label.encode(), "sha256")
+            for key in self._keys
+        )
+        return Keyring(*(base64.urlsafe_b64encode(key).decode("ascii") for key in derived))
+
     def __repr__(self) -> str:
         return f"Keyring({len(self._keys)} key{'s' if len(self._keys) > 1 else ''})"
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
@@ -22,6 +22,11 @@ from pipelit_agents.provisioning import ProvisionedAgent, provision
 from pipelit_agents.settings import Settings
 from pipelit_agents.users import Users
 from pipelit_agents.verification import Agent, Verifier, totp_purpose
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+    from pipelit_agents.checkpoints import SealedSaver, SealedSerializer
 
 __all__ = ["Pipelit"]
 
@@ -227,6 +232,29 @@ class Pipelit:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def checkpoint_serializer(self) -> SealedSerializer:
+        """A serializer for any checkpointer, which encrypts under ``FIELD_ENCRYPTION_KEY``.
+
+        What a checkpointer writes without its serializer stays in clear: see
+        :meth:`sealed_saver`. The key is asked for when the first checkpoint is written or read.
+        """
+        from pipelit_agents.checkpoints import SealedSerializer
+
+        return SealedSerializer(self._open_keyring)
+
+    def sealed_saver(
+        self, saver: BaseCheckpointSaver[Any], *, clear_metadata: Sequence[str] = ()
+    ) -> SealedSaver:
+        """A checkpointer that writes state and metadata encrypted, through another one.
+
+        Args:
+            saver: Any checkpointer; it isn't changed.
+            clear_metadata: Metadata that may stand in clear, so that ``list`` can filter by it.
+        """
+        from pipelit_agents.checkpoints import SealedSaver
+
+        return SealedSaver(saver, self._open_keyring, clear_metadata=clear_metadata)
 
     def _open_keyring(self) -> Keyring:
         if self._keyring is None:
