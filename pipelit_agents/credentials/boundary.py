@@ -89,13 +89,13 @@ def redact(error: BaseException, revealed: Mapping[str, str]) -> None:
         if each is None or id(each) in seen:
             continue
         seen.add(id(each))
-        each.args = _masked(each.args, needles, 0)
+        each.args = _masked(each.args, needles, 0, inside=True)
         for name, found in list(vars(each).items()):
-            vars(each)[name] = _masked(found, needles, 0)
+            vars(each)[name] = _masked(found, needles, 0, inside=True)
         for name in _members(each):
             with suppress(AttributeError, TypeError):
                 found = getattr(each, name)
-                if (shown := _masked(found, needles, 0)) is not found:
+                if (shown := _masked(found, needles, 0, inside=True)) is not found:
                     setattr(each, name, shown)
         waiting += [each.__cause__, each.__context__]
         if isinstance(each, BaseExceptionGroup):
@@ -286,7 +286,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
                 yield name, getattr(value, name, None)
 
 
-def _masked(value: Any, needles: list[str], depth: int) -> Any:
+def _masked(value: Any, needles: list[str], depth: int, *, inside: bool = False) -> Any:
     if depth > _DEEPEST:
         return MASK
     if isinstance(value, str):
@@ -299,17 +299,36 @@ def _masked(value: Any, needles: list[str], depth: int) -> Any:
             value = value.replace(needle.encode(), MASK.encode())
         return value
     if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_masked(each, needles, depth + 1) for each in value)
+        return type(value)(_masked(each, needles, depth + 1, inside=inside) for each in value)
     if type(value) is dict:
         return {
-            _masked(key, needles, depth + 1): _masked(each, needles, depth + 1)
+            _masked(key, needles, depth + 1, inside=inside): _masked(
+                each, needles, depth + 1, inside=inside
+            )
             for key, each in value.items()
         }
-    if isinstance(value, BaseException):
+    if type(value) in _LEAVES or isinstance(value, BaseException | Secret):
         return value
+    if inside:
+        return _emptied(value, needles, depth)
+    return MASK if _shows(value, needles) else value
+
+
+def _emptied(value: Any, needles: list[str], depth: int) -> Any:
+    # What an exception carries, a request or a response, keeps the rest of what it knows.
+    forms = [needle.encode() for needle in needles]
+    if not _suspicious(value, forms) and not _shows(value, needles):
+        return value
+    kept = getattr(value, "__dict__", None)
+    if isinstance(kept, dict):
+        for name, found in list(kept.items()):
+            kept[name] = _masked(found, needles, depth + 1, inside=True)
+    return MASK if _suspicious(value, forms) or _shows(value, needles) else value
+
+
+def _shows(value: Any, needles: list[str]) -> bool:
     try:
-        # An object in an exception, a response or a request, shows itself by its text.
         shown = str(value) + repr(value)
     except Exception:
-        return MASK
-    return MASK if any(needle in shown for needle in needles) else value
+        return True
+    return any(needle in shown for needle in needles)

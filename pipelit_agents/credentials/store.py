@@ -17,7 +17,13 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from pipelit_agents.audit import record
-from pipelit_agents.credentials.scope import current_scope, injecting, opened_scope, require_running
+from pipelit_agents.credentials.scope import (
+    Scope,
+    current_scope,
+    injecting,
+    opened_scope,
+    require_running,
+)
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow
@@ -306,8 +312,42 @@ class Credentials:
             allow=allow,
         )
 
+    def open_in(
+        self, scope: Scope, name: str, *, agent: Agent | None = None
+    ) -> tuple[Mapping[str, Secret], Mapping[str, Any]]:
+        """Opens all secrets of a credential at once, in an open scope that they die with.
+
+        Args:
+            scope: Where they are read.
+            name: The credential, or ``credential:field`` for that secret alone.
+            agent: Who opens it; needed for credentials that are kept for named accounts.
+
+        Returns:
+            The secrets by their names (``value`` where there is one without a name), and the
+            public fields that they are bound to.
+
+        Raises:
+            CredentialError: It isn't there, or isn't for this agent.
+            UnsealError: It doesn't open under this keyring, or was tampered with.
+        """
+        name, _, wanted = name.partition(":")
+        fields, public = self._unsealed(name, wanted, agent)
+        return {
+            key: scope.hold(Secret(value, credential=name if key == VALUE else f"{name}:{key}"))
+            for key, value in fields.items()
+            if wanted in ("", key)
+        }, public
+
     def _open(self, reference: str, agent: Agent | None) -> Secret:
         name, _, wanted = reference.partition(":")
+        fields, _ = self._unsealed(name, wanted or None, agent)
+        wanted = wanted or (next(iter(fields)) if len(fields) == 1 else VALUE)
+        return Secret(fields[wanted], credential=reference)
+
+    def _unsealed(
+        self, name: str, wanted: str | None, agent: Agent | None
+    ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        # Wanted is a field, None for the only one, or empty for all.
         with self._database.reading() as connection:
             row = _find(connection, name)
         actor = agent.username if agent is not None else ""
@@ -323,11 +363,12 @@ class Credentials:
             with self._database.writing() as connection:
                 self._record(connection, actor, name, "credential.reveal", "refused", reason)
             raise
-        wanted = wanted or (next(iter(fields)) if len(fields) == 1 else VALUE)
+        if wanted is None:
+            wanted = next(iter(fields)) if len(fields) == 1 else VALUE
         reason = ""
         if row.allow is not None and actor not in json.loads(row.allow):
             reason = "not allowed"
-        elif wanted not in fields:
+        elif wanted and wanted not in fields:
             reason = "no such field"
         with self._database.writing() as connection:
             outcome = "refused" if reason else "ok"
@@ -343,7 +384,7 @@ class Credentials:
                 f"credential {name!r} has no field {wanted!r}; it has {sorted(fields)}",
                 credential=name,
             )
-        return Secret(fields[wanted], credential=reference)
+        return fields, json.loads(row.public)
 
     def _info(self, row: Row[Any]) -> CredentialInfo:
         # Bound as the secret is: a base_url that was changed is not shown as if it were right.

@@ -1,0 +1,261 @@
+"""Keys for `langchain.agents.create_agent`: each lives inside one model call or one tool call.
+
+The chat model is built with its key when it is called and dropped when it has answered; tools get
+theirs beside the arguments that the model chose. Needs the extra ``langchain``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.outputs import ChatResult
+from langchain_core.tools import BaseTool
+from pydantic import BaseModel
+
+from pipelit_agents.credentials.scope import Scope, opened_scope
+from pipelit_agents.credentials.secret import Secret
+from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.errors import CredentialError, CredentialScopeError
+from pipelit_agents.verification import Agent
+
+try:
+    from langchain.agents.middleware import (
+        AgentMiddleware,
+        ExtendedModelResponse,
+        ModelRequest,
+        ModelResponse,
+        ToolCallRequest,
+    )
+    from langchain.chat_models import init_chat_model
+except ImportError as error:  # pragma: no cover - the tests have it
+    raise ImportError(
+        "pipelit_agents.middleware needs LangChain: pip install 'pipelit-agents[langchain]'"
+    ) from error
+
+__all__ = ["CredentialMiddleware"]
+
+
+class _Keyless(BaseChatModel):
+    """Stands where ``create_agent`` wants a model, until the middleware puts the real one there."""
+
+    model_name: str = ""
+
+    @property
+    def _llm_type(self) -> str:
+        return "pipelit-agents-keyless"
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        raise self._unusable()
+
+    def bind_tools(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._unusable()
+
+    def _unusable(self) -> CredentialScopeError:
+        return CredentialScopeError(
+            f"the model {self.model_name!r} has no key outside its CredentialMiddleware: give "
+            "create_agent that middleware too, in middleware=[…]"
+        )
+
+
+class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Gives an agent's model and tools their credentials, for the length of each call.
+
+    What a call returns is searched for its secrets as a node's result is, and so are callbacks,
+    streams and stores while it runs; what it raises loses them. Every call opens its credentials
+    anew: one that was replaced is used from the next call on, and each opening is audited.
+
+    Args:
+        credentials: ``pipelit.credentials``.
+        model: As `init_chat_model` takes it, for example ``openai:gpt-5``; by default the public
+            field ``model`` of the credential. Without a credential, no model is built.
+        credential: The model's credential. A single secret is passed as ``api_key``, several by
+            their names; the public fields (``base_url`` …) as they are called.
+        agent: Who opens the credentials; needed for those kept for named accounts.
+        tools: Tool name, parameter, and ``credential`` or ``credential:field``. The tool hides the
+            parameter from the model by ``Annotated[SecretStr, InjectedToolArg]``.
+        model_options: Further keyword arguments for `init_chat_model`; they go before public
+            fields.
+
+    Attributes:
+        model: What to pass to ``create_agent`` as its model. It holds no key and can't be called.
+
+    Raises:
+        TypeError: There is neither a credential for a model nor one for a tool.
+
+    Example:
+        ```python
+        secured = CredentialMiddleware(
+            pipelit.credentials, model="openai:gpt-5", credential="openai",
+            tools={"search": {"api_key": "serper"}},
+        )
+        agent = create_agent(secured.model, [search], middleware=[secured])
+        ```
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        model: str | None = None,
+        credential: str | None = None,
+        agent: Agent | None = None,
+        tools: Mapping[str, Mapping[str, str]] | None = None,
+        model_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if credential is None and (model is not None or not tools):
+            raise TypeError("CredentialMiddleware needs a credential for its model, or tools")
+        self.model: BaseChatModel = _Keyless(model_name=(model or "").partition(":")[2])
+        self._credentials = credentials
+        self._model = model
+        self._credential = credential
+        self._agent = agent
+        self._parameters = {name: dict(wanted) for name, wanted in (tools or {}).items()}
+        self._options = dict(model_options or {})
+
+    @property
+    def name(self) -> str:
+        """Its name in the agent's graph: one agent may have several, for fallbacks."""
+        return f"CredentialMiddleware({self._credential or ', '.join(self._parameters)})"
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any] | Any:
+        """Calls the model with its key.
+
+        Raises:
+            CredentialError: The credential is missing, isn't for this agent, or doesn't fit the
+                model; it says which.
+            SecretLeakError: What the model is given or answers holds the secret.
+        """
+        if request.model is not self.model:
+            return handler(request)
+        with opened_scope() as scope:
+            response = handler(request.override(model=self._built(scope)))
+            scope.check(response, "what the model answers")
+            return response
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any] | ExtendedModelResponse[Any] | Any:
+        """As :meth:`wrap_model_call`; the credential is opened off the event loop."""
+        if request.model is not self.model:
+            return await handler(request)
+        with opened_scope() as scope:
+            model = await asyncio.to_thread(self._built, scope)
+            response = await handler(request.override(model=model))
+            scope.check(response, "what the model answers")
+            return response
+
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]
+    ) -> Any:
+        """Calls a tool with its secrets beside the model's arguments.
+
+        Raises:
+            CredentialScopeError: The model sent a value for a secret's parameter.
+            CredentialError: A credential is missing, isn't for this agent, or the tool doesn't
+                hide the parameter from the model.
+            SecretLeakError: What the tool returns holds a secret.
+        """
+        wanted = self._parameters.get(request.tool_call["name"])
+        if not wanted:
+            return handler(request)
+        with opened_scope() as scope:
+            result = handler(self._filled(request, wanted, scope))
+            scope.check(result, "what the tool returns")
+            return result
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
+    ) -> Any:
+        """As :meth:`wrap_tool_call`; the credentials are opened off the event loop."""
+        wanted = self._parameters.get(request.tool_call["name"])
+        if not wanted:
+            return await handler(request)
+        with opened_scope() as scope:
+            result = await handler(await asyncio.to_thread(self._filled, request, wanted, scope))
+            scope.check(result, "what the tool returns")
+            return result
+
+    def _built(self, scope: Scope) -> BaseChatModel:
+        name = str(self._credential)
+        secrets, public = self._credentials.open_in(scope, name, agent=self._agent)
+        given = {"api_key" if key == "value" else key: each for key, each in secrets.items()}
+        for key in sorted(given.keys() & (public.keys() | self._options.keys())):
+            raise CredentialError(
+                f"credential {name!r}: {key!r} is one of its secrets, and can't be a public field "
+                "or a model option too",
+                credential=name,
+            )
+        options: dict[str, Any] = {**public, **self._options, **given}
+        stated = options.pop("model", None)
+        model = self._model or stated
+        if not model:
+            raise CredentialError(
+                f"credential {name!r} has no public field 'model': add it, or name the model in "
+                "CredentialMiddleware(model=…)",
+                credential=name,
+            )
+        built: BaseChatModel = init_chat_model(str(model), **options)
+        return built
+
+    def _filled(
+        self, request: ToolCallRequest, wanted: Mapping[str, str], scope: Scope
+    ) -> ToolCallRequest:
+        tool, call = request.tool, request.tool_call
+        for parameter, reference in wanted.items():
+            if tool is not None and not _hides(tool, parameter):
+                raise CredentialError(
+                    f"the tool {call['name']!r} has to declare {parameter!r} as "
+                    "Annotated[SecretStr, InjectedToolArg], so that no model sees it",
+                    credential=reference,
+                )
+            if parameter in call["args"]:
+                raise CredentialScopeError(
+                    f"the model sent a value for {parameter!r} of the tool {call['name']!r}, "
+                    f"which only the credential {reference!r} may fill",
+                    credential=reference,
+                )
+        secrets = {}
+        for parameter, reference in wanted.items():
+            opened, _ = self._credentials.open_in(scope, reference, agent=self._agent)
+            if len(opened) != 1:
+                raise CredentialError(
+                    f"credential {reference!r} has several secrets: name one for {parameter!r}, as "
+                    f"{reference}:{next(iter(opened))}",
+                    credential=reference,
+                )
+            secrets[parameter] = next(iter(opened.values()))
+        return request if tool is None else request.override(tool=_given(tool, secrets))
+
+
+def _given(tool: BaseTool, secrets: Mapping[str, Secret]) -> BaseTool:
+    # LangGraph drops from a call's arguments whatever the tool hides from the model: so they are
+    # added behind it, where the tool runs.
+    made = tool.model_copy()
+
+    def run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
+        return tool.run({**tool_input, **secrets}, *args, **kwargs)
+
+    async def arun(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
+        return await tool.arun({**tool_input, **secrets}, *args, **kwargs)
+
+    vars(made).update(run=run, arun=arun)
+    return made
+
+
+def _hides(tool: BaseTool, parameter: str) -> bool:
+    whole, shown = tool.get_input_schema(), tool.tool_call_schema
+    return (
+        issubclass(whole, BaseModel)
+        and parameter in whole.model_fields
+        and isinstance(shown, type)
+        and issubclass(shown, BaseModel)
+        and parameter not in shown.model_fields
+    )

@@ -1,0 +1,400 @@
+"""Agents of ``create_agent`` whose model and tools get their keys by the middleware."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+import subprocess
+import sys
+import traceback
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import openai
+import pytest
+from canary import KEY as CANARY
+from canary import Tracer, count
+from langchain.agents import create_agent
+from langchain.agents.middleware import ModelFallbackMiddleware, ModelRetryMiddleware
+from langchain.agents.structured_output import ProviderStrategy
+from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.tools import InjectedToolArg, tool
+from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.sqlite import SqliteSaver
+from openai_server import ChatServer, chat_server
+from pydantic import BaseModel, SecretStr
+
+from pipelit_agents import Agent, Pipelit
+from pipelit_agents.errors import (
+    CredentialError,
+    CredentialNotAllowed,
+    CredentialScopeError,
+    SecretLeakError,
+    UserInactive,
+)
+from pipelit_agents.middleware import CredentialMiddleware
+
+MODEL = "openai:gpt-test"
+OTHER = "serper-0123456789-abcdef"
+
+
+def answer(messages: list[Any]) -> Any:
+    """Calls the tool that the user names, once, and then says what it answered."""
+    last = messages[-1]
+    if last["role"] == "tool":
+        return f"found: {last['content']}"
+    text = last["content"]
+    if text.startswith("use "):
+        return [("search", {"query": "otters"})] * (2 if "twice" in text else 1)
+    if text.startswith("send "):
+        return [("search", {"query": "otters", "api_key": "sk-mine"})]
+    if text.startswith("{"):
+        return text
+    return "hello from the model"
+
+
+@pytest.fixture
+def chat() -> Iterator[ChatServer]:
+    """A server that knows one key."""
+    with chat_server(answer, CANARY) as server:
+        yield server
+
+
+@pytest.fixture
+def stored(pipelit: Pipelit, chat: ChatServer) -> Pipelit:
+    """The model's credential, with its address, and a tool's."""
+    public = {"base_url": chat.base_url}
+    pipelit.credentials.put("openai", CANARY, kind="llm", created_by="alice", public=public)
+    pipelit.credentials.put("serper", OTHER, kind="api", created_by="alice")
+    return pipelit
+
+
+used: list[SecretStr] = []
+
+
+@tool
+def search(query: str, api_key: Annotated[SecretStr, InjectedToolArg]) -> str:
+    """Searches the web."""
+    used.append(api_key)
+    return f"{query}, with {len(api_key.get_secret_value())} characters"
+
+
+def agent_of(stored: Pipelit, tools: Any = (search,), **more: Any) -> Any:
+    """An agent whose model and search tool are given their keys."""
+    options = {"model_options": {"max_retries": 0}, "tools": {"search": {"api_key": "serper"}}}
+    secured = CredentialMiddleware(
+        stored.credentials, model=MODEL, credential="openai", **{**options, **more.pop("with_", {})}
+    )
+    middleware = [*more.pop("before", ()), secured]
+    return create_agent(secured.model, list(tools), middleware=middleware, **more)
+
+
+def asked(text: str) -> Any:
+    """An agent's input."""
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+async def test_the_server_is_shown_the_right_key(stored: Pipelit, chat: ChatServer) -> None:
+    """Sync and async calls authorize with the stored key, at the address stored with it."""
+    agent = agent_of(stored)
+    assert agent.invoke(asked("hi"))["messages"][-1].text == "hello from the model"
+    assert (await agent.ainvoke(asked("hi")))["messages"][-1].text == "hello from the model"
+    assert chat.shown == [CANARY, CANARY]
+    assert chat.requests[0]["model"] == "gpt-test"
+
+
+def test_a_tool_gets_its_own_key(stored: Pipelit, chat: ChatServer) -> None:
+    """The tool reads its key; the model's schema doesn't know of it, nor do the messages."""
+    used.clear()
+    result = agent_of(stored).invoke(asked("use search"))
+    assert result["messages"][-1].text == f"found: otters, with {len(OTHER)} characters"
+    (shown,) = chat.requests[0]["tools"]
+    assert list(shown["function"]["parameters"]["properties"]) == ["query"]
+    assert result["messages"][1].tool_calls[0]["args"] == {"query": "otters"}
+    with pytest.raises(CredentialScopeError):
+        used[0].get_secret_value()
+
+
+async def test_parallel_tool_calls_get_a_key_each(stored: Pipelit) -> None:
+    """Two calls at once don't share a scope: neither closes the other's key."""
+    used.clear()
+    for result in (
+        agent_of(stored).invoke(asked("use search twice")),
+        await agent_of(stored).ainvoke(asked("use search twice")),
+    ):
+        answers = [m.text for m in result["messages"] if isinstance(m, ToolMessage)]
+        assert answers == [f"otters, with {len(OTHER)} characters"] * 2
+    assert len({id(each) for each in used}) == 4
+
+
+def test_nothing_of_it_is_stored_traced_or_streamed(stored: Pipelit, tmp_path: Path) -> None:
+    """Checkpoints, traces and all streams of a run with model and tool hold neither key."""
+    path = tmp_path / "checkpoints.db"
+    tracer = Tracer()
+    with SqliteSaver.from_conn_string(str(path)) as saver:
+        agent = agent_of(stored, checkpointer=saver)
+        config: Any = {"configurable": {"thread_id": "1"}, "callbacks": [tracer]}
+        modes = ["values", "updates", "messages", "debug", "custom"]
+        chunks = list(agent.stream(asked("use search"), config, stream_mode=modes, subgraphs=True))
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint")
+    found = b"".join(each.read_bytes() for each in tmp_path.glob("checkpoints.db*"))
+    assert b"otters" in found
+    for each in (found, tracer.seen, chunks):
+        assert count(each) == 0
+        assert OTHER not in (each.decode("latin-1") if isinstance(each, bytes) else repr(each))
+    assert not any("api_key" in each for each in tracer.seen if "otters" in each)
+
+
+def test_tokens_arrive(stored: Pipelit) -> None:
+    """With ``stream_mode="messages"`` the model's words come one by one."""
+    stream = agent_of(stored).stream(asked("hi"), stream_mode="messages")
+    words = [chunk.content for chunk, _ in stream if chunk.content]
+    assert words == ["hello ", "from ", "the ", "model "]
+
+
+def _all_of(error: BaseException) -> str:
+    shown, waiting, seen = "", [error], set()
+    while waiting:
+        each: Any = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        shown += "".join(traceback.format_exception(each)) + repr((each.args, vars(each)))
+        for carrier in (getattr(each, "request", None), getattr(each, "response", None)):
+            headers = getattr(carrier, "headers", None)
+            shown += repr(getattr(headers, "raw", headers)) + repr(getattr(carrier, "content", ""))
+            inner = getattr(carrier, "_request", None)
+            shown += repr(getattr(getattr(inner, "headers", None), "raw", ""))
+        waiting += [each.__cause__, each.__context__]
+    return shown
+
+
+def test_a_refused_key_stands_nowhere_in_the_error(stored: Pipelit, chat: ChatServer) -> None:
+    """The provider's error keeps its type and status; text, body and headers lose the key."""
+    chat.keys.clear()
+    with pytest.raises(openai.AuthenticationError) as caught:
+        agent_of(stored).invoke(asked("hi"))
+    assert caught.value.status_code == 401
+    assert "Incorrect API key provided: ****" in str(caught.value)
+    assert CANARY not in _all_of(caught.value)
+
+
+def test_a_replaced_credential_is_used_at_once(stored: Pipelit, chat: ChatServer) -> None:
+    """The agent isn't built anew for a new key."""
+    agent = agent_of(stored)
+    agent.invoke(asked("hi"))
+    chat.keys = {"sk-the-new-key-0987654321"}
+    stored.credentials.put(
+        "openai",
+        "sk-the-new-key-0987654321",
+        kind="llm",
+        created_by="alice",
+        public={"base_url": chat.base_url},
+    )
+    assert agent.invoke(asked("hi"))["messages"][-1].text == "hello from the model"
+
+
+def test_the_model_is_dropped(stored: Pipelit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the call neither the chat model nor its client is alive, with the key in it."""
+    alive: list[weakref.ref[Any]] = []
+    real = ChatOpenAI.model_post_init
+
+    def watched(self: Any, *args: Any) -> None:
+        real(self, *args)
+        alive.append(weakref.ref(self))
+        if self.root_client is not None:
+            alive.append(weakref.ref(self.root_client))
+
+    monkeypatch.setattr(ChatOpenAI, "model_post_init", watched)
+    agent = agent_of(stored)
+    agent.invoke(asked("hi"))
+    gc.collect()
+    assert alive
+    assert [each() for each in alive] == [None] * len(alive)
+
+
+def test_a_model_that_sends_the_parameter_is_refused(stored: Pipelit) -> None:
+    """A value for the hidden parameter, whoever made it up, isn't passed to the tool."""
+    used.clear()
+    with pytest.raises(CredentialScopeError, match="api_key"):
+        agent_of(stored).invoke(asked("send it"))
+    assert used == []
+
+
+@tool
+def leaking(query: str, api_key: Annotated[SecretStr, InjectedToolArg]) -> str:
+    """Searches the web."""
+    return f"used {api_key.get_secret_value()}"
+
+
+@tool
+def failing(query: str, api_key: Annotated[SecretStr, InjectedToolArg]) -> str:
+    """Searches the web."""
+    raise ConnectionError(f"GET /?k={api_key.get_secret_value()}")
+
+
+@tool
+async def aleaking(query: str, api_key: Annotated[SecretStr, InjectedToolArg]) -> str:
+    """Searches the web."""
+    return f"used {api_key.get_secret_value()}"
+
+
+@tool
+def showing(query: str, api_key: SecretStr) -> str:
+    """Searches the web."""
+    return "ok"
+
+
+for each in (leaking, failing, aleaking, showing):
+    each.name = "search"
+
+
+async def test_a_tool_that_returns_or_raises_its_key(stored: Pipelit) -> None:
+    """What a tool returns is refused; what it raises keeps its type and loses the key."""
+    with pytest.raises(SecretLeakError):
+        agent_of(stored, [leaking]).invoke(asked("use search"))
+    with pytest.raises(SecretLeakError):
+        await agent_of(stored, [aleaking]).ainvoke(asked("use search"))
+    with pytest.raises(ConnectionError, match=r"\*\*\*\*") as caught:
+        agent_of(stored, [failing]).invoke(asked("use search"))
+    assert OTHER not in _all_of(caught.value)
+
+
+def test_a_tool_that_shows_the_parameter_is_refused(stored: Pipelit) -> None:
+    """A key is passed only where the model doesn't see the parameter; the error says how."""
+    with pytest.raises(CredentialError, match="InjectedToolArg"):
+        agent_of(stored, [showing]).invoke(asked("use search"))
+
+
+def test_the_model_that_echoes_the_key_is_refused(stored: Pipelit, chat: ChatServer) -> None:
+    """An answer that holds the key doesn't reach the state."""
+    chat.answer = lambda messages: f"you sent {CANARY}"
+    with pytest.raises(SecretLeakError):
+        agent_of(stored).invoke(asked("hi"))
+
+
+def test_who_may_not_open_it_sends_nothing(
+    stored: Pipelit, chat: ChatServer, writer: Agent, editor: Agent
+) -> None:
+    """An account that the credential isn't kept for, and one that was deactivated, are refused."""
+    stored.credentials.put(
+        "openai",
+        CANARY,
+        kind="llm",
+        created_by="alice",
+        public={"base_url": chat.base_url},
+        allow=["agent_writer"],
+    )
+    with pytest.raises(CredentialNotAllowed):
+        agent_of(stored, with_={"agent": editor}).invoke(asked("hi"))
+    agent = agent_of(stored, with_={"agent": writer})
+    agent.invoke(asked("hi"))
+    stored.users.deactivate("agent_writer")
+    with pytest.raises(UserInactive):
+        agent.invoke(asked("hi"))
+    assert len(chat.shown) == 1
+
+
+def test_each_opening_is_on_record(stored: Pipelit, writer: Agent) -> None:
+    """The audit has credential, agent, thread, run and node of each model and tool call."""
+    with SqliteSaver.from_conn_string(":memory:") as saver:
+        agent = agent_of(stored, with_={"agent": writer}, checkpointer=saver)
+        agent.invoke(asked("use search"), {"configurable": {"thread_id": "t7"}})
+    rows = [each for each in stored.audit.list() if each.action == "credential.reveal"]
+    assert [(row.actor, row.subject, row.outcome, row.thread) for row in rows] == [
+        ("agent_writer", "openai", "ok", "t7"),
+        ("agent_writer", "serper", "ok", "t7"),
+        ("agent_writer", "openai", "ok", "t7"),
+    ]
+    assert [row.node for row in rows] == ["model", "tools", "model"]
+    assert all(row.run for row in rows)
+
+
+def test_the_model_may_be_named_with_the_key(stored: Pipelit, chat: ChatServer) -> None:
+    """Without a model in code, the credential's public field says which."""
+    public = {"base_url": chat.base_url, "model": MODEL}
+    stored.credentials.put("openai", CANARY, kind="llm", created_by="alice", public=public)
+    secured = CredentialMiddleware(stored.credentials, credential="openai")
+    agent = create_agent(secured.model, [], middleware=[secured])
+    assert agent.invoke(asked("hi"))["messages"][-1].text == "hello from the model"
+
+
+def test_structured_answers_work(stored: Pipelit) -> None:
+    """The provider's own structured output goes through the model that was put in."""
+
+    class Size(BaseModel):
+        """A size."""
+
+        metres: int
+
+    agent = agent_of(stored, (), response_format=ProviderStrategy(Size))
+    assert agent.invoke(asked('{"metres": 7}'))["structured_response"] == Size(metres=7)
+
+
+def test_retries_open_it_anew_and_fallbacks_have_their_own(
+    stored: Pipelit, chat: ChatServer
+) -> None:
+    """Around the middleware, retries and fallbacks to another credential's model work."""
+    chat.keys = {"sk-second-0123456789"}
+    stored.credentials.put(
+        "second",
+        "sk-second-0123456789",
+        kind="llm",
+        created_by="alice",
+        public={"base_url": chat.base_url},
+    )
+    second = CredentialMiddleware(stored.credentials, model="openai:other", credential="second")
+    retry = ModelRetryMiddleware(
+        max_retries=1,
+        retry_on=(openai.AuthenticationError,),
+        initial_delay=0,
+        on_failure="error",
+    )
+    first = CredentialMiddleware(
+        stored.credentials,
+        model=MODEL,
+        credential="openai",
+        model_options={"max_retries": 0},
+    )
+    agent = create_agent(
+        first.model, [], middleware=[ModelFallbackMiddleware(second.model), retry, first, second]
+    )
+    assert agent.invoke(asked("hi"))["messages"][-1].text == "hello from the model"
+    assert chat.shown == [CANARY, CANARY, "sk-second-0123456789"]
+    assert chat.requests[0]["model"] == "other"
+
+
+def test_faulty_set_ups_say_what_to_mend(stored: Pipelit, chat: ChatServer) -> None:
+    """Missing, clashing and ambiguous settings are named."""
+    with pytest.raises(TypeError, match="needs a credential"):
+        CredentialMiddleware(stored.credentials, model=MODEL)
+    secured = CredentialMiddleware(stored.credentials, credential="openai")
+    with pytest.raises(CredentialError, match="public field 'model'"):
+        create_agent(secured.model, [], middleware=[secured]).invoke(asked("hi"))
+    with pytest.raises(CredentialError, match="'api_key' is one of its secrets"):
+        agent_of(stored, with_={"model_options": {"api_key": "x"}}).invoke(asked("hi"))
+    with pytest.raises(CredentialScopeError, match="middleware"):
+        create_agent(secured.model, []).invoke(asked("hi"))
+    stored.credentials.put("serper", {"a": OTHER, "b": OTHER}, kind="api", created_by="alice")
+    with pytest.raises(CredentialError, match="serper:a"):
+        agent_of(stored).invoke(asked("use search"))
+    for fields in ({"api_key": {"api_key": "serper:b"}},):
+        agent = agent_of(stored, with_={"tools": {"search": fields["api_key"]}})
+        assert "found" in agent.invoke(asked("use search"))["messages"][-1].text
+
+
+def test_the_core_does_without_langchain() -> None:
+    """``import pipelit_agents`` doesn't import LangChain's agents."""
+    code = "import pipelit_agents, sys; print('langchain' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_message_of_the_user_stays(stored: Pipelit) -> None:
+    """The user's own words and the model's come back as they were."""
+    messages = agent_of(stored).invoke(asked("hi"))["messages"]
+    assert [type(each) for each in messages][1] is AIMessage
+    assert messages[0].text == "hi"
