@@ -256,7 +256,9 @@ def _texts(value: Any, path: str, seen: dict[int, Any]) -> Iterator[tuple[str, b
 
 
 def _items(value: Any) -> Collection[Any]:
-    if hasattr(value, "tobytes") and hasattr(value, "tolist"):
+    # Of the type: a pydantic model takes its time to say that it has no such attribute.
+    kind = type(value)
+    if hasattr(kind, "tobytes") and hasattr(kind, "tolist"):
         # An array: of text or objects by its items, of numbers as it lies in memory.
         kind = getattr(getattr(value, "dtype", None), "kind", "")
         return value.tolist() if kind in ("O", "S", "U") else [value.tobytes()]
