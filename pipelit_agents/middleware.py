@@ -15,6 +15,7 @@ from langchain_core.outputs import ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
+from pipelit_agents.credentials.doors import guarded_argument, guarded_config
 from pipelit_agents.credentials.scope import Scope, opened_scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
@@ -55,8 +56,9 @@ class _Keyless(BaseChatModel):
 
     def _unusable(self) -> CredentialScopeError:
         return CredentialScopeError(
-            f"the model {self.model_name!r} has no key outside its CredentialMiddleware: give "
-            "create_agent that middleware too, in middleware=[…]"
+            f"the model {self.model_name!r} has its key only where its CredentialMiddleware calls "
+            "it: give create_agent that middleware too, in middleware=[…]; a middleware that calls "
+            "models by itself needs one of its own"
         )
 
 
@@ -119,7 +121,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
     @property
     def name(self) -> str:
         """Its name in the agent's graph: one agent may have several, for fallbacks."""
-        return f"CredentialMiddleware({self._credential or ', '.join(self._parameters)})"
+        about = [self._model, self._credential, *self._parameters]
+        return f"CredentialMiddleware({', '.join(filter(None, about))})"
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -213,10 +216,12 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             if tool is not None and not _hides(tool, parameter):
                 raise CredentialError(
                     f"the tool {call['name']!r} has to declare {parameter!r} as "
-                    "Annotated[SecretStr, InjectedToolArg], so that no model sees it",
+                    "Annotated[SecretStr, InjectedToolArg] in a pydantic schema, so that no model "
+                    "sees it",
                     credential=reference,
                 )
             if parameter in call["args"]:
+                self._credentials.note_refusal(reference, self._agent, "value passed")
                 raise CredentialScopeError(
                     f"the model sent a value for {parameter!r} of the tool {call['name']!r}, "
                     f"which only the credential {reference!r} may fill",
@@ -232,19 +237,29 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                     credential=reference,
                 )
             secrets[parameter] = next(iter(opened.values()))
-        return request if tool is None else request.override(tool=_given(tool, secrets))
+        return request if tool is None else request.override(tool=_given(tool, secrets, scope))
 
 
-def _given(tool: BaseTool, secrets: Mapping[str, Secret]) -> BaseTool:
+def _given(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseTool:
     # LangGraph drops from a call's arguments whatever the tool hides from the model: so they are
-    # added behind it, where the tool runs.
+    # added behind it, where the tool runs. And it has put runtime, store and callbacks there before
+    # any middleware could guard them.
     made = tool.model_copy()
 
+    def guarded(tool_input: Any, kwargs: dict[str, Any]) -> Any:
+        if kwargs.get("config") is not None:
+            kwargs["config"] = guarded_config(kwargs["config"], scope)
+        if kwargs.get("callbacks") is not None:
+            callbacks = {"callbacks": kwargs["callbacks"]}
+            kwargs["callbacks"] = guarded_config(callbacks, scope)["callbacks"]
+        given = {key: guarded_argument(key, each, scope) for key, each in tool_input.items()}
+        return {**given, **secrets}
+
     def run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        return tool.run({**tool_input, **secrets}, *args, **kwargs)
+        return tool.run(guarded(tool_input, kwargs), *args, **kwargs)
 
     async def arun(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        return await tool.arun({**tool_input, **secrets}, *args, **kwargs)
+        return await tool.arun(guarded(tool_input, kwargs), *args, **kwargs)
 
     vars(made).update(run=run, arun=arun)
     return made
@@ -255,6 +270,8 @@ def _hides(tool: BaseTool, parameter: str) -> bool:
     return (
         issubclass(whole, BaseModel)
         and parameter in whole.model_fields
+        # As any other type it would be validated, and the model told what is wrong with it.
+        and "SecretStr" in str(whole.model_fields[parameter].annotation)
         and isinstance(shown, type)
         and issubclass(shown, BaseModel)
         and parameter not in shown.model_fields

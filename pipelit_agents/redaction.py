@@ -7,22 +7,25 @@ filter and the anonymizer are put where these are made, and mask what is reveale
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
-from pipelit_agents.credentials.boundary import masked, redact
+from pipelit_agents.credentials.boundary import masked
+from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.scope import open_secrets
-from pipelit_agents.errors import SecretLeakError
 
 __all__ = ["RedactingFilter", "anonymize"]
+
+_FORMATTER: Final = logging.Formatter()
 
 
 class RedactingFilter(logging.Filter):
     """A filter for log handlers that masks every secret that is open in this process.
 
-    Message, arguments, extra fields and the exception with its chain lose the plaintext and its
-    usual encodings; no record is dropped. Add it to handlers: a logger's own filters don't see
-    what its children log. A secret is masked while its node runs; what is logged of it later, or
-    written by ``print``, is not.
+    Message, arguments, extra fields and the traceback lose the plaintext and its usual encodings;
+    no record is dropped, and what was logged isn't changed. Add it to handlers: a logger's own
+    filters don't see what its children log; of a ``QueueHandler`` to itself, as its listener runs
+    later. A secret is masked while its node runs; what is logged of it later, or written by
+    ``print``, is not.
 
     Example:
         ```python
@@ -33,17 +36,18 @@ class RedactingFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Masks the record in place and lets it pass."""
-        secrets = open_secrets()
-        if not secrets:
+        opened = open_secrets()
+        if not opened:
             return True
+        secrets = Needles(opened)
         for name, value in list(vars(record).items()):
             if name != "exc_info":
                 setattr(record, name, masked(value, secrets))
-        if record.exc_info and record.exc_info[1] is not None:
-            try:
-                redact(record.exc_info[1], secrets)
-            except SecretLeakError as leak:
-                record.exc_info, record.exc_text = None, str(leak)
+        if record.exc_info:
+            # Rendered here: the exception itself goes on in the program, and stays as it is.
+            shown = _FORMATTER.formatException(record.exc_info)
+            if secrets.within(shown + repr(record.exc_info[1])):
+                record.exc_info, record.exc_text = None, masked(shown, secrets)
         try:
             message = record.getMessage()
         except Exception:

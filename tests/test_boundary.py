@@ -252,11 +252,14 @@ def test_an_exception_loses_the_key_and_keeps_all_else(keyed: Pipelit, tmp_path:
 
 
 def test_what_an_exception_carries_is_masked_if_it_shows_the_key() -> None:
-    """An object in an exception loses the key, or its place if it can't; others stay."""
+    """An object that holds the key gives its place to a copy without it, and stays as it was."""
     good, bad, worse = object(), Thing(KEY), Slotted(KEY)
     error = Refused("x", good=good, bad=bad, worse=worse)
-    redact(error, {KEY: "service"})
-    assert error.kept == {"good": good, "bad": Thing("****"), "worse": "****"}
+    assert redact(error, {KEY: "service"}) is error
+    assert error.kept["good"] is good
+    assert error.kept["bad"] == Thing("****")
+    assert (type(error.kept["worse"]), error.kept["worse"].text) == (Slotted, "****")
+    assert (bad.text, worse.text) == (KEY, KEY)
 
 
 def test_a_node_that_keeps_its_key_to_itself_is_not_disturbed(keyed: Pipelit) -> None:

@@ -234,12 +234,14 @@ def test_any_text_comes_back(pipelit: Pipelit) -> None:
 
 
 def test_outside_a_node_nothing_is_revealed(pipelit: Pipelit) -> None:
-    """``reveal`` where nothing runs is a CredentialScopeError, and opens nothing."""
+    """``reveal`` where nothing runs is a CredentialScopeError, opens nothing, and is on record."""
     pipelit.credentials.put("openai", VALUE, kind="llm", created_by="alice")
     before = pipelit.audit.list()
     with pytest.raises(CredentialScopeError), pipelit.credentials.reveal("openai"):
         pass
-    assert pipelit.audit.list() == before
+    (entry,) = pipelit.audit.list(after=before[-1].id)
+    assert (entry.action, entry.subject) == ("credential.reveal", "openai")
+    assert (entry.outcome, entry.reason) == ("refused", "outside a node")
 
 
 def test_inject_needs_a_credential(pipelit: Pipelit) -> None:

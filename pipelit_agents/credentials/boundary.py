@@ -7,26 +7,29 @@ characters aren't looked for: they would be found everywhere.
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-import json
-from collections.abc import Collection, Iterator, Mapping
+import traceback
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import lru_cache
-from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
+from copy import copy
 from typing import Any, Final
-from urllib.parse import quote, quote_plus
 
 import ormsgpack
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from pipelit_agents.credentials.insides import insides, members_of, slots_of, state_of
+from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import SecretLeakError
 
-__all__ = ["Unsearched", "masked", "redact", "refuse_leak"]
+__all__ = ["holds", "masked", "redact", "refuse_leak", "scrub"]
 
 MASK: Final = "****"
-_SHORTEST: Final = 8
-_DEEPEST: Final = 200
+_LONGEST_PATH: Final = 200
+# More than any state has; what makes objects while it is looked at would never end.
+_MOST: Final = 20_000_000
+_FEW: Final = 300
+_CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 _LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
 _PACKING: Final = (
     ormsgpack.OPT_NON_STR_KEYS
@@ -34,14 +37,10 @@ _PACKING: Final = (
     | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
 )
 
-
-class Unsearched:
-    """What no search looks into, because it holds the secrets by its nature."""
+Revealed = Mapping[str, str] | Needles
 
 
-def refuse_leak(
-    value: Any, revealed: Mapping[str, str], where: str = "what the node returns"
-) -> None:
+def refuse_leak(value: Any, revealed: Revealed, where: str = "what the node returns") -> None:
     """Makes sure that a value holds none of the secrets.
 
     Args:
@@ -53,57 +52,68 @@ def refuse_leak(
         SecretLeakError: It holds one. The error names the place and the credential, never the
             secret.
     """
-    needles = [(each, name) for secret, name in revealed.items() for each in _forms(secret)]
-    if not _suspicious(value, [needle for needle, _ in needles]):
+    needles = _needles(revealed)
+    if not holds(value, needles):
         return
-    try:
-        for path, found in _texts(value, "", {}):
-            if isinstance(found, Secret):
-                raise _leak(found.credential, path, where)
-            for needle, credential in needles:
-                if needle in found:
+    waiting: list[tuple[Any, str]] = [(value, "")]
+    seen: dict[int, Any] = {}
+    while waiting:
+        each, path = waiting.pop()
+        if isinstance(each, Secret):
+            raise _leak(each.credential, path, where)
+        text = _bytes(each)
+        if text is not None:
+            for form, credential in needles.forms.items():
+                if form in text:
                     raise _leak(credential, path, where)
-    except RecursionError:
-        # It is there, somewhere too deep to name.
-        raise _leak(", ".join(sorted(set(revealed.values()))), "", where) from None
+        elif type(each) not in _LEAVES and id(each) not in seen:
+            seen[id(each)] = each
+            inner = [(found, _under(path, place)) for place, found in insides(each)]
+            waiting.extend(reversed(inner))
+    # It is there, in a form that only the whole shows, such as a list of its bytes.
+    raise _leak(needles.names, "", where)
 
 
-def redact(error: BaseException, revealed: Mapping[str, str]) -> None:
-    """Takes the secrets out of an exception, its notes, attributes and whole chain, in place.
+def holds(value: Any, revealed: Revealed, *, opened: bool = True) -> bool:
+    """Whether a value holds one of the secrets.
+
+    It runs over every state, so it has to be fast: a large one is written into one buffer by one
+    pass in C. What that can't follow is walked.
 
     Args:
-        error: What the node raised; it stays the same object.
+        value: Anything.
         revealed: Credential names by plaintext.
-
-    Raises:
-        SecretLeakError: A group of exceptions has one in its message, which Python never lets
-            change.
+        opened: Whether a :class:`Secret` itself counts too.
     """
     needles = _needles(revealed)
-    if not needles:
-        return
-    waiting: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while waiting:
-        each = waiting.pop()
-        if each is None or id(each) in seen:
-            continue
-        seen.add(id(each))
-        each.args = _masked(each.args, needles, 0, inside=True)
-        for name, found in list(vars(each).items()):
-            vars(each)[name] = _masked(found, needles, 0, inside=True)
-        for name in _members(each):
-            with suppress(AttributeError, TypeError):
-                found = getattr(each, name)
-                if (shown := _masked(found, needles, 0, inside=True)) is not found:
-                    setattr(each, name, shown)
-        waiting += [each.__cause__, each.__context__]
-        if isinstance(each, BaseExceptionGroup):
-            waiting += each.exceptions
-            refuse_leak(each.message, revealed, "the message of an exception group")
+    found = _walked(value, needles, opened, at_most=_FEW)
+    return _packed(value, needles, opened) if found is None else found
 
 
-def masked(value: Any, revealed: Mapping[str, str]) -> Any:
+def redact(error: BaseException, revealed: Revealed) -> BaseException:
+    """Takes the secrets out of an exception, its notes, attributes, frames and whole chain.
+
+    Objects that the exception refers to aren't changed: where one holds a secret, a copy without it
+    takes its place.
+
+    Args:
+        error: What the node raised.
+        revealed: Credential names by plaintext.
+
+    Returns:
+        What to raise in its place: the same object, without the secrets; one of the same type where
+        it can't be changed; or a ``SecretLeakError`` where no such can be made.
+    """
+    needles = _needles(revealed)
+    if not needles.forms:
+        return error
+    try:
+        return _Masking(needles, inside=True).of_an_exception(error)
+    except RecursionError:
+        return _unmendable(error, needles)
+
+
+def masked(value: Any, revealed: Revealed) -> Any:
     """A value without the secrets, for what is only shown: logs and traces.
 
     Args:
@@ -111,25 +121,291 @@ def masked(value: Any, revealed: Mapping[str, str]) -> Any:
         revealed: Credential names by plaintext.
 
     Returns:
-        The value, rebuilt where it held one.
+        The value itself where it holds none; else it is rebuilt. The value isn't changed.
     """
     needles = _needles(revealed)
-    return _masked(value, needles, 0) if needles else value
+    if not needles.forms:
+        return value
+    try:
+        return _Masking(needles, inside=False).of(value)
+    except RecursionError:
+        return MASK
 
 
-def _members(error: BaseException) -> Iterator[str]:
-    # What C keeps outside __dict__, such as an OSError's strerror, and slots.
-    for kind in type(error).__mro__:
-        for name, found in vars(kind).items():
-            kept = isinstance(found, MemberDescriptorType | GetSetDescriptorType)
-            if kept and not name.startswith("__"):
-                yield name
+def scrub(value: Any, revealed: Revealed) -> None:
+    """Takes the secrets out of a state in place: a node has written one into what it was given.
+
+    Args:
+        value: A container or an object.
+        revealed: Credential names by plaintext.
+    """
+    masking = _Masking(_needles(revealed), inside=True)
+    waiting, seen = [value], {}
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen[id(each)] = each
+        kept: Any = each if isinstance(each, dict | list) else getattr(each, "__dict__", None)
+        places: Any = enumerate(kept) if isinstance(kept, list) else state_of(each)
+        if isinstance(kept, dict):
+            places = kept.items()
+        for place, inner in list(places):
+            if isinstance(inner, str | bytes | tuple | set | frozenset):
+                kept[place] = masking.of(inner)
+            elif type(inner) not in _LEAVES:
+                waiting.append(inner)
 
 
-def _needles(revealed: Mapping[str, str]) -> list[str]:
-    return sorted(
-        {form.decode() for secret in revealed for form in _forms(secret)}, key=len, reverse=True
-    )
+class _Masking:
+    """One pass over what is to be shown or raised.
+
+    Args:
+        needles: What to look for.
+        inside: Whether objects are replaced by copies of their kind, or by text.
+    """
+
+    def __init__(self, needles: Needles, *, inside: bool) -> None:
+        self._needles = needles
+        self._inside = inside
+        # Kept with what they were made of, so that no other object gets the same id meanwhile.
+        self._made: dict[int, tuple[Any, Any]] = {}
+
+    def of(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._needles.mask(value, MASK) if self._needles.within(value) else value
+        if isinstance(value, bytes):
+            for form in self._needles.forms:
+                value = value.replace(form, MASK.encode())
+            return value
+        if type(value) in _LEAVES or isinstance(value, Secret):
+            return value
+        if id(value) in self._made:
+            return self._made[id(value)][1]
+        if isinstance(value, BaseException):
+            return self.of_an_exception(value) if self._inside else self._as_text(value)
+        if not self._shown_by(value):
+            return value
+        return self._rebuilt(value)
+
+    def of_an_exception(self, error: BaseException) -> BaseException:
+        if id(error) in self._made:
+            found: BaseException = self._made[id(error)][1]
+            return found
+        self._made[id(error)] = (error, error)
+        for name, kept in state_of(error):
+            vars(error)[name] = self.of(kept)
+        kind: Any = type(error)
+        for name in ("args", *members_of(error), *slots_of(kind)):
+            # Each by itself: what fails may be anybody's property, and the rest is masked still.
+            with suppress(Exception):
+                kept = getattr(error, name)
+                if (shown := self.of(kept)) is not kept:
+                    setattr(error, name, shown)
+        self._clear_frames(error)
+        suppressed = error.__suppress_context__
+        for link in ("__cause__", "__context__"):
+            linked = getattr(error, link)
+            if linked is not None:
+                setattr(error, link, self.of_an_exception(linked))
+        error.__suppress_context__ = suppressed
+        parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+        changed = [each for each in parts if self.of_an_exception(each) is not each]
+        if changed or self._tells(error):
+            made = _remade(error, self._needles) or _unmendable(error, self._needles)
+            if self._shows(made):
+                made = _unmendable(error, self._needles)
+            made.__cause__, made.__context__ = error.__cause__, error.__context__
+            made.__suppress_context__ = suppressed
+            self._made[id(error)] = (error, made)
+            return made.with_traceback(error.__traceback__)
+        return error
+
+    def _clear_frames(self, error: BaseException) -> None:
+        # Error trackers show local variables. Frames that still run keep theirs.
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if holds([frame.f_locals for frame in frames], self._needles, opened=False):
+            for frame in frames:
+                with suppress(RuntimeError):
+                    if holds(frame.f_locals, self._needles, opened=False):
+                        frame.clear()
+
+    def _tells(self, error: BaseException) -> bool:
+        # What Python's own exceptions show is what was masked, and may be endless to write out.
+        if isinstance(error, BaseExceptionGroup) and self._needles.within(error.message):
+            return True
+        kind = type(error)
+        makers = {getattr(each, "__objclass__", kind) for each in (kind.__str__, kind.__repr__)}
+        own = any(each.__module__ != "builtins" for each in makers)
+        return own and self._shows(error)
+
+    def _shown_by(self, value: Any) -> bool:
+        if holds(value, self._needles, opened=False):
+            return True
+        return type(value) not in _CONTAINERS and self._shows(value)
+
+    def _shows(self, value: Any) -> bool:
+        try:
+            return self._needles.within(str(value) + repr(value))
+        except Exception:
+            return True
+
+    def _as_text(self, value: Any) -> Any:
+        return MASK if self._shown_by(value) else value
+
+    def _rebuilt(self, value: Any) -> Any:
+        kind = type(value)
+        made: Any = MASK
+        with suppress(Exception):
+            if kind in (list, set, frozenset):
+                made = self._keep(value, [])
+                made += [self.of(each) for each in value]
+                if kind is not list:
+                    made = kind(made)
+            elif kind is tuple:
+                made = tuple(self.of(each) for each in value)
+            elif isinstance(value, tuple) and hasattr(kind, "_make"):
+                made = kind._make(self.of(each) for each in value)
+            elif kind is dict:
+                made = self._keep(value, {})
+                made.update({self.of(key): self.of(each) for key, each in value.items()})
+            elif self._inside:
+                made = self._copied(value)
+        if self._shown_by(made):
+            made = MASK
+        return self._keep(value, made)
+
+    def _copied(self, value: Any) -> Any:
+        kind: Any = type(value)
+        if hasattr(kind, "__del__"):
+            # A second one of it would close what the first still uses.
+            return MASK
+        if isinstance(value, dict):
+            made = self._keep(value, copy(value))
+            for key in list(made):
+                made[key] = self.of(made[key])
+            return made
+        made = self._keep(value, object.__new__(kind))
+        for name, found in state_of(value):
+            vars(made)[name] = self.of(found)
+        for name in slots_of(kind):
+            with suppress(AttributeError):
+                object.__setattr__(made, name, self.of(getattr(value, name)))
+        return made
+
+    def _keep(self, value: Any, made: Any) -> Any:
+        self._made[id(value)] = (value, made)
+        return made
+
+
+def _remade(error: BaseException, needles: Needles) -> BaseException | None:
+    """Another exception of the type, where the text of this one can't be changed."""
+    if not isinstance(error, ValidationError):
+        return None
+    masking = _Masking(needles, inside=True)
+    lines: list[InitErrorDetails] = []
+    for each in error.errors(include_url=False):
+        words = masking.of(each["msg"]).replace("{", "{{").replace("}", "}}")
+        lines.append(
+            InitErrorDetails(
+                type=PydanticCustomError(each["type"], words),
+                loc=masking.of(each["loc"]),
+                input=masking.of(each["input"]),
+            )
+        )
+    return ValidationError.from_exception_data(masking.of(error.title), lines)
+
+
+def _unmendable(error: BaseException, needles: Needles) -> SecretLeakError:
+    return _leak(needles.names, "", f"the text of an exception ({type(error).__name__})")
+
+
+def _packed(value: Any, needles: Needles, opened: bool) -> bool:
+    seen: dict[int, Any] = {}
+
+    def unpacked(each: Any) -> Any:
+        text = _bytes(each)
+        if text is not None:
+            return str.__str__(each) if isinstance(each, str) else text
+        if isinstance(each, int):
+            return None
+        if isinstance(each, Secret):
+            if opened:
+                raise TypeError
+            return None
+        if id(each) in seen:
+            return None
+        # Objects refer to each other in circles, and are kept so that none takes another's id.
+        seen[id(each)] = each
+        return [inner for _, inner in insides(each)]
+
+    try:
+        packed = ormsgpack.packb(value, default=unpacked, option=_PACKING)
+    except Exception:
+        return _walked(value, needles, opened, at_most=_MOST) is not False
+    return any(form in packed for form in needles.forms)
+
+
+def _walked(value: Any, needles: Needles, opened: bool, *, at_most: int) -> bool | None:
+    """The same by a walk that no depth, cycle, shared part or foreign object ends.
+
+    Returns:
+        None where there is more than ``at_most``, and a pass in C may do it: it goes through what
+        is shared as often as it is referred to, so nothing may have been so far.
+    """
+    texts: list[str] = []
+    others: list[bytes] = []
+    waiting: list[Any] = [value]
+    seen: dict[int, Any] = {}
+    shared = False
+    while waiting:
+        each = waiting.pop()
+        kind = type(each)
+        if kind is str:
+            texts.append(each)
+            continue
+        if kind in _LEAVES:
+            continue
+        if id(each) in seen:
+            shared = True
+            continue
+        seen[id(each)] = each
+        if kind is dict:
+            waiting.extend(each)
+            waiting.extend(each.values())
+        elif kind is list or kind is tuple:
+            waiting.extend(each)
+        elif isinstance(each, Secret):
+            if opened:
+                return True
+        elif isinstance(each, str):
+            texts.append(str.__str__(each))
+        elif (data := _bytes(each)) is not None:
+            others.append(data)
+        else:
+            waiting.extend([inner for _, inner in insides(each)])
+        if len(seen) > at_most and not (shared and at_most < _MOST):
+            return None
+    whole = "\n\0\n".join(texts)
+    rest = b"\n\0\n".join(others)
+    return needles.within(whole) or any(form in rest for form in needles.forms)
+
+
+def _bytes(value: Any) -> bytes | None:
+    if isinstance(value, str):
+        return str.encode(value, "utf-8", "surrogatepass")
+    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else None
+
+
+def _needles(revealed: Revealed) -> Needles:
+    return revealed if isinstance(revealed, Needles) else Needles(revealed)
+
+
+def _under(path: str, place: Any) -> str:
+    if type(place) is int:
+        return f"{path}[{place}]"[:_LONGEST_PATH]
+    name = place if isinstance(place, str) else repr(place)
+    return (f"{path}.{name}" if path and name else path or name)[:_LONGEST_PATH]
 
 
 def _leak(credential: str, path: str, where: str) -> SecretLeakError:
@@ -139,198 +415,3 @@ def _leak(credential: str, path: str, where: str) -> SecretLeakError:
         credential=credential,
         path=path,
     )
-
-
-@lru_cache(maxsize=64)
-def _forms(secret: str) -> tuple[bytes, ...]:
-    if len(secret) < _SHORTEST:
-        return ()
-    plain = secret.encode("utf-8", "surrogatepass")
-    forms = {plain, plain.hex().encode(), plain.hex().upper().encode()}
-    forms |= {quote(plain, safe="").encode(), quote_plus(plain).encode()}
-    forms |= {json.dumps(secret)[1:-1].encode(), repr(secret)[1:-1].encode("utf-8", "replace")}
-    for shift in range(3):
-        # What stands before it shifts a value's base64; what both alignments share is looked for.
-        encoded = base64.b64encode(bytes(shift) + plain).rstrip(b"=")
-        whole = encoded[(shift * 8 + 5) // 6 : (len(plain) + shift) * 8 // 6]
-        forms |= {whole, whole.replace(b"+", b"-").replace(b"/", b"_")}
-    return tuple(form for form in forms if len(form) >= _SHORTEST)
-
-
-def _suspicious(value: Any, needles: list[bytes]) -> bool:
-    """Whether a value may hold a secret or a needle.
-
-    It runs over every state, so it has to be fast: one pass in C writes all its texts into one
-    buffer. What that can't follow is walked.
-    """
-    seen: dict[int, Any] = {}
-
-    def unpacked(each: Any) -> Any:
-        if isinstance(each, str):
-            return str.__str__(each)
-        if isinstance(each, int):
-            return None
-        if isinstance(each, bytearray | memoryview):
-            return bytes(each)
-        if isinstance(each, Secret):
-            raise TypeError
-        if id(each) in seen:
-            return None
-        # Objects refer to each other in circles, and are kept so that none takes another's id.
-        seen[id(each)] = each
-        if isinstance(each, Mapping):
-            return list(each.items())
-        return [*_items(each), *(inner for _, inner in _attributes(each))]
-
-    try:
-        packed = ormsgpack.packb(value, default=unpacked, option=_PACKING)
-    except Exception:
-        return _holds(value, needles)
-    return any(needle in packed for needle in needles)
-
-
-def _holds(value: Any, needles: list[bytes]) -> bool:
-    """The same by a walk that no depth, cycle or foreign object ends."""
-    texts: list[str] = []
-    others: list[bytes] = []
-    waiting: list[Any] = [value]
-    seen: dict[int, Any] = {}
-    while waiting:
-        each = waiting.pop()
-        kind = type(each)
-        if kind is str:
-            texts.append(each)
-            continue
-        if kind in _LEAVES or id(each) in seen:
-            continue
-        seen[id(each)] = each
-        if kind is dict:
-            waiting.extend(each)
-            waiting.extend(each.values())
-        elif kind is list or kind is tuple:
-            waiting.extend(each)
-        elif isinstance(each, Secret):
-            return True
-        elif isinstance(each, str):
-            texts.append(str.__str__(each))
-        elif isinstance(each, bytes | bytearray | memoryview):
-            others.append(bytes(each))
-        elif isinstance(each, Mapping):
-            for key, inner in each.items():
-                waiting += (key, inner)
-        else:
-            waiting.extend(_items(each))
-            waiting.extend(inner for _, inner in _attributes(each))
-    joined = "\n\0\n".join(texts)
-    shown = [needle.decode("utf-8", "surrogatepass") for needle in needles]
-    return any(needle in joined for needle in shown) or any(
-        needle in text for text in others for needle in needles
-    )
-
-
-def _texts(value: Any, path: str, seen: dict[int, Any]) -> Iterator[tuple[str, bytes | Secret]]:
-    """Every text in a value, as bytes, and every secret, with its path."""
-    if isinstance(value, Secret):
-        yield path, value
-        return
-    if isinstance(value, str):
-        yield path, value.encode("utf-8", "surrogatepass")
-        return
-    if isinstance(value, bytes | bytearray | memoryview):
-        yield path, bytes(value)
-        return
-    if type(value) in _LEAVES or id(value) in seen:
-        return
-    # Kept, so that no other object gets the same id meanwhile.
-    seen[id(value)] = value
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _texts(key, f"{path}.<key>" if path else "<key>", seen)
-            name = key if isinstance(key, str) else repr(key)
-            yield from _texts(each, f"{path}.{name}" if path else name, seen)
-    else:
-        for position, each in enumerate(_items(value)):
-            yield from _texts(each, f"{path}[{position}]", seen)
-        for name, each in _attributes(value):
-            yield from _texts(each, f"{path}.{name}" if path else name, seen)
-
-
-def _items(value: Any) -> Collection[Any]:
-    # Of the type: a pydantic model takes its time to say that it has no such attribute.
-    kind = type(value)
-    if hasattr(kind, "tobytes") and hasattr(kind, "tolist"):
-        # An array: of text or objects by its items, of numbers as it lies in memory.
-        kind = getattr(getattr(value, "dtype", None), "kind", "")
-        return value.tolist() if kind in ("O", "S", "U") else [value.tobytes()]
-    return value if isinstance(value, Collection) and not isinstance(value, type) else ()
-
-
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    # Whatever an object keeps, whichever way: LangGraph's Send has slots, a model extra fields.
-    if isinstance(value, BaseException):
-        yield "args", value.args
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield field.name, getattr(value, field.name, None)
-        return
-    if isinstance(value, type | ModuleType | Unsearched) or callable(value):
-        return
-    kept = getattr(value, "__dict__", None)
-    if isinstance(kept, Mapping):
-        yield from kept.items()
-    extra = getattr(value, "__pydantic_extra__", None)
-    if isinstance(extra, Mapping):
-        yield from extra.items()
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if not name.startswith("__"):
-                yield name, getattr(value, name, None)
-
-
-def _masked(value: Any, needles: list[str], depth: int, *, inside: bool = False) -> Any:
-    if depth > _DEEPEST:
-        return MASK
-    if isinstance(value, str):
-        for needle in needles:
-            if needle in value:
-                value = value.replace(needle, MASK)
-        return value
-    if isinstance(value, bytes):
-        for needle in needles:
-            value = value.replace(needle.encode(), MASK.encode())
-        return value
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_masked(each, needles, depth + 1, inside=inside) for each in value)
-    if type(value) is dict:
-        return {
-            _masked(key, needles, depth + 1, inside=inside): _masked(
-                each, needles, depth + 1, inside=inside
-            )
-            for key, each in value.items()
-        }
-    if type(value) in _LEAVES or isinstance(value, BaseException | Secret):
-        return value
-    if inside:
-        return _emptied(value, needles, depth)
-    return MASK if _shows(value, needles) else value
-
-
-def _emptied(value: Any, needles: list[str], depth: int) -> Any:
-    # What an exception carries, a request or a response, keeps the rest of what it knows.
-    forms = [needle.encode() for needle in needles]
-    if not _suspicious(value, forms) and not _shows(value, needles):
-        return value
-    kept = getattr(value, "__dict__", None)
-    if isinstance(kept, dict):
-        for name, found in list(kept.items()):
-            kept[name] = _masked(found, needles, depth + 1, inside=True)
-    return MASK if _suspicious(value, forms) or _shows(value, needles) else value
-
-
-def _shows(value: Any, needles: list[str]) -> bool:
-    try:
-        shown = str(value) + repr(value)
-    except Exception:
-        return True
-    return any(needle in shown for needle in needles)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from copy import copy
 from functools import partial, wraps
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
@@ -24,10 +23,10 @@ from langgraph.pregel.protocol import StreamProtocol
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore, Op, Result
 
-from pipelit_agents.credentials.boundary import Unsearched
+from pipelit_agents.credentials.insides import Unsearched
 from pipelit_agents.errors import SecretLeakError
 
-__all__ = ["guarded_argument", "guarded_config", "redacting"]
+__all__ = ["Redacting", "guarded_argument", "guarded_config", "state_in"]
 
 # A secret may come in several tokens: so much of what came before is searched with each.
 _TAIL = 4096
@@ -39,8 +38,8 @@ class Guard(Protocol):
     def check(self, value: Any, where: str) -> None:
         """Raises SecretLeakError for a value that holds one of them."""
 
-    def redact(self, error: BaseException) -> None:
-        """Takes them out of an exception."""
+    def redact(self, error: BaseException) -> BaseException:
+        """Takes them out of an exception; what is to be raised for it."""
 
 
 def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableConfig:
@@ -81,43 +80,71 @@ def guarded_argument(name: str, value: Any, guard: Guard) -> Any:
     """
     if name == "writer" and callable(value):
         return _checked(value, guard, "what the node streams")
-    if isinstance(value, dict) and name == "config":
+    if isinstance(value, dict) and (name == "config" or _is_config(value)):
         return guarded_config(value, guard)
+    runtime = getattr(value, "runtime", None)
+    if isinstance(runtime, Runtime | ToolRuntime) and dataclasses.is_dataclass(value):
+        # What a middleware of LangChain's is called with.
+        return dataclasses.replace(value, runtime=_guarded(runtime, guard))  # type: ignore[type-var]
     return _guarded(value, guard)
 
 
-@contextmanager
-def redacting(guard: Guard) -> Iterator[None]:
-    """Takes the secrets out of whatever is raised in the block.
+def state_in(value: Any) -> Any:
+    """What LangGraph keeps of an argument: the state itself, or the one in a tool's runtime."""
+    if isinstance(value, ToolRuntime):
+        return value.state
+    doors = isinstance(value, Runtime | BaseStore) or callable(value)
+    inside = hasattr(value, "runtime")
+    return None if doors or inside or (isinstance(value, dict) and _is_config(value)) else value
 
-    Raises:
-        SecretLeakError: It was an interrupt, or a command to a parent graph: these travel as
-            exceptions, but are state, and are refused instead of changed.
+
+class Redacting:
+    """Takes the secrets out of whatever is raised in a ``with`` block.
+
+    What can't be changed gives its place to another: an interrupt, or a command to a parent graph,
+    travels as an exception, but is state, and becomes a ``SecretLeakError``.
+
+    Args:
+        guard: Knows the open secrets.
     """
-    leak = None
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if error is not None and (instead := _passing(error, self._guard)) is not error:
+            # Frames are shown too, by what keeps local variables.
+            del error
+            _raise(instead)
+
+
+def _passing(error: BaseException, guard: Guard) -> BaseException:
+    """What is raised for an error; the same object if it can be."""
+    if not isinstance(error, GraphBubbleUp):
+        return guard.redact(error)
     try:
-        yield
-    except BaseException as error:
-        leak = _passing(error, guard)
-        if leak is None:
-            raise
-    if leak is not None:
-        raise leak from None
+        guard.check(error.args, "what the node interrupts or commands with")
+    except SecretLeakError as found:
+        found.__context__ = None
+        return found
+    return error
 
 
-def _passing(error: BaseException, guard: Guard) -> SecretLeakError | None:
-    leak = None
-    if isinstance(error, GraphBubbleUp):
-        try:
-            guard.check(error.args, "what the node interrupts or commands with")
-        except SecretLeakError as found:
-            leak = found
-    if leak is not None or not isinstance(error, GraphBubbleUp):
-        try:
-            guard.redact(error)
-        except SecretLeakError as found:
-            leak = found
-    return leak
+def _raise(instead: BaseException) -> NoReturn:
+    # What it stands for would become its context, and may still show the secret.
+    links = instead.__cause__, instead.__context__, instead.__suppress_context__
+    try:
+        raise instead  # noqa: TRY301 - raised here, so that its links can be set after it was
+    except BaseException:
+        instead.__cause__, instead.__context__, instead.__suppress_context__ = links
+        raise
+
+
+def _is_config(value: dict[Any, Any]) -> bool:
+    return isinstance(value.get("callbacks"), BaseCallbackManager)
 
 
 def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
@@ -174,7 +201,7 @@ def _task(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
 
         @wraps(function)
         async def acall(*args: Any, **kwargs: Any) -> Any:
-            with redacting(guard):
+            with Redacting(guard):
                 result = await function(*args, **kwargs)
                 guard.check(result, where)
                 return result
@@ -183,7 +210,7 @@ def _task(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with redacting(guard):
+        with Redacting(guard):
             result = function(*args, **kwargs)
             guard.check(result, where)
             return result
@@ -224,10 +251,15 @@ class _Store(BaseStore):
         self._guard.check(ops, "what the node stores")
         return self._store.batch(ops)
 
-    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+    def abatch(self, ops: Iterable[Op]) -> Coroutine[Any, Any, list[Result]]:
+        # Searched when it is called: it may be awaited when the node has ended.
         ops = list(ops)
         self._guard.check(ops, "what the node stores")
-        return await self._store.abatch(ops)
+        return self._store.abatch(ops)
+
+    def aput(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, None]:
+        self._guard.check([args, kwargs], "what the node stores")
+        return super().aput(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -258,9 +290,9 @@ class _Gate(BaseCallbackHandler, Unsearched):
 
     def _failed(self, error: BaseException, *, run_id: Any = None, **details: Any) -> None:
         self._tails.pop(run_id, None)
-        leak = _passing(error, self._guard)
-        if leak is not None:
-            raise leak from None
+        if (instead := _passing(error, self._guard)) is not error:
+            del error
+            _raise(instead)
 
     # Any: the base class types each of them apart.
     on_chain_start: Any = _given

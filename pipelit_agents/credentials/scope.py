@@ -5,16 +5,26 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any
 from weakref import WeakSet
 
-from pipelit_agents.credentials.boundary import Unsearched, redact, refuse_leak
+from pipelit_agents.credentials.boundary import holds, redact, refuse_leak, scrub
+from pipelit_agents.credentials.insides import Unsearched
+from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.errors import CredentialScopeError
+from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 from pipelit_agents.running import running
 
 __all__ = [
@@ -48,6 +58,7 @@ class Scope(Unsearched):
         self.run: object | None = None
         self._secrets: list[Secret] = []
         self._revealed: dict[str, str] = {}
+        self._needles: Needles | None = None
 
     @property
     def revealed(self) -> Mapping[str, str]:
@@ -75,6 +86,7 @@ class Scope(Unsearched):
         scope: Scope | None = self
         while scope is not None:
             scope._revealed[value] = secret.credential
+            scope._needles = None
             if scope.closed:
                 scope.close()
             scope = scope.parent
@@ -86,6 +98,7 @@ class Scope(Unsearched):
         for secret in list(self._secrets):
             secret.close()
         self._revealed.clear()
+        self._needles = None
         with _lock:
             _scopes.discard(self)
 
@@ -95,11 +108,30 @@ class Scope(Unsearched):
         Raises:
             SecretLeakError: It holds one.
         """
-        refuse_leak(value, self.revealed, where)
+        refuse_leak(value, self._sought(), where)
 
-    def redact(self, error: BaseException) -> None:
-        """Take the secrets out of an exception and its chain, in place."""
-        redact(error, self.revealed)
+    def check_given(self, given: Sequence[Any]) -> None:
+        """Make sure that none was written into what the node was given: LangGraph would store it.
+
+        Raises:
+            SecretLeakError: One was; it is masked there.
+        """
+        # A Secret is no plaintext, and may be handed to a function that has secrets of its own.
+        if given and holds(given, self._sought(), opened=False):
+            try:
+                for each in given:
+                    self.check(each, "what the node was given, and changed")
+            finally:
+                scrub(given, self._sought())
+
+    def redact(self, error: BaseException) -> BaseException:
+        """Take the secrets out of an exception and its chain; what is to be raised for it."""
+        return redact(error, self._sought())
+
+    def _sought(self) -> Needles:
+        if self._needles is None:
+            self._needles = Needles(self.revealed)
+        return self._needles
 
 
 # Those that hold secrets. A generator that nobody ended mustn't be kept here.
@@ -119,16 +151,27 @@ def current_scope() -> Scope | None:
     return None if scope is None or scope.closed else scope
 
 
-@contextmanager
-def opened_scope() -> Iterator[Scope]:
+class opened_scope:  # noqa: N801 - used like a function
     """Open a scope inside the current one; it closes at the end of the block, also on errors.
 
     While it is open, every way out of the node is searched for its secrets: callbacks, streams,
     stores and checkpoints of what runs inside. What is raised loses them.
     """
-    scope, step = _entered()
-    with _guarded(scope), step:
-        yield scope
+
+    # No generator: contextlib's frames would keep an error that had to be replaced.
+    def __enter__(self) -> Scope:
+        self._scope, self._step = _entered()
+        self._step.__enter__()
+        return self._scope
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        self._step.__exit__()
+        guarded = _guarded(self._scope)
+        guarded.__enter__()
+        try:
+            guarded.__exit__(kind, error, where)
+        finally:
+            del error
 
 
 def _entered() -> tuple[Scope, _Step]:
@@ -202,21 +245,30 @@ class _Step:
         return old
 
 
-@contextmanager
-def _guarded(scope: Scope) -> Iterator[None]:
-    from pipelit_agents.credentials.doors import redacting
+class _guarded:  # noqa: N801 - used like a function
+    """Close the scope at the end of the block, and take its secrets out of what is raised."""
 
-    try:
-        with redacting(scope):
-            yield
-    finally:
-        scope.close()
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        from pipelit_agents.credentials.doors import Redacting
+
+        try:
+            Redacting(self._scope).__exit__(kind, error, where)
+        finally:
+            del error
+            self._scope.close()
 
 
 def injecting(
     function: Callable[..., Any],
     parameters: Mapping[str, str],
-    open_secret: Callable[[str], Secret],
+    open_secret: Callable[[str], Any],
+    refuse: Callable[[str], None] = lambda reference: None,
 ) -> Callable[..., Any]:
     """Wrap a node or tool function so that each call gets secrets of its own.
 
@@ -224,14 +276,15 @@ def injecting(
     a model asks for them. Each call opens a scope, opens the secrets in it, and closes it when
     the function ends. Async functions open theirs in a worker thread, in one hop.
 
-    What the function returns or yields is searched for the secrets, and so are the ways out that
-    `opened_scope` guards, also where they come as arguments (writer, store, runtime, config): a
-    hit is ``SecretLeakError``; what it raises loses them.
+    What the function returns or yields, and what it was given, is searched for the secrets, and so
+    are the ways out that `opened_scope` guards, also where they come as arguments (writer, store,
+    runtime, config): a hit is ``SecretLeakError``; what it raises loses them.
 
     Args:
         function: A function or method, sync or async, generator or not.
         parameters: Credential references by parameter name.
         open_secret: Opens one reference; it is called with the scope open.
+        refuse: Told which reference a caller passed a value for.
 
     Returns:
         A function of the same kind.
@@ -259,25 +312,32 @@ def injecting(
         parameters=[p for p in signature.parameters.values() if p.name not in parameters]
     )
 
-    def bind(scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        from pipelit_agents.credentials.doors import guarded_argument
-
+    def refuse_passed(kwargs: dict[str, Any]) -> None:
         for parameter in parameters.keys() & kwargs.keys():
+            refuse(parameters[parameter])
             raise CredentialScopeError(
                 f"{name}() was passed a value for {parameter!r}, which only the credential "
                 f"{parameters[parameter]!r} may fill",
                 credential=parameters[parameter],
             )
-        bound = visible.bind(*args, **kwargs).arguments
-        return {key: guarded_argument(key, value, scope) for key, value in bound.items()}
 
     def open_all(scope: Scope) -> dict[str, Any]:
-        return {key: scope.hold(open_secret(value)) for key, value in parameters.items()}
+        opened = {}
+        for key, reference in parameters.items():
+            value = open_secret(reference)
+            opened[key] = scope.hold(value) if isinstance(value, Secret) else value
+        return opened
 
     def call(arguments: dict[str, Any], secrets: dict[str, Any]) -> Any:
         # Bound to the full signature: positional arguments may stand on both sides of a secret.
         bound = inspect.BoundArguments(signature, arguments | secrets)
         return function(*bound.args, **bound.kwargs)
+
+    def finished(scope: Scope, result: Any, given: Sequence[Any]) -> Any:
+        _refuse_deferred(name, result)
+        scope.check(result)
+        scope.check_given(given)
+        return result
 
     # LangGraph and LangChain ask inspect what kind of function it is, hence four real ones.
     wrapped: Callable[..., Any]
@@ -287,21 +347,24 @@ def injecting(
         async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
             scope, step = _entered()
             with _guarded(scope):
-                arguments = bind(scope, args, kwargs)
-                with step:
-                    body = call(arguments, await asyncio.to_thread(open_all, scope))
-                resume = partial(body.asend, None)
-                while True:
+                await _off_the_loop(refuse_passed, kwargs)
+                arguments, given = _bound(visible, scope, args, kwargs)
+                with _scrubbing(scope, given):
                     with step:
+                        body = call(arguments, await asyncio.to_thread(open_all, scope))
+                    resume = partial(body.asend, None)
+                    while True:
+                        with step:
+                            try:
+                                item = await resume()
+                            except StopAsyncIteration:
+                                scope.check_given(given)
+                                return
+                        scope.check(item)
                         try:
-                            item = await resume()
-                        except StopAsyncIteration:
-                            return
-                    scope.check(item)
-                    try:
-                        resume = partial(body.asend, (yield item))
-                    except BaseException as error:
-                        resume = partial(body.athrow, error)
+                            resume = partial(body.asend, (yield item))
+                        except BaseException as error:
+                            resume = partial(body.athrow, error)
 
     elif inspect.isgeneratorfunction(function):
 
@@ -309,42 +372,44 @@ def injecting(
         def wrapped(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             scope, step = _entered()
             with _guarded(scope):
-                arguments = bind(scope, args, kwargs)
-                with step:
-                    body = call(arguments, open_all(scope))
-                resume = partial(body.send, None)
-                while True:
+                refuse_passed(kwargs)
+                arguments, given = _bound(visible, scope, args, kwargs)
+                with _scrubbing(scope, given):
                     with step:
+                        body = call(arguments, open_all(scope))
+                    resume = partial(body.send, None)
+                    while True:
+                        with step:
+                            try:
+                                item = resume()
+                            except StopIteration as stop:
+                                return finished(scope, stop.value, given)
+                        scope.check(item)
                         try:
-                            item = resume()
-                        except StopIteration as stop:
-                            scope.check(stop.value)
-                            return stop.value
-                    scope.check(item)
-                    try:
-                        resume = partial(body.send, (yield item))
-                    except BaseException as error:
-                        resume = partial(body.throw, error)
+                            resume = partial(body.send, (yield item))
+                        except BaseException as error:
+                            resume = partial(body.throw, error)
 
     elif inspect.iscoroutinefunction(function):
 
         @wraps(function)
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
             with opened_scope() as scope:
-                arguments = bind(scope, args, kwargs)
-                result = await call(arguments, await asyncio.to_thread(open_all, scope))
-                scope.check(result)
-                return result
+                await _off_the_loop(refuse_passed, kwargs)
+                arguments, given = _bound(visible, scope, args, kwargs)
+                with _scrubbing(scope, given):
+                    result = await call(arguments, await asyncio.to_thread(open_all, scope))
+                    return finished(scope, result, given)
 
     else:
 
         @wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             with opened_scope() as scope:
-                arguments = bind(scope, args, kwargs)
-                result = call(arguments, open_all(scope))
-                scope.check(result)
-                return result
+                refuse_passed(kwargs)
+                arguments, given = _bound(visible, scope, args, kwargs)
+                with _scrubbing(scope, given):
+                    return finished(scope, call(arguments, open_all(scope)), given)
 
     wrapped.__annotations__ = {
         key: hint
@@ -353,3 +418,46 @@ def injecting(
     }
     wrapped.__signature__ = visible  # type: ignore[attr-defined]
     return wrapped
+
+
+def _bound(
+    visible: inspect.Signature, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], list[Any]]:
+    """The arguments with guarded doors, and what of them LangGraph keeps: the state."""
+    from pipelit_agents.credentials.doors import guarded_argument, state_in
+
+    bound = visible.bind(*args, **kwargs).arguments
+    given = [state_in(value) for key, value in bound.items() if key not in ("self", "cls")]
+    guarded = {key: guarded_argument(key, value, scope) for key, value in bound.items()}
+    return guarded, given
+
+
+@contextmanager
+def _scrubbing(scope: Scope, given: Sequence[Any]) -> Iterator[None]:
+    # A node that fails has perhaps changed the state before; its own error is the one to tell.
+    try:
+        yield
+    except SecretLeakError:
+        raise
+    except BaseException:
+        with suppress(SecretLeakError):
+            scope.check_given(given)
+        raise
+
+
+async def _off_the_loop(refuse_passed: Callable[[dict[str, Any]], None], kwargs: Any) -> None:
+    # Only a refusal is written down.
+    if kwargs:
+        await asyncio.to_thread(refuse_passed, kwargs)
+
+
+def _refuse_deferred(name: str, result: Any) -> None:
+    from langchain_core.runnables import Runnable
+
+    if isinstance(result, Runnable | Awaitable | Iterator):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise CredentialScopeError(
+            f"{name}() returns a {type(result).__name__}, which would run when its secrets are "
+            "gone: run it inside, and return what comes of it"
+        )

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from pydantic import SecretStr
+from pydantic import ConfigDict, SecretStr
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from pipelit_agents.audit import record
@@ -29,6 +29,7 @@ from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.errors import (
     AccountError,
+    ConfigurationError,
     CredentialError,
     CredentialNotAllowed,
     CredentialNotFound,
@@ -40,6 +41,9 @@ from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.names import is_username, require_username
 from pipelit_agents.verification import Agent
 
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
+
 __all__ = ["CredentialInfo", "Credentials"]
 
 P = ParamSpec("P")
@@ -48,6 +52,11 @@ R = TypeVar("R")
 VALUE: Final = "value"
 OPERATOR: Final = "operator"
 _MASKED_FROM: Final = 12
+_REFUSALS: Final[dict[type[Exception], str]] = {
+    ConfigurationError: "no key",
+    CredentialNotFound: "not found",
+    UnsealError: "doesn't open",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +224,14 @@ class Credentials:
         Args:
             agent: Who opens them; needed for credentials that are kept for named accounts.
             references: Parameter names and credentials: ``api_key="openai"``, or
-                ``user="database:user"`` for one of several fields.
+                ``password="database:password"`` for one of several fields. A public field
+                (``host="database:host"``) is passed as it is; put what is no secret there, or it
+                is searched for like one.
 
         Returns:
             A decorator. The parameters, keyword by nature, get a ``Secret`` (a ``SecretStr``) and
-            vanish from the signature; neither LangGraph nor a model sees them.
+            vanish from the signature; neither LangGraph nor a model sees them. For a tool, see
+            :meth:`tool`.
 
         Raises:
             TypeError: The function can't be wrapped, or has no such parameter.
@@ -238,7 +250,55 @@ class Credentials:
             )
 
         def decorate(function: Callable[P, R]) -> Callable[..., R]:
-            return injecting(function, references, lambda reference: self._open(reference, agent))
+            return injecting(
+                function,
+                references,
+                lambda reference: self._open(reference, agent),
+                lambda reference: self.note_refusal(reference, agent, "value passed"),
+            )
+
+        return decorate
+
+    def tool(
+        self, agent: Agent | None = None, /, **references: str
+    ) -> Callable[[Callable[..., Any]], BaseTool]:
+        """Decorates a function to be a LangChain tool with secrets: ``inject`` under ``@tool``.
+
+        And what the two alone don't do: a model that sends a value for a secret's parameter, or
+        for any other that the tool hasn't, is refused instead of not listened to.
+
+        Args:
+            agent: As for :meth:`inject`.
+            references: As for :meth:`inject`.
+
+        Returns:
+            A decorator that makes a tool, named and described after the function.
+
+        Raises:
+            TypeError: As for :meth:`inject`.
+            ValueError: The function has no docstring, which is the tool's description.
+
+        Example:
+            ```python
+            @pipelit.credentials.tool(api_key="serper")
+            def search(query: str, *, api_key: SecretStr) -> str:
+                "Searches the web."
+            ```
+        """
+        inject = self.inject(agent, **references)
+
+        def decorate(function: Callable[..., Any]) -> BaseTool:
+            # Late, so that importing this package stays cheap.
+            from langchain_core.tools import tool
+
+            made = tool(inject(function))
+            schema: Any = made.args_schema
+            made.args_schema = type(
+                schema.__name__,
+                (schema,),
+                {"model_config": ConfigDict(extra="forbid"), "__doc__": schema.__doc__},
+            )
+            return made
 
         return decorate
 
@@ -278,18 +338,26 @@ class Credentials:
             CredentialNotAllowed: It is kept for accounts, and this is none of them.
             UnsealError: It doesn't open under this keyring, or was tampered with.
         """
-        require_running(name)
+        try:
+            require_running(name)
+        except CredentialScopeError:
+            self.note_refusal(name, agent, "outside a node")
+            raise
         _warn_unguarded(name)
         with opened_scope() as scope:
-            yield scope.hold(self._open(name, agent))
+            yield scope.hold(self._open_secret(name, agent))
 
     @asynccontextmanager
     async def areveal(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Secret]:
         """As :meth:`reveal`, for ``async with``; it opens the secret off the event loop."""
-        require_running(name)
+        try:
+            require_running(name)
+        except CredentialScopeError:
+            await asyncio.to_thread(self.note_refusal, name, agent, "outside a node")
+            raise
         _warn_unguarded(name)
         with opened_scope() as scope:
-            yield scope.hold(await asyncio.to_thread(self._open, name, agent))
+            yield scope.hold(await asyncio.to_thread(self._open_secret, name, agent))
 
     async def aput(
         self,
@@ -338,37 +406,61 @@ class Credentials:
             if wanted in ("", key)
         }, public
 
-    def _open(self, reference: str, agent: Agent | None) -> Secret:
+    def note_refusal(self, reference: str, agent: Agent | None, reason: str) -> None:
+        """Records that a credential was refused before anybody looked for it.
+
+        Args:
+            reference: The credential, or ``credential:field``.
+            agent: For whom, if it is known.
+            reason: Why.
+        """
+        actor = agent.username if agent is not None else ""
+        with self._database.writing() as connection:
+            name = reference.partition(":")[0]
+            self._record(connection, actor, name, "credential.reveal", "refused", reason)
+
+    def _open(self, reference: str, agent: Agent | None) -> Any:
+        """A secret field of a credential, or a public one as it is."""
         name, _, wanted = reference.partition(":")
-        fields, _ = self._unsealed(name, wanted or None, agent)
+        fields, public = self._unsealed(name, wanted or None, agent)
         wanted = wanted or (next(iter(fields)) if len(fields) == 1 else VALUE)
-        return Secret(fields[wanted], credential=reference)
+        if wanted in fields:
+            return Secret(fields[wanted], credential=reference)
+        return public[wanted]
+
+    def _open_secret(self, reference: str, agent: Agent | None) -> Secret:
+        found = self._open(reference, agent)
+        if not isinstance(found, Secret):
+            raise CredentialNotFound(
+                f"{reference!r} is a public field: credentials.get shows it",
+                credential=reference.partition(":")[0],
+            )
+        return found
 
     def _unsealed(
         self, name: str, wanted: str | None, agent: Agent | None
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         # Wanted is a field, None for the only one, or empty for all.
-        with self._database.reading() as connection:
-            row = _find(connection, name)
-        actor = agent.username if agent is not None else ""
         try:
+            with self._database.reading() as connection:
+                row = _find(connection, name)
             # It opens first: only then the allow-list beside it is to be believed.
             place = _place(name, row.kind, row.public, row.allow)
             fields = json.loads(self._keyring().unseal(row.sealed.token, place))
             if agent is not None:
                 # An account that was deactivated opens nothing, whatever handle is left of it.
                 agent.require_active()
-        except (AccountError, UnsealError) as error:
-            reason = "doesn't open" if isinstance(error, UnsealError) else "agent can't act"
-            with self._database.writing() as connection:
-                self._record(connection, actor, name, "credential.reveal", "refused", reason)
+        except (AccountError, ConfigurationError, CredentialNotFound, UnsealError) as error:
+            self.note_refusal(name, agent, _REFUSALS.get(type(error), "agent can't act"))
             raise
+        public = json.loads(row.public)
         if wanted is None:
             wanted = next(iter(fields)) if len(fields) == 1 else VALUE
+        actor = agent.username if agent is not None else ""
         reason = ""
         if row.allow is not None and actor not in json.loads(row.allow):
             reason = "not allowed"
-        elif wanted and wanted not in fields:
+        elif wanted and wanted not in fields and wanted not in public:
             reason = "no such field"
         with self._database.writing() as connection:
             outcome = "refused" if reason else "ok"
@@ -381,10 +473,10 @@ class Credentials:
             )
         if reason:
             raise CredentialNotFound(
-                f"credential {name!r} has no field {wanted!r}; it has {sorted(fields)}",
+                f"credential {name!r} has no field {wanted!r}; it has {sorted({*fields, *public})}",
                 credential=name,
             )
-        return fields, json.loads(row.public)
+        return fields, public
 
     def _info(self, row: Row[Any]) -> CredentialInfo:
         # Bound as the secret is: a base_url that was changed is not shown as if it were right.

@@ -1,0 +1,118 @@
+"""What an open secret looks like wherever it may turn up: as it is, encoded, or in parts."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote, quote_plus
+
+__all__ = ["Needles"]
+
+# Shorter ones would be found everywhere.
+_SHORTEST: Final = 8
+_SHORTEST_LINE: Final = 16
+_LINES: Final = 3
+# Within the first line of base64 that is broken into lines.
+_HEAD: Final = 42
+_SECRET_NAMES: Final = re.compile(r"key|secret|token|pass|pwd|credential|auth", re.IGNORECASE)
+_ESCAPES: Final = re.compile(r"%[0-9A-F]{2}")
+
+
+class Needles:
+    """What to look for, made once for the secrets that are open.
+
+    Args:
+        revealed: Credential names by plaintext. Values shorter than eight characters aren't
+            looked for.
+
+    Attributes:
+        forms: Credential names by what their secrets look like, as UTF-8.
+        texts: The same as text, the longest first.
+        names: The credentials, for an error that can't say which.
+    """
+
+    __slots__ = ("forms", "names", "texts")
+
+    def __init__(self, revealed: Mapping[str, str]) -> None:
+        self.forms = {
+            form: name
+            for secret, name in revealed.items()
+            for part in _parts(secret)
+            for form in _forms(part)
+            if len(form) >= _SHORTEST
+        }
+        shown = {form.decode("utf-8", "surrogatepass") for form in self.forms}
+        self.texts = sorted(shown, key=len, reverse=True)
+        self.names = ", ".join(sorted(set(revealed.values())))
+
+    def within(self, text: str) -> bool:
+        """Whether a text shows one of them."""
+        return any(each in text for each in self.texts)
+
+    def mask(self, text: str, mask: str) -> str:
+        """A text with each of them replaced."""
+        for each in self.texts:
+            text = text.replace(each, mask)
+        return text
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """A secret as it is used: without its last newline, by lines, or a field of a key file."""
+    yield secret
+    if secret != (bare := secret.strip()):
+        yield bare
+    # PEM keys stand in environment variables with their newlines escaped.
+    for whole in {secret, secret.replace("\\n", "\n")}:
+        lines = [line.strip() for line in whole.splitlines()]
+        if len(lines) > 1:
+            long = (line for line in lines if len(line) >= _SHORTEST_LINE)
+            yield from [line for line in long if not line.startswith("-----")][:_LINES]
+    if bare.startswith("{"):
+        try:
+            fields = json.loads(bare)
+        except ValueError:
+            return
+        for value in _named_secrets(fields):
+            yield from _parts(value)
+
+
+def _named_secrets(fields: Any) -> Iterator[str]:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _named_secrets(value)
+        elif isinstance(value, str) and _SECRET_NAMES.search(name) and "://" not in value:
+            yield value
+
+
+def _forms(secret: str) -> set[bytes]:
+    if len(secret) < _SHORTEST:
+        return set()
+    plain = secret.encode("utf-8", "surrogatepass")
+    in_json = json.dumps(secret)[1:-1]
+    # As Python's libraries write it: requests and httpx, urllib, forms, SQLAlchemy.
+    in_urls = {quote(plain, safe=each) for each in ("", "/", " +")} | {quote_plus(plain)}
+    texts = {
+        in_json,
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        json.dumps(in_json)[1:-1],
+        repr(secret)[1:-1],
+        repr(plain)[2:-1],
+        html.escape(secret),
+        plain.hex(),
+        plain.hex().upper(),
+        *in_urls,
+        *(_ESCAPES.sub(lambda found: found[0].lower(), each) for each in in_urls),
+    }
+    forms = {plain, *(each.encode("utf-8", "surrogatepass") for each in texts)}
+    for part in {plain, plain[:_HEAD]}:
+        for shift in range(3):
+            # What stands before it shifts a value's base64; what both alignments share is looked
+            # for.
+            encoded = base64.b64encode(bytes(shift) + part).rstrip(b"=")
+            whole = encoded[(shift * 8 + 5) // 6 : (len(part) + shift) * 8 // 6]
+            forms |= {whole, whole.replace(b"+", b"-").replace(b"/", b"_")}
+    return forms

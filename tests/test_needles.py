@@ -1,0 +1,113 @@
+"""How a secret looks when it is used the way such secrets are used."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, quote_plus, urlencode
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from pydantic import BaseModel
+from sqlalchemy import URL
+
+from pipelit_agents.credentials.boundary import masked, refuse_leak
+from pipelit_agents.errors import SecretLeakError
+
+PEM = (
+    rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    .private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    .decode()
+)
+ESCAPED = PEM.replace("\n", "\\n")
+MOUNTED = "sk-abcdefghijklmnop\n"
+CLOUD = "wJalrXUtnFEMI/K7MDENGbPxRfiCY+=="
+HARD = "päss\"wörd<&>'/ 7%x"
+ACCOUNT = json.dumps(
+    {
+        "type": "service_account",
+        "private_key_id": "0123456789abcdef0123456789abcdef01234567",
+        "private_key": PEM,
+        "client_email": "robot@project.iam.example.com",
+        "token_uri": "https://oauth2.example.com/token",
+        "nested": {"api_key": "nk-zyxwvutsrqponm"},
+    }
+)
+
+
+class Model(BaseModel):
+    password: str
+
+
+@pytest.mark.parametrize(
+    ("secret", "use"),
+    [
+        (MOUNTED, lambda s: f"Bearer {s.strip()}"),
+        (MOUNTED, lambda s: base64.b64encode(s.strip().encode()).decode()),
+        (PEM, str.strip),
+        (PEM, lambda s: s.replace("\n", "")),
+        (PEM, lambda s: s.replace("\n", "\r\n")),
+        (PEM, lambda s: "\n".join(f"    {line}" for line in s.splitlines())),
+        (PEM, lambda s: s.splitlines()[1]),
+        (PEM, lambda s: base64.encodebytes(s.encode()).decode()),
+        (PEM, lambda s: json.dumps(json.dumps({"key": s}))),
+        (ESCAPED, lambda s: s.replace("\\n", "\n")),
+        (ESCAPED, lambda s: json.dumps({"key": s.replace("\\n", "\n")})),
+        (ACCOUNT, lambda s: json.loads(s)["private_key"]),
+        (ACCOUNT, lambda s: json.dumps(json.loads(s), indent=2)),
+        (ACCOUNT, lambda s: json.loads(s)["nested"]["api_key"]),
+        (CLOUD, quote),
+        (CLOUD, quote_plus),
+        (
+            CLOUD,
+            lambda s: (
+                quote(s, safe="").replace("%2F", "%2f").replace("%2B", "%2b").replace("%3D", "%3d")
+            ),
+        ),
+        (CLOUD, lambda s: URL.create("postgresql", "me", s, "db").render_as_string(False)),
+        (HARD, lambda s: html.escape(f"<b>{s}</b>")),
+        (HARD, lambda s: json.dumps([s])),
+        (HARD, lambda s: json.dumps([s], ensure_ascii=False)),
+        (HARD, lambda s: json.dumps(json.dumps([s]))),
+        (HARD, lambda s: Model(password=s).model_dump_json()),
+        (HARD, lambda s: repr(s.encode())),
+        (HARD, lambda s: urlencode({"k": s})),
+        (HARD, lambda s: base64.urlsafe_b64encode(f"user:{s}".encode()).decode().rstrip("=")),
+    ],
+)
+def test_a_secret_is_found_as_it_is_used(secret: str, use: Callable[[str], str]) -> None:
+    """Stripped, by lines, out of a key file, in URLs, pages, JSON: it is found, and masked."""
+    text = f"-- {use(secret)} --"
+    with pytest.raises(SecretLeakError):
+        refuse_leak({"x": text}, {secret: "service"})
+    with pytest.raises(SecretLeakError):
+        refuse_leak({"x": text.encode()}, {secret: "service"})
+    refuse_leak({"x": masked(text, {secret: "service"})}, {secret: "service"})
+
+
+@pytest.mark.parametrize(
+    "honest",
+    [
+        "-----BEGIN PRIVATE KEY-----",
+        "robot@project.iam.example.com",
+        "https://oauth2.example.com/token",
+        "service_account",
+        {"type": "service_account", "private_key": None},
+    ],
+)
+def test_what_a_key_file_shares_with_others_is_no_secret(honest: Any) -> None:
+    """Headers, addresses and names in a key file may be said."""
+    refuse_leak({"x": honest}, {ACCOUNT: "service", PEM: "pem"})
+
+
+def test_a_short_secret_is_not_looked_for() -> None:
+    """Under eight characters it would be found everywhere."""
+    refuse_leak({"x": "hunter2"}, {"hunter2": "service"})

@@ -1,0 +1,301 @@
+"""Exceptions: they keep their type and chain, lose the secret, and leave the program as it was."""
+
+from __future__ import annotations
+
+import collections
+import traceback
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+import requests
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import START, StateGraph
+from langgraph.types import RetryPolicy
+from pydantic import BaseModel, SecretStr, ValidationError, field_validator
+from typing_extensions import TypedDict
+
+from pipelit_agents import Pipelit
+from pipelit_agents.credentials.boundary import masked, redact
+from pipelit_agents.errors import SecretLeakError
+
+KEY = "sk-Canary/+8wZq_0123456789-end"
+
+
+class State(TypedDict, total=False):
+    x: Any
+
+
+class Settings(BaseModel):
+    api_key: str
+    timeout: int
+
+    @field_validator("timeout")
+    @classmethod
+    def _positive(cls, value: int) -> int:
+        if value < 0:
+            raise ValueError(f"not with {KEY}")
+        return value
+
+
+@pytest.fixture
+def keyed(pipelit: Pipelit) -> Pipelit:
+    """A credential is in the store."""
+    pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
+    return pipelit
+
+
+@pytest.fixture(scope="module")
+def unavailable() -> Iterator[str]:
+    """A server that answers 503."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def raised(keyed: Pipelit, fail: Callable[[str], Any]) -> BaseException:
+    """What comes out of a node that fails like that."""
+
+    @keyed.credentials.inject(key="service")
+    def node(*, key: SecretStr) -> None:
+        fail(key.get_secret_value())
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - whatever it is
+        node()
+    return caught.value
+
+
+def shown(error: BaseException) -> str:
+    """Everything that a log, an error tracker with local variables or a debugger prints of it."""
+    told = traceback.TracebackException.from_exception(error, capture_locals=True)
+    found = "".join(told.format())
+    links: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while links:
+        each = links.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            found += repr((each, each.args, vars(each)))
+            links += [each.__cause__, each.__context__]
+    return found
+
+
+def _in_a_list(key: str) -> None:
+    raise RuntimeError("all failed", [ValueError(key), KeyError(key)])
+
+
+def _as_its_argument(key: str) -> None:
+    last: Exception = ValueError(f"bad {key}")
+    last.__cause__ = KeyError(key)
+    raise RuntimeError(last)
+
+
+def _after_a_model(key: str) -> None:
+    try:
+        Settings(api_key=key)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise RuntimeError("no settings") from error
+
+
+def _in_a_closure(key: str) -> None:
+    class Told(Exception):
+        def __str__(self) -> str:
+            return f"told {key}"
+
+    raise Told
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind"),
+    [
+        (lambda key: Settings(api_key=key), ValidationError),
+        (lambda key: Settings(api_key=key, timeout="soon"), ValidationError),
+        (lambda key: Settings(api_key=1, timeout=key), ValidationError),
+        (lambda key: Settings(api_key="x", timeout=-1), ValidationError),
+        (_after_a_model, RuntimeError),
+        (_in_a_list, RuntimeError),
+        (_as_its_argument, RuntimeError),
+        (lambda key: int(key), ValueError),
+        (lambda key: Path(f"/nowhere/{key}").read_text(), FileNotFoundError),
+        (lambda key: {}[key], KeyError),
+        (lambda key: f"{key}é".encode().decode("ascii"), UnicodeDecodeError),
+        (lambda key: getattr(key, "nothing"), AttributeError),  # noqa: B009 - it is to fail
+    ],
+)
+def test_an_exception_keeps_its_type_and_loses_the_key(
+    keyed: Pipelit, fail: Callable[[str], Any], kind: type[BaseException]
+) -> None:
+    """Wherever an exception has it: text, input, nested exceptions, members, local variables."""
+    error = raised(keyed, fail)
+    assert type(error) is kind
+    assert KEY not in shown(error)
+
+
+def test_a_validation_error_still_says_what_was_wrong(keyed: Pipelit) -> None:
+    """Field, kind of error and the other inputs stay; the input that held the key is masked."""
+    error = raised(keyed, lambda key: Settings(api_key=key, timeout="soon"))
+    assert isinstance(error, ValidationError)
+    (line,) = error.errors()
+    assert (line["loc"], line["type"], line["input"]) == (("timeout",), "int_parsing", "soon")
+    missing = raised(keyed, lambda key: Settings(api_key=key))  # type: ignore[call-arg]
+    assert isinstance(missing, ValidationError)
+    (line,) = missing.errors()
+    assert (line["loc"], line["type"]) == (("timeout",), "missing")
+    assert line["input"] == {"api_key": "****"}
+
+
+def test_a_chain_keeps_its_links(keyed: Pipelit) -> None:
+    """A cause that had to be made anew is the cause still, and of its type."""
+    error = raised(keyed, _after_a_model)
+    assert isinstance(error.__cause__, ValidationError)
+    assert error.__context__ is error.__cause__
+
+
+def test_what_can_not_be_mended_is_replaced(keyed: Pipelit) -> None:
+    """An exception whose text comes from out of reach becomes a SecretLeakError."""
+    error = raised(keyed, _in_a_closure)
+    assert isinstance(error, SecretLeakError)
+    assert error.credential == "service"
+    assert KEY not in shown(error)
+
+
+@pytest.mark.parametrize("client", [requests, httpx])
+def test_errors_of_http_clients_come_out_and_are_retried(
+    keyed: Pipelit, unavailable: str, tmp_path: Path, client: Any
+) -> None:
+    """A 503 is its client's own error with its status, is retried, and shows no key."""
+    tries: list[int] = []
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> State:
+        tries.append(1)
+        headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
+        query = {"key": key.get_secret_value()}
+        client.get(unavailable, headers=headers, params=query).raise_for_status()
+        return {}
+
+    again = RetryPolicy(initial_interval=0.001, max_attempts=3, retry_on=Exception)
+    builder = StateGraph(State)
+    builder.add_node("node", node, retry_policy=again)
+    builder.add_edge(START, "node")
+    path = tmp_path / "checkpoints.db"
+    kind = requests.HTTPError if client is requests else httpx.HTTPStatusError
+    with SqliteSaver.from_conn_string(str(path)) as saver:
+        graph = builder.compile(checkpointer=saver)
+        with pytest.raises(kind) as caught:
+            graph.invoke({}, {"configurable": {"thread_id": "1"}})
+    assert len(tries) == 3
+    assert caught.value.response.status_code == 503
+    response = caught.value.response
+    assert KEY not in shown(caught.value) + repr((response.request.headers, response.url))
+    assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.glob("checkpoints.db*"))
+
+
+def test_a_live_object_stays_as_it_was(keyed: Pipelit) -> None:
+    """A client that an AttributeError refers to goes on working."""
+
+    class Client:
+        auth = ""
+
+        def __init__(self, key: str) -> None:
+            self.auth = key
+
+    kept: list[Client] = []
+
+    def fail(key: str) -> None:
+        kept.append(Client(key))
+        kept[0].complet()  # type: ignore[attr-defined]
+
+    error = raised(keyed, fail)
+    assert isinstance(error, AttributeError)
+    assert kept[0].auth == KEY
+    assert KEY not in repr(vars(error.obj)) + shown(error)
+
+
+def test_inside_a_node_a_fallback_finds_its_client_intact(keyed: Pipelit) -> None:
+    """What a failed runnable in a node refers to isn't emptied before the next one uses it."""
+    from langchain_core.runnables import RunnableLambda
+
+    @keyed.credentials.inject(key="service")
+    def node(*, key: SecretStr) -> int:
+        client = {"auth": key.get_secret_value()}
+
+        def fail(_: Any) -> None:
+            raise ValueError("no", client)
+
+        first = RunnableLambda(fail)
+        return first.with_fallbacks([RunnableLambda(lambda _: len(client["auth"]))]).invoke(1)
+
+    assert node() == len(KEY)
+
+
+def _tree(depth: int) -> Any:
+    tree: Any = {"v": KEY}
+    for _ in range(depth):
+        tree = {"l": tree, "r": tree}
+    return tree
+
+
+def _ring() -> Any:
+    ring: dict[str, Any] = {"v": KEY}
+    ring["a"] = ring["b"] = [ring, ring]
+    return ring
+
+
+@pytest.mark.parametrize("make", [lambda: _tree(80), _ring])
+def test_shared_and_circular_data_are_masked_once(make: Callable[[], Any]) -> None:
+    """A structure of two to the eighty paths ends, and so does one that holds itself."""
+    error = ValueError("bad", make())
+    assert redact(error, {KEY: "service"}) is error
+    assert error.args[1].get("v", "****") == "****"
+    assert masked(make(), {KEY: "service"}).get("v", "****") == "****"
+
+
+def test_what_holds_no_secret_stays_the_same_object() -> None:
+    """Arguments and attributes without it aren't rebuilt."""
+    tree = _tree(80)
+    error = ValueError("bad", tree)
+    error.kept = tree  # type: ignore[attr-defined]
+    redact(error, {"another-secret": "service"})
+    assert error.args[1] is tree
+    assert error.kept is tree  # type: ignore[attr-defined]
+
+
+def test_what_refuses_to_be_looked_into_is_searched_by_what_it_shows() -> None:
+    """A collection that can't be iterated neither ends the search nor hides the key."""
+
+    class Closed(collections.abc.Mapping[str, str]):
+        def __getitem__(self, key: str) -> str:
+            raise NotImplementedError
+
+        def __iter__(self) -> Iterator[str]:
+            raise NotImplementedError
+
+        def __len__(self) -> int:
+            return 1
+
+        def __repr__(self) -> str:
+            return f"Closed({KEY})"
+
+    error = ValueError("x", Closed())
+    redact(error, {KEY: "service"})
+    assert KEY not in repr(error)
+    honest = ValueError("x", Closed())
+    redact(honest, {"another-secret": "service"})
+    assert isinstance(honest.args[1], Closed)
