@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Iterator
 from typing import Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -114,9 +115,17 @@ class Keyring:
         Returns:
             64 lowercase hexadecimal digits.
         """
-        key = hmac.digest(self._keys[0], b"pipelit-agents/derive\0" + label.encode(), "sha256")
+        return next(self.macs(label, *parts))
+
+    def macs(self, label: str, *parts: bytes) -> Iterator[str]:
+        """The same under each key, newest first: what was tagged before a rotation is one of them.
+
+        Compare in constant time.
+        """
         data = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-        return hmac.digest(key, data, "sha256").hex()
+        for key in self._keys:
+            derived = hmac.digest(key, b"pipelit-agents/derive\0" + label.encode(), "sha256")
+            yield hmac.digest(derived, data, "sha256").hex()
 
     def derive(self, label: str) -> Keyring:
         """A keyring for another purpose: each key replaced by one derived from it (HMAC-SHA256).

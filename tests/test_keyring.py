@@ -171,3 +171,13 @@ def test_a_sealed_value_that_is_no_text_does_not_open_as_text() -> None:
     with pytest.raises(UnsealError) as caught:
         sealed.unseal(SHARED)
     assert caught.value.__cause__ is None
+
+
+def test_a_tag_of_before_a_rotation_is_among_those_of_after(key: str) -> None:
+    """`macs` gives the tag under each key, newest first; labels and parts keep them apart."""
+    newest = Keyring.generate_key()
+    old, both = Keyring(key), Keyring(newest, key)
+    assert list(both.macs("x", b"a")) == [Keyring(newest).mac("x", b"a"), old.mac("x", b"a")]
+    assert (
+        len({old.mac("x", b"a"), old.mac("y", b"a"), old.mac("x", b"a", b""), both.mac("x")}) == 4
+    )

@@ -375,6 +375,10 @@ def _walked(value: Any, needles: Needles, opened: bool, *, at_most: int) -> bool
             waiting.extend(each.values())
         elif kind is list or kind is tuple:
             waiting.extend(each)
+            if each and type(each[0]) is int:
+                # The bytes of a text, written out as numbers.
+                with suppress(TypeError, ValueError):
+                    others.append(bytes(each))
         elif isinstance(each, Secret):
             if opened:
                 return True

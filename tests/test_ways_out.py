@@ -1,0 +1,421 @@
+"""Ways out of a node that are easily overlooked."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import uuid
+from collections import UserString, deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from canary import Tracer, count
+from langchain.agents import create_agent
+from langchain.agents.middleware import wrap_model_call, wrap_tool_call
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.tools import tool
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import START, StateGraph
+from langgraph.prebuilt import ToolNode, ToolRuntime
+from langgraph.store.base import BaseStore
+from langgraph.store.memory import InMemoryStore
+from pydantic import BaseModel, PrivateAttr, SecretStr
+from typing_extensions import TypedDict
+
+from pipelit_agents import Pipelit
+from pipelit_agents.credentials.boundary import refuse_leak
+from pipelit_agents.errors import CredentialScopeError, SecretLeakError
+
+KEY = "sk-Canary/+8wZq_0123456789-end"
+
+
+class State(TypedDict, total=False):
+    x: Any
+    y: Any
+
+
+class Model(BaseModel):
+    _kept: str = PrivateAttr(default="")
+
+
+class Mangled:
+    __slots__ = ("__hidden",)
+
+    def __init__(self, text: str) -> None:
+        self.__hidden = text
+
+
+class Called:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __call__(self) -> None: ...
+
+
+class Labelled(dict[str, str]):
+    pass
+
+
+@pytest.fixture
+def keyed(pipelit: Pipelit) -> Pipelit:
+    """A credential is in the store."""
+    pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
+    return pipelit
+
+
+def model_with(text: str) -> Model:
+    """A private attribute."""
+    made = Model()
+    made._kept = text
+    return made
+
+
+def labelled(text: str) -> Labelled:
+    """A dictionary with an attribute."""
+    made = Labelled()
+    made.label = text  # type: ignore[attr-defined]
+    return made
+
+
+def caused(text: str) -> Exception:
+    """An exception as a value."""
+    error = ValueError("no")
+    error.__cause__ = OSError(2, "no", text)
+    return error
+
+
+@pytest.mark.parametrize(
+    "carry",
+    [
+        lambda s: pd.DataFrame({"a": ["x", s]}),
+        lambda s: pd.DataFrame({"a": [{"k": s}]}),
+        lambda s: pd.DataFrame({s: [1]}),
+        lambda s: pd.Series([s]),
+        np.array,
+        lambda s: np.array([(1, s)], dtype=[("a", int), ("b", "U40")]),
+        lambda s: np.array([(1, s)], dtype=[("a", int), ("b", object)])[0],
+        lambda s: np.array([s], dtype=np.dtypes.StringDType()),
+        lambda s: np.frombuffer(s.encode(), dtype=np.uint8),
+        lambda s: list(s.encode()),
+        lambda s: partial(print, s),
+        lambda s: partial(print, end=s),
+        Called,
+        Mangled,
+        model_with,
+        labelled,
+        caused,
+        io.StringIO,
+        lambda s: io.BytesIO(s.encode()),
+        lambda s: PurePosixPath(f"/run/{s}"),
+        UserString,
+        lambda s: deque([s]),
+        lambda s: SimpleNamespace(k=[s]),
+        lambda s: memoryview(s.encode()),
+    ],
+)
+def test_every_carrier_is_searched(carry: Callable[[str], Any]) -> None:
+    """Tables, arrays, partials, private and hidden attributes, files in memory, paths."""
+    with pytest.raises(SecretLeakError) as caught:
+        refuse_leak({"x": carry(KEY)}, {KEY: "service"})
+    assert caught.value.credential == "service"
+    refuse_leak({"x": carry("nothing of the kind")}, {KEY: "service"})
+
+
+def test_a_uuid_is_searched() -> None:
+    """A secret that is a UUID is found as one."""
+    secret = str(uuid.uuid4())
+    with pytest.raises(SecretLeakError):
+        refuse_leak({"x": uuid.UUID(secret)}, {secret: "service"})
+
+
+def test_a_range_is_not_written_out() -> None:
+    """What would be made while it is looked at, and holds numbers only, isn't looked at."""
+    refuse_leak({"x": range(10**15)}, {KEY: "service"})
+
+
+def test_state_that_was_changed_in_place_is_refused_and_cleaned(
+    keyed: Pipelit, tmp_path: Path
+) -> None:
+    """What a node writes into the lists and messages it was given would be stored like a result."""
+    said = HumanMessage("hello")
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> State:
+        state["x"].append(key.get_secret_value())
+        state["y"]["message"].additional_kwargs["auth"] = f"Bearer {key.get_secret_value()}"
+        return {}
+
+    path = tmp_path / "checkpoints.db"
+    tracer = Tracer()
+    builder = StateGraph(State)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    given: Any = {"x": ["a"], "y": {"message": said}}
+    chunks: list[Any] = []
+    with SqliteSaver.from_conn_string(str(path)) as saver:
+        graph = builder.compile(checkpointer=saver)
+        config: Any = {"configurable": {"thread_id": "1"}, "callbacks": [tracer]}
+        with pytest.raises(SecretLeakError, match="was given"):
+            chunks.extend(graph.stream(given, config, stream_mode=["values", "debug", "updates"]))
+        graph.update_state(config, {"y": 1})
+        chunks.append(graph.get_state(config))
+    found = b"".join(each.read_bytes() for each in tmp_path.glob("checkpoints.db*"))
+    assert count(found, tracer.seen, chunks, given, said) == 0
+    assert given["x"] == ["a", "****"]
+
+
+def test_a_failing_node_leaves_no_key_in_the_state(keyed: Pipelit) -> None:
+    """Its own error comes out, and what it had written before is masked."""
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> State:
+        state["x"].append((key.get_secret_value(), 1))
+        raise LookupError("elsewhere")
+
+    given: State = {"x": []}
+    with pytest.raises(LookupError, match="elsewhere"):
+        node(given)
+    assert given == {"x": [("****", 1)]}
+
+
+async def test_generators_and_coroutines_that_change_the_state_are_refused(keyed: Pipelit) -> None:
+    """All kinds of functions are searched for it."""
+    inject = keyed.credentials.inject(key="service")
+
+    @inject
+    def generator(state: State, *, key: SecretStr) -> Iterator[State]:
+        yield {}
+        state["x"].append(key.get_secret_value())
+
+    @inject
+    async def coroutine(state: State, *, key: SecretStr) -> State:
+        state["x"].append(key.get_secret_value())
+        return {}
+
+    @inject
+    async def agenerator(state: State, *, key: SecretStr) -> Any:
+        state["x"].append(key.get_secret_value())
+        yield {}
+
+    given: Any = [{"x": []} for _ in range(3)]
+    with pytest.raises(SecretLeakError):
+        list(generator(given[0]))
+    with pytest.raises(SecretLeakError):
+        await coroutine(given[1])
+    with pytest.raises(SecretLeakError):
+        [each async for each in agenerator(given[2])]
+    assert given == [{"x": ["****"]}] * 3
+
+
+async def _later(key: str) -> State:
+    return {"x": key}
+
+
+@pytest.mark.parametrize(
+    "defer",
+    [
+        lambda key: RunnableLambda(lambda _: {"x": key}),
+        _later,
+        lambda key: (each for each in [key]),
+        lambda key: map(str, [key]),
+    ],
+)
+def test_what_would_run_after_the_node_is_refused(keyed: Pipelit, defer: Any) -> None:
+    """A runnable, coroutine or iterator that a node returns would escape the search."""
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> Any:
+        return defer(key.get_secret_value())
+
+    with pytest.raises(CredentialScopeError, match="would run when its secrets are gone"):
+        node({})
+
+
+async def test_a_store_is_searched_when_it_is_called(keyed: Pipelit) -> None:
+    """A write that is awaited when the node has ended was refused when it was begun."""
+    kept: dict[str, Any] = {}
+
+    @keyed.credentials.inject(key="service")
+    async def node(state: State, store: BaseStore, *, key: SecretStr) -> State:
+        kept["task"] = asyncio.ensure_future(
+            store.aput(("a",), "k", {"auth": key.get_secret_value()})
+        )
+        return {}
+
+    store = InMemoryStore()
+    builder = StateGraph(State)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    with pytest.raises(SecretLeakError):
+        await builder.compile(store=store).ainvoke({})
+    assert store.search(("a",)) == []
+
+
+def test_a_configuration_is_guarded_whatever_it_is_called(keyed: Pipelit) -> None:
+    """LangChain passes it to any parameter of that type."""
+    tracer = Tracer()
+
+    @tool
+    @keyed.credentials.inject(key="service")
+    def fetch(q: str, settings: RunnableConfig, *, key: SecretStr) -> str:
+        """Fetches."""
+        RunnableLambda(len).invoke(key.get_secret_value(), settings)
+        return "ok"
+
+    with pytest.raises(SecretLeakError):
+        fetch.invoke({"q": "x"}, {"callbacks": [tracer]})
+    assert count(tracer.seen) == 0
+
+
+class Scripted(GenericFakeChatModel):
+    """A model that says what it was told to."""
+
+    def bind_tools(self, *args: Any, **kwargs: Any) -> Any:
+        return self
+
+
+def scripted() -> Scripted:
+    """Calls a tool, and is content."""
+    call = {"name": "look", "args": {"q": "x"}, "id": "1"}
+    return Scripted(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("done")]))
+
+
+@tool
+def look(q: str) -> str:
+    """Looks."""
+    return q
+
+
+@pytest.mark.parametrize("wrap", [wrap_tool_call, wrap_model_call])
+@pytest.mark.parametrize("door", ["store", "stream_writer"])
+def test_doors_in_a_middlewares_request_are_guarded(keyed: Pipelit, wrap: Any, door: str) -> None:
+    """Middleware gets its runtime inside the request, and may make the same mistakes."""
+
+    @wrap
+    @keyed.credentials.inject(key="service")
+    def careless(request: Any, handler: Any, *, key: SecretStr) -> Any:
+        if door == "store":
+            request.runtime.store.put(("a",), "k", {"v": key.get_secret_value()})
+        else:
+            request.runtime.stream_writer(key.get_secret_value())
+        return handler(request)
+
+    store = InMemoryStore()
+    agent = create_agent(scripted(), [look], middleware=[careless], store=store)
+    chunks: list[Any] = []
+    with pytest.raises(SecretLeakError):
+        chunks.extend(agent.stream({"messages": [HumanMessage("x")]}, stream_mode=["custom"]))
+    assert chunks == []
+    assert store.search(("a",)) == []
+
+
+class Asked(BaseModel):
+    q: str
+
+
+def test_a_tool_of_ours_refuses_what_the_model_makes_up(keyed: Pipelit) -> None:
+    """A value for the secret's parameter is an error that the model reads, and runs nothing."""
+    ran: list[str] = []
+
+    @keyed.credentials.tool(key="service")
+    def fetch(q: str, runtime: ToolRuntime, *, key: SecretStr) -> str:
+        """Fetches a page."""
+        ran.append(q)
+        return f"{len(key.get_secret_value())} characters, {runtime.tool_call_id}"
+
+    assert (fetch.name, fetch.description) == ("fetch", "Fetches a page.")
+    assert set(fetch.tool_call_schema.model_json_schema()["properties"]) == {"q"}  # type: ignore[union-attr]
+    node = StateGraph(State)
+    node.add_node("tools", ToolNode([fetch], messages_key="x"))
+    node.add_edge(START, "tools")
+    graph = node.compile()
+
+    def ask(args: dict[str, Any]) -> Any:
+        call = {"name": "fetch", "args": args, "id": "7", "type": "tool_call"}
+        return graph.invoke({"x": [AIMessage("", tool_calls=[call])]})["x"][-1]
+
+    assert ask({"q": "a"}).content == f"{len(KEY)} characters, 7"
+    refused = ask({"q": "b", "key": "mine"})
+    assert refused.status == "error"
+    assert "key" in refused.content
+    assert ran == ["a"]
+
+
+def test_a_public_field_is_passed_as_it_is(pipelit: Pipelit) -> None:
+    """What is no secret may be injected beside it, and said."""
+    pipelit.credentials.put(
+        "database",
+        {"password": KEY},
+        kind="sql",
+        created_by="alice",
+        public={"user": "postgres", "port": 5432},
+    )
+
+    @pipelit.credentials.inject(
+        user="database:user", port="database:port", password="database:password"
+    )
+    def node(state: State, *, user: str, port: int, password: SecretStr) -> State:
+        assert password.get_secret_value() == KEY
+        return {"x": f"docker run {user}:{port}"}
+
+    assert node({}) == {"x": "docker run postgres:5432"}
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"), [("nowhere", "not found"), ("service:nothing", "no such field")]
+)
+def test_every_refusal_is_on_record(keyed: Pipelit, reference: str, reason: str) -> None:
+    """A credential or field that isn't there was asked for, and that is written down."""
+
+    @keyed.credentials.inject(key=reference)
+    def node(state: State, *, key: SecretStr) -> State:
+        return {}
+
+    with pytest.raises(LookupError):
+        node({})
+    entry = keyed.audit.list(limit=1)[0]
+    assert (entry.action, entry.outcome, entry.reason) == ("credential.reveal", "refused", reason)
+    assert entry.subject == reference.partition(":")[0]
+
+
+async def test_a_value_passed_for_a_secret_is_on_record(keyed: Pipelit) -> None:
+    """Whoever passes one is refused, from functions of both kinds."""
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> State:
+        return {}
+
+    @keyed.credentials.inject(key="service")
+    async def anode(state: State, *, key: SecretStr) -> State:
+        return {}
+
+    for number in range(2):
+        with pytest.raises(CredentialScopeError):
+            await anode({}, key="mine") if number else node({}, key="mine")
+        entry = keyed.audit.list(limit=1)[0]
+        assert (entry.subject, entry.outcome, entry.reason) == (
+            "service",
+            "refused",
+            "value passed",
+        )
+
+
+def test_without_a_key_a_refusal_is_on_record(keyed: Pipelit, database_url: str) -> None:
+    """That there was nothing to open it with is written down as well."""
+    with Pipelit(database_url=database_url, encryption_keys=[]) as other:
+
+        @other.credentials.inject(key="service")
+        def node(state: State, *, key: SecretStr) -> State:
+            return {}
+
+        with pytest.raises(Exception, match="FIELD_ENCRYPTION_KEY"):
+            node({})
+    assert keyed.audit.list(limit=1)[0].reason == "no key"
