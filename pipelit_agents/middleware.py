@@ -15,8 +15,8 @@ from langchain_core.outputs import ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
-from pipelit_agents.credentials.doors import guarded_argument, guarded_config
-from pipelit_agents.credentials.scope import Scope, opened_scope
+from pipelit_agents.credentials.doors import guarded_argument, guarded_config, state_in
+from pipelit_agents.credentials.scope import Scope, opened_scope, searching_given
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.errors import CredentialError, CredentialScopeError
@@ -255,11 +255,16 @@ def _given(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseT
         given = {key: guarded_argument(key, each, scope) for key, each in tool_input.items()}
         return {**given, **secrets}
 
+    def kept(tool_input: Any) -> list[Any]:
+        return [state_in(each) for each in tool_input.values()]
+
     def run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        return tool.run(guarded(tool_input, kwargs), *args, **kwargs)
+        with searching_given(scope, kept(tool_input)):
+            return tool.run(guarded(tool_input, kwargs), *args, **kwargs)
 
     async def arun(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        return await tool.arun(guarded(tool_input, kwargs), *args, **kwargs)
+        with searching_given(scope, kept(tool_input)):
+            return await tool.arun(guarded(tool_input, kwargs), *args, **kwargs)
 
     vars(made).update(run=run, arun=arun)
     return made

@@ -43,7 +43,7 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, Overwrite, Send, StreamWriter, interrupt
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Keyring, Pipelit
@@ -79,6 +79,13 @@ class Thing:
     """A dataclass in the state."""
 
     text: str
+
+
+class Settings(BaseModel):
+    """A pydantic model, in the state or failing."""
+
+    api_key: str
+    timeout: int
 
 
 def mistake(make: Callable[[Protect, dict[str, Any]], Callable[..., Any]]) -> Any:
@@ -121,6 +128,7 @@ for _name, _leave in {
     "returns a URL": lambda key: {"x": f"https://x/?k={quote(key.get_secret_value(), safe='')}"},
     "returns JSON": lambda key: {"x": json.dumps({"k": [key.get_secret_value()]})},
     "returns a dataclass": lambda key: {"x": Thing(key.get_secret_value())},
+    "returns a model": lambda key: {"x": Settings(api_key=key.get_secret_value(), timeout=1)},
     "returns a message": lambda key: {"x": AIMessage(f"I used {key.get_secret_value()}")},
     "returns an artifact": lambda key: {
         "x": ToolMessage("ok", tool_call_id="1", artifact={"k": key.get_secret_value()})
@@ -174,6 +182,23 @@ def raises_it_in_a_chain(protect: Protect, kept: dict[str, Any]) -> Callable[...
             second = RuntimeError("failed")
             second.request = {"k": key.get_secret_value()}  # type: ignore[attr-defined]
             raise second from first
+
+    return protect(node)
+
+
+@mistake
+def fails_to_build_a_model(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, *, key: SecretStr) -> State:
+        return {"x": Settings(api_key=key.get_secret_value()).timeout}  # type: ignore[call-arg]
+
+    return protect(node)
+
+
+@mistake
+def changes_its_input(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, *, key: SecretStr) -> State:
+        state["x"].append(key.get_secret_value())
+        return {}
 
     return protect(node)
 
@@ -639,18 +664,18 @@ def run(
     errors = ""
 
     async def astream() -> None:
-        async for chunk in graph.astream({"x": 0}, config, stream_mode=MODES, subgraphs=True):
+        async for chunk in graph.astream({"x": []}, config, stream_mode=MODES, subgraphs=True):
             streamed.append(repr(chunk))
 
     def stream() -> None:
-        for chunk in graph.stream({"x": 0}, config, stream_mode=MODES, subgraphs=True):
+        for chunk in graph.stream({"x": []}, config, stream_mode=MODES, subgraphs=True):
             streamed.append(repr(chunk))
 
     events: list[str] = []
 
     async def watch() -> None:
         where = {"configurable": {**configurable, "thread_id": other}}
-        async for event in graph.astream_events({"x": 0}, where, version="v2"):
+        async for event in graph.astream_events({"x": []}, where, version="v2"):
             events.append(repr(event))
 
     only_async = name.startswith(("async", "get store"))

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import langsmith
 import pytest
 from langsmith import traceable, tracing_context
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from pipelit_agents import Pipelit
 from pipelit_agents.redaction import RedactingFilter, anonymize
@@ -31,6 +32,9 @@ class Lines(logging.Handler):
         self.shown.append(logging.Formatter().format(record))
         fields = {k: v for k, v in vars(record).items() if k != "exc_info"}
         self.shown.append(repr(fields))
+        self.shown.append(
+            json.dumps(fields, default=lambda each: getattr(each, "__dict__", None) or str(each))
+        )
 
 
 @pytest.fixture
@@ -66,6 +70,27 @@ class Request:
         return f"<Request Authorization={KEY}>"
 
 
+class Silent:
+    """Something that a JSON formatter writes by its attributes."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+class Settings(BaseModel):
+    """Something that shows its input when it fails."""
+
+    api_key: str
+    timeout: int
+
+
+def _logged(logger: logging.Logger, work: Callable[[], Any]) -> None:
+    try:
+        work()
+    except Exception:
+        logger.exception("failed")
+
+
 @pytest.mark.parametrize(
     "log",
     [
@@ -80,11 +105,35 @@ class Request:
         lambda logger, key: logger.warning("x", exc_info=RuntimeError("no", key)),
         lambda logger, key: logger.warning("x", exc_info=ExceptionGroup(key, [ValueError(key)])),
         lambda logger, key: logger.warning("where", stack_info=True),
+        lambda logger, key: logger.warning("x", extra={"error": ValueError(key)}),
+        lambda logger, key: logger.warning("x", extra={"client": Silent(key)}),
+        lambda logger, key: logger.warning("%s", [ValueError(key)]),
+        lambda logger, key: _logged(logger, lambda: int(key)),
+        lambda logger, key: _logged(logger, lambda: Settings(api_key=key)),
     ],
 )
 def test_no_record_shows_an_open_secret(logged: Lines, in_a_node: Any, log: Any) -> None:
     """Text, arguments, mappings, objects, extras and exceptions are masked."""
     in_a_node(lambda key: log(logging.getLogger("app.part"), key))
+    assert KEY not in "".join(logged.shown)
+
+
+def test_the_program_goes_on_with_what_was_logged(logged: Lines, in_a_node: Any) -> None:
+    """Exception, request and arguments stay as they are: only the record is masked."""
+    kept: list[Any] = []
+
+    def log(key: str) -> None:
+        request = httpx.Request("GET", "https://x.example", headers={"Authorization": key})
+        error = httpx.ConnectError(f"refused {key}", request=request)
+        try:
+            raise error
+        except httpx.ConnectError:
+            logging.getLogger("app.part").exception("failed", extra={"sent": request})
+        kept.extend([str(error) == f"refused {key}", request.headers["Authorization"] == key])
+
+    in_a_node(log)
+    assert kept == [True, True]
+    assert "ConnectError: refused ****" in "".join(logged.shown)
     assert KEY not in "".join(logged.shown)
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "open_secrets",
     "opened_scope",
     "require_running",
+    "searching_given",
 ]
 
 _current: ContextVar[Scope | None] = ContextVar("pipelit_agents_scope", default=None)
@@ -333,10 +334,9 @@ def injecting(
         bound = inspect.BoundArguments(signature, arguments | secrets)
         return function(*bound.args, **bound.kwargs)
 
-    def finished(scope: Scope, result: Any, given: Sequence[Any]) -> Any:
+    def finished(scope: Scope, result: Any) -> Any:
         _refuse_deferred(name, result)
         scope.check(result)
-        scope.check_given(given)
         return result
 
     # LangGraph and LangChain ask inspect what kind of function it is, hence four real ones.
@@ -349,7 +349,7 @@ def injecting(
             with _guarded(scope):
                 await _off_the_loop(refuse_passed, kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
-                with _scrubbing(scope, given):
+                with searching_given(scope, given):
                     with step:
                         body = call(arguments, await asyncio.to_thread(open_all, scope))
                     resume = partial(body.asend, None)
@@ -358,7 +358,6 @@ def injecting(
                             try:
                                 item = await resume()
                             except StopAsyncIteration:
-                                scope.check_given(given)
                                 return
                         scope.check(item)
                         try:
@@ -374,7 +373,7 @@ def injecting(
             with _guarded(scope):
                 refuse_passed(kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
-                with _scrubbing(scope, given):
+                with searching_given(scope, given):
                     with step:
                         body = call(arguments, open_all(scope))
                     resume = partial(body.send, None)
@@ -383,7 +382,7 @@ def injecting(
                             try:
                                 item = resume()
                             except StopIteration as stop:
-                                return finished(scope, stop.value, given)
+                                return finished(scope, stop.value)
                         scope.check(item)
                         try:
                             resume = partial(body.send, (yield item))
@@ -397,9 +396,9 @@ def injecting(
             with opened_scope() as scope:
                 await _off_the_loop(refuse_passed, kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
-                with _scrubbing(scope, given):
+                with searching_given(scope, given):
                     result = await call(arguments, await asyncio.to_thread(open_all, scope))
-                    return finished(scope, result, given)
+                    return finished(scope, result)
 
     else:
 
@@ -408,8 +407,8 @@ def injecting(
             with opened_scope() as scope:
                 refuse_passed(kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
-                with _scrubbing(scope, given):
-                    return finished(scope, call(arguments, open_all(scope)), given)
+                with searching_given(scope, given):
+                    return finished(scope, call(arguments, open_all(scope)))
 
     wrapped.__annotations__ = {
         key: hint
@@ -433,8 +432,17 @@ def _bound(
 
 
 @contextmanager
-def _scrubbing(scope: Scope, given: Sequence[Any]) -> Iterator[None]:
-    # A node that fails has perhaps changed the state before; its own error is the one to tell.
+def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[None]:
+    """Search what a function was given when it has run: LangGraph stores what it changed there.
+
+    Args:
+        scope: Knows the secrets.
+        given: The state, and what else of the arguments is kept.
+
+    Raises:
+        SecretLeakError: One was written into it. Where the function failed by itself, its own error
+            is the one to tell, and the state is masked.
+    """
     try:
         yield
     except SecretLeakError:
@@ -443,6 +451,7 @@ def _scrubbing(scope: Scope, given: Sequence[Any]) -> Iterator[None]:
         with suppress(SecretLeakError):
             scope.check_given(given)
         raise
+    scope.check_given(given)
 
 
 async def _off_the_loop(refuse_passed: Callable[[dict[str, Any]], None], kwargs: Any) -> None:
