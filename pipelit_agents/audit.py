@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select, text
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
 from pipelit_agents.running import run_context
+from pipelit_agents.twins import off_the_loop
 
 __all__ = ["AuditEntry", "AuditTrail", "record"]
 
@@ -124,3 +125,5 @@ class AuditTrail:
             )
             for row in reversed(rows)
         ]
+
+    alist = off_the_loop(list)  # noqa: A003 - the method is meant

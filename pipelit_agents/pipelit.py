@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -20,6 +19,7 @@ from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.provisioning import ProvisionedAgent, provision
 from pipelit_agents.settings import Settings
+from pipelit_agents.twins import off_the_loop
 from pipelit_agents.users import Users
 from pipelit_agents.verification import Agent, Verifier, totp_purpose
 
@@ -133,6 +133,8 @@ class Pipelit:
         """
         self._database.create_schema()
 
+    acreate_schema = off_the_loop(create_schema)
+
     def check_key(self) -> bool:
         """Opens one sealed value, to see that the key and the database belong together.
 
@@ -160,6 +162,8 @@ class Pipelit:
                 "separated by a comma), or use another database"
             ) from None
         return True
+
+    acheck_key = off_the_loop(check_key)
 
     def agent(self, username: str) -> Agent:
         """The handle by which code acts as one agent user. It is looked up when it is used.
@@ -210,17 +214,13 @@ class Pipelit:
             username=username,
         )
 
-    async def aprovision_agent(
-        self, creator: Agent, *, purpose: str, username: str | None = None
-    ) -> ProvisionedAgent:
-        """As :meth:`provision_agent`, off the event loop."""
-        return await asyncio.to_thread(
-            self.provision_agent, creator, purpose=purpose, username=username
-        )
+    aprovision_agent = off_the_loop(provision_agent)
 
     def close(self) -> None:
         """Closes all connections."""
         self._database.close()
+
+    aclose = off_the_loop(close)
 
     def __enter__(self) -> Pipelit:
         return self
@@ -232,6 +232,17 @@ class Pipelit:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Pipelit:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
     def checkpoint_serializer(self) -> SealedSerializer:
         """A serializer for any checkpointer, which encrypts under ``FIELD_ENCRYPTION_KEY``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import hmac
@@ -33,6 +32,7 @@ from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.names import require_username
 from pipelit_agents.policy import VerificationPolicy
+from pipelit_agents.twins import off_the_loop
 from pipelit_agents.verification import base32_secret, totp_purpose
 
 __all__ = ["ApiKeyInfo", "NewAgent", "NewApiKey", "NewUser", "User", "Users"]
@@ -174,6 +174,8 @@ class Users:
             key = self._insert_key(connection, name, "first key", None, created_by)
         return NewUser(name, key.api_key)
 
+    acreate = off_the_loop(create)
+
     def create_agent(
         self,
         username: str,
@@ -206,17 +208,7 @@ class Users:
                 connection, name, owner=owner, purpose=purpose, may_create_agents=may_create_agents
             )
 
-    async def acreate_agent(
-        self, username: str, *, owner: str, purpose: str, may_create_agents: bool | None = None
-    ) -> NewAgent:
-        """As :meth:`create_agent`, off the event loop."""
-        return await asyncio.to_thread(
-            self.create_agent,
-            username,
-            owner=owner,
-            purpose=purpose,
-            may_create_agents=may_create_agents,
-        )
+    acreate_agent = off_the_loop(create_agent)
 
     def create_agent_in(
         self,
@@ -278,6 +270,8 @@ class Users:
         with self._database.reading() as connection:
             return _user(_find(connection, require_username(username)))
 
+    aget = off_the_loop(get)
+
     def list(self, *, owner: str | None = None) -> Sequence[User]:
         """All accounts by name, or those of one root owner."""
         query = select(UserRow.__table__).order_by(UserRow.username)
@@ -285,6 +279,8 @@ class Users:
             query = query.where(UserRow.root_owner == owner)
         with self._database.reading() as connection:
             return [_user(row) for row in connection.execute(query)]
+
+    alist = off_the_loop(list)  # noqa: A003 - the method is meant
 
     def deactivate(self, username: str, *, by: str = OPERATOR) -> Sequence[str]:
         """Ends an account, and those of all agents that it owns, at once and for good.
@@ -316,6 +312,8 @@ class Users:
                 self._record(connection, by, each, "user.deactivate", f"with {name}"[:64])
         return ended
 
+    adeactivate = off_the_loop(deactivate)
+
     def unlock(self, username: str, *, by: str = OPERATOR) -> None:
         """Forgets all failures about a peer, so that its short codes are checked again.
 
@@ -329,6 +327,8 @@ class Users:
             name = _find(connection, require_username(username)).username
             self._ledger.unlock(connection, name)
             self._record(connection, by, name, "user.unlock")
+
+    aunlock = off_the_loop(unlock)
 
     def rotate_totp(
         self, username: str, *, overlap: timedelta = timedelta(0), by: str = OPERATOR
@@ -372,6 +372,8 @@ class Users:
             self._record(connection, by, row.username, "totp.rotate")
         return _provisioning_uri(row.username, secret)
 
+    arotate_totp = off_the_loop(rotate_totp)
+
     def issue_api_key(
         self,
         username: str,
@@ -407,6 +409,8 @@ class Users:
                 raise UserInactive(f"{username!r} was deactivated", username=username)
             return self._insert_key(connection, row.username, name, expires, by)
 
+    aissue_api_key = off_the_loop(issue_api_key)
+
     def revoke_api_key(self, key_id: str, *, by: str = OPERATOR) -> None:
         """Ends an API key, at once. Revoking it twice does nothing.
 
@@ -427,6 +431,8 @@ class Users:
                 .values(revoked_at=self._clock())
             )
             self._record(connection, by, owner, "key.revoke", key_id)
+
+    arevoke_api_key = off_the_loop(revoke_api_key)
 
     def list_api_keys(self, username: str) -> Sequence[ApiKeyInfo]:
         """What is known of an account's API keys, oldest first.
@@ -454,6 +460,8 @@ class Users:
             )
             for row in rows
         ]
+
+    alist_api_keys = off_the_loop(list_api_keys)
 
     def authenticate(self, bearer_token: str) -> User:
         """Finds whose API key this is.
@@ -501,9 +509,7 @@ class Users:
                 self._record(connection, who, who, "authenticate", key_id)
         return _user(account)
 
-    async def aauthenticate(self, bearer_token: str) -> User:
-        """As :meth:`authenticate`, off the event loop."""
-        return await asyncio.to_thread(self.authenticate, bearer_token)
+    aauthenticate = off_the_loop(authenticate)
 
     def _seal(self, username: str, secret: bytes) -> Sealed:
         purpose = totp_purpose(username)

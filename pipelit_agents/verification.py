@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from pipelit_agents.names import is_username, require_username
 from pipelit_agents.otp import totp
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
+from pipelit_agents.twins import off_the_loop
 
 __all__ = ["Agent", "TotpCode", "Verification", "Verifier", "base32_secret", "totp_purpose"]
 
@@ -359,9 +359,7 @@ class Agent:
         code = _short_code(key, step, self.username, audience)
         return TotpCode(code, _utc((step + 1) * PERIOD), audience)
 
-    async def atotp_code(self, *, audience: str | None = None) -> TotpCode:
-        """As :meth:`totp_code`, off the event loop."""
-        return await asyncio.to_thread(self.totp_code, audience=audience)
+    atotp_code = off_the_loop(totp_code)
 
     def verify_peer(
         self, username: str, code: str, *, kind: Literal["audience", "plain"] = "audience"
@@ -389,11 +387,7 @@ class Agent:
         """
         return self._verifier.check_code(self.username, username, code, kind)
 
-    async def averify_peer(
-        self, username: str, code: str, *, kind: Literal["audience", "plain"] = "audience"
-    ) -> Verification:
-        """As :meth:`verify_peer`, off the event loop."""
-        return await asyncio.to_thread(self.verify_peer, username, code, kind=kind)
+    averify_peer = off_the_loop(verify_peer)
 
     def challenge(self, prover: str, *, lifetime: float = 60.0) -> Challenge:
         """Asks one peer to prove itself.
@@ -446,6 +440,8 @@ class Agent:
             "spawn-result", challenge, verifier, request, kind=kind, payload=payload, depth=depth
         )
 
+    aprove = off_the_loop(prove)
+
     def prove_request(
         self, challenge: bytes, request: bytes, *, verifier: str, depth: int | None = None
     ) -> Proof:
@@ -453,6 +449,8 @@ class Agent:
         return self._prove(
             "spawn-request", challenge, verifier, request, kind="", payload=None, depth=depth
         )
+
+    aprove_request = off_the_loop(prove_request)
 
     def verify_proof(
         self,
@@ -494,6 +492,8 @@ class Agent:
             quiet=kind == "possession",
         )
 
+    averify_proof = off_the_loop(verify_proof)
+
     def verify_request(
         self,
         proof: Proof,
@@ -515,47 +515,7 @@ class Agent:
             quiet=False,
         )
 
-    async def aprove(
-        self,
-        challenge: bytes,
-        payload: bytes,
-        *,
-        verifier: str,
-        request: bytes = b"",
-        kind: str = "result",
-        depth: int | None = None,
-    ) -> Proof:
-        """As :meth:`prove`, off the event loop."""
-        return await asyncio.to_thread(
-            self.prove,
-            challenge,
-            payload,
-            verifier=verifier,
-            request=request,
-            kind=kind,
-            depth=depth,
-        )
-
-    async def averify_proof(
-        self,
-        proof: Proof,
-        *,
-        challenge: Challenge,
-        payload: bytes,
-        request: bytes = b"",
-        kind: str = "result",
-        depth: int | None = None,
-    ) -> Verification:
-        """As :meth:`verify_proof`, off the event loop."""
-        return await asyncio.to_thread(
-            self.verify_proof,
-            proof,
-            challenge=challenge,
-            payload=payload,
-            request=request,
-            kind=kind,
-            depth=depth,
-        )
+    averify_request = off_the_loop(verify_request)
 
     def require_active(self) -> None:
         """Makes sure that this agent is there and may act.
@@ -564,6 +524,8 @@ class Agent:
             AccountError: It isn't there, is no agent, or was deactivated.
         """
         self._verifier.own_key(self.username)
+
+    arequire_active = off_the_loop(require_active)
 
     def note_refusal(self, peer: str, action: str, reason: str) -> None:
         """Records that this agent refused a peer before there was anything to verify.

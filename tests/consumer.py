@@ -12,9 +12,11 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import (
     Agent,
+    CredentialInfo,
     EncryptedString,
     Keyring,
     NewAgent,
+    NewUser,
     Pipelit,
     Proof,
     Sealed,
@@ -104,6 +106,17 @@ def main() -> None:
             print([tool.name for tool in [*tools, CreateAgentUser(agent=writer)]])
             print(len(IdentityToolkit(agent=writer).get_tools()))
     print(totp(b"1" * 20, 59), ocra(b"1" * 20, "OCRA-1:HOTP-SHA1-6:QN08", "00000000"))
+
+
+async def in_a_service(pipelit: Pipelit, agent: Agent) -> None:
+    """The async twins have the types of the methods that they are named after."""
+    async with pipelit:
+        assert_type(await pipelit.users.acreate("bob"), NewUser)
+        assert_type(await pipelit.users.aauthenticate("plit_x_y"), User)
+        assert_type(await agent.averify_peer("agent_a", "12345678"), Verification)
+        assert_type(await pipelit.credentials.aget("service"), CredentialInfo)
+        await pipelit.users.adeactivate("bob", by="alice")
+        await pipelit.users.acreate("bob", created_by=1)  # type: ignore[arg-type]
 
 
 def shout(state: Work) -> Work:

@@ -39,6 +39,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.names import is_username, require_username
+from pipelit_agents.twins import off_the_loop
 from pipelit_agents.verification import Agent
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class Credentials:
             )
             return self._info(row)
 
+    aput = off_the_loop(put)
+
     def put_in(
         self,
         connection: Connection,
@@ -192,6 +195,8 @@ class Credentials:
             row = _find(connection, name)
         return self._info(row)
 
+    aget = off_the_loop(get)
+
     def list(self, *, kind: str | None = None) -> Sequence[CredentialInfo]:
         """What may be shown of all credentials, by name, or of those of one kind.
 
@@ -205,6 +210,8 @@ class Credentials:
             rows = connection.execute(query).all()
         return [self._info(row) for row in rows]
 
+    alist = off_the_loop(list)  # noqa: A003 - the method is meant
+
     def delete(self, name: str, *, by: str = OPERATOR) -> None:
         """Deletes a credential.
 
@@ -215,6 +222,8 @@ class Credentials:
             _find(connection, name)
             connection.execute(delete(CredentialRow).where(CredentialRow.name == name))
             self._record(connection, by, name, "credential.delete")
+
+    adelete = off_the_loop(delete)
 
     def inject(
         self, agent: Agent | None = None, /, **references: str
@@ -358,27 +367,6 @@ class Credentials:
         _warn_unguarded(name)
         with opened_scope() as scope:
             yield scope.hold(await asyncio.to_thread(self._open_secret, name, agent))
-
-    async def aput(
-        self,
-        name: str,
-        value: str | SecretStr | Mapping[str, str | SecretStr],
-        *,
-        kind: str,
-        created_by: str,
-        public: Mapping[str, Any] | None = None,
-        allow: Sequence[str] | None = None,
-    ) -> CredentialInfo:
-        """As :meth:`put`, off the event loop."""
-        return await asyncio.to_thread(
-            self.put,
-            name,
-            value,
-            kind=kind,
-            created_by=created_by,
-            public=public,
-            allow=allow,
-        )
 
     def open_in(
         self, scope: Scope, name: str, *, agent: Agent | None = None
