@@ -67,21 +67,22 @@ def record(
         _INSERT,
         {
             "at": at,
-            # What was refused as a name may hold what no database takes.
-            "actor": _storable(actor)[:149],
-            "subject": _storable(subject)[:149],
+            # What was refused as a name, and what a caller chose, may hold what no database takes.
+            "actor": _storable(actor, 149),
+            "subject": _storable(subject, 149),
             "action": action,
             "outcome": outcome,
             "reason": reason,
-            "run": context.run[:64],
-            "node": context.node[:149],
-            "thread": _storable(context.thread),
+            "run": _storable(context.run, 64),
+            "node": _storable(context.node, 149),
+            "thread": _storable(context.thread, 149),
         },
     )
 
 
-def _storable(name: str) -> str:
-    return name[:149].encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
+def _storable(name: str, length: int) -> str:
+    plain = name[:length].encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
+    return plain[:length]
 
 
 class AuditTrail:

@@ -35,8 +35,8 @@ PipelitError
 A check that fails raises; it never returns ``False``. Attributes carry the evidence, so that
 callers needn't parse messages. No message holds a code, a secret or a key.
 
-``UnguardedRevealWarning`` is a warning: a secret is revealed where nothing searches what the node
-returns.
+Two are warnings: ``UnguardedRevealWarning``, a secret is revealed where nothing searches what the
+node returns; ``LedgerWarning``, the ledger's server may forget what it counts.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ __all__ = [
     "DepthExceeded",
     "InvalidUsername",
     "LedgerUnavailable",
+    "LedgerWarning",
     "MalformedCode",
     "NotLocalAgent",
     "NotPermitted",
@@ -315,3 +316,7 @@ class RequestRefused(SpawnError):
 
 class UnguardedRevealWarning(UserWarning):
     """A secret is revealed in a node or tool that isn't decorated with ``guard`` or ``inject``."""
+
+
+class LedgerWarning(UserWarning):
+    """The ledger's server is set up in a way that may lose counted failures; it says how."""

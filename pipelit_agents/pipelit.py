@@ -11,10 +11,12 @@ from sqlalchemy import select
 
 from pipelit_agents.audit import AuditTrail
 from pipelit_agents.credentials.store import Credentials
-from pipelit_agents.database.engine import Database
+from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.models import UserRow
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.keyring import Keyring
+from pipelit_agents.ledger.base import Ledger
+from pipelit_agents.ledger.redis import RedisLedger
 from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.provisioning import ProvisionedAgent, provision
@@ -37,15 +39,20 @@ class Pipelit:
     Making one opens nothing and reads no key, so that it can stand at the top of a graph's module.
 
     Args:
-        database_url: An SQLAlchemy URL, for example ``sqlite:///.pipelit/agents.db``.
+        database_url: An SQLAlchemy URL, ``sqlite:///…`` or ``postgresql+psycopg://…``.
         encryption_keys: Fernet keys, newest first.
-        redis_url: Has to be None: this release keeps its ledger in the SQL database.
+        redis_url: Where the ledger counts attempts, for many processes: ``redis://…``,
+            ``rediss://…``, ``unix://…``, ``redis+sentinel://host:26379,host:26379/service/0`` or
+            ``redis+cluster://host:6379``. Without one it counts in the SQL database. All processes
+            of a database name the same.
         policy: The limits of verification.
-        clock: Unix seconds; for tests of time.
+        pool_size: How many connections to a PostgreSQL server this process has at the most.
+        clock: Unix seconds, for tests of time. By default each machine's own, and for the ledger
+            that of its server.
 
     Raises:
-        ConfigurationError: There is a ``redis_url``. What is wrong with the other settings is
-            said when they are first used.
+        ConfigurationError: ``encryption_keys`` is one key. What is wrong with the other settings
+            is said when they are first used.
 
     Attributes:
         users: The accounts.
@@ -70,28 +77,42 @@ class Pipelit:
         encryption_keys: Sequence[str],
         redis_url: str | None = None,
         policy: VerificationPolicy | None = None,
-        clock: Callable[[], float] = time.time,
+        pool_size: int = POOL_SIZE,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         if isinstance(encryption_keys, str):
             raise ConfigurationError("encryption_keys is a list of keys, newest first")
         keys = tuple(encryption_keys)
-        self._build(lambda: database_url, lambda: Keyring(*keys), redis_url, policy, clock)
+        self._build(
+            lambda: database_url,
+            lambda: Keyring(*keys),
+            lambda: redis_url or "",
+            policy,
+            pool_size,
+            clock,
+        )
 
     @classmethod
     def from_env(
-        cls, *, policy: VerificationPolicy | None = None, clock: Callable[[], float] = time.time
+        cls,
+        *,
+        policy: VerificationPolicy | None = None,
+        pool_size: int = POOL_SIZE,
+        clock: Callable[[], float] | None = None,
     ) -> Pipelit:
         """Takes the settings from the environment, or from ``.env`` in the working directory.
 
         ``FIELD_ENCRYPTION_KEY`` holds the keys, newest first, comma-separated;
-        ``PIPELIT_DATABASE_URL`` the database, by default ``sqlite:///.pipelit/agents.db``.
+        ``PIPELIT_DATABASE_URL`` the database, by default ``sqlite:///.pipelit/agents.db``;
+        ``PIPELIT_REDIS_URL`` the ledger, by default in that database.
         """
         self = cls.__new__(cls)
         self._build(
             lambda: Settings.read().database_url,
             lambda: Settings.read().keyring(),
-            None,
+            lambda: Settings.read().redis_url.get_secret_value(),
             policy,
+            pool_size,
             clock,
         )
         return self
@@ -100,23 +121,22 @@ class Pipelit:
         self,
         database_url: Callable[[], str],
         keyring: Callable[[], Keyring],
-        redis_url: str | None,
+        redis_url: Callable[[], str],
         policy: VerificationPolicy | None,
-        clock: Callable[[], float],
+        pool_size: int,
+        clock: Callable[[], float] | None,
     ) -> None:
-        if redis_url is not None:
-            raise ConfigurationError(
-                "redis_url is set, and this release keeps its ledger in the SQL database: leave "
-                "it out (nothing is verified against a ledger that isn't the one you asked for)"
-            )
         self._make_keyring = keyring
         self._keyring: Keyring | None = None
+        self._redis_url = redis_url
+        self._ledger: Ledger | None = None
+        self._clock = clock
         self.policy = policy or VerificationPolicy()
-        self._database = Database(database_url)
-        ledger = SqlLedger(self._database, self.policy, clock)
-        self._verifier = Verifier(self._database, self._open_keyring, ledger, self.policy, clock)
-        self.users = Users(self._database, self._open_keyring, ledger, self.policy, clock)
-        self.credentials = Credentials(self._database, self._open_keyring, clock)
+        self._database = Database(database_url, pool_size=pool_size)
+        here = clock or time.time
+        self._verifier = Verifier(self._database, self._open_keyring, self._open_ledger, here)
+        self.users = Users(self._database, self._open_keyring, self.policy, here)
+        self.credentials = Credentials(self._database, self._open_keyring, here)
         self.audit = AuditTrail(self._database)
 
     @property
@@ -217,7 +237,9 @@ class Pipelit:
     aprovision_agent = off_the_loop(provision_agent)
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; the next use opens new ones."""
+        if self._ledger is not None:
+            self._ledger.close()
         self._database.close()
 
     aclose = off_the_loop(close)
@@ -266,6 +288,16 @@ class Pipelit:
         from pipelit_agents.checkpoints import SealedSaver
 
         return SealedSaver(saver, self._open_keyring, clear_metadata=clear_metadata)
+
+    def _open_ledger(self) -> Ledger:
+        if self._ledger is None:
+            url = self._redis_url()
+            self._ledger = (
+                RedisLedger(self._database, self.policy, url, self._clock)
+                if url
+                else SqlLedger(self._database, self.policy, self._clock)
+            )
+        return self._ledger
 
     def _open_keyring(self) -> Keyring:
         if self._keyring is None:

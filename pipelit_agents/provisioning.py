@@ -81,7 +81,7 @@ def provision(
     try:
         _require_fitting(name)
         with database.writing(durable=True) as connection:
-            _require_creator(connection, creator)
+            _require_creator(users, connection, creator)
             there = _find(connection, UserRow, UserRow.username == name)
             key = _find(connection, CredentialRow, CredentialRow.name == credential)
             taken = _why_taken(there, key, creator)
@@ -138,11 +138,9 @@ def _require_free(key: Row[Any] | None) -> None:
         )
 
 
-def _require_creator(connection: Connection, creator: Agent) -> None:
+def _require_creator(users: Users, connection: Connection, creator: Agent) -> None:
     name = creator.username
-    row = _find(connection, UserRow, UserRow.username == name, lock=True)
-    if row is None:
-        raise UserNotFound(f"there is no account {name!r}", username=name)
+    row = users.find_in(connection, name)
     if row.kind != "agent":
         raise NotLocalAgent(f"{name!r} is a person, not an agent", username=name)
     if not row.active:
@@ -164,13 +162,8 @@ def _why_taken(there: Row[Any] | None, key: Row[Any] | None, creator: Agent) -> 
     return ""
 
 
-def _find(connection: Connection, table: Any, which: Any, *, lock: bool = False) -> Row[Any] | None:
-    query = select(table.__table__).where(which)
-    if lock:
-        # SQLite's transaction holds the write lock already and leaves this out; elsewhere it
-        # makes calls of one creator follow each other.
-        query = query.with_for_update()
-    return connection.execute(query).one_or_none()
+def _find(connection: Connection, table: Any, which: Any) -> Row[Any] | None:
+    return connection.execute(select(table.__table__).where(which)).one_or_none()
 
 
 def _record(

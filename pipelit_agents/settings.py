@@ -23,12 +23,14 @@ class Settings(BaseSettings):
     Attributes:
         field_encryption_key: ``FIELD_ENCRYPTION_KEY``, Fernet keys, newest first, comma-separated.
         database_url: ``PIPELIT_DATABASE_URL``, an SQLAlchemy URL.
+        redis_url: ``PIPELIT_REDIS_URL``, where the ledger is kept in Redis; empty for SQL.
     """
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True)
 
     field_encryption_key: SecretStr = Field(SecretStr(""), alias="FIELD_ENCRYPTION_KEY")
     database_url: str = Field(DEFAULT_DATABASE_URL, alias="PIPELIT_DATABASE_URL")
+    redis_url: SecretStr = Field(SecretStr(""), alias="PIPELIT_REDIS_URL")
 
     @classmethod
     def read(cls, env_file: Path | str = ".env") -> Settings:

@@ -29,7 +29,7 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 from pipelit_agents.keyring import Keyring, Sealed
-from pipelit_agents.ledger.sql import SqlLedger
+from pipelit_agents.ledger.base import unlock
 from pipelit_agents.names import require_username
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.twins import off_the_loop
@@ -138,7 +138,6 @@ class Users:
     Args:
         database: Where they are.
         keyring: Seals their TOTP secrets; called when one is needed.
-        ledger: Forgets failures on ``unlock``.
         policy: The quota.
         clock: Unix seconds.
     """
@@ -147,13 +146,11 @@ class Users:
         self,
         database: Database,
         keyring: Callable[[], Keyring],
-        ledger: SqlLedger,
         policy: VerificationPolicy,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._keyring = keyring
-        self._ledger = ledger
         self._policy = policy
         self._clock = clock
 
@@ -220,7 +217,7 @@ class Users:
         may_create_agents: bool | None = None,
     ) -> NewAgent:
         """As :meth:`create_agent`, in a transaction of the caller's on the same database."""
-        belongs_to = _find(connection, require_username(owner, argument="owner"))
+        belongs_to = self.find_in(connection, require_username(owner, argument="owner"))
         if not belongs_to.active:
             raise UserInactive(f"owner {owner!r} was deactivated", username=owner)
         if belongs_to.kind == "agent" and not belongs_to.may_create_agents:
@@ -260,6 +257,18 @@ class Users:
         key = self._insert_key(connection, username, "first key", None, owner)
         return NewAgent(username, key.api_key, _provisioning_uri(username, secret))
 
+    def find_in(self, connection: Connection, username: str) -> Row[Any]:
+        """An account's row, in a transaction of the caller's that keeps its family as it is.
+
+        What makes, ends or counts the accounts under one root owner follows each other by it.
+
+        Raises:
+            UserNotFound: There is none.
+        """
+        row = _find(connection, username)
+        self._database.lock(connection, f"family:{row.root_owner}")
+        return _find(connection, username)
+
     def get(self, username: str) -> User:
         """The account of that name.
 
@@ -293,7 +302,7 @@ class Users:
             UserNotFound: There is none.
         """
         with self._database.writing(durable=True) as connection:
-            name = _find(connection, require_username(username)).username
+            name = self.find_in(connection, require_username(username)).username
             family = select(UserRow.username).where(UserRow.username == name).cte(recursive=True)
             family = family.union(
                 select(UserRow.username).where(UserRow.owner == family.c.username)
@@ -305,6 +314,7 @@ class Users:
                     .order_by(UserRow.username)
                 )
             )
+            self._lock_accounts(connection, *ended)
             connection.execute(
                 update(UserRow).where(UserRow.username.in_(ended)).values(active=False)
             )
@@ -325,7 +335,7 @@ class Users:
         """
         with self._database.writing(durable=True) as connection:
             name = _find(connection, require_username(username)).username
-            self._ledger.unlock(connection, name)
+            unlock(self._database, connection, name)
             self._record(connection, by, name, "user.unlock")
 
     aunlock = off_the_loop(unlock)
@@ -355,7 +365,8 @@ class Users:
             raise ValueError("overlap must not be negative")
         secret = secrets.token_bytes(_SECRET_BYTES)
         with self._database.writing(durable=True) as connection:
-            row = _find(connection, require_username(username))
+            self._lock_accounts(connection, require_username(username))
+            row = _find(connection, username)
             if row.kind != "agent":
                 raise NotLocalAgent(f"{username!r} is a person, not an agent", username=username)
             if not row.active:
@@ -515,6 +526,10 @@ class Users:
         purpose = totp_purpose(username)
         return Sealed(self._keyring().seal(secret, purpose), purpose)
 
+    def _lock_accounts(self, connection: Connection, *usernames: str) -> None:
+        # Verifications that have begun end first; none that begins later finds them as they were.
+        self._database.lock(connection, *(f"account:{each}" for each in sorted(usernames)))
+
     def _insert(
         self,
         connection: Connection,
@@ -528,6 +543,7 @@ class Users:
         may_create_agents: bool = False,
         totp_secret: Sealed | None = None,
     ) -> None:
+        self._lock_accounts(connection, username)
         taken = select(UserRow.username).where(UserRow.username == username)
         # Nobody's entries in the audit shall look like the operator's.
         if username == OPERATOR or connection.scalar(taken) is not None:
@@ -538,7 +554,7 @@ class Users:
                 kind=kind,
                 owner=owner,
                 root_owner=root_owner,
-                purpose=purpose,
+                purpose=_storable(purpose),
                 active=True,
                 may_create_agents=may_create_agents,
                 totp_secret=totp_secret,
@@ -548,7 +564,7 @@ class Users:
             )
         )
         # Nobody is born locked by guesses that were made before.
-        self._ledger.unlock(connection, username)
+        unlock(self._database, connection, username)
         self._record(connection, created_by, username, f"{kind}.create")
 
     def _insert_key(
@@ -565,7 +581,7 @@ class Users:
             insert(ApiKeyRow).values(
                 id=key_id,
                 username=username,
-                name=name[:149],
+                name=_storable(name)[:149],
                 digest=_fingerprint(secret),
                 last_four=secret[-4:],
                 created_at=self._clock(),
@@ -603,6 +619,11 @@ def _find(connection: Connection, username: str) -> Row[Any]:
     if row is None:
         raise UserNotFound(f"there is no account {username!r}", username=username)
     return row
+
+
+def _storable(words: str) -> str:
+    # PostgreSQL takes every character but this one.
+    return words.replace("\0", "\ufffd")
 
 
 def _user(row: Row[Any]) -> User:

@@ -27,10 +27,9 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 from pipelit_agents.keyring import Keyring
-from pipelit_agents.ledger.sql import Account, Attempt, CodeKind, SqlLedger
+from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger
 from pipelit_agents.names import is_username, require_username
 from pipelit_agents.otp import totp
-from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
 from pipelit_agents.twins import off_the_loop
 
@@ -95,8 +94,7 @@ class Verifier:
     Args:
         database: Where the accounts are.
         keyring: Opens their secrets; called when one is needed.
-        ledger: Counts attempts and spends codes.
-        policy: The limits.
+        ledger: Counts attempts and spends codes; called when it is needed.
         clock: Makes codes and stamps proofs, Unix seconds.
     """
 
@@ -104,14 +102,12 @@ class Verifier:
         self,
         database: Database,
         keyring: Callable[[], Keyring],
-        ledger: SqlLedger,
-        policy: VerificationPolicy,
+        ledger: Callable[[], Ledger],
         clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._ledger = ledger
-        self._policy = policy
         self._clock = clock
         self._nobody = ""
 
@@ -158,20 +154,18 @@ class Verifier:
             )
         given = code
 
-        def matches(account: Account | None, present: int) -> Sequence[int]:
-            keys = self._unseal(account)
+        def matches(account: Account | None, steps: range) -> Sequence[int]:
             # Every step under every key is compared, so that the time taken tells nothing.
-            window = range(max(0, present - self._policy.window), present + self._policy.window + 1)
             return [
                 step
-                for key in keys
-                for step in window
+                for key in self._unseal(account)
+                for step in steps
                 if same(_short_code(key, step, name, None if kind == "plain" else verifier), given)
             ]
 
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
         try:
-            decision = self._ledger.decide(Attempt(verifier, name, code_kind, matches))
+            decision = self._ledger().decide(Attempt(verifier, name, code_kind, matches))
         except UnsealError:
             self._audit(verifier, name, f"verify.{kind}", "secret doesn't open", self._clock())
             raise

@@ -1,15 +1,29 @@
-"""What most tests stand on: a database of their own, a key of their own, and time they set."""
+"""What most tests stand on: a database of their own, a key of their own, and time they set.
+
+A module that sets ``BACKENDS = True`` runs on each of them; a test of one backend says
+``@pytest.mark.backends("sqlite")``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelit_agents import Agent, Keyring, Pipelit
 
-pytest_plugins = ["postgres"]
+pytest_plugins = ["postgres", "redis_server"]
+BACKENDS = ("sqlite", "postgres", "redis")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs what stands on a backend on all that its module or its mark names."""
+    marked = metafunc.definition.get_closest_marker("backends")
+    everywhere = getattr(metafunc.module, "BACKENDS", False)
+    if "backend" in metafunc.fixturenames and (marked or everywhere):
+        metafunc.parametrize("backend", marked.args if marked else BACKENDS, indirect=True)
 
 
 class Clock:
@@ -40,15 +54,35 @@ def key() -> str:
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """A database file that isn't there yet."""
+def backend(request: pytest.FixtureRequest) -> str:
+    """Where accounts and ledger are: sqlite, postgres, or sqlite with the ledger in redis."""
+    return getattr(request, "param", "sqlite")
+
+
+@pytest.fixture
+def database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """A database that is empty, or a file that isn't there yet."""
+    if backend == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
     return f"sqlite:///{tmp_path}/pipelit/agents.db"
 
 
 @pytest.fixture
-def pipelit(database_url: str, key: str, clock: Clock) -> Iterator[Pipelit]:
+def redis_url(backend: str, request: pytest.FixtureRequest) -> str | None:
+    """Where the ledger is, if it isn't in the database."""
+    return request.getfixturevalue("redis_server").url if backend == "redis" else None
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str | None, key: str) -> dict[str, Any]:
+    """What a Pipelit on this test's backend is made of, but for the clock."""
+    return {"database_url": database_url, "redis_url": redis_url, "encryption_keys": [key]}
+
+
+@pytest.fixture
+def pipelit(settings: dict[str, Any], clock: Clock) -> Iterator[Pipelit]:
     """An empty, migrated database with alice in it."""
-    with Pipelit(database_url=database_url, encryption_keys=[key], clock=clock) as made:
+    with Pipelit(**settings, clock=clock) as made:
         made.create_schema()
         made.users.create("alice")
         yield made

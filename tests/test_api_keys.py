@@ -15,6 +15,8 @@ from sqlalchemy import text
 from pipelit_agents import Pipelit
 from pipelit_agents.errors import AuthenticationError
 
+BACKENDS = True
+
 
 @pytest.fixture
 def token(pipelit: Pipelit) -> str:

@@ -20,6 +20,8 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 
+BACKENDS = True
+
 VALUE = "sk-0123456789abcdef"
 
 

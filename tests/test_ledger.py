@@ -24,6 +24,8 @@ from pipelit_agents.errors import (
 from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.verification import Verifier
 
+BACKENDS = True
+
 
 def make(pipelit: Pipelit, name: str, owner: str = "alice") -> Agent:
     """Another agent."""
@@ -63,7 +65,7 @@ def last_reason(pipelit: Pipelit) -> str:
 def with_epoch(pipelit: Pipelit, name: str, epoch: Callable[[], str], clock: Clock) -> Agent:
     """An agent whose ledger believes that the machine's life has this name."""
     ledger = SqlLedger(pipelit._database, pipelit.policy, clock, epoch)
-    verifier = Verifier(pipelit._database, pipelit._open_keyring, ledger, pipelit.policy, clock)
+    verifier = Verifier(pipelit._database, pipelit._open_keyring, lambda: ledger, clock)
     return Agent(name, verifier, pipelit)
 
 
@@ -253,13 +255,11 @@ def test_both_kinds_of_code_count_together(clock: Clock, writer: Agent, editor: 
 
 
 def test_a_policy_may_be_stricter(
-    pipelit: Pipelit, database_url: str, key: str, clock: Clock, writer: Agent, editor: Agent
+    pipelit: Pipelit, settings: dict[str, Any], clock: Clock, writer: Agent, editor: Agent
 ) -> None:
     """A deployment's own limits hold."""
     policy = VerificationPolicy(failures_per_minute=1, lock_after=2, lock_seconds=60)
-    with Pipelit(
-        database_url=database_url, encryption_keys=[key], clock=clock, policy=policy
-    ) as other:
+    with Pipelit(**settings, clock=clock, policy=policy) as other:
         strict = other.agent("agent_editor")
         assert [type(each) for each in guess(strict, "agent_writer", 2)] == [
             CodeRejected,
@@ -297,6 +297,7 @@ class Mishap(Exception):
     pass
 
 
+@pytest.mark.backends("sqlite")
 def test_an_attempt_is_charged_though_the_callers_transaction_rolls_back(
     pipelit: Pipelit, database_url: str, writer: Agent, editor: Agent
 ) -> None:
@@ -337,14 +338,14 @@ def test_an_attempt_inside_our_own_reading_transaction_is_charged(
 
 
 def test_limits_outlive_the_process(
-    pipelit: Pipelit, database_url: str, key: str, clock: Clock, writer: Agent, editor: Agent
+    pipelit: Pipelit, settings: dict[str, Any], clock: Clock, writer: Agent, editor: Agent
 ) -> None:
     """What was counted and spent is there for a Pipelit that is made afterwards."""
     code = writer.totp_code(audience="agent_editor").code
     editor.verify_peer("agent_writer", code)
     guess(editor, "agent_writer", 5)
     pipelit.close()
-    with Pipelit(database_url=database_url, encryption_keys=[key], clock=clock) as other:
+    with Pipelit(**settings, clock=clock) as other:
         with pytest.raises(RateLimited):
             other.agent("agent_editor").verify_peer("agent_writer", code)
         clock.advance(60)
@@ -355,6 +356,7 @@ def test_limits_outlive_the_process(
 # Epochs
 
 
+@pytest.mark.backends("sqlite", "postgres")
 @pytest.mark.parametrize("window", [0, 1, 2])
 def test_after_a_restart_what_may_have_been_spent_is_refused(
     database_url: str, key: str, clock: Clock, window: int
@@ -387,6 +389,7 @@ def test_after_a_restart_what_may_have_been_spent_is_refused(
         assert editor.username == restarted.username
 
 
+@pytest.mark.backends("sqlite", "postgres")
 @pytest.mark.parametrize("window", [0, 1, 2])
 def test_a_code_from_ahead_is_refused_for_as_long_as_the_window_reaches_it(
     database_url: str, key: str, clock: Clock, window: int
@@ -413,6 +416,7 @@ def test_a_code_from_ahead_is_refused_for_as_long_as_the_window_reaches_it(
         assert last_reason(pipelit) == "step from before a restart"
 
 
+@pytest.mark.backends("sqlite", "postgres")
 def test_a_spent_code_that_was_forgotten_is_not_good_again(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -430,6 +434,7 @@ def test_a_spent_code_that_was_forgotten_is_not_good_again(
     verify(restarted, writer)
 
 
+@pytest.mark.backends("sqlite", "postgres")
 def test_a_change_is_noticed_once(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -442,6 +447,7 @@ def test_a_change_is_noticed_once(
         verify(restarted, writer)
 
 
+@pytest.mark.backends("sqlite", "postgres")
 def test_a_change_is_noticed_while_a_limit_holds(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -453,6 +459,7 @@ def test_a_change_is_noticed_while_a_limit_holds(
     verify(restarted, writer)
 
 
+@pytest.mark.backends("sqlite", "postgres")
 def test_without_an_epoch_nothing_is_accepted(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -466,6 +473,17 @@ def test_without_an_epoch_nothing_is_accepted(
         clock.advance(120)
 
 
+@pytest.mark.backends("redis")
+def test_without_its_name_nothing_is_accepted(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """A database that lost its name can't find its counters in Redis, and refuses."""
+    with pipelit._database.writing() as connection:
+        connection.execute(text("DELETE FROM pipelit_epoch"))
+    with pytest.raises(LedgerUnavailable, match="pipelit_epoch"):
+        verify(editor, writer)
+
+
 # Failure
 
 
@@ -477,6 +495,7 @@ def refuses(pipelit: Pipelit, verifier: Agent, peer: str, code: str) -> None:
     assert code not in str(caught.value)
 
 
+@pytest.mark.backends("sqlite")
 def test_without_its_database_nothing_is_accepted(
     pipelit: Pipelit, database_url: str, writer: Agent, editor: Agent
 ) -> None:
@@ -491,6 +510,7 @@ def test_without_its_database_nothing_is_accepted(
         editor.verify_proof(proof, challenge=challenge, payload=b"")
 
 
+@pytest.mark.backends("sqlite")
 def test_with_a_damaged_database_nothing_is_accepted(
     pipelit: Pipelit, database_url: str, writer: Agent, editor: Agent
 ) -> None:
@@ -501,6 +521,7 @@ def test_with_a_damaged_database_nothing_is_accepted(
     refuses(pipelit, editor, "agent_writer", code)
 
 
+@pytest.mark.backends("sqlite")
 def test_with_a_read_only_database_nothing_is_accepted(
     pipelit: Pipelit, writer: Agent, editor: Agent
 ) -> None:
@@ -516,6 +537,7 @@ def test_with_a_read_only_database_nothing_is_accepted(
     editor.verify_peer("agent_writer", code)
 
 
+@pytest.mark.backends("sqlite")
 def test_with_a_full_disk_nothing_is_accepted(
     pipelit: Pipelit, database_url: str, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -537,6 +559,7 @@ def test_with_a_full_disk_nothing_is_accepted(
     editor.verify_peer("agent_writer", code)
 
 
+@pytest.mark.backends("sqlite")
 def test_a_caller_that_holds_the_write_lock_gets_a_refusal(
     pipelit: Pipelit, database_url: str, writer: Agent, editor: Agent
 ) -> None:

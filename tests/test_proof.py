@@ -42,6 +42,8 @@ FIELDS = (
     "kind",
     "payload",
 )
+
+BACKENDS = True
 SECRET = bytes(range(32))
 SEED = bytes(range(32, 64))
 ATTEMPT = 1

@@ -31,6 +31,8 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 
+BACKENDS = True
+
 # What these tests look at is the plaintext itself.
 pytestmark = pytest.mark.filterwarnings("ignore::pipelit_agents.errors.UnguardedRevealWarning")
 
@@ -336,6 +338,7 @@ def test_a_deleted_credential_is_not_made_again(pipelit: Pipelit, writer: Agent)
         pipelit.provision_agent(writer, purpose="x", username="agent_helper")
 
 
+@pytest.mark.backends("sqlite")
 def test_all_or_nothing(pipelit: Pipelit, writer: Agent) -> None:
     """Where the key can't be sealed away, there is no account and no API key either."""
     with pipelit._database.writing() as connection:
@@ -371,6 +374,7 @@ def test_creation_is_on_record(pipelit: Pipelit, writer: Agent) -> None:
     assert key.split("_", 2)[2] not in repr(pipelit.audit.list())
 
 
+@pytest.mark.backends("sqlite")
 def test_the_file_does_not_hold_the_key(
     pipelit: Pipelit, writer: Agent, database_url: str, tmp_path: Path
 ) -> None:

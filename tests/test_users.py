@@ -22,6 +22,8 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 
+BACKENDS = True
+
 
 def names(pipelit: Pipelit) -> list[str]:
     """All accounts."""

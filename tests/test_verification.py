@@ -29,6 +29,8 @@ from pipelit_agents.errors import (
     VerificationError,
 )
 
+BACKENDS = True
+
 Kind = Literal["audience", "plain"]
 KINDS: tuple[Kind, ...] = ("audience", "plain")
 
@@ -420,6 +422,7 @@ def test_refusals_look_the_same(pipelit: Pipelit, writer: Agent, editor: Agent, 
     assert wrong["type"] is CodeRejected
 
 
+@pytest.mark.backends("sqlite", "postgres")
 def test_success_sends_the_same_statements(pipelit: Pipelit, writer: Agent, editor: Agent) -> None:
     """An accepted code runs the same statements as a refused one."""
     code = code_for(writer, editor, "audience")

@@ -175,6 +175,7 @@ class Credentials:
             "hint": Sealed(keyring.seal(_hint(secrets), hint_place), hint_place),
             "updated_at": now,
         }
+        self._database.lock(connection, f"credential:{name}")
         changed = connection.execute(
             update(CredentialRow).where(CredentialRow.name == name).values(values)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -12,7 +13,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    insert,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from pipelit_agents.errors import ConfigurationError, StorageError
@@ -24,7 +34,18 @@ __all__ = ["Database", "boot_id"]
 
 URL_SETTING: Final = "PIPELIT_DATABASE_URL"
 BUSY_TIMEOUT: Final = 15.0
+CONNECT_TIMEOUT: Final = 5
+POOL_SIZE: Final = 8
 _migrating: Final = threading.Lock()
+# Of a server that hangs, or a lock that nobody gives back. A migration has no limit.
+_SERVER_LIMITS: Final = (
+    "SET lock_timeout = '15s'; SET statement_timeout = '30s'; "
+    "SET idle_in_transaction_session_timeout = '60s'"
+)
+# Advisory locks live beside those of the application, so that their first half is a word of ours.
+_OURS: Final = int.from_bytes(b"plit", "big")
+_LOCK: Final = text("SELECT pg_advisory_xact_lock(:ours, hashtext(:name))")
+_SHARE: Final = text("SELECT pg_advisory_xact_lock_shared(:ours, hashtext(:name))")
 
 
 @cache
@@ -47,13 +68,15 @@ class Database:
 
     Args:
         url: Returns an SQLAlchemy URL; called at first use.
+        pool_size: How many connections to a server one process has at the most.
 
     Raises:
         ConfigurationError: At first use, when the URL can't be used.
     """
 
-    def __init__(self, url: Callable[[], str]) -> None:
+    def __init__(self, url: Callable[[], str], *, pool_size: int = POOL_SIZE) -> None:
         self._url = url
+        self._pool_size = pool_size
         self._begin_here()
 
     def _begin_here(self) -> None:
@@ -75,7 +98,7 @@ class Database:
         if self._engine is None:
             with self._opening:
                 if self._engine is None:
-                    self._engine = _engine(self._url())
+                    self._engine = _engine(self._url(), self._pool_size)
         return self._engine
 
     @contextmanager
@@ -111,8 +134,34 @@ class Database:
             StorageError: The database can't be reached or refused a statement.
         """
         reader = self.engine.execution_options(pipelit_read=True)
+        if reader.dialect.name != "sqlite":
+            reader = reader.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
         with _named_errors(reader), reader.connect() as connection:
             yield connection
+
+    def lock(self, connection: Connection, *names: str, shared: bool = False) -> None:
+        """Makes transactions that lock the same name follow each other, up to their ends.
+
+        SQLite's have one another's writes behind them as they are, and need no lock of their own.
+
+        Args:
+            connection: In a transaction that hasn't read yet what the lock is for.
+            names: What is locked, for example ``account:alice``. Each caller locks in one order.
+            shared: Others may share it; only those that don't have to wait.
+        """
+        if connection.dialect.name == "sqlite":
+            return
+        for name in names:
+            connection.execute(_SHARE if shared else _LOCK, {"ours": _OURS, "name": name})
+
+    @property
+    def server_clock(self) -> str:
+        """SQL for the moment by the server's clock, in Unix seconds; NULL where there is none."""
+        if self.engine.dialect.name == "sqlite":
+            return "NULL"
+        return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
     def epoch(self) -> str:
         """What changes when commits may have been lost; a server loses none that it confirmed."""
@@ -131,6 +180,9 @@ class Database:
 
         # Alembic keeps the migration that is under way in a global variable.
         with _migrating, self.writing() as connection:
+            if connection.dialect.name != "sqlite":
+                connection.execute(text("SET LOCAL statement_timeout = 0"))
+            self.lock(connection, "schema")
             config = _alembic_config()
             config.attributes["connection"] = connection
             fresh = _revision(connection) is None
@@ -142,7 +194,12 @@ class Database:
                     f"of a newer pipelit-agents: install that one (setting: {URL_SETTING})"
                 ) from None
             if fresh:
-                epoch = {"id": 1, "boot_id": self.epoch(), "changed_at": 0.0}
+                epoch = {
+                    "id": 1,
+                    "boot_id": self.epoch(),
+                    "changed_at": 0.0,
+                    "database_id": secrets.token_hex(16),
+                }
                 connection.execute(insert(EpochRow).values(epoch))
 
     def pending_migrations(self) -> bool:
@@ -187,7 +244,7 @@ def _named_errors(engine: Engine) -> Iterator[None]:
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or error
         hint = ""
-        if "no such table" in str(cause) or "does not exist" in str(cause):
+        if "no such" in str(cause) or type(cause).__name__ in ("UndefinedTable", "UndefinedColumn"):
             hint = "; make the tables with pipelit.create_schema() or: pipelit-agents init"
         # Only the driver's words: SQLAlchemy's own message repeats the statement's parameters.
         raise StorageError(
@@ -196,18 +253,43 @@ def _named_errors(engine: Engine) -> Iterator[None]:
         ) from None
 
 
-def _engine(url: str) -> Engine:
+def _server(parsed: URL, pool_size: int) -> Engine:
+    engine = create_engine(
+        parsed,
+        # The statements that decide rely on seeing what was committed while they waited.
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=BUSY_TIMEOUT,
+        connect_args={"connect_timeout": parsed.query.get("connect_timeout", CONNECT_TIMEOUT)},
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _limit(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(_SERVER_LIMITS)
+        connection.commit()
+
+    return engine
+
+
+def _engine(url: str, pool_size: int) -> Engine:
     try:
         parsed = make_url(url)
         dialect = parsed.get_dialect()
         if dialect.is_async:
             raise ArgumentError(f"{dialect.name}+{dialect.driver} is an asyncio driver")  # noqa: TRY301 - said below
+        if parsed.get_backend_name() == "postgresql":
+            return _server(parsed, pool_size)
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+            raise ArgumentError("it has to be sqlite:///… or postgresql+psycopg://…")  # noqa: TRY301 - said below
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigurationError(
             f"{URL_SETTING} is not a database URL that can be used here ({error}); for example: "
-            "sqlite:///.pipelit/agents.db"
+            "sqlite:///.pipelit/agents.db, or postgresql+psycopg://user@host/database with "
+            "pip install 'pipelit-agents[postgres]'"
         ) from None
     name = parsed.database or ":memory:"
     if name == ":memory:" or name.startswith("file:") or {"mode", "uri"} & parsed.query.keys():

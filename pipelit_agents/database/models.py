@@ -90,16 +90,21 @@ class LedgerRow(Base):
     recent: Mapped[str] = mapped_column(Text)
     locked_until: Mapped[float] = mapped_column(Float)
     spent_step: Mapped[int] = mapped_column(BigInteger)
+    unlocks: Mapped[int] = mapped_column(Integer, server_default="0")
 
 
 class EpochRow(Base):
-    """One row: the life of the machine in which the ledger was last known to forget nothing."""
+    """One row: the life of the machine in which the ledger was last known to forget nothing.
+
+    And the database's own name, by which a ledger outside it tells databases apart.
+    """
 
     __tablename__ = "pipelit_epoch"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     boot_id: Mapped[str] = mapped_column(String(64))
     changed_at: Mapped[float] = mapped_column(Float)
+    database_id: Mapped[str] = mapped_column(String(32), server_default="")
 
 
 class AuditRow(Base):

@@ -7,28 +7,34 @@ statements; what the caller may not learn, the clock doesn't tell either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from sqlalchemy import text
 
 from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import LedgerUnavailable, StorageError
+from pipelit_agents.ledger.base import (
+    Attempt,
+    CodeKind,
+    Decision,
+    account_of,
+    lock_attempt,
+    window_of,
+)
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.proof import PERIOD
 
-__all__ = ["Account", "Attempt", "Decision", "SqlLedger"]
-
-CodeKind = Literal["audience", "plain"]
-Verdict = Literal["accepted", "rejected", "limited", "locked"]
+__all__ = ["SqlLedger"]
 
 _RETRIES: Final = 50
 
 _LEDGER_COLUMNS: Final = ("version", "in_a_row", "recent", "locked_until", "spent_step")
-_READ: Final = text(
-    "SELECT v.username AS verifier, v.active AS verifier_active, v.root_owner, p.active, "
+_READ: Final = (
+    "SELECT {now} AS now, v.active AS verifier_active, v.root_owner, p.active, "
     "p.totp_secret, p.totp_previous, p.totp_previous_until, e.boot_id, e.changed_at, "
     + ", ".join(f"{t}.{c} AS {t}_{c}" for t in ("lp", "lv", "lo") for c in _LEDGER_COLUMNS)
     + """
@@ -62,40 +68,6 @@ _EPOCH: Final = text("UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = 
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """What is needed of a peer to evaluate its code: its sealed secrets."""
-
-    username: str
-    secret: str | None
-    previous: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt of a verifier to verify a peer; the names are in their normal form.
-
-    Attributes:
-        matches: Given the account (None if there is none) and the present step, the steps in which
-            the code is right. It is called at most once, and not while a limit holds.
-    """
-
-    verifier: str
-    peer: str
-    kind: CodeKind
-    matches: Callable[[Account | None, int], Sequence[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What the ledger decided; the true reason is in the audit only."""
-
-    verdict: Verdict
-    at: float
-    step: int = 0
-    retry_after: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Row:
     version: int = 0
     in_a_row: int = 0
@@ -123,7 +95,8 @@ class SqlLedger:
     Args:
         database: Where the tables are.
         policy: The limits.
-        clock: The ledger's clock, Unix seconds.
+        clock: The ledger's clock, Unix seconds; None for the server's, or the machine's where the
+            database is a file on it.
         epoch: Names the life of the machine; where it changed, commits may have been lost. By
             default the database's own.
     """
@@ -132,7 +105,7 @@ class SqlLedger:
         self,
         database: Database,
         policy: VerificationPolicy,
-        clock: Callable[[], float],
+        clock: Callable[[], float] | None = None,
         epoch: Callable[[], str] | None = None,
     ) -> None:
         self._database = database
@@ -164,21 +137,16 @@ class SqlLedger:
             verifier=attempt.verifier,
         )
 
-    def unlock(self, connection: Any, peer: str) -> None:
-        """Forgets the failures about a peer; what was spent stays spent."""
-        connection.execute(
-            text(
-                "UPDATE pipelit_ledger SET in_a_row = 0, recent = '', locked_until = 0, "
-                "version = version + 1 WHERE peer = :peer"
-            ),
-            {"peer": peer},
-        )
+    def close(self) -> None:
+        """Does nothing: the connections are the database's."""
 
     def _decide_once(self, attempt: Attempt) -> Decision | None:
         with self._database.writing() as connection:
             names = {"verifier": attempt.verifier, "peer": attempt.peer}
-            row = connection.execute(_READ, names).one()
-            now = self._clock()
+            lock_attempt(self._database, connection, attempt)
+            read = text(_READ.format(now=self._database.server_clock))
+            row = connection.execute(read, names).one()
+            now = self._now(row.now)
             changed_at = row.changed_at
             if row.boot_id != self._epoch() or changed_at is None:
                 changed_at = now
@@ -213,6 +181,11 @@ class SqlLedger:
             )
         return decision
 
+    def _now(self, of_the_server: float | None) -> float:
+        if self._clock is not None:
+            return self._clock()
+        return time.time() if of_the_server is None else of_the_server
+
     def _limits(self, state: _State, now: float) -> tuple[Decision | None, str]:
         policy = self._policy
         if state.peer.in_a_row >= policy.switch_off_after:
@@ -229,23 +202,14 @@ class SqlLedger:
     def _evaluate(
         self, attempt: Attempt, row: Any, state: _State, now: float, changed_at: float
     ) -> tuple[Decision, str]:
-        present = int(now) // PERIOD
-        account = None
-        if row.totp_secret is not None:
-            overlap = now < row.totp_previous_until
-            account = Account(attempt.peer, row.totp_secret, row.totp_previous if overlap else None)
-        steps = attempt.matches(account, present)
+        account, reason = account_of(attempt.peer, row, now)
+        steps = attempt.matches(account, window_of(now, self._policy.window))
         spent = state.peer if attempt.kind == "plain" else state.pair
         # A code may be ahead of the clock by the window, so that much of the future may have
         # been spent and forgotten too.
         forgotten = int(changed_at) // PERIOD + self._policy.window
-        reason = ""
-        if not row.verifier_active:
-            reason = "verifier unknown or inactive"
-        elif account is None:
-            reason = "peer unknown"
-        elif not row.active:
-            reason = "peer inactive"
+        if reason:
+            pass
         elif not steps:
             reason = "wrong code"
         elif max(steps) <= spent.spent_step:

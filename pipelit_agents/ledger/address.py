@@ -1,0 +1,116 @@
+"""From an address to a redis-py client: one server, Sentinel or Cluster."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from pipelit_agents.errors import ConfigurationError, LedgerWarning
+
+__all__ = ["URL_SETTING", "connect", "masked_address", "report_eviction"]
+
+URL_SETTING: Final = "PIPELIT_REDIS_URL"
+# A script takes a fraction of a millisecond; a server that needs longer is no help.
+_TIMEOUT: Final = 2.0
+_SENTINEL_PORT: Final = 26379
+_FORMS: Final = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+
+
+def connect(url: str) -> Any:
+    """Makes a client; it has asked nothing yet, but for a cluster's layout.
+
+    Args:
+        url: As redis-py reads it; with ``+sentinel`` several hosts and the service in the path,
+            ``redis+sentinel://host:26379,host:26379/mymaster/0``, and with ``+cluster`` any node.
+            ``sentinel_password`` in the query is for the sentinels.
+
+    Raises:
+        ConfigurationError: The address can't be used, or redis-py isn't installed.
+        redis.exceptions.RedisError: A cluster can't be reached.
+    """
+    try:
+        from redis import ConnectionPool, Redis, RedisCluster, SSLConnection
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+        from redis.sentinel import Sentinel
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            f"{URL_SETTING} is set, and redis-py is not installed: "
+            "pip install 'pipelit-agents[redis]'"
+        ) from None
+    limits: dict[str, Any] = {
+        "socket_timeout": _TIMEOUT,
+        "socket_connect_timeout": _TIMEOUT,
+        "protocol": 2,
+        # A script whose answer got lost may have decided: asked again, it would say «replay».
+        "retry": Retry(NoBackoff(), 0),
+    }
+    parts = urlsplit(url)
+    scheme, _, layout = parts.scheme.partition("+")
+    try:
+        if scheme not in ("redis", "rediss", "unix") or layout not in ("", "sentinel", "cluster"):
+            raise ValueError(f"it has to begin with {_FORMS}")  # noqa: TRY301 - said below
+        if layout == "cluster":
+            return RedisCluster.from_url(urlunsplit((scheme, *parts[1:])), **limits)
+        if not layout:
+            return Redis.from_url(url, **limits)
+        login, at, hosts = parts.netloc.rpartition("@")
+        service, _, number = parts.path.strip("/").partition("/")
+        if not service:
+            raise ValueError("it has to name the service: …/mymaster")  # noqa: TRY301 - said below
+        query = dict(parse_qsl(parts.query))
+        ours = {"password": query.pop("sentinel_password", None)}
+        # What the rest of the address means, redis-py knows.
+        plain = (scheme, f"{login}{at}unknown", f"/{number or 0}", urlencode(query), "")
+        pool = ConnectionPool.from_url(urlunsplit(plain), **limits)
+        shared = {k: v for k, v in pool.connection_kwargs.items() if k not in ("host", "port")}
+        tls = {"ssl": True} if pool.connection_class is SSLConnection else {}
+        trust = {k: v for k, v in shared.items() if k.startswith("ssl_")}
+        sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+            [_host_and_port(each) for each in hosts.split(",")],
+            sentinel_kwargs={**limits, **tls, **trust, **ours},
+        )
+        return sentinel.master_for(service, **shared, **tls)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"{URL_SETTING} is no address that can be used here ({error}); for example: "
+            "redis://:password@127.0.0.1:6379/0"
+        ) from None
+
+
+def masked_address(url: str) -> str:
+    """The address for messages: without password and options."""
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    user, colon, _ = login.partition(":")
+    shown = f"{user}{':***' if colon else ''}{at}{hosts}"
+    return urlunsplit((parts.scheme, shown, parts.path, "", ""))
+
+
+def report_eviction(client: Any, url: str) -> None:
+    """Warns where the server may drop keys when its memory is full.
+
+    Raises:
+        redis.exceptions.RedisError: It can't be asked.
+    """
+    from redis import RedisCluster
+
+    clustered = isinstance(client, RedisCluster)
+    nodes = {"target_nodes": RedisCluster.RANDOM} if clustered else {}
+    policy = client.info("memory", **nodes).get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        warnings.warn(
+            f"the Redis at {masked_address(url)} evicts keys when its memory is full "
+            f"(maxmemory-policy {policy}), and with them counted failures and locks: set it to "
+            "noeviction",
+            LedgerWarning,
+            stacklevel=2,
+        )
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{address}")
+    if not parts.hostname:
+        raise ValueError(f"{address!r} is no host")
+    return parts.hostname, parts.port or _SENTINEL_PORT

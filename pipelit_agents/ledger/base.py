@@ -1,0 +1,117 @@
+"""What every ledger decides, and in which words; where it counts is its own affair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+from sqlalchemy import Connection, text
+
+from pipelit_agents.database.engine import Database
+from pipelit_agents.proof import PERIOD
+
+__all__ = [
+    "Account",
+    "Attempt",
+    "CodeKind",
+    "Decision",
+    "Ledger",
+    "account_of",
+    "lock_attempt",
+    "unlock",
+    "window_of",
+]
+
+CodeKind = Literal["audience", "plain"]
+Verdict = Literal["accepted", "rejected", "limited", "locked"]
+
+_UNLOCK: Final = text(
+    "UPDATE pipelit_ledger SET in_a_row = 0, recent = '', locked_until = 0, "
+    "version = version + 1, unlocks = unlocks + 1 WHERE peer = :peer"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What is needed of a peer to evaluate its code: its sealed secrets."""
+
+    username: str
+    secret: str | None
+    previous: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a verifier to verify a peer; the names are in their normal form.
+
+    Attributes:
+        matches: Given the account (None if there is none) and a range of steps, those in which
+            the code is right, in any order. It is not called while a limit that is known holds.
+    """
+
+    verifier: str
+    peer: str
+    kind: CodeKind
+    matches: Callable[[Account | None, range], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the ledger decided; the true reason is in the audit only."""
+
+    verdict: Verdict
+    at: float
+    step: int = 0
+    retry_after: float | None = None
+
+
+class Ledger(Protocol):
+    """Counts attempts and spends codes, each in one atomic step."""
+
+    def decide(self, attempt: Attempt) -> Decision:
+        """Decides one attempt; it is durable, and audited, when this returns.
+
+        Raises:
+            LedgerUnavailable: Attempts can't be counted; nothing is accepted.
+            UnsealError: The peer's secret doesn't open under this keyring.
+        """
+
+    def close(self) -> None:
+        """Closes connections of its own; the next use opens new ones."""
+
+
+def account_of(peer: str, row: Any, now: float) -> tuple[Account | None, str]:
+    """The peer's account as a ledger read it, and why no code about it is accepted, or nothing."""
+    account = None
+    if row.totp_secret is not None:
+        overlap = now < row.totp_previous_until
+        account = Account(peer, row.totp_secret, row.totp_previous if overlap else None)
+    if not row.verifier_active:
+        return account, "verifier unknown or inactive"
+    if account is None:
+        return None, "peer unknown"
+    return account, "" if row.active else "peer inactive"
+
+
+def window_of(now: float, window: int) -> range:
+    """The steps in which a code is good at a moment."""
+    present = int(now) // PERIOD
+    return range(max(0, present - window), present + window + 1)
+
+
+def lock_attempt(database: Database, connection: Connection, attempt: Attempt) -> None:
+    """Makes attempts about one peer follow each other, and deactivations wait for them."""
+    accounts = sorted({f"account:{attempt.peer}", f"account:{attempt.verifier}"})
+    database.lock(connection, *accounts, shared=True)
+    database.lock(connection, f"ledger:{attempt.peer}")
+
+
+def unlock(database: Database, connection: Connection, peer: str) -> None:
+    """Forgets the failures about a peer, in every ledger; what was spent stays spent.
+
+    A ledger outside this database learns of it by the number of unlocks of the peer's row, which
+    is there since the first failure.
+    """
+    database.lock(connection, f"ledger:{peer}")
+    connection.execute(_UNLOCK, {"peer": peer})

@@ -1,0 +1,244 @@
+"""The ledger in Redis: one script decides, and SQL keeps what Redis may lose.
+
+Redis counts attempts and spends codes for many processes at once, without their waiting for each
+other in the database. What must outlive an eviction, a flush or a failover stands in SQL as well:
+the failures in a row about a peer, and each step that was spent, which is written with the audit
+row before anybody hears of it. So a Redis that forgot can't make a spent code good again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any, Final
+
+from sqlalchemy import text
+
+from pipelit_agents.audit import record
+from pipelit_agents.database.engine import Database
+from pipelit_agents.errors import LedgerUnavailable, StorageError
+from pipelit_agents.ledger.address import (
+    URL_SETTING,
+    connect,
+    masked_address,
+    report_eviction,
+)
+from pipelit_agents.ledger.base import Attempt, Decision, account_of, lock_attempt, window_of
+from pipelit_agents.policy import VerificationPolicy
+from pipelit_agents.proof import PERIOD
+
+__all__ = ["RedisLedger"]
+
+# Beyond the longest lock; a guesser who pauses a day has gained a handful of guesses.
+_KEEP: Final = 86_400
+_TRIES: Final = 3
+
+_READ: Final = text(
+    """
+    SELECT v.active AS verifier_active, v.root_owner, p.active,
+        p.totp_secret, p.totp_previous, p.totp_previous_until, e.database_id,
+        COALESCE(lp.unlocks, 0) AS unlocks, COALESCE(lp.in_a_row, 0) AS in_a_row,
+        COALESCE(CASE WHEN :kind = 'plain' THEN lp.spent_step ELSE lv.spent_step END, -1) AS spent
+    FROM (SELECT 1 AS one) AS base
+    LEFT JOIN pipelit_users v ON v.username = :verifier
+    LEFT JOIN pipelit_users p ON p.username = :peer
+    LEFT JOIN pipelit_epoch e ON e.id = 1
+    LEFT JOIN pipelit_ledger lp ON lp.peer = :peer AND lp.scope = 'peer' AND lp.subject = ''
+    LEFT JOIN pipelit_ledger lv
+        ON lv.peer = :peer AND lv.scope = 'pair' AND lv.subject = :verifier
+    """
+)
+_ACTIVE: Final = text(
+    "SELECT count(*) FROM pipelit_users WHERE active AND username IN (:verifier, :peer)"
+)
+_NEW_ROW: Final = (
+    "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
+    "spent_step) VALUES (:peer, {scope}, 1, {in_a_row}, '', 0, {step}) "
+    "ON CONFLICT (peer, scope, subject) DO UPDATE SET version = pipelit_ledger.version + 1, "
+)
+_SPEND: Final = {
+    kind: text(
+        _NEW_ROW.format(scope=scope, in_a_row=0, step=":step")
+        + "spent_step = excluded.spent_step WHERE pipelit_ledger.spent_step < excluded.spent_step"
+    )
+    for kind, scope in (("plain", "'peer', ''"), ("audience", "'pair', :verifier"))
+}
+_CHARGE: Final = text(
+    _NEW_ROW.format(scope="'peer', ''", in_a_row=1, step="-1")
+    + "in_a_row = pipelit_ledger.in_a_row + 1"
+)
+_RESET: Final = text(
+    "UPDATE pipelit_ledger SET in_a_row = 0, version = version + 1 "
+    "WHERE peer = :peer AND scope = 'peer' AND in_a_row <> 0"
+)
+
+
+class RedisLedger:
+    """Counts attempts and spends codes in Redis.
+
+    Args:
+        database: Where the accounts, the audit and the durable part are.
+        policy: The limits.
+        url: The address, as ``connect`` reads it; used at the first attempt.
+        clock: The ledger's clock, Unix seconds; None for the Redis server's.
+
+    Raises:
+        ConfigurationError: At first use, when the address can't be used.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        policy: VerificationPolicy,
+        url: str,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._database = database
+        self._policy = policy
+        self._url = url
+        self._clock = clock
+        # How far Redis's clock is ahead of ours, as its last answer told.
+        self._ahead = 0.0
+        self._script = (files(__package__) / "decide.lua").read_text("utf-8")
+        self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+        self._begin_here()
+
+    def _begin_here(self) -> None:
+        self._process = os.getpid()
+        self._client: Any = None
+        self._opening = threading.Lock()
+
+    def decide(self, attempt: Attempt) -> Decision:
+        """Decides one attempt by one call of the script, and writes down what came of it.
+
+        Raises:
+            LedgerUnavailable: Redis or the database can't be reached or refuses; nothing is
+                accepted. What Redis had charged or spent by then stays so.
+            UnsealError: The peer's secret doesn't open under this keyring.
+        """
+        try:
+            with self._database.reading() as connection:
+                row = connection.execute(_READ, _names(attempt)).one()
+            if not row.database_id:
+                why = "the database has lost its name: restore the table pipelit_epoch"
+                raise _unavailable(attempt, why)
+            return self._written(attempt, *self._asked(attempt, row))
+        except StorageError as error:
+            raise _unavailable(attempt, str(error)) from None
+
+    def close(self) -> None:
+        """Closes all connections; the next use opens new ones."""
+        client, self._client = self._client, None
+        if client is not None and self._process == os.getpid():
+            client.close()
+
+    def _asked(self, attempt: Attempt, row: Any) -> tuple[Decision, str]:
+        for _ in range(_TRIES):
+            now = self._clock() if self._clock is not None else time.time() + self._ahead
+            account, unfit = account_of(attempt.peer, row, now)
+            tried = window_of(now, self._policy.window)
+            steps = sorted(attempt.matches(account, tried))
+            verdict, reason, at, step, wait = self._called(attempt, row, unfit, steps, tried)
+            # Where the clocks differ it says so, and is asked again by its own.
+            self._ahead = float(at) - time.time()
+            if verdict != "clock":
+                wait_or_none = float(wait) if wait else None
+                return Decision(verdict, float(at), int(step), wait_or_none), reason
+        raise _unavailable(attempt, "the clocks of this machine and of Redis run apart")
+
+    def _called(
+        self, attempt: Attempt, row: Any, unfit: str, steps: list[int], tried: range
+    ) -> tuple[Any, ...]:
+        policy = self._policy
+        base = f"pipelit:{row.database_id}:{{{attempt.peer}}}"
+        keys = (base, f"{base}:by:{attempt.verifier}", f"{base}:of:{row.root_owner or ''}")
+        values = (
+            "" if self._clock is None else repr(self._clock()),
+            attempt.kind,
+            unfit,
+            " ".join(map(str, steps)),
+            tried[0],
+            tried[-1],
+            row.unlocks,
+            row.in_a_row,
+            row.spent,
+            policy.failures_per_minute,
+            policy.lock_after,
+            policy.lock_seconds,
+            policy.owner_lock_after,
+            policy.switch_off_after,
+            policy.window,
+            PERIOD,
+            int(_KEEP + policy.lock_seconds),
+        )
+        from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+
+        try:
+            client = self._connected()
+            try:
+                found = client.evalsha(self._sha, len(keys), *keys, *values)
+            except NoScriptError:
+                # Flushed, or another server: sent whole, it is kept there again.
+                found = client.eval(self._script, len(keys), *keys, *values)
+        except (RedisError, RedisClusterException, OSError) as error:
+            raise _unavailable(
+                attempt,
+                f"the Redis at {masked_address(self._url)} did not do what was asked "
+                f"({type(error).__name__}: {error}) (setting: {URL_SETTING})",
+            ) from None
+        return tuple(each.decode() for each in found)
+
+    def _written(self, attempt: Attempt, decision: Decision, reason: str) -> Decision:
+        with self._database.writing() as connection:
+            if decision.verdict == "accepted":
+                lock_attempt(self._database, connection, attempt)
+                names = _names(attempt)
+                if connection.scalar(_ACTIVE, names) != 2:
+                    decision, reason = Decision("rejected", decision.at), "deactivated meanwhile"
+                elif connection.execute(
+                    _SPEND[attempt.kind], names | {"step": decision.step}
+                ).rowcount:
+                    connection.execute(_RESET, names)
+                else:
+                    # Redis had forgotten it, or there are two of them.
+                    decision, reason = Decision("rejected", decision.at), "replay"
+            if decision.verdict == "rejected":
+                connection.execute(_CHARGE, _names(attempt))
+            record(
+                connection,
+                at=decision.at,
+                actor=attempt.verifier,
+                subject=attempt.peer,
+                action=f"verify.{attempt.kind}",
+                outcome="ok" if decision.verdict == "accepted" else "refused",
+                reason=reason,
+            )
+        return decision
+
+    def _connected(self) -> Any:
+        if self._process != os.getpid():
+            # The parent's sockets are the parent's.
+            self._begin_here()
+        if self._client is None:
+            with self._opening:
+                if self._client is None:
+                    client = connect(self._url)
+                    report_eviction(client, self._url)
+                    self._client = client
+        return self._client
+
+
+def _names(attempt: Attempt) -> dict[str, Any]:
+    return {"verifier": attempt.verifier, "peer": attempt.peer, "kind": attempt.kind}
+
+
+def _unavailable(attempt: Attempt, why: str) -> LedgerUnavailable:
+    return LedgerUnavailable(
+        f"nothing is accepted while attempts can't be counted: {why}",
+        peer=attempt.peer,
+        verifier=attempt.verifier,
+    )
