@@ -55,14 +55,17 @@ def key() -> str:
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> str:
-    """Where accounts and ledger are: sqlite, postgres, or sqlite with the ledger in redis."""
+    """Where accounts and ledger are: sqlite, postgres, or sqlite with the ledger in redis.
+
+    And, where a test names it, postgres with the ledger in redis: both.
+    """
     return getattr(request, "param", "sqlite")
 
 
 @pytest.fixture
 def database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
     """A database that is empty, or a file that isn't there yet."""
-    if backend == "postgres":
+    if backend in ("postgres", "both"):
         return str(request.getfixturevalue("postgres_url"))
     return f"sqlite:///{tmp_path}/pipelit/agents.db"
 
@@ -70,7 +73,7 @@ def database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -
 @pytest.fixture
 def redis_url(backend: str, request: pytest.FixtureRequest) -> str | None:
     """Where the ledger is, if it isn't in the database."""
-    return request.getfixturevalue("redis_server").url if backend == "redis" else None
+    return request.getfixturevalue("redis_server").url if backend in ("redis", "both") else None
 
 
 @pytest.fixture

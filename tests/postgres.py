@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from psycopg import Connection
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def postgres_server() -> Iterator[Any]:
     """A server of this test process, which ends with it."""
-    with get_server(tmp_path_factory.mktemp("postgres")) as server:
+    # Not in pytest's folder: as root the server runs as another user, and each pytest that starts
+    # closes that folder to others.
+    with TemporaryDirectory(prefix="postgres-") as folder, get_server(folder) as server:
         yield server
 
 
