@@ -212,6 +212,10 @@ class Database:
 
     def close(self) -> None:
         """Closes all connections; the next use opens new ones."""
+        if self._process != os.getpid():
+            # The parent's, who goes on with them.
+            self._inherited = self._engine
+            self._begin_here()
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
