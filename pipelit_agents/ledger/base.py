@@ -26,6 +26,10 @@ __all__ = [
 CodeKind = Literal["audience", "plain"]
 Verdict = Literal["accepted", "rejected", "limited", "locked"]
 
+_KNOWN: Final = text(
+    "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
+    "spent_step) VALUES (:peer, 'peer', '', 1, 0, '', 0, -1) ON CONFLICT DO NOTHING"
+)
 _UNLOCK: Final = text(
     "UPDATE pipelit_ledger SET in_a_row = 0, recent = '', locked_until = 0, "
     "version = version + 1, unlocks = unlocks + 1 WHERE peer = :peer"
@@ -110,8 +114,9 @@ def lock_attempt(database: Database, connection: Connection, attempt: Attempt) -
 def unlock(database: Database, connection: Connection, peer: str) -> None:
     """Forgets the failures about a peer, in every ledger; what was spent stays spent.
 
-    A ledger outside this database learns of it by the number of unlocks of the peer's row, which
-    is there since the first failure.
+    A ledger outside this database learns of it by the number of unlocks of the peer's row. What
+    that ledger counted may not have been written here, so that there may be no row yet.
     """
     database.lock(connection, f"ledger:{peer}")
+    connection.execute(_KNOWN, {"peer": peer})
     connection.execute(_UNLOCK, {"peer": peer})
