@@ -16,7 +16,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
@@ -126,7 +126,12 @@ class RedisLedger:
             if not row.database_id:
                 why = "the database has lost its name: restore the table pipelit_epoch"
                 raise _unavailable(attempt, why)
-            return self._written(attempt, *self._asked(attempt, row))
+            try:
+                asked = self._asked(attempt, row)
+            except LedgerUnavailable:
+                self._recorded(attempt)
+                raise
+            return self._written(attempt, *asked)
         except StorageError as error:
             raise _unavailable(attempt, str(error)) from None
 
@@ -192,9 +197,17 @@ class RedisLedger:
             ) from None
         return tuple(each.decode() for each in found)
 
-    def _written(self, attempt: Attempt, decision: Decision, reason: str) -> Decision:
+    def _recorded(self, attempt: Attempt) -> None:
+        now = self._clock() if self._clock is not None else time.time() + self._ahead
         with self._database.writing() as connection:
-            if decision.verdict == "accepted":
+            _record(connection, attempt, Decision("rejected", now), "ledger unavailable")
+
+    def _written(self, attempt: Attempt, decision: Decision, reason: str) -> Decision:
+        accepts = decision.verdict == "accepted"
+        # A power cut that undoes a commit of SQLite's may take Redis's memory with it, and
+        # neither would know that the other forgot.
+        with self._database.writing(durable=accepts) as connection:
+            if accepts:
                 lock_attempt(self._database, connection, attempt)
                 names = _names(attempt)
                 if connection.scalar(_ACTIVE, names) != 2:
@@ -208,15 +221,7 @@ class RedisLedger:
                     decision, reason = Decision("rejected", decision.at), "replay"
             if decision.verdict == "rejected":
                 connection.execute(_CHARGE, _names(attempt))
-            record(
-                connection,
-                at=decision.at,
-                actor=attempt.verifier,
-                subject=attempt.peer,
-                action=f"verify.{attempt.kind}",
-                outcome="ok" if decision.verdict == "accepted" else "refused",
-                reason=reason,
-            )
+            _record(connection, attempt, decision, reason)
         return decision
 
     def _connected(self) -> Any:
@@ -234,6 +239,18 @@ class RedisLedger:
 
 def _names(attempt: Attempt) -> dict[str, Any]:
     return {"verifier": attempt.verifier, "peer": attempt.peer, "kind": attempt.kind}
+
+
+def _record(connection: Connection, attempt: Attempt, decision: Decision, reason: str) -> None:
+    record(
+        connection,
+        at=decision.at,
+        actor=attempt.verifier,
+        subject=attempt.peer,
+        action=f"verify.{attempt.kind}",
+        outcome="ok" if decision.verdict == "accepted" else "refused",
+        reason=reason,
+    )
 
 
 def _unavailable(attempt: Attempt, why: str) -> LedgerUnavailable:
