@@ -1,0 +1,68 @@
+"""A process that stands still inside a verification, to be killed there; for the fault tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from sqlalchemy import event
+
+from pipelit_agents import Pipelit
+
+AFTER = "after the verification"
+
+
+def kill_at(settings: dict[str, Any], place: str, verifier: str, peer: str, code: str) -> None:
+    """Verifies in a process of its own, which is killed before it does more.
+
+    Args:
+        settings: Of its Pipelit.
+        place: ``COMMIT``, a part of a statement, or ``AFTER``: before what it is killed.
+        verifier: Who verifies.
+        peer: Who is verified.
+        code: The code that is given.
+    """
+    given = json.dumps([settings, place, verifier, peer, code])
+    with subprocess.Popen([sys.executable, __file__, given], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        said = process.stdout.readline()
+        process.kill()
+    assert said == b"there\n"
+
+
+def main() -> None:
+    """Verifies up to the place, says that it is there, and goes no further."""
+    settings, place, verifier, peer, code = json.loads(sys.argv[1])
+    pipelit = Pipelit(**settings)
+    engine = pipelit._database.engine
+
+    def stand(reached: bool) -> None:
+        if reached:
+            print("there", flush=True)
+            threading.Event().wait()
+
+    def before(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        stand(place in statement)
+
+    event.listen(engine, "before_cursor_execute", before)
+    # A transaction that wrote nothing yet isn't what the test is about.
+    written: list[bool] = []
+    event.listen(
+        engine,
+        "after_cursor_execute",
+        lambda _c, _cursor, statement, *_rest: (
+            written.append(True) if statement.startswith("INSERT INTO pipelit_audit") else None
+        ),
+    )
+    event.listen(engine, "commit", lambda _connection: stand(place == "COMMIT" and bool(written)))
+    try:
+        pipelit.agent(verifier).verify_peer(peer, code)
+    finally:
+        stand(place == AFTER)
+
+
+if __name__ == "__main__":
+    main()
