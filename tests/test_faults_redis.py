@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 from conftest import Clock
 from redis import Redis
-from redis.exceptions import ConnectionError as NoConnection
-from redis_server import Gate, RedisServer, free_port, patience
+from redis_server import Gate, RedisServer, free_port, until
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import (
@@ -233,7 +232,7 @@ def test_a_promoted_replica_that_lags_makes_no_spent_code_good(
     second = replica.client()
     second.replicaof("127.0.0.1", str(port))
     clock.advance(60)
-    patience().call_with_retry(lambda: _replicated(master), lambda _error: None)
+    until(lambda: master.wait(1, 100) == 1)
     # From here on it hears nothing any more.
     second.execute_command("REPLICAOF", "NO", "ONE")
     assert second.dbsize() == master.dbsize() > 0
@@ -243,11 +242,6 @@ def test_a_promoted_replica_that_lags_makes_no_spent_code_good(
     refused_as(pipelit, editor, code, "replay")
     clock.advance(60)
     verify(editor, writer)
-
-
-def _replicated(master: Redis) -> None:
-    if master.wait(1, 100) != 1:
-        raise NoConnection
 
 
 def test_a_flushed_script_is_sent_again(
