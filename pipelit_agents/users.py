@@ -335,7 +335,7 @@ class Users:
         """
         with self._database.writing(durable=True) as connection:
             name = _find(connection, require_username(username)).username
-            unlock(self._database, connection, name)
+            unlock(self._database, connection, name, insists=True)
             self._record(connection, by, name, "user.unlock")
 
     aunlock = off_the_loop(unlock)

@@ -111,12 +111,13 @@ def lock_attempt(database: Database, connection: Connection, attempt: Attempt) -
     database.lock(connection, f"ledger:{attempt.peer}")
 
 
-def unlock(database: Database, connection: Connection, peer: str) -> None:
+def unlock(database: Database, connection: Connection, peer: str, *, insists: bool = False) -> None:
     """Forgets the failures about a peer, in every ledger; what was spent stays spent.
 
     A ledger outside this database learns of it by the number of unlocks of the peer's row. What
-    that ledger counted may not have been written here, so that there may be no row yet.
+    that ledger counted may not have been written here: who ``insists`` gets a row to say it in.
     """
     database.lock(connection, f"ledger:{peer}")
-    connection.execute(_KNOWN, {"peer": peer})
+    if insists:
+        connection.execute(_KNOWN, {"peer": peer})
     connection.execute(_UNLOCK, {"peer": peer})
