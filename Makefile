@@ -43,6 +43,7 @@ wheel: $(READY)
 # What things cost, each beside something else in the same run.
 bench: $(READY)
 	$(BIN)/python benchmarks/leak_search.py
+	$(BIN)/python benchmarks/growth.py
 
 # Mistake by channel on three checkpointers, with pipelit-agents and without.
 canary: $(READY)
