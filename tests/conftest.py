@@ -6,11 +6,13 @@ A module that sets ``BACKENDS = True`` runs on each of them; a test of one backe
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from blockbuster import BlockBuster
 
 from pipelit_agents import Agent, Keyring, Pipelit
 
@@ -39,6 +41,38 @@ class Clock:
     def advance(self, seconds: float) -> None:
         """Moves the clock."""
         self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In a coroutine test, code of ours that blocks the event loop is an error.
+
+    But where the test itself calls what is no coroutine: many do the same thing sync and async.
+    """
+    if not inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        yield
+        return
+    guard = BlockBuster(["pipelit_agents", "pipelit_agents.graphs", "pipelit_agents.tools"])
+    for each in guard.functions.values():
+        allowed = each.can_block_predicate
+        each.can_block_predicate = lambda *args, allowed=allowed, **options: (
+            allowed(*args, **options) or _is_called_by_a_test()
+        )
+    guard.activate()
+    yield
+    guard.deactivate()
+
+
+def _is_called_by_a_test() -> bool:
+    # The innermost frame of a test's, and what it called. This file's own frames are the guard's.
+    here = str(Path(__file__).parent)
+    called, caller = None, inspect.currentframe()
+    while caller and (
+        caller.f_code.co_filename == __file__ or not caller.f_code.co_filename.startswith(here)
+    ):
+        called, caller = caller, caller.f_back
+    awaited = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+    return bool(caller and called and not called.f_code.co_flags & awaited)
 
 
 @pytest.fixture
