@@ -81,11 +81,12 @@ def works(accounts: dict[str, Any], clock: Clock, url: str, after: Any = None) -
 
 
 def is_refused(accounts: dict[str, Any], url: str) -> str:
-    """Nothing is accepted; what was said."""
+    """Nothing is accepted; what was said, which is no password."""
     with Pipelit(**accounts, redis_url=url) as pipelit:
         code = pipelit.agent("agent_writer").totp_code(audience="agent_editor").code
         with pytest.raises(LedgerUnavailable, match="PIPELIT_REDIS_URL") as caught:
             pipelit.agent("agent_editor").verify_peer("agent_writer", code)
+    assert "s3cret" not in str(caught.value)
     return str(caught.value)
 
 
