@@ -34,18 +34,18 @@ __all__ = ["Database", "boot_id"]
 
 URL_SETTING: Final = "PIPELIT_DATABASE_URL"
 BUSY_TIMEOUT: Final = 15.0
-CONNECT_TIMEOUT: Final = 5
 POOL_SIZE: Final = 8
+# A line that is cut without a word is given up; milliseconds, as libpq takes them.
+_CLIENT_LIMITS: Final = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
 _migrating: Final = threading.Lock()
-# Of a server that hangs, or a lock that nobody gives back. A migration has no limit.
-_SERVER_LIMITS: Final = (
+# For locks that nobody gives back, and statements that don't end; a migration has no limit. And
+# what is confirmed has to last, whatever the server's own default.
+_SESSION: Final = (
     "SET lock_timeout = '15s'; SET statement_timeout = '30s'; "
-    "SET idle_in_transaction_session_timeout = '60s'"
+    "SET idle_in_transaction_session_timeout = '60s'; SET synchronous_commit = 'on'"
 )
 # Advisory locks live beside those of the application, so that their first half is a word of ours.
 _OURS: Final = int.from_bytes(b"plit", "big")
-_LOCK: Final = text("SELECT pg_advisory_xact_lock(:ours, hashtext(:name))")
-_SHARE: Final = text("SELECT pg_advisory_xact_lock_shared(:ours, hashtext(:name))")
 
 
 @cache
@@ -153,8 +153,11 @@ class Database:
         """
         if connection.dialect.name == "sqlite":
             return
-        for name in names:
-            connection.execute(_SHARE if shared else _LOCK, {"ours": _OURS, "name": name})
+        take = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+        named = {f"name{position}": name for position, name in enumerate(names)}
+        if named:
+            taken = ", ".join(f"{take}(:ours, hashtext(:{each}))" for each in named)
+            connection.execute(text(f"SELECT {taken}"), {"ours": _OURS, **named})
 
     @property
     def server_clock(self) -> str:
@@ -266,14 +269,14 @@ def _server(parsed: URL, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=BUSY_TIMEOUT,
-        connect_args={"connect_timeout": parsed.query.get("connect_timeout", CONNECT_TIMEOUT)},
+        connect_args={k: parsed.query.get(k, v) for k, v in _CLIENT_LIMITS.items()},
         hide_parameters=True,
     )
 
     @event.listens_for(engine, "connect")
     def _limit(connection: Any, _record: Any) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(_SERVER_LIMITS)
+            cursor.execute(_SESSION)
         connection.commit()
 
     return engine
