@@ -256,7 +256,7 @@ def _given(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseT
         return {**given, **secrets}
 
     def kept(tool_input: Any) -> list[Any]:
-        return [state_in(each) for each in tool_input.values()]
+        return [state_in(key, each) for key, each in tool_input.items()]
 
     def run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
         with searching_given(scope, kept(tool_input)):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pipelit_agents.credentials.boundary import masked
 from pipelit_agents.credentials.needles import Needles
-from pipelit_agents.credentials.scope import open_secrets
+from pipelit_agents.credentials.scope import open_needles
 
 __all__ = ["RedactingFilter", "anonymize"]
 
@@ -36,10 +36,12 @@ class RedactingFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Masks the record in place and lets it pass."""
-        opened = open_secrets()
-        if not opened:
-            return True
-        secrets = Needles(opened)
+        for secrets in open_needles():
+            self._mask(record, secrets)
+        return True
+
+    @staticmethod
+    def _mask(record: logging.LogRecord, secrets: Needles) -> None:
         for name, value in list(vars(record).items()):
             if name != "exc_info":
                 setattr(record, name, masked(value, secrets))
@@ -52,11 +54,10 @@ class RedactingFilter(logging.Filter):
             message = record.getMessage()
         except Exception:
             # The handler reports what is wrong with the arguments.
-            return True
+            return
         shown = masked(message, secrets)
         if shown != message:
             record.msg, record.args = shown, None
-        return True
 
 
 def anonymize(payload: dict[str, Any]) -> dict[str, Any]:
@@ -75,5 +76,7 @@ def anonymize(payload: dict[str, Any]) -> dict[str, Any]:
         tracer = LangChainTracer(client=langsmith.Client(anonymizer=anonymize))
         ```
     """
-    shown: dict[str, Any] = masked(payload, open_secrets())
+    shown = payload
+    for secrets in open_needles():
+        shown = masked(shown, secrets)
     return shown

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import csv
 import html
+import io
 import json
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote, quote_plus, urlencode
+from urllib.parse import quote, quote_plus, unquote, urlencode, urlsplit
+from xml.sax import saxutils
 
+import markupsafe
 import pytest
+import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import BaseModel
@@ -30,6 +35,17 @@ PEM = (
 ESCAPED = PEM.replace("\n", "\\n")
 MOUNTED = "sk-abcdefghijklmnop\n"
 CLOUD = "wJalrXUtnFEMI/K7MDENGbPxRfiCY+=="
+CERTIFICATE = "\n".join(
+    [
+        "-----BEGIN CERTIFICATE-----",
+        *[f"{n}public" * 8 for n in range(5)],
+        "-----END CERTIFICATE-----",
+    ]
+)
+BUNDLE = f"{CERTIFICATE}\n{PEM}"
+ADDRESS = "postgresql+psycopg://svc:p%2Fw0rd-of-the-service@db.example/app"
+TOKENS = json.dumps({"tokens": ["tk-0123456789ab", "tk-ba9876543210"]})
+LATIN = "clé-äöü-0123456789"
 HARD = "päss\"wörd<&>'/ 7%x"
 ACCOUNT = json.dumps(
     {
@@ -41,6 +57,12 @@ ACCOUNT = json.dumps(
         "nested": {"api_key": "nk-zyxwvutsrqponm"},
     }
 )
+
+
+def _csv(text: str) -> str:
+    file = io.StringIO()
+    csv.writer(file).writerow([1, text])
+    return file.getvalue()
 
 
 class Model(BaseModel):
@@ -73,6 +95,15 @@ class Model(BaseModel):
             ),
         ),
         (CLOUD, lambda s: URL.create("postgresql", "me", s, "db").render_as_string(False)),
+        (BUNDLE, lambda s: s[s.index("-----BEGIN PRIVATE") :].replace("\n", " ")),
+        (ADDRESS, lambda s: f"password: {urlsplit(s).password}"),
+        (ADDRESS, lambda s: f"password: {unquote(str(urlsplit(s).password))}"),
+        (TOKENS, lambda s: json.loads(s)["tokens"][1]),
+        (LATIN, lambda s: requests.auth._basic_auth_str("me", s)),
+        (HARD, lambda s: str(markupsafe.escape(s))),
+        (HARD, lambda s: saxutils.escape(s)),
+        (HARD, lambda s: saxutils.quoteattr(s)),
+        (HARD, lambda s: _csv(s)),
         (HARD, lambda s: html.escape(f"<b>{s}</b>")),
         (HARD, lambda s: json.dumps([s])),
         (HARD, lambda s: json.dumps([s], ensure_ascii=False)),
@@ -100,12 +131,15 @@ def test_a_secret_is_found_as_it_is_used(secret: str, use: Callable[[str], str])
         "robot@project.iam.example.com",
         "https://oauth2.example.com/token",
         "service_account",
+        CERTIFICATE,
+        "postgresql+psycopg://svc",
+        "db.example/app",
         {"type": "service_account", "private_key": None},
     ],
 )
 def test_what_a_key_file_shares_with_others_is_no_secret(honest: Any) -> None:
     """Headers, addresses and names in a key file may be said."""
-    refuse_leak({"x": honest}, {ACCOUNT: "service", PEM: "pem"})
+    refuse_leak({"x": honest}, {ACCOUNT: "service", BUNDLE: "pem", ADDRESS: "sql"})
 
 
 def test_a_short_secret_is_not_looked_for() -> None:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from traceback import walk_tb
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import requests
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -299,3 +301,59 @@ def test_what_refuses_to_be_looked_into_is_searched_by_what_it_shows() -> None:
     honest = ValueError("x", Closed())
     redact(honest, {"another-secret": "service"})
     assert isinstance(honest.args[1], Closed)
+
+
+def test_an_exception_that_can_not_say_what_it_is_stays() -> None:
+    """What can't be shown shows nothing: it is no leak, and neither is what it refers to."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise LookupError
+
+        __repr__ = __str__
+
+    error = Mute("x")
+    error.kept = mute = Mute()  # type: ignore[attr-defined]
+    assert redact(error, {KEY: "service"}) is error
+    assert error.kept is mute  # type: ignore[attr-defined]
+
+
+def test_a_chain_may_be_longer_than_python_calls_deep() -> None:
+    """Five thousand causes are masked, and stay what they are."""
+    first = error = ValueError(KEY)
+    for number in range(5000):
+        error.__cause__ = ValueError(f"{number} {KEY}")
+        error = error.__cause__
+    assert redact(first, {KEY: "service"}) is first
+    length = 0
+    link: BaseException | None = first
+    while link is not None:
+        assert KEY not in str(link)
+        link, length = link.__cause__, length + 1
+    assert length == 5001
+
+
+def test_local_variables_without_the_key_stay(keyed: Pipelit) -> None:
+    """Only frames that hold it lose what they hold."""
+
+    def deeper(number: int) -> None:
+        kind = "honest"
+        raise LookupError(kind, number)
+
+    def fail(key: str) -> None:
+        deeper(len(key))
+
+    error = raised(keyed, fail)
+    frames = {frame.f_code.co_name: frame.f_locals for frame, _ in walk_tb(error.__traceback__)}
+    assert frames["deeper"]["kind"] == "honest"
+    assert "key" not in frames["fail"]
+
+
+def test_large_local_variables_are_not_read(keyed: Pipelit) -> None:
+    """An array of a terabyte in a failing frame is left alone."""
+
+    def fail(key: str) -> None:
+        array = np.broadcast_to(np.uint8(1), (2**40,))
+        raise LookupError(array.nbytes)
+
+    assert isinstance(raised(keyed, fail), LookupError)

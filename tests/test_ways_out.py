@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import gc
 import io
 import uuid
 from collections import UserString, deque
 from collections.abc import Callable, Iterator
+from copy import copy
+from enum import Enum
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
 from canary import Tracer, count
 from langchain.agents import create_agent
 from langchain.agents.middleware import wrap_model_call, wrap_tool_call
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
 from langgraph.prebuilt import ToolNode, ToolRuntime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
+from langgraph.types import Command, interrupt
 from pydantic import BaseModel, PrivateAttr, SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.boundary import refuse_leak
+from pipelit_agents.credentials.scope import open_needles
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 
 KEY = "sk-Canary/+8wZq_0123456789-end"
@@ -98,6 +107,8 @@ def caused(text: str) -> Exception:
         lambda s: pd.DataFrame({"a": ["x", s]}),
         lambda s: pd.DataFrame({"a": [{"k": s}]}),
         lambda s: pd.DataFrame({s: [1]}),
+        lambda s: pd.DataFrame({"n": [1]}, index=[s]),
+        lambda s: pd.DataFrame({"n": [1]}, index=pd.Index([1], name=s)),
         lambda s: pd.Series([s]),
         np.array,
         lambda s: np.array([(1, s)], dtype=[("a", int), ("b", "U40")]),
@@ -170,6 +181,187 @@ def test_state_that_was_changed_in_place_is_refused_and_cleaned(
     found = b"".join(each.read_bytes() for each in tmp_path.glob("checkpoints.db*"))
     assert count(found, tracer.seen, chunks, given, said) == 0
     assert given["x"] == ["a", "****"]
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    text: str
+
+
+class Extra(BaseModel, extra="allow"):
+    text: str = ""
+
+
+class Color(Enum):
+    RED = 1
+
+
+def _added(place: Any, key: str) -> None:
+    place["dict"][key] = 1
+    place["nested"]["a"][0]["b"] = {"k": (1, key)}
+    place["set"].add(key)
+    place["deque"].append(key)
+    place["bytearray"].extend(key.encode())
+    place["numbers"].extend(key.encode())
+    place["slotted"].text = key
+    place["extra"].text = f"Bearer {key}"
+    place["extra"].more = [key]
+    place["message"].content = f"it is {key}"
+    place["list"][0] = key.encode()
+
+
+def test_whatever_was_changed_is_cleaned(keyed: Pipelit, tmp_path: Path) -> None:
+    """Keys, sets, slots, extra fields and bytes lose it, beside what can't be changed."""
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> State:
+        _added(state["x"], key.get_secret_value())
+        return {}
+
+    given: Any = {
+        "color": Color.RED,
+        "kind": Color,
+        "client": httpx.Client(),
+        "dict": {"a": 1},
+        "nested": {"a": [{"b": None}]},
+        "set": {1},
+        "deque": deque([1]),
+        "bytearray": bytearray(b"x"),
+        "numbers": [0],
+        "slotted": Slotted("a"),
+        "extra": Extra(),
+        "message": HumanMessage("hello"),
+        "list": [None],
+    }
+    with pytest.raises(SecretLeakError, match="was given"):
+        node({"x": given})
+    assert count(given, vars(given["extra"]), given["extra"].model_extra) == 0
+    assert bytes(given["numbers"][1:] if given["numbers"] != "****" else b"") != KEY.encode()
+    assert given["dict"] == {"a": 1, "****": 1}
+    assert given["slotted"] == Slotted("****")
+    assert given["bytearray"] == b"x****"
+
+
+def test_other_objects_in_the_state_are_not_changed(keyed: Pipelit) -> None:
+    """A client in the state that has the key is refused, and goes on working."""
+
+    class Client:
+        def __init__(self) -> None:
+            self.api_key = KEY
+
+    client = Client()
+
+    @keyed.credentials.inject(key="service")
+    def node(state: Any, *, key: SecretStr) -> State:
+        return {}
+
+    with pytest.raises(SecretLeakError):
+        node({"client": client})
+    assert client.api_key == KEY
+
+
+def test_a_state_may_have_a_field_named_runtime(keyed: Pipelit) -> None:
+    """Only LangGraph's own runtime is no state."""
+
+    @dataclasses.dataclass
+    class Film:
+        runtime: int = 0
+        notes: list[str] = dataclasses.field(default_factory=list)
+
+        def __call__(self) -> None: ...
+
+    @keyed.credentials.inject(key="service")
+    def node(state: Film, *, key: SecretStr) -> dict[str, Any]:
+        state.notes.append(key.get_secret_value())
+        return {}
+
+    with pytest.raises(SecretLeakError):
+        node(Film(90))
+
+
+def test_an_interrupt_while_an_error_is_handled_leaves_no_trace_of_it(keyed: Pipelit) -> None:
+    """A tracer writes out what was being handled when a node asked a person."""
+    tracer = Tracer()
+
+    def call(key: str) -> None:
+        raise ConnectionError(f"401 for {key}")
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> State:
+        try:
+            call(key.get_secret_value())
+        except ConnectionError:
+            return {"x": interrupt("go on?")}
+
+    builder = StateGraph(State)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}, "callbacks": [tracer]}
+    graph.invoke({}, config)
+    assert "401 for ****" in "".join(tracer.seen)
+    assert count(tracer.seen) == 0
+    assert graph.invoke(Command(resume="yes"), config)["x"] == "yes"
+
+
+def test_generators_that_nobody_ended_may_be_collected_at_any_moment(keyed: Pipelit) -> None:
+    """The collector closes them wherever it runs, also where the open secrets are listed."""
+
+    class Holder:
+        held: Any = None
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> Iterator[State]:
+        yield {}
+        yield {}
+
+    before = gc.get_threshold()
+    gc.set_threshold(5, 1, 1)
+    try:
+        for _ in range(200):
+            holder = Holder()
+            holder.held = (holder, generator := node({}))
+            next(generator)
+            del holder, generator
+            open_needles()
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert open_needles() == []
+
+
+class Tenants(InMemoryStore):
+    """A store that keeps each tenant's things apart."""
+
+    def put(self, namespace: Any, key: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        super().put(("tenant7", *namespace), key, value, *args, **kwargs)
+
+
+def test_a_store_does_what_it_does_without_the_guard(keyed: Pipelit) -> None:
+    """Methods that a store has of its own are the ones that are called."""
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, store: BaseStore, *, key: SecretStr) -> State:
+        store.put(("a",), "k", {"v": 1})
+        copy(store).put(("b",), "k", {"v": 2})
+        return {"x": [item.value for item in store.search(("tenant7",))]}
+
+    store = Tenants()
+    builder = StateGraph(State)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    assert builder.compile(store=store).invoke({})["x"] == [{"v": 1}, {"v": 2}]
+    assert {item.namespace for item in store.search(())} == {("tenant7", "a"), ("tenant7", "b")}
+
+
+def test_a_dictionary_named_config_is_passed_as_it_is(keyed: Pipelit) -> None:
+    """Not everything of that name is LangChain's."""
+
+    @keyed.credentials.inject(key="service")
+    def helper(config: dict[str, int], *, key: SecretStr) -> list[str]:
+        return list(config)
+
+    assert helper({"a": 1}) == ["a"]
 
 
 def test_a_failing_node_leaves_no_key_in_the_state(keyed: Pipelit) -> None:
@@ -262,6 +454,11 @@ async def test_a_store_is_searched_when_it_is_called(keyed: Pipelit) -> None:
 def test_a_configuration_is_guarded_whatever_it_is_called(keyed: Pipelit) -> None:
     """LangChain passes it to any parameter of that type."""
     tracer = Tracer()
+    given: list[Any] = []
+
+    class Listening(BaseCallbackHandler):
+        def on_chain_start(self, serialized: Any, inputs: Any, **more: Any) -> None:
+            given.append(inputs)
 
     @tool
     @keyed.credentials.inject(key="service")
@@ -271,8 +468,8 @@ def test_a_configuration_is_guarded_whatever_it_is_called(keyed: Pipelit) -> Non
         return "ok"
 
     with pytest.raises(SecretLeakError):
-        fetch.invoke({"q": "x"}, {"callbacks": [tracer]})
-    assert count(tracer.seen) == 0
+        fetch.invoke({"q": "x"}, {"callbacks": [tracer, Listening()]})
+    assert count(tracer.seen, given) == 0
 
 
 class Scripted(GenericFakeChatModel):

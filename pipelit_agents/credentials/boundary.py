@@ -1,20 +1,22 @@
 """What may not cross the end of a node: the plaintext of a secret that was opened in it.
 
-What a node returns or yields is searched, in clear and as it looks in base64, hexadecimal, URLs and
-JSON; what it raises loses the plaintext and keeps its type and chain. Values shorter than eight
-characters aren't looked for: they would be found everywhere.
+What a node returns or yields is searched; what it raises loses the plaintext and keeps its type and
+chain. What a secret looks like, ``needles`` knows, and where it may stand, ``insides``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import traceback
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from copy import copy
+from itertools import islice
 from typing import Any, Final
 
 import ormsgpack
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pipelit_agents.credentials.insides import insides, members_of, slots_of, state_of
@@ -29,6 +31,8 @@ _LONGEST_PATH: Final = 200
 # More than any state has; what makes objects while it is looked at would never end.
 _MOST: Final = 20_000_000
 _FEW: Final = 300
+# What of a local variable is looked at.
+_NEAREST: Final = 500
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 _LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
 _PACKING: Final = (
@@ -86,8 +90,11 @@ def holds(value: Any, revealed: Revealed, *, opened: bool = True) -> bool:
         opened: Whether a :class:`Secret` itself counts too.
     """
     needles = _needles(revealed)
-    found = _walked(value, needles, opened, at_most=_FEW)
-    return _packed(value, needles, opened) if found is None else found
+    try:
+        found = _walked(value, needles, opened, at_most=_FEW)
+        return _packed(value, needles, opened) if found is None else found
+    except MemoryError:
+        return True
 
 
 def redact(error: BaseException, revealed: Revealed) -> BaseException:
@@ -135,8 +142,11 @@ def masked(value: Any, revealed: Revealed) -> Any:
 def scrub(value: Any, revealed: Revealed) -> None:
     """Takes the secrets out of a state in place: a node has written one into what it was given.
 
+    Only what is data by its nature is changed: containers, messages, pydantic models and
+    dataclasses. Other objects may be anybody's.
+
     Args:
-        value: A container or an object.
+        value: The state.
         revealed: Credential names by plaintext.
     """
     masking = _Masking(_needles(revealed), inside=True)
@@ -146,15 +156,48 @@ def scrub(value: Any, revealed: Revealed) -> None:
         if id(each) in seen:
             continue
         seen[id(each)] = each
-        kept: Any = each if isinstance(each, dict | list) else getattr(each, "__dict__", None)
-        places: Any = enumerate(kept) if isinstance(kept, list) else state_of(each)
-        if isinstance(kept, dict):
-            places = kept.items()
-        for place, inner in list(places):
-            if isinstance(inner, str | bytes | tuple | set | frozenset):
-                kept[place] = masking.of(inner)
-            elif type(inner) not in _LEAVES:
-                waiting.append(inner)
+        # What can't be changed is somebody's property; the rest is masked still.
+        with suppress(Exception):
+            waiting += _scrubbed(each, masking)
+
+
+def _scrubbed(value: Any, masking: _Masking) -> list[Any]:
+    """Masks what stands in a container itself, and returns what may hold more."""
+    if isinstance(value, dict):
+        kept = {masking.leaf(key): masking.leaf(each) for key, each in value.items()}
+        if any(
+            a is not b
+            for pair in zip(kept.items(), value.items(), strict=True)
+            for a, b in zip(*pair, strict=True)
+        ):
+            value.clear()
+            value.update(kept)
+        return list(kept.values())
+    if isinstance(value, list | deque):
+        for place, each in enumerate(value):
+            if (shown := masking.leaf(each)) is not each:
+                value[place] = shown
+        return list(value)
+    if isinstance(value, set):
+        kept_items = {masking.leaf(each) for each in value}
+        if kept_items != value:
+            value.clear()
+            value |= kept_items
+        return []
+    if isinstance(value, bytearray):
+        value[:] = masking.of(bytes(value))
+        return []
+    if isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
+        found = []
+        kind: Any = type(value)
+        names = [*dict(state_of(value)), *slots_of(kind)]
+        for name in names:
+            each = getattr(value, name, None)
+            if (shown := masking.leaf(each)) is not each:
+                object.__setattr__(value, name, shown)
+            found.append(shown)
+        return found
+    return []
 
 
 class _Masking:
@@ -170,6 +213,13 @@ class _Masking:
         self._inside = inside
         # Kept with what they were made of, so that no other object gets the same id meanwhile.
         self._made: dict[int, tuple[Any, Any]] = {}
+
+    def leaf(self, value: Any) -> Any:
+        """What has no parts that could be changed, masked; anything else as it is."""
+        numbers = isinstance(value, list) and value and type(value[0]) is int
+        if numbers and holds(value, self._needles, opened=False):
+            return MASK
+        return self.of(value) if isinstance(value, str | bytes | tuple | frozenset) else value
 
     def of(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -189,10 +239,22 @@ class _Masking:
         return self._rebuilt(value)
 
     def of_an_exception(self, error: BaseException) -> BaseException:
-        if id(error) in self._made:
-            found: BaseException = self._made[id(error)][1]
-            return found
-        self._made[id(error)] = (error, error)
+        """An exception and its whole chain, which may be longer than Python calls deep."""
+        chain: list[BaseException] = []
+        waiting: list[BaseException | None] = [error]
+        while waiting:
+            each = waiting.pop()
+            if each is not None and id(each) not in self._made:
+                self._keep(each, each)
+                chain.append(each)
+                waiting += [each.__cause__, each.__context__]
+                waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        for each in reversed(chain):
+            self._mend(each)
+        found: BaseException = self._made[id(error)][1]
+        return found
+
+    def _mend(self, error: BaseException) -> None:
         for name, kept in state_of(error):
             vars(error)[name] = self.of(kept)
         kind: Any = type(error)
@@ -207,28 +269,48 @@ class _Masking:
         for link in ("__cause__", "__context__"):
             linked = getattr(error, link)
             if linked is not None:
-                setattr(error, link, self.of_an_exception(linked))
+                setattr(error, link, self._made[id(linked)][1])
         error.__suppress_context__ = suppressed
         parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-        changed = [each for each in parts if self.of_an_exception(each) is not each]
-        if changed or self._tells(error):
-            made = _remade(error, self._needles) or _unmendable(error, self._needles)
-            if self._shows(made):
+        if self._tells(error) or any(self._made[id(each)][1] is not each for each in parts):
+            made = self._remade(error)
+            if made is None or self._tells(made):
                 made = _unmendable(error, self._needles)
             made.__cause__, made.__context__ = error.__cause__, error.__context__
             made.__suppress_context__ = suppressed
-            self._made[id(error)] = (error, made)
-            return made.with_traceback(error.__traceback__)
-        return error
+            vars(made).update({k: v for k, v in vars(error).items() if k == "__notes__"})
+            self._keep(error, made.with_traceback(error.__traceback__))
+
+    def _remade(self, error: BaseException) -> BaseException | None:
+        """Another exception of the type, where the text of this one can't be changed."""
+        with suppress(Exception):
+            if isinstance(error, BaseExceptionGroup):
+                parts = [self._made[id(each)][1] for each in error.exceptions]
+                return type(error)(self.of(error.message), parts)
+            if isinstance(error, ValidationError):
+                return self._remade_by_pydantic(error)
+        return None
+
+    def _remade_by_pydantic(self, error: ValidationError) -> ValidationError:
+        lines: list[InitErrorDetails] = []
+        for each in error.errors(include_url=False):
+            words = self.of(each["msg"]).replace("{", "{{").replace("}", "}}")
+            lines.append(
+                InitErrorDetails(
+                    type=PydanticCustomError(each["type"], words),
+                    loc=self.of(each["loc"]),
+                    input=self.of(each["input"]),
+                )
+            )
+        return ValidationError.from_exception_data(self.of(error.title), lines)
 
     def _clear_frames(self, error: BaseException) -> None:
-        # Error trackers show local variables. Frames that still run keep theirs.
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        if holds([frame.f_locals for frame in frames], self._needles, opened=False):
-            for frame in frames:
-                with suppress(RuntimeError):
-                    if holds(frame.f_locals, self._needles, opened=False):
-                        frame.clear()
+        # Error trackers show local variables, the near end of them. Frames that still run keep
+        # theirs.
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            with suppress(RuntimeError):
+                if _near(frame.f_locals, self._needles):
+                    frame.clear()
 
     def _tells(self, error: BaseException) -> bool:
         # What Python's own exceptions show is what was masked, and may be endless to write out.
@@ -245,10 +327,12 @@ class _Masking:
         return type(value) not in _CONTAINERS and self._shows(value)
 
     def _shows(self, value: Any) -> bool:
-        try:
-            return self._needles.within(str(value) + repr(value))
-        except Exception:
-            return True
+        shown = ""
+        for show in (str, repr):
+            # What can't be shown shows nothing; what it holds is searched apart.
+            with suppress(Exception):
+                shown += show(value)
+        return self._needles.within(shown)
 
     def _as_text(self, value: Any) -> Any:
         return MASK if self._shown_by(value) else value
@@ -298,24 +382,6 @@ class _Masking:
         return made
 
 
-def _remade(error: BaseException, needles: Needles) -> BaseException | None:
-    """Another exception of the type, where the text of this one can't be changed."""
-    if not isinstance(error, ValidationError):
-        return None
-    masking = _Masking(needles, inside=True)
-    lines: list[InitErrorDetails] = []
-    for each in error.errors(include_url=False):
-        words = masking.of(each["msg"]).replace("{", "{{").replace("}", "}}")
-        lines.append(
-            InitErrorDetails(
-                type=PydanticCustomError(each["type"], words),
-                loc=masking.of(each["loc"]),
-                input=masking.of(each["input"]),
-            )
-        )
-    return ValidationError.from_exception_data(masking.of(error.title), lines)
-
-
 def _unmendable(error: BaseException, needles: Needles) -> SecretLeakError:
     return _leak(needles.names, "", f"the text of an exception ({type(error).__name__})")
 
@@ -350,8 +416,9 @@ def _walked(value: Any, needles: Needles, opened: bool, *, at_most: int) -> bool
     """The same by a walk that no depth, cycle, shared part or foreign object ends.
 
     Returns:
-        None where there is more than ``at_most``, and a pass in C may do it: it goes through what
-        is shared as often as it is referred to, so nothing may have been so far.
+        None where there is more than ``at_most``, and a pass in C may go on. Such a pass goes
+        through what is shared as often as it is referred to, which may be without an end: so where
+        anything is, the walk goes on itself.
     """
     texts: list[str] = []
     others: list[bytes] = []
@@ -388,11 +455,28 @@ def _walked(value: Any, needles: Needles, opened: bool, *, at_most: int) -> bool
             others.append(data)
         else:
             waiting.extend([inner for _, inner in insides(each)])
-        if len(seen) > at_most and not (shared and at_most < _MOST):
+        if len(seen) > (_MOST if shared else at_most):
             return None
     whole = "\n\0\n".join(texts)
     rest = b"\n\0\n".join(others)
     return needles.within(whole) or any(form in rest for form in needles.forms)
+
+
+def _near(value: Any, needles: Needles) -> bool:
+    """Whether a secret stands within the first parts of a value, the nearest first."""
+    waiting: deque[Any] = deque([value])
+    seen: dict[int, Any] = {}
+    while waiting and len(seen) < _NEAREST:
+        each = waiting.popleft()
+        text = _bytes(each) if not isinstance(each, memoryview) else None
+        if text is not None:
+            if any(form in text for form in needles.forms):
+                return True
+        elif type(each) not in _LEAVES and not isinstance(each, Secret) and id(each) not in seen:
+            seen[id(each)] = each
+            if not hasattr(type(each), "tolist"):
+                waiting.extend(inner for _, inner in islice(insides(each), _NEAREST))
+    return False
 
 
 def _bytes(value: Any) -> bytes | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from copy import copy
 from functools import partial, wraps
 from typing import Any, NoReturn, Protocol, cast
@@ -26,10 +26,11 @@ from langgraph.store.base import BaseStore, Op, Result
 from pipelit_agents.credentials.insides import Unsearched
 from pipelit_agents.errors import SecretLeakError
 
-__all__ = ["Redacting", "guarded_argument", "guarded_config", "state_in"]
+__all__ = ["guarded_argument", "guarded_config", "redact_or_raise", "state_in"]
 
 # A secret may come in several tokens: so much of what came before is searched with each.
 _TAIL = 4096
+_CONFIG_KEYS = RunnableConfig.__annotations__.keys()
 
 
 class Guard(Protocol):
@@ -80,7 +81,7 @@ def guarded_argument(name: str, value: Any, guard: Guard) -> Any:
     """
     if name == "writer" and callable(value):
         return _checked(value, guard, "what the node streams")
-    if isinstance(value, dict) and (name == "config" or _is_config(value)):
+    if isinstance(value, dict) and _is_config(name, value):
         return guarded_config(value, guard)
     runtime = getattr(value, "runtime", None)
     if isinstance(runtime, Runtime | ToolRuntime) and dataclasses.is_dataclass(value):
@@ -89,36 +90,32 @@ def guarded_argument(name: str, value: Any, guard: Guard) -> Any:
     return _guarded(value, guard)
 
 
-def state_in(value: Any) -> Any:
+def state_in(name: str, value: Any) -> Any:
     """What LangGraph keeps of an argument: the state itself, or the one in a tool's runtime."""
     if isinstance(value, ToolRuntime):
         return value.state
-    doors = isinstance(value, Runtime | BaseStore) or callable(value)
-    inside = hasattr(value, "runtime")
-    return None if doors or inside or (isinstance(value, dict) and _is_config(value)) else value
+    if isinstance(value, Runtime | BaseStore) or inspect.isroutine(value):
+        return None
+    if isinstance(getattr(value, "runtime", None), Runtime | ToolRuntime):
+        return None
+    return None if isinstance(value, dict) and _is_config(name, value) else value
 
 
-class Redacting:
-    """Takes the secrets out of whatever is raised in a ``with`` block.
-
-    What can't be changed gives its place to another: an interrupt, or a command to a parent graph,
-    travels as an exception, but is state, and becomes a ``SecretLeakError``.
+def redact_or_raise(error: BaseException, guard: Guard) -> None:
+    """Takes the secrets out of an error that is under way.
 
     Args:
+        error: Stays the same object where it can.
         guard: Knows the open secrets.
+
+    Raises:
+        BaseException: What takes its place where it can't: an interrupt, or a command to a parent
+            graph, travels as an exception, but is state, and becomes a ``SecretLeakError``.
     """
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        if error is not None and (instead := _passing(error, self._guard)) is not error:
-            # Frames are shown too, by what keeps local variables.
-            del error
-            _raise(instead)
+    if (instead := _passing(error, guard)) is not error:
+        # Frames are shown too, by what keeps local variables.
+        del error
+        _raise(instead)
 
 
 def _passing(error: BaseException, guard: Guard) -> BaseException:
@@ -130,6 +127,8 @@ def _passing(error: BaseException, guard: Guard) -> BaseException:
     except SecretLeakError as found:
         found.__context__ = None
         return found
+    # It may have been raised where another error was handled, which tracers write out.
+    guard.redact(error)
     return error
 
 
@@ -143,8 +142,14 @@ def _raise(instead: BaseException) -> NoReturn:
         raise
 
 
-def _is_config(value: dict[Any, Any]) -> bool:
-    return isinstance(value.get("callbacks"), BaseCallbackManager)
+def _is_config(name: str, value: dict[Any, Any]) -> bool:
+    # LangChain passes it to any parameter of that type.
+    callbacks = value.get("callbacks")
+    handlers = callbacks if isinstance(callbacks, list) else []
+    by_callbacks = isinstance(callbacks, BaseCallbackManager) or any(
+        isinstance(each, BaseCallbackHandler) for each in handlers
+    )
+    return by_callbacks or (name == "config" and bool(value.keys() & _CONFIG_KEYS))
 
 
 def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
@@ -201,7 +206,7 @@ def _task(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
 
         @wraps(function)
         async def acall(*args: Any, **kwargs: Any) -> Any:
-            with Redacting(guard):
+            with _redacting(guard):
                 result = await function(*args, **kwargs)
                 guard.check(result, where)
                 return result
@@ -210,12 +215,27 @@ def _task(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with Redacting(guard):
+        with _redacting(guard):
             result = function(*args, **kwargs)
             guard.check(result, where)
             return result
 
     return call
+
+
+class _redacting:  # noqa: N801 - used like a function
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        try:
+            if error is not None:
+                redact_or_raise(error, self._guard)
+        finally:
+            del error
 
 
 def _saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpointSaver[Any]:
@@ -239,7 +259,7 @@ def _saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpointSaver
     return made
 
 
-class _Store(BaseStore):
+class _Store(BaseStore, Unsearched):
     def __init__(self, store: BaseStore, guard: Guard) -> None:
         self._store = store
         self._guard = guard
@@ -251,18 +271,31 @@ class _Store(BaseStore):
         self._guard.check(ops, "what the node stores")
         return self._store.batch(ops)
 
-    def abatch(self, ops: Iterable[Op]) -> Coroutine[Any, Any, list[Result]]:
-        # Searched when it is called: it may be awaited when the node has ended.
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         ops = list(ops)
         self._guard.check(ops, "what the node stores")
-        return self._store.abatch(ops)
-
-    def aput(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, None]:
-        self._guard.check([args, kwargs], "what the node stores")
-        return super().aput(*args, **kwargs)
+        return await self._store.abatch(ops)
 
     def __getattr__(self, name: str) -> Any:
+        # Where nothing is set yet, as in a copy that is being made, there is nobody to ask.
+        if name == "_store":
+            raise AttributeError(name)
         return getattr(self._store, name)
+
+
+def _asking(name: str) -> Any:
+    # Searched when it is called: what it returns may be awaited when the node has ended. And by
+    # the store's own method, which may do more than the base class's.
+    def ask(self: _Store, *args: Any, **kwargs: Any) -> Any:
+        self._guard.check([args, kwargs], "what the node stores")
+        return getattr(self._store, name)(*args, **kwargs)
+
+    return ask
+
+
+for _verb in ("get", "search", "put", "delete", "list_namespaces"):
+    for _name in (_verb, f"a{_verb}"):
+        setattr(_Store, _name, _asking(_name))
 
 
 def _gate(guard: Guard, handlers: list[BaseCallbackHandler]) -> BaseCallbackHandler:
@@ -290,9 +323,10 @@ class _Gate(BaseCallbackHandler, Unsearched):
 
     def _failed(self, error: BaseException, *, run_id: Any = None, **details: Any) -> None:
         self._tails.pop(run_id, None)
-        if (instead := _passing(error, self._guard)) is not error:
+        try:
+            redact_or_raise(error, self._guard)
+        finally:
             del error
-            _raise(instead)
 
     # Any: the base class types each of them apart.
     on_chain_start: Any = _given

@@ -127,15 +127,23 @@ def _of_a_mapping(value: Mapping[Any, Any]) -> Iterator[_Inside]:
 
 
 def _of_an_array(value: Any) -> list[_Inside]:
-    # Of text, objects and records by its items, of numbers as it lies in memory.
+    # Of text, objects and records by its items, of bytes as it lies in memory; numbers hold none.
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if kind and kind in "OSUVT":
         return list(enumerate(value.ravel().tolist()))
-    return [("", value.tobytes())]
+    return [("", value.tobytes())] if getattr(value, "itemsize", 1) == 1 else []
 
 
 def _of_a_table(value: Any) -> list[_Inside]:
-    return [("columns", list(value.columns)), ("rows", value.to_numpy().tolist())]
+    found: list[_Inside] = [("columns", list(value.columns))]
+    if hasattr(value, "index"):
+        found += [("index", value.index.tolist()), ("index", list(value.index.names))]
+    # A column of numbers holds none, and is the large part of most tables.
+    columns = value.items() if hasattr(value, "items") else zip(value.columns, value, strict=True)
+    for name, column in columns:
+        if getattr(column.dtype, "kind", "O") not in "biufcmM":
+            found.append((name, column.tolist() if hasattr(column, "tolist") else list(column)))
+    return found
 
 
 def _of_an_exception(error: BaseException) -> Iterator[_Inside]:

@@ -7,8 +7,9 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 __all__ = ["Needles"]
 
@@ -19,6 +20,7 @@ _LINES: Final = 3
 # Within the first line of base64 that is broken into lines.
 _HEAD: Final = 42
 _SECRET_NAMES: Final = re.compile(r"key|secret|token|pass|pwd|credential|auth", re.IGNORECASE)
+_PASSWORD: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#@:]*:([^/?#]+)@")
 _ESCAPES: Final = re.compile(r"%[0-9A-F]{2}")
 
 
@@ -61,31 +63,42 @@ class Needles:
 
 
 def _parts(secret: str) -> Iterator[str]:
-    """A secret as it is used: without its last newline, by lines, or a field of a key file."""
+    """A secret as it is used: without its last newline, by lines, or a part of what holds it."""
     yield secret
     if secret != (bare := secret.strip()):
         yield bare
     # PEM keys stand in environment variables with their newlines escaped.
     for whole in {secret, secret.replace("\\n", "\n")}:
-        lines = [line.strip() for line in whole.splitlines()]
-        if len(lines) > 1:
-            long = (line for line in lines if len(line) >= _SHORTEST_LINE)
-            yield from [line for line in long if not line.startswith("-----")][:_LINES]
-    if bare.startswith("{"):
-        try:
-            fields = json.loads(bare)
-        except ValueError:
-            return
-        for value in _named_secrets(fields):
-            yield from _parts(value)
+        yield from _lines(whole)
+    if "://" in bare and (found := _PASSWORD.match(bare)):
+        yield from {found[1], unquote(found[1])}
+    if bare.startswith(("{", "[")):
+        with suppress(ValueError):
+            for value in _named_secrets("", json.loads(bare)):
+                yield from _parts(value)
 
 
-def _named_secrets(fields: Any) -> Iterator[str]:
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            yield from _named_secrets(value)
-        elif isinstance(value, str) and _SECRET_NAMES.search(name) and "://" not in value:
-            yield value
+def _lines(whole: str) -> Iterator[str]:
+    # Of a bundle each block counts for itself, and what isn't private is no secret.
+    private, taken = True, 0
+    lines = whole.splitlines()
+    for line in map(str.strip, lines if len(lines) > 1 else []):
+        if line.startswith("-----"):
+            private, taken = "PRIVATE" in line or not line.startswith("-----BEGIN"), 0
+        elif private and taken < _LINES and len(line) >= _SHORTEST_LINE and ": " not in line:
+            taken += 1
+            yield line
+
+
+def _named_secrets(name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for each, inner in value.items():
+            yield from _named_secrets(each, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _named_secrets(name, inner)
+    elif isinstance(value, str) and _SECRET_NAMES.search(name) and "://" not in value:
+        yield value
 
 
 def _forms(secret: str) -> set[bytes]:
@@ -95,20 +108,27 @@ def _forms(secret: str) -> set[bytes]:
     in_json = json.dumps(secret)[1:-1]
     # As Python's libraries write it: requests and httpx, urllib, forms, SQLAlchemy.
     in_urls = {quote(plain, safe=each) for each in ("", "/", " +")} | {quote_plus(plain)}
+    # As html, markupsafe and xml.sax write it.
+    bare = html.escape(secret, quote=False)
+    pages = {bare, html.escape(secret), bare.replace('"', "&quot;")}
+    pages |= {each.replace("&quot;", "&#34;").replace("&#x27;", "&#39;") for each in pages}
     texts = {
         in_json,
         json.dumps(secret, ensure_ascii=False)[1:-1],
         json.dumps(in_json)[1:-1],
         repr(secret)[1:-1],
         repr(plain)[2:-1],
-        html.escape(secret),
+        *pages,
+        secret.replace('"', '""'),
         plain.hex(),
         plain.hex().upper(),
         *in_urls,
         *(_ESCAPES.sub(lambda found: found[0].lower(), each) for each in in_urls),
     }
     forms = {plain, *(each.encode("utf-8", "surrogatepass") for each in texts)}
-    for part in {plain, plain[:_HEAD]}:
+    # HTTP's basic authorization is Latin-1 where that will do.
+    latin = secret.encode("latin-1", "ignore")
+    for part in {plain, plain[:_HEAD], latin if len(latin) == len(secret) else plain}:
         for shift in range(3):
             # What stands before it shifts a value's base64; what both alignments share is looked
             # for.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -18,7 +17,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from pipelit_agents.credentials.boundary import holds, redact, refuse_leak, scrub
 from pipelit_agents.credentials.insides import Unsearched
@@ -31,14 +30,13 @@ __all__ = [
     "Scope",
     "current_scope",
     "injecting",
-    "open_secrets",
+    "open_needles",
     "opened_scope",
     "require_running",
     "searching_given",
 ]
 
 _current: ContextVar[Scope | None] = ContextVar("pipelit_agents_scope", default=None)
-_lock = threading.Lock()
 
 
 class Scope(Unsearched):
@@ -77,8 +75,8 @@ class Scope(Unsearched):
             CredentialScopeError: The scope has closed; the secret is closed too.
         """
         self._secrets.append(secret)
-        with _lock:
-            _scopes.add(self)
+        key = id(self)
+        _scopes[key] = ref(self, lambda _: _scopes.pop(key, None))
         # A cancelled node doesn't wait for the thread that opens its secrets: append first, look
         # then, so that either this call or close() sees the other.
         if self.closed:
@@ -100,8 +98,7 @@ class Scope(Unsearched):
             secret.close()
         self._revealed.clear()
         self._needles = None
-        with _lock:
-            _scopes.discard(self)
+        _scopes.pop(id(self), None)
 
     def check(self, value: Any, where: str = "what the node returns") -> None:
         """Make sure that a value on its way out holds none of the secrets.
@@ -109,7 +106,8 @@ class Scope(Unsearched):
         Raises:
             SecretLeakError: It holds one.
         """
-        refuse_leak(value, self._sought(), where)
+        if self._revealed:
+            refuse_leak(value, self.sought(), where)
 
     def check_given(self, given: Sequence[Any]) -> None:
         """Make sure that none was written into what the node was given: LangGraph would store it.
@@ -118,32 +116,34 @@ class Scope(Unsearched):
             SecretLeakError: One was; it is masked there.
         """
         # A Secret is no plaintext, and may be handed to a function that has secrets of its own.
-        if given and holds(given, self._sought(), opened=False):
+        if self._revealed and holds(given, self.sought(), opened=False):
             try:
                 for each in given:
-                    self.check(each, "what the node was given, and changed")
+                    self.check(each, "what the node was given")
             finally:
-                scrub(given, self._sought())
+                scrub(given, self.sought())
 
     def redact(self, error: BaseException) -> BaseException:
         """Take the secrets out of an exception and its chain; what is to be raised for it."""
-        return redact(error, self._sought())
+        return redact(error, self.sought())
 
-    def _sought(self) -> Needles:
-        if self._needles is None:
-            self._needles = Needles(self.revealed)
-        return self._needles
-
-
-# Those that hold secrets. A generator that nobody ended mustn't be kept here.
-_scopes: WeakSet[Scope] = WeakSet()
+    def sought(self) -> Needles:
+        """Return what the secrets of this scope, and of those inside it, look like."""
+        found = self._needles
+        if found is None:
+            found = self._needles = Needles(self.revealed)
+        return found
 
 
-def open_secrets() -> dict[str, str]:
-    """Return credential names by plaintext, of all that is revealed in this process right now."""
-    with _lock:
-        scopes = list(_scopes)
-    return {secret: name for scope in scopes for secret, name in scope.revealed.items()}
+# Those that hold secrets. Without a lock: the collector closes generators that nobody ended, at any
+# moment and in any thread.
+_scopes: dict[int, ref[Scope]] = {}
+
+
+def open_needles() -> list[Needles]:
+    """Return what to look for, of all that is revealed in this process right now."""
+    scopes = [each() for each in _scopes.copy().values()]
+    return [scope.sought() for scope in scopes if scope is not None and not scope.closed]
 
 
 def current_scope() -> Scope | None:
@@ -167,10 +167,8 @@ class opened_scope:  # noqa: N801 - used like a function
 
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         self._step.__exit__()
-        guarded = _guarded(self._scope)
-        guarded.__enter__()
         try:
-            guarded.__exit__(kind, error, where)
+            _leave(self._scope, error)
         finally:
             del error
 
@@ -246,8 +244,8 @@ class _Step:
         return old
 
 
-class _guarded:  # noqa: N801 - used like a function
-    """Close the scope at the end of the block, and take its secrets out of what is raised."""
+class _left:  # noqa: N801 - used like a function
+    """Leave the scope at the end of the block."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -256,13 +254,26 @@ class _guarded:  # noqa: N801 - used like a function
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        from pipelit_agents.credentials.doors import Redacting
-
         try:
-            Redacting(self._scope).__exit__(kind, error, where)
+            _leave(self._scope, error)
         finally:
             del error
-            self._scope.close()
+
+
+def _leave(scope: Scope, error: BaseException | None) -> None:
+    """Close the scope, and take its secrets out of what is raised.
+
+    Raises:
+        BaseException: What stands for an error that could not be changed.
+    """
+    from pipelit_agents.credentials.doors import redact_or_raise
+
+    try:
+        if error is not None:
+            redact_or_raise(error, scope)
+    finally:
+        del error
+        scope.close()
 
 
 def injecting(
@@ -346,7 +357,7 @@ def injecting(
         @wraps(function)
         async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
             scope, step = _entered()
-            with _guarded(scope):
+            with _left(scope):
                 await _off_the_loop(refuse_passed, kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
                 with searching_given(scope, given):
@@ -370,7 +381,7 @@ def injecting(
         @wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             scope, step = _entered()
-            with _guarded(scope):
+            with _left(scope):
                 refuse_passed(kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
                 with searching_given(scope, given):
@@ -426,7 +437,7 @@ def _bound(
     from pipelit_agents.credentials.doors import guarded_argument, state_in
 
     bound = visible.bind(*args, **kwargs).arguments
-    given = [state_in(value) for key, value in bound.items() if key not in ("self", "cls")]
+    given = [state_in(key, value) for key, value in bound.items() if key not in ("self", "cls")]
     guarded = {key: guarded_argument(key, value, scope) for key, value in bound.items()}
     return guarded, given
 
