@@ -7,7 +7,7 @@ WORKERS ?= 2
 PIP_FLAGS := --quiet --disable-pip-version-check
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
-.PHONY: demo test bench canary pytest lint types format wheel clean
+.PHONY: demo test bench canary everywhere pytest lint types format wheel clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -51,6 +51,10 @@ canary: $(READY)
 
 pytest: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# Every test that stands on a database, on each kind of it: some minutes more than `make test`.
+everywhere: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --everywhere
 
 # One after the other, also under `make -j`; the tests last, so that their count is the last line.
 test: $(READY)

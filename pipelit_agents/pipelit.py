@@ -185,6 +185,20 @@ class Pipelit:
 
     acheck_key = off_the_loop(check_key)
 
+    def check_ledger(self) -> str:
+        """Makes sure that attempts can be counted.
+
+        Returns:
+            Where: ``the database``, or the address of the Redis, its password masked.
+
+        Raises:
+            ConfigurationError: The address can't be used.
+            LedgerUnavailable: The Redis can't be reached, or refuses.
+        """
+        return self._open_ledger().check()
+
+    acheck_ledger = off_the_loop(check_ledger)
+
     def agent(self, username: str) -> Agent:
         """The handle by which code acts as one agent user. It is looked up when it is used.
 

@@ -1,7 +1,7 @@
 """What most tests stand on: a database of their own, a key of their own, and time they set.
 
-A module that sets ``BACKENDS = True`` runs on each of them; a test of one backend says
-``@pytest.mark.backends("sqlite")``.
+A module that sets ``BACKENDS = True`` runs on each of them, and with ``--everywhere`` all do; a
+test of one backend says ``@pytest.mark.backends("sqlite")``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ pytest_plugins = ["postgres", "redis_server"]
 BACKENDS = ("sqlite", "postgres", "redis")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For a long run: what else works on a database, on all of them."""
+    parser.addoption("--everywhere", action="store_true", help="run all tests on all backends")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs what stands on a backend on all that its module or its mark names."""
     marked = metafunc.definition.get_closest_marker("backends")
-    everywhere = getattr(metafunc.module, "BACKENDS", False)
+    everywhere = getattr(metafunc.module, "BACKENDS", metafunc.config.getoption("everywhere"))
     if "backend" in metafunc.fixturenames and (marked or everywhere):
         metafunc.parametrize("backend", marked.args if marked else BACKENDS, indirect=True)
 

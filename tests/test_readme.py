@@ -17,7 +17,7 @@ SETUP = next(code for _, code in BLOCKS if "pipelit-agents init" in code)
 
 
 def _environment() -> dict[str, str]:
-    ours = ("FIELD_ENCRYPTION_KEY", "PIPELIT_DATABASE_URL")
+    ours = ("FIELD_ENCRYPTION_KEY", "PIPELIT_DATABASE_URL", "PIPELIT_REDIS_URL")
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 

@@ -366,6 +366,7 @@ def test_a_depth_from_outside_does_not_deepen_anything(
 # Storage
 
 
+@pytest.mark.backends("sqlite")
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 async def test_broken_storage_is_not_the_childs_fault(
     pipelit: Pipelit, lead: Agent, researcher: Agent, tmp_path: Path, when: str

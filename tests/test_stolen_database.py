@@ -23,6 +23,8 @@ from pipelit_agents.errors import (
     UnsealError,
 )
 
+# The thief opens the file himself.
+BACKENDS = False
 VALUE = "sk-live-3141592653589793"
 
 

@@ -21,6 +21,8 @@ from pipelit_agents.tools import CreateAgentUser, GetTotpCode, IdentityToolkit, 
 
 CLOCK = Clock()
 
+BACKENDS = True
+
 
 class Scripted(BaseChatModel):
     """A model that says what the test wrote, and keeps what it was told."""

@@ -71,9 +71,11 @@ def init(*, as_json: AsJson = False) -> None:
     made = ensure_key(Path(".env"))
     with Pipelit.from_env() as pipelit:
         pipelit.check_key()
+        counted = pipelit.check_ledger()
     fields = {
         "key": f"made, in {made}" if made else "there already; kept",
         "database": where,
+        "attempts counted in": counted,
         "next": "pipelit-agents users create NAME",
     }
     if made:

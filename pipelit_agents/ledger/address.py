@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pipelit_agents.errors import ConfigurationError, LedgerWarning
 
-__all__ = ["URL_SETTING", "connect", "masked_address", "report_eviction"]
+__all__ = [
+    "RedisUnusable",
+    "connect",
+    "masked_address",
+    "named_errors",
+    "report_eviction",
+]
 
 URL_SETTING: Final = "PIPELIT_REDIS_URL"
 # A script takes a fraction of a millisecond; a server that needs longer is no help.
@@ -76,6 +84,28 @@ def connect(url: str) -> Any:
         raise ConfigurationError(
             f"{URL_SETTING} is no address that can be used here ({error}); for example: "
             "redis://:password@127.0.0.1:6379/0"
+        ) from None
+
+
+class RedisUnusable(Exception):
+    """What a ledger says of a Redis that can't be reached, or refuses."""
+
+
+@contextmanager
+def named_errors(url: str) -> Iterator[None]:
+    """Names the server and the setting in whatever redis-py raises.
+
+    Raises:
+        RedisUnusable: It can't be reached, or refuses.
+    """
+    from redis.exceptions import RedisClusterException, RedisError
+
+    try:
+        yield
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise RedisUnusable(
+            f"the Redis at {masked_address(url)} did not do what was asked "
+            f"({type(error).__name__}: {error}) (setting: {URL_SETTING})"
         ) from None
 
 

@@ -81,6 +81,13 @@ class Ledger(Protocol):
             UnsealError: The peer's secret doesn't open under this keyring.
         """
 
+    def check(self) -> str:
+        """Makes sure that it can count, and says where.
+
+        Raises:
+            LedgerUnavailable: It can't be reached, or refuses.
+        """
+
     def close(self) -> None:
         """Closes connections of its own; the next use opens new ones."""
 

@@ -12,9 +12,9 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import Connection, text
 
@@ -22,9 +22,10 @@ from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.address import (
-    URL_SETTING,
+    RedisUnusable,
     connect,
     masked_address,
+    named_errors,
     report_eviction,
 )
 from pipelit_agents.ledger.base import Attempt, Decision, account_of, lock_attempt, window_of
@@ -135,6 +136,19 @@ class RedisLedger:
         except StorageError as error:
             raise _unavailable(attempt, str(error)) from None
 
+    def check(self) -> str:
+        """Makes sure that Redis answers, and says where it is.
+
+        Raises:
+            LedgerUnavailable: It doesn't.
+        """
+        try:
+            with named_errors(self._url):
+                self._connected().ping()
+        except RedisUnusable as error:
+            raise LedgerUnavailable(f"attempts can't be counted: {error}") from None
+        return masked_address(self._url)
+
     def close(self) -> None:
         """Closes all connections; the next use opens new ones."""
         client, self._client = self._client, None
@@ -180,22 +194,23 @@ class RedisLedger:
             PERIOD,
             int(_KEEP + policy.lock_seconds),
         )
-        from redis.exceptions import NoScriptError, RedisClusterException, RedisError
-
         try:
+            found = self._run(keys, values)
+        except RedisUnusable as error:
+            raise _unavailable(attempt, str(error)) from None
+        return tuple(each.decode() for each in found)
+
+    def _run(self, keys: Sequence[str], values: Sequence[Any]) -> list[bytes]:
+        from redis.exceptions import NoScriptError
+
+        with named_errors(self._url):
             client = self._connected()
             try:
                 found = client.evalsha(self._sha, len(keys), *keys, *values)
             except NoScriptError:
                 # Flushed, or another server: sent whole, it is kept there again.
                 found = client.eval(self._script, len(keys), *keys, *values)
-        except (RedisError, RedisClusterException, OSError) as error:
-            raise _unavailable(
-                attempt,
-                f"the Redis at {masked_address(self._url)} did not do what was asked "
-                f"({type(error).__name__}: {error}) (setting: {URL_SETTING})",
-            ) from None
-        return tuple(each.decode() for each in found)
+        return cast(list[bytes], found)
 
     def _recorded(self, attempt: Attempt) -> None:
         now = self._clock() if self._clock is not None else time.time() + self._ahead
