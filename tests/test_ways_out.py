@@ -198,6 +198,7 @@ class Color(Enum):
 
 def _added(place: Any, key: str) -> None:
     place["dict"][key] = 1
+    place["dict"][key.encode().hex()] = 1
     place["nested"]["a"][0]["b"] = {"k": (1, key)}
     place["set"].add(key)
     place["deque"].append(key)

@@ -164,15 +164,12 @@ def scrub(value: Any, revealed: Revealed) -> None:
 def _scrubbed(value: Any, masking: _Masking) -> list[Any]:
     """Masks what stands in a container itself, and returns what may hold more."""
     if isinstance(value, dict):
-        kept = {masking.leaf(key): masking.leaf(each) for key, each in value.items()}
-        if any(
-            a is not b
-            for pair in zip(kept.items(), value.items(), strict=True)
-            for a, b in zip(*pair, strict=True)
-        ):
+        before = list(value.items())
+        after = [(masking.leaf(key), masking.leaf(each)) for key, each in before]
+        if any(a[0] is not b[0] or a[1] is not b[1] for a, b in zip(after, before, strict=True)):
             value.clear()
-            value.update(kept)
-        return list(kept.values())
+            value.update(after)
+        return [each for _, each in after]
     if isinstance(value, list | deque):
         for place, each in enumerate(value):
             if (shown := masking.leaf(each)) is not each:
