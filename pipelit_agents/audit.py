@@ -70,9 +70,9 @@ def record(
             # What was refused as a name, and what a caller chose, may hold what no database takes.
             "actor": _storable(actor, 149),
             "subject": _storable(subject, 149),
-            "action": action,
+            "action": _storable(action, 32),
             "outcome": outcome,
-            "reason": reason,
+            "reason": _storable(reason, 64),
             "run": _storable(context.run, 64),
             "node": _storable(context.node, 149),
             "thread": _storable(context.thread, 149),

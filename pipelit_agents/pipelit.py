@@ -51,8 +51,8 @@ class Pipelit:
             that of its server.
 
     Raises:
-        ConfigurationError: ``encryption_keys`` is one key. What is wrong with the other settings
-            is said when they are first used.
+        ConfigurationError: ``encryption_keys`` is one key, or ``pool_size`` less than 1. What is
+            wrong with the other settings is said when they are first used.
 
     Attributes:
         users: The accounts.
@@ -126,6 +126,8 @@ class Pipelit:
         pool_size: int,
         clock: Callable[[], float] | None,
     ) -> None:
+        if pool_size < 1:
+            raise ConfigurationError(f"pool_size has to be at least 1, not {pool_size}")
         self._make_keyring = keyring
         self._keyring: Keyring | None = None
         self._redis_url = redis_url

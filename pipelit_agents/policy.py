@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Final
 
 __all__ = ["VerificationPolicy"]
+
+_YEAR: Final = 366 * 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,8 @@ class VerificationPolicy:
             value = getattr(self, each.name)
             if not value >= least:
                 raise ValueError(f"{each.name} must be at least {least}, not {value!r}")
+        if not self.lock_seconds <= _YEAR:
+            raise ValueError("lock_seconds must be at most a year: deactivate an account to end it")
         if self.switch_off_after > 100:
             raise ValueError("switch_off_after must be at most 100 (NIST SP 800-63B)")
         if self.window > 2:

@@ -335,7 +335,7 @@ class Users:
         """
         with self._database.writing(durable=True) as connection:
             name = _find(connection, require_username(username)).username
-            unlock(self._database, connection, name, insists=True)
+            unlock(self._database, connection, name, at=self._clock(), insists=True)
             self._record(connection, by, name, "user.unlock")
 
     aunlock = off_the_loop(unlock)
@@ -560,11 +560,11 @@ class Users:
                 totp_secret=totp_secret,
                 totp_previous_until=0.0,
                 created_at=self._clock(),
-                created_by=created_by,
+                created_by=_storable(created_by)[:149],
             )
         )
         # Nobody is born locked by guesses that were made before.
-        unlock(self._database, connection, username)
+        unlock(self._database, connection, username, at=self._clock())
         self._record(connection, created_by, username, f"{kind}.create")
 
     def _insert_key(
@@ -585,7 +585,7 @@ class Users:
                 digest=_fingerprint(secret),
                 last_four=secret[-4:],
                 created_at=self._clock(),
-                created_by=created_by,
+                created_by=_storable(created_by)[:149],
                 expires_at=expires_at,
             )
         )

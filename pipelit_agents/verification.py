@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from secrets import token_bytes
@@ -16,12 +17,15 @@ from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import (
     CodeRejected,
+    ConfigurationError,
     InvalidUsername,
+    LedgerUnavailable,
     MalformedCode,
     NotLocalAgent,
     PeerLocked,
     ProofRejected,
     RateLimited,
+    StorageError,
     UnsealError,
     UserInactive,
     UserNotFound,
@@ -45,6 +49,11 @@ _READ_ACCOUNT: Final = text(
     "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until "
     "FROM pipelit_users WHERE username IN (:one, :other)"
 )
+
+_NOT_DECIDED: Final[dict[type[Exception], str]] = {
+    ConfigurationError: "a setting is unusable",
+    UnsealError: "secret doesn't open",
+}
 
 ProofRole = Literal["spawn-request", "spawn-result"]
 
@@ -166,8 +175,10 @@ class Verifier:
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
         try:
             decision = self._ledger().decide(Attempt(verifier, name, code_kind, matches))
-        except UnsealError:
-            self._audit(verifier, name, f"verify.{kind}", "secret doesn't open", self._clock())
+        except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
+            with suppress(StorageError):
+                reason = _NOT_DECIDED.get(type(error), "ledger unavailable")
+                self._audit(verifier, name, f"verify.{kind}", reason, self._clock())
             raise
         who = {"peer": name, "verifier": verifier}
         if decision.verdict == "rejected":

@@ -273,3 +273,10 @@ def test_no_entry_of_the_audit_holds_a_secret(
     assert "verify.proof" in shown
     for each in secrets:
         assert each not in shown
+
+
+@pytest.mark.parametrize("kind", ["", "x" * 65, "a\0b", "a\nb"])
+def test_a_kind_is_a_few_printable_characters(pipelit: Pipelit, kind: str) -> None:
+    """What one database would take and another not is refused by all."""
+    with pytest.raises(CredentialError, match="kind"):
+        pipelit.credentials.put("openai", VALUE, kind=kind, created_by="alice")

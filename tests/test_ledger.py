@@ -278,6 +278,8 @@ def test_a_policy_may_be_stricter(
         {"failures_per_minute": 0},
         {"lock_after": 0},
         {"lock_seconds": float("nan")},
+        {"lock_seconds": float("inf")},
+        {"lock_seconds": 1e9},
         {"switch_off_after": 101},
         {"window": 3},
         {"window": -1},

@@ -133,9 +133,9 @@ def test_a_wrong_password_is_refused_and_not_repeated(
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("redis://:pw@h:1/2?password=pw", "redis://:***@h:1/2"),
-        ("redis+sentinel://u:pw@h,i:2/m?sentinel_password=pw", "redis+sentinel://u:***@h,i:2/m"),
-        ("unix://:pw@/run/redis.sock?db=1", "unix://:***@/run/redis.sock"),
+        ("redis://:pw@h:1/2?password=pw", "redis://***@h:1/2"),
+        ("redis+sentinel://u:pw@h,i:2/m?sentinel_password=pw", "redis+sentinel://***@h,i:2/m"),
+        ("unix://:pw@/run/redis.sock?db=1", "unix://***@/run/redis.sock"),
         ("unix:///run/redis.sock", "unix:///run/redis.sock"),
     ],
 )

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from threading import Thread
 
@@ -17,9 +18,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.database.engine import Database, boot_id
+from pipelit_agents.database.engine import Database, _lock_key, boot_id
 from pipelit_agents.database.models import Base
-from pipelit_agents.errors import ConfigurationError, StorageError
+from pipelit_agents.errors import (
+    CodeRejected,
+    ConfigurationError,
+    PeerLocked,
+    RateLimited,
+    StorageError,
+)
 
 
 def run(program: str, *arguments: str, cwd: Path | None = None) -> str:
@@ -360,6 +367,74 @@ with Pipelit(database_url=sys.argv[1], encryption_keys=[Keyring.generate_key()])
     print(pipelit.users.create("alice").username)
 """
     assert run(program, f"sqlite:///{tmp_path}/agents.db") == "alice\n"
+
+
+@pytest.mark.backends("sqlite", "postgres")
+def test_numbers_that_grow_for_ever_have_room(pipelit: Pipelit) -> None:
+    """Audit entries and attempts may be more than fit into 32 bits."""
+    with pipelit._database.writing() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT setval('pipelit_audit_id_seq', 4000000000)"))
+        else:
+            connection.execute(text("UPDATE pipelit_audit SET id = id + 4000000000"))
+        connection.execute(
+            text(
+                "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, "
+                "locked_until, spent_step) VALUES ('x', 'peer', '', 4000000000, 0, '', 0, -1)"
+            )
+        )
+    pipelit.users.create("bob")
+    assert pipelit.audit.list(limit=1)[0].id > 4_000_000_000
+
+
+@pytest.mark.backends("postgres")
+def test_models_and_migrations_agree_on_a_server_too(pipelit: Pipelit) -> None:
+    """Autogenerate finds no difference there either."""
+    with pipelit._database.reading() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": "pipelit_version", "compare_type": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+@pytest.mark.backends("postgres")
+def test_names_whose_locks_are_the_same_do_not_wait_for_each_other(pipelit: Pipelit) -> None:
+    """Two agents whose names have one number verify each other from many threads."""
+    seen: dict[tuple[int, int], str] = {}
+    names: list[str] = []
+    for number in count():
+        name = f"n{number:x}"
+        other = seen.setdefault(_lock_key(f"account:{name}"), name)
+        if other != name:
+            names = [other, name]
+            break
+    for name in names:
+        pipelit.users.create_agent(name, owner="alice", purpose="takes part")
+    agents = [pipelit.agent(name) for name in names]
+    failed: list[Exception] = []
+
+    def work(mine: int) -> None:
+        for _ in range(10):
+            try:
+                agents[mine].verify_peer(names[1 - mine], "00000000")
+            except (CodeRejected, RateLimited, PeerLocked):
+                pass
+            except Exception as error:
+                failed.append(error)
+
+    threads = [Thread(target=work, args=(number % 2,)) for number in range(6)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert failed == []
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_pool_has_an_end(database_url: str, key: str, size: int) -> None:
+    """SQLAlchemy takes 0 for no limit: here it is refused."""
+    with pytest.raises(ConfigurationError, match="pool_size"):
+        Pipelit(database_url=database_url, encryption_keys=[key], pool_size=size)
 
 
 def test_a_bare_key_is_refused(database_url: str, key: str) -> None:

@@ -53,6 +53,7 @@ R = TypeVar("R")
 VALUE: Final = "value"
 OPERATOR: Final = "operator"
 _MASKED_FROM: Final = 12
+_LONGEST_KIND: Final = 64
 _REFUSALS: Final[dict[type[Exception], str]] = {
     ConfigurationError: "no key",
     CredentialNotFound: "not found",
@@ -157,6 +158,12 @@ class Credentials:
                 f"name {name!r:.80} is no credential name: 1 to 149 of the characters "
                 "a-z 0-9 _ . - and the first a letter or digit",
                 credential=str(name)[:149],
+            )
+        if not kind or len(kind) > _LONGEST_KIND or not kind.isprintable():
+            raise CredentialError(
+                f"credential {name!r}: kind {kind!r:.80} has to be 1 to {_LONGEST_KIND} printable "
+                "characters",
+                credential=name,
             )
         secrets = _secret_fields(name, value)
         shown = _canonical(name, dict(public or {}))

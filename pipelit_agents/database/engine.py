@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
 from sqlalchemy import (
     URL,
@@ -44,8 +45,6 @@ _SESSION: Final = (
     "SET lock_timeout = '15s'; SET statement_timeout = '30s'; "
     "SET idle_in_transaction_session_timeout = '60s'; SET synchronous_commit = 'on'"
 )
-# Advisory locks live beside those of the application, so that their first half is a word of ours.
-_OURS: Final = int.from_bytes(b"plit", "big")
 
 
 @cache
@@ -148,16 +147,20 @@ class Database:
 
         Args:
             connection: In a transaction that hasn't read yet what the lock is for.
-            names: What is locked, for example ``account:alice``. Each caller locks in one order.
+            names: What is locked, by kind and name: ``account:alice``. Kinds are locked in the
+                order family, account, ledger, credential.
             shared: Others may share it; only those that don't have to wait.
         """
         if connection.dialect.name == "sqlite":
             return
         take = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-        named = {f"name{position}": name for position, name in enumerate(names)}
-        if named:
-            taken = ", ".join(f"{take}(:ours, hashtext(:{each}))" for each in named)
-            connection.execute(text(f"SELECT {taken}"), {"ours": _OURS, **named})
+        keys = sorted({_lock_key(name) for name in names})
+        if keys:
+            # Numbers, in one order: names whose keys are the same would wait for each other.
+            taken = ", ".join(f"{take}(:kind{n}, :name{n})" for n in range(len(keys)))
+            values = {f"kind{n}": kind for n, (kind, _) in enumerate(keys)}
+            values |= {f"name{n}": name for n, (_, name) in enumerate(keys)}
+            connection.execute(text(f"SELECT {taken}"), values)
 
     @property
     def server_clock(self) -> str:
@@ -222,6 +225,13 @@ class Database:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+
+
+def _lock_key(name: str) -> tuple[int, int]:
+    # Advisory locks are two numbers of 32 bits, and live beside those of the application.
+    kind, _, which = name.partition(":")
+    first, second = (crc32(part.encode()) for part in (f"pipelit {kind}", which))
+    return first - 2**31, second - 2**31
 
 
 def _revision(connection: Connection) -> str | None:

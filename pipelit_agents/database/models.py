@@ -11,6 +11,8 @@ from pipelit_agents.keyring import Sealed
 __all__ = ["ApiKeyRow", "AuditRow", "Base", "CredentialRow", "EpochRow", "LedgerRow", "UserRow"]
 
 NAME = String(149)
+# SQLite's integers are as long as they have to be.
+LONG = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
@@ -85,12 +87,12 @@ class LedgerRow(Base):
     peer: Mapped[str] = mapped_column(NAME, primary_key=True)
     scope: Mapped[str] = mapped_column(String(8), primary_key=True)
     subject: Mapped[str] = mapped_column(NAME, primary_key=True)
-    version: Mapped[int] = mapped_column(Integer)
+    version: Mapped[int] = mapped_column(LONG)
     in_a_row: Mapped[int] = mapped_column(Integer)
     recent: Mapped[str] = mapped_column(Text)
     locked_until: Mapped[float] = mapped_column(Float)
     spent_step: Mapped[int] = mapped_column(BigInteger)
-    unlocks: Mapped[int] = mapped_column(Integer, server_default="0")
+    unlocks: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class EpochRow(Base):
@@ -113,7 +115,7 @@ class AuditRow(Base):
     __tablename__ = "pipelit_audit"
     __table_args__ = (Index("pipelit_audit_subject", "subject", "id"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(LONG, primary_key=True, autoincrement=True)
     at: Mapped[float] = mapped_column(Float)
     actor: Mapped[str] = mapped_column(NAME)
     subject: Mapped[str] = mapped_column(NAME)

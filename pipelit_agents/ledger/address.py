@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pipelit_agents.errors import ConfigurationError, LedgerWarning
 
@@ -22,6 +22,7 @@ URL_SETTING: Final = "PIPELIT_REDIS_URL"
 # A script takes a fraction of a millisecond; a server that needs longer is no help.
 _TIMEOUT: Final = 2.0
 _SENTINEL_PORT: Final = 26379
+_OPTIONS: Final = frozenset({"client_name", "db", "health_check_interval", "max_connections"})
 _FORMS: Final = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
 
 
@@ -31,7 +32,8 @@ def connect(url: str) -> Any:
     Args:
         url: As redis-py reads it; with ``+sentinel`` several hosts and the service in the path,
             ``redis+sentinel://host:26379,host:26379/mymaster/0``, and with ``+cluster`` any node.
-            ``sentinel_password`` in the query is for the sentinels.
+            ``sentinel_password`` in the query is for the sentinels; ``ssl_…``, ``client_name``,
+            ``health_check_interval`` and ``max_connections`` are redis-py's.
 
     Raises:
         ConfigurationError: The address can't be used, or redis-py isn't installed.
@@ -54,37 +56,64 @@ def connect(url: str) -> Any:
         # A script whose answer got lost may have decided: asked again, it would say «replay».
         "retry": Retry(NoBackoff(), 0),
     }
-    parts = urlsplit(url)
-    scheme, _, layout = parts.scheme.partition("+")
     try:
-        if scheme not in ("redis", "rediss", "unix") or layout not in ("", "sentinel", "cluster"):
-            raise ValueError(f"it has to begin with {_FORMS}")  # noqa: TRY301 - said below
-        if layout == "cluster":
-            return RedisCluster.from_url(urlunsplit((scheme, *parts[1:])), **limits)
-        if not layout:
-            return Redis.from_url(url, **limits)
+        parts = urlsplit(url)
+        scheme, _, layout = parts.scheme.partition("+")
+        query = _checked_query(scheme, layout, parts)
         login, at, hosts = parts.netloc.rpartition("@")
-        service, _, number = parts.path.strip("/").partition("/")
-        if not service:
-            raise ValueError("it has to name the service: …/mymaster")  # noqa: TRY301 - said below
-        query = dict(parse_qsl(parts.query))
-        ours = {"password": query.pop("sentinel_password", None)}
+        service, number = "", parts.path.strip("/")
+        if layout == "sentinel":
+            service, _, number = number.partition("/")
+            if not service:
+                raise _Unfit("it has to name the service: …/mymaster")  # noqa: TRY301 - said below
+        if scheme != "unix" and not (number or "0").isdecimal():
+            raise _Unfit("its path has to be the number of a database")  # noqa: TRY301 - said below
+        sentinels_password = query.pop("sentinel_password", None)
         # What the rest of the address means, redis-py knows.
-        plain = (scheme, f"{login}{at}unknown", f"/{number or 0}", urlencode(query), "")
-        pool = ConnectionPool.from_url(urlunsplit(plain), **limits)
+        where = f"{login}{at}unknown" if layout == "sentinel" else parts.netloc
+        plain = urlunsplit((scheme, where, f"/{number or 0}", urlencode(query), ""))
+        if not layout:
+            plain = url
+        # Opens nothing, and finds out whether a connection can be made of it.
+        pool = ConnectionPool.from_url(plain, **limits)
+        pool.make_connection()
+        if layout == "cluster":
+            return RedisCluster.from_url(plain, **limits)
+        if not layout:
+            return Redis.from_url(plain, **limits)
         shared = {k: v for k, v in pool.connection_kwargs.items() if k not in ("host", "port")}
         tls = {"ssl": True} if pool.connection_class is SSLConnection else {}
         trust = {k: v for k, v in shared.items() if k.startswith("ssl_")}
         sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
             [_host_and_port(each) for each in hosts.split(",")],
-            sentinel_kwargs={**limits, **tls, **trust, **ours},
+            sentinel_kwargs={**limits, **tls, **trust, "password": sentinels_password},
         )
         return sentinel.master_for(service, **shared, **tls)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"{URL_SETTING} is no address that can be used here ({error}); for example: "
-            "redis://:password@127.0.0.1:6379/0"
-        ) from None
+    except _Unfit as error:
+        why = str(error)
+    except (AttributeError, TypeError, ValueError):
+        # Their words may hold the password.
+        why = "it can't be read; in user and password write / ? # @ : as %2F %3F %23 %40 %3A"
+    raise ConfigurationError(
+        f"{URL_SETTING} is no address that can be used here ({why}); for example: "
+        "redis://:password@127.0.0.1:6379/0"
+    )
+
+
+class _Unfit(ValueError):
+    """Says in words of ours what is wrong with an address."""
+
+
+def _checked_query(scheme: str, layout: str, parts: SplitResult) -> dict[str, str]:
+    if scheme not in ("redis", "rediss", "unix") or layout not in ("", "sentinel", "cluster"):
+        raise _Unfit(f"it has to begin with {_FORMS}")
+    query = dict(parse_qsl(parts.query))
+    for name in query:
+        ours = layout == "sentinel" and name == "sentinel_password"
+        tls = scheme == "rediss" and name.startswith("ssl_")
+        if not (ours or tls or name in _OPTIONS):
+            raise _Unfit(f"{name[:40]!r} is no option for it")
+    return query
 
 
 class RedisUnusable(Exception):
@@ -98,11 +127,12 @@ def named_errors(url: str) -> Iterator[None]:
     Raises:
         RedisUnusable: It can't be reached, or refuses.
     """
-    from redis.exceptions import RedisClusterException, RedisError
-
     try:
         yield
-    except (RedisError, RedisClusterException, OSError) as error:
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        # Whatever it is, nothing was counted; some of redis-py's errors have no common root.
         raise RedisUnusable(
             f"the Redis at {masked_address(url)} did not do what was asked "
             f"({type(error).__name__}: {error}) (setting: {URL_SETTING})"
@@ -110,12 +140,14 @@ def named_errors(url: str) -> Iterator[None]:
 
 
 def masked_address(url: str) -> str:
-    """The address for messages: without password and options."""
-    parts = urlsplit(url)
-    login, at, hosts = parts.netloc.rpartition("@")
-    user, colon, _ = login.partition(":")
-    shown = f"{user}{':***' if colon else ''}{at}{hosts}"
-    return f"{parts.scheme}://{shown}{parts.path}"
+    """The address for messages: without user, password and options."""
+    scheme, _, rest = url.partition("://")
+    # Up to the last @: a password that wasn't escaped may hold a slash.
+    login, at, where = rest.rpartition("@")
+    shown = where.partition("?")[0].partition("#")[0]
+    if not at and shown.startswith(":"):
+        shown = ""
+    return f"{scheme}://{'***@' if login else ''}{shown}"
 
 
 def report_eviction(client: Any, url: str) -> None:
@@ -142,5 +174,5 @@ def report_eviction(client: Any, url: str) -> None:
 def _host_and_port(address: str) -> tuple[str, int]:
     parts = urlsplit(f"//{address}")
     if not parts.hostname:
-        raise ValueError(f"{address!r} is no host")
+        raise _Unfit("one of its hosts has no name")
     return parts.hostname, parts.port or _SENTINEL_PORT

@@ -32,7 +32,8 @@ _KNOWN: Final = text(
 )
 _UNLOCK: Final = text(
     "UPDATE pipelit_ledger SET in_a_row = 0, recent = '', locked_until = 0, "
-    "version = version + 1, unlocks = unlocks + 1 WHERE peer = :peer"
+    "version = version + 1, "
+    "unlocks = CASE WHEN unlocks < :at THEN :at ELSE unlocks + 1 END WHERE peer = :peer"
 )
 
 
@@ -51,7 +52,7 @@ class Attempt:
 
     Attributes:
         matches: Given the account (None if there is none) and a range of steps, those in which
-            the code is right, in any order. It is not called while a limit that is known holds.
+            the code is right, in any order.
     """
 
     verifier: str
@@ -118,13 +119,16 @@ def lock_attempt(database: Database, connection: Connection, attempt: Attempt) -
     database.lock(connection, f"ledger:{attempt.peer}")
 
 
-def unlock(database: Database, connection: Connection, peer: str, *, insists: bool = False) -> None:
+def unlock(
+    database: Database, connection: Connection, peer: str, *, at: float, insists: bool = False
+) -> None:
     """Forgets the failures about a peer, in every ledger; what was spent stays spent.
 
-    A ledger outside this database learns of it by the number of unlocks of the peer's row. What
-    that ledger counted may not have been written here: who ``insists`` gets a row to say it in.
+    A ledger outside this database learns of it by the number of the peer's last unlock, which is
+    the moment of it, so that it grows also where the database is restored from a backup. What that
+    ledger counted may not have been written here: who ``insists`` gets a row to say it in.
     """
     database.lock(connection, f"ledger:{peer}")
     if insists:
         connection.execute(_KNOWN, {"peer": peer})
-    connection.execute(_UNLOCK, {"peer": peer})
+    connection.execute(_UNLOCK, {"peer": peer, "at": int(at)})

@@ -12,7 +12,8 @@
 --          that the spender spent last
 --       10 .. 17 failures_per_minute, lock_after, lock_seconds, owner_lock_after,
 --          switch_off_after, window, period, seconds that a key is kept
--- Returns verdict, reason, the moment, the step, seconds to wait (empty: none).
+--       18 what tells this call from others
+-- Returns verdict, reason, the moment, the step, seconds to wait (empty: none), and ARGV 18.
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -36,7 +37,7 @@ local function whole(number)
 end
 
 local function answer(verdict, reason, step, wait)
-  return {verdict, reason, precise(now), whole(step or 0), wait and precise(wait) or ''}
+  return {verdict, reason, precise(now), whole(step or 0), wait and precise(wait) or '', ARGV[18]}
 end
 
 local present = math.floor(now / period)
@@ -81,7 +82,7 @@ end
 
 -- A server that began anew, was restored or took over may have forgotten what was spent last. What
 -- the last of it was, SQL knows as well: where that is no longer good, nothing that could be good
--- was forgotten.
+-- was forgotten. And what SQL has, it refuses by itself: this is for the day when SQL forgot too.
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 if not run then
   return redis.error_reply('ERR the server does not tell its run_id')

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
+from secrets import token_hex
 from typing import Any, Final, cast
 
 from sqlalchemy import Connection, text
@@ -53,8 +54,9 @@ _READ: Final = text(
         ON lv.peer = :peer AND lv.scope = 'pair' AND lv.subject = :verifier
     """
 )
-_ACTIVE: Final = text(
-    "SELECT count(*) FROM pipelit_users WHERE active AND username IN (:verifier, :peer)"
+_UNCHANGED: Final = text(
+    "SELECT count(*) FROM pipelit_users WHERE active AND (username = :verifier OR "
+    "(username = :peer AND totp_secret = :secret AND COALESCE(totp_previous, '') = :previous))"
 )
 _NEW_ROW: Final = (
     "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
@@ -127,12 +129,7 @@ class RedisLedger:
             if not row.database_id:
                 why = "the database has lost its name: restore the table pipelit_epoch"
                 raise _unavailable(attempt, why)
-            try:
-                asked = self._asked(attempt, row)
-            except LedgerUnavailable:
-                self._recorded(attempt)
-                raise
-            return self._written(attempt, *asked)
+            return self._written(attempt, row, *self._asked(attempt, row))
         except StorageError as error:
             raise _unavailable(attempt, str(error)) from None
 
@@ -144,7 +141,7 @@ class RedisLedger:
         """
         try:
             with named_errors(self._url):
-                self._connected().ping()
+                self._connected().info("server")
         except RedisUnusable as error:
             raise LedgerUnavailable(f"attempts can't be counted: {error}") from None
         return masked_address(self._url)
@@ -157,7 +154,7 @@ class RedisLedger:
 
     def _asked(self, attempt: Attempt, row: Any) -> tuple[Decision, str]:
         for _ in range(_TRIES):
-            now = self._clock() if self._clock is not None else time.time() + self._ahead
+            now = round(self._clock(), 6) if self._clock else time.time() + self._ahead
             account, unfit = account_of(attempt.peer, row, now)
             tried = window_of(now, self._policy.window)
             steps = sorted(attempt.matches(account, tried))
@@ -176,7 +173,7 @@ class RedisLedger:
         base = f"pipelit:{row.database_id}:{{{attempt.peer}}}"
         keys = (base, f"{base}:by:{attempt.verifier}", f"{base}:of:{row.root_owner or ''}")
         values = (
-            "" if self._clock is None else repr(self._clock()),
+            "" if self._clock is None else repr(round(self._clock(), 6)),
             attempt.kind,
             unfit,
             " ".join(map(str, steps)),
@@ -193,12 +190,18 @@ class RedisLedger:
             policy.window,
             PERIOD,
             int(_KEEP + policy.lock_seconds),
+            token := token_hex(8),
         )
         try:
             found = self._run(keys, values)
         except RedisUnusable as error:
             raise _unavailable(attempt, str(error)) from None
-        return tuple(each.decode() for each in found)
+        *answer, of_call = (each.decode() for each in found)
+        if of_call != token:
+            # A call that was interrupted has left its answer on the connection.
+            self._forget()
+            raise _unavailable(attempt, "Redis's answer is another call's")
+        return tuple(answer)
 
     def _run(self, keys: Sequence[str], values: Sequence[Any]) -> list[bytes]:
         from redis.exceptions import NoScriptError
@@ -206,18 +209,23 @@ class RedisLedger:
         with named_errors(self._url):
             client = self._connected()
             try:
-                found = client.evalsha(self._sha, len(keys), *keys, *values)
-            except NoScriptError:
-                # Flushed, or another server: sent whole, it is kept there again.
-                found = client.eval(self._script, len(keys), *keys, *values)
+                try:
+                    found = client.evalsha(self._sha, len(keys), *keys, *values)
+                except NoScriptError:
+                    # Flushed, or another server: sent whole, it is kept there again.
+                    found = client.eval(self._script, len(keys), *keys, *values)
+            except Exception:
+                raise
+            except BaseException:
+                # Interrupted between question and answer: nobody may read that answer as his own.
+                self._forget()
+                raise
         return cast(list[bytes], found)
 
-    def _recorded(self, attempt: Attempt) -> None:
-        now = self._clock() if self._clock is not None else time.time() + self._ahead
-        with self._database.writing() as connection:
-            _record(connection, attempt, Decision("rejected", now), "ledger unavailable")
+    def _forget(self) -> None:
+        self._client = None
 
-    def _written(self, attempt: Attempt, decision: Decision, reason: str) -> Decision:
+    def _written(self, attempt: Attempt, row: Any, decision: Decision, reason: str) -> Decision:
         accepts = decision.verdict == "accepted"
         # A power cut that undoes a commit of SQLite's may take Redis's memory with it, and
         # neither would know that the other forgot.
@@ -225,8 +233,12 @@ class RedisLedger:
             if accepts:
                 lock_attempt(self._database, connection, attempt)
                 names = _names(attempt)
-                if connection.scalar(_ACTIVE, names) != 2:
-                    decision, reason = Decision("rejected", decision.at), "deactivated meanwhile"
+                evaluated = {"secret": row.totp_secret, "previous": row.totp_previous or ""}
+                if connection.scalar(_UNCHANGED, names | evaluated) != 2:
+                    decision, reason = (
+                        Decision("rejected", decision.at),
+                        "account changed meanwhile",
+                    )
                 elif connection.execute(
                     _SPEND[attempt.kind], names | {"step": decision.step}
                 ).rowcount:

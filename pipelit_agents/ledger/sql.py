@@ -187,7 +187,8 @@ class SqlLedger:
 
     def _now(self, of_the_server: float | None) -> float:
         if self._clock is not None:
-            return self._clock()
+            # As fine as other ledgers write it down.
+            return round(self._clock(), 6)
         return time.time() if of_the_server is None else of_the_server
 
     def _limits(self, state: _State, now: float) -> tuple[Decision | None, str]:
