@@ -176,6 +176,9 @@ class Verifier:
         try:
             decision = self._ledger().decide(Attempt(verifier, name, code_kind, matches))
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
+            if isinstance(error.__cause__, StorageError):
+                # What couldn't be counted can't be written down either, and would wait once more.
+                raise
             with suppress(StorageError):
                 reason = _NOT_DECIDED.get(type(error), "ledger unavailable")
                 self._audit(verifier, name, f"verify.{kind}", reason, self._clock())

@@ -67,7 +67,8 @@ def connect(url: str) -> Any:
             if not service:
                 raise _Unfit("it has to name the service: …/mymaster")  # noqa: TRY301 - said below
         if scheme != "unix" and not (number or "0").isdecimal():
-            raise _Unfit("its path has to be the number of a database")  # noqa: TRY301 - said below
+            why = "its path has to be the number of a database; in a password / is written %2F"
+            raise _Unfit(why)  # noqa: TRY301 - said below
         sentinels_password = query.pop("sentinel_password", None)
         # What the rest of the address means, redis-py knows.
         where = f"{login}{at}unknown" if layout == "sentinel" else parts.netloc

@@ -131,7 +131,7 @@ class RedisLedger:
                 raise _unavailable(attempt, why)
             return self._written(attempt, row, *self._asked(attempt, row))
         except StorageError as error:
-            raise _unavailable(attempt, str(error)) from None
+            raise _unavailable(attempt, str(error)) from error
 
     def check(self) -> str:
         """Makes sure that Redis answers, and says where it is.

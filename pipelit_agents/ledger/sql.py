@@ -130,7 +130,7 @@ class SqlLedger:
                 f"nothing is accepted while attempts can't be counted: {error}",
                 peer=attempt.peer,
                 verifier=attempt.verifier,
-            ) from None
+            ) from error
         raise LedgerUnavailable(
             f"nothing is accepted: {_RETRIES} attempts in a row were overtaken by others",
             peer=attempt.peer,
