@@ -177,7 +177,7 @@ def watched(three: list[RedisServer]) -> list[RedisServer]:
     master, replica, sentinel = three
     first = master.start()
     second = replica.start("--replicaof", "127.0.0.1", port(master))
-    until(lambda: first.wait(1, 100) == 1)
+    until(lambda: second.info("replication")["master_link_status"] == "up")
     for each in (first, second):
         each.config_set("masterauth", "s3cret-/:word")
         each.config_set("requirepass", "s3cret-/:word")
