@@ -1,4 +1,4 @@
-"""Accounts: people and agent users, their API keys, and what an operator does with them."""
+"""Accounts: people, agent users and peers, their API keys, and what an operator does with them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.models import ApiKeyRow, UserRow
+from pipelit_agents.database.models import ApiKeyRow, PeeringRow, UserRow
 from pipelit_agents.errors import (
     AuthenticationError,
     NotLocalAgent,
@@ -31,9 +31,10 @@ from pipelit_agents.errors import (
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.ledger.base import unlock
 from pipelit_agents.names import require_username
+from pipelit_agents.peering import Enrolment, read_uri
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.twins import off_the_loop
-from pipelit_agents.verification import base32_secret, totp_purpose
+from pipelit_agents.verification import base32_secret, holds, peering_purpose, totp_purpose
 
 __all__ = ["ApiKeyInfo", "NewAgent", "NewApiKey", "NewUser", "User", "Users"]
 
@@ -50,18 +51,20 @@ class User:
 
     Attributes:
         username: Its name.
-        kind: ``human`` or ``agent``.
-        owner: Who an agent belongs to: a person or another agent; None for a person.
-        root_owner: The person at the end of the owners.
+        kind: ``human``, ``agent``, or ``peer``: an agent of another domain, which can be verified
+            here and not acted as.
+        owner: Who an agent belongs to: a person or another agent; None for a person or a peer.
+        root_owner: The person at the end of the owners; a peer is its own.
         purpose: What an agent is for.
         active: Whether it may act.
         may_create_agents: Whether an agent may make others; people may.
         created_at: When, UTC.
         created_by: Who made it.
+        domain: Where a peer comes from; empty for others.
     """
 
     username: str
-    kind: Literal["human", "agent"]
+    kind: Literal["human", "agent", "peer"]
     owner: str | None
     root_owner: str
     purpose: str
@@ -69,6 +72,7 @@ class User:
     may_create_agents: bool
     created_at: datetime
     created_by: str
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,7 @@ class Users:
             UserExists: The name is taken.
             UserNotFound: There is no such owner.
             UserInactive: The owner was deactivated.
-            NotPermitted: The owner is an agent that may not make agents.
+            NotPermitted: The owner is an agent that may not make agents, or a peer.
             QuotaExceeded: The root owner has as many living agents as the policy allows.
             ConfigurationError: There is no key to seal its TOTP secret under.
         """
@@ -220,6 +224,11 @@ class Users:
         belongs_to = self.find_in(connection, require_username(owner, argument="owner"))
         if not belongs_to.active:
             raise UserInactive(f"owner {owner!r} was deactivated", username=owner)
+        if belongs_to.domain:
+            raise NotPermitted(
+                f"{owner!r} is a peer of the domain {belongs_to.domain!r}: it owns no agents here",
+                username=owner,
+            )
         if belongs_to.kind == "agent" and not belongs_to.may_create_agents:
             raise NotPermitted(
                 f"agent {owner!r} may not create agents; an operator may create it with "
@@ -357,7 +366,7 @@ class Users:
         Raises:
             InvalidUsername: The name has another form.
             UserNotFound: There is none.
-            NotLocalAgent: It is a person.
+            NotLocalAgent: It is a person or a peer.
             UserInactive: It was deactivated.
             ValueError: The overlap is negative.
         """
@@ -366,11 +375,7 @@ class Users:
         secret = secrets.token_bytes(_SECRET_BYTES)
         with self._database.writing(durable=True) as connection:
             self._lock_accounts(connection, require_username(username))
-            row = _find(connection, username)
-            if row.kind != "agent":
-                raise NotLocalAgent(f"{username!r} is a person, not an agent", username=username)
-            if not row.active:
-                raise UserInactive(f"{username!r} was deactivated", username=username)
+            row = _find_agent(connection, username)
             connection.execute(
                 update(UserRow)
                 .where(UserRow.username == row.username)
@@ -384,6 +389,103 @@ class Users:
         return _provisioning_uri(row.username, secret)
 
     arotate_totp = off_the_loop(rotate_totp)
+
+    def issue_peering(self, agent: str, *, domain: str, by: str = OPERATOR) -> SecretStr:
+        """Gives an agent a secret by which it proves itself to one other domain, and to no other.
+
+        Another for the same domain replaces the one before, which is no longer used.
+
+        Args:
+            agent: The agent.
+            domain: What the other domain is called here; it has the form of a username.
+            by: Who asked for it, for the record.
+
+        Returns:
+            The ``otpauth://…`` URI that the other domain enrols, shown once.
+
+        Raises:
+            InvalidUsername: A name has another form.
+            UserNotFound: There is no such account.
+            NotLocalAgent: It is a person or a peer.
+            UserInactive: It was deactivated.
+            ConfigurationError: There is no key to seal the secret under.
+        """
+        require_username(agent, argument="agent")
+        require_username(domain, argument="domain")
+        secret, relation = secrets.token_bytes(_SECRET_BYTES), secrets.token_hex(16)
+        purpose = peering_purpose(relation)
+        with self._database.writing(durable=True) as connection:
+            self._lock_accounts(connection, agent)
+            _find_agent(connection, agent)
+            connection.execute(
+                delete(PeeringRow).where(PeeringRow.agent == agent, PeeringRow.domain == domain)
+            )
+            connection.execute(
+                insert(PeeringRow).values(
+                    relation=relation,
+                    agent=agent,
+                    domain=domain,
+                    secret=Sealed(self._keyring().seal(secret, purpose), purpose),
+                    created_at=self._clock(),
+                    created_by=_storable(by)[:149],
+                )
+            )
+            self._record(connection, by, agent, "peering.issue", domain)
+        return _provisioning_uri(agent, secret, relation)
+
+    aissue_peering = off_the_loop(issue_peering)
+
+    def enroll_peer(
+        self, uri: str | SecretStr, *, name: str, domain: str, by: str = OPERATOR
+    ) -> User:
+        """Makes the account of another domain's agent, which is verified here and not acted as.
+
+        It gets no API key; see :meth:`issue_api_key`. A peer that was deactivated may be enrolled
+        anew from the same domain: its secret is replaced, and all its API keys are revoked.
+
+        Args:
+            uri: What that domain's ``issue_peering`` returned.
+            name: The agent's name, here as there.
+            domain: What that domain is called here; it has the form of a username.
+            by: Who asked for it, for the record.
+
+        Raises:
+            InvalidUsername: A name has another form.
+            ValueError: The URI is not of this account, has a secret that is too short, or asks
+                for what isn't spoken here; or another account has this secret.
+            UserExists: The name is taken by anybody but a deactivated peer of that domain.
+            ConfigurationError: There is no key to seal the secret under.
+        """
+        uri = SecretStr(uri) if isinstance(uri, str) else uri
+        require_username(name, argument="name")
+        require_username(domain, argument="domain")
+        peer = read_uri(uri, name=name)
+        sealed = self._seal(name, peer.secret)
+        with self._database.writing(durable=True) as connection:
+            self._lock_accounts(connection, name)
+            before = connection.execute(
+                select(UserRow.__table__).where(UserRow.username == name)
+            ).one_or_none()
+            if before is not None and (before.active or before.domain != domain):
+                mend = "; deactivate it first" if before.domain == domain else ""
+                raise UserExists(f"there is an account {name!r} already{mend}", username=name)
+            self._require_unshared(connection, name, peer)
+            if before is None:
+                self._insert(
+                    connection,
+                    name,
+                    kind="human",
+                    root_owner=name,
+                    totp_secret=sealed,
+                    created_by=by,
+                    domain=domain,
+                    relation=peer.relation,
+                )
+            else:
+                self._enroll_anew(connection, name, sealed, peer.relation, by)
+            return _user(_find(connection, name))
+
+    aenroll_peer = off_the_loop(enroll_peer)
 
     def issue_api_key(
         self,
@@ -526,6 +628,46 @@ class Users:
         purpose = totp_purpose(username)
         return Sealed(self._keyring().seal(secret, purpose), purpose)
 
+    def _require_unshared(self, connection: Connection, name: str, peer: Enrolment) -> None:
+        # Who knows the secret of two relations can play the one's part in the other.
+        peers = connection.execute(
+            select(UserRow.username, UserRow.totp_secret, UserRow.relation).where(
+                UserRow.domain != "", UserRow.username != name, UserRow.totp_secret.is_not(None)
+            )
+        ).all()
+        issued = connection.execute(select(PeeringRow.relation, PeeringRow.secret)).all()
+        sealed = [Sealed(each.totp_secret.token, totp_purpose(each.username)) for each in peers]
+        sealed += [Sealed(each.secret.token, peering_purpose(each.relation)) for each in issued]
+        relations = {each.relation for each in (*peers, *issued)} - {""}
+        if peer.relation in relations or holds(self._keyring(), sealed, peer.secret):
+            raise ValueError(
+                "secret: this database has it already, for another peer or as one that it issued "
+                "itself; have the other domain issue one for this peer alone"
+            )
+
+    def _enroll_anew(
+        self, connection: Connection, name: str, sealed: Sealed, relation: str, by: str
+    ) -> None:
+        now = self._clock()
+        connection.execute(
+            update(UserRow)
+            .where(UserRow.username == name)
+            .values(
+                active=True,
+                relation=relation,
+                totp_secret=sealed,
+                totp_previous=None,
+                totp_previous_until=0.0,
+            )
+        )
+        connection.execute(
+            update(ApiKeyRow)
+            .where(ApiKeyRow.username == name, ApiKeyRow.revoked_at.is_(None))
+            .values(revoked_at=now)
+        )
+        unlock(self._database, connection, name, at=now)
+        self._record(connection, by, name, "peer.enroll", "anew; its keys revoked")
+
     def _lock_accounts(self, connection: Connection, *usernames: str) -> None:
         # Verifications that have begun end first; none that begins later finds them as they were.
         self._database.lock(connection, *(f"account:{each}" for each in sorted(usernames)))
@@ -542,6 +684,8 @@ class Users:
         purpose: str = "",
         may_create_agents: bool = False,
         totp_secret: Sealed | None = None,
+        domain: str = "",
+        relation: str = "",
     ) -> None:
         self._lock_accounts(connection, username)
         taken = select(UserRow.username).where(UserRow.username == username)
@@ -561,11 +705,14 @@ class Users:
                 totp_previous_until=0.0,
                 created_at=self._clock(),
                 created_by=_storable(created_by)[:149],
+                domain=domain,
+                relation=relation,
             )
         )
         # Nobody is born locked by guesses that were made before.
         unlock(self._database, connection, username, at=self._clock())
-        self._record(connection, created_by, username, f"{kind}.create")
+        action = "peer.enroll" if domain else f"{kind}.create"
+        self._record(connection, created_by, username, action)
 
     def _insert_key(
         self,
@@ -621,6 +768,20 @@ def _find(connection: Connection, username: str) -> Row[Any]:
     return row
 
 
+def _find_agent(connection: Connection, username: str) -> Row[Any]:
+    row = _find(connection, username)
+    if row.domain:
+        raise NotLocalAgent(
+            f"{username!r} is a peer of the domain {row.domain!r}: its secrets are made there",
+            username=username,
+        )
+    if row.kind != "agent":
+        raise NotLocalAgent(f"{username!r} is a person, not an agent", username=username)
+    if not row.active:
+        raise UserInactive(f"{username!r} was deactivated", username=username)
+    return row
+
+
 def _storable(words: str) -> str:
     # PostgreSQL takes every character but this one.
     return words.replace("\0", "\ufffd")
@@ -629,7 +790,7 @@ def _storable(words: str) -> str:
 def _user(row: Row[Any]) -> User:
     return User(
         row.username,
-        row.kind,
+        "peer" if row.domain else row.kind,
         row.owner,
         row.root_owner,
         row.purpose,
@@ -637,6 +798,7 @@ def _user(row: Row[Any]) -> User:
         row.may_create_agents,
         datetime.fromtimestamp(row.created_at, UTC),
         row.created_by,
+        row.domain,
     )
 
 
@@ -649,6 +811,7 @@ def _fingerprint(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _provisioning_uri(username: str, secret: bytes) -> SecretStr:
-    query = urlencode({"secret": base32_secret(secret), "issuer": ISSUER})
+def _provisioning_uri(username: str, secret: bytes, relation: str = "") -> SecretStr:
+    fields = {"secret": base32_secret(secret), "issuer": ISSUER}
+    query = urlencode(fields | ({"relation": relation} if relation else {}))
     return SecretStr(f"otpauth://totp/{quote(ISSUER)}:{quote(username)}?{query}")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from secrets import token_bytes
 from typing import Any, Final, Literal, NoReturn
 
-from sqlalchemy import text
+from sqlalchemy import Connection, delete, select, text
 
 from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
+from pipelit_agents.database.models import SpentRequestRow
 from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,
@@ -30,14 +33,24 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
-from pipelit_agents.keyring import Keyring
+from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger
 from pipelit_agents.names import is_username, require_username
 from pipelit_agents.otp import totp
+from pipelit_agents.peering import PeerRelation, is_relation
 from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
 from pipelit_agents.twins import off_the_loop
 
-__all__ = ["Agent", "TotpCode", "Verification", "Verifier", "base32_secret", "totp_purpose"]
+__all__ = [
+    "Agent",
+    "TotpCode",
+    "Verification",
+    "Verifier",
+    "base32_secret",
+    "holds",
+    "peering_purpose",
+    "totp_purpose",
+]
 
 PLAIN_DIGITS: Final = 6
 AUDIENCE_DIGITS: Final = 8
@@ -46,8 +59,17 @@ _CODE_FORMS: Final = {
     "audience": re.compile(r"[0-9]{8}\Z"),
 }
 _READ_ACCOUNT: Final = text(
-    "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until "
-    "FROM pipelit_users WHERE username IN (:one, :other)"
+    "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until, domain, "
+    "relation FROM pipelit_users WHERE username IN (:one, :other)"
+)
+# Neither is ever empty, so that an empty one finds nothing.
+_READ_PEERING: Final = text(
+    "SELECT relation, secret FROM pipelit_peerings "
+    "WHERE agent = :agent AND (relation = :relation OR domain = :domain)"
+)
+_SPEND_REQUEST: Final = text(
+    "INSERT INTO pipelit_spent_requests (digest, expires_at) VALUES (:digest, :expires_at) "
+    "ON CONFLICT (digest) DO NOTHING"
 )
 
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
@@ -97,6 +119,20 @@ def totp_purpose(username: str) -> str:
     return f"user:{username}:totp"
 
 
+def peering_purpose(relation: str) -> str:
+    """The place that the secret of an issued peering is sealed for."""
+    return f"peering:{relation}"
+
+
+def holds(keyring: Keyring, sealed: Iterable[Sealed], secret: bytes) -> bool:
+    """Whether one of these sealed secrets is this one; what doesn't open isn't."""
+    found = False
+    for each in sealed:
+        with suppress(UnsealError):
+            found |= hmac.compare_digest(keyring.unseal(each.token, each.purpose), secret)
+    return found
+
+
 class Verifier:
     """Makes and checks codes and proofs of the agents of one database.
 
@@ -133,11 +169,91 @@ class Verifier:
             UserInactive: It was deactivated.
             UnsealError: The secret doesn't open under this keyring.
         """
-        row = self._accounts(username, username).get(username)
+        return self._own_key(username, self._accounts(username, username).get(username))
+
+    def proving_key(
+        self, username: str, verifier: str, relation: str | None = None
+    ) -> tuple[bytes, str]:
+        """The secret by which an agent proves itself to a verifier, and the peering's id.
+
+        Args:
+            username: The agent.
+            verifier: Who is to check.
+            relation: The id of a peering that this agent issued; an empty string for the agent's
+                own secret; None to go by what the verifier is here.
+
+        Raises:
+            UserNotFound: No account has that name, or the agent issued no such peering.
+            NotLocalAgent: The account is no agent.
+            UserInactive: It was deactivated.
+            UnsealError: The secret doesn't open under this keyring.
+        """
+        with self._database.reading() as connection:
+            rows = _accounts_in(connection, username, verifier)
+            peer = rows.get(verifier)
+            domain = peer.domain if relation is None and peer is not None else ""
+            issued = _peering_in(connection, username, relation or "", domain)
+        own = self._own_key(username, rows.get(username))
+        if not relation and not domain:
+            return own, ""
+        if issued is None:
+            which = f"to the domain {domain!r}" if domain else f"with the id {relation!r:.40}"
+            shown = domain or "…"
+            raise UserNotFound(
+                f"no peering {which} was issued by {username!r}: issue one with "
+                f'users.issue_peering("{username}", domain="{shown}")',
+                username=username,
+            )
+        return self._keyring().unseal(
+            issued.secret, peering_purpose(issued.relation)
+        ), issued.relation
+
+    def relation_to(self, username: str, peer: str) -> PeerRelation | None:
+        """How an agent and a peer prove themselves to each other; see :meth:`Agent.relation_to`."""
+        with self._database.reading() as connection:
+            row = _accounts_in(connection, peer, peer).get(peer)
+            if row is None or not row.domain:
+                return None
+            issued = _peering_in(connection, username, "", row.domain)
+        return PeerRelation(row.domain, row.relation, issued.relation if issued else None)
+
+    def spend_request(self, username: str, parent: str, challenge: bytes, lifetime: float) -> bool:
+        """Marks a request as used; see :meth:`Agent.spend_request`."""
+        now = self._clock()
+        named = f"{username}\0{parent}\0".encode() + challenge
+        request = {"digest": hashlib.sha256(named).hexdigest(), "expires_at": now + lifetime}
+        # Who else is deleting them has them locked, and needs no help.
+        expired = (
+            select(SpentRequestRow.digest)
+            .where(SpentRequestRow.expires_at <= now)
+            .with_for_update(skip_locked=True)
+        )
+        with self._database.writing(durable=True) as connection:
+            connection.execute(delete(SpentRequestRow).where(SpentRequestRow.digest.in_(expired)))
+            first = connection.execute(_SPEND_REQUEST, request).rowcount == 1
+            if not first:
+                record(
+                    connection,
+                    at=now,
+                    actor=username,
+                    subject=parent,
+                    action="verify.request",
+                    outcome="refused",
+                    reason="request used before",
+                )
+        return first
+
+    def _own_key(self, username: str, row: Any) -> bytes:
         if row is None:
             raise UserNotFound(
                 f"there is no account {username!r}; make it with users.create_agent or: "
                 f"pipelit-agents agents create {username}",
+                username=username,
+            )
+        if row.domain:
+            raise NotLocalAgent(
+                f"{username!r} is a peer of the domain {row.domain!r}: it is verified here, and "
+                "can be acted as there alone",
                 username=username,
             )
         if row.kind != "agent":
@@ -165,11 +281,13 @@ class Verifier:
 
         def matches(account: Account | None, steps: range) -> Sequence[int]:
             # Every step under every key is compared, so that the time taken tells nothing.
+            audience = None if kind == "plain" else verifier
+            relation = account.relation if account else ""
             return [
                 step
                 for key in self._unseal(account)
                 for step in steps
-                if same(_short_code(key, step, name, None if kind == "plain" else verifier), given)
+                if same(_short_code(key, step, name, audience, relation), given)
             ]
 
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
@@ -227,9 +345,10 @@ class Verifier:
         account = None
         if other is not None and other.totp_secret is not None:
             previous = other.totp_previous if now < other.totp_previous_until else None
-            account = Account(peer, other.totp_secret, previous)
+            account = Account(peer, other.totp_secret, previous, other.relation)
         binding = Binding(
             role=role,
+            relation=account.relation if account else "",
             prover=peer,
             verifier=verifier,
             challenge=challenge.value,
@@ -304,8 +423,7 @@ class Verifier:
 
     def _accounts(self, one: str, other: str) -> dict[str, Any]:
         with self._database.reading() as connection:
-            rows = connection.execute(_READ_ACCOUNT, {"one": one, "other": other}).all()
-        return {row.username: row for row in rows}
+            return _accounts_in(connection, one, other)
 
     def _unseal(self, account: Account | None) -> list[bytes]:
         keyring = self._keyring()
@@ -345,14 +463,16 @@ class Agent:
         """Makes this agent's present code.
 
         Args:
-            audience: Who is to check it. Without one the code is plain: it is good for anybody
-                who knows the secret, any authenticator app shows the same.
+            audience: Who is to check it; a peer gets it under the peering that this agent issued
+                to its domain. Without one the code is plain: it is good for anybody who knows the
+                secret, any authenticator app shows the same.
 
         Returns:
             The code and the end of its time step.
 
         Raises:
             AccountError: This agent isn't there, is no agent, or was deactivated.
+            UserNotFound: The audience is a peer, and no peering was issued to its domain.
             InvalidUsername: The audience is not a username, or is this agent.
             UnsealError: The secret doesn't open under this keyring.
         """
@@ -363,8 +483,11 @@ class Agent:
                 "audience: an agent doesn't verify itself", username=self.username
             )
         step = int(self._verifier.now()) // PERIOD
-        key = self._verifier.own_key(self.username)
-        code = _short_code(key, step, self.username, audience)
+        if audience is None:
+            key, relation = self._verifier.own_key(self.username), ""
+        else:
+            key, relation = self._verifier.proving_key(self.username, audience)
+        code = _short_code(key, step, self.username, audience, relation)
         return TotpCode(code, _utc((step + 1) * PERIOD), audience)
 
     atotp_code = off_the_loop(totp_code)
@@ -429,6 +552,7 @@ class Agent:
         request: bytes = b"",
         kind: str = "result",
         depth: int | None = None,
+        relation: str | None = None,
     ) -> Proof:
         """Proves that this agent gives this answer to this request, now.
 
@@ -439,23 +563,47 @@ class Agent:
             request: The exact bytes that were asked.
             kind: What the payload is.
             depth: The depth of the spawn, if it is one.
+            relation: The id of the peering, issued by this agent, to prove it under; an empty
+                string for the agent's own secret. By default the peering issued to the domain of
+                a verifier that is a peer here, and to others the agent's own secret.
 
         Raises:
             AccountError: This agent isn't there, is no agent, or was deactivated.
+            UserNotFound: This agent issued no such peering.
             UnsealError: The secret doesn't open under this keyring.
         """
         return self._prove(
-            "spawn-result", challenge, verifier, request, kind=kind, payload=payload, depth=depth
+            "spawn-result",
+            challenge,
+            verifier,
+            request,
+            kind=kind,
+            payload=payload,
+            depth=depth,
+            relation=relation,
         )
 
     aprove = off_the_loop(prove)
 
     def prove_request(
-        self, challenge: bytes, request: bytes, *, verifier: str, depth: int | None = None
+        self,
+        challenge: bytes,
+        request: bytes,
+        *,
+        verifier: str,
+        depth: int | None = None,
+        relation: str | None = None,
     ) -> Proof:
         """Proves that this agent asks this of that child. Arguments and errors as :meth:`prove`."""
         return self._prove(
-            "spawn-request", challenge, verifier, request, kind="", payload=None, depth=depth
+            "spawn-request",
+            challenge,
+            verifier,
+            request,
+            kind="",
+            payload=None,
+            depth=depth,
+            relation=relation,
         )
 
     aprove_request = off_the_loop(prove_request)
@@ -535,6 +683,47 @@ class Agent:
 
     arequire_active = off_the_loop(require_active)
 
+    def relation_to(self, verifier: str) -> PeerRelation | None:
+        """How this agent and a peer of another domain prove themselves to each other.
+
+        Args:
+            verifier: The peer.
+
+        Returns:
+            None where no peer of that name is enrolled here. What is deactivated is still told.
+
+        Raises:
+            InvalidUsername: The verifier is not a username.
+        """
+        return self._verifier.relation_to(
+            self.username, require_username(verifier, argument="verifier")
+        )
+
+    arelation_to = off_the_loop(relation_to)
+
+    def spend_request(self, parent: str, challenge: bytes, *, lifetime: float = 300.0) -> bool:
+        """Marks a parent's request as used, for all processes of this database.
+
+        Args:
+            parent: Who asked.
+            challenge: The challenge that its proof answered.
+            lifetime: Seconds for which it is remembered: longer than the proof is good.
+
+        Returns:
+            True the first time. False from then on, which is audited.
+
+        Raises:
+            InvalidUsername: The parent is not a username.
+            ValueError: The lifetime isn't positive.
+            StorageError: It can't be remembered; don't work on it.
+        """
+        if not lifetime > 0:
+            raise ValueError("lifetime must be more than 0 seconds")
+        require_username(parent, argument="parent")
+        return self._verifier.spend_request(self.username, parent, challenge, lifetime)
+
+    aspend_request = off_the_loop(spend_request)
+
     def note_refusal(self, peer: str, action: str, reason: str) -> None:
         """Records that this agent refused a peer before there was anything to verify.
 
@@ -559,19 +748,22 @@ class Agent:
         kind: str,
         payload: bytes | None,
         depth: int | None,
+        relation: str | None,
     ) -> Proof:
+        require_username(verifier, argument="verifier")
         step = int(self._verifier.now()) // PERIOD
+        key, peering = self._verifier.proving_key(self.username, verifier, relation)
         binding = Binding(
             role=role,
+            relation=peering,
             prover=self.username,
-            verifier=require_username(verifier, argument="verifier"),
+            verifier=verifier,
             challenge=challenge,
             depth=depth,
             request=request,
             kind=kind,
             payload=payload,
         )
-        key = self._verifier.own_key(self.username)
         return Proof(self.username, verifier, step, binding.answer(key, step))
 
     def __repr__(self) -> str:
@@ -581,10 +773,30 @@ class Agent:
         raise TypeError("an Agent is not pickled: whoever holds it is that agent")
 
 
-def _short_code(key: bytes, step: int, prover: str, audience: str | None) -> str:
+def _accounts_in(connection: Connection, one: str, other: str) -> dict[str, Any]:
+    rows = connection.execute(_READ_ACCOUNT, {"one": one, "other": other}).all()
+    return {row.username: row for row in rows}
+
+
+def _peering_in(connection: Connection, agent: str, relation: str, domain: str) -> Any:
+    if not domain and not is_relation(relation):
+        return None
+    names = {"agent": agent, "relation": relation, "domain": domain}
+    return connection.execute(_READ_PEERING, names).one_or_none()
+
+
+def _short_code(
+    key: bytes, step: int, prover: str, audience: str | None, relation: str = ""
+) -> str:
     if audience is None:
         return totp(key, step * PERIOD, digits=PLAIN_DIGITS)
-    binding = Binding(role="audience-code", suite=CODE_SUITE, prover=prover, verifier=audience)
+    binding = Binding(
+        role="audience-code",
+        suite=CODE_SUITE,
+        relation=relation,
+        prover=prover,
+        verifier=audience,
+    )
     return binding.answer(key, step)
 
 

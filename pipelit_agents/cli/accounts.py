@@ -8,7 +8,15 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelit_agents.cli.output import AsJson, Yes, confirm, reporting, show, show_table
+from pipelit_agents.cli.output import (
+    AsJson,
+    Yes,
+    confirm,
+    read_secret,
+    reporting,
+    show,
+    show_table,
+)
 
 __all__ = ["agents", "keys", "users"]
 
@@ -106,6 +114,44 @@ def rotate_totp(
         uri = pipelit.users.rotate_totp(username, overlap=_duration("--overlap", overlap))
     fields = {"username": username, "provisioning_uri": uri.get_secret_value()}
     show("Rotated.", fields, as_json=as_json, once=["provisioning_uri"])
+
+
+@agents.command("peering")
+@reporting
+def issue_peering(
+    username: Name,
+    *,
+    domain: Annotated[str, typer.Option(help="What the other domain is called here.")],
+    as_json: AsJson = False,
+) -> None:
+    """Give an agent a secret for one other domain, and show its otpauth URI once.
+
+    The other domain enrols it: pipelit-agents agents enroll.
+    """
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        uri = pipelit.users.issue_peering(username, domain=domain)
+    fields = {"username": username, "domain": domain, "peering_uri": uri.get_secret_value()}
+    show("Issued.", fields, as_json=as_json, once=["peering_uri"])
+
+
+@agents.command("enroll")
+@reporting
+def enroll_peer(
+    username: Name,
+    *,
+    domain: Annotated[str, typer.Option(help="What its domain is called here.")],
+    as_json: AsJson = False,
+) -> None:
+    """Enrol another domain's agent, to verify it; its URI is asked for, or piped in."""
+    from pipelit_agents import Pipelit
+
+    uri = read_secret("URI")
+    with Pipelit.from_env() as pipelit:
+        peer = pipelit.users.enroll_peer(uri, name=username, domain=domain)
+    fields = {"username": peer.username, "kind": peer.kind, "domain": peer.domain}
+    show("Enrolled.", fields, as_json=as_json)
 
 
 @users.command("show")

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pipelit_agents.database.types import EncryptedString
 from pipelit_agents.keyring import Sealed
 
-__all__ = ["ApiKeyRow", "AuditRow", "Base", "CredentialRow", "EpochRow", "LedgerRow", "UserRow"]
+__all__ = [
+    "ApiKeyRow",
+    "AuditRow",
+    "Base",
+    "CredentialRow",
+    "EpochRow",
+    "LedgerRow",
+    "PeeringRow",
+    "SpentRequestRow",
+    "UserRow",
+]
 
 NAME = String(149)
 # SQLite's integers are as long as they have to be.
@@ -20,7 +40,10 @@ class Base(DeclarativeBase):
 
 
 class UserRow(Base):
-    """A person or an agent user."""
+    """A person, an agent user, or a peer: an agent of another domain, which has a ``domain``.
+
+    A peer's kind is ``human`` here, so that whatever doesn't look at the domain can't act as it.
+    """
 
     __tablename__ = "pipelit_users"
     __table_args__ = (
@@ -41,6 +64,31 @@ class UserRow(Base):
     totp_previous_until: Mapped[float] = mapped_column(Float, default=0.0)
     created_at: Mapped[float] = mapped_column(Float)
     created_by: Mapped[str] = mapped_column(NAME)
+    domain: Mapped[str] = mapped_column(NAME, server_default="")
+    relation: Mapped[str] = mapped_column(String(32), server_default="")
+
+
+class PeeringRow(Base):
+    """A secret by which one agent proves itself to one other domain."""
+
+    __tablename__ = "pipelit_peerings"
+    __table_args__ = (UniqueConstraint("agent", "domain", name="pipelit_peerings_agent_domain"),)
+
+    relation: Mapped[str] = mapped_column(String(32), primary_key=True)
+    agent: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"))
+    domain: Mapped[str] = mapped_column(NAME)
+    secret: Mapped[Sealed] = mapped_column(EncryptedString())
+    created_at: Mapped[float] = mapped_column(Float)
+    created_by: Mapped[str] = mapped_column(NAME)
+
+
+class SpentRequestRow(Base):
+    """The digest of a request that an agent has worked on; it is refused until it expires."""
+
+    __tablename__ = "pipelit_spent_requests"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    expires_at: Mapped[float] = mapped_column(Float, index=True)
 
 
 class ApiKeyRow(Base):

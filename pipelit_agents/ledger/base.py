@@ -39,11 +39,12 @@ _UNLOCK: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What is needed of a peer to evaluate its code: its sealed secrets."""
+    """What is needed of a peer to evaluate its code: its sealed secrets, and its peering."""
 
     username: str
     secret: str | None
     previous: str | None
+    relation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ def account_of(peer: str, row: Any, now: float) -> tuple[Account | None, str]:
     account = None
     if row.totp_secret is not None:
         overlap = now < row.totp_previous_until
-        account = Account(peer, row.totp_secret, row.totp_previous if overlap else None)
+        previous = row.totp_previous if overlap else None
+        account = Account(peer, row.totp_secret, previous, row.relation)
     if not row.verifier_active:
         return account, "verifier unknown or inactive"
     if account is None:

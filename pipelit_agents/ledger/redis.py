@@ -42,7 +42,7 @@ _TRIES: Final = 3
 _READ: Final = text(
     """
     SELECT v.active AS verifier_active, v.root_owner, p.active,
-        p.totp_secret, p.totp_previous, p.totp_previous_until, e.database_id,
+        p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.database_id,
         COALESCE(lp.unlocks, 0) AS unlocks, COALESCE(lp.in_a_row, 0) AS in_a_row,
         COALESCE(CASE WHEN :kind = 'plain' THEN lp.spent_step ELSE lv.spent_step END, -1) AS spent
     FROM (SELECT 1 AS one) AS base
