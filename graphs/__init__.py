@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from .child import ANYONE, VerifiedChild, verified_child
 from .envelope import Envelope, SpawnRequest
+from .remote import RemoteChild, remote_child
 from .spawn import SpawnResult, SpawnTask, spawn_and_await
 
 __all__ = [
     "ANYONE",
     "Envelope",
+    "RemoteChild",
     "SpawnRequest",
     "SpawnResult",
     "SpawnTask",
     "VerifiedChild",
+    "remote_child",
     "spawn_and_await",
     "verified_child",
 ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.channels import EphemeralValue, LastValue
 from langgraph.errors import GraphBubbleUp
 from langgraph.pregel import NodeBuilder, Pregel
-from langgraph.runtime import RunControl
+from langgraph.runtime import RunControl, get_runtime
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
@@ -26,6 +26,11 @@ __all__ = ["ANYONE", "VerifiedChild", "verified_child"]
 MAX_REQUEST_BYTES: Final = 64 * 2**20
 MAX_ERROR_TEXT: Final = 2000
 REQUEST_LIFETIME: Final = 60.0
+# Beginning with two underscores keeps a key of `configurable` out of checkpoint metadata.
+DEPTH: Final = "__pipelit_depth"
+# What LangGraph and its server put there. The rest is the caller's, and no proof covers it.
+_LANGGRAPHS_OWN: Final = ("__pregel_", "checkpoint_", "langgraph_auth_")
+_LANGGRAPHS_KEYS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id"})
 
 
 class Anyone:
@@ -147,6 +152,17 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             GraphBubbleUp: The graph was interrupted or stopped.
         """
         self.check(request)
+        return self.work(request, config, control)
+
+    async def aanswer(self, request: SpawnRequest, config: RunnableConfig) -> dict[str, Any]:
+        """As :meth:`answer`, for the event loop."""
+        await asyncio.to_thread(self.check, request)
+        return await self.awork(request, config)
+
+    def work(
+        self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
+    ) -> dict[str, Any]:
+        """As :meth:`answer`, for a request that was checked."""
         kind: Literal["result", "error"] = "result"
         try:
             given = state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES)
@@ -157,9 +173,8 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             kind, payload = "error", _failure(error)
         return self.seal(request, kind, payload)
 
-    async def aanswer(self, request: SpawnRequest, config: RunnableConfig) -> dict[str, Any]:
-        """As :meth:`answer`, for the event loop."""
-        await asyncio.to_thread(self.check, request)
+    async def awork(self, request: SpawnRequest, config: RunnableConfig) -> dict[str, Any]:
+        """As :meth:`work`, for the event loop."""
         kind: Literal["result", "error"] = "result"
         try:
             given = state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES)
@@ -170,6 +185,26 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             kind, payload = "error", _failure(error)
         return await asyncio.to_thread(self.seal, request, kind, payload)
 
+    def admit(self, request: SpawnRequest, identity: str | None) -> None:
+        """Checks a request from outside, and spends it: it is worked on once.
+
+        Args:
+            request: What came.
+            identity: As whom the caller reached this server, where that was asked.
+
+        Raises:
+            RequestRefused: As :meth:`check`; also a request that came before, and one that
+                another account sends than the parent that proves it.
+        """
+        self.check(request)
+        if isinstance(self.accept_from, Anyone):
+            return
+        if identity is not None and identity != request.parent:
+            self.agent.note_refusal(request.parent, "verify.request", "sent by another account")
+        elif self.agent.spend_request(request.parent, request.challenge):
+            return
+        raise self._refusal()
+
     def check(self, request: SpawnRequest) -> None:
         """Checks the caller before any node of the graph runs.
 
@@ -178,12 +213,9 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         """
         if self.accept_from is None or isinstance(self.accept_from, Anyone):
             return
-        refusal = RequestRefused(
-            f"{self.agent.username!r} doesn't work for this caller: accept_from doesn't name it, "
-            "or the request isn't proven"
-        )
         if request.parent not in self.accept_from or request.proof is None:
-            raise refusal
+            self.agent.note_refusal(request.parent, "verify.request", "not in accept_from")
+            raise self._refusal()
         now = self.agent.now()
         challenge = Challenge(
             request.challenge,
@@ -200,7 +232,13 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
                 depth=request.depth,
             )
         except ProofRejected:
-            raise refusal from None
+            raise self._refusal() from None
+
+    def _refusal(self) -> RequestRefused:
+        return RequestRefused(
+            f"{self.agent.username!r} doesn't work for this caller: accept_from doesn't name it, "
+            "or the request isn't proven, or it came before"
+        )
 
     def seal(
         self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
@@ -213,6 +251,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             request=request.payload,
             kind=kind,
             depth=request.depth,
+            relation=request.relation,
         )
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
@@ -273,12 +312,35 @@ def _served(child: VerifiedChild) -> RunnableLambda[Any, Any]:
         return SpawnRequest.parse(value, child.agent.username)
 
     def answer(value: Any, config: RunnableConfig) -> dict[str, Any]:
-        return child.answer(read(value), config)
+        request = read(value)
+        child.admit(request, _identity())
+        return _wire(child.work(request, _inside(config, request)))
 
     async def aanswer(value: Any, config: RunnableConfig) -> dict[str, Any]:
-        return await child.aanswer(read(value), config)
+        request = read(value)
+        await asyncio.to_thread(child.admit, request, _identity())
+        return _wire(await child.awork(request, _inside(config, request)))
 
     return ShowingLambda(answer, aanswer, child.graph)
+
+
+def _identity() -> str | None:
+    server = get_runtime().server_info
+    return None if server is None or server.user is None else server.user.identity
+
+
+def _inside(config: RunnableConfig, request: SpawnRequest) -> RunnableConfig:
+    configurable = {
+        key: value
+        for key, value in config.get("configurable", {}).items()
+        if key in _LANGGRAPHS_KEYS or key.startswith(_LANGGRAPHS_OWN)
+    }
+    inside = {**config, "configurable": {**configurable, DEPTH: request.depth}}
+    return cast(RunnableConfig, inside)
+
+
+def _wire(envelope: dict[str, Any]) -> dict[str, Any]:
+    return Envelope.parse(envelope).to_wire()
 
 
 def _failure(error: Exception) -> bytes:

@@ -13,6 +13,7 @@ import queue
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar, cast
@@ -24,6 +25,7 @@ from langgraph.errors import GraphBubbleUp, GraphDrained, GraphInterrupt
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
+from langgraph.pregel.remote import RemoteGraph
 from langgraph.runtime import RunControl, get_runtime
 from langgraph.types import Command, Send, StateSnapshot
 from typing_extensions import TypedDict
@@ -32,6 +34,7 @@ from pipelit_agents import Agent, Verification
 from pipelit_agents.errors import (
     AccountError,
     ConfigurationError,
+    CredentialError,
     DepthExceeded,
     LedgerUnavailable,
     PayloadError,
@@ -46,9 +49,10 @@ from pipelit_agents.errors import (
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof, derive_challenge
 
-from .child import ANYONE, MAX_ERROR_TEXT, ShowingLambda, VerifiedChild
+from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, ShowingLambda, VerifiedChild
 from .envelope import Envelope, SpawnRequest
 from .messages import state_from_bytes, state_to_bytes
+from .remote import NotLetIn, RemoteChild, Unreachable, from_remote_graph
 
 __all__ = ["SpawnResult", "SpawnTask", "spawn_and_await"]
 
@@ -56,8 +60,6 @@ JOIN: Final = "join"
 PLAN: Final = "plan"
 UNASSIGNED: Final = "unassigned"
 EVENT: Final = "pipelit.spawn"
-# Beginning with two underscores keeps a key of `configurable` out of checkpoint metadata.
-_DEPTH: Final = "__pipelit_depth"
 _RUN: Final = "__pipelit_run"
 _UNLIMITED: Final = 1_000_000
 _DEEPEST: Final = 1_000_000
@@ -68,7 +70,8 @@ _LONGEST: Final = 86_400.0
 _GRACE: Final = 1.0
 
 ProofKind = Literal["bound", "unbound-totp"]
-Status = Literal["verified", "failed", "refused", "timeout"]
+Status = Literal["verified", "failed", "refused", "timeout", "unreachable"]
+Child = Pregel[Any, Any, Any, Any] | RemoteGraph | RemoteChild
 T = TypeVar("T")
 
 
@@ -85,7 +88,8 @@ class SpawnResult(TypedDict):
     Attributes:
         agent: The child.
         status: ``verified``; ``failed`` (the child proved that its graph failed); ``refused``
-            (nothing that came back was proven); ``timeout``.
+            (nothing that came back was proven); ``timeout``; ``unreachable`` (a remote child's
+            server was away: it may be asked again).
         output: The output of the child's graph; None unless verified.
         error: What went wrong, or None. Of an unproven answer never its own words.
         bound: Whether the proof is bound to request and answer; False for ``unbound-totp``.
@@ -233,7 +237,7 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
 def spawn_and_await(
     lead: Agent,
-    children: Mapping[str, Pregel[Any, Any, Any, Any]],
+    children: Mapping[str, Child],
     *,
     timeout: float | None = None,
     max_concurrency: int | None = None,
@@ -251,8 +255,9 @@ def spawn_and_await(
 
     Args:
         lead: As whom the parent asks and verifies.
-        children: The children by the name of their agent: each a ``verified_child``, or any
-            compiled graph where ``proof`` says ``unbound-totp``.
+        children: The children by the name of their agent: each a ``verified_child``, a
+            ``remote_child`` or ``RemoteGraph`` that is one on its server, or any compiled graph
+            where ``proof`` says ``unbound-totp``.
         timeout: Seconds that one child may take; None for no limit. A child that overstays is
             stopped at its next step.
         max_concurrency: How many children run at once; what the caller's config says wins.
@@ -284,8 +289,9 @@ def spawn_and_await(
     _check_options(lead, children, kinds, timeout, max_concurrency, max_depth, on_failure)
 
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
-    for name, child in children.items():
+    for name, given in children.items():
         kind = kinds.get(name, "bound")
+        child = from_remote_graph(name, given) if isinstance(given, RemoteGraph) else given
         parent = _Parent(
             lead,
             name,
@@ -297,7 +303,10 @@ def spawn_and_await(
             child,
             kind,
         )
-        if kind == "unbound-totp":
+        node: RunnableLambda[_Order, Any]
+        if isinstance(child, RemoteChild):
+            node = _remote_node(parent, child)
+        elif kind == "unbound-totp":
             node = _unbound_node(parent, child)
         else:
             node = _bound_node(parent, cast(VerifiedChild, child))
@@ -367,7 +376,7 @@ class _Parent:
         on_failure: str,
         max_bytes: int,
         max_concurrency: int | None,
-        child: Pregel[Any, Any, Any, Any],
+        child: Pregel[Any, Any, Any, Any] | RemoteChild,
         kind: str,
     ) -> None:
         self.lead = lead
@@ -388,7 +397,7 @@ class _Parent:
             key: value for key, value in config.get("configurable", {}).items() if key != _RUN
         }
         inherited = cast(
-            RunnableConfig, {**config, "configurable": {**configurable, _DEPTH: order["depth"]}}
+            RunnableConfig, {**config, "configurable": {**configurable, DEPTH: order["depth"]}}
         )
         if self.max_concurrency is not None:
             # Ours was meant for the children, not for what they run; None can't unset it.
@@ -432,6 +441,35 @@ class _Parent:
         self.lead.verify_proof(shown, challenge=possession, payload=b"", kind="possession")
         return SpawnRequest(
             self.lead.username, challenge.value, order["depth"], order["request"], proof
+        )
+
+    def fresh_challenge(self) -> Challenge:
+        """A challenge that no run before had: a child far away works on each once."""
+        within = _LONGEST if self.timeout is None else self.timeout + PERIOD
+        return self.lead.challenge(self.name, lifetime=within)
+
+    def ask_remote(self, order: _Order, challenge: Challenge) -> SpawnRequest:
+        """What is asked of a child on another machine, proven wherever that can be checked.
+
+        Raises:
+            PipelitError: There is no such peer or account, or none of the lead's.
+        """
+        self.lead.domain.users.get(self.name)
+        relation = self.lead.relation_to(self.name)
+        proof = None
+        # A peer that was given nothing to check the lead by may still work for anyone.
+        if relation is None or relation.ours is not None:
+            proof = self.lead.prove_request(
+                challenge.value, order["request"], verifier=self.name, depth=order["depth"]
+            )
+        theirs = "" if relation is None else relation.theirs
+        return SpawnRequest(
+            self.lead.username,
+            challenge.value,
+            order["depth"],
+            order["request"],
+            proof,
+            theirs,
         )
 
     def believe(self, order: _Order, challenge: Challenge, answer: Any) -> SpawnResult:
@@ -484,6 +522,12 @@ class _Parent:
         elif isinstance(error, _Overstayed):
             status, words = "timeout", f"no answer within {self.timeout:g} seconds"
             reason = "no answer in time"
+        elif isinstance(error, Unreachable):
+            status, reason = "unreachable", "unreachable"
+            words = "the child's server is away, or lost the run: nothing was used, ask it again"
+        elif isinstance(error, NotLetIn):
+            words = "the child's server doesn't accept the API key: see the child's credential"
+            reason = "not let in"
         elif isinstance(error, RequestRefused):
             words = f"the child doesn't work for {self.lead.username!r}: see its accept_from"
             reason = "the child refused the request"
@@ -514,7 +558,7 @@ class _Parent:
         """Tells the outcome, and hands it to the join or ends the child's task."""
         run = _run_of(config)
         run.results[order["index"]] = result
-        event = "failed" if result["status"] == "timeout" else result["status"]
+        event = "failed" if result["status"] in ("timeout", "unreachable") else result["status"]
         run.tell(event, order, error=result["error"])
         if result["status"] != "verified" and self.on_failure == "raise":
             raise _ChildFailed
@@ -551,6 +595,54 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> RunnableLambda[_Order,
         return parent.finish(order, config, await _aguarded(parent, work, believe))
 
     return ShowingLambda(run, arun, child.graph)
+
+
+def _remote_node(parent: _Parent, child: RemoteChild) -> RunnableLambda[_Order, Any]:
+    async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
+        _run_of(config).tell("running", order)
+        challenge = parent.fresh_challenge()
+
+        async def work() -> Any:
+            request = await asyncio.to_thread(parent.ask_remote, order, challenge)
+            return await child.answer(request, parent.lead, limit=parent.max_bytes)
+
+        def believe(answer: Any) -> SpawnResult:
+            return parent.believe(order, challenge, answer)
+
+        return parent.finish(order, config, await _aguarded(parent, work, believe))
+
+    def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
+        return _on_another_loop(lambda: arun(order, config))
+
+    return RunnableLambda(run, arun, name=child.name)
+
+
+def _on_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    # The calling thread may have a loop of its own, as in a notebook.
+    began: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]]
+    began, done = queue.SimpleQueue(), Future[T]()
+
+    async def tell_and_work() -> T:
+        began.put((asyncio.get_running_loop(), cast(asyncio.Task[Any], asyncio.current_task())))
+        return await work()
+
+    def run() -> None:
+        try:
+            done.set_result(asyncio.run(tell_and_work()))
+        except BaseException as error:
+            done.set_exception(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    try:
+        return done.result()
+    except BaseException:
+        if not done.done():
+            # Interrupted here: the run over there ends too.
+            loop, task = began.get()
+            loop.call_soon_threadsafe(task.cancel)
+            thread.join(_GRACE)
+        raise
 
 
 def _unbound_node(
@@ -663,6 +755,7 @@ async def _aguarded(
 _PARENT_FAILED: Final = (
     AccountError,
     ConfigurationError,
+    CredentialError,
     LedgerUnavailable,
     StorageError,
     UnsealError,
@@ -720,7 +813,7 @@ def _forget(task: asyncio.Task[Any]) -> None:
 
 def _check_options(
     lead: Agent,
-    children: Mapping[str, Pregel[Any, Any, Any, Any]],
+    children: Mapping[str, Child],
     kinds: Mapping[str, str],
     timeout: float | None,
     max_concurrency: int | None,
@@ -753,6 +846,13 @@ def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
     if kind == "unbound-totp":
         if not isinstance(child, Pregel):
             raise TypeError(f"child {name!r} has to be a compiled graph")
+        return
+    if isinstance(child, RemoteGraph):
+        from_remote_graph(name, child)
+        return
+    if isinstance(child, RemoteChild):
+        if child.name != name:
+            raise ValueError(f"child {name!r} answers as {child.name!r}: use one name")
         return
     if not isinstance(child, VerifiedChild):
         raise TypeError(
@@ -837,7 +937,7 @@ def _spawn_error(run: _Run) -> SpawnError:
 
 def _depth_of(config: RunnableConfig) -> int:
     # Only ours counts: whoever calls a served graph can say anything here.
-    depth = config.get("configurable", {}).get(_DEPTH, 0)
+    depth = config.get("configurable", {}).get(DEPTH, 0)
     return min(max(depth, 0), _DEEPEST) if type(depth) is int else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,11 @@ def parent_of(
     builder.add_edge(START, "delegate")
     builder.add_edge("delegate", END)
     return builder.compile(checkpointer=saver)
+
+
+def b64(data: bytes) -> str:
+    """Bytes as they stand in JSON."""
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def tasks(*questions: Any, agent: str = NAME) -> Lead:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from conftest import Clock
-from spawning import NAME, Work, graph_of, upper
+from langchain_core.runnables import RunnableConfig
+from spawning import NAME, Work, b64, graph_of, upper
 
 from pipelit_agents import Agent, Challenge, Pipelit, Proof
 from pipelit_agents.errors import InvalidUsername, ProofRejected, RequestRefused
-from pipelit_agents.graphs import ANYONE, Envelope, VerifiedChild, verified_child
+from pipelit_agents.graphs import ANYONE, Envelope, SpawnRequest, VerifiedChild, verified_child
 from pipelit_agents.graphs.messages import state_from_bytes, state_to_bytes
 from pipelit_agents.proof import derive_challenge
 
-CHALLENGE = bytes(range(32))
 PAYLOAD = state_to_bytes({"q": "x"})
 
 
@@ -35,21 +36,24 @@ def researcher(pipelit: Pipelit) -> Agent:
 
 def request_of(lead: Agent, **changes: Any) -> dict[str, Any]:
     """A proven request, or a changed one."""
-    proof = lead.prove_request(CHALLENGE, PAYLOAD, verifier=NAME, depth=1)
+    # Each has a challenge of its own: a child works on one once.
+    challenge = secrets.token_bytes(32)
+    proof = lead.prove_request(challenge, PAYLOAD, verifier=NAME, depth=1)
     return {
         "parent": lead.username,
-        "challenge": CHALLENGE,
+        "challenge": b64(challenge),
         "depth": 1,
-        "payload": PAYLOAD,
+        "payload": b64(PAYLOAD),
         "proof": {"step": proof.step, "value": proof.value},
+        "relation": "",
     } | changes
 
 
-def checked(lead: Agent, envelope: dict[str, Any], clock: Clock) -> Any:
-    """What a parent far away reads of an envelope."""
-    parsed = Envelope.parse(envelope)
+def checked(lead: Agent, given: dict[str, Any], answer: dict[str, Any], clock: Clock) -> Any:
+    """What a parent far away reads of the answer to its request."""
+    parsed = Envelope.from_wire(answer)
     challenge = Challenge(
-        CHALLENGE,
+        SpawnRequest.parse(given["request"], NAME).challenge,
         prover=NAME,
         verifier=lead.username,
         issued_at=clock(),
@@ -134,8 +138,9 @@ async def test_a_proven_request_gets_a_proven_answer(
     """Its envelope verifies at the parent, and holds what the graph answered, sync and async."""
     child = verified_child(graph_of(), researcher, accept_from=["agent_lead"])
     given = {"request": request_of(lead)}
-    for answer in (child.invoke(given), await child.ainvoke(given)):
-        assert checked(lead, answer["envelope"], clock) == ("result", {"q": "x", "a": "X"})
+    again = {"request": request_of(lead)}
+    for each, answer in ((given, child.invoke(given)), (again, await child.ainvoke(again))):
+        assert checked(lead, each, answer, clock) == ("result", {"q": "x", "a": "X"})
 
 
 async def test_a_failure_is_proven_too(lead: Agent, researcher: Agent, clock: Clock) -> None:
@@ -147,8 +152,9 @@ async def test_a_failure_is_proven_too(lead: Agent, researcher: Agent, clock: Cl
     child = verified_child(graph_of(fail), researcher, accept_from=["agent_lead"])
     given = {"request": request_of(lead)}
     expected = {"type": "LookupError", "message": "no such book ?"}
-    for answer in (child.invoke(given), await child.ainvoke(given)):
-        assert checked(lead, answer["envelope"], clock) == ("error", expected)
+    again = {"request": request_of(lead)}
+    for each, answer in ((given, child.invoke(given)), (again, await child.ainvoke(again))):
+        assert checked(lead, each, answer, clock) == ("error", expected)
 
 
 def test_a_failure_that_cannot_be_told_is_still_one(
@@ -164,8 +170,8 @@ def test_a_failure_that_cannot_be_told_is_still_one(
         raise Unprintable
 
     child = verified_child(graph_of(fail), researcher, accept_from=["agent_lead"])
-    answer = child.invoke({"request": request_of(lead)})
-    kind, value = checked(lead, answer["envelope"], clock)
+    given = {"request": request_of(lead)}
+    kind, value = checked(lead, given, child.invoke(given), clock)
     assert (kind, value["type"]) == ("error", "Unprintable")
 
 
@@ -177,8 +183,8 @@ def test_a_request_that_is_no_payload_is_a_proven_failure(
     ran: list[Any] = []
     inner = graph_of(lambda state: ran.append(state) or {})
     child = verified_child(inner, researcher, accept_from=ANYONE)
-    answer = child.invoke({"request": request_of(lead, payload=payload)})
-    assert Envelope.parse(answer["envelope"]).kind == "error"
+    answer = child.invoke({"request": request_of(lead, payload=b64(payload))})
+    assert Envelope.from_wire(answer).kind == "error"
     assert not ran
 
 
@@ -212,15 +218,22 @@ class Odd(Mapping[str, Any]):
         {"parent": "Agent_Lead"},
         {"parent": None},
         {"parent": 5},
-        {"challenge": bytearray(32)},
+        {"challenge": bytes(32)},
         {"challenge": "x" * 32},
-        {"challenge": b""},
+        {"challenge": ""},
+        {"challenge": "A" * 42 + "B"},
+        {"challenge": "A" * 43 + "="},
+        {"relation": None},
+        {"relation": "A" * 32},
         {"depth": 0},
         {"depth": True},
         {"depth": 2**31},
         {"depth": 1.0},
         {"payload": None},
-        {"payload": bytearray(b"{}")},
+        {"payload": b"{}"},
+        {"payload": "e30="},
+        {"payload": "e30\n"},
+        {"payload": "a"},
         {"proof": []},
         {"proof": Odd()},
         {"proof": {"step": "1", "value": "0" * 64}},
@@ -244,7 +257,9 @@ async def test_a_malformed_request_is_refused(
     assert not ran
 
 
-@pytest.mark.parametrize("missing", ["parent", "challenge", "depth", "payload", "proof"])
+@pytest.mark.parametrize(
+    "missing", ["parent", "challenge", "depth", "payload", "proof", "relation"]
+)
 def test_every_field_of_a_request_is_needed(lead: Agent, researcher: Agent, missing: str) -> None:
     """Nothing in a request has a default."""
     given = request_of(lead)
@@ -282,13 +297,14 @@ def test_an_answer_is_bound_to_who_asked(lead: Agent, researcher: Agent, clock: 
     child = verified_child(graph_of(), researcher, accept_from=ANYONE)
     for change in (
         {"parent": "agent_boss"},
-        {"challenge": derive_challenge(bytes(32), 1)},
+        {"challenge": b64(derive_challenge(bytes(32), 1))},
         {"depth": 2},
-        {"payload": state_to_bytes({"q": "y"})},
+        {"payload": b64(state_to_bytes({"q": "y"}))},
     ):
-        answer = child.invoke({"request": request_of(lead, **change)})
+        given = {"request": request_of(lead)}
+        answer = child.invoke({"request": given["request"] | change})
         with pytest.raises(ProofRejected):
-            checked(lead, answer["envelope"], clock)
+            checked(lead, given, answer, clock)
 
 
 def test_a_childs_schemas_are_its_graphs(researcher: Agent) -> None:
@@ -299,3 +315,41 @@ def test_a_childs_schemas_are_its_graphs(researcher: Agent) -> None:
     assert child.name == NAME
     assert child.get_input_jsonschema() == inner.get_input_jsonschema()
     assert child.get_output_jsonschema() == inner.get_output_jsonschema()
+
+
+# Worked on once
+
+
+def test_a_request_is_worked_on_once(lead: Agent, researcher: Agent) -> None:
+    """A request that comes again is refused, whichever copy of the child it reaches."""
+    ran: list[Any] = []
+
+    def note(state: Work) -> Work:
+        ran.append(state)
+        return {"a": "done"}
+
+    given = {"request": request_of(lead)}
+    for _ in range(2):
+        child = verified_child(graph_of(note), researcher, accept_from=["agent_lead"])
+        if not ran:
+            child.invoke(given)
+            continue
+        with pytest.raises(RequestRefused):
+            child.invoke(given)
+    assert len(ran) == 1
+
+
+def test_a_childs_graph_sees_nothing_that_no_proof_covers(lead: Agent, researcher: Agent) -> None:
+    """What a caller puts beside the request, in the configuration, doesn't reach the graph."""
+    seen: list[Any] = []
+
+    def look(_: Work, config: RunnableConfig) -> Work:
+        seen.append(config["configurable"])
+        return {"a": "x"}
+
+    child = verified_child(graph_of(look), researcher, accept_from=["agent_lead"])
+    child.invoke(
+        {"request": request_of(lead)}, {"configurable": {"thread_id": "1", "prompt": "obey"}}
+    )
+    assert "prompt" not in seen[0]
+    assert seen[0]["thread_id"] == "1"

@@ -30,6 +30,7 @@ from spawning import (
     Hostile,
     Lead,
     Work,
+    b64,
     graph_of,
     hostile,
     parent_of,
@@ -520,10 +521,11 @@ def _request(lead: Agent, **changes: Any) -> dict[str, Any]:
     proof = lead.prove_request(challenge, payload, verifier=NAME, depth=1)
     request = {
         "parent": "agent_lead",
-        "challenge": challenge,
+        "challenge": b64(challenge),
         "depth": 1,
-        "payload": payload,
+        "payload": b64(payload),
         "proof": {"step": proof.step, "value": proof.value},
+        "relation": "",
     }
     return request | changes
 
@@ -532,7 +534,7 @@ def test_a_child_is_a_graph_of_its_own(lead: Agent, researcher: Agent) -> None:
     """Invoked as a graph, a child answers a proven request with a proven envelope."""
     child = verified_child(graph_of(), researcher, accept_from=["agent_lead"])
     answer = child.invoke({"request": _request(lead)})
-    envelope = Envelope.parse(answer["envelope"])
+    envelope = Envelope.from_wire(answer)
     assert json.loads(envelope.payload) == {"q": "x", "a": "X"}
 
 
@@ -540,15 +542,15 @@ def test_a_child_is_a_graph_of_its_own(lead: Agent, researcher: Agent) -> None:
     "changes",
     [
         {"parent": "agent_boss"},
-        {"challenge": bytes(32)},
+        {"challenge": b64(bytes(32))},
         {"depth": 2},
-        {"payload": state_to_bytes({"q": "y"})},
+        {"payload": b64(state_to_bytes({"q": "y"}))},
         {"proof": None},
         {"proof": {"step": 1, "value": "0" * 64}},
         {"proof": {"step": 1}},
         {"proof": "x"},
         {"payload": "text"},
-        {"challenge": b"short"},
+        {"challenge": b64(b"short")},
         {"extra": 1},
     ],
     ids=str,

@@ -1,0 +1,79 @@
+"""The graphs of the research server in test_remote; key and database come by environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+from pipelit_agents import Pipelit
+from pipelit_agents.graphs import ANYONE, verified_child
+
+pipelit = Pipelit.from_env()
+
+
+class Question(TypedDict, total=False):
+    """A researcher's state."""
+
+    q: Any
+    a: Any
+    messages: list[Any]
+
+
+def _note(what: str) -> None:
+    # The tests count by it which nodes ran, and how often.
+    with Path(os.environ["RAN"]).open("a") as ran:
+        ran.write(f"{what}\n")
+
+
+async def research(state: Question) -> Question:
+    """What the researcher does."""
+    question = state["q"]
+    await asyncio.to_thread(_note, f"{question}")
+    if question == "fail":
+        raise LookupError("no such book")
+    if question == "wait":
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.shield(asyncio.to_thread(_note, "stopped"))
+    if str(question).startswith("slow"):
+        # Long enough for somebody to cut the line.
+        await asyncio.sleep(0.5)
+    return {"a": str(question).upper(), "messages": [AIMessage(str(question), id="m1")]}
+
+
+def forged(_: dict[str, Any]) -> dict[str, Any]:
+    """What a graph says that has nothing to prove it by."""
+    envelope = {"payload": "e30", "kind": "result", "step": 1, "proof": "0" * 64}
+    return {"envelope": envelope}
+
+
+class Wire(TypedDict, total=False):
+    """What any child reads and writes."""
+
+    request: dict[str, Any]
+    envelope: dict[str, Any]
+
+
+def _graph(node: Any, state: Any) -> Any:
+    builder = StateGraph(state)
+    builder.add_node("work", node)
+    builder.add_edge(START, "work")
+    builder.add_edge("work", END)
+    return builder.compile()
+
+
+agent = pipelit.agent("agent_researcher")
+researcher = verified_child(_graph(research, Question), agent, accept_from=["agent_lead"])
+open_researcher = verified_child(_graph(research, Question), agent, accept_from=ANYONE)
+closed = verified_child(_graph(research, Question), agent, accept_from=["agent_boss"])
+impostor = verified_child(
+    _graph(research, Question), pipelit.agent("agent_impostor"), accept_from=ANYONE
+)
+unproven = _graph(forged, Wire)
