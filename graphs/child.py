@@ -190,7 +190,8 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
 
         Args:
             request: What came.
-            identity: As whom the caller reached this server, where that was asked.
+            identity: As whom the caller reached this server; empty where the server didn't ask,
+                None where there is no server.
 
         Raises:
             RequestRefused: As :meth:`check`; also a request that came before, and one that
@@ -200,7 +201,8 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         if isinstance(self.accept_from, Anyone):
             return
         if identity is not None and identity != request.parent:
-            self.agent.note_refusal(request.parent, "verify.request", "sent by another account")
+            reason = "sent by another account" if identity else "the server asks for no API key"
+            self.agent.note_refusal(request.parent, "verify.request", reason)
         elif self.agent.spend_request(request.parent, request.challenge):
             return
         raise self._refusal()
@@ -326,7 +328,10 @@ def _served(child: VerifiedChild) -> RunnableLambda[Any, Any]:
 
 def _identity() -> str | None:
     server = get_runtime().server_info
-    return None if server is None or server.user is None else server.user.identity
+    if server is None:
+        return None
+    # A server that doesn't ask who calls has nobody to show, so nobody is the parent.
+    return "" if server.user is None else server.user.identity
 
 
 def _inside(config: RunnableConfig, request: SpawnRequest) -> RunnableConfig:

@@ -120,9 +120,11 @@ async def _only_ones_own(
 ) -> Auth.types.HandlerResult:
     identity = ctx.user.identity
     if ctx.resource == "store":
+        # A store takes no label with a dot, nor "langgraph" for the first.
+        own_label = f"user:{identity.replace('.', ':')}"
         namespace = tuple(value.get("namespace") or ())
-        if namespace[:1] != (identity,):
-            namespace = (identity, *namespace)
+        if namespace[:1] != (own_label,):
+            namespace = (own_label, *namespace)
         value["namespace"] = namespace
         return None
     if ctx.resource not in _OWNED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -317,6 +318,13 @@ def test_a_childs_schemas_are_its_graphs(researcher: Agent) -> None:
     assert child.get_output_jsonschema() == inner.get_output_jsonschema()
 
 
+@dataclass
+class Caller:
+    """Whom a server shows a graph."""
+
+    identity: str
+
+
 # Worked on once
 
 
@@ -337,6 +345,19 @@ def test_a_request_is_worked_on_once(lead: Agent, researcher: Agent) -> None:
         with pytest.raises(RequestRefused):
             child.invoke(given)
     assert len(ran) == 1
+
+
+@pytest.mark.parametrize("caller", [None, "agent_other"])
+def test_a_server_has_to_say_that_the_caller_is_the_parent(
+    pipelit: Pipelit, lead: Agent, researcher: Agent, caller: str | None
+) -> None:
+    """Served without API keys, or reached with another account's: a proof alone isn't enough."""
+    child = verified_child(graph_of(), researcher, accept_from=["agent_lead"])
+    served = {"graph_id": "child", "langgraph_auth_user": caller and Caller(caller)}
+    with pytest.raises(RequestRefused):
+        child.invoke({"request": request_of(lead)}, {"configurable": served})
+    served["langgraph_auth_user"] = Caller("agent_lead")
+    child.invoke({"request": request_of(lead)}, {"configurable": served})
 
 
 def test_a_childs_graph_sees_nothing_that_no_proof_covers(lead: Agent, researcher: Agent) -> None:
