@@ -7,25 +7,21 @@ written, and the audit trail is shown.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
-import re
 import secrets
 import sqlite3
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import START, StateGraph
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl
-from pydantic import SecretStr
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
@@ -34,41 +30,23 @@ from rich.table import Table
 from typing_extensions import TypedDict
 
 import pipelit_agents
-from pipelit_agents import Agent, Keyring, Pipelit
+from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError
 
 from .child import ANYONE, VerifiedChild, verified_child
 from .envelope import SpawnRequest
+from .reading import CREDENTIAL, lead_graph, reader_graph, sign
 from .spawn import EVENT, SpawnResult, SpawnTask, spawn_and_await
 
 __all__ = ["run"]
 
 LEAD: Final = "lead"
 READERS: Final = ("reader_1", "reader_2", "reader_3")
-CREDENTIAL: Final = "report-service"
-_WORD: Final = re.compile(r"[A-Za-z][a-z']{3,}")
 _MAX_CHARACTERS: Final = 200_000
-_MODEL_CHARACTERS: Final = 8_000
 
 
-class FileState(TypedDict, total=False):
-    """What a reader knows of its file."""
-
-    path: str
-    words: int
-    lines: int
-    frequent: list[str]
-    longest_sentence: int
-    summary: str
-
-
-class LeadState(TypedDict, total=False):
-    """What the lead knows."""
-
-    tasks: list[SpawnTask]
-    results: list[SpawnResult]
+class _Report(TypedDict, total=False):
     report: str
-    signature: str
 
 
 class _Recorded(VerifiedChild):
@@ -124,7 +102,7 @@ def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool 
     console = Console(quiet=as_json)
     began = time.monotonic()
     files = _files(inputs)
-    reader = _reader(model)
+    reader = reader_graph(model)
     folder = Path(tempfile.mkdtemp(prefix="pipelit-demo-"))
     console.print(f"Working in [bold]{escape(str(folder))}[/] (all of it may be deleted)")
     with _identities(folder / "agents.db") as pipelit:
@@ -145,13 +123,13 @@ def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool 
         console.print(_results_table(state["results"]))
 
         console.print("\n[bold]2. Three attacks on the same node[/]")
-        attacks = _attacks(pipelit, _reader(None), recorded.tape, files[0])
+        attacks = _attacks(pipelit, reader_graph(), recorded.tape, files[0])
         console.print(_attacks_table(attacks))
 
         console.print("\n[bold]3. A sealed key, used inside the node that signs the report[/]")
         found = _count(key, folder)
         naive = _count_without(key, folder / "without.db")
-        signed = hmac.compare_digest(state["signature"], _sign(state["report"], key))
+        signed = hmac.compare_digest(state["signature"], sign(state["report"], key))
         console.print(
             f"The report is signed with the key ({'checked' if signed else 'WRONG'}). The key "
             f"stands [bold]{found}[/] times in the files that were written; passed in "
@@ -213,82 +191,13 @@ def _files(inputs: Sequence[Path]) -> list[Path]:
     return files
 
 
+def _document(path: Path) -> dict[str, str]:
+    return {"name": path.name, "text": _text(path)}
+
+
 def _text(path: Path) -> str:
     with path.open(encoding="utf-8") as lines:
         return lines.read(_MAX_CHARACTERS)
-
-
-def _reader(model: str | None) -> Pregel[Any, Any, Any, Any]:
-    def analyse(state: FileState) -> FileState:
-        text = _text(Path(state["path"]))
-        words = _WORD.findall(text)
-        frequent = [word for word, _ in Counter(word.lower() for word in words).most_common(5)]
-        sentences = re.split(r"(?<=[.!?])\s+", text)
-        return {
-            "words": len(text.split()),
-            "lines": text.count("\n"),
-            "frequent": frequent,
-            "longest_sentence": max(len(sentence.split()) for sentence in sentences),
-        }
-
-    def summarise(state: FileState) -> FileState:
-        return {"summary": f"mostly about {', '.join(state['frequent'][:3])}"}
-
-    builder = StateGraph(FileState)
-    builder.add_node("analyse", analyse)
-    builder.add_node("summarise", _asking(model) if model else summarise)
-    builder.add_edge(START, "analyse")
-    builder.add_edge("analyse", "summarise")
-    builder.add_edge("summarise", END)
-    return builder.compile(name="reader")
-
-
-def _asking(model: str) -> Any:
-    try:
-        from langchain.chat_models import init_chat_model
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            "--model needs the langchain package: pip install 'pipelit-agents[langchain]' and the "
-            "package of the provider, for example langchain-openai"
-        ) from None
-    provider, _, name = model.partition(":")
-    if not provider or not name:
-        raise ConfigurationError(
-            "--model has the form provider:name, for example openai:gpt-5-mini"
-        )
-    own = Pipelit.from_env()
-    public = own.credentials.get(provider).public
-
-    @own.credentials.inject(api_key=provider)
-    def summarise(state: FileState, *, api_key: SecretStr) -> FileState:
-        text = _text(Path(state["path"]))[:_MODEL_CHARACTERS]
-        chat = init_chat_model(name, model_provider=provider, api_key=api_key, **public)
-        answer = chat.invoke(f"Summarise in one sentence what this document is about:\n\n{text}")
-        return {"summary": answer.text}
-
-    return summarise
-
-
-def _lead_graph(
-    pipelit: Pipelit, lead: Agent, children: dict[str, Pregel[Any, Any, Any, Any]]
-) -> StateGraph[Any, Any, Any, Any]:
-    @pipelit.credentials.inject(key=CREDENTIAL)
-    def report(state: LeadState, *, key: SecretStr) -> LeadState:
-        lines = [
-            f"{Path(result['output']['path']).name}: {result['output']['summary']}"
-            for result in state["results"]
-            if result["status"] == "verified"
-        ]
-        text = "\n".join(lines)
-        return {"report": text, "signature": _sign(text, key.get_secret_value())}
-
-    builder = StateGraph(LeadState)
-    builder.add_node("delegate", spawn_and_await(lead, children, timeout=120, on_failure="collect"))
-    builder.add_node("report", report)
-    builder.add_edge(START, "delegate")
-    builder.add_edge("delegate", "report")
-    builder.add_edge("report", END)
-    return builder
 
 
 def _delegate(
@@ -299,12 +208,12 @@ def _delegate(
     console: Console,
 ) -> dict[str, Any]:
     tasks = [
-        SpawnTask(agent=name, input={"path": str(path)})
+        SpawnTask(agent=name, input=_document(path))
         for name, path in zip(READERS, files, strict=False)
     ]
     progress = {task["agent"]: "waiting" for task in tasks}
     config = RunnableConfig(configurable={"thread_id": "demo"})
-    builder = _lead_graph(pipelit, pipelit.agent(LEAD), children)
+    builder = lead_graph(pipelit, pipelit.agent(LEAD), children)
     with SqliteSaver.from_conn_string(str(checkpoints)) as saver:
         graph = builder.compile(checkpointer=saver)
         with Live(_progress_table(progress, files), console=console, transient=True) as live:
@@ -338,15 +247,11 @@ def _attacks(
         }
         for attack, child in hostile.items():
             node = spawn_and_await(pipelit.agent(LEAD), {name: child}, on_failure="collect")
-            task = SpawnTask(agent=name, input={"path": str(file)})
+            task = SpawnTask(agent=name, input=_document(file))
             result = node.invoke({"tasks": [task]})["results"][0]
             told = f"{result['status']}: {result['error']}"
             found.append({"attack": attack, "status": result["status"], "told": told})
     return found
-
-
-def _sign(text: str, key: str) -> str:
-    return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 def _count(secret: str, folder: Path) -> int:
@@ -355,10 +260,10 @@ def _count(secret: str, folder: Path) -> int:
 
 def _count_without(secret: str, path: Path) -> int:
     # What LangGraph does with a key that is passed as configuration, for comparison.
-    def node(state: LeadState) -> LeadState:
+    def node(state: _Report) -> _Report:
         return {"report": "signed"}
 
-    builder = StateGraph(LeadState)
+    builder = StateGraph(_Report)
     builder.add_node("report", node)
     builder.add_edge(START, "report")
     connection = sqlite3.connect(path, check_same_thread=False)
@@ -391,7 +296,7 @@ def _results_table(results: list[SpawnResult]) -> Table:
             if result["status"] == "verified"
             else f"[red]{result['status']}[/]",
             (result["proved_at"] or "")[11:19],
-            escape(Path(output.get("path", "")).name),
+            escape(output.get("name", "")),
             str(output.get("words", "")),
             escape(str(output.get("summary") or result["error"])),
         )

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -39,9 +39,25 @@ class LangGraphServer:
             "http": HTTP,
         }
         (directory / "langgraph.json").write_text(json.dumps(config))
+        options = ["--no-browser", "--no-reload", "--n-jobs-per-worker", "10"]
+        self._prepare(directory, env, free_port(), options)
+
+    @classmethod
+    def of(
+        cls, directory: Path, env: Mapping[str, str], *, port: int, options: Sequence[str]
+    ) -> LangGraphServer:
+        """A server of a folder that has a ``langgraph.json``."""
+        made = cls.__new__(cls)
+        made._prepare(directory, env, port, options)
+        return made
+
+    def _prepare(
+        self, directory: Path, env: Mapping[str, str], port: int, options: Sequence[str]
+    ) -> None:
         self.directory = directory
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"http://127.0.0.1:{port}"
+        self._command = [sys.executable, "-m", "langgraph_cli", "dev", "--port", str(port)]
+        self._command += options
         ours = ("LANGSMITH_", "LANGCHAIN_", "LANGGRAPH_", "PIPELIT_", "FIELD_", "PYTEST_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self._env = kept | {
@@ -57,11 +73,9 @@ class LangGraphServer:
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
-        command = [sys.executable, "-m", "langgraph_cli", "dev", "--no-browser", "--no-reload"]
-        options = ["--port", str(self._port), "--n-jobs-per-worker", "10"]
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *options],
+                self._command,
                 cwd=self.directory,
                 env=self._env,
                 stdin=subprocess.DEVNULL,

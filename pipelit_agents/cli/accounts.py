@@ -12,6 +12,7 @@ from pipelit_agents.cli.output import (
     AsJson,
     Yes,
     confirm,
+    hand_over,
     read_secret,
     reporting,
     show,
@@ -126,14 +127,14 @@ def issue_peering(
 ) -> None:
     """Give an agent a secret for one other domain, and show its otpauth URI once.
 
-    The other domain enrols it: pipelit-agents agents enroll.
+    The other domain enrols it: pipelit-agents agents enroll. Into a pipe goes the URI alone.
     """
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
         uri = pipelit.users.issue_peering(username, domain=domain)
     fields = {"username": username, "domain": domain, "peering_uri": uri.get_secret_value()}
-    show("Issued.", fields, as_json=as_json, once=["peering_uri"])
+    hand_over("Issued.", fields, "peering_uri", as_json=as_json)
 
 
 @agents.command("enroll")
@@ -215,7 +216,7 @@ def issue_key(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make another API key of an account, and show it once."""
+    """Make another API key of an account, and show it once; into a pipe goes the key alone."""
     from pipelit_agents import Pipelit
 
     expires_at = None
@@ -224,7 +225,7 @@ def issue_key(
     with Pipelit.from_env() as pipelit:
         new = pipelit.users.issue_api_key(username, name=name, expires_at=expires_at)
     fields = {"id": new.id, "username": new.username, "api_key": new.api_key.get_secret_value()}
-    show("Issued.", fields, as_json=as_json, once=["api_key"])
+    hand_over("Issued.", fields, "api_key", as_json=as_json)
 
 
 @keys.command("revoke")

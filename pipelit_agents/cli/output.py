@@ -67,6 +67,21 @@ def show(title: str, fields: Mapping[str, Any], *, as_json: bool, once: Sequence
         typer.echo(f"  {key.replace('_', ' ')}: {_safe(_text(value))}{note}")
 
 
+def hand_over(title: str, fields: Mapping[str, Any], secret: str, *, as_json: bool) -> None:
+    """Shows a secret once: a terminal with what belongs to it, a pipe the secret alone.
+
+    Args:
+        title: What happened; not part of the JSON.
+        fields: The secret and what belongs to it.
+        secret: Which of them it is.
+        as_json: Print JSON.
+    """
+    if not as_json and not sys.stdout.isatty():
+        typer.echo(fields[secret])
+        return
+    show(title, fields, as_json=as_json, once=[secret])
+
+
 def show_table(rows: Sequence[Any], columns: Sequence[str], *, as_json: bool) -> None:
     """Prints things of one kind, dataclasses or mappings.
 

@@ -1,0 +1,119 @@
+"""docs/remote.md, followed as it stands: its commands, its files, its servers, its script."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from langgraph_server import LangGraphServer
+from redis_server import free_port
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "remote.md").read_text()
+BLOCKS = re.findall(r"```(sh|json|python)\n(.*?)```", PAGE, re.DOTALL)
+SHELL = [code for language, code in BLOCKS if language == "sh"]
+FILES = [code for language, code in BLOCKS if language == "json"]
+SCRIPT, CHILD, PARENT = [code for language, code in BLOCKS if language == "python"]
+SERVED = ["research", "acme"]
+
+
+@dataclass
+class Typed:
+    """The page with two free ports in the place of its own."""
+
+    folder: Path
+    ports: dict[str, str]
+
+    def text(self, code: str) -> str:
+        """What is typed."""
+        for port, free in self.ports.items():
+            code = code.replace(port, free)
+        return code
+
+    def run(self, *command: str, **more: str) -> str:
+        """What a command prints."""
+        ours = ("FIELD_", "PIPELIT_", "LANGSMITH_", "LANGGRAPH_", "LANGCHAIN_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=kept | more,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def _start(typed: Typed, block: str, config: str) -> LangGraphServer:
+    # Its own words: a folder, settings, and a command whose options stand on the page.
+    change, start = typed.text(block).splitlines()
+    folder = typed.folder / change.removeprefix("cd ")
+    *settings, langgraph, dev = start.split(" --port ")[0].split()
+    assert (langgraph, dev) == ("langgraph", "dev")
+    port, *options = start.split(" --port ")[1].split()
+    (folder / "langgraph.json").write_text(config)
+    env = dict(setting.split("=", 1) for setting in settings)
+    return LangGraphServer.of(folder, env, port=int(port), options=options)
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Typed, str]]:
+    """What the page's script prints when all before it was typed."""
+    typed = Typed(
+        tmp_path_factory.mktemp("page"), {"2024": str(free_port()), "2025": str(free_port())}
+    )
+    commands = [block for block in SHELL if "langgraph dev" not in block]
+    starts = [block for block in SHELL if "langgraph dev" in block]
+    *commands, export = [re.sub(r"^pip install .*\n", "", block) for block in commands]
+    typed.run("bash", "-euo", "pipefail", "-c", "\n".join(commands))
+    key = typed.run("bash", "-euo", "pipefail", "-c", f"{export}\necho $ALICE_KEY").strip()
+    with (
+        _start(typed, starts[0], FILES[0]),
+        _start(typed, starts[1], FILES[1]),
+    ):
+        yield typed, typed.run(sys.executable, "-c", typed.text(SCRIPT), ALICE_KEY=key)
+
+
+def test_the_page_ends_with_a_verified_answer(answered: tuple[Typed, str]) -> None:
+    """Who types all of it sees what the page says that it prints."""
+    promised = re.search(r"It prints `(.*)`", PAGE)
+    assert promised is not None
+    assert answered[1].strip() == promised[1]
+
+
+def test_both_domains_wrote_down_what_was_proven(answered: tuple[Typed, str]) -> None:
+    """Research has verified the lead's request, and acme the reader's answer."""
+    show = (
+        "from pipelit_agents import Pipelit; "
+        "print([e.action for e in Pipelit.from_env().audit.list() if e.outcome == 'ok'])"
+    )
+    typed, _ = answered
+    for domain, action in (("research", "verify.request"), ("acme", "verify.proof")):
+        said = Typed(typed.folder / domain, {}).run(sys.executable, "-c", show)
+        assert action in said
+
+
+def test_the_repositorys_own_file_serves_both_graphs() -> None:
+    """langgraph.json is the two of the page in one."""
+    whole = json.loads((ROOT / "langgraph.json").read_text())
+    research, acme = map(json.loads, FILES)
+    assert whole == research | {"graphs": acme["graphs"] | research["graphs"]}
+    assert acme | {"graphs": {}} == research | {"graphs": {}}
+
+
+def test_every_block_is_used() -> None:
+    """A block that is added to the page has to be run by a test here."""
+    assert (len(SHELL), len(FILES)) == (7, 2)
+    for block in (CHILD, PARENT):
+        compile(block, "docs/remote.md", "exec")
