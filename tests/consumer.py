@@ -25,8 +25,16 @@ from pipelit_agents import (
     Verification,
     VerificationPolicy,
 )
-from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await, verified_child
+from pipelit_agents.graphs import (
+    RemoteChild,
+    SpawnResult,
+    SpawnTask,
+    remote_child,
+    spawn_and_await,
+    verified_child,
+)
 from pipelit_agents.otp import ocra, totp
+from pipelit_agents.server import make_auth
 from pipelit_agents.tools import CreateAgentUser, GetTotpCode, IdentityToolkit, VerifyPeer
 
 
@@ -94,6 +102,13 @@ def main() -> None:
             task = SpawnTask(agent="agent_a", input={"text": "hello"})
             state = lead.compile().invoke({"tasks": [task]})
             print(state["results"][0]["status"], state["results"][0]["output"])
+
+            uri = pipelit.users.issue_peering("agent_a", domain="elsewhere")
+            assert_type(uri, SecretStr)
+            away = remote_child("agent_a", url="https://child.example", credential="service")
+            assert_type(away, RemoteChild)
+            spawn_and_await(editor, {"agent_a": away}, timeout=60)
+            print(type(make_auth(pipelit)).__name__)
 
             pipelit.credentials.put("service", "s" * 20, kind="api", created_by="alice")
 
