@@ -156,14 +156,16 @@ class _Run:
 
     async def output(self, limit: int) -> Any:
         away_since: float | None = None
+        broke = False
         pause = 0.1
         while True:
             try:
                 found = await self._ask("GET", f"{self._runs}/{self._id}/join", limit=limit)
                 if found is not None and await self._is_over(found):
-                    return found
+                    break
                 away_since = None
             except Unreachable:
+                broke = True
                 now = time.monotonic()
                 away_since = now if away_since is None else away_since
                 if now - away_since >= self._patience:
@@ -171,9 +173,14 @@ class _Run:
             # The connection was dropped, or closed with the run going on: it is joined again.
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE, max(0.1, self._patience / 4))
+        if broke and not _has_envelope(found):
+            # A server that was started again begins the run again, and the child doesn't work
+            # twice for one request.
+            raise Unreachable
+        return found
 
     async def _is_over(self, found: Any) -> bool:
-        if isinstance(found, dict) and "envelope" in found:
+        if _has_envelope(found):
             return True
         record = await self._ask("GET", f"{self._runs}/{self._id}")
         status = record.get("status") if isinstance(record, dict) else None
@@ -325,6 +332,10 @@ async def _refuse(response: httpx.Response) -> None:
         raise ValueError(f"the server answered {status}")
     if response.headers.get("content-encoding", "identity") != "identity":
         raise ValueError("the server compressed what it was asked not to")
+
+
+def _has_envelope(found: Any) -> bool:
+    return isinstance(found, dict) and "envelope" in found
 
 
 def _run_id(record: Any) -> str:

@@ -31,13 +31,17 @@ def _note(what: str) -> None:
         ran.write(f"{what}\n")
 
 
+def _is_first() -> bool:
+    return Path(os.environ["RAN"]).read_text().splitlines().count("wait once") == 1
+
+
 async def research(state: Question) -> Question:
     """What the researcher does."""
     question = state["q"]
     await asyncio.to_thread(_note, f"{question}")
     if question == "fail":
         raise LookupError("no such book")
-    if question == "wait":
+    if question == "wait" or (question == "wait once" and await asyncio.to_thread(_is_first)):
         try:
             await asyncio.Event().wait()
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from langchain_core.messages import AIMessage
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.pregel.remote import RemoteGraph
 from langgraph_server import LangGraphServer
 from meddling import Meddler, Passing
@@ -445,25 +447,35 @@ async def test_a_cancelled_lead_cancels_the_run_over_there(world: World) -> None
     await asyncio.to_thread(until, lambda: world.work_done("stopped") == stopped + 1)
 
 
-def test_a_server_that_is_gone_is_a_failure_that_can_be_tried_again(world: World) -> None:
-    """When the server dies in the middle, the lead says so, and a resume asks it again."""
-    from langgraph.checkpoint.memory import InMemorySaver
+def test_a_server_that_died_in_the_middle_is_asked_again(world: World) -> None:
+    """The lead says that nothing was used and what to do; a resume asks the server anew."""
+    config: Any = {"configurable": {"thread_id": "1"}}
+    options = {"saver": InMemorySaver(), "on_failure": "raise", "patience": 0.2}
+    lead = world.parent(**options)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(lead.invoke, tasks("wait once"), config)
+        until(lambda: world.work_done("wait once") == 1)
+        world.research_server.stop()
+        with pytest.raises(SpawnError, match=r"unreachable .*nothing was used, ask it again"):
+            asked.result()
+    world.research_server.start()
+    assert lead.invoke(None, config)["results"][0]["status"] == "verified"
+    assert world.work_done("wait once") == 2
 
-    with Meddler(world.url) as between:
 
-        def gone(passing: Passing) -> None:
-            if passing.path.endswith("/join"):
-                passing.status, passing.answer = 503, None
+def test_a_run_that_a_server_begins_again_is_lost(world: World) -> None:
+    """After a restart the server runs it again, the child refuses, and the lead may ask anew."""
+    restarted: list[str] = []
 
-        with Meddler(between.url, coming=gone) as broken:
-            saver = InMemorySaver()
-            config: Any = {"configurable": {"thread_id": "1"}}
-            options = {"saver": saver, "on_failure": "raise", "patience": 0.2}
-            first = world.parent(broken.url, **options)
-            with pytest.raises(SpawnError, match=r"unreachable .*ask it again"):
-                first.invoke(tasks("restart"), config)
-        second = world.parent(between.url, **options)
-        assert second.invoke(None, config)["results"][0]["status"] == "verified"
+    def coming(passing: Passing) -> None:
+        if passing.path.endswith("/join"):
+            passing.cut = not restarted
+            restarted.append(passing.path)
+            passing.answer = {"__error__": {"error": "RequestRefused", "message": "came before"}}
+
+    with Meddler(world.url, coming=coming) as between:
+        (result,) = world.ask("lost", url=between.url)
+    assert (result["status"], result["output"]) == ("unreachable", None)
 
 
 def test_nobody_at_the_address(world: World) -> None:
