@@ -7,6 +7,7 @@ Start with :class:`Pipelit`. The tools are in ``pipelit_agents.tools``, the grap
 from __future__ import annotations
 
 from pipelit_agents.audit import AuditEntry
+from pipelit_agents.chain import AuditHead, AuditReport
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import CredentialInfo
 from pipelit_agents.database.types import EncryptedString
@@ -23,6 +24,8 @@ __all__ = [
     "Agent",
     "ApiKeyInfo",
     "AuditEntry",
+    "AuditHead",
+    "AuditReport",
     "Challenge",
     "CredentialInfo",
     "EncryptedString",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, select, text
 
+from pipelit_agents.chain import AuditHead, AuditReport, Chain
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
+from pipelit_agents.keyring import Keyring
 from pipelit_agents.running import run_context
 from pipelit_agents.twins import off_the_loop
 
@@ -86,14 +88,20 @@ def _storable(name: str, length: int) -> str:
 
 
 class AuditTrail:
-    """Reads the trail.
+    """Reads, seals and checks the trail of one database; ``pipelit.audit``.
 
     Args:
         database: Where it stands.
+        keyring: Tags its seals; called when one is needed.
+        clock: Unix seconds.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, keyring: Callable[[], Keyring], clock: Callable[[], float]
+    ) -> None:
         self._database = database
+        self._clock = clock
+        self.chain = Chain(database, keyring, clock)
 
     def list(
         self,
@@ -101,6 +109,9 @@ class AuditTrail:
         limit: int = 100,
         subject: str | None = None,
         actor: str | None = None,
+        action: str | None = None,
+        outcome: str | None = None,
+        since: datetime | None = None,
         after: int = 0,
     ) -> Sequence[AuditEntry]:
         """The newest entries, oldest of them first.
@@ -109,13 +120,30 @@ class AuditTrail:
             limit: How many at the most.
             subject: Only about this account or credential.
             actor: Only asked for by this account.
+            action: Only of this action, for example ``verify.audience``, or of a group that ends
+                with a dot, ``verify.``.
+            outcome: ``ok`` or ``refused``.
+            since: Only from this moment on; with a time zone.
             after: Only entries with a higher number.
+
+        Raises:
+            ValueError: ``since`` has no time zone.
         """
         query = select(AuditRow.__table__).where(AuditRow.id > after)
-        if subject is not None:
-            query = query.where(AuditRow.subject == subject)
-        if actor is not None:
-            query = query.where(AuditRow.actor == actor)
+        for column, wanted in (
+            (AuditRow.subject, subject), (AuditRow.actor, actor), (AuditRow.outcome, outcome)
+        ):  # fmt: skip
+            if wanted is not None:
+                query = query.where(column == wanted)
+        if action is not None:
+            group = action.endswith(".")
+            query = query.where(
+                AuditRow.action.startswith(action, autoescape=True)
+                if group
+                else AuditRow.action == action
+            )
+        if since is not None:
+            query = query.where(AuditRow.at >= _moment("since", since))
         with self._database.reading() as connection:
             rows: Sequence[Any] = connection.execute(
                 query.order_by(AuditRow.id.desc()).limit(limit)
@@ -128,3 +156,85 @@ class AuditTrail:
         ]
 
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
+
+    def seal(self, *, batch: int = 1000) -> int:
+        """Seals the entries that came since the last time, so that changing them shows.
+
+        For a timer, and for who is about to export a head. However many do it at once, each entry
+        is sealed once; verifications go on meanwhile.
+
+        Args:
+            batch: How many entries stand under one seal.
+
+        Returns:
+            How many were sealed.
+
+        Raises:
+            ConfigurationError: There is no key.
+        """
+        if batch < 1:
+            raise ValueError("batch has to be at least 1")
+        return self.chain.seal(batch)
+
+    aseal = off_the_loop(seal)
+
+    def head(self) -> AuditHead:
+        """The newest seal. Kept away from the database's writers, it shows a cut-off end."""
+        return self.chain.head()
+
+    ahead = off_the_loop(head)
+
+    def verify(self, head: AuditHead | None = None) -> AuditReport:
+        """Checks the whole trail against its seals.
+
+        Args:
+            head: One that was kept; what was sealed by then has to be there.
+
+        Returns:
+            What was found. Entries that aren't sealed yet are counted and can't be checked.
+
+        Raises:
+            ConfigurationError: There is no key.
+        """
+        return self.chain.verify(head)
+
+    averify = off_the_loop(verify)
+
+    def prune(self, before: datetime, *, by: str = "operator") -> int:
+        """Deletes sealed entries from before a moment, in whole batches; the seals stay.
+
+        What is left stays checkable, and that something was pruned is under the key too.
+
+        Args:
+            before: With a time zone.
+            by: Who asked for it, for the record.
+
+        Returns:
+            How many entries were deleted.
+
+        Raises:
+            ValueError: ``before`` has no time zone.
+            AuditTampered: A batch isn't as it was sealed; it and what follows stays.
+            ConfigurationError: There is no key.
+        """
+        deleted = self.chain.prune(_moment("before", before))
+        if deleted:
+            with self._database.writing(durable=True) as connection:
+                record(
+                    connection,
+                    at=self._clock(),
+                    actor=by,
+                    subject="audit",
+                    action="audit.prune",
+                    outcome="ok",
+                    reason=f"{deleted} before {before.astimezone(UTC):%Y-%m-%d %H:%M}",
+                )
+        return deleted
+
+    aprune = off_the_loop(prune)
+
+
+def _moment(argument: str, at: datetime) -> float:
+    if at.tzinfo is None:
+        raise ValueError(f"{argument} needs a time zone, for example datetime.now(UTC)")
+    return at.timestamp()

@@ -5,6 +5,7 @@ PipelitError
 ├── ConfigurationError            a setting is missing or unusable; names the setting
 ├── StorageError                  the database can't answer, or isn't migrated
 ├── UnsealError                   a sealed value doesn't open; says no more, on purpose
+├── AuditTampered                 the audit trail isn't as it was sealed
 ├── PayloadError                  a value can't travel as a payload, or bytes aren't one
 ├── AccountError                  accounts and who may do what
 │   ├── InvalidUsername           also a ValueError
@@ -46,6 +47,7 @@ from typing import Any
 
 __all__ = [
     "AccountError",
+    "AuditTampered",
     "AuthenticationError",
     "CodeRejected",
     "ConfigurationError",
@@ -112,6 +114,10 @@ class UnsealError(PipelitError):
         "for another place, or was changed (check FIELD_ENCRYPTION_KEY)",
     ) -> None:
         super().__init__(message)
+
+
+class AuditTampered(PipelitError):
+    """The audit trail isn't as it was sealed."""
 
 
 class PayloadError(PipelitError):

@@ -41,7 +41,7 @@ class Keyring:
             never in the message.
     """
 
-    __slots__ = ("_fernet", "_keys")
+    __slots__ = ("_fernet", "_keys", "_newest")
 
     def __init__(self, *keys: str) -> None:
         cleaned = [key.strip() for key in keys if key.strip()]
@@ -62,7 +62,9 @@ class Keyring:
                     f"(32 bytes in URL-safe base64, 44 characters). Make one with: {MAKE_A_KEY}"
                 )
         self._keys = tuple(raw)
-        self._fernet = MultiFernet([Fernet(key) for key in cleaned])
+        fernets = [Fernet(key) for key in cleaned]
+        self._newest = fernets[0]
+        self._fernet = MultiFernet(fernets)
 
     @classmethod
     def parse(cls, setting: str) -> Keyring:
@@ -104,6 +106,25 @@ class Keyring:
         if not hmac.compare_digest(content[:_HEAD], _head(purpose)):
             raise UnsealError
         return content[_HEAD:]
+
+    def is_newest(self, token: str) -> bool:
+        """Whether a value was sealed under the newest key."""
+        try:
+            self._newest.decrypt(token)
+        except (InvalidToken, TypeError, ValueError):
+            return False
+        return True
+
+    def fingerprint(self, position: int = 0) -> str:
+        """What tells a key from another, and nothing about it: 12 hexadecimal digits.
+
+        Args:
+            position: Which key, 0 for the newest.
+        """
+        return hmac.digest(self._keys[position], b"pipelit-agents/name", "sha256").hex()[:12]
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
     def mac(self, label: str, *parts: bytes) -> str:
         """HMAC-SHA256 under a key derived from the newest key, one derived key for each label.

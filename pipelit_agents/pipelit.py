@@ -139,7 +139,7 @@ class Pipelit:
         self._verifier = Verifier(self._database, self._open_keyring, self._open_ledger, here)
         self.users = Users(self._database, self._open_keyring, self.policy, here)
         self.credentials = Credentials(self._database, self._open_keyring, here)
-        self.audit = AuditTrail(self._database)
+        self.audit = AuditTrail(self._database, self._open_keyring, here)
 
     @property
     def database_url(self) -> str:

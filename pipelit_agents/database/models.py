@@ -21,11 +21,14 @@ from pipelit_agents.keyring import Sealed
 __all__ = [
     "ApiKeyRow",
     "AuditRow",
+    "AuditSealRow",
     "Base",
     "CredentialRow",
     "EpochRow",
     "LedgerRow",
+    "MfaPendingRow",
     "PeeringRow",
+    "RecoveryCodeRow",
     "SpentRequestRow",
     "UserRow",
 ]
@@ -173,3 +176,41 @@ class AuditRow(Base):
     run: Mapped[str] = mapped_column(String(64))
     node: Mapped[str] = mapped_column(String(149))
     thread: Mapped[str] = mapped_column(NAME, server_default="")
+
+
+class AuditSealRow(Base):
+    """The seal of a batch of the audit trail: a hash over it and all before it, under a key.
+
+    ``pruned`` is a second tag, there when the batch's entries were deleted by who has the key.
+    """
+
+    __tablename__ = "pipelit_audit_seals"
+
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    last_id: Mapped[int] = mapped_column(BigInteger)
+    entries: Mapped[int] = mapped_column(Integer)
+    digest: Mapped[str] = mapped_column(String(64))
+    mac: Mapped[str] = mapped_column(String(64))
+    sealed_at: Mapped[float] = mapped_column(Float)
+    pruned: Mapped[str] = mapped_column(String(64), server_default="")
+
+
+class MfaPendingRow(Base):
+    """A person's second factor that isn't on yet: nobody has shown a code of it."""
+
+    __tablename__ = "pipelit_mfa_pending"
+
+    username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), primary_key=True)
+    secret: Mapped[Sealed] = mapped_column(EncryptedString())
+    failures: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[float] = mapped_column(Float)
+
+
+class RecoveryCodeRow(Base):
+    """The SHA-256 of a recovery code, which works once."""
+
+    __tablename__ = "pipelit_recovery_codes"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), index=True)
+    used_at: Mapped[float | None] = mapped_column(Float)

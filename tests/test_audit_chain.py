@@ -1,0 +1,280 @@
+"""The audit trail against who can write to its tables and hasn't the key."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from conftest import Clock
+from sqlalchemy import text
+
+from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.audit import record
+from pipelit_agents.chain import AuditHead
+from pipelit_agents.errors import AuditTampered, ConfigurationError
+
+BACKENDS = ("sqlite", "postgres")
+# Stand in statements for an entry under the second seal, and the last one of it.
+SECOND = "(SELECT last_id FROM pipelit_audit_seals WHERE number = 1) + 2"
+LAST = "(SELECT last_id FROM pipelit_audit_seals WHERE number = 2)"
+
+
+def write(pipelit: Pipelit, *names: str) -> None:
+    """Records something about each name."""
+    for name in names:
+        with pipelit._database.writing() as connection:
+            record(
+                connection,
+                at=pipelit.users._clock(),
+                actor="alice",
+                subject=name,
+                action="verify.audience",
+                outcome="ok",
+                reason="",
+            )
+
+
+def change(pipelit: Pipelit, *statements: str) -> None:
+    """Writes to the tables, as a thief with a pen would."""
+    with pipelit._database.writing() as connection:
+        for statement in statements:
+            found = text(statement.replace("SECOND", SECOND).replace("LAST", LAST))
+            assert connection.execute(found).rowcount > 0
+
+
+@pytest.fixture
+def sealed(pipelit: Pipelit) -> Pipelit:
+    """Twelve entries under seals of five, and one after them."""
+    taken = len(pipelit.audit.list())
+    write(pipelit, *(f"subject{count}" for count in range(12 - taken)))
+    assert pipelit.audit.seal(batch=5) == 12
+    write(pipelit, "later")
+    return pipelit
+
+
+def test_a_trail_that_nobody_touched_is_whole(sealed: Pipelit) -> None:
+    """What is sealed is counted as such, and what came later as not sealed yet."""
+    report = sealed.audit.verify()
+    assert (report.sealed, report.unsealed, report.pruned, report.problems) == (12, 1, 0, ())
+    head = sealed.audit.head()
+    assert (head.number, head.last_id) == (3, sealed.audit.list()[-2].id)
+    assert sealed.audit.verify(head).problems == ()
+
+
+FORGED = (
+    "INSERT INTO pipelit_audit (id, at, actor, subject, action, outcome, reason, run, node) "
+    "SELECT id + 1, at, actor, subject, action, outcome, reason, run, node FROM pipelit_audit "
+    "WHERE id = SECOND"
+)
+CHANGES = {
+    "an outcome changed": ["UPDATE pipelit_audit SET outcome = 'no' WHERE id = SECOND"],
+    "a time changed": ["UPDATE pipelit_audit SET at = at + 1 WHERE id = SECOND"],
+    "a thread changed": ["UPDATE pipelit_audit SET thread = 'x' WHERE id = SECOND"],
+    "two exchanged": [
+        "UPDATE pipelit_audit SET id = -1 WHERE id = SECOND",
+        "UPDATE pipelit_audit SET id = SECOND WHERE id = SECOND + 1",
+        "UPDATE pipelit_audit SET id = SECOND + 1 WHERE id = -1",
+    ],
+    "one removed": ["DELETE FROM pipelit_audit WHERE id = SECOND"],
+    "one put between": ["DELETE FROM pipelit_audit WHERE id = SECOND + 1", FORGED],
+    "all of a batch removed": [
+        "DELETE FROM pipelit_audit WHERE id < SECOND + 4 AND id > SECOND - 2"
+    ],
+    "said to be pruned": [
+        "DELETE FROM pipelit_audit WHERE id < SECOND + 4 AND id > SECOND - 2",
+        "UPDATE pipelit_audit_seals SET pruned = mac WHERE number = 2",
+    ],
+    "a seal removed": ["DELETE FROM pipelit_audit_seals WHERE number = 2"],
+    "a seal changed": ["UPDATE pipelit_audit_seals SET entries = 6 WHERE number = 2"],
+    "a seal of other entries": [
+        "UPDATE pipelit_audit_seals SET digest = (SELECT digest FROM pipelit_audit_seals b "
+        "WHERE b.number = 1) WHERE number = 2"
+    ],
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_what_is_sealed_cant_be_changed_unseen(sealed: Pipelit, changes: list[str]) -> None:
+    """Changed, removed, reordered, inserted, or its seal: the check names the seal."""
+    change(sealed, *changes)
+    problems = sealed.audit.verify().problems
+    assert problems
+    assert all(problem.startswith(("seal 2 ", "seal 3 ")) for problem in problems)
+
+
+def test_a_cut_off_end_shows_against_a_head(sealed: Pipelit) -> None:
+    """Without a head a cut-off end is no change; with one it is found."""
+    head = sealed.audit.head()
+    change(
+        sealed,
+        "DELETE FROM pipelit_audit WHERE id > LAST",
+        "DELETE FROM pipelit_audit_seals WHERE number = 3",
+    )
+    assert sealed.audit.verify().problems == ()
+    (problem,) = sealed.audit.verify(head).problems
+    assert "cut off" in problem
+    # Nor by going on as if nothing had been.
+    write(sealed, *(f"other{count}" for count in range(9)))
+    sealed.audit.seal(batch=5)
+    assert "cut off" in sealed.audit.verify(head).problems[0]
+
+
+def test_an_emptied_trail_shows_against_a_head(sealed: Pipelit) -> None:
+    """All gone, seals too: only who kept a head can tell, and does."""
+    head = AuditHead.from_json(sealed.audit.head().to_json())
+    change(sealed, "DELETE FROM pipelit_audit", "DELETE FROM pipelit_audit_seals")
+    assert "cut off" in sealed.audit.verify(head).problems[0]
+
+
+def test_a_chain_made_with_another_key_is_no_chain(
+    sealed: Pipelit, settings: dict[str, Any]
+) -> None:
+    """Who has the tables, and a key of his own, can't write the trail anew."""
+    change(sealed, "DELETE FROM pipelit_audit_seals")
+    with Pipelit(**settings | {"encryption_keys": [Keyring.generate_key()]}) as thief:
+        thief.audit.seal()
+    problems = sealed.audit.verify().problems
+    assert problems
+    assert all("not made with a key" in problem for problem in problems)
+
+
+def test_entries_that_come_while_it_is_sealed_are_sealed_once(pipelit: Pipelit) -> None:
+    """Many writers and two sealers at once: nothing is left out, nothing is under two seals."""
+    taken = len(pipelit.audit.list(limit=1000))
+    with ThreadPoolExecutor(6) as pool:
+        writers = [pool.submit(write, pipelit, *(["x"] * 25)) for _ in range(4)]
+        sealers = [
+            pool.submit(lambda: [pipelit.audit.seal(batch=7) for _ in range(10)]) for _ in range(2)
+        ]
+        for each in (*writers, *sealers):
+            each.result()
+    pipelit.audit.seal()
+    report = pipelit.audit.verify()
+    assert (report.sealed, report.unsealed, report.problems) == (taken + 100, 0, ())
+
+
+@pytest.mark.backends("postgres")
+def test_an_entry_that_is_numbered_and_not_committed_is_waited_for(pipelit: Pipelit) -> None:
+    """A transaction that ends late leaves no hole that it would fill behind the seal."""
+    with ThreadPoolExecutor(1) as pool:
+        with pipelit._database.writing() as late:
+            record(late, at=1.0, actor="a", subject="late", action="x", outcome="ok")
+            sealing = pool.submit(pipelit.audit.seal)
+            waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'ShareLock'")
+            while not late.scalar(waits):
+                assert not sealing.done()
+        sealing.result()
+    assert pipelit.audit.verify().problems == ()
+    assert pipelit.audit.verify().unsealed == 0
+
+
+@pytest.mark.backends("sqlite", "postgres")
+def test_a_killed_sealer_leaves_a_whole_trail(pipelit: Pipelit, settings: dict[str, Any]) -> None:
+    """`kill -9` between seals: what was sealed is, the rest is sealed the next time."""
+    write(pipelit, *(["x"] * 40))
+    program = (
+        "import os, sys, json\n"
+        "from pipelit_agents import Pipelit\n"
+        "pipelit = Pipelit(**json.loads(sys.argv[1]))\n"
+        "batch, made = pipelit.audit.chain._seal_batch, []\n"
+        "def kill(*given):\n"
+        "    made.append(batch(*given))\n"
+        "    len(made) == 3 and os.kill(os.getpid(), 9)\n"
+        "    return made[-1]\n"
+        "pipelit.audit.chain._seal_batch = kill\n"
+        "pipelit.audit.seal(batch=5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, json.dumps(settings)], check=False)
+    assert done.returncode == -9
+    assert pipelit.audit.verify().sealed == 15
+    pipelit.audit.seal()
+    report = pipelit.audit.verify()
+    assert (report.unsealed, report.problems) == (0, ())
+
+
+# What is kept for how long
+
+
+def test_pruned_entries_leave_a_trail_that_can_be_checked(sealed: Pipelit, clock: Clock) -> None:
+    """Whole batches go, the seals stay, and the head of before still fits."""
+    head = sealed.audit.head()
+    clock.advance(86_400)
+    write(sealed, "new")
+    sealed.audit.seal()
+    before = datetime.fromtimestamp(clock(), UTC) - timedelta(hours=1)
+    assert sealed.audit.prune(before) == 12
+    report = sealed.audit.verify(head)
+    assert (report.pruned, report.problems) == (12, ())
+    assert sealed.audit.list()[-1].action == "audit.prune"
+    assert sealed.audit.prune(before) == 0
+
+
+def test_nothing_is_pruned_over_a_change(sealed: Pipelit, clock: Clock) -> None:
+    """Pruning isn't a way to lose the trace of a change."""
+    change(sealed, CHANGES["an outcome changed"][0])
+    clock.advance(86_400)
+    with pytest.raises(AuditTampered, match="seal 2"):
+        sealed.audit.prune(datetime.fromtimestamp(clock(), UTC))
+    assert any("changed" in problem for problem in sealed.audit.verify().problems)
+
+
+def test_what_isnt_sealed_is_not_pruned(pipelit: Pipelit, clock: Clock) -> None:
+    """However old: what no seal covers stays."""
+    write(pipelit, "old")
+    clock.advance(86_400)
+    assert pipelit.audit.prune(datetime.fromtimestamp(clock(), UTC)) == 0
+    assert "old" in [entry.subject for entry in pipelit.audit.list()]
+
+
+# Keys
+
+
+def test_seals_outlive_a_change_of_keys(sealed: Pipelit, settings: dict[str, Any]) -> None:
+    """Under a newer key and the old one the trail is whole; tagged anew, under the newer alone."""
+    newer = Keyring.generate_key()
+    both = [newer, *settings["encryption_keys"]]
+    with Pipelit(**settings | {"encryption_keys": both}) as rotating:
+        assert rotating.audit.verify().problems == ()
+        keyring = rotating._open_keyring()
+        assert rotating.audit.chain.retag(keyring, only_count=True) == (0, 3, 0)
+        assert rotating.audit.chain.retag(keyring) == (3, 0, 0)
+    with Pipelit(**settings | {"encryption_keys": [newer]}) as after:
+        assert after.audit.verify().problems == ()
+
+
+# Reading
+
+
+def test_filters_narrow_the_list(sealed: Pipelit) -> None:
+    """By subject, actor, outcome and action; a group of actions ends with a dot."""
+    every = sealed.audit.list()
+    verified = [entry for entry in every if entry.action == "verify.audience"]
+    for wanted, found in (
+        ({"subject": "later"}, every[-1:]),
+        ({"outcome": "refused"}, []),
+        ({"action": "verify."}, verified),
+        ({"action": "verify"}, []),
+        ({"actor": "alice", "action": "verify.audience"}, verified),
+    ):
+        assert sealed.audit.list(**wanted) == found, wanted  # type: ignore[arg-type]
+
+
+def test_since_is_a_moment(sealed: Pipelit, clock: Clock) -> None:
+    """From a moment on; without a time zone it is refused, as is a head that is none."""
+    clock.advance(100)
+    write(sealed, "now")
+    since = datetime.fromtimestamp(clock() - 1, UTC)
+    assert [entry.subject for entry in sealed.audit.list(since=since)] == ["now"]
+    call: Callable[..., Any] = sealed.audit.list
+    with pytest.raises(ValueError, match="time zone"):
+        call(since=datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake that is meant
+    with pytest.raises(ConfigurationError, match="audit head"):
+        AuditHead.from_json("{}")
+    with pytest.raises(ValueError, match="batch"):
+        sealed.audit.seal(batch=0)
