@@ -13,6 +13,7 @@ from pipelit_agents.credentials.store import CredentialInfo
 from pipelit_agents.database.types import EncryptedString
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.keyring import Keyring, Sealed
+from pipelit_agents.mfa import MfaStatus
 from pipelit_agents.pipelit import Pipelit
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.proof import Challenge, Proof
@@ -30,6 +31,7 @@ __all__ = [
     "CredentialInfo",
     "EncryptedString",
     "Keyring",
+    "MfaStatus",
     "NewAgent",
     "NewApiKey",
     "NewUser",

@@ -12,6 +12,7 @@ PipelitError
 │   ├── UserExists
 │   ├── UserNotFound              also a LookupError
 │   ├── UserInactive
+│   ├── SecondFactorError         a person's second factor is on already, or isn't
 │   ├── NotLocalAgent             the name is a person or a peer: it can't be acted as
 │   ├── NotPermitted
 │   └── QuotaExceeded             .limit
@@ -69,6 +70,7 @@ __all__ = [
     "QuotaExceeded",
     "RateLimited",
     "RequestRefused",
+    "SecondFactorError",
     "SecretLeakError",
     "SpawnError",
     "StorageError",
@@ -150,6 +152,10 @@ class UserNotFound(AccountError, LookupError):
 
 class UserInactive(AccountError):
     """The account was deactivated, or its owner was."""
+
+
+class SecondFactorError(AccountError):
+    """A person's second factor isn't in the state that was asked for."""
 
 
 class NotLocalAgent(AccountError):

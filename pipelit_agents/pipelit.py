@@ -18,6 +18,7 @@ from pipelit_agents.keyring import Keyring
 from pipelit_agents.ledger.base import Ledger
 from pipelit_agents.ledger.redis import RedisLedger
 from pipelit_agents.ledger.sql import SqlLedger
+from pipelit_agents.mfa import Mfa
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.provisioning import ProvisionedAgent, provision
 from pipelit_agents.settings import Settings
@@ -57,6 +58,7 @@ class Pipelit:
     Attributes:
         users: The accounts.
         credentials: The sealed secrets.
+        mfa: The second factors of people.
         audit: What was decided.
         policy: The limits.
 
@@ -138,6 +140,7 @@ class Pipelit:
         here = clock or time.time
         self._verifier = Verifier(self._database, self._open_keyring, self._open_ledger, here)
         self.users = Users(self._database, self._open_keyring, self.policy, here)
+        self.mfa = Mfa(self._database, self._open_keyring, self._verifier, here)
         self.credentials = Credentials(self._database, self._open_keyring, here)
         self.audit = AuditTrail(self._database, self._open_keyring, here)
 

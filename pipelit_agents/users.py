@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
-from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
@@ -34,12 +33,11 @@ from pipelit_agents.names import require_username
 from pipelit_agents.peering import Enrolment, read_uri
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.twins import off_the_loop
-from pipelit_agents.verification import base32_secret, holds, peering_purpose, totp_purpose
+from pipelit_agents.verification import holds, peering_purpose, provisioning_uri, totp_purpose
 
 __all__ = ["ApiKeyInfo", "NewAgent", "NewApiKey", "NewUser", "User", "Users"]
 
 OPERATOR: Final = "operator"
-ISSUER: Final = "pipelit-agents"
 _TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _LAST_USED_EVERY: Final = 60.0
 _SECRET_BYTES: Final = 32
@@ -264,7 +262,7 @@ class Users:
             created_by=owner,
         )
         key = self._insert_key(connection, username, "first key", None, owner)
-        return NewAgent(username, key.api_key, _provisioning_uri(username, secret))
+        return NewAgent(username, key.api_key, provisioning_uri(username, secret))
 
     def find_in(self, connection: Connection, username: str) -> Row[Any]:
         """An account's row, in a transaction of the caller's that keeps its family as it is.
@@ -386,7 +384,7 @@ class Users:
                 )
             )
             self._record(connection, by, row.username, "totp.rotate")
-        return _provisioning_uri(row.username, secret)
+        return provisioning_uri(row.username, secret)
 
     arotate_totp = off_the_loop(rotate_totp)
 
@@ -431,7 +429,7 @@ class Users:
                 )
             )
             self._record(connection, by, agent, "peering.issue", domain)
-        return _provisioning_uri(agent, secret, relation)
+        return provisioning_uri(agent, secret, relation)
 
     aissue_peering = off_the_loop(issue_peering)
 
@@ -809,9 +807,3 @@ def _moment(at: float | None) -> datetime | None:
 def _fingerprint(secret: str) -> str:
     # No slow hash: the secret has 256 random bits, so that there is nothing to guess.
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _provisioning_uri(username: str, secret: bytes, relation: str = "") -> SecretStr:
-    fields = {"secret": base32_secret(secret), "issuer": ISSUER}
-    query = urlencode(fields | ({"relation": relation} if relation else {}))
-    return SecretStr(f"otpauth://totp/{quote(ISSUER)}:{quote(username)}?{query}")

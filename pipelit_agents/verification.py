@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from secrets import token_bytes
 from typing import Any, Final, Literal, NoReturn
+from urllib.parse import quote, urlencode
 
+from pydantic import SecretStr
 from sqlalchemy import Connection, delete, select, text
 
 from pipelit_agents.audit import record
@@ -49,9 +51,11 @@ __all__ = [
     "base32_secret",
     "holds",
     "peering_purpose",
+    "provisioning_uri",
     "totp_purpose",
 ]
 
+ISSUER: Final = "pipelit-agents"
 PLAIN_DIGITS: Final = 6
 AUDIENCE_DIGITS: Final = 8
 _CODE_FORMS: Final = {
@@ -112,6 +116,13 @@ class Verification:
     kind: str
     step: int
     verified_at: datetime
+
+
+def provisioning_uri(username: str, secret: bytes, relation: str = "") -> SecretStr:
+    """The ``otpauth://totp/…`` URI of a secret, as authenticator apps read it."""
+    fields = {"secret": base32_secret(secret), "issuer": ISSUER}
+    query = urlencode(fields | ({"relation": relation} if relation else {}))
+    return SecretStr(f"otpauth://totp/{quote(ISSUER)}:{quote(username)}?{query}")
 
 
 def totp_purpose(username: str) -> str:
@@ -277,8 +288,23 @@ class Verifier:
                 f"code: {'a plain' if kind == 'plain' else 'an audience'} code is exactly "
                 f"{digits} digits 0-9, without spaces",
             )
-        given = code
+        return self._check(verifier, name, code, kind)
 
+    def check_person(self, username: str, code: str) -> Verification:
+        """Checks a person's plain code and spends it: who shows it is who checks it.
+
+        The same limits hold as between agents.
+
+        Raises:
+            VerificationError: As :meth:`Agent.verify_peer`.
+        """
+        if not _CODE_FORMS["plain"].match(code):
+            self._malformed(
+                username, username, f"code: it is exactly {PLAIN_DIGITS} digits 0-9, without spaces"
+            )
+        return self._check(username, username, code, "plain")
+
+    def _check(self, verifier: str, name: str, given: str, kind: str) -> Verification:
         def matches(account: Account | None, steps: range) -> Sequence[int]:
             # Every step under every key is compared, so that the time taken tells nothing.
             audience = None if kind == "plain" else verifier
@@ -303,6 +329,8 @@ class Verifier:
             raise
         who = {"peer": name, "verifier": verifier}
         if decision.verdict == "rejected":
+            if verifier == name:
+                raise CodeRejected("the code was not accepted; wait for the next one", **who)
             raise CodeRejected(**who)
         if decision.verdict == "limited":
             wait = decision.retry_after or 0.0

@@ -55,8 +55,10 @@ _READ: Final = text(
     """
 )
 _UNCHANGED: Final = text(
-    "SELECT count(*) FROM pipelit_users WHERE active AND (username = :verifier OR "
-    "(username = :peer AND totp_secret = :secret AND COALESCE(totp_previous, '') = :previous))"
+    # Counted apart, as a person is both.
+    "SELECT (SELECT count(*) FROM pipelit_users WHERE active AND username = :verifier) + "
+    "(SELECT count(*) FROM pipelit_users WHERE active AND username = :peer "
+    "AND totp_secret = :secret AND COALESCE(totp_previous, '') = :previous)"
 )
 _NEW_ROW: Final = (
     "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "

@@ -1,0 +1,375 @@
+"""A second factor for people: TOTP by an authenticator app, and recovery codes for its loss."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import SecretStr
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from pipelit_agents.audit import record
+from pipelit_agents.database.engine import Database
+from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserRow
+from pipelit_agents.errors import (
+    CodeRejected,
+    NotPermitted,
+    SecondFactorError,
+    UserInactive,
+    UserNotFound,
+    VerificationError,
+)
+from pipelit_agents.keyring import Keyring, Sealed
+from pipelit_agents.names import require_username
+from pipelit_agents.otp import totp
+from pipelit_agents.proof import PERIOD, same
+from pipelit_agents.twins import off_the_loop
+from pipelit_agents.verification import (
+    PLAIN_DIGITS,
+    Verification,
+    Verifier,
+    provisioning_uri,
+    totp_purpose,
+)
+
+__all__ = ["Mfa", "MfaStatus", "pending_purpose"]
+
+OPERATOR: Final = "operator"
+RECOVERY_CODES: Final = 10
+# What RFC 4226 recommends, and short enough for a small QR code.
+_SECRET_BYTES: Final = 20
+_FIRST_CODE_TRIES: Final = 5
+_RECOVERY_FORM: Final = re.compile(r"(?:[A-Z2-7]{4}-){3}[A-Z2-7]{4}\Z")
+_WINDOW: Final = 1
+_REJECTED: Final = "the code was not accepted; wait for the app's next one, or enrol again"
+
+
+@dataclass(frozen=True, slots=True)
+class MfaStatus:
+    """A person's second factor.
+
+    Attributes:
+        username: Whose.
+        on: Whether codes are checked.
+        pending: Whether it is being enrolled: a secret was shown, and no code of it yet.
+        recovery_codes: How many recovery codes are left.
+    """
+
+    username: str
+    on: bool
+    pending: bool
+    recovery_codes: int
+
+
+def pending_purpose(username: str) -> str:
+    """The place that the secret of a second factor is sealed for until it is on."""
+    return f"user:{username}:totp:pending"
+
+
+class Mfa:
+    """The second factors of people; ``pipelit.mfa``.
+
+    Args:
+        database: Where the accounts are.
+        keyring: Seals secrets; called when one is needed.
+        verifier: Checks codes, under the limits that hold for agents too.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keyring: Callable[[], Keyring],
+        verifier: Verifier,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._verifier = verifier
+        self._clock = clock
+
+    def enroll(self, username: str, *, by: str = OPERATOR) -> SecretStr:
+        """Makes a person's second factor; it is on when :meth:`confirm` has seen a first code.
+
+        Called again before that, it makes another one, and the one before is worth nothing.
+
+        Args:
+            username: Whose.
+            by: Who asked for it, for the record.
+
+        Returns:
+            The ``otpauth://`` URI, for an authenticator app.
+
+        Raises:
+            UserNotFound: There is no such account.
+            NotPermitted: It is no person's.
+            UserInactive: It was deactivated.
+            SecondFactorError: It is on already.
+            ConfigurationError: There is no key to seal the secret under.
+        """
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        with self._database.writing(durable=True) as connection:
+            name = self._locked(connection, username, on=False)
+            purpose = pending_purpose(name)
+            connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
+            pending = {
+                "username": name,
+                "secret": Sealed(self._keyring().seal(secret, purpose), purpose),
+                "failures": 0,
+                "created_at": self._clock(),
+            }
+            connection.execute(insert(MfaPendingRow).values(pending))
+            self._record(connection, by, name, "mfa.enroll")
+        return provisioning_uri(name, secret)
+
+    aenroll = off_the_loop(enroll)
+
+    def confirm(self, username: str, code: str) -> Sequence[SecretStr]:
+        """Turns a second factor on, by its first code; after five wrong ones it begins anew.
+
+        Args:
+            username: Whose.
+            code: Six digits. They are spent.
+
+        Returns:
+            Ten recovery codes, shown now and never again. Each works once, in the place of a code.
+
+        Raises:
+            CodeRejected: The code is wrong.
+            SecondFactorError: Nothing was enrolled, or it is on already.
+            AccountError: As :meth:`enroll`.
+        """
+        codes: list[SecretStr] = []
+        with self._database.writing(durable=True) as connection:
+            name = self._locked(connection, username, on=False)
+            pending = connection.execute(
+                select(MfaPendingRow.__table__).where(MfaPendingRow.username == name)
+            ).one_or_none()
+            if pending is None:
+                raise SecondFactorError(
+                    f"nothing was enrolled for {name!r}: begin with mfa.enroll or: "
+                    f"pipelit-agents mfa enroll {name}",
+                    username=name,
+                )
+            secret = self._keyring().unseal(pending.secret.token, pending_purpose(name))
+            if not _is_code(secret, code, self._clock()):
+                self._wrong_first_code(connection, name, pending.failures + 1)
+            else:
+                place = totp_purpose(name)
+                sealed = Sealed(self._keyring().seal(secret, place), place)
+                connection.execute(
+                    update(UserRow).where(UserRow.username == name).values(totp_secret=sealed)
+                )
+                connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
+                codes = self._new_codes(connection, name)
+                self._record(connection, name, name, "mfa.confirm")
+        if not codes:
+            raise CodeRejected(_REJECTED, peer=name, verifier=name)
+        # Spent like any other. Whoever was quicker has spent it too; and a ledger that can't be
+        # asked accepts it from nobody.
+        with suppress(VerificationError):
+            self._verifier.check_person(name, code)
+        return codes
+
+    aconfirm = off_the_loop(confirm)
+
+    def verify(self, username: str, code: str) -> Verification:
+        """Checks a person's code and spends it.
+
+        Args:
+            username: Whose it has to be.
+            code: Six digits of the authenticator app, or a recovery code.
+
+        Raises:
+            SecondFactorError: This person has none.
+            CodeRejected: The code is wrong, or was spent.
+            RateLimited: Too many failures in the last minute.
+            PeerLocked: Too many failures in a row.
+            LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
+            AccountError: As :meth:`enroll`.
+        """
+        with self._database.reading() as connection:
+            name = self._require(connection, username, on=True)
+        typed = code.strip().upper() if isinstance(code, str) else ""
+        if _RECOVERY_FORM.match(typed):
+            return self._recover(name, typed)
+        return self._verifier.check_person(name, code)
+
+    averify = off_the_loop(verify)
+
+    def disable(self, username: str, code: str) -> None:
+        """Ends a person's second factor and its recovery codes.
+
+        Args:
+            username: Whose.
+            code: As for :meth:`verify`; it is needed, so that who finds an open terminal can't.
+
+        Raises:
+            PipelitError: As :meth:`verify`.
+        """
+        self.verify(username, code)
+        with self._database.writing(durable=True) as connection:
+            name = self._locked(connection, username, on=True)
+            connection.execute(
+                update(UserRow).where(UserRow.username == name).values(totp_secret=None)
+            )
+            connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.username == name))
+            self._record(connection, name, name, "mfa.disable")
+
+    adisable = off_the_loop(disable)
+
+    def renew_recovery_codes(self, username: str, code: str) -> Sequence[SecretStr]:
+        """Replaces the recovery codes by ten new ones.
+
+        Raises:
+            PipelitError: As :meth:`verify`.
+        """
+        self.verify(username, code)
+        with self._database.writing(durable=True) as connection:
+            name = self._locked(connection, username, on=True)
+            codes = self._new_codes(connection, name)
+            self._record(connection, name, name, "mfa.recovery-codes")
+        return codes
+
+    arenew_recovery_codes = off_the_loop(renew_recovery_codes)
+
+    def status(self, username: str) -> MfaStatus:
+        """Whether a person has a second factor.
+
+        Raises:
+            UserNotFound: There is no such account.
+            NotPermitted: It is no person's.
+        """
+        with self._database.reading() as connection:
+            row = self._person(connection, username)
+            pending = connection.scalar(
+                select(func.count())
+                .select_from(MfaPendingRow)
+                .where(MfaPendingRow.username == row.username)
+            )
+            left = connection.scalar(
+                select(func.count())
+                .select_from(RecoveryCodeRow)
+                .where(RecoveryCodeRow.username == row.username, RecoveryCodeRow.used_at.is_(None))
+            )
+        return MfaStatus(row.username, row.totp_secret is not None, bool(pending), left or 0)
+
+    astatus = off_the_loop(status)
+
+    def _person(self, connection: Connection, username: str) -> Any:
+        name = require_username(username)
+        row = connection.execute(
+            select(UserRow.__table__).where(UserRow.username == name)
+        ).one_or_none()
+        if row is None:
+            raise UserNotFound(
+                f"there is no account {name!r}; make it with: pipelit-agents users create {name}",
+                username=name,
+            )
+        if row.kind != "human" or row.domain:
+            raise NotPermitted(
+                f"{name!r} is no person: an agent's second factor is its own TOTP secret",
+                username=name,
+            )
+        return row
+
+    def _require(self, connection: Connection, username: str, *, on: bool) -> str:
+        row = self._person(connection, username)
+        name: str = row.username
+        if not row.active:
+            raise UserInactive(f"{name!r} was deactivated", username=name)
+        if on and row.totp_secret is None:
+            raise SecondFactorError(
+                f"{name!r} has no second factor: pipelit-agents mfa enroll {name}", username=name
+            )
+        if not on and row.totp_secret is not None:
+            raise SecondFactorError(
+                f"the second factor of {name!r} is on: end it first, with a code of it: "
+                f"pipelit-agents mfa disable {name}",
+                username=name,
+            )
+        return name
+
+    def _locked(self, connection: Connection, username: str, *, on: bool) -> str:
+        self._database.lock(connection, f"account:{require_username(username)}")
+        return self._require(connection, username, on=on)
+
+    def _wrong_first_code(self, connection: Connection, name: str, failures: int) -> None:
+        row = MfaPendingRow.username == name
+        if failures >= _FIRST_CODE_TRIES:
+            connection.execute(delete(MfaPendingRow).where(row))
+        else:
+            connection.execute(update(MfaPendingRow).where(row).values(failures=failures))
+        self._record(connection, name, name, "mfa.confirm", "wrong code", outcome="refused")
+
+    def _new_codes(self, connection: Connection, name: str) -> list[SecretStr]:
+        connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.username == name))
+        codes = []
+        for _ in range(RECOVERY_CODES):
+            drawn = base64.b32encode(secrets.token_bytes(10)).decode("ascii")
+            code = "-".join(drawn[start : start + 4] for start in range(0, 16, 4))
+            values = {"digest": _digest(name, code), "username": name}
+            connection.execute(insert(RecoveryCodeRow).values(values))
+            codes.append(SecretStr(code))
+        return codes
+
+    def _recover(self, name: str, code: str) -> Verification:
+        # 80 bits can't be guessed, so that failures are recorded and lock nobody out.
+        now = self._clock()
+        with self._database.writing(durable=True) as connection:
+            used = connection.execute(
+                update(RecoveryCodeRow)
+                .where(
+                    RecoveryCodeRow.digest == _digest(name, code),
+                    RecoveryCodeRow.username == name,
+                    RecoveryCodeRow.used_at.is_(None),
+                )
+                .values(used_at=now)
+            ).rowcount
+            reason, outcome = ("", "ok") if used else ("wrong or used", "refused")
+            self._record(connection, name, name, "verify.recovery", reason, outcome=outcome)
+        if not used:
+            raise CodeRejected(
+                "the recovery code was not accepted: each works once", peer=name, verifier=name
+            )
+        at = datetime.fromtimestamp(now, UTC)
+        return Verification(name, name, "recovery", int(now) // PERIOD, at)
+
+    def _record(
+        self,
+        connection: Connection,
+        actor: str,
+        subject: str,
+        action: str,
+        reason: str = "",
+        *,
+        outcome: str = "ok",
+    ) -> None:
+        record(
+            connection,
+            at=self._clock(),
+            actor=actor,
+            subject=subject,
+            action=action,
+            outcome=outcome,
+            reason=reason,
+        )
+
+
+def _digest(name: str, code: str) -> str:
+    return hashlib.sha256(f"{name}\0{code}".encode()).hexdigest()
+
+
+def _is_code(secret: bytes, code: object, now: float) -> bool:
+    present, found = int(now) // PERIOD, False
+    for step in range(max(0, present - _WINDOW), present + _WINDOW + 1):
+        right = totp(secret, step * PERIOD, digits=PLAIN_DIGITS)
+        found |= isinstance(code, str) and same(right, code)
+    return found

@@ -1,0 +1,264 @@
+"""The second factor of people: enrolled, proven once before it is on, limited, recoverable."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qs, urlsplit
+
+import pyotp
+import pytest
+from conftest import Clock
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from pipelit_agents import Agent, Pipelit
+from pipelit_agents.errors import (
+    CodeRejected,
+    MalformedCode,
+    NotLocalAgent,
+    NotPermitted,
+    PeerLocked,
+    RateLimited,
+    SecondFactorError,
+    UserInactive,
+    UserNotFound,
+    VerificationError,
+)
+
+BACKENDS = True
+
+
+def app_of(uri: SecretStr) -> pyotp.TOTP:
+    """An authenticator app that has scanned the URI."""
+    made = pyotp.parse_uri(uri.get_secret_value())
+    assert isinstance(made, pyotp.TOTP)
+    return made
+
+
+@pytest.fixture
+def app(pipelit: Pipelit, clock: Clock) -> pyotp.TOTP:
+    """Alice's app; her second factor is on, and the code that turned it on is spent."""
+    made = app_of(pipelit.mfa.enroll("alice"))
+    pipelit.mfa.confirm("alice", made.at(clock()))
+    clock.advance(30)
+    return made
+
+
+def wrong(app: pyotp.TOTP, clock: Clock) -> str:
+    """Six digits that are no code of now."""
+    good = {app.at(clock() + offset) for offset in (-60, -30, 0, 30, 60)}
+    return next(code for code in map("{:06}".format, range(9)) if code not in good)
+
+
+def test_it_is_on_after_a_first_code(pipelit: Pipelit, clock: Clock) -> None:
+    """Enrolled it is pending; with a code of the app it is on, with ten recovery codes."""
+    assert not pipelit.mfa.status("alice").on
+    uri = pipelit.mfa.enroll("alice")
+    assert (pipelit.mfa.status("alice").on, pipelit.mfa.status("alice").pending) == (False, True)
+    with pytest.raises(SecondFactorError, match="mfa enroll"):
+        pipelit.mfa.verify("alice", app_of(uri).at(clock()))
+    codes = pipelit.mfa.confirm("alice", app_of(uri).at(clock()))
+    status = pipelit.mfa.status("alice")
+    assert (status.on, status.pending, status.recovery_codes) == (True, False, 10)
+    assert len({code.get_secret_value() for code in codes}) == 10
+
+
+def test_the_uri_is_one_that_apps_read(pipelit: Pipelit) -> None:
+    """SHA-1, six digits, thirty seconds, 160 bits, and who it is for."""
+    uri = pipelit.mfa.enroll("alice")
+    app = app_of(uri)
+    assert (app.digits, app.interval, app.name, app.issuer) == (6, 30, "alice", "pipelit-agents")
+    assert len(parse_qs(urlsplit(uri.get_secret_value()).query)["secret"][0]) == 32
+
+
+def test_a_code_is_good_once(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> None:
+    """Spent for whoever asks: for the person herself and for an agent that verifies her."""
+    found = pipelit.mfa.verify("alice", app.at(clock()))
+    assert (found.peer, found.kind) == ("alice", "plain")
+    with pytest.raises(CodeRejected):
+        pipelit.mfa.verify("alice", app.at(clock()))
+
+
+def test_the_code_that_turned_it_on_is_spent(pipelit: Pipelit, clock: Clock) -> None:
+    """Who looked over her shoulder at the first code can't use it."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    pipelit.mfa.confirm("alice", app.at(clock()))
+    with pytest.raises(CodeRejected):
+        pipelit.mfa.verify("alice", app.at(clock()))
+
+
+def test_of_twenty_at_once_one_is_accepted(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> None:
+    """A code that is shown to many places at once opens one of them."""
+    code = app.at(clock())
+
+    def attempt(_: int) -> bool:
+        try:
+            pipelit.mfa.verify("alice", code)
+        except VerificationError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(20))) == 1
+
+
+def test_the_same_limits_hold(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> None:
+    """Five failures a minute, ten in a row: it waits, then it is locked, also for a good code."""
+    for _ in range(2):
+        for _ in range(5):
+            with pytest.raises(CodeRejected):
+                pipelit.mfa.verify("alice", wrong(app, clock))
+        clock.advance(1)
+        with pytest.raises((RateLimited, PeerLocked)):
+            pipelit.mfa.verify("alice", app.at(clock()))
+        clock.advance(60)
+    with pytest.raises(PeerLocked):
+        pipelit.mfa.verify("alice", app.at(clock()))
+    pipelit.users.unlock("alice")
+    pipelit.mfa.verify("alice", app.at(clock()))
+
+
+def test_an_agent_may_verify_a_person(
+    pipelit: Pipelit, editor: Agent, app: pyotp.TOTP, clock: Clock
+) -> None:
+    """A plain code of hers, as of any peer; and she can't be acted as."""
+    editor.verify_peer("alice", app.at(clock()), kind="plain")
+    with pytest.raises(NotLocalAgent):
+        pipelit.agent("alice").totp_code()
+
+
+@pytest.mark.parametrize("code", ["", "12345", "1234567", "12 456", "abcdef", "AAAA-BBBB"])
+def test_what_cant_be_a_code_is_refused(pipelit: Pipelit, app: pyotp.TOTP, code: str) -> None:
+    """It is said what a code looks like, and nothing is counted."""
+    with pytest.raises(MalformedCode, match="6 digits"):
+        pipelit.mfa.verify("alice", code)
+
+
+# Recovery
+
+
+def test_a_recovery_code_works_once(pipelit: Pipelit, clock: Clock) -> None:
+    """In the place of a code, in any case, and then never again."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    first, second, *_ = pipelit.mfa.confirm("alice", app.at(clock()))
+    assert pipelit.mfa.verify("alice", first.get_secret_value().lower()).kind == "recovery"
+    with pytest.raises(CodeRejected):
+        pipelit.mfa.verify("alice", first.get_secret_value())
+    assert pipelit.mfa.status("alice").recovery_codes == 9
+    pipelit.mfa.disable("alice", second.get_secret_value())
+    assert pipelit.mfa.status("alice").recovery_codes == 0
+
+
+def test_a_recovery_code_is_one_persons(pipelit: Pipelit, clock: Clock) -> None:
+    """Bob's don't open alice's account; they stand hashed in the database."""
+    pipelit.users.create("bob")
+    codes = {}
+    for name in ("alice", "bob"):
+        app = app_of(pipelit.mfa.enroll(name))
+        codes[name] = [c.get_secret_value() for c in pipelit.mfa.confirm(name, app.at(clock()))]
+    with pytest.raises(CodeRejected):
+        pipelit.mfa.verify("alice", codes["bob"][0])
+    with pipelit._database.reading() as connection:
+        stored = str(connection.execute(text("SELECT * FROM pipelit_recovery_codes")).all())
+    assert not any(code in stored for code in codes["alice"] + codes["bob"])
+
+
+def test_of_twenty_uses_of_a_recovery_code_one_counts(pipelit: Pipelit, clock: Clock) -> None:
+    """Two that have the same slip of paper: one of them gets in."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    code = pipelit.mfa.confirm("alice", app.at(clock()))[0].get_secret_value()
+
+    def attempt(_: int) -> bool:
+        try:
+            pipelit.mfa.verify("alice", code)
+        except CodeRejected:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(20))) == 1
+
+
+def test_new_recovery_codes_end_the_old(pipelit: Pipelit, clock: Clock) -> None:
+    """They need a code; afterwards the ten of before are worth nothing."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    old = pipelit.mfa.confirm("alice", app.at(clock()))
+    clock.advance(30)
+    with pytest.raises(CodeRejected):
+        pipelit.mfa.renew_recovery_codes("alice", wrong(app, clock))
+    new = pipelit.mfa.renew_recovery_codes("alice", app.at(clock()))
+    with pytest.raises(CodeRejected):
+        pipelit.mfa.verify("alice", old[0].get_secret_value())
+    pipelit.mfa.verify("alice", new[0].get_secret_value())
+
+
+# On and off
+
+
+def test_turning_it_off_needs_a_code(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> None:
+    """A wrong code leaves it on; a good one ends it, and it can be enrolled anew."""
+    with pytest.raises(CodeRejected):
+        pipelit.mfa.disable("alice", wrong(app, clock))
+    assert pipelit.mfa.status("alice").on
+    pipelit.mfa.disable("alice", app.at(clock()))
+    assert not pipelit.mfa.status("alice").on
+    pipelit.mfa.enroll("alice")
+
+
+def test_one_that_is_on_is_not_replaced(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> None:
+    """Who gets hold of a terminal can't put an app of his own in the place of hers."""
+    with pytest.raises(SecondFactorError, match="mfa disable"):
+        pipelit.mfa.enroll("alice")
+    with pytest.raises(SecondFactorError, match="mfa disable"):
+        pipelit.mfa.confirm("alice", app.at(clock()))
+
+
+def test_five_wrong_first_codes_begin_anew(pipelit: Pipelit, clock: Clock) -> None:
+    """The secret that was shown is dropped, and nothing is on."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    for _ in range(5):
+        with pytest.raises(CodeRejected):
+            pipelit.mfa.confirm("alice", wrong(app, clock))
+    with pytest.raises(SecondFactorError, match="nothing was enrolled"):
+        pipelit.mfa.confirm("alice", app.at(clock()))
+
+
+def test_the_last_enrolment_counts(pipelit: Pipelit, clock: Clock) -> None:
+    """Enrolled again before it was on: the first secret is worth nothing."""
+    first, second = (app_of(pipelit.mfa.enroll("alice")) for _ in range(2))
+    with pytest.raises(CodeRejected):
+        pipelit.mfa.confirm("alice", first.at(clock()))
+    pipelit.mfa.confirm("alice", second.at(clock()))
+
+
+def test_who_can_have_one(pipelit: Pipelit, editor: Agent, app: pyotp.TOTP, clock: Clock) -> None:
+    """People that are there and active: no agent, no stranger, nobody who left."""
+    with pytest.raises(NotPermitted, match="no person"):
+        pipelit.mfa.enroll(editor.username)
+    with pytest.raises(UserNotFound):
+        pipelit.mfa.enroll("nobody")
+    pipelit.users.deactivate("alice")
+    with pytest.raises(UserInactive):
+        pipelit.mfa.verify("alice", app.at(clock()))
+
+
+def test_all_of_it_is_audited(pipelit: Pipelit, clock: Clock) -> None:
+    """Who did what, without a code or a secret."""
+    app = app_of(pipelit.mfa.enroll("alice", by="rita"))
+    with pytest.raises(CodeRejected):
+        pipelit.mfa.confirm("alice", wrong(app, clock))
+    code = pipelit.mfa.confirm("alice", app.at(clock()))[0].get_secret_value()
+    pipelit.mfa.disable("alice", code)
+    told = [
+        (e.actor, e.action, e.outcome, e.reason)
+        for e in pipelit.audit.list()
+        if e.action.startswith(("mfa", "verify"))
+    ]
+    assert told == [
+        ("rita", "mfa.enroll", "ok", ""),
+        ("alice", "mfa.confirm", "refused", "wrong code"),
+        ("alice", "mfa.confirm", "ok", ""),
+        ("alice", "verify.plain", "ok", ""),
+        ("alice", "verify.recovery", "ok", ""),
+        ("alice", "mfa.disable", "ok", ""),
+    ]
