@@ -18,6 +18,7 @@ from pipelit_agents.pipelit import Pipelit
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.proof import Challenge, Proof
 from pipelit_agents.provisioning import ProvisionedAgent
+from pipelit_agents.rotation import KeyStatus, Rotation
 from pipelit_agents.users import ApiKeyInfo, NewAgent, NewApiKey, NewUser, User
 from pipelit_agents.verification import Agent, TotpCode, Verification
 
@@ -30,6 +31,7 @@ __all__ = [
     "Challenge",
     "CredentialInfo",
     "EncryptedString",
+    "KeyStatus",
     "Keyring",
     "MfaStatus",
     "NewAgent",
@@ -39,6 +41,7 @@ __all__ = [
     "PipelitError",
     "Proof",
     "ProvisionedAgent",
+    "Rotation",
     "Sealed",
     "Secret",
     "TotpCode",

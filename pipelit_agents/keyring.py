@@ -107,6 +107,14 @@ class Keyring:
             raise UnsealError
         return content[_HEAD:]
 
+    def reseal(self, token: str, purpose: str) -> str:
+        """Seals a value anew, under the newest key: what replaces the token in its place.
+
+        Raises:
+            UnsealError: It does not open for this place.
+        """
+        return self.seal(self.unseal(token, purpose), purpose)
+
     def is_newest(self, token: str) -> bool:
         """Whether a value was sealed under the newest key."""
         try:

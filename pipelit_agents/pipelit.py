@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.mfa import Mfa
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.provisioning import ProvisionedAgent, provision
+from pipelit_agents.rotation import Keys
 from pipelit_agents.settings import Settings
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.users import Users
@@ -59,6 +61,7 @@ class Pipelit:
         users: The accounts.
         credentials: The sealed secrets.
         mfa: The second factors of people.
+        keys: What stands under which key, and replacing a key.
         audit: What was decided.
         policy: The limits.
 
@@ -143,6 +146,7 @@ class Pipelit:
         self.mfa = Mfa(self._database, self._open_keyring, self._verifier, here)
         self.credentials = Credentials(self._database, self._open_keyring, here)
         self.audit = AuditTrail(self._database, self._open_keyring, here)
+        self.keys = Keys(self._database, self._open_keyring, self.audit, here)
 
     @property
     def database_url(self) -> str:
@@ -203,6 +207,23 @@ class Pipelit:
         return self._open_ledger().check()
 
     acheck_ledger = off_the_loop(check_ledger)
+
+    def backup(self, path: str | Path) -> None:
+        """Copies an SQLite database, whole and consistent, while it is used.
+
+        The copy is readable by its owner only. It opens with the key of its day, which isn't in it.
+
+        Args:
+            path: A file that isn't there yet.
+
+        Raises:
+            ConfigurationError: The file is there, or the database is a PostgreSQL, which is copied
+                with ``pg_dump``.
+            StorageError: The copy failed.
+        """
+        self._database.backup(Path(path))
+
+    abackup = off_the_loop(backup)
 
     def agent(self, username: str) -> Agent:
         """The handle by which code acts as one agent user. It is looked up when it is used.

@@ -1,7 +1,7 @@
 """What most tests stand on: a database of their own, a key of their own, and time they set.
 
-A module that sets ``BACKENDS = True`` runs on each of them, and with ``--everywhere`` all do; a
-test of one backend says ``@pytest.mark.backends("sqlite")``.
+A module that sets ``BACKENDS = True`` runs on each of them, or on those that it names there, and
+with ``--everywhere`` all do; a test of one backend says ``@pytest.mark.backends("sqlite")``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marked = metafunc.definition.get_closest_marker("backends")
     everywhere = getattr(metafunc.module, "BACKENDS", metafunc.config.getoption("everywhere"))
     if "backend" in metafunc.fixturenames and (marked or everywhere):
-        metafunc.parametrize("backend", marked.args if marked else BACKENDS, indirect=True)
+        listed = everywhere if isinstance(everywhere, tuple) else BACKENDS
+        metafunc.parametrize("backend", marked.args if marked else listed, indirect=True)
 
 
 class Clock:

@@ -12,6 +12,7 @@ from pipelit_agents.audit import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.errors import CodeRejected, UserNotFound
 from pipelit_agents.mfa import Mfa
+from pipelit_agents.rotation import Keys
 from pipelit_agents.users import Users
 
 BACKENDS = True
@@ -29,6 +30,7 @@ ALONE = {
         "open_in",
         "note_refusal",
     },
+    Keys: set[str](),
     Mfa: set[str](),
     Pipelit: {"from_env", "agent", "checkpoint_serializer", "sealed_saver"},
     Users: {"create_agent_in", "find_in"},

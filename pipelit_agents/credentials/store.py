@@ -45,7 +45,7 @@ from pipelit_agents.verification import Agent
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
-__all__ = ["CredentialInfo", "Credentials"]
+__all__ = ["CredentialInfo", "Credentials", "credential_place"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -172,7 +172,7 @@ class Credentials:
             may = json.dumps(sorted({require_username(each, argument="allow") for each in allow}))
         now = self._clock()
         keyring = self._keyring()
-        place = _place(name, kind, shown, may)
+        place = credential_place(name, kind, shown, may)
         hint_place = f"{place}:hint"
         values = {
             "kind": kind,
@@ -441,7 +441,7 @@ class Credentials:
             with self._database.reading() as connection:
                 row = _find(connection, name)
             # It opens first: only then the allow-list beside it is to be believed.
-            place = _place(name, row.kind, row.public, row.allow)
+            place = credential_place(name, row.kind, row.public, row.allow)
             fields = json.loads(self._keyring().unseal(row.sealed.token, place))
             if agent is not None:
                 # An account that was deactivated opens nothing, whatever handle is left of it.
@@ -476,7 +476,7 @@ class Credentials:
 
     def _info(self, row: Row[Any]) -> CredentialInfo:
         # Bound as the secret is: a base_url that was changed is not shown as if it were right.
-        place = f"{_place(row.name, row.kind, row.public, row.allow)}:hint"
+        place = f"{credential_place(row.name, row.kind, row.public, row.allow)}:hint"
         hint = self._keyring().unseal(row.hint.token, place).decode()
         return CredentialInfo(
             row.name,
@@ -520,7 +520,8 @@ def _warn_unguarded(name: str) -> None:
         )
 
 
-def _place(name: str, kind: str, public: str, allow: str | None) -> str:
+def credential_place(name: str, kind: str, public: str, allow: str | None) -> str:
+    """The place that a credential's fields are sealed for."""
     # What says where the secret may go is part of where it belongs: a base_url or an allow-list
     # that was changed behind our back doesn't get the secret.
     digest = hashlib.sha256(json.dumps([kind, public, allow]).encode()).hexdigest()

@@ -24,7 +24,7 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from pipelit_agents.errors import ConfigurationError, StorageError
 
@@ -215,6 +215,73 @@ class Database:
         with self.reading() as connection:
             newest = ScriptDirectory.from_config(_alembic_config()).get_current_head()
             return _revision(connection) != newest
+
+    def purge(self) -> None:
+        """Rewrites the tables, so that what was replaced or deleted leaves the files.
+
+        Raises:
+            StorageError: Somebody is using the database for longer than it waits.
+        """
+        import sqlite3
+
+        # VACUUM is no part of a transaction, and ours begin one with every connection.
+        with _named_errors(self.engine):
+            if self.engine.dialect.name != "sqlite":
+                loose = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+                with loose.connect() as connection:
+                    connection.execute(text("SET statement_timeout = 0"))
+                    from pipelit_agents.database.models import Base
+
+                    for table in Base.metadata.sorted_tables:
+                        connection.execute(text(f"VACUUM FULL {table.name}"))
+                    connection.invalidate()
+                return
+            raw = self.engine.raw_connection()
+            try:
+                cursor = raw.cursor()
+                cursor.execute("PRAGMA secure_delete=ON")
+                try:
+                    cursor.execute("VACUUM")
+                    busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                except sqlite3.OperationalError as error:
+                    raise OperationalError("VACUUM", None, error) from None
+            finally:
+                raw.close()
+        if busy:
+            raise StorageError(
+                "the tables were rewritten, and a reader keeps the old pages in the write-ahead "
+                f"log: stop the other processes and try again (setting: {URL_SETTING})"
+            )
+
+    def backup(self, path: Path) -> None:
+        """Copies an SQLite database, whole and consistent, while it is used.
+
+        Raises:
+            ConfigurationError: It is no SQLite database, or the file is there or can't be made.
+            StorageError: The copy failed.
+        """
+        import sqlite3
+
+        if self.engine.dialect.name != "sqlite":
+            raise ConfigurationError(
+                "a PostgreSQL database is copied with its own pg_dump: see docs/operations.md"
+            )
+        try:
+            # Before SQLite makes it, so that it is never readable by others.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError as error:
+            raise ConfigurationError(
+                f"the copy {path} can't be made ({error.strerror}): name a file that isn't there"
+            ) from None
+        with _named_errors(self.engine):
+            raw = self.engine.raw_connection()
+            try:
+                raw.cursor().execute("VACUUM INTO ?", (str(path),))
+            except sqlite3.Error as error:
+                path.unlink(missing_ok=True)
+                raise OperationalError("VACUUM INTO", None, error) from None
+            finally:
+                raw.close()
 
     def close(self) -> None:
         """Closes all connections; the next use opens new ones."""

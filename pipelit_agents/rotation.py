@@ -1,0 +1,370 @@
+"""Replacing ``FIELD_ENCRYPTION_KEY`` while the system runs: what stands under which key, and anew.
+
+Each value is replaced only where it still is what was read, so that nothing that is written
+meanwhile is lost; what is sealed under the newest key is left alone, so that a rotation that was
+killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, func, select, update
+
+from pipelit_agents.audit import AuditTrail, record
+from pipelit_agents.credentials.store import credential_place
+from pipelit_agents.database.engine import Database
+from pipelit_agents.database.models import CredentialRow, MfaPendingRow, PeeringRow, UserRow
+from pipelit_agents.errors import ConfigurationError, UnsealError
+from pipelit_agents.keyring import Keyring, Sealed
+from pipelit_agents.mfa import pending_purpose
+from pipelit_agents.twins import off_the_loop
+from pipelit_agents.verification import peering_purpose, totp_purpose
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+__all__ = ["KeyStatus", "Keys", "Rotation"]
+
+OPERATOR: Final = "operator"
+# Whoever seals under an older key meanwhile makes work for another pass; one that goes on doing so
+# is a process that has to be started again.
+_PASSES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStatus:
+    """What stands under which key.
+
+    Attributes:
+        keys: A name of each key of ``FIELD_ENCRYPTION_KEY``, newest first; nothing of the key.
+        newest: How many values stand under the newest key.
+        older: How many under an older one.
+        unreadable: Where values are that no key opens.
+        checkpoints: How many values of the checkpoints that were counted stand under an older key;
+            None where none were.
+    """
+
+    keys: tuple[str, ...]
+    newest: int
+    older: int
+    unreadable: tuple[str, ...]
+    checkpoints: int | None
+
+    @property
+    def older_can_go(self) -> bool:
+        """Whether all that was counted stands under the newest key."""
+        return not self.older and not self.unreadable and not self.checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What a rotation did.
+
+    Attributes:
+        resealed: How many values it sealed anew.
+        status: What stands under which key afterwards.
+    """
+
+    resealed: int
+    status: KeyStatus
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    table: Any
+    key: Any
+    # The purpose of each sealed column, by its row.
+    columns: Mapping[str, Callable[[Any], str]]
+    lock: Callable[[Any], str]
+
+
+_PLACES: Final = (
+    _Place(
+        UserRow,
+        UserRow.username,
+        {
+            "totp_secret": lambda row: totp_purpose(row.username),
+            "totp_previous": lambda row: totp_purpose(row.username),
+        },
+        lambda row: f"account:{row.username}",
+    ),
+    _Place(
+        MfaPendingRow,
+        MfaPendingRow.username,
+        {"secret": lambda row: pending_purpose(row.username)},
+        lambda row: f"account:{row.username}",
+    ),
+    _Place(
+        PeeringRow,
+        PeeringRow.relation,
+        {"secret": lambda row: peering_purpose(row.relation)},
+        lambda row: f"account:{row.agent}",
+    ),
+    _Place(
+        CredentialRow,
+        CredentialRow.name,
+        {
+            "sealed": lambda row: credential_place(row.name, row.kind, row.public, row.allow),
+            "hint": lambda row: (
+                f"{credential_place(row.name, row.kind, row.public, row.allow)}:hint"
+            ),
+        },
+        lambda row: f"credential:{row.name}",
+    ),
+)
+
+
+class Keys:
+    """The keys of one database; ``pipelit.keys``.
+
+    Args:
+        database: What is sealed under them.
+        keyring: The keys; called when they are needed.
+        audit: The trail, whose seals are tagged under them.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keyring: Callable[[], Keyring],
+        audit: AuditTrail,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._audit = audit
+        self._clock = clock
+
+    def status(self, *, checkpointers: Sequence[BaseCheckpointSaver[Any]] = ()) -> KeyStatus:
+        """Counts what stands under which key.
+
+        Args:
+            checkpointers: Whose checkpoints were written through ``sealed_saver``; all are read.
+
+        Raises:
+            ConfigurationError: There is no key.
+            UnsealError: A checkpoint isn't sealed, or no key opens it.
+        """
+        keyring = self._keyring()
+        newest = older = 0
+        unreadable = []
+        for place in _PLACES:
+            for row in self._rows(place, 500):
+                for column, token in _tokens(place, row):
+                    if keyring.is_newest(token):
+                        newest += 1
+                        continue
+                    try:
+                        keyring.unseal(token, place.columns[column](row))
+                        older += 1
+                    except UnsealError:
+                        unreadable.append(_name(place, row, column))
+        tagged, under_older, foreign = self._audit.chain.retag(keyring, only_count=True)
+        if foreign:
+            unreadable.append(f"{foreign} seals of the audit trail (pipelit-agents audit verify)")
+        checkpoints = None
+        if checkpointers:
+            checkpoints = sum(_older_checkpoints(each, keyring) for each in checkpointers)
+        names = tuple(keyring.fingerprint(position) for position in range(len(keyring)))
+        return KeyStatus(
+            names, newest + tagged, older + under_older, tuple(unreadable), checkpoints
+        )
+
+    astatus = off_the_loop(status)
+
+    def rotate(
+        self,
+        *,
+        batch: int = 100,
+        progress: Callable[[int, int], None] | None = None,
+        checkpointers: Sequence[BaseCheckpointSaver[Any]] = (),
+        by: str = OPERATOR,
+    ) -> Rotation:
+        """Seals all values anew under the newest key; it may be called again at any time.
+
+        Checkpoints aren't sealed anew: they are counted, and their key stays until their threads
+        are deleted.
+
+        Args:
+            batch: How many rows are replaced in one transaction.
+            progress: Is told how many of how many rows are done.
+            checkpointers: As for :meth:`status`.
+            by: Who asked for it, for the record.
+
+        Raises:
+            ConfigurationError: There is no key.
+            StorageError: The database can't be reached. What was done stays done.
+            ValueError: ``batch`` is less than 1.
+        """
+        if batch < 1:
+            raise ValueError("batch has to be at least 1")
+        keyring, total = self._keyring(), 0
+        tell = progress or (lambda _done, _all: None)
+        for _ in range(_PASSES):
+            resealed = self._pass(keyring, batch, tell)
+            total += resealed
+            if not resealed:
+                break
+        self._audit.chain.retag(keyring)
+        status = self.status(checkpointers=checkpointers)
+        with self._database.writing(durable=True) as connection:
+            record(
+                connection,
+                at=self._clock(),
+                actor=by,
+                subject="keys",
+                action="keys.rotate",
+                outcome="ok",
+                reason=f"{total} sealed anew, {status.older} left, {len(status.unreadable)} shut",
+            )
+        return Rotation(total, status)
+
+    arotate = off_the_loop(rotate)
+
+    def purge(self) -> None:
+        """Makes what was replaced leave the database's files; for after a compromise.
+
+        It rewrites the tables, and needs the database for itself for as long. Copies of the
+        database, its write-ahead log archives and snapshots of its disk keep what they have.
+
+        Raises:
+            StorageError: Others are using the database.
+        """
+        self._database.purge()
+
+    apurge = off_the_loop(purge)
+
+    def _pass(self, keyring: Keyring, batch: int, tell: Callable[[int, int], None]) -> int:
+        with self._database.reading() as connection:
+            rows = sum(
+                connection.scalar(select(func.count()).select_from(place.table)) or 0
+                for place in _PLACES
+            )
+        done = resealed = 0
+        for place in _PLACES:
+            pending: list[tuple[Any, dict[str, tuple[str, str]]]] = []
+            for row in self._rows(place, 500):
+                found = {
+                    column: (token, place.columns[column](row))
+                    for column, token in _tokens(place, row)
+                    if not keyring.is_newest(token)
+                }
+                done += 1
+                if found:
+                    pending.append((row, found))
+                if len(pending) >= batch:
+                    resealed += self._replace(place, keyring, pending)
+                    pending = []
+                    tell(done, rows)
+            resealed += self._replace(place, keyring, pending)
+            tell(done, rows)
+        return resealed
+
+    def _replace(
+        self,
+        place: _Place,
+        keyring: Keyring,
+        pending: list[tuple[Any, dict[str, tuple[str, str]]]],
+    ) -> int:
+        replaced = 0
+        anew = []
+        for row, found in pending:
+            try:
+                anew.append(
+                    (row, {c: keyring.reseal(token, at) for c, (token, at) in found.items()}, found)
+                )
+            except UnsealError:
+                # It stays as it is, and the status names it.
+                continue
+        if not anew:
+            return 0
+        with self._database.writing(durable=True) as connection:
+            locks = sorted({place.lock(row) for row, _, _ in anew})
+            self._database.lock(connection, *locks, shared=True)
+            for row, tokens, found in anew:
+                replaced += self._swap(connection, place, row, tokens, found)
+        return replaced
+
+    @staticmethod
+    def _swap(
+        connection: Connection,
+        place: _Place,
+        row: Any,
+        tokens: dict[str, str],
+        found: dict[str, tuple[str, str]],
+    ) -> int:
+        same = [
+            getattr(place.table, column) == Sealed(token, "")
+            for column, (token, _) in found.items()
+        ]
+        values = {column: Sealed(token, "") for column, token in tokens.items()}
+        swapped = connection.execute(
+            update(place.table)
+            .where(place.key == getattr(row, place.key.key), *same)
+            .values(values)
+        )
+        return len(values) if swapped.rowcount else 0
+
+    def _rows(self, place: _Place, page: int) -> Iterator[Any]:
+        last = ""
+        while True:
+            with self._database.reading() as connection:
+                rows: Sequence[Any] = connection.execute(
+                    select(place.table.__table__)
+                    .where(place.key > last)
+                    .order_by(place.key)
+                    .limit(page)
+                ).all()
+            yield from rows
+            if len(rows) < page:
+                return
+            last = getattr(rows[-1], place.key.key)
+
+
+def _tokens(place: _Place, row: Any) -> Iterator[tuple[str, str]]:
+    for column in place.columns:
+        sealed = getattr(row, column)
+        if sealed is not None:
+            yield column, sealed.token
+
+
+def _name(place: _Place, row: Any, column: str) -> str:
+    return f"{place.table.__tablename__}.{column} of {getattr(row, place.key.key)}"
+
+
+class _Counting(Keyring):
+    """A keyring that counts what it opens under which key."""
+
+    __slots__ = ("older",)
+    older: list[int]
+
+    @classmethod
+    def of(cls, keyring: Keyring, older: list[int]) -> _Counting:
+        made = cls.__new__(cls)
+        for name in Keyring.__slots__:
+            setattr(made, name, getattr(keyring, name))
+        made.older = older
+        return made
+
+    def unseal(self, token: str, purpose: str) -> bytes:
+        plain = super().unseal(token, purpose)
+        self.older[0] += not self.is_newest(token)
+        return plain
+
+    def derive(self, label: str) -> Keyring:
+        return _Counting.of(super().derive(label), self.older)
+
+
+def _older_checkpoints(saver: BaseCheckpointSaver[Any], keyring: Keyring) -> int:
+    try:
+        from pipelit_agents.checkpoints import SealedSaver
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"checkpoints need LangGraph ({error})") from None
+    older = [0]
+    for _ in SealedSaver(saver, _Counting.of(keyring, older)).list(None):
+        pass
+    return older[0]
