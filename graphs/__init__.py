@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .approval import Approval, approval_digest, approve_with_totp
 from .child import ANYONE, VerifiedChild, verified_child
 from .envelope import Envelope, SpawnRequest
 from .remote import RemoteChild, remote_child
@@ -9,12 +10,15 @@ from .spawn import SpawnResult, SpawnTask, spawn_and_await
 
 __all__ = [
     "ANYONE",
+    "Approval",
     "Envelope",
     "RemoteChild",
     "SpawnRequest",
     "SpawnResult",
     "SpawnTask",
     "VerifiedChild",
+    "approval_digest",
+    "approve_with_totp",
     "remote_child",
     "spawn_and_await",
     "verified_child",

@@ -204,6 +204,44 @@ class Mfa:
 
     averify = off_the_loop(verify)
 
+    def approve(self, username: str, code: str, *, digest: str) -> Verification:
+        """Checks a person's code, and records that the person approved what has this digest.
+
+        Args:
+            username: Who approves.
+            code: As for :meth:`verify`. It says who approves, and isn't bound to the digest.
+            digest: SHA-256 of what was shown, 64 hexadecimal digits.
+
+        Raises:
+            PipelitError: As :meth:`verify`.
+        """
+        found = self.verify(username, code)
+        self._note(found.peer, "approve", digest)
+        return found
+
+    aapprove = off_the_loop(approve)
+
+    def deny(self, username: str, code: str | None, *, digest: str) -> Verification | None:
+        """Records that a person denied what has this digest.
+
+        Args:
+            username: Who denies.
+            code: As for :meth:`verify`; None where the person has none at hand. A denial stops
+                things, so it counts unproven too.
+            digest: As for :meth:`approve`.
+
+        Returns:
+            The evidence, or None for a denial that wasn't proven.
+
+        Raises:
+            PipelitError: As :meth:`verify`.
+        """
+        found = None if code is None else self.verify(username, code)
+        self._note(require_username(username), "deny" if found else "deny.unproven", digest)
+        return found
+
+    adeny = off_the_loop(deny)
+
     def disable(self, username: str, code: str) -> None:
         """Ends a person's second factor and its recovery codes.
 
@@ -262,6 +300,10 @@ class Mfa:
         return MfaStatus(row.username, row.totp_secret is not None, bool(pending), left or 0)
 
     astatus = off_the_loop(status)
+
+    def _note(self, name: str, action: str, digest: str) -> None:
+        with self._database.writing(durable=True) as connection:
+            self._record(connection, name, name, action, digest)
 
     def _person(self, connection: Connection, username: str) -> Any:
         name = require_username(username)

@@ -1,0 +1,277 @@
+"""A node that a named person's code opens, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pyotp
+import pytest
+from conftest import Clock
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command
+from test_mfa import app_of, wrong
+from typing_extensions import TypedDict
+
+from pipelit_agents import Agent, Pipelit
+from pipelit_agents.errors import InvalidUsername, PayloadError
+from pipelit_agents.graphs import Approval, approval_digest, approve_with_totp
+
+BACKENDS = False
+THREAD: RunnableConfig = {"configurable": {"thread_id": "1"}}
+
+
+class Payment(TypedDict, total=False):
+    """What is to be paid."""
+
+    amount: int
+    payee: str
+    approval: Approval
+    done: list[str]
+
+
+Apps = dict[str, pyotp.TOTP]
+
+
+@pytest.fixture
+def apps(pipelit: Pipelit, clock: Clock) -> Apps:
+    """Alice and bob with their apps, and carol without one."""
+    found = {}
+    for name in ("bob", "carol"):
+        pipelit.users.create(name)
+    for name in ("alice", "bob"):
+        found[name] = app_of(pipelit.mfa.enroll(name))
+        pipelit.mfa.confirm(name, found[name].at(clock()))
+    clock.advance(30)
+    return found
+
+
+def paying(pipelit: Pipelit, *approvers: str, ran: list[str] | None = None) -> Any:
+    """A graph that pays when it was approved, and cancels when it was denied."""
+    seen = ran if ran is not None else []
+
+    def note(what: str) -> Any:
+        def node(state: Payment) -> Payment:
+            seen.append(what)
+            return {"done": [what]}
+
+        return node
+
+    gate = approve_with_totp(
+        pipelit,
+        approvers=approvers or ["alice", "carol"],
+        reason=lambda state: {"pay": state["amount"], "to": state["payee"]},
+    )
+    builder = StateGraph(Payment)
+    builder.add_node("approve", gate)
+    builder.add_node("pay", note("paid"))
+    builder.add_node("cancel", note("cancelled"))
+    builder.add_edge(START, "approve")
+    builder.add_conditional_edges(
+        "approve",
+        lambda state: state["approval"]["outcome"],
+        {"approved": "pay", "denied": "cancel"},
+    )
+    builder.add_edge("pay", END)
+    builder.add_edge("cancel", END)
+    return builder.compile(checkpointer=InMemorySaver())
+
+
+def question(answer: Any) -> Any:
+    """What is asked."""
+    (asked,) = answer["__interrupt__"]
+    return asked.value
+
+
+ASKED: Payment = {"amount": 12, "payee": "otters"}
+SHOWN = {"pay": 12, "to": "otters"}
+
+
+def test_a_named_persons_code_lets_it_go_on(pipelit: Pipelit, apps: Apps, clock: Clock) -> None:
+    """Who approved, what was shown and its digest are in the state, and in the audit."""
+    graph = paying(pipelit)
+    asked = question(graph.invoke(ASKED, THREAD))
+    digest = hashlib.sha256(b'{"pay":12,"to":"otters"}').hexdigest()
+    assert asked == {
+        "type": "pipelit.approval",
+        "shown": SHOWN,
+        "digest": digest,
+        "approvers": ["alice", "carol"],
+        "error": None,
+    }
+    code = apps["alice"].at(clock())
+    state = graph.invoke(Command(resume={"username": "alice", "code": code}), THREAD)
+    assert state["done"] == ["paid"]
+    approval = state["approval"]
+    assert (approval["outcome"], approval["by"], approval["proven"]) == ("approved", "alice", True)
+    assert (approval["shown"], approval["digest"]) == (SHOWN, approval_digest(SHOWN))
+    assert state["amount"] == 12
+    entry = pipelit.audit.list()[-1]
+    assert (entry.actor, entry.action, entry.reason) == ("alice", "approve", digest)
+    assert entry.thread == "1"
+
+
+async def test_it_does_the_same_off_the_loop(pipelit: Pipelit, apps: Apps, clock: Clock) -> None:
+    """Asked and resumed with await, without blocking the loop."""
+    graph = paying(pipelit)
+    await graph.ainvoke(ASKED, THREAD)
+    code = apps["alice"].at(clock())
+    answer = {"username": "alice", "code": code}
+    assert (await graph.ainvoke(Command(resume=answer), THREAD))["done"] == ["paid"]
+
+
+def test_a_wrong_code_asks_again_and_each_code_is_checked_once(
+    pipelit: Pipelit, apps: Apps, clock: Clock
+) -> None:
+    """Three wrong ones and a good one make four checks, not ten."""
+    graph = paying(pipelit)
+    graph.invoke(ASKED, THREAD)
+    bad = {"username": "alice", "code": wrong(apps["alice"], clock)}
+    for _ in range(3):
+        asked = question(graph.invoke(Command(resume=bad), THREAD))
+        assert "not accepted" in asked["error"]
+        assert asked["shown"] == SHOWN
+    good = {"username": "alice", "code": apps["alice"].at(clock())}
+    assert graph.invoke(Command(resume=good), THREAD)["done"] == ["paid"]
+    checks = [e.outcome for e in pipelit.audit.list() if e.action == "verify.plain"]
+    assert checks[-4:] == ["refused"] * 3 + ["ok"]
+    assert len(checks) == 4 + 2
+
+
+def test_the_limits_hold(pipelit: Pipelit, apps: Apps, clock: Clock) -> None:
+    """After five wrong codes a good one has to wait, and it is said how long."""
+    graph = paying(pipelit)
+    graph.invoke(ASKED, THREAD)
+    bad = {"username": "alice", "code": wrong(apps["alice"], clock)}
+    for _ in range(5):
+        graph.invoke(Command(resume=bad), THREAD)
+    good = {"username": "alice", "code": apps["alice"].at(clock())}
+    assert "wait" in question(graph.invoke(Command(resume=good), THREAD))["error"]
+
+
+def test_a_code_approves_one_thing(pipelit: Pipelit, apps: Apps, clock: Clock) -> None:
+    """The same code for two threads: the second is asked again."""
+    graph = paying(pipelit)
+    good = Command(resume={"username": "alice", "code": apps["alice"].at(clock())})
+    for thread in ("1", "2"):
+        graph.invoke(ASKED, {"configurable": {"thread_id": thread}})
+    assert "done" in graph.invoke(good, {"configurable": {"thread_id": "1"}})
+    again = graph.invoke(good, {"configurable": {"thread_id": "2"}})
+    assert "not accepted" in question(again)["error"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ({"username": "bob", "code": "bobs"}, "'bob' is not asked here"),
+        ({"username": "bob", "deny": True}, "'bob' is not asked here"),
+        ({"username": "carol", "code": "123456"}, "no second factor"),
+        ({"username": "alice", "code": "12345"}, "exactly 6 digits"),
+        ({"username": "alice"}, "has to be"),
+        ({"username": "alice", "code": 123456}, "has to be"),
+        ({"username": "alice", "code": "123456", "deny": False}, "has to be"),
+        ({"username": ["alice"], "code": "123456"}, "has to be"),
+        ({"username": "alice", "code": "123456", "amount": 99}, "has to be"),
+        ("yes", "has to be"),
+        (True, "has to be"),
+    ],
+)
+def test_anything_else_asks_again(
+    pipelit: Pipelit, apps: Apps, clock: Clock, answer: Any, says: str
+) -> None:
+    """Nobody's, a person's who isn't named, of one without an app, in another form: no way on."""
+    if isinstance(answer, dict) and answer.get("code") == "bobs":
+        answer = {**answer, "code": apps["bob"].at(clock())}
+    ran: list[str] = []
+    graph = paying(pipelit, ran=ran)
+    graph.invoke(ASKED, THREAD)
+    assert says in question(graph.invoke(Command(resume=answer), THREAD))["error"]
+    assert not ran
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_a_denial_takes_the_other_branch(
+    pipelit: Pipelit, apps: Apps, clock: Clock, proven: bool
+) -> None:
+    """With a code it is proven, without one it counts too."""
+    graph = paying(pipelit)
+    graph.invoke(ASKED, THREAD)
+    answer: dict[str, Any] = {"username": "alice", "deny": True}
+    if proven:
+        answer["code"] = apps["alice"].at(clock())
+    state = graph.invoke(Command(resume=answer), THREAD)
+    assert state["done"] == ["cancelled"]
+    assert (state["approval"]["outcome"], state["approval"]["proven"]) == ("denied", proven)
+    assert pipelit.audit.list()[-1].action == ("deny" if proven else "deny.unproven")
+
+
+def test_a_denial_with_a_wrong_code_is_asked_again(
+    pipelit: Pipelit, apps: Apps, clock: Clock
+) -> None:
+    """Who shows a code is held to it."""
+    graph = paying(pipelit)
+    graph.invoke(ASKED, THREAD)
+    answer = {"username": "alice", "deny": True, "code": wrong(apps["alice"], clock)}
+    assert "not accepted" in question(graph.invoke(Command(resume=answer), THREAD))["error"]
+
+
+def test_what_is_shown_is_computed_once(pipelit: Pipelit, apps: Apps, clock: Clock) -> None:
+    """A reason that would say something else the next time is recorded as it was shown."""
+    said = iter(range(100))
+    gate = approve_with_totp(pipelit, approvers=["alice"], reason=lambda _: f"number {next(said)}")
+    builder = StateGraph(Payment)
+    builder.add_node("approve", gate)
+    builder.add_edge(START, "approve")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    shown = question(graph.invoke(ASKED, THREAD))["shown"]
+    bad = {"username": "alice", "code": wrong(apps["alice"], clock)}
+    assert question(graph.invoke(Command(resume=bad), THREAD))["shown"] == shown
+    good = {"username": "alice", "code": apps["alice"].at(clock())}
+    state = graph.invoke(Command(resume=good), THREAD)
+    assert state["approval"]["shown"] == shown == "number 0"
+
+
+def test_an_account_that_is_deactivated_meanwhile_approves_nothing(
+    pipelit: Pipelit, apps: Apps, clock: Clock
+) -> None:
+    """Named when the graph was built, gone when the answer comes."""
+    graph = paying(pipelit)
+    graph.invoke(ASKED, THREAD)
+    pipelit.users.deactivate("alice")
+    good = {"username": "alice", "code": apps["alice"].at(clock())}
+    assert "deactivated" in question(graph.invoke(Command(resume=good), THREAD))["error"]
+
+
+def test_two_approvals_after_each_other_need_two_people(
+    pipelit: Pipelit, apps: Apps, clock: Clock
+) -> None:
+    """Four eyes are two nodes, each with its own approver."""
+    builder = StateGraph(Payment)
+    for first, name in (("first", "alice"), ("second", "bob")):
+        builder.add_node(first, approve_with_totp(pipelit, approvers=[name], reason="pay"))
+    builder.add_edge(START, "first")
+    builder.add_edge("first", "second")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    graph.invoke(ASKED, THREAD)
+    alices = {"username": "alice", "code": apps["alice"].at(clock())}
+    assert question(graph.invoke(Command(resume=alices), THREAD))["approvers"] == ["bob"]
+    bobs = {"username": "bob", "code": apps["bob"].at(clock())}
+    assert graph.invoke(Command(resume=bobs), THREAD)["approval"]["by"] == "bob"
+
+
+def test_what_is_wrong_with_the_node_is_said_at_once(pipelit: Pipelit, editor: Agent) -> None:
+    """One name, no name, another form, and a reason that can't be shown."""
+    with pytest.raises(TypeError, match="not one name"):
+        approve_with_totp(pipelit, approvers="alice", reason="x")
+    with pytest.raises(ValueError, match="empty"):
+        approve_with_totp(pipelit, approvers=[], reason="x")
+    with pytest.raises(InvalidUsername):
+        approve_with_totp(pipelit, approvers=["Alice"], reason="x")
+    with pytest.raises(PayloadError):
+        approval_digest({"amount": float("nan")})
+    graph = paying(pipelit, editor.username)
+    graph.invoke(ASKED, THREAD)
+    agents = {"username": editor.username, "code": editor.totp_code().code}
+    assert "no person" in question(graph.invoke(Command(resume=agents), THREAD))["error"]
