@@ -7,7 +7,7 @@ WORKERS ?= 2
 PIP_FLAGS := --quiet --disable-pip-version-check
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
-.PHONY: demo test bench canary everywhere pytest lint types format wheel clean
+.PHONY: demo test commands bench canary everywhere pytest lint types format wheel clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -39,6 +39,10 @@ wheel: $(READY)
 	cd tests && $(WHEEL_VENV)/bin/python -P consumer.py
 	cd tests && ../$(BIN)/mypy --strict --python-executable $(WHEEL_VENV)/bin/python consumer.py
 	cd build && $(WHEEL_VENV)/bin/pipelit-agents demo --json > /dev/null
+
+# docs/commands.md, from the help texts.
+commands: $(READY)
+	$(BIN)/python tests/commands_page.py
 
 # What things cost, each beside something else in the same run.
 bench: $(READY)

@@ -182,7 +182,7 @@ def approve_with_totp(
         return Command(goto=END, update={"approval": approval})
 
     async def acheck(state: _State) -> Command[Any]:
-        return await asyncio.to_thread(check, given)
+        return await asyncio.to_thread(check, state)
 
     builder = StateGraph(_State, output_schema=_Output)
     builder.add_node("prepare", prepare)

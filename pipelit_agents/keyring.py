@@ -24,6 +24,16 @@ MAKE_A_KEY: Final = (
     'python -c "from pipelit_agents import Keyring; print(Keyring.generate_key())"'
     " (or: pipelit-agents init)"
 )
+# SHA-256 of keys that documentation prints: the Fernet specification's, and Apache Airflow's.
+_PUBLISHED: Final = frozenset(
+    {
+        "3990442a9e73e2e289f7c0c4f1c9dc85d3d54268f208748631ecb46b1ef9f3df",
+        "5ca278330d08b9ce5bb4e0c8755263873be3b92f5db329c5562d445b3e022232",
+        "cbeb362f1fa69a6691db592f4529cf6bea1ce089eb132a3350c9081279ff8f34",
+    }
+)
+# Of 32 random bytes fewer than these are different in one of 10^17 keys.
+_FEWEST_BYTES: Final = 16
 _MARK: Final = b"plit1"
 _HEAD: Final = len(_MARK) + hashlib.sha256().digest_size
 
@@ -130,6 +140,18 @@ class Keyring:
             position: Which key, 0 for the newest.
         """
         return hmac.digest(self._keys[position], b"pipelit-agents/name", "sha256").hex()[:12]
+
+    def weak(self) -> list[str]:
+        """Names the keys that weren't drawn by chance, by position and what gives them away."""
+        found = []
+        for position, key in enumerate(self._keys, 1):
+            if hashlib.sha256(key).hexdigest() in _PUBLISHED:
+                found.append(f"key {position} is printed in documentation")
+            elif all(0x20 <= byte < 0x7F for byte in key):
+                found.append(f"key {position} is text")
+            elif len(set(key)) < _FEWEST_BYTES:
+                found.append(f"key {position} repeats itself")
+        return found
 
     def __len__(self) -> int:
         return len(self._keys)

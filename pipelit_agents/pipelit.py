@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
     from pipelit_agents.checkpoints import SealedSaver, SealedSerializer
+    from pipelit_agents.checks import Check
 
 __all__ = ["Pipelit"]
 
@@ -207,6 +209,30 @@ class Pipelit:
         return self._open_ledger().check()
 
     acheck_ledger = off_the_loop(check_ledger)
+
+    def check(
+        self,
+        *,
+        deploy: bool = False,
+        folder: str | Path = ".",
+        environ: Mapping[str, str] | None = None,
+    ) -> Sequence[Check]:
+        """Looks whether all is as it should be; changes nothing.
+
+        Args:
+            deploy: Go through the checklist for production too.
+            folder: Where ``.env`` and ``langgraph.json`` are.
+            environ: The environment; by default this process's.
+
+        Returns:
+            Each item, with what was found, why it matters, and what mends it.
+        """
+        from pipelit_agents.checks import Deployment
+
+        environ = os.environ if environ is None else environ
+        return Deployment(self, Path(folder), environ).checks(deploy=deploy)
+
+    acheck = off_the_loop(check)
 
     def backup(self, path: str | Path) -> None:
         """Copies an SQLite database, whole and consistent, while it is used.

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from pipelit_agents.cli.accounts import agents, users
+from pipelit_agents.cli.operations import audit, backup, check, keys, mfa, rotate_key
 from pipelit_agents.cli.output import AsJson, read_secret, reporting, show
 from pipelit_agents.cli.secrets import credentials
 
@@ -26,6 +27,9 @@ app = typer.Typer(
 app.add_typer(users, name="users")
 app.add_typer(agents, name="agents")
 app.add_typer(credentials, name="credentials")
+app.add_typer(keys, name="keys")
+app.add_typer(mfa, name="mfa")
+app.add_typer(audit, name="audit")
 
 
 def _version(wanted: bool) -> None:
@@ -166,3 +170,8 @@ def demo(
             f"the demonstration needs {error.name}: pip install 'pipelit-agents[demo]'"
         ) from None
     raise typer.Exit(run(inputs=inputs or [], model=model, as_json=as_json))
+
+
+app.command("check")(check)
+app.command("rotate-key")(rotate_key)
+app.command("backup")(backup)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
@@ -12,6 +11,7 @@ from pipelit_agents.cli.output import (
     AsJson,
     Yes,
     confirm,
+    duration,
     hand_over,
     read_secret,
     reporting,
@@ -27,7 +27,6 @@ keys = typer.Typer(help="API keys of any account.", no_args_is_help=True)
 users.add_typer(keys, name="keys")
 
 Name = Annotated[str, typer.Argument(help="The account, exactly as it is written.")]
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _COLUMNS: Final = ("username", "owner", "purpose", "active", "created_at")
 
 
@@ -112,7 +111,7 @@ def rotate_totp(
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        uri = pipelit.users.rotate_totp(username, overlap=_duration("--overlap", overlap))
+        uri = pipelit.users.rotate_totp(username, overlap=duration("--overlap", overlap))
     fields = {"username": username, "provisioning_uri": uri.get_secret_value()}
     show("Rotated.", fields, as_json=as_json, once=["provisioning_uri"])
 
@@ -221,7 +220,7 @@ def issue_key(
 
     expires_at = None
     if expires_in is not None:
-        expires_at = datetime.now(UTC) + _duration("--expires-in", expires_in)
+        expires_at = datetime.now(UTC) + duration("--expires-in", expires_in)
     with Pipelit.from_env() as pipelit:
         new = pipelit.users.issue_api_key(username, name=name, expires_at=expires_at)
     fields = {"id": new.id, "username": new.username, "api_key": new.api_key.get_secret_value()}
@@ -243,10 +242,3 @@ def revoke_key(
     with Pipelit.from_env() as pipelit:
         pipelit.users.revoke_api_key(key_id)
     show("Done.", {"revoked": key_id}, as_json=as_json)
-
-
-def _duration(option: str, value: str) -> timedelta:
-    found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
-    if not found:
-        raise ValueError(f"{option} {value!r} is not a duration; for example 30s, 10m, 2h or 90d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})

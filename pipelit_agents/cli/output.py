@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
 import typer
@@ -17,7 +18,10 @@ from pipelit_agents.errors import PipelitError
 __all__ = [
     "AsJson",
     "Yes",
+    "at_a_terminal",
     "confirm",
+    "duration",
+    "hand_over",
     "read_secret",
     "read_secrets",
     "reporting",
@@ -25,6 +29,7 @@ __all__ = [
     "show_table",
 ]
 
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -108,7 +113,7 @@ def show_table(rows: Sequence[Any], columns: Sequence[str], *, as_json: bool) ->
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
         # Names are typed again and times compared, so these are never cut; others are folded.
-        whole = column in ("username", "name", "id") or column.endswith("_at")
+        whole = column in ("username", "name", "id", "at") or column.endswith("_at")
         title = column.replace("_", " ")
         longest = max(cell_len(title), *(cell_len(_safe(_text(row[column]))) for row in found))
         least = longest if whole else min(longest, _FOLDED)
@@ -140,7 +145,7 @@ def read_secrets(names: Sequence[str]) -> dict[str, str]:
     Raises:
         ValueError: Something is missing, left over, or no text. The message holds none of it.
     """
-    values = [_ask(name) for name in names] if _at_a_terminal() else _piped(names)
+    values = [_ask(name) for name in names] if at_a_terminal() else _piped(names)
     asked = ", ".join(names)
     if not all(values):
         raise ValueError(f"{asked}: nothing was given; type it at the prompt or pipe it in")
@@ -160,9 +165,21 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not _at_a_terminal():
+    if not at_a_terminal():
         raise ValueError(f"{question} There is no terminal to ask at: add --yes to mean it")
     typer.confirm(_safe(question), abort=True, err=True)
+
+
+def duration(option: str, value: str) -> timedelta:
+    """Reads a duration such as ``90d``.
+
+    Raises:
+        ValueError: It is none; the option is named.
+    """
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
+    if not found:
+        raise ValueError(f"{option} {value!r} is not a duration; for example 30s, 10m, 2h or 90d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def moment(value: datetime | None) -> str:
@@ -195,7 +212,8 @@ def _piped(names: Sequence[str]) -> list[str]:
     return [text] if len(names) == 1 else [line.removesuffix("\r") for line in text.split("\n")]
 
 
-def _at_a_terminal() -> bool:
+def at_a_terminal() -> bool:
+    """Whether there is somebody to ask."""
     # It is None where the shell closed it: pipelit-agents … <&-
     return sys.stdin is not None and sys.stdin.isatty()
 

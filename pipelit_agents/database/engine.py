@@ -100,6 +100,14 @@ class Database:
                     self._engine = _engine(self._url(), self._pool_size)
         return self._engine
 
+    @property
+    def url(self) -> URL | None:
+        """Where it is, without opening it; None where that can't be read."""
+        try:
+            return make_url(self._url())
+        except ArgumentError:
+            return None
+
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[Connection]:
         """A transaction of its own that holds the write lock from its first statement on.

@@ -16,6 +16,7 @@ __all__ = [
     "masked_address",
     "named_errors",
     "report_eviction",
+    "without_password",
 ]
 
 URL_SETTING: Final = "PIPELIT_REDIS_URL"
@@ -149,6 +150,14 @@ def masked_address(url: str) -> str:
     if not at and shown.startswith(":"):
         shown = ""
     return f"{scheme}://{'***@' if login else ''}{shown}"
+
+
+def without_password(url: str) -> str:
+    """The address for a client that shows no password."""
+    scheme, _, rest = url.partition("://")
+    where, _, query = rest.rpartition("@")[2].partition("?")
+    kept = [(name, value) for name, value in parse_qsl(query) if name != "sentinel_password"]
+    return f"{scheme}://{where}" + (f"?{urlencode(kept)}" if kept else "")
 
 
 def report_eviction(client: Any, url: str) -> None:

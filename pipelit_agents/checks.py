@@ -1,0 +1,418 @@
+"""The checklist for production, looked at where each thing really is."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from sqlalchemy import select, text
+
+from pipelit_agents.database.models import ApiKeyRow, CredentialRow, UserRow
+from pipelit_agents.errors import PipelitError
+from pipelit_agents.ledger.address import (
+    RedisUnusable,
+    connect,
+    masked_address,
+    named_errors,
+    without_password,
+)
+
+if TYPE_CHECKING:
+    from pipelit_agents.pipelit import Pipelit
+
+__all__ = ["Check", "Deployment"]
+
+_UNUSED: Final = 90 * 86_400
+_FARTHEST_CLOCK: Final = 2.0
+_SHORTEST_SECRET: Final = 32
+_DEFAULT_SECRETS: Final = re.compile(
+    r"django-insecure-.*|.*(change[-_ ]?me|your[-_ ]?secret|insecure|default|example).*|secret.*",
+    re.IGNORECASE,
+)
+_YES: Final = frozenset({"1", "true", "yes", "on"})
+_PUBLIC_URL: Final = re.compile(r"(PUBLIC|BASE|SERVER|API|SITE|READER|CHILD\w*|PIPELIT\w*)_URL\Z")
+_CORS: Final = re.compile(r"\w*CORS\w*ORIGINS?\w*\Z")
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One item of the checklist.
+
+    Attributes:
+        name: Its short name.
+        ok: Whether it is as it should be; None where it doesn't apply.
+        found: What was found.
+        why: Why it matters.
+        mend: The command or setting that mends it; empty where nothing is to be done.
+    """
+
+    name: str
+    ok: bool | None
+    found: str
+    why: str
+    mend: str
+
+
+# What was found, and the mend; no mend where it is well.
+Finding = tuple[str, str]
+_OK: Final = "as it should be"
+
+
+class _NotApplicable(Exception):
+    """The item has nothing to look at here."""
+
+
+class Deployment:
+    """What there is to be looked at.
+
+    Args:
+        pipelit: The accounts, keys and ledger.
+        folder: Where ``.env`` and ``langgraph.json`` are.
+        environ: The environment; it wins over ``.env``.
+    """
+
+    def __init__(self, pipelit: Pipelit, folder: Path, environ: Mapping[str, str]) -> None:
+        self._pipelit = pipelit
+        self._database = pipelit._database
+        self._folder = folder
+        self._now = pipelit._clock or time.time
+        file = folder / ".env"
+        try:
+            in_file = dotenv_values(file) if file.is_file() else {}
+        except (OSError, UnicodeDecodeError):
+            in_file = {}
+        self._in_file = {name: value for name, value in in_file.items() if value}
+        self._env = self._in_file | dict(environ)
+        # Opening the database makes its file private, so it is looked at first.
+        self._modes = self._file_modes()
+
+    def checks(self, *, deploy: bool) -> list[Check]:
+        """Looks at everything; what can't be looked at is not well."""
+        asked = [*_ALWAYS, *(_DEPLOY if deploy else ())]
+        return [self._check(*each) for each in asked]
+
+    def _check(self, name: str, look: Callable[[Deployment], Finding], why: str) -> Check:
+        try:
+            found, mend = look(self)
+        except _NotApplicable as nothing:
+            return Check(name, None, str(nothing), why, "")
+        except (PipelitError, RedisUnusable) as error:
+            return Check(name, False, str(error), why, "mend what it says, and check again")
+        return Check(name, not mend, found, why, mend)
+
+    # The key
+
+    def _key(self) -> Finding:
+        weak = self._pipelit._open_keyring().weak()
+        if weak:
+            return "; ".join(weak), "pipelit-agents keys generate, and then: rotate-key"
+        return _OK, ""
+
+    def _opens(self) -> Finding:
+        return ("it opens what is sealed" if self._pipelit.check_key() else "nothing is sealed"), ""
+
+    def _newest_key(self) -> Finding:
+        status = self._pipelit.keys.status()
+        if status.unreadable:
+            shown = _some(status.unreadable)
+            return f"no key opens {shown}", "put the key back that sealed them, or set them anew"
+        if status.older:
+            return f"{status.older} values stand under an older key", "pipelit-agents rotate-key"
+        return f"{status.newest} values stand under the newest key", ""
+
+    # Files
+
+    def _env_file(self) -> Finding:
+        file = self._folder / ".env"
+        if not file.is_file():
+            raise _NotApplicable("there is none")
+        if os.name == "posix" and file.stat().st_mode & 0o077:
+            return f"others may read it ({stat.filemode(file.stat().st_mode)})", f"chmod 600 {file}"
+        return _OK, ""
+
+    def _database_file(self) -> Finding:
+        if not self._modes:
+            raise _NotApplicable("it is a server's")
+        wide = [str(path) for path, mode in self._modes.items() if mode & 0o077]
+        if wide:
+            return f"others may read {_some(wide)}", f"chmod 600 {' '.join(wide)}"
+        return _OK, ""
+
+    def _file_modes(self) -> dict[Path, int]:
+        url = self._database.url
+        if os.name != "posix" or url is None or not url.database:
+            return {}
+        if url.get_backend_name() != "sqlite":
+            return {}
+        paths = (Path(url.database + suffix) for suffix in ("", "-wal", "-shm"))
+        return {path: path.stat().st_mode for path in paths if path.is_file()}
+
+    # What is asked over a wire
+
+    def _tables(self) -> Finding:
+        if self._database.pending_migrations():
+            return "they are older than this package", "pipelit-agents init"
+        return _OK, ""
+
+    def _ledger(self) -> Finding:
+        return f"attempts are counted in {self._pipelit.check_ledger()}", ""
+
+    def _redis_password(self) -> Finding:
+        url = self._pipelit._redis_url()
+        if not url:
+            raise _NotApplicable("no Redis is used")
+        from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+
+        try:
+            with named_errors(url):
+                client = connect(without_password(url))
+                try:
+                    client.ping()
+                except (AuthenticationError, NoPermissionError):
+                    return "it asks for a password", ""
+                except RedisError as error:
+                    if "NOAUTH" in str(error):
+                        return "it asks for a password", ""
+                    raise
+                finally:
+                    client.close()
+        except RedisUnusable as error:
+            return f"it can't be asked: {error}", "make it reachable, and check again"
+        return (
+            f"{masked_address(url)} answers without a password",
+            "set requirepass (or an ACL) in redis.conf, and the password in PIPELIT_REDIS_URL",
+        )
+
+    def _clock(self) -> Finding:
+        url = self._pipelit._redis_url()
+        if url:
+            with named_errors(url):
+                client = connect(url)
+                try:
+                    before = self._now()
+                    seconds, micro = client.time()
+                    there = seconds + micro / 1e6
+                finally:
+                    client.close()
+        else:
+            if self._database.engine.dialect.name == "sqlite":
+                raise _NotApplicable("there is one clock")
+            with self._database.reading() as connection:
+                before = self._now()
+                there = connection.scalar(text(f"SELECT {self._database.server_clock}")) or 0.0
+        apart = there - (before + self._now()) / 2
+        if abs(apart) > _FARTHEST_CLOCK:
+            return f"the server's is {apart:+.1f} s from this one", "timedatectl set-ntp true"
+        return f"{apart:+.2f} s apart", ""
+
+    # Addresses and switches
+
+    def _public_url(self) -> Finding:
+        named = {
+            name: value
+            for name, value in self._env.items()
+            if _PUBLIC_URL.match(name) or (name.endswith("_URL") and name in self._in_file)
+        }
+        open_ones = [name for name, value in sorted(named.items()) if _is_clear(value)]
+        if open_ones:
+            return f"http:// in {_some(open_ones)}", f"{open_ones[0]}=https://…"
+        if not any(value.startswith("http") for value in named.values()):
+            raise _NotApplicable("none is set")
+        return _OK, ""
+
+    def _child_urls(self) -> Finding:
+        with self._database.reading() as connection:
+            rows = connection.execute(select(CredentialRow.name, CredentialRow.public)).all()
+        open_ones = [row.name for row in rows if any(map(_is_clear, _texts(row.public)))]
+        if open_ones:
+            return (
+                f"http:// in the public fields of {_some(open_ones)}",
+                f"pipelit-agents credentials put {open_ones[0]} … --public base_url=https://…",
+            )
+        return _OK, ""
+
+    def _secret_key(self) -> Finding:
+        secret = self._env.get("SECRET_KEY")
+        if secret is None:
+            raise _NotApplicable("none is set; pipelit-agents itself needs none")
+        mend = 'SECRET_KEY=$(python -c "import secrets; print(secrets.token_urlsafe(48))")'
+        if _DEFAULT_SECRETS.fullmatch(secret):
+            return "it is a default", mend
+        if len(secret) < _SHORTEST_SECRET:
+            return f"it has {len(secret)} characters", mend
+        return _OK, ""
+
+    def _debug(self) -> Finding:
+        on = [
+            name
+            for name, value in sorted(self._env.items())
+            if re.search(r"(\A|_)DEBUG\Z", name) and value.strip().lower() in _YES
+        ]
+        return (f"{_some(on)} is on", f"{on[0]}=false") if on else (_OK, "")
+
+    def _cors(self) -> Finding:
+        wide = [
+            name
+            for name, value in sorted(self._env.items())
+            if _CORS.match(name) and ("*" in value or value.strip().lower() in _YES)
+        ]
+        if wide:
+            return f"{_some(wide)} lets every site in", f"{wide[0]}=https://your.site"
+        return _OK, ""
+
+    def _server_cors(self) -> Finding:
+        cors = self._served().get("http", {}).get("cors") or {}
+        origins = cors.get("allow_origins")
+        if origins is None and not cors.get("allow_origin_regex"):
+            return (
+                "langgraph.json names no origins, which lets every site in",
+                '"http": {"cors": {"allow_origins": []}} in langgraph.json',
+            )
+        if "*" in (origins or []) or cors.get("allow_origin_regex") in (".*", ".+"):
+            return (
+                "langgraph.json lets every site in",
+                '"http": {"cors": {"allow_origins": ["https://your.site"]}} in langgraph.json',
+            )
+        return _OK, ""
+
+    def _server_auth(self) -> Finding:
+        served = self._served()
+        auth, http = served.get("auth") or {}, served.get("http") or {}
+        if not auth.get("path"):
+            return (
+                "langgraph.json asks for no API key",
+                '"auth": {"path": "pipelit_agents.server:auth", "disable_studio_auth": true}',
+            )
+        if auth.get("disable_studio_auth") is not True:
+            return "Studio's scheme goes around the API key", '"disable_studio_auth": true'
+        if http.get("disable_meta") is not True:
+            return "/info, /metrics and /docs ask for no key", '"http": {"disable_meta": true}'
+        return _OK, ""
+
+    def _served(self) -> dict[str, Any]:
+        file = self._folder / "langgraph.json"
+        if not file.is_file():
+            raise _NotApplicable("there is no langgraph.json")
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            raise _NotApplicable("langgraph.json can't be read")
+        return found
+
+    # People and keys
+
+    def _second_factor(self) -> Finding:
+        people = select(UserRow.username).where(
+            UserRow.kind == "human", UserRow.domain == "", UserRow.active,
+            UserRow.totp_secret.is_(None),
+        )  # fmt: skip
+        with self._database.reading() as connection:
+            without = list(connection.scalars(people.order_by(UserRow.username)))
+        if without:
+            mend = f"pipelit-agents mfa enroll {without[0]}"
+            return f"{_some(without)} without one", mend
+        return _OK, ""
+
+    def _key_expiry(self) -> Finding:
+        forever = self._api_keys(lambda row: row.expires_at is None)
+        if forever:
+            return (
+                f"{len(forever)} never end: {_some(forever)}",
+                "pipelit-agents users keys issue NAME --name … --expires-in 90d, and then: "
+                f"users keys revoke {forever[0].split()[0]}",
+            )
+        return _OK, ""
+
+    def _key_use(self) -> Finding:
+        since = self._now() - _UNUSED
+        unused = self._api_keys(lambda row: (row.last_used_at or row.created_at) < since)
+        if unused:
+            return (
+                f"{len(unused)} weren't used for 90 days: {_some(unused)}",
+                f"pipelit-agents users keys revoke {unused[0].split()[0]}",
+            )
+        return _OK, ""
+
+    def _api_keys(self, wanted: Callable[[Any], bool]) -> list[str]:
+        query = (
+            select(ApiKeyRow.__table__)
+            .join(UserRow, UserRow.username == ApiKeyRow.username)
+            .where(UserRow.active, ApiKeyRow.revoked_at.is_(None))
+            .order_by(ApiKeyRow.created_at)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        now = self._now()
+        living = [row for row in rows if row.expires_at is None or row.expires_at > now]
+        return [f"{row.id} of {row.username}" for row in living if wanted(row)]
+
+    def _audit(self) -> Finding:
+        report = self._pipelit.audit.verify()
+        if report.problems:
+            return _some(report.problems), "see: pipelit-agents audit verify"
+        head = self._pipelit.audit.head()
+        if report.unsealed and not head.number:
+            return f"{report.unsealed} entries, and none is sealed", "pipelit-agents audit seal"
+        return f"{report.sealed} entries sealed, {report.unsealed} since", ""
+
+
+def _is_clear(value: str) -> bool:
+    if not value.lower().startswith("http://"):
+        return False
+    host = urlsplit(value).hostname or ""
+    if host == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True
+
+
+def _texts(public: str) -> Iterable[str]:
+    found = json.loads(public)
+    return [value for value in found.values() if isinstance(value, str)]
+
+
+def _some(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return ", ".join(every[:_SHOWN]) + more
+
+
+_ALWAYS: Final = (
+    ("key", Deployment._key, "a key that others know protects nothing"),
+    ("env file", Deployment._env_file, "who reads it has the key"),
+    ("database file", Deployment._database_file, "who reads it has hashes, names and ciphertext"),
+    ("tables", Deployment._tables, "code and tables of two versions don't fit"),
+    ("key opens", Deployment._opens, "with another key nothing that is sealed opens"),
+    ("ledger", Deployment._ledger, "nothing is accepted that can't be counted"),
+    ("clock", Deployment._clock, "codes live half a minute"),
+)
+_DEPLOY: Final = (
+    ("newest key", Deployment._newest_key, "an older key has to stay as long"),
+    ("redis password", Deployment._redis_password, "who reaches it clears locks and counters"),
+    ("public URL", Deployment._public_url, "without TLS a Bearer key is anybody's"),
+    ("child URLs", Deployment._child_urls, "a key that is sent in clear is anybody's"),
+    ("SECRET_KEY", Deployment._secret_key, "who knows it signs sessions"),
+    ("DEBUG", Deployment._debug, "error pages show settings and frames"),
+    ("CORS", Deployment._cors, "any site could call with a user's browser"),
+    ("server CORS", Deployment._server_cors, "any site could call with a user's browser"),
+    ("server auth", Deployment._server_auth, "every endpoint needs an API key"),
+    ("second factor", Deployment._second_factor, "people approve by it"),
+    ("API keys expire", Deployment._key_expiry, "a forgotten key stays good for ever"),
+    ("API keys used", Deployment._key_use, "a key that nobody misses is one that nobody guards"),
+    ("audit", Deployment._audit, "what isn't sealed can be changed unseen"),
+)

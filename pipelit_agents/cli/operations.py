@@ -1,0 +1,463 @@
+"""The operator's commands: check, keys, second factors, audit, copies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from pipelit_agents.cli.output import (
+    AsJson,
+    Yes,
+    at_a_terminal,
+    confirm,
+    duration,
+    hand_over,
+    moment,
+    read_secret,
+    reporting,
+    show,
+    show_table,
+)
+from pipelit_agents.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pipelit_agents import KeyStatus, Pipelit
+
+__all__ = ["audit", "backup", "check", "keys", "mfa", "rotate_key"]
+
+keys = typer.Typer(help="FIELD_ENCRYPTION_KEY: what stands under which key.", no_args_is_help=True)
+mfa = typer.Typer(help="Second factors of people, by an authenticator app.", no_args_is_help=True)
+audit = typer.Typer(help="What was decided, and whether that was changed since.")
+
+Name = Annotated[str, typer.Argument(help="The person's account.", metavar="username")]
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoints",
+        help="Where sealed checkpoints are, to count those under an older key: a file of "
+        "SqliteSaver, or a postgresql:// address. May be repeated.",
+    ),
+]
+_MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
+_FOLLOW_EVERY: Final = 1.0
+# Numbers are given before they are committed: what is shown late has a lower one.
+_LATE: Final = 1000
+
+
+@reporting
+def check(
+    *,
+    deploy: Annotated[
+        bool, typer.Option("--deploy", help="Go through the checklist for production too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look whether all is as it should be; exit code 1 means that something isn't.
+
+    Each item that isn't well is shown with why it matters and what mends it.
+    """
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        found = pipelit.check(deploy=deploy)
+    failed = [each for each in found if each.ok is False]
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
+    else:
+        for each in found:
+            typer.echo(f"{_MARKS[each.ok]}  {each.name}: {each.found}")
+            if each.ok is False:
+                typer.echo(f"        why:  {each.why}")
+                typer.echo(f"        mend: {each.mend}")
+        if not deploy:
+            typer.echo("For production: pipelit-agents check --deploy")
+    if failed:
+        raise typer.Exit(1)
+
+
+@keys.command("generate")
+@reporting
+def generate(*, as_json: AsJson = False) -> None:
+    """Make a key and show it; put it before the old one, with a comma, in FIELD_ENCRYPTION_KEY."""
+    from pipelit_agents import Keyring
+
+    fields = {
+        "key": Keyring.generate_key(),
+        "next": "FIELD_ENCRYPTION_KEY=<this>,<the old one>; start all processes again; rotate-key",
+    }
+    hand_over("Made.", fields, "key", as_json=as_json)
+
+
+@keys.command("status")
+@reporting
+def status(*, checkpoints: Checkpoints = None, as_json: AsJson = False) -> None:
+    """Count what stands under which key, and say whether the older ones can go."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit, _savers(checkpoints) as savers:
+        found = pipelit.keys.status(checkpointers=savers)
+    show("", _status(found), as_json=as_json)
+
+
+@reporting
+def rotate_key(
+    *,
+    batch: Annotated[int, typer.Option(help="How many rows are replaced at a time.", min=1)] = 100,
+    checkpoints: Checkpoints = None,
+    purge: Annotated[
+        bool,
+        typer.Option(
+            "--purge",
+            help="Then rewrite the tables, so that the old ciphertext leaves the files; needs the "
+            "database for itself.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Seal everything anew under the newest key, while the system runs.
+
+    It may be stopped, killed and started again. It says when the older key can go.
+    """
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit, _savers(checkpoints) as savers:
+        with _progress("sealing anew", quiet=as_json) as told:
+            done = pipelit.keys.rotate(batch=batch, progress=told, checkpointers=savers)
+        if purge:
+            pipelit.keys.purge()
+    fields = {"sealed_anew": done.resealed, "purged": purge} | _status(done.status)
+    show("Rotated.", fields, as_json=as_json)
+    if done.status.unreadable:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # On standard error, so that the outcome can be piped on.
+    console = Console(stderr=True, quiet=quiet)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what)
+        yield lambda done, rows: bar.update(task, completed=done, total=rows)
+
+
+@contextmanager
+def _savers(addresses: Sequence[str] | None) -> Iterator[list[Any]]:
+    with ExitStack() as opened:
+        yield [opened.enter_context(_saver(address)) for address in addresses or []]
+
+
+def _saver(address: str) -> Any:
+    try:
+        if address.startswith(("postgresql://", "postgres://")):
+            from langgraph.checkpoint.postgres import PostgresSaver
+
+            return PostgresSaver.from_conn_string(address)
+        from langgraph.checkpoint.sqlite import SqliteSaver
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"--checkpoints needs the checkpointer's package: {error}"
+        ) from None
+    if not Path(address).is_file():
+        raise ConfigurationError(f"--checkpoints: there is no file {address!r:.200}")
+    return SqliteSaver.from_conn_string(address)
+
+
+def _status(found: KeyStatus) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "keys": list(found.keys),
+        "under_the_newest": found.newest,
+        "under_an_older": found.older,
+    }
+    if found.unreadable:
+        fields["no_key_opens"] = list(found.unreadable)
+    fields["checkpoints_under_an_older"] = (
+        "not counted: --checkpoints" if found.checkpoints is None else found.checkpoints
+    )
+    if len(found.keys) > 1:
+        fields["older_keys_can_go"] = found.older_can_go
+    return fields
+
+
+# Second factors
+
+
+@mfa.command("enroll")
+@reporting
+def enroll(
+    username: Name,
+    *,
+    png: Annotated[
+        Path | None, typer.Option(help="Write the QR code to this file instead of drawing it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a second factor, show it as a QR code, and turn it on by a first code of the app.
+
+    Without a terminal to ask at, the first code is for: pipelit-agents mfa confirm.
+    """
+    import segno
+
+    from pipelit_agents import Pipelit
+
+    if png is not None and png.exists():
+        raise ConfigurationError(f"--png {png}: it is there already; name another file")
+    with Pipelit.from_env() as pipelit:
+        uri = pipelit.mfa.enroll(username).get_secret_value()
+        asks = at_a_terminal() and not as_json
+        drawn = segno.make(uri, error="m", micro=False)
+        if png is not None:
+            with os.fdopen(os.open(png, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+                drawn.save(out, kind="png", scale=8)
+        elif asks:
+            drawn.terminal(compact=True)
+        fields: dict[str, Any] = {"username": username, "provisioning_uri": uri}
+        if png is not None:
+            fields["qr_code"] = str(png)
+        if not asks:
+            fields["next"] = f"pipelit-agents mfa confirm {username}"
+        show("Scan it.", fields, as_json=as_json, once=["provisioning_uri"])
+        if asks:
+            _show_recovery(pipelit.mfa.confirm(username, read_secret("Code")), username)
+
+
+@mfa.command("confirm")
+@reporting
+def confirm_factor(username: Name, *, as_json: AsJson = False) -> None:
+    """Turn a second factor on by its first code, from a hidden prompt or standard input."""
+    from pipelit_agents import Pipelit
+
+    given = read_secret("Code")
+    with Pipelit.from_env() as pipelit:
+        codes = pipelit.mfa.confirm(username, given)
+    _show_recovery(codes, username, as_json=as_json)
+
+
+@mfa.command("recovery-codes")
+@reporting
+def recovery_codes(username: Name, *, as_json: AsJson = False) -> None:
+    """Replace the recovery codes by ten new ones; it asks for a code."""
+    from pipelit_agents import Pipelit
+
+    given = read_secret("Code")
+    with Pipelit.from_env() as pipelit:
+        codes = pipelit.mfa.renew_recovery_codes(username, given)
+    _show_recovery(codes, username, as_json=as_json)
+
+
+@mfa.command("disable")
+@reporting
+def disable(username: Name, *, as_json: AsJson = False) -> None:
+    """End a second factor; it asks for a code of it, or a recovery code."""
+    from pipelit_agents import Pipelit
+
+    given = read_secret("Code")
+    with Pipelit.from_env() as pipelit:
+        pipelit.mfa.disable(username, given)
+    show("Off.", {"username": username}, as_json=as_json)
+
+
+@mfa.command("status")
+@reporting
+def factor(username: Name, *, as_json: AsJson = False) -> None:
+    """Show whether a person has a second factor, and how many recovery codes are left."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        found = pipelit.mfa.status(username)
+    show("", dataclasses.asdict(found), as_json=as_json)
+
+
+def _show_recovery(codes: Sequence[Any], username: str, *, as_json: bool = False) -> None:
+    shown = [code.get_secret_value() for code in codes]
+    fields = {"username": username, "recovery_codes": shown}
+    show("On.", fields, as_json=as_json, once=["recovery_codes"])
+
+
+# Audit
+
+
+@audit.callback(invoke_without_command=True)
+@reporting
+def entries(
+    context: typer.Context,
+    *,
+    subject: Annotated[str | None, typer.Option(help="Only about this name.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only asked for by this account.")] = None,
+    action: Annotated[
+        str | None, typer.Option(help="Only this action, or a group that ends with a dot: verify.")
+    ] = None,
+    outcome: Annotated[str | None, typer.Option(help="ok or refused.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only from then on: 2h, 90d, or a time in ISO 8601.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="How many at the most.", min=1)] = 100,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with what comes, until it is stopped.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON for each entry.")
+    ] = False,
+) -> None:
+    """List the newest entries of the audit trail, the oldest of them first."""
+    if context.invoked_subcommand is not None:
+        return
+    from pipelit_agents import Pipelit
+
+    filters: dict[str, Any] = {
+        "subject": subject,
+        "actor": actor,
+        "action": action,
+        "outcome": outcome,
+        "since": None if since is None else _since("--since", since),
+    }
+    with Pipelit.from_env() as pipelit:
+        found = pipelit.audit.list(limit=limit, **filters)
+        if follow or as_json:
+            for entry in found:
+                _print_entry(entry, as_json=as_json)
+        else:
+            columns = ("at", "actor", "subject", "action", "outcome", "reason", "node")
+            show_table(found, columns, as_json=False)
+        if follow:
+            _follow(pipelit, filters, {entry.id for entry in found}, as_json=as_json)
+
+
+def _follow(pipelit: Pipelit, filters: dict[str, Any], seen: set[int], *, as_json: bool) -> None:
+    first = max(seen, default=0)
+    while True:
+        for entry in pipelit.audit.list(limit=10_000, after=max(0, first - _LATE), **filters):
+            # Before the first one that was shown are those that weren't asked for.
+            if entry.id not in seen and entry.id > first - _LATE * bool(seen):
+                _print_entry(entry, as_json=as_json)
+                seen.add(entry.id)
+        time.sleep(_FOLLOW_EVERY)
+
+
+def _print_entry(entry: Any, *, as_json: bool) -> None:
+    fields = dataclasses.asdict(entry) | {"at": moment(entry.at)}
+    if as_json:
+        typer.echo(json.dumps(fields))
+        return
+    words = ("at", "actor", "subject", "action", "outcome", "reason", "node")
+    typer.echo("  ".join(str(fields[word]) or "-" for word in words))
+
+
+def _since(option: str, text: str) -> datetime:
+    if text[:4].isdigit() and "-" in text:
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(
+                f"--since {text!r} is no time; for example 2026-01-31T12:00Z"
+            ) from None
+        return at if at.tzinfo else at.replace(tzinfo=UTC)
+    return datetime.now(UTC) - duration(option, text)
+
+
+@audit.command("seal")
+@reporting
+def seal(
+    *,
+    every: Annotated[
+        str | None, typer.Option(help="Go on, once in so long, such as 1m, until it is stopped.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seal the entries that came since the last time, so that changing them shows."""
+    from pipelit_agents import Pipelit
+
+    pause = None if every is None else duration("--every", every).total_seconds()
+    with Pipelit.from_env() as pipelit:
+        while True:
+            sealed = pipelit.audit.seal()
+            head = pipelit.audit.head()
+            show("Sealed.", {"entries": sealed, "seal": head.number}, as_json=as_json)
+            if pause is None:
+                return
+            time.sleep(pause)
+
+
+@audit.command("head")
+@reporting
+def head(
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As without it: one line of JSON.")
+    ] = False,
+) -> None:
+    """Seal, and print the newest seal: one line of JSON, to be kept somewhere else."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        pipelit.audit.seal()
+        typer.echo(pipelit.audit.head().to_json())
+
+
+@audit.command("verify")
+@reporting
+def verify_trail(
+    *,
+    against: Annotated[
+        Path | None,
+        typer.Option("--head", help="A file with a line of `audit head`; a cut-off end shows."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the trail against its seals; exit code 1 means that it was changed."""
+    from pipelit_agents import AuditHead, Pipelit
+
+    kept = None
+    if against is not None:
+        try:
+            lines = against.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"--head {against}: it can't be read ({error})") from None
+        kept = AuditHead.from_json(lines[-1] if lines else "")
+    with Pipelit.from_env() as pipelit:
+        report = pipelit.audit.verify(kept)
+    show("", dataclasses.asdict(report) | {"whole": not report.problems}, as_json=as_json)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@audit.command("prune")
+@reporting
+def prune(
+    *,
+    before: Annotated[str, typer.Option(help="What is older goes: 90d, or a time in ISO 8601.")],
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete old sealed entries, in whole batches; what stays can still be checked."""
+    from pipelit_agents import Pipelit
+
+    confirm(f"Delete the audit's entries from before {before}?", yes=yes)
+    with Pipelit.from_env() as pipelit:
+        deleted = pipelit.audit.prune(_since("--before", before))
+    show("Pruned.", {"entries": deleted}, as_json=as_json)
+
+
+@reporting
+def backup(
+    path: Annotated[Path, typer.Argument(help="A file that isn't there yet.", metavar="file")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Copy an SQLite database while it is used; the key isn't in the copy."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        pipelit.backup(path)
+    show("Copied.", {"file": str(path), "keep": "the key, somewhere else"}, as_json=as_json)
