@@ -222,7 +222,8 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
         try:
             # Here it is still the parent's writer; inside, a nested one that may write nowhere.
             write: Callable[[Any], None] | None = get_stream_writer()
-        except RuntimeError:
+        except (KeyError, RuntimeError):
+            # In no graph at all, or in a runnable that isn't one.
             write = None
         run = _Run(write)
         given = config or RunnableConfig()

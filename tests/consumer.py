@@ -35,7 +35,13 @@ from pipelit_agents.graphs import (
 )
 from pipelit_agents.otp import ocra, totp
 from pipelit_agents.server import make_auth
-from pipelit_agents.tools import CreateAgentUser, GetTotpCode, IdentityToolkit, VerifyPeer
+from pipelit_agents.tools import (
+    CreateAgentUser,
+    GetTotpCode,
+    IdentityToolkit,
+    SpawnAndAwait,
+    VerifyPeer,
+)
 
 
 class Base(DeclarativeBase):
@@ -120,6 +126,7 @@ def main() -> None:
             tools = [GetTotpCode(agent=writer), VerifyPeer(agent=writer)]
             print([tool.name for tool in [*tools, CreateAgentUser(agent=writer)]])
             print(len(IdentityToolkit(agent=writer).get_tools()))
+            print(SpawnAndAwait(agent=editor, children={"agent_a": child}, timeout=60).name)
     print(totp(b"1" * 20, 59), ocra(b"1" * 20, "OCRA-1:HOTP-SHA1-6:QN08", "00000000"))
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .identity import CreateAgentUser, GetTotpCode, IdentityToolkit, VerifyPeer
+from .spawning import SpawnAndAwait
 
-__all__ = ["CreateAgentUser", "GetTotpCode", "IdentityToolkit", "VerifyPeer"]
+__all__ = ["CreateAgentUser", "GetTotpCode", "IdentityToolkit", "SpawnAndAwait", "VerifyPeer"]

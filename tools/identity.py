@@ -23,7 +23,14 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.names import require_username
 
-__all__ = ["CreateAgentUser", "GetTotpCode", "IdentityToolkit", "VerifyPeer"]
+__all__ = [
+    "AgentTool",
+    "Arguments",
+    "CreateAgentUser",
+    "GetTotpCode",
+    "IdentityToolkit",
+    "VerifyPeer",
+]
 
 T = TypeVar("T")
 
@@ -31,17 +38,19 @@ T = TypeVar("T")
 _FOR_THE_MODEL: Final = (AccountError, CodeRejected, CredentialError, PeerLocked, RateLimited)
 
 
-class _Arguments(BaseModel):
+class Arguments(BaseModel):
+    """The base of what a model sends."""
+
     # An argument that the model made up, `agent` or `kind` for example, is refused, not dropped.
     model_config = ConfigDict(extra="forbid")
 
 
-class _CheckArguments(_Arguments):
+class _CheckArguments(Arguments):
     username: Annotated[str, Field(description="The agent that gave you the code.")]
     code: Annotated[str, Field(description="The 8 digits, as they were given to you.")]
 
 
-class _CreateArguments(_Arguments):
+class _CreateArguments(Arguments):
     purpose: Annotated[
         str, Field(min_length=1, max_length=500, description="What it is for, in a few words.")
     ]
@@ -62,8 +71,12 @@ def _say_what_is_wrong(error: Any) -> str:
     return "The arguments are not what the tool takes. " + "; ".join(problems)
 
 
-class _IdentityTool(BaseTool):
-    """The base of the tools: bound to an agent when it is built, not when it is called."""
+class AgentTool(BaseTool):
+    """The base of the tools: bound to an agent when it is built, not when it is called.
+
+    Args:
+        agent: As whom the model acts.
+    """
 
     # A mistyped option, `audience` for `audiences`, must not leave a tool without its limit.
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -102,7 +115,7 @@ class _IdentityTool(BaseTool):
         )
 
 
-class GetTotpCode(_IdentityTool):
+class GetTotpCode(AgentTool):
     """Gives the model this agent's own present code, for one peer to check.
 
     A code for one audience is worthless to any other, so that a model that is talked into handing
@@ -171,7 +184,7 @@ class GetTotpCode(_IdentityTool):
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
         # LangChain doesn't look at what is sent to a tool that takes nothing.
         if self.plain and isinstance(tool_input, dict):
-            _Arguments.model_validate(tool_input)
+            Arguments.model_validate(tool_input)
         return super()._to_args_and_kwargs(tool_input, tool_call_id)
 
     def _code(self, audience: str | None) -> str:
@@ -186,7 +199,7 @@ class GetTotpCode(_IdentityTool):
         return self.agent.totp_code(audience=audience).code
 
 
-class VerifyPeer(_IdentityTool):
+class VerifyPeer(AgentTool):
     """Lets the model check a code that another agent made for this one.
 
     Args:
@@ -209,7 +222,7 @@ class VerifyPeer(_IdentityTool):
         return f"Verified: {found.peer} is who it says it is."
 
 
-class CreateAgentUser(_IdentityTool):
+class CreateAgentUser(AgentTool):
     """Lets the model make an agent user that belongs to this agent.
 
     The new agent's API key is sealed as a credential that this agent alone may open. The model
@@ -281,10 +294,10 @@ class IdentityToolkit(BaseToolkit):
 
 def _code_arguments(audiences: tuple[str, ...] | None, plain: bool) -> type[BaseModel]:
     if plain:
-        return create_model("GetTotpCodeArguments", __base__=_Arguments)
+        return create_model("GetTotpCodeArguments", __base__=Arguments)
     kind: Any = str if audiences is None else Literal[audiences]
     about = Field(description="The agent that is to check the code.")
-    return create_model("GetTotpCodeArguments", __base__=_Arguments, audience=(kind, about))
+    return create_model("GetTotpCodeArguments", __base__=Arguments, audience=(kind, about))
 
 
 def _advice(error: Exception) -> str:
