@@ -12,12 +12,14 @@ from sqlalchemy import Connection, select, text
 from pipelit_agents.chain import AuditHead, AuditReport, Chain
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
+from pipelit_agents.display import Rows, html_of
 from pipelit_agents.keyring import Keyring
 from pipelit_agents.running import run_context
 from pipelit_agents.twins import off_the_loop
 
 __all__ = ["AuditEntry", "AuditTrail", "record"]
 
+_SHOWN: Final = ("at", "actor", "subject", "action", "outcome", "reason", "node")
 _INSERT: Final = text(
     "INSERT INTO pipelit_audit (at, actor, subject, action, outcome, reason, run, node, thread) "
     "VALUES (:at, :actor, :subject, :action, :outcome, :reason, :run, :node, :thread)"
@@ -51,6 +53,9 @@ class AuditEntry:
     run: str
     node: str
     thread: str
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
 
 def record(
@@ -148,12 +153,11 @@ class AuditTrail:
             rows: Sequence[Any] = connection.execute(
                 query.order_by(AuditRow.id.desc()).limit(limit)
             ).all()
-        return [
-            AuditEntry(
-                **{**row._asdict(), "at": datetime.fromtimestamp(row.at, UTC)},
-            )
+        entries = [
+            AuditEntry(**{**row._asdict(), "at": datetime.fromtimestamp(row.at, UTC)})
             for row in reversed(rows)
         ]
+        return Rows(entries, _SHOWN)
 
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
 

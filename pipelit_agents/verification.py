@@ -20,6 +20,7 @@ from sqlalchemy import Connection, delete, select, text
 from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import SpentRequestRow
+from pipelit_agents.display import html_of
 from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,
@@ -116,6 +117,9 @@ class Verification:
     kind: str
     step: int
     verified_at: datetime
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
 
 def provisioning_uri(username: str, secret: bytes, relation: str = "") -> SecretStr:

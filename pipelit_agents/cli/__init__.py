@@ -172,6 +172,41 @@ def demo(
     raise typer.Exit(run(inputs=inputs or [], model=model, as_json=as_json))
 
 
+@app.command("mcp")
+@reporting
+def serve_mcp(
+    agent: Annotated[str, typer.Argument(help="As whom the client's model acts.")],
+    *,
+    audience: Annotated[
+        list[str] | None,
+        typer.Option(help="For whom codes may be made; may be repeated. By default any agent."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve one agent's tools over MCP on standard input and output, for a client to start.
+
+    The tools are get_totp_code, verify_peer and create_agent_user.
+    """
+    from importlib import import_module
+
+    from pipelit_agents import Pipelit
+    from pipelit_agents.errors import ConfigurationError
+
+    try:
+        served = import_module("pipelit_agents.tools.mcp")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"mcp needs its package: pip install 'pipelit-agents[mcp]' ({error})"
+        ) from None
+    toolkit = import_module("pipelit_agents.tools").IdentityToolkit
+    with Pipelit.from_env() as pipelit:
+        handle = pipelit.agent(agent)
+        # Said here, not at the first call: there is such an agent, and it can act.
+        handle.require_active()
+        tools = toolkit(agent=handle, audiences=tuple(audience) if audience else None).get_tools()
+        served.serve_stdio(tools, name=f"pipelit-agents {agent}")
+
+
 app.command("check")(check)
 app.command("rotate-key")(rotate_key)
 app.command("backup")(backup)

@@ -27,6 +27,7 @@ from pipelit_agents.credentials.scope import (
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow
+from pipelit_agents.display import Rows, html_of
 from pipelit_agents.errors import (
     AccountError,
     ConfigurationError,
@@ -84,6 +85,9 @@ class CredentialInfo:
     allow: tuple[str, ...] | None
     created_at: datetime
     updated_at: datetime
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
 
 class Credentials:
@@ -216,7 +220,8 @@ class Credentials:
             query = query.where(CredentialRow.kind == kind)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        return [self._info(row) for row in rows]
+        columns = ("name", "kind", "masked", "public", "created_by", "allow", "updated_at")
+        return Rows([self._info(row) for row in rows], columns)
 
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
 

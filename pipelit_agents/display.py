@@ -1,0 +1,130 @@
+"""How things look in a notebook: small tables, everything escaped, never a secret unasked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from html import escape
+from typing import Any, Final, SupportsIndex, overload
+
+from pydantic import SecretStr
+
+__all__ = ["Html", "QrCode", "Rows", "html_of", "qr_code", "spawn_results"]
+
+_CELL: Final = "text-align:left;padding:2px 12px 2px 0"
+_GOOD: Final = "#1a7f37"
+_BAD: Final = "#cf222e"
+_COLOURS: Final = {"ok": _GOOD, "verified": _GOOD, "refused": _BAD, "failed": _BAD, "timeout": _BAD}
+_LONGEST: Final = 500
+
+
+class Html:
+    """Something that a notebook shows as HTML and anything else as text.
+
+    Args:
+        html: The HTML, escaped where it has to be.
+        text: The text.
+    """
+
+    def __init__(self, html: str, text: str) -> None:
+        self._html = html
+        self._text = text
+
+    def _repr_html_(self) -> str:
+        return self._html
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+class Rows(Sequence[Any]):
+    """A list that a notebook shows as a table.
+
+    Args:
+        rows: Dataclasses of one kind.
+        columns: Which of their fields are shown.
+    """
+
+    def __init__(self, rows: Iterable[Any], columns: Sequence[str]) -> None:
+        self._rows = list(rows)
+        self._columns = columns
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        return self._rows[index]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        return self._rows == (other._rows if isinstance(other, Rows) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._rows)
+
+    def _repr_html_(self) -> str:
+        cells = [[getattr(row, column) for column in self._columns] for row in self._rows]
+        return _table(self._columns, cells)
+
+
+class QrCode(Html):
+    """A QR code, for an authenticator app; made by :func:`qr_code`."""
+
+
+def qr_code(uri: SecretStr | str) -> QrCode:
+    """Draws an ``otpauth://`` URI. Who sees it has the secret: clear the output afterwards.
+
+    Args:
+        uri: As ``mfa.enroll``, ``create_agent`` and ``issue_peering`` give it.
+    """
+    import segno
+
+    text = uri.get_secret_value() if isinstance(uri, SecretStr) else uri
+    drawn = segno.make(text, error="m", micro=False)
+    # On white, also where the notebook is dark: cameras read no inverted code.
+    svg = drawn.svg_inline(scale=4, light="white")
+    return QrCode(svg, "QrCode(****)")
+
+
+def spawn_results(results: Iterable[Mapping[str, Any]]) -> Html:
+    """What a notebook shows of ``state["results"]``, whose items are plain dicts.
+
+    Args:
+        results: As ``spawn_and_await`` writes them.
+    """
+    columns = ("agent", "status", "output", "error", "bound", "proved_at")
+    rows = [[each.get(column) for column in columns] for each in results]
+    return Html(_table(columns, rows), f"<{len(rows)} spawn results>")
+
+
+def html_of(value: Any) -> str:
+    """A dataclass as a table of its fields."""
+    fields = [field.name for field in dataclasses.fields(value) if field.repr]
+    return _table((), [[name, getattr(value, name)] for name in fields])
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    head = "".join(f"<th style='{_CELL}'>{escape(name.replace('_', ' '))}</th>" for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td style='{_CELL}'>{_cell(value)}</td>" for value in row) + "</tr>"
+        for row in rows
+    )
+    top = f"<thead><tr>{head}</tr></thead>" if columns else ""
+    return f"<table>{top}<tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds").replace("+00:00", "Z")
+    text = str(value)
+    shown = escape(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+    colour = _COLOURS.get(text)
+    return f"<span style='color:{colour}'>{shown}</span>" if colour else shown

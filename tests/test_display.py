@@ -1,0 +1,109 @@
+"""What a notebook shows: escaped, readable in dark and light, and no secret unless it was asked."""
+
+from __future__ import annotations
+
+import io
+import re
+from html.parser import HTMLParser
+
+import segno
+import zxingcpp
+from conftest import Clock
+from PIL import Image
+
+from pipelit_agents import Agent, Pipelit
+from pipelit_agents.display import qr_code, spawn_results
+
+BACKENDS = False
+
+
+def text_of(html: str) -> str:
+    """What is read of a page; a tag that isn't closed is an error."""
+
+    class Reader(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+            self.text: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            self.open.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+        def handle_data(self, data: str) -> None:
+            self.text.append(data)
+
+    reader = Reader()
+    reader.feed(html)
+    assert not reader.open
+    return " ".join(reader.text)
+
+
+def test_a_verification_is_a_table(writer: Agent, editor: Agent) -> None:
+    """Who was verified, by whom, how and when."""
+    found = editor.verify_peer("agent_writer", writer.totp_code(audience="agent_editor").code)
+    text = text_of(found._repr_html_())
+    assert "agent_writer" in text
+    assert "audience" in text
+    assert "Z" in text
+
+
+def test_a_credential_shows_its_mask(pipelit: Pipelit) -> None:
+    """By itself and in a list: the last four characters, and whatever is public, escaped."""
+    pipelit.credentials.put(
+        "x", "sk-1234567890abcdef", kind="llm", created_by="alice",
+        public={"note": "<script>alert(1)</script>"},
+    )  # fmt: skip
+    shown = pipelit.credentials.list()
+    for html in (shown._repr_html_(), pipelit.credentials.get("x")._repr_html_()):  # type: ignore[attr-defined]
+        assert "cdef" in text_of(html)
+        assert "1234567890" not in html
+        assert "<script>" not in html
+
+
+def test_the_audit_is_a_table_and_still_a_list(pipelit: Pipelit, editor: Agent) -> None:
+    """It is counted, indexed, compared and looped over as before."""
+    entries = pipelit.audit.list()
+    assert entries[-1] in list(entries)
+    assert entries == list(entries)
+    assert len(entries[:2]) == 2
+    assert repr(entries).startswith("[AuditEntry(")
+    html = entries._repr_html_()  # type: ignore[attr-defined]
+    assert "agent.create" in text_of(html)
+    assert "agent.create" in text_of(entries[-2]._repr_html_() + entries[-1]._repr_html_())
+
+
+def test_spawn_results_are_shown_with_what_they_are() -> None:
+    """Status in colour, outputs cut, nothing of a child's drives the page."""
+    results = [
+        {"agent": "a", "status": "verified", "output": {"x": "<b>" + "y" * 9999}, "error": None},
+        {"agent": "b", "status": "refused", "output": None, "error": "not proven", "bound": False},
+    ]
+    shown = spawn_results(results)
+    html = shown._repr_html_()
+    assert "not proven" in text_of(html)
+    assert "<b>" not in html
+    assert len(html) < 3000
+    assert repr(shown) == "<2 spawn results>"
+
+
+def test_a_qr_code_is_drawn_when_it_is_asked_for(pipelit: Pipelit, clock: Clock) -> None:
+    """On white, so that a camera reads it in a dark notebook; as text it says nothing."""
+    uri = pipelit.mfa.enroll("alice")
+    drawn = qr_code(uri)
+    assert "secret" not in repr(drawn)
+    assert re.search(r'fill="(white|#fff)"', drawn._repr_html_())
+    png = io.BytesIO()
+    segno.make(uri.get_secret_value(), error="m", micro=False).save(png, kind="png", scale=4)
+    (found,) = zxingcpp.read_barcodes(Image.open(png))
+    assert found.text == uri.get_secret_value()
+    assert qr_code(found.text)._repr_html_() == drawn._repr_html_()
+
+
+def test_a_new_agent_shows_nothing_of_its_key(pipelit: Pipelit) -> None:
+    """What holds secrets has no table: its text is masked, as everywhere."""
+    new = pipelit.users.create_agent("agent_new", owner="alice", purpose="x")
+    assert not hasattr(new, "_repr_html_")
+    assert new.api_key.get_secret_value() not in repr(new)
