@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables.graph import Graph
 from langgraph.channels import EphemeralValue, LastValue
 from langgraph.errors import GraphBubbleUp
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import RunControl, get_runtime
+from langgraph.types import StateUpdate
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
@@ -30,6 +33,9 @@ REQUEST_LIFETIME: Final = 60.0
 DEPTH: Final = "__pipelit_depth"
 # What LangGraph and its server put there. The rest is the caller's, and no proof covers it.
 _LANGGRAPHS_OWN: Final = ("__pregel_", "checkpoint_", "langgraph_auth_")
+# LangGraph's own default, which it has under no public name.
+_RECURSION_LIMIT: Final = int(os.environ.get("LANGGRAPH_DEFAULT_RECURSION_LIMIT", "10007"))
+UNLIMITED: Final = 1_000_000
 _LANGGRAPHS_KEYS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id"})
 
 
@@ -257,6 +263,37 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         )
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
+    def bulk_update_state(
+        self, config: RunnableConfig, supersteps: Sequence[Sequence[StateUpdate]]
+    ) -> RunnableConfig:
+        """Refused: a state that nobody proved would be worked on, and answered for.
+
+        Raises:
+            RequestRefused: Always.
+        """
+        raise self._no_state()
+
+    async def abulk_update_state(
+        self, config: RunnableConfig, supersteps: Sequence[Sequence[StateUpdate]]
+    ) -> RunnableConfig:
+        """As :meth:`bulk_update_state`."""
+        raise self._no_state()
+
+    def _no_state(self) -> RequestRefused:
+        return RequestRefused(
+            f"the state of {self.agent.username!r} can't be written: it works on requests alone"
+        )
+
+    def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
+        """The drawing of the graph that does the work."""
+        return self.graph.get_graph(config, xray=xray)
+
+    async def aget_graph(
+        self, config: RunnableConfig | None = None, *, xray: int | bool = False
+    ) -> Graph:
+        """As :meth:`get_graph`."""
+        return await self.graph.aget_graph(config, xray=xray)
+
     def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
         """The schema of the graph that does the work: what a caller's tasks hold."""
         return self.graph.get_input_jsonschema(config)
@@ -311,17 +348,23 @@ def _served(child: VerifiedChild) -> RunnableLambda[Any, Any]:
                 f"{child.agent.username!r} is reached from outside, and has to say whom it works "
                 "for: verified_child(…, accept_from=[…]) or accept_from=ANYONE"
             )
+        if child.graph.checkpointer:
+            # Whoever made the thread would have a say in what is answered for.
+            raise RequestRefused(
+                f"the graph of {child.agent.username!r} is served, and has a checkpointer of its "
+                "own: compile it without one"
+            )
         return SpawnRequest.parse(value, child.agent.username)
 
     def answer(value: Any, config: RunnableConfig) -> dict[str, Any]:
         request = read(value)
         child.admit(request, _identity())
-        return _wire(child.work(request, _inside(config, request)))
+        return _wire(child.work(request, _inside(config, request, child.graph)))
 
     async def aanswer(value: Any, config: RunnableConfig) -> dict[str, Any]:
         request = read(value)
         await asyncio.to_thread(child.admit, request, _identity())
-        return _wire(await child.awork(request, _inside(config, request)))
+        return _wire(await child.awork(request, _inside(config, request, child.graph)))
 
     return ShowingLambda(answer, aanswer, child.graph)
 
@@ -334,13 +377,23 @@ def _identity() -> str | None:
     return "" if server.user is None else server.user.identity
 
 
-def _inside(config: RunnableConfig, request: SpawnRequest) -> RunnableConfig:
+def _inside(
+    config: RunnableConfig, request: SpawnRequest, graph: Pregel[Any, Any, Any, Any]
+) -> RunnableConfig:
     configurable = {
         key: value
         for key, value in config.get("configurable", {}).items()
         if key in _LANGGRAPHS_KEYS or key.startswith(_LANGGRAPHS_OWN)
     }
-    inside = {**config, "configurable": {**configurable, DEPTH: request.depth}}
+    # Set, not left out: LangGraph would take the caller's from its context, and whoever stands
+    # between could have the child prove that it failed.
+    limit = (graph.config or {}).get("recursion_limit", _RECURSION_LIMIT)
+    inside = {
+        **config,
+        "configurable": {**configurable, DEPTH: request.depth},
+        "recursion_limit": limit,
+        "max_concurrency": UNLIMITED,
+    }
     return cast(RunnableConfig, inside)
 
 

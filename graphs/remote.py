@@ -7,11 +7,16 @@ read, so that no event of a server's making reaches the parent.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ipaddress
+import os
 import time
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, TypeVar
 
 import httpx
 from langgraph.pregel.remote import RemoteGraph
@@ -20,16 +25,23 @@ from pydantic import SecretStr
 import pipelit_agents.credentials.doors  # noqa: F401 - here, not on the loop at the first call
 from pipelit_agents import Agent
 from pipelit_agents.credentials.scope import opened_scope
+from pipelit_agents.errors import CredentialError, PayloadError
 from pipelit_agents.names import require_username
 from pipelit_agents.payload import decode
 
 from .envelope import Envelope, SpawnRequest
 
-__all__ = ["NotLetIn", "RemoteChild", "Unreachable", "remote_child"]
+__all__ = ["NotLetIn", "RemoteChild", "Unfit", "Unreachable", "aside", "remote_child"]
+
+T = TypeVar("T")
 
 # Of an answer that isn't the envelope itself: a run's record, a list of runs, an error.
 _MAX_RECORD: Final = 2**20
 _OVERHEAD: Final = 2**16
+# A run's record and a list of runs have some hundred.
+_MOST_BRACKETS: Final = 4096
+_SHORT: Final = 2**16
+_THREADS: Final = 16
 _CANCEL_WITHIN: Final = 0.9
 _LONGEST_PAUSE: Final = 5.0
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
@@ -38,11 +50,55 @@ _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Unreachable(Exception):
-    """The server can't be reached, or no longer knows the run."""
+    """The server can't be reached, or no longer knows the run.
+
+    Attributes:
+        status: The HTTP status, or 0 where there was none.
+    """
+
+    def __init__(self, status: int = 0) -> None:
+        super().__init__()
+        self.status = status
 
 
 class NotLetIn(Exception):
     """The server doesn't accept the credential."""
+
+
+class Unfit(Exception):
+    """The server answers something else than it is asked for.
+
+    Attributes:
+        status: The HTTP status.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the server answered {status}")
+        self.status = status
+
+
+class _Quiet(httpx.AsyncHTTPTransport):
+    """Drops the words beside the status: httpx logs them, and they are the server's."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        response.extensions.pop("reason_phrase", None)
+        return response
+
+
+@cache
+def _threads(_process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix="pipelit-spawn")
+
+
+async def aside(work: Callable[..., T], *given: Any) -> T:
+    """Does something that blocks, off the loop, in threads of our own.
+
+    The loop's default threads also look names up, and a child's server decides how long that takes.
+    """
+    context = contextvars.copy_context()
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads(os.getpid()), lambda: context.run(work, *given))
 
 
 class RemoteChild:
@@ -87,6 +143,7 @@ class RemoteChild:
 
         Raises:
             Unreachable: The server was away for longer than ``patience``, or lost the run.
+            Unfit: It answers something else than it is asked for.
             NotLetIn: It doesn't accept the credential.
             ProofRejected: What came isn't an envelope.
             PayloadError: What came is too large, or no JSON.
@@ -96,22 +153,15 @@ class RemoteChild:
         with opened_scope() as scope:
             headers = {name: value.get_secret_value() for name, value in self._headers.items()}
             if self.credential is not None:
-                opened, _ = await asyncio.to_thread(
-                    lead.domain.credentials.open_in, scope, self.credential, agent=lead
+                opened, _ = await aside(
+                    lambda: lead.domain.credentials.open_in(scope, self.credential, agent=lead)
                 )
                 key = next(iter(opened.values())).get_secret_value()
-                headers["authorization"] = f"Bearer {key}"
+                headers["authorization"] = f"Bearer {_sendable(self.credential, key)}"
             # A compressed answer may be any size when it is unpacked.
             headers |= {"accept-encoding": "identity", "accept": "application/json"}
             # Off the loop: it reads the certificates of the machine.
-            made = await asyncio.to_thread(
-                httpx.AsyncClient,
-                base_url=self.url,
-                headers=headers,
-                timeout=_TIMEOUT,
-                follow_redirects=False,
-                event_hooks={"response": [_refuse]},
-            )
+            made = await aside(self._client, headers)
             async with made as client:
                 run = _Run(client, self.graph, self._patience)
                 try:
@@ -122,6 +172,17 @@ class RemoteChild:
                         await asyncio.wait_for(run.cancel(), _CANCEL_WITHIN)
                     raise
         return Envelope.from_wire(found).to_dict()
+
+    def _client(self, headers: dict[str, str]) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self.url,
+            headers=headers,
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            event_hooks={"response": [_refuse]},
+            # With a transport of its own httpx asks no proxy that the environment names.
+            transport=_Quiet(),
+        )
 
     def __repr__(self) -> str:
         return f"RemoteChild({self.name!r}, url={self.url!r})"
@@ -146,7 +207,9 @@ class _Run:
         }
         try:
             record = await self._ask("POST", self._runs, json=body)
-        except Unreachable:
+        except Unreachable as error:
+            if error.status == 404:
+                raise Unfit(404) from None
             # It may have begun all the same, and isn't begun twice.
             begun = await self._begun()
             if not begun:
@@ -209,7 +272,12 @@ class _Run:
         except httpx.TransportError:
             # Its words are the server's, and its request holds the key.
             raise Unreachable from None
-        return decode(bytes(received), limit=limit) if received.strip() else None
+        if sum(map(received.count, (b"{", b"["))) > _MOST_BRACKETS:
+            # An envelope has two, and base64url none: parsing a forest costs more than sending it.
+            raise PayloadError("what came is no envelope")
+        if len(received) < _SHORT:
+            return decode(bytes(received), limit=limit) if received.strip() else None
+        return await aside(lambda: decode(bytes(received), limit=limit))
 
 
 def remote_child(
@@ -227,7 +295,8 @@ def remote_child(
 
     Args:
         name: The child's agent, as its server knows it.
-        url: Where the server is: ``https://…``, or ``http://`` on this machine.
+        url: Where the server is: ``https://…``, or ``http://`` on this machine. No proxy that the
+            environment names is asked.
         credential: The credential that holds the API key for that server. It is opened while
             the server is called, and sent in the ``Authorization`` header. None sends none.
         graph: What the server calls the graph, or an assistant's id; by default the name.
@@ -327,11 +396,21 @@ async def _refuse(response: httpx.Response) -> None:
     if status in (401, 403):
         raise NotLetIn
     if status in _TRANSIENT or status == 404:
-        raise Unreachable
+        raise Unreachable(status)
     if not response.is_success:
-        raise ValueError(f"the server answered {status}")
+        raise Unfit(status)
     if response.headers.get("content-encoding", "identity") != "identity":
         raise ValueError("the server compressed what it was asked not to")
+
+
+def _sendable(credential: str, key: str) -> str:
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise CredentialError(
+            f"credential {credential!r} holds no API key that can be sent: it has to be one word "
+            f"of ASCII; put it anew with: pipelit-agents credentials put {credential}",
+            credential=credential,
+        )
+    return key
 
 
 def _has_envelope(found: Any) -> bool:

@@ -49,10 +49,10 @@ from pipelit_agents.errors import (
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof, derive_challenge
 
-from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, ShowingLambda, VerifiedChild
+from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, UNLIMITED, ShowingLambda, VerifiedChild
 from .envelope import Envelope, SpawnRequest
 from .messages import state_from_bytes, state_to_bytes
-from .remote import NotLetIn, RemoteChild, Unreachable, from_remote_graph
+from .remote import NotLetIn, RemoteChild, Unfit, Unreachable, aside, from_remote_graph
 
 __all__ = ["SpawnResult", "SpawnTask", "spawn_and_await"]
 
@@ -61,7 +61,6 @@ PLAN: Final = "plan"
 UNASSIGNED: Final = "unassigned"
 EVENT: Final = "pipelit.spawn"
 _RUN: Final = "__pipelit_run"
-_UNLIMITED: Final = 1_000_000
 _DEEPEST: Final = 1_000_000
 _DEFAULT_MAX_BYTES: Final = 8 * 2**20
 # A challenge that nobody limits still ends: a day is longer than any child should take.
@@ -402,7 +401,7 @@ class _Parent:
         )
         if self.max_concurrency is not None:
             # Ours was meant for the children, not for what they run; None can't unset it.
-            inherited["max_concurrency"] = _UNLIMITED
+            inherited["max_concurrency"] = UNLIMITED
         return inherited
 
     def challenge(self, order: _Order) -> Challenge:
@@ -526,6 +525,12 @@ class _Parent:
         elif isinstance(error, Unreachable):
             status, reason = "unreachable", "unreachable"
             words = "the child's server is away, or lost the run: nothing was used, ask it again"
+        elif isinstance(error, Unfit):
+            words = (
+                f"the child's server answered {error.status}: see the url, and the graph that it "
+                "has to serve under that name"
+            )
+            reason = f"answered {error.status}"
         elif isinstance(error, NotLetIn):
             words = "the child's server doesn't accept the API key: see the child's credential"
             reason = "not let in"
@@ -604,13 +609,16 @@ def _remote_node(parent: _Parent, child: RemoteChild) -> RunnableLambda[_Order, 
         challenge = parent.fresh_challenge()
 
         async def work() -> Any:
-            request = await asyncio.to_thread(parent.ask_remote, order, challenge)
-            return await child.answer(request, parent.lead, limit=parent.max_bytes)
+            request = await aside(parent.ask_remote, order, challenge)
+            try:
+                return await child.answer(request, parent.lead, limit=parent.max_bytes)
+            except ProofRejected:
+                raise _BrokeOff from None
 
         def believe(answer: Any) -> SpawnResult:
             return parent.believe(order, challenge, answer)
 
-        return parent.finish(order, config, await _aguarded(parent, work, believe))
+        return parent.finish(order, config, await _aguarded(parent, work, believe, aside))
 
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         return _on_another_loop(lambda: arun(order, config))
@@ -623,15 +631,16 @@ def _on_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     began: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]]
     began, done = queue.SimpleQueue(), Future[T]()
 
-    async def tell_and_work() -> T:
+    async def tell_and_work() -> None:
         began.put((asyncio.get_running_loop(), cast(asyncio.Task[Any], asyncio.current_task())))
-        return await work()
+        try:
+            done.set_result(await work())
+        except BaseException as error:
+            # Told here: closing the loop may wait for a name to be looked up, and nobody else does.
+            done.set_exception(error)
 
     def run() -> None:
-        try:
-            done.set_result(asyncio.run(tell_and_work()))
-        except BaseException as error:
-            done.set_exception(error)
+        asyncio.run(tell_and_work())
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
     thread.start()
@@ -738,18 +747,21 @@ def _guarded(
 
 
 async def _aguarded(
-    parent: _Parent, work: Callable[[], Coroutine[Any, Any, T]], believe: Callable[[T], SpawnResult]
+    parent: _Parent,
+    work: Callable[[], Coroutine[Any, Any, T]],
+    believe: Callable[[T], SpawnResult],
+    off_the_loop: Callable[..., Coroutine[Any, Any, SpawnResult]] = asyncio.to_thread,
 ) -> SpawnResult:
     try:
         answer = await (
             work() if parent.timeout is None else _ain_time(work, within=parent.timeout)
         )
-        return await asyncio.to_thread(believe, answer)
+        return await off_the_loop(believe, answer)
     except (GraphInterrupt, GraphDrained, *_PARENT_FAILED):
         raise
     except Exception as error:
         reason = error
-    return await asyncio.to_thread(parent.refusal, reason)
+    return await off_the_loop(parent.refusal, reason)
 
 
 # Not the child's doing: the operator has to know, and a resume has to try again.

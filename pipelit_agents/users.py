@@ -627,10 +627,11 @@ class Users:
         return Sealed(self._keyring().seal(secret, purpose), purpose)
 
     def _require_unshared(self, connection: Connection, name: str, peer: Enrolment) -> None:
-        # Who knows the secret of two relations can play the one's part in the other.
+        # Who knows the secret of two relations can play the one's part in the other; and a plain
+        # code of an account here would be good for both.
         peers = connection.execute(
             select(UserRow.username, UserRow.totp_secret, UserRow.relation).where(
-                UserRow.domain != "", UserRow.username != name, UserRow.totp_secret.is_not(None)
+                UserRow.username != name, UserRow.totp_secret.is_not(None)
             )
         ).all()
         issued = connection.execute(select(PeeringRow.relation, PeeringRow.secret)).all()

@@ -244,6 +244,9 @@ class Verifier:
             .with_for_update(skip_locked=True)
         )
         with self._database.writing(durable=True) as connection:
+            own = _accounts_in(connection, username, username).get(username)
+            if own is None or own.domain or not own.active:
+                self._own_key(username, own)
             connection.execute(delete(SpentRequestRow).where(SpentRequestRow.digest.in_(expired)))
             first = connection.execute(_SPEND_REQUEST, request).rowcount == 1
             if not first:
@@ -406,7 +409,7 @@ class Verifier:
             reason = "challenge used before"
         elif (proof.prover, proof.verifier) != (peer, verifier):
             reason = "made by or for another"
-        elif one is None or not one.active:
+        elif one is None or not one.active or one.domain:
             reason = "verifier unknown or inactive"
         elif account is None or other is None:
             reason = "peer unknown"

@@ -44,6 +44,8 @@ class Meddler:
         coming: Callable[[Passing], None] = lambda _: None,
     ) -> None:
         self.seen: list[Passing] = []
+        # Beside the status.
+        self.reason: str | None = None
         meddler = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -78,7 +80,7 @@ class Meddler:
                 answer = passing.raw
                 if answer is None:
                     answer = json.dumps(passing.answer).encode()
-                self.send_response(passing.status)
+                self.send_response(passing.status, meddler.reason)
                 self.send_header("content-length", str(len(answer)))
                 for name, value in (passing.headers or {}).items():
                     self.send_header(name, value)

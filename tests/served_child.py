@@ -69,14 +69,24 @@ def _graph(node: Any, state: Any) -> Any:
     builder = StateGraph(state)
     builder.add_node("work", node)
     builder.add_edge(START, "work")
-    builder.add_edge("work", END)
+    builder.add_conditional_edges("work", _route, {"end": END})
     return builder.compile()
+
+
+async def _route(state: Any) -> str:
+    # Code of the child's too, which an update of its state would run.
+    if isinstance(state, dict) and state.get("q") == "EVIL":
+        await asyncio.to_thread(_note, "routed")
+    return "end"
 
 
 agent = pipelit.agent("agent_researcher")
 researcher = verified_child(_graph(research, Question), agent, accept_from=["agent_lead"])
 open_researcher = verified_child(_graph(research, Question), agent, accept_from=ANYONE)
 closed = verified_child(_graph(research, Question), agent, accept_from=["agent_boss"])
+keeping_graph = _graph(research, Question)
+keeping_graph.checkpointer = True
+keeping = verified_child(keeping_graph, agent, accept_from=["agent_lead"])
 impostor = verified_child(
     _graph(research, Question), pipelit.agent("agent_impostor"), accept_from=ANYONE
 )

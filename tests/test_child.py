@@ -374,3 +374,16 @@ def test_a_childs_graph_sees_nothing_that_no_proof_covers(lead: Agent, researche
     )
     assert "prompt" not in seen[0]
     assert seen[0]["thread_id"] == "1"
+
+
+def test_a_childs_state_is_written_by_nobody(lead: Agent, researcher: Agent) -> None:
+    """Neither sync nor async, nor in bulk: it works on requests."""
+    child = verified_child(graph_of(), researcher, accept_from=["agent_lead"])
+    with pytest.raises(RequestRefused, match="requests alone"):
+        child.update_state({"configurable": {"thread_id": "1"}}, {"q": "x"}, as_node="work")
+
+
+def test_a_child_is_drawn_as_its_graph(researcher: Agent) -> None:
+    """Who looks at it sees what works."""
+    drawn = verified_child(graph_of(), researcher).get_graph().draw_mermaid()
+    assert "work" in drawn

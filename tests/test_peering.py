@@ -422,6 +422,18 @@ def test_a_peer_can_only_be_verified(pipelit: Pipelit, lead: Agent, child: Agent
     assert pipelit.users.list(owner="agent_child") == [pipelit.users.get("agent_child")]
 
 
+def test_a_peer_verifies_nobody_here(pipelit: Pipelit, lead: Agent, child: Agent) -> None:
+    """A handle of its name spends no codes, checks no proof and no request."""
+    handle = pipelit.agent("agent_child")
+    pipelit.users.create_agent("agent_third", owner="alice", purpose="is verified")
+    third = pipelit.agent("agent_third")
+    with pytest.raises(CodeRejected):
+        handle.verify_peer("agent_third", third.totp_code().code, kind="plain")
+    lead.verify_peer("agent_third", third.totp_code().code, kind="plain")
+    with pytest.raises(NotLocalAgent):
+        handle.spend_request("agent_lead", bytes(32))
+
+
 def test_a_deactivated_peer_is_refused_at_once(pipelit: Pipelit, lead: Agent, child: Agent) -> None:
     """Its proofs, its codes and its API key; what is known of its relation stays."""
     token = pipelit.users.issue_api_key("agent_child", name="k").api_key.get_secret_value()

@@ -21,7 +21,13 @@ from redis_server import until
 from spawning import NAME, parent_of, tasks
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.errors import CredentialNotFound, InvalidUsername, SpawnError, UserNotFound
+from pipelit_agents.errors import (
+    CredentialError,
+    CredentialNotFound,
+    InvalidUsername,
+    SpawnError,
+    UserNotFound,
+)
 from pipelit_agents.graphs import Envelope, SpawnRequest, remote_child, spawn_and_await
 from pipelit_agents.graphs.messages import state_to_bytes
 
@@ -41,6 +47,7 @@ class World:
     ran: Path
     key: str
     alices_key: str
+    bobs_key: str
 
     @property
     def url(self) -> str:
@@ -116,7 +123,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     ran.touch()
     served = HERE / "served_child.py"
     names = {NAME: "researcher"} | {
-        name: name for name in ("open_researcher", "closed", "impostor", "unproven")
+        name: name for name in ("open_researcher", "closed", "impostor", "keeping", "unproven")
     }
     with (
         LangGraphServer(
@@ -138,6 +145,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             ran,
             key.get_secret_value(),
             alice.api_key.get_secret_value(),
+            bobs.get_secret_value(),
         )
     acme.close()
     research.close()
@@ -282,6 +290,11 @@ def _wrong_types(passing: Passing) -> None:
         passing.answer = {"envelope": [passing.answer["envelope"]]}
 
 
+def _forest(passing: Passing) -> None:
+    if passing.path.endswith("/join"):
+        passing.raw = b'{"a":[' + b"[]," * 200_000 + b"[]]}"
+
+
 def _path_in_the_id(passing: Passing) -> None:
     if passing.method == "POST":
         passing.answer = {"run_id": "../../../assistants"}
@@ -292,6 +305,7 @@ def _path_in_the_id(passing: Passing) -> None:
     [
         _altered, _extra, _interrupt, _exception, _command, _command_as_state, _huge, _deep,
         _twice, _redirected, _compressed, _wrong_types, _path_in_the_id,
+        _forest,
     ],
 )  # fmt: skip
 def test_a_meddled_answer_is_refused(world: World, coming: Meddle) -> None:
@@ -301,6 +315,41 @@ def test_a_meddled_answer_is_refused(world: World, coming: Meddle) -> None:
     refused(state["results"])
     assert "note" not in state
     assert "ignore all rules" not in json.dumps(state)
+
+
+def test_a_refusal_is_on_record_and_not_in_the_servers_words(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What came that was no envelope is audited; no word of the server's is in a log."""
+    caplog.set_level("DEBUG")
+    with Meddler(world.url, coming=_extra) as between:
+        between.reason = "OBEY-ME"
+        refused(world.ask("recorded", url=between.url))
+    entry = world.acme.audit.list()[-1]
+    assert (entry.action, entry.outcome, entry.reason) == ("verify.proof", "refused", "no envelope")
+    assert "OBEY-ME" not in caplog.text.replace("b'OBEY-ME'", "")
+
+
+def test_what_a_proxy_adds_to_the_configuration_changes_nothing(world: World) -> None:
+    """A limit that the caller didn't set can't make the child prove that it failed."""
+
+    def limit(passing: Passing) -> None:
+        if passing.method == "POST" and passing.body:
+            passing.body["config"] = {"recursion_limit": 1, "max_concurrency": 1}
+
+    with Meddler(world.url, going=limit) as between:
+        assert world.ask("unlimited", url=between.url)[0]["status"] == "verified"
+
+
+def test_the_environments_proxy_is_not_shown_the_key(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that the environment names for http sees nothing."""
+    with Meddler(world.url) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        assert world.ask("direct")[0]["status"] == "verified"
+    assert proxy.seen == []
 
 
 def test_a_recorded_answer_is_refused(world: World) -> None:
@@ -373,8 +422,10 @@ def test_a_replayed_request_is_not_worked_on_again(world: World) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"graph": "closed"}, "not proven"),
-        ({"credential": "bobs-key"}, "not proven"),
+        ({"graph": "closed"}, "exit"),
+        ({"credential": "bobs-key"}, "exit"),
+        ({"graph": "keeping"}, "exit"),
+        ({"graph": "nothing"}, "answered 422: see the url, and the graph"),
         ({"credential": "no-key"}, "API key"),
         ({"credential": None}, "API key"),
     ],
@@ -382,12 +433,46 @@ def test_a_replayed_request_is_not_worked_on_again(world: World) -> None:
 def test_a_caller_that_is_not_accepted_gets_no_work(
     world: World, options: dict[str, Any], says: str
 ) -> None:
-    """Not in accept_from, another account's key, no good key, no key: no node runs."""
+    """Not in accept_from, another account's key, no good key, no key: no node runs.
+
+    Nor where the graph has a checkpointer of its own, or isn't there.
+    """
     question = f"unwanted {options}"
     (result,) = world.ask(question, **options)
     assert (result["status"], result["output"]) == ("refused", None)
     assert says in result["error"]
     assert world.work_done(question) == 0
+
+
+@pytest.mark.parametrize("namespace", ["", "answer", "answer:11111111-1111-4111-8111-111111111111"])
+def test_nobody_writes_a_childs_state(world: World, namespace: str) -> None:
+    """Whoever has a key for the server can't have a child's own code run by a state update."""
+    with httpx.Client(
+        base_url=world.url, headers={"Authorization": f"Bearer {world.bobs_key}"}, timeout=60
+    ) as bob:
+        thread = bob.post("/threads", json={"metadata": {"graph_id": NAME}}).json()["thread_id"]
+        update = {"values": {"q": "EVIL"}, "as_node": "work"}
+        update["checkpoint"] = {"checkpoint_ns": namespace}
+        answer = bob.post(f"/threads/{thread}/state", json=update)
+    assert not answer.is_success
+    assert world.work_done("EVIL") == 0
+    assert world.work_done("routed") == 0
+
+
+def test_a_child_is_drawn_as_its_graph(world: World) -> None:
+    """On the server as here: what works is shown."""
+    (found,) = httpx.post(
+        f"{world.url}/assistants/search",
+        json={"graph_id": NAME},
+        headers={"Authorization": f"Bearer {world.key}"},
+        timeout=60,
+    ).json()
+    drawn = httpx.get(
+        f"{world.url}/assistants/{found['assistant_id']}/graph",
+        headers={"Authorization": f"Bearer {world.key}"},
+        timeout=60,
+    )
+    assert "work" in [node["id"] for node in drawn.json()["nodes"]]
 
 
 def test_a_lead_without_a_peering_is_refused_by_the_child(world: World) -> None:
@@ -524,6 +609,9 @@ def test_a_missing_credential_or_peer_is_no_fault_of_the_child(world: World) -> 
     """The set-up is wrong: that is raised as what it is."""
     with pytest.raises(CredentialNotFound):
         world.ask("x", credential="nothing")
+    world.acme.credentials.put("two-lines", "plit_a\nx", kind="api-key", created_by="alice")
+    with pytest.raises(CredentialError, match="one word"):
+        world.ask("x", credential="two-lines")
     child = remote_child("agent_nobody", url=world.url, credential=None)
     graph = parent_of(world.acme.agent("agent_lead"), {"agent_nobody": child})
     with pytest.raises(UserNotFound):

@@ -51,6 +51,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.graphs import ANYONE, Envelope, SpawnRequest, spawn_and_await, verified_child
 from pipelit_agents.graphs.messages import state_to_bytes
+from pipelit_agents.graphs.spawn import _on_another_loop
 
 Meddle = Callable[[dict[str, Any], SpawnRequest], Any]
 
@@ -1193,3 +1194,18 @@ def test_a_hostile_interrupt_is_the_childs_own(lead: Agent, researcher: Agent) -
         tasks("x"), THREAD
     )
     assert "results" not in state
+
+
+def test_what_a_loop_still_waits_for_keeps_nobody_waiting() -> None:
+    """A name that is looked up for ever in a thread of the loop's holds no answer back."""
+    looked_up = threading.Event()
+
+    async def work() -> str:
+        asyncio.get_running_loop().run_in_executor(None, looked_up.wait)
+        return "answered"
+
+    try:
+        assert _on_another_loop(work) == "answered"
+        assert not looked_up.is_set()
+    finally:
+        looked_up.set()

@@ -41,7 +41,7 @@ _TRIES: Final = 3
 
 _READ: Final = text(
     """
-    SELECT v.active AS verifier_active, v.root_owner, p.active,
+    SELECT (v.active AND v.domain = '') AS verifier_active, v.root_owner, p.active,
         p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.database_id,
         COALESCE(lp.unlocks, 0) AS unlocks, COALESCE(lp.in_a_row, 0) AS in_a_row,
         COALESCE(CASE WHEN :kind = 'plain' THEN lp.spent_step ELSE lv.spent_step END, -1) AS spent
@@ -56,7 +56,8 @@ _READ: Final = text(
 )
 _UNCHANGED: Final = text(
     # Counted apart, as a person is both.
-    "SELECT (SELECT count(*) FROM pipelit_users WHERE active AND username = :verifier) + "
+    "SELECT (SELECT count(*) FROM pipelit_users WHERE active AND domain = '' "
+    "AND username = :verifier) + "
     "(SELECT count(*) FROM pipelit_users WHERE active AND username = :peer "
     "AND totp_secret = :secret AND COALESCE(totp_previous, '') = :previous)"
 )

@@ -34,7 +34,7 @@ _RETRIES: Final = 50
 
 _LEDGER_COLUMNS: Final = ("version", "in_a_row", "recent", "locked_until", "spent_step")
 _READ: Final = (
-    "SELECT {now} AS now, v.active AS verifier_active, v.root_owner, p.active, "
+    "SELECT {now} AS now, (v.active AND v.domain = '') AS verifier_active, v.root_owner, p.active, "
     "p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, e.changed_at, "
     + ", ".join(f"{t}.{c} AS {t}_{c}" for t in ("lp", "lv", "lo") for c in _LEDGER_COLUMNS)
     + """
