@@ -7,7 +7,7 @@ WORKERS ?= 2
 PIP_FLAGS := --quiet --disable-pip-version-check
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
-.PHONY: demo test commands bench canary everywhere pytest lint types format wheel clean
+.PHONY: demo test docs notebooks commands bench canary everywhere pytest lint types format wheel clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -40,6 +40,14 @@ wheel: $(READY)
 	cd tests && ../$(BIN)/mypy --strict --python-executable $(WHEEL_VENV)/bin/python consumer.py
 	cd build && $(WHEEL_VENV)/bin/pipelit-agents demo --json > /dev/null
 
+# The documentation's pages, with the reference from the docstrings; after `make wheel`.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+# The notebooks, from top to bottom, each in a kernel of its own.
+notebooks: $(READY)
+	$(BIN)/python -m pytest --nbmake notebooks -n $(WORKERS) -q
+
 # docs/commands.md, from the help texts.
 commands: $(READY)
 	$(BIN)/python tests/commands_page.py
@@ -65,6 +73,8 @@ test: $(READY)
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory types
 	$(MAKE) --no-print-directory wheel
+	$(MAKE) --no-print-directory docs
+	$(MAKE) --no-print-directory notebooks
 	$(MAKE) --no-print-directory pytest
 
 clean:
