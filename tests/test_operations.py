@@ -70,6 +70,14 @@ def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
     assert sorted(path.name for path in folder.glob(".env*")) == [".env"]
 
 
+def test_the_pages_code_runs(ready: Run, folder: Path) -> None:
+    """The node of the page is made as it says."""
+    (code,) = [code for language, code in BLOCKS if language == "python"]
+    assert shell(f"python - <<'END'\n{code}\nprint(type(gate).__name__)\nEND", folder) == (
+        "ApprovalGraph\n"
+    )
+
+
 def test_a_dump_of_postgres_is_restored(postgres_url: str, tmp_path: Path) -> None:
     """By the page's two commands, into another database, which opens with the same key."""
     (dump,) = [code for language, code in BLOCKS if language == "sh postgres"]

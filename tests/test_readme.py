@@ -65,13 +65,32 @@ def test_the_spawn_block_ends_verified(prepared: Path) -> None:
 
 def test_the_credential_block_masks_and_injects(prepared: Path) -> None:
     """The credential of the README is shown masked, and opened inside the node."""
-    assert _run(PYTHON[2], prepared).splitlines() == ["…ijkl", "called with a key of 15 characters"]
+    assert _run(PYTHON[2], prepared).splitlines() == ["…ijkl", "a key of 15 characters"]
 
 
 def test_the_tools_block_names_the_tools(prepared: Path) -> None:
     """The toolkit of the README has the three tools under their names."""
     names = "['get_totp_code', 'verify_peer', 'create_agent_user']"
     assert _run(PYTHON[3], prepared).strip() == names
+
+
+def test_each_use_is_short() -> None:
+    """The three uses take less than fifteen lines of code each."""
+    for code in PYTHON[1:]:
+        assert sum(bool(line.strip()) for line in code.splitlines()) < 15
+
+
+def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
+    """Which blocks are run where: a page with code that isn't named here fails."""
+    run = {
+        "README.md": "test_readme.py",
+        "remote.md": "test_remote_page.py",
+        "operations.md": "test_operations.py",
+    }
+    shown = {"deployment.md": "set-up of servers", "protocol.md": "forms of JSON"}
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        if "```" in page.read_text() and page.name not in shown:
+            assert page.name in (Path(__file__).parent / run[page.name]).read_text(), page
 
 
 def test_every_block_is_run() -> None:
