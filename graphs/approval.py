@@ -109,6 +109,10 @@ def approve_with_totp(
     to what was shown: it says that the person was there. So a person has to trust what shows the
     question.
 
+    Whoever may send commands to a graph, or update its state, can go around any of its nodes. Where
+    that isn't the operator alone, the node that acts asks the database in the place of the state:
+    ``pipelit.mfa.require_approved(approval_digest(what), approvers=[…])``.
+
     Args:
         pipelit: Whose people.
         approvers: Who may approve; each a person with a second factor (``pipelit.mfa``).

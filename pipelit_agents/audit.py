@@ -17,7 +17,7 @@ from pipelit_agents.keyring import Keyring
 from pipelit_agents.running import run_context
 from pipelit_agents.twins import off_the_loop
 
-__all__ = ["AuditEntry", "AuditTrail", "record"]
+__all__ = ["AuditEntry", "AuditTrail", "entry_of", "record"]
 
 _SHOWN: Final = ("at", "actor", "subject", "action", "outcome", "reason", "node")
 _INSERT: Final = text(
@@ -87,9 +87,15 @@ def record(
     )
 
 
+def entry_of(row: Any) -> AuditEntry:
+    """An entry of its row."""
+    return AuditEntry(**{**row._asdict(), "at": datetime.fromtimestamp(row.at, UTC)})
+
+
 def _storable(name: str, length: int) -> str:
-    plain = name[:length].encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
-    return plain[:length]
+    plain = name[:length].encode("ascii", "backslashreplace").decode()
+    # Nor what would drive a terminal, or begin a line of its own.
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)[:length]
 
 
 class AuditTrail:
@@ -153,11 +159,7 @@ class AuditTrail:
             rows: Sequence[Any] = connection.execute(
                 query.order_by(AuditRow.id.desc()).limit(limit)
             ).all()
-        entries = [
-            AuditEntry(**{**row._asdict(), "at": datetime.fromtimestamp(row.at, UTC)})
-            for row in reversed(rows)
-        ]
-        return Rows(entries, _SHOWN)
+        return Rows([entry_of(row) for row in reversed(rows)], _SHOWN)
 
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
 
@@ -174,6 +176,7 @@ class AuditTrail:
             How many were sealed.
 
         Raises:
+            AuditTampered: The newest seal isn't one of ours: nothing is built on it.
             ConfigurationError: There is no key.
         """
         if batch < 1:
@@ -188,11 +191,12 @@ class AuditTrail:
 
     ahead = off_the_loop(head)
 
-    def verify(self, head: AuditHead | None = None) -> AuditReport:
+    def verify(self, heads: AuditHead | Sequence[AuditHead] = ()) -> AuditReport:
         """Checks the whole trail against its seals.
 
         Args:
-            head: One that was kept; what was sealed by then has to be there.
+            heads: Those that were kept; what was sealed by then has to be there. Without any,
+                deleting the newest seals with their entries doesn't show.
 
         Returns:
             What was found. Entries that aren't sealed yet are counted and can't be checked.
@@ -200,14 +204,15 @@ class AuditTrail:
         Raises:
             ConfigurationError: There is no key.
         """
-        return self.chain.verify(head)
+        return self.chain.verify([heads] if isinstance(heads, AuditHead) else heads)
 
     averify = off_the_loop(verify)
 
     def prune(self, before: datetime, *, by: str = "operator") -> int:
         """Deletes sealed entries from before a moment, in whole batches; the seals stay.
 
-        What is left stays checkable, and that something was pruned is under the key too.
+        What is left stays checkable, and that something was pruned is under the key too. The newest
+        sealed batch stays, however old it is.
 
         Args:
             before: With a time zone.

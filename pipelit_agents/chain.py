@@ -3,7 +3,9 @@
 Entries are sealed in batches, by one at a time and never inside what they record. Each seal's
 digest covers its entries and the seal before it; its tag is an HMAC under a key derived from
 ``FIELD_ENCRYPTION_KEY``. So who can write to the tables and hasn't the key can't change, remove,
-insert or reorder what is sealed; cutting off the end shows against a head that was kept elsewhere.
+insert or reorder what stands under a seal that is there. Deleting the newest seals, and what stood
+under them, shows against heads that were kept elsewhere, and against nothing else: what is then
+written in their place is sealed like any other entry.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, delete, func, insert, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow, AuditSealRow
@@ -118,77 +121,95 @@ class Chain:
             last = _last(connection)
         if last is None:
             return AuditHead(0, 0, _START, _iso(0.0))
+        if not _is_formed(last):
+            raise _unfit(last)
         return AuditHead(last.number, last.last_id, last.digest, _iso(last.sealed_at))
 
-    def verify(self, head: AuditHead | None) -> AuditReport:
+    def verify(self, heads: Sequence[AuditHead]) -> AuditReport:
         """Computes every seal again; see :meth:`AuditTrail.verify`."""
         keyring = self._keyring()
         sealed = pruned = 0
         problems: list[str] = []
         digest, last_id, number = _START, 0, 0
-        at_head = "" if head is None or head.number else _START
+        digests = {0: _START}
         with self._database.reading() as connection:
             for seal in list(connection.execute(_seals())):
                 number += 1
-                where = f"seal {seal.number} (entries {last_id + 1} to {seal.last_id})"
+                where = f"seal {seal.number!r:.20} (entries {last_id + 1} to {seal.last_id!r:.20})"
+                if not _is_formed(seal):
+                    problems.append(f"{where}: it isn't what was written")
+                    continue
                 if seal.number != number or seal.last_id <= last_id:
                     problems.append(f"{where}: a seal before it is missing, or out of order")
                     number = seal.number
                 if not _is_tagged(keyring, seal, _LABEL, seal.mac):
                     problems.append(f"{where}: was not made with a key of FIELD_ENCRYPTION_KEY")
-                count, found = _digest(connection, digest, last_id, seal.last_id)
+                try:
+                    count, found = _digest(connection, digest, last_id, seal.last_id)
+                except SQLAlchemyError:
+                    problems.append(f"{where}: an entry can't be read")
+                    break
                 if seal.pruned:
                     pruned += seal.entries
                     if count or not _is_tagged(keyring, seal, _PRUNED, seal.pruned):
                         problems.append(f"{where}: says without the key that it was pruned")
                 elif (count, found) != (seal.entries, seal.digest):
-                    changed = (
-                        "changed or reordered" if count == seal.entries else "removed or added"
-                    )
-                    problems.append(f"{where}: entries were {changed}")
+                    same = count == seal.entries
+                    what = "changed or reordered" if same else "removed or added"
+                    problems.append(f"{where}: entries were {what}")
                 else:
                     sealed += count
                 # What comes after is compared with what was sealed, so that one change is one
                 # problem.
                 digest, last_id = seal.digest, seal.last_id
-                if head is not None and seal.number == head.number:
-                    at_head = seal.digest
+                digests[seal.number] = seal.digest
             unsealed = connection.scalar(
                 select(func.count()).select_from(AuditRow).where(AuditRow.id > last_id)
             )
-        if head is not None and at_head != head.digest:
-            problems.append(
-                f"seal {head.number} of the head is not there any more: the trail was cut off or "
-                "replaced after "
-                f"{head.at}"
-            )
+        problems += [
+            f"seal {head.number} of the head of {head.at} is not there any more: the trail was cut "
+            "off or replaced"
+            for head in heads
+            if digests.get(head.number) != head.digest
+        ]
         return AuditReport(sealed, unsealed or 0, pruned, tuple(problems))
 
     def prune(self, before: float) -> int:
         """Deletes whole sealed batches; see :meth:`AuditTrail.prune`."""
         keyring, total = self._keyring(), 0
-        with self._database.reading() as connection:
-            seals = list(connection.execute(_seals()))
-        first, digest = 0, _START
-        for seal in seals:
-            if not seal.pruned:
-                with self._database.writing(durable=True) as connection:
-                    within = (AuditRow.id > first, AuditRow.id <= seal.last_id)
-                    newest = connection.scalar(select(func.max(AuditRow.at)).where(*within))
-                    if newest is not None and newest >= before:
-                        break
-                    found = _digest(connection, digest, first, seal.last_id)
-                    tagged = _is_tagged(keyring, seal, _LABEL, seal.mac)
-                    if not tagged or found != (seal.entries, seal.digest):
-                        raise AuditTampered(
-                            f"seal {seal.number} and its entries don't fit: nothing from there on "
-                            "is deleted; see: pipelit-agents audit verify"
-                        )
+        first, digest, number = 0, _START, 0
+        while True:
+            with self._database.writing(durable=True) as connection:
+                self._database.lock(connection, "audit:seal")
+                found_seals = connection.execute(
+                    _seals().where(AuditSealRow.number > number).limit(2)
+                ).all()
+                # The newest stays, so that no new entry gets the number of one that is gone.
+                if len(found_seals) < 2:
+                    return total
+                seal = found_seals[0]
+                if not _is_formed(seal) or not _is_tagged(keyring, seal, _LABEL, seal.mac):
+                    raise _unfit(seal)
+                within = (AuditRow.id > first, AuditRow.id <= seal.last_id)
+                newest = connection.scalar(select(func.max(AuditRow.at)).where(*within))
+                found = _digest(connection, digest, first, seal.last_id)
+                if seal.pruned:
+                    if found[0] or not _is_tagged(keyring, seal, _PRUNED, seal.pruned):
+                        raise _unfit(seal)
+                elif found != (seal.entries, seal.digest) or not isinstance(newest, int | float):
+                    raise _unfit(seal)
+                elif newest >= before:
+                    return total
+                else:
                     connection.execute(delete(AuditRow).where(*within))
-                    _update_seal(connection, seal, pruned=keyring.mac(_PRUNED, *_tagged(seal)))
-                total += seal.entries
-            first, digest = seal.last_id, seal.digest
-        return total
+                    tag = keyring.mac(_PRUNED, *_tagged(seal))
+                    connection.execute(
+                        update(AuditSealRow)
+                        .where(AuditSealRow.number == seal.number)
+                        .values(pruned=tag)
+                    )
+                    total += seal.entries
+            first, digest, number = seal.last_id, seal.digest, seal.number
 
     def retag(self, keyring: Keyring, *, only_count: bool = False) -> tuple[int, int, int]:
         """Tags under the newest key what was tagged under an older one.
@@ -198,24 +219,21 @@ class Chain:
         """
         newest = older = foreign = 0
         with self._database.reading() as connection:
-            seals = list(connection.execute(_seals()))
-        for seal in seals:
-            fields = _tagged(seal)
-            tags = {"mac": keyring.mac(_LABEL, *fields)}
-            if seal.pruned:
-                tags["pruned"] = keyring.mac(_PRUNED, *fields)
-            if all(hmac.compare_digest(getattr(seal, name), tag) for name, tag in tags.items()):
-                newest += 1
-            elif not _is_tagged(keyring, seal, _LABEL, seal.mac) or (
-                seal.pruned and not _is_tagged(keyring, seal, _PRUNED, seal.pruned)
-            ):
-                foreign += 1
-            elif only_count:
-                older += 1
-            else:
-                with self._database.writing(durable=True) as connection:
-                    _update_seal(connection, seal, **tags)
-                newest += 1
+            numbers = list(connection.scalars(select(AuditSealRow.number)))
+        for number in numbers:
+            with self._database.writing(durable=not only_count) as connection:
+                self._database.lock(connection, "audit:seal")
+                seal = connection.execute(
+                    _seals().where(AuditSealRow.number == number)
+                ).one_or_none()
+                state, tags = _state(keyring, seal)
+                newest += state == "newest" or (state == "older" and not only_count)
+                older += state == "older" and only_count
+                foreign += state == "foreign"
+                if state == "older" and not only_count:
+                    connection.execute(
+                        update(AuditSealRow).where(AuditSealRow.number == number).values(tags)
+                    )
         return newest, older, foreign
 
     def _settled(self) -> int:
@@ -230,6 +248,10 @@ class Chain:
         with self._database.writing(durable=True) as connection:
             self._database.lock(connection, "audit:seal")
             last = _last(connection)
+            if last is not None and not (
+                _is_formed(last) and _is_tagged(keyring, last, _LABEL, last.mac)
+            ):
+                raise _unfit(last)
             first = last.last_id if last else 0
             ids = (
                 select(AuditRow.id)
@@ -248,10 +270,10 @@ class Chain:
                 "last_id": last_id,
                 "entries": count,
                 "digest": digest,
+                "sealed_at": float(self._clock()),
             }
             tag = keyring.mac(_LABEL, *_tag_fields(**signed))
-            values = signed | {"mac": tag, "sealed_at": self._clock()}
-            connection.execute(insert(AuditSealRow).values(values))
+            connection.execute(insert(AuditSealRow).values(signed | {"mac": tag}))
         return count
 
 
@@ -264,17 +286,36 @@ def _last(connection: Connection) -> Any:
     return connection.execute(newest).one_or_none()
 
 
-def _update_seal(connection: Connection, seal: Any, **values: str) -> None:
-    # Of two at once the second changes nothing, and finds that out when it looks again.
-    connection.execute(
-        update(AuditSealRow)
-        .where(
-            AuditSealRow.number == seal.number,
-            AuditSealRow.mac == seal.mac,
-            AuditSealRow.pruned == seal.pruned,
-        )
-        .values(**values)
+def _is_formed(seal: Any) -> bool:
+    numbers = all(
+        type(each) is int and each >= 0 for each in (seal.number, seal.last_id, seal.entries)
     )
+    texts = all(
+        isinstance(each, str) and each.isascii() for each in (seal.digest, seal.mac, seal.pruned)
+    )
+    return numbers and texts and isinstance(seal.sealed_at, int | float)
+
+
+def _unfit(seal: Any) -> AuditTampered:
+    return AuditTampered(
+        f"seal {seal.number!r:.20} and its entries don't fit, so nothing is built on them or "
+        "deleted from there on; see: pipelit-agents audit verify"
+    )
+
+
+def _state(keyring: Keyring, seal: Any) -> tuple[str, dict[str, str]]:
+    if seal is None or not _is_formed(seal):
+        return "foreign", {}
+    fields = _tagged(seal)
+    tags = {"mac": keyring.mac(_LABEL, *fields)}
+    if seal.pruned:
+        tags["pruned"] = keyring.mac(_PRUNED, *fields)
+    if all(hmac.compare_digest(getattr(seal, name), tag) for name, tag in tags.items()):
+        return "newest", tags
+    whole = _is_tagged(keyring, seal, _LABEL, seal.mac) and (
+        not seal.pruned or _is_tagged(keyring, seal, _PRUNED, seal.pruned)
+    )
+    return ("older" if whole else "foreign"), tags
 
 
 def _digest(connection: Connection, before: str, first: int, last: int) -> tuple[int, str]:
@@ -284,7 +325,13 @@ def _digest(connection: Connection, before: str, first: int, last: int) -> tuple
     for row in _entries(connection, first, last):
         for column in _COLUMNS:
             value = getattr(row, column)
-            field = (repr(float(value)) if column == "at" else str(value)).encode()
+            # As it should be in one form; anything else in a form that none of ours has.
+            if column == "at" and isinstance(value, int | float):
+                field = repr(float(value)).encode()
+            elif isinstance(value, int if column == "id" else str):
+                field = str(value).encode("utf-8", "backslashreplace")
+            else:
+                field = f"\0{value!r}".encode()
             digest.update(len(field).to_bytes(4, "big") + field)
         count += 1
     return count, digest.hexdigest()
@@ -306,7 +353,8 @@ def _entries(connection: Connection, first: int, last: int) -> Iterator[Any]:
 
 def _tagged(seal: Any) -> list[bytes]:
     names = ("number", "last_id", "entries", "digest")
-    return _tag_fields(**{name: getattr(seal, name) for name in names})
+    fields = {name: getattr(seal, name) for name in names}
+    return _tag_fields(**fields, sealed_at=float(seal.sealed_at))
 
 
 def _tag_fields(**signed: Any) -> list[bytes]:

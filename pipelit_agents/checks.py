@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from dotenv import dotenv_values
 from sqlalchemy import select, text
 
 from pipelit_agents.database.models import ApiKeyRow, CredentialRow, UserRow
-from pipelit_agents.errors import PipelitError
+from pipelit_agents.errors import ConfigurationError, PipelitError
 from pipelit_agents.ledger.address import (
     RedisUnusable,
     connect,
@@ -33,15 +34,20 @@ if TYPE_CHECKING:
 __all__ = ["Check", "Deployment"]
 
 _UNUSED: Final = 90 * 86_400
+_UNSEALED: Final = 86_400
 _FARTHEST_CLOCK: Final = 2.0
 _SHORTEST_SECRET: Final = 32
+_FEWEST_LETTERS: Final = 10
 _DEFAULT_SECRETS: Final = re.compile(
     r"django-insecure-.*|.*(change[-_ ]?me|your[-_ ]?secret|insecure|default|example).*|secret.*",
     re.IGNORECASE,
 )
-_YES: Final = frozenset({"1", "true", "yes", "on"})
-_PUBLIC_URL: Final = re.compile(r"(PUBLIC|BASE|SERVER|API|SITE|READER|CHILD\w*|PIPELIT\w*)_URL\Z")
-_CORS: Final = re.compile(r"\w*CORS\w*ORIGINS?\w*\Z")
+_YES: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
+_PUBLIC_URL: Final = re.compile(
+    r"(?:\A|_)(PUBLIC|BASE|SERVER|API|SITE|READER|CHILD\w*|PIPELIT\w*)_URL\Z"
+)
+_NO: Final = frozenset({"", "0", "false", "no", "off", "n", "f"})
+_CORS: Final = re.compile(r"(\w*CORS\w*(ORIGIN|ALL)\w*|ALLOWED_ORIGINS)\Z")
 _SHOWN: Final = 5
 
 
@@ -88,14 +94,21 @@ class Deployment:
         self._folder = folder
         self._now = pipelit._clock or time.time
         file = folder / ".env"
+        self._readable = True
         try:
             in_file = dotenv_values(file) if file.is_file() else {}
         except (OSError, UnicodeDecodeError):
-            in_file = {}
+            in_file, self._readable = {}, False
         self._in_file = {name: value for name, value in in_file.items() if value}
         self._env = self._in_file | dict(environ)
         # Opening the database makes its file private, so it is looked at first.
         self._modes = self._file_modes()
+        url = self._database.url
+        self._missing = (
+            url is not None
+            and url.get_backend_name() == "sqlite"
+            and not Path(url.database or "").is_file()
+        )
 
     def checks(self, *, deploy: bool) -> list[Check]:
         """Looks at everything; what can't be looked at is not well."""
@@ -103,12 +116,19 @@ class Deployment:
         return [self._check(*each) for each in asked]
 
     def _check(self, name: str, look: Callable[[Deployment], Finding], why: str) -> Check:
+        if self._missing and name in _OF_THE_DATABASE:
+            # Looking would make it.
+            return Check(name, False, "there is no database", why, "pipelit-agents init")
         try:
             found, mend = look(self)
         except _NotApplicable as nothing:
             return Check(name, None, str(nothing), why, "")
         except (PipelitError, RedisUnusable) as error:
             return Check(name, False, str(error), why, "mend what it says, and check again")
+        except Exception as error:
+            # What can't be looked at may be anything, and its words too.
+            found = f"it can't be looked at ({type(error).__name__})"
+            return Check(name, False, found, why, "see whether somebody changed it by hand")
         return Check(name, not mend, found, why, mend)
 
     # The key
@@ -135,8 +155,10 @@ class Deployment:
 
     def _env_file(self) -> Finding:
         file = self._folder / ".env"
-        if not file.is_file():
+        if not file.exists():
             raise _NotApplicable("there is none")
+        if not file.is_file() or not self._readable:
+            return "it can't be read, so what stands in it is unknown", f"make {file} a UTF-8 text"
         if os.name == "posix" and file.stat().st_mode & 0o077:
             return f"others may read it ({stat.filemode(file.stat().st_mode)})", f"chmod 600 {file}"
         return _OK, ""
@@ -146,7 +168,10 @@ class Deployment:
             raise _NotApplicable("it is a server's")
         wide = [str(path) for path, mode in self._modes.items() if mode & 0o077]
         if wide:
-            return f"others may read {_some(wide)}", f"chmod 600 {' '.join(wide)}"
+            return (
+                f"others may read {_some(wide)}",
+                f"chmod 600 {' '.join(wide)} (opening the database did it just now)",
+            )
         return _OK, ""
 
     def _file_modes(self) -> dict[Path, int]:
@@ -206,7 +231,8 @@ class Deployment:
                 finally:
                     client.close()
         else:
-            if self._database.engine.dialect.name == "sqlite":
+            there_is = self._database.url
+            if there_is is not None and there_is.get_backend_name() == "sqlite":
                 raise _NotApplicable("there is one clock")
             with self._database.reading() as connection:
                 before = self._now()
@@ -222,12 +248,12 @@ class Deployment:
         named = {
             name: value
             for name, value in self._env.items()
-            if _PUBLIC_URL.match(name) or (name.endswith("_URL") and name in self._in_file)
+            if _PUBLIC_URL.search(name) or (name.endswith("_URL") and name in self._in_file)
         }
         open_ones = [name for name, value in sorted(named.items()) if _is_clear(value)]
         if open_ones:
             return f"http:// in {_some(open_ones)}", f"{open_ones[0]}=https://…"
-        if not any(value.startswith("http") for value in named.values()):
+        if not any("http" in value for value in named.values()):
             raise _NotApplicable("none is set")
         return _OK, ""
 
@@ -243,21 +269,24 @@ class Deployment:
         return _OK, ""
 
     def _secret_key(self) -> Finding:
-        secret = self._env.get("SECRET_KEY")
-        if secret is None:
+        named = {n: v for n, v in sorted(self._env.items()) if re.search(r"(\A|_)SECRET_KEY\Z", n)}
+        if not named:
             raise _NotApplicable("none is set; pipelit-agents itself needs none")
-        mend = 'SECRET_KEY=$(python -c "import secrets; print(secrets.token_urlsafe(48))")'
-        if _DEFAULT_SECRETS.fullmatch(secret):
-            return "it is a default", mend
-        if len(secret) < _SHORTEST_SECRET:
-            return f"it has {len(secret)} characters", mend
+        for name, secret in named.items():
+            mend = f'{name}=$(python -c "import secrets; print(secrets.token_urlsafe(48))")'
+            if _DEFAULT_SECRETS.fullmatch(secret):
+                return f"{name} is a default", mend
+            if len(secret) < _SHORTEST_SECRET:
+                return f"{name} has {len(secret)} characters", mend
+            if len(set(secret)) < _FEWEST_LETTERS:
+                return f"{name} repeats itself", mend
         return _OK, ""
 
     def _debug(self) -> Finding:
         on = [
             name
             for name, value in sorted(self._env.items())
-            if re.search(r"(\A|_)DEBUG\Z", name) and value.strip().lower() in _YES
+            if re.search(r"(\A|_)DEBUG(_MODE)?\Z", name) and value.strip().lower() not in _NO
         ]
         return (f"{_some(on)} is on", f"{on[0]}=false") if on else (_OK, "")
 
@@ -265,21 +294,23 @@ class Deployment:
         wide = [
             name
             for name, value in sorted(self._env.items())
-            if _CORS.match(name) and ("*" in value or value.strip().lower() in _YES)
+            if _CORS.match(name) and (value.strip().lower() in _YES or re.search(r"\*|\.\+", value))
         ]
         if wide:
             return f"{_some(wide)} lets every site in", f"{wide[0]}=https://your.site"
         return _OK, ""
 
     def _server_cors(self) -> Finding:
-        cors = self._served().get("http", {}).get("cors") or {}
-        origins = cors.get("allow_origins")
-        if origins is None and not cors.get("allow_origin_regex"):
+        cors = self._part(self._served(), "http", "cors")
+        origins, pattern = cors.get("allow_origins"), cors.get("allow_origin_regex")
+        if origins is None and not pattern:
             return (
                 "langgraph.json names no origins, which lets every site in",
                 '"http": {"cors": {"allow_origins": []}} in langgraph.json',
             )
-        if "*" in (origins or []) or cors.get("allow_origin_regex") in (".*", ".+"):
+        # An origin that nobody would mean to let in.
+        stranger = "https://stranger.invalid"
+        if "*" in str(origins or "") or (pattern and re.fullmatch(str(pattern), stranger)):
             return (
                 "langgraph.json lets every site in",
                 '"http": {"cors": {"allow_origins": ["https://your.site"]}} in langgraph.json',
@@ -288,7 +319,7 @@ class Deployment:
 
     def _server_auth(self) -> Finding:
         served = self._served()
-        auth, http = served.get("auth") or {}, served.get("http") or {}
+        auth, http = self._part(served, "auth"), self._part(served, "http")
         if not auth.get("path"):
             return (
                 "langgraph.json asks for no API key",
@@ -309,8 +340,17 @@ class Deployment:
         except (OSError, ValueError):
             found = None
         if not isinstance(found, dict):
-            raise _NotApplicable("langgraph.json can't be read")
+            raise ConfigurationError("langgraph.json can't be read as an object of JSON")
         return found
+
+    @staticmethod
+    def _part(served: dict[str, Any], *names: str) -> dict[str, Any]:
+        for name in names:
+            found = served.get(name) or {}
+            if not isinstance(found, dict):
+                raise ConfigurationError(f"langgraph.json: {name!r} has to be an object")
+            served = found
+        return served
 
     # People and keys
 
@@ -366,24 +406,44 @@ class Deployment:
         head = self._pipelit.audit.head()
         if report.unsealed and not head.number:
             return f"{report.unsealed} entries, and none is sealed", "pipelit-agents audit seal"
+        age = self._now() - datetime.fromisoformat(head.at).timestamp()
+        if report.unsealed and age > _UNSEALED:
+            return (
+                f"{report.unsealed} entries came since the last seal, {age / 3600:.0f} hours ago",
+                "pipelit-agents audit seal, by a timer",
+            )
         return f"{report.sealed} entries sealed, {report.unsealed} since", ""
 
 
 def _is_clear(value: str) -> bool:
+    # One address or several; what can't be read as one isn't taken for a private one.
+    return any(_is_one_clear(each.strip()) for each in value.split(","))
+
+
+def _is_one_clear(value: str) -> bool:
     if not value.lower().startswith("http://"):
         return False
-    host = urlsplit(value).hostname or ""
-    if host == "localhost":
-        return False
     try:
+        host = urlsplit(value).hostname or ""
         return not ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return True
+        return (
+            not (value.lower().removeprefix("http://").split("/")[0])
+            .split(":")[0]
+            .endswith("localhost")
+        )
 
 
 def _texts(public: str) -> Iterable[str]:
-    found = json.loads(public)
-    return [value for value in found.values() if isinstance(value, str)]
+    level: list[Any] = [json.loads(public)]
+    while level:
+        found = level.pop()
+        if isinstance(found, str):
+            yield found
+        elif isinstance(found, dict):
+            level += found.values()
+        elif isinstance(found, list):
+            level += found
 
 
 def _some(names: Iterable[str]) -> str:
@@ -416,3 +476,9 @@ _DEPLOY: Final = (
     ("API keys used", Deployment._key_use, "a key that nobody misses is one that nobody guards"),
     ("audit", Deployment._audit, "what isn't sealed can be changed unseen"),
 )
+_OF_THE_DATABASE: Final = frozenset(
+    {
+        "tables", "key opens", "ledger", "newest key", "child URLs", "second factor",
+        "API keys expire", "API keys used", "audit",
+    }
+)  # fmt: skip

@@ -7,24 +7,29 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from pipelit_agents.audit import record
+from pipelit_agents.audit import AuditEntry, entry_of, record
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserRow
+from pipelit_agents.database.models import (
+    AuditRow,
+    MfaPendingRow,
+    RecoveryCodeRow,
+    SpentRequestRow,
+    UserRow,
+)
 from pipelit_agents.errors import (
     CodeRejected,
     NotPermitted,
     SecondFactorError,
     UserInactive,
     UserNotFound,
-    VerificationError,
 )
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.names import require_username
@@ -48,6 +53,7 @@ _SECRET_BYTES: Final = 20
 _FIRST_CODE_TRIES: Final = 5
 _RECOVERY_FORM: Final = re.compile(r"(?:[A-Z2-7]{4}-){3}[A-Z2-7]{4}\Z")
 _WINDOW: Final = 1
+_DECADE: Final = 10 * 365 * 86_400.0
 _REJECTED: Final = "the code was not accepted; wait for the app's next one, or enrol again"
 
 
@@ -117,15 +123,8 @@ class Mfa:
         secret = secrets.token_bytes(_SECRET_BYTES)
         with self._database.writing(durable=True) as connection:
             name = self._locked(connection, username, on=False)
-            purpose = pending_purpose(name)
             connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
-            pending = {
-                "username": name,
-                "secret": Sealed(self._keyring().seal(secret, purpose), purpose),
-                "failures": 0,
-                "created_at": self._clock(),
-            }
-            connection.execute(insert(MfaPendingRow).values(pending))
+            self._insert_pending(connection, name, secret)
             self._record(connection, by, name, "mfa.enroll")
         return provisioning_uri(name, secret)
 
@@ -143,6 +142,7 @@ class Mfa:
 
         Raises:
             CodeRejected: The code is wrong.
+            VerificationError: The code can't be spent now, so it isn't on; the limits hold here.
             SecondFactorError: Nothing was enrolled, or it is on already.
             AccountError: As :meth:`enroll`.
         """
@@ -172,10 +172,12 @@ class Mfa:
                 self._record(connection, name, name, "mfa.confirm")
         if not codes:
             raise CodeRejected(_REJECTED, peer=name, verifier=name)
-        # Spent like any other. Whoever was quicker has spent it too; and a ledger that can't be
-        # asked accepts it from nobody.
-        with suppress(VerificationError):
+        try:
+            # Spent like any other, before anybody hears that it is on.
             self._verifier.check_person(name, code)
+        except BaseException:
+            self._take_back(name, secret)
+            raise
         return codes
 
     aconfirm = off_the_loop(confirm)
@@ -236,8 +238,10 @@ class Mfa:
         Raises:
             PipelitError: As :meth:`verify`.
         """
-        found = None if code is None else self.verify(username, code)
-        self._note(require_username(username), "deny" if found else "deny.unproven", digest)
+        with self._database.reading() as connection:
+            name = self._active_person(connection, username).username
+        found = None if code is None else self.verify(name, code)
+        self._note(name, "deny" if found else "deny.unproven", digest)
         return found
 
     adeny = off_the_loop(deny)
@@ -255,10 +259,7 @@ class Mfa:
         self.verify(username, code)
         with self._database.writing(durable=True) as connection:
             name = self._locked(connection, username, on=True)
-            connection.execute(
-                update(UserRow).where(UserRow.username == name).values(totp_secret=None)
-            )
-            connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.username == name))
+            self._end(connection, name)
             self._record(connection, name, name, "mfa.disable")
 
     adisable = off_the_loop(disable)
@@ -277,6 +278,77 @@ class Mfa:
         return codes
 
     arenew_recovery_codes = off_the_loop(renew_recovery_codes)
+
+    def reset(self, username: str, *, by: str = OPERATOR) -> None:
+        """Ends a second factor without a code; for an operator.
+
+        Args:
+            username: Whose: the person lost phone and recovery codes, or the database its key.
+            by: Who asked for it, for the record.
+
+        Raises:
+            UserNotFound: There is no such account.
+            NotPermitted: It is no person's.
+        """
+        with self._database.writing(durable=True) as connection:
+            self._database.lock(connection, f"account:{require_username(username)}")
+            name = self._person(connection, username).username
+            self._end(connection, name)
+            self._record(connection, by, name, "mfa.reset")
+
+    areset = off_the_loop(reset)
+
+    def require_approved(
+        self, digest: str, *, approvers: Sequence[str], within: timedelta = timedelta(hours=1)
+    ) -> AuditEntry:
+        """Makes sure that a person approved exactly this, and uses the approval up.
+
+        For the step that acts: it asks the database, and not a graph's state, which whoever may
+        resume or update the graph can write.
+
+        Args:
+            digest: Of what is about to be done, ``approval_digest(…)``.
+            approvers: Who may have approved.
+            within: How long ago at the most.
+
+        Returns:
+            The approval, as it stands in the audit.
+
+        Raises:
+            NotPermitted: Nobody of them did, or it was used before.
+        """
+        now = self._clock()
+        found = (
+            select(AuditRow.__table__)
+            .where(
+                AuditRow.action == "approve",
+                AuditRow.outcome == "ok",
+                AuditRow.reason == digest,
+                AuditRow.actor.in_([require_username(each) for each in approvers]),
+                AuditRow.at >= now - within.total_seconds(),
+            )
+            .order_by(AuditRow.id)
+        )
+        with self._database.writing(durable=True) as connection:
+            for row in connection.execute(found).all():
+                named = f"approval\0{row.id}\0{row.at!r}".encode()
+                spent = insert(SpentRequestRow).values(
+                    digest=hashlib.sha256(named).hexdigest(),
+                    # Longer than anybody would call an approval fresh.
+                    expires_at=now + _DECADE,
+                )
+                try:
+                    with connection.begin_nested():
+                        connection.execute(spent)
+                except IntegrityError:
+                    continue
+                return entry_of(row)
+        raise NotPermitted(
+            "nobody who may has approved this, or it was used: ask again, and act on exactly what "
+            "was shown"
+        )
+
+    arequire_approved = off_the_loop(require_approved)
 
     def status(self, username: str) -> MfaStatus:
         """Whether a person has a second factor.
@@ -301,6 +373,29 @@ class Mfa:
 
     astatus = off_the_loop(status)
 
+    def _end(self, connection: Connection, name: str) -> None:
+        row = update(UserRow).where(UserRow.username == name)
+        connection.execute(row.values(totp_secret=None))
+        for each in (MfaPendingRow, RecoveryCodeRow):
+            connection.execute(delete(each).where(each.username == name))
+
+    def _take_back(self, name: str, secret: bytes) -> None:
+        # Nobody has seen the recovery codes, and the secret is as pending as it was.
+        with self._database.writing(durable=True) as connection:
+            self._database.lock(connection, f"account:{name}")
+            self._end(connection, name)
+            self._insert_pending(connection, name, secret)
+
+    def _insert_pending(self, connection: Connection, name: str, secret: bytes) -> None:
+        purpose = pending_purpose(name)
+        pending = {
+            "username": name,
+            "secret": Sealed(self._keyring().seal(secret, purpose), purpose),
+            "failures": 0,
+            "created_at": self._clock(),
+        }
+        connection.execute(insert(MfaPendingRow).values(pending))
+
     def _note(self, name: str, action: str, digest: str) -> None:
         with self._database.writing(durable=True) as connection:
             self._record(connection, name, name, action, digest)
@@ -322,11 +417,15 @@ class Mfa:
             )
         return row
 
-    def _require(self, connection: Connection, username: str, *, on: bool) -> str:
+    def _active_person(self, connection: Connection, username: str) -> Any:
         row = self._person(connection, username)
-        name: str = row.username
         if not row.active:
-            raise UserInactive(f"{name!r} was deactivated", username=name)
+            raise UserInactive(f"{row.username!r} was deactivated", username=row.username)
+        return row
+
+    def _require(self, connection: Connection, username: str, *, on: bool) -> str:
+        row = self._active_person(connection, username)
+        name: str = row.username
         if on and row.totp_secret is None:
             raise SecondFactorError(
                 f"{name!r} has no second factor: pipelit-agents mfa enroll {name}", username=name

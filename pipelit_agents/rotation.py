@@ -17,7 +17,7 @@ from pipelit_agents.audit import AuditTrail, record
 from pipelit_agents.credentials.store import credential_place
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow, MfaPendingRow, PeeringRow, UserRow
-from pipelit_agents.errors import ConfigurationError, UnsealError
+from pipelit_agents.errors import ConfigurationError, StorageError, UnsealError
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.mfa import pending_purpose
 from pipelit_agents.twins import off_the_loop
@@ -43,8 +43,8 @@ class KeyStatus:
         newest: How many values stand under the newest key.
         older: How many under an older one.
         unreadable: Where values are that no key opens.
-        checkpoints: How many values of the checkpoints that were counted stand under an older key;
-            None where none were.
+        checkpoints: How many values that were read of checkpoints stand under an older key; None
+            where none were asked for.
     """
 
     keys: tuple[str, ...]
@@ -54,9 +54,11 @@ class KeyStatus:
     checkpoints: int | None
 
     @property
-    def older_can_go(self) -> bool:
-        """Whether all that was counted stands under the newest key."""
-        return not self.older and not self.unreadable and not self.checkpoints
+    def older_can_go(self) -> bool | None:
+        """Whether nothing needs the older keys; None where only checkpoints might."""
+        if self.older or self.unreadable or self.checkpoints:
+            return False
+        return None if self.checkpoints is None else True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,12 @@ class _Place:
     # The purpose of each sealed column, by its row.
     columns: Mapping[str, Callable[[Any], str]]
     lock: Callable[[Any], str]
+    # What purpose and lock are made of.
+    more: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.key.key, *self.columns, *self.more)
 
 
 _PLACES: Final = (
@@ -102,6 +110,7 @@ _PLACES: Final = (
         PeeringRow.relation,
         {"secret": lambda row: peering_purpose(row.relation)},
         lambda row: f"account:{row.agent}",
+        ("agent",),
     ),
     _Place(
         CredentialRow,
@@ -113,6 +122,7 @@ _PLACES: Final = (
             ),
         },
         lambda row: f"credential:{row.name}",
+        ("kind", "public", "allow"),
     ),
 )
 
@@ -139,11 +149,14 @@ class Keys:
         self._audit = audit
         self._clock = clock
 
-    def status(self, *, checkpointers: Sequence[BaseCheckpointSaver[Any]] = ()) -> KeyStatus:
+    def status(
+        self, *, checkpointers: Sequence[BaseCheckpointSaver[Any]] | None = None
+    ) -> KeyStatus:
         """Counts what stands under which key.
 
         Args:
             checkpointers: Whose checkpoints were written through ``sealed_saver``; all are read.
+                An empty list says that there are none; left out, nothing is known of them.
 
         Raises:
             ConfigurationError: There is no key.
@@ -154,6 +167,9 @@ class Keys:
         unreadable = []
         for place in _PLACES:
             for row in self._rows(place, 500):
+                if isinstance(row, _Unread):
+                    unreadable.append(f"{place.table.__tablename__} of {row.key!r:.80}")
+                    continue
                 for column, token in _tokens(place, row):
                     if keyring.is_newest(token):
                         newest += 1
@@ -161,13 +177,13 @@ class Keys:
                     try:
                         keyring.unseal(token, place.columns[column](row))
                         older += 1
-                    except UnsealError:
+                    except (TypeError, UnsealError, ValueError):
                         unreadable.append(_name(place, row, column))
         tagged, under_older, foreign = self._audit.chain.retag(keyring, only_count=True)
         if foreign:
             unreadable.append(f"{foreign} seals of the audit trail (pipelit-agents audit verify)")
         checkpoints = None
-        if checkpointers:
+        if checkpointers is not None:
             checkpoints = sum(_older_checkpoints(each, keyring) for each in checkpointers)
         names = tuple(keyring.fingerprint(position) for position in range(len(keyring)))
         return KeyStatus(
@@ -181,7 +197,7 @@ class Keys:
         *,
         batch: int = 100,
         progress: Callable[[int, int], None] | None = None,
-        checkpointers: Sequence[BaseCheckpointSaver[Any]] = (),
+        checkpointers: Sequence[BaseCheckpointSaver[Any]] | None = None,
         by: str = OPERATOR,
     ) -> Rotation:
         """Seals all values anew under the newest key; it may be called again at any time.
@@ -210,7 +226,6 @@ class Keys:
             if not resealed:
                 break
         self._audit.chain.retag(keyring)
-        status = self.status(checkpointers=checkpointers)
         with self._database.writing(durable=True) as connection:
             record(
                 connection,
@@ -219,9 +234,9 @@ class Keys:
                 subject="keys",
                 action="keys.rotate",
                 outcome="ok",
-                reason=f"{total} sealed anew, {status.older} left, {len(status.unreadable)} shut",
+                reason=f"{total} sealed anew under {keyring.fingerprint()}",
             )
-        return Rotation(total, status)
+        return Rotation(total, self.status(checkpointers=checkpointers))
 
     arotate = off_the_loop(rotate)
 
@@ -248,12 +263,18 @@ class Keys:
         for place in _PLACES:
             pending: list[tuple[Any, dict[str, tuple[str, str]]]] = []
             for row in self._rows(place, 500):
-                found = {
-                    column: (token, place.columns[column](row))
-                    for column, token in _tokens(place, row)
-                    if not keyring.is_newest(token)
-                }
                 done += 1
+                if isinstance(row, _Unread):
+                    continue
+                try:
+                    found = {
+                        column: (token, place.columns[column](row))
+                        for column, token in _tokens(place, row)
+                        if not keyring.is_newest(token)
+                    }
+                except (TypeError, ValueError):
+                    # It stays as it is, and the status names it.
+                    continue
                 if found:
                     pending.append((row, found))
                 if len(pending) >= batch:
@@ -310,19 +331,37 @@ class Keys:
         return len(values) if swapped.rowcount else 0
 
     def _rows(self, place: _Place, page: int) -> Iterator[Any]:
-        last = ""
+        last = None
         while True:
+            keys = select(place.key).order_by(place.key).limit(page)
+            if last is not None:
+                keys = keys.where(place.key > last)
             with self._database.reading() as connection:
-                rows: Sequence[Any] = connection.execute(
-                    select(place.table.__table__)
-                    .where(place.key > last)
-                    .order_by(place.key)
-                    .limit(page)
-                ).all()
-            yield from rows
-            if len(rows) < page:
+                found: Sequence[Any] = connection.scalars(keys).all()
+            if not found:
                 return
-            last = getattr(rows[-1], place.key.key)
+            try:
+                yield from self._read(place, found)
+            except StorageError:
+                # One of them can't be read, and keeps the others from nothing.
+                for key in found:
+                    try:
+                        yield from self._read(place, [key])
+                    except StorageError:
+                        yield _Unread(key)
+            last = found[-1]
+
+    def _read(self, place: _Place, keys: Sequence[Any]) -> Sequence[Any]:
+        columns = [place.table.__table__.c[name] for name in place.needs]
+        with self._database.reading() as connection:
+            return connection.execute(
+                select(*columns).where(place.key.in_(keys)).order_by(place.key)
+            ).all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    key: Any
 
 
 def _tokens(place: _Place, row: Any) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.keyring import KEY_SETTING, Keyring
 
-__all__ = ["Settings", "ensure_key"]
+__all__ = ["Settings", "add_key", "ensure_key"]
 
+_SETS_KEY: Final = re.compile(rf"\s*(?:export\s+)?{KEY_SETTING}\s*=")
 DEFAULT_DATABASE_URL: Final = "sqlite:///.pipelit/agents.db"
 
 
@@ -98,6 +100,51 @@ def ensure_key(env_file: Path) -> Path | None:
             file.write(f"{start}{KEY_SETTING}={Keyring.generate_key()}\n")
             file.flush()
             os.fsync(descriptor)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{env_file} can't be written ({error})") from None
+    return env_file
+
+
+def add_key(env_file: Path) -> Path:
+    """Puts a fresh key before those of ``FIELD_ENCRYPTION_KEY`` in an env file.
+
+    What else stands in the file stays, and the file is never half written.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigurationError: There is no key in the file to put it before, the environment hides the
+            file's, or the file can't be read or written.
+    """
+    if KEY_SETTING in os.environ:
+        raise ConfigurationError(
+            f"{KEY_SETTING} is set in the environment, which hides the one in {env_file}: put the "
+            "key of `pipelit-agents keys generate` before it there"
+        )
+    try:
+        descriptor = os.open(env_file, os.O_RDWR)
+        with os.fdopen(descriptor, "r", encoding="utf-8") as file:
+            _lock(descriptor)
+            lines = file.read().splitlines(keepends=True)
+            found = [number for number, line in enumerate(lines) if _SETS_KEY.match(line)]
+            settings = Settings.read(env_file)
+            if len(found) != 1 or not settings.has_key:
+                raise ConfigurationError(
+                    f"{env_file} has no one line that begins with {KEY_SETTING}=: make a key with "
+                    "pipelit-agents init, or put one before the other by hand"
+                )
+            settings.keyring()
+            old = settings.field_encryption_key.get_secret_value().strip()
+            lines[found[0]] = f"{KEY_SETTING}={Keyring.generate_key()},{old}\n"
+            beside = env_file.with_name(f"{env_file.name}.new")
+            with os.fdopen(
+                os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+            ) as new:
+                new.writelines(lines)
+                new.flush()
+                os.fsync(new.fileno())
+            beside.replace(env_file)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{env_file} can't be written ({error})") from None
     return env_file

@@ -297,7 +297,7 @@ class Verifier:
             )
         return self._check(verifier, name, code, kind)
 
-    def check_person(self, username: str, code: str) -> Verification:
+    def check_person(self, username: str, code: object) -> Verification:
         """Checks a person's plain code and spends it: who shows it is who checks it.
 
         The same limits hold as between agents.
@@ -305,7 +305,7 @@ class Verifier:
         Raises:
             VerificationError: As :meth:`Agent.verify_peer`.
         """
-        if not _CODE_FORMS["plain"].match(code):
+        if not isinstance(code, str) or not _CODE_FORMS["plain"].match(code):
             self._malformed(
                 username, username, f"code: it is exactly {PLAIN_DIGITS} digits 0-9, without spaces"
             )

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.audit import record
 from pipelit_agents.chain import AuditHead
-from pipelit_agents.errors import AuditTampered, ConfigurationError
+from pipelit_agents.errors import AuditTampered, ConfigurationError, StorageError
 
 BACKENDS = ("sqlite", "postgres")
 # Stand in statements for an entry under the second seal, and the last one of it.
@@ -211,7 +211,12 @@ def test_pruned_entries_leave_a_trail_that_can_be_checked(sealed: Pipelit, clock
     assert sealed.audit.prune(before) == 12
     report = sealed.audit.verify(head)
     assert (report.pruned, report.problems) == (12, ())
-    assert sealed.audit.list()[-1].action == "audit.prune"
+    # The newest batch stays, so that a new entry never gets an old number.
+    assert sealed.audit.prune(datetime.fromtimestamp(clock() + 9, UTC)) == 0
+    write(sealed, "newer")
+    assert sealed.audit.seal() == 2
+    assert sealed.audit.verify(head).problems == ()
+    assert "audit.prune" in [entry.action for entry in sealed.audit.list()]
     assert sealed.audit.prune(before) == 0
 
 
@@ -222,6 +227,81 @@ def test_nothing_is_pruned_over_a_change(sealed: Pipelit, clock: Clock) -> None:
     with pytest.raises(AuditTampered, match="seal 2"):
         sealed.audit.prune(datetime.fromtimestamp(clock(), UTC))
     assert any("changed" in problem for problem in sealed.audit.verify().problems)
+
+
+def test_a_seal_that_says_it_was_pruned_stops_pruning(sealed: Pipelit, clock: Clock) -> None:
+    """A forged mark doesn't carry a changed batch past the check."""
+    change(
+        sealed,
+        "UPDATE pipelit_audit SET outcome = 'no' WHERE id = 1",
+        "UPDATE pipelit_audit_seals SET pruned = 'x' WHERE number = 1",
+    )
+    clock.advance(86_400)
+    with pytest.raises(AuditTampered, match="seal 1"):
+        sealed.audit.prune(datetime.fromtimestamp(clock(), UTC))
+
+
+def test_two_that_prune_and_one_that_rotates_agree(sealed: Pipelit, clock: Clock) -> None:
+    """At once, and no entry is taken for changed."""
+    clock.advance(86_400)
+    before = datetime.fromtimestamp(clock(), UTC)
+    keyring = sealed._open_keyring()
+    with ThreadPoolExecutor(3) as pool:
+        pruned = [pool.submit(sealed.audit.prune, before) for _ in range(2)]
+        tagged = pool.submit(sealed.audit.chain.retag, keyring)
+        assert sum(each.result() for each in pruned) == 10
+        tagged.result()
+    assert sealed.audit.verify().problems == ()
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize(
+    "crafted",
+    [
+        "UPDATE pipelit_audit_seals SET mac = 'ä' WHERE number = 2",
+        "UPDATE pipelit_audit_seals SET mac = x'00' WHERE number = 2",
+        "UPDATE pipelit_audit_seals SET pruned = 'ä' WHERE number = 2",
+        "UPDATE pipelit_audit_seals SET last_id = 'x' WHERE number = 2",
+        "UPDATE pipelit_audit_seals SET sealed_at = 'x' WHERE number = 2",
+        "UPDATE pipelit_audit_seals SET sealed_at = 0 WHERE number = 2",
+        "UPDATE pipelit_audit SET at = 'x' WHERE id = SECOND",
+        "UPDATE pipelit_audit SET reason = CAST(x'ff' AS TEXT) WHERE id = SECOND",
+        "UPDATE pipelit_audit SET reason = x'00' WHERE id = SECOND",
+    ],
+)
+def test_a_row_that_somebody_made_is_a_problem_and_no_accident(
+    sealed: Pipelit, clock: Clock, crafted: str
+) -> None:
+    """What no program of ours writes is named; verify, prune, status and rotation don't break."""
+    change(sealed, crafted)
+    assert sealed.audit.verify().problems
+    clock.advance(86_400)
+    with pytest.raises((AuditTampered, StorageError)):
+        sealed.audit.prune(datetime.fromtimestamp(clock(), UTC))
+    sealed.keys.status()
+    sealed.keys.rotate()
+
+
+@pytest.mark.backends("sqlite")
+def test_an_entry_that_somebody_made_is_sealed_as_it_is(sealed: Pipelit) -> None:
+    """One odd row doesn't keep the others from being sealed."""
+    change(
+        sealed, "UPDATE pipelit_audit SET at = 'x' WHERE id = (SELECT max(id) FROM pipelit_audit)"
+    )
+    write(sealed, "after")
+    assert sealed.audit.seal() == 2
+    assert sealed.audit.verify().problems == ()
+
+
+def test_nothing_is_built_on_a_seal_that_isnt_ours(sealed: Pipelit) -> None:
+    """A seal far ahead doesn't make the sealer think that all is done."""
+    change(
+        sealed,
+        "INSERT INTO pipelit_audit_seals (number, last_id, entries, digest, mac, sealed_at) "
+        "VALUES (99, 1000000, 1, 'd', 'm', 1)",
+    )
+    with pytest.raises(AuditTampered, match="seal 99"):
+        sealed.audit.seal()
 
 
 def test_what_isnt_sealed_is_not_pruned(pipelit: Pipelit, clock: Clock) -> None:

@@ -157,6 +157,59 @@ def test_the_mended_one_has_none(bad: Deployment) -> None:
     assert bad.check() == {}
 
 
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("[]", "server auth"),
+        ("{", "server CORS"),
+        ('{"http": "x"}', "server CORS"),
+        ('{"auth": "x:y"}', "server auth"),
+        ('{"http": {"cors": {"allow_origins": 5}}}', "server auth"),
+        ('{"http": {"cors": {"allow_origin_regex": "https?://.*"}}}', "server CORS"),
+    ],
+)
+def test_a_file_that_cant_be_read_is_not_well(
+    pipelit: Pipelit, tmp_path: Path, content: str, name: str
+) -> None:
+    """Odd forms are findings, and no traceback."""
+    (tmp_path / "langgraph.json").write_text(content)
+    assert name in wrong(pipelit.check(deploy=True, folder=tmp_path, environ={}))
+
+
+def test_an_env_file_that_cant_be_read_is_not_well(pipelit: Pipelit, tmp_path: Path) -> None:
+    """What stands in it is unknown, and that is said."""
+    (tmp_path / ".env").write_bytes(b"DEBUG=\xff\xfe")
+    assert "unknown" in wrong(pipelit.check(folder=tmp_path, environ={}))["env file"].found
+
+
+def test_looking_makes_no_database(tmp_path: Path) -> None:
+    """Where there is none there is none afterwards."""
+    url = f"sqlite:///{tmp_path}/sub/agents.db"
+    with Pipelit(database_url=url, encryption_keys=[Keyring.generate_key()]) as pipelit:
+        found = wrong(pipelit.check(deploy=True, folder=tmp_path, environ={}))
+    assert found["tables"].mend == "pipelit-agents init"
+    assert not (tmp_path / "sub").exists()
+
+
+def test_an_address_that_cant_be_read_tells_no_password(tmp_path: Path) -> None:
+    """A forgotten host makes the password the port: it isn't repeated."""
+    url = "postgresql+psycopg://alice:S3cretPass/agents"
+    with Pipelit(database_url=url, encryption_keys=[Keyring.generate_key()]) as pipelit:
+        found = str(wrong(pipelit.check(deploy=True, folder=tmp_path, environ={})))
+    assert "PIPELIT_DATABASE_URL" in found
+    assert "S3cret" not in found
+
+
+def test_nested_public_fields_are_read(pipelit: Pipelit, tmp_path: Path) -> None:
+    """An address in a list in an object is an address."""
+    pipelit.credentials.put(
+        "deep", "sk-123456789012", kind="x", created_by="alice",
+        public={"a": [{"url": "http://child.example"}], "b": "http://app.localhost:3000"},
+    )  # fmt: skip
+    found = wrong(pipelit.check(deploy=True, folder=tmp_path, environ={}))
+    assert "deep" in found["child URLs"].found
+
+
 def test_looking_changes_nothing(bad: Deployment) -> None:
     """A second look finds the same, but for the file that opening has made private."""
     assert bad.check().keys() - bad.check().keys() == {"database file"}
@@ -210,7 +263,13 @@ def test_drawn_keys_are_not_suspected() -> None:
     [
         ({"SECRET_KEY": "django-insecure-abcdefghijklmnopqrstuvwxyz0123456789"}, "SECRET_KEY"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY"),
+        ({"SECRET_KEY": "a" * 40}, "SECRET_KEY"),
+        ({"DJANGO_SECRET_KEY": "x"}, "SECRET_KEY"),
         ({"DJANGO_DEBUG": "1"}, "DEBUG"),
+        ({"DEBUG_MODE": "2"}, "DEBUG"),
+        ({"ALLOWED_ORIGINS": "*"}, "CORS"),
+        ({"MY_PUBLIC_URL": "https://a.example,http://b.example"}, "public URL"),
+        ({"PUBLIC_URL": "http://[bad"}, "public URL"),
         ({"CORS_ALLOW_ALL_ORIGINS": "true"}, "CORS"),
         ({"PIPELIT_PUBLIC_URL": "HTTP://agents.example"}, "public URL"),
         ({"READER_URL": "http://10.0.0.7:2024"}, "public URL"),

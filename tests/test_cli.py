@@ -67,7 +67,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, An
 
 
 PUT_X = ("credentials", "put", "x", "--kind", "k", "--created-by", "alice")
-ENDING = ("deactivate", "delete", "revoke", "prune")
+ENDING = ("deactivate", "delete", "revoke", "prune", "reset")
 # The one makes a key of nothing, the other says itself what it couldn't look at.
 ALWAYS_WORK = [("keys", "generate"), ("check",)]
 EVERY = list(commands(typer.main.get_command(app)))
@@ -321,7 +321,7 @@ def test_what_destroys_asks() -> None:
     ending = {path for path, _ in EVERY if path and path[-1] in ENDING}
     asking = {path for path, c in EVERY if "--yes" in {o for p in c.params for o in p.opts}}
     assert ending == asking
-    assert len(ending) == 5
+    assert len(ending) == 6
 
 
 @pytest.mark.parametrize(

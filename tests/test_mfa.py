@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pyotp
@@ -240,6 +241,78 @@ def test_who_can_have_one(pipelit: Pipelit, editor: Agent, app: pyotp.TOTP, cloc
     pipelit.users.deactivate("alice")
     with pytest.raises(UserInactive):
         pipelit.mfa.verify("alice", app.at(clock()))
+
+
+def test_a_code_that_cant_be_spent_turns_nothing_on(
+    pipelit: Pipelit, app: pyotp.TOTP, clock: Clock
+) -> None:
+    """An account that has to wait waits here too, and the secret that was shown stays pending."""
+    pipelit.mfa.reset("alice")
+    fresh = app_of(pipelit.mfa.enroll("alice"))
+    pipelit.mfa.confirm("alice", fresh.at(clock()))
+    clock.advance(30)
+    for _ in range(5):
+        with pytest.raises(CodeRejected):
+            pipelit.mfa.verify("alice", wrong(fresh, clock))
+    pipelit.mfa.reset("alice")
+    again = app_of(pipelit.mfa.enroll("alice"))
+    with pytest.raises(RateLimited):
+        pipelit.mfa.confirm("alice", again.at(clock()))
+    status = pipelit.mfa.status("alice")
+    assert (status.on, status.pending, status.recovery_codes) == (False, True, 0)
+    clock.advance(90)
+    assert len(pipelit.mfa.confirm("alice", again.at(clock()))) == 10
+
+
+def test_an_approval_is_used_once_by_what_acts(
+    pipelit: Pipelit, app: pyotp.TOTP, clock: Clock
+) -> None:
+    """The database is asked: what was approved, by whom, not long ago, and once."""
+    digest = "d" * 64
+    with pytest.raises(NotPermitted):
+        pipelit.mfa.require_approved(digest, approvers=["alice"])
+    pipelit.mfa.approve("alice", app.at(clock()), digest=digest)
+    for wanted, names in (("e" * 64, ["alice"]), (digest, ["bob"])):
+        with pytest.raises(NotPermitted):
+            pipelit.mfa.require_approved(wanted, approvers=names)
+    assert pipelit.mfa.require_approved(digest, approvers=["bob", "alice"]).actor == "alice"
+    with pytest.raises(NotPermitted, match="ask again"):
+        pipelit.mfa.require_approved(digest, approvers=["alice"])
+    clock.advance(30)
+    pipelit.mfa.approve("alice", app.at(clock()), digest=digest)
+    clock.advance(3601)
+    with pytest.raises(NotPermitted):
+        pipelit.mfa.require_approved(digest, approvers=["alice"])
+
+
+def test_of_many_that_act_at_once_one_may(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> None:
+    """One approval, twenty that want to act on it."""
+    pipelit.mfa.approve("alice", app.at(clock()), digest="d" * 64)
+
+    def act(_: int) -> bool:
+        try:
+            pipelit.mfa.require_approved("d" * 64, approvers=["alice"])
+        except NotPermitted:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(act, range(20))) == 1
+
+
+def test_nobody_denies_in_anothers_place(pipelit: Pipelit, editor: Agent) -> None:
+    """An agent or a name that isn't there denies nothing, with a code or without."""
+    with pytest.raises(NotPermitted):
+        pipelit.mfa.deny(editor.username, None, digest="d" * 64)
+    with pytest.raises(UserNotFound):
+        pipelit.mfa.deny("nobody", None, digest="d" * 64)
+
+
+@pytest.mark.parametrize("code", [123456, None, ["123456"]])
+def test_a_code_is_text(pipelit: Pipelit, app: pyotp.TOTP, code: Any) -> None:
+    """A number isn't one: its zeros would be lost."""
+    with pytest.raises(MalformedCode):
+        pipelit.mfa.verify("alice", code)
 
 
 def test_all_of_it_is_audited(pipelit: Pipelit, clock: Clock) -> None:

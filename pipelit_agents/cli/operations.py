@@ -7,10 +7,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import quote
 
 import typer
 
@@ -24,10 +25,11 @@ from pipelit_agents.cli.output import (
     moment,
     read_secret,
     reporting,
+    safe,
     show,
     show_table,
 )
-from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.errors import ConfigurationError, PipelitError
 
 if TYPE_CHECKING:
     from pipelit_agents import KeyStatus, Pipelit
@@ -44,8 +46,11 @@ Checkpoints = Annotated[
     typer.Option(
         "--checkpoints",
         help="Where sealed checkpoints are, to count those under an older key: a file of "
-        "SqliteSaver, or a postgresql:// address. May be repeated.",
+        "SqliteSaver, or env:NAME of a variable with a postgresql:// address. May be repeated.",
     ),
+]
+NoCheckpoints = Annotated[
+    bool, typer.Option("--no-checkpoints", help="There are no sealed checkpoints anywhere.")
 ]
 _MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
 _FOLLOW_EVERY: Final = 1.0
@@ -97,13 +102,32 @@ def generate(*, as_json: AsJson = False) -> None:
     hand_over("Made.", fields, "key", as_json=as_json)
 
 
+@keys.command("add")
+@reporting
+def add(*, as_json: AsJson = False) -> None:
+    """Make a key and put it before the old one in .env; nothing is sealed under it yet."""
+    from pipelit_agents.settings import add_key
+
+    path = add_key(Path(".env"))
+    fields = {
+        "file": str(path),
+        "next": "start all processes again, and then: pipelit-agents rotate-key",
+    }
+    show("Added.", fields, as_json=as_json)
+
+
 @keys.command("status")
 @reporting
-def status(*, checkpoints: Checkpoints = None, as_json: AsJson = False) -> None:
+def status(
+    *,
+    checkpoints: Checkpoints = None,
+    no_checkpoints: NoCheckpoints = False,
+    as_json: AsJson = False,
+) -> None:
     """Count what stands under which key, and say whether the older ones can go."""
     from pipelit_agents import Pipelit
 
-    with Pipelit.from_env() as pipelit, _savers(checkpoints) as savers:
+    with Pipelit.from_env() as pipelit, _savers(checkpoints, none=no_checkpoints) as savers:
         found = pipelit.keys.status(checkpointers=savers)
     show("", _status(found), as_json=as_json)
 
@@ -113,6 +137,7 @@ def rotate_key(
     *,
     batch: Annotated[int, typer.Option(help="How many rows are replaced at a time.", min=1)] = 100,
     checkpoints: Checkpoints = None,
+    no_checkpoints: NoCheckpoints = False,
     purge: Annotated[
         bool,
         typer.Option(
@@ -129,7 +154,7 @@ def rotate_key(
     """
     from pipelit_agents import Pipelit
 
-    with Pipelit.from_env() as pipelit, _savers(checkpoints) as savers:
+    with Pipelit.from_env() as pipelit, _savers(checkpoints, none=no_checkpoints) as savers:
         with _progress("sealing anew", quiet=as_json) as told:
             done = pipelit.keys.rotate(batch=batch, progress=told, checkpointers=savers)
         if purge:
@@ -153,24 +178,63 @@ def _progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]
 
 
 @contextmanager
-def _savers(addresses: Sequence[str] | None) -> Iterator[list[Any]]:
+def _savers(addresses: Sequence[str] | None, *, none: bool) -> Iterator[list[Any] | None]:
+    if addresses is None:
+        yield [] if none else None
+        return
     with ExitStack() as opened:
-        yield [opened.enter_context(_saver(address)) for address in addresses or []]
+        savers = []
+        for address in addresses:
+            try:
+                savers.append(opened.enter_context(_saver(address)))
+            except PipelitError:
+                raise
+            except Exception as error:
+                raise ConfigurationError(
+                    f"--checkpoints {address!r:.100} can't be opened ({type(error).__name__})"
+                ) from None
+        try:
+            yield savers
+        except (OSError, RuntimeError, PipelitError, typer.Exit):
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"--checkpoints: they can't be read ({type(error).__name__}): is it a "
+                "checkpointer's database?"
+            ) from None
 
 
 def _saver(address: str) -> Any:
+    import sqlite3
+
     try:
-        if address.startswith(("postgresql://", "postgres://")):
+        if address.startswith("env:"):
             from langgraph.checkpoint.postgres import PostgresSaver
 
-            return PostgresSaver.from_conn_string(address)
+            value = os.environ.get(address.removeprefix("env:"), "")
+            if not value.startswith(("postgresql://", "postgres://")):
+                raise ConfigurationError(
+                    f"--checkpoints {address}: no postgresql:// address is set"
+                )
+            return PostgresSaver.from_conn_string(value)
         from langgraph.checkpoint.sqlite import SqliteSaver
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"--checkpoints needs the checkpointer's package: {error}"
         ) from None
-    if not Path(address).is_file():
-        raise ConfigurationError(f"--checkpoints: there is no file {address!r:.200}")
+    if "://" in address:
+        raise ConfigurationError(
+            "--checkpoints: an address stands in the shell's history with its password; put it "
+            "into a variable, and name that: --checkpoints env:NAME"
+        )
+    # Looked at first: the saver would make its tables in whatever it is given.
+    try:
+        with closing(sqlite3.connect(f"file:{quote(address)}?mode=ro", uri=True)) as file:
+            file.execute("SELECT thread_id FROM checkpoints LIMIT 1").fetchone()
+    except sqlite3.Error:
+        raise ConfigurationError(
+            f"--checkpoints: {address!r:.200} is no file of SqliteSaver"
+        ) from None
     return SqliteSaver.from_conn_string(address)
 
 
@@ -183,10 +247,12 @@ def _status(found: KeyStatus) -> dict[str, Any]:
     if found.unreadable:
         fields["no_key_opens"] = list(found.unreadable)
     fields["checkpoints_under_an_older"] = (
-        "not counted: --checkpoints" if found.checkpoints is None else found.checkpoints
+        "not counted" if found.checkpoints is None else found.checkpoints
     )
     if len(found.keys) > 1:
         fields["older_keys_can_go"] = found.older_can_go
+        if found.older_can_go is None:
+            fields["next"] = "count sealed checkpoints: --checkpoints …, or --no-checkpoints"
     return fields
 
 
@@ -211,8 +277,10 @@ def enroll(
 
     from pipelit_agents import Pipelit
 
-    if png is not None and png.exists():
-        raise ConfigurationError(f"--png {png}: it is there already; name another file")
+    if png is not None and (png.exists() or not png.parent.is_dir()):
+        raise ConfigurationError(
+            f"--png {png}: name a file that isn't there yet, in a folder that is"
+        )
     with Pipelit.from_env() as pipelit:
         uri = pipelit.mfa.enroll(username).get_secret_value()
         asks = at_a_terminal() and not as_json
@@ -266,6 +334,19 @@ def disable(username: Name, *, as_json: AsJson = False) -> None:
     with Pipelit.from_env() as pipelit:
         pipelit.mfa.disable(username, given)
     show("Off.", {"username": username}, as_json=as_json)
+
+
+@mfa.command("reset")
+@reporting
+def reset(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
+    """End a second factor without a code, for who lost phone and recovery codes."""
+    from pipelit_agents import Pipelit
+
+    confirm(f"End the second factor of {username} without a code?", yes=yes)
+    with Pipelit.from_env() as pipelit:
+        pipelit.mfa.reset(username)
+    fields = {"username": username, "next": f"pipelit-agents mfa enroll {username}"}
+    show("Off.", fields, as_json=as_json)
 
 
 @mfa.command("status")
@@ -335,13 +416,16 @@ def entries(
 
 
 def _follow(pipelit: Pipelit, filters: dict[str, Any], seen: set[int], *, as_json: bool) -> None:
-    first = max(seen, default=0)
+    # What is asked for begins with the first one that was shown, or with what comes now.
+    newest = pipelit.audit.list(limit=1)
+    first = min(seen) if seen else (newest[-1].id + 1 if newest else 0)
     while True:
-        for entry in pipelit.audit.list(limit=10_000, after=max(0, first - _LATE), **filters):
-            # Before the first one that was shown are those that weren't asked for.
-            if entry.id not in seen and entry.id > first - _LATE * bool(seen):
+        for entry in pipelit.audit.list(limit=_LATE, after=first - 1, **filters):
+            if entry.id not in seen:
                 _print_entry(entry, as_json=as_json)
                 seen.add(entry.id)
+        first = max(first, max(seen, default=0) - _LATE)
+        seen &= set(range(first, max(seen, default=0) + 1))
         time.sleep(_FOLLOW_EVERY)
 
 
@@ -351,7 +435,7 @@ def _print_entry(entry: Any, *, as_json: bool) -> None:
         typer.echo(json.dumps(fields))
         return
     words = ("at", "actor", "subject", "action", "outcome", "reason", "node")
-    typer.echo("  ".join(str(fields[word]) or "-" for word in words))
+    typer.echo(safe("  ".join(str(fields[word]) or "-" for word in words)))
 
 
 def _since(option: str, text: str) -> datetime:
@@ -393,16 +477,32 @@ def seal(
 @reporting
 def head(
     *,
+    append: Annotated[
+        Path | None,
+        typer.Option(help="Add it to this file, if the heads that are in it still fit."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="As without it: one line of JSON.")
     ] = False,
 ) -> None:
     """Seal, and print the newest seal: one line of JSON, to be kept somewhere else."""
     from pipelit_agents import Pipelit
+    from pipelit_agents.errors import AuditTampered
 
+    kept = _heads("--append", append) if append is not None and append.exists() else []
     with Pipelit.from_env() as pipelit:
+        problems = pipelit.audit.verify(kept).problems
+        if problems:
+            raise AuditTampered(f"no head is made of a trail that was changed: {problems[0]}")
         pipelit.audit.seal()
-        typer.echo(pipelit.audit.head().to_json())
+        line = pipelit.audit.head().to_json()
+    if append is not None:
+        try:
+            with append.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+        except OSError as error:
+            raise ConfigurationError(f"--append {append}: {error.strerror}") from None
+    typer.echo(line)
 
 
 @audit.command("verify")
@@ -411,25 +511,34 @@ def verify_trail(
     *,
     against: Annotated[
         Path | None,
-        typer.Option("--head", help="A file with a line of `audit head`; a cut-off end shows."),
+        typer.Option(
+            "--head", help="A file with lines of `audit head`: each has to fit, so a cut-off shows."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check the trail against its seals; exit code 1 means that it was changed."""
-    from pipelit_agents import AuditHead, Pipelit
+    from pipelit_agents import Pipelit
 
-    kept = None
-    if against is not None:
-        try:
-            lines = against.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"--head {against}: it can't be read ({error})") from None
-        kept = AuditHead.from_json(lines[-1] if lines else "")
+    kept = [] if against is None else _heads("--head", against)
     with Pipelit.from_env() as pipelit:
         report = pipelit.audit.verify(kept)
     show("", dataclasses.asdict(report) | {"whole": not report.problems}, as_json=as_json)
     if report.problems:
         raise typer.Exit(1)
+
+
+def _heads(option: str, path: Path) -> list[Any]:
+    from pipelit_agents import AuditHead
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{option} {path}: it can't be read ({error})") from None
+    found = [AuditHead.from_json(line) for line in lines if line.strip()]
+    if not found:
+        raise ConfigurationError(f"{option} {path}: there is no head in it")
+    return found
 
 
 @audit.command("prune")

@@ -25,6 +25,7 @@ __all__ = [
     "read_secret",
     "read_secrets",
     "reporting",
+    "safe",
     "show",
     "show_table",
 ]
@@ -46,7 +47,7 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (PipelitError, ValueError, typer.Abort) as error:
+        except (OverflowError, PipelitError, ValueError, typer.Abort) as error:
             _fail(error, as_json=bool(kwargs.get("as_json")))
 
     return wrapped
@@ -65,11 +66,11 @@ def show(title: str, fields: Mapping[str, Any], *, as_json: bool, once: Sequence
         typer.echo(json.dumps({key: _plain(value) for key, value in fields.items()}, indent=2))
         return
     if title:
-        typer.echo(_safe(title))
+        typer.echo(safe(title))
     for key, value in fields.items():
         # Plain text in one line, however long: a key that is wrapped can't be copied.
         note = f"   ({ONCE})" if key in once else ""
-        typer.echo(f"  {key.replace('_', ' ')}: {_safe(_text(value))}{note}")
+        typer.echo(f"  {key.replace('_', ' ')}: {safe(_text(value))}{note}")
 
 
 def hand_over(title: str, fields: Mapping[str, Any], secret: str, *, as_json: bool) -> None:
@@ -115,12 +116,12 @@ def show_table(rows: Sequence[Any], columns: Sequence[str], *, as_json: bool) ->
         # Names are typed again and times compared, so these are never cut; others are folded.
         whole = column in ("username", "name", "id", "at") or column.endswith("_at")
         title = column.replace("_", " ")
-        longest = max(cell_len(title), *(cell_len(_safe(_text(row[column]))) for row in found))
+        longest = max(cell_len(title), *(cell_len(safe(_text(row[column]))) for row in found))
         least = longest if whole else min(longest, _FOLDED)
         table.add_column(title, no_wrap=whole, overflow="fold", min_width=least)
     for row in found:
         # As Text: of a string Rich would read the markup and the emoji codes.
-        table.add_row(*(Text(_safe(_text(row[column]))) for column in columns))
+        table.add_row(*(Text(safe(_text(row[column]))) for column in columns))
     console = Console()
     # A terminal that is too narrow wraps the lines; Rich would drop what doesn't fit.
     needed = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
@@ -167,7 +168,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not at_a_terminal():
         raise ValueError(f"{question} There is no terminal to ask at: add --yes to mean it")
-    typer.confirm(_safe(question), abort=True, err=True)
+    typer.confirm(safe(question), abort=True, err=True)
 
 
 def duration(option: str, value: str) -> timedelta:
@@ -176,7 +177,7 @@ def duration(option: str, value: str) -> timedelta:
     Raises:
         ValueError: It is none; the option is named.
     """
-    found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
+    found = re.fullmatch(r"([0-9]{1,5})([smhd])", value)
     if not found:
         raise ValueError(f"{option} {value!r} is not a duration; for example 30s, 10m, 2h or 90d")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
@@ -223,7 +224,7 @@ def _fail(error: Exception, *, as_json: bool) -> NoReturn:
     if as_json:
         typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
     else:
-        typer.echo(f"error: {_safe(message)}", err=True)
+        typer.echo(f"error: {safe(message)}", err=True)
     raise typer.Exit(1)
 
 
@@ -247,6 +248,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """The text, with what would drive a terminal written out."""
     # What somebody put into a purpose must not drive the operator's terminal.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

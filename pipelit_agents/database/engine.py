@@ -105,7 +105,7 @@ class Database:
         """Where it is, without opening it; None where that can't be read."""
         try:
             return make_url(self._url())
-        except ArgumentError:
+        except (ArgumentError, ValueError):
             return None
 
     @contextmanager
@@ -279,7 +279,8 @@ class Database:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except OSError as error:
             raise ConfigurationError(
-                f"the copy {path} can't be made ({error.strerror}): name a file that isn't there"
+                f"the copy {path} can't be made ({error.strerror}): name a file that isn't there "
+                "yet, in a folder that is"
             ) from None
         with _named_errors(self.engine):
             raw = self.engine.raw_connection()
@@ -377,6 +378,12 @@ def _engine(url: str, pool_size: int) -> Engine:
             return _server(parsed, pool_size)
         if parsed.get_backend_name() != "sqlite":
             raise ArgumentError("it has to be sqlite:///… or postgresql+psycopg://…")  # noqa: TRY301 - said below
+    except ValueError:
+        # Its words repeat a part of the address, which may be the password.
+        raise ConfigurationError(
+            f"{URL_SETTING} is not a database URL: after the host stands a port that is no number; "
+            "for example postgresql+psycopg://user@host:5432/database"
+        ) from None
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigurationError(
             f"{URL_SETTING} is not a database URL that can be used here ({error}); for example: "
