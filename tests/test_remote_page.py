@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from langgraph_server import LangGraphServer
 from redis_server import free_port
@@ -102,6 +103,26 @@ def test_both_domains_wrote_down_what_was_proven(answered: tuple[Typed, str]) ->
     for domain, action in (("research", "verify.request"), ("acme", "verify.proof")):
         said = Typed(typed.folder / domain, {}).run(sys.executable, "-c", show)
         assert action in said
+
+
+def test_what_a_studio_asks_for_is_there(answered: tuple[Typed, str]) -> None:
+    """The served lead is drawn with its children's names, and has schemas to fill in."""
+    typed, _ = answered
+    key = typed.run(
+        "bash", "-c", "cd acme && pipelit-agents users keys issue alice --name studio"
+    ).strip()
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{typed.ports['2025']}",
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=60,
+    ) as client:
+        (found,) = client.post("/assistants/search", json={"graph_id": "lead"}).json()
+        path = f"/assistants/{found['assistant_id']}"
+        drawn = client.get(f"{path}/graph", params={"xray": True}).json()
+        schemas = client.get(f"{path}/schemas").json()
+    names = " ".join(str(node["id"]) for node in drawn["nodes"])
+    assert all(word in names for word in ("delegate", "agent_reader", "report"))
+    assert "tasks" in schemas["input_schema"]["properties"]
 
 
 def test_the_repositorys_own_file_serves_both_graphs() -> None:

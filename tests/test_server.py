@@ -159,8 +159,10 @@ async def test_every_path_but_the_health_check_asks_for_a_key(world: World) -> N
     async with httpx.AsyncClient(base_url=world.server.url, timeout=60) as client:
         answers = await asyncio.gather(*(client.get(path) for path in closed))
         healthy = await client.get("/ok?check_db=1")
+        nothing = await client.get("/ui/x")
     assert [answer.status_code for answer in answers] == [401] * len(closed)
     assert healthy.json() == {"ok": True}
+    assert nothing.status_code == 404
 
 
 async def test_a_valid_key_doesnt_wait_behind_refusals(world: World) -> None:
