@@ -24,6 +24,7 @@ from pipelit_agents.errors import (
     AccountError,
     LedgerUnavailable,
     PipelitError,
+    SecondFactorError,
     VerificationError,
 )
 from pipelit_agents.names import require_username
@@ -113,6 +114,8 @@ def approve_with_totp(
     that isn't the operator alone, the node that acts asks the database in the place of the state:
     ``pipelit.mfa.require_approved(approval_digest(what), approvers=[…])``.
 
+    The node raises ``SecondFactorError`` before it asks, when nobody of the approvers could.
+
     Args:
         pipelit: Whose people.
         approvers: Who may approve; each a person with a second factor (``pipelit.mfa``).
@@ -150,6 +153,7 @@ def approve_with_totp(
         raise ValueError("approvers is empty: name at least one person")
 
     def prepare(state: _State) -> _Asked:
+        _require_somebody(pipelit, names)
         shown = reason(state["state"]) if callable(reason) else reason
         return _Asked(shown=shown, digest=approval_digest(shown))
 
@@ -222,6 +226,19 @@ class ApprovalGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
 def _whole(given: Any) -> Any:
     return given if given is None or isinstance(given, Command) else {"state": given}
+
+
+def _require_somebody(pipelit: Pipelit, approvers: Sequence[str]) -> None:
+    # Before anybody waits for an approval that can't come.
+    problems = []
+    for name in approvers:
+        try:
+            if pipelit.mfa.status(name).on:
+                return
+            problems.append(f"{name!r} has no second factor: pipelit-agents mfa enroll {name}")
+        except AccountError as error:
+            problems.append(str(error))
+    raise SecondFactorError(f"nobody of the approvers can approve: {'; '.join(problems)}")
 
 
 class _Unreadable(PipelitError):

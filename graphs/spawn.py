@@ -543,7 +543,7 @@ class _Parent:
         elif self._is_unknown():
             words = (
                 f"there is no account {self.name!r} in the lead's database; make it with: "
-                f"pipelit-agents agents create {self.name}"
+                f"pipelit-agents agents create {self.name} --owner … --purpose …"
             )
             reason = "peer unknown"
         else:

@@ -138,8 +138,10 @@ class AuditTrail:
             after: Only entries with a higher number.
 
         Raises:
-            ValueError: ``since`` has no time zone.
+            ValueError: ``since`` has no time zone, or ``outcome`` is another word.
         """
+        if outcome not in (None, "ok", "refused"):
+            raise ValueError(f"outcome is 'ok' or 'refused', not {outcome!r:.40}")
         query = select(AuditRow.__table__).where(AuditRow.id > after)
         for column, wanted in (
             (AuditRow.subject, subject), (AuditRow.actor, actor), (AuditRow.outcome, outcome)

@@ -140,13 +140,18 @@ class Deployment:
         return _OK, ""
 
     def _opens(self) -> Finding:
-        return ("it opens what is sealed" if self._pipelit.check_key() else "nothing is sealed"), ""
+        status = self._pipelit.keys.status()
+        if not status.unreadable:
+            sealed = status.newest + status.older
+            return (f"{sealed} values open" if sealed else "nothing is sealed"), ""
+        return (
+            f"no key opens {_some(status.unreadable)}",
+            "put the key back that sealed them, behind the newest; or set them anew: "
+            "pipelit-agents credentials put NAME …, agents rotate-totp NAME, mfa reset NAME",
+        )
 
     def _newest_key(self) -> Finding:
         status = self._pipelit.keys.status()
-        if status.unreadable:
-            shown = _some(status.unreadable)
-            return f"no key opens {shown}", "put the key back that sealed them, or set them anew"
         if status.older:
             return f"{status.older} values stand under an older key", "pipelit-agents rotate-key"
         return f"{status.newest} values stand under the newest key", ""
@@ -187,7 +192,7 @@ class Deployment:
 
     def _tables(self) -> Finding:
         if self._database.pending_migrations():
-            return "they are older than this package", "pipelit-agents init"
+            return "they aren't there, or are older than this package", "pipelit-agents init"
         return _OK, ""
 
     def _ledger(self) -> Finding:
@@ -371,8 +376,7 @@ class Deployment:
         if forever:
             return (
                 f"{len(forever)} never end: {_some(forever)}",
-                "pipelit-agents users keys issue NAME --name … --expires-in 90d, and then: "
-                f"users keys revoke {forever[0].split()[0]}",
+                _renewed(*forever[0].split(" of ")),
             )
         return _OK, ""
 
@@ -382,7 +386,7 @@ class Deployment:
         if unused:
             return (
                 f"{len(unused)} weren't used for 90 days: {_some(unused)}",
-                f"pipelit-agents users keys revoke {unused[0].split()[0]}",
+                f"pipelit-agents users keys revoke {unused[0].split()[0]} --yes",
             )
         return _OK, ""
 
@@ -446,6 +450,14 @@ def _texts(public: str) -> Iterable[str]:
             level += found
 
 
+def _renewed(key: str, username: str) -> str:
+    issue = f"pipelit-agents users keys issue {username} --name renewed --expires-in 90d"
+    return (
+        f"{issue}, put it where the old one is used (an agent that an agent made has it in the "
+        f"credential agent-key.{username}), and then: pipelit-agents users keys revoke {key} --yes"
+    )
+
+
 def _some(names: Iterable[str]) -> str:
     every = list(names)
     more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
@@ -453,7 +465,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 _ALWAYS: Final = (
-    ("key", Deployment._key, "a key that others know protects nothing"),
+    ("key", Deployment._key, "without a key that nobody else knows nothing is protected"),
     ("env file", Deployment._env_file, "who reads it has the key"),
     ("database file", Deployment._database_file, "who reads it has hashes, names and ciphertext"),
     ("tables", Deployment._tables, "code and tables of two versions don't fit"),
@@ -462,7 +474,7 @@ _ALWAYS: Final = (
     ("clock", Deployment._clock, "codes live half a minute"),
 )
 _DEPLOY: Final = (
-    ("newest key", Deployment._newest_key, "an older key has to stay as long"),
+    ("newest key", Deployment._newest_key, "an older key has to stay for as long"),
     ("redis password", Deployment._redis_password, "who reaches it clears locks and counters"),
     ("public URL", Deployment._public_url, "without TLS a Bearer key is anybody's"),
     ("child URLs", Deployment._child_urls, "a key that is sent in clear is anybody's"),
@@ -471,7 +483,7 @@ _DEPLOY: Final = (
     ("CORS", Deployment._cors, "any site could call with a user's browser"),
     ("server CORS", Deployment._server_cors, "any site could call with a user's browser"),
     ("server auth", Deployment._server_auth, "every endpoint needs an API key"),
-    ("second factor", Deployment._second_factor, "people approve by it"),
+    ("second factor", Deployment._second_factor, "a person is who has the key, and nobody more"),
     ("API keys expire", Deployment._key_expiry, "a forgotten key stays good for ever"),
     ("API keys used", Deployment._key_use, "a key that nobody misses is one that nobody guards"),
     ("audit", Deployment._audit, "what isn't sealed can be changed unseen"),

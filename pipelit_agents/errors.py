@@ -37,8 +37,9 @@ PipelitError
 A check that fails raises; it never returns ``False``. Attributes carry the evidence, so that
 callers needn't parse messages. No message holds a code, a secret or a key.
 
-Two are warnings: ``UnguardedRevealWarning``, a secret is revealed where nothing searches what the
-node returns; ``LedgerWarning``, the ledger's server may forget what it counts.
+Three are warnings: ``UnguardedRevealWarning``, a secret is revealed where nothing searches what
+the node returns; ``ShortSecretWarning``, a secret is too short to be searched for;
+``LedgerWarning``, the ledger's server may forget what it counts.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ __all__ = [
     "RequestRefused",
     "SecondFactorError",
     "SecretLeakError",
+    "ShortSecretWarning",
     "SpawnError",
     "StorageError",
     "UnguardedRevealWarning",
@@ -328,6 +330,10 @@ class RequestRefused(SpawnError):
 
 class UnguardedRevealWarning(UserWarning):
     """A secret is revealed in a node or tool that isn't decorated with ``guard`` or ``inject``."""
+
+
+class ShortSecretWarning(UserWarning):
+    """A secret is too short to be searched for in what leaves a node."""
 
 
 class LedgerWarning(UserWarning):

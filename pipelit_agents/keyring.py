@@ -117,6 +117,17 @@ class Keyring:
             raise UnsealError
         return content[_HEAD:]
 
+    def require_opening(self, token: str) -> None:
+        """Makes sure that a value was sealed under one of the keys, whatever for.
+
+        Raises:
+            UnsealError: It wasn't.
+        """
+        try:
+            self._fernet.decrypt(token)
+        except (InvalidToken, TypeError, ValueError):
+            raise UnsealError from None
+
     def reseal(self, token: str, purpose: str) -> str:
         """Seals a value anew, under the newest key: what replaces the token in its place.
 

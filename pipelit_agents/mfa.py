@@ -31,6 +31,7 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
+from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.names import require_username
 from pipelit_agents.otp import totp
@@ -387,10 +388,11 @@ class Mfa:
             self._insert_pending(connection, name, secret)
 
     def _insert_pending(self, connection: Connection, name: str, secret: bytes) -> None:
-        purpose = pending_purpose(name)
+        purpose, keyring = pending_purpose(name), self._keyring()
+        require_fitting(connection, keyring)
         pending = {
             "username": name,
-            "secret": Sealed(self._keyring().seal(secret, purpose), purpose),
+            "secret": Sealed(keyring.seal(secret, purpose), purpose),
             "failures": 0,
             "created_at": self._clock(),
         }

@@ -7,7 +7,7 @@ theirs beside the arguments that the model chose. Needs the extra ``langchain``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -19,7 +19,7 @@ from pipelit_agents.credentials.doors import guarded_argument, guarded_config, s
 from pipelit_agents.credentials.scope import Scope, opened_scope, searching_given
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
-from pipelit_agents.errors import CredentialError, CredentialScopeError
+from pipelit_agents.errors import ConfigurationError, CredentialError, CredentialScopeError
 from pipelit_agents.verification import Agent
 
 try:
@@ -110,6 +110,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         super().__init__()
         if credential is None and (model is not None or not tools):
             raise TypeError("CredentialMiddleware needs a credential for its model, or tools")
+        if agent is not None and not isinstance(agent, Agent):
+            raise TypeError('agent has to be a handle: pipelit.agent("agent_lead")')
         self.model: BaseChatModel = _Keyless(model_name=(model or "").partition(":")[2])
         self._credentials = credentials
         self._model = model
@@ -134,6 +136,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 model; it says which.
             SecretLeakError: What the model is given or answers holds the secret.
         """
+        self._require_tools(request.tools)
         if request.model is not self.model:
             return handler(request)
         with opened_scope() as scope:
@@ -147,6 +150,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any] | ExtendedModelResponse[Any] | Any:
         """As :meth:`wrap_model_call`; the credential is opened off the event loop."""
+        self._require_tools(request.tools)
         if request.model is not self.model:
             return await handler(request)
         with opened_scope() as scope:
@@ -185,6 +189,16 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             result = await handler(await asyncio.to_thread(self._filled, request, wanted, scope))
             scope.check(result, "what the tool returns")
             return result
+
+    def _require_tools(self, tools: Sequence[Any]) -> None:
+        there = [getattr(tool, "name", "") for tool in tools]
+        for name in self._parameters:
+            # An agent may have none at the moment, where it answers in a form.
+            if there and name not in there:
+                raise ConfigurationError(
+                    f"CredentialMiddleware: tools names {name!r}, which is no tool of this agent; "
+                    f"its tools are {', '.join(filter(None, there))}"
+                )
 
     def _built(self, scope: Scope) -> BaseChatModel:
         name = str(self._credential)

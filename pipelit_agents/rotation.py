@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from pipelit_agents.audit import AuditTrail, record
 from pipelit_agents.credentials.store import credential_place
@@ -240,6 +240,51 @@ class Keys:
 
     arotate = off_the_loop(rotate)
 
+    def forget_unreadable(self, *, by: str = OPERATOR) -> Sequence[str]:
+        """Deletes what no key opens: for a key that is lost for good.
+
+        Credentials, peerings and pending second factors go; agents keep their accounts without a
+        secret until ``users.rotate_totp``, and people are without a second factor.
+
+        Args:
+            by: Who asked for it, for the record.
+
+        Returns:
+            What was deleted.
+
+        Raises:
+            ConfigurationError: There is no key.
+        """
+        keyring, forgotten = self._keyring(), []
+        for place in _PLACES:
+            for row in list(self._rows(place, 500)):
+                shut = [] if isinstance(row, _Unread) else _shut(keyring, place, row)
+                if not shut and not isinstance(row, _Unread):
+                    continue
+                key = row.key if isinstance(row, _Unread) else getattr(row, place.key.key)
+                with self._database.writing(durable=True) as connection:
+                    if place.table is UserRow:
+                        gone = dict.fromkeys(shut or place.columns)
+                        connection.execute(
+                            update(UserRow).where(UserRow.username == key).values(gone)
+                        )
+                    else:
+                        connection.execute(delete(place.table).where(place.key == key))
+                    name = f"{place.table.__tablename__.removeprefix('pipelit_')} {key}"
+                    record(
+                        connection,
+                        at=self._clock(),
+                        actor=by,
+                        subject=str(key),
+                        action="keys.forget",
+                        outcome="ok",
+                        reason=name,
+                    )
+                forgotten.append(name)
+        return forgotten
+
+    aforget_unreadable = off_the_loop(forget_unreadable)
+
     def purge(self) -> None:
         """Makes what was replaced leave the database's files; for after a compromise.
 
@@ -369,6 +414,16 @@ def _tokens(place: _Place, row: Any) -> Iterator[tuple[str, str]]:
         sealed = getattr(row, column)
         if sealed is not None:
             yield column, sealed.token
+
+
+def _shut(keyring: Keyring, place: _Place, row: Any) -> list[str]:
+    found = []
+    for column, token in _tokens(place, row):
+        try:
+            keyring.unseal(token, place.columns[column](row))
+        except (TypeError, UnsealError, ValueError):
+            found.append(column)
+    return found
 
 
 def _name(place: _Place, row: Any, column: str) -> str:

@@ -27,6 +27,7 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
+from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.ledger.base import unlock
 from pipelit_agents.names import require_username
@@ -156,11 +157,18 @@ class Users:
         self._policy = policy
         self._clock = clock
 
-    def create(self, username: str, *, created_by: str = OPERATOR) -> NewUser:
+    def create(
+        self,
+        username: str,
+        *,
+        key_expires_at: datetime | None = None,
+        created_by: str = OPERATOR,
+    ) -> NewUser:
         """Makes the account of a person, with one API key.
 
         Args:
             username: 1 to 149 of ``a-z 0-9 _ . -``, the first a letter or digit.
+            key_expires_at: From when the API key isn't accepted; with a time zone.
             created_by: Who asked for it, for the record.
 
         Raises:
@@ -170,7 +178,8 @@ class Users:
         name = require_username(username)
         with self._database.writing(durable=True) as connection:
             self._insert(connection, name, kind="human", root_owner=name, created_by=created_by)
-            key = self._insert_key(connection, name, "first key", None, created_by)
+            expires = self._expiry("key_expires_at", key_expires_at)
+            key = self._insert_key(connection, name, "first key", expires, created_by)
         return NewUser(name, key.api_key)
 
     acreate = off_the_loop(create)
@@ -182,6 +191,7 @@ class Users:
         owner: str,
         purpose: str,
         may_create_agents: bool | None = None,
+        key_expires_at: datetime | None = None,
     ) -> NewAgent:
         """Makes an agent user: no password ever, a TOTP secret and an API key of its own.
 
@@ -191,6 +201,7 @@ class Users:
             purpose: What it is for, in a few words.
             may_create_agents: Whether it may make agents itself. By default an agent of a person
                 may, and an agent made by an agent may not.
+            key_expires_at: From when its API key isn't accepted; with a time zone.
 
         Raises:
             InvalidUsername: The name has another form.
@@ -204,7 +215,12 @@ class Users:
         name = require_username(username)
         with self._database.writing(durable=True) as connection:
             return self.create_agent_in(
-                connection, name, owner=owner, purpose=purpose, may_create_agents=may_create_agents
+                connection,
+                name,
+                owner=owner,
+                purpose=purpose,
+                may_create_agents=may_create_agents,
+                key_expires_at=key_expires_at,
             )
 
     acreate_agent = off_the_loop(create_agent)
@@ -217,6 +233,7 @@ class Users:
         owner: str,
         purpose: str,
         may_create_agents: bool | None = None,
+        key_expires_at: datetime | None = None,
     ) -> NewAgent:
         """As :meth:`create_agent`, in a transaction of the caller's on the same database."""
         belongs_to = self.find_in(connection, require_username(owner, argument="owner"))
@@ -258,10 +275,11 @@ class Users:
             root_owner=root,
             purpose=purpose,
             may_create_agents=may_create_agents,
-            totp_secret=self._seal(username, secret),
+            totp_secret=self._seal(connection, secret, totp_purpose(username)),
             created_by=owner,
         )
-        key = self._insert_key(connection, username, "first key", None, owner)
+        expires = self._expiry("key_expires_at", key_expires_at)
+        key = self._insert_key(connection, username, "first key", expires, owner)
         return NewAgent(username, key.api_key, provisioning_uri(username, secret))
 
     def find_in(self, connection: Connection, username: str) -> Row[Any]:
@@ -378,7 +396,7 @@ class Users:
                 update(UserRow)
                 .where(UserRow.username == row.username)
                 .values(
-                    totp_secret=self._seal(row.username, secret),
+                    totp_secret=self._seal(connection, secret, totp_purpose(row.username)),
                     totp_previous=row.totp_secret if overlap else None,
                     totp_previous_until=self._clock() + overlap.total_seconds() if overlap else 0.0,
                 )
@@ -423,7 +441,7 @@ class Users:
                     relation=relation,
                     agent=agent,
                     domain=domain,
-                    secret=Sealed(self._keyring().seal(secret, purpose), purpose),
+                    secret=self._seal(connection, secret, purpose),
                     created_at=self._clock(),
                     created_by=_storable(by)[:149],
                 )
@@ -458,8 +476,8 @@ class Users:
         require_username(name, argument="name")
         require_username(domain, argument="domain")
         peer = read_uri(uri, name=name)
-        sealed = self._seal(name, peer.secret)
         with self._database.writing(durable=True) as connection:
+            sealed = self._seal(connection, peer.secret, totp_purpose(name))
             self._lock_accounts(connection, name)
             before = connection.execute(
                 select(UserRow.__table__).where(UserRow.username == name)
@@ -507,13 +525,7 @@ class Users:
             UserInactive: It was deactivated.
             ValueError: The expiry has no time zone, or is past.
         """
-        expires = None
-        if expires_at is not None:
-            if expires_at.tzinfo is None:
-                raise ValueError("expires_at needs a time zone, for example datetime.now(UTC)")
-            expires = expires_at.timestamp()
-            if expires <= self._clock():
-                raise ValueError("expires_at is past")
+        expires = self._expiry("expires_at", expires_at)
         with self._database.writing(durable=True) as connection:
             row = _find(connection, require_username(username))
             if not row.active:
@@ -622,9 +634,19 @@ class Users:
 
     aauthenticate = off_the_loop(authenticate)
 
-    def _seal(self, username: str, secret: bytes) -> Sealed:
-        purpose = totp_purpose(username)
-        return Sealed(self._keyring().seal(secret, purpose), purpose)
+    def _expiry(self, argument: str, at: datetime | None) -> float | None:
+        if at is None:
+            return None
+        if at.tzinfo is None:
+            raise ValueError(f"{argument} needs a time zone, for example datetime.now(UTC)")
+        if at.timestamp() <= self._clock():
+            raise ValueError(f"{argument} is past")
+        return at.timestamp()
+
+    def _seal(self, connection: Connection, secret: bytes, purpose: str) -> Sealed:
+        keyring = self._keyring()
+        require_fitting(connection, keyring)
+        return Sealed(keyring.seal(secret, purpose), purpose)
 
     def _require_unshared(self, connection: Connection, name: str, peer: Enrolment) -> None:
         # Who knows the secret of two relations can play the one's part in the other; and a plain

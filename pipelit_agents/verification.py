@@ -265,7 +265,7 @@ class Verifier:
         if row is None:
             raise UserNotFound(
                 f"there is no account {username!r}; make it with users.create_agent or: "
-                f"pipelit-agents agents create {username}",
+                f"pipelit-agents agents create {username} --owner … --purpose …",
                 username=username,
             )
         if row.domain:

@@ -28,9 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs what stands on a backend on all that its module or its mark names."""
     marked = metafunc.definition.get_closest_marker("backends")
-    everywhere = getattr(metafunc.module, "BACKENDS", metafunc.config.getoption("everywhere"))
-    if "backend" in metafunc.fixturenames and (marked or everywhere):
-        listed = everywhere if isinstance(everywhere, tuple) else BACKENDS
+    named = getattr(metafunc.module, "BACKENDS", None)
+    everywhere = metafunc.config.getoption("everywhere") and named is not False
+    if "backend" in metafunc.fixturenames and (marked or named or everywhere):
+        listed = named if isinstance(named, tuple) and not everywhere else BACKENDS
         metafunc.parametrize("backend", marked.args if marked else listed, indirect=True)
 
 

@@ -67,7 +67,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, An
 
 
 PUT_X = ("credentials", "put", "x", "--kind", "k", "--created-by", "alice")
-ENDING = ("deactivate", "delete", "revoke", "prune", "reset")
+ENDING = ("deactivate", "delete", "revoke", "prune", "reset", "forget")
 # The one makes a key of nothing, the other says itself what it couldn't look at.
 ALWAYS_WORK = [("keys", "generate"), ("check",)]
 EVERY = list(commands(typer.main.get_command(app)))
@@ -310,7 +310,7 @@ def test_what_is_no_command_ends_with_2(run: Run, words: list[str]) -> None:
 )
 def test_nothing_is_destroyed_unasked(ready: Run, path: tuple[str, ...], command: Any) -> None:
     """Without a terminal and without --yes it is refused, and in JSON where that was asked for."""
-    words = ["--before", "90d"] if path[-1] == "prune" else ["alice"]
+    words = {"prune": ["--before", "90d"], "forget": []}.get(path[-1], ["alice"])
     done = ready(*path, *words, "--json")
     assert done.exit_code == 1
     assert "--yes" in json.loads(done.stdout)["error"]["message"]
@@ -321,7 +321,7 @@ def test_what_destroys_asks() -> None:
     ending = {path for path, _ in EVERY if path and path[-1] in ENDING}
     asking = {path for path, c in EVERY if "--yes" in {o for p in c.params for o in p.opts}}
     assert ending == asking
-    assert len(ending) == 6
+    assert len(ending) == 7
 
 
 @pytest.mark.parametrize(
@@ -475,3 +475,29 @@ def test_of_many_at_once_one_makes_the_key(folder: Path) -> None:
         made = [each for each in pool.map(make, range(12)) if each]
     assert len(made) == 1
     assert (folder / ".env").read_text().count("FIELD_ENCRYPTION_KEY=") == 1
+
+
+def test_an_accounts_first_key_may_end(ready: Run) -> None:
+    """As documented: with --expires-in on both kinds of account."""
+    ready("users", "create", "bob", "--expires-in", "90d")
+    words = ("--owner", "bob", "--purpose", "x", "--expires-in", "1d")
+    ready("agents", "create", "agent_bobs", *words)
+    for name in ("bob", "agent_bobs"):
+        (key,) = told(ready("users", "keys", "list", name, "--json"))
+        assert key["expires_at"]
+    assert "duration" in ready("users", "create", "eve", "--expires-in", "soon").stderr
+
+
+def test_a_redis_without_its_package_is_said(ready: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the extra is missing, the command says which, and shows no traceback."""
+    monkeypatch.setenv("PIPELIT_REDIS_URL", "redis://127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "redis", None)
+    done = ready("verify", "agent_editor", "agent_writer", stdin="12345678")
+    assert done.exit_code == 1
+    assert "pip install 'pipelit-agents[redis]'" in done.stderr
+
+
+def test_an_outcome_that_there_isnt_is_refused(ready: Run) -> None:
+    """A typing mistake isn't an empty list."""
+    assert "'ok' or 'refused'" in ready("audit", "--outcome", "bad").stderr
+    assert "or a time" in ready("audit", "--since", "yesterday").stderr

@@ -16,11 +16,13 @@ from pipelit_agents.errors import (
     CredentialNotFound,
     CredentialScopeError,
     InvalidUsername,
+    ShortSecretWarning,
     UserInactive,
     UserNotFound,
 )
 
-BACKENDS = True
+# Where attempts are counted makes no difference here.
+BACKENDS = ("sqlite", "postgres")
 
 VALUE = "sk-0123456789abcdef"
 
@@ -280,3 +282,10 @@ def test_a_kind_is_a_few_printable_characters(pipelit: Pipelit, kind: str) -> No
     """What one database would take and another not is refused by all."""
     with pytest.raises(CredentialError, match="kind"):
         pipelit.credentials.put("openai", VALUE, kind=kind, created_by="alice")
+
+
+def test_a_secret_that_is_too_short_to_be_searched_for_is_said(pipelit: Pipelit) -> None:
+    """It is sealed all the same; whoever puts it there knows what isn't watched."""
+    with pytest.warns(ShortSecretWarning, match="'pin' has a secret of less than 8"):
+        pipelit.credentials.put("pin", "abc1234", kind="pin", created_by="alice")
+    assert opened(pipelit, "pin") == "abc1234"

@@ -89,7 +89,8 @@ def test_the_drawing_names_the_evidence() -> None:
 
 def test_every_error_is_exported() -> None:
     """``errors.__all__`` is every class of the tree, and the two warnings."""
-    assert set(errors.__all__) == {*CLASSES, "LedgerWarning", "UnguardedRevealWarning"}
+    warnings = {"LedgerWarning", "ShortSecretWarning", "UnguardedRevealWarning"}
+    assert set(errors.__all__) == {*CLASSES, *warnings}
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))

@@ -36,6 +36,7 @@ from pydantic import BaseModel, SecretStr
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import (
+    ConfigurationError,
     CredentialError,
     CredentialNotAllowed,
     CredentialScopeError,
@@ -277,6 +278,20 @@ def test_a_tool_that_shows_the_parameter_is_refused(stored: Pipelit) -> None:
     """A key is passed only where the model doesn't see the parameter; the error says how."""
     with pytest.raises(CredentialError, match="InjectedToolArg"):
         agent_of(stored, [showing]).invoke(asked("use search"))
+
+
+async def test_a_tool_that_there_isnt_is_said_before_the_model_is_asked(
+    stored: Pipelit, chat: ChatServer
+) -> None:
+    """A mistyped name would have the model asked for the key; agents are handles, not names."""
+    agent = agent_of(stored, with_={"tools": {"serach": {"api_key": "serper"}}})
+    with pytest.raises(ConfigurationError, match=r"'serach'.*its tools are search"):
+        agent.invoke(asked("use search"))
+    with pytest.raises(ConfigurationError, match="'serach'"):
+        await agent.ainvoke(asked("use search"))
+    assert chat.requests == []
+    with pytest.raises(TypeError, match="handle"):
+        CredentialMiddleware(stored.credentials, credential="openai", agent="agent_lead")  # type: ignore[arg-type]
 
 
 def test_the_model_that_echoes_the_key_is_refused(stored: Pipelit, chat: ChatServer) -> None:

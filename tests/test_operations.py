@@ -114,10 +114,18 @@ def test_what_is_left_when_the_key_is_lost(ready: Run, folder: Path) -> None:
     assert told(ready("agents", "show", "agent_writer", "--json"))["username"] == "agent_writer"
     done = ready("check")
     assert done.exit_code == 1
-    assert "doesn't open" in done.stdout
+    assert "no key opens" in done.stdout
     assert ready("code", "agent_writer").exit_code == 1
+    # Nothing is sealed beside what another key has sealed, until that is given up.
+    put = ("credentials", "put", "y", "--kind", "llm", "--created-by", "alice")
+    assert "another one's" in ready(*put, stdin="s3cret-67890").stderr
+    assert "another one's" in ready("agents", "rotate-totp", "agent_writer").stderr
+    gone = told(ready("keys", "forget", "--yes", "--json"))["forgotten"]
+    assert gone == ["users agent_editor", "users agent_writer", "credentials x"]
+    assert ready(*put, stdin="s3cret-67890").exit_code == 0
     assert ready("agents", "rotate-totp", "agent_writer").exit_code == 0
     assert ready("code", "agent_writer").exit_code == 0
+    assert ready("check").exit_code == 0
 
 
 # Second factors

@@ -74,7 +74,7 @@ def test_one_code_has_one_winner(
     A plain code is given to eight verifiers, an audience code to its own one in all processes.
     """
     people(pipelit, PROCESSES)
-    for number in range(10):
+    for number in range(6):
         peer = f"agent_peer_{number}"
         pipelit.users.create_agent(peer, owner="owner_0", purpose="is verified")
         audience = None if kind == "plain" else "agent_0"
@@ -139,8 +139,8 @@ def test_of_200_verifiers_that_guess_at_once_100_are_evaluated(
     racing.verify(pipelit, judge, peer, code, "audience")
 
 
-def test_twenty_seconds_of_everybody_verifying_everybody(
-    pipelit: Pipelit, settings: dict[str, Any], crowd: Crowd
+def test_seconds_of_everybody_verifying_everybody(
+    pipelit: Pipelit, settings: dict[str, Any], redis_url: str | None, crowd: Crowd
 ) -> None:
     """Ten agents in 8 processes: no error but refusals, no code twice, no audit row lost.
 
@@ -148,7 +148,9 @@ def test_twenty_seconds_of_everybody_verifying_everybody(
     has exactly one row.
     """
     names = people(pipelit, 10, each=5)
-    given = [(seed, names, 20.0) for seed in range(PROCESSES * 3)]
+    # One of them is enough to find what takes long to come.
+    seconds = 20.0 if settings["database_url"].startswith("sqlite") and not redis_url else 8.0
+    given = [(seed, names, seconds) for seed in range(PROCESSES * 3)]
     outcomes = crowd.race(settings, STRICT, racing.soak, given)
     assert names_of(outcomes) == {"ok": len(given)}
     handed: Counter[tuple[str, ...]] = Counter()

@@ -198,6 +198,38 @@ def test_progress_is_told_to_the_end(rotating: Pipelit) -> None:
         rotating.keys.rotate(batch=0)
 
 
+def test_nothing_is_sealed_under_another_databases_key(
+    rotating: Pipelit, settings: dict[str, Any], clock: Clock
+) -> None:
+    """A key in the environment that isn't this database's neither overwrites nor adds a value."""
+    with alone(settings, Keyring.generate_key(), clock) as wrong:
+        for seals in (
+            lambda: wrong.credentials.put("openai", "x" * 20, kind="llm", created_by="alice"),
+            lambda: wrong.users.create_agent("agent_new", owner="alice", purpose="x"),
+            lambda: wrong.users.rotate_totp("agent_writer"),
+            lambda: wrong.users.issue_peering("agent_writer", domain="x"),
+            lambda: wrong.mfa.enroll("alice"),
+        ):
+            with pytest.raises(ConfigurationError, match="another one's"):
+                seals()
+    assert opened(rotating, "openai") == "sk-live-1234567890"
+    assert rotating.keys.status().unreadable == ()
+
+
+def test_what_a_lost_key_sealed_is_given_up_in_one_step(
+    rotating: Pipelit, settings: dict[str, Any], clock: Clock
+) -> None:
+    """What no key opens is deleted and named; agents keep their accounts for a new secret."""
+    with alone(settings, Keyring.generate_key(), clock) as after:
+        assert "credentials openai" in after.keys.forget_unreadable()
+        assert after.keys.status().unreadable == (
+            "1 seals of the audit trail (pipelit-agents audit verify)",
+        )
+        after.users.rotate_totp("agent_writer")
+        assert after.agent("agent_writer").totp_code().code
+        assert "keys.forget" in {entry.action for entry in after.audit.list()}
+
+
 # Checkpoints
 
 

@@ -22,7 +22,8 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 
-BACKENDS = True
+# Where attempts are counted makes no difference here.
+BACKENDS = ("sqlite", "postgres")
 
 
 def names(pipelit: Pipelit) -> list[str]:

@@ -27,17 +27,21 @@ keys = typer.Typer(help="API keys of any account.", no_args_is_help=True)
 users.add_typer(keys, name="keys")
 
 Name = Annotated[str, typer.Argument(help="The account, exactly as it is written.")]
+ExpiresIn = Annotated[
+    str | None,
+    typer.Option(help="How long its API key is good, such as 90d; by default for ever."),
+]
 _COLUMNS: Final = ("username", "owner", "purpose", "active", "created_at")
 
 
 @users.command("create")
 @reporting
-def create_user(username: Name, *, as_json: AsJson = False) -> None:
+def create_user(username: Name, *, expires_in: ExpiresIn = None, as_json: AsJson = False) -> None:
     """Make the account of a person, and show its API key once."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        new = pipelit.users.create(username)
+        new = pipelit.users.create(username, key_expires_at=_expiry(expires_in))
     fields = {"username": new.username, "api_key": new.api_key.get_secret_value()}
     show("Created.", fields, as_json=as_json, once=["api_key"])
 
@@ -63,6 +67,7 @@ def create_agent(
         bool | None,
         typer.Option(help="Whether it may make agents itself; by default a person's agent may."),
     ] = None,
+    expires_in: ExpiresIn = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an agent user, and show its API key and its otpauth URI once."""
@@ -70,7 +75,11 @@ def create_agent(
 
     with Pipelit.from_env() as pipelit:
         new = pipelit.users.create_agent(
-            username, owner=owner, purpose=purpose, may_create_agents=may_create_agents
+            username,
+            owner=owner,
+            purpose=purpose,
+            may_create_agents=may_create_agents,
+            key_expires_at=_expiry(expires_in),
         )
     fields = {
         "username": new.username,
@@ -218,9 +227,7 @@ def issue_key(
     """Make another API key of an account, and show it once; into a pipe goes the key alone."""
     from pipelit_agents import Pipelit
 
-    expires_at = None
-    if expires_in is not None:
-        expires_at = datetime.now(UTC) + duration("--expires-in", expires_in)
+    expires_at = _expiry(expires_in)
     with Pipelit.from_env() as pipelit:
         new = pipelit.users.issue_api_key(username, name=name, expires_at=expires_at)
     fields = {"id": new.id, "username": new.username, "api_key": new.api_key.get_secret_value()}
@@ -242,3 +249,9 @@ def revoke_key(
     with Pipelit.from_env() as pipelit:
         pipelit.users.revoke_api_key(key_id)
     show("Done.", {"revoked": key_id}, as_json=as_json)
+
+
+def _expiry(expires_in: str | None) -> datetime | None:
+    if expires_in is None:
+        return None
+    return datetime.now(UTC) + duration("--expires-in", expires_in)

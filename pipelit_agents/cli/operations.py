@@ -116,6 +116,18 @@ def add(*, as_json: AsJson = False) -> None:
     show("Added.", fields, as_json=as_json)
 
 
+@keys.command("forget")
+@reporting
+def forget(*, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Delete what no key opens: for a key that is lost for good."""
+    from pipelit_agents import Pipelit
+
+    confirm("Delete every credential, secret and peering that no key opens?", yes=yes)
+    with Pipelit.from_env() as pipelit:
+        gone = pipelit.keys.forget_unreadable()
+    show("Deleted.", {"forgotten": list(gone)}, as_json=as_json)
+
+
 @keys.command("status")
 @reporting
 def status(
@@ -295,7 +307,8 @@ def enroll(
             fields["qr_code"] = str(png)
         if not asks:
             fields["next"] = f"pipelit-agents mfa confirm {username}"
-        show("Scan it.", fields, as_json=as_json, once=["provisioning_uri"])
+        title = "Scan it." if asks or png else "Put this address into an authenticator app."
+        show(title, fields, as_json=as_json, once=["provisioning_uri"])
         if asks:
             _show_recovery(pipelit.mfa.confirm(username, read_secret("Code")), username)
 
@@ -447,7 +460,10 @@ def _since(option: str, text: str) -> datetime:
                 f"--since {text!r} is no time; for example 2026-01-31T12:00Z"
             ) from None
         return at if at.tzinfo else at.replace(tzinfo=UTC)
-    return datetime.now(UTC) - duration(option, text)
+    try:
+        return datetime.now(UTC) - duration(option, text)
+    except ValueError as error:
+        raise ValueError(f"{error}; or a time, 2026-01-31T12:00Z") from None
 
 
 @audit.command("seal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -17,6 +18,7 @@ from pipelit_agents.cli.output import (
     show,
     show_table,
 )
+from pipelit_agents.errors import ShortSecretWarning
 
 __all__ = ["credentials"]
 
@@ -63,10 +65,14 @@ def put(
         value = {each: given[prompt] for each, prompt in fields.items()}
     else:
         value = read_secret("Value")
-    with Pipelit.from_env() as pipelit:
+    with Pipelit.from_env() as pipelit, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ShortSecretWarning)
         info = pipelit.credentials.put(
             name, value, kind=kind, created_by=created_by, public=shown, allow=allow or None
         )
+    if not as_json:
+        for each in said:
+            typer.echo(f"warning: {each.message}", err=True)
     show("Sealed.", _fields(info), as_json=as_json)
 
 

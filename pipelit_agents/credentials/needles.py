@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus, unquote
 __all__ = ["Needles"]
 
 # Shorter ones would be found everywhere.
-_SHORTEST: Final = 8
+SHORTEST: Final = 8
 _SHORTEST_LINE: Final = 16
 _LINES: Final = 3
 # Within the first line of base64 that is broken into lines.
@@ -45,7 +45,7 @@ class Needles:
             for secret, name in revealed.items()
             for part in _parts(secret)
             for form in _forms(part)
-            if len(form) >= _SHORTEST
+            if len(form) >= SHORTEST
         }
         shown = {form.decode("utf-8", "surrogatepass") for form in self.forms}
         self.texts = sorted(shown, key=len, reverse=True)
@@ -102,7 +102,7 @@ def _named_secrets(name: str, value: Any) -> Iterator[str]:
 
 
 def _forms(secret: str) -> set[bytes]:
-    if len(secret) < _SHORTEST:
+    if len(secret) < SHORTEST:
         return set()
     plain = secret.encode("utf-8", "surrogatepass")
     in_json = json.dumps(secret)[1:-1]

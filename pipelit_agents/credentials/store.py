@@ -17,6 +17,7 @@ from pydantic import ConfigDict, SecretStr
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from pipelit_agents.audit import record
+from pipelit_agents.credentials.needles import SHORTEST
 from pipelit_agents.credentials.scope import (
     Scope,
     current_scope,
@@ -35,9 +36,11 @@ from pipelit_agents.errors import (
     CredentialNotAllowed,
     CredentialNotFound,
     CredentialScopeError,
+    ShortSecretWarning,
     UnguardedRevealWarning,
     UnsealError,
 )
+from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.names import is_username, require_username
 from pipelit_agents.twins import off_the_loop
@@ -127,9 +130,12 @@ class Credentials:
                 bound to the secret: changed in the database, it doesn't open any more.
             allow: The accounts that alone may open it; by default any may.
 
+        Warns:
+            ShortSecretWarning: A secret is too short to be searched for.
+
         Raises:
             CredentialError: The name, the value or a public field is unusable; it says which.
-            ConfigurationError: There is no key to seal it under.
+            ConfigurationError: There is no key to seal it under, or it isn't this database's.
         """
         with self._database.writing(durable=True) as connection:
             row = self.put_in(
@@ -170,12 +176,20 @@ class Credentials:
                 credential=name,
             )
         secrets = _secret_fields(name, value)
+        if any(len(secret) < SHORTEST for secret in secrets.values()):
+            warnings.warn(
+                f"credential {name!r} has a secret of less than {SHORTEST} characters: it is "
+                "sealed, and what a node returns or logs is not searched for it",
+                ShortSecretWarning,
+                stacklevel=3,
+            )
         shown = _canonical(name, dict(public or {}))
         may = None
         if allow is not None:
             may = json.dumps(sorted({require_username(each, argument="allow") for each in allow}))
         now = self._clock()
         keyring = self._keyring()
+        require_fitting(connection, keyring)
         place = credential_place(name, kind, shown, may)
         hint_place = f"{place}:hint"
         values = {
@@ -540,7 +554,7 @@ def _find(connection: Connection, name: str) -> Row[Any]:
     if row is None:
         raise CredentialNotFound(
             f"there is no credential {name!r:.80}; put it there with credentials.put or: "
-            f"pipelit-agents credentials put {name:.80}",
+            f"pipelit-agents credentials put {name:.80} --kind … --created-by …",
             credential=name,
         )
     return row

@@ -384,7 +384,12 @@ def _engine(url: str, pool_size: int) -> Engine:
             f"{URL_SETTING} is not a database URL: after the host stands a port that is no number; "
             "for example postgresql+psycopg://user@host:5432/database"
         ) from None
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{URL_SETTING} names a database whose driver is not installed ({error}); for "
+            "postgresql+psycopg://…: pip install 'pipelit-agents[postgres]'"
+        ) from None
+    except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigurationError(
             f"{URL_SETTING} is not a database URL that can be used here ({error}); for example: "
             "sqlite:///.pipelit/agents.db, or postgresql+psycopg://user@host/database with "

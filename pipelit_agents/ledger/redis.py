@@ -207,10 +207,11 @@ class RedisLedger:
         return tuple(answer)
 
     def _run(self, keys: Sequence[str], values: Sequence[Any]) -> list[bytes]:
-        from redis.exceptions import NoScriptError
-
         with named_errors(self._url):
             client = self._connected()
+            # Where it isn't installed, connecting has said so.
+            from redis.exceptions import NoScriptError
+
             try:
                 try:
                     found = client.evalsha(self._sha, len(keys), *keys, *values)
