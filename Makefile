@@ -62,11 +62,11 @@ canary: $(READY)
 	cd tests && ../$(BIN)/python canary.py
 
 pytest: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 # Every test that stands on a database, on each kind of it: some minutes more than `make test`.
 everywhere: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --everywhere
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --everywhere
 
 # One after the other, also under `make -j`; the tests last, so that their count is the last line.
 test: $(READY)

@@ -149,7 +149,7 @@ def test_seconds_of_everybody_verifying_everybody(
     """
     names = people(pipelit, 10, each=5)
     # One of them is enough to find what takes long to come.
-    seconds = 12.0 if settings["database_url"].startswith("sqlite") and not redis_url else 6.0
+    seconds = 8.0 if settings["database_url"].startswith("sqlite") and not redis_url else 4.0
     given = [(seed, names, seconds) for seed in range(PROCESSES * 3)]
     outcomes = crowd.race(settings, STRICT, racing.soak, given)
     assert names_of(outcomes) == {"ok": len(given)}

@@ -34,7 +34,10 @@ for await (const line of createInterface({ input: process.stdin })) {
 }
 """
 
-pytestmark = pytest.mark.skipif(NPM is None, reason="Node isn't installed here")
+pytestmark = [
+    pytest.mark.skipif(NPM is None, reason="Node isn't installed here"),
+    pytest.mark.xdist_group("Node"),
+]
 
 
 class Child:
