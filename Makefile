@@ -62,19 +62,17 @@ canary: $(READY)
 	cd tests && ../$(BIN)/python canary.py
 
 pytest: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 # Every test that stands on a database, on each kind of it: some minutes more than `make test`.
 everywhere: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --everywhere
+	$(BIN)/python -m pytest -n $(WORKERS) --everywhere
 
-# One after the other, also under `make -j`; the tests last, so that their count is the last line.
+# In this order, also under `make -j`; the tests last, so that their count is the last line.
 test: $(READY)
 	$(MAKE) --no-print-directory lint
-	$(MAKE) --no-print-directory types
-	$(MAKE) --no-print-directory wheel
-	$(MAKE) --no-print-directory docs
-	$(MAKE) --no-print-directory notebooks
+	$(MAKE) --no-print-directory -j2 types wheel
+	$(MAKE) --no-print-directory -j2 docs notebooks
 	$(MAKE) --no-print-directory pytest
 
 clean:

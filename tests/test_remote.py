@@ -31,8 +31,6 @@ from pipelit_agents.errors import (
 from pipelit_agents.graphs import Envelope, SpawnRequest, remote_child, spawn_and_await
 from pipelit_agents.graphs.messages import state_to_bytes
 
-# Its servers are started once, whichever tests run.
-pytestmark = pytest.mark.xdist_group("two servers")
 HERE = Path(__file__).parent
 CREDENTIAL = "research-server"
 Meddle = Callable[[Passing], None]

@@ -16,8 +16,6 @@ import pytest
 from langgraph_server import LangGraphServer
 from redis_server import free_port
 
-# Its servers are started once, whichever tests run.
-pytestmark = pytest.mark.xdist_group("the page's servers")
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "remote.md").read_text()
 BLOCKS = re.findall(r"```(sh|json|python)\n(.*?)```", PAGE, re.DOTALL)

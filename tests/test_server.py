@@ -20,8 +20,6 @@ from sqlalchemy import text
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.server import FailureDelay, make_auth
 
-# Its servers are started once, whichever tests run.
-pytestmark = pytest.mark.xdist_group("one server")
 HERE = Path(__file__).parent
 # Some second of each year's first day: a cron that doesn't run while this does.
 YEARLY = "0 0 1 1 *"

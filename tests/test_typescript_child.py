@@ -34,10 +34,7 @@ for await (const line of createInterface({ input: process.stdin })) {
 }
 """
 
-pytestmark = [
-    pytest.mark.skipif(NPM is None, reason="Node isn't installed here"),
-    pytest.mark.xdist_group("Node"),
-]
+pytestmark = pytest.mark.skipif(NPM is None, reason="Node isn't installed here")
 
 
 class Child:
