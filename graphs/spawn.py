@@ -270,7 +270,8 @@ def spawn_and_await(
         max_answer_bytes: How large an answer may be.
 
     Returns:
-        A compiled graph, to be added as a node.
+        A compiled graph, to be added as a node. Run, it raises ``SpawnError`` also where the state
+        has no ``tasks``.
 
     Raises:
         TypeError: A child isn't verified, and nothing says that it needn't be.
@@ -324,9 +325,15 @@ def spawn_and_await(
                 "spawns itself has to end somewhere",
                 max_depth=max_depth,
             )
+        if "tasks" not in state:
+            # LangGraph drops what a state's schema doesn't declare, and says nothing.
+            raise SpawnError(
+                "the state has no 'tasks': declare it in the graph's state (tasks: "
+                "list[SpawnTask]) and write it before this node, an empty list for nothing to do"
+            )
         orders = [
             _order(position, task, children, depth, lead)
-            for position, task in enumerate(state.get("tasks") or [])
+            for position, task in enumerate(state["tasks"] or [])
         ]
         problems = [order["problem"] for order in orders if "problem" in order]
         if problems and on_failure == "raise":

@@ -117,7 +117,6 @@ class Deployment:
 
     def _check(self, name: str, look: Callable[[Deployment], Finding], why: str) -> Check:
         if self._missing and name in _OF_THE_DATABASE:
-            # Looking would make it.
             return Check(name, False, "there is no database", why, "pipelit-agents init")
         try:
             found, mend = look(self)
@@ -170,7 +169,7 @@ class Deployment:
 
     def _database_file(self) -> Finding:
         if not self._modes:
-            raise _NotApplicable("it is a server's")
+            raise _NotApplicable("there is none" if self._missing else "it is a server's")
         wide = [str(path) for path, mode in self._modes.items() if mode & 0o077]
         if wide:
             return (

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from conftest import Clock
@@ -38,6 +38,7 @@ from spawning import (
     tasks,
     upper,
 )
+from typing_extensions import TypedDict
 
 from pipelit_agents import Agent, Keyring, Pipelit, Secret
 from pipelit_agents.errors import (
@@ -49,7 +50,14 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
-from pipelit_agents.graphs import ANYONE, Envelope, SpawnRequest, spawn_and_await, verified_child
+from pipelit_agents.graphs import (
+    ANYONE,
+    Envelope,
+    SpawnRequest,
+    SpawnResult,
+    spawn_and_await,
+    verified_child,
+)
 from pipelit_agents.graphs.messages import state_to_bytes
 from pipelit_agents.graphs.spawn import _on_another_loop
 
@@ -113,6 +121,22 @@ async def test_fifty_children_on_the_event_loop(lead: Agent, researcher: Agent) 
     graph = parent_of(lead, {NAME: verified_child(graph_of(), researcher)})
     state = await graph.ainvoke(tasks(*(f"q{n}" for n in range(50))))
     assert [result["output"]["a"] for result in state["results"]] == [f"Q{n}" for n in range(50)]
+
+
+@pytest.mark.parametrize("on_failure", ["raise", "collect"])
+def test_a_state_without_tasks_is_a_mistake(
+    lead: Agent, researcher: Agent, on_failure: Literal["raise", "collect"]
+) -> None:
+    """A state that doesn't declare tasks loses them: the node says so, and doesn't end in peace."""
+
+    class Undeclared(TypedDict, total=False):
+        results: list[SpawnResult]
+
+    child = verified_child(graph_of(), researcher)
+    builder = StateGraph(Undeclared)
+    builder.add_node("delegate", spawn_and_await(lead, {NAME: child}, on_failure=on_failure))
+    builder.add_edge(START, "delegate")
+    assert "no 'tasks'" in str(the_error(builder.compile(), {"results": []}))
 
 
 def test_the_time_of_the_proof_is_told(lead: Agent, researcher: Agent, clock: Clock) -> None:

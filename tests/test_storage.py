@@ -13,7 +13,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from conftest import Clock
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError
 
 from pipelit_agents import Keyring, Pipelit
@@ -176,11 +176,26 @@ def test_a_schema_can_be_made_twice(pipelit: Pipelit) -> None:
 
 def test_an_empty_database_has_pending_migrations(database_url: str) -> None:
     """Before ``create_schema`` there is something to migrate."""
+    if (path := make_url(database_url).database) and database_url.startswith("sqlite"):
+        Path(path).parent.mkdir()
+        Path(path).touch()
     database = Database(lambda: database_url)
     assert database.pending_migrations() is True
     database.create_schema()
     assert database.pending_migrations() is False
     database.close()
+
+
+def test_a_mistyped_address_makes_no_file(tmp_path: Path) -> None:
+    """Whoever uses a database where none is, is told the whole path, and makes no file."""
+    pipelit = Pipelit(
+        database_url=f"sqlite:///{tmp_path}/agnets/agents.db",
+        encryption_keys=[Keyring.generate_key()],
+    )
+    for use in (pipelit.users.list, lambda: pipelit.users.create("alice")):
+        with pytest.raises(StorageError, match=rf"no database at {tmp_path}/agnets/agents\.db"):
+            use()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_schema_can_be_made_by_two_processes_at_once(tmp_path: Path, clock: Clock) -> None:
@@ -337,6 +352,8 @@ def test_it_goes_on_after_close(pipelit: Pipelit) -> None:
 def test_threads_open_one_engine(database_url: str) -> None:
     """Many threads at first use share one pool of connections."""
     database = Database(lambda: database_url)
+    database.create_schema()
+    database.close()
     found = []
     threads = [Thread(target=lambda: found.append(database.engine)) for _ in range(16)]
     for each in threads:

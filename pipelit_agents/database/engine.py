@@ -89,6 +89,9 @@ class Database:
     @property
     def engine(self) -> Engine:
         """The engine; made at first use, and anew in a forked child."""
+        return self._open(create=False)
+
+    def _open(self, *, create: bool) -> Engine:
         if self._process != os.getpid():
             # SQLite's connections and locks don't survive a fork. They aren't closed either: the
             # parent still uses the file.
@@ -97,7 +100,7 @@ class Database:
         if self._engine is None:
             with self._opening:
                 if self._engine is None:
-                    self._engine = _engine(self._url(), self._pool_size)
+                    self._engine = _engine(self._url(), self._pool_size, create=create)
         return self._engine
 
     @property
@@ -182,7 +185,9 @@ class Database:
         return boot_id() if self.engine.dialect.name == "sqlite" else ""
 
     def create_schema(self) -> None:
-        """Brings the tables to the newest form; does nothing where they are.
+        """Makes the database's file, and brings the tables to the newest form.
+
+        Nothing else makes a file: a mistyped address is an error, not one more empty database.
 
         Raises:
             StorageError: The database can't be reached or refused a statement.
@@ -192,6 +197,7 @@ class Database:
 
         from pipelit_agents.database.models import EpochRow
 
+        self._open(create=True)
         # Alembic keeps the migration that is under way in a global variable.
         with _migrating, self.writing() as connection:
             if connection.dialect.name != "sqlite":
@@ -368,7 +374,7 @@ def _server(parsed: URL, pool_size: int) -> Engine:
     return engine
 
 
-def _engine(url: str, pool_size: int) -> Engine:
+def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
     try:
         parsed = make_url(url)
         dialect = parsed.get_dialect()
@@ -403,7 +409,7 @@ def _engine(url: str, pool_size: int) -> Engine:
             "sqlite:////tmp/agents.db"
         )
     path = Path(name)
-    _make_private(path)
+    _make_private(path, create=create)
     engine = create_engine(
         parsed, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, hide_parameters=True
     )
@@ -430,18 +436,23 @@ def _synchronous() -> str:
     return "NORMAL" if boot_id() else "FULL"
 
 
-def _make_private(path: Path) -> None:
+def _make_private(path: Path, *, create: bool) -> None:
     try:
-        if not path.parent.exists():
+        if create and not path.parent.exists():
             path.parent.mkdir(parents=True, mode=0o700)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
         try:
             if os.fstat(descriptor).st_mode & 0o077:
                 os.chmod(path, 0o600)  # noqa: PTH101 - beside os.open
         finally:
             os.close(descriptor)
+    except FileNotFoundError:
+        raise StorageError(
+            f"there is no database at {path.absolute()}: make it with pipelit.create_schema() or: "
+            f"pipelit-agents init (setting: {URL_SETTING})"
+        ) from None
     except OSError as error:
         raise ConfigurationError(
-            f"the database file {path} can't be opened for writing ({error.strerror}); "
+            f"the database file {path.absolute()} can't be opened for writing ({error.strerror}); "
             f"change {URL_SETTING} or the folder's permissions"
         ) from None
