@@ -25,7 +25,7 @@ from pipelit_agents import Agent, Challenge, Pipelit, Proof
 from pipelit_agents.errors import ProofRejected
 from pipelit_agents.proof import Binding, derive_challenge
 
-VECTORS = Path(__file__).parent / "vectors" / "proof.json"
+VECTORS = Path(__file__).parent.parent / "docs" / "proof-vectors.json"
 
 # The worked example. What follows is written from docs/protocol.md with struct, hashlib and hmac
 # only; the library is compared with it, and so is the file that is published.
@@ -158,7 +158,7 @@ def bindings() -> dict[str, Binding]:
 
 
 def test_the_published_example_is_right() -> None:
-    """Each value in tests/vectors/proof.json is what the protocol's words give."""
+    """Each value in docs/proof-vectors.json is what the protocol's words give."""
     assert json.loads(VECTORS.read_text()) == worked()
 
 

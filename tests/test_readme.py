@@ -21,11 +21,13 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
-def _run(code: str, folder: Path) -> str:
+def run(code: str, folder: Path, typed: str = "") -> str:
+    """What a block prints in a folder, when somebody types that."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
         env=_environment(),
+        input=typed,
         capture_output=True,
         text=True,
         check=False,
@@ -35,10 +37,8 @@ def _run(code: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the README's own commands were typed."""
-    folder = tmp_path_factory.mktemp("readme")
+def set_up(folder: Path) -> Path:
+    """Types the README's own commands in a folder."""
     for line in SETUP.splitlines():
         words = shlex.split(line, comments=True)
         if words:
@@ -51,27 +51,33 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's own commands were typed."""
+    return set_up(tmp_path_factory.mktemp("readme"))
+
+
 def test_the_first_block_shows_a_refusal(tmp_path: Path) -> None:
     """The first code runs as it stands, in an empty folder, and two checks are refused."""
-    said = _run(PYTHON[0], tmp_path).splitlines()
+    said = run(PYTHON[0], tmp_path).splitlines()
     assert said[0] == "agent_writer is who it says it is"
     assert [line.split(" is told: ")[0] for line in said[1:]] == ["agent_editor", "agent_stranger"]
 
 
 def test_the_spawn_block_ends_verified(prepared: Path) -> None:
     """The spawn of the README gives a verified answer."""
-    assert _run(PYTHON[1], prepared) == "verified WHY?\n"
+    assert run(PYTHON[1], prepared) == "verified WHY?\n"
 
 
 def test_the_credential_block_masks_and_injects(prepared: Path) -> None:
     """The credential of the README is shown masked, and opened inside the node."""
-    assert _run(PYTHON[2], prepared).splitlines() == ["…ijkl", "a key of 15 characters"]
+    assert run(PYTHON[2], prepared).splitlines() == ["…ijkl", "a key of 15 characters"]
 
 
 def test_the_tools_block_names_the_tools(prepared: Path) -> None:
     """The toolkit of the README has the three tools under their names."""
     names = "['get_totp_code', 'verify_peer', 'create_agent_user']"
-    assert _run(PYTHON[3], prepared).strip() == names
+    assert run(PYTHON[3], prepared).strip() == names
 
 
 def test_each_use_is_short() -> None:
@@ -85,15 +91,20 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
     run = {
         "README.md": "test_readme.py",
         "remote.md": "test_remote_page.py",
+        "guide.md": "test_guide.py",
         "operations.md": "test_operations.py",
     }
-    shown = {"deployment.md": "set-up of servers", "protocol.md": "forms of JSON"}
+    shown = {
+        "deployment.md": "set-up of servers",
+        "index.md": "the README again",
+        "protocol.md": "forms of JSON",
+    }
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         if "```" in page.read_text() and page.name not in shown:
             assert page.name in (Path(__file__).parent / run[page.name]).read_text(), page
 
 
-def test_every_block_is_run() -> None:
+def test_every_block_isrun() -> None:
     """A block that is added to the README has to be run by a test here."""
     assert len(PYTHON) == 4
 

@@ -1,0 +1,120 @@
+"""docs/guide.md: every recipe runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pyotp
+import pytest
+from test_readme import run, set_up
+
+from pipelit_agents import Pipelit
+
+PAGE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
+RECIPES = {
+    title: code
+    for title, code in re.findall(r"^## (.*?)\n.*?```python\n(.*?)```", PAGE, re.DOTALL | re.M)
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's own commands were typed."""
+    return set_up(tmp_path_factory.mktemp("guide"))
+
+
+def test_each_recipe_has_one_block_and_a_test() -> None:
+    """A recipe that is added has to be run by a test here."""
+    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 8
+
+
+def test_a_workflow_delegates_and_goes_on(prepared: Path) -> None:
+    """What was proven comes out in task order, and how far it is was told."""
+    said = run(RECIPES["A workflow that delegates and goes on"], prepared).splitlines()
+    assert said[-1] == "about otters: a lot; about holts: a lot"
+    assert sorted(said[:-1]) == [
+        f"agent_researcher {index} {event}"
+        for index in (0, 1)
+        for event in ("running", "spawned", "verified")
+    ]
+
+
+def test_a_prebuilt_agent_is_a_child(prepared: Path) -> None:
+    """The messages of a prebuilt agent come out of the spawn."""
+    assert run(RECIPES["A prebuilt agent as a child"], prepared) == "Otters sleep in holts.\n"
+
+
+def test_a_tool_with_a_key(prepared: Path) -> None:
+    """The model's schema has no key, and the opening is in the audit."""
+    said = run(RECIPES["A tool with a key that no model sees"], prepared).splitlines()
+    assert said == [
+        "['city']",
+        "asked https://weather.example about Bern with 1 header",
+        "credential.reveal",
+    ]
+
+
+def test_context_beside_a_secret(prepared: Path) -> None:
+    """The runtime's context and the secret arrive in one node."""
+    code = RECIPES["Runtime context beside a secret"]
+    assert run(code, prepared) == "in Romansh, with ****9894\n"
+
+
+def test_encrypted_checkpoints_and_masked_logs(prepared: Path) -> None:
+    """The file holds no state in clear, and the log no key."""
+    code = RECIPES["Encrypted checkpoints, masked logs"]
+    said = run(f"import sys; sys.stderr = sys.stdout\n{code}", prepared)
+    assert said.splitlines() == [
+        "asking with ****",
+        "in the files: False",
+        "for who has the key: {'diagnosis': 'a cold'}",
+    ]
+
+
+@pytest.mark.parametrize("approves", [True, False])
+def test_a_person_approves(tmp_path: Path, approves: bool) -> None:
+    """A wrong code asks again; Alice's pays, and nothing in its place denies."""
+    folder = set_up(tmp_path)
+    key = (folder / ".env").read_text().partition("=")[2].strip()
+    url = f"sqlite:///{folder}/.pipelit/agents.db"
+    with Pipelit(database_url=url, encryption_keys=[key]) as pipelit:
+        app = pyotp.parse_uri(pipelit.mfa.enroll("alice").get_secret_value())
+        assert isinstance(app, pyotp.TOTP)
+        # The code before this half minute's, so that this one's is left for the approval.
+        pipelit.mfa.confirm("alice", app.at(int(time.time()) - 30))
+    said = run(
+        RECIPES["A person approves before something is done"],
+        folder,
+        typed=f"12345678\n{app.now() if approves else ''}\n",
+    )
+    assert said.count("'pay': 70") == 2
+    assert said.splitlines()[-1].endswith("paid 70" if approves else "nothing")
+
+
+def test_a_bearer_key_in_front_of_a_service(prepared: Path) -> None:
+    """A good key is let in, and whatever else is refused in the same words."""
+    asking = """
+from fastapi.testclient import TestClient
+
+client = TestClient(app)
+key = pipelit.users.issue_api_key("alice", name="a test").api_key.get_secret_value()
+print(client.get("/whoami", headers={"Authorization": f"Bearer {key}"}).json())
+refusals = {
+    (answer.status_code, answer.text, answer.headers["WWW-Authenticate"])
+    for header in ({}, *({"Authorization": f"{word} {key}x"} for word in ("Bearer", "Basic", "")))
+    for answer in [client.get("/whoami", headers=header)]
+}
+print(refusals)
+"""
+    said = run(RECIPES["A Bearer key in front of your own service"] + asking, prepared)
+    assert said.splitlines() == [
+        "{'name': 'alice'}",
+        "{(401, '{\"detail\":\"unauthorized\"}', 'Bearer')}",
+    ]
+
+
+def test_a_clock_that_the_test_turns(tmp_path: Path) -> None:
+    """The recipe for tests needs no settings at all."""
+    assert run(RECIPES["Tests of your own graphs"], tmp_path) == "too late\n"
