@@ -31,6 +31,7 @@ from langgraph.types import Command, Send, StateSnapshot
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent, Verification
+from pipelit_agents.display import SpawnResults
 from pipelit_agents.errors import (
     AccountError,
     ConfigurationError,
@@ -356,7 +357,7 @@ def spawn_and_await(
 
     def join(state: _State) -> dict[str, Any]:
         answers = sorted(state.get("answers") or [], key=lambda answer: answer["index"])
-        return {"results": [answer["result"] for answer in answers]}
+        return {"results": SpawnResults(answer["result"] for answer in answers)}
 
     destinations = [*children, JOIN]
     if on_failure == "collect":

@@ -10,7 +10,7 @@ from typing import Any, Final, SupportsIndex, overload
 
 from pydantic import SecretStr
 
-__all__ = ["Html", "QrCode", "Rows", "html_of", "qr_code", "spawn_results"]
+__all__ = ["Html", "QrCode", "Rows", "SpawnResults", "html_of", "qr_code", "spawn_results"]
 
 _CELL: Final = "text-align:left;padding:2px 12px 2px 0"
 _GOOD: Final = "#1a7f37"
@@ -92,15 +92,24 @@ def qr_code(uri: SecretStr | str) -> QrCode:
     return QrCode(svg, "QrCode(****)")
 
 
-def spawn_results(results: Iterable[Mapping[str, Any]]) -> Html:
-    """What a notebook shows of ``state["results"]``, whose items are plain dicts.
+class SpawnResults(list[Any]):
+    """What ``spawn_and_await`` writes: a list that a notebook shows as a table.
+
+    Read back from a checkpoint it is a plain list; :func:`spawn_results` shows that too.
+    """
+
+    def _repr_html_(self) -> str:
+        columns = ("agent", "status", "output", "error", "bound", "proved_at")
+        return _table(columns, [[each.get(column) for column in columns] for each in self])
+
+
+def spawn_results(results: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> SpawnResults:
+    """As a table what comes from a checkpoint, a server or several spawns.
 
     Args:
-        results: As ``spawn_and_await`` writes them.
+        results: Results as ``spawn_and_await`` writes them, or a single one.
     """
-    columns = ("agent", "status", "output", "error", "bound", "proved_at")
-    rows = [[each.get(column) for column in columns] for each in results]
-    return Html(_table(columns, rows), f"<{len(rows)} spawn results>")
+    return SpawnResults([results] if isinstance(results, Mapping) else results)
 
 
 def html_of(value: Any) -> str:

@@ -86,7 +86,8 @@ def test_spawn_results_are_shown_with_what_they_are() -> None:
     assert "not proven" in text_of(html)
     assert "<b>" not in html
     assert len(html) < 3000
-    assert repr(shown) == "<2 spawn results>"
+    assert shown == results
+    assert spawn_results(results[0]) == [results[0]]
 
 
 def test_a_qr_code_is_drawn_when_it_is_asked_for(pipelit: Pipelit, clock: Clock) -> None:

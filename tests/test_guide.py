@@ -13,10 +13,7 @@ from test_readme import run, set_up
 from pipelit_agents import Pipelit
 
 PAGE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
-RECIPES = {
-    title: code
-    for title, code in re.findall(r"^## (.*?)\n.*?```python\n(.*?)```", PAGE, re.DOTALL | re.M)
-}
+RECIPES = dict(re.findall(r"^## (.*?)\n.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,17 @@ def test_a_state_without_tasks_is_a_mistake(
     assert "no 'tasks'" in str(the_error(builder.compile(), {"results": []}))
 
 
+def test_results_show_themselves_in_a_notebook(lead: Agent, researcher: Agent) -> None:
+    """What the state holds is a list with a table; a checkpoint has a plain list of it."""
+    saver = InMemorySaver()
+    child = verified_child(graph_of(), researcher)
+    graph = parent_of(lead, {NAME: child}, saver=saver)
+    results = graph.invoke(tasks("x"), THREAD)["results"]
+    assert "verified" in results._repr_html_()
+    assert type(graph.get_state(THREAD).values["results"]) is list
+    assert graph.get_state(THREAD).values["results"] == results
+
+
 def test_the_time_of_the_proof_is_told(lead: Agent, researcher: Agent, clock: Clock) -> None:
     """A result says when it was proven, in UTC, to the time step."""
     graph = parent_of(lead, {NAME: verified_child(graph_of(), researcher)})
