@@ -162,7 +162,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
 
     async def aanswer(self, request: SpawnRequest, config: RunnableConfig) -> dict[str, Any]:
         """As :meth:`answer`, for the event loop."""
-        await asyncio.to_thread(self.check, request)
+        await self.acheck(request)
         return await self.awork(request, config)
 
     def work(
@@ -189,7 +189,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             raise
         except Exception as error:
             kind, payload = "error", _failure(error)
-        return await asyncio.to_thread(self.seal, request, kind, payload)
+        return await self.aseal(request, kind, payload)
 
     def admit(self, request: SpawnRequest, identity: str | None) -> None:
         """Checks a request from outside, and spends it: it is worked on once.
@@ -224,23 +224,42 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         if request.parent not in self.accept_from or request.proof is None:
             self.agent.note_refusal(request.parent, "verify.request", "not in accept_from")
             raise self._refusal()
+        try:
+            self.agent.verify_request(
+                request.proof,
+                challenge=self._challenge(request),
+                request=request.payload,
+                depth=request.depth,
+            )
+        except ProofRejected:
+            raise self._refusal() from None
+
+    async def acheck(self, request: SpawnRequest) -> None:
+        """As :meth:`check`, for the event loop."""
+        if self.accept_from is None or isinstance(self.accept_from, Anyone):
+            return
+        if request.parent not in self.accept_from or request.proof is None:
+            await asyncio.to_thread(self.check, request)
+            raise self._refusal()
+        try:
+            await self.agent.averify_request(
+                request.proof,
+                challenge=self._challenge(request),
+                request=request.payload,
+                depth=request.depth,
+            )
+        except ProofRejected:
+            raise self._refusal() from None
+
+    def _challenge(self, request: SpawnRequest) -> Challenge:
         now = self.agent.now()
-        challenge = Challenge(
+        return Challenge(
             request.challenge,
             prover=request.parent,
             verifier=self.agent.username,
             issued_at=now - REQUEST_LIFETIME + PERIOD,
             expires_at=now + REQUEST_LIFETIME,
         )
-        try:
-            self.agent.verify_request(
-                request.proof,
-                challenge=challenge,
-                request=request.payload,
-                depth=request.depth,
-            )
-        except ProofRejected:
-            raise self._refusal() from None
 
     def _refusal(self) -> RequestRefused:
         return RequestRefused(
@@ -253,6 +272,21 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
     ) -> dict[str, Any]:
         """Proves an answer to a request, and puts both in an envelope."""
         proof = self.agent.prove(
+            request.challenge,
+            payload,
+            verifier=request.parent,
+            request=request.payload,
+            kind=kind,
+            depth=request.depth,
+            relation=request.relation,
+        )
+        return Envelope(payload, kind, proof.step, proof.value).to_dict()
+
+    async def aseal(
+        self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
+    ) -> dict[str, Any]:
+        """As :meth:`seal`, for the event loop."""
+        proof = await self.agent.aprove(
             request.challenge,
             payload,
             verifier=request.parent,

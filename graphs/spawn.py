@@ -12,6 +12,7 @@ import contextvars
 import queue
 import secrets
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -68,6 +69,11 @@ _DEFAULT_MAX_BYTES: Final = 8 * 2**20
 _LONGEST: Final = 86_400.0
 # Seconds that a cancelled child has to clean up.
 _GRACE: Final = 1.0
+# For so many seconds the tasks of one run begin on the strength of one proof of possession. What
+# they answer is proven and checked one by one.
+_SHOWN_FOR: Final = 1.0
+# Bytes from which an answer is read off the event loop.
+_LARGE: Final = 2**16
 
 ProofKind = Literal["bound", "unbound-totp"]
 Status = Literal["verified", "failed", "refused", "timeout", "unreachable"]
@@ -155,6 +161,9 @@ class _Run:
     def __init__(self, write: Callable[[Any], None] | None) -> None:
         self.write = write
         self.results: dict[int, SpawnResult] = {}
+        # When a child last showed that it holds its secret, by the lead's clock.
+        self.shown: dict[str, float] = {}
+        self.showing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def tell(self, event: str, order: _Order, **more: Any) -> None:
         # Without a parent around it the node's own stream is the caller's.
@@ -425,17 +434,46 @@ class _Parent:
             expires_at=now + (_LONGEST if self.timeout is None else self.timeout + PERIOD),
         )
 
-    def ask(self, child: VerifiedChild, order: _Order, challenge: Challenge) -> SpawnRequest:
+    def ask(
+        self, run: _Run, child: VerifiedChild, order: _Order, challenge: Challenge
+    ) -> SpawnRequest:
         """Makes sure that the child holds its secret, and says what is asked of it.
 
         Raises:
             PipelitError: The child doesn't hold it.
         """
+        self.see_possession(run, child)
         proof = None
         if self.proves:
             proof = self.lead.prove_request(
                 challenge.value, order["request"], verifier=self.name, depth=order["depth"]
             )
+        return self._request(order, challenge, proof)
+
+    async def aask(
+        self, run: _Run, child: VerifiedChild, order: _Order, challenge: Challenge
+    ) -> SpawnRequest:
+        """As :meth:`ask`, for the event loop."""
+        if not self._was_shown(run):
+            # Many tasks of a child begin at one moment; one of them asks.
+            async with run.showing[self.name]:
+                if not self._was_shown(run):
+                    await asyncio.to_thread(self.see_possession, run, child)
+        proof = None
+        if self.proves:
+            proof = await self.lead.aprove_request(
+                challenge.value, order["request"], verifier=self.name, depth=order["depth"]
+            )
+        return self._request(order, challenge, proof)
+
+    def see_possession(self, run: _Run, child: VerifiedChild) -> None:
+        """Asks the child to show that it holds its secret, unless it did a moment ago.
+
+        Raises:
+            PipelitError: It doesn't.
+        """
+        if self._was_shown(run):
+            return
         possession = self.lead.challenge(self.name)
         with _exits():
             # Read here, where it may be anything and do anything when it is read.
@@ -447,6 +485,12 @@ class _Parent:
                 raise _BrokeOff
             shown = Proof(self.name, self.lead.username, shown.step, value)
         self.lead.verify_proof(shown, challenge=possession, payload=b"", kind="possession")
+        run.shown[self.name] = self.lead.now()
+
+    def _was_shown(self, run: _Run) -> bool:
+        return 0 <= self.lead.now() - run.shown.get(self.name, -_SHOWN_FOR) < _SHOWN_FOR
+
+    def _request(self, order: _Order, challenge: Challenge, proof: Proof | None) -> SpawnRequest:
         return SpawnRequest(
             self.lead.username, challenge.value, order["depth"], order["request"], proof
         )
@@ -486,13 +530,7 @@ class _Parent:
         Raises:
             PipelitError: It isn't proven, or isn't a payload.
         """
-        try:
-            envelope = Envelope.parse(answer)
-            proof = Proof(self.name, self.lead.username, envelope.step, envelope.proof)
-        except ProofRejected:
-            raise _BrokeOff from None
-        if len(envelope.payload) > self.max_bytes:
-            raise PayloadError("the answer is larger than max_answer_bytes")
+        envelope, proof = self._opened(answer)
         verification = self.lead.verify_proof(
             proof,
             challenge=challenge,
@@ -501,6 +539,34 @@ class _Parent:
             kind=envelope.kind,
             depth=order["depth"],
         )
+        return self._read(envelope, verification)
+
+    async def abelieve(self, order: _Order, challenge: Challenge, answer: Any) -> SpawnResult:
+        """As :meth:`believe`, for the event loop."""
+        envelope, proof = self._opened(answer)
+        verification = await self.lead.averify_proof(
+            proof,
+            challenge=challenge,
+            payload=envelope.payload,
+            request=order["request"],
+            kind=envelope.kind,
+            depth=order["depth"],
+        )
+        if len(envelope.payload) < _LARGE:
+            return self._read(envelope, verification)
+        return await asyncio.to_thread(self._read, envelope, verification)
+
+    def _opened(self, answer: Any) -> tuple[Envelope, Proof]:
+        try:
+            envelope = Envelope.parse(answer)
+            proof = Proof(self.name, self.lead.username, envelope.step, envelope.proof)
+        except ProofRejected:
+            raise _BrokeOff from None
+        if len(envelope.payload) > self.max_bytes:
+            raise PayloadError("the answer is larger than max_answer_bytes")
+        return envelope, proof
+
+    def _read(self, envelope: Envelope, verification: Verification) -> SpawnResult:
         value = state_from_bytes(envelope.payload, limit=self.max_bytes)
         if envelope.kind == "result":
             return _result(self.name, "verified", output=value, proof=verification)
@@ -568,9 +634,8 @@ class _Parent:
             return True
         return False
 
-    def finish(self, order: _Order, config: RunnableConfig, result: SpawnResult) -> dict[str, Any]:
+    def finish(self, order: _Order, run: _Run, result: SpawnResult) -> dict[str, Any]:
         """Tells the outcome, and hands it to the join or ends the child's task."""
-        run = _run_of(config)
         run.results[order["index"]] = result
         event = "failed" if result["status"] in ("timeout", "unreachable") else result["status"]
         run.tell(event, order, error=result["error"])
@@ -581,32 +646,34 @@ class _Parent:
 
 def _bound_node(parent: _Parent, child: VerifiedChild) -> RunnableLambda[_Order, Any]:
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
-        _run_of(config).tell("running", order)
+        spawn = _run_of(config)
+        spawn.tell("running", order)
         inherited, challenge = parent.config(order, config), parent.challenge(order)
 
         def work(control: RunControl | None) -> Any:
-            request = parent.ask(child, order, challenge)
+            request = parent.ask(spawn, child, order, challenge)
             with _exits():
                 return child.answer(request, inherited, control)
 
         def believe(answer: Any) -> SpawnResult:
             return parent.believe(order, challenge, answer)
 
-        return parent.finish(order, config, _guarded(parent, work, believe))
+        return parent.finish(order, spawn, _guarded(parent, work, believe))
 
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
-        _run_of(config).tell("running", order)
+        spawn = _run_of(config)
+        spawn.tell("running", order)
         inherited, challenge = parent.config(order, config), parent.challenge(order)
 
         async def work() -> Any:
-            request = await asyncio.to_thread(parent.ask, child, order, challenge)
+            request = await parent.aask(spawn, child, order, challenge)
             with _exits():
                 return await child.aanswer(request, inherited)
 
-        def believe(answer: Any) -> SpawnResult:
-            return parent.believe(order, challenge, answer)
+        async def believe(answer: Any) -> SpawnResult:
+            return await parent.abelieve(order, challenge, answer)
 
-        return parent.finish(order, config, await _aguarded(parent, work, believe))
+        return parent.finish(order, spawn, await _aguarded(parent, work, believe))
 
     return ShowingLambda(run, arun, child.graph)
 
@@ -623,10 +690,11 @@ def _remote_node(parent: _Parent, child: RemoteChild) -> RunnableLambda[_Order, 
             except ProofRejected:
                 raise _BrokeOff from None
 
-        def believe(answer: Any) -> SpawnResult:
-            return parent.believe(order, challenge, answer)
+        async def believe(answer: Any) -> SpawnResult:
+            return await aside(parent.believe, order, challenge, answer)
 
-        return parent.finish(order, config, await _aguarded(parent, work, believe, aside))
+        result = await _aguarded(parent, work, believe, aside)
+        return parent.finish(order, _run_of(config), result)
 
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         return _on_another_loop(lambda: arun(order, config))
@@ -679,7 +747,7 @@ def _unbound_node(
             with _exits():
                 return _code_and_output(graph.invoke(given(order), inherited, control=control))
 
-        return parent.finish(order, config, _guarded(parent, work, parent.believe_code))
+        return parent.finish(order, _run_of(config), _guarded(parent, work, parent.believe_code))
 
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
@@ -689,7 +757,10 @@ def _unbound_node(
             with _exits():
                 return _code_and_output(await graph.ainvoke(given(order), inherited))
 
-        return parent.finish(order, config, await _aguarded(parent, work, parent.believe_code))
+        async def believe(answer: tuple[str, bytes]) -> SpawnResult:
+            return await asyncio.to_thread(parent.believe_code, answer)
+
+        return parent.finish(order, _run_of(config), await _aguarded(parent, work, believe))
 
     return ShowingLambda(run, arun, graph)
 
@@ -757,14 +828,14 @@ def _guarded(
 async def _aguarded(
     parent: _Parent,
     work: Callable[[], Coroutine[Any, Any, T]],
-    believe: Callable[[T], SpawnResult],
+    believe: Callable[[T], Coroutine[Any, Any, SpawnResult]],
     off_the_loop: Callable[..., Coroutine[Any, Any, SpawnResult]] = asyncio.to_thread,
 ) -> SpawnResult:
     try:
         answer = await (
             work() if parent.timeout is None else _ain_time(work, within=parent.timeout)
         )
-        return await off_the_loop(believe, answer)
+        return await believe(answer)
     except (GraphInterrupt, GraphDrained, *_PARENT_FAILED):
         raise
     except Exception as error:

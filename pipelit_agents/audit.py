@@ -14,10 +14,10 @@ from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.keyring import Keyring
-from pipelit_agents.running import run_context
+from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
 
-__all__ = ["AuditEntry", "AuditTrail", "entry_of", "record"]
+__all__ = ["AuditEntry", "AuditTrail", "entry", "entry_of", "record", "write"]
 
 _SHOWN: Final = ("at", "actor", "subject", "action", "outcome", "reason", "node")
 _INSERT: Final = text(
@@ -58,6 +58,48 @@ class AuditEntry:
         return html_of(self)
 
 
+def entry(
+    *,
+    at: float,
+    actor: str,
+    subject: str,
+    action: str,
+    outcome: str,
+    reason: str = "",
+    context: RunContext | None = None,
+) -> dict[str, Any]:
+    """The row of one entry, for :func:`write`.
+
+    Args:
+        at: When, Unix seconds.
+        actor: As :class:`AuditEntry`, and what follows too.
+        subject: Whom or what it is about.
+        action: What was asked.
+        outcome: ``ok`` or ``refused``.
+        reason: The true reason.
+        context: Where it happened; by default where this is called.
+    """
+    where = run_context() if context is None else context
+    return {
+        "at": at,
+        # What was refused as a name, and what a caller chose, may hold what no database takes.
+        "actor": _storable(actor, 149),
+        "subject": _storable(subject, 149),
+        "action": _storable(action, 32),
+        "outcome": outcome,
+        "reason": _storable(reason, 64),
+        "run": _storable(where.run, 64),
+        "node": _storable(where.node, 149),
+        "thread": _storable(where.thread, 149),
+    }
+
+
+def write(connection: Connection, entries: list[dict[str, Any]]) -> None:
+    """Writes entries in the caller's transaction."""
+    if entries:
+        connection.execute(_INSERT, entries)
+
+
 def record(
     connection: Connection,
     *,
@@ -69,22 +111,8 @@ def record(
     reason: str = "",
 ) -> None:
     """Writes one entry in the caller's transaction, and where it happened."""
-    context = run_context()
-    connection.execute(
-        _INSERT,
-        {
-            "at": at,
-            # What was refused as a name, and what a caller chose, may hold what no database takes.
-            "actor": _storable(actor, 149),
-            "subject": _storable(subject, 149),
-            "action": _storable(action, 32),
-            "outcome": outcome,
-            "reason": _storable(reason, 64),
-            "run": _storable(context.run, 64),
-            "node": _storable(context.node, 149),
-            "thread": _storable(context.thread, 149),
-        },
-    )
+    made = entry(at=at, actor=actor, subject=subject, action=action, outcome=outcome, reason=reason)
+    connection.execute(_INSERT, made)
 
 
 def entry_of(row: Any) -> AuditEntry:
@@ -94,6 +122,8 @@ def entry_of(row: Any) -> AuditEntry:
 
 def _storable(name: str, length: int) -> str:
     plain = name[:length].encode("ascii", "backslashreplace").decode()
+    if plain.isprintable():
+        return plain[:length]
     # Nor what would drive a terminal, or begin a line of its own.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)[:length]
 

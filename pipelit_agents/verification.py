@@ -6,18 +6,18 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from secrets import token_bytes
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, delete, select, text
+from sqlalchemy import Connection, bindparam, delete, select, text
 
-from pipelit_agents.audit import record
+from pipelit_agents.audit import entry, record, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import SpentRequestRow
 from pipelit_agents.display import html_of
@@ -36,12 +36,14 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
+from pipelit_agents.gathering import Gathering
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger
 from pipelit_agents.names import is_username, require_username
 from pipelit_agents.otp import totp
 from pipelit_agents.peering import PeerRelation, is_relation
 from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
+from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
 
 __all__ = [
@@ -63,10 +65,12 @@ _CODE_FORMS: Final = {
     "plain": re.compile(r"[0-9]{6}\Z"),
     "audience": re.compile(r"[0-9]{8}\Z"),
 }
-_READ_ACCOUNT: Final = text(
+_ACCOUNT: Final = (
     "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until, domain, "
-    "relation FROM pipelit_users WHERE username IN (:one, :other)"
+    "relation FROM pipelit_users WHERE username IN "
 )
+_READ_ACCOUNT: Final = text(f"{_ACCOUNT}(:one, :other)")
+_READ_ACCOUNTS: Final = text(f"{_ACCOUNT}:names").bindparams(bindparam("names", expanding=True))
 # Neither is ever empty, so that an empty one finds nothing.
 _READ_PEERING: Final = text(
     "SELECT relation, secret FROM pipelit_peerings "
@@ -148,6 +152,39 @@ def holds(keyring: Keyring, sealed: Iterable[Sealed], secret: bytes) -> bool:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A proof that an agent is to make, once its secret is open."""
+
+    agent: str
+    verifier: str
+    relation: str | None
+    answer: Callable[[bytes, str], Proof]
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """A proof that is to be checked, by what the database says then."""
+
+    proof: Proof
+    challenge: Challenge
+    verifier: str
+    role: ProofRole
+    request: bytes
+    kind: str
+    payload: bytes | None
+    depth: int | None
+    quiet: bool
+    own: bool
+    unused: bool
+    now: float
+    context: RunContext
+
+    @property
+    def action(self) -> str:
+        return "verify.request" if self.role == "spawn-request" else "verify.proof"
+
+
 class Verifier:
     """Makes and checks codes and proofs of the agents of one database.
 
@@ -170,6 +207,8 @@ class Verifier:
         self._ledger = ledger
         self._clock = clock
         self._nobody = ""
+        self._proofs = Gathering(self._make_proofs)
+        self._checks = Gathering(self._check_proofs)
 
     def now(self) -> float:
         """The local clock, Unix seconds."""
@@ -205,13 +244,44 @@ class Verifier:
         """
         with self._database.reading() as connection:
             rows = _accounts_in(connection, username, verifier)
-            peer = rows.get(verifier)
-            domain = peer.domain if relation is None and peer is not None else ""
-            issued = _peering_in(connection, username, relation or "", domain)
-        own = self._own_key(username, rows.get(username))
-        if not relation and not domain:
+            place = _place_in(connection, rows, username, verifier, relation)
+        return self._proving_key(username, rows.get(username), place, self._keyring().unseal)
+
+    def prove(self, asked: _Asked) -> Proof:
+        """Makes a proof; see :meth:`Agent.prove`."""
+        return self._proofs.ask(asked)
+
+    async def aprove(self, asked: _Asked) -> Proof:
+        """As :meth:`prove`, for the event loop."""
+        return await self._proofs.aask(asked)
+
+    def _make_proofs(self, asked: Sequence[_Asked]) -> Sequence[Proof | Exception]:
+        names = {name for each in asked for name in (each.agent, each.verifier)}
+        with self._database.reading() as connection:
+            rows = _accounts_in(connection, *names)
+            places = [
+                _place_in(connection, rows, each.agent, each.verifier, each.relation)
+                for each in asked
+            ]
+        unseal = self._unsealing_once()
+        answers: list[Proof | Exception] = []
+        for each, place in zip(asked, places, strict=True):
+            try:
+                key = self._proving_key(each.agent, rows.get(each.agent), place, unseal)
+                answers.append(each.answer(*key))
+            except Exception as error:
+                # This one's alone: the others that were asked with it get their proofs.
+                answers.append(error)
+        return answers
+
+    def _proving_key(
+        self, username: str, row: Any, place: _Place, unseal: Callable[[str, str], bytes]
+    ) -> tuple[bytes, str]:
+        own = self._own_key(username, row, unseal)
+        if not place.wanted:
             return own, ""
-        if issued is None:
+        if place.issued is None:
+            domain, relation = place.domain, place.wanted
             which = f"to the domain {domain!r}" if domain else f"with the id {relation!r:.40}"
             shown = domain or "…"
             raise UserNotFound(
@@ -219,9 +289,20 @@ class Verifier:
                 f'users.issue_peering("{username}", domain="{shown}")',
                 username=username,
             )
-        return self._keyring().unseal(
-            issued.secret, peering_purpose(issued.relation)
-        ), issued.relation
+        found = place.issued
+        return unseal(found.secret, peering_purpose(found.relation)), found.relation
+
+    def _unsealing_once(self) -> Callable[[str, str], bytes]:
+        """Opens secrets for what is served together, each once."""
+        keyring, opened = self._keyring(), dict[tuple[str, str], bytes]()
+
+        def unseal(token: str, purpose: str) -> bytes:
+            found = opened.get((token, purpose))
+            if found is None:
+                found = opened[token, purpose] = keyring.unseal(token, purpose)
+            return found
+
+        return unseal
 
     def relation_to(self, username: str, peer: str) -> PeerRelation | None:
         """How an agent and a peer prove themselves to each other; see :meth:`Agent.relation_to`."""
@@ -261,7 +342,9 @@ class Verifier:
                 )
         return first
 
-    def _own_key(self, username: str, row: Any) -> bytes:
+    def _own_key(
+        self, username: str, row: Any, unseal: Callable[[str, str], bytes] | None = None
+    ) -> bytes:
         if row is None:
             raise UserNotFound(
                 f"there is no account {username!r}; make it with users.create_agent or: "
@@ -280,7 +363,7 @@ class Verifier:
             )
         if not row.active:
             raise UserInactive(f"{username!r} was deactivated", username=username)
-        return self._unseal(Account(username, row.totp_secret, None))[0]
+        return self._unseal(Account(username, row.totp_secret, None), unseal)[0]
 
     def check_code(self, verifier: str, peer: object, code: object, kind: str) -> Verification:
         """Checks a short code and spends it; see :meth:`Agent.verify_peer`."""
@@ -356,76 +439,96 @@ class Verifier:
             )
         return Verification(name, verifier, kind, decision.step, _utc(decision.at))
 
-    def check_proof(
-        self,
-        proof: Proof,
-        challenge: Challenge,
-        *,
-        verifier: str,
-        role: ProofRole,
-        request: bytes,
-        kind: str,
-        payload: bytes | None,
-        depth: int | None,
-        quiet: bool,
-    ) -> Verification:
-        """Checks a proof against the verifier's own challenge; see :meth:`Agent.verify_proof`."""
-        peer = challenge.prover
-        action = "verify.request" if role == "spawn-request" else "verify.proof"
-        now = self._clock()
-        own = challenge.verifier == verifier != peer
-        unused = own and challenge.spend()
-        rows = self._accounts(verifier, peer)
+    def check_proof(self, check: _Check) -> Verification:
+        """Checks a proof and writes down what came out; see :meth:`Agent.verify_proof`."""
+        return self._checks.ask(check)
+
+    async def acheck_proof(self, check: _Check) -> Verification:
+        """As :meth:`check_proof`, for the event loop."""
+        return await self._checks.aask(check)
+
+    def _check_proofs(self, asked: Sequence[_Check]) -> Sequence[Verification | Exception]:
+        """Decides them by one state of the accounts, and writes all down before any is told."""
+        names = {name for each in asked for name in (each.verifier, each.challenge.prover)}
+        unseal = self._unsealing_once()
+        answers: list[Verification | Exception] = []
+        entries = []
+        with self._database.writing() as connection:
+            rows = _accounts_in(connection, *names)
+            for each in asked:
+                peer = each.challenge.prover
+                try:
+                    reason = self._reason_against(each, rows, unseal)
+                except UnsealError as error:
+                    answers.append(error)
+                    reason = "secret doesn't open"
+                else:
+                    answers.append(
+                        ProofRejected(peer=peer, verifier=each.verifier)
+                        if reason
+                        else Verification(
+                            peer, each.verifier, "proof", each.proof.step, _utc(each.now)
+                        )
+                    )
+                if reason or not each.quiet:
+                    entries.append(
+                        entry(
+                            at=each.now,
+                            actor=each.verifier,
+                            subject=peer,
+                            action=each.action,
+                            outcome="refused" if reason else "ok",
+                            reason=reason,
+                            context=each.context,
+                        )
+                    )
+            write(connection, entries)
+        return answers
+
+    def _reason_against(
+        self, check: _Check, rows: Mapping[str, Any], unseal: Callable[[str, str], bytes]
+    ) -> str:
+        proof, challenge, verifier = check.proof, check.challenge, check.verifier
+        peer, now = challenge.prover, check.now
         one, other = rows.get(verifier), rows.get(peer)
         account = None
         if other is not None and other.totp_secret is not None:
             previous = other.totp_previous if now < other.totp_previous_until else None
             account = Account(peer, other.totp_secret, previous, other.relation)
         binding = Binding(
-            role=role,
+            role=check.role,
             relation=account.relation if account else "",
             prover=peer,
             verifier=verifier,
             challenge=challenge.value,
-            depth=depth,
-            request=request,
-            kind=kind,
-            payload=payload,
+            depth=check.depth,
+            request=check.request,
+            kind=check.kind,
+            payload=check.payload,
         )
         present = int(now) // PERIOD
         timely = int(challenge.issued_at) // PERIOD - 1 <= proof.step <= present + 1
         # A step out of range may be no time at all, and costs the same work as one in it.
         step = proof.step if timely else present
-        try:
-            answers = [binding.answer(key, step) for key in self._unseal(account)]
-        except UnsealError:
-            self._audit(verifier, peer, action, "secret doesn't open", now)
-            raise
+        answers = [binding.answer(key, step) for key in self._unseal(account, unseal)]
         matched = [answer for answer in answers if same(answer, proof.value)]
-        reason = ""
-        if not own:
-            reason = "challenge of another verifier"
-        elif not unused:
-            reason = "challenge used before"
-        elif (proof.prover, proof.verifier) != (peer, verifier):
-            reason = "made by or for another"
-        elif one is None or not one.active or one.domain:
-            reason = "verifier unknown or inactive"
-        elif account is None or other is None:
-            reason = "peer unknown"
-        elif not other.active:
-            reason = "peer inactive"
-        elif not timely:
-            reason = "step out of range"
-        elif not matched:
-            reason = "no possession" if kind == "possession" else "wrong proof"
-        elif now >= challenge.expires_at:
-            reason = "late"
-        if reason or not quiet:
-            self._audit(verifier, peer, action, reason, now)
-        if reason:
-            raise ProofRejected(peer=peer, verifier=verifier)
-        return Verification(peer, verifier, "proof", proof.step, _utc(now))
+        if not check.own:
+            return "challenge of another verifier"
+        if not check.unused:
+            return "challenge used before"
+        if (proof.prover, proof.verifier) != (peer, verifier):
+            return "made by or for another"
+        if one is None or not one.active or one.domain:
+            return "verifier unknown or inactive"
+        if account is None or other is None:
+            return "peer unknown"
+        if not other.active:
+            return "peer inactive"
+        if not timely:
+            return "step out of range"
+        if not matched:
+            return "no possession" if check.kind == "possession" else "wrong proof"
+        return "late" if now >= challenge.expires_at else ""
 
     def audit_refusal(self, verifier: str, peer: str, action: str, reason: str) -> None:
         """Records a refusal that was decided elsewhere."""
@@ -460,23 +563,26 @@ class Verifier:
         with self._database.reading() as connection:
             return _accounts_in(connection, one, other)
 
-    def _unseal(self, account: Account | None) -> list[bytes]:
-        keyring = self._keyring()
+    def _unseal(
+        self, account: Account | None, unseal: Callable[[str, str], bytes] | None = None
+    ) -> list[bytes]:
+        unseal = unseal or self._keyring().unseal
         if account is None:
             # An account that isn't there costs the same work as one that is. What this key would
             # match is refused all the same, because there is no account.
-            self._nobody = self._nobody or keyring.seal(token_bytes(32), totp_purpose(""))
-            return [keyring.unseal(self._nobody, totp_purpose(""))]
+            self._nobody = self._nobody or self._keyring().seal(token_bytes(32), totp_purpose(""))
+            return [unseal(self._nobody, totp_purpose(""))]
         purpose = totp_purpose(account.username)
         tokens = (account.secret, account.previous)
-        return [keyring.unseal(token, purpose) for token in tokens if token is not None]
+        return [unseal(token, purpose) for token in tokens if token is not None]
 
 
 class Agent:
     """The handle by which code acts as one agent user. Who holds it is that agent.
 
     It opens nothing when it is made; the account is looked up whenever it is needed, so that a
-    deactivation or rotation holds at once.
+    deactivation or rotation holds at once. Proofs that many threads or tasks make or check at one
+    moment share a transaction.
 
     Args:
         username: The agent user's name.
@@ -607,18 +713,29 @@ class Agent:
             UserNotFound: This agent issued no such peering.
             UnsealError: The secret doesn't open under this keyring.
         """
-        return self._prove(
-            "spawn-result",
-            challenge,
-            verifier,
-            request,
-            kind=kind,
-            payload=payload,
-            depth=depth,
-            relation=relation,
+        return self._verifier.prove(
+            self._asked(
+                "spawn-result", challenge, verifier, request, depth, relation, kind, payload
+            )
         )
 
-    aprove = off_the_loop(prove)
+    async def aprove(
+        self,
+        challenge: bytes,
+        payload: bytes,
+        *,
+        verifier: str,
+        request: bytes = b"",
+        kind: str = "result",
+        depth: int | None = None,
+        relation: str | None = None,
+    ) -> Proof:
+        """As :meth:`prove`, off the event loop."""
+        return await self._verifier.aprove(
+            self._asked(
+                "spawn-result", challenge, verifier, request, depth, relation, kind, payload
+            )
+        )
 
     def prove_request(
         self,
@@ -630,18 +747,23 @@ class Agent:
         relation: str | None = None,
     ) -> Proof:
         """Proves that this agent asks this of that child. Arguments and errors as :meth:`prove`."""
-        return self._prove(
-            "spawn-request",
-            challenge,
-            verifier,
-            request,
-            kind="",
-            payload=None,
-            depth=depth,
-            relation=relation,
+        return self._verifier.prove(
+            self._asked("spawn-request", challenge, verifier, request, depth, relation)
         )
 
-    aprove_request = off_the_loop(prove_request)
+    async def aprove_request(
+        self,
+        challenge: bytes,
+        request: bytes,
+        *,
+        verifier: str,
+        depth: int | None = None,
+        relation: str | None = None,
+    ) -> Proof:
+        """As :meth:`prove_request`, off the event loop."""
+        return await self._verifier.aprove(
+            self._asked("spawn-request", challenge, verifier, request, depth, relation)
+        )
 
     def verify_proof(
         self,
@@ -671,19 +793,23 @@ class Agent:
             UnsealError: The peer's secret doesn't open under this keyring.
         """
         return self._verifier.check_proof(
-            proof,
-            challenge,
-            verifier=self.username,
-            role="spawn-result",
-            request=request,
-            kind=kind,
-            payload=payload,
-            depth=depth,
-            # Possession alone decides nothing: the result that follows is audited.
-            quiet=kind == "possession",
+            self._check(proof, challenge, "spawn-result", request, depth, kind, payload)
         )
 
-    averify_proof = off_the_loop(verify_proof)
+    async def averify_proof(
+        self,
+        proof: Proof,
+        *,
+        challenge: Challenge,
+        payload: bytes,
+        request: bytes = b"",
+        kind: str = "result",
+        depth: int | None = None,
+    ) -> Verification:
+        """As :meth:`verify_proof`, off the event loop."""
+        return await self._verifier.acheck_proof(
+            self._check(proof, challenge, "spawn-result", request, depth, kind, payload)
+        )
 
     def verify_request(
         self,
@@ -695,18 +821,21 @@ class Agent:
     ) -> Verification:
         """Checks that the challenge's prover asks this of this agent. Otherwise as above."""
         return self._verifier.check_proof(
-            proof,
-            challenge,
-            verifier=self.username,
-            role="spawn-request",
-            request=request,
-            kind="",
-            payload=None,
-            depth=depth,
-            quiet=False,
+            self._check(proof, challenge, "spawn-request", request, depth)
         )
 
-    averify_request = off_the_loop(verify_request)
+    async def averify_request(
+        self,
+        proof: Proof,
+        *,
+        challenge: Challenge,
+        request: bytes,
+        depth: int | None = None,
+    ) -> Verification:
+        """As :meth:`verify_request`, off the event loop."""
+        return await self._verifier.acheck_proof(
+            self._check(proof, challenge, "spawn-request", request, depth)
+        )
 
     def require_active(self) -> None:
         """Makes sure that this agent is there and may act.
@@ -773,33 +902,64 @@ class Agent:
         """The clock that this agent's proofs are stamped by, Unix seconds."""
         return self._verifier.now()
 
-    def _prove(
+    def _asked(
         self,
         role: ProofRole,
         challenge: bytes,
         verifier: str,
         request: bytes,
-        *,
-        kind: str,
-        payload: bytes | None,
         depth: int | None,
         relation: str | None,
-    ) -> Proof:
+        kind: str = "",
+        payload: bytes | None = None,
+    ) -> _Asked:
         require_username(verifier, argument="verifier")
         step = int(self._verifier.now()) // PERIOD
-        key, peering = self._verifier.proving_key(self.username, verifier, relation)
-        binding = Binding(
-            role=role,
-            relation=peering,
-            prover=self.username,
-            verifier=verifier,
+
+        def answer(key: bytes, peering: str) -> Proof:
+            binding = Binding(
+                role=role,
+                relation=peering,
+                prover=self.username,
+                verifier=verifier,
+                challenge=challenge,
+                depth=depth,
+                request=request,
+                kind=kind,
+                payload=payload,
+            )
+            return Proof(self.username, verifier, step, binding.answer(key, step))
+
+        return _Asked(self.username, verifier, relation, answer)
+
+    def _check(
+        self,
+        proof: Proof,
+        challenge: Challenge,
+        role: ProofRole,
+        request: bytes,
+        depth: int | None,
+        kind: str = "",
+        payload: bytes | None = None,
+    ) -> _Check:
+        own = challenge.verifier == self.username != challenge.prover
+        return _Check(
+            proof=proof,
             challenge=challenge,
-            depth=depth,
+            verifier=self.username,
+            role=role,
             request=request,
             kind=kind,
             payload=payload,
+            depth=depth,
+            # Possession alone decides nothing: the result that follows is audited.
+            quiet=kind == "possession",
+            own=own,
+            # Here, so that of two that check at once one is refused, however they are served.
+            unused=own and challenge.spend(),
+            now=self._verifier.now(),
+            context=run_context(),
         )
-        return Proof(self.username, verifier, step, binding.answer(key, step))
 
     def __repr__(self) -> str:
         return f"Agent({self.username!r})"
@@ -808,9 +968,34 @@ class Agent:
         raise TypeError("an Agent is not pickled: whoever holds it is that agent")
 
 
-def _accounts_in(connection: Connection, one: str, other: str) -> dict[str, Any]:
-    rows = connection.execute(_READ_ACCOUNT, {"one": one, "other": other}).all()
-    return {row.username: row for row in rows}
+def _accounts_in(connection: Connection, *names: str) -> dict[str, Any]:
+    if len(names) <= 2:
+        found = connection.execute(_READ_ACCOUNT, {"one": names[0], "other": names[-1]})
+    else:
+        found = connection.execute(_READ_ACCOUNTS, {"names": names})
+    return {row.username: row for row in found.all()}
+
+
+class _Place(NamedTuple):
+    """Which of an agent's secrets a proof is made by."""
+
+    domain: str
+    wanted: str
+    issued: Any
+
+
+def _place_in(
+    connection: Connection,
+    rows: Mapping[str, Any],
+    username: str,
+    verifier: str,
+    relation: str | None,
+) -> _Place:
+    peer = rows.get(verifier)
+    domain = peer.domain if relation is None and peer is not None else ""
+    wanted = relation or domain
+    issued = _peering_in(connection, username, relation or "", domain) if wanted else None
+    return _Place(domain, wanted, issued)
 
 
 def _peering_in(connection: Connection, agent: str, relation: str, domain: str) -> Any:

@@ -1244,3 +1244,62 @@ def test_what_a_loop_still_waits_for_keeps_nobody_waiting() -> None:
         assert not looked_up.is_set()
     finally:
         looked_up.set()
+
+
+def test_possession_is_asked_once_a_second(lead: Agent, researcher: Agent, clock: Clock) -> None:
+    """Tasks of one run that begin at one moment share one proof of possession; later ones don't."""
+    asked = []
+
+    class Counting(Hostile):
+        def prove_possession(self, challenge: Any) -> Any:
+            asked.append(clock())
+            return super().prove_possession(challenge)
+
+    child = Counting(graph=graph_of(), agent=researcher)
+    graph = parent_of(lead, {NAME: child}, max_concurrency=1)
+    assert statuses(graph.invoke(tasks(*"abcd"))) == ["verified"] * 4
+    assert len(asked) == 1
+    graph.invoke(tasks("e"))
+    assert len(asked) == 2
+
+    def later(state: Work) -> Work:
+        clock.advance(1)
+        return upper(state)
+
+    child = Counting(graph=graph_of(later), agent=researcher)
+    graph = parent_of(lead, {NAME: child}, max_concurrency=1)
+    assert statuses(graph.invoke(tasks(*"fgh"))) == ["verified"] * 3
+    assert len(asked) == 5
+
+
+async def test_possession_is_asked_once_by_many_tasks(lead: Agent, researcher: Agent) -> None:
+    """On the event loop too, where fifty begin before the first has its answer."""
+    asked = []
+
+    class Counting(Hostile):
+        def prove_possession(self, challenge: Any) -> Any:
+            asked.append(challenge)
+            return super().prove_possession(challenge)
+
+    graph = parent_of(lead, {NAME: Counting(graph=graph_of(), agent=researcher)})
+    assert statuses(await graph.ainvoke(tasks(*map(str, range(50))))) == ["verified"] * 50
+    assert len(asked) == 1
+
+
+async def test_an_agent_that_ends_in_the_middle_is_believed_no_more(
+    pipelit: Pipelit, lead: Agent, researcher: Agent
+) -> None:
+    """Possession was shown, and still each answer asks whether the child is active now."""
+
+    async def end(state: Work) -> Work:
+        if state["q"] == "b":
+            await asyncio.to_thread(pipelit.users.deactivate, NAME)
+        return upper(state)
+
+    graph = parent_of(
+        lead,
+        {NAME: verified_child(graph_of(end), researcher)},
+        on_failure="collect",
+        max_concurrency=1,
+    )
+    assert statuses(await graph.ainvoke(tasks(*"abc"))) == ["verified", "refused", "refused"]

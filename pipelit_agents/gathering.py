@@ -1,0 +1,150 @@
+"""Serves together what is asked at once: one transaction, and one hop to a thread, for all of it.
+
+Nothing waits for company. Whoever comes while others are being served is served with the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+__all__ = ["Gathering"]
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+_UNSERVED: Final = object()
+
+
+class Gathering(Generic[A, R]):
+    """Questions of many threads and tasks, and one function that answers many at once.
+
+    Args:
+        serve: Answers questions, in order. An exception in the place of an answer is raised where
+            its question was asked; one that is raised, wherever one was.
+        largest: How many are served at once.
+    """
+
+    def __init__(
+        self, serve: Callable[[Sequence[A]], Sequence[R | Exception]], *, largest: int = 500
+    ) -> None:
+        self._serve = serve
+        self._largest = largest
+        self._begin_here()
+
+    def _begin_here(self) -> None:
+        self._process = os.getpid()
+        # Held while questions of threads are served; the others wait for it as in a queue.
+        self._serving = threading.Lock()
+        self._lock = threading.Lock()
+        self._waiting: list[_Question[A]] = []
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop[A, R]] = WeakKeyDictionary()
+
+    def ask(self, asked: A) -> R:
+        """Asks from a thread, which serves whoever waits when its turn comes."""
+        self._after_fork()
+        question = _Question(asked)
+        with self._lock:
+            self._waiting.append(question)
+        with self._serving:
+            while question.answer is _UNSERVED:
+                self._serve_waiting()
+        answer: R = _given(question.answer)
+        return answer
+
+    async def aask(self, asked: A) -> R:
+        """Asks from a task."""
+        self._after_fork()
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            found = self._loops.get(loop)
+            if found is None:
+                found = self._loops[loop] = _Loop(self._serve, self._largest)
+        return await found.ask(asked)
+
+    def _after_fork(self) -> None:
+        # A lock that another thread of the parent held is held here for ever.
+        if self._process != os.getpid():
+            self._begin_here()
+
+    def _serve_waiting(self) -> None:
+        with self._lock:
+            batch, self._waiting = (
+                self._waiting[: self._largest],
+                self._waiting[self._largest :],
+            )
+        try:
+            answers: Sequence[Any] = self._serve([each.asked for each in batch])
+        except Exception as error:
+            answers = [error] * len(batch)
+        except BaseException:
+            # This thread is interrupted; the others aren't, and serve themselves.
+            with self._lock:
+                self._waiting = batch + self._waiting
+            raise
+        for each, answer in zip(batch, answers, strict=True):
+            each.answer = answer
+
+
+class _Question(Generic[A]):
+    __slots__ = ("answer", "asked")
+
+    def __init__(self, asked: A) -> None:
+        self.asked = asked
+        self.answer: Any = _UNSERVED
+
+
+class _Loop(Generic[A, R]):
+    """The questions of one event loop; only that loop's thread touches them."""
+
+    def __init__(
+        self, serve: Callable[[Sequence[A]], Sequence[R | Exception]], largest: int
+    ) -> None:
+        self._serve = serve
+        self._largest = largest
+        self._waiting: list[tuple[A, asyncio.Future[Any]]] = []
+        self._server: asyncio.Task[None] | None = None
+
+    async def ask(self, asked: A) -> R:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append((asked, answer))
+        if self._server is None:
+            self._server = loop.create_task(self._serve_all())
+        given: R = _given(await answer)
+        return given
+
+    async def _serve_all(self) -> None:
+        batch: list[tuple[A, asyncio.Future[Any]]] = []
+        try:
+            while self._waiting:
+                batch, self._waiting = (
+                    self._waiting[: self._largest],
+                    self._waiting[self._largest :],
+                )
+                try:
+                    answers: Sequence[Any] = await asyncio.to_thread(
+                        self._serve, [asked for asked, _ in batch]
+                    )
+                except Exception as error:
+                    answers = [error] * len(batch)
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    if not future.done():
+                        future.set_result(answer)
+                batch = []
+        finally:
+            # The loop is closing, and cancelled this task: whoever waits for it is told.
+            self._server = None
+            for _, future in (*batch, *self._waiting):
+                future.cancel()
+            self._waiting = []
+
+
+def _given(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

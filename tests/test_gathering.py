@@ -1,0 +1,252 @@
+"""Gathering: what is asked at once is answered together, and nobody's failure is another's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from redis_server import until
+
+from pipelit_agents import Agent, Pipelit
+from pipelit_agents.errors import ProofRejected, StorageError
+from pipelit_agents.gathering import Gathering
+
+BACKENDS = ("sqlite", "postgres")
+
+
+class Server:
+    """Doubles numbers, keeps what it was asked at once, and waits at a gate."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+
+    def __call__(self, asked: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(asked))
+        self.entered.set()
+        assert self.gate.wait(30)
+        return [ValueError(f"no {each}") if each < 0 else 2 * each for each in asked]
+
+
+@pytest.fixture
+def server() -> Server:
+    """A server whose gate is closed."""
+    return Server()
+
+
+def waiting(gathering: Gathering[int, int], count: int) -> None:
+    """Returns when so many threads stand behind the one that is served."""
+    until(lambda: len(gathering._waiting) == count)
+
+
+def test_threads_that_wait_are_served_together(server: Server) -> None:
+    """The first is served alone; all that came meanwhile are the second batch."""
+    gathering = Gathering(server)
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(gathering.ask, 0)
+        assert server.entered.wait(30)
+        others = [pool.submit(gathering.ask, number) for number in range(1, 20)]
+        waiting(gathering, 19)
+        server.gate.set()
+        assert [each.result(30) for each in [first, *others]] == [2 * n for n in range(20)]
+    assert [len(batch) for batch in server.batches] == [1, 19]
+
+
+def test_a_batch_has_a_limit(server: Server) -> None:
+    """However many wait, one batch serves so many at the most, and nobody is left."""
+    gathering = Gathering(server, largest=4)
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(gathering.ask, 0)
+        assert server.entered.wait(30)
+        others = [pool.submit(gathering.ask, number) for number in range(1, 11)]
+        waiting(gathering, 10)
+        server.gate.set()
+        assert [each.result(30) for each in [first, *others]] == [2 * n for n in range(11)]
+    assert max(len(batch) for batch in server.batches) == 4
+
+
+async def test_tasks_that_wait_are_served_together(server: Server) -> None:
+    """A hundred tasks of one loop take two batches at the most, each in its own order."""
+    server.gate.set()
+    gathering = Gathering(server)
+    assert await asyncio.gather(*map(gathering.aask, range(100))) == [2 * n for n in range(100)]
+    assert len(server.batches) <= 2
+
+
+async def test_an_error_is_its_own_questions(server: Server) -> None:
+    """One that has no answer raises where it was asked; the others have theirs."""
+    server.gate.set()
+    gathering = Gathering(server)
+    answers = await asyncio.gather(*map(gathering.aask, (1, -1, 2)), return_exceptions=True)
+    assert (answers[0], answers[2], str(answers[1])) == (2, 4, "no -1")
+    with pytest.raises(ValueError, match="no -5"):
+        await asyncio.to_thread(gathering.ask, -5)
+
+
+async def test_a_server_that_fails_is_told_to_all() -> None:
+    """Nobody takes silence for an answer, and the next are served again."""
+    fails = [True]
+
+    def serve(asked: Sequence[int]) -> list[int | Exception]:
+        if fails[0]:
+            raise StorageError("away")
+        return list(asked)
+
+    gathering = Gathering(serve)
+    answers = await asyncio.gather(*map(gathering.aask, range(5)), return_exceptions=True)
+    assert [str(each) for each in answers] == ["away"] * 5
+    with pytest.raises(StorageError):
+        await asyncio.to_thread(gathering.ask, 1)
+    fails[0] = False
+    assert await gathering.aask(7) == await asyncio.to_thread(gathering.ask, 7) == 7
+
+
+def test_who_serves_and_is_interrupted_leaves_the_others_served(server: Server) -> None:
+    """An interrupt ends the thread that it was meant for; who waited serves itself."""
+    interrupted = [True]
+
+    def serve(asked: Sequence[int]) -> Sequence[int | Exception]:
+        answers = server(asked)
+        if interrupted:
+            interrupted.clear()
+            raise KeyboardInterrupt
+        return answers
+
+    gathering = Gathering(serve)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(gathering.ask, 1)
+        assert server.entered.wait(30)
+        others = [pool.submit(gathering.ask, number) for number in (2, 3)]
+        waiting(gathering, 2)
+        server.gate.set()
+        assert [each.result(30) for each in others] == [4, 6]
+        assert isinstance(first.exception(30), KeyboardInterrupt)
+
+
+async def test_a_cancelled_task_takes_nobody_with_it(server: Server) -> None:
+    """Who asked with it is answered."""
+    gathering = Gathering(server)
+    tasks = [asyncio.ensure_future(gathering.aask(number)) for number in range(4)]
+    await asyncio.to_thread(server.entered.wait, 30)
+    tasks[1].cancel()
+    server.gate.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [answers[0], *answers[2:]] == [0, 4, 6]
+    assert isinstance(answers[1], asyncio.CancelledError)
+
+
+def test_each_loop_is_served(server: Server) -> None:
+    """A loop after another, and two at once, in threads of their own."""
+    server.gate.set()
+    gathering = Gathering(server)
+
+    async def ask(number: int) -> int:
+        return await gathering.aask(number)
+
+    assert [asyncio.run(ask(number)) for number in (1, 2)] == [2, 4]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda number: asyncio.run(ask(number)), range(8))) == [
+            2 * number for number in range(8)
+        ]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doesn't fork")
+def test_a_forked_child_waits_for_nobody_of_its_parent(server: Server) -> None:
+    """A fork in the middle of a batch leaves no lock held in the child."""
+    gathering = Gathering(server)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(gathering.ask, 1)
+        assert server.entered.wait(30)
+        child = os.fork()
+        if child == 0:
+            server.gate.set()
+            os._exit(0 if gathering.ask(21) == 42 else 1)
+        server.gate.set()
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_proofs_checked_at_once_are_decided_one_by_one(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Of fifty, each is judged by itself, and each has its row with its own reason."""
+    challenges = [editor.challenge("agent_writer") for _ in range(50)]
+    proofs = [
+        writer.prove(challenge.value, b"x" if number % 2 else b"y", verifier="agent_editor")
+        for number, challenge in enumerate(challenges)
+    ]
+
+    async def check() -> list[object]:
+        return await asyncio.gather(
+            *(
+                editor.averify_proof(proof, challenge=challenge, payload=b"x")
+                for proof, challenge in zip(proofs, challenges, strict=True)
+            ),
+            return_exceptions=True,
+        )
+
+    for number, outcome in enumerate(asyncio.run(check())):
+        assert isinstance(outcome, ProofRejected) != bool(number % 2)
+    entries = pipelit.audit.list(action="verify.proof")
+    assert sorted(entry.reason for entry in entries) == [""] * 25 + ["wrong proof"] * 25
+
+
+def test_a_challenge_checked_twice_at_once_is_spent_once(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Of twins in one batch one is refused."""
+    challenge = editor.challenge("agent_writer")
+    proof = writer.prove(challenge.value, b"x", verifier="agent_editor")
+
+    async def check() -> list[object]:
+        twin = [editor.averify_proof(proof, challenge=challenge, payload=b"x") for _ in range(9)]
+        return await asyncio.gather(*twin, return_exceptions=True)
+
+    outcomes = asyncio.run(check())
+    assert sum(not isinstance(outcome, ProofRejected) for outcome in outcomes) == 1
+    reasons = [entry.reason for entry in pipelit.audit.list(action="verify.proof")]
+    assert sorted(reasons) == [""] + ["challenge used before"] * 8
+
+
+def test_a_row_that_cannot_be_written_is_an_outcome_for_nobody(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Without the audit's table no proof of a batch is believed."""
+    challenges = [editor.challenge("agent_writer") for _ in range(5)]
+    proofs = [writer.prove(each.value, b"x", verifier="agent_editor") for each in challenges]
+    with pipelit._database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE pipelit_audit RENAME TO gone")
+
+    async def check() -> list[object]:
+        return await asyncio.gather(
+            *(
+                editor.averify_proof(proof, challenge=challenge, payload=b"x")
+                for proof, challenge in zip(proofs, challenges, strict=True)
+            ),
+            return_exceptions=True,
+        )
+
+    assert {type(outcome) for outcome in asyncio.run(check())} == {StorageError}
+
+
+def test_who_has_no_secret_fails_alone(pipelit: Pipelit, writer: Agent) -> None:
+    """An agent that isn't there makes no proof; who asked with it does."""
+    pipelit.users.create_agent("agent_gone", owner="alice", purpose="x")
+    gone = pipelit.agent("agent_gone")
+    pipelit.users.deactivate("agent_gone")
+
+    async def prove() -> list[object]:
+        return await asyncio.gather(
+            *(
+                agent.aprove(b"c" * 32, b"x", verifier="agent_editor")
+                for agent in (writer, gone, pipelit.agent("agent_nobody"), writer)
+            ),
+            return_exceptions=True,
+        )
+
+    names = [type(each).__name__ for each in asyncio.run(prove())]
+    assert names == ["Proof", "UserInactive", "UserNotFound", "Proof"]
