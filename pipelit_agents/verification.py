@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, bindparam, delete, select, text
+from sqlalchemy import ColumnClause, Connection, bindparam, column, delete, select, text
 
 from pipelit_agents.audit import entry, record, write
 from pipelit_agents.database.engine import Database
@@ -65,12 +65,27 @@ _CODE_FORMS: Final = {
     "plain": re.compile(r"[0-9]{6}\Z"),
     "audience": re.compile(r"[0-9]{8}\Z"),
 }
-_ACCOUNT: Final = (
-    "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until, domain, "
-    "relation FROM pipelit_users WHERE username IN "
+_ACCOUNT: Final[tuple[ColumnClause[Any], ...]] = (
+    column("username"),
+    column("kind"),
+    column("active"),
+    column("totp_secret"),
+    column("totp_previous"),
+    column("totp_previous_until"),
+    column("domain"),
+    column("relation"),
 )
-_READ_ACCOUNT: Final = text(f"{_ACCOUNT}(:one, :other)")
-_READ_ACCOUNTS: Final = text(f"{_ACCOUNT}:names").bindparams(bindparam("names", expanding=True))
+_READ: Final = (
+    "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until, domain, "
+    "relation FROM pipelit_users WHERE "
+)
+# With their columns, so that SQLAlchemy doesn't look at each result anew.
+_READ_ACCOUNT: Final = text(f"{_READ} username IN (:one, :other)").columns(*_ACCOUNT)
+_READ_ACCOUNTS: Final = (
+    text(f"{_READ} username IN :names")
+    .bindparams(bindparam("names", expanding=True))
+    .columns(*_ACCOUNT)
+)
 # Neither is ever empty, so that an empty one finds nothing.
 _READ_PEERING: Final = text(
     "SELECT relation, secret FROM pipelit_peerings "

@@ -414,6 +414,7 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
     """Accounts, keys, secrets, what was spent and what was counted are there after migrating."""
     clock = Clock()
     old = Database(lambda: database_url)
+    old._open(create=True)
     with old.writing() as connection:
         config = _alembic_config()
         config.attributes["connection"] = connection

@@ -143,12 +143,14 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
-        reader = self.engine.execution_options(pipelit_read=True)
-        if reader.dialect.name != "sqlite":
-            reader = reader.execution_options(
-                isolation_level="REPEATABLE READ", postgresql_readonly=True
-            )
-        with _named_errors(reader), reader.connect() as connection:
+        engine = self.engine
+        with _named_errors(engine), engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                connection.execution_options(pipelit_read=True)
+            else:
+                connection.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
             yield connection
 
     def lock(self, connection: Connection, *names: str, shared: bool = False) -> None:
@@ -408,6 +410,8 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
             "shared by threads safely. In tests use a temporary directory, for example "
             "sqlite:////tmp/agents.db"
         )
+    import sqlite3
+
     path = Path(name)
     _make_private(path, create=create)
     engine = create_engine(
@@ -426,7 +430,11 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
         # A deferred transaction that first reads and then writes fails when another wrote
         # between; taking the write lock first waits instead.
         reads = connection.get_execution_options().get("pipelit_read")
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        driver = connection.connection.dbapi_connection
+        try:
+            driver.execute("BEGIN" if reads else "BEGIN IMMEDIATE")  # type: ignore[union-attr]
+        except sqlite3.Error as error:
+            raise OperationalError("BEGIN", None, error) from None
 
     return engine
 

@@ -1,0 +1,569 @@
+"""What each piece of work costs, beside something else that does the like, in one run.
+
+Run it with ``make bench``. Both sides of a row take turns, so that a machine that gets slower in
+the middle does so for both. It prints a table of ratios, and writes ``RESULTS.md`` and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import hashlib
+import hmac
+import json
+import operator
+import os
+import platform
+import resource
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import growth
+import leak_search
+from cryptography.fernet import Fernet
+from langchain_core.runnables import RunnableLambda
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
+from typing_extensions import TypedDict
+
+from pipelit_agents import Agent, Keyring, Pipelit, VerificationPolicy
+from pipelit_agents.credentials.boundary import refuse_leak
+from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await, verified_child
+
+HERE = Path(__file__).parent
+# The commands that a check of the platform sends, one by one, as its source has them.
+UPSTREAM = ("GET", "GET", "TTL", "INCR", "EXPIRE", "SET")
+
+
+@dataclass
+class Row:
+    """One line of the table.
+
+    Attributes:
+        work: What was done.
+        beside: What it is compared with.
+        goal: The largest ratio that was hoped for.
+        ours: Seconds (or bytes) of each turn.
+        theirs: The other side's.
+        unit: What they are.
+    """
+
+    work: str
+    beside: str
+    goal: float
+    ours: list[float]
+    theirs: list[float]
+    unit: str = "s"
+
+    @property
+    def ratio(self) -> float:
+        """Ours by theirs, of the medians."""
+        return median(self.ours) / median(self.theirs)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The middle half of the ratios of turns that stood side by side."""
+        pairs = [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+        if len(pairs) < 3:
+            return min(pairs), max(pairs)
+        low, _, high = quantiles(pairs, n=4)
+        return low, high
+
+
+def turns(
+    ours: Callable[[], Any], theirs: Callable[[], Any], *, times: int, calls: int = 1
+) -> tuple[list[float], list[float]]:
+    """Seconds a call of both, taking turns; the first turn of each isn't counted."""
+    found: tuple[list[float], list[float]] = ([], [])
+    for turn in range(times + 1):
+        for side, call in zip(found, (ours, theirs), strict=True):
+            gc.collect()
+            start = time.perf_counter()
+            for _ in range(calls):
+                call()
+            if turn:
+                side.append((time.perf_counter() - start) / calls)
+    return found
+
+
+def codes(prover: Agent, verifier: Agent, now: list[float]) -> Iterator[str]:
+    """Codes that weren't given before, without end."""
+    while True:
+        now[0] += 30
+        yield prover.totp_code(audience=verifier.username).code
+
+
+@contextmanager
+def domain(folder: Path, **settings: Any) -> Iterator[tuple[Pipelit, Agent, Agent, list[float]]]:
+    """A Pipelit with two agents, and the clock that it goes by."""
+    now = [1_800_000_000.0]
+    given = {
+        "database_url": f"sqlite:///{folder}/{time.perf_counter_ns()}.db",
+        "encryption_keys": [Keyring.generate_key()],
+        "clock": lambda: now[0],
+    }
+    with Pipelit(**{**given, **settings}) as pipelit:
+        pipelit.create_schema()
+        pipelit.users.create("alice")
+        for name in ("agent_lead", "agent_child"):
+            pipelit.users.create_agent(name, owner="alice", purpose="a benchmark")
+        yield pipelit, pipelit.agent("agent_lead"), pipelit.agent("agent_child"), now
+
+
+def prepared(call: Callable[[Any], Any], make: Callable[[], Any], count: int) -> Callable[[], Any]:
+    """A call whose arguments were made beforehand, so that making them isn't timed."""
+    ready = [make() for _ in range(count)]
+    return lambda: call(ready.pop())
+
+
+# Each function below makes one row, or some.
+
+
+def verify_embedded(folder: Path, times: int) -> Iterator[Row]:
+    """A code by a row in SQLite, beside django-otp's, both with WAL and ``synchronous=NORMAL``."""
+    import django_side
+
+    calls = 50
+    with domain(folder) as (_, lead, child, now), django_side.device(folder) as check:
+        steps = codes(child, lead, now)
+        # The clock goes on with the code: a code that is made is checked at once.
+        spent = [0.0, 0.0]
+
+        def ours() -> None:
+            code = next(steps)
+            start = time.perf_counter()
+            lead.verify_peer("agent_child", code)
+            spent[0] += time.perf_counter() - start
+
+        def theirs() -> None:
+            spent[1] += check()
+
+        found: tuple[list[float], list[float]] = ([], [])
+        for turn in range(times + 1):
+            for side, call in enumerate((ours, theirs)):
+                gc.collect()
+                spent[side] = 0.0
+                for _ in range(calls):
+                    call()
+                if turn:
+                    found[side].append(spent[side] / calls)
+    yield Row("`verify_peer`, embedded", "django-otp, SQLite WAL", 0.35, *found)
+
+
+def verify_redis(folder: Path, times: int) -> Iterator[Row]:
+    """A code by the Redis ledger, beside six round trips to the same server."""
+    import redis
+
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from redis_server import RedisServer
+
+    calls = 50
+    home = folder / "redis"
+    home.mkdir()
+    server = RedisServer(home)
+    server.start()
+    try:
+        with domain(folder, redis_url=server.url) as (_, lead, child, now):
+            client = redis.Redis.from_url(server.url)
+            steps = codes(child, lead, now)
+            spent = [0.0]
+
+            def ours() -> None:
+                code = next(steps)
+                start = time.perf_counter()
+                lead.verify_peer("agent_child", code)
+                spent[0] += time.perf_counter() - start
+
+            def theirs() -> None:
+                client.get("lock")
+                client.get("step")
+                client.ttl("fails")
+                client.incr("fails")
+                client.expire("fails", 60)
+                client.set("step", "1", ex=90)
+
+            found: tuple[list[float], list[float]] = ([], [])
+            for turn in range(times + 1):
+                gc.collect()
+                spent[0] = 0.0
+                for _ in range(calls):
+                    ours()
+                start = time.perf_counter()
+                for _ in range(calls):
+                    theirs()
+                if turn:
+                    found[0].append(spent[0] / calls)
+                    found[1].append((time.perf_counter() - start) / calls)
+            client.close()
+    finally:
+        server.kill()
+    yield Row("`verify_peer`, Redis ledger", "6 Redis round trips", 0.35, *found)
+
+
+def verify_proof(folder: Path, times: int) -> Iterator[Row]:
+    """A proof with its audit row, beside the bare computation."""
+    key, payload = Fernet.generate_key(), b"an answer" * 20
+    fernet = Fernet(key)
+    token = fernet.encrypt(b"s" * 52)
+    calls = 50
+
+    def bare() -> None:
+        hmac.digest(fernet.decrypt(token), payload, "sha256")
+
+    with domain(folder) as (_, lead, child, _now):
+
+        def made() -> Any:
+            challenge = lead.challenge("agent_child")
+            return challenge, child.prove(challenge.value, payload, verifier="agent_lead")
+
+        def check(both: Any) -> None:
+            lead.verify_proof(both[1], challenge=both[0], payload=payload)
+
+        ours, theirs = turns(
+            prepared(check, made, calls * (times + 1)), bare, times=times, calls=calls
+        )
+        yield Row("`verify_proof`, with its audit row", "HMAC and Fernet, bare", 3, ours, theirs)
+
+        # A hundred at once, as the children of a spawn are checked.
+        async def together(ready: list[Any]) -> None:
+            await asyncio.gather(
+                *(lead.averify_proof(proof, challenge=c, payload=payload) for c, proof in ready)
+            )
+
+        async def measure() -> tuple[list[float], list[float]]:
+            found: tuple[list[float], list[float]] = ([], [])
+            for turn in range(times + 1):
+                ready = [made() for _ in range(100)]
+                gc.collect()
+                start = time.perf_counter()
+                await together(ready)
+                middle = time.perf_counter()
+                for _ in range(100):
+                    bare()
+                if turn:
+                    found[0].append((middle - start) / 100)
+                    found[1].append((time.perf_counter() - middle) / 100)
+            return found
+
+        yield Row(
+            "`averify_proof`, 100 at once", "HMAC and Fernet, bare", 3, *asyncio.run(measure())
+        )
+
+
+class _Work(TypedDict, total=False):
+    q: str
+    a: str
+
+
+class _Plain(TypedDict, total=False):
+    tasks: list[Any]
+    results: Annotated[list[Any], operator.add]
+
+
+class _Ours(TypedDict, total=False):
+    tasks: list[SpawnTask]
+    results: list[SpawnResult]
+
+
+async def _answer(state: _Work) -> _Work:
+    return {"a": state["q"].upper()}
+
+
+def spawns(pipelit: Pipelit) -> tuple[Any, Any]:
+    """The verified graph and the plain one, of the same child."""
+    builder = StateGraph(_Work)
+    builder.add_node("work", RunnableLambda(lambda state: {"a": state["q"].upper()}, _answer))
+    builder.add_edge(START, "work")
+    child = builder.compile()
+
+    def run(given: Any) -> Any:
+        return {"results": [child.invoke(given)]}
+
+    async def arun(given: Any) -> Any:
+        return {"results": [await child.ainvoke(given)]}
+
+    plain = StateGraph(_Plain)
+    plain.add_node("plan", lambda state: {})
+    plain.add_node("child", RunnableLambda(run, arun))
+    plain.add_edge(START, "plan")
+    plain.add_conditional_edges(
+        "plan", lambda state: [Send("child", each["input"]) for each in state["tasks"]], ["child"]
+    )
+    plain.add_edge("child", END)
+
+    verified = verified_child(child, pipelit.agent("agent_child"))
+    ours = StateGraph(_Ours)
+    ours.add_node(
+        "delegate", spawn_and_await(pipelit.agent("agent_lead"), {"agent_child": verified})
+    )
+    ours.add_edge(START, "delegate")
+    ours.add_edge("delegate", END)
+    return ours.compile(), plain.compile()
+
+
+def tasks(count: int) -> dict[str, Any]:
+    """So many tasks for the one child."""
+    return {"tasks": [{"agent": "agent_child", "input": {"q": f"q{n}"}} for n in range(count)]}
+
+
+def spawn(folder: Path, times: int) -> Iterator[Row]:
+    """A spawn whose children are verified, beside the same children by ``Send``."""
+    with domain(folder) as (pipelit, *_):
+        ours, plain = spawns(pipelit)
+        for way, run in (
+            ("async", lambda graph, given: asyncio.run(graph.ainvoke(given))),
+            ("sync", lambda graph, given: graph.invoke(given)),
+        ):
+            for count in (1, 10, 100, 1000):
+                given = tasks(count)
+                found = turns(
+                    lambda run=run, given=given: run(ours, given),
+                    lambda run=run, given=given: run(plain, given),
+                    times=times if count < 1000 else max(3, times // 3),
+                )
+                yield Row(f"verified spawn of {count:,}, {way}", "LangGraph `Send`", 1.2, *found)
+
+
+def inject(folder: Path, times: int) -> Iterator[Row]:
+    """A node with one injected credential, beside one that reads the environment."""
+    os.environ["BENCHMARK_KEY"] = "sk-" + "b" * 40
+    with ExitStack() as stack:
+        pipelit, *_ = stack.enter_context(domain(folder))
+        pipelit.credentials.put("openai", "sk-" + "b" * 40, kind="llm", created_by="alice")
+
+        @pipelit.credentials.inject(api_key="openai")
+        def with_key(state: _Work, *, api_key: Any) -> _Work:
+            return {"a": str(len(api_key.get_secret_value()))}
+
+        def by_environment(state: _Work) -> _Work:
+            return {"a": str(len(os.environ["BENCHMARK_KEY"]))}
+
+        graphs = []
+        for name, node in (("ours", with_key), ("theirs", by_environment)):
+            saver = stack.enter_context(SqliteSaver.from_conn_string(f"{folder}/{name}.ckpt"))
+            builder = StateGraph(_Work)
+            builder.add_node("call", node)
+            builder.add_edge(START, "call")
+            graphs.append(builder.compile(checkpointer=saver))
+        thread = [0]
+
+        def run(graph: Any) -> None:
+            thread[0] += 1
+            graph.invoke({"q": "x"}, {"configurable": {"thread_id": str(thread[0])}})
+
+        found = turns(
+            lambda: run(graphs[0]), lambda: run(graphs[1]), times=times * 2, calls=10
+        )
+    yield Row("a node with `inject`, SqliteSaver", "the same by `os.environ`", 1.15, *found)
+
+
+def search(folder: Path, times: int) -> Iterator[Row]:
+    """The search for a leaked secret, beside ``json.dumps`` of the state."""
+    for make in (leak_search.documents, leak_search.rows, leak_search.messages):
+        for size in (1, 50):
+            state = make(size)
+            found = turns(
+                lambda state=state: refuse_leak(state, {leak_search.SECRET: "openai"}),
+                lambda state=state: leak_search.dumped(state),
+                times=times if size == 1 else max(3, times // 4),
+            )
+            yield Row(f"leak search, {size} MB of {make.__name__}", "`json.dumps`", 0.5, *found)
+
+
+def authenticate(folder: Path, times: int) -> Iterator[Row]:
+    """A Bearer key looked up, beside the bare hash and read."""
+    with domain(folder) as (pipelit, *_):
+        key = pipelit.users.issue_api_key("alice", name="b").api_key.get_secret_value()
+        pipelit.users.authenticate(key)
+        (path,) = {Path(pipelit._database.engine.url.database or "")}
+        with sqlite3.connect(path) as connection:
+            identity = key.split("_")[1]
+
+            def bare() -> None:
+                hashlib.sha256(key.encode()).hexdigest()
+                connection.execute(
+                    "SELECT digest, username FROM pipelit_api_keys WHERE id = ?", (identity,)
+                ).fetchone()
+
+            found = turns(
+                lambda: pipelit.users.authenticate(key), bare, times=times, calls=200
+            )
+        connection.close()
+    yield Row("`authenticate(bearer)`", "SHA-256 and `sqlite3`, bare", 4, *found)
+
+
+def start(folder: Path, times: int) -> Iterator[Row]:
+    """The command's help, beside an import of LangGraph; whole processes."""
+
+    def ran(*command: str) -> Callable[[], Any]:
+        return lambda: subprocess.run(
+            [sys.executable, *command], check=True, capture_output=True, cwd=folder
+        )
+
+    found = turns(
+        ran("-m", "pipelit_agents.cli", "--help"),
+        ran("-c", "import langgraph.graph"),
+        times=max(3, times // 2),
+    )
+    yield Row("`pipelit-agents --help`", "`import langgraph.graph`", 0.3, *found)
+
+
+def store(folder: Path, times: int) -> Iterator[Row]:
+    """Verifications and credentials with 100,000 others in the store, beside 100."""
+    policy = VerificationPolicy(agents_per_owner=10**6)
+    with ExitStack() as stack:
+        sides = []
+        for size in (100_000, 100):
+            pipelit, lead, child, now = stack.enter_context(domain(folder, policy=policy))
+            pipelit.users.create_agent("agent_0", owner="alice", purpose="is there")
+            growth.fill(pipelit, 1, size)
+            growth.fill_credentials(pipelit, size)
+            sides.append((pipelit, lead, codes(child, lead, now)))
+        spent = [[], []]  # type: list[list[float]]
+        opened = [[], []]  # type: list[list[float]]
+        for turn in range(times + 1):
+            for side, (pipelit, lead, steps) in enumerate(sides):
+                gc.collect()
+                taken = 0.0
+                for _ in range(50):
+                    code = next(steps)
+                    begin = time.perf_counter()
+                    lead.verify_peer("agent_child", code)
+                    taken += time.perf_counter() - begin
+                begin = time.perf_counter()
+                for _ in range(50):
+                    pipelit.credentials.get("credential_7")
+                if turn:
+                    opened[side].append((time.perf_counter() - begin) / 50)
+                    spent[side].append(taken / 50)
+    yield Row("`verify_peer`, 100,000 agents", "100 agents", 1.2, *spent)
+    yield Row("`credentials.get`, 100,000 there", "100 there", 1.2, *opened)
+
+
+def memory(folder: Path, times: int) -> Iterator[Row]:
+    """The most memory that a process takes for 1,000 children at once, beside unverified ones."""
+    sides: list[list[float]] = [[], []]
+    for _ in range(3):
+        for side, name in enumerate(("ours", "plain")):
+            done = subprocess.run(
+                [sys.executable, __file__, "--memory", name],
+                check=True, capture_output=True, text=True, cwd=folder,
+            )  # fmt: skip
+            sides[side].append(float(done.stdout))
+    yield Row("memory, 1,000 verified at once", "unverified", 1.2, *sides, unit="B")
+
+
+def most_memory(which: str) -> None:
+    """Prints the most bytes that this process took."""
+    with TemporaryDirectory(prefix="bench-") as folder, domain(Path(folder)) as (pipelit, *_):
+        graph = spawns(pipelit)[which == "plain"]
+        asyncio.run(graph.ainvoke(tasks(1000)))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+ROWS: Sequence[Callable[[Path, int], Iterator[Row]]] = (
+    verify_embedded, verify_redis, verify_proof, spawn, inject, search, authenticate, start, store,
+    memory,
+)  # fmt: skip
+
+
+def shown(value: float, unit: str) -> str:
+    """A time or a size, for people."""
+    if unit == "B":
+        return f"{value / 2**20:,.0f} MB"
+    return f"{value * 1e6:,.0f} µs" if value < 0.01 else f"{value * 1e3:,.0f} ms"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The table in Markdown."""
+    lines = [
+        "| work | beside it | ours | theirs | ratio | middle half | goal | |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        low, high = row.spread
+        lines.append(
+            f"| {row.work} | {row.beside} | {shown(median(row.ours), row.unit)} "
+            f"| {shown(median(row.theirs), row.unit)} | {row.ratio:.2f} | {low:.2f}–{high:.2f} "
+            f"| ≤ {row.goal:g} | {'met' if row.ratio <= row.goal else 'missed'} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Ratio by goal, a bar a row; left of the line is within the goal."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "pipelit-agents", "svg.fonttype": "none"})
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(rows) + 1.2))
+    parts = [row.ratio / row.goal for row in rows]
+    colours = ["#1a7f37" if part <= 1 else "#cf222e" for part in parts]
+    axes.barh([row.work.replace("`", "") for row in rows], parts, color=colours, height=0.6)
+    axes.axvline(1, color="#57606a", linewidth=1)
+    axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.set_xlabel("ratio by goal (1 and less: met)")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def machine() -> str:
+    """What it ran on, in a class and no name."""
+    cores = os.cpu_count()
+    return f"{platform.system()} {platform.machine()}, {cores} cores, Python {platform.python_version()}"
+
+
+def main() -> None:
+    """Prints the table; with ``--write``, keeps it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="rows whose function has this in its name")
+    parser.add_argument("--times", type=int, default=15, help="turns of each side")
+    parser.add_argument("--write", action="store_true", help="write RESULTS.md and the plot")
+    parser.add_argument("--memory", choices=("ours", "plain"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.memory:
+        most_memory(chosen.memory)
+        return
+    rows: list[Row] = []
+    with TemporaryDirectory(prefix="bench-") as folder:
+        for make in ROWS:
+            if chosen.only in make.__name__:
+                for row in make(Path(folder), chosen.times):
+                    rows.append(row)
+                    print(f"{row.work}: {row.ratio:.2f} (goal {row.goal:g})", file=sys.stderr)
+    print(table(rows))
+    if chosen.write:
+        packages = ("langgraph", "langchain-core", "sqlalchemy", "cryptography", "redis", "django-otp")
+        versions = ", ".join(f"{name} {version(name)}" for name in packages)
+        (HERE / "RESULTS.md").write_text(
+            f"# Side by side\n\nWritten by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {machine()}; "
+            f"{versions}.\n\nMedians of turns that the two sides took one after the other, and the "
+            "middle half of the ratios of neighbours. Sizes are the most that a process took.\n\n"
+            f"{table(rows)}\n\n![Each ratio by its goal.](results.svg)\n"
+        )
+        draw(rows, HERE / "results.svg")
+        (HERE / "results.json").write_text(
+            json.dumps({row.work: [row.ratio, row.goal] for row in rows}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
