@@ -364,9 +364,7 @@ def inject(folder: Path, times: int) -> Iterator[Row]:
             thread[0] += 1
             graph.invoke({"q": "x"}, {"configurable": {"thread_id": str(thread[0])}})
 
-        found = turns(
-            lambda: run(graphs[0]), lambda: run(graphs[1]), times=times * 2, calls=10
-        )
+        found = turns(lambda: run(graphs[0]), lambda: run(graphs[1]), times=times * 2, calls=10)
     yield Row("a node with `inject`, SqliteSaver", "the same by `os.environ`", 1.15, *found)
 
 
@@ -398,9 +396,7 @@ def authenticate(folder: Path, times: int) -> Iterator[Row]:
                     "SELECT digest, username FROM pipelit_api_keys WHERE id = ?", (identity,)
                 ).fetchone()
 
-            found = turns(
-                lambda: pipelit.users.authenticate(key), bare, times=times, calls=200
-            )
+            found = turns(lambda: pipelit.users.authenticate(key), bare, times=times, calls=200)
         connection.close()
     yield Row("`authenticate(bearer)`", "SHA-256 and `sqlite3`, bare", 4, *found)
 
@@ -551,7 +547,14 @@ def main() -> None:
                     print(f"{row.work}: {row.ratio:.2f} (goal {row.goal:g})", file=sys.stderr)
     print(table(rows))
     if chosen.write:
-        packages = ("langgraph", "langchain-core", "sqlalchemy", "cryptography", "redis", "django-otp")
+        packages = (
+            "langgraph",
+            "langchain-core",
+            "sqlalchemy",
+            "cryptography",
+            "redis",
+            "django-otp",
+        )
         versions = ", ".join(f"{name} {version(name)}" for name in packages)
         (HERE / "RESULTS.md").write_text(
             f"# Side by side\n\nWritten by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {machine()}; "

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, select
 
 from pipelit_agents.chain import AuditHead, AuditReport, Chain
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
+from pipelit_agents.database.statement import Statement
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.keyring import Keyring
 from pipelit_agents.running import RunContext, run_context
@@ -20,7 +21,7 @@ from pipelit_agents.twins import off_the_loop
 __all__ = ["AuditEntry", "AuditTrail", "entry", "entry_of", "record", "write"]
 
 _SHOWN: Final = ("at", "actor", "subject", "action", "outcome", "reason", "node")
-_INSERT: Final = text(
+_INSERT: Final = Statement(
     "INSERT INTO pipelit_audit (at, actor, subject, action, outcome, reason, run, node, thread) "
     "VALUES (:at, :actor, :subject, :action, :outcome, :reason, :run, :node, :thread)"
 )
@@ -97,7 +98,7 @@ def entry(
 def write(connection: Connection, entries: list[dict[str, Any]]) -> None:
     """Writes entries in the caller's transaction."""
     if entries:
-        connection.execute(_INSERT, entries)
+        _INSERT.write(connection, entries)
 
 
 def record(
@@ -112,7 +113,7 @@ def record(
 ) -> None:
     """Writes one entry in the caller's transaction, and where it happened."""
     made = entry(at=at, actor=actor, subject=subject, action=action, outcome=outcome, reason=reason)
-    connection.execute(_INSERT, made)
+    _INSERT.write(connection, made)
 
 
 def entry_of(row: Any) -> AuditEntry:

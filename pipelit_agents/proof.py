@@ -11,6 +11,7 @@ import hmac
 import re
 import secrets
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -80,7 +81,12 @@ class Binding:
 
     def answer(self, key: bytes, step: int) -> str:
         """The OCRA response under a key at a time step (RFC 6287)."""
-        return ocra(key, self.suite, self.question(), step * PERIOD)
+        return self.answers(key, [step])[0]
+
+    def answers(self, key: bytes, steps: Iterable[int]) -> list[str]:
+        """The responses at several steps."""
+        question = self.question()
+        return [ocra(key, self.suite, question, step * PERIOD) for step in steps]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import ApiKeyRow, PeeringRow, UserRow
+from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import (
     AuthenticationError,
     NotLocalAgent,
@@ -40,6 +41,11 @@ __all__ = ["ApiKeyInfo", "NewAgent", "NewApiKey", "NewUser", "User", "Users"]
 
 OPERATOR: Final = "operator"
 _TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
+_READ_KEY: Final = Statement(
+    "SELECT k.digest, k.revoked_at, k.expires_at, k.last_used_at, u.username, u.kind, u.owner, "
+    "u.root_owner, u.purpose, u.active, u.may_create_agents, u.created_at, u.created_by, u.domain "
+    "FROM pipelit_api_keys k JOIN pipelit_users u ON u.username = k.username WHERE k.id = :id"
+)
 _LAST_USED_EVERY: Final = 60.0
 _SECRET_BYTES: Final = 32
 
@@ -602,16 +608,11 @@ class Users:
         found = _TOKEN.match(bearer_token) if isinstance(bearer_token, str) else None
         key_id, secret = found.groups() if found else ("", "")
         now = self._clock()
-        with self._database.reading() as connection:
-            row = connection.execute(
-                select(ApiKeyRow.__table__, UserRow.active)
-                .join(UserRow, UserRow.username == ApiKeyRow.username)
-                .where(ApiKeyRow.id == key_id)
-            ).one_or_none()
-            account = _find(connection, row.username) if row else None
+        rows = self._database.fetch(_READ_KEY, {"id": key_id})
+        row = rows[0] if rows else None
         genuine = hmac.compare_digest(_fingerprint(secret), row.digest if row else "0" * 64)
         reason = ""
-        if row is None or not genuine or account is None:
+        if row is None or not genuine:
             reason = "unknown key" if found else "malformed key"
         elif row.revoked_at is not None:
             reason = "revoked key"
@@ -620,7 +621,7 @@ class Users:
         elif not row.active:
             reason = "account inactive"
         who = row.username if row is not None and genuine else ""
-        if reason or row is None or account is None:
+        if reason or row is None:
             with self._database.writing() as connection:
                 self._record(connection, who, who, "authenticate", reason, outcome="refused")
             raise AuthenticationError
@@ -630,7 +631,7 @@ class Users:
                     update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now)
                 )
                 self._record(connection, who, who, "authenticate", key_id)
-        return _user(account)
+        return _user(row)
 
     aauthenticate = off_the_loop(authenticate)
 
@@ -808,15 +809,15 @@ def _storable(words: str) -> str:
     return words.replace("\0", "\ufffd")
 
 
-def _user(row: Row[Any]) -> User:
+def _user(row: Any) -> User:
     return User(
         row.username,
         "peer" if row.domain else row.kind,
         row.owner,
         row.root_owner,
         row.purpose,
-        row.active,
-        row.may_create_agents,
+        bool(row.active),
+        bool(row.may_create_agents),
         datetime.fromtimestamp(row.created_at, UTC),
         row.created_by,
         row.domain,

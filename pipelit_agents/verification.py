@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from secrets import token_bytes
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
-from sqlalchemy import ColumnClause, Connection, bindparam, column, delete, select, text
+from sqlalchemy import Connection, delete, select, text
 
 from pipelit_agents.audit import entry, record, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import SpentRequestRow
+from pipelit_agents.database.statement import Statement
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import (
     CodeRejected,
@@ -65,29 +67,12 @@ _CODE_FORMS: Final = {
     "plain": re.compile(r"[0-9]{6}\Z"),
     "audience": re.compile(r"[0-9]{8}\Z"),
 }
-_ACCOUNT: Final[tuple[ColumnClause[Any], ...]] = (
-    column("username"),
-    column("kind"),
-    column("active"),
-    column("totp_secret"),
-    column("totp_previous"),
-    column("totp_previous_until"),
-    column("domain"),
-    column("relation"),
-)
 _READ: Final = (
     "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until, domain, "
-    "relation FROM pipelit_users WHERE "
-)
-# With their columns, so that SQLAlchemy doesn't look at each result anew.
-_READ_ACCOUNT: Final = text(f"{_READ} username IN (:one, :other)").columns(*_ACCOUNT)
-_READ_ACCOUNTS: Final = (
-    text(f"{_READ} username IN :names")
-    .bindparams(bindparam("names", expanding=True))
-    .columns(*_ACCOUNT)
+    "relation FROM pipelit_users WHERE username IN "
 )
 # Neither is ever empty, so that an empty one finds nothing.
-_READ_PEERING: Final = text(
+_READ_PEERING: Final = Statement(
     "SELECT relation, secret FROM pipelit_peerings "
     "WHERE agent = :agent AND (relation = :relation OR domain = :domain)"
 )
@@ -272,12 +257,16 @@ class Verifier:
 
     def _make_proofs(self, asked: Sequence[_Asked]) -> Sequence[Proof | Exception]:
         names = {name for each in asked for name in (each.agent, each.verifier)}
-        with self._database.reading() as connection:
-            rows = _accounts_in(connection, *names)
-            places = [
-                _place_in(connection, rows, each.agent, each.verifier, each.relation)
-                for each in asked
-            ]
+        rows = self._accounts(*names)
+        places = [_Place("", "", None)] * len(asked)
+        if any(each.relation or _domain_of(rows, each) for each in asked):
+            # Accounts and peerings of one moment.
+            with self._database.reading() as connection:
+                rows = _accounts_in(connection, *names)
+                places = [
+                    _place_in(connection, rows, each.agent, each.verifier, each.relation)
+                    for each in asked
+                ]
         unseal = self._unsealing_once()
         answers: list[Proof | Exception] = []
         for each, place in zip(asked, places, strict=True):
@@ -417,8 +406,10 @@ class Verifier:
             return [
                 step
                 for key in self._unseal(account)
-                for step in steps
-                if same(_short_code(key, step, name, audience, relation), given)
+                for step, code in zip(
+                    steps, _short_codes(key, steps, name, audience, relation), strict=True
+                )
+                if same(code, given)
             ]
 
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
@@ -574,9 +565,9 @@ class Verifier:
                 reason=reason,
             )
 
-    def _accounts(self, one: str, other: str) -> dict[str, Any]:
-        with self._database.reading() as connection:
-            return _accounts_in(connection, one, other)
+    def _accounts(self, *names: str) -> dict[str, Any]:
+        rows = self._database.fetch(_reading(len(names)), _numbered(names))
+        return {row.username: row for row in rows}
 
     def _unseal(
         self, account: Account | None, unseal: Callable[[str, str], bytes] | None = None
@@ -643,7 +634,7 @@ class Agent:
             key, relation = self._verifier.own_key(self.username), ""
         else:
             key, relation = self._verifier.proving_key(self.username, audience)
-        code = _short_code(key, step, self.username, audience, relation)
+        (code,) = _short_codes(key, [step], self.username, audience, relation)
         return TotpCode(code, _utc((step + 1) * PERIOD), audience)
 
     atotp_code = off_the_loop(totp_code)
@@ -983,12 +974,23 @@ class Agent:
         raise TypeError("an Agent is not pickled: whoever holds it is that agent")
 
 
+@lru_cache(maxsize=64)
+def _reading(count: int) -> Statement:
+    return Statement(f"{_READ}({', '.join(f':name{number}' for number in range(count))})")
+
+
 def _accounts_in(connection: Connection, *names: str) -> dict[str, Any]:
-    if len(names) <= 2:
-        found = connection.execute(_READ_ACCOUNT, {"one": names[0], "other": names[-1]})
-    else:
-        found = connection.execute(_READ_ACCOUNTS, {"names": names})
-    return {row.username: row for row in found.all()}
+    rows = _reading(len(names)).fetch(connection, _numbered(names))
+    return {row.username: row for row in rows}
+
+
+def _numbered(names: Sequence[str]) -> dict[str, str]:
+    return {f"name{number}": name for number, name in enumerate(names)}
+
+
+def _domain_of(rows: Mapping[str, Any], asked: _Asked) -> str:
+    peer = rows.get(asked.verifier)
+    return peer.domain if asked.relation is None and peer is not None else ""
 
 
 class _Place(NamedTuple):
@@ -1017,14 +1019,15 @@ def _peering_in(connection: Connection, agent: str, relation: str, domain: str) 
     if not domain and not is_relation(relation):
         return None
     names = {"agent": agent, "relation": relation, "domain": domain}
-    return connection.execute(_READ_PEERING, names).one_or_none()
+    found = _READ_PEERING.fetch(connection, names)
+    return found[0] if found else None
 
 
-def _short_code(
-    key: bytes, step: int, prover: str, audience: str | None, relation: str = ""
-) -> str:
+def _short_codes(
+    key: bytes, steps: Sequence[int], prover: str, audience: str | None, relation: str = ""
+) -> list[str]:
     if audience is None:
-        return totp(key, step * PERIOD, digits=PLAIN_DIGITS)
+        return [totp(key, step * PERIOD, digits=PLAIN_DIGITS) for step in steps]
     binding = Binding(
         role="audience-code",
         suite=CODE_SUITE,
@@ -1032,7 +1035,7 @@ def _short_code(
         prover=prover,
         verifier=audience,
     )
-    return binding.answer(key, step)
+    return binding.answers(key, steps)
 
 
 def base32_secret(key: bytes) -> str:

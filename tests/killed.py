@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import event
 
 from pipelit_agents import Pipelit
+from pipelit_agents.database.statement import Statement
 
 AFTER = "after the verification"
 
@@ -44,19 +45,21 @@ def main() -> None:
             print("there", flush=True)
             threading.Event().wait()
 
-    def before(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        stand(place in statement)
-
-    event.listen(engine, "before_cursor_execute", before)
     # A transaction that wrote nothing yet isn't what the test is about.
     written: list[bool] = []
-    event.listen(
-        engine,
-        "after_cursor_execute",
-        lambda _c, _cursor, statement, *_rest: (
-            written.append(True) if statement.startswith("INSERT INTO pipelit_audit") else None
-        ),
-    )
+
+    def standing_before(run: Any) -> Any:
+        def stood(statement: Statement, *given: Any) -> Any:
+            stand(place in statement.sql)
+            done = run(statement, *given)
+            if statement.sql.startswith("INSERT INTO pipelit_audit"):
+                written.append(True)
+            return done
+
+        return stood
+
+    for name in ("fetch_by", "write"):
+        setattr(Statement, name, standing_before(getattr(Statement, name)))
     event.listen(engine, "commit", lambda _connection: stand(place == "COMMIT" and bool(written)))
     try:
         pipelit.agent(verifier).verify_peer(peer, code)

@@ -16,6 +16,7 @@ from conftest import Clock
 from sqlalchemy import event, text
 
 from pipelit_agents import Agent, Pipelit, Verification, VerificationPolicy
+from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import (
     AccountError,
     CodeRejected,
@@ -68,8 +69,18 @@ def statements(pipelit: Pipelit) -> Iterator[list[str]]:
     def collect(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
         sent.append(statement)
 
+    def collecting(run: Any) -> Any:
+        def collected(statement: Statement, *given: Any) -> Any:
+            sent.append(statement.sql)
+            return run(statement, *given)
+
+        return collected
+
     event.listen(pipelit._database.engine, "before_cursor_execute", collect)
-    yield sent
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fetch_by", "write"):
+            patch.setattr(Statement, name, collecting(getattr(Statement, name)))
+        yield sent
     event.remove(pipelit._database.engine, "before_cursor_execute", collect)
 
 

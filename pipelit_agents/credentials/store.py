@@ -28,6 +28,7 @@ from pipelit_agents.credentials.scope import (
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow
+from pipelit_agents.database.statement import Statement
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.errors import (
     AccountError,
@@ -54,6 +55,9 @@ __all__ = ["CredentialInfo", "Credentials", "credential_place"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_READ_SECRET: Final = Statement(
+    "SELECT kind, public, allow, sealed FROM pipelit_credentials WHERE name = :name"
+)
 VALUE: Final = "value"
 OPERATOR: Final = "operator"
 _MASKED_FROM: Final = 12
@@ -457,11 +461,13 @@ class Credentials:
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         # Wanted is a field, None for the only one, or empty for all.
         try:
-            with self._database.reading() as connection:
-                row = _find(connection, name)
+            rows = self._database.fetch(_READ_SECRET, {"name": name})
+            if not rows:
+                raise _not_found(name)
+            (row,) = rows
             # It opens first: only then the allow-list beside it is to be believed.
             place = credential_place(name, row.kind, row.public, row.allow)
-            fields = json.loads(self._keyring().unseal(row.sealed.token, place))
+            fields = json.loads(self._keyring().unseal(row.sealed, place))
             if agent is not None:
                 # An account that was deactivated opens nothing, whatever handle is left of it.
                 agent.require_active()
@@ -552,12 +558,16 @@ def _find(connection: Connection, name: str) -> Row[Any]:
         select(CredentialRow.__table__).where(CredentialRow.name == name)
     ).one_or_none()
     if row is None:
-        raise CredentialNotFound(
-            f"there is no credential {name!r:.80}; put it there with credentials.put or: "
-            f"pipelit-agents credentials put {name:.80} --kind … --created-by …",
-            credential=name,
-        )
+        raise _not_found(name)
     return row
+
+
+def _not_found(name: str) -> CredentialNotFound:
+    return CredentialNotFound(
+        f"there is no credential {name!r:.80}; put it there with credentials.put or: "
+        f"pipelit-agents credentials put {name:.80} --kind … --created-by …",
+        credential=name,
+    )
 
 
 def _secret_fields(

@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
+from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import ConfigurationError, StorageError
 
 if TYPE_CHECKING:
@@ -152,6 +153,20 @@ class Database:
                     isolation_level="REPEATABLE READ", postgresql_readonly=True
                 )
             yield connection
+
+    def fetch(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
+        """The rows of one statement, which sees one consistent state by itself.
+
+        Raises:
+            StorageError: The database can't be reached or refused it.
+        """
+        engine = self.engine
+        with _named_errors(engine):
+            driver = engine.raw_connection()
+            try:
+                return statement.fetch_by(driver, engine.dialect, values)
+            finally:
+                driver.close()
 
     def lock(self, connection: Connection, *names: str, shared: bool = False) -> None:
         """Makes transactions that lock the same name follow each other, up to their ends.

@@ -17,10 +17,11 @@ from importlib.resources import files
 from secrets import token_hex
 from typing import Any, Final, cast
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
+from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.address import (
     RedisUnusable,
@@ -39,7 +40,7 @@ __all__ = ["RedisLedger"]
 _KEEP: Final = 86_400
 _TRIES: Final = 3
 
-_READ: Final = text(
+_READ: Final = Statement(
     """
     SELECT (v.active AND v.domain = '') AS verifier_active, v.root_owner, p.active,
         p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.database_id,
@@ -54,12 +55,12 @@ _READ: Final = text(
         ON lv.peer = :peer AND lv.scope = 'pair' AND lv.subject = :verifier
     """
 )
-_UNCHANGED: Final = text(
+_UNCHANGED: Final = Statement(
     # Counted apart, as a person is both.
     "SELECT (SELECT count(*) FROM pipelit_users WHERE active AND domain = '' "
     "AND username = :verifier) + "
     "(SELECT count(*) FROM pipelit_users WHERE active AND username = :peer "
-    "AND totp_secret = :secret AND COALESCE(totp_previous, '') = :previous)"
+    "AND totp_secret = :secret AND COALESCE(totp_previous, '') = :previous) AS unchanged"
 )
 _NEW_ROW: Final = (
     "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
@@ -67,17 +68,17 @@ _NEW_ROW: Final = (
     "ON CONFLICT (peer, scope, subject) DO UPDATE SET version = pipelit_ledger.version + 1, "
 )
 _SPEND: Final = {
-    kind: text(
+    kind: Statement(
         _NEW_ROW.format(scope=scope, in_a_row=0, step=":step")
         + "spent_step = excluded.spent_step WHERE pipelit_ledger.spent_step < excluded.spent_step"
     )
     for kind, scope in (("plain", "'peer', ''"), ("audience", "'pair', :verifier"))
 }
-_CHARGE: Final = text(
+_CHARGE: Final = Statement(
     _NEW_ROW.format(scope="'peer', ''", in_a_row=1, step="-1")
     + "in_a_row = pipelit_ledger.in_a_row + 1"
 )
-_RESET: Final = text(
+_RESET: Final = Statement(
     "UPDATE pipelit_ledger SET in_a_row = 0, version = version + 1 "
     "WHERE peer = :peer AND scope = 'peer' AND in_a_row <> 0"
 )
@@ -127,8 +128,7 @@ class RedisLedger:
             UnsealError: The peer's secret doesn't open under this keyring.
         """
         try:
-            with self._database.reading() as connection:
-                row = connection.execute(_READ, _names(attempt)).one()
+            (row,) = self._database.fetch(_READ, _names(attempt))
             if not row.database_id:
                 why = "the database has lost its name: restore the table pipelit_epoch"
                 raise _unavailable(attempt, why)
@@ -238,20 +238,19 @@ class RedisLedger:
                 lock_attempt(self._database, connection, attempt)
                 names = _names(attempt)
                 evaluated = {"secret": row.totp_secret, "previous": row.totp_previous or ""}
-                if connection.scalar(_UNCHANGED, names | evaluated) != 2:
+                ((unchanged,),) = _UNCHANGED.fetch(connection, names | evaluated)
+                if unchanged != 2:
                     decision, reason = (
                         Decision("rejected", decision.at),
                         "account changed meanwhile",
                     )
-                elif connection.execute(
-                    _SPEND[attempt.kind], names | {"step": decision.step}
-                ).rowcount:
-                    connection.execute(_RESET, names)
+                elif _SPEND[attempt.kind].write(connection, names | {"step": decision.step}):
+                    _RESET.write(connection, names)
                 else:
                     # Redis had forgotten it, or there are two of them.
                     decision, reason = Decision("rejected", decision.at), "replay"
             if decision.verdict == "rejected":
-                connection.execute(_CHARGE, _names(attempt))
+                _CHARGE.write(connection, _names(attempt))
             _record(connection, attempt, decision, reason)
         return decision
 

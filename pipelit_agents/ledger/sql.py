@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import text
 
 from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
+from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.base import (
     Attempt,
@@ -49,7 +51,7 @@ _READ: Final = (
         ON lo.peer = :peer AND lo.scope = 'owner' AND lo.subject = COALESCE(v.root_owner, '')
     """
 )
-_WRITE: Final = text(
+_WRITE: Final = Statement(
     "INSERT INTO pipelit_ledger "
     "(peer, scope, subject, version, in_a_row, recent, locked_until, spent_step) VALUES "
     + ", ".join(
@@ -65,6 +67,11 @@ _WRITE: Final = text(
     + " WHERE pipelit_ledger.version = excluded.version - 1"
 )
 _EPOCH: Final = text("UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at WHERE id = 1")
+
+
+@cache
+def _reading(now: str) -> Statement:
+    return Statement(_READ.format(now=now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +155,7 @@ class SqlLedger:
         with self._database.writing() as connection:
             names = {"verifier": attempt.verifier, "peer": attempt.peer}
             lock_attempt(self._database, connection, attempt)
-            read = text(_READ.format(now=self._database.server_clock))
-            row = connection.execute(read, names).one()
+            (row,) = _reading(self._database.server_clock).fetch(connection, names)
             now = self._now(row.now)
             changed_at = row.changed_at
             if row.boot_id != self._epoch() or changed_at is None:
@@ -161,8 +167,8 @@ class SqlLedger:
             decision, reason = self._limits(state, now)
             if decision is None:
                 decision, reason = self._evaluate(attempt, row, state, now, changed_at)
-            written = connection.execute(
-                _WRITE,
+            written = _WRITE.write(
+                connection,
                 {
                     **names,
                     "root_owner": row.root_owner or "",
@@ -171,7 +177,7 @@ class SqlLedger:
                     **state.owner.parameters("lo"),
                 },
             )
-            if written.rowcount != 3:
+            if written != 3:
                 connection.rollback()
                 return None
             record(
