@@ -52,9 +52,10 @@ notebooks: $(READY)
 commands: $(READY)
 	$(BIN)/python tests/commands_page.py
 
-# What things cost, each beside something else in the same run.
+# What things cost, each beside something else in the same run; it writes benchmarks/RESULTS.md.
 bench: $(READY)
-	$(BIN)/python benchmarks/leak_search.py
+	$(BIN)/python -m pip install $(PIP_FLAGS) --group bench
+	$(BIN)/python benchmarks/side_by_side.py --write
 	$(BIN)/python benchmarks/growth.py
 
 # Mistake by channel on three checkpointers, with pipelit-agents and without.

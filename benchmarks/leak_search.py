@@ -1,19 +1,11 @@
-"""How long the search of a node's result takes, beside ``json.dumps`` of the same state.
-
-Run it with ``make bench``. It prints medians of one run, and their ratio.
-"""
+"""States that a leaked secret is searched for in, for ``side_by_side.py``."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 from langchain_core.messages import HumanMessage
-
-from pipelit_agents.credentials.boundary import refuse_leak
 
 SECRET = "sk-" + "Zq8" * 16
 PAGE = "The otter sleeps on its back, and holds a paw so as not to drift away. " * 28
@@ -48,32 +40,6 @@ def messages(megabytes: int) -> dict[str, Any]:
     }
 
 
-def timed(call: Callable[[], Any], times: int) -> float:
-    """The median time of a call, in milliseconds."""
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        call()
-        found.append((time.perf_counter() - start) * 1000)
-    return median(found)
-
-
 def dumped(state: Any) -> str:
     """The same state as JSON; messages by their fields, as a stream or trace shows them."""
     return json.dumps(state, default=lambda message: message.model_dump())
-
-
-def main() -> None:
-    """Prints the table."""
-    print(f"{'state':<16}{'search ms':>12}{'json.dumps ms':>15}{'ratio':>8}")
-    for make in (documents, rows, messages):
-        for size, times in ((1, 21), (50, 5)):
-            state = make(size)
-            ours = timed(lambda state=state: refuse_leak(state, {SECRET: "openai"}), times)
-            theirs = timed(lambda state=state: dumped(state), times)
-            name = f"{make.__name__} {size} MB"
-            print(f"{name:<16}{ours:>12.2f}{theirs:>15.2f}{ours / theirs:>8.2f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,6 @@ import asyncio
 import gc
 import hashlib
 import hmac
-import json
 import operator
 import os
 import platform
@@ -44,8 +43,7 @@ from pipelit_agents.credentials.boundary import refuse_leak
 from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await, verified_child
 
 HERE = Path(__file__).parent
-# The commands that a check of the platform sends, one by one, as its source has them.
-UPSTREAM = ("GET", "GET", "TTL", "INCR", "EXPIRE", "SET")
+PACKAGES = ("langgraph", "langchain-core", "sqlalchemy", "cryptography", "redis", "django-otp")
 
 
 @dataclass
@@ -405,7 +403,7 @@ def start(folder: Path, times: int) -> Iterator[Row]:
     """The command's help, beside an import of LangGraph; whole processes."""
 
     def ran(*command: str) -> Callable[[], Any]:
-        return lambda: subprocess.run(
+        return lambda: subprocess.run(  # noqa: S603 - this Python, and fixed words
             [sys.executable, *command], check=True, capture_output=True, cwd=folder
         )
 
@@ -454,7 +452,7 @@ def memory(folder: Path, times: int) -> Iterator[Row]:
     sides: list[list[float]] = [[], []]
     for _ in range(3):
         for side, name in enumerate(("ours", "plain")):
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603 - this Python, and fixed words
                 [sys.executable, __file__, "--memory", name],
                 check=True, capture_output=True, text=True, cwd=folder,
             )  # fmt: skip
@@ -493,7 +491,7 @@ def table(rows: Sequence[Row]) -> str:
         low, high = row.spread
         lines.append(
             f"| {row.work} | {row.beside} | {shown(median(row.ours), row.unit)} "
-            f"| {shown(median(row.theirs), row.unit)} | {row.ratio:.2f} | {low:.2f}–{high:.2f} "
+            f"| {shown(median(row.theirs), row.unit)} | {row.ratio:.2f} | {low:.2f} to {high:.2f} "
             f"| ≤ {row.goal:g} | {'met' if row.ratio <= row.goal else 'missed'} |"
         )
     return "\n".join(lines)
@@ -523,8 +521,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def machine() -> str:
     """What it ran on, in a class and no name."""
-    cores = os.cpu_count()
-    return f"{platform.system()} {platform.machine()}, {cores} cores, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return f"{system}, Python {platform.python_version()}"
 
 
 def main() -> None:
@@ -547,25 +545,15 @@ def main() -> None:
                     print(f"{row.work}: {row.ratio:.2f} (goal {row.goal:g})", file=sys.stderr)
     print(table(rows))
     if chosen.write:
-        packages = (
-            "langgraph",
-            "langchain-core",
-            "sqlalchemy",
-            "cryptography",
-            "redis",
-            "django-otp",
-        )
-        versions = ", ".join(f"{name} {version(name)}" for name in packages)
+        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
         (HERE / "RESULTS.md").write_text(
-            f"# Side by side\n\nWritten by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {machine()}; "
-            f"{versions}.\n\nMedians of turns that the two sides took one after the other, and the "
-            "middle half of the ratios of neighbours. Sizes are the most that a process took.\n\n"
-            f"{table(rows)}\n\n![Each ratio by its goal.](results.svg)\n"
+            f"# Side by side\n\nWritten by `make bench` on {datetime.now(UTC):%Y-%m-%d}: "
+            f"{machine()}; {versions}.\n\nMedians of turns that the two sides took one after the "
+            "other, and the middle half of the ratios of neighbours. Sizes are the most that a "
+            f"process took. [README.md](README.md) says what limits what.\n\n{table(rows)}\n\n"
+            "![Each ratio by its goal.](results.svg)\n"
         )
         draw(rows, HERE / "results.svg")
-        (HERE / "results.json").write_text(
-            json.dumps({row.work: [row.ratio, row.goal] for row in rows}, indent=1) + "\n"
-        )
 
 
 if __name__ == "__main__":

@@ -122,9 +122,9 @@ def entry_of(row: Any) -> AuditEntry:
 
 
 def _storable(name: str, length: int) -> str:
+    if name.isascii() and name.isprintable():
+        return name[:length]
     plain = name[:length].encode("ascii", "backslashreplace").decode()
-    if plain.isprintable():
-        return plain[:length]
     # Nor what would drive a terminal, or begin a line of its own.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)[:length]
 

@@ -54,12 +54,7 @@ def decode(data: bytes, *, limit: int) -> Any:
     if len(data) > limit:
         raise PayloadError(f"the payload has {len(data)} bytes, and {limit} are allowed")
     try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_no_twice,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-        )
+        value = _DECODER.decode(data.decode("utf-8"))
     except PayloadError:
         raise
     except (ValueError, RecursionError):
@@ -121,6 +116,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise PayloadError("the payload holds a number too large to be one")
     return number
+
+
+# Kept, as ``json.loads`` would make one for every payload.
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_no_twice, parse_constant=_no_constant, parse_float=_finite
+)
 
 
 def _check(value: Any) -> None:
