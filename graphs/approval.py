@@ -146,6 +146,8 @@ def approve_with_totp(
         )
         ```
     """
+    if not isinstance(pipelit, Pipelit):
+        raise TypeError("pipelit has to be the Pipelit whose people are asked")
     if isinstance(approvers, str):
         raise TypeError("approvers is a list of names, not one name")
     names = tuple(require_username(name, argument="approvers") for name in approvers)

@@ -49,7 +49,8 @@ def _convert(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     raise TypeError(
-        f"a {type(value).__name__} can't be carried; return text, numbers, lists, dicts or messages"
+        f"a value of type {type(value).__name__} can't be carried: give text, numbers, lists, "
+        "dicts or messages"
     )
 
 

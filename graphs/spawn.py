@@ -298,6 +298,8 @@ def spawn_and_await(
         raise TypeError('lead has to be a handle: pipelit.agent("agent_lead")')
     kinds = dict(proof or {})
     _check_options(lead, children, kinds, timeout, max_concurrency, max_depth, on_failure)
+    if max_answer_bytes < 1:
+        raise ValueError("max_answer_bytes has to be at least 1")
 
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
     for name, given in children.items():
@@ -335,6 +337,8 @@ def spawn_and_await(
                 "spawns itself has to end somewhere",
                 max_depth=max_depth,
             )
+        if not isinstance(state.get("tasks") or [], list | tuple):
+            raise SpawnError("tasks has to be a list of {'agent': …, 'input': …}")
         if "tasks" not in state:
             # LangGraph drops what a state's schema doesn't declare, and says nothing.
             raise SpawnError(
@@ -912,8 +916,13 @@ def _check_options(
     max_depth: int,
     on_failure: str,
 ) -> None:
+    if not isinstance(children, Mapping):
+        raise TypeError('children has to be a dict: {"agent_researcher": verified_child(…)}')
     if not children:
         raise ValueError("children is empty: name at least one child")
+    for option, number in (("timeout", timeout), ("max_concurrency", max_concurrency)):
+        if number is not None and not isinstance(number, int | float):
+            raise TypeError(f"{option} has to be a number or None, not {type(number).__name__}")
     if on_failure not in ("raise", "collect"):
         raise ValueError(f"on_failure is 'raise' or 'collect', not {on_failure!r}")
     if timeout is not None and not timeout > 0:
@@ -922,7 +931,10 @@ def _check_options(
         if value is not None and value < 1:
             raise ValueError(f"{option} has to be at least 1")
     for name in kinds.keys() - children.keys():
-        raise ValueError(f"proof names {name!r}, which is no child")
+        raise ValueError(
+            f"proof names {name!r}, which is no child; the children are "
+            f"{', '.join(sorted(children))}"
+        )
     for name, child in children.items():
         _check_child(lead, name, child, kinds.get(name, "bound"))
 
@@ -932,12 +944,12 @@ def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
     if name in (PLAN, JOIN, UNASSIGNED):
         raise ValueError(f"child {name!r}: the name is taken by a step of the node itself")
     if name == lead.username:
-        raise ValueError(f"child {name!r} is the lead: an agent doesn't verify itself")
+        raise ValueError(f"child {name!r} is the lead: give the child an agent of its own")
     if kind not in ("bound", "unbound-totp"):
         raise ValueError(f"proof of {name!r} is 'bound' or 'unbound-totp', not {kind!r}")
     if kind == "unbound-totp":
         if not isinstance(child, Pregel):
-            raise TypeError(f"child {name!r} has to be a compiled graph")
+            raise TypeError(f"child {name!r} has to be a compiled graph: builder.compile()")
         return
     if isinstance(child, RemoteGraph):
         from_remote_graph(name, child)

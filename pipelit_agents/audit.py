@@ -169,8 +169,11 @@ class AuditTrail:
             after: Only entries with a higher number.
 
         Raises:
-            ValueError: ``since`` has no time zone, or ``outcome`` is another word.
+            ValueError: ``since`` has no time zone, ``outcome`` is another word, or ``limit`` is
+                less than 1.
         """
+        if limit < 1:
+            raise ValueError(f"limit has to be at least 1, not {limit}")
         if outcome not in (None, "ok", "refused"):
             raise ValueError(f"outcome is 'ok' or 'refused', not {outcome!r:.40}")
         query = select(AuditRow.__table__).where(AuditRow.id > after)

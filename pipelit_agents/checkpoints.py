@@ -201,6 +201,11 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         clear_metadata: Sequence[str] = (),
     ) -> None:
         clear = (*_CLEAR, *clear_metadata)
+        if not isinstance(saver, BaseCheckpointSaver):
+            raise TypeError(
+                "saver has to be a checkpointer, for example SqliteSaver(connection), not "
+                f"{saver!r:.80}"
+            )
         if isinstance(saver, SealedSaver):
             clear, saver = (*saver._clear, *clear_metadata), saver._saver
         serde = SealedSerializer.over(saver.serde, keyring)

@@ -23,11 +23,15 @@ def require_username(name: object, *, argument: str = "username") -> str:
     Raises:
         InvalidUsername: It is not in the one normal form; nothing is stripped or lowered for it.
     """
-    if not isinstance(name, str) or not is_username(name):
-        shown = name if isinstance(name, str) else type(name).__name__
+    if not isinstance(name, str):
         raise InvalidUsername(
-            f"{argument} {shown!r:.80} is not a username: 1 to 149 of the characters a-z 0-9 _ . - "
+            f"{argument} has to be a username, as text, not {type(name).__name__}",
+            username=type(name).__name__,
+        )
+    if not is_username(name):
+        raise InvalidUsername(
+            f"{argument} {name!r:.80} is not a username: 1 to 149 of the characters a-z 0-9 _ . - "
             "and the first a letter or digit (lower case only; nothing is converted)",
-            username=str(shown)[:149],
+            username=name[:149],
         )
     return name

@@ -392,8 +392,10 @@ class Users:
             UserInactive: It was deactivated.
             ValueError: The overlap is negative.
         """
+        if not isinstance(overlap, timedelta):
+            raise TypeError("overlap has to be a timedelta, for example timedelta(minutes=5)")
         if overlap < timedelta(0):
-            raise ValueError("overlap must not be negative")
+            raise ValueError("overlap must not be negative: timedelta(0) ends the old secret now")
         secret = secrets.token_bytes(_SECRET_BYTES)
         with self._database.writing(durable=True) as connection:
             self._lock_accounts(connection, require_username(username))
@@ -449,7 +451,7 @@ class Users:
                     domain=domain,
                     secret=self._seal(connection, secret, purpose),
                     created_at=self._clock(),
-                    created_by=_storable(by)[:149],
+                    created_by=_storable(by, "by")[:149],
                 )
             )
             self._record(connection, by, agent, "peering.issue", domain)
@@ -638,10 +640,15 @@ class Users:
     def _expiry(self, argument: str, at: datetime | None) -> float | None:
         if at is None:
             return None
+        if not isinstance(at, datetime):
+            raise TypeError(
+                f"{argument} has to be a datetime, for example datetime.now(UTC) + "
+                "timedelta(days=90)"
+            )
         if at.tzinfo is None:
             raise ValueError(f"{argument} needs a time zone, for example datetime.now(UTC)")
         if at.timestamp() <= self._clock():
-            raise ValueError(f"{argument} is past")
+            raise ValueError(f"{argument} is past ({at:%Y-%m-%d %H:%M %Z}): name a later moment")
         return at.timestamp()
 
     def _seal(self, connection: Connection, secret: bytes, purpose: str) -> Sealed:
@@ -713,20 +720,22 @@ class Users:
         taken = select(UserRow.username).where(UserRow.username == username)
         # Nobody's entries in the audit shall look like the operator's.
         if username == OPERATOR or connection.scalar(taken) is not None:
-            raise UserExists(f"there is an account {username!r} already", username=username)
+            raise UserExists(
+                f"there is an account {username!r} already: choose another name", username=username
+            )
         connection.execute(
             insert(UserRow).values(
                 username=username,
                 kind=kind,
                 owner=owner,
                 root_owner=root_owner,
-                purpose=_storable(purpose),
+                purpose=_storable(purpose, "purpose"),
                 active=True,
                 may_create_agents=may_create_agents,
                 totp_secret=totp_secret,
                 totp_previous_until=0.0,
                 created_at=self._clock(),
-                created_by=_storable(created_by)[:149],
+                created_by=_storable(created_by, "created_by")[:149],
                 domain=domain,
                 relation=relation,
             )
@@ -750,11 +759,11 @@ class Users:
             insert(ApiKeyRow).values(
                 id=key_id,
                 username=username,
-                name=_storable(name)[:149],
+                name=_storable(name, "name")[:149],
                 digest=_fingerprint(secret),
                 last_four=secret[-4:],
                 created_at=self._clock(),
-                created_by=_storable(created_by)[:149],
+                created_by=_storable(created_by, "created_by")[:149],
                 expires_at=expires_at,
             )
         )
@@ -786,7 +795,11 @@ def _find(connection: Connection, username: str) -> Row[Any]:
         select(UserRow.__table__).where(UserRow.username == username)
     ).one_or_none()
     if row is None:
-        raise UserNotFound(f"there is no account {username!r}", username=username)
+        raise UserNotFound(
+            f"there is no account {username!r}: users.create makes one of a person, "
+            "users.create_agent one of an agent (pipelit-agents users list, agents list)",
+            username=username,
+        )
     return row
 
 
@@ -798,13 +811,20 @@ def _find_agent(connection: Connection, username: str) -> Row[Any]:
             username=username,
         )
     if row.kind != "agent":
-        raise NotLocalAgent(f"{username!r} is a person, not an agent", username=username)
+        raise NotLocalAgent(
+            f"{username!r} is a person, and an agent is needed (pipelit-agents agents list)",
+            username=username,
+        )
     if not row.active:
-        raise UserInactive(f"{username!r} was deactivated", username=username)
+        raise UserInactive(
+            f"{username!r} was deactivated, which is for good: make another", username=username
+        )
     return row
 
 
-def _storable(words: str) -> str:
+def _storable(words: str, argument: str) -> str:
+    if not isinstance(words, str):
+        raise TypeError(f"{argument} has to be text, not {type(words).__name__}")
     # PostgreSQL takes every character but this one.
     return words.replace("\0", "\ufffd")
 

@@ -363,7 +363,9 @@ class Verifier:
             )
         if row.kind != "agent":
             raise NotLocalAgent(
-                f"{username!r} is a person: only agent users can be acted as", username=username
+                f"{username!r} is a person, and only agents can be acted as (pipelit-agents agents "
+                "list)",
+                username=username,
             )
         if not row.active:
             raise UserInactive(f"{username!r} was deactivated", username=username)
@@ -920,6 +922,13 @@ class Agent:
         payload: bytes | None = None,
     ) -> _Asked:
         require_username(verifier, argument="verifier")
+        if not isinstance(challenge, bytes) or len(challenge) != 32:
+            raise ValueError(
+                "challenge has to be the verifier's 32 bytes: the value of its Challenge"
+            )
+        for argument, data in (("request", request), ("payload", payload or b"")):
+            if not isinstance(data, bytes):
+                raise TypeError(f"{argument} has to be the exact bytes, not {type(data).__name__}")
         step = int(self._verifier.now()) // PERIOD
 
         def answer(key: bytes, peering: str) -> Proof:
@@ -948,6 +957,13 @@ class Agent:
         kind: str = "",
         payload: bytes | None = None,
     ) -> _Check:
+        if not isinstance(proof, Proof) or not isinstance(challenge, Challenge):
+            raise TypeError(
+                "what is checked is a Proof, against the Challenge that this agent made and kept"
+            )
+        for argument, data in (("request", request), ("payload", payload or b"")):
+            if not isinstance(data, bytes):
+                raise TypeError(f"{argument} has to be the exact bytes, not {type(data).__name__}")
         own = challenge.verifier == self.username != challenge.prover
         return _Check(
             proof=proof,

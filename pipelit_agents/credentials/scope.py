@@ -314,7 +314,10 @@ def injecting(
     for parameter in parameters:
         found = signature.parameters.get(parameter)
         if found is None:
-            raise TypeError(f"{name}() has no parameter {parameter!r} to inject a secret into")
+            raise TypeError(
+                f"{name}() has no parameter {parameter!r} to inject a secret into: declare it "
+                f"after a star, def {function.__name__}(state, *, {parameter})"
+            )
         if found.kind not in (found.POSITIONAL_OR_KEYWORD, found.KEYWORD_ONLY):
             raise TypeError(
                 f"{name}() takes {parameter!r} as a {found.kind.description} parameter: to inject "

@@ -173,10 +173,31 @@ class Credentials:
                 "a-z 0-9 _ . - and the first a letter or digit",
                 credential=str(name)[:149],
             )
-        if not kind or len(kind) > _LONGEST_KIND or not kind.isprintable():
+        if (
+            not isinstance(kind, str)
+            or not kind
+            or len(kind) > _LONGEST_KIND
+            or not kind.isprintable()
+        ):
             raise CredentialError(
                 f"credential {name!r}: kind {kind!r:.80} has to be 1 to {_LONGEST_KIND} printable "
                 "characters",
+                credential=name,
+            )
+        if not isinstance(created_by, str) or not 0 < len(created_by) < 150:
+            raise CredentialError(
+                f"credential {name!r}: created_by has to name who puts it there, in 1 to 149 "
+                "characters",
+                credential=name,
+            )
+        if isinstance(allow, str):
+            raise CredentialError(
+                f"credential {name!r}: allow is a list of names, not one name", credential=name
+            )
+        if public is not None and not isinstance(public, Mapping):
+            raise CredentialError(
+                f'credential {name!r}: public has to be fields by name, for example {{"base_url": '
+                '"https://…"}',
                 credential=name,
             )
         secrets = _secret_fields(name, value)
@@ -288,6 +309,13 @@ class Credentials:
             raise TypeError(
                 'inject needs a credential for a parameter, for example inject(api_key="openai")'
             )
+        if agent is not None and not isinstance(agent, Agent):
+            raise TypeError('agent has to be a handle: pipelit.agent("agent_lead")')
+        for parameter, reference in references.items():
+            if not isinstance(reference, str):
+                raise TypeError(
+                    f"{parameter}: name a credential, as text, not {type(reference).__name__}"
+                )
 
         def decorate(function: Callable[P, R]) -> Callable[..., R]:
             return injecting(

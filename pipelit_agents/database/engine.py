@@ -470,6 +470,10 @@ def _make_private(path: Path, *, create: bool) -> None:
         finally:
             os.close(descriptor)
     except FileNotFoundError:
+        if create:
+            raise ConfigurationError(
+                f"no database can be made at {path.absolute()}; change {URL_SETTING}"
+            ) from None
         raise StorageError(
             f"there is no database at {path.absolute()}: make it with pipelit.create_schema() or: "
             f"pipelit-agents init (setting: {URL_SETTING})"

@@ -1,0 +1,186 @@
+"""What a developer does wrong by hand: told what it was, in which argument, and the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from spawning import graph_of
+
+from pipelit_agents import Agent, Keyring, Pipelit, VerificationPolicy
+from pipelit_agents.graphs import approve_with_totp, spawn_and_await, verified_child
+from pipelit_agents.tools import SpawnAndAwait
+
+BACKENDS = False
+EXACT = b"c" * 32
+
+
+class World:
+    """A Pipelit with what the mistakes are made with."""
+
+    def __init__(self, pipelit: Pipelit) -> None:
+        self.pipelit = pipelit
+        self.users, self.credentials = pipelit.users, pipelit.credentials
+        self.users.create_agent("agent_child", owner="alice", purpose="works")
+        self.agent, self.other = pipelit.agent("agent_writer"), pipelit.agent("agent_child")
+        self.child = verified_child(graph_of(), self.other)
+
+    def put(self, **changed: Any) -> Any:
+        """Puts a credential, with something changed."""
+        given = {"value": "secret-secret", "kind": "llm", "created_by": "alice"} | changed
+        return self.credentials.put("x", **given)
+
+    def spawn(self, **changed: Any) -> Any:
+        """Makes a spawn node, with something changed."""
+        given = {"children": {"agent_child": self.child}} | changed
+        return spawn_and_await(given.pop("lead", self.agent), **given)
+
+    def run(self, tasks: Any) -> Any:
+        """Runs a spawn node on something that is no list of tasks."""
+        return self.spawn().invoke({"tasks": tasks})
+
+
+Mistake = Callable[[World], Any]
+MISTAKES: dict[str, tuple[Mistake, str]] = {
+    "no name": (lambda w: w.users.create(None), "username has to be a username, as text"),
+    "a name's form": (lambda w: w.users.create("Alice"), "lower case only"),
+    "a name twice": (lambda w: w.users.create("alice"), "choose another name"),
+    "an unknown owner": (
+        lambda w: w.users.create_agent("agent_x", owner="nobody", purpose="x"),
+        "users.create makes one of a person",
+    ),
+    "no purpose": (
+        lambda w: w.users.create_agent("agent_x", owner="alice", purpose=None),
+        "purpose has to be text, not NoneType",
+    ),
+    "a person for an agent": (lambda w: w.users.rotate_totp("alice"), "agents list"),
+    "seconds for a timedelta": (
+        lambda w: w.users.rotate_totp("agent_writer", overlap=5),
+        r"timedelta\(minutes=5\)",
+    ),
+    "a negative overlap": (
+        lambda w: w.users.rotate_totp("agent_writer", overlap=timedelta(-1)),
+        "ends the old secret now",
+    ),
+    "a date as text": (
+        lambda w: w.users.issue_api_key("alice", name="k", expires_at="2030"),
+        "expires_at has to be a datetime",
+    ),
+    "a date that is past": (
+        lambda w: w.users.issue_api_key(
+            "alice", name="k", expires_at=datetime(2020, 1, 1, tzinfo=UTC)
+        ),
+        "name a later moment",
+    ),
+    "a key without a name": (
+        lambda w: w.users.issue_api_key("alice", name=None),
+        "name has to be text",
+    ),
+    "a challenge cut short": (
+        lambda w: w.agent.prove(b"x", b"y", verifier="agent_child"),
+        "challenge has to be the verifier's 32 bytes",
+    ),
+    "text for bytes": (
+        lambda w: w.agent.prove(EXACT, "y", verifier="agent_child"),
+        "payload has to be the exact bytes, not str",
+    ),
+    "no proof": (
+        lambda w: w.agent.verify_proof(
+            None, challenge=w.agent.challenge("agent_child"), payload=b""
+        ),
+        "the Challenge that this agent made and kept",
+    ),
+    "a challenge's value": (
+        lambda w: w.other.verify_proof(
+            w.agent.prove(EXACT, b"", verifier="agent_child"), challenge=EXACT, payload=b""
+        ),
+        "the Challenge that this agent made and kept",
+    ),
+    "a credential of nobody": (lambda w: w.put(created_by=None), "created_by has to name who"),
+    "a credential of no kind": (lambda w: w.put(kind=None), "kind None has to be"),
+    "one name for a list": (lambda w: w.put(allow="alice"), "allow is a list of names"),
+    "a list of public fields": (lambda w: w.put(public=["a"]), "public has to be fields by name"),
+    "inject for a name": (
+        lambda w: w.credentials.inject("agent_writer", key="x"),
+        r'pipelit\.agent\("agent_lead"\)',
+    ),
+    "inject a number": (lambda w: w.credentials.inject(key=5), "key: name a credential, as text"),
+    "inject without a parameter": (
+        lambda w: w.credentials.inject(key="x")(lambda state: state),
+        r"\(state, \*, key\)",
+    ),
+    "a list of children": (lambda w: w.spawn(children=[w.child]), "children has to be a dict"),
+    "a lead by name": (lambda w: w.spawn(lead="agent_writer"), "lead has to be a handle"),
+    "a lead as its child": (
+        lambda w: w.spawn(children={"agent_writer": verified_child(graph_of(), w.agent)}),
+        "give the child an agent of its own",
+    ),
+    "a timeout as text": (lambda w: w.spawn(timeout="5"), "timeout has to be a number or None"),
+    "no bytes for an answer": (lambda w: w.spawn(max_answer_bytes=0), "max_answer_bytes"),
+    "a proof of nobody": (
+        lambda w: w.spawn(proof={"agent_x": "bound"}),
+        "the children are agent_child",
+    ),
+    "a task for a list": (
+        lambda w: w.run({"agent": "agent_child", "input": {}}),
+        "tasks has to be a list",
+    ),
+    "text for tasks": (lambda w: w.run("agent_child"), "tasks has to be a list"),
+    "an object in a task": (
+        lambda w: w.run([{"agent": "agent_child", "input": {"q": object()}}]),
+        r"tasks\[0\]\.input: q: a value of type object can't be carried",
+    ),
+    "an unknown child": (
+        lambda w: w.run([{"agent": "agent_x", "input": {}}]),
+        "the children are agent_child",
+    ),
+    "a tool of nobody": (
+        lambda w: SpawnAndAwait(agent="agent_writer", children={}),  # type: ignore[arg-type]
+        "has to be a handle",
+    ),
+    "an agent for a Pipelit": (
+        lambda w: approve_with_totp(w.agent, approvers=["alice"], reason="x"),  # type: ignore[arg-type]
+        "pipelit has to be the Pipelit",
+    ),
+    "a class for a checkpointer": (
+        lambda w: w.pipelit.sealed_saver(InMemorySaver),  # type: ignore[arg-type]
+        "saver has to be a checkpointer",
+    ),
+    "a negative limit": (lambda w: w.pipelit.audit.list(limit=-1), "limit has to be at least 1"),
+    "a limit as text": (
+        lambda w: VerificationPolicy(lock_after="ten"),  # type: ignore[arg-type]
+        "lock_after has to be a number, not str",
+    ),
+    "a folder that can't be": (
+        lambda w: Pipelit(
+            database_url="sqlite:////proc/x/a.db", encryption_keys=[Keyring.generate_key()]
+        ).create_schema(),
+        "PIPELIT_DATABASE_URL",
+    ),
+}
+
+
+@pytest.fixture
+def world(pipelit: Pipelit, writer: Agent) -> World:
+    """The Pipelit that the mistakes are made with."""
+    return World(pipelit)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_its_mend(world: World, mistake: str) -> None:
+    """The message says which argument, and what to give in its place."""
+    make, words = MISTAKES[mistake]
+    with pytest.raises(Exception, match=words) as caught:
+        make(world)
+    # One of ours, or Python's for an argument: nothing from below.
+    assert isinstance(caught.value, TypeError | ValueError) or type(
+        caught.value
+    ).__module__.startswith("pipelit_agents")
+
+
+def test_a_list_of_names_is_kept_as_it_is(world: World) -> None:
+    """What the mistake looks like when it is right."""
+    assert world.put(allow=["agent_writer"]).allow == ("agent_writer",)
