@@ -166,7 +166,11 @@ def test_sixteen_creators_of_one_name(pipelit: Pipelit) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         said = list(pool.map(call, agents))
-    assert sorted(said) == ["created True"] + ["there is an account 'agent_helper' already"] * 15
+    assert (
+        sorted(said)
+        == ["created True"]
+        + ["there is an account 'agent_helper' already: choose another name"] * 15
+    )
 
 
 def test_racing_callers_stay_within_the_quota(database_url: str, key: str, clock: Clock) -> None:
@@ -213,7 +217,7 @@ def test_a_taken_name_is_refused_in_the_same_words(pipelit: Pipelit, writer: Age
     for name, reason in reasons.items():
         with pytest.raises(UserExists) as caught:
             pipelit.provision_agent(writer, purpose="x", username=name)
-        assert str(caught.value) == f"there is an account {name!r} already"
+        assert str(caught.value) == f"there is an account {name!r} already: choose another name"
         assert trail(pipelit, name)[-1] == ("agent_writer", "agent.create", "refused", reason)
 
 

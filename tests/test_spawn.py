@@ -1027,7 +1027,7 @@ def test_an_unbound_child_with_extra_keys_is_refused(lead: Agent, researcher: Ag
         ({"agent": NAME}, "tasks[0] has to be"),
         ({"agent": NAME, "input": {}, "proof": "none"}, "tasks[0] has to be"),
         ("text", "tasks[0] has to be"),
-        ({"agent": NAME, "input": {"q": object()}}, "tasks[0].input: q: a object"),
+        ({"agent": NAME, "input": {"q": object()}}, "tasks[0].input: q: a value of type object"),
         ({"agent": ["x"], "input": {}}, "is no child here"),
     ],
     ids=["stranger", "no input", "extra", "text", "no JSON", "no name"],

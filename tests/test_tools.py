@@ -279,7 +279,7 @@ def test_an_agent_is_created_once_for_its_creator(pipelit: Pipelit, writer: Agen
     other = answer_to([CreateAgentUser(agent=pipelit.agent("agent_other"))], call)
     assert first.startswith("Created agent_helper.")
     assert again == first.replace("Created", "You had created")
-    assert other == "Not done: there is an account 'agent_helper' already."
+    assert other == ("Not done: there is an account 'agent_helper' already: choose another name.")
 
 
 def test_a_created_agent_cannot_create(pipelit: Pipelit, writer: Agent) -> None:

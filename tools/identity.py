@@ -193,9 +193,13 @@ class GetTotpCode(AgentTool):
         if audience is None or (self.audiences is not None and audience not in self.audiences):
             raise UserNotFound(f"no code for {audience!r:.80}: choose one of {self.audiences}")
         if self.audiences is None:
-            peer = self.pipelit.users.get(audience)
-            if peer.kind != "agent" or not peer.active:
-                raise UserNotFound(f"there is no account {audience!r}", username=audience)
+            try:
+                peer = self.pipelit.users.get(audience)
+            except UserNotFound:
+                peer = None
+            if peer is None or peer.kind != "agent" or not peer.active:
+                # One and the same, so that a model can't tell who was here.
+                raise UserNotFound(f"there is no agent {audience!r}: check its name")
         return self.agent.totp_code(audience=audience).code
 
 

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from pipelit_agents.database.statement import Statement
+from pipelit_agents.database.statement import Statement, named_by_driver
 from pipelit_agents.errors import ConfigurationError, StorageError
 
 if TYPE_CHECKING:
@@ -162,7 +162,10 @@ class Database:
         """
         engine = self.engine
         with _named_errors(engine):
-            driver = engine.raw_connection()
+            try:
+                driver = engine.raw_connection()
+            except Exception as error:
+                raise named_by_driver(engine.dialect, error) from None
             try:
                 return statement.fetch_by(driver, engine.dialect, values)
             finally:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Dialect, PoolProxiedConnection, text
 from sqlalchemy.exc import DBAPIError
 
-__all__ = ["Statement"]
+__all__ = ["Statement", "named_by_driver"]
 
 
 class Statement:
@@ -49,7 +49,7 @@ class Statement:
                 names = [column[0] for column in cursor.description or ()]
                 self._row = namedtuple("Row", names)  # type: ignore[misc]
         except Exception as error:
-            raise _named(dialect, error) from None
+            raise named_by_driver(dialect, error) from None
         finally:
             cursor.close()
         return [self._row(*row) for row in rows]
@@ -75,7 +75,7 @@ class Statement:
                 cursor.executemany(sql, given)
             changed: int = cursor.rowcount
         except Exception as error:
-            raise _named(connection.dialect, error) from None
+            raise named_by_driver(connection.dialect, error) from None
         else:
             return changed
         finally:
@@ -89,8 +89,8 @@ class Statement:
         return found
 
 
-def _named(dialect: Dialect, error: Exception) -> Exception:
-    # As SQLAlchemy has it, so that whoever waits for its errors gets them; without parameters.
+def named_by_driver(dialect: Dialect, error: Exception) -> Exception:
+    """A driver's error as SQLAlchemy names it, without parameters; any other as it is."""
     driver: Any = dialect.dbapi
     if not isinstance(error, driver.Error):
         return error
