@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from pipelit_agents.chain import AuditHead, AuditReport, Chain
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
-from pipelit_agents.database.statement import Statement
+from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.keyring import Keyring
 from pipelit_agents.running import RunContext, run_context
@@ -95,14 +95,14 @@ def entry(
     }
 
 
-def write(connection: Connection, entries: list[dict[str, Any]]) -> None:
+def write(connection: Open, entries: list[dict[str, Any]]) -> None:
     """Writes entries in the caller's transaction."""
     if entries:
         _INSERT.write(connection, entries)
 
 
 def record(
-    connection: Connection,
+    connection: Open,
     *,
     at: float,
     actor: str,

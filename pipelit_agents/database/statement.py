@@ -8,12 +8,42 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
-from sqlalchemy import Connection, Dialect, PoolProxiedConnection, text
+from sqlalchemy import Dialect, PoolProxiedConnection, text
 from sqlalchemy.exc import DBAPIError
 
-__all__ = ["Statement", "named_by_driver"]
+__all__ = ["Open", "Statement", "Transaction", "named_by_driver"]
+
+
+class Open(Protocol):
+    """What a statement is run on: SQLAlchemy's ``Connection``, or a :class:`Transaction`."""
+
+    @property
+    def connection(self) -> PoolProxiedConnection:
+        """The driver's connection, as the pool has it."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """Which database it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A transaction of the driver's own, for statements.
+
+    Attributes:
+        connection: The driver's connection, as the pool has it.
+        dialect: Which database it is.
+    """
+
+    connection: PoolProxiedConnection
+    dialect: Dialect
+
+    def rollback(self) -> None:
+        """Undoes what was written; whoever is in the transaction goes on in none."""
+        self.connection.rollback()
 
 
 class Statement:
@@ -28,7 +58,7 @@ class Statement:
         self._prepared: dict[str, tuple[str, Sequence[str] | None]] = {}
         self._row: Any = None
 
-    def fetch(self, connection: Connection, values: Mapping[str, Any]) -> list[Any]:
+    def fetch(self, connection: Open, values: Mapping[str, Any]) -> list[Any]:
         """Runs it in a transaction, and returns all rows, their columns by name.
 
         Raises:
@@ -55,7 +85,7 @@ class Statement:
         return [self._row(*row) for row in rows]
 
     def write(
-        self, connection: Connection, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+        self, connection: Open, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     ) -> int:
         """Runs it in a transaction, once or for each of several; how many rows it changed.
 

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Protocol
 from sqlalchemy import Connection, text
 
 from pipelit_agents.database.engine import Database
+from pipelit_agents.database.statement import Open
 from pipelit_agents.proof import PERIOD
 
 __all__ = [
@@ -114,7 +115,7 @@ def window_of(now: float, window: int) -> range:
     return range(max(0, present - window), present + window + 1)
 
 
-def lock_attempt(database: Database, connection: Connection, attempt: Attempt) -> None:
+def lock_attempt(database: Database, connection: Open, attempt: Attempt) -> None:
     """Makes attempts about one peer follow each other, and deactivations wait for them."""
     accounts = sorted({f"account:{attempt.peer}", f"account:{attempt.verifier}"})
     database.lock(connection, *accounts, shared=True)

@@ -17,11 +17,9 @@ from importlib.resources import files
 from secrets import token_hex
 from typing import Any, Final, cast
 
-from sqlalchemy import Connection
-
 from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.statement import Statement
+from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.address import (
     RedisUnusable,
@@ -233,7 +231,7 @@ class RedisLedger:
         accepts = decision.verdict == "accepted"
         # A power cut that undoes a commit of SQLite's may take Redis's memory with it, and
         # neither would know that the other forgot.
-        with self._database.writing(durable=accepts) as connection:
+        with self._database.deciding(durable=accepts) as connection:
             if accepts:
                 lock_attempt(self._database, connection, attempt)
                 names = _names(attempt)
@@ -271,7 +269,7 @@ def _names(attempt: Attempt) -> dict[str, Any]:
     return {"verifier": attempt.verifier, "peer": attempt.peer, "kind": attempt.kind}
 
 
-def _record(connection: Connection, attempt: Attempt, decision: Decision, reason: str) -> None:
+def _record(connection: Open, attempt: Attempt, decision: Decision, reason: str) -> None:
     record(
         connection,
         at=decision.at,

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import text
-
 from pipelit_agents.audit import record
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Statement
@@ -66,7 +64,9 @@ _WRITE: Final = Statement(
     + ", ".join(f"{c} = excluded.{c}" for c in _LEDGER_COLUMNS)
     + " WHERE pipelit_ledger.version = excluded.version - 1"
 )
-_EPOCH: Final = text("UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at WHERE id = 1")
+_EPOCH: Final = Statement(
+    "UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at WHERE id = 1"
+)
 
 
 @cache
@@ -152,7 +152,7 @@ class SqlLedger:
         """Does nothing: the connections are the database's."""
 
     def _decide_once(self, attempt: Attempt) -> Decision | None:
-        with self._database.writing() as connection:
+        with self._database.deciding() as connection:
             names = {"verifier": attempt.verifier, "peer": attempt.peer}
             lock_attempt(self._database, connection, attempt)
             (row,) = _reading(self._database.server_clock).fetch(connection, names)
@@ -160,7 +160,7 @@ class SqlLedger:
             changed_at = row.changed_at
             if row.boot_id != self._epoch() or changed_at is None:
                 changed_at = now
-                connection.execute(_EPOCH, {"boot_id": self._epoch(), "at": now})
+                _EPOCH.write(connection, {"boot_id": self._epoch(), "at": now})
             state = _State(
                 peer=_Row.read(row, "lp"), pair=_Row.read(row, "lv"), owner=_Row.read(row, "lo")
             )
