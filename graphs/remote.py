@@ -156,6 +156,13 @@ class RemoteChild:
                 opened, _ = await aside(
                     lambda: lead.domain.credentials.open_in(scope, self.credential, agent=lead)
                 )
+                if len(opened) != 1:
+                    one = f"{self.credential}:{next(iter(opened), 'field')}"
+                    raise CredentialError(
+                        f"credential {self.credential!r} has several secrets: name the one that is "
+                        f"the API key, as {one}",
+                        credential=self.credential,
+                    )
                 key = next(iter(opened.values())).get_secret_value()
                 headers["authorization"] = f"Bearer {_sendable(self.credential, key)}"
             # A compressed answer may be any size when it is unpacked.
@@ -407,7 +414,8 @@ def _sendable(credential: str, key: str) -> str:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise CredentialError(
             f"credential {credential!r} holds no API key that can be sent: it has to be one word "
-            f"of ASCII; put it anew with: pipelit-agents credentials put {credential}",
+            f"of ASCII; put it anew with: pipelit-agents credentials put {credential} "
+            "--kind … --created-by …",
             credential=credential,
         )
     return key

@@ -598,7 +598,7 @@ class _Parent:
             # Whoever raised it has written down why.
             words, reason = "the answer is not proven to be this child's answer to this request", ""
         elif isinstance(error, _Overstayed):
-            status, words = "timeout", f"no answer within {self.timeout:g} seconds"
+            status, words = "timeout", f"no answer within {self.timeout:g} seconds (timeout=)"
             reason = "no answer in time"
         elif isinstance(error, Unreachable):
             status, reason = "unreachable", "unreachable"
@@ -618,25 +618,29 @@ class _Parent:
         elif isinstance(error, PayloadError):
             words = "the answer can't be read as a payload, or is larger than max_answer_bytes"
             reason = "no payload, or too large"
-        elif self._is_unknown():
-            words = (
-                f"there is no account {self.name!r} in the lead's database; make it with: "
-                f"pipelit-agents agents create {self.name} --owner … --purpose …"
-            )
-            reason = "peer unknown"
         else:
-            words = "the child left by another exit than its envelope"
-            reason = "no envelope"
+            words, reason = self._account_problem() or (
+                "the child ended without a proven answer: its graph left around its output, as by "
+                "Command.PARENT, or its own account, database or key can't be used where it runs",
+                "no envelope",
+            )
         if reason:
             self.lead.note_refusal(self.name, self.action, reason)
         return _result(self.name, status, error=words)
 
-    def _is_unknown(self) -> bool:
+    def _account_problem(self) -> tuple[str, str] | None:
         try:
-            self.lead.domain.users.get(self.name)
+            account = self.lead.domain.users.get(self.name)
         except UserNotFound:
-            return True
-        return False
+            return (
+                f"there is no account {self.name!r} in the lead's database; make it with: "
+                f"pipelit-agents agents create {self.name} --owner … --purpose …"
+            ), "peer unknown"
+        if not account.active:
+            return f"{self.name!r} was deactivated in the lead's database", "peer inactive"
+        if account.kind == "human":
+            return f"{self.name!r} is a person: a child is an agent's", "peer is a person"
+        return None
 
     def finish(self, order: _Order, run: _Run, result: SpawnResult) -> dict[str, Any]:
         """Tells the outcome, and hands it to the join or ends the child's task."""
@@ -983,7 +987,8 @@ def _order(index: int, task: Any, children: Mapping[str, Any], depth: int, lead:
         depth=depth,
     )
     if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
-        order["problem"] = f"tasks[{index}] has to be {{'agent': …, 'input': …}}"
+        there = f", and has {', '.join(map(str, task))}"[:80] if isinstance(task, Mapping) else ""
+        order["problem"] = f"tasks[{index}] has to be {{'agent': …, 'input': …}}{there}"
         return order
     order["agent"] = str(task["agent"])[:149]
     if not isinstance(task["agent"], str) or task["agent"] not in children:
@@ -1029,7 +1034,7 @@ def _error_text(value: Any) -> str:
 def _spawn_error(run: _Run) -> SpawnError:
     results = [run.results[index] for index in sorted(run.results)]
     failed = [
-        f"{index}: {run.results[index]['agent']} {run.results[index]['status']} "
+        f"tasks[{index}], {run.results[index]['agent']}: {run.results[index]['status']} "
         f"({run.results[index]['error']})"
         for index in sorted(run.results)
         if run.results[index]["status"] != "verified"

@@ -280,6 +280,10 @@ class AuditTrail:
 
 
 def _moment(argument: str, at: datetime) -> float:
+    if not isinstance(at, datetime):
+        raise TypeError(
+            f"{argument} has to be a datetime, for example datetime.now(UTC) - timedelta(hours=2)"
+        )
     if at.tzinfo is None:
         raise ValueError(f"{argument} needs a time zone, for example datetime.now(UTC)")
     return at.timestamp()

@@ -71,7 +71,9 @@ class AuditHead:
         except (TypeError, ValueError):
             types = ()
         if types != (int, int, str, str):
-            raise ConfigurationError("the head can't be read: it is a line of `audit head`")
+            raise ConfigurationError(
+                "the head can't be read: it has to be a line that `audit head` printed"
+            )
         return head
 
 

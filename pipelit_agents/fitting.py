@@ -28,10 +28,10 @@ def require_fitting(connection: Connection, keyring: Keyring) -> None:
     tokens = [token for sample in _SAMPLES for token in connection.scalars(text(sample))]
     if tokens and not any(_opens(keyring, token) for token in tokens):
         raise ConfigurationError(
-            "nothing is sealed: the FIELD_ENCRYPTION_KEY that is set opens nothing that was sealed "
-            "last in this database, so it is another one's, or was replaced since this process "
-            "started. Is one set in the environment, before the one in .env? See: pipelit-agents "
-            "check. For a key that is lost: pipelit-agents keys forget"
+            "refused to seal anything: the FIELD_ENCRYPTION_KEY that is set opens nothing that was "
+            "sealed last in this database, so it is another one's, or was replaced since this "
+            "process started. Is one set in the environment, before the one in .env? See: "
+            "pipelit-agents check. For a key that is lost: pipelit-agents keys forget"
         )
 
 

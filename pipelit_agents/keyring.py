@@ -69,7 +69,9 @@ class Keyring:
             if len(raw[-1]) != 32:
                 raise ConfigurationError(
                     f"key {position} of {len(cleaned)} in {KEY_SETTING} is not a Fernet key "
-                    f"(32 bytes in URL-safe base64, 44 characters). Make one with: {MAKE_A_KEY}"
+                    "(32 bytes in URL-safe base64, 44 characters). Mend it where it is set, in "
+                    "the environment or in .env. If it never was a key, take it out there, and "
+                    f"make one with: {MAKE_A_KEY}"
                 )
         self._keys = tuple(raw)
         fernets = [Fernet(key) for key in cleaned]

@@ -317,7 +317,14 @@ class Mfa:
 
         Raises:
             NotPermitted: Nobody of them did, or it was used before.
+            TypeError: ``approvers`` is one name, or another argument is of another type.
         """
+        if isinstance(approvers, str):
+            raise TypeError("approvers is a list of names, not one name")
+        if not isinstance(digest, str):
+            raise TypeError("digest has to be text: approval_digest(what)")
+        if not isinstance(within, timedelta):
+            raise TypeError("within has to be a timedelta, for example timedelta(hours=1)")
         now = self._clock()
         found = (
             select(AuditRow.__table__)
@@ -345,8 +352,8 @@ class Mfa:
                     continue
                 return entry_of(row)
         raise NotPermitted(
-            "nobody who may has approved this, or it was used: ask again, and act on exactly what "
-            "was shown"
+            "none of the approvers has approved this, or it was used: ask again, and act on "
+            "exactly what was shown"
         )
 
     arequire_approved = off_the_loop(require_approved)

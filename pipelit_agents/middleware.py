@@ -108,6 +108,16 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         model_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(credentials, Credentials):
+            raise TypeError(
+                f"credentials has to be pipelit.credentials, not {type(credentials).__name__}"
+            )
+        if not isinstance(tools or {}, Mapping) or not all(
+            isinstance(wanted, Mapping) for wanted in (tools or {}).values()
+        ):
+            raise TypeError(
+                'tools has to name parameters and credentials: {"search": {"api_key": "serper"}}'
+            )
         if credential is None and (model is not None or not tools):
             raise TypeError("CredentialMiddleware needs a credential for its model, or tools")
         if agent is not None and not isinstance(agent, Agent):
@@ -244,6 +254,11 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         secrets = {}
         for parameter, reference in wanted.items():
             opened, _ = self._credentials.open_in(scope, reference, agent=self._agent)
+            if not opened:
+                raise CredentialError(
+                    f"{reference!r} is a public field, and no secret: give the tool its value",
+                    credential=reference,
+                )
             if len(opened) != 1:
                 raise CredentialError(
                     f"credential {reference!r} has several secrets: name one for {parameter!r}, as "

@@ -25,7 +25,7 @@ def require_username(name: object, *, argument: str = "username") -> str:
     """
     if not isinstance(name, str):
         raise InvalidUsername(
-            f"{argument} has to be a username, as text, not {type(name).__name__}",
+            f"{argument} has to be text, a username, not {type(name).__name__}",
             username=type(name).__name__,
         )
     if not is_username(name):

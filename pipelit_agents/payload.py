@@ -97,7 +97,9 @@ def _plain(value: Any, path: str, depth: int, convert: Callable[[Any], Any] | No
         except TypeError as error:
             raise PayloadError(f"{path or 'the value'}: {error}") from None
         return _plain(converted, path, depth + 1, convert)
-    raise PayloadError(f"{path or 'the value'} is a {type(value).__name__}, which JSON can't carry")
+    raise PayloadError(
+        f"{path or 'the value'} is of type {type(value).__name__}, which JSON can't carry"
+    )
 
 
 def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -90,6 +90,12 @@ class Pipelit:
         if isinstance(encryption_keys, str):
             raise ConfigurationError("encryption_keys is a list of keys, newest first")
         keys = tuple(encryption_keys)
+        for position, key in enumerate(keys, 1):
+            if not isinstance(key, str):
+                raise ConfigurationError(
+                    "encryption_keys has to be a list of text, newest first, and its item "
+                    f"{position} is {type(key).__name__}"
+                )
         self._build(
             lambda: database_url,
             lambda: Keyring(*keys),
@@ -186,7 +192,12 @@ class Pipelit:
             return False
         try:
             self._open_keyring().unseal(sample.totp_secret.token, totp_purpose(sample.username))
-        except (ConfigurationError, UnsealError):
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"the database at {self.database_url} holds sealed values, so put the key that "
+                f"sealed them back: {error}"
+            ) from None
+        except UnsealError:
             raise ConfigurationError(
                 f"the database at {self.database_url} holds values that this FIELD_ENCRYPTION_KEY "
                 "doesn't open: put the key that sealed them back (add it after a newer one, "
@@ -289,6 +300,8 @@ class Pipelit:
             CredentialError: The credential's name is taken.
             ConfigurationError: There is no key to seal secrets under.
         """
+        if not isinstance(creator, Agent):
+            raise TypeError('creator has to be a handle: pipelit.agent("agent_lead")')
         if creator.domain is not self:
             raise ValueError(f"{creator!r} belongs to another Pipelit: it can't create agents here")
         return provision(

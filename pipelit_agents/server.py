@@ -6,6 +6,7 @@ Name it in ``langgraph.json``; ``docs/remote.md`` goes through it step by step.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict, deque
 from typing import Any, Final, cast
@@ -19,6 +20,7 @@ __all__ = ["FailureDelay", "auth", "make_auth"]
 
 REFUSAL: Final = "a valid API key is needed: Authorization: Bearer plit_…"
 _LONGEST_HEADER: Final = 256
+_LOG: Final = logging.getLogger(__name__)
 _SOURCES: Final = 4096
 _FREE_FAILURES: Final = 5
 _WINDOW: Final = 60.0
@@ -97,8 +99,8 @@ def make_auth(pipelit: Pipelit | None = None, *, owner_filter: bool = True) -> A
             user = await accounts.users.aauthenticate(_token(scope))
         except AuthenticationError:
             user = None
-        except (ConfigurationError, StorageError):
-            raise _unavailable() from None
+        except (ConfigurationError, StorageError) as error:
+            raise _unavailable(error) from None
         if user is None:
             client = scope.get("client")
             await delay.wait(str(client[0]) if client else "")
@@ -150,7 +152,8 @@ def _token(scope: dict[str, Any]) -> str:
     return token if scheme.lower() == "bearer" else ""
 
 
-def _unavailable() -> Exception:
+def _unavailable(error: Exception) -> Exception:
+    _LOG.error("API keys can't be checked: %s", error)
     # What only the server has; its own handler makes a response of it and logs no frame.
     from starlette.exceptions import HTTPException
 

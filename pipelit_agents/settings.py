@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: It isn't set, or isn't a key.
         """
+        if os.environ.get(KEY_SETTING) == "":
+            raise ConfigurationError(
+                f"{KEY_SETTING} is set to nothing in the environment, which hides one in .env: "
+                "unset it"
+            )
         return Keyring.parse(self.field_encryption_key.get_secret_value())
 
     @property

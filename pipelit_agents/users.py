@@ -552,10 +552,16 @@ class Users:
         Raises:
             UserNotFound: No key has that id.
         """
+        if not isinstance(key_id, str) or key_id.startswith("plit_"):
+            # Never repeated: that would be a piece of the key.
+            raise UserNotFound(
+                "key_id: give the 12 characters between the underscores, not the key "
+                "(pipelit-agents users keys list NAME, or list_api_keys)"
+            )
         with self._database.writing(durable=True) as connection:
             owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
             if owner is None:
-                raise UserNotFound(f"no API key has the id {key_id!r:.40}; see list_api_keys")
+                raise UserNotFound(f"no API key has the id {key_id!r:.13}; see list_api_keys")
             connection.execute(
                 update(ApiKeyRow)
                 .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
@@ -605,8 +611,15 @@ class Users:
 
         Raises:
             AuthenticationError: It isn't a key, or one that was revoked, has expired, or belongs
-                to an account that was deactivated; the words are the same.
+                to an account that was deactivated; the words are the same, and which of them it
+                was is in the audit.
+            TypeError: It isn't text: a ``SecretStr`` opens by ``get_secret_value()``.
         """
+        if isinstance(bearer_token, SecretStr):
+            # No header of a request is that, so it tells no stranger anything.
+            raise TypeError(
+                "bearer_token has to be text, not SecretStr: give api_key.get_secret_value()"
+            )
         found = _TOKEN.match(bearer_token) if isinstance(bearer_token, str) else None
         key_id, secret = found.groups() if found else ("", "")
         now = self._clock()
@@ -796,8 +809,8 @@ def _find(connection: Connection, username: str) -> Row[Any]:
     ).one_or_none()
     if row is None:
         raise UserNotFound(
-            f"there is no account {username!r}: users.create makes one of a person, "
-            "users.create_agent one of an agent (pipelit-agents users list, agents list)",
+            f"there is no account {username!r}: users.create makes a person's, "
+            "users.create_agent an agent's (pipelit-agents users list, agents list)",
             username=username,
         )
     return row

@@ -210,6 +210,11 @@ class Verifier:
         self._proofs = Gathering(self._make_proofs)
         self._checks = Gathering(self._check_proofs)
 
+    @property
+    def database(self) -> Database:
+        """Where the accounts are."""
+        return self._database
+
     def now(self) -> float:
         """The local clock, Unix seconds."""
         return self._clock()
@@ -376,6 +381,8 @@ class Verifier:
         if kind not in _CODE_FORMS:
             raise ValueError(f"kind must be 'audience' or 'plain', not {kind!r}")
         name = self._peer_name(verifier, peer)
+        if isinstance(code, TotpCode | SecretStr):
+            raise TypeError(_not_text(code))
         if not isinstance(code, str) or not _CODE_FORMS[kind].match(code):
             digits = PLAIN_DIGITS if kind == "plain" else AUDIENCE_DIGITS
             self._malformed(
@@ -394,6 +401,8 @@ class Verifier:
         Raises:
             VerificationError: As :meth:`Agent.verify_peer`.
         """
+        if isinstance(code, TotpCode | SecretStr):
+            raise TypeError(_not_text(code))
         if not isinstance(code, str) or not _CODE_FORMS["plain"].match(code):
             self._malformed(
                 username, username, f"code: it is exactly {PLAIN_DIGITS} digits 0-9, without spaces"
@@ -657,8 +666,8 @@ class Agent:
             The evidence. There is no return for a failure.
 
         Raises:
-            CodeRejected: The code is wrong, was spent, or there is no such active agent; which of
-                them is in the audit only.
+            CodeRejected: The code is wrong, was spent, or there is no such active peer or verifier;
+                which of them is in the audit only.
             MalformedCode: It can't be a code, or a username, or names this agent itself.
             RateLimited: Too many failures in the last minute.
             PeerLocked: Too many failures in a row.
@@ -906,6 +915,11 @@ class Agent:
         """
         self._verifier.audit_refusal(self.username, peer, action, reason)
 
+    def is_of(self, database: Database) -> bool:
+        """Whether this agent's account is in that database."""
+        ours = self._verifier.database
+        return ours is database or ours.url == database.url
+
     def now(self) -> float:
         """The clock that this agent's proofs are stamped by, Unix seconds."""
         return self._verifier.now()
@@ -1052,6 +1066,11 @@ def _short_codes(
         verifier=audience,
     )
     return binding.answers(key, steps)
+
+
+def _not_text(code: TotpCode | SecretStr) -> str:
+    mend = ".code" if isinstance(code, TotpCode) else ".get_secret_value()"
+    return f"code has to be text, not {type(code).__name__}: give its {mend}"
 
 
 def base32_secret(key: bytes) -> str:

@@ -188,6 +188,15 @@ def test_keys_are_issued_and_revoked(ready: Run) -> None:
     assert second["revoked_at"]
 
 
+def test_a_secret_that_was_typed_as_an_argument_is_not_repeated(ready: Run) -> None:
+    """It is refused, with what to do about it, and stands in no message."""
+    done = ready(*PUT_X, "sk-abcdefghijklmnop", stdin="another-secret\n")
+    assert done.exit_code == 1
+    assert "replace it where it is from" in done.stderr
+    assert "abcdefgh" not in done.output + done.stderr
+    assert told(ready("credentials", "list", "--json")) == []
+
+
 def test_a_credential_is_sealed_from_standard_input(ready: Run) -> None:
     """The value comes from standard input, is masked everywhere, and is there afterwards."""
     secret = "sk-abcdefghijklmnop"

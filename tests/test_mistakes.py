@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from spawning import graph_of
 
 from pipelit_agents import Agent, Keyring, Pipelit, VerificationPolicy
+from pipelit_agents.errors import CredentialError, UserNotFound
 from pipelit_agents.graphs import approve_with_totp, spawn_and_await, verified_child
+from pipelit_agents.middleware import CredentialMiddleware
 from pipelit_agents.tools import SpawnAndAwait
 
 BACKENDS = False
@@ -45,12 +48,15 @@ class World:
 
 Mistake = Callable[[World], Any]
 MISTAKES: dict[str, tuple[Mistake, str]] = {
-    "no name": (lambda w: w.users.create(None), "username has to be a username, as text"),
+    "no name": (
+        lambda w: w.users.create(None),
+        "username has to be text, a username, not None",
+    ),
     "a name's form": (lambda w: w.users.create("Alice"), "lower case only"),
     "a name twice": (lambda w: w.users.create("alice"), "choose another name"),
     "an unknown owner": (
         lambda w: w.users.create_agent("agent_x", owner="nobody", purpose="x"),
-        "users.create makes one of a person",
+        "users.create makes a person's",
     ),
     "no purpose": (
         lambda w: w.users.create_agent("agent_x", owner="alice", purpose=None),
@@ -78,6 +84,58 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "a key without a name": (
         lambda w: w.users.issue_api_key("alice", name=None),
         "name has to be text",
+    ),
+    "a key's secret for its id": (
+        lambda w: w.users.revoke_api_key(
+            w.users.issue_api_key("alice", name="k").api_key.get_secret_value()
+        ),
+        "give the 12 characters between the underscores",
+    ),
+    "a SecretStr for a token": (
+        lambda w: w.users.authenticate(w.users.issue_api_key("alice", name="k").api_key),
+        r"api_key\.get_secret_value\(\)",
+    ),
+    "a TotpCode for its code": (
+        lambda w: w.other.verify_peer("agent_writer", w.agent.totp_code(audience="agent_child")),
+        r"not TotpCode: give its \.code",
+    ),
+    "a creator by name": (
+        lambda w: w.pipelit.provision_agent("agent_writer", purpose="x"),
+        "creator has to be a handle",
+    ),
+    "hours for a datetime": (
+        lambda w: w.pipelit.audit.list(since="2h"),
+        r"since has to be a datetime",
+    ),
+    "one approver for a list": (
+        lambda w: w.pipelit.mfa.require_approved("0" * 64, approvers="alice"),
+        "approvers is a list of names",
+    ),
+    "a key that isn't set": (
+        lambda w: Pipelit(database_url="sqlite:///x.db", encryption_keys=[None]),
+        "its item 1 is NoneType",
+    ),
+    "two slashes": (
+        lambda w: Pipelit(
+            database_url="sqlite://agents.db", encryption_keys=[Keyring.generate_key()]
+        ).users.list(),
+        "three slashes, sqlite:///agents.db",
+    ),
+    "a Pipelit for its credentials": (
+        lambda w: CredentialMiddleware(w.pipelit, model="openai:x", credential="x"),
+        r"credentials has to be pipelit\.credentials",
+    ),
+    "tools without parameters": (
+        lambda w: CredentialMiddleware(w.credentials, tools={"search": "serper"}),
+        "tools has to name parameters and credentials",
+    ),
+    "another form of a credential's name": (
+        lambda w: w.credentials.get("OpenAI"),
+        "is no credential's name",
+    ),
+    "a field for a credential": (
+        lambda w: w.credentials.get("x:user"),
+        "its fields are opened by inject and reveal",
     ),
     "a challenge cut short": (
         lambda w: w.agent.prove(b"x", b"y", verifier="agent_child"),
@@ -179,6 +237,32 @@ def test_a_mistake_is_named_with_its_mend(world: World, mistake: str) -> None:
     assert isinstance(caught.value, TypeError | ValueError) or type(
         caught.value
     ).__module__.startswith("pipelit_agents")
+
+
+def test_a_key_given_for_its_id_is_not_repeated(world: World) -> None:
+    """Not a piece of its secret stands in the message."""
+    key = world.users.issue_api_key("alice", name="k").api_key.get_secret_value()
+    with pytest.raises(UserNotFound) as caught:
+        world.users.revoke_api_key(key)
+    assert key[18:24] not in str(caught.value)
+
+
+def test_an_agent_of_another_database_opens_nothing(world: World, tmp_path: Path) -> None:
+    """A handle of the same name elsewhere isn't the account that a credential is kept for."""
+    world.put(allow=["agent_writer"])
+    with Pipelit(
+        database_url=f"sqlite:///{tmp_path}/other.db", encryption_keys=[Keyring.generate_key()]
+    ) as other:
+        other.create_schema()
+        other.users.create("mallory")
+        other.users.create_agent("agent_writer", owner="mallory", purpose="x")
+        node = world.credentials.inject(other.agent("agent_writer"), key="x")(_returns_nothing)
+        with pytest.raises(CredentialError, match="belongs to another Pipelit"):
+            graph_of(node).invoke({"q": "x"})
+
+
+def _returns_nothing(state: Any, *, key: Any) -> dict[str, Any]:
+    return {}
 
 
 def test_a_list_of_names_is_kept_as_it_is(world: World) -> None:

@@ -120,15 +120,15 @@ def test_a_value_that_holds_itself_is_refused() -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ({"a": [0, {"b": object()}]}, r"a\[1\]\.b is a object"),
+        ({"a": [0, {"b": object()}]}, r"a\[1\]\.b is of type object"),
         ({"a": {1: 2}}, "a has a key of type int"),
         ({"a": float("nan")}, "a is nan"),
         ([float("inf")], r"\[0\] is inf"),
         ("\ud800", "lone surrogate"),
         ({"\ud800": 1}, "lone surrogate"),
         (10**5000, "more digits"),
-        (b"bytes", "is a bytes"),
-        ({1, 2}, "is a set"),
+        (b"bytes", "is of type bytes"),
+        ({1, 2}, "is of type set"),
     ],
     ids=lambda part: part if isinstance(part, str) else type(part).__name__,
 )

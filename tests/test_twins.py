@@ -18,7 +18,7 @@ from pipelit_agents.users import Users
 BACKENDS = True
 # What opens nothing, works inside a caller's transaction, or is no single call.
 ALONE = {
-    Agent: {"challenge", "now", "note_refusal"},
+    Agent: {"challenge", "is_of", "now", "note_refusal"},
     AuditTrail: set[str](),
     Credentials: {
         "put_in",

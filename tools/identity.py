@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from langchain_core.tools import BaseTool, BaseToolkit, ToolException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import (
@@ -71,6 +71,12 @@ def _say_what_is_wrong(error: Any) -> str:
     return "The arguments are not what the tool takes. " + "; ".join(problems)
 
 
+def _require_handle(agent: Any) -> Any:
+    if not isinstance(agent, Agent):
+        raise TypeError('agent has to be a handle: pipelit.agent("agent_lead")')
+    return agent
+
+
 class AgentTool(BaseTool):
     """The base of the tools: bound to an agent when it is built, not when it is called.
 
@@ -82,6 +88,8 @@ class AgentTool(BaseTool):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     agent: Agent = Field(exclude=True, repr=False)
+    _handle = field_validator("agent", mode="before")(_require_handle)
+
     handle_tool_error: Any = Field(default=True, exclude=True)
     handle_validation_error: Any = Field(default=_say_what_is_wrong, exclude=True)
 
@@ -149,6 +157,7 @@ class GetTotpCode(AgentTool):
         plain: bool = False,
         **options: Any,
     ) -> None:
+        _require_handle(agent)
         allowed = None
         if audiences is not None:
             if isinstance(audiences, str):
@@ -281,6 +290,7 @@ class IdentityToolkit(BaseToolkit):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     agent: Agent = Field(exclude=True, repr=False)
+    _handle = field_validator("agent", mode="before")(_require_handle)
     audiences: tuple[str, ...] | None = None
 
     def model_post_init(self, _context: Any, /) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -43,6 +44,7 @@ def mcp_server(tools: Sequence[BaseTool], *, name: str) -> Server[Any]:
             answer = await tool.ainvoke(call)
         except PipelitError as error:
             # Not the model's to mend; and the client's log is no place for a traceback.
+            print(f"error: {tool.name}: {error}", file=sys.stderr)  # noqa: T201 - the operator's
             return _said(f"The server can't do that now: {type(error).__name__}.", wrong=True)
         return _said(str(answer.content), wrong=answer.status == "error")
 
@@ -64,8 +66,6 @@ def serve_stdio(tools: Sequence[BaseTool], *, name: str) -> None:
     Raises:
         ConfigurationError: Standard input or output is closed.
     """
-    import sys
-
     import anyio
 
     if sys.stdin is None or sys.stdout is None:

@@ -293,6 +293,8 @@ def enroll(
         raise ConfigurationError(
             f"--png {png}: name a file that isn't there yet, in a folder that is"
         )
+    if png is not None and not os.access(png.parent, os.W_OK):
+        raise ConfigurationError(f"--png {png}: the folder can't be written to; name another")
     with Pipelit.from_env() as pipelit:
         uri = pipelit.mfa.enroll(username).get_secret_value()
         asks = at_a_terminal() and not as_json

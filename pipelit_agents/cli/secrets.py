@@ -29,10 +29,11 @@ T = TypeVar("T")
 Name = Annotated[str, typer.Argument(help="The credential's name.")]
 
 
-@credentials.command("put")
+@credentials.command("put", context_settings={"allow_extra_args": True})
 @reporting
 def put(
     name: Name,
+    context: typer.Context,
     *,
     kind: Annotated[str, typer.Option(help="What it is for, such as llm.")],
     created_by: Annotated[str, typer.Option(help="Who puts it there, for the record.")],
@@ -57,6 +58,11 @@ def put(
     """
     from pipelit_agents import Pipelit
 
+    if context.args:
+        raise ValueError(
+            "the secret isn't an argument: the shell's history has it now, so replace it where it "
+            "is from. Type the new one at the prompt, or pipe it in"
+        )
     shown = _once("--public", [_pair(each) for each in public or []])
     fields = _once("--field", [(each, f"Value of {each}") for each in field or []])
     value: str | dict[str, str]

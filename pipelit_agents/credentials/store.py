@@ -488,6 +488,10 @@ class Credentials:
         self, name: str, wanted: str | None, agent: Agent | None
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         # Wanted is a field, None for the only one, or empty for all.
+        if agent is not None and not agent.is_of(self._database):
+            raise CredentialError(
+                f"credential {name!r}: {agent!r} belongs to another Pipelit", credential=name
+            )
         try:
             rows = self._database.fetch(_READ_SECRET, {"name": name})
             if not rows:
@@ -515,9 +519,18 @@ class Credentials:
             outcome = "refused" if reason else "ok"
             self._record(connection, actor, name, "credential.reveal", outcome, reason)
         if reason == "not allowed":
-            who = repr(actor) if actor else "no account (pass the agent: inject(agent, …))"
+            who = (
+                f"{actor!r} is none of them"
+                if actor
+                else 'nobody was named: pass the agent, as pipelit.agent("agent_lead")'
+            )
             raise CredentialNotAllowed(
-                f"credential {name!r} is kept for named accounts, and {who} is none of them",
+                f"credential {name!r} is kept for named accounts, and {who}", credential=name
+            )
+        if reason and wanted == VALUE:
+            raise CredentialNotFound(
+                f"credential {name!r} has several secrets: name one, as "
+                f"{name}:{next(iter(fields))}; there are {', '.join(fields)}",
                 credential=name,
             )
         if reason:
@@ -590,7 +603,18 @@ def _find(connection: Connection, name: str) -> Row[Any]:
     return row
 
 
-def _not_found(name: str) -> CredentialNotFound:
+def _not_found(name: str) -> CredentialError:
+    if not is_username(name):
+        field = isinstance(name, str) and is_username(name.partition(":")[0])
+        return CredentialNotFound(
+            f"{name!r:.80} is no credential's name"
+            + (
+                ": its fields are opened by inject and reveal"
+                if field
+                else ": see credentials.list"
+            ),
+            credential=str(name)[:149],
+        )
     return CredentialNotFound(
         f"there is no credential {name!r:.80}; put it there with credentials.put or: "
         f"pipelit-agents credentials put {name:.80} --kind … --created-by …",

@@ -412,6 +412,20 @@ def _alembic_config() -> Config:
     return config
 
 
+_TABLES: Final = "; make the tables with pipelit.create_schema() or: pipelit-agents init"
+_MENDS: Final = (
+    ("no such table", _TABLES),
+    ("no such column", _TABLES),
+    ("has no column named", _TABLES),
+    ("UndefinedTable", _TABLES),
+    ("UndefinedColumn", _TABLES),
+    ("readonly", "; SQLite writes files beside it, so the folder has to be writable too"),
+    ("is locked", "; wait, or stop the process that holds it"),
+    ("not a database", "; name another file, or move this one away"),
+    ("onnection refused", "; start the server, or mend the address"),
+)
+
+
 @contextmanager
 def _named_errors(engine: Engine) -> Iterator[None]:
     try:
@@ -420,9 +434,8 @@ def _named_errors(engine: Engine) -> Iterator[None]:
         raise StorageError("text with a lone surrogate can't be stored") from None
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or error
-        hint = ""
-        if "no such" in str(cause) or type(cause).__name__ in ("UndefinedTable", "UndefinedColumn"):
-            hint = "; make the tables with pipelit.create_schema() or: pipelit-agents init"
+        said, kind = str(cause), type(cause).__name__
+        hint = next((mend for words, mend in _MENDS if words in said or words == kind), "")
         # Only the driver's words: SQLAlchemy's own message repeats the statement's parameters.
         raise StorageError(
             f"the database at {engine.url.render_as_string()} did not do what was asked "
@@ -480,6 +493,11 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
             "pip install 'pipelit-agents[postgres]'"
         ) from None
     name = parsed.database or ":memory:"
+    if parsed.host:
+        raise ConfigurationError(
+            f"{URL_SETTING}: a file stands behind three slashes, sqlite:///{parsed.host}, or four "
+            "where its path begins with one"
+        )
     if name == ":memory:" or name.startswith("file:") or {"mode", "uri"} & parsed.query.keys():
         raise ConfigurationError(
             f"{URL_SETTING} has to name a file by its path: an SQLite database in memory can't be "
