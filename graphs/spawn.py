@@ -620,8 +620,9 @@ class _Parent:
             reason = "no payload, or too large"
         else:
             words, reason = self._account_problem() or (
-                "the child ended without a proven answer: its graph left around its output, as by "
-                "Command.PARENT, or its own account, database or key can't be used where it runs",
+                "the child ended without a proven answer: its graph left around its output (as by "
+                "Command.PARENT), it refused the request (accept_from), or its own account, database "
+                "or key can't be used where it runs; its log says more",
                 "no envelope",
             )
         if reason:

@@ -422,9 +422,9 @@ def test_a_replayed_request_is_not_worked_on_again(world: World) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"graph": "closed"}, "exit"),
-        ({"credential": "bobs-key"}, "exit"),
-        ({"graph": "keeping"}, "exit"),
+        ({"graph": "closed"}, "accept_from"),
+        ({"credential": "bobs-key"}, "accept_from"),
+        ({"graph": "keeping"}, "accept_from"),
         ({"graph": "nothing"}, "answered 422: see the url, and the graph"),
         ({"credential": "no-key"}, "API key"),
         ({"credential": None}, "API key"),
