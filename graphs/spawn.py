@@ -621,8 +621,8 @@ class _Parent:
         else:
             words, reason = self._account_problem() or (
                 "the child ended without a proven answer: its graph left around its output (as by "
-                "Command.PARENT), it refused the request (accept_from), or its own account, database "
-                "or key can't be used where it runs; its log says more",
+                "Command.PARENT), it refused the request (accept_from), or its own account, "
+                "database or key can't be used where it runs; its log says more",
                 "no envelope",
             )
         if reason:
