@@ -258,7 +258,8 @@ def spawn_and_await(
 ) -> SpawnGraph:
     """Makes a graph node that gives tasks to children and believes only what they prove.
 
-    It reads ``state["tasks"]``, a list of ``{"agent": …, "input": …}``, and writes
+    The graph's state has to declare both: LangGraph drops what isn't declared, and says nothing. It
+    reads ``state["tasks"]``, a list of ``{"agent": …, "input": …}``, and writes
     ``state["results"]``, one :class:`SpawnResult` a task in the same order. On LangGraph's custom
     stream it tells ``{"type": "pipelit.spawn", "event": …, "agent": …, "index": …}`` with the event
     spawned, running, verified, refused or failed.
@@ -988,7 +989,10 @@ def _order(index: int, task: Any, children: Mapping[str, Any], depth: int, lead:
         depth=depth,
     )
     if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
-        there = f", and has {', '.join(map(str, task))}"[:80] if isinstance(task, Mapping) else ""
+        if isinstance(task, Mapping):
+            there = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
+        else:
+            there = f", and is a {type(task).__name__}"[:80]
         order["problem"] = f"tasks[{index}] has to be {{'agent': …, 'input': …}}{there}"
         return order
     order["agent"] = str(task["agent"])[:149]

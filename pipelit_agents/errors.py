@@ -37,8 +37,9 @@ PipelitError
 A check that fails raises; it never returns ``False``. Attributes carry the evidence, so that
 callers needn't parse messages. No message holds a code, a secret or a key.
 
-Three are warnings: ``UnguardedRevealWarning``, a secret is revealed where nothing searches what
+Four are warnings: ``UnguardedRevealWarning``, a secret is revealed where nothing searches what
 the node returns; ``ShortSecretWarning``, a secret is too short to be searched for;
+``UnusedCredentialWarning``, a middleware's credential is for a model that isn't called;
 ``LedgerWarning``, the ledger's server may forget what it counts.
 """
 
@@ -78,6 +79,7 @@ __all__ = [
     "StorageError",
     "UnguardedRevealWarning",
     "UnsealError",
+    "UnusedCredentialWarning",
     "UserExists",
     "UserInactive",
     "UserNotFound",
@@ -334,6 +336,10 @@ class UnguardedRevealWarning(UserWarning):
 
 class ShortSecretWarning(UserWarning):
     """A secret is too short to be searched for in what leaves a node."""
+
+
+class UnusedCredentialWarning(UserWarning):
+    """A ``CredentialMiddleware`` has a credential for its model, and the agent calls another."""
 
 
 class LedgerWarning(UserWarning):

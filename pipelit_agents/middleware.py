@@ -7,6 +7,7 @@ theirs beside the arguments that the model chose. Needs the extra ``langchain``.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,12 @@ from pipelit_agents.credentials.doors import guarded_argument, guarded_config, s
 from pipelit_agents.credentials.scope import Scope, opened_scope, searching_given
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
-from pipelit_agents.errors import ConfigurationError, CredentialError, CredentialScopeError
+from pipelit_agents.errors import (
+    ConfigurationError,
+    CredentialError,
+    CredentialScopeError,
+    UnusedCredentialWarning,
+)
 from pipelit_agents.verification import Agent
 
 try:
@@ -148,6 +154,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         """
         self._require_tools(request.tools)
         if request.model is not self.model:
+            self._warn_unused(request.model)
             return handler(request)
         with opened_scope() as scope:
             response = handler(request.override(model=self._built(scope)))
@@ -162,6 +169,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         """As :meth:`wrap_model_call`; the credential is opened off the event loop."""
         self._require_tools(request.tools)
         if request.model is not self.model:
+            self._warn_unused(request.model)
             return await handler(request)
         with opened_scope() as scope:
             model = await asyncio.to_thread(self._built, scope)
@@ -199,6 +207,17 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             result = await handler(await asyncio.to_thread(self._filled, request, wanted, scope))
             scope.check(result, "what the tool returns")
             return result
+
+    def _warn_unused(self, model: Any) -> None:
+        # Another middleware's stands for a model of its own, as among fallbacks.
+        if self._credential is not None and not isinstance(model, _Keyless):
+            warnings.warn(
+                f"CredentialMiddleware has the credential {self._credential!r} for its own model, "
+                "and another is called, without it: create_agent(secured.model, …, "
+                "middleware=[secured])",
+                UnusedCredentialWarning,
+                stacklevel=2,
+            )
 
     def _require_tools(self, tools: Sequence[Any]) -> None:
         there = [getattr(tool, "name", "") for tool in tools]

@@ -389,7 +389,7 @@ class Verifier:
                 verifier,
                 name,
                 f"code: {'a plain' if kind == 'plain' else 'an audience'} code is exactly "
-                f"{digits} digits 0-9, without spaces",
+                f"{digits} digits 0-9, without spaces{_other_kind(code, kind)}",
             )
         return self._check(verifier, name, code, kind)
 
@@ -1066,6 +1066,17 @@ def _short_codes(
         verifier=audience,
     )
     return binding.answers(key, steps)
+
+
+def _other_kind(code: object, kind: str) -> str:
+    if not isinstance(code, str):
+        given = type(code).__name__
+        return f" (this is a {given}{': await it' if given == 'coroutine' else ''})"
+    if kind == "plain" and _CODE_FORMS["audience"].match(code):
+        return "; with 8 digits it is an audience code: leave kind out"
+    if kind == "audience" and _CODE_FORMS["plain"].match(code):
+        return '; with 6 digits it is a plain code: kind="plain", or make one for an audience'
+    return ""
 
 
 def _not_text(code: TotpCode | SecretStr) -> str:

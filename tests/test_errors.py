@@ -88,8 +88,13 @@ def test_the_drawing_names_the_evidence() -> None:
 
 
 def test_every_error_is_exported() -> None:
-    """``errors.__all__`` is every class of the tree, and the two warnings."""
-    warnings = {"LedgerWarning", "ShortSecretWarning", "UnguardedRevealWarning"}
+    """``errors.__all__`` is every class of the tree, and the warnings."""
+    warnings = {
+        "LedgerWarning",
+        "ShortSecretWarning",
+        "UnguardedRevealWarning",
+        "UnusedCredentialWarning",
+    }
     assert set(errors.__all__) == {*CLASSES, *warnings}
 
 

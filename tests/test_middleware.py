@@ -23,6 +23,7 @@ from langchain.agents.middleware import (
     ToolCallRequest,
 )
 from langchain.agents.structured_output import ProviderStrategy
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import InjectedToolArg, tool
@@ -41,6 +42,7 @@ from pipelit_agents.errors import (
     CredentialNotAllowed,
     CredentialScopeError,
     SecretLeakError,
+    UnusedCredentialWarning,
     UserInactive,
 )
 from pipelit_agents.middleware import CredentialMiddleware
@@ -508,3 +510,12 @@ def test_a_tool_that_takes_plain_text_is_refused(stored: Pipelit) -> None:
 
     with pytest.raises(CredentialError, match="Annotated\\[SecretStr, InjectedToolArg\\]"):
         agent_of(stored, (search,)).invoke(asked("use search"))
+
+
+def test_a_credential_that_no_model_gets_is_warned_of(stored: Pipelit) -> None:
+    """Beside a model of the caller's own the middleware's isn't called, and that is said."""
+    secured = CredentialMiddleware(stored.credentials, model="openai:gpt-x", credential="openai")
+    model = GenericFakeChatModel(messages=iter([AIMessage("hello")]))
+    agent = create_agent(model, [], middleware=[secured])
+    with pytest.warns(UnusedCredentialWarning, match=r"create_agent\(secured\.model"):
+        agent.invoke({"messages": [("user", "hi")]})

@@ -634,7 +634,7 @@ def test_a_child_that_overstays_is_told_so(lead: Agent, researcher: Agent) -> No
     try:
         state = graph.invoke(tasks("slow", "quick"))
         assert statuses(state) == ["timeout", "verified"]
-        assert state["results"][0]["error"] == "no answer within 0.3 seconds"
+        assert state["results"][0]["error"] == "no answer within 0.3 seconds (timeout=)"
         assert begun.is_set()
     finally:
         release.set()
@@ -733,7 +733,7 @@ def test_siblings_finish_before_a_failure_is_raised(lead: Agent, researcher: Age
     graph = parent_of(lead, {NAME: verified_child(graph_of(work), researcher)}, InMemorySaver())
     error = the_error(graph, tasks("a", "b", "c"), THREAD)
     assert [result["status"] for result in error.results] == ["verified", "failed", "verified"]
-    assert "1: agent_researcher failed (RuntimeError: broken)" in str(error)
+    assert "tasks[1], agent_researcher: failed (RuntimeError: broken)" in str(error)
     broken.clear()
     state = graph.invoke(None, THREAD)
     assert [result["output"]["a"] for result in state["results"]] == ["A", "B", "C"]

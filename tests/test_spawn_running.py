@@ -120,7 +120,7 @@ def test_a_failure_beside_an_interrupt_loses_neither(lead: Agent, researcher: Ag
 
     child = verified_child(graph_of(work), researcher)
     graph = parent_of(lead, {NAME: child}, InMemorySaver())
-    with pytest.raises(SpawnError, match="2: agent_researcher failed"):
+    with pytest.raises(SpawnError, match=r"tasks\[2\], agent_researcher: failed"):
         graph.invoke(tasks("x", "ask", "fail"), THREAD)
     broken.clear()
     state = graph.invoke(None, THREAD)

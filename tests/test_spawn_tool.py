@@ -185,3 +185,16 @@ def test_it_stands_beside_the_toolkit(lead: Agent, child: VerifiedChild) -> None
     ]
     assert [tool.name for tool in tools][-1] == "spawn_and_await"
     assert len({tool.name for tool in tools}) == 4
+
+
+def test_a_child_without_a_schema_is_described_by_its_name(pipelit: Pipelit, lead: Agent) -> None:
+    """A state that pydantic can't read, as typing's TypedDict on Python 3.11, costs its fields."""
+    pipelit.users.create_agent("agent_plain", owner="alice", purpose="x")
+
+    class Unread(VerifiedChild):
+        def get_input_jsonschema(self, config: Any = None) -> dict[str, Any]:
+            raise TypeError("use typing_extensions.TypedDict")
+
+    child = Unread(graph=graph_of(), agent=pipelit.agent("agent_plain"))
+    tool = SpawnAndAwait(agent=lead, children={"agent_plain": child})
+    assert tool.description.endswith("- agent_plain")

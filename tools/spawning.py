@@ -141,7 +141,11 @@ def _description(children: Mapping[str, Any], most: int) -> str:
     for name, child in children.items():
         takes = ""
         if isinstance(child, Pregel):
-            fields = child.get_input_jsonschema().get("properties", {})
+            try:
+                fields = child.get_input_jsonschema().get("properties", {})
+            except Exception:
+                # A state that pydantic has no schema of, as a plain TypedDict on Python 3.11.
+                fields = {}
             takes = f" takes {', '.join(fields)}" if fields else ""
         lines.append(f"- {name}{takes}")
     return "\n".join(lines)

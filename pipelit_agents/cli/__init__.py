@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -204,7 +205,14 @@ def serve_mcp(
         # Said here, not at the first call: there is such an agent, and it can act.
         handle.require_active()
         tools = toolkit(agent=handle, audiences=tuple(audience) if audience else None).get_tools()
-        served.serve_stdio(tools, name=f"pipelit-agents {agent}")
+        if sys.stdin.isatty():
+            typer.echo("MCP on standard input, for a client; Ctrl-C ends it.", err=True)
+        # A thread that waits for a line would outlive the interrupt.
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            served.serve_stdio(tools, name=f"pipelit-agents {agent}")
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 app.command("check")(check)

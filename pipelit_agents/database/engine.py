@@ -554,8 +554,8 @@ def _make_private(path: Path, *, create: bool) -> None:
                 f"no database can be made at {path.absolute()}; change {URL_SETTING}"
             ) from None
         raise StorageError(
-            f"there is no database at {path.absolute()}: make it with pipelit.create_schema() or: "
-            f"pipelit-agents init (setting: {URL_SETTING})"
+            f"there is no database at {path.absolute()}: start where .env is, or make one with "
+            f"pipelit.create_schema() or: pipelit-agents init (setting: {URL_SETTING})"
         ) from None
     except OSError as error:
         raise ConfigurationError(
