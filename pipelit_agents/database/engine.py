@@ -210,12 +210,14 @@ class Database:
             StorageError: The database can't be reached or refused it.
         """
         engine = self.engine
-        with _named_errors(engine):
+        try:
             driver = _checked_out(engine)
             try:
                 return statement.fetch_by(driver, engine.dialect, values)
             finally:
                 driver.close()
+        except _REFUSED as error:
+            raise _storage_error(engine, error) from None
 
     def lock(self, connection: Open, *names: str, shared: bool = False) -> None:
         """Makes transactions that lock the same name follow each other, up to their ends.
@@ -426,21 +428,28 @@ _MENDS: Final = (
 )
 
 
+_REFUSED: Final = (UnicodeEncodeError, SQLAlchemyError)
+
+
 @contextmanager
 def _named_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
-    except UnicodeEncodeError:
-        raise StorageError("text with a lone surrogate can't be stored") from None
-    except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        said, kind = str(cause), type(cause).__name__
-        hint = next((mend for words, mend in _MENDS if words in said or words == kind), "")
-        # Only the driver's words: SQLAlchemy's own message repeats the statement's parameters.
-        raise StorageError(
-            f"the database at {engine.url.render_as_string()} did not do what was asked "
-            f"({type(cause).__name__}: {cause}){hint} (setting: {URL_SETTING})"
-        ) from None
+    except _REFUSED as error:
+        raise _storage_error(engine, error) from None
+
+
+def _storage_error(engine: Engine, error: Exception) -> StorageError:
+    if isinstance(error, UnicodeEncodeError):
+        return StorageError("text with a lone surrogate can't be stored")
+    cause = getattr(error, "orig", None) or error
+    said, kind = str(cause), type(cause).__name__
+    hint = next((mend for words, mend in _MENDS if words in said or words == kind), "")
+    # Only the driver's words: SQLAlchemy's own message repeats the statement's parameters.
+    return StorageError(
+        f"the database at {engine.url.render_as_string()} did not do what was asked "
+        f"({type(cause).__name__}: {cause}){hint} (setting: {URL_SETTING})"
+    )
 
 
 def _server(parsed: URL, pool_size: int) -> Engine:
