@@ -150,8 +150,9 @@ class Database:
         with self._writer if sqlite else nullcontext(), _named_errors(engine):
             driver = _checked_out(engine)
             try:
+                if sqlite and durable:
+                    self._driven(engine, driver, "PRAGMA synchronous=FULL")
                 if sqlite:
-                    self._driven(engine, driver, "PRAGMA synchronous=FULL" if durable else "")
                     self._driven(engine, driver, "BEGIN IMMEDIATE")
                 yield Transaction(driver, engine.dialect)
                 self._commit(engine, driver)
@@ -163,14 +164,14 @@ class Database:
                     driver.invalidate()
                 raise
             finally:
-                if driver.is_valid and sqlite and durable:
-                    self._driven(engine, driver, f"PRAGMA synchronous={_synchronous()}")
-                driver.close()
+                try:
+                    if driver.is_valid and sqlite and durable:
+                        self._driven(engine, driver, f"PRAGMA synchronous={_synchronous()}")
+                finally:
+                    driver.close()
 
     @staticmethod
     def _driven(engine: Engine, driver: PoolProxiedConnection, sql: str) -> None:
-        if not sql:
-            return
         cursor = driver.cursor()
         try:
             cursor.execute(sql)
