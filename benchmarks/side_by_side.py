@@ -81,20 +81,47 @@ class Row:
         return low, high
 
 
-def turns(
-    ours: Callable[[], Any], theirs: Callable[[], Any], *, times: int, calls: int = 1
+def clocked(
+    ours: Callable[[], float], theirs: Callable[[], float], *, times: int, calls: int = 1
 ) -> tuple[list[float], list[float]]:
-    """Seconds a call of both, taking turns; the first turn of each isn't counted."""
+    """Seconds a call of both, taking turns, as the calls say; the first turn isn't counted."""
     found: tuple[list[float], list[float]] = ([], [])
     for turn in range(times + 1):
         for side, call in zip(found, (ours, theirs), strict=True):
             gc.collect()
-            start = time.perf_counter()
-            for _ in range(calls):
-                call()
+            spent = sum(call() for _ in range(calls))
             if turn:
-                side.append((time.perf_counter() - start) / calls)
+                side.append(spent / calls)
     return found
+
+
+def seconds(call: Callable[[], Any], calls: int = 1) -> float:
+    """How long so many calls take."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return time.perf_counter() - start
+
+
+def turns(
+    ours: Callable[[], Any], theirs: Callable[[], Any], *, times: int, calls: int = 1
+) -> tuple[list[float], list[float]]:
+    """As :func:`clocked`, of calls that don't say how long they took."""
+    ours_all, theirs_all = clocked(
+        lambda: seconds(ours, calls), lambda: seconds(theirs, calls), times=times
+    )
+    return [each / calls for each in ours_all], [each / calls for each in theirs_all]
+
+
+def verifying(lead: Agent, child: Agent, now: list[float]) -> Callable[[], float]:
+    """Verifies a code that wasn't given before; making it isn't in the seconds."""
+    steps = codes(child, lead, now)
+
+    def verify() -> float:
+        code = next(steps)
+        return seconds(lambda: lead.verify_peer("agent_child", code))
+
+    return verify
 
 
 def codes(prover: Agent, verifier: Agent, now: list[float]) -> Iterator[str]:
@@ -134,30 +161,8 @@ def verify_embedded(folder: Path, times: int) -> Iterator[Row]:
     """A code by a row in SQLite, beside django-otp's, both with WAL and ``synchronous=NORMAL``."""
     import django_side
 
-    calls = 50
     with domain(folder) as (_, lead, child, now), django_side.device(folder) as check:
-        steps = codes(child, lead, now)
-        # The clock goes on with the code: a code that is made is checked at once.
-        spent = [0.0, 0.0]
-
-        def ours() -> None:
-            code = next(steps)
-            start = time.perf_counter()
-            lead.verify_peer("agent_child", code)
-            spent[0] += time.perf_counter() - start
-
-        def theirs() -> None:
-            spent[1] += check()
-
-        found: tuple[list[float], list[float]] = ([], [])
-        for turn in range(times + 1):
-            for side, call in enumerate((ours, theirs)):
-                gc.collect()
-                spent[side] = 0.0
-                for _ in range(calls):
-                    call()
-                if turn:
-                    found[side].append(spent[side] / calls)
+        found = clocked(verifying(lead, child, now), check, times=times, calls=50)
     yield Row("`verify_peer`, embedded", "django-otp, SQLite WAL", 0.35, *found)
 
 
@@ -168,7 +173,6 @@ def verify_redis(folder: Path, times: int) -> Iterator[Row]:
     sys.path.insert(0, str(HERE.parent / "tests"))
     from redis_server import RedisServer
 
-    calls = 50
     home = folder / "redis"
     home.mkdir()
     server = RedisServer(home)
@@ -176,16 +180,8 @@ def verify_redis(folder: Path, times: int) -> Iterator[Row]:
     try:
         with domain(folder, redis_url=server.url) as (_, lead, child, now):
             client = redis.Redis.from_url(server.url)
-            steps = codes(child, lead, now)
-            spent = [0.0]
 
-            def ours() -> None:
-                code = next(steps)
-                start = time.perf_counter()
-                lead.verify_peer("agent_child", code)
-                spent[0] += time.perf_counter() - start
-
-            def theirs() -> None:
+            def trips() -> None:
                 client.get("lock")
                 client.get("step")
                 client.ttl("fails")
@@ -193,18 +189,9 @@ def verify_redis(folder: Path, times: int) -> Iterator[Row]:
                 client.expire("fails", 60)
                 client.set("step", "1", ex=90)
 
-            found: tuple[list[float], list[float]] = ([], [])
-            for turn in range(times + 1):
-                gc.collect()
-                spent[0] = 0.0
-                for _ in range(calls):
-                    ours()
-                start = time.perf_counter()
-                for _ in range(calls):
-                    theirs()
-                if turn:
-                    found[0].append(spent[0] / calls)
-                    found[1].append((time.perf_counter() - start) / calls)
+            found = clocked(
+                verifying(lead, child, now), lambda: seconds(trips), times=times, calls=50
+            )
             client.close()
     finally:
         server.kill()
@@ -425,24 +412,15 @@ def store(folder: Path, times: int) -> Iterator[Row]:
             pipelit.users.create_agent("agent_0", owner="alice", purpose="is there")
             growth.fill(pipelit, 1, size)
             growth.fill_credentials(pipelit, size)
-            sides.append((pipelit, lead, codes(child, lead, now)))
-        spent = [[], []]  # type: list[list[float]]
-        opened = [[], []]  # type: list[list[float]]
-        for turn in range(times + 1):
-            for side, (pipelit, lead, steps) in enumerate(sides):
-                gc.collect()
-                taken = 0.0
-                for _ in range(50):
-                    code = next(steps)
-                    begin = time.perf_counter()
-                    lead.verify_peer("agent_child", code)
-                    taken += time.perf_counter() - begin
-                begin = time.perf_counter()
-                for _ in range(50):
-                    pipelit.credentials.get("credential_7")
-                if turn:
-                    opened[side].append((time.perf_counter() - begin) / 50)
-                    spent[side].append(taken / 50)
+            sides.append((pipelit.credentials, verifying(lead, child, now)))
+        (many, verify_many), (few, verify_few) = sides
+        spent = clocked(verify_many, verify_few, times=times, calls=50)
+        opened = turns(
+            lambda: many.get("credential_7"),
+            lambda: few.get("credential_7"),
+            times=times,
+            calls=50,
+        )
     yield Row("`verify_peer`, 100,000 agents", "100 agents", 1.2, *spent)
     yield Row("`credentials.get`, 100,000 there", "100 there", 1.2, *opened)
 

@@ -225,12 +225,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             self.agent.note_refusal(request.parent, "verify.request", "not in accept_from")
             raise self._refusal()
         try:
-            self.agent.verify_request(
-                request.proof,
-                challenge=self._challenge(request),
-                request=request.payload,
-                depth=request.depth,
-            )
+            self.agent.verify_request(request.proof, **self._asked(request))
         except ProofRejected:
             raise self._refusal() from None
 
@@ -242,24 +237,20 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             await asyncio.to_thread(self.check, request)
             raise self._refusal()
         try:
-            await self.agent.averify_request(
-                request.proof,
-                challenge=self._challenge(request),
-                request=request.payload,
-                depth=request.depth,
-            )
+            await self.agent.averify_request(request.proof, **self._asked(request))
         except ProofRejected:
             raise self._refusal() from None
 
-    def _challenge(self, request: SpawnRequest) -> Challenge:
+    def _asked(self, request: SpawnRequest) -> dict[str, Any]:
         now = self.agent.now()
-        return Challenge(
+        challenge = Challenge(
             request.challenge,
             prover=request.parent,
             verifier=self.agent.username,
             issued_at=now - REQUEST_LIFETIME + PERIOD,
             expires_at=now + REQUEST_LIFETIME,
         )
+        return {"challenge": challenge, "request": request.payload, "depth": request.depth}
 
     def _refusal(self) -> RequestRefused:
         return RequestRefused(
@@ -271,30 +262,14 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
     ) -> dict[str, Any]:
         """Proves an answer to a request, and puts both in an envelope."""
-        proof = self.agent.prove(
-            request.challenge,
-            payload,
-            verifier=request.parent,
-            request=request.payload,
-            kind=kind,
-            depth=request.depth,
-            relation=request.relation,
-        )
+        proof = self.agent.prove(request.challenge, payload, **_bound(request, kind))
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
     async def aseal(
         self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
     ) -> dict[str, Any]:
         """As :meth:`seal`, for the event loop."""
-        proof = await self.agent.aprove(
-            request.challenge,
-            payload,
-            verifier=request.parent,
-            request=request.payload,
-            kind=kind,
-            depth=request.depth,
-            relation=request.relation,
-        )
+        proof = await self.agent.aprove(request.challenge, payload, **_bound(request, kind))
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
     def bulk_update_state(
@@ -429,6 +404,17 @@ def _inside(
         "max_concurrency": UNLIMITED,
     }
     return cast(RunnableConfig, inside)
+
+
+def _bound(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str, Any]:
+    # What an answer is bound to, beside challenge and payload.
+    return {
+        "verifier": request.parent,
+        "request": request.payload,
+        "kind": kind,
+        "depth": request.depth,
+        "relation": request.relation,
+    }
 
 
 def _wire(envelope: dict[str, Any]) -> dict[str, Any]:

@@ -298,9 +298,12 @@ def spawn_and_await(
     if not isinstance(lead, Agent):
         raise TypeError('lead has to be a handle: pipelit.agent("agent_lead")')
     kinds = dict(proof or {})
-    _check_options(lead, children, kinds, timeout, max_concurrency, max_depth, on_failure)
-    if max_answer_bytes < 1:
-        raise ValueError("max_answer_bytes has to be at least 1")
+    counts = {
+        "max_concurrency": max_concurrency,
+        "max_depth": max_depth,
+        "max_answer_bytes": max_answer_bytes,
+    }
+    _check_options(lead, children, kinds, timeout, counts, on_failure)
 
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
     for name, given in children.items():
@@ -338,17 +341,17 @@ def spawn_and_await(
                 "spawns itself has to end somewhere",
                 max_depth=max_depth,
             )
-        if not isinstance(state.get("tasks") or [], list | tuple):
-            raise SpawnError("tasks has to be a list of {'agent': …, 'input': …}")
         if "tasks" not in state:
             # LangGraph drops what a state's schema doesn't declare, and says nothing.
             raise SpawnError(
                 "the state has no 'tasks': declare it in the graph's state (tasks: "
                 "list[SpawnTask]) and write it before this node, an empty list for nothing to do"
             )
+        tasks: Any = state["tasks"] or []
+        if not isinstance(tasks, list | tuple):
+            raise SpawnError("tasks has to be a list of {'agent': …, 'input': …}")
         orders = [
-            _order(position, task, children, depth, lead)
-            for position, task in enumerate(state["tasks"] or [])
+            _order(position, task, children, depth, lead) for position, task in enumerate(tasks)
         ]
         problems = [order["problem"] for order in orders if "problem" in order]
         if problems and on_failure == "raise":
@@ -537,12 +540,7 @@ class _Parent:
         """
         envelope, proof = self._opened(answer)
         verification = self.lead.verify_proof(
-            proof,
-            challenge=challenge,
-            payload=envelope.payload,
-            request=order["request"],
-            kind=envelope.kind,
-            depth=order["depth"],
+            proof, challenge=challenge, **_answered(order, envelope)
         )
         return self._read(envelope, verification)
 
@@ -550,12 +548,7 @@ class _Parent:
         """As :meth:`believe`, for the event loop."""
         envelope, proof = self._opened(answer)
         verification = await self.lead.averify_proof(
-            proof,
-            challenge=challenge,
-            payload=envelope.payload,
-            request=order["request"],
-            kind=envelope.kind,
-            depth=order["depth"],
+            proof, challenge=challenge, **_answered(order, envelope)
         )
         if len(envelope.payload) < _LARGE:
             return self._read(envelope, verification)
@@ -652,6 +645,16 @@ class _Parent:
         if result["status"] != "verified" and self.on_failure == "raise":
             raise _ChildFailed
         return {"answers": [{"index": order["index"], "result": result}]}
+
+
+def _answered(order: _Order, envelope: Envelope) -> dict[str, Any]:
+    # What an answer has to be proven over, beside the challenge.
+    return {
+        "payload": envelope.payload,
+        "request": order["request"],
+        "kind": envelope.kind,
+        "depth": order["depth"],
+    }
 
 
 def _bound_node(parent: _Parent, child: VerifiedChild) -> RunnableLambda[_Order, Any]:
@@ -918,22 +921,21 @@ def _check_options(
     children: Mapping[str, Child],
     kinds: Mapping[str, str],
     timeout: float | None,
-    max_concurrency: int | None,
-    max_depth: int,
+    counts: Mapping[str, int | None],
     on_failure: str,
 ) -> None:
     if not isinstance(children, Mapping):
         raise TypeError('children has to be a dict: {"agent_researcher": verified_child(…)}')
     if not children:
         raise ValueError("children is empty: name at least one child")
-    for option, number in (("timeout", timeout), ("max_concurrency", max_concurrency)):
+    for option, number in {"timeout": timeout, **counts}.items():
         if number is not None and not isinstance(number, int | float):
             raise TypeError(f"{option} has to be a number or None, not {type(number).__name__}")
     if on_failure not in ("raise", "collect"):
         raise ValueError(f"on_failure is 'raise' or 'collect', not {on_failure!r}")
     if timeout is not None and not timeout > 0:
         raise ValueError("timeout has to be more than 0 seconds, or None")
-    for option, value in (("max_concurrency", max_concurrency), ("max_depth", max_depth)):
+    for option, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{option} has to be at least 1")
     for name in kinds.keys() - children.keys():

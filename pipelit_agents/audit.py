@@ -18,7 +18,7 @@ from pipelit_agents.keyring import Keyring
 from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
 
-__all__ = ["AuditEntry", "AuditTrail", "entry", "entry_of", "record", "write"]
+__all__ = ["AuditEntry", "AuditTrail", "entry", "entry_of", "write"]
 
 _SHOWN: Final = ("at", "actor", "subject", "action", "outcome", "reason", "node")
 _INSERT: Final = Statement(
@@ -95,25 +95,10 @@ def entry(
     }
 
 
-def write(connection: Open, entries: list[dict[str, Any]]) -> None:
+def write(connection: Open, *entries: dict[str, Any]) -> None:
     """Writes entries in the caller's transaction."""
     if entries:
         _INSERT.write(connection, entries)
-
-
-def record(
-    connection: Open,
-    *,
-    at: float,
-    actor: str,
-    subject: str,
-    action: str,
-    outcome: str,
-    reason: str = "",
-) -> None:
-    """Writes one entry in the caller's transaction, and where it happened."""
-    made = entry(at=at, actor=actor, subject=subject, action=action, outcome=outcome, reason=reason)
-    _INSERT.write(connection, made)
 
 
 def entry_of(row: Any) -> AuditEntry:
@@ -265,14 +250,16 @@ class AuditTrail:
         deleted = self.chain.prune(_moment("before", before))
         if deleted:
             with self._database.writing(durable=True) as connection:
-                record(
+                write(
                     connection,
-                    at=self._clock(),
-                    actor=by,
-                    subject="audit",
-                    action="audit.prune",
-                    outcome="ok",
-                    reason=f"{deleted} before {before.astimezone(UTC):%Y-%m-%d %H:%M}",
+                    entry(
+                        at=self._clock(),
+                        actor=by,
+                        subject="audit",
+                        action="audit.prune",
+                        outcome="ok",
+                        reason=f"{deleted} before {before.astimezone(UTC):%Y-%m-%d %H:%M}",
+                    ),
                 )
         return deleted
 

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pipelit_agents.audit import AuditEntry, entry_of, record
+from pipelit_agents.audit import AuditEntry, entry, entry_of, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import (
     AuditRow,
@@ -502,14 +502,16 @@ class Mfa:
         *,
         outcome: str = "ok",
     ) -> None:
-        record(
+        write(
             connection,
-            at=self._clock(),
-            actor=actor,
-            subject=subject,
-            action=action,
-            outcome=outcome,
-            reason=reason,
+            entry(
+                at=self._clock(),
+                actor=actor,
+                subject=subject,
+                action=action,
+                outcome=outcome,
+                reason=reason,
+            ),
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, select
 
-from pipelit_agents.audit import record
+from pipelit_agents.audit import entry, write
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow, UserRow
@@ -169,12 +169,14 @@ def _find(connection: Connection, table: Any, which: Any) -> Row[Any] | None:
 def _record(
     connection: Connection, creator: Agent, subject: str, outcome: str, reason: str
 ) -> None:
-    record(
+    write(
         connection,
-        at=creator.now(),
-        actor=creator.username,
-        subject=subject,
-        action="agent.create",
-        outcome=outcome,
-        reason=reason,
+        entry(
+            at=creator.now(),
+            actor=creator.username,
+            subject=subject,
+            action="agent.create",
+            outcome=outcome,
+            reason=reason,
+        ),
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from pipelit_agents.audit import AuditTrail, record
+from pipelit_agents.audit import AuditTrail, entry, write
 from pipelit_agents.credentials.store import credential_place
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow, MfaPendingRow, PeeringRow, UserRow
@@ -227,14 +227,16 @@ class Keys:
                 break
         self._audit.chain.retag(keyring)
         with self._database.writing(durable=True) as connection:
-            record(
+            write(
                 connection,
-                at=self._clock(),
-                actor=by,
-                subject="keys",
-                action="keys.rotate",
-                outcome="ok",
-                reason=f"{total} sealed anew under {keyring.fingerprint()}",
+                entry(
+                    at=self._clock(),
+                    actor=by,
+                    subject="keys",
+                    action="keys.rotate",
+                    outcome="ok",
+                    reason=f"{total} sealed anew under {keyring.fingerprint()}",
+                ),
             )
         return Rotation(total, self.status(checkpointers=checkpointers))
 
@@ -271,14 +273,16 @@ class Keys:
                     else:
                         connection.execute(delete(place.table).where(place.key == key))
                     name = f"{place.table.__tablename__.removeprefix('pipelit_')} {key}"
-                    record(
+                    write(
                         connection,
-                        at=self._clock(),
-                        actor=by,
-                        subject=str(key),
-                        action="keys.forget",
-                        outcome="ok",
-                        reason=name,
+                        entry(
+                            at=self._clock(),
+                            actor=by,
+                            subject=str(key),
+                            action="keys.forget",
+                            outcome="ok",
+                            reason=name,
+                        ),
                     )
                 forgotten.append(name)
         return forgotten

@@ -56,10 +56,7 @@ class Settings(BaseSettings):
             ConfigurationError: It isn't set, or isn't a key.
         """
         if os.environ.get(KEY_SETTING) == "":
-            raise ConfigurationError(
-                f"{KEY_SETTING} is set to nothing in the environment, which hides one in .env: "
-                "unset it"
-            )
+            raise _hidden(Path(".env"))
         return Keyring.parse(self.field_encryption_key.get_secret_value())
 
     @property
@@ -88,10 +85,7 @@ def ensure_key(env_file: Path) -> Path | None:
             env_file.chmod(0o600)
         return None
     if KEY_SETTING in os.environ:
-        raise ConfigurationError(
-            f"{KEY_SETTING} is set to nothing in the environment, which hides the one in "
-            f"{env_file}: unset it"
-        )
+        raise _hidden(env_file)
     try:
         descriptor = os.open(env_file, os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
@@ -108,6 +102,13 @@ def ensure_key(env_file: Path) -> Path | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{env_file} can't be written ({error})") from None
     return env_file
+
+
+def _hidden(env_file: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{KEY_SETTING} is set to nothing in the environment, which hides the one in "
+        f"{env_file}: unset it"
+    )
 
 
 def add_key(env_file: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from pipelit_agents.audit import record
+from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import ApiKeyRow, PeeringRow, UserRow
 from pipelit_agents.database.statement import Statement
@@ -792,14 +792,16 @@ class Users:
         reason: str = "",
         outcome: str = "ok",
     ) -> None:
-        record(
+        write(
             connection,
-            at=self._clock(),
-            actor=actor,
-            subject=subject,
-            action=action,
-            outcome=outcome,
-            reason=reason,
+            entry(
+                at=self._clock(),
+                actor=actor,
+                subject=subject,
+                action=action,
+                outcome=outcome,
+                reason=reason,
+            ),
         )
 
 

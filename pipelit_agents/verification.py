@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 from pydantic import SecretStr
 from sqlalchemy import Connection, delete, select, text
 
-from pipelit_agents.audit import entry, record, write
+from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import SpentRequestRow
 from pipelit_agents.database.statement import Open, Statement
@@ -264,7 +264,7 @@ class Verifier:
         names = {name for each in asked for name in (each.agent, each.verifier)}
         rows = self._accounts(*names)
         places = [_Place("", "", None)] * len(asked)
-        if any(each.relation or _domain_of(rows, each) for each in asked):
+        if any(each.relation or _domain_of(rows, each.verifier, each.relation) for each in asked):
             # Accounts and peerings of one moment.
             with self._database.reading() as connection:
                 rows = _accounts_in(connection, *names)
@@ -340,14 +340,16 @@ class Verifier:
             connection.execute(delete(SpentRequestRow).where(SpentRequestRow.digest.in_(expired)))
             first = connection.execute(_SPEND_REQUEST, request).rowcount == 1
             if not first:
-                record(
+                write(
                     connection,
-                    at=now,
-                    actor=username,
-                    subject=parent,
-                    action="verify.request",
-                    outcome="refused",
-                    reason="request used before",
+                    entry(
+                        at=now,
+                        actor=username,
+                        subject=parent,
+                        action="verify.request",
+                        outcome="refused",
+                        reason="request used before",
+                    ),
                 )
         return first
 
@@ -499,7 +501,7 @@ class Verifier:
                             context=each.context,
                         )
                     )
-            write(connection, entries)
+            write(connection, *entries)
         return answers
 
     def _reason_against(
@@ -566,14 +568,16 @@ class Verifier:
 
     def _audit(self, actor: str, subject: str, action: str, reason: str, at: float) -> None:
         with self._database.deciding() as connection:
-            record(
+            write(
                 connection,
-                at=at,
-                actor=actor,
-                subject=subject,
-                action=action,
-                outcome="refused" if reason else "ok",
-                reason=reason,
+                entry(
+                    at=at,
+                    actor=actor,
+                    subject=subject,
+                    action=action,
+                    outcome="refused" if reason else "ok",
+                    reason=reason,
+                ),
             )
 
     def _accounts(self, *names: str) -> dict[str, Any]:
@@ -940,9 +944,7 @@ class Agent:
             raise ValueError(
                 "challenge has to be the verifier's 32 bytes: the value of its Challenge"
             )
-        for argument, data in (("request", request), ("payload", payload or b"")):
-            if not isinstance(data, bytes):
-                raise TypeError(f"{argument} has to be the exact bytes, not {type(data).__name__}")
+        _require_bytes(request=request, payload=payload or b"")
         step = int(self._verifier.now()) // PERIOD
 
         def answer(key: bytes, peering: str) -> Proof:
@@ -975,9 +977,7 @@ class Agent:
             raise TypeError(
                 "what is checked is a Proof, against the Challenge that this agent made and kept"
             )
-        for argument, data in (("request", request), ("payload", payload or b"")):
-            if not isinstance(data, bytes):
-                raise TypeError(f"{argument} has to be the exact bytes, not {type(data).__name__}")
+        _require_bytes(request=request, payload=payload or b"")
         own = challenge.verifier == self.username != challenge.prover
         return _Check(
             proof=proof,
@@ -1018,9 +1018,9 @@ def _numbered(names: Sequence[str]) -> dict[str, str]:
     return {f"name{number}": name for number, name in enumerate(names)}
 
 
-def _domain_of(rows: Mapping[str, Any], asked: _Asked) -> str:
-    peer = rows.get(asked.verifier)
-    return peer.domain if asked.relation is None and peer is not None else ""
+def _domain_of(rows: Mapping[str, Any], verifier: str, relation: str | None) -> str:
+    peer = rows.get(verifier)
+    return peer.domain if relation is None and peer is not None else ""
 
 
 class _Place(NamedTuple):
@@ -1038,8 +1038,7 @@ def _place_in(
     verifier: str,
     relation: str | None,
 ) -> _Place:
-    peer = rows.get(verifier)
-    domain = peer.domain if relation is None and peer is not None else ""
+    domain = _domain_of(rows, verifier, relation)
     wanted = relation or domain
     issued = _peering_in(connection, username, relation or "", domain) if wanted else None
     return _Place(domain, wanted, issued)
@@ -1066,6 +1065,12 @@ def _short_codes(
         verifier=audience,
     )
     return binding.answers(key, steps)
+
+
+def _require_bytes(**given: object) -> None:
+    for argument, data in given.items():
+        if not isinstance(data, bytes):
+            raise TypeError(f"{argument} has to be the exact bytes, not {type(data).__name__}")
 
 
 def _other_kind(code: object, kind: str) -> str:

@@ -44,29 +44,26 @@ def waiting(gathering: Gathering[int, int], count: int) -> None:
     until(lambda: len(gathering._waiting) == count)
 
 
-def test_threads_that_wait_are_served_together(server: Server) -> None:
-    """The first is served alone; all that came meanwhile are the second batch."""
-    gathering = Gathering(server)
-    with ThreadPoolExecutor(20) as pool:
+def asked_at_once(gathering: Gathering[int, int], server: Server, count: int) -> list[int]:
+    """Asks so many numbers, all but the first while the first is being served."""
+    with ThreadPoolExecutor(count) as pool:
         first = pool.submit(gathering.ask, 0)
         assert server.entered.wait(30)
-        others = [pool.submit(gathering.ask, number) for number in range(1, 20)]
-        waiting(gathering, 19)
+        others = [pool.submit(gathering.ask, number) for number in range(1, count)]
+        waiting(gathering, count - 1)
         server.gate.set()
-        assert [each.result(30) for each in [first, *others]] == [2 * n for n in range(20)]
+        return [each.result(30) for each in [first, *others]]
+
+
+def test_threads_that_wait_are_served_together(server: Server) -> None:
+    """The first is served alone; all that came meanwhile are the second batch."""
+    assert asked_at_once(Gathering(server), server, 20) == [2 * n for n in range(20)]
     assert [len(batch) for batch in server.batches] == [1, 19]
 
 
 def test_a_batch_has_a_limit(server: Server) -> None:
     """However many wait, one batch serves so many at the most, and nobody is left."""
-    gathering = Gathering(server, largest=4)
-    with ThreadPoolExecutor(20) as pool:
-        first = pool.submit(gathering.ask, 0)
-        assert server.entered.wait(30)
-        others = [pool.submit(gathering.ask, number) for number in range(1, 11)]
-        waiting(gathering, 10)
-        server.gate.set()
-        assert [each.result(30) for each in [first, *others]] == [2 * n for n in range(11)]
+    assert asked_at_once(Gathering(server, largest=4), server, 11) == [2 * n for n in range(11)]
     assert max(len(batch) for batch in server.batches) == 4
 
 

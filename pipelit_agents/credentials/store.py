@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from pydantic import ConfigDict, SecretStr
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from pipelit_agents.audit import record
+from pipelit_agents.audit import entry, write
 from pipelit_agents.credentials.needles import SHORTEST
 from pipelit_agents.credentials.scope import (
     Scope,
@@ -564,14 +564,16 @@ class Credentials:
         outcome: str = "ok",
         reason: str = "",
     ) -> None:
-        record(
+        write(
             connection,
-            at=self._clock(),
-            actor=actor,
-            subject=name,
-            action=action,
-            outcome=outcome,
-            reason=reason,
+            entry(
+                at=self._clock(),
+                actor=actor,
+                subject=name,
+                action=action,
+                outcome=outcome,
+                reason=reason,
+            ),
         )
 
 

@@ -17,7 +17,7 @@ from importlib.resources import files
 from secrets import token_hex
 from typing import Any, Final, cast
 
-from pipelit_agents.audit import record
+from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
@@ -270,14 +270,16 @@ def _names(attempt: Attempt) -> dict[str, Any]:
 
 
 def _record(connection: Open, attempt: Attempt, decision: Decision, reason: str) -> None:
-    record(
+    write(
         connection,
-        at=decision.at,
-        actor=attempt.verifier,
-        subject=attempt.peer,
-        action=f"verify.{attempt.kind}",
-        outcome="ok" if decision.verdict == "accepted" else "refused",
-        reason=reason,
+        entry(
+            at=decision.at,
+            actor=attempt.verifier,
+            subject=attempt.peer,
+            action=f"verify.{attempt.kind}",
+            outcome="ok" if decision.verdict == "accepted" else "refused",
+            reason=reason,
+        ),
     )
 
 

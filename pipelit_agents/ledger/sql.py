@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
-from pipelit_agents.audit import record
+from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
@@ -180,14 +180,16 @@ class SqlLedger:
             if written != 3:
                 connection.rollback()
                 return None
-            record(
+            write(
                 connection,
-                at=now,
-                actor=attempt.verifier,
-                subject=attempt.peer,
-                action=f"verify.{attempt.kind}",
-                outcome="ok" if decision.verdict == "accepted" else "refused",
-                reason=reason,
+                entry(
+                    at=now,
+                    actor=attempt.verifier,
+                    subject=attempt.peer,
+                    action=f"verify.{attempt.kind}",
+                    outcome="ok" if decision.verdict == "accepted" else "refused",
+                    reason=reason,
+                ),
             )
         return decision
 
