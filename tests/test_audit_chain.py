@@ -15,7 +15,7 @@ from conftest import Clock
 from sqlalchemy import text
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.audit import record
+from pipelit_agents.audit import entry, write
 from pipelit_agents.chain import AuditHead
 from pipelit_agents.errors import AuditTampered, ConfigurationError, StorageError
 
@@ -25,18 +25,20 @@ SECOND = "(SELECT last_id FROM pipelit_audit_seals WHERE number = 1) + 2"
 LAST = "(SELECT last_id FROM pipelit_audit_seals WHERE number = 2)"
 
 
-def write(pipelit: Pipelit, *names: str) -> None:
+def note(pipelit: Pipelit, *names: str) -> None:
     """Records something about each name."""
     for name in names:
         with pipelit._database.writing() as connection:
-            record(
+            write(
                 connection,
-                at=pipelit.users._clock(),
-                actor="alice",
-                subject=name,
-                action="verify.audience",
-                outcome="ok",
-                reason="",
+                entry(
+                    at=pipelit.users._clock(),
+                    actor="alice",
+                    subject=name,
+                    action="verify.audience",
+                    outcome="ok",
+                    reason="",
+                ),
             )
 
 
@@ -52,9 +54,9 @@ def change(pipelit: Pipelit, *statements: str) -> None:
 def sealed(pipelit: Pipelit) -> Pipelit:
     """Twelve entries under seals of five, and one after them."""
     taken = len(pipelit.audit.list())
-    write(pipelit, *(f"subject{count}" for count in range(12 - taken)))
+    note(pipelit, *(f"subject{count}" for count in range(12 - taken)))
     assert pipelit.audit.seal(batch=5) == 12
-    write(pipelit, "later")
+    note(pipelit, "later")
     return pipelit
 
 
@@ -120,7 +122,7 @@ def test_a_cut_off_end_shows_against_a_head(sealed: Pipelit) -> None:
     (problem,) = sealed.audit.verify(head).problems
     assert "cut off" in problem
     # Nor by going on as if nothing had been.
-    write(sealed, *(f"other{count}" for count in range(9)))
+    note(sealed, *(f"other{count}" for count in range(9)))
     sealed.audit.seal(batch=5)
     assert "cut off" in sealed.audit.verify(head).problems[0]
 
@@ -148,7 +150,7 @@ def test_entries_that_come_while_it_is_sealed_are_sealed_once(pipelit: Pipelit) 
     """Many writers and two sealers at once: nothing is left out, nothing is under two seals."""
     taken = len(pipelit.audit.list(limit=1000))
     with ThreadPoolExecutor(6) as pool:
-        writers = [pool.submit(write, pipelit, *(["x"] * 25)) for _ in range(4)]
+        writers = [pool.submit(note, pipelit, *(["x"] * 25)) for _ in range(4)]
         sealers = [
             pool.submit(lambda: [pipelit.audit.seal(batch=7) for _ in range(10)]) for _ in range(2)
         ]
@@ -164,7 +166,7 @@ def test_an_entry_that_is_numbered_and_not_committed_is_waited_for(pipelit: Pipe
     """A transaction that ends late leaves no hole that it would fill behind the seal."""
     with ThreadPoolExecutor(1) as pool:
         with pipelit._database.writing() as late:
-            record(late, at=1.0, actor="a", subject="late", action="x", outcome="ok")
+            write(late, entry(at=1.0, actor="a", subject="late", action="x", outcome="ok"))
             sealing = pool.submit(pipelit.audit.seal)
             waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'ShareLock'")
             while not late.scalar(waits):
@@ -177,7 +179,7 @@ def test_an_entry_that_is_numbered_and_not_committed_is_waited_for(pipelit: Pipe
 @pytest.mark.backends("sqlite", "postgres")
 def test_a_killed_sealer_leaves_a_whole_trail(pipelit: Pipelit, settings: dict[str, Any]) -> None:
     """`kill -9` between seals: what was sealed is, the rest is sealed the next time."""
-    write(pipelit, *(["x"] * 40))
+    note(pipelit, *(["x"] * 40))
     program = (
         "import os, sys, json\n"
         "from pipelit_agents import Pipelit\n"
@@ -205,7 +207,7 @@ def test_pruned_entries_leave_a_trail_that_can_be_checked(sealed: Pipelit, clock
     """Whole batches go, the seals stay, and the head of before still fits."""
     head = sealed.audit.head()
     clock.advance(86_400)
-    write(sealed, "new")
+    note(sealed, "new")
     sealed.audit.seal()
     before = datetime.fromtimestamp(clock(), UTC) - timedelta(hours=1)
     assert sealed.audit.prune(before) == 12
@@ -213,7 +215,7 @@ def test_pruned_entries_leave_a_trail_that_can_be_checked(sealed: Pipelit, clock
     assert (report.pruned, report.problems) == (12, ())
     # The newest batch stays, so that a new entry never gets an old number.
     assert sealed.audit.prune(datetime.fromtimestamp(clock() + 9, UTC)) == 0
-    write(sealed, "newer")
+    note(sealed, "newer")
     assert sealed.audit.seal() == 2
     assert sealed.audit.verify(head).problems == ()
     assert "audit.prune" in [entry.action for entry in sealed.audit.list()]
@@ -288,7 +290,7 @@ def test_an_entry_that_somebody_made_is_sealed_as_it_is(sealed: Pipelit) -> None
     change(
         sealed, "UPDATE pipelit_audit SET at = 'x' WHERE id = (SELECT max(id) FROM pipelit_audit)"
     )
-    write(sealed, "after")
+    note(sealed, "after")
     assert sealed.audit.seal() == 2
     assert sealed.audit.verify().problems == ()
 
@@ -306,7 +308,7 @@ def test_nothing_is_built_on_a_seal_that_isnt_ours(sealed: Pipelit) -> None:
 
 def test_what_isnt_sealed_is_not_pruned(pipelit: Pipelit, clock: Clock) -> None:
     """However old: what no seal covers stays."""
-    write(pipelit, "old")
+    note(pipelit, "old")
     clock.advance(86_400)
     assert pipelit.audit.prune(datetime.fromtimestamp(clock(), UTC)) == 0
     assert "old" in [entry.subject for entry in pipelit.audit.list()]
@@ -348,7 +350,7 @@ def test_filters_narrow_the_list(sealed: Pipelit) -> None:
 def test_since_is_a_moment(sealed: Pipelit, clock: Clock) -> None:
     """From a moment on; without a time zone it is refused, as is a head that is none."""
     clock.advance(100)
-    write(sealed, "now")
+    note(sealed, "now")
     since = datetime.fromtimestamp(clock() - 1, UTC)
     assert [entry.subject for entry in sealed.audit.list(since=since)] == ["now"]
     call: Callable[..., Any] = sealed.audit.list
