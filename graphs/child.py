@@ -52,8 +52,32 @@ ANYONE: Final = Anyone()
 AcceptFrom = Sequence[str] | Anyone | None
 
 
-class ShowingLambda(RunnableLambda[Any, Any]):
-    """A function that runs a graph, and shows it to LangGraph: for its state and its drawing.
+class Step(RunnableLambda[Any, Any]):
+    """A node's function, run as the node itself.
+
+    ``RunnableLambda`` would make one more run of it, in traces and for callbacks, at each call.
+
+    Args:
+        run: The function.
+        arun: Its async form.
+        name: What it is called.
+    """
+
+    def __init__(self, run: Callable[..., Any], arun: Callable[..., Any], name: str) -> None:
+        super().__init__(run, afunc=arun, name=name)
+        self._run, self._arun = run, arun
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **_: Any) -> Any:  # noqa: A002 - the name that LangChain calls it by
+        """Calls the function."""
+        return self._run(input, config)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **_: Any) -> Any:  # noqa: A002 - the name that LangChain calls it by
+        """Calls its async form."""
+        return await self._arun(input, config)
+
+
+class ShowingStep(Step):
+    """A step that runs a graph, and shows it to LangGraph: for its state and its drawing.
 
     Left to itself LangGraph would take the first graph in the function's closure, which is the
     child around it.
@@ -67,7 +91,7 @@ class ShowingLambda(RunnableLambda[Any, Any]):
     def __init__(
         self, run: Callable[..., Any], arun: Callable[..., Any], graph: Pregel[Any, Any, Any, Any]
     ) -> None:
-        super().__init__(run, afunc=arun, name=graph.name)
+        super().__init__(run, arun, graph.name)
         self._graph = graph
 
     @property
@@ -350,7 +374,7 @@ def verified_child(
     return VerifiedChild(graph=graph, agent=agent, accept_from=names)
 
 
-def _served(child: VerifiedChild) -> RunnableLambda[Any, Any]:
+def _served(child: VerifiedChild) -> Step:
     def read(value: Any) -> SpawnRequest:
         if child.accept_from is None:
             raise RequestRefused(
@@ -375,7 +399,7 @@ def _served(child: VerifiedChild) -> RunnableLambda[Any, Any]:
         await asyncio.to_thread(child.admit, request, _identity())
         return _wire(await child.awork(request, _inside(config, request, child.graph)))
 
-    return ShowingLambda(answer, aanswer, child.graph)
+    return ShowingStep(answer, aanswer, child.graph)
 
 
 def _identity() -> str | None:

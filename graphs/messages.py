@@ -17,6 +17,7 @@ from pipelit_agents.payload import decode, encode
 __all__ = ["state_from_bytes", "state_to_bytes"]
 
 MARK: Final = "__pipelit_message__"
+_MARKED: Final = MARK.encode()
 
 
 def state_to_bytes(value: Any) -> bytes:
@@ -36,7 +37,9 @@ def state_from_bytes(data: bytes, *, limit: int) -> Any:
     Raises:
         PayloadError: The bytes are no payload, or a message in them is none.
     """
-    return _revive(decode(data, limit=limit))
+    value = decode(data, limit=limit)
+    # A message's mark may also be written with escapes.
+    return _revive(value) if _MARKED in data or b"\\u" in data else value
 
 
 def _convert(value: Any) -> Any:

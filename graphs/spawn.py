@@ -12,14 +12,13 @@ import contextvars
 import queue
 import secrets
 import threading
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar, cast
 
-from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.runnables import RunnableConfig
 from langgraph.channels import Topic
 from langgraph.config import get_stream_writer
 from langgraph.errors import GraphBubbleUp, GraphDrained, GraphInterrupt
@@ -51,7 +50,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof, derive_challenge
 
-from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, UNLIMITED, ShowingLambda, VerifiedChild
+from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, UNLIMITED, ShowingStep, Step, VerifiedChild
 from .envelope import Envelope, SpawnRequest
 from .messages import state_from_bytes, state_to_bytes
 from .remote import NotLetIn, RemoteChild, Unfit, Unreachable, aside, from_remote_graph
@@ -163,7 +162,8 @@ class _Run:
         self.results: dict[int, SpawnResult] = {}
         # When a child last showed that it holds its secret, by the lead's clock.
         self.shown: dict[str, float] = {}
-        self.showing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # The children that are being asked to, on the event loop.
+        self.showing: dict[str, asyncio.Event] = {}
 
     def tell(self, event: str, order: _Order, **more: Any) -> None:
         # Without a parent around it the node's own stream is the caller's.
@@ -320,7 +320,7 @@ def spawn_and_await(
             child,
             kind,
         )
-        node: RunnableLambda[_Order, Any]
+        node: Step
         if isinstance(child, RemoteChild):
             node = _remote_node(parent, child)
         elif kind == "unbound-totp":
@@ -372,17 +372,24 @@ def spawn_and_await(
         _run_of(config).tell("failed", order, error=result["error"])
         return {"answers": [{"index": order["index"], "result": result}]}
 
-    def join(state: _State) -> dict[str, Any]:
+    async def aunassigned(order: _Order, config: RunnableConfig) -> dict[str, Any]:
+        return unassigned(order, config)
+
+    def join(state: _State, config: RunnableConfig) -> dict[str, Any]:
         answers = sorted(state.get("answers") or [], key=lambda answer: answer["index"])
         return {"results": SpawnResults(answer["result"] for answer in answers)}
 
+    async def ajoin(state: _State, config: RunnableConfig) -> dict[str, Any]:
+        return join(state, config)
+
     destinations = [*children, JOIN]
     if on_failure == "collect":
-        builder.add_node(UNASSIGNED, RunnableLambda(unassigned), input_schema=_Order)
+        builder.add_node(UNASSIGNED, Step(unassigned, aunassigned, UNASSIGNED), input_schema=_Order)
         builder.add_edge(UNASSIGNED, JOIN)
         destinations.append(UNASSIGNED)
     builder.add_node(PLAN, plan, destinations=tuple(destinations))
-    builder.add_node(JOIN, join)
+    # With an async form, as LangGraph takes another for one to be run in a thread.
+    builder.add_node(JOIN, Step(join, ajoin, JOIN), input_schema=_State)
     builder.add_edge(START, PLAN)
     builder.add_edge(JOIN, END)
     compiled = builder.compile(name="spawn_and_await")
@@ -416,14 +423,13 @@ class _Parent:
         self.proves = listed is not None and listed is not ANYONE
         self.action = "verify.plain" if kind == "unbound-totp" else "verify.proof"
 
-    def config(self, order: _Order, config: RunnableConfig) -> RunnableConfig:
-        """What a local child inherits: the caller's configuration, one level deeper."""
-        configurable = {
-            key: value for key, value in config.get("configurable", {}).items() if key != _RUN
-        }
-        inherited = cast(
-            RunnableConfig, {**config, "configurable": {**configurable, DEPTH: order["depth"]}}
-        )
+    def config(self, order: _Order) -> RunnableConfig:
+        """What a local child doesn't inherit as it is: it runs one level deeper, and by itself.
+
+        The rest it has from the context, as any graph that a node calls; said once more it would
+        be merged once more, for each child.
+        """
+        inherited = RunnableConfig(configurable={_RUN: None, DEPTH: order["depth"]})
         if self.max_concurrency is not None:
             # Ours was meant for the children, not for what they run; None can't unset it.
             inherited["max_concurrency"] = UNLIMITED
@@ -463,10 +469,7 @@ class _Parent:
     ) -> SpawnRequest:
         """As :meth:`ask`, for the event loop."""
         if not self._was_shown(run):
-            # Many tasks of a child begin at one moment; one of them asks.
-            async with run.showing[self.name]:
-                if not self._was_shown(run):
-                    await asyncio.to_thread(self.see_possession, run, child)
+            await self._asee_possession(run, child)
         proof = None
         if self.proves:
             proof = await self.lead.aprove_request(
@@ -483,7 +486,7 @@ class _Parent:
         if self._was_shown(run):
             return
         possession = self.lead.challenge(self.name)
-        with _exits():
+        with _Exits():
             # Read here, where it may be anything and do anything when it is read.
             shown = child.prove_possession(possession)
             if type(shown) is not Proof or type(shown.step) is not int:
@@ -494,6 +497,22 @@ class _Parent:
             shown = Proof(self.name, self.lead.username, shown.step, value)
         self.lead.verify_proof(shown, challenge=possession, payload=b"", kind="possession")
         run.shown[self.name] = self.lead.now()
+
+    async def _asee_possession(self, run: _Run, child: VerifiedChild) -> None:
+        # Many tasks of a child begin at one moment: one asks, and the others go on together with
+        # it. Where nothing was shown to it, each is refused by itself.
+        asked = run.showing.get(self.name)
+        if asked is not None:
+            await asked.wait()
+            if not self._was_shown(run):
+                await asyncio.to_thread(self.see_possession, run, child)
+            return
+        asked = run.showing[self.name] = asyncio.Event()
+        try:
+            await asyncio.to_thread(self.see_possession, run, child)
+        finally:
+            del run.showing[self.name]
+            asked.set()
 
     def _was_shown(self, run: _Run) -> bool:
         return 0 <= self.lead.now() - run.shown.get(self.name, -_SHOWN_FOR) < _SHOWN_FOR
@@ -657,15 +676,15 @@ def _answered(order: _Order, envelope: Envelope) -> dict[str, Any]:
     }
 
 
-def _bound_node(parent: _Parent, child: VerifiedChild) -> RunnableLambda[_Order, Any]:
+def _bound_node(parent: _Parent, child: VerifiedChild) -> Step:
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         spawn = _run_of(config)
         spawn.tell("running", order)
-        inherited, challenge = parent.config(order, config), parent.challenge(order)
+        inherited, challenge = parent.config(order), parent.challenge(order)
 
         def work(control: RunControl | None) -> Any:
             request = parent.ask(spawn, child, order, challenge)
-            with _exits():
+            with _Exits():
                 return child.answer(request, inherited, control)
 
         def believe(answer: Any) -> SpawnResult:
@@ -676,11 +695,11 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> RunnableLambda[_Order,
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         spawn = _run_of(config)
         spawn.tell("running", order)
-        inherited, challenge = parent.config(order, config), parent.challenge(order)
+        inherited, challenge = parent.config(order), parent.challenge(order)
 
         async def work() -> Any:
             request = await parent.aask(spawn, child, order, challenge)
-            with _exits():
+            with _Exits():
                 return await child.aanswer(request, inherited)
 
         async def believe(answer: Any) -> SpawnResult:
@@ -688,10 +707,10 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> RunnableLambda[_Order,
 
         return parent.finish(order, spawn, await _aguarded(parent, work, believe))
 
-    return ShowingLambda(run, arun, child.graph)
+    return ShowingStep(run, arun, child.graph)
 
 
-def _remote_node(parent: _Parent, child: RemoteChild) -> RunnableLambda[_Order, Any]:
+def _remote_node(parent: _Parent, child: RemoteChild) -> Step:
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
         challenge = parent.fresh_challenge()
@@ -712,7 +731,7 @@ def _remote_node(parent: _Parent, child: RemoteChild) -> RunnableLambda[_Order, 
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         return _on_another_loop(lambda: arun(order, config))
 
-    return RunnableLambda(run, arun, name=child.name)
+    return Step(run, arun, child.name)
 
 
 def _on_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -744,9 +763,7 @@ def _on_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         raise
 
 
-def _unbound_node(
-    parent: _Parent, child: Pregel[Any, Any, Any, Any]
-) -> RunnableLambda[_Order, Any]:
+def _unbound_node(parent: _Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
     graph = child
 
     def given(order: _Order) -> Any:
@@ -754,20 +771,20 @@ def _unbound_node(
 
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
-        inherited = parent.config(order, config)
+        inherited = parent.config(order)
 
         def work(control: RunControl | None) -> tuple[str, bytes]:
-            with _exits():
+            with _Exits():
                 return _code_and_output(graph.invoke(given(order), inherited, control=control))
 
         return parent.finish(order, _run_of(config), _guarded(parent, work, parent.believe_code))
 
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
-        inherited = parent.config(order, config)
+        inherited = parent.config(order)
 
         async def work() -> tuple[str, bytes]:
-            with _exits():
+            with _Exits():
                 return _code_and_output(await graph.ainvoke(given(order), inherited))
 
         async def believe(answer: tuple[str, bytes]) -> SpawnResult:
@@ -775,7 +792,7 @@ def _unbound_node(
 
         return parent.finish(order, _run_of(config), await _aguarded(parent, work, believe))
 
-    return ShowingLambda(run, arun, graph)
+    return ShowingStep(run, arun, graph)
 
 
 def _code_and_output(answer: Any) -> tuple[str, bytes]:
@@ -785,17 +802,20 @@ def _code_and_output(answer: Any) -> tuple[str, bytes]:
     return fields["code"], state_to_bytes(fields["output"])
 
 
-@contextmanager
-def _exits() -> Iterator[None]:
-    # Around the child's own code: of what it raises, only that it did is kept. LangGraph would
-    # write the words of an exception into the parent's namespace.
-    task = _task()
-    try:
-        yield
-    except (GraphInterrupt, RequestRefused):
-        raise
-    except BaseException as error:
-        raise _wordless(error, task) from None
+class _Exits:
+    """Around a child's own code: of what it raises, only that it did is kept.
+
+    LangGraph would write the words of an exception into the parent's namespace.
+    """
+
+    __slots__ = ("_began_in",)
+
+    def __enter__(self) -> None:
+        self._began_in = _task()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and not isinstance(error, GraphInterrupt | RequestRefused):
+            raise _wordless(error, self._began_in) from None
 
 
 def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:

@@ -16,6 +16,9 @@ from pipelit_agents.errors import PayloadError
 __all__ = ["MAX_DEPTH", "decode", "encode"]
 
 MAX_DEPTH: Final = 64
+# What is as it is wherever it stands, if it isn't too deep.
+_LEAVES: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
+_NONE: Final[frozenset[type]] = frozenset()
 
 
 def encode(value: Any, *, convert: Callable[[Any], Any] | None = None) -> bytes:
@@ -60,7 +63,9 @@ def decode(data: bytes, *, limit: int) -> Any:
     except (ValueError, RecursionError):
         # The parser's own words would repeat a piece of what wasn't verified.
         raise PayloadError("the payload is not strict UTF-8 JSON") from None
-    _check(value)
+    # Neither is in there where nothing is escaped and little is opened.
+    if b"\\u" in data or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+        _check(value)
     return value
 
 
@@ -73,6 +78,7 @@ def _plain(value: Any, path: str, depth: int, convert: Callable[[Any], Any] | No
         if not math.isfinite(value):
             raise PayloadError(f"{path or 'the value'} is {value}, which JSON can't carry")
         return value
+    leaves = _LEAVES if depth < MAX_DEPTH else _NONE
     if isinstance(value, Mapping):
         # Read once: it may say something else the next time.
         pairs = list(value.items())
@@ -83,12 +89,16 @@ def _plain(value: Any, path: str, depth: int, convert: Callable[[Any], Any] | No
                     "JSON carries text keys only"
                 )
         return {
-            key: _plain(each, f"{path}.{key}" if path else key, depth + 1, convert)
+            key: each
+            if type(each) in leaves
+            else _plain(each, f"{path}.{key}" if path else key, depth + 1, convert)
             for key, each in pairs
         }
     if isinstance(value, list | tuple):
         return [
-            _plain(each, f"{path}[{position}]", depth + 1, convert)
+            each
+            if type(each) in leaves
+            else _plain(each, f"{path}[{position}]", depth + 1, convert)
             for position, each in enumerate(value)
         ]
     if convert is not None:

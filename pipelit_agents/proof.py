@@ -13,6 +13,7 @@ import secrets
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from pipelit_agents.errors import ProofRejected
@@ -61,19 +62,17 @@ class Binding:
 
     def message(self) -> bytes:
         """The bytes under the MAC: a label, then each field with its length (u32, big-endian)."""
-        fields = (
-            self.role.encode(),
-            self.suite.encode(),
-            self.relation.encode(),
-            self.prover.encode(),
-            self.verifier.encode(),
-            self.challenge,
-            b"" if self.depth is None else str(self.depth).encode(),
-            _digest(self.request),
-            self.kind.encode(),
-            _digest(self.payload),
+        depth = b"" if self.depth is None else str(self.depth).encode()
+        return b"".join(
+            (
+                _parties(self.role, self.suite, self.relation, self.prover, self.verifier),
+                *_field(self.challenge),
+                *_field(depth),
+                *_digest(self.request),
+                *_field(self.kind.encode()),
+                *_digest(self.payload),
+            )
         )
-        return _LABEL + b"".join(len(part).to_bytes(4, "big") + part for part in fields)
 
     def question(self) -> str:
         """The OCRA question: SHA-256 of the message, 64 lowercase hexadecimal digits."""
@@ -175,5 +174,15 @@ def same(ours: str, theirs: str) -> bool:
     return hmac.compare_digest(ours.encode(), theirs.encode())
 
 
-def _digest(data: bytes | None) -> bytes:
-    return b"" if data is None else hashlib.sha256(data).digest()
+@lru_cache(maxsize=256)
+def _parties(*names: str) -> bytes:
+    # The same for all that two agents say to each other.
+    return _LABEL + b"".join(part for name in names for part in _field(name.encode()))
+
+
+def _field(data: bytes) -> tuple[bytes, bytes]:
+    return len(data).to_bytes(4, "big"), data
+
+
+def _digest(data: bytes | None) -> tuple[bytes, bytes]:
+    return _field(b"" if data is None else hashlib.sha256(data).digest())

@@ -24,9 +24,10 @@ class RunContext(NamedTuple):
 
 def _config() -> Mapping[str, Any]:
     # Late, so that importing this package stays cheap.
-    from langchain_core.runnables import ensure_config
+    from langchain_core.runnables.config import var_child_runnable_config
 
-    return ensure_config()
+    # As it is: LangChain's own reader copies it, for each check.
+    return var_child_runnable_config.get() or {}
 
 
 def running() -> object | None:

@@ -152,8 +152,7 @@ def holds(keyring: Keyring, sealed: Iterable[Sealed], secret: bytes) -> bool:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     """A proof that an agent is to make, once its secret is open."""
 
     agent: str
@@ -162,8 +161,7 @@ class _Asked:
     answer: Callable[[bytes, str], Proof]
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
+class _Check(NamedTuple):
     """A proof that is to be checked, by what the database says then."""
 
     proof: Proof

@@ -484,15 +484,15 @@ async def test_nothing_that_a_child_streams_is_the_parents(
 
 def test_a_child_does_not_get_the_parents_writer(lead: Agent, researcher: Agent) -> None:
     """What the node shares with its steps isn't in the configuration that a child sees."""
-    seen: list[Any] = []
+    seen: dict[str, Any] = {}
 
     def look(_: Work) -> Any:
-        seen.extend(get_config()["configurable"])
+        seen.update(get_config()["configurable"])
         return {}
 
     parent_of(lead, {NAME: verified_child(graph_of(look), researcher)}).invoke(GIVEN)
-    assert "__pipelit_depth" in seen
-    assert "__pipelit_run" not in seen
+    assert seen["__pipelit_depth"] == 1
+    assert seen["__pipelit_run"] is None
 
 
 # Children with an authenticator only
