@@ -139,7 +139,7 @@ class Database:
                     driver.execute(f"PRAGMA synchronous={_synchronous()}")  # type: ignore[union-attr]
 
     @contextmanager
-    def deciding(self, *, durable: bool = False) -> Iterator[Transaction]:
+    def deciding(self) -> Iterator[Transaction]:
         """As :meth:`writing`, for statements alone, and quicker: what runs at every check.
 
         Raises:
@@ -150,8 +150,6 @@ class Database:
         with self._writer if sqlite else nullcontext(), _named_errors(engine):
             driver = _checked_out(engine)
             try:
-                if sqlite and durable:
-                    self._driven(engine, driver, "PRAGMA synchronous=FULL")
                 if sqlite:
                     self._driven(engine, driver, "BEGIN IMMEDIATE")
                 yield Transaction(driver, engine.dialect)
@@ -164,11 +162,7 @@ class Database:
                     driver.invalidate()
                 raise
             finally:
-                try:
-                    if driver.is_valid and sqlite and durable:
-                        self._driven(engine, driver, f"PRAGMA synchronous={_synchronous()}")
-                finally:
-                    driver.close()
+                driver.close()
 
     @staticmethod
     def _driven(engine: Engine, driver: PoolProxiedConnection, sql: str) -> None:
@@ -519,7 +513,12 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
     path = Path(name)
     _make_private(path, create=create)
     engine = create_engine(
-        parsed, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, hide_parameters=True
+        parsed,
+        connect_args={"timeout": BUSY_TIMEOUT},
+        pool_size=16,
+        # Nothing begins by itself here, and what begins ends before a connection goes back.
+        pool_reset_on_return=None,
+        hide_parameters=True,
     )
 
     @event.listens_for(engine, "connect")

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Protocol
 from sqlalchemy import Connection, text
 
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.statement import Open
+from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.proof import PERIOD
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Decision",
     "Ledger",
     "account_of",
+    "last_forgotten",
     "lock_attempt",
     "unlock",
     "window_of",
@@ -30,6 +31,9 @@ Verdict = Literal["accepted", "rejected", "limited", "locked"]
 _KNOWN: Final = text(
     "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
     "spent_step) VALUES (:peer, 'peer', '', 1, 0, '', 0, -1) ON CONFLICT DO NOTHING"
+)
+_EPOCH: Final = Statement(
+    "UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at WHERE id = 1"
 )
 _UNLOCK: Final = text(
     "UPDATE pipelit_ledger SET in_a_row = 0, recent = '', locked_until = 0, "
@@ -107,6 +111,26 @@ def account_of(peer: str, row: Any, now: float) -> tuple[Account | None, str]:
     if account is None:
         return None, "peer unknown"
     return account, "" if row.active else "peer inactive"
+
+
+def last_forgotten(connection: Open, row: Any, epoch: str, now: float, window: int) -> int:
+    """The last step that may have been spent in commits that a power cut undid.
+
+    Where the machine was started anew since, that is written down.
+
+    Args:
+        connection: In the transaction that decides.
+        row: With ``boot_id`` and ``changed_at`` as they stand in the database.
+        epoch: Names the present life of the machine.
+        now: By the ledger's clock.
+        window: How many steps a code may be ahead of the clock: so much of the future may have
+            been spent too.
+    """
+    changed_at = row.changed_at
+    if row.boot_id != epoch or changed_at is None:
+        changed_at = now
+        _EPOCH.write(connection, {"boot_id": epoch, "at": now})
+    return int(changed_at) // PERIOD + window
 
 
 def window_of(now: float, window: int) -> range:

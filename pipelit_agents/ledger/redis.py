@@ -28,7 +28,14 @@ from pipelit_agents.ledger.address import (
     named_errors,
     report_eviction,
 )
-from pipelit_agents.ledger.base import Attempt, Decision, account_of, lock_attempt, window_of
+from pipelit_agents.ledger.base import (
+    Attempt,
+    Decision,
+    account_of,
+    last_forgotten,
+    lock_attempt,
+    window_of,
+)
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.proof import PERIOD
 
@@ -42,6 +49,7 @@ _READ: Final = Statement(
     """
     SELECT (v.active AND v.domain = '') AS verifier_active, v.root_owner, p.active,
         p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.database_id,
+        e.boot_id, e.changed_at,
         COALESCE(lp.unlocks, 0) AS unlocks, COALESCE(lp.in_a_row, 0) AS in_a_row,
         COALESCE(CASE WHEN :kind = 'plain' THEN lp.spent_step ELSE lv.spent_step END, -1) AS spent
     FROM (SELECT 1 AS one) AS base
@@ -53,27 +61,34 @@ _READ: Final = Statement(
         ON lv.peer = :peer AND lv.scope = 'pair' AND lv.subject = :verifier
     """
 )
-_UNCHANGED: Final = Statement(
-    # Counted apart, as a person is both.
-    "SELECT (SELECT count(*) FROM pipelit_users WHERE active AND domain = '' "
+# Both accounts as they were when the code was compared; counted apart, as a person is both.
+_UNCHANGED: Final = (
+    "(SELECT count(*) FROM pipelit_users WHERE active AND domain = '' "
     "AND username = :verifier) + "
     "(SELECT count(*) FROM pipelit_users WHERE active AND username = :peer "
-    "AND totp_secret = :secret AND COALESCE(totp_previous, '') = :previous) AS unchanged"
+    "AND totp_secret = :secret AND COALESCE(totp_previous, '') = :previous)"
 )
+_IS_UNCHANGED: Final = Statement(f"SELECT {_UNCHANGED} AS unchanged")
 _NEW_ROW: Final = (
     "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
-    "spent_step) VALUES (:peer, {scope}, 1, {in_a_row}, '', 0, {step}) "
+    "spent_step) "
+    "SELECT CAST(:peer AS VARCHAR), {scope}, 1, {in_a_row}, '', 0, {step} WHERE {where} "
     "ON CONFLICT (peer, scope, subject) DO UPDATE SET version = pipelit_ledger.version + 1, "
 )
 _SPEND: Final = {
     kind: Statement(
-        _NEW_ROW.format(scope=scope, in_a_row=0, step=":step")
+        _NEW_ROW.format(
+            scope=scope, in_a_row=0, step="CAST(:step AS BIGINT)", where=f"{_UNCHANGED} = 2"
+        )
         + "spent_step = excluded.spent_step WHERE pipelit_ledger.spent_step < excluded.spent_step"
     )
-    for kind, scope in (("plain", "'peer', ''"), ("audience", "'pair', :verifier"))
+    for kind, scope in (
+        ("plain", "'peer', ''"),
+        ("audience", "'pair', CAST(:verifier AS VARCHAR)"),
+    )
 }
 _CHARGE: Final = Statement(
-    _NEW_ROW.format(scope="'peer', ''", in_a_row=1, step="-1")
+    _NEW_ROW.format(scope="'peer', ''", in_a_row=1, step="-1", where="true")
     + "in_a_row = pipelit_ledger.in_a_row + 1"
 )
 _RESET: Final = Statement(
@@ -90,6 +105,8 @@ class RedisLedger:
         policy: The limits.
         url: The address, as ``connect`` reads it; used at the first attempt.
         clock: The ledger's clock, Unix seconds; None for the Redis server's.
+        epoch: Names the life of the database's machine; where it changed, commits may have been
+            lost. By default the database's own.
 
     Raises:
         ConfigurationError: At first use, when the address can't be used.
@@ -101,11 +118,13 @@ class RedisLedger:
         policy: VerificationPolicy,
         url: str,
         clock: Callable[[], float] | None = None,
+        epoch: Callable[[], str] | None = None,
     ) -> None:
         self._database = database
         self._policy = policy
         self._url = url
         self._clock = clock
+        self._epoch = epoch or database.epoch
         # How far Redis's clock is ahead of ours, as its last answer told.
         self._ahead = 0.0
         self._script = (files(__package__) / "decide.lua").read_text("utf-8")
@@ -228,29 +247,36 @@ class RedisLedger:
         self._client = None
 
     def _written(self, attempt: Attempt, row: Any, decision: Decision, reason: str) -> Decision:
-        accepts = decision.verdict == "accepted"
-        # A power cut that undoes a commit of SQLite's may take Redis's memory with it, and
-        # neither would know that the other forgot.
-        with self._database.deciding(durable=accepts) as connection:
-            if accepts:
+        with self._database.deciding() as connection:
+            # A power cut that undid commits may have taken Redis's memory with them, and neither
+            # would know that the other forgot.
+            forgotten = last_forgotten(
+                connection, row, self._epoch(), decision.at, self._policy.window
+            )
+            if decision.verdict == "accepted":
                 lock_attempt(self._database, connection, attempt)
-                names = _names(attempt)
-                evaluated = {"secret": row.totp_secret, "previous": row.totp_previous or ""}
-                ((unchanged,),) = _UNCHANGED.fetch(connection, names | evaluated)
-                if unchanged != 2:
-                    decision, reason = (
-                        Decision("rejected", decision.at),
-                        "account changed meanwhile",
-                    )
-                elif _SPEND[attempt.kind].write(connection, names | {"step": decision.step}):
-                    _RESET.write(connection, names)
+                if decision.step <= forgotten:
+                    reason = "step from before a restart"
                 else:
-                    # Redis had forgotten it, or there are two of them.
-                    decision, reason = Decision("rejected", decision.at), "replay"
+                    reason = self._spent(connection, attempt, row, decision.step)
+                if reason:
+                    decision = Decision("rejected", decision.at)
             if decision.verdict == "rejected":
                 _CHARGE.write(connection, _names(attempt))
             _record(connection, attempt, decision, reason)
         return decision
+
+    def _spent(self, connection: Open, attempt: Attempt, row: Any, step: int) -> str:
+        """Spends a step in SQL as well; why it can't be, or nothing."""
+        evaluated = {"secret": row.totp_secret, "previous": row.totp_previous or ""}
+        names = _names(attempt) | evaluated
+        if _SPEND[attempt.kind].write(connection, names | {"step": step}):
+            if row.in_a_row:
+                _RESET.write(connection, names)
+            return ""
+        ((unchanged,),) = _IS_UNCHANGED.fetch(connection, names)
+        # A replay here is one that Redis has forgotten, or one between two of them.
+        return "replay" if unchanged == 2 else "account changed meanwhile"
 
     def _connected(self) -> Any:
         if self._process != os.getpid():

@@ -8,8 +8,8 @@ statements; what the caller may not learn, the clock doesn't tell either.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -22,20 +22,22 @@ from pipelit_agents.ledger.base import (
     CodeKind,
     Decision,
     account_of,
+    last_forgotten,
     lock_attempt,
     window_of,
 )
 from pipelit_agents.policy import VerificationPolicy
-from pipelit_agents.proof import PERIOD
 
 __all__ = ["SqlLedger"]
 
 _RETRIES: Final = 50
 
 _LEDGER_COLUMNS: Final = ("version", "in_a_row", "recent", "locked_until", "spent_step")
+_WRITTEN: Final = [f"{table}_{c}" for table in ("lp", "lv", "lo") for c in _LEDGER_COLUMNS]
 _READ: Final = (
     "SELECT {now} AS now, (v.active AND v.domain = '') AS verifier_active, v.root_owner, p.active, "
     "p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, e.changed_at, "
+    # Last, as they are read by their place.
     + ", ".join(f"{t}.{c} AS {t}_{c}" for t in ("lp", "lv", "lo") for c in _LEDGER_COLUMNS)
     + """
     FROM (SELECT 1 AS one) AS base
@@ -64,9 +66,6 @@ _WRITE: Final = Statement(
     + ", ".join(f"{c} = excluded.{c}" for c in _LEDGER_COLUMNS)
     + " WHERE pipelit_ledger.version = excluded.version - 1"
 )
-_EPOCH: Final = Statement(
-    "UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at WHERE id = 1"
-)
 
 
 @cache
@@ -74,8 +73,9 @@ def _reading(now: str) -> Statement:
     return Statement(_READ.format(now=now))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Row:
+    # In the order of the columns.
     version: int = 0
     in_a_row: int = 0
     recent: str = ""
@@ -83,17 +83,16 @@ class _Row:
     spent_step: int = -1
 
     @classmethod
-    def read(cls, row: Any, prefix: str) -> _Row:
-        values = [getattr(row, f"{prefix}_{column}") for column in _LEDGER_COLUMNS]
+    def of(cls, values: Sequence[Any]) -> _Row:
         return cls() if values[0] is None else cls(*values)
 
     def failures_since(self, moment: float) -> list[float]:
         return [at for at in map(float, self.recent.split()) if at > moment]
 
-    def parameters(self, prefix: str) -> dict[str, Any]:
-        return {f"{prefix}_{column}": getattr(self, column) for column in _LEDGER_COLUMNS} | {
-            f"{prefix}_version": self.version + 1
-        }
+    def written(self) -> tuple[Any, ...]:
+        return (
+            self.version + 1, self.in_a_row, self.recent, self.locked_until, self.spent_step
+        )  # fmt: skip
 
 
 class SqlLedger:
@@ -157,25 +156,14 @@ class SqlLedger:
             lock_attempt(self._database, connection, attempt)
             (row,) = _reading(self._database.server_clock).fetch(connection, names)
             now = self._now(row.now)
-            changed_at = row.changed_at
-            if row.boot_id != self._epoch() or changed_at is None:
-                changed_at = now
-                _EPOCH.write(connection, {"boot_id": self._epoch(), "at": now})
-            state = _State(
-                peer=_Row.read(row, "lp"), pair=_Row.read(row, "lv"), owner=_Row.read(row, "lo")
-            )
+            forgotten = last_forgotten(connection, row, self._epoch(), now, self._policy.window)
+            state = _State(_Row.of(row[-15:-10]), _Row.of(row[-10:-5]), _Row.of(row[-5:]))
             decision, reason = self._limits(state, now)
             if decision is None:
-                decision, reason = self._evaluate(attempt, row, state, now, changed_at)
+                decision, reason = self._evaluate(attempt, row, state, now, forgotten)
             written = _WRITE.write(
                 connection,
-                {
-                    **names,
-                    "root_owner": row.root_owner or "",
-                    **state.peer.parameters("lp"),
-                    **state.pair.parameters("lv"),
-                    **state.owner.parameters("lo"),
-                },
+                {**names, "root_owner": row.root_owner or "", **state.written()},
             )
             if written != 3:
                 connection.rollback()
@@ -213,14 +201,11 @@ class SqlLedger:
         return None, ""
 
     def _evaluate(
-        self, attempt: Attempt, row: Any, state: _State, now: float, changed_at: float
+        self, attempt: Attempt, row: Any, state: _State, now: float, forgotten: int
     ) -> tuple[Decision, str]:
         account, reason = account_of(attempt.peer, row, now)
         steps = attempt.matches(account, window_of(now, self._policy.window))
         spent = state.peer if attempt.kind == "plain" else state.pair
-        # A code may be ahead of the clock by the window, so that much of the future may have
-        # been spent and forgotten too.
-        forgotten = int(changed_at) // PERIOD + self._policy.window
         if reason:
             pass
         elif not steps:
@@ -243,27 +228,23 @@ class _State:
     owner: _Row
 
     def fail(self, now: float, policy: VerificationPolicy) -> None:
-        recent = [*self.pair.failures_since(now - 60), now]
-        self.pair = replace(
-            self.pair, in_a_row=self.pair.in_a_row + 1, recent=" ".join(map(repr, recent))
-        )
-        self.owner = replace(self.owner, in_a_row=self.owner.in_a_row + 1)
-        self.peer = replace(self.peer, in_a_row=self.peer.in_a_row + 1)
+        peer, pair, owner = self.peer, self.pair, self.owner
+        pair.recent = " ".join(map(repr, [*pair.failures_since(now - 60), now]))
+        for row in (peer, pair, owner):
+            row.in_a_row += 1
         until = now + policy.lock_seconds
-        if self.pair.in_a_row >= policy.lock_after:
-            self.pair = replace(self.pair, in_a_row=0, recent="", locked_until=until)
-        if self.owner.in_a_row >= policy.owner_lock_after:
-            self.owner = replace(self.owner, in_a_row=0, locked_until=until)
+        if pair.in_a_row >= policy.lock_after:
+            pair.in_a_row, pair.recent, pair.locked_until = 0, "", until
+        if owner.in_a_row >= policy.owner_lock_after:
+            owner.in_a_row, owner.locked_until = 0, until
 
     def succeed(self, kind: CodeKind, step: int) -> None:
-        plain = kind == "plain"
-        self.pair = replace(
-            self.pair,
-            in_a_row=0,
-            recent="",
-            spent_step=self.pair.spent_step if plain else step,
-        )
-        self.owner = replace(self.owner, in_a_row=0)
-        self.peer = replace(
-            self.peer, in_a_row=0, spent_step=step if plain else self.peer.spent_step
-        )
+        peer, pair, owner = self.peer, self.pair, self.owner
+        peer.in_a_row = pair.in_a_row = owner.in_a_row = 0
+        pair.recent = ""
+        spender = peer if kind == "plain" else pair
+        spender.spent_step = step
+
+    def written(self) -> dict[str, Any]:
+        rows = (*self.peer.written(), *self.pair.written(), *self.owner.written())
+        return dict(zip(_WRITTEN, rows, strict=True))
