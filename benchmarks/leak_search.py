@@ -11,11 +11,16 @@ SECRET = "sk-" + "Zq8" * 16
 PAGE = "The otter sleeps on its back, and holds a paw so as not to drift away. " * 28
 
 
+def page(number: int) -> str:
+    """A text of its own, as each would be that was fetched or said."""
+    return f"{number}. {PAGE}"
+
+
 def documents(megabytes: int) -> dict[str, Any]:
     """A state of retrieved pages with their metadata, about 2 KB each."""
     return {
         "documents": [
-            {"id": f"doc-{number}", "page": PAGE, "score": number / 7, "tags": ["a", "b"]}
+            {"id": f"doc-{number}", "page": page(number), "score": number / 7, "tags": ["a", "b"]}
             for number in range(megabytes * 2**20 // (len(PAGE) + 60))
         ]
     }
@@ -35,7 +40,7 @@ def messages(megabytes: int) -> dict[str, Any]:
     """A state of LangChain messages, about 2 KB each."""
     return {
         "messages": [
-            HumanMessage(PAGE, id=str(n)) for n in range(megabytes * 2**20 // (len(PAGE) + 40))
+            HumanMessage(page(n), id=str(n)) for n in range(megabytes * 2**20 // (len(PAGE) + 40))
         ]
     }
 

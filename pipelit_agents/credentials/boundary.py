@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from copy import copy
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
@@ -19,7 +20,13 @@ import ormsgpack
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from pipelit_agents.credentials.insides import insides, members_of, slots_of, state_of
+from pipelit_agents.credentials.insides import (
+    contents,
+    insides,
+    members_of,
+    slots_of,
+    state_of,
+)
 from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import SecretLeakError
@@ -31,6 +38,10 @@ _LONGEST_PATH: Final = 200
 # More than any state has; what makes objects while it is looked at would never end.
 _MOST: Final = 20_000_000
 _FEW: Final = 300
+# Up to so many parts, texts of so many characters a part are put together sooner than a pass in C
+# writes them.
+_MANY: Final = 2000
+_LONG: Final = 500
 # What of a local variable is looked at.
 _NEAREST: Final = 500
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
@@ -387,35 +398,34 @@ def _packed(value: Any, needles: Needles, opened: bool) -> bool:
     seen: dict[int, Any] = {}
 
     def unpacked(each: Any) -> Any:
-        text = _bytes(each)
-        if text is not None:
-            return str.__str__(each) if isinstance(each, str) else text
-        if isinstance(each, int):
-            return None
-        if isinstance(each, Secret):
-            if opened:
+        kind: Any = type(each)
+        if _is_like_a_leaf(kind):
+            text = _bytes(each)
+            if text is not None:
+                return str.__str__(each) if isinstance(each, str) else text
+            if opened and isinstance(each, Secret):
                 raise TypeError
             return None
         if id(each) in seen:
             return None
         # Objects refer to each other in circles, and are kept so that none takes another's id.
         seen[id(each)] = each
-        return [inner for _, inner in insides(each)]
+        return contents(each)
 
     try:
         packed = ormsgpack.packb(value, default=unpacked, option=_PACKING)
     except Exception:
         return _walked(value, needles, opened, at_most=_MOST) is not False
-    return any(form in packed for form in needles.forms)
+    return needles.inside(packed)
 
 
 def _walked(value: Any, needles: Needles, opened: bool, *, at_most: int) -> bool | None:
     """The same by a walk that no depth, cycle, shared part or foreign object ends.
 
     Returns:
-        None where there is more than ``at_most``, and a pass in C may go on. Such a pass goes
-        through what is shared as often as it is referred to, which may be without an end: so where
-        anything is, the walk goes on itself.
+        None where there is more than ``at_most`` of little things, and a pass in C may go on. Such
+        a pass goes through what is shared as often as it is referred to, which may be without an
+        end: so where anything is, the walk goes on itself.
     """
     texts: list[str] = []
     others: list[bytes] = []
@@ -424,11 +434,11 @@ def _walked(value: Any, needles: Needles, opened: bool, *, at_most: int) -> bool
     shared = False
     while waiting:
         each = waiting.pop()
-        kind = type(each)
+        kind: Any = type(each)
         if kind is str:
             texts.append(each)
             continue
-        if kind in _LEAVES:
+        if kind in _LEAVES or (kind in _CONTAINERS and not each):
             continue
         if id(each) in seen:
             shared = True
@@ -443,6 +453,8 @@ def _walked(value: Any, needles: Needles, opened: bool, *, at_most: int) -> bool
                 # The bytes of a text, written out as numbers.
                 with suppress(TypeError, ValueError):
                     others.append(bytes(each))
+        elif not _is_like_a_leaf(kind):
+            waiting.extend(contents(each))
         elif isinstance(each, Secret):
             if opened:
                 return True
@@ -450,13 +462,13 @@ def _walked(value: Any, needles: Needles, opened: bool, *, at_most: int) -> bool
             texts.append(str.__str__(each))
         elif (data := _bytes(each)) is not None:
             others.append(data)
-        else:
-            waiting.extend([inner for _, inner in insides(each)])
         if len(seen) > (_MOST if shared else at_most):
-            return None
+            if shared or at_most > _MANY or sum(map(len, texts)) < _LONG * len(seen):
+                return None
+            at_most *= 2
     whole = "\n\0\n".join(texts)
     rest = b"\n\0\n".join(others)
-    return needles.within(whole) or any(form in rest for form in needles.forms)
+    return needles.within(whole) or needles.inside(rest)
 
 
 def _near(value: Any, needles: Needles) -> bool:
@@ -467,13 +479,18 @@ def _near(value: Any, needles: Needles) -> bool:
         each = waiting.popleft()
         text = _bytes(each) if not isinstance(each, memoryview) else None
         if text is not None:
-            if any(form in text for form in needles.forms):
+            if needles.inside(text):
                 return True
         elif type(each) not in _LEAVES and not isinstance(each, Secret) and id(each) not in seen:
             seen[id(each)] = each
             if not hasattr(type(each), "tolist"):
                 waiting.extend(inner for _, inner in islice(insides(each), _NEAREST))
     return False
+
+
+@lru_cache(maxsize=1024)
+def _is_like_a_leaf(kind: Any) -> bool:
+    return issubclass(kind, str | bytes | bytearray | memoryview | int | Secret)
 
 
 def _bytes(value: Any) -> bytes | None:

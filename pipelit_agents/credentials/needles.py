@@ -37,7 +37,7 @@ class Needles:
         names: The credentials, for an error that can't say which.
     """
 
-    __slots__ = ("forms", "names", "texts")
+    __slots__ = ("_shortest", "_shortest_texts", "forms", "names", "texts")
 
     def __init__(self, revealed: Mapping[str, str]) -> None:
         self.forms = {
@@ -49,11 +49,20 @@ class Needles:
         }
         shown = {form.decode("utf-8", "surrogatepass") for form in self.forms}
         self.texts = sorted(shown, key=len, reverse=True)
+        # Where one stands in another, the other needn't be looked for.
+        self._shortest_texts = [
+            each for each in self.texts if not any(o in each for o in shown if o != each)
+        ]
+        self._shortest = [each.encode("utf-8", "surrogatepass") for each in self._shortest_texts]
         self.names = ", ".join(sorted(set(revealed.values())))
 
     def within(self, text: str) -> bool:
         """Whether a text shows one of them."""
-        return any(each in text for each in self.texts)
+        return any(each in text for each in self._shortest_texts)
+
+    def inside(self, data: bytes) -> bool:
+        """Whether bytes hold one of them."""
+        return any(each in data for each in self._shortest)
 
     def mask(self, text: str, mask: str) -> str:
         """A text with each of them replaced."""

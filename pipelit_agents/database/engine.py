@@ -379,7 +379,7 @@ def _locking(take: str, count: int) -> Statement:
 
 def _checked_out(engine: Engine) -> PoolProxiedConnection:
     try:
-        return engine.raw_connection()
+        return engine.pool.connect()
     except Exception as error:
         raise named_by_driver(engine.dialect, error) from None
 

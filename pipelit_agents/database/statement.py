@@ -77,12 +77,13 @@ class Statement:
             rows = cursor.fetchall()
             if self._row is None:
                 names = [column[0] for column in cursor.description or ()]
-                self._row = namedtuple("Row", names)  # type: ignore[misc]
+                row: Any = namedtuple("Row", names)  # type: ignore[misc]
+                self._row = row._make
         except Exception as error:
             raise named_by_driver(dialect, error) from None
         finally:
             cursor.close()
-        return [self._row(*row) for row in rows]
+        return list(map(self._row, rows))
 
     def write(
         self, connection: Open, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]
