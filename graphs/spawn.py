@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -1039,9 +1040,7 @@ def _result(
     error: str | None = None,
     proof: Verification | None = None,
 ) -> SpawnResult:
-    proved_at = None
-    if proof is not None:
-        proved_at = datetime.fromtimestamp(proof.step * PERIOD, UTC).isoformat()
+    proved_at = None if proof is None else _moment(proof.step)
     return SpawnResult(
         agent=agent,
         status=status,
@@ -1050,6 +1049,11 @@ def _result(
         bound=proof is not None and proof.kind == "proof",
         proved_at=proved_at,
     )
+
+
+@lru_cache(maxsize=8)
+def _moment(step: int) -> str:
+    return datetime.fromtimestamp(step * PERIOD, UTC).isoformat()
 
 
 def _error_text(value: Any) -> str:

@@ -10,13 +10,14 @@ import base64
 import hashlib
 import hmac
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, cast
 
 import pyotp
 
-__all__ = ["OcraSuite", "ocra", "step_at", "totp"]
+__all__ = ["OcraSuite", "ocra", "ocra_each", "step_at", "totp"]
 
 Algorithm = Literal["sha1", "sha256", "sha512"]
 QuestionFormat = Literal["N", "A", "H"]
@@ -167,25 +168,34 @@ def ocra(key: bytes, suite: str, question: str, at: float | None = None) -> str:
     Raises:
         ValueError: An argument is unusable; the message names it, and never holds key or question.
     """
+    return ocra_each(key, suite, question, [at])[0]
+
+
+def ocra_each(key: bytes, suite: str, question: str, moments: Iterable[float | None]) -> list[str]:
+    """Return the responses to one question at several moments; otherwise as `ocra`."""
     if not isinstance(key, bytes) or not key:
         raise ValueError("key must be bytes, and not empty")
     parsed = OcraSuite.parse(suite)
     # Section 5.1: DataInput = OCRASuite | 00 | Q | T, without the optional C, P and S.
     data = suite.encode("ascii") + b"\0" + _question_bytes(parsed, question)
-    if parsed.time_step is not None:
+    return [_response(key, parsed, data, at) for at in moments]
+
+
+def _response(key: bytes, suite: OcraSuite, data: bytes, at: float | None) -> str:
+    if suite.time_step is not None:
         if at is None:
             raise ValueError("at is required, because the suite has a time step (T)")
-        data += step_at(at, parsed.time_step).to_bytes(8, "big")
+        data += step_at(at, suite.time_step).to_bytes(8, "big")
     elif at is not None:
         # Dropping it would let the caller believe that the response expires.
         raise ValueError("at must be left out, because the suite has no time step (T)")
-    mac = hmac.digest(key, data, parsed.algorithm)
-    if parsed.digits == 0:
+    mac = hmac.digest(key, data, suite.algorithm)
+    if suite.digits == 0:
         return mac.hex()
     # Dynamic truncation, RFC 4226 section 5.3.
     offset = mac[-1] & 0x0F
     number = int.from_bytes(mac[offset : offset + 4], "big") & 0x7FFF_FFFF
-    return str(number % 10**parsed.digits).zfill(parsed.digits)
+    return str(number % 10**suite.digits).zfill(suite.digits)
 
 
 def _secret_bytes(secret: str | bytes) -> bytes:
@@ -236,10 +246,10 @@ def _question_bytes(suite: OcraSuite, question: str) -> bytes:
     pattern, allowed = _CHARACTERS[form]
     if not pattern.fullmatch(question):
         raise ValueError(f"question must hold only {allowed} for this suite (Q{form}{length:02})")
-    if form == "A":
-        raw = question.encode("ascii")
-    elif form == "H":
+    if form == "H":
         raw = bytes.fromhex(question)
+    elif form == "A":
+        raw = question.encode("ascii")
     else:
         # As the reference implementation: the number in hex, zeros filled in on the right nibble
         # by nibble, so that an odd number of hex digits starts at the high nibble.

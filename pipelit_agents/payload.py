@@ -33,9 +33,7 @@ def encode(value: Any, *, convert: Callable[[Any], Any] | None = None) -> bytes:
     """
     plain = _plain(value, "", 0, convert)
     try:
-        return json.dumps(
-            plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        ).encode()
+        return _ENCODER.encode(plain).encode()
     except UnicodeEncodeError:
         raise PayloadError("text with a lone surrogate can't be carried as UTF-8") from None
     except ValueError:
@@ -130,7 +128,8 @@ def _finite(text: str) -> float:
     return number
 
 
-# Kept, as ``json.loads`` would make one for every payload.
+# Kept, as ``json`` would make one for every payload.
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_no_twice, parse_constant=_no_constant, parse_float=_finite
 )

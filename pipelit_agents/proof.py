@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from pipelit_agents.errors import ProofRejected
-from pipelit_agents.otp import ocra
+from pipelit_agents.otp import ocra_each
 
 __all__ = ["Binding", "Challenge", "Proof", "Role", "derive_challenge"]
 
@@ -84,8 +84,8 @@ class Binding:
 
     def answers(self, key: bytes, steps: Iterable[int]) -> list[str]:
         """The responses at several steps."""
-        question = self.question()
-        return [ocra(key, self.suite, question, step * PERIOD) for step in steps]
+        moments = [step * PERIOD for step in steps]
+        return ocra_each(key, self.suite, self.question(), moments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 __all__ = ["RunContext", "run_context", "running"]
@@ -22,12 +23,24 @@ class RunContext(NamedTuple):
     thread: str
 
 
-def _config() -> Mapping[str, Any]:
+@cache
+def _reads_config() -> Callable[[], Any]:
     # Late, so that importing this package stays cheap.
     from langchain_core.runnables.config import var_child_runnable_config
 
+    return var_child_runnable_config.get
+
+
+@cache
+def _reads_runtime() -> Callable[[], Any]:
+    from langgraph.runtime import get_runtime
+
+    return get_runtime
+
+
+def _config() -> Mapping[str, Any]:
     # As it is: LangChain's own reader copies it, for each check.
-    return var_child_runnable_config.get() or {}
+    return _reads_config()() or {}
 
 
 def running() -> object | None:
@@ -47,10 +60,8 @@ def run_context() -> RunContext:
     node = metadata.get("langgraph_node")
     run = config.get("run_id") or metadata.get("run_id")
     if node and not run:
-        from langgraph.runtime import get_runtime
-
         # None where a tool or graph is driven by hand, with a node's metadata but no runtime.
-        run = getattr(getattr(get_runtime(), "execution_info", None), "run_id", None)
+        run = getattr(getattr(_reads_runtime()(), "execution_info", None), "run_id", None)
     thread = (config.get("configurable") or {}).get("thread_id") or metadata.get("thread_id")
     run = run or getattr(callbacks, "parent_run_id", None)
     return RunContext(str(run or ""), str(node or ""), str(thread or ""))

@@ -205,7 +205,7 @@ class Verifier:
         self._ledger = ledger
         self._clock = clock
         self._nobody = ""
-        self._proofs = Gathering(self._make_proofs)
+        self._keys = Gathering(self._open_keys)
         self._checks = Gathering(self._check_proofs)
 
     @property
@@ -252,13 +252,14 @@ class Verifier:
 
     def prove(self, asked: _Asked) -> Proof:
         """Makes a proof; see :meth:`Agent.prove`."""
-        return self._proofs.ask(asked)
+        return asked.answer(*self._keys.ask(asked))
 
     async def aprove(self, asked: _Asked) -> Proof:
         """As :meth:`prove`, for the event loop."""
-        return await self._proofs.aask(asked)
+        return asked.answer(*await self._keys.aask(asked))
 
-    def _make_proofs(self, asked: Sequence[_Asked]) -> Sequence[Proof | Exception]:
+    def _open_keys(self, asked: Sequence[_Asked]) -> Sequence[tuple[bytes, str] | Exception]:
+        """What each proof is made by, opened for all that are made at once."""
         names = {name for each in asked for name in (each.agent, each.verifier)}
         rows = self._accounts(*names)
         places = [_Place("", "", None)] * len(asked)
@@ -271,15 +272,14 @@ class Verifier:
                     for each in asked
                 ]
         unseal = self._unsealing_once()
-        answers: list[Proof | Exception] = []
+        keys: list[tuple[bytes, str] | Exception] = []
         for each, place in zip(asked, places, strict=True):
             try:
-                key = self._proving_key(each.agent, rows.get(each.agent), place, unseal)
-                answers.append(each.answer(*key))
+                keys.append(self._proving_key(each.agent, rows.get(each.agent), place, unseal))
             except Exception as error:
                 # This one's alone: the others that were asked with it get their proofs.
-                answers.append(error)
-        return answers
+                keys.append(error)
+        return keys
 
     def _proving_key(
         self, username: str, row: Any, place: _Place, unseal: Callable[[str, str], bytes]

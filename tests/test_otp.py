@@ -72,7 +72,7 @@ def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_public_names_are_sorted_and_complete():
     """The module offers four names."""
-    assert otp.__all__ == ["OcraSuite", "ocra", "step_at", "totp"]
+    assert otp.__all__ == ["OcraSuite", "ocra", "ocra_each", "step_at", "totp"]
 
 
 @pytest.mark.parametrize("vector", vectors("rfc6238.json"))

@@ -126,7 +126,7 @@ class Database:
         """
         engine = self.engine
         queue = self._writer if engine.dialect.name == "sqlite" else nullcontext()
-        with queue, _named_errors(engine), engine.connect() as connection:
+        with queue, _NamedErrors(engine), engine.connect() as connection:
             driver = connection.connection.dbapi_connection
             flushes = durable and engine.dialect.name == "sqlite" and driver is not None
             if flushes:
@@ -147,7 +147,7 @@ class Database:
         """
         engine = self.engine
         sqlite = engine.dialect.name == "sqlite"
-        with self._writer if sqlite else nullcontext(), _named_errors(engine):
+        with self._writer if sqlite else nullcontext(), _NamedErrors(engine):
             driver = _checked_out(engine)
             try:
                 if sqlite:
@@ -189,7 +189,7 @@ class Database:
             StorageError: The database can't be reached or refused a statement.
         """
         engine = self.engine
-        with _named_errors(engine), engine.connect() as connection:
+        with _NamedErrors(engine), engine.connect() as connection:
             if engine.dialect.name == "sqlite":
                 connection.execution_options(pipelit_read=True)
             else:
@@ -301,7 +301,7 @@ class Database:
         import sqlite3
 
         # VACUUM is no part of a transaction, and ours begin one with every connection.
-        with _named_errors(self.engine):
+        with _NamedErrors(self.engine):
             if self.engine.dialect.name != "sqlite":
                 loose = self.engine.execution_options(isolation_level="AUTOCOMMIT")
                 with loose.connect() as connection:
@@ -350,7 +350,7 @@ class Database:
                 f"the copy {path} can't be made ({error.strerror}): name a file that isn't there "
                 "yet, in a folder that is"
             ) from None
-        with _named_errors(self.engine):
+        with _NamedErrors(self.engine):
             raw = self.engine.raw_connection()
             try:
                 raw.cursor().execute("VACUUM INTO ?", (str(path),))
@@ -426,12 +426,20 @@ _MENDS: Final = (
 _REFUSED: Final = (UnicodeEncodeError, SQLAlchemyError)
 
 
-@contextmanager
-def _named_errors(engine: Engine) -> Iterator[None]:
-    try:
-        yield
-    except _REFUSED as error:
-        raise _storage_error(engine, error) from None
+class _NamedErrors:
+    """Around what is asked of a database: its refusals name the setting."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> None:
+        """Nothing yet."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _REFUSED):
+            raise _storage_error(self._engine, error) from None
 
 
 def _storage_error(engine: Engine, error: Exception) -> StorageError:

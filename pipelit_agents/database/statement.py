@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import Dialect, PoolProxiedConnection, text
 from sqlalchemy.exc import DBAPIError
@@ -29,8 +28,7 @@ class Open(Protocol):
         """Which database it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(NamedTuple):
     """A transaction of the driver's own, for statements.
 
     Attributes:
@@ -85,16 +83,14 @@ class Statement:
             cursor.close()
         return list(map(self._row, rows))
 
-    def write(
-        self, connection: Open, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]
-    ) -> int:
+    def write(self, connection: Open, values: dict[str, Any] | Sequence[dict[str, Any]]) -> int:
         """Runs it in a transaction, once or for each of several; how many rows it changed.
 
         Raises:
             DBAPIError: The database refused.
         """
         sql, order = self._for(connection.dialect)
-        many = [values] if isinstance(values, Mapping) else values
+        many = [values] if isinstance(values, dict) else values
         given: list[Any] = [
             each if order is None else [each[name] for name in order] for each in many
         ]

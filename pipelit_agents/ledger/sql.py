@@ -1,7 +1,7 @@
 """The ledger in the SQL database: one transaction reads, decides, charges, spends and audits.
 
 The write lock is taken first, and the upsert applies only to the versions that were read, so that
-of two attempts at once the second sees what the first left behind. Each outcome runs the same
+of two attempts at once the second sees what the first left behind. Each refusal runs the same
 statements; what the caller may not learn, the clock doesn't tell either.
 """
 
@@ -33,7 +33,6 @@ __all__ = ["SqlLedger"]
 _RETRIES: Final = 50
 
 _LEDGER_COLUMNS: Final = ("version", "in_a_row", "recent", "locked_until", "spent_step")
-_WRITTEN: Final = [f"{table}_{c}" for table in ("lp", "lv", "lo") for c in _LEDGER_COLUMNS]
 _READ: Final = (
     "SELECT {now} AS now, (v.active AND v.domain = '') AS verifier_active, v.root_owner, p.active, "
     "p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, e.changed_at, "
@@ -51,21 +50,27 @@ _READ: Final = (
         ON lo.peer = :peer AND lo.scope = 'owner' AND lo.subject = COALESCE(v.root_owner, '')
     """
 )
-_WRITE: Final = Statement(
-    "INSERT INTO pipelit_ledger "
-    "(peer, scope, subject, version, in_a_row, recent, locked_until, spent_step) VALUES "
-    + ", ".join(
+_SCOPES: Final = {
+    "lp": ("peer", "''"),
+    "lv": ("pair", ":verifier"),
+    "lo": ("owner", ":root_owner"),
+}
+
+
+@cache
+def _writing(*tables: str) -> Statement:
+    rows = ", ".join(
         f"(:peer, '{scope}', {subject}, " + ", ".join(f":{t}_{c}" for c in _LEDGER_COLUMNS) + ")"
-        for t, scope, subject in (
-            ("lp", "peer", "''"),
-            ("lv", "pair", ":verifier"),
-            ("lo", "owner", ":root_owner"),
-        )
+        for t, (scope, subject) in _SCOPES.items()
+        if t in tables
     )
-    + " ON CONFLICT (peer, scope, subject) DO UPDATE SET "
-    + ", ".join(f"{c} = excluded.{c}" for c in _LEDGER_COLUMNS)
-    + " WHERE pipelit_ledger.version = excluded.version - 1"
-)
+    return Statement(
+        "INSERT INTO pipelit_ledger "
+        "(peer, scope, subject, version, in_a_row, recent, locked_until, spent_step) "
+        f"VALUES {rows} ON CONFLICT (peer, scope, subject) DO UPDATE SET "
+        + ", ".join(f"{c} = excluded.{c}" for c in _LEDGER_COLUMNS)
+        + " WHERE pipelit_ledger.version = excluded.version - 1"
+    )
 
 
 @cache
@@ -89,10 +94,18 @@ class _Row:
     def failures_since(self, moment: float) -> list[float]:
         return [at for at in map(float, self.recent.split()) if at > moment]
 
-    def written(self) -> tuple[Any, ...]:
-        return (
-            self.version + 1, self.in_a_row, self.recent, self.locked_until, self.spent_step
-        )  # fmt: skip
+    @property
+    def counts(self) -> bool:
+        return bool(self.in_a_row or self.recent)
+
+    def written(self, table: str) -> dict[str, Any]:
+        return {
+            f"{table}_version": self.version + 1,
+            f"{table}_in_a_row": self.in_a_row,
+            f"{table}_recent": self.recent,
+            f"{table}_locked_until": self.locked_until,
+            f"{table}_spent_step": self.spent_step,
+        }
 
 
 class SqlLedger:
@@ -161,11 +174,10 @@ class SqlLedger:
             decision, reason = self._limits(state, now)
             if decision is None:
                 decision, reason = self._evaluate(attempt, row, state, now, forgotten)
-            written = _WRITE.write(
-                connection,
-                {**names, "root_owner": row.root_owner or "", **state.written()},
+            written = _writing(*state.tables).write(
+                connection, {**names, "root_owner": row.root_owner or "", **state.written()}
             )
-            if written != 3:
+            if written != len(state.tables):
                 connection.rollback()
                 return None
             write(
@@ -226,6 +238,8 @@ class _State:
     peer: _Row
     pair: _Row
     owner: _Row
+    # Which are written: all of them, whatever is refused and why.
+    tables: tuple[str, ...] = tuple(_SCOPES)
 
     def fail(self, now: float, policy: VerificationPolicy) -> None:
         peer, pair, owner = self.peer, self.pair, self.owner
@@ -240,11 +254,16 @@ class _State:
 
     def succeed(self, kind: CodeKind, step: int) -> None:
         peer, pair, owner = self.peer, self.pair, self.owner
+        spender, other = (peer, pair) if kind == "plain" else (pair, peer)
+        if not (other.counts or owner.counts):
+            self.tables = ("lp",) if kind == "plain" else ("lv",)
         peer.in_a_row = pair.in_a_row = owner.in_a_row = 0
         pair.recent = ""
-        spender = peer if kind == "plain" else pair
         spender.spent_step = step
 
     def written(self) -> dict[str, Any]:
-        rows = (*self.peer.written(), *self.pair.written(), *self.owner.written())
-        return dict(zip(_WRITTEN, rows, strict=True))
+        rows = {"lp": self.peer, "lv": self.pair, "lo": self.owner}
+        found: dict[str, Any] = {}
+        for table in self.tables:
+            found |= rows[table].written(table)
+        return found
