@@ -262,7 +262,7 @@ class Verifier:
         """What each proof is made by, opened for all that are made at once."""
         names = {name for each in asked for name in (each.agent, each.verifier)}
         rows = self._accounts(*names)
-        places = [_Place("", "", None)] * len(asked)
+        places = [_OWN] * len(asked)
         if any(each.relation or _domain_of(rows, each.verifier, each.relation) for each in asked):
             # Accounts and peerings of one moment.
             with self._database.reading() as connection:
@@ -272,13 +272,19 @@ class Verifier:
                     for each in asked
                 ]
         unseal = self._unsealing_once()
+        found: dict[tuple[str, _Place], tuple[bytes, str]] = {}
         keys: list[tuple[bytes, str] | Exception] = []
         for each, place in zip(asked, places, strict=True):
-            try:
-                keys.append(self._proving_key(each.agent, rows.get(each.agent), place, unseal))
-            except Exception as error:
-                # This one's alone: the others that were asked with it get their proofs.
-                keys.append(error)
+            key = found.get((each.agent, place))
+            if key is None:
+                try:
+                    key = self._proving_key(each.agent, rows.get(each.agent), place, unseal)
+                except Exception as error:
+                    # This one's alone: the others that were asked with it get their proofs.
+                    keys.append(error)
+                    continue
+                found[each.agent, place] = key
+            keys.append(key)
         return keys
 
     def _proving_key(
@@ -1027,6 +1033,9 @@ class _Place(NamedTuple):
     domain: str
     wanted: str
     issued: Any
+
+
+_OWN: Final = _Place("", "", None)
 
 
 def _place_in(

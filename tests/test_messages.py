@@ -115,6 +115,15 @@ def test_a_forged_message_is_refused(content: Any) -> None:
         state_from_bytes(json.dumps({"a": [{MARK: content}]}).encode(), limit=LIMIT)
 
 
+def test_a_mark_that_is_written_with_escapes_is_a_mark() -> None:
+    """The bytes don't show it, and a forged message behind it is refused like any other."""
+    hidden = MARK.replace("_", "\\u005f")
+    forged = f'{{"{hidden}": 1}}'.encode()
+    assert MARK.encode() not in forged
+    with pytest.raises(PayloadError, match="unknown form"):
+        state_from_bytes(forged, limit=LIMIT)
+
+
 def test_a_marked_dict_with_more_in_it_is_refused() -> None:
     """The mark stands alone or not at all."""
     content = {"type": "ai", "data": {"content": "x"}}

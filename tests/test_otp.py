@@ -71,7 +71,7 @@ def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_public_names_are_sorted_and_complete():
-    """The module offers four names."""
+    """The module offers these names."""
     assert otp.__all__ == ["OcraSuite", "ocra", "ocra_each", "step_at", "totp"]
 
 

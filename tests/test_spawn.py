@@ -1286,6 +1286,41 @@ async def test_possession_is_asked_once_by_many_tasks(lead: Agent, researcher: A
     assert len(asked) == 1
 
 
+async def test_where_none_was_shown_each_waiting_task_is_refused_by_itself(
+    pipelit: Pipelit, lead: Agent, researcher: Agent
+) -> None:
+    """Who waits for another task's proof of possession gets its own refusal, and audit row."""
+
+    class Posing(Hostile):
+        def prove_possession(self, challenge: Any) -> Any:
+            return None
+
+    child = Posing(graph=graph_of(), agent=researcher)
+    graph = parent_of(lead, {NAME: child}, on_failure="collect")
+    before = len(pipelit.audit.list())
+    assert statuses(await graph.ainvoke(tasks(*"abc"))) == ["refused"] * 3
+    assert [each.outcome for each in pipelit.audit.list()[before:]] == ["refused"] * 3
+
+
+async def test_a_task_that_ends_while_it_asks_leaves_the_others_to_ask(
+    lead: Agent, researcher: Agent
+) -> None:
+    """The one that asked for all of them fails; one of the others asks, and they go on."""
+    asked = []
+
+    class Stumbling(Hostile):
+        def prove_possession(self, challenge: Any) -> Any:
+            asked.append(challenge)
+            if len(asked) == 1:
+                raise RuntimeError
+            return super().prove_possession(challenge)
+
+    child = Stumbling(graph=graph_of(), agent=researcher)
+    graph = parent_of(lead, {NAME: child}, on_failure="collect")
+    found = statuses(await graph.ainvoke(tasks(*map(str, range(20)))))
+    assert sorted(found) == ["refused"] + ["verified"] * 19
+
+
 async def test_an_agent_that_ends_in_the_middle_is_believed_no_more(
     pipelit: Pipelit, lead: Agent, researcher: Agent
 ) -> None:
