@@ -36,6 +36,8 @@ _LANGGRAPHS_OWN: Final = ("__pregel_", "checkpoint_", "langgraph_auth_")
 # LangGraph's own default, which it has under no public name.
 _RECURSION_LIMIT: Final = int(os.environ.get("LANGGRAPH_DEFAULT_RECURSION_LIMIT", "10007"))
 UNLIMITED: Final = 1_000_000
+# Where LangGraph puts a question into what a graph returns; it has no public name either.
+_INTERRUPT: Final = "__interrupt__"
 _LANGGRAPHS_KEYS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id"})
 
 
@@ -196,7 +198,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         kind: Literal["result", "error"] = "result"
         try:
             given = state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES)
-            payload = state_to_bytes(self.graph.invoke(given, config, control=control))
+            payload = _finished(self.graph.invoke(given, config, control=control))
         except GraphBubbleUp:
             raise
         except Exception as error:
@@ -208,7 +210,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         kind: Literal["result", "error"] = "result"
         try:
             given = state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES)
-            payload = state_to_bytes(await self.graph.ainvoke(given, config))
+            payload = _finished(await self.graph.ainvoke(given, config))
         except GraphBubbleUp:
             raise
         except Exception as error:
@@ -439,6 +441,16 @@ def _bound(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str,
         "depth": request.depth,
         "relation": request.relation,
     }
+
+
+def _finished(output: Any) -> bytes:
+    if isinstance(output, dict) and _INTERRUPT in output:
+        # A graph with a thread of its own keeps its question to itself, and has answered nothing.
+        raise RuntimeError(
+            "the graph waits for an answer in a thread of its own, where nobody gives one: leave "
+            "thread_id out of its configuration"
+        )
+    return state_to_bytes(output)
 
 
 def _wire(envelope: dict[str, Any]) -> dict[str, Any]:

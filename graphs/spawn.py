@@ -424,16 +424,22 @@ class _Parent:
         self.proves = listed is not None and listed is not ANYONE
         self.action = "verify.plain" if kind == "unbound-totp" else "verify.proof"
 
-    def config(self, order: _Order) -> RunnableConfig:
-        """What a local child doesn't inherit as it is: it runs one level deeper, and by itself.
+    def config(self, order: _Order, config: RunnableConfig) -> RunnableConfig:
+        """What a local child inherits by name: the caller's configuration, one level deeper.
 
-        The rest it has from the context, as any graph that a node calls; said once more it would
-        be merged once more, for each child.
+        Callbacks, tags and metadata come to it by the context, as to any graph that a node calls;
+        said once more they would be merged once more, for each child. The rest is said, as what is
+        bound to the child would win over the context.
         """
-        inherited = RunnableConfig(configurable={_RUN: None, DEPTH: order["depth"]})
+        configurable = {**config.get("configurable", {}), _RUN: None, DEPTH: order["depth"]}
+        inherited = RunnableConfig(configurable=configurable)
+        if "recursion_limit" in config:
+            inherited["recursion_limit"] = config["recursion_limit"]
         if self.max_concurrency is not None:
             # Ours was meant for the children, not for what they run; None can't unset it.
             inherited["max_concurrency"] = UNLIMITED
+        elif "max_concurrency" in config:
+            inherited["max_concurrency"] = config["max_concurrency"]
         return inherited
 
     def challenge(self, order: _Order) -> Challenge:
@@ -496,7 +502,7 @@ class _Parent:
             if type(value) is not str:
                 raise _BrokeOff
             shown = Proof(self.name, self.lead.username, shown.step, value)
-        self.lead.verify_proof(shown, challenge=possession, payload=b"", kind="possession")
+        self.lead.verify_possession(shown, challenge=possession)
         run.shown[self.name] = self.lead.now()
 
     async def _asee_possession(self, run: _Run, child: VerifiedChild) -> None:
@@ -681,7 +687,7 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> Step:
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         spawn = _run_of(config)
         spawn.tell("running", order)
-        inherited, challenge = parent.config(order), parent.challenge(order)
+        inherited, challenge = parent.config(order, config), parent.challenge(order)
 
         def work(control: RunControl | None) -> Any:
             request = parent.ask(spawn, child, order, challenge)
@@ -696,7 +702,7 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> Step:
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         spawn = _run_of(config)
         spawn.tell("running", order)
-        inherited, challenge = parent.config(order), parent.challenge(order)
+        inherited, challenge = parent.config(order, config), parent.challenge(order)
 
         async def work() -> Any:
             request = await parent.aask(spawn, child, order, challenge)
@@ -772,7 +778,7 @@ def _unbound_node(parent: _Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
 
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
-        inherited = parent.config(order)
+        inherited = parent.config(order, config)
 
         def work(control: RunControl | None) -> tuple[str, bytes]:
             with _Exits():
@@ -782,7 +788,7 @@ def _unbound_node(parent: _Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
 
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
-        inherited = parent.config(order)
+        inherited = parent.config(order, config)
 
         async def work() -> tuple[str, bytes]:
             with _Exits():
@@ -816,7 +822,12 @@ class _Exits:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None and not isinstance(error, GraphInterrupt | RequestRefused):
-            raise _wordless(error, self._began_in) from None
+            said = _wordless(error, self._began_in)
+            try:
+                raise said from None
+            finally:
+                # What is only not shown can still be walked to.
+                said.__context__ = None
 
 
 def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:

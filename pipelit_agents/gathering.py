@@ -6,11 +6,13 @@ Nothing waits for company. Whoever comes while others are being served is served
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
+
+from pipelit_agents.forks import begin_anew_in_children
 
 __all__ = ["Gathering"]
 
@@ -34,10 +36,11 @@ class Gathering(Generic[A, R]):
     ) -> None:
         self._serve = serve
         self._largest = largest
-        self._begin_here()
+        self.begin_here()
+        begin_anew_in_children(self)
 
-    def _begin_here(self) -> None:
-        self._process = os.getpid()
+    def begin_here(self) -> None:
+        """Forgets who waits; in a forked child nobody of the parent's does."""
         # Held while questions of threads are served; the others wait for it as in a queue.
         self._serving = threading.Lock()
         self._lock = threading.Lock()
@@ -46,19 +49,23 @@ class Gathering(Generic[A, R]):
 
     def ask(self, asked: A) -> R:
         """Asks from a thread, which serves whoever waits when its turn comes."""
-        self._after_fork()
         question = _Question(asked)
         with self._lock:
             self._waiting.append(question)
-        with self._serving:
-            while question.answer is _UNSERVED:
-                self._serve_waiting()
+        try:
+            with self._serving:
+                while question.answer is _UNSERVED:
+                    self._serve_waiting()
+        except BaseException:
+            # Nobody waits for it any more.
+            with self._lock:
+                self._waiting = [each for each in self._waiting if each is not question]
+            raise
         answer: R = _given(question.answer)
         return answer
 
     async def aask(self, asked: A) -> R:
         """Asks from a task."""
-        self._after_fork()
         loop = asyncio.get_running_loop()
         with self._lock:
             found = self._loops.get(loop)
@@ -66,28 +73,34 @@ class Gathering(Generic[A, R]):
                 found = self._loops[loop] = _Loop(self._serve, self._largest)
         return await found.ask(asked)
 
-    def _after_fork(self) -> None:
-        # A lock that another thread of the parent held is held here for ever.
-        if self._process != os.getpid():
-            self._begin_here()
-
     def _serve_waiting(self) -> None:
         with self._lock:
-            batch, self._waiting = (
-                self._waiting[: self._largest],
-                self._waiting[self._largest :],
-            )
-        try:
-            answers: Sequence[Any] = self._serve([each.asked for each in batch])
-        except Exception as error:
-            answers = [error] * len(batch)
-        except BaseException:
-            # This thread is interrupted; the others aren't, and serve themselves.
-            with self._lock:
-                self._waiting = batch + self._waiting
-            raise
+            waiting = [each for each in self._waiting if each.answer is _UNSERVED]
+        batch = waiting[: self._largest]
+        # They stay in the queue until they are served: whoever is interrupted in the middle leaves
+        # them there, and the next thread serves them.
+        answers = _answers(self._serve, [each.asked for each in batch])
         for each, answer in zip(batch, answers, strict=True):
             each.answer = answer
+        with self._lock:
+            self._waiting = [each for each in self._waiting if each.answer is _UNSERVED]
+
+
+def _answers(serve: Callable[[Sequence[A]], Sequence[Any]], asked: Sequence[A]) -> Sequence[Any]:
+    try:
+        return serve(asked)
+    except Exception as error:
+        # Each gets one of its own: what is raised is changed by whoever it passes.
+        return [_like(error) for _ in asked]
+
+
+def _like(error: Exception) -> Exception:
+    try:
+        made = copy(error)
+    except Exception:
+        return error
+    made.__cause__, made.__suppress_context__ = error.__cause__, True
+    return made
 
 
 class _Question(Generic[A]):
@@ -126,12 +139,9 @@ class _Loop(Generic[A, R]):
                     self._waiting[: self._largest],
                     self._waiting[self._largest :],
                 )
-                try:
-                    answers: Sequence[Any] = await asyncio.to_thread(
-                        self._serve, [asked for asked, _ in batch]
-                    )
-                except Exception as error:
-                    answers = [error] * len(batch)
+                answers = await asyncio.to_thread(
+                    _answers, self._serve, [asked for asked, _ in batch]
+                )
                 for (_, future), answer in zip(batch, answers, strict=True):
                     if not future.done():
                         future.set_result(answer)

@@ -81,6 +81,7 @@ _SPEND_REQUEST: Final = text(
     "ON CONFLICT (digest) DO NOTHING"
 )
 
+_DEEPEST: Final = 2**31
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
     ConfigurationError: "a setting is unusable",
     UnsealError: "secret doesn't open",
@@ -262,29 +263,39 @@ class Verifier:
         """What each proof is made by, opened for all that are made at once."""
         names = {name for each in asked for name in (each.agent, each.verifier)}
         rows = self._accounts(*names)
-        places = [_OWN] * len(asked)
-        if any(each.relation or _domain_of(rows, each.verifier, each.relation) for each in asked):
-            # Accounts and peerings of one moment.
-            with self._database.reading() as connection:
-                rows = _accounts_in(connection, *names)
-                places = [
-                    _place_in(connection, rows, each.agent, each.verifier, each.relation)
-                    for each in asked
-                ]
+        if not any(
+            each.relation or _domain_of(rows, each.verifier, each.relation) for each in asked
+        ):
+            return self._keys_of(asked, rows, lambda _: _OWN)
+        # Accounts and peerings of one moment.
+        with self._database.reading() as connection:
+            rows = _accounts_in(connection, *names)
+            return self._keys_of(
+                asked,
+                rows,
+                lambda each: _place_in(connection, rows, each.agent, each.verifier, each.relation),
+            )
+
+    def _keys_of(
+        self,
+        asked: Sequence[_Asked],
+        rows: Mapping[str, Any],
+        place_of: Callable[[_Asked], _Place],
+    ) -> Sequence[tuple[bytes, str] | Exception]:
         unseal = self._unsealing_once()
         found: dict[tuple[str, _Place], tuple[bytes, str]] = {}
         keys: list[tuple[bytes, str] | Exception] = []
-        for each, place in zip(asked, places, strict=True):
-            key = found.get((each.agent, place))
-            if key is None:
-                try:
+        for each in asked:
+            try:
+                place = place_of(each)
+                key = found.get((each.agent, place))
+                if key is None:
                     key = self._proving_key(each.agent, rows.get(each.agent), place, unseal)
-                except Exception as error:
-                    # This one's alone: the others that were asked with it get their proofs.
-                    keys.append(error)
-                    continue
-                found[each.agent, place] = key
-            keys.append(key)
+                    found[each.agent, place] = key
+                keys.append(key)
+            except Exception as error:
+                # This one's alone: the others that were asked with it get their proofs.
+                keys.append(error)
         return keys
 
     def _proving_key(
@@ -482,9 +493,10 @@ class Verifier:
                 peer = each.challenge.prover
                 try:
                     reason = self._reason_against(each, rows, unseal)
-                except UnsealError as error:
+                except Exception as error:
+                    # This one's alone: the others that were asked with it are decided.
                     answers.append(error)
-                    reason = "secret doesn't open"
+                    reason = _NOT_DECIDED.get(type(error), "not decided")
                 else:
                     answers.append(
                         ProofRejected(peer=peer, verifier=each.verifier)
@@ -836,6 +848,22 @@ class Agent:
             self._check(proof, challenge, "spawn-result", request, depth, kind, payload)
         )
 
+    def verify_possession(self, proof: Proof, *, challenge: Challenge) -> Verification:
+        """Checks that the challenged peer holds its secret, before it is asked for anything.
+
+        That alone decides nothing, so a success isn't audited: the answer that follows is. Errors
+        as :meth:`verify_proof`.
+
+        Args:
+            proof: What the peer made over an empty payload of the kind ``possession``.
+            challenge: What this agent asked.
+        """
+        return self._verifier.check_proof(
+            self._check(proof, challenge, "spawn-result", b"", None, "possession", b"", quiet=True)
+        )
+
+    averify_possession = off_the_loop(verify_possession)
+
     def verify_request(
         self,
         proof: Proof,
@@ -948,7 +976,9 @@ class Agent:
             raise ValueError(
                 "challenge has to be the verifier's 32 bytes: the value of its Challenge"
             )
-        _require_bytes(request=request, payload=payload or b"")
+        _require_bindable(request, depth, kind, payload)
+        if relation is not None and not isinstance(relation, str):
+            raise TypeError(f"relation has to be text or None, not {type(relation).__name__}")
         step = int(self._verifier.now()) // PERIOD
 
         def answer(key: bytes, peering: str) -> Proof:
@@ -976,12 +1006,14 @@ class Agent:
         depth: int | None,
         kind: str = "",
         payload: bytes | None = None,
+        *,
+        quiet: bool = False,
     ) -> _Check:
         if not isinstance(proof, Proof) or not isinstance(challenge, Challenge):
             raise TypeError(
                 "what is checked is a Proof, against the Challenge that this agent made and kept"
             )
-        _require_bytes(request=request, payload=payload or b"")
+        _require_bindable(request, depth, kind, payload)
         own = challenge.verifier == self.username != challenge.prover
         return _Check(
             proof=proof,
@@ -992,8 +1024,7 @@ class Agent:
             kind=kind,
             payload=payload,
             depth=depth,
-            # Possession alone decides nothing: the result that follows is audited.
-            quiet=kind == "possession",
+            quiet=quiet,
             own=own,
             # Here, so that of two that check at once one is refused, however they are served.
             unused=own and challenge.spend(),
@@ -1074,10 +1105,14 @@ def _short_codes(
     return binding.answers(key, steps)
 
 
-def _require_bytes(**given: object) -> None:
-    for argument, data in given.items():
+def _require_bindable(request: object, depth: object, kind: object, payload: object) -> None:
+    for argument, data in {"request": request, "payload": payload or b""}.items():
         if not isinstance(data, bytes):
             raise TypeError(f"{argument} has to be the exact bytes, not {type(data).__name__}")
+    if depth is not None and (type(depth) is not int or not 0 <= depth < _DEEPEST):
+        raise ValueError(f"depth has to be a whole number from 0 to {_DEEPEST - 1}, or None")
+    if not isinstance(kind, str) or not kind.isascii():
+        raise ValueError("kind has to be ASCII text, for example 'result'")
 
 
 def _other_kind(code: object, kind: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from redis_server import until
@@ -41,7 +42,8 @@ def server() -> Server:
 
 def waiting(gathering: Gathering[int, int], count: int) -> None:
     """Returns when so many threads stand behind the one that is served."""
-    until(lambda: len(gathering._waiting) == count)
+    # And that one, which leaves the queue when it is served.
+    until(lambda: len(gathering._waiting) == count + 1)
 
 
 def asked_at_once(gathering: Gathering[int, int], server: Server, count: int) -> list[int]:
@@ -123,6 +125,44 @@ def test_who_serves_and_is_interrupted_leaves_the_others_served(server: Server) 
         server.gate.set()
         assert [each.result(30) for each in others] == [4, 6]
         assert isinstance(first.exception(30), KeyboardInterrupt)
+
+
+def test_an_interrupt_while_answers_are_handed_out_loses_none(server: Server) -> None:
+    """Who had its answer keeps it; who hadn't is served by the next thread."""
+
+    class Answers(list[int | Exception]):
+        def __iter__(self) -> Iterator[int | Exception]:
+            if len(self) == 2 and not once:
+                once.append(True)
+                yield self[0]
+                raise KeyboardInterrupt
+            yield from list.__iter__(self)
+
+    once: list[bool] = []
+    gathering = Gathering(lambda asked: Answers(server(asked)))
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(gathering.ask, 1)
+        assert server.entered.wait(30)
+        others = [pool.submit(gathering.ask, number) for number in (2, 3)]
+        waiting(gathering, 2)
+        server.gate.set()
+        ended = [each.exception(30) or each.result(30) for each in (first, *others)]
+    kinds = sorted(type(each).__name__ for each in ended)
+    assert kinds == ["KeyboardInterrupt", "int", "int"]
+    assert not gathering._waiting
+
+
+async def test_each_who_asked_gets_an_error_of_its_own() -> None:
+    """What one does to the exception that it caught, or has on its way, no other sees."""
+
+    def serve(asked: Sequence[int]) -> list[int | Exception]:
+        raise StorageError("away")
+
+    gathering = Gathering(serve)
+    one, other = await asyncio.gather(*map(gathering.aask, range(2)), return_exceptions=True)
+    assert isinstance(one, StorageError)
+    assert isinstance(other, StorageError)
+    assert one is not other
 
 
 async def test_a_cancelled_task_takes_nobody_with_it(server: Server) -> None:
@@ -228,6 +268,33 @@ def test_a_row_that_cannot_be_written_is_an_outcome_for_nobody(
         )
 
     assert {type(outcome) for outcome in asyncio.run(check())} == {StorageError}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"kind": None}, {"kind": "\ud800"}, {"depth": "1"}, {"depth": 10**5000}, {"depth": True}],
+)
+def test_who_asks_for_what_cannot_be_bound_fails_alone(
+    pipelit: Pipelit, writer: Agent, editor: Agent, wrong: dict[str, Any]
+) -> None:
+    """It is told so, its challenge isn't spent by that, and who asked with it is decided."""
+
+    async def check() -> list[object]:
+        challenge = editor.challenge("agent_writer")
+        proof = await writer.aprove(challenge.value, b"x", verifier="agent_editor")
+        other = editor.challenge("agent_writer")
+        answer = await writer.aprove(other.value, b"x", verifier="agent_editor")
+        first = await asyncio.gather(
+            editor.averify_proof(proof, challenge=challenge, payload=b"x", **wrong),
+            editor.averify_proof(answer, challenge=other, payload=b"x"),
+            writer.aprove(other.value, b"x", verifier="agent_editor", **wrong),
+            return_exceptions=True,
+        )
+        again = await editor.averify_proof(proof, challenge=challenge, payload=b"x")
+        return [*first, again]
+
+    names = [type(each).__name__ for each in asyncio.run(check())]
+    assert names == ["ValueError", "Verification", "ValueError", "Verification"]
 
 
 def test_who_has_no_secret_fails_alone(pipelit: Pipelit, writer: Agent) -> None:

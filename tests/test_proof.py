@@ -162,6 +162,28 @@ def test_the_published_example_is_right() -> None:
     assert json.loads(VECTORS.read_text()) == worked()
 
 
+def test_a_possession_is_audited_unless_an_answer_follows(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Only the step before a spawn, by its own method, leaves no row where it succeeds."""
+
+    def shown() -> tuple[Challenge, Proof]:
+        challenge = editor.challenge("agent_writer")
+        return challenge, writer.prove(
+            challenge.value, b"", verifier="agent_editor", kind="possession"
+        )
+
+    before = len(pipelit.audit.list())
+    challenge, proof = shown()
+    assert editor.verify_possession(proof, challenge=challenge).peer == "agent_writer"
+    assert len(pipelit.audit.list()) == before
+    challenge, proof = shown()
+    editor.verify_proof(proof, challenge=challenge, payload=b"", kind="possession")
+    with pytest.raises(ProofRejected):
+        editor.verify_possession(proof, challenge=challenge)
+    assert [each.outcome for each in pipelit.audit.list()[before:]] == ["ok", "refused"]
+
+
 def test_the_library_computes_the_published_example() -> None:
     """Challenge, message, question and response of the library are the published ones."""
     published = json.loads(VECTORS.read_text())

@@ -834,6 +834,23 @@ def test_an_interrupt_inside_a_child_is_resumed(
     assert [result["output"]["a"] for result in state["results"]] == ["X", "this"]
 
 
+async def test_a_question_that_a_child_keeps_to_itself_is_no_answer(
+    lead: Agent, researcher: Agent
+) -> None:
+    """With a thread bound to it the question still surfaces; nobody takes it for a result."""
+    builder = StateGraph(Work)
+    builder.add_node("ask", lambda _: {"a": interrupt("which?")})
+    builder.add_edge(START, "ask")
+    own = builder.compile(checkpointer=InMemorySaver()).with_config(
+        {"configurable": {"thread_id": "own"}, "recursion_limit": 7}
+    )
+    graph = parent_of(lead, {NAME: verified_child(own, researcher)}, InMemorySaver())
+    other: Any = {"configurable": {"thread_id": "2"}}
+    for state in (graph.invoke(tasks("x"), THREAD), await graph.ainvoke(tasks("x"), other)):
+        assert [each.value for each in state["__interrupt__"]] == ["which?"]
+        assert not state.get("results")
+
+
 async def test_two_interrupted_children_get_their_own_answers(
     lead: Agent, researcher: Agent
 ) -> None:

@@ -482,6 +482,32 @@ async def test_nothing_that_a_child_streams_is_the_parents(
     assert CANARY.encode() not in parents_own(path) + parents_own(tmp_path / "async.db")
 
 
+async def test_a_cancelled_childs_words_are_not_behind_the_cancellation(
+    lead: Agent, researcher: Agent
+) -> None:
+    """Not shown is not enough: what handles an exception may walk to what came before it."""
+    begun = asyncio.Event()
+
+    class Talking(Hostile):
+        async def aanswer(self, request: Any, config: Any) -> Any:
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                raise asyncio.CancelledError(CANARY) from None
+
+    graph = parent_of(lead, {NAME: Talking(graph=graph_of(), agent=researcher)})
+    task = asyncio.create_task(graph.ainvoke(tasks_of("x")))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert CANARY not in repr(error)
+        error = error.__context__
+
+
 def test_a_child_does_not_get_the_parents_writer(lead: Agent, researcher: Agent) -> None:
     """What the node shares with its steps isn't in the configuration that a child sees."""
     seen: dict[str, Any] = {}

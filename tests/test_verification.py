@@ -600,3 +600,15 @@ def test_handles_show_and_give_away_nothing(writer: Agent) -> None:
     for way in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="whoever holds it"):
             way(writer)
+
+
+@pytest.mark.backends("sqlite", "postgres")
+def test_what_is_read_together_is_of_one_moment(pipelit: Pipelit, writer: Agent) -> None:
+    """Accounts and peerings that a proof goes by are read in one transaction, by the driver too."""
+    names = {"name0": "agent_writer"}
+    read = Statement("SELECT active FROM pipelit_users WHERE username IN (:name0)")
+    with pipelit._database.reading() as connection:
+        ((before,),) = read.fetch(connection, names)
+        pipelit.users.deactivate("agent_writer")
+        assert read.fetch(connection, names) == [(before,)]
+    assert pipelit._database.fetch(read, names) != [(before,)]

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import ormsgpack
 import pandas as pd
 import pytest
 from canary import Tracer, count
@@ -44,6 +45,7 @@ from pipelit_agents.credentials.scope import open_needles
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 
 KEY = "sk-Canary/+8wZq_0123456789-end"
+LARGE = [{"n": n} for n in range(400)]
 
 
 class State(TypedDict, total=False):
@@ -138,13 +140,37 @@ def test_every_carrier_is_searched(carry: Callable[[str], Any]) -> None:
         refuse_leak({"x": carry(KEY)}, {KEY: "service"})
     assert caught.value.credential == "service"
     refuse_leak({"x": carry("nothing of the kind")}, {KEY: "service"})
-
-
-def test_a_uuid_is_searched() -> None:
-    """A secret that is a UUID is found as one."""
-    secret = str(uuid.uuid4())
+    # A large state is searched by another way.
     with pytest.raises(SecretLeakError):
-        refuse_leak({"x": uuid.UUID(secret)}, {secret: "service"})
+        refuse_leak({"x": carry(KEY), "y": LARGE}, {KEY: "service"})
+
+
+@pytest.mark.parametrize("among", [[], LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("form", ["hex", "text"])
+def test_a_uuid_is_searched(form: str, among: list[Any]) -> None:
+    """A secret that is a UUID is found as one, with hyphens or without."""
+    held = uuid.uuid4()
+    secret = held.hex if form == "hex" else str(held)
+    with pytest.raises(SecretLeakError):
+        refuse_leak({"x": held, "y": among}, {secret: "service"})
+
+
+@pytest.mark.parametrize("among", [[], LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "held",
+    [
+        Enum("Kind", {"PLAIN": KEY}).PLAIN,  # type: ignore[attr-defined]
+        Enum("Kind", {KEY: 1})(1),
+        ormsgpack.Ext(5, KEY.encode()),
+        [*KEY.encode(), 4096],
+        [4096, *KEY.encode()],
+    ],
+    ids=["an enum's value", "an enum's name", "an extension", "numbers", "numbers behind one"],
+)
+def test_what_is_small_in_c_is_searched_in_states_of_any_size(held: Any, among: list[Any]) -> None:
+    """The two ways of searching agree."""
+    with pytest.raises(SecretLeakError):
+        refuse_leak({"x": held, "y": among}, {KEY: "service"})
 
 
 def test_a_range_is_not_written_out() -> None:

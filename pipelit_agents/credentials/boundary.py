@@ -50,6 +50,8 @@ _PACKING: Final = (
     ormsgpack.OPT_NON_STR_KEYS
     | ormsgpack.OPT_PASSTHROUGH_DATACLASS
     | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
 )
 
 Revealed = Mapping[str, str] | Needles
@@ -451,8 +453,7 @@ def _walked(value: Any, needles: Needles, opened: bool, *, at_most: int) -> bool
             waiting.extend(each)
             if each and type(each[0]) is int:
                 # The bytes of a text, written out as numbers.
-                with suppress(TypeError, ValueError):
-                    others.append(bytes(each))
+                others.append(bytes(n for n in each if type(n) is int and 0 <= n < 256))
         elif not _is_like_a_leaf(kind):
             waiting.extend(contents(each))
         elif isinstance(each, Secret):

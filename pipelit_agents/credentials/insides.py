@@ -17,6 +17,8 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
+import ormsgpack
+
 __all__ = ["Unsearched", "contents", "insides", "members_of", "slots_of", "state_of"]
 
 _Inside = tuple[Any, Any]
@@ -95,6 +97,8 @@ def _looks(kind: Any) -> tuple[Callable[[Any], Any], ...]:
         looks.append(lambda value: [("", os.fspath(value))])
     elif issubclass(kind, io.StringIO | io.BytesIO):
         looks.append(lambda value: [("", value.getvalue())])
+    elif issubclass(kind, ormsgpack.Ext):
+        looks.append(lambda value: [("", ormsgpack.packb(value))])
     elif issubclass(kind, functools.partial):
         looks.append(lambda value: [("args", value.args), ("keywords", value.keywords)])
     elif issubclass(kind, Collection) and not issubclass(kind, str | bytes):

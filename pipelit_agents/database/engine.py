@@ -29,6 +29,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, S
 
 from pipelit_agents.database.statement import Open, Statement, Transaction, named_by_driver
 from pipelit_agents.errors import ConfigurationError, StorageError
+from pipelit_agents.forks import begin_anew_in_children
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -78,11 +79,18 @@ class Database:
     def __init__(self, url: Callable[[], str], *, pool_size: int = POOL_SIZE) -> None:
         self._url = url
         self._pool_size = pool_size
-        self._begin_here()
-
-    def _begin_here(self) -> None:
-        self._process = os.getpid()
         self._engine: Engine | None = None
+        self.begin_here()
+        begin_anew_in_children(self)
+
+    def begin_here(self) -> None:
+        """Forgets all connections; in a forked child they are the parent's.
+
+        SQLite's connections and locks don't survive a fork. They aren't closed either: the parent
+        still uses the file.
+        """
+        self._inherited = self._engine
+        self._engine = None
         self._opening = threading.Lock()
         # SQLite has one writer at a time, and makes others sleep and ask again; threads of one
         # process wait here instead, and go on at once.
@@ -94,11 +102,6 @@ class Database:
         return self._open(create=False)
 
     def _open(self, *, create: bool) -> Engine:
-        if self._process != os.getpid():
-            # SQLite's connections and locks don't survive a fork. They aren't closed either: the
-            # parent still uses the file.
-            self._inherited = self._engine
-            self._begin_here()
         if self._engine is None:
             with self._opening:
                 if self._engine is None:
@@ -157,9 +160,12 @@ class Database:
             except BaseException:
                 try:
                     driver.rollback()
-                except Exception:
-                    # The line is gone, and the server rolls back by itself.
+                except BaseException as error:
+                    # The line is gone, and the server rolls back by itself; or this was
+                    # interrupted, and nobody may get the connection as it is.
                     driver.invalidate()
+                    if not isinstance(error, Exception):
+                        raise
                 raise
             finally:
                 driver.close()
@@ -196,7 +202,9 @@ class Database:
                 connection.execution_options(
                     isolation_level="REPEATABLE READ", postgresql_readonly=True
                 )
-            yield connection
+            # Begun here: what the driver runs by itself would begin none.
+            with connection.begin():
+                yield connection
 
     def fetch(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """The rows of one statement, which sees one consistent state by itself.
@@ -362,10 +370,6 @@ class Database:
 
     def close(self) -> None:
         """Closes all connections; the next use opens new ones."""
-        if self._process != os.getpid():
-            # The parent's, who goes on with them.
-            self._inherited = self._engine
-            self._begin_here()
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
@@ -524,8 +528,6 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
         parsed,
         connect_args={"timeout": BUSY_TIMEOUT},
         pool_size=16,
-        # Nothing begins by itself here, and what begins ends before a connection goes back.
-        pool_reset_on_return=None,
         hide_parameters=True,
     )
 

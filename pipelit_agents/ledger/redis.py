@@ -9,7 +9,6 @@ row before anybody hears of it. So a Redis that forgot can't make a spent code g
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
+from pipelit_agents.forks import begin_anew_in_children
 from pipelit_agents.ledger.address import (
     RedisUnusable,
     connect,
@@ -129,10 +129,11 @@ class RedisLedger:
         self._ahead = 0.0
         self._script = (files(__package__) / "decide.lua").read_text("utf-8")
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        self._begin_here()
+        self.begin_here()
+        begin_anew_in_children(self)
 
-    def _begin_here(self) -> None:
-        self._process = os.getpid()
+    def begin_here(self) -> None:
+        """Forgets the connections; in a forked child the sockets are the parent's."""
         self._client: Any = None
         self._opening = threading.Lock()
 
@@ -169,7 +170,7 @@ class RedisLedger:
     def close(self) -> None:
         """Closes all connections; the next use opens new ones."""
         client, self._client = self._client, None
-        if client is not None and self._process == os.getpid():
+        if client is not None:
             client.close()
 
     def _asked(self, attempt: Attempt, row: Any) -> tuple[Decision, str]:
@@ -279,9 +280,6 @@ class RedisLedger:
         return "replay" if unchanged == 2 else "account changed meanwhile"
 
     def _connected(self) -> Any:
-        if self._process != os.getpid():
-            # The parent's sockets are the parent's.
-            self._begin_here()
         if self._client is None:
             with self._opening:
                 if self._client is None:
