@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-WORKERS ?= 2
+# One more than two cores, as tests wait for servers and processes half of the time.
+WORKERS ?= 3
 PIP_FLAGS := --quiet --disable-pip-version-check
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
