@@ -61,11 +61,12 @@ class Step(RunnableLambda[Any, Any]):
 
     Args:
         run: The function.
-        arun: Its async form.
+        arun: Its async form; None for a function that waits for nothing, and is called as it is,
+            where LangGraph would give it a thread.
         name: What it is called.
     """
 
-    def __init__(self, run: Callable[..., Any], arun: Callable[..., Any], name: str) -> None:
+    def __init__(self, run: Callable[..., Any], arun: Callable[..., Any] | None, name: str) -> None:
         super().__init__(run, afunc=arun, name=name)
         self._run, self._arun = run, arun
 
@@ -75,7 +76,7 @@ class Step(RunnableLambda[Any, Any]):
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **_: Any) -> Any:  # noqa: A002 - the name that LangChain calls it by
         """Calls its async form."""
-        return await self._arun(input, config)
+        return self._run(input, config) if self._arun is None else await self._arun(input, config)
 
 
 class ShowingStep(Step):

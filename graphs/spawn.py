@@ -373,24 +373,17 @@ def spawn_and_await(
         _run_of(config).tell("failed", order, error=result["error"])
         return {"answers": [{"index": order["index"], "result": result}]}
 
-    async def aunassigned(order: _Order, config: RunnableConfig) -> dict[str, Any]:
-        return unassigned(order, config)
-
     def join(state: _State, config: RunnableConfig) -> dict[str, Any]:
         answers = sorted(state.get("answers") or [], key=lambda answer: answer["index"])
         return {"results": SpawnResults(answer["result"] for answer in answers)}
 
-    async def ajoin(state: _State, config: RunnableConfig) -> dict[str, Any]:
-        return join(state, config)
-
     destinations = [*children, JOIN]
     if on_failure == "collect":
-        builder.add_node(UNASSIGNED, Step(unassigned, aunassigned, UNASSIGNED), input_schema=_Order)
+        builder.add_node(UNASSIGNED, Step(unassigned, None, UNASSIGNED), input_schema=_Order)
         builder.add_edge(UNASSIGNED, JOIN)
         destinations.append(UNASSIGNED)
     builder.add_node(PLAN, plan, destinations=tuple(destinations))
-    # With an async form, as LangGraph takes another for one to be run in a thread.
-    builder.add_node(JOIN, Step(join, ajoin, JOIN), input_schema=_State)
+    builder.add_node(JOIN, Step(join, None, JOIN), input_schema=_State)
     builder.add_edge(START, PLAN)
     builder.add_edge(JOIN, END)
     compiled = builder.compile(name="spawn_and_await")

@@ -75,15 +75,16 @@ class Gathering(Generic[A, R]):
 
     def _serve_waiting(self) -> None:
         with self._lock:
-            waiting = [each for each in self._waiting if each.answer is _UNSERVED]
-        batch = waiting[: self._largest]
+            batch = self._waiting[: self._largest]
         # They stay in the queue until they are served: whoever is interrupted in the middle leaves
         # them there, and the next thread serves them.
-        answers = _answers(self._serve, [each.asked for each in batch])
-        for each, answer in zip(batch, answers, strict=True):
-            each.answer = answer
-        with self._lock:
-            self._waiting = [each for each in self._waiting if each.answer is _UNSERVED]
+        try:
+            answers = _answers(self._serve, [each.asked for each in batch])
+            for each, answer in zip(batch, answers, strict=True):
+                each.answer = answer
+        finally:
+            with self._lock:
+                self._waiting = [each for each in self._waiting if each.answer is _UNSERVED]
 
 
 def _answers(serve: Callable[[Sequence[A]], Sequence[Any]], asked: Sequence[A]) -> Sequence[Any]:

@@ -61,7 +61,7 @@ def decode(data: bytes, *, limit: int) -> Any:
     except (ValueError, RecursionError):
         # The parser's own words would repeat a piece of what wasn't verified.
         raise PayloadError("the payload is not strict UTF-8 JSON") from None
-    # Neither is in there where nothing is escaped and little is opened.
+    # A lone surrogate can only be escaped, and what is deep opens as many brackets.
     if b"\\u" in data or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
         _check(value)
     return value

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -44,6 +44,18 @@ def waiting(gathering: Gathering[int, int], count: int) -> None:
     """Returns when so many threads stand behind the one that is served."""
     # And that one, which leaves the queue when it is served.
     until(lambda: len(gathering._waiting) == count + 1)
+
+
+def one_and_two_behind(
+    gathering: Gathering[int, int], server: Server, pool: ThreadPoolExecutor
+) -> list[Future[int]]:
+    """Asks 1, and 2 and 3 while it is being served."""
+    first = pool.submit(gathering.ask, 1)
+    assert server.entered.wait(30)
+    others = [pool.submit(gathering.ask, number) for number in (2, 3)]
+    waiting(gathering, 2)
+    server.gate.set()
+    return [first, *others]
 
 
 def asked_at_once(gathering: Gathering[int, int], server: Server, count: int) -> list[int]:
@@ -118,11 +130,7 @@ def test_who_serves_and_is_interrupted_leaves_the_others_served(server: Server) 
 
     gathering = Gathering(serve)
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(gathering.ask, 1)
-        assert server.entered.wait(30)
-        others = [pool.submit(gathering.ask, number) for number in (2, 3)]
-        waiting(gathering, 2)
-        server.gate.set()
+        first, *others = one_and_two_behind(gathering, server, pool)
         assert [each.result(30) for each in others] == [4, 6]
         assert isinstance(first.exception(30), KeyboardInterrupt)
 
@@ -141,11 +149,7 @@ def test_an_interrupt_while_answers_are_handed_out_loses_none(server: Server) ->
     once: list[bool] = []
     gathering = Gathering(lambda asked: Answers(server(asked)))
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(gathering.ask, 1)
-        assert server.entered.wait(30)
-        others = [pool.submit(gathering.ask, number) for number in (2, 3)]
-        waiting(gathering, 2)
-        server.gate.set()
+        first, *others = one_and_two_behind(gathering, server, pool)
         ended = [each.exception(30) or each.result(30) for each in (first, *others)]
     kinds = sorted(type(each).__name__ for each in ended)
     assert kinds == ["KeyboardInterrupt", "int", "int"]

@@ -525,10 +525,7 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
     path = Path(name)
     _make_private(path, create=create)
     engine = create_engine(
-        parsed,
-        connect_args={"timeout": BUSY_TIMEOUT},
-        pool_size=16,
-        hide_parameters=True,
+        parsed, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, hide_parameters=True
     )
 
     @event.listens_for(engine, "connect")

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from sqlalchemy import Connection, text
 
+from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.proof import PERIOD
@@ -20,6 +21,7 @@ __all__ = [
     "account_of",
     "last_forgotten",
     "lock_attempt",
+    "record_decision",
     "unlock",
     "window_of",
 ]
@@ -133,6 +135,21 @@ def window_of(now: float, window: int) -> range:
     """The steps in which a code is good at a moment."""
     present = int(now) // PERIOD
     return range(max(0, present - window), present + window + 1)
+
+
+def record_decision(connection: Open, attempt: Attempt, decision: Decision, reason: str) -> None:
+    """Writes the audit row of an attempt, in the transaction that decides."""
+    write(
+        connection,
+        entry(
+            at=decision.at,
+            actor=attempt.verifier,
+            subject=attempt.peer,
+            action=f"verify.{attempt.kind}",
+            outcome="ok" if decision.verdict == "accepted" else "refused",
+            reason=reason,
+        ),
+    )
 
 
 def lock_attempt(database: Database, connection: Open, attempt: Attempt) -> None:

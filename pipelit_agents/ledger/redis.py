@@ -16,7 +16,6 @@ from importlib.resources import files
 from secrets import token_hex
 from typing import Any, Final, cast
 
-from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
@@ -34,6 +33,7 @@ from pipelit_agents.ledger.base import (
     account_of,
     last_forgotten,
     lock_attempt,
+    record_decision,
     window_of,
 )
 from pipelit_agents.policy import VerificationPolicy
@@ -264,7 +264,7 @@ class RedisLedger:
                     decision = Decision("rejected", decision.at)
             if decision.verdict == "rejected":
                 _CHARGE.write(connection, _names(attempt))
-            _record(connection, attempt, decision, reason)
+            record_decision(connection, attempt, decision, reason)
         return decision
 
     def _spent(self, connection: Open, attempt: Attempt, row: Any, step: int) -> str:
@@ -291,20 +291,6 @@ class RedisLedger:
 
 def _names(attempt: Attempt) -> dict[str, Any]:
     return {"verifier": attempt.verifier, "peer": attempt.peer, "kind": attempt.kind}
-
-
-def _record(connection: Open, attempt: Attempt, decision: Decision, reason: str) -> None:
-    write(
-        connection,
-        entry(
-            at=decision.at,
-            actor=attempt.verifier,
-            subject=attempt.peer,
-            action=f"verify.{attempt.kind}",
-            outcome="ok" if decision.verdict == "accepted" else "refused",
-            reason=reason,
-        ),
-    )
 
 
 def _unavailable(attempt: Attempt, why: str) -> LedgerUnavailable:

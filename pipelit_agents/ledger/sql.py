@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
@@ -24,6 +23,7 @@ from pipelit_agents.ledger.base import (
     account_of,
     last_forgotten,
     lock_attempt,
+    record_decision,
     window_of,
 )
 from pipelit_agents.policy import VerificationPolicy
@@ -33,11 +33,16 @@ __all__ = ["SqlLedger"]
 _RETRIES: Final = 50
 
 _LEDGER_COLUMNS: Final = ("version", "in_a_row", "recent", "locked_until", "spent_step")
+_SCOPES: Final = {
+    "lp": ("peer", "''"),
+    "lv": ("pair", ":verifier"),
+    "lo": ("owner", ":root_owner"),
+}
 _READ: Final = (
     "SELECT {now} AS now, (v.active AND v.domain = '') AS verifier_active, v.root_owner, p.active, "
     "p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, e.changed_at, "
     # Last, as they are read by their place.
-    + ", ".join(f"{t}.{c} AS {t}_{c}" for t in ("lp", "lv", "lo") for c in _LEDGER_COLUMNS)
+    + ", ".join(f"{t}.{c} AS {t}_{c}" for t in _SCOPES for c in _LEDGER_COLUMNS)
     + """
     FROM (SELECT 1 AS one) AS base
     LEFT JOIN pipelit_users v ON v.username = :verifier
@@ -50,11 +55,6 @@ _READ: Final = (
         ON lo.peer = :peer AND lo.scope = 'owner' AND lo.subject = COALESCE(v.root_owner, '')
     """
 )
-_SCOPES: Final = {
-    "lp": ("peer", "''"),
-    "lv": ("pair", ":verifier"),
-    "lo": ("owner", ":root_owner"),
-}
 
 
 @cache
@@ -180,17 +180,7 @@ class SqlLedger:
             if written != len(state.tables):
                 connection.rollback()
                 return None
-            write(
-                connection,
-                entry(
-                    at=now,
-                    actor=attempt.verifier,
-                    subject=attempt.peer,
-                    action=f"verify.{attempt.kind}",
-                    outcome="ok" if decision.verdict == "accepted" else "refused",
-                    reason=reason,
-                ),
-            )
+            record_decision(connection, attempt, decision, reason)
         return decision
 
     def _now(self, of_the_server: float | None) -> float:
