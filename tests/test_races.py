@@ -34,7 +34,6 @@ def crowd() -> Iterator[Crowd]:
 def pipelit(settings: dict[str, Any]) -> Iterator[Pipelit]:
     """An empty, migrated database; by the real clock."""
     with Pipelit(**settings, policy=LOOSE) as made:
-        made.create_schema()
         yield made
 
 
