@@ -145,3 +145,19 @@ def test_what_a_key_file_shares_with_others_is_no_secret(honest: Any) -> None:
 def test_a_short_secret_is_not_looked_for() -> None:
     """Under eight characters it would be found everywhere."""
     refuse_leak({"x": "hunter2"}, {"hunter2": "service"})
+
+
+@pytest.mark.parametrize("character", [chr(each) for each in range(0x21, 0x180)])
+def test_only_what_nothing_rewrites_is_left_as_it_is(character: str) -> None:
+    """A character is looked for as written only where no library of ours writes it otherwise."""
+    secret = f"key-with-{character}-in-it"
+    written = {
+        json.dumps(secret)[1:-1],
+        quote(secret, safe=""),
+        html.escape(secret),
+        repr(secret)[1:-1],
+        repr(secret.encode())[2:-1],
+    }
+    for each in written:
+        with pytest.raises(SecretLeakError):
+            refuse_leak({"a": [each]}, {secret: "openai"})

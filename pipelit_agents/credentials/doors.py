@@ -31,6 +31,8 @@ __all__ = ["guarded_argument", "guarded_config", "redact_or_raise", "state_in"]
 # A secret may come in several tokens: so much of what came before is searched with each.
 _TAIL = 4096
 _CONFIG_KEYS = RunnableConfig.__annotations__.keys()
+# Most of what a configuration holds, and asked of each kind of door it is slow to say no.
+_NO_DOORS = frozenset({str, int, float, bool, bytes, type(None), dict, list, tuple})
 
 
 class Guard(Protocol):
@@ -153,6 +155,8 @@ def _is_config(name: str, value: dict[Any, Any]) -> bool:
 
 
 def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
+    if type(value) in _NO_DOORS:
+        return value
     if isinstance(value, Runtime):
         return dataclasses.replace(value, **_runtime(value, guard))
     if isinstance(value, ToolRuntime):
@@ -244,7 +248,6 @@ def _saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpointSaver
     for name in ("put", "put_writes", "aput", "aput_writes"):
         real = getattr(saver, name)
 
-        @wraps(real)
         def checked(config: Any, *args: Any, _real: Any = real, **kwargs: Any) -> Any:
             shown = {key: config.get(key) for key in ("configurable", "metadata")}
             shown["configurable"] = {
@@ -255,6 +258,8 @@ def _saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpointSaver
             guard.check([shown, args, kwargs], "what a graph in the node saves")
             return _real(config, *args, **kwargs)
 
+        # By its signature LangGraph knows what it may pass.
+        checked.__wrapped__ = real  # type: ignore[attr-defined]
         setattr(made, name, checked)
     return made
 

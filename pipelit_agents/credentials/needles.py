@@ -22,6 +22,8 @@ _HEAD: Final = 42
 _SECRET_NAMES: Final = re.compile(r"key|secret|token|pass|pwd|credential|auth", re.IGNORECASE)
 _PASSWORD: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#@:]*:([^/?#]+)@")
 _ESCAPES: Final = re.compile(r"%[0-9A-F]{2}")
+# What JSON, URLs, pages and Python all write as it is: of most API keys every character.
+_UNCHANGED: Final = re.compile(r"[A-Za-z0-9_.~-]+")
 
 
 class Needles:
@@ -50,9 +52,10 @@ class Needles:
         shown = {form.decode("utf-8", "surrogatepass") for form in self.forms}
         self.texts = sorted(shown, key=len, reverse=True)
         # Where one stands in another, the other needn't be looked for.
-        self._shortest_texts = [
-            each for each in self.texts if not any(o in each for o in shown if o != each)
-        ]
+        self._shortest_texts: list[str] = []
+        for each in reversed(self.texts):
+            if not self.within(each):
+                self._shortest_texts.append(each)
         self._shortest = [each.encode("utf-8", "surrogatepass") for each in self._shortest_texts]
         self.names = ", ".join(sorted(set(revealed.values())))
 
@@ -114,26 +117,9 @@ def _forms(secret: str) -> set[bytes]:
     if len(secret) < SHORTEST:
         return set()
     plain = secret.encode("utf-8", "surrogatepass")
-    in_json = json.dumps(secret)[1:-1]
-    # As Python's libraries write it: requests and httpx, urllib, forms, SQLAlchemy.
-    in_urls = {quote(plain, safe=each) for each in ("", "/", " +")} | {quote_plus(plain)}
-    # As html, markupsafe and xml.sax write it.
-    bare = html.escape(secret, quote=False)
-    pages = {bare, html.escape(secret), bare.replace('"', "&quot;")}
-    pages |= {each.replace("&quot;", "&#34;").replace("&#x27;", "&#39;") for each in pages}
-    texts = {
-        in_json,
-        json.dumps(secret, ensure_ascii=False)[1:-1],
-        json.dumps(in_json)[1:-1],
-        repr(secret)[1:-1],
-        repr(plain)[2:-1],
-        *pages,
-        secret.replace('"', '""'),
-        plain.hex(),
-        plain.hex().upper(),
-        *in_urls,
-        *(_ESCAPES.sub(lambda found: found[0].lower(), each) for each in in_urls),
-    }
+    texts = {plain.hex(), plain.hex().upper()}
+    if not _UNCHANGED.fullmatch(secret):
+        texts |= _written(secret, plain)
     forms = {plain, *(each.encode("utf-8", "surrogatepass") for each in texts)}
     # HTTP's basic authorization is Latin-1 where that will do.
     latin = secret.encode("latin-1", "ignore")
@@ -145,3 +131,25 @@ def _forms(secret: str) -> set[bytes]:
             whole = encoded[(shift * 8 + 5) // 6 : (len(part) + shift) * 8 // 6]
             forms |= {whole, whole.replace(b"+", b"-").replace(b"/", b"_")}
     return forms
+
+
+def _written(secret: str, plain: bytes) -> set[str]:
+    """What escaping and quoting make of it."""
+    in_json = json.dumps(secret)[1:-1]
+    # As Python's libraries write it: requests and httpx, urllib, forms, SQLAlchemy.
+    in_urls = {quote(plain, safe=each) for each in ("", "/", " +")} | {quote_plus(plain)}
+    # As html, markupsafe and xml.sax write it.
+    bare = html.escape(secret, quote=False)
+    pages = {bare, html.escape(secret), bare.replace('"', "&quot;")}
+    pages |= {each.replace("&quot;", "&#34;").replace("&#x27;", "&#39;") for each in pages}
+    return {
+        in_json,
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        json.dumps(in_json)[1:-1],
+        repr(secret)[1:-1],
+        repr(plain)[2:-1],
+        *pages,
+        secret.replace('"', '""'),
+        *in_urls,
+        *(_ESCAPES.sub(lambda found: found[0].lower(), each) for each in in_urls),
+    }

@@ -492,32 +492,41 @@ class Credentials:
             raise CredentialError(
                 f"credential {name!r}: {agent!r} belongs to another Pipelit", credential=name
             )
-        try:
-            rows = self._database.fetch(_READ_SECRET, {"name": name})
-            if not rows:
-                raise _not_found(name)
-            (row,) = rows
-            # It opens first: only then the allow-list beside it is to be believed.
-            place = credential_place(name, row.kind, row.public, row.allow)
-            fields = json.loads(self._keyring().unseal(row.sealed, place))
-            if agent is not None:
+        actor = ""
+        if agent is not None:
+            actor = agent.username
+            try:
                 # An account that was deactivated opens nothing, whatever handle is left of it.
                 agent.require_active()
-        except (AccountError, ConfigurationError, CredentialNotFound, UnsealError) as error:
-            self.note_refusal(name, agent, _REFUSALS.get(type(error), "agent can't act"))
-            raise
-        public = json.loads(row.public)
-        if wanted is None:
-            wanted = next(iter(fields)) if len(fields) == 1 else VALUE
-        actor = agent.username if agent is not None else ""
-        reason = ""
-        if row.allow is not None and actor not in json.loads(row.allow):
-            reason = "not allowed"
-        elif wanted and wanted not in fields and wanted not in public:
-            reason = "no such field"
-        with self._database.deciding() as connection:
+            except (AccountError, ConfigurationError, UnsealError) as error:
+                self.note_refusal(name, agent, _REFUSALS.get(type(error), "agent can't act"))
+                raise
+        fields, public, reason = dict[str, str](), dict[str, Any](), ""
+        refused: Exception | None = None
+        # Read, opened and written down in one transaction: what is told is what is on record.
+        with self._database.deciding() as transaction:
+            try:
+                rows = _READ_SECRET.fetch(transaction, {"name": name})
+                if not rows:
+                    raise _not_found(name)
+                (row,) = rows
+                # It opens first: only then the allow-list beside it is to be believed.
+                place = credential_place(name, row.kind, row.public, row.allow)
+                fields = json.loads(self._keyring().unseal(row.sealed, place))
+            except (ConfigurationError, CredentialNotFound, UnsealError) as error:
+                refused, reason = error, _REFUSALS[type(error)]
+            else:
+                public = json.loads(row.public)
+                if wanted is None:
+                    wanted = next(iter(fields)) if len(fields) == 1 else VALUE
+                if row.allow is not None and actor not in json.loads(row.allow):
+                    reason = "not allowed"
+                elif wanted and wanted not in fields and wanted not in public:
+                    reason = "no such field"
             outcome = "refused" if reason else "ok"
-            self._record(connection, actor, name, "credential.reveal", outcome, reason)
+            self._record(transaction, actor, name, "credential.reveal", outcome, reason)
+        if refused is not None:
+            raise refused
         if reason == "not allowed":
             who = (
                 f"{actor!r} is none of them"
