@@ -72,6 +72,8 @@ _GRACE: Final = 1.0
 # For so many seconds the tasks of one run begin on the strength of one proof of possession. What
 # they answer is proven and checked one by one.
 _SHOWN_FOR: Final = 1.0
+# How many failures an error tells; a thousand would fill a log with the same words.
+_TOLD: Final = 10
 # Bytes from which an answer is read off the event loop.
 _LARGE: Final = 2**16
 
@@ -356,6 +358,8 @@ def spawn_and_await(
         ]
         problems = [order["problem"] for order in orders if "problem" in order]
         if problems and on_failure == "raise":
+            if len(problems) > _TOLD:
+                problems[_TOLD:] = [f"and {len(problems) - _TOLD} more"]
             raise SpawnError("; ".join(problems))
         for order in orders:
             run.tell("spawned", order)
@@ -1068,15 +1072,15 @@ def _error_text(value: Any) -> str:
 
 def _spawn_error(run: _Run) -> SpawnError:
     results = [run.results[index] for index in sorted(run.results)]
-    failed = [
+    failed = [index for index in sorted(run.results) if run.results[index]["status"] != "verified"]
+    told = [
         f"tasks[{index}], {run.results[index]['agent']}: {run.results[index]['status']} "
         f"({run.results[index]['error']})"
-        for index in sorted(run.results)
-        if run.results[index]["status"] != "verified"
+        for index in failed[:_TOLD]
     ]
-    return SpawnError(
-        "not every child gave a verified answer: " + "; ".join(failed), results=results
-    )
+    if len(failed) > _TOLD:
+        told.append(f"and {len(failed) - _TOLD} more, in the error's results")
+    return SpawnError("not every child gave a verified answer: " + "; ".join(told), results=results)
 
 
 def _depth_of(config: RunnableConfig) -> int:

@@ -740,6 +740,27 @@ def test_siblings_finish_before_a_failure_is_raised(lead: Agent, researcher: Age
     assert sorted(runs) == ["a", "b", "b", "c"]
 
 
+def test_of_many_failures_ten_are_told(lead: Agent, researcher: Agent) -> None:
+    """An error of many failures stays readable; its results have all of them."""
+
+    def work(state: Work) -> Work:
+        raise RuntimeError("broken")
+
+    graph = parent_of(lead, {NAME: verified_child(graph_of(work), researcher)})
+    error = the_error(graph, tasks(*map(str, range(25))))
+    assert [result["status"] for result in error.results] == ["failed"] * 25
+    assert str(error).count("RuntimeError: broken") == 10
+    assert str(error).endswith("; and 15 more, in the error's results")
+
+
+def test_of_many_malformed_tasks_ten_are_told(lead: Agent, researcher: Agent) -> None:
+    """The same for tasks that are nobody's."""
+    graph = parent_of(lead, {NAME: verified_child(graph_of(), researcher)})
+    error = the_error(graph, tasks(*map(str, range(25)), agent="agent_stranger"))
+    assert str(error).count("is no child here") == 10
+    assert str(error).endswith("; and 15 more")
+
+
 async def test_a_resume_on_the_event_loop_runs_the_failed_child_only(
     lead: Agent, researcher: Agent
 ) -> None:
