@@ -514,7 +514,7 @@ class Credentials:
                 place = credential_place(name, row.kind, row.public, row.allow)
                 fields = json.loads(self._keyring().unseal(row.sealed, place))
             except (ConfigurationError, CredentialNotFound, UnsealError) as error:
-                refused, reason = error, _REFUSALS[type(error)]
+                refused, reason = error, _REFUSALS.get(type(error), "not opened")
             else:
                 public = json.loads(row.public)
                 if wanted is None:
