@@ -151,7 +151,7 @@ class Envelope:
         """
         # Exact types only, of one copy: nothing in here may answer for itself.
         fields = dict(value) if type(value) is dict else {}
-        if not all(type(key) is str for key in fields) or fields.keys() != _KEYS:
+        if set(map(type, fields)) != {str} or fields.keys() != _KEYS:
             raise ProofRejected("what came back is no envelope, or more than one")
         payload, kind = fields["payload"], fields["kind"]
         step, proof = fields["step"], fields["proof"]

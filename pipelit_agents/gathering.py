@@ -67,11 +67,12 @@ class Gathering(Generic[A, R]):
     async def aask(self, asked: A) -> R:
         """Asks from a task."""
         loop = asyncio.get_running_loop()
-        with self._lock:
-            found = self._loops.get(loop)
-            if found is None:
+        found = self._loops.get(loop)
+        if found is None:
+            with self._lock:
                 found = self._loops[loop] = _Loop(self._serve, self._largest)
-        return await found.ask(asked)
+        answer: R = _given(await found.ask(loop, asked))
+        return answer
 
     def _serve_waiting(self) -> None:
         with self._lock:
@@ -123,14 +124,12 @@ class _Loop(Generic[A, R]):
         self._waiting: list[tuple[A, asyncio.Future[Any]]] = []
         self._server: asyncio.Task[None] | None = None
 
-    async def ask(self, asked: A) -> R:
-        loop = asyncio.get_running_loop()
+    def ask(self, loop: asyncio.AbstractEventLoop, asked: A) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((asked, answer))
         if self._server is None:
             self._server = loop.create_task(self._serve_all())
-        given: R = _given(await answer)
-        return given
+        return answer
 
     async def _serve_all(self) -> None:
         batch: list[tuple[A, asyncio.Future[Any]]] = []

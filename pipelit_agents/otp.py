@@ -168,11 +168,18 @@ def ocra(key: bytes, suite: str, question: str, at: float | None = None) -> str:
     Raises:
         ValueError: An argument is unusable; the message names it, and never holds key or question.
     """
+    if not isinstance(question, str):
+        raise ValueError("question must be text (str)")  # noqa: TRY004
     return ocra_each(key, suite, question, [at])[0]
 
 
-def ocra_each(key: bytes, suite: str, question: str, moments: Iterable[float | None]) -> list[str]:
-    """Return the responses to one question at several moments; otherwise as `ocra`."""
+def ocra_each(
+    key: bytes, suite: str, question: str | bytes, moments: Iterable[float | None]
+) -> list[str]:
+    """Return the responses to one question at several moments.
+
+    Otherwise as `ocra`; a hex question may also be given as the bytes that its digits write.
+    """
     if not isinstance(key, bytes) or not key:
         raise ValueError("key must be bytes, and not empty")
     parsed = OcraSuite.parse(suite)
@@ -227,11 +234,16 @@ def _secret_bytes(secret: str | bytes) -> bytes:
     return raw
 
 
-def _question_bytes(suite: OcraSuite, question: str) -> bytes:
+def _question_bytes(suite: OcraSuite, question: str | bytes) -> bytes:
     """Return the question as the 128 bytes that the RFC's reference implementation feeds in."""
     form, length = suite.question_format, suite.question_length
-    if not isinstance(question, str):
-        raise ValueError("question must be text (str)")  # noqa: TRY004
+    if isinstance(question, bytes):
+        if form != "H" or 2 * len(question) != length:
+            raise ValueError(
+                f"question must be text for this suite (Q{form}{length:02}), or for H exactly half "
+                f"as many bytes as digits; these are {len(question)} bytes"
+            )
+        return question.ljust(_QUESTION_BYTES, b"\0")
     if form == "H":
         if len(question) != length:
             raise ValueError(

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from pipelit_agents.errors import ProofRejected
 from pipelit_agents.otp import ocra_each
@@ -29,19 +29,20 @@ Role = Literal["audience-code", "spawn-request", "spawn-result", "approval"]
 
 _LABEL: Final = b"pipelit-agents/v1\0"
 _CHALLENGE_LABEL: Final = b"pipelit-agents/challenge/v1\0"
+_NO_FIELD: Final = (0).to_bytes(4, "big")
+_DIGEST_FOLLOWS: Final = hashlib.sha256().digest_size.to_bytes(4, "big")
 _HEX64: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Binding:
+class Binding(NamedTuple):
     """Everything that one answer is bound to. Unused fields stay empty.
 
     Attributes:
         role: What the answer is for; fixed by the method that makes or checks it.
-        suite: The OCRA suite (RFC 6287), fixed by the verifier.
-        relation: The peering it belongs to; empty between agents of one database.
         prover: Who answers.
         verifier: Who is to check the answer.
+        suite: The OCRA suite (RFC 6287), fixed by the verifier.
+        relation: The peering it belongs to; empty between agents of one database.
         challenge: The verifier's challenge, 32 bytes.
         depth: How deep in nested spawns, 1 for the outermost.
         request: The exact bytes that were asked.
@@ -50,10 +51,10 @@ class Binding:
     """
 
     role: Role
-    suite: str = PROOF_SUITE
-    relation: str = ""
     prover: str
     verifier: str
+    suite: str = PROOF_SUITE
+    relation: str = ""
     challenge: bytes = b""
     depth: int | None = None
     request: bytes | None = None
@@ -62,15 +63,14 @@ class Binding:
 
     def message(self) -> bytes:
         """The bytes under the MAC: a label, then each field with its length (u32, big-endian)."""
-        depth = b"" if self.depth is None else str(self.depth).encode()
         return b"".join(
             (
                 _parties(self.role, self.suite, self.relation, self.prover, self.verifier),
-                *_field(self.challenge),
-                *_field(depth),
-                *_digest(self.request),
-                *_field(self.kind.encode()),
-                *_digest(self.payload),
+                _field(self.challenge),
+                _small("" if self.depth is None else str(self.depth)),
+                _digest(self.request),
+                _small(self.kind),
+                _digest(self.payload),
             )
         )
 
@@ -85,7 +85,7 @@ class Binding:
     def answers(self, key: bytes, steps: Iterable[int]) -> list[str]:
         """The responses at several steps."""
         moments = [step * PERIOD for step in steps]
-        return ocra_each(key, self.suite, self.question(), moments)
+        return ocra_each(key, self.suite, hashlib.sha256(self.message()).digest(), moments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +177,17 @@ def same(ours: str, theirs: str) -> bool:
 @lru_cache(maxsize=256)
 def _parties(*names: str) -> bytes:
     # The same for all that two agents say to each other.
-    return _LABEL + b"".join(part for name in names for part in _field(name.encode()))
+    return _LABEL + b"".join(map(_small, names))
 
 
-def _field(data: bytes) -> tuple[bytes, bytes]:
-    return len(data).to_bytes(4, "big"), data
+@lru_cache(maxsize=256)
+def _small(text: str) -> bytes:
+    return _field(text.encode())
 
 
-def _digest(data: bytes | None) -> tuple[bytes, bytes]:
-    return _field(b"" if data is None else hashlib.sha256(data).digest())
+def _field(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def _digest(data: bytes | None) -> bytes:
+    return _NO_FIELD if data is None else _DIGEST_FOLLOWS + hashlib.sha256(data).digest()

@@ -391,7 +391,7 @@ class Verifier:
             )
         if not row.active:
             raise UserInactive(f"{username!r} was deactivated", username=username)
-        return self._unseal(Account(username, row.totp_secret, None), unseal)[0]
+        return (unseal or self._keyring().unseal)(row.totp_secret, totp_purpose(username))
 
     def check_code(self, verifier: str, peer: object, code: object, kind: str) -> Verification:
         """Checks a short code and spends it; see :meth:`Agent.verify_peer`."""
@@ -526,13 +526,11 @@ class Verifier:
         proof, challenge, verifier = check.proof, check.challenge, check.verifier
         peer, now = challenge.prover, check.now
         one, other = rows.get(verifier), rows.get(peer)
-        account = None
-        if other is not None and other.totp_secret is not None:
-            previous = other.totp_previous if now < other.totp_previous_until else None
-            account = Account(peer, other.totp_secret, previous, other.relation)
+        if other is not None and other.totp_secret is None:
+            other = None
         binding = Binding(
             role=check.role,
-            relation=account.relation if account else "",
+            relation=other.relation if other else "",
             prover=peer,
             verifier=verifier,
             challenge=challenge.value,
@@ -545,8 +543,8 @@ class Verifier:
         timely = int(challenge.issued_at) // PERIOD - 1 <= proof.step <= present + 1
         # A step out of range may be no time at all, and costs the same work as one in it.
         step = proof.step if timely else present
-        answers = [binding.answer(key, step) for key in self._unseal(account, unseal)]
-        matched = [answer for answer in answers if same(answer, proof.value)]
+        keys = self._keys_at(now, other, unseal)
+        matched = [key for key in keys if same(binding.answer(key, step), proof.value)]
         if not check.own:
             return "challenge of another verifier"
         if not check.unused:
@@ -555,7 +553,7 @@ class Verifier:
             return "made by or for another"
         if one is None or not one.active or one.domain:
             return "verifier unknown or inactive"
-        if account is None or other is None:
+        if other is None:
             return "peer unknown"
         if not other.active:
             return "peer inactive"
@@ -600,18 +598,28 @@ class Verifier:
         rows = self._database.fetch(_reading(len(names)), _numbered(names))
         return {row.username: row for row in rows}
 
-    def _unseal(
-        self, account: Account | None, unseal: Callable[[str, str], bytes] | None = None
-    ) -> list[bytes]:
-        unseal = unseal or self._keyring().unseal
+    def _unseal(self, account: Account | None) -> list[bytes]:
+        unseal = self._keyring().unseal
         if account is None:
-            # An account that isn't there costs the same work as one that is. What this key would
-            # match is refused all the same, because there is no account.
-            self._nobody = self._nobody or self._keyring().seal(token_bytes(32), totp_purpose(""))
-            return [unseal(self._nobody, totp_purpose(""))]
+            return self._nobodys(unseal)
         purpose = totp_purpose(account.username)
         tokens = (account.secret, account.previous)
         return [unseal(token, purpose) for token in tokens if token is not None]
+
+    def _keys_at(self, now: float, row: Any, unseal: Callable[[str, str], bytes]) -> list[bytes]:
+        if row is None:
+            return self._nobodys(unseal)
+        purpose = totp_purpose(row.username)
+        keys = [unseal(row.totp_secret, purpose)]
+        if row.totp_previous is not None and now < row.totp_previous_until:
+            keys.append(unseal(row.totp_previous, purpose))
+        return keys
+
+    def _nobodys(self, unseal: Callable[[str, str], bytes]) -> list[bytes]:
+        # An account that isn't there costs the same work as one that is. What this key would
+        # match is refused all the same, because there is no account.
+        self._nobody = self._nobody or self._keyring().seal(token_bytes(32), totp_purpose(""))
+        return [unseal(self._nobody, totp_purpose(""))]
 
 
 class Agent:
@@ -1106,9 +1114,10 @@ def _short_codes(
 
 
 def _require_bindable(request: object, depth: object, kind: object, payload: object) -> None:
-    for argument, data in {"request": request, "payload": payload or b""}.items():
-        if not isinstance(data, bytes):
-            raise TypeError(f"{argument} has to be the exact bytes, not {type(data).__name__}")
+    if not isinstance(request, bytes):
+        raise TypeError(f"request has to be the exact bytes, not {type(request).__name__}")
+    if payload is not None and not isinstance(payload, bytes):
+        raise TypeError(f"payload has to be the exact bytes, not {type(payload).__name__}")
     if depth is not None and (type(depth) is not int or not 0 <= depth < _DEEPEST):
         raise ValueError(f"depth has to be a whole number from 0 to {_DEEPEST - 1}, or None")
     if not isinstance(kind, str) or not kind.isascii():
