@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -165,8 +165,10 @@ class _Run:
         self.results: dict[int, SpawnResult] = {}
         # When a child last showed that it holds its secret, by the lead's clock.
         self.shown: dict[str, float] = {}
-        # The children that are being asked to, on the event loop.
-        self.showing: dict[str, asyncio.Event] = {}
+        # The children that are being asked to, on the event loop; and what came of it if it failed,
+        # for the first task that needs it.
+        self.showing: dict[str, asyncio.Task[None]] = {}
+        self.unshown: dict[str, Exception] = {}
 
     def tell(self, event: str, order: _Order, **more: Any) -> None:
         # Without a parent around it the node's own stream is the caller's.
@@ -309,6 +311,7 @@ def spawn_and_await(
     _check_options(lead, children, kinds, timeout, counts, on_failure)
 
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
+    bound: dict[str, Callable[[_Run], object]] = {}
     for name, given in children.items():
         kind = kinds.get(name, "bound")
         child = from_remote_graph(name, given) if isinstance(given, RemoteGraph) else given
@@ -330,10 +333,11 @@ def spawn_and_await(
             node = _unbound_node(parent, child)
         else:
             node = _bound_node(parent, cast(VerifiedChild, child))
+            bound[name] = partial(parent.begin_seeing, child=cast(VerifiedChild, child))
         builder.add_node(name, node, input_schema=_Order)
         builder.add_edge(name, JOIN)
 
-    def plan(state: _State, config: RunnableConfig) -> Command[Any]:
+    def order_all(state: _State, config: RunnableConfig) -> list[_Order]:
         run = _run_of(config)
         # No key, no tables, no account of the lead's: none of it is a child's doing.
         lead.require_active()
@@ -363,6 +367,9 @@ def spawn_and_await(
             raise SpawnError("; ".join(problems))
         for order in orders:
             run.tell("spawned", order)
+        return orders
+
+    def send(orders: list[_Order]) -> Command[Any]:
         # Without a task straight on: the parent would keep the results of an earlier turn.
         return Command(
             goto=[
@@ -371,6 +378,15 @@ def spawn_and_await(
             ]
             or JOIN
         )
+
+    def plan(state: _State, config: RunnableConfig) -> Command[Any]:
+        return send(order_all(state, config))
+
+    async def aplan(state: _State, config: RunnableConfig) -> Command[Any]:
+        orders = await asyncio.to_thread(order_all, state, config)
+        for name in bound.keys() & {each["agent"] for each in orders if "problem" not in each}:
+            bound[name](_run_of(config))
+        return send(orders)
 
     def unassigned(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         result = _result(order["agent"], "failed", error=order.get("problem"))
@@ -386,7 +402,7 @@ def spawn_and_await(
         builder.add_node(UNASSIGNED, Step(unassigned, None, UNASSIGNED), input_schema=_Order)
         builder.add_edge(UNASSIGNED, JOIN)
         destinations.append(UNASSIGNED)
-    builder.add_node(PLAN, plan, destinations=tuple(destinations))
+    builder.add_node(PLAN, Step(plan, aplan, PLAN), destinations=tuple(destinations))
     builder.add_node(JOIN, Step(join, None, JOIN), input_schema=_State)
     builder.add_edge(START, PLAN)
     builder.add_edge(JOIN, END)
@@ -502,21 +518,31 @@ class _Parent:
         self.lead.verify_possession(shown, challenge=possession)
         run.shown[self.name] = self.lead.now()
 
-    async def _asee_possession(self, run: _Run, child: VerifiedChild) -> None:
-        # Many tasks of a child begin at one moment: one asks, and the others go on together with
-        # it. Where nothing was shown to it, each is refused by itself.
-        asked = run.showing.get(self.name)
-        if asked is not None:
-            await asked.wait()
-            if not self._was_shown(run):
+    def begin_seeing(self, run: _Run, child: VerifiedChild) -> asyncio.Task[None]:
+        """Asks the child for that meanwhile, so that none of its tasks has to wait for it."""
+
+        async def see() -> None:
+            try:
                 await asyncio.to_thread(self.see_possession, run, child)
-            return
-        asked = run.showing[self.name] = asyncio.Event()
-        try:
+            except Exception as error:
+                run.unshown[self.name] = error
+            finally:
+                del run.showing[self.name]
+
+        run.showing[self.name] = seeing = asyncio.create_task(see())
+        return seeing
+
+    async def _asee_possession(self, run: _Run, child: VerifiedChild) -> None:
+        # Many tasks of a child begin at one moment, and go on together. Where nothing was shown to
+        # the first, each of the others is refused by itself.
+        if self.name not in run.unshown:
+            seeing = run.showing.get(self.name) or self.begin_seeing(run, child)
+            await asyncio.wait({seeing})
+        error = run.unshown.pop(self.name, None)
+        if error is not None:
+            raise error
+        if not self._was_shown(run):
             await asyncio.to_thread(self.see_possession, run, child)
-        finally:
-            del run.showing[self.name]
-            asked.set()
 
     def _was_shown(self, run: _Run) -> bool:
         return 0 <= self.lead.now() - run.shown.get(self.name, -_SHOWN_FOR) < _SHOWN_FOR

@@ -1359,6 +1359,46 @@ async def test_a_task_that_ends_while_it_asks_leaves_the_others_to_ask(
     assert sorted(found) == ["refused"] + ["verified"] * 19
 
 
+async def test_a_child_that_never_shows_anything_holds_up_only_itself(
+    lead: Agent, researcher: Agent, writer: Agent
+) -> None:
+    """It is asked before its tasks begin, and the tasks of another child begin all the same."""
+    released = threading.Event()
+
+    class Hanging(Hostile):
+        def prove_possession(self, challenge: Any) -> Any:
+            released.wait(30)
+
+    children = {
+        NAME: Hanging(graph=graph_of(), agent=researcher),
+        writer.username: verified_child(graph_of(), writer),
+    }
+    graph = parent_of(lead, children, on_failure="collect", timeout=0.5)
+    asked = [{"agent": name, "input": {"q": "a"}} for name in children]
+    try:
+        assert statuses(await graph.ainvoke({"tasks": asked})) == ["timeout", "verified"]
+    finally:
+        released.set()
+
+
+async def test_a_child_that_gets_no_task_is_asked_for_nothing(
+    lead: Agent, researcher: Agent
+) -> None:
+    """Nor is one whose only task can't be sent."""
+    asked = []
+
+    class Counting(Hostile):
+        def prove_possession(self, challenge: Any) -> Any:
+            asked.append(challenge)
+
+    child = Counting(graph=graph_of(), agent=researcher)
+    graph = parent_of(lead, {NAME: child}, on_failure="collect")
+    await graph.ainvoke({"tasks": []})
+    found = await graph.ainvoke({"tasks": [{"agent": NAME, "input": {"q": object()}}]})
+    assert statuses(found) == ["failed"]
+    assert not asked
+
+
 async def test_an_agent_that_ends_in_the_middle_is_believed_no_more(
     pipelit: Pipelit, lead: Agent, researcher: Agent
 ) -> None:
