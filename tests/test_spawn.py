@@ -21,6 +21,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.config import get_config, get_stream_writer
 from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.graph import START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel, SecretStr
 from spawning import (
@@ -870,6 +871,48 @@ async def test_a_question_that_a_child_keeps_to_itself_is_no_answer(
     for state in (graph.invoke(tasks("x"), THREAD), await graph.ainvoke(tasks("x"), other)):
         assert [each.value for each in state["__interrupt__"]] == ["which?"]
         assert not state.get("results")
+
+
+async def test_a_question_asked_beside_an_answer_is_no_answer(
+    lead: Agent, researcher: Agent
+) -> None:
+    """Asked outside any graph, with a thread of its own, while another node writes the output."""
+    builder = StateGraph(Work)
+    builder.add_node("ask", lambda _: {"q": interrupt("which?")})
+    builder.add_node("work", lambda _: {"a": "X"})
+    builder.add_edge(START, "ask")
+    builder.add_edge(START, "work")
+    child = verified_child(builder.compile(checkpointer=InMemorySaver()), researcher)
+    request = SpawnRequest("agent_lead", b"c" * 32, 1, state_to_bytes({"q": "x"}), None)
+    answers = [
+        child.answer(request, {"configurable": {"thread_id": "1"}}),
+        await child.aanswer(request, {"configurable": {"thread_id": "2"}}),
+    ]
+    assert [each["kind"] for each in answers] == ["error", "error"]
+    assert b"nobody gives one" in answers[0]["payload"] == answers[1]["payload"]
+
+
+async def test_a_graph_that_has_its_own_way_to_be_called_is_called_so(
+    lead: Agent, researcher: Agent
+) -> None:
+    """A class that changes ``invoke`` isn't gone around."""
+    called = []
+
+    class Careful(CompiledStateGraph[Any, Any, Any, Any]):
+        def invoke(self, *args: Any, **more: Any) -> Any:
+            called.append("invoke")
+            return super().invoke(*args, **more)
+
+        async def ainvoke(self, *args: Any, **more: Any) -> Any:
+            called.append("ainvoke")
+            return await super().ainvoke(*args, **more)
+
+    graph: Any = graph_of()
+    graph.__class__ = Careful
+    graph = parent_of(lead, {NAME: verified_child(graph, researcher)})
+    for state in (graph.invoke(tasks("x")), await graph.ainvoke(tasks("x"))):
+        assert [result["output"]["a"] for result in state["results"]] == ["X"]
+    assert called == ["invoke", "ainvoke"]
 
 
 async def test_two_interrupted_children_get_their_own_answers(
