@@ -18,6 +18,7 @@ __all__ = ["MAX_DEPTH", "decode", "encode"]
 MAX_DEPTH: Final = 64
 # What is as it is wherever it stands, if it isn't too deep.
 _LEAVES: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
+_OPENING: Final = frozenset("{[")
 _NONE: Final[frozenset[type]] = frozenset()
 
 
@@ -55,7 +56,7 @@ def decode(data: bytes, *, limit: int) -> Any:
     if len(data) > limit:
         raise PayloadError(f"the payload has {len(data)} bytes, and {limit} are allowed")
     try:
-        value = _DECODER.decode(data.decode("utf-8"))
+        value = _parsed(data.decode("utf-8"))
     except PayloadError:
         raise
     except (ValueError, RecursionError):
@@ -65,6 +66,15 @@ def decode(data: bytes, *, limit: int) -> Any:
     if b"\\u" in data or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
         _check(value)
     return value
+
+
+def _parsed(text: str) -> Any:
+    if text[:1] in _OPENING:
+        # As this module writes it, without the space around it that `decode` looks for.
+        value, end = _DECODER.raw_decode(text)
+        if end == len(text):
+            return value
+    return _DECODER.decode(text)
 
 
 def _plain(value: Any, path: str, depth: int, convert: Callable[[Any], Any] | None) -> Any:
@@ -77,7 +87,7 @@ def _plain(value: Any, path: str, depth: int, convert: Callable[[Any], Any] | No
             raise PayloadError(f"{path or 'the value'} is {value}, which JSON can't carry")
         return value
     leaves = _LEAVES if depth < MAX_DEPTH else _NONE
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):
         # Read once: it may say something else the next time.
         pairs = list(value.items())
         for key, _ in pairs:

@@ -206,7 +206,7 @@ class Verifier:
         self._ledger = ledger
         self._clock = clock
         self._nobody = ""
-        self._keys = Gathering(self._open_keys)
+        self._proofs = Gathering(self._make_proofs)
         self._checks = Gathering(self._check_proofs)
 
     @property
@@ -253,14 +253,20 @@ class Verifier:
 
     def prove(self, asked: _Asked) -> Proof:
         """Makes a proof; see :meth:`Agent.prove`."""
-        return asked.answer(*self._keys.ask(asked))
+        return self._proofs.ask(asked)
 
     async def aprove(self, asked: _Asked) -> Proof:
         """As :meth:`prove`, for the event loop."""
-        return asked.answer(*await self._keys.aask(asked))
+        return await self._proofs.aask(asked)
+
+    def _make_proofs(self, asked: Sequence[_Asked]) -> Sequence[Proof | Exception]:
+        """Makes the proofs that are wanted at once, each by what the database says now."""
+        return [
+            found if isinstance(found, Exception) else each.answer(*found)
+            for each, found in zip(asked, self._open_keys(asked), strict=True)
+        ]
 
     def _open_keys(self, asked: Sequence[_Asked]) -> Sequence[tuple[bytes, str] | Exception]:
-        """What each proof is made by, opened for all that are made at once."""
         names = {name for each in asked for name in (each.agent, each.verifier)}
         rows = self._accounts(*names)
         if not any(
