@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, cast
@@ -20,6 +19,7 @@ from pipelit_agents import Agent
 from pipelit_agents.errors import PayloadError, ProofRejected, RequestRefused
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof
+from pipelit_agents.threads import aside
 
 from .envelope import Envelope, SpawnRequest
 from .messages import state_from_bytes, state_to_bytes
@@ -261,7 +261,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         if self.accept_from is None or isinstance(self.accept_from, Anyone):
             return
         if request.parent not in self.accept_from or request.proof is None:
-            await asyncio.to_thread(self.check, request)
+            await aside(self.check, request)
             raise self._refusal()
         try:
             await self.agent.averify_request(request.proof, **self._asked(request))
@@ -399,7 +399,7 @@ def _served(child: VerifiedChild) -> Step:
 
     async def aanswer(value: Any, config: RunnableConfig) -> dict[str, Any]:
         request = read(value)
-        await asyncio.to_thread(child.admit, request, _identity())
+        await aside(child.admit, request, _identity())
         return _wire(await child.awork(request, _inside(config, request, child.graph)))
 
     return ShowingStep(answer, aanswer, child.graph)

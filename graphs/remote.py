@@ -7,15 +7,10 @@ read, so that no event of a server's making reaches the parent.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import ipaddress
-import os
 import time
 import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -28,10 +23,11 @@ from pipelit_agents.credentials.scope import opened_scope
 from pipelit_agents.errors import CredentialError, PayloadError
 from pipelit_agents.names import require_username
 from pipelit_agents.payload import decode
+from pipelit_agents.threads import aside
 
 from .envelope import Envelope, SpawnRequest
 
-__all__ = ["NotLetIn", "RemoteChild", "Unfit", "Unreachable", "aside", "remote_child"]
+__all__ = ["NotLetIn", "RemoteChild", "Unfit", "Unreachable", "remote_child"]
 
 T = TypeVar("T")
 
@@ -41,7 +37,6 @@ _OVERHEAD: Final = 2**16
 # A run's record and a list of runs have some hundred.
 _MOST_BRACKETS: Final = 4096
 _SHORT: Final = 2**16
-_THREADS: Final = 16
 _CANCEL_WITHIN: Final = 0.9
 _LONGEST_PAUSE: Final = 5.0
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
@@ -84,21 +79,6 @@ class _Quiet(httpx.AsyncHTTPTransport):
         response = await super().handle_async_request(request)
         response.extensions.pop("reason_phrase", None)
         return response
-
-
-@cache
-def _threads(_process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="pipelit-spawn")
-
-
-async def aside(work: Callable[..., T], *given: Any) -> T:
-    """Does something that blocks, off the loop, in threads of our own.
-
-    The loop's default threads also look names up, and a child's server decides how long that takes.
-    """
-    context = contextvars.copy_context()
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_threads(os.getpid()), lambda: context.run(work, *given))
 
 
 class RemoteChild:

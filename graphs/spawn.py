@@ -50,11 +50,12 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof, derive_challenge
+from pipelit_agents.threads import aside
 
 from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, UNLIMITED, ShowingStep, Step, VerifiedChild
 from .envelope import Envelope, SpawnRequest
 from .messages import state_from_bytes, state_to_bytes
-from .remote import NotLetIn, RemoteChild, Unfit, Unreachable, aside, from_remote_graph
+from .remote import NotLetIn, RemoteChild, Unfit, Unreachable, from_remote_graph
 
 __all__ = ["SpawnResult", "SpawnTask", "spawn_and_await"]
 
@@ -385,7 +386,7 @@ def spawn_and_await(
         return send(order_all(state, config))
 
     async def aplan(state: _State, config: RunnableConfig) -> Command[Any]:
-        orders = await asyncio.to_thread(order_all, state, config)
+        orders = await aside(order_all, state, config)
         for name in bound.keys() & {each["agent"] for each in orders if "problem" not in each}:
             bound[name](_run_of(config))
         return send(orders)
@@ -603,7 +604,7 @@ class _Parent:
         )
         if len(envelope.payload) < _LARGE:
             return self._read(envelope, verification)
-        return await asyncio.to_thread(self._read, envelope, verification)
+        return await aside(self._read, envelope, verification)
 
     def _opened(self, answer: Any) -> tuple[Envelope, Proof]:
         try:
@@ -757,7 +758,7 @@ def _remote_node(parent: _Parent, child: RemoteChild) -> Step:
         async def believe(answer: Any) -> SpawnResult:
             return await aside(parent.believe, order, challenge, answer)
 
-        result = await _aguarded(parent, work, believe, aside)
+        result = await _aguarded(parent, work, believe)
         return parent.finish(order, _run_of(config), result)
 
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
@@ -820,7 +821,7 @@ def _unbound_node(parent: _Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
                 return _code_and_output(await graph.ainvoke(given(order), inherited))
 
         async def believe(answer: tuple[str, bytes]) -> SpawnResult:
-            return await asyncio.to_thread(parent.believe_code, answer)
+            return await aside(parent.believe_code, answer)
 
         return parent.finish(order, _run_of(config), await _aguarded(parent, work, believe))
 
@@ -899,7 +900,6 @@ async def _aguarded(
     parent: _Parent,
     work: Callable[[], Coroutine[Any, Any, T]],
     believe: Callable[[T], Coroutine[Any, Any, SpawnResult]],
-    off_the_loop: Callable[..., Coroutine[Any, Any, SpawnResult]] = asyncio.to_thread,
 ) -> SpawnResult:
     try:
         answer = await (
@@ -910,7 +910,7 @@ async def _aguarded(
         raise
     except Exception as error:
         reason = error
-    return await off_the_loop(parent.refusal, reason)
+    return await aside(parent.refusal, reason)
 
 
 # Not the child's doing: the operator has to know, and a resume has to try again.

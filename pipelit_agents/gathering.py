@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from pipelit_agents.forks import begin_anew_in_children
+from pipelit_agents.threads import aside
 
 __all__ = ["Gathering"]
 
@@ -139,9 +140,7 @@ class _Loop(Generic[A, R]):
                     self._waiting[: self._largest],
                     self._waiting[self._largest :],
                 )
-                answers = await asyncio.to_thread(
-                    _answers, self._serve, [asked for asked, _ in batch]
-                )
+                answers = await aside(_answers, self._serve, [asked for asked, _ in batch])
                 for (_, future), answer in zip(batch, answers, strict=True):
                     if not future.done():
                         future.set_result(answer)

@@ -7,7 +7,12 @@ code runs on each backend.
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,7 @@ from blockbuster import BlockingError
 from conftest import Clock
 
 import pipelit_agents
-from pipelit_agents import Pipelit
+from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import CodeRejected, StorageError
 
 BACKENDS = True
@@ -60,3 +65,48 @@ async def test_no_twin_blocks_also_when_it_is_the_first_to_open(
     await judge.averify_proof(proof, challenge=challenge, payload=b"answer")
     for each in first:
         each.close()
+
+
+@pytest.mark.backends("sqlite")
+async def test_nobody_who_is_verified_queues_behind_the_loops_own_threads(
+    writer: Agent, editor: Agent
+) -> None:
+    """LangGraph's synchronous nodes run there, and here every one of them waits for something."""
+    released = threading.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    waiting = loop.run_in_executor(None, released.wait, 30)
+    try:
+        code = await writer.atotp_code(audience=editor.username)
+        assert (await editor.averify_peer("agent_writer", code.code)).peer == "agent_writer"
+        challenge = editor.challenge("agent_writer")
+        proof = await writer.aprove(challenge.value, b"answer", verifier=editor.username)
+        await editor.averify_proof(proof, challenge=challenge, payload=b"answer")
+        assert not waiting.done()
+    finally:
+        released.set()
+        await waiting
+
+
+FORKED = """
+import asyncio, os, sys
+from pipelit_agents import Keyring, Pipelit
+
+with Pipelit(database_url=sys.argv[1], encryption_keys=[Keyring.generate_key()]) as pipelit:
+    pipelit.create_schema()
+    asyncio.run(pipelit.users.alist())
+    child = os.fork()
+    if child == 0:
+        asyncio.run(asyncio.wait_for(pipelit.users.alist(), 30))
+        os._exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
+def test_a_forked_child_has_threads_of_its_own(tmp_path: Path) -> None:
+    """Those that the parent used aren't there any more, and nobody waits for them."""
+    command = [sys.executable, "-c", FORKED, f"sqlite:///{tmp_path}/forked.db"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "7", ran.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -22,6 +21,7 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 from pipelit_agents.names import require_username
+from pipelit_agents.threads import aside
 
 __all__ = [
     "AgentTool",
@@ -186,7 +186,7 @@ class GetTotpCode(AgentTool):
         return self._tell(lambda: self._code(audience))
 
     async def _arun(self, audience: str | None = None) -> str:
-        return await self._atell(asyncio.to_thread(self._code, audience))
+        return await self._atell(aside(self._code, audience))
 
     def _to_args_and_kwargs(
         self, tool_input: str | dict[str, Any], tool_call_id: str | None

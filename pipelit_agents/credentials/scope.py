@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import (
     AsyncGenerator,
@@ -25,6 +24,7 @@ from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 from pipelit_agents.running import running
+from pipelit_agents.threads import aside
 
 __all__ = [
     "Scope",
@@ -365,7 +365,7 @@ def injecting(
                 arguments, given = _bound(visible, scope, args, kwargs)
                 with searching_given(scope, given):
                     with step:
-                        body = call(arguments, await asyncio.to_thread(open_all, scope))
+                        body = call(arguments, await aside(open_all, scope))
                     resume = partial(body.asend, None)
                     while True:
                         with step:
@@ -411,7 +411,7 @@ def injecting(
                 await _off_the_loop(refuse_passed, kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
                 with searching_given(scope, given):
-                    result = await call(arguments, await asyncio.to_thread(open_all, scope))
+                    result = await call(arguments, await aside(open_all, scope))
                     return finished(scope, result)
 
     else:
@@ -471,7 +471,7 @@ def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[None]:
 async def _off_the_loop(refuse_passed: Callable[[dict[str, Any]], None], kwargs: Any) -> None:
     # Only a refusal is written down.
     if kwargs:
-        await asyncio.to_thread(refuse_passed, kwargs)
+        await aside(refuse_passed, kwargs)
 
 
 def _refuse_deferred(name: str, result: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import hashlib
 import json
@@ -44,6 +43,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.names import is_username, require_username
+from pipelit_agents.threads import aside
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.verification import Agent
 
@@ -421,11 +421,11 @@ class Credentials:
         try:
             require_running(name)
         except CredentialScopeError:
-            await asyncio.to_thread(self.note_refusal, name, agent, "outside a node")
+            await aside(self.note_refusal, name, agent, "outside a node")
             raise
         _warn_unguarded(name)
         with opened_scope() as scope:
-            yield scope.hold(await asyncio.to_thread(self._open_secret, name, agent))
+            yield scope.hold(await aside(self._open_secret, name, agent))
 
     def open_in(
         self, scope: Scope, name: str, *, agent: Agent | None = None
