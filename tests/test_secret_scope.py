@@ -29,6 +29,7 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import Send, StreamWriter
 from pydantic import BaseModel, SecretStr, TypeAdapter
 from pydantic_core import PydanticSerializationError, to_json
+from redis_server import until
 from typing_extensions import TypedDict
 
 from pipelit_agents.credentials.scope import (
@@ -709,9 +710,9 @@ async def test_a_cancelled_open_leaves_nothing_open() -> None:
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+    assert readable(opened[0])
     go.set()
-    await loop.shutdown_default_executor()
-    assert not readable(opened[0])
+    await asyncio.to_thread(until, lambda: not readable(opened[0]))
 
 
 def test_an_exception_in_a_node_closes_its_scope() -> None:
