@@ -73,6 +73,8 @@ _GRACE: Final = 1.0
 # For so many seconds the tasks of one run begin on the strength of one proof of possession. What
 # they answer is proven and checked one by one.
 _SHOWN_FOR: Final = 1.0
+# Seconds that all tasks wait for children to show it; then each waits for its own child.
+_HEAD_START: Final = 0.1
 # How many failures an error tells; a thousand would fill a log with the same words.
 _TOLD: Final = 10
 # Bytes from which an answer is read off the event loop.
@@ -312,7 +314,7 @@ def spawn_and_await(
     _check_options(lead, children, kinds, timeout, counts, on_failure)
 
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
-    bound: dict[str, Callable[[_Run], object]] = {}
+    bound: dict[str, Callable[[_Run], asyncio.Task[None]]] = {}
     for name, given in children.items():
         kind = kinds.get(name, "bound")
         child = from_remote_graph(name, given) if isinstance(given, RemoteGraph) else given
@@ -387,8 +389,11 @@ def spawn_and_await(
 
     async def aplan(state: _State, config: RunnableConfig) -> Command[Any]:
         orders = await aside(order_all, state, config)
-        for name in bound.keys() & {each["agent"] for each in orders if "problem" not in each}:
-            bound[name](_run_of(config))
+        called = {each["agent"] for each in orders if "problem" not in each}
+        seeing = [bound[name](_run_of(config)) for name in bound.keys() & called]
+        if seeing:
+            # Later on their threads would have few turns beside a loop that begins all the tasks.
+            await asyncio.wait(seeing, timeout=_HEAD_START)
         return send(orders)
 
     def unassigned(order: _Order, config: RunnableConfig) -> dict[str, Any]:
