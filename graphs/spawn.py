@@ -443,23 +443,27 @@ class _Parent:
         # Asked once, here: later on a child's attributes are what the child makes of them.
         listed = child.accept_from if isinstance(child, VerifiedChild) else None
         self.proves = listed is not None and listed is not ANYONE
+        graph = child.graph if isinstance(child, VerifiedChild) else child
+        self.bound = isinstance(graph, Pregel) and bool(graph.config)
         self.action = "verify.plain" if kind == "unbound-totp" else "verify.proof"
 
     def config(self, order: _Order, config: RunnableConfig) -> RunnableConfig:
-        """What a local child inherits by name: the caller's configuration, one level deeper.
+        """What a local child is told by name: the caller's configuration, one level deeper.
 
-        Callbacks, tags and metadata come to it by the context, as to any graph that a node calls;
-        said once more they would be merged once more, for each child. The rest is said, as what is
-        bound to the child would win over the context.
+        The rest comes to it by the context, as to any graph that a node calls; said once more it
+        would be merged once more, for each child. Where something is bound to the child, which
+        would win over the context, all is said but callbacks, tags and metadata.
         """
-        configurable = {**config.get("configurable", {}), _RUN: None, DEPTH: order["depth"]}
+        configurable: dict[str, Any] = {_RUN: None, DEPTH: order["depth"]}
+        if self.bound:
+            configurable = {**config.get("configurable", {}), **configurable}
         inherited = RunnableConfig(configurable=configurable)
-        if "recursion_limit" in config:
+        if self.bound and "recursion_limit" in config:
             inherited["recursion_limit"] = config["recursion_limit"]
         if self.max_concurrency is not None:
             # Ours was meant for the children, not for what they run; None can't unset it.
             inherited["max_concurrency"] = UNLIMITED
-        elif "max_concurrency" in config:
+        elif self.bound and "max_concurrency" in config:
             inherited["max_concurrency"] = config["max_concurrency"]
         return inherited
 
