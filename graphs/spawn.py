@@ -444,7 +444,7 @@ class _Parent:
         listed = child.accept_from if isinstance(child, VerifiedChild) else None
         self.proves = listed is not None and listed is not ANYONE
         graph = child.graph if isinstance(child, VerifiedChild) else child
-        self.bound = isinstance(graph, Pregel) and bool(graph.config)
+        self.preset = isinstance(graph, Pregel) and bool(graph.config)
         self.action = "verify.plain" if kind == "unbound-totp" else "verify.proof"
 
     def config(self, order: _Order, config: RunnableConfig) -> RunnableConfig:
@@ -455,15 +455,15 @@ class _Parent:
         would win over the context, all is said but callbacks, tags and metadata.
         """
         configurable: dict[str, Any] = {_RUN: None, DEPTH: order["depth"]}
-        if self.bound:
+        if self.preset:
             configurable = {**config.get("configurable", {}), **configurable}
         inherited = RunnableConfig(configurable=configurable)
-        if self.bound and "recursion_limit" in config:
+        if self.preset and "recursion_limit" in config:
             inherited["recursion_limit"] = config["recursion_limit"]
         if self.max_concurrency is not None:
             # Ours was meant for the children, not for what they run; None can't unset it.
             inherited["max_concurrency"] = UNLIMITED
-        elif self.bound and "max_concurrency" in config:
+        elif self.preset and "max_concurrency" in config:
             inherited["max_concurrency"] = config["max_concurrency"]
         return inherited
 
