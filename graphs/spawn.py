@@ -73,7 +73,7 @@ _GRACE: Final = 1.0
 # For so many seconds the tasks of one run begin on the strength of one proof of possession. What
 # they answer is proven and checked one by one.
 _SHOWN_FOR: Final = 1.0
-# Seconds that all tasks wait for children to show it; then each waits for its own child.
+# Seconds that all tasks wait for children to show it; then each asks its own child.
 _HEAD_START: Final = 0.1
 # How many failures an error tells; a thousand would fill a log with the same words.
 _TOLD: Final = 10
@@ -168,10 +168,8 @@ class _Run:
         self.results: dict[int, SpawnResult] = {}
         # When a child last showed that it holds its secret, by the lead's clock.
         self.shown: dict[str, float] = {}
-        # The children that are being asked to, on the event loop; and what came of it if it failed,
-        # for the first task that needs it.
-        self.showing: dict[str, asyncio.Task[None]] = {}
-        self.unshown: dict[str, Exception] = {}
+        # The children that are being asked to, on the event loop.
+        self.showing: dict[str, asyncio.Event] = {}
 
     def tell(self, event: str, order: _Order, **more: Any) -> None:
         # Without a parent around it the node's own stream is the caller's.
@@ -314,7 +312,7 @@ def spawn_and_await(
     _check_options(lead, children, kinds, timeout, counts, on_failure)
 
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
-    bound: dict[str, Callable[[_Run], asyncio.Task[None]]] = {}
+    seeing: dict[str, Callable[[_Run], None]] = {}
     for name, given in children.items():
         kind = kinds.get(name, "bound")
         child = from_remote_graph(name, given) if isinstance(given, RemoteGraph) else given
@@ -336,7 +334,7 @@ def spawn_and_await(
             node = _unbound_node(parent, child)
         else:
             node = _bound_node(parent, cast(VerifiedChild, child))
-            bound[name] = partial(parent.begin_seeing, child=cast(VerifiedChild, child))
+            seeing[name] = partial(parent.see_possession, child=cast(VerifiedChild, child))
         builder.add_node(name, node, input_schema=_Order)
         builder.add_edge(name, JOIN)
 
@@ -390,10 +388,12 @@ def spawn_and_await(
     async def aplan(state: _State, config: RunnableConfig) -> Command[Any]:
         orders = await aside(order_all, state, config)
         called = {each["agent"] for each in orders if "problem" not in each}
-        seeing = [bound[name](_run_of(config)) for name in bound.keys() & called]
-        if seeing:
-            # Later on their threads would have few turns beside a loop that begins all the tasks.
-            await asyncio.wait(seeing, timeout=_HEAD_START)
+        run = _run_of(config)
+        asked = [asyncio.to_thread(seeing[name], run) for name in seeing.keys() & called]
+        # Later on their threads would have few turns beside a loop that begins all the tasks. Who
+        # shows nothing now is asked again by each task.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), _HEAD_START)
         return send(orders)
 
     def unassigned(order: _Order, config: RunnableConfig) -> dict[str, Any]:
@@ -443,8 +443,8 @@ class _Parent:
         # Asked once, here: later on a child's attributes are what the child makes of them.
         listed = child.accept_from if isinstance(child, VerifiedChild) else None
         self.proves = listed is not None and listed is not ANYONE
-        graph = child.graph if isinstance(child, VerifiedChild) else child
-        self.preset = isinstance(graph, Pregel) and bool(graph.config)
+        # A class of another's may leave the context behind, as by a thread of its own.
+        self.preset = type(child) is not VerifiedChild or bool(child.graph.config)
         self.action = "verify.plain" if kind == "unbound-totp" else "verify.proof"
 
     def config(self, order: _Order, config: RunnableConfig) -> RunnableConfig:
@@ -452,7 +452,8 @@ class _Parent:
 
         The rest comes to it by the context, as to any graph that a node calls; said once more it
         would be merged once more, for each child. Where something is bound to the child, which
-        would win over the context, all is said but callbacks, tags and metadata.
+        would win over the context, or where a context may be missing, all is said but callbacks,
+        tags and metadata.
         """
         configurable: dict[str, Any] = {_RUN: None, DEPTH: order["depth"]}
         if self.preset:
@@ -530,31 +531,21 @@ class _Parent:
         self.lead.verify_possession(shown, challenge=possession)
         run.shown[self.name] = self.lead.now()
 
-    def begin_seeing(self, run: _Run, child: VerifiedChild) -> asyncio.Task[None]:
-        """Asks the child for that meanwhile, so that none of its tasks has to wait for it."""
-
-        async def see() -> None:
-            try:
-                await asyncio.to_thread(self.see_possession, run, child)
-            except Exception as error:
-                run.unshown[self.name] = error
-            finally:
-                del run.showing[self.name]
-
-        run.showing[self.name] = seeing = asyncio.create_task(see())
-        return seeing
-
     async def _asee_possession(self, run: _Run, child: VerifiedChild) -> None:
-        # Many tasks of a child begin at one moment, and go on together. Where nothing was shown to
-        # the first, each of the others is refused by itself.
-        if self.name not in run.unshown:
-            seeing = run.showing.get(self.name) or self.begin_seeing(run, child)
-            await asyncio.wait({seeing})
-        error = run.unshown.pop(self.name, None)
-        if error is not None:
-            raise error
-        if not self._was_shown(run):
+        # Many tasks of a child begin at one moment: one asks, and the others go on together with
+        # it. Where nothing was shown to it, each is refused by itself.
+        asked = run.showing.get(self.name)
+        if asked is not None:
+            await asked.wait()
+            if not self._was_shown(run):
+                await asyncio.to_thread(self.see_possession, run, child)
+            return
+        asked = run.showing[self.name] = asyncio.Event()
+        try:
             await asyncio.to_thread(self.see_possession, run, child)
+        finally:
+            del run.showing[self.name]
+            asked.set()
 
     def _was_shown(self, run: _Run) -> bool:
         return 0 <= self.lead.now() - run.shown.get(self.name, -_SHOWN_FOR) < _SHOWN_FOR

@@ -105,10 +105,10 @@ class Proof:
     value: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        named = isinstance(self.prover, str) and isinstance(self.verifier, str)
+        named = type(self.prover) is str and type(self.verifier) is str
         if not named or type(self.step) is not int or not 0 <= self.step < 2**63:
             raise ProofRejected("the proof is malformed: prover, verifier or step")
-        if not isinstance(self.value, str) or not _HEX64.match(self.value):
+        if type(self.value) is not str or not _HEX64.match(self.value):
             raise ProofRejected("the proof is malformed: value is 64 lowercase hexadecimal digits")
 
 

@@ -261,10 +261,14 @@ class Verifier:
 
     def _make_proofs(self, asked: Sequence[_Asked]) -> Sequence[Proof | Exception]:
         """Makes the proofs that are wanted at once, each by what the database says now."""
-        return [
-            found if isinstance(found, Exception) else each.answer(*found)
-            for each, found in zip(asked, self._open_keys(asked), strict=True)
-        ]
+        proofs: list[Proof | Exception] = []
+        for each, found in zip(asked, self._open_keys(asked), strict=True):
+            try:
+                proofs.append(found if isinstance(found, Exception) else each.answer(*found))
+            except Exception as error:
+                # This one's alone, as in what follows.
+                proofs.append(error)
+        return proofs
 
     def _open_keys(self, asked: Sequence[_Asked]) -> Sequence[tuple[bytes, str] | Exception]:
         names = {name for each in asked for name in (each.agent, each.verifier)}
@@ -986,12 +990,12 @@ class Agent:
         payload: bytes | None = None,
     ) -> _Asked:
         require_username(verifier, argument="verifier")
-        if not isinstance(challenge, bytes) or len(challenge) != 32:
+        if type(challenge) is not bytes or len(challenge) != 32:
             raise ValueError(
                 "challenge has to be the verifier's 32 bytes: the value of its Challenge"
             )
         _require_bindable(request, depth, kind, payload)
-        if relation is not None and not isinstance(relation, str):
+        if relation is not None and type(relation) is not str:
             raise TypeError(f"relation has to be text or None, not {type(relation).__name__}")
         step = int(self._verifier.now()) // PERIOD
 
@@ -1120,13 +1124,14 @@ def _short_codes(
 
 
 def _require_bindable(request: object, depth: object, kind: object, payload: object) -> None:
-    if not isinstance(request, bytes):
+    # Exact types: what is made or checked together waits for each, and nothing in it may run code.
+    if type(request) is not bytes:
         raise TypeError(f"request has to be the exact bytes, not {type(request).__name__}")
-    if payload is not None and not isinstance(payload, bytes):
+    if payload is not None and type(payload) is not bytes:
         raise TypeError(f"payload has to be the exact bytes, not {type(payload).__name__}")
     if depth is not None and (type(depth) is not int or not 0 <= depth < _DEEPEST):
         raise ValueError(f"depth has to be a whole number from 0 to {_DEEPEST - 1}, or None")
-    if not isinstance(kind, str) or not kind.isascii():
+    if type(kind) is not str or not kind.isascii():
         raise ValueError("kind has to be ASCII text, for example 'result'")
 
 

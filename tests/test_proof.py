@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import hashlib
 import hmac
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from pipelit_agents import Agent, Challenge, Pipelit, Proof
-from pipelit_agents.errors import ProofRejected
+from pipelit_agents.errors import InvalidUsername, ProofRejected
 from pipelit_agents.proof import Binding, derive_challenge
 
 VECTORS = Path(__file__).parent.parent / "docs" / "proof-vectors.json"
@@ -620,3 +621,63 @@ def test_challenges_are_fresh_and_used_once(editor: Agent, clock: Clock) -> None
 
 if __name__ == "__main__":
     VECTORS.write_text(json.dumps(worked(), indent=1) + "\n")
+
+
+class OwnText(str):
+    """Text that would run code where others wait for it."""
+
+    def encode(self, *_: Any) -> bytes:
+        pytest.fail("ran")
+
+
+class OwnBytes(bytes):
+    """Bytes of another's class."""
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"verifier": OwnText("agent_editor")},
+        {"challenge": OwnBytes(32)},
+        {"payload": OwnBytes()},
+        {"request": OwnBytes()},
+        {"kind": OwnText("result")},
+        {"relation": OwnText("")},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+async def test_no_class_of_the_askers_gets_into_a_proof(
+    writer: Agent, editor: Agent, own: dict[str, Any]
+) -> None:
+    """It is refused where it is given; those who ask at that moment get their proofs."""
+    honest: dict[str, Any] = {"challenge": b"c" * 32, "payload": b"", "verifier": "agent_editor"}
+    found = await asyncio.gather(
+        *(writer.aprove(**honest | more) for more in ({}, own, {})), return_exceptions=True
+    )
+    assert [type(each) for each in (found[0], found[2])] == [Proof, Proof]
+    assert isinstance(found[1], TypeError | ValueError | InvalidUsername)
+
+
+async def test_a_proof_that_cant_be_made_is_missed_by_its_asker_alone(
+    writer: Agent, editor: Agent
+) -> None:
+    """Whatever it fails of, in the midst of others."""
+
+    def fail(*_: Any) -> Any:
+        raise LookupError
+
+    verifier = writer._verifier
+    asked = writer._asked("spawn-result", b"c" * 32, "agent_editor", b"", None, None, "", b"")
+    found = await asyncio.gather(
+        *(verifier.aprove(each) for each in (asked, asked, asked._replace(answer=fail), asked)),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in found] == [Proof, Proof, LookupError, Proof]
+
+
+@pytest.mark.parametrize("field", ["prover", "verifier", "value"])
+def test_a_proof_is_of_plain_text(field: str) -> None:
+    """A class of the sender's would run its code where others are checked."""
+    fields = {"prover": "agent_writer", "verifier": "agent_editor", "value": "0" * 64}
+    with pytest.raises(ProofRejected):
+        Proof(**fields | {field: OwnText(fields[field])}, step=1)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import pytest
 from conftest import Clock
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.config import get_config, get_stream_writer
@@ -1383,23 +1385,72 @@ async def test_where_none_was_shown_each_waiting_task_is_refused_by_itself(
     assert [each.outcome for each in pipelit.audit.list()[before:]] == ["refused"] * 3
 
 
-async def test_a_task_that_ends_while_it_asks_leaves_the_others_to_ask(
-    lead: Agent, researcher: Agent
+@pytest.mark.parametrize("asks", [1, 2], ids=["before", "with"])
+async def test_who_showed_nothing_once_is_asked_again(
+    lead: Agent, researcher: Agent, asks: int
 ) -> None:
-    """The one that asked for all of them fails; one of the others asks, and they go on."""
+    """Before the tasks begin that is held against none; with them, against the one that asked."""
     asked = []
 
     class Stumbling(Hostile):
         def prove_possession(self, challenge: Any) -> Any:
             asked.append(challenge)
-            if len(asked) == 1:
+            if len(asked) <= asks:
                 raise RuntimeError
             return super().prove_possession(challenge)
 
     child = Stumbling(graph=graph_of(), agent=researcher)
     graph = parent_of(lead, {NAME: child}, on_failure="collect")
     found = statuses(await graph.ainvoke(tasks(*map(str, range(20)))))
-    assert sorted(found) == ["refused"] + ["verified"] * 19
+    assert sorted(found) == ["refused"] * (asks - 1) + ["verified"] * (21 - asks)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+async def test_a_child_that_hangs_once_is_asked_again(
+    lead: Agent, researcher: Agent, at_once: int
+) -> None:
+    """What it never answered costs no task of its time, and leaves nothing running on the loop."""
+    released = threading.Event()
+    asked = []
+
+    class Hanging(Hostile):
+        def prove_possession(self, challenge: Any) -> Any:
+            asked.append(challenge)
+            if len(asked) == 1:
+                released.wait(30)
+            return super().prove_possession(challenge)
+
+    child = Hanging(graph=graph_of(), agent=researcher)
+    graph = parent_of(
+        lead, {NAME: child}, on_failure="collect", timeout=20, max_concurrency=at_once
+    )
+    try:
+        assert statuses(await graph.ainvoke(tasks(*"abcd"))) == ["verified"] * 4
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+    finally:
+        released.set()
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+async def test_a_child_with_a_thread_of_its_own_keeps_the_callers_configuration(
+    lead: Agent, researcher: Agent, timeout: float | None
+) -> None:
+    """A class that leaves the context behind is told everything by name."""
+    seen: list[Any] = []
+
+    def look(state: Work, config: RunnableConfig) -> Work:
+        seen.append((config["configurable"]["tenant"], config["recursion_limit"]))
+        return upper(state)
+
+    class Apart(Hostile):
+        def answer(self, *given: Any) -> Any:
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(super().answer, *given).result()
+
+    graph = parent_of(lead, {NAME: Apart(graph=graph_of(look), agent=researcher)}, timeout=timeout)
+    config: RunnableConfig = {"configurable": {"tenant": "t1"}, "recursion_limit": 33}
+    assert statuses(graph.invoke(tasks("x"), config)) == ["verified"]
+    assert seen == [("t1", 33)]
 
 
 async def test_a_child_that_never_shows_anything_holds_up_only_itself(
