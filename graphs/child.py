@@ -199,7 +199,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         kind: Literal["result", "error"] = "result"
         try:
             given = state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES)
-            payload = _run(self.graph, given, config, control)
+            payload = _finished(self.graph.invoke(given, config, control=control))
         except GraphBubbleUp:
             raise
         except Exception as error:
@@ -444,44 +444,26 @@ def _bound(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str,
     }
 
 
-def _run(
-    graph: Pregel[Any, Any, Any, Any],
-    given: Any,
-    config: RunnableConfig,
-    control: RunControl | None,
-) -> bytes:
+async def _arun(graph: Pregel[Any, Any, Any, Any], given: Any, config: RunnableConfig) -> bytes:
     """The payload of what a graph answers.
 
-    As by ``invoke``, which streams the values too, and at each step its updates beside them.
+    As by ``ainvoke``, which streams the values too, and at each step its updates beside them.
     """
-    if type(graph).invoke is not Pregel.invoke:
-        return _finished(graph.invoke(given, config, control=control))
-    output, asks = None, False
-    for output in graph.stream(given, config, control=control, **_values_of(graph)):
-        asks = asks or _is_question(output)
-    return _finished(output, asks=asks)
-
-
-async def _arun(graph: Pregel[Any, Any, Any, Any], given: Any, config: RunnableConfig) -> bytes:
-    """As :func:`_run`, for the event loop."""
     if type(graph).ainvoke is not Pregel.ainvoke:
         return _finished(await graph.ainvoke(given, config))
-    output, asks = None, False
-    async for output in graph.astream(given, config, **_values_of(graph)):
-        asks = asks or _is_question(output)
-    return _finished(output, asks=asks)
-
-
-def _values_of(graph: Pregel[Any, Any, Any, Any]) -> dict[str, Any]:
-    return {"stream_mode": "values", "output_keys": graph.output_channels}
+    output, asked = None, False
+    values = graph.astream(given, config, stream_mode="values", output_keys=graph.output_channels)
+    async for output in values:
+        asked = asked or _is_question(output)
+    return _finished(output, asked=asked)
 
 
 def _is_question(output: Any) -> bool:
     return isinstance(output, dict) and _INTERRUPT in output
 
 
-def _finished(output: Any, *, asks: bool = False) -> bytes:
-    if asks or _is_question(output):
+def _finished(output: Any, *, asked: bool = False) -> bytes:
+    if asked or _is_question(output):
         # A graph with a thread of its own keeps its question to itself, and has answered nothing.
         raise RuntimeError(
             "the graph waits for an answer in a thread of its own, where nobody gives one: leave "

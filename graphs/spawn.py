@@ -358,10 +358,8 @@ def spawn_and_await(
         tasks: Any = state["tasks"] or []
         if not isinstance(tasks, list | tuple):
             raise SpawnError("tasks has to be a list of {'agent': …, 'input': …}")
-        seeds = secrets.token_bytes(32 * len(tasks))
         orders = [
-            _order(index, task, children, depth, lead.now(), seeds[32 * index : 32 * index + 32])
-            for index, task in enumerate(tasks)
+            _order(position, task, children, depth, lead) for position, task in enumerate(tasks)
         ]
         problems = [order["problem"] for order in orders if "problem" in order]
         if problems and on_failure == "raise":
@@ -1038,10 +1036,15 @@ def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
         )
 
 
-def _order(
-    index: int, task: Any, children: Mapping[str, Any], depth: int, now: float, seed: bytes
-) -> _Order:
-    order = _Order(index=index, agent="", request=b"", seed=seed, issued_at=now, depth=depth)
+def _order(index: int, task: Any, children: Mapping[str, Any], depth: int, lead: Agent) -> _Order:
+    order = _Order(
+        index=index,
+        agent="",
+        request=b"",
+        seed=secrets.token_bytes(32),
+        issued_at=lead.now(),
+        depth=depth,
+    )
     if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
         if isinstance(task, Mapping):
             there = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]

@@ -87,7 +87,7 @@ def _plain(value: Any, path: str, depth: int, convert: Callable[[Any], Any] | No
             raise PayloadError(f"{path or 'the value'} is {value}, which JSON can't carry")
         return value
     leaves = _LEAVES if depth < MAX_DEPTH else _NONE
-    if isinstance(value, dict | Mapping):
+    if isinstance(value, Mapping):
         # Read once: it may say something else the next time.
         pairs = list(value.items())
         for key, _ in pairs:

@@ -29,8 +29,6 @@ Role = Literal["audience-code", "spawn-request", "spawn-result", "approval"]
 
 _LABEL: Final = b"pipelit-agents/v1\0"
 _CHALLENGE_LABEL: Final = b"pipelit-agents/challenge/v1\0"
-_NO_FIELD: Final = (0).to_bytes(4, "big")
-_DIGEST_FOLLOWS: Final = hashlib.sha256().digest_size.to_bytes(4, "big")
 _HEX64: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -67,16 +65,16 @@ class Binding(NamedTuple):
             (
                 _parties(self.role, self.suite, self.relation, self.prover, self.verifier),
                 _field(self.challenge),
-                _small("" if self.depth is None else str(self.depth)),
+                _text("" if self.depth is None else str(self.depth)),
                 _digest(self.request),
-                _small(self.kind),
+                _text(self.kind),
                 _digest(self.payload),
             )
         )
 
     def question(self) -> str:
         """The OCRA question: SHA-256 of the message, 64 lowercase hexadecimal digits."""
-        return hashlib.sha256(self.message()).hexdigest()
+        return self._asked().hex()
 
     def answer(self, key: bytes, step: int) -> str:
         """The OCRA response under a key at a time step (RFC 6287)."""
@@ -85,7 +83,10 @@ class Binding(NamedTuple):
     def answers(self, key: bytes, steps: Iterable[int]) -> list[str]:
         """The responses at several steps."""
         moments = [step * PERIOD for step in steps]
-        return ocra_each(key, self.suite, hashlib.sha256(self.message()).digest(), moments)
+        return ocra_each(key, self.suite, self._asked(), moments)
+
+    def _asked(self) -> bytes:
+        return hashlib.sha256(self.message()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +178,10 @@ def same(ours: str, theirs: str) -> bool:
 @lru_cache(maxsize=256)
 def _parties(*names: str) -> bytes:
     # The same for all that two agents say to each other.
-    return _LABEL + b"".join(map(_small, names))
+    return _LABEL + b"".join(map(_text, names))
 
 
-@lru_cache(maxsize=256)
-def _small(text: str) -> bytes:
+def _text(text: str) -> bytes:
     return _field(text.encode())
 
 
@@ -190,4 +190,4 @@ def _field(data: bytes) -> bytes:
 
 
 def _digest(data: bytes | None) -> bytes:
-    return _NO_FIELD if data is None else _DIGEST_FOLLOWS + hashlib.sha256(data).digest()
+    return _field(b"" if data is None else hashlib.sha256(data).digest())

@@ -40,7 +40,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.gathering import Gathering
 from pipelit_agents.keyring import Keyring, Sealed
-from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger
+from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger, account_at
 from pipelit_agents.names import is_username, require_username
 from pipelit_agents.otp import totp
 from pipelit_agents.peering import PeerRelation, is_relation
@@ -271,6 +271,7 @@ class Verifier:
         return proofs
 
     def _open_keys(self, asked: Sequence[_Asked]) -> Sequence[tuple[bytes, str] | Exception]:
+        """What each proof is made by: a secret, and the id of its peering."""
         names = {name for each in asked for name in (each.agent, each.verifier)}
         rows = self._accounts(*names)
         if not any(
@@ -443,7 +444,7 @@ class Verifier:
             relation = account.relation if account else ""
             return [
                 step
-                for key in self._unseal(account)
+                for key in self._unseal(account, self._keyring().unseal)
                 for step, code in zip(
                     steps, _short_codes(key, steps, name, audience, relation), strict=True
                 )
@@ -536,11 +537,10 @@ class Verifier:
         proof, challenge, verifier = check.proof, check.challenge, check.verifier
         peer, now = challenge.prover, check.now
         one, other = rows.get(verifier), rows.get(peer)
-        if other is not None and other.totp_secret is None:
-            other = None
+        account = None if other is None else account_at(now, peer, other)
         binding = Binding(
             role=check.role,
-            relation=other.relation if other else "",
+            relation=account.relation if account else "",
             prover=peer,
             verifier=verifier,
             challenge=challenge.value,
@@ -553,7 +553,7 @@ class Verifier:
         timely = int(challenge.issued_at) // PERIOD - 1 <= proof.step <= present + 1
         # A step out of range may be no time at all, and costs the same work as one in it.
         step = proof.step if timely else present
-        keys = self._keys_at(now, other, unseal)
+        keys = self._unseal(account, unseal)
         matched = [key for key in keys if same(binding.answer(key, step), proof.value)]
         if not check.own:
             return "challenge of another verifier"
@@ -563,7 +563,7 @@ class Verifier:
             return "made by or for another"
         if one is None or not one.active or one.domain:
             return "verifier unknown or inactive"
-        if other is None:
+        if account is None or other is None:
             return "peer unknown"
         if not other.active:
             return "peer inactive"
@@ -608,28 +608,15 @@ class Verifier:
         rows = self._database.fetch(_reading(len(names)), _numbered(names))
         return {row.username: row for row in rows}
 
-    def _unseal(self, account: Account | None) -> list[bytes]:
-        unseal = self._keyring().unseal
+    def _unseal(self, account: Account | None, unseal: Callable[[str, str], bytes]) -> list[bytes]:
         if account is None:
-            return self._nobodys(unseal)
+            # An account that isn't there costs the same work as one that is. What this key would
+            # match is refused all the same, because there is no account.
+            self._nobody = self._nobody or self._keyring().seal(token_bytes(32), totp_purpose(""))
+            return [unseal(self._nobody, totp_purpose(""))]
         purpose = totp_purpose(account.username)
         tokens = (account.secret, account.previous)
         return [unseal(token, purpose) for token in tokens if token is not None]
-
-    def _keys_at(self, now: float, row: Any, unseal: Callable[[str, str], bytes]) -> list[bytes]:
-        if row is None:
-            return self._nobodys(unseal)
-        purpose = totp_purpose(row.username)
-        keys = [unseal(row.totp_secret, purpose)]
-        if row.totp_previous is not None and now < row.totp_previous_until:
-            keys.append(unseal(row.totp_previous, purpose))
-        return keys
-
-    def _nobodys(self, unseal: Callable[[str, str], bytes]) -> list[bytes]:
-        # An account that isn't there costs the same work as one that is. What this key would
-        # match is refused all the same, because there is no account.
-        self._nobody = self._nobody or self._keyring().seal(token_bytes(32), totp_purpose(""))
-        return [unseal(self._nobody, totp_purpose(""))]
 
 
 class Agent:

@@ -619,10 +619,6 @@ def test_challenges_are_fresh_and_used_once(editor: Agent, clock: Clock) -> None
         Challenge(b"short", prover="a", verifier="b", issued_at=0, expires_at=1)
 
 
-if __name__ == "__main__":
-    VECTORS.write_text(json.dumps(worked(), indent=1) + "\n")
-
-
 class OwnText(str):
     """Text that would run code where others wait for it."""
 
@@ -681,3 +677,7 @@ def test_a_proof_is_of_plain_text(field: str) -> None:
     fields = {"prover": "agent_writer", "verifier": "agent_editor", "value": "0" * 64}
     with pytest.raises(ProofRejected):
         Proof(**fields | {field: OwnText(fields[field])}, step=1)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    VECTORS.write_text(json.dumps(worked(), indent=1) + "\n")

@@ -18,6 +18,7 @@ __all__ = [
     "CodeKind",
     "Decision",
     "Ledger",
+    "account_at",
     "account_of",
     "last_forgotten",
     "lock_attempt",
@@ -97,13 +98,17 @@ class Ledger(Protocol):
         """Closes connections of its own; the next use opens new ones."""
 
 
+def account_at(now: float, peer: str, row: Any) -> Account | None:
+    """What is needed of a peer whose row was read; None where it has no secret."""
+    if row.totp_secret is None:
+        return None
+    previous = row.totp_previous if now < row.totp_previous_until else None
+    return Account(peer, row.totp_secret, previous, row.relation)
+
+
 def account_of(peer: str, row: Any, now: float) -> tuple[Account | None, str]:
     """The peer's account as a ledger read it, and why no code about it is accepted, or nothing."""
-    account = None
-    if row.totp_secret is not None:
-        overlap = now < row.totp_previous_until
-        previous = row.totp_previous if overlap else None
-        account = Account(peer, row.totp_secret, previous, row.relation)
+    account = account_at(now, peer, row)
     if not row.verifier_active:
         return account, "verifier unknown or inactive"
     if account is None:
