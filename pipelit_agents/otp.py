@@ -244,6 +244,8 @@ def _question_bytes(suite: OcraSuite, question: str | bytes) -> bytes:
                 f"as many bytes as digits; these are {len(question)} bytes"
             )
         return question.ljust(_QUESTION_BYTES, b"\0")
+    if not isinstance(question, str):
+        raise ValueError("question must be text (str)")  # noqa: TRY004
     if form == "H":
         if len(question) != length:
             raise ValueError(

@@ -503,6 +503,31 @@ def test_question_that_is_not_text_is_refused(question):
         ocra(KEY32, "OCRA-1:HOTP-SHA1-6:QN08", question)
 
 
+def test_a_hex_question_may_be_given_as_its_bytes_to_many_moments():
+    """The bytes that its digits write are the same question."""
+    given = bytes.fromhex(QUESTION)
+    assert otp.ocra_each(KEY32, PROOF_SUITE, given, [NOW]) == [
+        ocra(KEY32, PROOF_SUITE, QUESTION, NOW)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("suite", "question"),
+    [
+        (PROOF_SUITE, bytes(31)),
+        (PROOF_SUITE, bytes(33)),
+        (PROOF_SUITE, b""),
+        (PROOF_SUITE, None),
+        ("OCRA-1:HOTP-SHA1-6:QN08", b"12345678"),
+        ("OCRA-1:HOTP-SHA1-6:QA08", b"abcd"),
+    ],
+)
+def test_other_bytes_are_no_question(suite, question):
+    """Bytes stand for hex digits, exactly half as many, and for nothing else."""
+    with pytest.raises(ValueError, match=r"^question must be text"):
+        otp.ocra_each(KEY32, suite, question, [NOW])
+
+
 @pytest.mark.parametrize("key", [b"", "12345678901234567890", None, bytearray(RAW)])
 def test_key_that_is_not_bytes_is_refused(key):
     """A key is bytes, and not empty: base32 text isn't decoded here."""
