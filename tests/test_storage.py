@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
@@ -19,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.database.engine import Database, _lock_key, boot_id
 from pipelit_agents.database.models import Base
+from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,
@@ -364,6 +367,75 @@ def test_threads_open_one_engine(database_url: str) -> None:
     database.close()
 
 
+def counted(database: Database) -> int:
+    """How many rows the audit has, by a statement of the driver's."""
+    (row,) = database.fetch(Statement("SELECT count(*) AS rows FROM pipelit_audit"), {})
+    return int(row.rows)
+
+
+@pytest.mark.backends("sqlite", "postgres")
+def test_what_fails_leaves_no_transaction_to_the_next(pipelit: Pipelit) -> None:
+    """After a refused statement, alone or behind another, nothing was written and all goes on."""
+    database = pipelit._database
+    before = counted(database)
+    wrong = Statement("SELECT 1 AS one FROM pipelit_nowhere")
+
+    def decide() -> None:
+        with database.deciding() as inside:
+            Statement("DELETE FROM pipelit_audit").write(inside, {})
+            wrong.fetch(inside, {})
+
+    for _ in range(3):
+        with pytest.raises(StorageError, match="pipelit_nowhere"):
+            database.fetch(wrong, {})
+        with pytest.raises(StorageError, match="pipelit_nowhere"):
+            decide()
+    assert counted(database) == before
+    pipelit.users.create("bob")
+
+
+def test_a_connection_that_is_kept_holds_no_transaction(
+    pipelit: Pipelit, database_url: str
+) -> None:
+    """Between two checks another process has the file to itself."""
+    with pipelit._database.deciding() as inside:
+        Statement("UPDATE pipelit_audit SET reason = reason").write(inside, {})
+    counted(pipelit._database)
+    path = make_url(database_url).database or ""
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("ROLLBACK")
+        busy, *_ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert not busy
+
+
+def test_more_threads_than_connections_each_read(pipelit: Pipelit) -> None:
+    """Sixty-four threads read at once, again and again, and few connections stay open."""
+    database = pipelit._database
+    expected = counted(database)
+    found: list[int] = []
+
+    def read() -> None:
+        found.extend(counted(database) for _ in range(20))
+
+    threads = [Thread(target=read) for _ in range(64)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert found == [expected] * 64 * 20
+    assert len(database._spare) <= 16
+
+
+def test_close_closes_what_was_kept(pipelit: Pipelit, database_url: str) -> None:
+    """After ``close`` the write-ahead log is gone, as the last connection takes it with it."""
+    log = Path(f"{make_url(database_url).database}-wal")
+    counted(pipelit._database)
+    assert log.exists()
+    pipelit.close()
+    assert not log.exists()
+
+
 def test_a_forked_child_opens_connections_of_its_own(tmp_path: Path) -> None:
     """After a fork the child uses none of the parent's connections, and both go on."""
     program = """
@@ -372,11 +444,17 @@ from pipelit_agents import Keyring, Pipelit
 with Pipelit(database_url=sys.argv[1], encryption_keys=[Keyring.generate_key()]) as pipelit:
     pipelit.create_schema()
     engine = pipelit._database.engine
+    pipelit.users.list()
+    with pipelit._database.deciding():
+        pass
+    kept = list(pipelit._database._spare)
+    assert kept
     with pipelit._database.writing():
         child = os.fork()
         if not child:
             assert pipelit._database.engine is not engine
             assert pipelit.users.list() == []
+            assert not pipelit._database._spare
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert pipelit._database.engine is engine

@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -39,6 +40,7 @@ __all__ = ["Database", "boot_id"]
 URL_SETTING: Final = "PIPELIT_DATABASE_URL"
 BUSY_TIMEOUT: Final = 15.0
 POOL_SIZE: Final = 8
+_SPARE: Final = 4
 # A line that is cut without a word is given up; milliseconds, as libpq takes them.
 _CLIENT_LIMITS: Final = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
 _migrating: Final = threading.Lock()
@@ -80,6 +82,8 @@ class Database:
         self._url = url
         self._pool_size = pool_size
         self._engine: Engine | None = None
+        self._spare: deque[PoolProxiedConnection] = deque()
+        self._inherited: tuple[Any, ...] = ()
         self.begin_here()
         begin_anew_in_children(self)
 
@@ -89,8 +93,11 @@ class Database:
         SQLite's connections and locks don't survive a fork. They aren't closed either: the parent
         still uses the file.
         """
-        self._inherited = self._engine
+        self._inherited = self._engine, self._spare, self._inherited
         self._engine = None
+        # SQLite's, without a transaction: SQLAlchemy's pool takes as long to hand a connection out
+        # and to clean it as SQLite takes to answer.
+        self._spare = deque()
         self._opening = threading.Lock()
         # SQLite has one writer at a time, and makes others sleep and ask again; threads of one
         # process wait here instead, and go on at once.
@@ -148,10 +155,10 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
-        engine = self.engine
+        engine, spare = self.engine, self._spare
         sqlite = engine.dialect.name == "sqlite"
         with self._writer if sqlite else nullcontext(), _NamedErrors(engine):
-            driver = _checked_out(engine)
+            driver = _checked_out(engine, spare)
             try:
                 if sqlite:
                     self._driven(engine, driver, "BEGIN IMMEDIATE")
@@ -166,9 +173,10 @@ class Database:
                     driver.invalidate()
                     if not isinstance(error, Exception):
                         raise
+                finally:
+                    driver.close()
                 raise
-            finally:
-                driver.close()
+            _give_back(driver, engine, spare)
 
     @staticmethod
     def _driven(engine: Engine, driver: PoolProxiedConnection, sql: str) -> None:
@@ -212,15 +220,18 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused it.
         """
-        engine = self.engine
+        engine, spare = self.engine, self._spare
         try:
-            driver = _checked_out(engine)
+            driver = _checked_out(engine, spare)
             try:
-                return statement.fetch_by(driver, engine.dialect, values)
-            finally:
+                rows = statement.fetch_by(driver, engine.dialect, values)
+            except BaseException:
                 driver.close()
+                raise
         except _REFUSED as error:
             raise _storage_error(engine, error) from None
+        _give_back(driver, engine, spare)
+        return rows
 
     def lock(self, connection: Open, *names: str, shared: bool = False) -> None:
         """Makes transactions that lock the same name follow each other, up to their ends.
@@ -371,6 +382,9 @@ class Database:
     def close(self) -> None:
         """Closes all connections; the next use opens new ones."""
         if self._engine is not None:
+            spare, self._spare = self._spare, deque()
+            for driver in spare:
+                driver.close()
             self._engine.dispose()
             self._engine = None
 
@@ -381,11 +395,24 @@ def _locking(take: str, count: int) -> Statement:
     return Statement(f"SELECT {taken}")
 
 
-def _checked_out(engine: Engine) -> PoolProxiedConnection:
+def _checked_out(engine: Engine, spare: deque[PoolProxiedConnection]) -> PoolProxiedConnection:
+    try:
+        return spare.pop()
+    except IndexError:
+        pass
     try:
         return engine.pool.connect()
     except Exception as error:
         raise named_by_driver(engine.dialect, error) from None
+
+
+def _give_back(
+    driver: PoolProxiedConnection, engine: Engine, spare: deque[PoolProxiedConnection]
+) -> None:
+    if engine.dialect.name == "sqlite" and len(spare) < _SPARE:
+        spare.append(driver)
+    else:
+        driver.close()
 
 
 def _lock_key(name: str) -> tuple[int, int]:
