@@ -66,27 +66,35 @@ class Row:
     unit: str = "s"
 
     @property
+    def ratios(self) -> list[float]:
+        """Ours by theirs, of each turn: a machine that changed its pace did so for both."""
+        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+    @property
     def ratio(self) -> float:
-        """Ours by theirs, of the medians."""
-        return median(self.ours) / median(self.theirs)
+        """The median of the turns' ratios."""
+        return median(self.ratios)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The middle half of the ratios of turns that stood side by side."""
-        pairs = [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
-        if len(pairs) < 3:
-            return min(pairs), max(pairs)
-        low, _, high = quantiles(pairs, n=4)
+        """The middle half of the turns' ratios."""
+        if len(self.ratios) < 3:
+            return min(self.ratios), max(self.ratios)
+        low, _, high = quantiles(self.ratios, n=4)
         return low, high
 
 
 def clocked(
     ours: Callable[[], float], theirs: Callable[[], float], *, times: int, calls: int = 1
 ) -> tuple[list[float], list[float]]:
-    """Seconds a call of both, taking turns, as the calls say; the first turn isn't counted."""
+    """Seconds a call of both, taking turns, as the calls say; the first turn isn't counted.
+
+    Who is first in a turn is second in the next.
+    """
     found: tuple[list[float], list[float]] = ([], [])
     for turn in range(times + 1):
-        for side, call in zip(found, (ours, theirs), strict=True):
+        sides = list(zip(found, (ours, theirs), strict=True))
+        for side, call in sides if turn % 2 else reversed(sides):
             gc.collect()
             spent = sum(call() for _ in range(calls))
             if turn:
@@ -538,9 +546,10 @@ def main() -> None:
         versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
         (HERE / "RESULTS.md").write_text(
             f"# Side by side\n\nWritten by `make bench` on {datetime.now(UTC):%Y-%m-%d}: "
-            f"{machine()}; {versions}.\n\nMedians of turns that the two sides took one after the "
-            "other, and the middle half of the ratios of neighbours. Sizes are the most that a "
-            f"process took. [README.md](README.md) says what limits what.\n\n{table(rows)}\n\n"
+            f"{machine()}; {versions}.\n\nThe two sides took turns. A ratio is the median of the "
+            "turns' ratios, and beside it stands their middle half; a time is the median of its "
+            "side's, a size the most that a process took. [README.md](README.md) says what limits "
+            f"what.\n\n{table(rows)}\n\n"
             "![Each ratio by its goal.](results.svg)\n"
         )
         draw(rows, HERE / "results.svg")
