@@ -30,12 +30,17 @@ PAGE = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()
 
 
 @pytest.mark.backends("sqlite")
+@pytest.mark.parametrize(
+    "left_there",
+    ["'theirs accepted 1800000000.000000 60000000 - '", "'theirs'", "''", "{'theirs'}", "1", "nil"],
+)
 def test_an_answer_that_was_left_on_a_connection_is_nobodys(
     settings: dict[str, Any],
     own_redis: RedisServer,
     pipelit: Pipelit,
     writer: Agent,
     editor: Agent,
+    left_there: str,
 ) -> None:
     """A call that was interrupted leaves «accepted» behind: the next guess isn't told it."""
     with Pipelit(**settings | {"redis_url": own_redis.url}) as other:
@@ -43,8 +48,7 @@ def test_an_answer_that_was_left_on_a_connection_is_nobodys(
         pool = client.connection_pool
         left = pool.get_connection()
         own_redis.signal(signal.SIGSTOP)
-        said = "return {'accepted', '', '1800000000.000000', '60000000', '', 'theirs'}"
-        left.send_command("EVAL", said, 0)
+        left.send_command("EVAL", f"return {left_there}", 0)
         pool.release(left)
         seen: list[Exception] = []
 
@@ -65,6 +69,32 @@ def test_an_answer_that_was_left_on_a_connection_is_nobodys(
         # And nobody meets that connection again.
         with pytest.raises(CodeRejected):
             other.agent("agent_editor").verify_peer("agent_writer", "00000000")
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("written", ["", "1 2 3", "0 0 0.0 -1 soon run ", "x 0 0.0 -1 0.0 run "])
+def test_damaged_counters_accept_nothing(
+    settings: dict[str, Any],
+    own_redis: RedisServer,
+    pipelit: Pipelit,
+    writer: Agent,
+    editor: Agent,
+    written: str,
+) -> None:
+    """What another wrote under a counter's key is refused, with its name, until it is deleted."""
+    with Pipelit(**settings | {"redis_url": own_redis.url}) as other:
+        verifier = other.agent("agent_editor")
+        with pytest.raises(CodeRejected):
+            verifier.verify_peer("agent_writer", "00000000")
+        client = own_redis.client()
+        code = other.agent("agent_writer").totp_code(audience="agent_editor").code
+        for key in client.keys("*"):
+            before = client.get(key)
+            client.set(key, written)
+            with pytest.raises(LedgerUnavailable, match=f"{re.escape(key.decode())}.*delete"):
+                verifier.verify_peer("agent_writer", code)
+            client.set(key, before)
+        assert verifier.verify_peer("agent_writer", code)
 
 
 @pytest.mark.backends("redis")

@@ -18,6 +18,7 @@ __all__ = [
     "CodeKind",
     "Decision",
     "Ledger",
+    "Verdict",
     "account_at",
     "account_of",
     "last_forgotten",

@@ -1,84 +1,77 @@
 -- Decides one attempt to verify a peer: limits, charge and spend in one step.
 --
--- KEYS  1 the peer            hash: unlocks, in_a_row, spent, run, changed
---       2 verifier and peer   hash: unlocks, in_a_row, spent, run, changed, recent, locked_until
---       3 owner and peer      hash: unlocks, in_a_row, locked_until
--- ARGV  1 the moment, Unix seconds; empty for this server's clock
---       2 kind: plain codes are spent by the peer, audience codes by the pair
+-- KEYS  1 the peer
+--       2 verifier and peer
+--       3 owner and peer
+--       each: unlocks, failures in a row, the end of its lock, the step spent last, the moment at
+--       which spent steps may have been forgotten, the run_id of the server that knew that, and
+--       the moments of the failures of the last minute; separated by spaces
+-- ARGV  1 separated by spaces:
+--         the moment, Unix seconds; "-" for this server's clock
+--         kind: plain codes are spent by the peer, audience codes by the pair
+--         the first and the last step that was tried
+--         what SQL knows: unlocks of the peer, failures in a row about it, and the step that the
+--         spender spent last
+--         what tells this call from others
+--         the steps in which the code is right, ascending
+--       2 failures_per_minute, lock_after, lock_seconds, owner_lock_after, switch_off_after,
+--         window, period, seconds that a key is kept; separated by spaces
 --       3 why no code is accepted whatever it says; empty where one may be
---       4 the steps in which the code is right, ascending, separated by spaces
---       5, 6 the first and the last step that was tried
---       7, 8, 9 what SQL knows: unlocks of the peer, failures in a row about it, and the step
---          that the spender spent last
---       10 .. 17 failures_per_minute, lock_after, lock_seconds, owner_lock_after,
---          switch_off_after, window, period, seconds that a key is kept
---       18 what tells this call from others
--- Returns verdict, reason, the moment, the step, seconds to wait (empty: none), and ARGV 18.
+-- Returns what tells this call from others, verdict, the moment, the step, seconds to wait ("-":
+-- none) and the reason, separated by spaces.
 
-local now = tonumber(ARGV[1])
+local moment, kind, first, last, unlocks, sql_in_a_row, sql_spent, call, steps =
+  string.match(ARGV[1], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) ?(.*)$')
+local per_minute, lock_after, lock_seconds, owner_lock_after, switch_off_after, window, period, keep =
+  string.match(ARGV[2], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+local unfit = ARGV[3]
+
+local now = tonumber(moment)
 if not now then
   local time = redis.call('TIME')
   now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
-local kind, unfit = ARGV[2], ARGV[3]
-local first, last = tonumber(ARGV[5]), tonumber(ARGV[6])
-local unlocks, sql_in_a_row, sql_spent = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local per_minute, lock_after, lock_seconds = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
-local owner_lock_after, switch_off_after = tonumber(ARGV[13]), tonumber(ARGV[14])
-local window, period, keep = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
+unlocks, sql_in_a_row, sql_spent = tonumber(unlocks), tonumber(sql_in_a_row), tonumber(sql_spent)
+per_minute, lock_after, lock_seconds = tonumber(per_minute), tonumber(lock_after), tonumber(lock_seconds)
+owner_lock_after, switch_off_after = tonumber(owner_lock_after), tonumber(switch_off_after)
+window, period = tonumber(window), tonumber(period)
 
--- Lua would print a large number with fourteen digits, or in powers of ten.
-local function precise(number)
-  return string.format('%.6f', number)
-end
-
-local function whole(number)
-  return string.format('%d', number)
-end
-
+-- Lua would print a large number with fourteen digits, or in powers of ten; so each says its form.
 local function answer(verdict, reason, step, wait)
-  return {verdict, reason, precise(now), whole(step or 0), wait and precise(wait) or '', ARGV[18]}
+  wait = wait and string.format('%.6f', wait) or '-'
+  return string.format('%s %s %.6f %d %s %s', call, verdict, now, step or 0, wait, reason)
 end
 
 local present = math.floor(now / period)
 local from, to = math.max(0, present - window), present + window
-if from < first or to > last then
+if from < tonumber(first) or to > tonumber(last) then
   -- The caller's clock is off by more than it allowed for; it asks again by this one.
   return answer('clock', '')
 end
 
-local function read(key)
-  local found, fields = {}, redis.call('HGETALL', key)
-  for place = 1, #fields, 2 do
-    found[fields[place]] = fields[place + 1]
+local kept = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
+local rows = {}
+for place = 1, 3 do
+  local row = {unlocks = -1, in_a_row = 0, locked_until = 0, spent = -1, changed = -period, run = '-', recent = ''}
+  if kept[place] then
+    local numbers = {string.match(kept[place], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) ?(.*)$')}
+    row.run, row.recent = numbers[6], numbers[7]
+    row.unlocks, row.in_a_row = tonumber(numbers[1]), tonumber(numbers[2])
+    row.locked_until, row.spent = tonumber(numbers[3]), tonumber(numbers[4])
+    row.changed = tonumber(numbers[5])
+    if not (row.unlocks and row.in_a_row and row.locked_until and row.spent and row.changed) then
+      return redis.error_reply('ERR the counters under ' .. KEYS[place] .. ' are damaged: delete that key')
+    end
   end
-  return found
-end
-
-local function number(row, field, default)
-  return tonumber(row[field]) or default
-end
-
-local function write(key, row)
-  local fields = {}
-  for field, value in pairs(row) do
-    fields[#fields + 1] = field
-    fields[#fields + 1] = value
+  -- Counters from before the last unlock are forgotten; what was spent stays spent. An attempt that
+  -- knows less of unlocks than these keys do changes nothing about that.
+  if row.unlocks < unlocks then
+    row.unlocks, row.in_a_row = unlocks, place == 1 and sql_in_a_row or 0
+    row.recent, row.locked_until = '', 0
   end
-  redis.call('HSET', key, unpack(fields))
-  redis.call('EXPIRE', key, keep)
+  rows[place] = row
 end
-
-local peer, pair, owner = read(KEYS[1]), read(KEYS[2]), read(KEYS[3])
-
--- Counters from before the last unlock are forgotten; what was spent stays spent. An attempt that
--- knows less of unlocks than these keys do changes nothing about that.
-for _, row in ipairs({peer, pair, owner}) do
-  if number(row, 'unlocks', -1) < unlocks then
-    row.unlocks, row.in_a_row = whole(unlocks), row == peer and whole(sql_in_a_row) or '0'
-    row.recent, row.locked_until = '', '0'
-  end
-end
+local peer, pair, owner = rows[1], rows[2], rows[3]
 
 -- A server that began anew, was restored or took over may have forgotten what was spent last. What
 -- the last of it was, SQL knows as well: where that is no longer good, nothing that could be good
@@ -91,25 +84,29 @@ local spender = kind == 'plain' and peer or pair
 if spender.run ~= run then
   spender.run = run
   if sql_spent >= from then
-    spender.changed = precise(now)
+    spender.changed = now
   end
 end
 
 local function finish(...)
-  write(KEYS[1], peer)
-  write(KEYS[2], pair)
-  write(KEYS[3], owner)
+  for place, row in ipairs(rows) do
+    local text = string.format('%d %d %.6f %d %.6f %s %s', row.unlocks, row.in_a_row, row.locked_until,
+      row.spent, row.changed, row.run, row.recent)
+    if text ~= kept[place] then
+      redis.call('SET', KEYS[place], text, 'EX', keep)
+    end
+  end
   return answer(...)
 end
 
-if math.max(number(peer, 'in_a_row', 0), sql_in_a_row) >= switch_off_after then
+if math.max(peer.in_a_row, sql_in_a_row) >= switch_off_after then
   return finish('locked', 'short codes switched off')
 end
-for _, lock in ipairs({{pair, 'pair locked'}, {owner, 'owner locked'}}) do
-  local ends = number(lock[1], 'locked_until', 0)
-  if ends > now then
-    return finish('locked', lock[2], 0, ends - now)
-  end
+if pair.locked_until > now then
+  return finish('locked', 'pair locked', 0, pair.locked_until - now)
+end
+if owner.locked_until > now then
+  return finish('locked', 'owner locked', 0, owner.locked_until - now)
 end
 local recent = {}
 for at in string.gmatch(pair.recent, '%S+') do
@@ -122,7 +119,7 @@ if #recent >= per_minute then
 end
 
 local step = -1
-for each in string.gmatch(ARGV[4], '%S+') do
+for each in string.gmatch(steps, '%S+') do
   local found = tonumber(each)
   if found >= from and found <= to then
     step = found
@@ -132,29 +129,29 @@ local reason = unfit
 if reason == '' then
   if step < 0 then
     reason = 'wrong code'
-  elseif step <= math.max(number(spender, 'spent', -1), sql_spent) then
+  elseif step <= math.max(spender.spent, sql_spent) then
     reason = 'replay'
-  elseif step <= math.floor(number(spender, 'changed', -period) / period) + window then
+  elseif step <= math.floor(spender.changed / period) + window then
     -- A code may be ahead of the clock by the window, so that much of the future may have been
     -- spent and forgotten too.
     reason = 'step from before a restart'
   end
 end
 if reason == '' then
-  peer.in_a_row, pair.in_a_row, owner.in_a_row, pair.recent = '0', '0', '0', ''
-  spender.spent = whole(step)
+  peer.in_a_row, pair.in_a_row, owner.in_a_row, pair.recent = 0, 0, 0, ''
+  spender.spent = step
   return finish('accepted', '', step)
 end
 
-recent[#recent + 1] = precise(now)
+recent[#recent + 1] = string.format('%.6f', now)
 pair.recent = table.concat(recent, ' ')
-for _, row in ipairs({peer, pair, owner}) do
-  row.in_a_row = whole(number(row, 'in_a_row', 0) + 1)
+for _, row in ipairs(rows) do
+  row.in_a_row = row.in_a_row + 1
 end
-if tonumber(pair.in_a_row) >= lock_after then
-  pair.in_a_row, pair.recent, pair.locked_until = '0', '', precise(now + lock_seconds)
+if pair.in_a_row >= lock_after then
+  pair.in_a_row, pair.recent, pair.locked_until = 0, '', now + lock_seconds
 end
-if tonumber(owner.in_a_row) >= owner_lock_after then
-  owner.in_a_row, owner.locked_until = '0', precise(now + lock_seconds)
+if owner.in_a_row >= owner_lock_after then
+  owner.in_a_row, owner.locked_until = 0, now + lock_seconds
 end
 return finish('rejected', reason)

@@ -30,6 +30,7 @@ from pipelit_agents.ledger.address import (
 from pipelit_agents.ledger.base import (
     Attempt,
     Decision,
+    Verdict,
     account_of,
     last_forgotten,
     lock_attempt,
@@ -127,6 +128,17 @@ class RedisLedger:
         self._epoch = epoch or database.epoch
         # How far Redis's clock is ahead of ours, as its last answer told.
         self._ahead = 0.0
+        limits = (
+            policy.failures_per_minute,
+            policy.lock_after,
+            policy.lock_seconds,
+            policy.owner_lock_after,
+            policy.switch_off_after,
+            policy.window,
+            PERIOD,
+            int(_KEEP + policy.lock_seconds),
+        )
+        self._limits = " ".join(map(str, limits))
         self._script = (files(__package__) / "decide.lua").read_text("utf-8")
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self.begin_here()
@@ -179,52 +191,38 @@ class RedisLedger:
             account, unfit = account_of(attempt.peer, row, now)
             tried = window_of(now, self._policy.window)
             steps = sorted(attempt.matches(account, tried))
-            verdict, reason, at, step, wait = self._called(attempt, row, unfit, steps, tried)
-            # Where the clocks differ it says so, and is asked again by its own.
-            self._ahead = float(at) - time.time()
-            if verdict != "clock":
-                wait_or_none = float(wait) if wait else None
-                return Decision(verdict, float(at), int(step), wait_or_none), reason
+            decided = self._called(attempt, row, unfit, steps, tried)
+            if decided is not None:
+                return decided
         raise _unavailable(attempt, "the clocks of this machine and of Redis run apart")
 
     def _called(
         self, attempt: Attempt, row: Any, unfit: str, steps: list[int], tried: range
-    ) -> tuple[Any, ...]:
-        policy = self._policy
+    ) -> tuple[Decision, str] | None:
+        """The decision and why, or None where the steps are to be tried by Redis's clock."""
         base = f"pipelit:{row.database_id}:{{{attempt.peer}}}"
         keys = (base, f"{base}:by:{attempt.verifier}", f"{base}:of:{row.root_owner or ''}")
-        values = (
-            "" if self._clock is None else repr(round(self._clock(), 6)),
-            attempt.kind,
-            unfit,
-            " ".join(map(str, steps)),
-            tried[0],
-            tried[-1],
-            row.unlocks,
-            row.in_a_row,
-            row.spent,
-            policy.failures_per_minute,
-            policy.lock_after,
-            policy.lock_seconds,
-            policy.owner_lock_after,
-            policy.switch_off_after,
-            policy.window,
-            PERIOD,
-            int(_KEEP + policy.lock_seconds),
-            token := token_hex(8),
-        )
+        moment = "-" if self._clock is None else repr(round(self._clock(), 6))
+        token = token_hex(8)
+        known = f"{row.unlocks} {row.in_a_row} {row.spent}"
+        found = " ".join(map(str, steps))
+        asked = f"{moment} {attempt.kind} {tried[0]} {tried[-1]} {known} {token} {found}"
         try:
-            found = self._run(keys, values)
+            answer = self._run(keys, (asked, self._limits, unfit))
         except RedisUnusable as error:
             raise _unavailable(attempt, str(error)) from None
-        *answer, of_call = (each.decode() for each in found)
-        if of_call != token:
+        if not isinstance(answer, bytes) or not answer.startswith(f"{token} ".encode()):
             # A call that was interrupted has left its answer on the connection.
             self._forget()
             raise _unavailable(attempt, "Redis's answer is another call's")
-        return tuple(answer)
+        _, verdict, at, step, wait, reason = answer.decode().split(" ", 5)
+        self._ahead = float(at) - time.time()
+        if verdict == "clock":
+            return None
+        wait_or_none = None if wait == "-" else float(wait)
+        return Decision(cast(Verdict, verdict), float(at), int(step), wait_or_none), reason
 
-    def _run(self, keys: Sequence[str], values: Sequence[Any]) -> list[bytes]:
+    def _run(self, keys: Sequence[str], values: Sequence[str]) -> Any:
         with named_errors(self._url):
             client = self._connected()
             # Where it isn't installed, connecting has said so.
@@ -242,7 +240,7 @@ class RedisLedger:
                 # Interrupted between question and answer: nobody may read that answer as his own.
                 self._forget()
                 raise
-        return cast(list[bytes], found)
+        return found
 
     def _forget(self) -> None:
         self._client = None
