@@ -29,7 +29,7 @@ class VerificationPolicy:
         agents_per_owner: Living agents that one root owner may have.
 
     Raises:
-        TypeError: One isn't a number.
+        TypeError: One isn't a number, or one that counts isn't whole.
         ValueError: A number is out of its range; the message names it.
     """
 
@@ -45,8 +45,9 @@ class VerificationPolicy:
         for each in fields(self):
             least = 0 if each.name == "window" else 1
             value = getattr(self, each.name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{each.name} has to be a number, not {type(value).__name__}")
+            kind, form = (int | float, "a") if each.name == "lock_seconds" else (int, "a whole")
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise TypeError(f"{each.name} has to be {form} number, not {type(value).__name__}")
             if not value >= least:
                 raise ValueError(f"{each.name} must be at least {least}, not {value!r}")
         if not self.lock_seconds <= _YEAR:

@@ -210,7 +210,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "a negative limit": (lambda w: w.pipelit.audit.list(limit=-1), "limit has to be at least 1"),
     "a limit as text": (
         lambda w: VerificationPolicy(lock_after="ten"),  # type: ignore[arg-type]
-        "lock_after has to be a number, not str",
+        "lock_after has to be a whole number, not str",
     ),
     "a folder that can't be": (
         lambda w: Pipelit(
