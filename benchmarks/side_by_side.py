@@ -331,7 +331,7 @@ def spawn(folder: Path, times: int) -> Iterator[Row]:
                 found = turns(
                     lambda run=run, graph=ours, given=given: run(graph, given),
                     lambda run=run, graph=plain, given=given: run(graph, given),
-                    times=times if count < 1000 else max(3, times // 3),
+                    times=times if count < 1000 else max(3, times * 3 // 5),
                 )
                 yield Row(f"verified spawn of {count:,}, {way}", "LangGraph `Send`", 1.2, *found)
 
