@@ -303,24 +303,16 @@ def verify_proof(folder: Path, times: int) -> Iterator[Row]:
                 *(lead.averify_proof(proof, challenge=c, payload=payload) for c, proof in ready)
             )
 
-        async def measure() -> tuple[list[float], list[float]]:
-            found: tuple[list[float], list[float]] = ([], [])
-            for turn in range(times + 1):
-                ready = [made() for _ in range(100)]
-                gc.collect()
-                start = time.perf_counter()
-                await together(ready)
-                middle = time.perf_counter()
-                for _ in range(100):
-                    bare()
-                if turn:
-                    found[0].append((middle - start) / 100)
-                    found[1].append((time.perf_counter() - middle) / 100)
-            return found
+        loop = asyncio.new_event_loop()
 
-        yield Row(
-            "`averify_proof`, 100 at once", "HMAC and Fernet, bare", 3, *asyncio.run(measure())
-        )
+        def at_once() -> float:
+            ready = [made() for _ in range(100)]
+            gc.collect()
+            return seconds(lambda: loop.run_until_complete(together(ready))) / 100
+
+        found = clocked(at_once, lambda: seconds(bare, 100) / 100, times=times)
+        loop.close()
+        yield Row("`averify_proof`, 100 at once", "HMAC and Fernet, bare", 3, *found)
 
 
 class _Work(TypedDict, total=False):
@@ -523,14 +515,15 @@ def store(folder: Path, times: int) -> Iterator[Row]:
 
 def memory(folder: Path, times: int) -> Iterator[Row]:
     """The most memory that a process takes for 1,000 children at once, beside unverified ones."""
-    sides: list[list[float]] = [[], []]
-    for _ in range(3):
-        for side, name in enumerate(("ours", "plain")):
-            done = subprocess.run(  # noqa: S603 - this Python, and fixed words
-                [sys.executable, __file__, "--memory", name],
-                check=True, capture_output=True, text=True, cwd=folder,
-            )  # fmt: skip
-            sides[side].append(float(done.stdout))
+
+    def taken(name: str) -> float:
+        done = subprocess.run(  # noqa: S603 - this Python, and fixed words
+            [sys.executable, __file__, "--memory", name],
+            check=True, capture_output=True, text=True, cwd=folder,
+        )  # fmt: skip
+        return float(done.stdout)
+
+    sides = clocked(lambda: taken("ours"), lambda: taken("plain"), times=3)
     yield Row("memory, 1,000 verified at once", "unverified", 1.2, *sides, unit="B")
 
 

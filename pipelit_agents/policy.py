@@ -8,6 +8,8 @@ from typing import Final
 __all__ = ["VerificationPolicy"]
 
 _YEAR: Final = 366 * 86_400
+# More than anybody counts to, and what every ledger can write down.
+_MOST: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class VerificationPolicy:
                 raise TypeError(f"{each.name} has to be {form} number, not {type(value).__name__}")
             if not value >= least:
                 raise ValueError(f"{each.name} must be at least {least}, not {value!r}")
+            if kind is int and value > _MOST:
+                raise ValueError(f"{each.name} must be at most {_MOST:,}")
         if not self.lock_seconds <= _YEAR:
             raise ValueError("lock_seconds must be at most a year: deactivate an account to end it")
         if self.switch_off_after > 100:

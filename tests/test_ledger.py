@@ -284,6 +284,8 @@ def test_a_policy_may_be_stricter(
         {"window": 3},
         {"window": -1},
         {"agents_per_owner": 0},
+        {"agents_per_owner": 10**5000},
+        {"lock_after": 10**9 + 1},
     ],
 )
 def test_a_policy_that_breaks_a_promise_is_refused(wrong: dict[str, Any]) -> None:

@@ -110,7 +110,7 @@ def test_a_password_and_a_user(
     """In the address, percent-encoded; an account of Redis's that may do only this is enough."""
     redis = server.start()
     if user:
-        rights = ["~pipelit:*", "-@all", "+eval", "+evalsha", "+mget", "+set"]
+        rights = ["~pipelit:*", "-@all", "+eval", "+evalsha", "+get", "+set"]
         rights += ["+time", "+info", "+client|setinfo", "+client", "+select", "+ping"]
         redis.execute_command("ACL", "SETUSER", user, "on", ">s3cret-/:word", *rights)
         redis.execute_command("ACL", "SETUSER", "default", "off")

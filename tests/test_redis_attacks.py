@@ -72,14 +72,25 @@ def test_an_answer_that_was_left_on_a_connection_is_nobodys(
 
 
 @pytest.mark.backends("sqlite")
-@pytest.mark.parametrize("written", ["", "1 2 3", "0 0 0.0 -1 soon run ", "x 0 0.0 -1 0.0 run "])
+@pytest.mark.parametrize(
+    "written",
+    [
+        ("SET", ""),
+        ("SET", "1 2 3"),
+        ("SET", "0 0 0.0 -1 soon run "),
+        ("SET", "x 0 0.0 -1 0.0 run "),
+        ("SET", "nan nan nan nan nan run "),
+        ("HSET", "in_a_row", "0"),
+        ("SADD", "0"),
+    ],
+)
 def test_damaged_counters_accept_nothing(
     settings: dict[str, Any],
     own_redis: RedisServer,
     pipelit: Pipelit,
     writer: Agent,
     editor: Agent,
-    written: str,
+    written: tuple[str, ...],
 ) -> None:
     """What another wrote under a counter's key is refused, with its name, until it is deleted."""
     with Pipelit(**settings | {"redis_url": own_redis.url}) as other:
@@ -90,9 +101,11 @@ def test_damaged_counters_accept_nothing(
         code = other.agent("agent_writer").totp_code(audience="agent_editor").code
         for key in client.keys("*"):
             before = client.get(key)
-            client.set(key, written)
+            client.delete(key)
+            client.execute_command(written[0], key, *written[1:])
             with pytest.raises(LedgerUnavailable, match=f"{re.escape(key.decode())}.*delete"):
                 verifier.verify_peer("agent_writer", code)
+            client.delete(key)
             client.set(key, before)
         assert verifier.verify_peer("agent_writer", code)
 

@@ -7,9 +7,11 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -18,7 +20,7 @@ from conftest import Clock
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError
 
-from pipelit_agents import Keyring, Pipelit
+from pipelit_agents import Agent, Keyring, Pipelit, Proof
 from pipelit_agents.database.engine import Database, _lock_key, boot_id
 from pipelit_agents.database.models import Base
 from pipelit_agents.database.statement import Statement
@@ -26,6 +28,7 @@ from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,
     PeerLocked,
+    ProofRejected,
     RateLimited,
     StorageError,
 )
@@ -367,6 +370,12 @@ def test_threads_open_one_engine(database_url: str) -> None:
     database.close()
 
 
+def spare(database: Database) -> Collection[Any]:
+    """The connections that are kept at hand."""
+    assert database._opened
+    return database._opened.spare
+
+
 def counted(database: Database) -> int:
     """How many rows the audit has, by a statement of the driver's."""
     (row,) = database.fetch(Statement("SELECT count(*) AS rows FROM pipelit_audit"), {})
@@ -424,7 +433,7 @@ def test_more_threads_than_connections_each_read(pipelit: Pipelit) -> None:
     for each in threads:
         each.join()
     assert found == [expected] * 64 * 20
-    assert len(database._spare) <= 16
+    assert len(spare(database)) <= 16
 
 
 def test_close_closes_what_was_kept(pipelit: Pipelit, database_url: str) -> None:
@@ -434,6 +443,59 @@ def test_close_closes_what_was_kept(pipelit: Pipelit, database_url: str) -> None
     assert log.exists()
     pipelit.close()
     assert not log.exists()
+
+
+def test_what_was_in_use_while_it_was_closed_is_not_kept(pipelit: Pipelit, tmp_path: Path) -> None:
+    """After ``close`` and with another file in its place, nothing reads or writes the old one."""
+    database = pipelit._database
+    pipelit.backup(tmp_path / "copy.db")
+    with database.deciding() as inside:
+        Statement("DELETE FROM pipelit_audit").write(inside, {})
+        database.close()
+        assert counted(database)
+    assert not counted(database)
+    database.close()
+    (tmp_path / "copy.db").replace(database.url.database or "")  # type: ignore[union-attr]
+    (row,) = database.fetch(Statement("SELECT count(*) AS rows FROM pipelit_audit"), {})
+    with database.reading() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM pipelit_audit")) == row.rows > 0
+
+
+def test_it_may_be_closed_under_its_users(pipelit: Pipelit, editor: Agent, writer: Agent) -> None:
+    """Threads that check go on while another closes, again and again; each check is on record."""
+    before, seen = len(pipelit.audit.list(limit=10_000)), list[BaseException]()
+    done = Event()
+
+    def check() -> None:
+        for _ in range(60):
+            try:
+                writer.verify_proof(
+                    Proof("agent_editor", "agent_writer", 1, "0" * 64),
+                    challenge=writer.challenge("agent_editor"),
+                    payload=b"",
+                )
+            except BaseException as error:
+                seen.append(error)
+
+    def close() -> None:
+        while not done.is_set():
+            pipelit.close()
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [Thread(target=check) for _ in range(4)]
+        closer = Thread(target=close)
+        for each in (*threads, closer):
+            each.start()
+        for each in threads:
+            each.join()
+    finally:
+        done.set()
+        closer.join()
+        sys.setswitchinterval(usual)
+    assert {type(each) for each in seen} == {ProofRejected}
+    assert len(pipelit.audit.list(limit=10_000)) - before == len(seen) == 240
 
 
 def test_a_forked_child_opens_connections_of_its_own(tmp_path: Path) -> None:
@@ -447,14 +509,13 @@ with Pipelit(database_url=sys.argv[1], encryption_keys=[Keyring.generate_key()])
     pipelit.users.list()
     with pipelit._database.deciding():
         pass
-    kept = list(pipelit._database._spare)
-    assert kept
+    assert pipelit._database._opened.spare
     with pipelit._database.writing():
         child = os.fork()
         if not child:
             assert pipelit._database.engine is not engine
             assert pipelit.users.list() == []
-            assert not pipelit._database._spare
+            assert not pipelit._database._opened.spare
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert pipelit._database.engine is engine

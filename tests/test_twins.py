@@ -107,4 +107,4 @@ async def test_a_pipelit_closes_at_the_end_of_a_block(settings: dict[str, Any]) 
 
     with pytest.raises(LookupError, match="mine"):
         await work()
-    assert kept[0]._database._engine is None
+    assert kept[0]._database._opened is None

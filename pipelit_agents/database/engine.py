@@ -9,10 +9,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zlib import crc32
 
 from sqlalchemy import (
@@ -81,8 +81,7 @@ class Database:
     def __init__(self, url: Callable[[], str], *, pool_size: int = POOL_SIZE) -> None:
         self._url = url
         self._pool_size = pool_size
-        self._engine: Engine | None = None
-        self._spare: deque[PoolProxiedConnection] = deque()
+        self._opened: _Opened | None = None
         self._inherited: tuple[Any, ...] = ()
         self.begin_here()
         begin_anew_in_children(self)
@@ -93,11 +92,8 @@ class Database:
         SQLite's connections and locks don't survive a fork. They aren't closed either: the parent
         still uses the file.
         """
-        self._inherited = self._engine, self._spare, self._inherited
-        self._engine = None
-        # SQLite's, without a transaction: SQLAlchemy's pool takes as long to hand a connection out
-        # and to clean it as SQLite takes to answer.
-        self._spare = deque()
+        self._inherited = self._opened, self._inherited
+        self._opened = None
         self._opening = threading.Lock()
         # SQLite has one writer at a time, and makes others sleep and ask again; threads of one
         # process wait here instead, and go on at once.
@@ -106,14 +102,17 @@ class Database:
     @property
     def engine(self) -> Engine:
         """The engine; made at first use, and anew in a forked child."""
-        return self._open(create=False)
+        return self._open().engine
 
-    def _open(self, *, create: bool) -> Engine:
-        if self._engine is None:
+    def _open(self, *, create: bool = False) -> _Opened:
+        opened = self._opened
+        if opened is None:
             with self._opening:
-                if self._engine is None:
-                    self._engine = _engine(self._url(), self._pool_size, create=create)
-        return self._engine
+                opened = self._opened
+                if opened is None:
+                    engine = _engine(self._url(), self._pool_size, create=create)
+                    opened = self._opened = _Opened(engine, deque())
+        return opened
 
     @property
     def url(self) -> URL | None:
@@ -155,10 +154,11 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
-        engine, spare = self.engine, self._spare
+        opened = self._open()
+        engine = opened.engine
         sqlite = engine.dialect.name == "sqlite"
         with self._writer if sqlite else nullcontext(), _NamedErrors(engine):
-            driver = _checked_out(engine, spare)
+            driver = _checked_out(opened)
             try:
                 if sqlite:
                     self._driven(engine, driver, "BEGIN IMMEDIATE")
@@ -176,7 +176,7 @@ class Database:
                 finally:
                     driver.close()
                 raise
-            _give_back(driver, engine, spare)
+            self._give_back(driver, opened)
 
     @staticmethod
     def _driven(engine: Engine, driver: PoolProxiedConnection, sql: str) -> None:
@@ -220,18 +220,27 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused it.
         """
-        engine, spare = self.engine, self._spare
+        opened = self._open()
         try:
-            driver = _checked_out(engine, spare)
+            driver = _checked_out(opened)
             try:
-                rows = statement.fetch_by(driver, engine.dialect, values)
+                rows = statement.fetch_by(driver, opened.engine.dialect, values)
             except BaseException:
                 driver.close()
                 raise
         except _REFUSED as error:
-            raise _storage_error(engine, error) from None
-        _give_back(driver, engine, spare)
+            raise _storage_error(opened.engine, error) from None
+        self._give_back(driver, opened)
         return rows
+
+    def _give_back(self, driver: PoolProxiedConnection, opened: _Opened) -> None:
+        """Keeps a connection that is in no transaction, or lets the pool have it."""
+        sqlite = opened.engine.dialect.name == "sqlite"
+        # What was closed meanwhile keeps none; one that is too late for this goes with its engine.
+        if sqlite and opened is self._opened and len(opened.spare) < _SPARE:
+            opened.spare.append(driver)
+        else:
+            driver.close()
 
     def lock(self, connection: Open, *names: str, shared: bool = False) -> None:
         """Makes transactions that lock the same name follow each other, up to their ends.
@@ -381,12 +390,28 @@ class Database:
 
     def close(self) -> None:
         """Closes all connections; the next use opens new ones."""
-        if self._engine is not None:
-            spare, self._spare = self._spare, deque()
-            for driver in spare:
-                driver.close()
-            self._engine.dispose()
-            self._engine = None
+        with self._opening:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close_spare()
+            opened.engine.dispose()
+
+
+class _Opened(NamedTuple):
+    """An engine, and connections of its own that are kept at hand.
+
+    SQLite's alone, in no transaction: SQLAlchemy's pool takes as long to hand a connection out and
+    to clean it as SQLite takes to answer. They are one thing, so that nobody gives a connection to
+    another engine than it is of; and whoever pops one has it alone.
+    """
+
+    engine: Engine
+    spare: deque[PoolProxiedConnection]
+
+    def close_spare(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self.spare.pop().close()
 
 
 @cache
@@ -395,24 +420,15 @@ def _locking(take: str, count: int) -> Statement:
     return Statement(f"SELECT {taken}")
 
 
-def _checked_out(engine: Engine, spare: deque[PoolProxiedConnection]) -> PoolProxiedConnection:
+def _checked_out(opened: _Opened) -> PoolProxiedConnection:
     try:
-        return spare.pop()
+        return opened.spare.pop()
     except IndexError:
         pass
     try:
-        return engine.pool.connect()
+        return opened.engine.pool.connect()
     except Exception as error:
-        raise named_by_driver(engine.dialect, error) from None
-
-
-def _give_back(
-    driver: PoolProxiedConnection, engine: Engine, spare: deque[PoolProxiedConnection]
-) -> None:
-    if engine.dialect.name == "sqlite" and len(spare) < _SPARE:
-        spare.append(driver)
-    else:
-        driver.close()
+        raise named_by_driver(opened.engine.dialect, error) from None
 
 
 def _lock_key(name: str) -> tuple[int, int]:
@@ -552,7 +568,7 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
     path = Path(name)
     _make_private(path, create=create)
     engine = create_engine(
-        parsed, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, hide_parameters=True
+        parsed, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16 + _SPARE, hide_parameters=True
     )
 
     @event.listens_for(engine, "connect")

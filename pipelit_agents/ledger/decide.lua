@@ -49,16 +49,23 @@ if from < tonumber(first) or to > tonumber(last) then
   return answer('clock', '')
 end
 
-local kept = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
-local rows = {}
+-- A comparison with what is no number is false, whatever it is compared with.
+local function number(text)
+  local found = tonumber(text)
+  return found == found and found
+end
+
+local kept, rows = {}, {}
 for place = 1, 3 do
   local row = {unlocks = -1, in_a_row = 0, locked_until = 0, spent = -1, changed = -period, run = '-', recent = ''}
-  if kept[place] then
-    local numbers = {string.match(kept[place], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) ?(.*)$')}
-    row.run, row.recent = numbers[6], numbers[7]
-    row.unlocks, row.in_a_row = tonumber(numbers[1]), tonumber(numbers[2])
-    row.locked_until, row.spent = tonumber(numbers[3]), tonumber(numbers[4])
-    row.changed = tonumber(numbers[5])
+  -- An error where it is no text at all.
+  local text = redis.pcall('GET', KEYS[place])
+  if text then
+    local fields = type(text) == 'string' and
+      {string.match(text, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) ?(.*)$')} or {}
+    row.unlocks, row.in_a_row = number(fields[1]), number(fields[2])
+    row.locked_until, row.spent, row.changed = number(fields[3]), number(fields[4]), number(fields[5])
+    row.run, row.recent = fields[6], fields[7]
     if not (row.unlocks and row.in_a_row and row.locked_until and row.spent and row.changed) then
       return redis.error_reply('ERR the counters under ' .. KEYS[place] .. ' are damaged: delete that key')
     end
@@ -69,7 +76,7 @@ for place = 1, 3 do
     row.unlocks, row.in_a_row = unlocks, place == 1 and sql_in_a_row or 0
     row.recent, row.locked_until = '', 0
   end
-  rows[place] = row
+  kept[place], rows[place] = text, row
 end
 local peer, pair, owner = rows[1], rows[2], rows[3]
 

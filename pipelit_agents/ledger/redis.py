@@ -42,7 +42,8 @@ from pipelit_agents.proof import PERIOD
 
 __all__ = ["RedisLedger"]
 
-# Beyond the longest lock; a guesser who pauses a day has gained a handful of guesses.
+# Beyond the longest lock, from what was counted last; a guesser who pauses a day has gained a
+# handful of guesses.
 _KEEP: Final = 86_400
 _TRIES: Final = 3
 
@@ -128,17 +129,11 @@ class RedisLedger:
         self._epoch = epoch or database.epoch
         # How far Redis's clock is ahead of ours, as its last answer told.
         self._ahead = 0.0
-        limits = (
-            policy.failures_per_minute,
-            policy.lock_after,
-            policy.lock_seconds,
-            policy.owner_lock_after,
-            policy.switch_off_after,
-            policy.window,
-            PERIOD,
-            int(_KEEP + policy.lock_seconds),
+        self._limits = (
+            f"{policy.failures_per_minute:d} {policy.lock_after:d} {float(policy.lock_seconds)} "
+            f"{policy.owner_lock_after:d} {policy.switch_off_after:d} {policy.window:d} "
+            f"{PERIOD} {int(_KEEP + policy.lock_seconds)}"
         )
-        self._limits = " ".join(map(str, limits))
         self._script = (files(__package__) / "decide.lua").read_text("utf-8")
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self.begin_here()
