@@ -11,6 +11,7 @@ import asyncio
 import gc
 import hashlib
 import hmac
+import itertools
 import operator
 import os
 import platform
@@ -26,7 +27,6 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
-from itertools import count
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
@@ -74,7 +74,7 @@ class Row:
     @property
     def ratios(self) -> list[float]:
         """Ours by theirs, of each turn: a machine that changed its pace did so for both."""
-        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+        return self._by_theirs(self.ours)
 
     @property
     def ratio(self) -> float:
@@ -84,9 +84,7 @@ class Row:
     @property
     def limit(self) -> float | None:
         """The same for what can't be left out."""
-        if self.least is None:
-            return None
-        return median(a / b for a, b in zip(self.least, self.theirs, strict=True))
+        return None if self.least is None else median(self._by_theirs(self.least))
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -102,6 +100,9 @@ class Row:
         if self.goal is None:
             return ""
         return "met" if self.ratio <= self.goal else "missed"
+
+    def _by_theirs(self, side: list[float]) -> list[float]:
+        return [a / b for a, b in zip(side, self.theirs, strict=True)]
 
 
 def clocked(*calls: Callable[[], float], times: int, each: int = 1) -> list[list[float]]:
@@ -245,7 +246,7 @@ def verify_redis(folder: Path, times: int) -> Iterator[Row]:
                 client.set("step", "1", ex=90)
 
             script = client.script_load(DECIDE.read_text())
-            steps = count(60_000_000)
+            steps = itertools.count(60_000_000)
 
             def decide() -> None:
                 step = next(steps)

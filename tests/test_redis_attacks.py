@@ -110,6 +110,27 @@ def test_damaged_counters_accept_nothing(
         assert verifier.verify_peer("agent_writer", code)
 
 
+@pytest.mark.backends("sqlite")
+def test_an_account_that_may_not_read_is_not_told_to_delete(
+    settings: dict[str, Any],
+    own_redis: RedisServer,
+    pipelit: Pipelit,
+    writer: Agent,
+    editor: Agent,
+) -> None:
+    """Without ``GET`` nothing is accepted, and the counters aren't said to be damaged."""
+    rights = ("+eval", "+evalsha", "+set", "+info", "+time")
+    user = ("ACL", "SETUSER", "counter", "on", ">pw", "resetkeys", "~pipelit:*", "-@all", *rights)
+    own_redis.client().execute_command(*user)
+    address = own_redis.url.replace("unix://", "unix://counter:pw@")
+    with (
+        Pipelit(**settings | {"redis_url": address}) as other,
+        pytest.raises(LedgerUnavailable) as caught,
+    ):
+        other.agent("agent_editor").verify_peer("agent_writer", "00000000")
+    assert "damaged" not in str(caught.value)
+
+
 @pytest.mark.backends("redis")
 @pytest.mark.parametrize(
     "change",

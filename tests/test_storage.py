@@ -7,11 +7,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -370,12 +368,6 @@ def test_threads_open_one_engine(database_url: str) -> None:
     database.close()
 
 
-def spare(database: Database) -> Collection[Any]:
-    """The connections that are kept at hand."""
-    assert database._opened
-    return database._opened.spare
-
-
 def counted(database: Database) -> int:
     """How many rows the audit has, by a statement of the driver's."""
     (row,) = database.fetch(Statement("SELECT count(*) AS rows FROM pipelit_audit"), {})
@@ -433,7 +425,8 @@ def test_more_threads_than_connections_each_read(pipelit: Pipelit) -> None:
     for each in threads:
         each.join()
     assert found == [expected] * 64 * 20
-    assert len(spare(database)) <= 16
+    assert database._opened
+    assert len(database._opened.spare) <= 16
 
 
 def test_close_closes_what_was_kept(pipelit: Pipelit, database_url: str) -> None:
@@ -456,9 +449,9 @@ def test_what_was_in_use_while_it_was_closed_is_not_kept(pipelit: Pipelit, tmp_p
     assert not counted(database)
     database.close()
     (tmp_path / "copy.db").replace(database.url.database or "")  # type: ignore[union-attr]
-    (row,) = database.fetch(Statement("SELECT count(*) AS rows FROM pipelit_audit"), {})
+    rows = counted(database)
     with database.reading() as connection:
-        assert connection.scalar(text("SELECT count(*) FROM pipelit_audit")) == row.rows > 0
+        assert connection.scalar(text("SELECT count(*) FROM pipelit_audit")) == rows > 0
 
 
 def test_it_may_be_closed_under_its_users(pipelit: Pipelit, editor: Agent, writer: Agent) -> None:

@@ -58,8 +58,11 @@ end
 local kept, rows = {}, {}
 for place = 1, 3 do
   local row = {unlocks = -1, in_a_row = 0, locked_until = 0, spent = -1, changed = -period, run = '-', recent = ''}
-  -- An error where it is no text at all.
   local text = redis.pcall('GET', KEYS[place])
+  if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then
+    -- Of the server's, not of the key's: what it counted is there, and nobody is to delete it.
+    return text
+  end
   if text then
     local fields = type(text) == 'string' and
       {string.match(text, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) ?(.*)$')} or {}
