@@ -22,7 +22,6 @@ from typing_extensions import TypedDict
 from pipelit_agents import Pipelit
 from pipelit_agents.errors import (
     AccountError,
-    LedgerUnavailable,
     PipelitError,
     SecondFactorError,
     VerificationError,
@@ -177,8 +176,6 @@ def approve_with_totp(
                 found = pipelit.mfa.deny(name, code, digest=digest)
             else:
                 found = pipelit.mfa.approve(name, code or "", digest=digest)
-        except LedgerUnavailable:
-            raise
         except (AccountError, VerificationError, _Unreadable) as error:
             return Command(goto="ask", update={"error": str(error)})
         approval = Approval(

@@ -38,7 +38,6 @@ from pipelit_agents.errors import (
     ConfigurationError,
     CredentialError,
     DepthExceeded,
-    LedgerUnavailable,
     PayloadError,
     ProofRejected,
     RequestRefused,
@@ -916,7 +915,6 @@ _PARENT_FAILED: Final = (
     AccountError,
     ConfigurationError,
     CredentialError,
-    LedgerUnavailable,
     StorageError,
     UnsealError,
 )

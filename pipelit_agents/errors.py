@@ -4,6 +4,7 @@
 PipelitError
 ├── ConfigurationError            a setting is missing or unusable; names the setting
 ├── StorageError                  the database can't answer, or isn't migrated
+│   └── LedgerUnavailable         attempts can't be counted; .peer, .verifier
 ├── UnsealError                   a sealed value doesn't open; says no more, on purpose
 ├── AuditTampered                 the audit trail isn't as it was sealed
 ├── PayloadError                  a value can't travel as a payload, or bytes aren't one
@@ -27,8 +28,7 @@ PipelitError
 │   │   └── MalformedCode         what was typed can't be a code or a name; never counted
 │   ├── RateLimited               .retry_after (seconds)
 │   ├── PeerLocked                .retry_after (seconds, None: until an operator unlocks)
-│   ├── ProofRejected
-│   └── LedgerUnavailable         attempts can't be counted, so nothing is accepted
+│   └── ProofRejected
 └── SpawnError                    .results
     ├── DepthExceeded             .max_depth
     └── RequestRefused            a child won't work for this caller, or this request
@@ -109,6 +109,22 @@ class ConfigurationError(PipelitError):
 
 class StorageError(PipelitError):
     """The database can't be reached, isn't migrated, or refused a statement."""
+
+
+class LedgerUnavailable(StorageError):
+    """Attempts can't be counted, so no code is accepted.
+
+    It says nothing about the code, so it isn't a ``VerificationError``.
+
+    Attributes:
+        peer: The account that was to be verified; empty where no account was.
+        verifier: The account that was to verify it.
+    """
+
+    def __init__(self, message: str, *, peer: str = "", verifier: str = "") -> None:
+        super().__init__(message)
+        self.peer = peer
+        self.verifier = verifier
 
 
 class UnsealError(PipelitError):
@@ -296,10 +312,6 @@ class ProofRejected(VerificationError):
         verifier: str = "",
     ) -> None:
         super().__init__(message, peer=peer, verifier=verifier)
-
-
-class LedgerUnavailable(VerificationError):
-    """Attempts can't be counted, so nothing is accepted."""
 
 
 class SpawnError(PipelitError):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from pipelit_agents import acting
 from pipelit_agents.audit import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.engine import POOL_SIZE, Database
@@ -269,6 +271,30 @@ class Pipelit:
             InvalidUsername: The name is not in its normal form.
         """
         return Agent(username, self._verifier, self)
+
+    def acting_for(self, username: str) -> AbstractContextManager[None]:
+        """Say that the block acts for a person whom the application has authenticated.
+
+        A person's own attempts are counted apart from those of strangers, so nobody else's wrong
+        codes can keep her from using her second factor inside the block.
+
+        Args:
+            username: The person. Take it from your own authentication, never from a model, from a
+                graph's state or from what a client sends.
+
+        Returns:
+            A context manager. It holds for the tasks and threads that take over the context.
+
+        Raises:
+            InvalidUsername: The name is not in its normal form.
+
+        Example:
+            ```python
+            with pipelit.acting_for("alice"):
+                graph.invoke(Command(resume={"username": "alice", "code": code}), config)
+            ```
+        """
+        return acting.acting_for(self._database, username)
 
     def provision_agent(
         self, creator: Agent, *, purpose: str, username: str | None = None

@@ -128,3 +128,9 @@ def test_modules_with_public_names_say_so() -> None:
         ]
         if own and Path(str(module.__file__)).parent.name != "cli":
             assert getattr(module, "__all__", None), (module.__name__, own)
+
+
+def test_a_ledger_that_is_gone_is_no_failed_verification() -> None:
+    """Whoever catches a failed check doesn't catch a dead database with it."""
+    assert issubclass(errors.LedgerUnavailable, errors.StorageError)
+    assert not issubclass(errors.LedgerUnavailable, errors.VerificationError)
