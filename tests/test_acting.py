@@ -15,12 +15,19 @@ def test_it_ends_with_its_block_also_after_an_error(pipelit: Pipelit) -> None:
     """Nobody acts for a person before the block, after it, or after one that raised."""
     database = pipelit._database
     assert acting_person(database) is None
-    with pytest.raises(RuntimeError), pipelit.acting_for("alice"):
-        assert acting_person(database) == "alice"
-        with pipelit.acting_for("bob"):
-            assert acting_person(database) == "bob"
-        assert acting_person(database) == "alice"
-        raise RuntimeError
+    seen: list[str | None] = []
+
+    def act() -> None:
+        with pipelit.acting_for("alice"):
+            seen.append(acting_person(database))
+            with pipelit.acting_for("bob"):
+                seen.append(acting_person(database))
+            seen.append(acting_person(database))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        act()
+    assert seen == ["alice", "bob", "alice"]
     assert acting_person(database) is None
 
 
