@@ -32,7 +32,7 @@ ALONE = {
     },
     Keys: set[str](),
     Mfa: set[str](),
-    Pipelit: {"from_env", "agent", "checkpoint_serializer", "sealed_saver"},
+    Pipelit: {"from_env", "agent", "acting_for", "checkpoint_serializer", "sealed_saver"},
     Users: {"create_agent_in", "find_in"},
 }
 

@@ -158,6 +158,8 @@ class RedisLedger:
                 why = "the database has lost its name: restore the table pipelit_epoch"
                 raise _unavailable(attempt, why)
             return self._written(attempt, row, *self._asked(attempt, row))
+        except LedgerUnavailable:
+            raise
         except StorageError as error:
             raise _unavailable(attempt, str(error)) from error
 

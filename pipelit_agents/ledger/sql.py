@@ -144,6 +144,8 @@ class SqlLedger:
                 decision = self._decide_once(attempt)
                 if decision is not None:
                     return decision
+        except LedgerUnavailable:
+            raise
         except StorageError as error:
             raise LedgerUnavailable(
                 f"nothing is accepted while attempts can't be counted: {error}",
