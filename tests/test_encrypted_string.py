@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, literal, select, text
-from sqlalchemy.exc import CompileError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import (
+    Column,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    UniqueConstraint,
+    create_engine,
+    delete,
+    exists,
+    insert,
+    literal,
+    null,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import ArgumentError, CompileError, IntegrityError, StatementError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
 from pipelit_agents import EncryptedString, Keyring, Sealed
 from pipelit_agents.errors import ConfigurationError, UnsealError
@@ -220,3 +240,186 @@ def test_a_type_without_a_column_seals_nothing(engine: Engine) -> None:
     """A bound value that belongs to no column has no place to be sealed for."""
     with engine.connect() as connection, pytest.raises(TypeError, match="belong to a table"):
         connection.execute(select(literal(PLAIN, EncryptedString(keyring=KEYRING))))
+
+
+Token: Any = Customer.token
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda: select(exists().where(Token == PLAIN)),
+        lambda: delete(Customer).where(Token == PLAIN),
+        lambda: delete(Customer).where(Token != PLAIN),
+        lambda: select(Customer).filter_by(token=PLAIN),
+        lambda: select(Customer).where(Token.in_([PLAIN])),
+        lambda: select(Customer).where(Token.not_in([PLAIN])),
+        lambda: select(Customer).where(Token.in_(select(Customer.called))),
+        lambda: select(Customer).where(Token.like("sk-%")),
+        lambda: select(Customer).where(Token.is_distinct_from(PLAIN)),
+        lambda: select(Customer).where(Token.between("a", "b")),
+        lambda: select(Customer).where(Token < PLAIN),
+        lambda: select(Customer).where(Token == Customer.called),
+        lambda: select(Customer).where(Token.label("other") == PLAIN),
+        lambda: select(Customer).where(aliased(Customer).token == PLAIN),
+        lambda: select(Customer).order_by(Token.desc()),
+        lambda: select(Token + PLAIN),
+        lambda: select(PLAIN + Token),
+        lambda: update(Customer).values(note=Token + PLAIN),
+        lambda: select(Token.distinct()),
+        lambda: select(Token.startswith("sk")),
+    ],
+)
+def test_ciphertexts_are_not_compared(compare: Callable[[], Any], engine: Engine) -> None:
+    """No statement is built that would silently match nothing, or delete everything."""
+    with Session(engine) as session, pytest.raises(TypeError, match="EncryptedString") as caught:
+        session.execute(compare())
+    assert PLAIN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("test", "ids"),
+    [
+        (Token.is_(None), [2]),
+        (Token.is_not(None), [1]),
+        (Token == None, [2]),  # noqa: E711 - what SQLAlchemy makes IS NULL of
+        (Token != None, [1]),  # noqa: E711
+        (Token.is_(null()), [2]),
+    ],
+)
+def test_whether_there_is_a_value_can_be_asked(engine: Engine, test: Any, ids: list[int]) -> None:
+    """NULL is NULL, encrypted or not."""
+    write(engine, token=PLAIN)
+    with Session(engine) as session, session.begin():
+        session.add(Customer(id=2))
+    with Session(engine) as session:
+        assert list(session.scalars(select(Customer.id).where(test))) == ids
+
+
+def test_a_ciphertext_is_the_one_that_was_read(engine: Engine) -> None:
+    """A compare-and-swap by the loaded Sealed changes that row alone, and once."""
+    write(engine, token=PLAIN)
+    loaded = read(engine).token
+    swap = update(Customer).where(Token == loaded).values(token="new")
+    with engine.begin() as connection:
+        assert [connection.execute(swap).rowcount for _ in range(2)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda: [Column("token", EncryptedString(), unique=True)],
+        lambda: [Column("token", EncryptedString(), primary_key=True)],
+        lambda: [Column("token", EncryptedString()), UniqueConstraint("token")],
+        lambda: [Column("token", EncryptedString()), PrimaryKeyConstraint("token")],
+        lambda: [
+            Column("id", Integer),
+            Column("token", EncryptedString()),
+            Index("one_of_each", "id", "token", unique=True),
+        ],
+    ],
+)
+def test_a_ciphertext_is_no_key(parts: Callable[[], list[Any]]) -> None:
+    """A unique ciphertext would let equal values in, so the table is refused when it is defined."""
+    with pytest.raises(ArgumentError, match="keyed hash"):
+        Table("things", MetaData(), *parts())
+
+
+def test_an_index_that_is_not_unique_is_the_applications_business() -> None:
+    """It is of no use, and does no harm."""
+    column: Column[Any] = Column("token", EncryptedString(), index=True)
+    assert len(Table("things", MetaData(), column).indexes) == 1
+
+
+def renamed(engine: Engine, **options: Any) -> Any:
+    """What a table holds that was called customers when its row was written."""
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE customers RENAME TO clients"))
+    column: Column[Any] = Column("token", EncryptedString(keyring=KEYRING, **options))
+    clients = Table("clients", MetaData(), Column("id", Integer, primary_key=True), column)
+    with engine.begin() as connection:
+        connection.execute(insert(clients).values(id=2, token="new"))
+        return connection.scalars(select(clients.c.token).order_by(clients.c.id)).all()
+
+
+@pytest.mark.parametrize("name", ["purpose", "place"])
+def test_a_renamed_table_keeps_its_values_by_their_purpose(engine: Engine, name: str) -> None:
+    """Old values open, and new ones are bound to the same purpose."""
+    write(engine, token=PLAIN)
+    old, new = renamed(engine, **{name: "customers.token"})
+    assert (old.unseal(KEYRING), new.unseal(KEYRING)) == (PLAIN, "new")
+    assert new.purpose == "customers.token"
+
+
+def test_without_the_purpose_a_renamed_tables_values_do_not_open(engine: Engine) -> None:
+    """So the test above would find it."""
+    write(engine, token=PLAIN)
+    old, new = renamed(engine)
+    assert new.unseal(KEYRING) == "new"
+    with pytest.raises(UnsealError):
+        old.unseal(KEYRING)
+
+
+def test_two_purposes_at_once_are_refused() -> None:
+    """The earlier name of the argument can't contradict the newer one."""
+    with pytest.raises(ValueError, match="purpose alone"):
+        EncryptedString(purpose="a.b", place="c.d")
+
+
+def test_a_value_belongs_to_its_schema() -> None:
+    """A ciphertext of one tenant's table doesn't open in the table of another."""
+    one, other = (
+        Table(
+            "customers", MetaData(), Column("token", EncryptedString(keyring=KEYRING)), schema=each
+        )
+        for each in ("tenant_a", "tenant_b")
+    )
+    sealed = one.c.token.type.sealed(PLAIN)  # type: ignore[attr-defined]
+    assert sealed.purpose == "tenant_a.customers.token"
+    with pytest.raises(UnsealError):
+        Sealed(sealed.token, other.c.token.type.purpose).unseal(KEYRING)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("action", ["insert", "update"])
+def test_what_was_flushed_is_sealed_in_the_object_too(engine: Engine, action: str) -> None:
+    """With expire_on_commit=False no object keeps the plaintext of what it has stored."""
+    with Session(engine, expire_on_commit=False) as session:
+        customer = Customer(id=1, token=PLAIN if action == "insert" else "before")
+        session.add(customer)
+        session.flush()
+        if action == "update":
+            customer.token = PLAIN  # type: ignore[assignment]
+        session.commit()
+        assert isinstance(customer.token, Sealed)
+        assert customer.token.unseal(KEYRING) == PLAIN
+        assert PLAIN.encode() not in pickle.dumps(customer)
+        session.refresh(customer)
+        assert customer.token.unseal(KEYRING) == PLAIN
+
+
+def test_an_error_about_another_column_repeats_no_plaintext(engine: Engine) -> None:
+    """SQLAlchemy shows the row's parameters: through the ORM ciphertexts, in Core none."""
+    write(engine, token="first")
+    with pytest.raises(IntegrityError) as orm, Session(engine) as session, session.begin():
+        session.add(Customer(id=1, token=PLAIN))
+    with pytest.raises(IntegrityError) as core, engine.begin() as connection:
+        connection.execute(insert(Customer).values(id=1, token=PLAIN))
+    with pytest.raises(StatementError) as before, engine.begin() as connection:
+        connection.execute(insert(Customer), [{"token": PLAIN}, {"id": 3, "called": PLAIN}])
+    for caught in (orm, core, before):
+        assert PLAIN not in f"{caught.value}{caught.value!r}{caught.value.params}"
+
+
+def test_errors_of_other_tables_show_their_parameters_as_before(engine: Engine) -> None:
+    """Only statements that name a table with an encrypted column lose them."""
+    with pytest.raises(StatementError) as caught, engine.begin() as connection:
+        connection.execute(text("INSERT INTO nowhere VALUES (:shown)"), {"shown": "a-value"})
+    assert "a-value" in str(caught.value)
+
+
+def test_a_literal_is_refused_without_its_value() -> None:
+    """A printer of statements gets an error that doesn't hold the value."""
+    statement = insert(Customer).values(token=PLAIN)
+    with pytest.raises((TypeError, CompileError)) as caught:
+        statement.compile(compile_kwargs={"literal_binds": True})
+    assert PLAIN not in str(caught.value)

@@ -93,6 +93,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
         "remote.md": "test_remote_page.py",
         "guide.md": "test_guide.py",
         "operations.md": "test_operations.py",
+        "shared-database.md": "test_host_migrations.py",
     }
     shown = {
         "deployment.md": "set-up of servers",
