@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -34,6 +35,7 @@ _PUBLISHED: Final = frozenset(
 )
 # Of 32 random bytes fewer than these are different in one of 10^17 keys.
 _FEWEST_BYTES: Final = 16
+_KEY_LENGTH: Final = 44
 _MARK: Final = b"plit1"
 _HEAD: Final = len(_MARK) + hashlib.sha256().digest_size
 
@@ -69,9 +71,9 @@ class Keyring:
             if len(raw[-1]) != 32:
                 raise ConfigurationError(
                     f"key {position} of {len(cleaned)} in {KEY_SETTING} is not a Fernet key "
-                    "(32 bytes in URL-safe base64, 44 characters). Mend it where it is set, in "
-                    "the environment or in .env. If it never was a key, take it out there, and "
-                    f"make one with: {MAKE_A_KEY}"
+                    f"(32 bytes in URL-safe base64, 44 characters{_what_it_is(key)}). Mend it "
+                    "where it is set, in the environment or in .env. If it never was a key, take "
+                    f"it out there, and make one with: {MAKE_A_KEY}"
                 )
         self._keys = tuple(raw)
         fernets = [Fernet(key) for key in cleaned]
@@ -80,12 +82,12 @@ class Keyring:
 
     @classmethod
     def parse(cls, setting: str) -> Keyring:
-        """Reads the setting's form: keys separated by commas, newest first.
+        """Read the setting's form: keys separated by commas or white space, newest first.
 
         Raises:
             ConfigurationError: As the constructor.
         """
-        return cls(*setting.split(","))
+        return cls(*re.split(r"[,\s]+", setting))
 
     @staticmethod
     def generate_key() -> str:
@@ -252,6 +254,17 @@ class Sealed:
         return "Sealed(****)"
 
     __str__ = __repr__
+
+
+def _what_it_is(key: str) -> str:
+    """What keeps a text from being a key, where that can be told; it repeats none of it."""
+    if key[:1] in "'\"" or key[-1:] in "'\"":
+        return ": this has quotes around it, which belong to the shell or to .env; take them out"
+    if re.fullmatch(r"[A-Za-z0-9_-]{43}", key):
+        return ": this lacks the = at its end"
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", key):
+        return ": this is hexadecimal"
+    return f": this has {len(key)}" if len(key) != _KEY_LENGTH else ""
 
 
 def _head(purpose: str) -> bytes:

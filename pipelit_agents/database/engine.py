@@ -524,7 +524,21 @@ def _server(parsed: URL, pool_size: int) -> Engine:
     return engine
 
 
+def _require_readable(url: str) -> None:
+    """Refuse what SQLAlchemy would read otherwise than it was meant; repeat none of it."""
+    why = ""
+    if url[:1] in "'\"":
+        why = "it has quotes around it, which belong to the shell or to .env: take them out"
+    elif url != url.strip() or any(ord(each) < 0x20 for each in url):
+        why = "it has a line's end or white space in it: take that out"
+    elif url.partition("://")[2].partition("?")[0].count("@") > 1:
+        why = "in a user name or password write @ as %40, : as %3A, / as %2F and % as %25"
+    if why:
+        raise ConfigurationError(f"{URL_SETTING} is not a database URL that can be used: {why}")
+
+
 def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
+    _require_readable(url)
     try:
         parsed = make_url(url)
         dialect = parsed.get_dialect()
