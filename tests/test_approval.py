@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import Any
 
 import pyotp
@@ -96,9 +97,11 @@ def test_a_named_persons_code_lets_it_go_on(pipelit: Pipelit, apps: Apps, clock:
     digest = hashlib.sha256(b'{"pay":12,"to":"otters"}').hexdigest()
     assert asked == {
         "type": "pipelit.approval",
+        "id": asked["id"],
         "shown": SHOWN,
         "digest": digest,
         "approvers": ["alice", "carol"],
+        "expires_at": datetime.fromtimestamp(clock() + 7 * 86_400, UTC).isoformat(),
         "error": None,
     }
     code = apps["alice"].at(clock())
@@ -107,6 +110,7 @@ def test_a_named_persons_code_lets_it_go_on(pipelit: Pipelit, apps: Apps, clock:
     approval = state["approval"]
     assert (approval["outcome"], approval["by"], approval["proven"]) == ("approved", "alice", True)
     assert (approval["shown"], approval["digest"]) == (SHOWN, approval_digest(SHOWN))
+    assert approval["id"] == asked["id"]
     assert state["amount"] == 12
     entry = pipelit.audit.list()[-1]
     assert (entry.actor, entry.action, entry.reason) == ("alice", "approve", digest)
@@ -167,7 +171,7 @@ def test_a_code_approves_one_thing(pipelit: Pipelit, apps: Apps, clock: Clock) -
     [
         ({"username": "bob", "code": "bobs"}, "'bob' is not asked here"),
         ({"username": "bob", "deny": True}, "'bob' is not asked here"),
-        ({"username": "carol", "code": "123456"}, "no second factor"),
+        ({"username": "carol", "code": "123456"}, "the code was not accepted"),
         ({"username": "alice", "code": "12345"}, "exactly 6 digits"),
         ({"username": "alice"}, "has to be"),
         ({"username": "alice", "code": 123456}, "has to be"),
@@ -181,7 +185,10 @@ def test_a_code_approves_one_thing(pipelit: Pipelit, apps: Apps, clock: Clock) -
 def test_anything_else_asks_again(
     pipelit: Pipelit, apps: Apps, clock: Clock, answer: Any, says: str
 ) -> None:
-    """Nobody's, a person's who isn't named, of one without an app, in another form: no way on."""
+    """Nobody's, a person's who isn't named, of one without an app, in another form: no way on.
+
+    The words for a person without an app are those for a wrong code: anyone may answer.
+    """
     if isinstance(answer, dict) and answer.get("code") == "bobs":
         answer = {**answer, "code": apps["bob"].at(clock())}
     ran: list[str] = []
@@ -241,7 +248,8 @@ def test_an_account_that_is_deactivated_meanwhile_approves_nothing(
     graph.invoke(ASKED, THREAD)
     pipelit.users.deactivate("alice")
     good = {"username": "alice", "code": apps["alice"].at(clock())}
-    assert "deactivated" in question(graph.invoke(Command(resume=good), THREAD))["error"]
+    assert "not accepted" in question(graph.invoke(Command(resume=good), THREAD))["error"]
+    assert pipelit.audit.list(limit=1)[0].reason == "inactive"
 
 
 def test_two_approvals_after_each_other_need_two_people(
