@@ -182,7 +182,7 @@ def approve_with_totp(
     def check(state: _State) -> Command[Any]:
         try:
             answer = _read(state["answer"], names, state.get("id", ""))
-            _require_own(pipelit, state)
+            _require_own(pipelit, state, names)
             found = answer.give(pipelit)
         except (ApprovalClosed, ApprovalNotFound) as error:
             return Command(goto="store", update={"error": str(error)})
@@ -287,10 +287,10 @@ def _read(answer: Any, approvers: Sequence[str], identifier: str) -> _Answer:
     return _Answer(identifier, name, code, denies)
 
 
-def _require_own(pipelit: Pipelit, state: _State) -> None:
-    # A thread's state can be copied to another one, or changed by anyone who may update it.
+def _require_own(pipelit: Pipelit, state: _State, approvers: Sequence[str]) -> None:
+    # A thread's state can be copied to another one, or changed by anyone who may update it; and
+    # while it waits, the graph can be replaced by one that asks other people.
     asked = pipelit.approvals.get(state.get("id", ""))
-    if asked.digest != approval_digest(state["shown"]) or asked.thread != running_thread():
-        raise ApprovalNotFound(
-            "the question was asked elsewhere, or about something else: ask again"
-        )
+    same = asked.digest == approval_digest(state["shown"]) and asked.thread == running_thread()
+    if not same or set(asked.approvers) != set(approvers):
+        raise ApprovalNotFound("the question was asked elsewhere, or otherwise: ask again")

@@ -509,14 +509,17 @@ class Mfa:
         now, digest = self._clock(), _digest(name, code)
         with self._database.writing(durable=True) as connection:
             self._database.lock(connection, f"account:{name}", shared=True)
-            reason = _unfit(_read_user(connection, name))
+            user = _read_user(connection, name)
+            unfit = _unfit(user)
+            sealed = None if unfit else user.totp_secret
+            factor = factor_id(name, self._verifier.person_secret(name, sealed))
             row = connection.execute(
                 select(RecoveryCodeRow.__table__).where(
                     RecoveryCodeRow.digest == digest, RecoveryCodeRow.username == name
                 )
             ).one_or_none()
-            if not reason and not self._use_code(connection, name, row, now):
-                reason = "wrong or used"
+            used = not unfit and self._use_code(connection, row, factor, now)
+            reason = "" if used else unfit or "wrong or used"
             self._record(
                 connection,
                 name,
@@ -532,23 +535,19 @@ class Mfa:
         at = datetime.fromtimestamp(now, UTC)
         return Verification(name, name, "recovery", int(now) // PERIOD, at)
 
-    def _use_code(self, connection: Connection, name: str, row: Any, now: float) -> bool:
+    def _use_code(self, connection: Connection, row: Any, factor: str, now: float) -> bool:
         """Uses a recovery code up; False where it was used, or isn't one that was made here."""
         keyring = self._keyring()
-        user = _read_user(connection, name)
-        secret = keyring.unseal(user.totp_secret.token, totp_purpose(name))
-        factor = factor_id(name, secret)
         if row is None or row.used_at is not None or row.factor != factor:
             return False
         # A digest alone could be anybody's: who can write to the table could put one in.
         if _tag_state(keyring, row) == "foreign":
             return False
-        used = _recovery_fields(name, row.digest, factor, float(now))
+        used = _recovery_fields(row.username, row.digest, factor, float(now))
         changed = connection.execute(
             update(RecoveryCodeRow)
             .where(
                 RecoveryCodeRow.digest == row.digest,
-                RecoveryCodeRow.username == name,
                 RecoveryCodeRow.used_at.is_(None),
                 RecoveryCodeRow.mac == row.mac,
             )

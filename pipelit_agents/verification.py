@@ -457,6 +457,15 @@ class Verifier:
             )
         return code
 
+    def person_secret(self, username: str, sealed: Sealed | None) -> bytes:
+        """Opens the secret of a person's second factor; without one, a decoy at the same cost.
+
+        Raises:
+            UnsealError: It doesn't open under this keyring.
+        """
+        account = None if sealed is None else Account(username, sealed.token, None)
+        return self._unseal(account, self._keyring().unseal)[0]
+
     def _check(
         self, verifier: str, name: str, given: str, kind: str, unfit: str = ""
     ) -> Verification:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from json import dumps
 from time import time
@@ -20,7 +21,7 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 from sqlalchemy import Connection, delete, insert, select, text, update
 
 from pipelit_agents.approvals import tags
-from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest, canonical
+from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest
 from pipelit_agents.approvals.values import (
     ApprovalDecision,
     ApprovalRequest,
@@ -61,6 +62,11 @@ _ANSWERS: Final = ApprovalAnswerRow.__table__
 _USE: Final = text(
     "INSERT INTO pipelit_approval_uses (approval_id, used_at) VALUES (:approval_id, :used_at) "
     "ON CONFLICT (approval_id) DO NOTHING"
+)
+_UNKNOWN: Final = "unknown question"
+_FOREIGN: Final = "not under our keys"
+_NOT_OURS: Final = (
+    "was changed, or was made under a key that is not in FIELD_ENCRYPTION_KEY (any more)"
 )
 _AGAIN: Final = "ask again, and act on exactly what was shown"
 _CLOSED: Final = {
@@ -109,16 +115,24 @@ class Register:
     # Asking
 
     def ask(
-        self, what: Any, approvers: Sequence[str], *, lifetime: float, asked_by: str, thread: str
+        self, shown: str, approvers: Sequence[str], *, lifetime: float, asked_by: str, thread: str
     ) -> ApprovalRequest:
-        """Store a question; see :meth:`Approvals.request`."""
-        shown = canonical(what)
+        """Store a question; see :meth:`Approvals.request`.
+
+        Args:
+            shown: What is to be approved, as its canonical JSON.
+            approvers: Who may answer.
+            lifetime: For how long, seconds.
+            asked_by: Who asks.
+            thread: In which LangGraph thread.
+        """
+        what = decode(shown.encode(), limit=MAX_SHOWN)
         with self._database.writing(durable=True) as connection:
             row = self._insert(
                 connection, approval_digest(what), shown, approvers, lifetime, asked_by, thread
             )
             self._record(connection, row.created_at, asked_by, row.id, "approval.request", row)
-        return self._request_of(row, decode(shown.encode(), limit=MAX_SHOWN), "pending")
+        return self._request_of(row, what, "pending")
 
     def _insert(
         self,
@@ -174,7 +188,7 @@ class Register:
         with self._database.reading() as connection:
             row, refusal = self._answerable(connection, identifier, username, verdict)
         if refusal is not None:
-            self._refuse_answer(identifier, username, verdict, refusal)
+            self._refuse_answer(identifier, username, verdict, refusal, row)
         digest: str = row.digest
         return digest
 
@@ -206,10 +220,8 @@ class Register:
                 self._require_same_person(connection, vote)
                 self._set_state(connection, row, vote.verdict)
                 decision = self._write(connection, row, vote)
-            elif refusal.ends:
-                self._set_state(connection, row, "expired")
         if refusal is not None:
-            self._refuse_answer(identifier, vote.username, vote.verdict, refusal)
+            self._refuse_answer(identifier, vote.username, vote.verdict, refusal, row)
         return cast(ApprovalDecision, decision)
 
     def record(self, digest: str, vote: Vote, *, lifetime: float) -> ApprovalDecision:
@@ -268,8 +280,10 @@ class Register:
         only_pending: bool = False,
     ) -> tuple[Any, _Refusal | None]:
         row = self._read(connection, identifier)
-        if row is None or not self._is_ours(row):
-            raise _not_found(identifier, there=row is not None)
+        if row is None:
+            return None, _Refusal(f"there is no question {identifier!r:.80} here", _UNKNOWN)
+        if not self._is_ours(row):
+            return None, _Refusal(f"the question {identifier} {_NOT_OURS}", _FOREIGN)
         names = tags.approvers_of(row.approvers)
         if username not in names:
             words = f"{username!r} is not asked here; asked are {', '.join(names)}"
@@ -312,13 +326,20 @@ class Register:
             )
 
     def _refuse_answer(
-        self, identifier: str, username: str, verdict: Verdict, refusal: _Refusal
+        self, identifier: str, username: str, verdict: Verdict, refusal: _Refusal, row: Any
     ) -> NoReturn:
         action = "approve" if verdict == "approved" else "deny"
-        self._note_refusal(username, identifier, action, refusal.reason)
+        with self._database.writing(durable=refusal.ends) as connection:
+            if refusal.ends:
+                self._set_state(connection, row, "expired")
+            now = self._now(connection)
+            self._record(
+                connection, now, username, identifier, action, None, refused=refusal.reason
+            )
         if refusal.reason == "not asked":
             raise NotPermitted(refusal.words, username=username)
-        raise ApprovalClosed(f"{refusal.words}: ask again", username=username)
+        kind = ApprovalNotFound if refusal.reason in (_UNKNOWN, _FOREIGN) else ApprovalClosed
+        raise kind(f"{refusal.words}: ask again", username=username)
 
     # Using
 
@@ -369,11 +390,7 @@ class Register:
     ) -> Any:
         """The answer by which an approval is good, or a :class:`_Refusal`."""
         if not self._is_ours(row):
-            return _Refusal(
-                "its record was changed, or was made under a key that is not in "
-                "FIELD_ENCRYPTION_KEY (any more)",
-                "not under our keys",
-            )
+            return _Refusal(f"its record {_NOT_OURS}", _FOREIGN)
         if row.state == "pending":
             return _Refusal("nobody has answered yet", "pending")
         refusal = _closed(row) if row.state != "approved" else self._untimely(row, now)
@@ -414,11 +431,7 @@ class Register:
             )
         fields = tags.answer_fields(row, answer)
         if not tags.tagged(self._keyring(), tags.ANSWER, fields, answer.mac) or name not in asked:
-            return _Refusal(
-                "its answer was changed, or was made under a key that is not in "
-                "FIELD_ENCRYPTION_KEY (any more)",
-                "answer not under our keys",
-            )
+            return _Refusal(f"its answer {_NOT_OURS}", "answer not under our keys")
         if answer.at > now + _SKEW:
             return _Refusal(
                 f"it was approved in the future, at {_iso(answer.at)}, by the clock that is used "
@@ -452,8 +465,10 @@ class Register:
         """Return a question; see :meth:`Approvals.get`."""
         with self._database.reading() as connection:
             row = self._read(connection, identifier)
-            if row is None or not self._is_ours(row):
-                raise _not_found(identifier, there=row is not None)
+            if row is None:
+                raise ApprovalNotFound(f"there is no question {identifier!r:.80} here: ask again")
+            if not self._is_ours(row):
+                raise ApprovalNotFound(f"the question {identifier} {_NOT_OURS}: ask again")
             now = self._now(connection)
             used = _was_used(connection, identifier)
             answers = connection.execute(
@@ -487,11 +502,12 @@ class Register:
                 query = query.where(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))
             rows = connection.execute(query.order_by(ApprovalRow.created_at, ApprovalRow.id)).all()
         for row in rows:
-            # What isn't ours, nobody is to be shown.
+            # A question that isn't ours is shown to nobody, and hides no other.
             if not self._is_ours(row) or self._untimely(row, now) is not None:
                 continue
             if person is None or person in tags.approvers_of(row.approvers):
-                found.append(self._request_of(row, self._shown(row), "pending"))
+                with suppress(UnsealError):
+                    found.append(self._request_of(row, self._shown(row), "pending"))
         return found
 
     # Keys
@@ -668,11 +684,6 @@ class Register:
         found = connection.scalar(text(f"SELECT {self._database.server_clock}"))
         return time() if found is None else float(found)
 
-    def _note_refusal(self, actor: str, subject: str, action: str, reason: str) -> None:
-        with self._database.writing() as connection:
-            now = self._now(connection)
-            self._record(connection, now, actor, subject, action, None, refused=reason)
-
     @staticmethod
     def _record(
         connection: Connection,
@@ -762,15 +773,6 @@ def _closed(row: Any) -> _Refusal | None:
         return _Refusal(f"the question {row.id} has expired", "expired")
     words = _CLOSED.get(row.state, "can't be answered any more")
     return _Refusal(f"the question {row.id} {words}", row.state)
-
-
-def _not_found(identifier: str, *, there: bool) -> ApprovalNotFound:
-    if there:
-        return ApprovalNotFound(
-            f"the question {identifier} was changed, or was made under a key that is not in "
-            "FIELD_ENCRYPTION_KEY (any more): ask again"
-        )
-    return ApprovalNotFound(f"there is no question {identifier!r:.80} here: ask again")
 
 
 def _storable(thread: str) -> str:

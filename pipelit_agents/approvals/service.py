@@ -14,6 +14,7 @@ from pipelit_agents.approvals.arguments import (
     require_lifetime,
     require_seconds,
 )
+from pipelit_agents.approvals.digest import canonical
 from pipelit_agents.approvals.register import OPERATOR, Register, running_thread
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, Verdict, Vote
 from pipelit_agents.errors import (
@@ -100,9 +101,10 @@ class Approvals:
         require_username(asked_by, argument="asked_by")
         if thread is not None and not isinstance(thread, str):
             raise TypeError("thread has to be text, the id of a LangGraph thread")
+        shown = canonical(what)
         self._require_somebody(names)
         where = running_thread() if thread is None else thread
-        return self._register.ask(what, names, lifetime=lifetime, asked_by=asked_by, thread=where)
+        return self._register.ask(shown, names, lifetime=lifetime, asked_by=asked_by, thread=where)
 
     arequest = off_the_loop(request)
 
@@ -204,8 +206,9 @@ class Approvals:
         after this has returned, it is used all the same.
 
         Args:
-            approval: The digest of what is about to be done, ``approval_digest(what)``, or the id
-                of the question.
+            approval: The digest of what is about to be done, ``approval_digest(what)``. Or the id
+                of a question that your own code has kept: it doesn't say what was approved, so
+                never take one from a graph's state or from a caller.
             approvers: Who may have approved it.
             within: How long ago at the most: seconds or a timedelta.
 
