@@ -471,8 +471,8 @@ def test_an_approver_is_one_who_was_asked_and_who_is_named(
 ) -> None:
     """One who was taken off the list since doesn't count, nor one who is put on it."""
     question = approved(people, "alice", "bob")
-    refused(pipelit, "none of the approvers named here", "bob")
-    refused(pipelit, "none of the approvers named here", "mallory", wanted=question)
+    refused(pipelit, "none of the approvers that are named", "bob")
+    refused(pipelit, "none of the approvers that are named", "mallory", wanted=question)
     pipelit.approvals.require(question, approvers=["alice"])
 
 
@@ -502,8 +502,8 @@ def test_a_used_approval_stays_used_whatever_the_clock_does(
     pipelit.approvals.require(DIGEST, approvers=["alice"])
     for step in (jump, -jump, -jump, jump):
         clock.advance(step)
-        refused(pipelit, "not approved")
-        refused(pipelit, "not approved", wanted=question)
+        refused(pipelit, "may not be done")
+        refused(pipelit, "may not be done", wanted=question)
 
 
 def test_a_clock_that_is_set_back_revives_nothing(
@@ -582,7 +582,7 @@ def test_a_planted_approval_is_none(
     refused(pipelit, "was changed, or was made under a key", wanted=wanted)
     # By digest the real one is found, and beside the planted one it is good once.
     assert pipelit.approvals.require(DIGEST, approvers=["alice"]).id == real
-    refused(pipelit, "not approved")
+    refused(pipelit, "may not be done")
     assert [each.id for each in pipelit.approvals.pending()] == []
     with pytest.raises(ApprovalNotFound, match="was changed"):
         pipelit.approvals.get(planted)
@@ -636,7 +636,7 @@ def test_a_changed_answer_is_no_answer(
     """Made younger, given to another person, or wiped."""
     approved(people, "alice", "bob")
     thief(f"UPDATE pipelit_approval_answers SET {change}")  # noqa: S608 - the thief's words
-    refused(pipelit, "not approved", "alice", "bob")
+    refused(pipelit, "may not be done", "alice", "bob")
 
 
 @pytest.mark.parametrize("ending", ["used", "denied", "expired"])
@@ -792,7 +792,7 @@ def test_the_audit_is_no_approval(pipelit: Pipelit, people: People) -> None:
             ),
             {"at": 1_800_000_000.0, "digest": DIGEST},
         )
-    refused(pipelit, "nobody has asked or approved this")
+    refused(pipelit, "none of the approvers has approved this")
     with pytest.raises(NotPermitted, match="no digest"):
         pipelit.mfa.require_approved("", approvers=["alice"])
 
@@ -861,7 +861,7 @@ def test_what_no_key_has_tagged_is_named_and_can_be_forgotten(
         assert f"approvals {question}" in forgotten
         assert "recovery_codes of alice" in forgotten
         assert other.keys.status().unreadable == ()
-    refused(pipelit, "nobody has asked", "alice", "bob")
+    refused(pipelit, "none of the approvers has approved this", "alice", "bob")
 
 
 def test_every_sealed_column_has_its_place_in_a_rotation() -> None:

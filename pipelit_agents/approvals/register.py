@@ -345,7 +345,7 @@ class Register:
 
     def use(self, wanted: str, approvers: Sequence[str], within: float) -> ApprovalDecision:
         """Use an approval up; see :meth:`Approvals.require`."""
-        refusal = _Refusal("nobody has asked or approved this", "no approval")
+        refusal = _Refusal("none of the approvers has approved this", "no approval")
         with self._database.writing(durable=True) as connection:
             digest = wanted
             if tags.is_id(wanted):
@@ -369,7 +369,7 @@ class Register:
             self._record(
                 connection, now, OPERATOR, wanted, "approval.use", None, refused=refusal.reason
             )
-        raise NotPermitted(f"this is not approved: {refusal.words}; {_AGAIN}")
+        raise NotPermitted(f"this may not be done: {refusal.words}; {_AGAIN}")
 
     def _candidates(self, connection: Connection, wanted: str, digest: str) -> Iterator[Any]:
         which = ApprovalRow.id == wanted if tags.is_id(wanted) else ApprovalRow.digest == digest
@@ -398,7 +398,9 @@ class Register:
             return refusal
         if _was_used(connection, row.id):
             return _USED
-        refusal = _Refusal("none of the approvers named here has approved it", "other approvers")
+        refusal = _Refusal(
+            "none of the approvers that are named here has approved it", "other approvers"
+        )
         asked = tags.approvers_of(row.approvers)
         people = self._factors(connection, approvers)
         for answer in connection.execute(
