@@ -7,10 +7,9 @@ beginning, and a code is to be checked once.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from datetime import timedelta
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.channels import EphemeralValue
@@ -19,25 +18,27 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from pipelit_agents import Pipelit
+from pipelit_agents import ApprovalDecision, Pipelit
+from pipelit_agents.approvals import approval_digest
+from pipelit_agents.approvals.arguments import WEEK, require_approvers, require_lifetime
+from pipelit_agents.approvals.register import running_thread
 from pipelit_agents.errors import (
     AccountError,
+    ApprovalClosed,
+    ApprovalNotFound,
     PipelitError,
     SecondFactorError,
     VerificationError,
 )
-from pipelit_agents.names import require_username
-from pipelit_agents.payload import decode, encode
 
 __all__ = ["Approval", "approval_digest", "approve_with_totp"]
 
 QUESTION: Final = "pipelit.approval"
-_MAX_SHOWN: Final = 2**20
 _APPROVES: Final = frozenset({"username", "code"})
 _DENIES: Final = frozenset({"username", "deny"})
 _FORM: Final = (
     'the answer has to be {"username": …, "code": …}, or {"username": …, "deny": true} with or '
-    "without a code"
+    'without a code; "id", the question that is answered, can be added'
 )
 
 Reason = str | Callable[[Any], Any]
@@ -53,6 +54,7 @@ class Approval(TypedDict):
         at: When, ISO 8601 in UTC; None for a denial without a code.
         shown: What the person was shown.
         digest: SHA-256 of it, as in the audit.
+        id: Of the question, for ``pipelit.approvals``.
     """
 
     outcome: Literal["approved", "denied"]
@@ -61,14 +63,20 @@ class Approval(TypedDict):
     at: str | None
     shown: Any
     digest: str
+    id: str
 
 
-class _Asked(TypedDict):
+class _Shown(TypedDict):
     shown: Any
     digest: str
 
 
-class _State(_Asked, total=False):
+class _Asked(TypedDict):
+    id: str
+    expires_at: str
+
+
+class _State(_Shown, _Asked, total=False):
     # Read in the first step, and kept no longer.
     state: Annotated[Any, EphemeralValue(Any)]
     error: str
@@ -80,22 +88,12 @@ class _Output(TypedDict):
     approval: Approval
 
 
-def approval_digest(shown: Any) -> str:
-    """The digest of what is shown: SHA-256 of its JSON, compact and with sorted keys.
-
-    Compared with ``state["approval"]["digest"]`` where something is about to be done, it tells
-    whether that is what was approved.
-
-    Raises:
-        PayloadError: It can't be carried as JSON.
-    """
-    plain = decode(encode(shown), limit=_MAX_SHOWN)
-    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 def approve_with_totp(
-    pipelit: Pipelit, *, approvers: Sequence[str], reason: Reason
+    pipelit: Pipelit,
+    *,
+    approvers: Sequence[str],
+    reason: Reason,
+    expires_in: timedelta | float = WEEK,
 ) -> ApprovalGraph:
     """Makes a graph node that goes on when a named person has approved.
 
@@ -104,6 +102,13 @@ def approve_with_totp(
     isn't named, a wrong or spent one: it interrupts again, with the error, under the limits that
     hold for all codes. ``{"username": …, "deny": True}`` denies, with a code or without.
 
+    Each question is stored in ``pipelit.approvals`` under an id, which is in the interrupt, and an
+    answer decides that question only. Where the question is closed when the answer comes (expired,
+    answered elsewhere, or copied from another thread), it is asked again under another id. An
+    answer that carries an ``id`` is taken for that question alone. A denial without a code ends
+    this question and nothing else, because nobody has proved who denies; where the code that
+    resumes acts for the person (``pipelit.acting_for``), it is hers.
+
     The node writes ``state["approval"]``, an :class:`Approval`; branch on its ``outcome``. What was
     shown, its digest and who approved are in the state, and in the audit. A plain code isn't bound
     to what was shown: it says that the person was there. So a person has to trust what shows the
@@ -111,15 +116,18 @@ def approve_with_totp(
 
     Whoever may send commands to a graph, or update its state, can go around any of its nodes. Where
     that isn't the operator alone, the node that acts asks the database in the place of the state:
-    ``pipelit.mfa.require_approved(approval_digest(what), approvers=[…])``.
+    ``pipelit.approvals.require(approval_digest(what), approvers=[…])``.
 
-    The node raises ``SecondFactorError`` before it asks, when nobody of the approvers could.
+    Before it asks, the node raises ``SecondFactorError`` when none of the approvers could answer,
+    and ``NotPermitted`` or ``UserNotFound`` when one of them is no person.
 
     Args:
         pipelit: Whose people.
         approvers: Who may approve; each a person with a second factor (``pipelit.mfa``).
         reason: What is to be approved: text, or a function of the state that returns text or other
             JSON. It is computed once, before anybody is asked.
+        expires_in: For how long a question can be answered and its approval used, in seconds or
+            as a timedelta; by default a week.
 
     Returns:
         A graph, to be added as a node. The graph around it needs a checkpointer, as any that is
@@ -127,7 +135,7 @@ def approve_with_totp(
 
     Raises:
         TypeError: ``approvers`` is one name.
-        ValueError: ``approvers`` is empty.
+        ValueError: ``approvers`` is empty, or ``expires_in`` out of its range.
         InvalidUsername: A name has another form.
 
     Example:
@@ -147,44 +155,47 @@ def approve_with_totp(
     """
     if not isinstance(pipelit, Pipelit):
         raise TypeError("pipelit has to be the Pipelit whose people are asked")
-    if isinstance(approvers, str):
-        raise TypeError("approvers is a list of names, not one name")
-    names = tuple(require_username(name, argument="approvers") for name in approvers)
-    if not names:
-        raise ValueError("approvers is empty: name at least one person")
+    names = require_approvers(approvers)
+    require_lifetime(expires_in)
 
-    def prepare(state: _State) -> _Asked:
+    def prepare(state: _State) -> _Shown:
         _require_somebody(pipelit, names)
         shown = reason(state["state"]) if callable(reason) else reason
-        return _Asked(shown=shown, digest=approval_digest(shown))
+        return _Shown(shown=shown, digest=approval_digest(shown))
+
+    def store(state: _State) -> _Asked:
+        asked = pipelit.approvals.request(state["shown"], approvers=names, expires_in=expires_in)
+        return _Asked(id=asked.id, expires_at=asked.expires_at.isoformat())
 
     def ask(state: _State) -> dict[str, Any]:
         question = {
             "type": QUESTION,
+            "id": state.get("id"),
             "shown": state["shown"],
             "digest": state["digest"],
             "approvers": list(names),
+            "expires_at": state.get("expires_at"),
             "error": state.get("error"),
         }
         return {"answer": interrupt(question)}
 
     def check(state: _State) -> Command[Any]:
-        digest = state["digest"]
         try:
-            name, code, denies = _read(state["answer"], names)
-            if denies:
-                found = pipelit.mfa.deny(name, code, digest=digest)
-            else:
-                found = pipelit.mfa.approve(name, code or "", digest=digest)
+            answer = _read(state["answer"], names, state.get("id", ""))
+            _require_own(pipelit, state, names)
+            found = answer.give(pipelit)
+        except (ApprovalClosed, ApprovalNotFound) as error:
+            return Command(goto="store", update={"error": str(error)})
         except (AccountError, VerificationError, _Unreadable) as error:
             return Command(goto="ask", update={"error": str(error)})
         approval = Approval(
-            outcome="denied" if denies else "approved",
-            by=name,
-            proven=found is not None,
-            at=None if found is None else found.verified_at.isoformat(),
+            outcome=found.decision,
+            by=found.actor,
+            proven=found.proven,
+            at=found.at.isoformat() if found.proven else None,
             shown=state["shown"],
-            digest=digest,
+            digest=found.digest,
+            id=found.id,
         )
         return Command(goto=END, update={"approval": approval})
 
@@ -193,12 +204,14 @@ def approve_with_totp(
 
     builder = StateGraph(_State, output_schema=_Output)
     builder.add_node("prepare", prepare)
+    builder.add_node("store", store)
     builder.add_node("ask", ask)
     builder.add_node(
-        "check", RunnableLambda(check, acheck, name="check"), destinations=("ask", END)
+        "check", RunnableLambda(check, acheck, name="check"), destinations=("store", "ask", END)
     )
     builder.add_edge(START, "prepare")
-    builder.add_edge("prepare", "ask")
+    builder.add_edge("prepare", "store")
+    builder.add_edge("store", "ask")
     builder.add_edge("ask", "check")
     return ApprovalGraph(**vars(builder.compile(name="approve_with_totp")))
 
@@ -244,13 +257,40 @@ class _Unreadable(PipelitError):
     """The answer isn't one."""
 
 
-def _read(answer: Any, approvers: Sequence[str]) -> tuple[str, str | None, bool]:
+class _Answer(NamedTuple):
+    id: str
+    username: str
+    code: str | None
+    denies: bool
+
+    def give(self, pipelit: Pipelit) -> ApprovalDecision:
+        if self.denies:
+            return pipelit.approvals.deny(self.id, self.username, self.code, unproven=True)
+        return pipelit.approvals.decide(self.id, self.username, self.code or "")
+
+
+def _read(answer: Any, approvers: Sequence[str], identifier: str) -> _Answer:
     fields = dict(answer) if isinstance(answer, Mapping) else {}
     denies = fields.get("deny") is True
-    known = fields.keys() - {"code"} == _DENIES if denies else fields.keys() == _APPROVES
+    known = (
+        fields.keys() - {"id", "code"} == _DENIES
+        if denies
+        else (fields.keys() - {"id"} == _APPROVES)
+    )
     name, code = fields.get("username"), fields.get("code")
     if not known or not isinstance(name, str) or not isinstance(code, str | None):
         raise _Unreadable(_FORM)
     if name not in approvers:
         raise _Unreadable(f"{name[:149]!r} is not asked here; asked are {', '.join(approvers)}")
-    return name, code, denies
+    if fields.get("id", identifier) != identifier:
+        raise _Unreadable("this answers another question: look at what is asked now, and answer it")
+    return _Answer(identifier, name, code, denies)
+
+
+def _require_own(pipelit: Pipelit, state: _State, approvers: Sequence[str]) -> None:
+    # A thread's state can be copied to another one, or changed by anyone who may update it; and
+    # while it waits, the graph can be replaced by one that asks other people.
+    asked = pipelit.approvals.get(state.get("id", ""))
+    same = asked.digest == approval_digest(state["shown"]) and asked.thread == running_thread()
+    if not same or set(asked.approvers) != set(approvers):
+        raise ApprovalNotFound("the question was asked elsewhere, or otherwise: ask again")

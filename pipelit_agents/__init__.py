@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipelit_agents.approvals import ApprovalDecision, ApprovalRequest, Approvals
     from pipelit_agents.audit import AuditEntry
     from pipelit_agents.chain import AuditHead, AuditReport
     from pipelit_agents.credentials.secret import Secret
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "ApiKeyInfo",
+    "ApprovalDecision",
+    "ApprovalRequest",
+    "Approvals",
     "AuditEntry",
     "AuditHead",
     "AuditReport",
@@ -57,6 +61,7 @@ __all__ = [
 # Imported when they are first used: a command's help, or a graph's module that only names this
 # package, needs no SQLAlchemy.
 _HOMES = {
+    "approvals": ["ApprovalDecision", "ApprovalRequest", "Approvals"],
     "audit": ["AuditEntry"],
     "chain": ["AuditHead", "AuditReport"],
     "credentials.secret": ["Secret"],

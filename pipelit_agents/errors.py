@@ -16,6 +16,8 @@ PipelitError
 │   ├── SecondFactorError         a person's second factor is on already, or isn't
 │   ├── NotLocalAgent             the name is a person or a peer: it can't be acted as
 │   ├── NotPermitted
+│   │   ├── ApprovalClosed        a question was answered, or has expired: ask again
+│   │   └── ApprovalNotFound      also a LookupError
 │   └── QuotaExceeded             .limit
 ├── AuthenticationError           a Bearer token isn't accepted; one message for every reason
 ├── CredentialError               .credential
@@ -50,6 +52,8 @@ from typing import Any
 
 __all__ = [
     "AccountError",
+    "ApprovalClosed",
+    "ApprovalNotFound",
     "AuditTampered",
     "AuthenticationError",
     "CodeRejected",
@@ -184,6 +188,14 @@ class NotLocalAgent(AccountError):
 
 class NotPermitted(AccountError):
     """The account may not do this."""
+
+
+class ApprovalClosed(NotPermitted):
+    """The question can't be answered any more: it was answered, or has expired."""
+
+
+class ApprovalNotFound(NotPermitted, LookupError):
+    """There is no such question, or its record wasn't made under one of the keys."""
 
 
 class QuotaExceeded(AccountError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,15 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
-from pipelit_agents.audit import AuditEntry, entry, entry_of, write
+from pipelit_agents.acting import acting_person
+from pipelit_agents.approvals.arguments import require_approvers
+from pipelit_agents.approvals.register import Register, void_unused
+from pipelit_agents.approvals.tags import is_digest, state_of
+from pipelit_agents.approvals.values import ApprovalDecision, Vote
+from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.models import (
-    AuditRow,
-    MfaPendingRow,
-    RecoveryCodeRow,
-    SpentRequestRow,
-    UserRow,
-)
+from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserRow
 from pipelit_agents.errors import (
     CodeRejected,
     NotPermitted,
@@ -31,6 +28,7 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
+from pipelit_agents.factors import factor_id, read_code
 from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.names import require_username
@@ -52,10 +50,10 @@ RECOVERY_CODES: Final = 10
 # What RFC 4226 recommends, and short enough for a small QR code.
 _SECRET_BYTES: Final = 20
 _FIRST_CODE_TRIES: Final = 5
-_RECOVERY_FORM: Final = re.compile(r"(?:[A-Z2-7]{4}-){3}[A-Z2-7]{4}\Z")
 _WINDOW: Final = 1
-_DECADE: Final = 10 * 365 * 86_400.0
-_REJECTED: Final = "the code was not accepted; wait for the app's next one, or enrol again"
+_RECOVERY_TAG: Final = "recovery-code"
+# An approval that nobody asked for expires too, however long ago `within` allows. Seconds.
+_APPROVED_FOR: Final = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +86,7 @@ class Mfa:
         keyring: Seals secrets; called when one is needed.
         verifier: Checks codes, under the limits that hold for agents too.
         clock: Unix seconds.
+        register: Where approvals are written down.
     """
 
     def __init__(
@@ -96,11 +95,13 @@ class Mfa:
         keyring: Callable[[], Keyring],
         verifier: Verifier,
         clock: Callable[[], float],
+        register: Register,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._verifier = verifier
         self._clock = clock
+        self._register = register
 
     def enroll(self, username: str, *, by: str = OPERATOR) -> SecretStr:
         """Makes a person's second factor; it is on when :meth:`confirm` has seen a first code.
@@ -132,22 +133,30 @@ class Mfa:
     aenroll = off_the_loop(enroll)
 
     def confirm(self, username: str, code: str) -> Sequence[SecretStr]:
-        """Turns a second factor on, by its first code; after five wrong ones it begins anew.
+        """Turns a second factor on, by its first code; five wrong codes end the enrolment.
 
         Args:
             username: Whose.
-            code: Six digits. They are spent.
+            code: Six digits, as people type them: spaces and dashes make no difference. They are
+                spent.
 
         Returns:
             Ten recovery codes, shown now and never again. Each works once, in the place of a code.
 
         Raises:
-            CodeRejected: The code is wrong.
+            MalformedCode: What was typed can't be a code; it counts as no wrong code.
+            CodeRejected: The code is wrong; the message says how many more may be.
             VerificationError: The code can't be spent now, so it isn't on; the limits hold here.
             SecondFactorError: Nothing was enrolled, or it is on already.
             AccountError: As :meth:`enroll`.
         """
         codes: list[SecretStr] = []
+        left = 0
+        kind, plain = read_code(code)
+        # What can't be a first code is refused here, before it could count as a wrong one.
+        plain = self._verifier.require_plain_form(
+            require_username(username), plain if kind == "plain" else code
+        )
         with self._database.writing(durable=True) as connection:
             name = self._locked(connection, username, on=False)
             pending = connection.execute(
@@ -160,7 +169,8 @@ class Mfa:
                     username=name,
                 )
             secret = self._keyring().unseal(pending.secret.token, pending_purpose(name))
-            if not _is_code(secret, code, self._clock()):
+            if not _is_code(secret, plain, self._clock()):
+                left = _FIRST_CODE_TRIES - pending.failures - 1
                 self._wrong_first_code(connection, name, pending.failures + 1)
             else:
                 place = totp_purpose(name)
@@ -169,13 +179,13 @@ class Mfa:
                     update(UserRow).where(UserRow.username == name).values(totp_secret=sealed)
                 )
                 connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
-                codes = self._new_codes(connection, name)
+                codes = self._new_codes(connection, name, secret)
                 self._record(connection, name, name, "mfa.confirm")
         if not codes:
-            raise CodeRejected(_REJECTED, peer=name, verifier=name)
+            raise CodeRejected(_wrong_first(name, left), peer=name, verifier=name)
         try:
             # Spent like any other, before anybody hears that it is on.
-            self._verifier.check_person(name, code)
+            self._verifier.check_person(name, plain)
         except BaseException:
             self._take_back(name, secret)
             raise
@@ -186,40 +196,48 @@ class Mfa:
     def verify(self, username: str, code: str) -> Verification:
         """Checks a person's code and spends it.
 
+        Anyone may ask this, so all refusals look alike: :meth:`status` says whether a person has a
+        second factor, and the audit why a code was refused.
+
         Args:
             username: Whose it has to be.
-            code: Six digits of the authenticator app, or a recovery code.
+            code: Six digits of the authenticator app, or a recovery code, as people type them:
+                spaces, dashes, line ends and lower case make no difference.
 
         Raises:
-            SecondFactorError: This person has none.
-            CodeRejected: The code is wrong, or was spent.
+            CodeRejected: The code is wrong or was spent, or there is no such person, without a
+                second factor, or deactivated.
+            MalformedCode: What was typed can't be a code; it counts as no attempt.
             RateLimited: Too many failures in the last minute.
             PeerLocked: Too many failures in a row.
             LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
-            AccountError: As :meth:`enroll`.
+            InvalidUsername: The name has another form.
         """
-        with self._database.reading() as connection:
-            name = self._require(connection, username, on=True)
-        typed = code.strip().upper() if isinstance(code, str) else ""
-        if _RECOVERY_FORM.match(typed):
-            return self._recover(name, typed)
-        return self._verifier.check_person(name, code)
+        return self._verify(username, code, own=True)
 
     averify = off_the_loop(verify)
 
     def approve(self, username: str, code: str, *, digest: str) -> Verification:
         """Checks a person's code, and records that the person approved what has this digest.
 
+        ``pipelit.approvals`` stores the question too, with who may answer it and until when. What
+        is approved here can be used once, for 30 days at most: see :meth:`require_approved`.
+
         Args:
             username: Who approves.
             code: As for :meth:`verify`. It says who approves, and isn't bound to the digest.
-            digest: SHA-256 of what was shown, 64 hexadecimal digits.
+            digest: SHA-256 of what was shown, 64 hexadecimal digits: ``approval_digest(what)``.
 
         Raises:
+            ValueError: The digest has another form.
             PipelitError: As :meth:`verify`.
         """
-        found = self.verify(username, code)
-        self._note(found.peer, "approve", digest)
+        _require_digest(digest)
+        name = require_username(username)
+        factor = self._register.factor(name)
+        found = self._verify(name, code, own=True)
+        vote = Vote(name, "approved", found.kind, factor)
+        self._register.record(digest, vote, lifetime=_APPROVED_FOR)
         return found
 
     aapprove = off_the_loop(approve)
@@ -227,22 +245,35 @@ class Mfa:
     def deny(self, username: str, code: str | None, *, digest: str) -> Verification | None:
         """Records that a person denied what has this digest.
 
+        It voids what this person, or another with whom she was asked, approved of this digest and
+        what wasn't used yet.
+
         Args:
             username: Who denies.
-            code: As for :meth:`verify`; None where the person has none at hand. A denial stops
-                things, so it counts unproven too.
+            code: As for :meth:`verify`; None where the person has none at hand. A denial without a
+                code is recorded, and voids something only inside ``pipelit.acting_for(username)``:
+                otherwise anybody could stop what others approved.
             digest: As for :meth:`approve`.
 
         Returns:
-            The evidence, or None for a denial that wasn't proven.
+            The evidence, or None for a denial without a code.
 
         Raises:
+            ValueError: The digest has another form.
+            AccountError: There is no code, and no such active person.
             PipelitError: As :meth:`verify`.
         """
-        with self._database.reading() as connection:
-            name = self._active_person(connection, username).username
-        found = None if code is None else self.verify(name, code)
-        self._note(name, "deny" if found else "deny.unproven", digest)
+        _require_digest(digest)
+        name = require_username(username)
+        if code is None:
+            self._require_active(name)
+            kind = "vouched" if acting_person(self._database) == name else ""
+            self._register.record(digest, Vote(name, "denied", kind), lifetime=_APPROVED_FOR)
+            return None
+        factor = self._register.factor(name)
+        found = self._verify(name, code, own=True)
+        vote = Vote(name, "denied", found.kind, factor)
+        self._register.record(digest, vote, lifetime=_APPROVED_FOR)
         return found
 
     adeny = off_the_loop(deny)
@@ -257,7 +288,7 @@ class Mfa:
         Raises:
             PipelitError: As :meth:`verify`.
         """
-        self.verify(username, code)
+        self._verify(username, code, own=True)
         with self._database.writing(durable=True) as connection:
             name = self._locked(connection, username, on=True)
             self._end(connection, name)
@@ -271,10 +302,12 @@ class Mfa:
         Raises:
             PipelitError: As :meth:`verify`.
         """
-        self.verify(username, code)
+        self._verify(username, code, own=True)
         with self._database.writing(durable=True) as connection:
             name = self._locked(connection, username, on=True)
-            codes = self._new_codes(connection, name)
+            row = self._person(connection, name)
+            secret = self._keyring().unseal(row.totp_secret.token, totp_purpose(name))
+            codes = self._new_codes(connection, name, secret)
             self._record(connection, name, name, "mfa.recovery-codes")
         return codes
 
@@ -301,11 +334,11 @@ class Mfa:
 
     def require_approved(
         self, digest: str, *, approvers: Sequence[str], within: timedelta = timedelta(hours=1)
-    ) -> AuditEntry:
+    ) -> ApprovalDecision:
         """Makes sure that a person approved exactly this, and uses the approval up.
 
-        For the step that acts: it asks the database, and not a graph's state, which whoever may
-        resume or update the graph can write.
+        The same as ``pipelit.approvals.require``. For the step that acts: it asks the database, and
+        not a graph's state, which whoever may resume or update the graph can write.
 
         Args:
             digest: Of what is about to be done, ``approval_digest(…)``.
@@ -313,48 +346,25 @@ class Mfa:
             within: How long ago at the most.
 
         Returns:
-            The approval, as it stands in the audit.
+            The approval that was used; ``actor`` is the person, ``at`` when.
 
         Raises:
-            NotPermitted: Nobody of them did, or it was used before.
+            NotPermitted: As ``approvals.require``; the message says why.
             TypeError: ``approvers`` is one name, or another argument is of another type.
+            ValueError: ``approvers`` is empty, or ``within`` is not positive.
         """
-        if isinstance(approvers, str):
-            raise TypeError("approvers is a list of names, not one name")
+        names = require_approvers(approvers)
         if not isinstance(digest, str):
             raise TypeError("digest has to be text: approval_digest(what)")
         if not isinstance(within, timedelta):
             raise TypeError("within has to be a timedelta, for example timedelta(hours=1)")
-        now = self._clock()
-        found = (
-            select(AuditRow.__table__)
-            .where(
-                AuditRow.action == "approve",
-                AuditRow.outcome == "ok",
-                AuditRow.reason == digest,
-                AuditRow.actor.in_([require_username(each) for each in approvers]),
-                AuditRow.at >= now - within.total_seconds(),
+        if within <= timedelta(0):
+            raise ValueError("within must be more than 0 seconds")
+        if not is_digest(digest):
+            raise NotPermitted(
+                "this is no digest, so nobody has approved it: give approval_digest(what)"
             )
-            .order_by(AuditRow.id)
-        )
-        with self._database.writing(durable=True) as connection:
-            for row in connection.execute(found).all():
-                named = f"approval\0{row.id}\0{row.at!r}".encode()
-                spent = insert(SpentRequestRow).values(
-                    digest=hashlib.sha256(named).hexdigest(),
-                    # Longer than anybody would call an approval fresh.
-                    expires_at=now + _DECADE,
-                )
-                try:
-                    with connection.begin_nested():
-                        connection.execute(spent)
-                except IntegrityError:
-                    continue
-                return entry_of(row)
-        raise NotPermitted(
-            "none of the approvers has approved this, or it was used: ask again, and act on "
-            "exactly what was shown"
-        )
+        return self._register.use(digest, names, within.total_seconds())
 
     arequire_approved = off_the_loop(require_approved)
 
@@ -381,7 +391,29 @@ class Mfa:
 
     astatus = off_the_loop(status)
 
+    def _verify(self, username: str, code: str, *, own: bool) -> Verification:
+        """Checks a person's code and spends it; what is refused looks alike for every account.
+
+        Args:
+            username: Whose.
+            code: As typed.
+            own: Whether code acts for this person, so that the attempt is hers and no stranger's.
+        """
+        name = require_username(username)
+        kind, typed = read_code(code)
+        if kind == "recovery":
+            return self._recover(name, typed)
+        with self._database.reading() as connection:
+            unfit = _unfit(_read_user(connection, name))
+        return self._verifier.check_person(name, typed if kind else code, unfit=unfit)
+
+    def _require_active(self, username: str) -> None:
+        with self._database.reading() as connection:
+            self._active_person(connection, username)
+
     def _end(self, connection: Connection, name: str) -> None:
+        # Whatever this factor approved and nobody has used yet ends with it.
+        void_unused(connection, [name])
         row = update(UserRow).where(UserRow.username == name)
         connection.execute(row.values(totp_secret=None))
         for each in (MfaPendingRow, RecoveryCodeRow):
@@ -405,15 +437,9 @@ class Mfa:
         }
         connection.execute(insert(MfaPendingRow).values(pending))
 
-    def _note(self, name: str, action: str, digest: str) -> None:
-        with self._database.writing(durable=True) as connection:
-            self._record(connection, name, name, action, digest)
-
     def _person(self, connection: Connection, username: str) -> Any:
         name = require_username(username)
-        row = connection.execute(
-            select(UserRow.__table__).where(UserRow.username == name)
-        ).one_or_none()
+        row = _read_user(connection, name)
         if row is None:
             raise UserNotFound(
                 f"there is no account {name!r}; make it with: pipelit-agents users create {name}",
@@ -459,38 +485,125 @@ class Mfa:
             connection.execute(update(MfaPendingRow).where(row).values(failures=failures))
         self._record(connection, name, name, "mfa.confirm", "wrong code", outcome="refused")
 
-    def _new_codes(self, connection: Connection, name: str) -> list[SecretStr]:
+    def _new_codes(self, connection: Connection, name: str, secret: bytes) -> list[SecretStr]:
+        keyring, factor = self._keyring(), factor_id(name, secret)
         connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.username == name))
         codes = []
         for _ in range(RECOVERY_CODES):
             drawn = base64.b32encode(secrets.token_bytes(10)).decode("ascii")
             code = "-".join(drawn[start : start + 4] for start in range(0, 16, 4))
-            values = {"digest": _digest(name, code), "username": name}
-            connection.execute(insert(RecoveryCodeRow).values(values))
+            digest = _digest(name, code)
+            connection.execute(
+                insert(RecoveryCodeRow).values(
+                    digest=digest,
+                    username=name,
+                    factor=factor,
+                    mac=keyring.mac(_RECOVERY_TAG, *_recovery_fields(name, digest, factor, None)),
+                )
+            )
             codes.append(SecretStr(code))
         return codes
 
     def _recover(self, name: str, code: str) -> Verification:
         # 80 bits can't be guessed, so that failures are recorded and lock nobody out.
-        now = self._clock()
+        now, digest = self._clock(), _digest(name, code)
         with self._database.writing(durable=True) as connection:
-            used = connection.execute(
-                update(RecoveryCodeRow)
-                .where(
-                    RecoveryCodeRow.digest == _digest(name, code),
-                    RecoveryCodeRow.username == name,
-                    RecoveryCodeRow.used_at.is_(None),
+            self._database.lock(connection, f"account:{name}", shared=True)
+            user = _read_user(connection, name)
+            unfit = _unfit(user)
+            sealed = None if unfit else user.totp_secret
+            factor = factor_id(name, self._verifier.person_secret(name, sealed))
+            row = connection.execute(
+                select(RecoveryCodeRow.__table__).where(
+                    RecoveryCodeRow.digest == digest, RecoveryCodeRow.username == name
                 )
-                .values(used_at=now)
-            ).rowcount
-            reason, outcome = ("", "ok") if used else ("wrong or used", "refused")
-            self._record(connection, name, name, "verify.recovery", reason, outcome=outcome)
-        if not used:
+            ).one_or_none()
+            used = not unfit and self._use_code(connection, row, factor, now)
+            reason = "" if used else unfit or "wrong or used"
+            self._record(
+                connection,
+                name,
+                name,
+                "verify.recovery",
+                reason,
+                outcome="refused" if reason else "ok",
+            )
+        if reason:
             raise CodeRejected(
                 "the recovery code was not accepted: each works once", peer=name, verifier=name
             )
         at = datetime.fromtimestamp(now, UTC)
         return Verification(name, name, "recovery", int(now) // PERIOD, at)
+
+    def _use_code(self, connection: Connection, row: Any, factor: str, now: float) -> bool:
+        """Uses a recovery code up; False where it was used, or isn't one that was made here."""
+        keyring = self._keyring()
+        if row is None or row.used_at is not None or row.factor != factor:
+            return False
+        # A digest alone could be anybody's: who can write to the table could put one in.
+        if _tag_state(keyring, row) == "foreign":
+            return False
+        used = _recovery_fields(row.username, row.digest, factor, float(now))
+        changed = connection.execute(
+            update(RecoveryCodeRow)
+            .where(
+                RecoveryCodeRow.digest == row.digest,
+                RecoveryCodeRow.used_at.is_(None),
+                RecoveryCodeRow.mac == row.mac,
+            )
+            .values(used_at=float(now), mac=keyring.mac(_RECOVERY_TAG, *used))
+        )
+        return changed.rowcount == 1
+
+    def _retag_recovery_codes(
+        self, keyring: Keyring, *, only_count: bool = False
+    ) -> tuple[int, int, int]:
+        """Tags under the newest key what was tagged under an older one.
+
+        Returns:
+            How many rows were tagged under the newest key, under an older one, and under none.
+        """
+        counts = {"newest": 0, "older": 0, "foreign": 0}
+        for name in self._with_recovery_codes():
+            with self._database.writing(durable=not only_count) as connection:
+                self._database.lock(connection, f"account:{name}")
+                for row in _recovery_rows(connection, name):
+                    state = _tag_state(keyring, row)
+                    counts[state] += 1
+                    if state == "older" and not only_count:
+                        fields = _recovery_fields(name, row.digest, row.factor, row.used_at)
+                        connection.execute(
+                            update(RecoveryCodeRow)
+                            .where(RecoveryCodeRow.digest == row.digest)
+                            .values(mac=keyring.mac(_RECOVERY_TAG, *fields))
+                        )
+        return counts["newest"], counts["older"], counts["foreign"]
+
+    def _forget_recovery_codes(self, keyring: Keyring) -> list[str]:
+        """Deletes the recovery codes that no key has tagged.
+
+        Returns:
+            Whose they were.
+        """
+        gone = []
+        for name in self._with_recovery_codes():
+            with self._database.writing(durable=True) as connection:
+                self._database.lock(connection, f"account:{name}")
+                foreign = [
+                    row.digest
+                    for row in _recovery_rows(connection, name)
+                    if _tag_state(keyring, row) == "foreign"
+                ]
+                connection.execute(
+                    delete(RecoveryCodeRow).where(RecoveryCodeRow.digest.in_(foreign))
+                )
+            gone += [name] if foreign else []
+        return gone
+
+    def _with_recovery_codes(self) -> Sequence[str]:
+        with self._database.reading() as connection:
+            names = select(RecoveryCodeRow.username).distinct()
+            return connection.scalars(names.order_by(RecoveryCodeRow.username)).all()
 
     def _record(
         self,
@@ -515,13 +628,62 @@ class Mfa:
         )
 
 
+def _read_user(connection: Connection, name: str) -> Any:
+    return connection.execute(
+        select(UserRow.__table__).where(UserRow.username == name)
+    ).one_or_none()
+
+
+def _unfit(row: Any) -> str:
+    """Why no code of an account can be right; nothing for an active person with a second factor."""
+    if row is None:
+        return "unknown account"
+    if row.kind != "human" or row.domain:
+        return "no person"
+    if not row.active:
+        return "inactive"
+    return "" if row.totp_secret is not None else "no second factor"
+
+
+def _require_digest(digest: object) -> None:
+    if not isinstance(digest, str):
+        raise TypeError("digest has to be text: approval_digest(what)")
+    if not is_digest(digest):
+        raise ValueError("digest has to be 64 lowercase hexadecimal digits: approval_digest(what)")
+
+
+def _wrong_first(name: str, left: int) -> str:
+    if left <= 0:
+        return (
+            f"the code was not accepted; it was the fifth wrong one, so enrol again: "
+            f"pipelit-agents mfa enroll {name}"
+        )
+    more = "1 more wrong code ends" if left == 1 else f"{left} more wrong codes end"
+    return f"the code was not accepted; wait for the app's next one ({more} this enrolment)"
+
+
 def _digest(name: str, code: str) -> str:
     return hashlib.sha256(f"{name}\0{code}".encode()).hexdigest()
 
 
-def _is_code(secret: bytes, code: object, now: float) -> bool:
+def _recovery_fields(name: str, digest: str, factor: str, used_at: float | None) -> list[bytes]:
+    used = "" if used_at is None else repr(used_at)
+    return [str(each).encode("utf-8", "backslashreplace") for each in (name, digest, factor, used)]
+
+
+def _recovery_rows(connection: Connection, name: str) -> Sequence[Any]:
+    return connection.execute(
+        select(RecoveryCodeRow.__table__).where(RecoveryCodeRow.username == name)
+    ).all()
+
+
+def _tag_state(keyring: Keyring, row: Any) -> str:
+    fields = _recovery_fields(row.username, row.digest, row.factor, row.used_at)
+    return state_of(keyring, _RECOVERY_TAG, fields, row.mac)
+
+
+def _is_code(secret: bytes, code: str, now: float) -> bool:
     present, found = int(now) // PERIOD, False
     for step in range(max(0, present - _WINDOW), present + _WINDOW + 1):
-        right = totp(secret, step * PERIOD, digits=PLAIN_DIGITS)
-        found |= isinstance(code, str) and same(right, code)
+        found |= same(totp(secret, step * PERIOD, digits=PLAIN_DIGITS), code)
     return found

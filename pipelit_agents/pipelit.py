@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from pipelit_agents import acting
+from pipelit_agents.approvals.register import Register
+from pipelit_agents.approvals.service import Approvals
 from pipelit_agents.audit import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.engine import POOL_SIZE, Database
@@ -65,6 +67,7 @@ class Pipelit:
         users: The accounts.
         credentials: The sealed secrets.
         mfa: The second factors of people.
+        approvals: Questions to people, and their answers.
         keys: What stands under which key, and replacing a key.
         audit: What was decided.
         policy: The limits.
@@ -153,10 +156,12 @@ class Pipelit:
         here = clock or time.time
         self._verifier = Verifier(self._database, self._open_keyring, self._open_ledger, here)
         self.users = Users(self._database, self._open_keyring, self.policy, here)
-        self.mfa = Mfa(self._database, self._open_keyring, self._verifier, here)
+        register = Register(self._database, self._open_keyring, clock)
+        self.mfa = Mfa(self._database, self._open_keyring, self._verifier, here, register)
+        self.approvals = Approvals(register, self.mfa)
         self.credentials = Credentials(self._database, self._open_keyring, here)
         self.audit = AuditTrail(self._database, self._open_keyring, here)
-        self.keys = Keys(self._database, self._open_keyring, self.audit, here)
+        self.keys = Keys(self._database, self._open_keyring, self.audit, here, register, self.mfa)
 
     @property
     def database_url(self) -> str:

@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, delete, func, select, update
 
+from pipelit_agents.approvals.register import Register
+from pipelit_agents.approvals.tags import approval_purpose, reason_purpose
 from pipelit_agents.audit import AuditTrail, entry, write
 from pipelit_agents.credentials.store import credential_place
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.models import CredentialRow, MfaPendingRow, PeeringRow, UserRow
+from pipelit_agents.database.models import (
+    ApprovalAnswerRow,
+    ApprovalRow,
+    CredentialRow,
+    MfaPendingRow,
+    PeeringRow,
+    UserRow,
+)
 from pipelit_agents.errors import ConfigurationError, StorageError, UnsealError
 from pipelit_agents.keyring import Keyring, Sealed
-from pipelit_agents.mfa import pending_purpose
+from pipelit_agents.mfa import Mfa, pending_purpose
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.verification import peering_purpose, totp_purpose
 
@@ -124,6 +133,20 @@ _PLACES: Final = (
         lambda row: f"credential:{row.name}",
         ("kind", "public", "allow"),
     ),
+    _Place(
+        ApprovalRow,
+        ApprovalRow.id,
+        {"shown": lambda row: approval_purpose(row.id, row.digest)},
+        lambda row: f"approval:{row.digest}",
+        ("digest",),
+    ),
+    _Place(
+        ApprovalAnswerRow,
+        ApprovalAnswerRow.seq,
+        {"reason": lambda row: reason_purpose(row.approval_id, row.username)},
+        lambda row: f"approval:{row.digest}",
+        ("approval_id", "username", "digest"),
+    ),
 )
 
 
@@ -135,6 +158,8 @@ class Keys:
         keyring: The keys; called when they are needed.
         audit: The trail, whose seals are tagged under them.
         clock: Unix seconds.
+        register: Of approvals, whose rows are tagged under them.
+        mfa: Second factors, whose recovery codes are tagged under them.
     """
 
     def __init__(
@@ -143,11 +168,15 @@ class Keys:
         keyring: Callable[[], Keyring],
         audit: AuditTrail,
         clock: Callable[[], float],
+        register: Register,
+        mfa: Mfa,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._audit = audit
         self._clock = clock
+        self._register = register
+        self._mfa = mfa
 
     def status(
         self, *, checkpointers: Sequence[BaseCheckpointSaver[Any]] | None = None
@@ -182,6 +211,11 @@ class Keys:
         tagged, under_older, foreign = self._audit.chain.retag(keyring, only_count=True)
         if foreign:
             unreadable.append(f"{foreign} seals of the audit trail (pipelit-agents audit verify)")
+        for kind, retag in self._tagged.items():
+            of_newest, of_older, foreign = retag(keyring, only_count=True)
+            tagged, under_older = tagged + of_newest, under_older + of_older
+            if foreign:
+                unreadable.append(f"{foreign} tags of {kind}")
         checkpoints = None
         if checkpointers is not None:
             checkpoints = sum(_older_checkpoints(each, keyring) for each in checkpointers)
@@ -222,6 +256,7 @@ class Keys:
         tell = progress or (lambda _done, _all: None)
         for _ in range(_PASSES):
             resealed = self._pass(keyring, batch, tell)
+            resealed += sum(retag(keyring)[1] for retag in self._tagged.values())
             total += resealed
             if not resealed:
                 break
@@ -285,6 +320,7 @@ class Keys:
                         ),
                     )
                 forgotten.append(name)
+        forgotten += self._forget_tagged(keyring, by)
         return forgotten
 
     aforget_unreadable = off_the_loop(forget_unreadable)
@@ -301,6 +337,34 @@ class Keys:
         self._database.purge()
 
     apurge = off_the_loop(purge)
+
+    @property
+    def _tagged(self) -> Mapping[str, Callable[..., tuple[int, int, int]]]:
+        # What has a tag and no ciphertext; an older tag is made again under the newest key.
+        return {
+            "approvals": self._register.retag,
+            "recovery codes": self._mfa._retag_recovery_codes,
+        }
+
+    def _forget_tagged(self, keyring: Keyring, by: str) -> list[str]:
+        gone = [f"approvals {each}" for each in self._register.forget(keyring)]
+        gone += [f"recovery_codes of {each}" for each in self._mfa._forget_recovery_codes(keyring)]
+        with self._database.writing(durable=True) as connection:
+            write(
+                connection,
+                *(
+                    entry(
+                        at=self._clock(),
+                        actor=by,
+                        subject=name.rpartition(" ")[2],
+                        action="keys.forget",
+                        outcome="ok",
+                        reason=name,
+                    )
+                    for name in gone
+                ),
+            )
+        return gone
 
     def _pass(self, keyring: Keyring, batch: int, tell: Callable[[int, int], None]) -> int:
         with self._database.reading() as connection:

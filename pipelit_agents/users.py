@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
+from pipelit_agents.approvals.register import void_unused
 from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import ApiKeyRow, PeeringRow, UserRow
@@ -349,6 +350,7 @@ class Users:
             connection.execute(
                 update(UserRow).where(UserRow.username.in_(ended)).values(active=False)
             )
+            void_unused(connection, ended)
             for each in ended:
                 self._record(connection, by, each, "user.deactivate", f"with {name}"[:64])
         return ended

@@ -421,23 +421,54 @@ class Verifier:
             )
         return self._check(verifier, name, code, kind)
 
-    def check_person(self, username: str, code: object) -> Verification:
+    def check_person(self, username: str, code: object, *, unfit: str = "") -> Verification:
         """Checks a person's plain code and spends it: who shows it is who checks it.
 
         The same limits hold as between agents.
 
+        Args:
+            username: Whose it has to be.
+            code: Exactly six digits.
+            unfit: Why no code of this account can be right: nobody's, an agent's, deactivated,
+                without a second factor. It is refused like a wrong code, by the same statements
+                and limits, but what is counted isn't counted about this account.
+
         Raises:
             VerificationError: As :meth:`Agent.verify_peer`.
+        """
+        given = self.require_plain_form(username, code)
+        return self._check(username, username, given, "plain", unfit)
+
+    def require_plain_form(self, username: str, code: object) -> str:
+        """Returns a person's plain code, if it has the form of one.
+
+        Raises:
+            MalformedCode: It hasn't; it counts as no attempt.
+            TypeError: It is an object that holds a code.
         """
         if isinstance(code, TotpCode | SecretStr):
             raise TypeError(_not_text(code))
         if not isinstance(code, str) or not _CODE_FORMS["plain"].match(code):
             self._malformed(
-                username, username, f"code: it is exactly {PLAIN_DIGITS} digits 0-9, without spaces"
+                username,
+                username,
+                f"code: the authenticator app shows exactly {PLAIN_DIGITS} digits 0-9, and a "
+                "recovery code has 16 letters and digits (spaces and dashes make no difference)",
             )
-        return self._check(username, username, code, "plain")
+        return code
 
-    def _check(self, verifier: str, name: str, given: str, kind: str) -> Verification:
+    def person_secret(self, username: str, sealed: Sealed | None) -> bytes:
+        """Opens the secret of a person's second factor; without one, a decoy at the same cost.
+
+        Raises:
+            UnsealError: It doesn't open under this keyring.
+        """
+        account = None if sealed is None else Account(username, sealed.token, None)
+        return self._unseal(account, self._keyring().unseal)[0]
+
+    def _check(
+        self, verifier: str, name: str, given: str, kind: str, unfit: str = ""
+    ) -> Verification:
         def matches(account: Account | None, steps: range) -> Sequence[int]:
             # Every step under every key is compared, so that the time taken tells nothing.
             audience = None if kind == "plain" else verifier
@@ -453,8 +484,15 @@ class Verifier:
 
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
         try:
-            decision = self._ledger().decide(Attempt(verifier, name, code_kind, matches))
+            attempt = Attempt(verifier, name, code_kind, matches)
+            if unfit:
+                # No account has such a name, so that none is ever locked by it.
+                nobody = f"-{name[:148]}"
+                attempt = Attempt(nobody, nobody, code_kind, matches, name, unfit)
+            decision = self._ledger().decide(attempt)
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
+            if isinstance(error, LedgerUnavailable):
+                error.peer, error.verifier = name, verifier
             if isinstance(error.__cause__, StorageError):
                 # What couldn't be counted can't be written down either, and would wait once more.
                 raise

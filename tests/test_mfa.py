@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -9,6 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import pyotp
 import pytest
 from conftest import Clock
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -25,6 +28,7 @@ from pipelit_agents.errors import (
     UserNotFound,
     VerificationError,
 )
+from pipelit_agents.factors import read_code
 
 BACKENDS = True
 
@@ -56,7 +60,7 @@ def test_it_is_on_after_a_first_code(pipelit: Pipelit, clock: Clock) -> None:
     assert not pipelit.mfa.status("alice").on
     uri = pipelit.mfa.enroll("alice")
     assert (pipelit.mfa.status("alice").on, pipelit.mfa.status("alice").pending) == (False, True)
-    with pytest.raises(SecondFactorError, match="mfa enroll"):
+    with pytest.raises(CodeRejected):
         pipelit.mfa.verify("alice", app_of(uri).at(clock()))
     codes = pipelit.mfa.confirm("alice", app_of(uri).at(clock()))
     status = pipelit.mfa.status("alice")
@@ -240,6 +244,8 @@ def test_who_can_have_one(pipelit: Pipelit, editor: Agent, app: pyotp.TOTP, cloc
         pipelit.mfa.enroll("nobody")
     pipelit.users.deactivate("alice")
     with pytest.raises(UserInactive):
+        pipelit.mfa.enroll("alice")
+    with pytest.raises(CodeRejected):
         pipelit.mfa.verify("alice", app.at(clock()))
 
 
@@ -335,3 +341,240 @@ def test_all_of_it_is_audited(pipelit: Pipelit, clock: Clock) -> None:
         ("alice", "verify.recovery", "ok", ""),
         ("alice", "mfa.disable", "ok", ""),
     ]
+
+
+# How people type codes
+
+
+HABITS = [
+    "{0} {1}",
+    "{0}-{1}",
+    " {0}{1}\n",
+    "\t{0}\u202f{1}\r\n",
+    "{0}\u2013{1}",
+    "{0}\u2011{1}",
+    "\u200e{0}\u00a0{1}\u200b",
+    "{0}\u2212{1}",
+]
+
+
+def full_width(code: str) -> str:
+    """As a Japanese or Chinese keyboard types it."""
+    return "".join(chr(ord(c) + 0xFEE0) for c in code)
+
+
+def arabic(code: str) -> str:
+    """As an app in Arabic shows it."""
+    return "".join(chr(0x0660 + int(c)) for c in code)
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("form", [*HABITS, full_width, arabic])
+def test_a_code_is_the_same_however_people_type_it(
+    pipelit: Pipelit, clock: Clock, form: Any
+) -> None:
+    """At its first use and later; and each spelling of a code that was spent is spent."""
+
+    def typed(code: str) -> str:
+        return str(form.format(code[:3], code[3:]) if isinstance(form, str) else form(code))
+
+    app = app_of(pipelit.mfa.enroll("alice"))
+    pipelit.mfa.confirm("alice", typed(app.at(clock())))
+    clock.advance(30)
+    code = app.at(clock())
+    pipelit.mfa.verify("alice", typed(code))
+    for again in (code, typed(code), f"{code} "):
+        with pytest.raises(CodeRejected, match="not accepted"):
+            pipelit.mfa.verify("alice", again)
+    clock.advance(30)
+    pipelit.mfa.approve("alice", typed(app.at(clock())), digest="d" * 64)
+    clock.advance(30)
+    pipelit.mfa.deny("alice", typed(app.at(clock())), digest="d" * 64)
+    clock.advance(30)
+    pipelit.mfa.renew_recovery_codes("alice", typed(app.at(clock())))
+    clock.advance(30)
+    pipelit.mfa.disable("alice", typed(app.at(clock())))
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize(
+    "typed",
+    [
+        lambda code: code.replace("-", ""),
+        lambda code: code.replace("-", " ").lower(),
+        lambda code: f"  {code}\n",
+        lambda code: code.replace("-", "\u2014"),
+        lambda code: full_width(code.replace("-", "")),
+        lambda code: "\ufeff" + code.lower(),
+    ],
+)
+def test_a_recovery_code_is_the_same_however_people_type_it(
+    pipelit: Pipelit, clock: Clock, typed: Any
+) -> None:
+    """Without dashes, in lower case, pasted; it works once in all its spellings."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    code = pipelit.mfa.confirm("alice", app.at(clock()))[0].get_secret_value()
+    assert pipelit.mfa.verify("alice", typed(code)).kind == "recovery"
+    for again in (code, typed(code), code.lower()):
+        with pytest.raises(CodeRejected, match="each works once"):
+            pipelit.mfa.verify("alice", again)
+
+
+@pytest.mark.backends("sqlite")
+def test_an_agents_code_is_exact(pipelit: Pipelit, writer: Agent, editor: Agent) -> None:
+    """What is a habit of people is a way around a cache or a limit for a program."""
+    code = writer.totp_code(audience=editor.username).code
+    for form in (f"{code} ", f"{code[:4]} {code[4:]}", full_width(code)):
+        with pytest.raises(MalformedCode):
+            editor.verify_peer(writer.username, form)
+    plain = writer.totp_code().code
+    with pytest.raises(MalformedCode):
+        editor.verify_peer(writer.username, f"{plain[:3]} {plain[3:]}", kind="plain")
+    editor.verify_peer(writer.username, code)
+
+
+@given(
+    st.from_regex(r"[0-9]{6}", fullmatch=True) | st.from_regex(r"[A-Z2-7]{16}", fullmatch=True),
+    st.data(),
+)
+def test_what_is_between_the_characters_makes_no_difference(code: str, data: Any) -> None:
+    """Anywhere and any number; reading a code that was read changes nothing."""
+    between = st.text(" -\t\n\u00a0\u2009\u202f\u2010\u2013\u200b\u2066\u3000", max_size=3)
+    typed = "".join(data.draw(between) + each for each in code) + data.draw(between)
+    assert read_code(typed) == read_code(code)
+    kind, canonical = read_code(code)
+    assert kind == ("plain" if len(code) == 6 else "recovery")
+    assert read_code(canonical) == (kind, canonical)
+
+
+@given(st.text(max_size=40))
+def test_whatever_is_typed_is_one_code_or_none(typed: str) -> None:
+    """Six ASCII digits, four groups of four, or nothing."""
+    kind, code = read_code(typed)
+    form = {"plain": r"[0-9]{6}", "recovery": r"([A-Z2-7]{4}-){3}[A-Z2-7]{4}", "": ""}[kind]
+    assert re.fullmatch(form, code)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["12345", "1234567", "123.456", "12345a", "", "\U0001d7d9\U0001d7da", "1" * 4000, None, 123456],
+)
+@pytest.mark.backends("sqlite")
+def test_what_cant_be_a_first_code_is_no_wrong_one(
+    pipelit: Pipelit, clock: Clock, typed: Any
+) -> None:
+    """Ten times over, the enrolment is there still; nor does a recovery code's form count."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    for _ in range(10):
+        with pytest.raises(MalformedCode, match="6 digits"):
+            pipelit.mfa.confirm("alice", typed)
+        with pytest.raises(MalformedCode):
+            pipelit.mfa.confirm("alice", "ABCD-EFGH-IJKL-MNOP")
+    assert len(pipelit.mfa.confirm("alice", app.at(clock()))) == 10
+
+
+def test_it_is_said_how_many_wrong_first_codes_are_left(pipelit: Pipelit, clock: Clock) -> None:
+    """Each time, and at the end that it has to be enrolled again."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    said = []
+    for _ in range(5):
+        with pytest.raises(CodeRejected) as caught:
+            pipelit.mfa.confirm("alice", wrong(app, clock))
+        said.append(str(caught.value))
+    for words, left in zip(
+        said, ("4 more wrong codes", "3 more", "2 more", "1 more wrong code "), strict=False
+    ):
+        assert left in words
+    assert "mfa enroll alice" in said[4]
+
+
+# Who asks learns nothing
+
+
+def test_refusals_look_alike(pipelit: Pipelit, editor: Agent, clock: Clock) -> None:
+    """Unknown, an agent, without a second factor, deactivated, a wrong code: one form of refusal.
+
+    Also under the limits, which hold for names that can't be right as for those that can; the
+    audit knows why.
+    """
+    for name in ("bob", "carol", "dave"):
+        pipelit.users.create(name)
+    apps = {}
+    for name in ("alice", "dave"):
+        apps[name] = app_of(pipelit.mfa.enroll(name))
+        pipelit.mfa.confirm(name, apps[name].at(clock()))
+    pipelit.users.deactivate("dave")
+    pipelit.mfa.enroll("carol")
+    clock.advance(30)
+    names = ("alice", "nobody", editor.username, "bob", "carol", "dave")
+
+    def answer(name: str, code: str, call: Any) -> tuple[Any, ...]:
+        with pytest.raises(VerificationError) as caught:
+            call(name, code)
+        error = caught.value
+        assert (error.peer, error.verifier) == (name, name)
+        words = str(error).replace(repr(name), "NAME")
+        return type(error), words, getattr(error, "retry_after", None)
+
+    calls = (
+        pipelit.mfa.verify,
+        lambda name, code: pipelit.mfa.approve(name, code, digest="d" * 64),
+        pipelit.mfa.disable,
+        pipelit.mfa.renew_recovery_codes,
+    )
+    bad = wrong(apps["alice"], clock)
+    for round_ in range(6):
+        for call in calls[: 1 if round_ else 4]:
+            said = {answer(name, bad, call) for name in names}
+            assert len(said) == 1, said
+    assert said.pop()[0] is RateLimited
+    for code in ("ABCD-EFGH-IJKL-MNOP", "12345"):
+        assert len({answer(name, code, pipelit.mfa.verify) for name in names}) == 1
+    reasons = {}
+    for entry in pipelit.audit.list():
+        if entry.action == "verify.plain":
+            reasons.setdefault(entry.actor, entry.reason)
+    assert reasons == {
+        "alice": "",
+        "dave": "",
+        "nobody": "unknown account",
+        editor.username: "no person",
+        "bob": "no second factor",
+        "carol": "no second factor",
+    }
+    recovery = {e.actor: e.reason for e in pipelit.audit.list() if e.action == "verify.recovery"}
+    assert recovery["alice"] == "wrong or used"
+    assert recovery["dave"] == "inactive"
+
+
+def test_guesses_about_who_cant_be_right_lock_nobody_out(
+    pipelit: Pipelit, writer: Agent, editor: Agent, clock: Clock
+) -> None:
+    """A person before she enrols, and an agent: 40 wrong codes later both are verified at once.
+
+    Nor is an agent's own code good there, or spent.
+    """
+    code = writer.totp_code().code
+    for _ in range(20):
+        for name in ("alice", writer.username):
+            with pytest.raises(VerificationError):
+                pipelit.mfa.verify(name, "000000")
+    with pytest.raises(VerificationError):
+        pipelit.mfa.verify(writer.username, code)
+    editor.verify_peer(writer.username, code, kind="plain")
+    app = app_of(pipelit.mfa.enroll("alice"))
+    pipelit.mfa.confirm("alice", app.at(clock()))
+    clock.advance(30)
+    pipelit.mfa.verify("alice", app.at(clock()))
+
+
+def test_a_recovery_code_of_who_was_deactivated_is_refused_and_kept(
+    pipelit: Pipelit, clock: Clock
+) -> None:
+    """In the same words as a wrong one, and it isn't used up by that."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    code = pipelit.mfa.confirm("alice", app.at(clock()))[0].get_secret_value()
+    pipelit.users.deactivate("alice")
+    with pytest.raises(CodeRejected, match="each works once"):
+        pipelit.mfa.verify("alice", code)
+    assert pipelit.mfa.status("alice").recovery_codes == 10

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelit_agents import Agent, AuditEntry, Pipelit
+from pipelit_agents import Agent, Approvals, AuditEntry, Pipelit
 from pipelit_agents.audit import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.errors import CodeRejected, UserNotFound
@@ -19,6 +19,7 @@ BACKENDS = True
 # What opens nothing, works inside a caller's transaction, or is no single call.
 ALONE = {
     Agent: {"challenge", "is_of", "now", "note_refusal"},
+    Approvals: set[str](),
     AuditTrail: set[str](),
     Credentials: {
         "put_in",

@@ -29,7 +29,7 @@ from pipelit_agents.cli.output import (
     show,
     show_table,
 )
-from pipelit_agents.errors import ConfigurationError, PipelitError
+from pipelit_agents.errors import ConfigurationError, PipelitError, SecondFactorError
 
 if TYPE_CHECKING:
     from pipelit_agents import KeyStatus, Pipelit
@@ -333,9 +333,9 @@ def recovery_codes(username: Name, *, as_json: AsJson = False) -> None:
     """Replace the recovery codes by ten new ones; it asks for a code."""
     from pipelit_agents import Pipelit
 
-    given = read_secret("Code")
     with Pipelit.from_env() as pipelit:
-        codes = pipelit.mfa.renew_recovery_codes(username, given)
+        _require_on(pipelit, username)
+        codes = pipelit.mfa.renew_recovery_codes(username, read_secret("Code"))
     _show_recovery(codes, username, as_json=as_json)
 
 
@@ -345,9 +345,9 @@ def disable(username: Name, *, as_json: AsJson = False) -> None:
     """End a second factor; it asks for a code of it, or a recovery code."""
     from pipelit_agents import Pipelit
 
-    given = read_secret("Code")
     with Pipelit.from_env() as pipelit:
-        pipelit.mfa.disable(username, given)
+        _require_on(pipelit, username)
+        pipelit.mfa.disable(username, read_secret("Code"))
     show("Off.", {"username": username}, as_json=as_json)
 
 
@@ -373,6 +373,15 @@ def factor(username: Name, *, as_json: AsJson = False) -> None:
     with Pipelit.from_env() as pipelit:
         found = pipelit.mfa.status(username)
     show("", dataclasses.asdict(found), as_json=as_json)
+
+
+def _require_on(pipelit: Pipelit, username: str) -> None:
+    # The operator is told what a code's refusal doesn't say, and isn't asked for a code in vain.
+    if not pipelit.mfa.status(username).on:
+        raise SecondFactorError(
+            f"{username!r} has no second factor: pipelit-agents mfa enroll {username}",
+            username=username,
+        )
 
 
 def _show_recovery(codes: Sequence[Any], username: str, *, as_json: bool = False) -> None:

@@ -20,6 +20,9 @@ from pipelit_agents.keyring import Sealed
 
 __all__ = [
     "ApiKeyRow",
+    "ApprovalAnswerRow",
+    "ApprovalRow",
+    "ApprovalUseRow",
     "AuditRow",
     "AuditSealRow",
     "Base",
@@ -207,10 +210,67 @@ class MfaPendingRow(Base):
 
 
 class RecoveryCodeRow(Base):
-    """The SHA-256 of a recovery code, which works once."""
+    """The SHA-256 of a recovery code, which works once.
+
+    ``factor`` names the second factor that it belongs to, and ``mac`` is over the whole row: anyone
+    who can write to the table could put in the digest of a code of their own choice.
+    """
 
     __tablename__ = "pipelit_recovery_codes"
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), index=True)
     used_at: Mapped[float | None] = mapped_column(Float)
+    factor: Mapped[str] = mapped_column(String(32), server_default="")
+    mac: Mapped[str] = mapped_column(String(64), server_default="")
+
+
+class ApprovalRow(Base):
+    """A question to named people, and what came of it. The state is under the tag too."""
+
+    __tablename__ = "pipelit_approvals"
+    __table_args__ = (
+        Index("pipelit_approvals_digest", "digest", "state"),
+        Index("pipelit_approvals_open", "state", "expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    shown: Mapped[Sealed | None] = mapped_column(EncryptedString())
+    approvers: Mapped[str] = mapped_column(Text)
+    asked_by: Mapped[str] = mapped_column(NAME)
+    thread: Mapped[str] = mapped_column(NAME)
+    created_at: Mapped[float] = mapped_column(Float)
+    expires_at: Mapped[float] = mapped_column(Float)
+    state: Mapped[str] = mapped_column(String(16))
+    mac: Mapped[str] = mapped_column(String(64))
+
+
+class ApprovalAnswerRow(Base):
+    """What one person answered to one question; its tag covers the question too.
+
+    No foreign key: a denial counts also where its question was deleted.
+    """
+
+    __tablename__ = "pipelit_approval_answers"
+    __table_args__ = (Index("pipelit_approval_answers_person", "username", "verdict"),)
+
+    seq: Mapped[int] = mapped_column(LONG, primary_key=True, autoincrement=True)
+    approval_id: Mapped[str] = mapped_column(String(36), index=True)
+    digest: Mapped[str] = mapped_column(String(64), index=True)
+    username: Mapped[str] = mapped_column(NAME)
+    verdict: Mapped[str] = mapped_column(String(16))
+    factor_kind: Mapped[str] = mapped_column(String(16))
+    factor: Mapped[str] = mapped_column(String(32))
+    at: Mapped[float] = mapped_column(Float)
+    reason: Mapped[Sealed | None] = mapped_column(EncryptedString())
+    mac: Mapped[str] = mapped_column(String(64))
+
+
+class ApprovalUseRow(Base):
+    """An approval that was used. Rows are only ever added, and they don't expire."""
+
+    __tablename__ = "pipelit_approval_uses"
+
+    approval_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    used_at: Mapped[float] = mapped_column(Float)

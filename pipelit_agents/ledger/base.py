@@ -60,12 +60,16 @@ class Attempt(NamedTuple):
     Attributes:
         matches: Given the account (None if there is none) and a range of steps, those in which
             the code is right, in any order.
+        named: The account that the caller named, where another name is counted in its place.
+        unfit: Why no code of that account can be right; for the audit.
     """
 
     verifier: str
     peer: str
     kind: CodeKind
     matches: Callable[[Account | None, range], Sequence[int]]
+    named: str = ""
+    unfit: str = ""
 
 
 class Decision(NamedTuple):
@@ -149,11 +153,11 @@ def record_decision(connection: Open, attempt: Attempt, decision: Decision, reas
         connection,
         entry(
             at=decision.at,
-            actor=attempt.verifier,
-            subject=attempt.peer,
+            actor=attempt.named or attempt.verifier,
+            subject=attempt.named or attempt.peer,
             action=f"verify.{attempt.kind}",
             outcome="ok" if decision.verdict == "accepted" else "refused",
-            reason=reason,
+            reason=attempt.unfit or reason,
         ),
     )
 

@@ -1,0 +1,62 @@
+"""What approvals are asked with: names and times, checked before anything is read or written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Final
+
+from pipelit_agents.names import require_username
+
+__all__ = ["WEEK", "require_approvers", "require_lifetime", "require_seconds"]
+
+WEEK: Final = timedelta(days=7)
+_LONGEST: Final = timedelta(days=366)
+
+
+def require_approvers(approvers: object) -> tuple[str, ...]:
+    """Return the names, once each.
+
+    Raises:
+        TypeError: It is one name, or no list.
+        ValueError: It is empty.
+        InvalidUsername: A name has another form.
+    """
+    if isinstance(approvers, str) or not isinstance(approvers, Iterable):
+        raise TypeError("approvers is a list of names, not one name")
+    names = tuple(dict.fromkeys(require_username(name, argument="approvers") for name in approvers))
+    if not names:
+        raise ValueError("approvers is empty: name at least one person")
+    return names
+
+
+def require_seconds(argument: str, value: object) -> float:
+    """Return a length of time in seconds, given as seconds or as a timedelta.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: It isn't more than 0, or has no end.
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        raise TypeError(f"{argument} has to be seconds or a timedelta, not {type(value).__name__}")
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError(f"{argument} must be more than 0 seconds")
+    return seconds
+
+
+def require_lifetime(expires_in: object) -> float:
+    """Return for how many seconds a question is open.
+
+    Raises:
+        TypeError: As :func:`require_seconds`.
+        ValueError: As :func:`require_seconds`, or it is more than 366 days.
+    """
+    seconds = require_seconds("expires_in", expires_in)
+    if seconds > _LONGEST.total_seconds():
+        raise ValueError("expires_in must be at most 366 days")
+    return seconds

@@ -1,0 +1,137 @@
+"""The bytes under the tags (MACs) of questions and answers, and what a row must look like.
+
+Nothing here reads a clock, a database or a key by itself. Each field goes under the tag with its
+length (u32, big-endian; see :meth:`Keyring.mac`), so no two different records have the same bytes.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pipelit_agents.keyring import Keyring
+from pipelit_agents.names import is_username
+
+__all__ = [
+    "answer_fields",
+    "approval_purpose",
+    "approvers_of",
+    "is_id",
+    "reason_purpose",
+    "request_fields",
+    "state_of",
+    "tag_of",
+    "tagged",
+]
+
+# Two labels, so that the tag of a question is never one of an answer.
+REQUEST: Final = "approval-request"
+ANSWER: Final = "approval"
+_ID: Final = re.compile(r"apr_[0-9a-f]{32}\Z")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def is_id(value: str) -> bool:
+    """Whether a text has the form of a question's id."""
+    return _ID.match(value) is not None
+
+
+def is_digest(value: str) -> bool:
+    """Whether a text has the form of a digest."""
+    return _DIGEST.match(value) is not None
+
+
+def approval_purpose(identifier: str, digest: str) -> str:
+    """The purpose under which what is shown is sealed: it opens for one question alone."""
+    return f"approval:{identifier}:{digest}:shown"
+
+
+def reason_purpose(identifier: str, username: str) -> str:
+    """The purpose under which the reason of an answer is sealed."""
+    return f"approval:{identifier}:{username}:reason"
+
+
+def approvers_of(stored: object) -> tuple[str, ...]:
+    """Return the names in a stored list; empty where it isn't one."""
+    try:
+        names = json.loads(stored) if isinstance(stored, str) else None
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(names) if isinstance(names, list) and all(map(is_username, names)) else ()
+
+
+def request_fields(row: Any) -> list[bytes]:
+    """The fields under the tag of a question; none where the row isn't one of ours."""
+    texts = (row.id, row.digest, row.approvers, row.asked_by, row.thread, row.state)
+    formed = (
+        all(isinstance(each, str) and each.isascii() for each in texts)
+        and is_id(row.id)
+        and is_digest(row.digest)
+        and approvers_of(row.approvers)
+        and _is_moment(row.created_at)
+        and _is_moment(row.expires_at)
+    )
+    if not formed:
+        return []
+    return [
+        *(each.encode() for each in texts),
+        _moment(row.created_at),
+        _moment(row.expires_at),
+    ]
+
+
+def answer_fields(request: Any, row: Any) -> list[bytes]:
+    """The fields under the tag of an answer: all of its question but the state, and its own."""
+    texts = (row.approval_id, row.digest, row.username, row.verdict, row.factor_kind, row.factor)
+    formed = (
+        request_fields(request)
+        and all(isinstance(each, str) and each.isascii() for each in texts)
+        and row.approval_id == request.id
+        and row.digest == request.digest
+        and _is_moment(row.at)
+    )
+    if not formed:
+        return []
+    return [
+        *(each.encode() for each in texts),
+        request.approvers.encode(),
+        request.asked_by.encode(),
+        request.thread.encode(),
+        _moment(request.created_at),
+        _moment(request.expires_at),
+        _moment(row.at),
+    ]
+
+
+def tag_of(keyring: Keyring, label: str, fields: Sequence[bytes]) -> str:
+    """The tag under the newest key."""
+    return keyring.mac(label, *fields)
+
+
+def tagged(keyring: Keyring, label: str, fields: Sequence[bytes], mac: object) -> bool:
+    """Whether a tag was made over these fields under one of the keys."""
+    return state_of(keyring, label, fields, mac) != "foreign"
+
+
+def state_of(keyring: Keyring, label: str, fields: Sequence[bytes], mac: object) -> str:
+    """Under which key a tag was made: ``newest``, ``older``, or ``foreign`` for none of them."""
+    if not fields or not isinstance(mac, str) or not mac.isascii():
+        return "foreign"
+    found = "foreign"
+    for position, each in enumerate(keyring.macs(label, *fields)):
+        if hmac.compare_digest(each, mac):
+            found = "older" if position else "newest"
+    return found
+
+
+def _is_moment(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _moment(value: float) -> bytes:
+    return repr(float(value)).encode()
