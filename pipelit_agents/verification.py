@@ -8,7 +8,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from secrets import token_bytes
@@ -47,6 +47,7 @@ from pipelit_agents.peering import PeerRelation, is_relation
 from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
 from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
+from pipelit_agents.wording import bindable
 
 __all__ = [
     "Agent",
@@ -98,11 +99,13 @@ class TotpCode:
         code: Its digits: 6 of a plain code, 8 of an audience code.
         expires_at: The end of its time step, UTC.
         audience: Who alone may check it; None for a plain code.
+        message: The exact text that it is bound to; None where it is bound to none.
     """
 
     code: str = field(repr=False)
     expires_at: datetime
     audience: str | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ class Verification:
         kind: ``audience``, ``plain`` or ``proof``.
         step: The time step of the code or proof.
         verified_at: When, by the ledger's clock, UTC.
+        message: The exact text that the peer bound its code to. Where it is None, the code says
+            that the peer made it for this verifier, and nothing about what was said with it.
     """
 
     peer: str
@@ -122,6 +127,7 @@ class Verification:
     kind: str
     step: int
     verified_at: datetime
+    message: str | None = None
 
     def _repr_html_(self) -> str:
         return html_of(self)
@@ -404,10 +410,17 @@ class Verifier:
             raise UserInactive(f"{username!r} was deactivated", username=username)
         return (unseal or self._keyring().unseal)(row.totp_secret, totp_purpose(username))
 
-    def check_code(self, verifier: str, peer: object, code: object, kind: str) -> Verification:
+    def check_code(
+        self, verifier: str, peer: object, code: object, kind: str, message: object = None
+    ) -> Verification:
         """Checks a short code and spends it; see :meth:`Agent.verify_peer`."""
         if kind not in _CODE_FORMS:
             raise ValueError(f"kind must be 'audience' or 'plain', not {kind!r}")
+        if kind == "plain" and message is not None:
+            raise ValueError(
+                "message: a plain code is made from the clock alone, so it can't be bound to a "
+                "message; leave message out, or ask the peer for an audience code"
+            )
         name = self._peer_name(verifier, peer)
         if isinstance(code, TotpCode | SecretStr):
             raise TypeError(_not_text(code))
@@ -419,7 +432,14 @@ class Verifier:
                 f"code: {'a plain' if kind == 'plain' else 'an audience'} code is exactly "
                 f"{digits} digits 0-9, without spaces{_other_kind(code, kind)}",
             )
-        return self._check(verifier, name, code, kind)
+        if message is None:
+            return self._check(verifier, name, code, kind)
+        try:
+            said = bindable(message)
+        except ValueError as error:
+            # It came with the code, so it is refused as a malformed code is.
+            self._malformed(verifier, name, str(error))
+        return replace(self._check(verifier, name, code, kind, said), message=said)
 
     def check_person(self, username: str, code: object) -> Verification:
         """Checks a person's plain code and spends it: who shows it is who checks it.
@@ -437,7 +457,9 @@ class Verifier:
             )
         return self._check(username, username, code, "plain")
 
-    def _check(self, verifier: str, name: str, given: str, kind: str) -> Verification:
+    def _check(
+        self, verifier: str, name: str, given: str, kind: str, message: str | None = None
+    ) -> Verification:
         def matches(account: Account | None, steps: range) -> Sequence[int]:
             # Every step under every key is compared, so that the time taken tells nothing.
             audience = None if kind == "plain" else verifier
@@ -446,7 +468,7 @@ class Verifier:
                 step
                 for key in self._unseal(account, self._keyring().unseal)
                 for step, code in zip(
-                    steps, _short_codes(key, steps, name, audience, relation), strict=True
+                    steps, _short_codes(key, steps, name, audience, relation, message), strict=True
                 )
                 if same(code, given)
             ]
@@ -642,23 +664,40 @@ class Agent:
         self._verifier = verifier
         self.domain = domain
 
-    def totp_code(self, *, audience: str | None = None) -> TotpCode:
+    def totp_code(self, *, audience: str | None = None, message: str | None = None) -> TotpCode:
         """Makes this agent's present code.
+
+        An audience code says that this agent made it for that verifier, now. It doesn't say who
+        brings it: anybody who gets hold of it can hand it on to that verifier, with other words.
+        Bind it to a message where the verifier is to rely on words.
 
         Args:
             audience: Who is to check it; a peer gets it under the peering that this agent issued
                 to its domain. Without one the code is plain: it is good for anybody who knows the
                 secret, any authenticator app shows the same.
+            message: The exact text that the code is for, 1 to 4,000 characters; the code is good
+                with this text alone (its UTF-8 bytes, nothing is normalized). It needs an
+                audience.
 
         Returns:
-            The code and the end of its time step.
+            The code and the end of its time step. A verifier accepts one code of a peer for each
+            time step of 30 seconds, whether it is bound to a message or not.
 
         Raises:
             AccountError: This agent isn't there, is no agent, or was deactivated.
             UserNotFound: The audience is a peer, and no peering was issued to its domain.
             InvalidUsername: The audience is not a username, or is this agent.
+            TypeError: The message isn't text.
+            ValueError: The message can't be bound, or there is no audience for it.
             UnsealError: The secret doesn't open under this keyring.
         """
+        if message is not None:
+            if audience is None:
+                raise ValueError(
+                    "message: a plain code is made from the clock alone, so it can't be bound to "
+                    "a message; name the audience that is to check it"
+                )
+            message = bindable(message)
         if audience is not None and require_username(audience, argument="audience") == (
             self.username
         ):
@@ -670,15 +709,24 @@ class Agent:
             key, relation = self._verifier.own_key(self.username), ""
         else:
             key, relation = self._verifier.proving_key(self.username, audience)
-        (code,) = _short_codes(key, [step], self.username, audience, relation)
-        return TotpCode(code, _utc((step + 1) * PERIOD), audience)
+        (code,) = _short_codes(key, [step], self.username, audience, relation, message)
+        return TotpCode(code, _utc((step + 1) * PERIOD), audience, message)
 
     atotp_code = off_the_loop(totp_code)
 
     def verify_peer(
-        self, username: str, code: str, *, kind: Literal["audience", "plain"] = "audience"
+        self,
+        username: str,
+        code: str,
+        *,
+        kind: Literal["audience", "plain"] = "audience",
+        message: str | None = None,
     ) -> Verification:
         """Checks another agent's short code, and spends it.
+
+        A success says that the peer made this code, for this agent if it is an audience code,
+        within the last 90 seconds. It doesn't say who brought the code. What was said with it is
+        the peer's only where it is the ``message`` that the code was made for.
 
         Args:
             username: The peer, exactly as its account is written.
@@ -686,20 +734,25 @@ class Agent:
             kind: ``audience`` accepts codes made for this agent only (RFC 6287, 8 digits);
                 ``plain`` those of an authenticator app (RFC 6238, 6 digits). It is for the
                 developer to choose, never for a model.
+            message: The exact text that came with the code. A code that was made for a message is
+                good with that message alone, and one that was made for none is good without one.
 
         Returns:
             The evidence. There is no return for a failure.
 
         Raises:
-            CodeRejected: The code is wrong, was spent, or there is no such active peer or verifier;
-                which of them is in the audit only.
-            MalformedCode: It can't be a code, or a username, or names this agent itself.
+            CodeRejected: The code is wrong, was spent, was made for another message, or there is
+                no such active peer or verifier; which of them is in the audit only.
+            MalformedCode: It can't be a code, or a username, names this agent itself, or the
+                message can't be one that a code was bound to.
+            TypeError: The message isn't text.
+            ValueError: The kind is unknown, or a message was given for a plain code.
             RateLimited: Too many failures in the last minute.
             PeerLocked: Too many failures in a row.
             LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
             UnsealError: The peer's secret doesn't open under this keyring.
         """
-        return self._verifier.check_code(self.username, username, code, kind)
+        return self._verifier.check_code(self.username, username, code, kind, message)
 
     averify_peer = off_the_loop(verify_peer)
 
@@ -1096,7 +1149,12 @@ def _peering_in(connection: Connection, agent: str, relation: str, domain: str) 
 
 
 def _short_codes(
-    key: bytes, steps: Sequence[int], prover: str, audience: str | None, relation: str = ""
+    key: bytes,
+    steps: Sequence[int],
+    prover: str,
+    audience: str | None,
+    relation: str = "",
+    message: str | None = None,
 ) -> list[str]:
     if audience is None:
         return [totp(key, step * PERIOD, digits=PLAIN_DIGITS) for step in steps]
@@ -1106,6 +1164,8 @@ def _short_codes(
         relation=relation,
         prover=prover,
         verifier=audience,
+        kind="" if message is None else "message",
+        payload=None if message is None else message.encode(),
     )
     return binding.answers(key, steps)
 

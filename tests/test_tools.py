@@ -155,7 +155,10 @@ def test_a_code_goes_from_one_model_to_another(writer: Agent, editor: Agent) -> 
     code = answer_to(tools, calls("get_totp_code", audience="agent_editor"))
     call = calls("verify_peer", username="agent_writer", code=code)
     said = answer_to([VerifyPeer(agent=editor)], call)
-    assert said == "Verified: agent_writer is who it says it is."
+    assert said == (
+        "Verified: agent_writer made this code for you within the last 90 seconds. The code "
+        "doesn't say who brought it to you, and it vouches for nothing that was said with it."
+    )
 
 
 async def test_the_tools_work_off_the_event_loop(writer: Agent, editor: Agent) -> None:
