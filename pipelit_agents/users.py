@@ -31,7 +31,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.ledger.base import unlock
-from pipelit_agents.names import require_username
+from pipelit_agents.names import OPERATOR, require_username
 from pipelit_agents.peering import Enrolment, read_uri
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.twins import off_the_loop
@@ -39,7 +39,6 @@ from pipelit_agents.verification import holds, peering_purpose, provisioning_uri
 
 __all__ = ["ApiKeyInfo", "NewAgent", "NewApiKey", "NewUser", "User", "Users"]
 
-OPERATOR: Final = "operator"
 _TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _READ_KEY: Final = Statement(
     "SELECT k.digest, k.revoked_at, k.expires_at, k.last_used_at, u.username, u.kind, u.owner, "

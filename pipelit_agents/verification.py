@@ -41,7 +41,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.gathering import Gathering
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger, account_at
-from pipelit_agents.names import is_username, require_username
+from pipelit_agents.names import OPERATOR, is_username, require_username
 from pipelit_agents.otp import totp
 from pipelit_agents.peering import PeerRelation, is_relation
 from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
@@ -83,6 +83,11 @@ _SPEND_REQUEST: Final = text(
 )
 
 _DEEPEST: Final = 2**31
+# What may be refused before there is anything to verify.
+_REFUSABLE: Final = frozenset(
+    {"verify", "verify.audience", "verify.plain", "verify.proof", "verify.request"}
+)
+_REASON: Final = re.compile(r"[!-~](?:[ -~]{0,62}[!-~])?\Z")
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
     ConfigurationError: "a setting is unusable",
     UnsealError: "secret doesn't open",
@@ -348,7 +353,9 @@ class Verifier:
     def relation_to(self, username: str, peer: str) -> PeerRelation | None:
         """How an agent and a peer prove themselves to each other; see :meth:`Agent.relation_to`."""
         with self._database.reading() as connection:
-            row = _accounts_in(connection, peer, peer).get(peer)
+            rows = _accounts_in(connection, username, peer)
+            self._require_acting(username, rows.get(username))
+            row = rows.get(peer)
             if row is None or not row.domain:
                 return None
             issued = _peering_in(connection, username, "", row.domain)
@@ -367,8 +374,7 @@ class Verifier:
         )
         with self._database.writing(durable=True) as connection:
             own = _accounts_in(connection, username, username).get(username)
-            if own is None or own.domain or not own.active:
-                self._own_key(username, own)
+            self._require_acting(username, own)
             connection.execute(delete(SpentRequestRow).where(SpentRequestRow.digest.in_(expired)))
             first = connection.execute(_SPEND_REQUEST, request).rowcount == 1
             if not first:
@@ -388,6 +394,12 @@ class Verifier:
     def _own_key(
         self, username: str, row: Any, unseal: Callable[[str, str], bytes] | None = None
     ) -> bytes:
+        self._require_acting(username, row)
+        return (unseal or self._keyring().unseal)(row.totp_secret, totp_purpose(username))
+
+    @staticmethod
+    def _require_acting(username: str, row: Any) -> None:
+        """Make sure that a handle is of an agent of this database that may act."""
         if row is None:
             raise UserNotFound(
                 f"there is no account {username!r}; make it with users.create_agent or: "
@@ -408,7 +420,6 @@ class Verifier:
             )
         if not row.active:
             raise UserInactive(f"{username!r} was deactivated", username=username)
-        return (unseal or self._keyring().unseal)(row.totp_secret, totp_purpose(username))
 
     def check_code(
         self, verifier: str, peer: object, code: object, kind: str, message: object = None
@@ -421,6 +432,8 @@ class Verifier:
                 "message: a plain code is made from the clock alone, so it can't be bound to a "
                 "message; leave message out, or ask the peer for an audience code"
             )
+        if verifier == OPERATOR:
+            self._require_acting(verifier, None)
         name = self._peer_name(verifier, peer)
         if isinstance(code, TotpCode | SecretStr):
             raise TypeError(_not_text(code))
@@ -482,7 +495,8 @@ class Verifier:
                 raise
             with suppress(StorageError):
                 reason = _NOT_DECIDED.get(type(error), "ledger unavailable")
-                self._audit(verifier, name, f"verify.{kind}", reason, self._clock())
+                with self._database.deciding() as connection:
+                    self._record_refusal(connection, verifier, name, f"verify.{kind}", reason)
             raise
         who = {"peer": name, "verifier": verifier}
         if decision.verdict == "rejected":
@@ -545,7 +559,7 @@ class Verifier:
                             actor=each.verifier,
                             subject=peer,
                             action=each.action,
-                            outcome="refused" if reason else "ok",
+                            outcome="ok" if type(answers[-1]) is Verification else "refused",
                             reason=reason,
                             context=each.context,
                         )
@@ -583,7 +597,7 @@ class Verifier:
             return "challenge used before"
         if (proof.prover, proof.verifier) != (peer, verifier):
             return "made by or for another"
-        if one is None or not one.active or one.domain:
+        if one is None or one.kind != "agent" or not one.active or one.domain:
             return "verifier unknown or inactive"
         if account is None or other is None:
             return "peer unknown"
@@ -596,8 +610,11 @@ class Verifier:
         return "late" if now >= challenge.expires_at else ""
 
     def audit_refusal(self, verifier: str, peer: str, action: str, reason: str) -> None:
-        """Records a refusal that was decided elsewhere."""
-        self._audit(verifier, peer, action, reason, self._clock())
+        """Records a refusal that was decided elsewhere; see :meth:`Agent.note_refusal`."""
+        with self._database.deciding() as connection:
+            own = _accounts_in(connection, verifier, verifier).get(verifier)
+            self._require_acting(verifier, own)
+            self._record_refusal(connection, verifier, peer, action, reason)
 
     def _peer_name(self, verifier: str, peer: object) -> str:
         if not isinstance(peer, str) or not is_username(peer):
@@ -609,22 +626,24 @@ class Verifier:
         return peer
 
     def _malformed(self, verifier: str, peer: str, message: str) -> NoReturn:
-        self._audit(verifier, peer, "verify", "malformed", self._clock())
+        with self._database.deciding() as connection:
+            self._record_refusal(connection, verifier, peer, "verify", "malformed")
         raise MalformedCode(message, peer=peer, verifier=verifier)
 
-    def _audit(self, actor: str, subject: str, action: str, reason: str, at: float) -> None:
-        with self._database.deciding() as connection:
-            write(
-                connection,
-                entry(
-                    at=at,
-                    actor=actor,
-                    subject=subject,
-                    action=action,
-                    outcome="refused" if reason else "ok",
-                    reason=reason,
-                ),
-            )
+    def _record_refusal(
+        self, connection: Open, actor: str, subject: str, action: str, reason: str
+    ) -> None:
+        write(
+            connection,
+            entry(
+                at=self._clock(),
+                actor=actor,
+                subject=subject,
+                action=action,
+                outcome="refused",
+                reason=reason,
+            ),
+        )
 
     def _accounts(self, *names: str) -> dict[str, Any]:
         rows = self._database.fetch(_reading(len(names)), _numbered(names))
@@ -965,9 +984,10 @@ class Agent:
             verifier: The peer.
 
         Returns:
-            None where no peer of that name is enrolled here. What is deactivated is still told.
+            None where no peer of that name is enrolled here. A deactivated peer is still shown.
 
         Raises:
+            AccountError: This agent isn't there, is no agent, or was deactivated.
             InvalidUsername: The verifier is not a username.
         """
         return self._verifier.relation_to(
@@ -1004,9 +1024,27 @@ class Agent:
 
         Args:
             peer: Who was refused.
-            action: What it was refused in, for example ``verify.proof``.
-            reason: Why.
+            action: What it was refused in: ``verify``, ``verify.audience``, ``verify.plain``,
+                ``verify.proof`` or ``verify.request``.
+            reason: Why, in 1 to 64 printable ASCII characters.
+
+        Raises:
+            AccountError: This agent isn't there, is no agent, or was deactivated; nothing is
+                recorded.
+            TypeError: The peer isn't text.
+            ValueError: The action is another one, or the reason has another form.
         """
+        if not isinstance(peer, str):
+            raise TypeError(f"peer has to be text, not {type(peer).__name__}")
+        if type(action) is not str or action not in _REFUSABLE:
+            raise ValueError(
+                f"action has to be one of {', '.join(sorted(_REFUSABLE))}, not {action!r:.40}"
+            )
+        if type(reason) is not str or not _REASON.match(reason):
+            raise ValueError(
+                "reason has to be 1 to 64 printable ASCII characters without a space at either "
+                "end: say why it was refused"
+            )
         self._verifier.audit_refusal(self.username, peer, action, reason)
 
     def is_of(self, database: Database) -> bool:
@@ -1072,6 +1110,8 @@ class Agent:
                 "what is checked is a Proof, against the Challenge that this agent made and kept"
             )
         _require_bindable(request, depth, kind, payload)
+        if self.username == OPERATOR:
+            self._verifier.own_key(self.username)
         own = challenge.verifier == self.username != challenge.prover
         return _Check(
             proof=proof,

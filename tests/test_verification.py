@@ -632,6 +632,141 @@ def test_only_living_agents_make_codes(pipelit: Pipelit) -> None:
         pipelit.agent("agent_nobody").totp_code(audience="Agent_Editor")
 
 
+NOBODIES = {
+    "operator": UserNotFound,
+    "agent_nobody": UserNotFound,
+    "alice": NotLocalAgent,
+    "agent_gone": UserInactive,
+    "agent_far": NotLocalAgent,
+}
+
+
+@pytest.fixture
+def nobodies(pipelit: Pipelit) -> None:
+    """A deactivated agent and a peer of another domain, beside alice."""
+    pipelit.users.create_agent("agent_gone", owner="alice", purpose="leaves")
+    pipelit.users.deactivate("agent_gone")
+    pipelit.users.enroll_peer(
+        "otpauth://totp/there:agent_far?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=there"
+        f"&relation={'a' * 32}",
+        name="agent_far",
+        domain="there",
+    )
+    pipelit.users.create_agent("agent_writer", owner="alice", purpose="writes")
+    pipelit.users.issue_peering("agent_writer", domain="there")
+
+
+@pytest.mark.usefixtures("nobodies")
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("name", NOBODIES)
+@pytest.mark.parametrize("reason", ["", " ", "really wrong", None])
+@pytest.mark.parametrize("action", ["verify.proof", "user.deactivate", "approve", ""])
+def test_a_handle_of_nobody_writes_nothing(
+    pipelit: Pipelit, name: str, reason: Any, action: str
+) -> None:
+    """Not the operator, an unknown name, a person, a deactivated agent or a peer."""
+    before = pipelit.audit.list(limit=1000)
+    with pytest.raises((AccountError, ValueError)):
+        pipelit.agent(name).note_refusal("agent_writer", action, reason)
+    assert pipelit.audit.list(limit=1000) == before
+
+
+@pytest.mark.usefixtures("nobodies")
+@pytest.mark.parametrize("name", NOBODIES)
+def test_a_handle_of_nobody_gets_no_answer_and_no_ok(pipelit: Pipelit, name: str) -> None:
+    """Whatever it calls is refused, and no row says ok or has the operator for an actor."""
+    nobody, writer = pipelit.agent(name), pipelit.agent("agent_writer")
+    for act in (
+        lambda: nobody.note_refusal("agent_writer", "verify.proof", "wrong"),
+        lambda: nobody.spend_request("agent_writer", b"c" * 32),
+        lambda: nobody.relation_to("agent_writer"),
+        lambda: nobody.totp_code(audience="agent_writer"),
+        lambda: nobody.prove(b"c" * 32, b"", verifier="agent_writer"),
+        lambda: nobody.prove_request(b"c" * 32, b"", verifier="agent_writer"),
+        nobody.require_active,
+    ):
+        with pytest.raises(NOBODIES[name]):
+            act()
+    newest = pipelit.audit.list(limit=1)[0].id
+    code = writer.totp_code(audience=name).code
+    challenge = nobody.challenge("agent_writer")
+    proof = writer.prove(challenge.value, b"", verifier=name)
+    request = writer.prove_request(challenge.value, b"", verifier=name)
+    for check in (
+        lambda: nobody.verify_peer("agent_writer", code),
+        lambda: nobody.verify_peer("agent_writer", writer.totp_code().code, kind="plain"),
+        lambda: nobody.verify_peer("NO NAME", code),
+        lambda: nobody.verify_peer("agent_writer", "12"),
+        lambda: nobody.verify_proof(proof, challenge=challenge, payload=b""),
+        lambda: nobody.verify_request(request, challenge=challenge, request=b""),
+        lambda: nobody.verify_possession(proof, challenge=challenge),
+    ):
+        with pytest.raises((VerificationError, AccountError)):
+            check()
+    rows = pipelit.audit.list(after=newest)
+    assert {each.outcome for each in rows} <= {"refused"}
+    assert "operator" not in {each.actor for each in rows}
+
+
+@pytest.mark.usefixtures("nobodies")
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("name", ["operator", "alice", "agent_nobody"])
+def test_a_credential_opens_for_no_handle_of_nobody(pipelit: Pipelit, name: str) -> None:
+    """The refusal is on record, and the operator isn't its actor."""
+    pipelit.credentials.put("openai", "sk-abcdefgh", kind="llm", created_by="alice")
+    newest = pipelit.audit.list(limit=1)[0].id
+
+    @pipelit.credentials.inject(pipelit.agent(name), key="openai")
+    def look(*, key: Any) -> None:
+        raise AssertionError(key)
+
+    with pytest.raises(AccountError):
+        look()
+    pipelit.credentials.note_refusal("openai", pipelit.agent(name), "")
+    rows = pipelit.audit.list(after=newest)
+    assert {each.outcome for each in rows} == {"refused"}
+    assert "operator" not in {each.actor for each in rows}
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize(
+    "reason", ["", " ", " x", "x ", "a\nb", "\0", "x" * 65, "caf\u00e9", None, 7, b"no", ["no"]]
+)
+def test_a_refusal_says_why(pipelit: Pipelit, writer: Agent, reason: Any) -> None:
+    """An empty or odd reason is a ValueError, and nothing is recorded: nothing becomes an ok."""
+    before = pipelit.audit.list(limit=1000)
+    with pytest.raises(ValueError, match="reason has to be"):
+        writer.note_refusal("agent_editor", "verify.proof", reason)
+    assert pipelit.audit.list(limit=1000) == before
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize(
+    "action", ["", "user.deactivate", "approve", "agent.create", "verify.", "verify.ok", None, 7]
+)
+def test_a_refusal_is_of_a_check(pipelit: Pipelit, writer: Agent, action: Any) -> None:
+    """No other action can be written by a handle."""
+    before = pipelit.audit.list(limit=1000)
+    with pytest.raises(ValueError, match=r"action has to be one of verify, verify\.audience"):
+        writer.note_refusal("agent_editor", action, "wrong")
+    assert pipelit.audit.list(limit=1000) == before
+
+
+def test_a_refusal_is_recorded_as_one(pipelit: Pipelit, writer: Agent) -> None:
+    """With a reason it is one row, refused, by the handle's own name."""
+    writer.note_refusal("no name at all", "verify.request", "x" * 64)
+    (entry,) = pipelit.audit.list(limit=1)
+    assert (entry.actor, entry.subject, entry.action, entry.outcome, entry.reason) == (
+        "agent_writer",
+        "no name at all",
+        "verify.request",
+        "refused",
+        "x" * 64,
+    )
+    with pytest.raises(TypeError, match="peer has to be text"):
+        writer.note_refusal(None, "verify.request", "x")  # type: ignore[arg-type]
+
+
 def test_a_code_says_when_it_dies_and_hides_itself(clock: Clock, writer: Agent) -> None:
     """A TotpCode knows the end of its step, and its repr has no digits of the code."""
     clock.advance(7)
