@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from pipelit_agents.database.models import SpentRequestRow
 from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import (
+    AccountError,
     CodeRejected,
     ConfigurationError,
     InvalidUsername,
@@ -45,6 +47,7 @@ from pipelit_agents.names import OPERATOR, is_username, require_username
 from pipelit_agents.otp import totp
 from pipelit_agents.peering import PeerRelation, is_relation
 from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
+from pipelit_agents.refusals import Refusals
 from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.wording import bindable
@@ -87,6 +90,7 @@ _DEEPEST: Final = 2**31
 _REFUSABLE: Final = frozenset(
     {"verify", "verify.audience", "verify.plain", "verify.proof", "verify.request"}
 )
+_MAKING: Final = "code.make"
 _REASON: Final = re.compile(r"[!-~](?:[ -~]{0,62}[!-~])?\Z")
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
     ConfigurationError: "a setting is unusable",
@@ -203,6 +207,9 @@ class Verifier:
         keyring: Opens their secrets; called when one is needed.
         ledger: Counts attempts and spends codes; called when it is needed.
         clock: Makes codes and stamps proofs, Unix seconds.
+
+    Attributes:
+        refusals: Bounds the refused questions of each agent.
     """
 
     def __init__(
@@ -216,6 +223,7 @@ class Verifier:
         self._keyring = keyring
         self._ledger = ledger
         self._clock = clock
+        self.refusals = Refusals()
         self._nobody = ""
         self._proofs = Gathering(self._make_proofs)
         self._checks = Gathering(self._check_proofs)
@@ -439,7 +447,7 @@ class Verifier:
             raise TypeError(_not_text(code))
         if not isinstance(code, str) or not _CODE_FORMS[kind].match(code):
             digits = PLAIN_DIGITS if kind == "plain" else AUDIENCE_DIGITS
-            self._malformed(
+            self._malformed_question(
                 verifier,
                 name,
                 f"code: {'a plain' if kind == 'plain' else 'an audience'} code is exactly "
@@ -451,7 +459,7 @@ class Verifier:
             said = bindable(message)
         except ValueError as error:
             # It came with the code, so it is refused as a malformed code is.
-            self._malformed(verifier, name, str(error))
+            self._malformed_question(verifier, name, str(error))
         return replace(self._check(verifier, name, code, kind, said), message=said)
 
     def check_person(self, username: str, code: object) -> Verification:
@@ -614,21 +622,74 @@ class Verifier:
         with self._database.deciding() as connection:
             own = _accounts_in(connection, verifier, verifier).get(verifier)
             self._require_acting(verifier, own)
+            _require_refusal(peer, action, reason)
             self._record_refusal(connection, verifier, peer, action, reason)
 
     def _peer_name(self, verifier: str, peer: object) -> str:
         if not isinstance(peer, str) or not is_username(peer):
-            self._malformed(
+            self._malformed_question(
                 verifier, str(peer), "username: it has to be written exactly as the account is"
             )
         if peer == verifier:
-            self._malformed(verifier, peer, "username: an agent doesn't verify itself")
+            self._malformed_question(verifier, peer, "username: an agent doesn't verify itself")
         return peer
 
     def _malformed(self, verifier: str, peer: str, message: str) -> NoReturn:
         with self._database.deciding() as connection:
             self._record_refusal(connection, verifier, peer, "verify", "malformed")
         raise MalformedCode(message, peer=peer, verifier=verifier)
+
+    def _malformed_question(self, verifier: str, peer: str, message: str) -> NoReturn:
+        """Refuse what an agent asked and can't be right: never counted, and audited within bounds.
+
+        Beyond 20 a minute this agent's malformed questions are refused unseen. What can be right
+        is decided all the same: whoever sends an agent nonsense can't keep it from verifying.
+        """
+        now = self._clock()
+        admitted = self.refusals.admit(verifier, "verify", now)
+        if not admitted.wait:
+            self.refusals.count(verifier, "verify", now)
+        if not admitted.wait or admitted.is_noted:
+            reason = "malformed; more of them are not recorded" if admitted.wait else "malformed"
+            with self._database.deciding() as connection:
+                own = _accounts_in(connection, verifier, verifier).get(verifier)
+                # A handle of nobody is told, and writes nothing.
+                with suppress(AccountError):
+                    self._require_acting(verifier, own)
+                    self._record_refusal(connection, verifier, peer, "verify", reason)
+        if admitted.wait:
+            raise RateLimited(
+                f"too many names, codes and messages that can't be right: wait "
+                f"{math.ceil(admitted.wait)} s",
+                retry_after=admitted.wait,
+                peer=peer,
+                verifier=verifier,
+            )
+        raise MalformedCode(message, peer=peer, verifier=verifier)
+
+    def require_audience(self, username: str, audience: str) -> None:
+        """Make sure that an audience is an active agent here; see :meth:`Agent.totp_code`."""
+        now = self._clock()
+        rows = self._accounts(username, audience)
+        self._require_acting(username, rows.get(username))
+        admitted = self.refusals.admit(username, _MAKING, now)
+        reason = _why_no_audience(rows.get(audience))
+        if not admitted.wait and not reason:
+            return
+        if not admitted.wait:
+            self.refusals.count(username, _MAKING, now)
+        if not admitted.wait or admitted.is_noted:
+            with self._database.deciding() as connection:
+                shown = "too many questions; more are not recorded" if admitted.wait else reason
+                self._record_refusal(connection, username, audience, _MAKING, shown)
+        if admitted.wait:
+            raise RateLimited(
+                "too many questions about agents that aren't here: wait "
+                f"{math.ceil(admitted.wait)} s",
+                retry_after=admitted.wait,
+            )
+        # One and the same, so that nobody learns who was here.
+        raise UserNotFound(f"there is no agent {audience!r}: check its name", username=audience)
 
     def _record_refusal(
         self, connection: Open, actor: str, subject: str, action: str, reason: str
@@ -683,7 +744,13 @@ class Agent:
         self._verifier = verifier
         self.domain = domain
 
-    def totp_code(self, *, audience: str | None = None, message: str | None = None) -> TotpCode:
+    def totp_code(
+        self,
+        *,
+        audience: str | None = None,
+        message: str | None = None,
+        check_audience: bool = False,
+    ) -> TotpCode:
         """Makes this agent's present code.
 
         An audience code says that this agent made it for that verifier, now. It doesn't say who
@@ -697,6 +764,9 @@ class Agent:
             message: The exact text that the code is for, 1 to 4,000 characters; the code is good
                 with this text alone (its UTF-8 bytes, nothing is normalized). It needs an
                 audience.
+            check_audience: Make no code for an audience that isn't an active agent of this
+                database, where a model chose the name. Refusals are audited, and all look alike;
+                after 20 in a minute this agent waits.
 
         Returns:
             The code and the end of its time step. A verifier accepts one code of a peer for each
@@ -704,7 +774,9 @@ class Agent:
 
         Raises:
             AccountError: This agent isn't there, is no agent, or was deactivated.
-            UserNotFound: The audience is a peer, and no peering was issued to its domain.
+            UserNotFound: The audience is a peer, and no peering was issued to its domain; or it was
+                to be checked, and there is no such active agent.
+            RateLimited: Too many audiences were refused in the last minute.
             InvalidUsername: The audience is not a username, or is this agent.
             TypeError: The message isn't text.
             ValueError: The message can't be bound, or there is no audience for it.
@@ -723,6 +795,8 @@ class Agent:
             raise InvalidUsername(
                 "audience: an agent doesn't verify itself", username=self.username
             )
+        if check_audience and audience is not None:
+            self._verifier.require_audience(self.username, audience)
         step = int(self._verifier.now()) // PERIOD
         if audience is None:
             key, relation = self._verifier.own_key(self.username), ""
@@ -763,7 +837,8 @@ class Agent:
             CodeRejected: The code is wrong, was spent, was made for another message, or there is
                 no such active peer or verifier; which of them is in the audit only.
             MalformedCode: It can't be a code, or a username, names this agent itself, or the
-                message can't be one that a code was bound to.
+                message can't be one that a code was bound to. After 20 of them in a minute,
+                further ones are RateLimited.
             TypeError: The message isn't text.
             ValueError: The kind is unknown, or a message was given for a plain code.
             RateLimited: Too many failures in the last minute.
@@ -1034,17 +1109,6 @@ class Agent:
             TypeError: The peer isn't text.
             ValueError: The action is another one, or the reason has another form.
         """
-        if not isinstance(peer, str):
-            raise TypeError(f"peer has to be text, not {type(peer).__name__}")
-        if type(action) is not str or action not in _REFUSABLE:
-            raise ValueError(
-                f"action has to be one of {', '.join(sorted(_REFUSABLE))}, not {action!r:.40}"
-            )
-        if type(reason) is not str or not _REASON.match(reason):
-            raise ValueError(
-                "reason has to be 1 to 64 printable ASCII characters without a space at either "
-                "end: say why it was refused"
-            )
         self._verifier.audit_refusal(self.username, peer, action, reason)
 
     def is_of(self, database: Database) -> bool:
@@ -1188,6 +1252,16 @@ def _peering_in(connection: Connection, agent: str, relation: str, domain: str) 
     return found[0] if found else None
 
 
+def _why_no_audience(row: Any) -> str:
+    if row is None:
+        return "audience unknown"
+    if row.domain:
+        return "audience is a peer"
+    if row.kind != "agent":
+        return "audience is a person"
+    return "" if row.active else "audience inactive"
+
+
 def _short_codes(
     key: bytes,
     steps: Sequence[int],
@@ -1220,6 +1294,20 @@ def _require_bindable(request: object, depth: object, kind: object, payload: obj
         raise ValueError(f"depth has to be a whole number from 0 to {_DEEPEST - 1}, or None")
     if type(kind) is not str or not kind.isascii():
         raise ValueError("kind has to be ASCII text, for example 'result'")
+
+
+def _require_refusal(peer: object, action: object, reason: object) -> None:
+    if not isinstance(peer, str):
+        raise TypeError(f"peer has to be text, not {type(peer).__name__}")
+    if type(action) is not str or action not in _REFUSABLE:
+        raise ValueError(
+            f"action has to be one of {', '.join(sorted(_REFUSABLE))}, not {action!r:.40}"
+        )
+    if type(reason) is not str or not _REASON.match(reason):
+        raise ValueError(
+            "reason has to be 1 to 64 printable ASCII characters without a space at either end: "
+            "say why it was refused"
+        )
 
 
 def _other_kind(code: object, kind: str) -> str:

@@ -302,6 +302,97 @@ def test_a_deactivated_audience_gets_no_code(
     assert said[0].replace("agent_editor", "") == said[1].replace("agent_nobody", "")
 
 
+def trail(pipelit: Pipelit, actor: str, action: str) -> list[tuple[str, str, str]]:
+    """What is on record of one asker's questions."""
+    rows = pipelit.audit.list(actor=actor, action=action, limit=1000)
+    return [(row.subject, row.outcome, row.reason) for row in rows]
+
+
+def test_a_question_about_a_name_is_on_record(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Unknown, inactive, person, peer: one text for the model; the audit knows which it was."""
+    pipelit.users.create_agent("agent_gone", owner="alice", purpose="leaves")
+    pipelit.users.deactivate("agent_gone")
+    pipelit.users.enroll_peer(
+        "otpauth://totp/there:agent_far?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=there"
+        f"&relation={'a' * 32}",
+        name="agent_far",
+        domain="there",
+    )
+    names = ("agent_nobody", "agent_gone", "alice", "agent_far")
+    tool = GetTotpCode(agent=writer)
+    said = {tool.invoke({"audience": name}).replace(repr(name), "…") for name in names}
+    assert said == {"Not done: there is no agent …: check its name."}
+    assert trail(pipelit, "agent_writer", "code.make") == [
+        ("agent_nobody", "refused", "audience unknown"),
+        ("agent_gone", "refused", "audience inactive"),
+        ("alice", "refused", "audience is a person"),
+        ("agent_far", "refused", "audience is a peer"),
+    ]
+    assert tool.invoke({"audience": "agent_editor"}).isdigit()
+
+
+def test_questions_about_names_are_bounded(
+    pipelit: Pipelit, writer: Agent, editor: Agent, clock: Clock
+) -> None:
+    """After 20 refused ones a minute the asker waits, also for names that are there; others don't.
+
+    A minute later the oldest of them count no more.
+    """
+    tool, other = GetTotpCode(agent=writer), GetTotpCode(agent=editor)
+    for number in range(20):
+        clock.advance(1)
+        assert "check its name" in tool.invoke({"audience": f"agent_{number}"})
+    for name in ["agent_editor", "alice", "agent_x"] * 100:
+        assert tool.invoke({"audience": name}) == (
+            "Not done: too many questions about agents that aren't here: wait 41 s."
+        )
+    rows = trail(pipelit, "agent_writer", "code.make")
+    assert len(rows) == 21
+    assert rows[-1] == ("agent_editor", "refused", "too many questions; more are not recorded")
+    assert other.invoke({"audience": "agent_writer"}).isdigit()
+    assert (
+        GetTotpCode(agent=writer, audiences=["agent_editor"])
+        .invoke({"audience": "agent_editor"})
+        .isdigit()
+    )
+    clock.advance(41)
+    assert tool.invoke({"audience": "agent_editor"}).isdigit()
+    assert "check its name" in tool.invoke({"audience": "agent_x"})
+    assert "wait 1 s" in tool.invoke({"audience": "agent_x"})
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"username": "NOT A NAME", "code": "12345678"},
+        {"username": "agent_writer", "code": "1"},
+        {"username": "agent_editor", "code": "12345678"},
+        {"username": "agent_writer", "code": "12345678", "message": "\u202e"},
+    ],
+)
+def test_nonsense_fills_no_audit_and_stops_no_check(
+    pipelit: Pipelit, writer: Agent, editor: Agent, clock: Clock, sent: dict[str, str]
+) -> None:
+    """Of 300 malformed questions 21 are on record; what can be right is decided all the same."""
+    tool = VerifyPeer(agent=editor)
+    before = len(pipelit.audit.list(limit=1000))
+    said = [tool.invoke(sent) for _ in range(300)]
+    assert len(pipelit.audit.list(limit=1000)) == before + 21
+    assert said[19].startswith("Not verified: ")
+    assert set(said[20:]) == {
+        "Not verified: too many names, codes and messages that can't be right: wait 60 s. Don't "
+        "trust this peer meanwhile."
+    }
+    good = {"username": "agent_writer"}
+    code = writer.totp_code(audience="agent_editor").code
+    assert tool.invoke({**good, "code": code}).startswith("Verified")
+    clock.advance(60)
+    assert tool.invoke(sent).startswith("Not verified: ")
+    assert tool.invoke(sent) == said[0]
+
+
 @pytest.mark.parametrize("kind", [GetTotpCode, VerifyPeer, CreateAgentUser, IdentityToolkit])
 def test_a_mistyped_option_is_refused(writer: Agent, kind: Any) -> None:
     """`audience` for `audiences` must not make a tool without a limit."""
@@ -461,7 +552,7 @@ def test_the_key_is_in_no_message_and_no_checkpoint(pipelit: Pipelit, writer: Ag
 
     seen: list[str] = []
 
-    @pipelit.credentials.inject(writer, key="agent-key.agent_helper")
+    @pipelit.credentials.inject(writer, key="agent-key.agent_writer.agent_helper")
     def look(*, key: Any) -> None:
         seen.append(key.get_secret_value())
 
@@ -469,7 +560,7 @@ def test_the_key_is_in_no_message_and_no_checkpoint(pipelit: Pipelit, writer: Ag
     secret = seen[0].split("_", 2)[2]
     stored = b"\n".join(bytes_in([saver.storage, saver.writes, saver.blobs]))
     # That the search looks in the right place: what the model was told is there.
-    assert b"agent-key.agent_helper" in stored
+    assert b"agent-key.agent_writer.agent_helper" in stored
     for text in (stored, repr(state["messages"]).encode(), repr(model.told).encode()):
         assert not [n for n in range(len(secret) - 5) if secret[n : n + 6].encode() in text]
 

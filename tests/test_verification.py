@@ -666,7 +666,7 @@ def test_a_handle_of_nobody_writes_nothing(
 ) -> None:
     """Not the operator, an unknown name, a person, a deactivated agent or a peer."""
     before = pipelit.audit.list(limit=1000)
-    with pytest.raises((AccountError, ValueError)):
+    with pytest.raises(NOBODIES[name]):
         pipelit.agent(name).note_refusal("agent_writer", action, reason)
     assert pipelit.audit.list(limit=1000) == before
 

@@ -22,6 +22,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD
+from pipelit_agents.provisioning import require_prefix
 from pipelit_agents.threads import aside
 from pipelit_agents.wording import bindable, json_line
 
@@ -73,6 +74,16 @@ class _CreateArguments(Arguments):
     purpose: Annotated[
         str, Field(min_length=1, max_length=500, description="What it is for, in a few words.")
     ]
+    username: Annotated[
+        str | None,
+        Field(
+            description="Its name, a-z 0-9 _ -, which is put after your own; leave it out to have "
+            "one made from purpose."
+        ),
+    ] = None
+
+
+class _CreateNamedArguments(_CreateArguments):
     username: Annotated[
         str | None,
         Field(description="Its name: a-z 0-9 _ . -; leave it out to have one made from purpose."),
@@ -241,15 +252,10 @@ class GetTotpCode(AgentTool):
                 raise ToolException(f"Not done: {error}.") from error
         if audience is None or (self.audiences is not None and audience not in self.audiences):
             raise UserNotFound(f"no code for {audience!r:.80}: choose one of {self.audiences}")
-        if self.audiences is None:
-            try:
-                peer = self.pipelit.users.get(audience)
-            except UserNotFound:
-                peer = None
-            if peer is None or peer.kind != "agent" or not peer.active:
-                # One and the same, so that a model can't tell who was here.
-                raise UserNotFound(f"there is no agent {audience!r}: check its name")
-        return self.agent.totp_code(audience=audience, message=message).code
+        require_username(audience)
+        return self.agent.totp_code(
+            audience=audience, message=message, check_audience=self.audiences is None
+        ).code
 
 
 class VerifyPeer(AgentTool):
@@ -321,29 +327,53 @@ class CreateAgentUser(AgentTool):
     The new agent's API key is sealed as a credential that this agent alone may open. The model
     learns that credential's name and the key's last four characters.
 
+    Names begin with the creator's own, ``agent_lead.helper``, and what a model adds has no dot: so
+    a model can take no name but those under its own agent's. A name is never given twice, also
+    when its agent was deactivated. An agent that was made under a name without the prefix is
+    found by that name.
+
     Args:
         agent: Who makes it, and owns it.
+        prefix: What the names begin with; by default the agent's own name and a dot. With None the
+            model may choose any name that is free, and keeps it for good.
+
+    Raises:
+        InvalidUsername: The prefix isn't the beginning of a username, or leaves no room for a name.
     """
 
     name: str = "create_agent_user"
     description: str = (
         "Create an account for a new agent that belongs to you, or find the one that you created "
-        "under that name. Returns its username and the name of the credential with its API key; "
-        "the key itself is never shown."
+        "under that name. Returns its full username, by which it is known from then on, and the "
+        "name of the credential with its API key; the key itself is never shown."
     )
     args_schema: Any = Field(default=_CreateArguments, exclude=True)
+    prefix: str | None = None
+
+    def __init__(self, *, agent: Agent, **options: Any) -> None:
+        own = f"{_require_handle(agent).username}."
+        options.setdefault("prefix", own)
+        if options["prefix"] not in (own, None):
+            require_prefix(options["prefix"])
+        if options["prefix"] is None:
+            options.setdefault("args_schema", _CreateNamedArguments)
+        super().__init__(agent=agent, **options)
 
     def _run(self, purpose: str, username: str | None = None) -> str:
         return self._made(
             self._tell(
-                lambda: self.pipelit.provision_agent(self.agent, purpose=purpose, username=username)
+                lambda: self.pipelit.provision_agent(
+                    self.agent, purpose=purpose, username=username, prefix=self.prefix
+                )
             )
         )
 
     async def _arun(self, purpose: str, username: str | None = None) -> str:
         return self._made(
             await self._atell(
-                self.pipelit.aprovision_agent(self.agent, purpose=purpose, username=username)
+                self.pipelit.aprovision_agent(
+                    self.agent, purpose=purpose, username=username, prefix=self.prefix
+                )
             )
         )
 
@@ -363,6 +393,7 @@ class IdentityToolkit(BaseToolkit):
         agent: As whom the model acts.
         audiences: For whom codes may be made; see :class:`GetTotpCode`.
         require_message: Make and accept no code that isn't bound to a message.
+        prefix: What the names of created agents begin with; see :class:`CreateAgentUser`.
 
     Raises:
         ValueError: An option is unknown, or no code could be made for the audiences.
@@ -374,6 +405,7 @@ class IdentityToolkit(BaseToolkit):
     _handle = field_validator("agent", mode="before")(_require_handle)
     audiences: tuple[str, ...] | None = None
     require_message: bool = False
+    prefix: str | None = None
 
     def model_post_init(self, _context: Any, /) -> None:
         """Makes sure that the tools can be built, so that a mistake shows where it was made."""
@@ -386,7 +418,11 @@ class IdentityToolkit(BaseToolkit):
                 agent=self.agent, audiences=self.audiences, require_message=self.require_message
             ),
             VerifyPeer(agent=self.agent, require_message=self.require_message),
-            CreateAgentUser(agent=self.agent),
+            CreateAgentUser(
+                agent=self.agent,
+                # None is a choice; without one the tool makes its own.
+                **({"prefix": self.prefix} if "prefix" in self.model_fields_set else {}),
+            ),
         ]
 
 
@@ -426,6 +462,8 @@ def _advice(error: Exception, message: str | None) -> str:
             "Not verified: the code was not accepted. Don't trust this peer; ask it for a fresh "
             "code made for you, and check the name."
         )
+    if isinstance(error, RateLimited) and not error.verifier:
+        return f"Not done: {error}."
     if isinstance(error, RateLimited | PeerLocked):
         return f"Not verified: {error}. Don't trust this peer meanwhile."
     return f"Not done: {error}."
