@@ -37,6 +37,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+_MOST_PROBLEMS: Final = 5
 # What a model can act on. Anything else, broken storage above all, is for the developer.
 _FOR_THE_MODEL: Final = (AccountError, CodeRejected, CredentialError, PeerLocked, RateLimited)
 
@@ -95,10 +96,17 @@ def _say_what_is_wrong(error: Any) -> str:
     if not isinstance(error, ValidationError):
         return "The arguments are not what the tool takes."
     problems = [
-        f"{'.'.join(map(str, each['loc']))[:40] or 'arguments'}: {each['msg']}"
+        f"{_printable('.'.join(map(str, each['loc']))[:40]) or 'arguments'}: {each['msg']}"
         for each in error.errors(include_input=False, include_url=False, include_context=False)
     ]
-    return "The arguments are not what the tool takes. " + "; ".join(problems)
+    told = problems[:_MOST_PROBLEMS]
+    if len(problems) > len(told):
+        told.append(f"and {len(problems) - len(told)} more")
+    return "The arguments are not what the tool takes. " + "; ".join(told)
+
+
+def _printable(name: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def _require_handle(agent: Any) -> Any:
