@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
@@ -16,7 +17,7 @@ from langgraph.types import StateUpdate
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
-from pipelit_agents.errors import PayloadError, ProofRejected, RequestRefused
+from pipelit_agents.errors import AccountError, PayloadError, ProofRejected, RequestRefused
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof
 from pipelit_agents.threads import aside
@@ -235,7 +236,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             return
         if identity is not None and identity != request.parent:
             reason = "sent by another account" if identity else "the server asks for no API key"
-            self.agent.note_refusal(request.parent, "verify.request", reason)
+            self._note_refusal(request, reason)
         elif self.agent.spend_request(request.parent, request.challenge):
             return
         raise self._refusal()
@@ -249,7 +250,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         if self.accept_from is None or isinstance(self.accept_from, Anyone):
             return
         if request.parent not in self.accept_from or request.proof is None:
-            self.agent.note_refusal(request.parent, "verify.request", "not in accept_from")
+            self._note_refusal(request, "not in accept_from")
             raise self._refusal()
         try:
             self.agent.verify_request(request.proof, **self._asked(request))
@@ -278,6 +279,11 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             expires_at=now + REQUEST_LIFETIME,
         )
         return {"challenge": challenge, "request": request.payload, "depth": request.depth}
+
+    def _note_refusal(self, request: SpawnRequest, reason: str) -> None:
+        # An agent that was deactivated writes nothing down; the caller is refused all the same.
+        with suppress(AccountError):
+            self.agent.note_refusal(request.parent, "verify.request", reason)
 
     def _refusal(self) -> RequestRefused:
         return RequestRefused(

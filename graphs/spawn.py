@@ -669,7 +669,10 @@ class _Parent:
                 "no envelope",
             )
         if reason:
-            self.lead.note_refusal(self.name, self.action, reason)
+            # A lead that was deactivated meanwhile writes nothing down; its child is refused all
+            # the same.
+            with suppress(AccountError):
+                self.lead.note_refusal(self.name, self.action, reason)
         return _result(self.name, status, error=words)
 
     def _account_problem(self) -> tuple[str, str] | None:

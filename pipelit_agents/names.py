@@ -7,8 +7,11 @@ from typing import Final
 
 from pipelit_agents.errors import InvalidUsername
 
-__all__ = ["is_username", "require_username"]
+__all__ = ["OPERATOR", "is_username", "require_username"]
 
+# The actor of what the library's own caller does. No account has this name, and no handle acts
+# under it.
+OPERATOR: Final = "operator"
 _USERNAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,148}\Z")
 
 

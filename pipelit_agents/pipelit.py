@@ -302,7 +302,12 @@ class Pipelit:
         return acting.acting_for(self._database, username)
 
     def provision_agent(
-        self, creator: Agent, *, purpose: str, username: str | None = None
+        self,
+        creator: Agent,
+        *,
+        purpose: str,
+        username: str | None = None,
+        prefix: str | None = None,
     ) -> ProvisionedAgent:
         """Makes an agent that belongs to an agent, and seals its API key for that one alone.
 
@@ -314,20 +319,25 @@ class Pipelit:
             purpose: What it is for, in a few words.
             username: Its name, 139 characters at most. Without one, a name is made from the
                 purpose, and each call makes another agent.
+            prefix: What the name has to begin with, and is put before one that doesn't: of a name
+                that a model chose, so that it takes no other. What follows it is 1 or more of
+                ``a-z 0-9 _ -``. By default the name is taken as it is given.
 
         Returns:
             The agent's name, and the name of the credential that holds its key.
 
         Raises:
             ValueError: The creator is an agent of another ``Pipelit``.
-            InvalidUsername: The name has another form, or is too long.
+            InvalidUsername: The name or the prefix has another form, or is too long.
+            RateLimited: The creator was refused 20 times in the last minute.
             UserExists: The name is taken by anybody but a living agent that this creator made
                 here; by whom is in the audit only.
             UserInactive: The creator was deactivated.
             UserNotFound: There is no such creator.
             NotLocalAgent: The creator is a person.
             NotPermitted: The creator may not make agents.
-            QuotaExceeded: The root owner has as many living agents as the policy allows.
+            QuotaExceeded: The root owner, the creator, or an agent above it has as many living
+                agents as the policy allows.
             CredentialError: The credential's name is taken.
             ConfigurationError: There is no key to seal secrets under.
         """
@@ -339,9 +349,11 @@ class Pipelit:
             self._database,
             self.users,
             self.credentials,
+            self._verifier.refusals,
             creator=creator,
             purpose=purpose,
             username=username,
+            prefix=prefix,
         )
 
     aprovision_agent = off_the_loop(provision_agent)

@@ -29,6 +29,9 @@ class VerificationPolicy:
             are off until an operator unlocks it (NIST SP 800-63B: at most 100).
         window: Time steps before and after the present one in which a code is good.
         agents_per_owner: Living agents that one root owner may have.
+        agents_per_creator: Living agents that one agent may have made, with all that these made in
+            turn. All agents of one root owner together may make three quarters of
+            ``agents_per_owner``; a quarter, rounded down, is kept for agents that people make.
 
     Raises:
         TypeError: One isn't a number, or one that counts isn't whole.
@@ -42,6 +45,7 @@ class VerificationPolicy:
     switch_off_after: int = 100
     window: int = 1
     agents_per_owner: int = 20
+    agents_per_creator: int = 10
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -44,8 +44,8 @@ class Binding(NamedTuple):
         challenge: The verifier's challenge, 32 bytes.
         depth: How deep in nested spawns, 1 for the outermost.
         request: The exact bytes that were asked.
-        kind: ``result``, ``error`` or ``possession``.
-        payload: The exact bytes of the answer.
+        kind: ``result``, ``error`` or ``possession``; ``message`` in a code bound to a message.
+        payload: The exact bytes of the answer, or of the message.
     """
 
     role: Role

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import unicodedata
@@ -21,20 +22,26 @@ from pipelit_agents.errors import (
     NotLocalAgent,
     NotPermitted,
     QuotaExceeded,
+    RateLimited,
     UserExists,
     UserInactive,
     UserNotFound,
 )
-from pipelit_agents.names import require_username
+from pipelit_agents.names import OPERATOR, require_username
+from pipelit_agents.refusals import Refusals
 from pipelit_agents.users import Users
 from pipelit_agents.verification import Agent
 
-__all__ = ["ProvisionedAgent", "provision"]
+__all__ = ["ProvisionedAgent", "provision", "require_prefix"]
 
 KEY_KIND: Final = "agent-key"
 KEY_PREFIX: Final = "agent-key."
 LONGEST: Final = 149 - len(KEY_PREFIX)
 _SLUG_LENGTH: Final = 40
+# Eight random hexadecimal digits, and an underscore before them.
+_SHORTEST_DERIVED: Final = 9
+_OWN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
+_ACTION: Final = "agent.create"
 _REASONS: Final[dict[type[Exception], str]] = {
     CredentialError: "credential is there",
     InvalidUsername: "malformed name",
@@ -68,20 +75,38 @@ def provision(
     database: Database,
     users: Users,
     credentials: Credentials,
+    refusals: Refusals,
     *,
     creator: Agent,
     purpose: str,
     username: str | None,
+    prefix: str | None = None,
 ) -> ProvisionedAgent:
     """Makes an agent for an agent; see :meth:`Pipelit.provision_agent`."""
-    name = _derived_name(purpose) if username is None else username
-    credential = f"{KEY_PREFIX}{name}"
+    if creator.username == OPERATOR:
+        creator.require_active()
+    admitted = refusals.admit(creator.username, _ACTION, creator.now())
+    if admitted.wait:
+        if admitted.is_noted:
+            with database.writing(durable=True) as connection:
+                reason = "too many refused; more are not recorded"
+                _record(connection, creator, "", "refused", reason)
+        raise RateLimited(
+            f"too many agents were refused: wait {math.ceil(admitted.wait)} s",
+            retry_after=admitted.wait,
+        )
+    name: Any = username
     made = None
     taken = ""
     try:
-        _require_fitting(name)
+        if username is not None:
+            _require_fitting(username)
         with database.writing(durable=True) as connection:
             _require_creator(users, connection, creator)
+            # Without the prefix it was made before names had one, or by the creator's own code.
+            if username is None or not _is_own(connection, username, creator):
+                name = _named(purpose, username, prefix)
+            credential = f"{KEY_PREFIX}{name}"
             there = _find(connection, UserRow, UserRow.username == name)
             key = _find(connection, CredentialRow, CredentialRow.name == credential)
             taken = _why_taken(there, key, creator)
@@ -103,21 +128,64 @@ def provision(
                     allow=[creator.username],
                 )
     except (AccountError, CredentialError) as error:
+        refusals.count(creator.username, _ACTION, creator.now())
         true = taken if isinstance(error, UserExists) else ""
         reason = true or _REASONS.get(type(error), "refused")
         # The refusal took its transaction with it, so it is recorded in another.
         with database.writing(durable=True) as connection:
-            _record(connection, creator, str(name), "refused", reason)
+            _record(connection, creator, str(name or ""), "refused", reason)
         raise
     if made is None:
         return ProvisionedAgent(name, credential, credentials.get(credential).masked[-4:], False)
     return ProvisionedAgent(name, credential, made.api_key.get_secret_value()[-4:], True)
 
 
-def _derived_name(purpose: str) -> str:
+def require_prefix(prefix: str) -> str:
+    """Return what names of made agents begin with, unchanged.
+
+    Raises:
+        InvalidUsername: It isn't the beginning of a username, or leaves no room for a name.
+    """
+    if len(require_username(prefix, argument="prefix")) > LONGEST - _SHORTEST_DERIVED:
+        raise InvalidUsername(
+            f"prefix {prefix!r:.40} is too long: {LONGEST - _SHORTEST_DERIVED} characters at most, "
+            "so that there is room for a name after it",
+            username=prefix,
+        )
+    return prefix
+
+
+def _named(purpose: str, username: str | None, prefix: str | None) -> str:
+    """The full name of the agent that was asked for."""
+    if not prefix:
+        return _derived_name(purpose, "agent_") if username is None else username
+    require_prefix(prefix)
+    if username is None:
+        return _derived_name(purpose, prefix)
+    own = username.removeprefix(prefix)
+    # Without a dot: what stands before the last one names the creator, and nobody else.
+    if not _OWN_NAME.match(own):
+        raise InvalidUsername(
+            f"username {username!r:.80} can't be used: give 1 or more of the characters a-z 0-9 _ "
+            f"- and the first a letter or digit; it becomes {prefix}<username>",
+            username=username,
+        )
+    _require_fitting(f"{prefix}{own}")
+    return f"{prefix}{own}"
+
+
+def _derived_name(purpose: str, prefix: str) -> str:
     plain = unicodedata.normalize("NFKD", purpose).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "_", plain)[:_SLUG_LENGTH].strip("_")
-    return "_".join(filter(None, ["agent", slug, secrets.token_hex(4)]))
+    room = min(_SLUG_LENGTH, LONGEST - len(prefix) - _SHORTEST_DERIVED)
+    slug = re.sub(r"[^a-z0-9]+", "_", plain)[: max(0, room)].strip("_")
+    return prefix + "_".join(filter(None, [slug, secrets.token_hex(4)]))
+
+
+def _is_own(connection: Connection, username: str, creator: Agent) -> bool:
+    """Whether this is one of the agents that the creator made here, and is still active."""
+    there = _find(connection, UserRow, UserRow.username == username)
+    key = _find(connection, CredentialRow, CredentialRow.name == f"{KEY_PREFIX}{username}")
+    return there is not None and not _why_taken(there, key, creator)
 
 
 def _require_fitting(name: str) -> None:
@@ -175,7 +243,7 @@ def _record(
             at=creator.now(),
             actor=creator.username,
             subject=subject,
-            action="agent.create",
+            action=_ACTION,
             outcome=outcome,
             reason=reason,
         ),

@@ -32,7 +32,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.ledger.base import unlock
-from pipelit_agents.names import require_username
+from pipelit_agents.names import OPERATOR, require_username
 from pipelit_agents.peering import Enrolment, read_uri
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.twins import off_the_loop
@@ -40,7 +40,6 @@ from pipelit_agents.verification import holds, peering_purpose, provisioning_uri
 
 __all__ = ["ApiKeyInfo", "NewAgent", "NewApiKey", "NewUser", "User", "Users"]
 
-OPERATOR: Final = "operator"
 _TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _READ_KEY: Final = Statement(
     "SELECT k.digest, k.revoked_at, k.expires_at, k.last_used_at, u.username, u.kind, u.owner, "
@@ -49,6 +48,8 @@ _READ_KEY: Final = Statement(
 )
 _LAST_USED_EVERY: Final = 60.0
 _SECRET_BYTES: Final = 32
+# One in so many of an owner's places is for agents that people make.
+_KEPT_FOR_PEOPLE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,8 @@ class Users:
             UserNotFound: There is no such owner.
             UserInactive: The owner was deactivated.
             NotPermitted: The owner is an agent that may not make agents, or a peer.
-            QuotaExceeded: The root owner has as many living agents as the policy allows.
+            QuotaExceeded: The root owner, or an agent that is to own it, has as many living agents
+                as the policy allows.
             ConfigurationError: There is no key to seal its TOTP secret under.
         """
         name = require_username(username)
@@ -260,19 +262,7 @@ class Users:
         if may_create_agents is None:
             may_create_agents = belongs_to.kind == "human"
         root = belongs_to.root_owner
-        living = connection.scalar(
-            select(func.count()).where(
-                UserRow.root_owner == root, UserRow.kind == "agent", UserRow.active
-            )
-        )
-        limit = self._policy.agents_per_owner
-        if (living or 0) >= limit:
-            raise QuotaExceeded(
-                f"{root!r} has {living} living agents, and {limit} are allowed: deactivate one, "
-                "or raise agents_per_owner in the policy",
-                username=root,
-                limit=limit,
-            )
+        self._require_place(connection, belongs_to)
         secret = secrets.token_bytes(_SECRET_BYTES)
         self._insert(
             connection,
@@ -288,6 +278,54 @@ class Users:
         expires = self._expiry("key_expires_at", key_expires_at)
         key = self._insert_key(connection, username, "first key", expires, owner)
         return NewAgent(username, key.api_key, provisioning_uri(username, secret))
+
+    def _require_place(self, connection: Connection, owner: Row[Any]) -> None:
+        """Make sure that the quotas have a place for one more agent of this owner."""
+        root, limit = owner.root_owner, self._policy.agents_per_owner
+        family = (UserRow.root_owner == root, UserRow.kind == "agent", UserRow.active)
+        living = connection.scalar(select(func.count()).where(*family)) or 0
+        if living >= limit:
+            raise QuotaExceeded(
+                f"{root!r} has {living} living agents, and {limit} are allowed: deactivate one, "
+                "or raise agents_per_owner in the policy",
+                username=root,
+                limit=limit,
+            )
+        if owner.kind != "agent":
+            return
+        # What agents make never takes the places that are kept for agents that people make.
+        theirs = limit - limit // _KEPT_FOR_PEOPLE
+        made = connection.scalar(select(func.count()).where(*family, UserRow.owner != root)) or 0
+        if made >= theirs:
+            raise QuotaExceeded(
+                f"the agents of {root!r} have made {made} living agents, and may make {theirs} of "
+                f"the {limit} that are allowed: deactivate one, or raise agents_per_owner in the "
+                "policy",
+                username=root,
+                limit=theirs,
+            )
+        most = self._policy.agents_per_creator
+        while owner.kind == "agent":
+            made = self._count_made_by(connection, owner.username)
+            if made >= most:
+                raise QuotaExceeded(
+                    f"{owner.username!r} has made {made} living agents, with those that they made, "
+                    f"and {most} are allowed: deactivate one, or raise agents_per_creator in the "
+                    "policy",
+                    username=owner.username,
+                    limit=most,
+                )
+            # What an agent's agents make counts as its own too.
+            owner = _find(connection, owner.owner)
+
+    @staticmethod
+    def _count_made_by(connection: Connection, agent: str) -> int:
+        living = select(UserRow.username).where(UserRow.owner == agent, UserRow.active)
+        made = living.cte(recursive=True)
+        made = made.union(
+            select(UserRow.username).where(UserRow.owner == made.c.username, UserRow.active)
+        )
+        return connection.scalar(select(func.count()).select_from(made)) or 0
 
     def find_in(self, connection: Connection, username: str) -> Row[Any]:
         """An account's row, in a transaction of the caller's that keeps its family as it is.

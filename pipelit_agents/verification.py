@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from secrets import token_bytes
@@ -24,6 +25,7 @@ from pipelit_agents.database.models import SpentRequestRow
 from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import (
+    AccountError,
     CodeRejected,
     ConfigurationError,
     InvalidUsername,
@@ -41,12 +43,14 @@ from pipelit_agents.errors import (
 from pipelit_agents.gathering import Gathering
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger, account_at
-from pipelit_agents.names import is_username, require_username
+from pipelit_agents.names import OPERATOR, is_username, require_username
 from pipelit_agents.otp import totp
 from pipelit_agents.peering import PeerRelation, is_relation
 from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
+from pipelit_agents.refusals import Refusals
 from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
+from pipelit_agents.wording import bindable
 
 __all__ = [
     "Agent",
@@ -82,6 +86,12 @@ _SPEND_REQUEST: Final = text(
 )
 
 _DEEPEST: Final = 2**31
+# What may be refused before there is anything to verify.
+_REFUSABLE: Final = frozenset(
+    {"verify", "verify.audience", "verify.plain", "verify.proof", "verify.request"}
+)
+_MAKING: Final = "code.make"
+_REASON: Final = re.compile(r"[!-~](?:[ -~]{0,62}[!-~])?\Z")
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
     ConfigurationError: "a setting is unusable",
     UnsealError: "secret doesn't open",
@@ -98,11 +108,13 @@ class TotpCode:
         code: Its digits: 6 of a plain code, 8 of an audience code.
         expires_at: The end of its time step, UTC.
         audience: Who alone may check it; None for a plain code.
+        message: The exact text that it is bound to; None where it is bound to none.
     """
 
     code: str = field(repr=False)
     expires_at: datetime
     audience: str | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +127,8 @@ class Verification:
         kind: ``audience``, ``plain`` or ``proof``.
         step: The time step of the code or proof.
         verified_at: When, by the ledger's clock, UTC.
+        message: The exact text that the peer bound its code to. Where it is None, the code says
+            that the peer made it for this verifier, and nothing about what was said with it.
     """
 
     peer: str
@@ -122,6 +136,7 @@ class Verification:
     kind: str
     step: int
     verified_at: datetime
+    message: str | None = None
 
     def _repr_html_(self) -> str:
         return html_of(self)
@@ -192,6 +207,9 @@ class Verifier:
         keyring: Opens their secrets; called when one is needed.
         ledger: Counts attempts and spends codes; called when it is needed.
         clock: Makes codes and stamps proofs, Unix seconds.
+
+    Attributes:
+        refusals: Bounds the refused questions of each agent.
     """
 
     def __init__(
@@ -205,6 +223,7 @@ class Verifier:
         self._keyring = keyring
         self._ledger = ledger
         self._clock = clock
+        self.refusals = Refusals()
         self._nobody = ""
         self._proofs = Gathering(self._make_proofs)
         self._checks = Gathering(self._check_proofs)
@@ -342,7 +361,9 @@ class Verifier:
     def relation_to(self, username: str, peer: str) -> PeerRelation | None:
         """How an agent and a peer prove themselves to each other; see :meth:`Agent.relation_to`."""
         with self._database.reading() as connection:
-            row = _accounts_in(connection, peer, peer).get(peer)
+            rows = _accounts_in(connection, username, peer)
+            self._require_acting(username, rows.get(username))
+            row = rows.get(peer)
             if row is None or not row.domain:
                 return None
             issued = _peering_in(connection, username, "", row.domain)
@@ -361,8 +382,7 @@ class Verifier:
         )
         with self._database.writing(durable=True) as connection:
             own = _accounts_in(connection, username, username).get(username)
-            if own is None or own.domain or not own.active:
-                self._own_key(username, own)
+            self._require_acting(username, own)
             connection.execute(delete(SpentRequestRow).where(SpentRequestRow.digest.in_(expired)))
             first = connection.execute(_SPEND_REQUEST, request).rowcount == 1
             if not first:
@@ -382,6 +402,12 @@ class Verifier:
     def _own_key(
         self, username: str, row: Any, unseal: Callable[[str, str], bytes] | None = None
     ) -> bytes:
+        self._require_acting(username, row)
+        return (unseal or self._keyring().unseal)(row.totp_secret, totp_purpose(username))
+
+    @staticmethod
+    def _require_acting(username: str, row: Any) -> None:
+        """Make sure that a handle is of an agent of this database that may act."""
         if row is None:
             raise UserNotFound(
                 f"there is no account {username!r}; make it with users.create_agent or: "
@@ -402,24 +428,39 @@ class Verifier:
             )
         if not row.active:
             raise UserInactive(f"{username!r} was deactivated", username=username)
-        return (unseal or self._keyring().unseal)(row.totp_secret, totp_purpose(username))
 
-    def check_code(self, verifier: str, peer: object, code: object, kind: str) -> Verification:
+    def check_code(
+        self, verifier: str, peer: object, code: object, kind: str, message: object = None
+    ) -> Verification:
         """Checks a short code and spends it; see :meth:`Agent.verify_peer`."""
         if kind not in _CODE_FORMS:
             raise ValueError(f"kind must be 'audience' or 'plain', not {kind!r}")
+        if kind == "plain" and message is not None:
+            raise ValueError(
+                "message: a plain code is made from the clock alone, so it can't be bound to a "
+                "message; leave message out, or ask the peer for an audience code"
+            )
+        if verifier == OPERATOR:
+            self._require_acting(verifier, None)
         name = self._peer_name(verifier, peer)
         if isinstance(code, TotpCode | SecretStr):
             raise TypeError(_not_text(code))
         if not isinstance(code, str) or not _CODE_FORMS[kind].match(code):
             digits = PLAIN_DIGITS if kind == "plain" else AUDIENCE_DIGITS
-            self._malformed(
+            self._malformed_question(
                 verifier,
                 name,
                 f"code: {'a plain' if kind == 'plain' else 'an audience'} code is exactly "
                 f"{digits} digits 0-9, without spaces{_other_kind(code, kind)}",
             )
-        return self._check(verifier, name, code, kind)
+        if message is None:
+            return self._check(verifier, name, code, kind)
+        try:
+            said = bindable(message)
+        except ValueError as error:
+            # It came with the code, so it is refused as a malformed code is.
+            self._malformed_question(verifier, name, str(error))
+        return replace(self._check(verifier, name, code, kind, said), message=said)
 
     def check_person(self, username: str, code: object, *, unfit: str = "") -> Verification:
         """Checks a person's plain code and spends it: who shows it is who checks it.
@@ -437,7 +478,7 @@ class Verifier:
             VerificationError: As :meth:`Agent.verify_peer`.
         """
         given = self.require_plain_form(username, code)
-        return self._check(username, username, given, "plain", unfit)
+        return self._check(username, username, given, "plain", unfit=unfit)
 
     def require_plain_form(self, username: str, code: object) -> str:
         """Returns a person's plain code, if it has the form of one.
@@ -467,7 +508,14 @@ class Verifier:
         return self._unseal(account, self._keyring().unseal)[0]
 
     def _check(
-        self, verifier: str, name: str, given: str, kind: str, unfit: str = ""
+        self,
+        verifier: str,
+        name: str,
+        given: str,
+        kind: str,
+        message: str | None = None,
+        *,
+        unfit: str = "",
     ) -> Verification:
         def matches(account: Account | None, steps: range) -> Sequence[int]:
             # Every step under every key is compared, so that the time taken tells nothing.
@@ -477,7 +525,7 @@ class Verifier:
                 step
                 for key in self._unseal(account, self._keyring().unseal)
                 for step, code in zip(
-                    steps, _short_codes(key, steps, name, audience, relation), strict=True
+                    steps, _short_codes(key, steps, name, audience, relation, message), strict=True
                 )
                 if same(code, given)
             ]
@@ -498,7 +546,8 @@ class Verifier:
                 raise
             with suppress(StorageError):
                 reason = _NOT_DECIDED.get(type(error), "ledger unavailable")
-                self._audit(verifier, name, f"verify.{kind}", reason, self._clock())
+                with self._database.deciding() as connection:
+                    self._record_refusal(connection, verifier, name, f"verify.{kind}", reason)
             raise
         who = {"peer": name, "verifier": verifier}
         if decision.verdict == "rejected":
@@ -561,7 +610,7 @@ class Verifier:
                             actor=each.verifier,
                             subject=peer,
                             action=each.action,
-                            outcome="refused" if reason else "ok",
+                            outcome="ok" if type(answers[-1]) is Verification else "refused",
                             reason=reason,
                             context=each.context,
                         )
@@ -599,7 +648,7 @@ class Verifier:
             return "challenge used before"
         if (proof.prover, proof.verifier) != (peer, verifier):
             return "made by or for another"
-        if one is None or not one.active or one.domain:
+        if one is None or one.kind != "agent" or not one.active or one.domain:
             return "verifier unknown or inactive"
         if account is None or other is None:
             return "peer unknown"
@@ -612,35 +661,93 @@ class Verifier:
         return "late" if now >= challenge.expires_at else ""
 
     def audit_refusal(self, verifier: str, peer: str, action: str, reason: str) -> None:
-        """Records a refusal that was decided elsewhere."""
-        self._audit(verifier, peer, action, reason, self._clock())
+        """Records a refusal that was decided elsewhere; see :meth:`Agent.note_refusal`."""
+        with self._database.deciding() as connection:
+            own = _accounts_in(connection, verifier, verifier).get(verifier)
+            self._require_acting(verifier, own)
+            _require_refusal(peer, action, reason)
+            self._record_refusal(connection, verifier, peer, action, reason)
 
     def _peer_name(self, verifier: str, peer: object) -> str:
         if not isinstance(peer, str) or not is_username(peer):
-            self._malformed(
+            self._malformed_question(
                 verifier, str(peer), "username: it has to be written exactly as the account is"
             )
         if peer == verifier:
-            self._malformed(verifier, peer, "username: an agent doesn't verify itself")
+            self._malformed_question(verifier, peer, "username: an agent doesn't verify itself")
         return peer
 
     def _malformed(self, verifier: str, peer: str, message: str) -> NoReturn:
-        self._audit(verifier, peer, "verify", "malformed", self._clock())
+        with self._database.deciding() as connection:
+            self._record_refusal(connection, verifier, peer, "verify", "malformed")
         raise MalformedCode(message, peer=peer, verifier=verifier)
 
-    def _audit(self, actor: str, subject: str, action: str, reason: str, at: float) -> None:
-        with self._database.deciding() as connection:
-            write(
-                connection,
-                entry(
-                    at=at,
-                    actor=actor,
-                    subject=subject,
-                    action=action,
-                    outcome="refused" if reason else "ok",
-                    reason=reason,
-                ),
+    def _malformed_question(self, verifier: str, peer: str, message: str) -> NoReturn:
+        """Refuse what an agent asked and can't be right: never counted, and audited within bounds.
+
+        Beyond 20 a minute this agent's malformed questions are refused unseen. What can be right
+        is decided all the same: whoever sends an agent nonsense can't keep it from verifying.
+        """
+        now = self._clock()
+        admitted = self.refusals.admit(verifier, "verify", now)
+        if not admitted.wait:
+            self.refusals.count(verifier, "verify", now)
+        if not admitted.wait or admitted.is_noted:
+            reason = "malformed; more of them are not recorded" if admitted.wait else "malformed"
+            with self._database.deciding() as connection:
+                own = _accounts_in(connection, verifier, verifier).get(verifier)
+                # A handle of nobody is told, and writes nothing.
+                with suppress(AccountError):
+                    self._require_acting(verifier, own)
+                    self._record_refusal(connection, verifier, peer, "verify", reason)
+        if admitted.wait:
+            raise RateLimited(
+                f"too many names, codes and messages that can't be right: wait "
+                f"{math.ceil(admitted.wait)} s",
+                retry_after=admitted.wait,
+                peer=peer,
+                verifier=verifier,
             )
+        raise MalformedCode(message, peer=peer, verifier=verifier)
+
+    def require_audience(self, username: str, audience: str) -> None:
+        """Make sure that an audience is an active agent here; see :meth:`Agent.totp_code`."""
+        now = self._clock()
+        rows = self._accounts(username, audience)
+        self._require_acting(username, rows.get(username))
+        admitted = self.refusals.admit(username, _MAKING, now)
+        reason = _why_no_audience(rows.get(audience))
+        if not admitted.wait and not reason:
+            return
+        if not admitted.wait:
+            self.refusals.count(username, _MAKING, now)
+        if not admitted.wait or admitted.is_noted:
+            with self._database.deciding() as connection:
+                shown = "too many questions; more are not recorded" if admitted.wait else reason
+                self._record_refusal(connection, username, audience, _MAKING, shown)
+        if admitted.wait:
+            raise RateLimited(
+                "too many questions about agents that aren't here: wait "
+                f"{math.ceil(admitted.wait)} s",
+                retry_after=admitted.wait,
+            )
+        # One and the same, so that nobody learns who was here.
+        raise UserNotFound(f"there is no agent {audience!r}: check its name", username=audience)
+
+    def _record_refusal(
+        self, connection: Open, actor: str, subject: str, action: str, reason: str
+    ) -> None:
+        write(
+            connection,
+            entry(
+                at=self._clock(),
+                actor=actor,
+                subject=subject,
+                action=action,
+                outcome="refused",
+                reason=reason,
+            ),
+        )
 
     def _accounts(self, *names: str) -> dict[str, Any]:
         rows = self._database.fetch(_reading(len(names)), _numbered(names))
@@ -680,43 +787,82 @@ class Agent:
         self._verifier = verifier
         self.domain = domain
 
-    def totp_code(self, *, audience: str | None = None) -> TotpCode:
+    def totp_code(
+        self,
+        *,
+        audience: str | None = None,
+        message: str | None = None,
+        check_audience: bool = False,
+    ) -> TotpCode:
         """Makes this agent's present code.
+
+        An audience code says that this agent made it for that verifier, now. It doesn't say who
+        brings it: anybody who gets hold of it can hand it on to that verifier, with other words.
+        Bind it to a message where the verifier is to rely on words.
 
         Args:
             audience: Who is to check it; a peer gets it under the peering that this agent issued
                 to its domain. Without one the code is plain: it is good for anybody who knows the
                 secret, any authenticator app shows the same.
+            message: The exact text that the code is for, 1 to 4,000 characters; the code is good
+                with this text alone (its UTF-8 bytes, nothing is normalized). It needs an
+                audience.
+            check_audience: Make no code for an audience that isn't an active agent of this
+                database, where a model chose the name. Refusals are audited, and all look alike;
+                after 20 in a minute this agent waits.
 
         Returns:
-            The code and the end of its time step.
+            The code and the end of its time step. A verifier accepts one code of a peer for each
+            time step of 30 seconds, whether it is bound to a message or not.
 
         Raises:
             AccountError: This agent isn't there, is no agent, or was deactivated.
-            UserNotFound: The audience is a peer, and no peering was issued to its domain.
+            UserNotFound: The audience is a peer, and no peering was issued to its domain; or it was
+                to be checked, and there is no such active agent.
+            RateLimited: Too many audiences were refused in the last minute.
             InvalidUsername: The audience is not a username, or is this agent.
+            TypeError: The message isn't text.
+            ValueError: The message can't be bound, or there is no audience for it.
             UnsealError: The secret doesn't open under this keyring.
         """
+        if message is not None:
+            if audience is None:
+                raise ValueError(
+                    "message: a plain code is made from the clock alone, so it can't be bound to "
+                    "a message; name the audience that is to check it"
+                )
+            message = bindable(message)
         if audience is not None and require_username(audience, argument="audience") == (
             self.username
         ):
             raise InvalidUsername(
                 "audience: an agent doesn't verify itself", username=self.username
             )
+        if check_audience and audience is not None:
+            self._verifier.require_audience(self.username, audience)
         step = int(self._verifier.now()) // PERIOD
         if audience is None:
             key, relation = self._verifier.own_key(self.username), ""
         else:
             key, relation = self._verifier.proving_key(self.username, audience)
-        (code,) = _short_codes(key, [step], self.username, audience, relation)
-        return TotpCode(code, _utc((step + 1) * PERIOD), audience)
+        (code,) = _short_codes(key, [step], self.username, audience, relation, message)
+        return TotpCode(code, _utc((step + 1) * PERIOD), audience, message)
 
     atotp_code = off_the_loop(totp_code)
 
     def verify_peer(
-        self, username: str, code: str, *, kind: Literal["audience", "plain"] = "audience"
+        self,
+        username: str,
+        code: str,
+        *,
+        kind: Literal["audience", "plain"] = "audience",
+        message: str | None = None,
     ) -> Verification:
         """Checks another agent's short code, and spends it.
+
+        A success says that the peer made this code, for this agent if it is an audience code,
+        within the last 90 seconds. It doesn't say who brought the code. What was said with it is
+        the peer's only where it is the ``message`` that the code was made for.
 
         Args:
             username: The peer, exactly as its account is written.
@@ -724,20 +870,26 @@ class Agent:
             kind: ``audience`` accepts codes made for this agent only (RFC 6287, 8 digits);
                 ``plain`` those of an authenticator app (RFC 6238, 6 digits). It is for the
                 developer to choose, never for a model.
+            message: The exact text that came with the code. A code that was made for a message is
+                good with that message alone, and one that was made for none is good without one.
 
         Returns:
             The evidence. There is no return for a failure.
 
         Raises:
-            CodeRejected: The code is wrong, was spent, or there is no such active peer or verifier;
-                which of them is in the audit only.
-            MalformedCode: It can't be a code, or a username, or names this agent itself.
+            CodeRejected: The code is wrong, was spent, was made for another message, or there is
+                no such active peer or verifier; which of them is in the audit only.
+            MalformedCode: It can't be a code, or a username, names this agent itself, or the
+                message can't be one that a code was bound to. After 20 of them in a minute,
+                further ones are RateLimited.
+            TypeError: The message isn't text.
+            ValueError: The kind is unknown, or a message was given for a plain code.
             RateLimited: Too many failures in the last minute.
             PeerLocked: Too many failures in a row.
             LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
             UnsealError: The peer's secret doesn't open under this keyring.
         """
-        return self._verifier.check_code(self.username, username, code, kind)
+        return self._verifier.check_code(self.username, username, code, kind, message)
 
     averify_peer = off_the_loop(verify_peer)
 
@@ -950,9 +1102,10 @@ class Agent:
             verifier: The peer.
 
         Returns:
-            None where no peer of that name is enrolled here. What is deactivated is still told.
+            None where no peer of that name is enrolled here. A deactivated peer is still shown.
 
         Raises:
+            AccountError: This agent isn't there, is no agent, or was deactivated.
             InvalidUsername: The verifier is not a username.
         """
         return self._verifier.relation_to(
@@ -989,8 +1142,15 @@ class Agent:
 
         Args:
             peer: Who was refused.
-            action: What it was refused in, for example ``verify.proof``.
-            reason: Why.
+            action: What it was refused in: ``verify``, ``verify.audience``, ``verify.plain``,
+                ``verify.proof`` or ``verify.request``.
+            reason: Why, in 1 to 64 printable ASCII characters.
+
+        Raises:
+            AccountError: This agent isn't there, is no agent, or was deactivated; nothing is
+                recorded.
+            TypeError: The peer isn't text.
+            ValueError: The action is another one, or the reason has another form.
         """
         self._verifier.audit_refusal(self.username, peer, action, reason)
 
@@ -1057,6 +1217,8 @@ class Agent:
                 "what is checked is a Proof, against the Challenge that this agent made and kept"
             )
         _require_bindable(request, depth, kind, payload)
+        if self.username == OPERATOR:
+            self._verifier.own_key(self.username)
         own = challenge.verifier == self.username != challenge.prover
         return _Check(
             proof=proof,
@@ -1133,8 +1295,23 @@ def _peering_in(connection: Connection, agent: str, relation: str, domain: str) 
     return found[0] if found else None
 
 
+def _why_no_audience(row: Any) -> str:
+    if row is None:
+        return "audience unknown"
+    if row.domain:
+        return "audience is a peer"
+    if row.kind != "agent":
+        return "audience is a person"
+    return "" if row.active else "audience inactive"
+
+
 def _short_codes(
-    key: bytes, steps: Sequence[int], prover: str, audience: str | None, relation: str = ""
+    key: bytes,
+    steps: Sequence[int],
+    prover: str,
+    audience: str | None,
+    relation: str = "",
+    message: str | None = None,
 ) -> list[str]:
     if audience is None:
         return [totp(key, step * PERIOD, digits=PLAIN_DIGITS) for step in steps]
@@ -1144,6 +1321,8 @@ def _short_codes(
         relation=relation,
         prover=prover,
         verifier=audience,
+        kind="" if message is None else "message",
+        payload=None if message is None else message.encode(),
     )
     return binding.answers(key, steps)
 
@@ -1158,6 +1337,20 @@ def _require_bindable(request: object, depth: object, kind: object, payload: obj
         raise ValueError(f"depth has to be a whole number from 0 to {_DEEPEST - 1}, or None")
     if type(kind) is not str or not kind.isascii():
         raise ValueError("kind has to be ASCII text, for example 'result'")
+
+
+def _require_refusal(peer: object, action: object, reason: object) -> None:
+    if not isinstance(peer, str):
+        raise TypeError(f"peer has to be text, not {type(peer).__name__}")
+    if type(action) is not str or action not in _REFUSABLE:
+        raise ValueError(
+            f"action has to be one of {', '.join(sorted(_REFUSABLE))}, not {action!r:.40}"
+        )
+    if type(reason) is not str or not _REASON.match(reason):
+        raise ValueError(
+            "reason has to be 1 to 64 printable ASCII characters without a space at either end: "
+            "say why it was refused"
+        )
 
 
 def _other_kind(code: object, kind: str) -> str:

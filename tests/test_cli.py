@@ -164,6 +164,20 @@ def test_a_plain_code_needs_the_option(ready: Run) -> None:
     assert ready("verify", "agent_editor", "agent_writer", "--plain", stdin=code).exit_code == 0
 
 
+def test_a_code_for_a_message_is_good_with_it_alone(ready: Run) -> None:
+    """`code --message` and `verify --message` bind to the exact text, and need an audience."""
+    bound = ("--audience", "agent_editor", "--message", "pay [bob] 90", "--json")
+    code = told(ready("code", "agent_writer", *bound))["code"]
+    verify = ("verify", "agent_editor", "agent_writer")
+    assert ready(*verify, stdin=code).exit_code == 1
+    assert ready(*verify, "--message", "pay eve 90", stdin=code).exit_code == 1
+    good = ready(*verify, "--message", "pay [bob] 90", "--json", stdin=code)
+    assert told(good)["message"] == "pay [bob] 90"
+    done = ready("code", "agent_writer", "--message", "go")
+    assert done.exit_code == 1
+    assert "name the audience" in done.output
+
+
 def test_secrets_are_shown_once_and_marked(ready: Run) -> None:
     """The key of a new agent is printed in one line, marked; listing shows four characters."""
     made = ready("agents", "create", "agent_x", "--owner", "alice", "--purpose", "x")

@@ -285,6 +285,7 @@ def test_a_policy_may_be_stricter(
         {"window": -1},
         {"agents_per_owner": 0},
         {"agents_per_owner": 10**5000},
+        {"agents_per_creator": 0},
         {"lock_after": 10**9 + 1},
     ],
 )
@@ -303,6 +304,7 @@ def test_a_policy_that_breaks_a_promise_is_refused(wrong: dict[str, Any]) -> Non
         "switch_off_after",
         "window",
         "agents_per_owner",
+        "agents_per_creator",
     ],
 )
 @pytest.mark.parametrize("value", [1.5, float("inf"), True])

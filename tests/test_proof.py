@@ -52,6 +52,7 @@ ATTEMPT = 1
 STEP = 60_000_000
 INPUT = b'{"question":"why?"}'
 ANSWER = '{"answer":"because \u2713"}'.encode()
+MESSAGE = "pay bob 90 \u20ac"
 
 
 def example(name: str, **fields: bytes) -> dict[str, Any]:
@@ -97,6 +98,7 @@ def worked() -> dict[str, Any]:
         "kind": "result",
         "request": INPUT.hex(),
         "payload": ANSWER.hex(),
+        "message_text": MESSAGE,
         "parent": "agent_lead",
         "child": "agent_researcher",
         "examples": [
@@ -122,6 +124,14 @@ def worked() -> dict[str, Any]:
                 role=b"audience-code",
                 suite=b"OCRA-1:HOTP-SHA256-8:QH64-T30S",
                 **between,
+            ),
+            example(
+                "audience-code with a message",
+                role=b"audience-code",
+                suite=b"OCRA-1:HOTP-SHA256-8:QH64-T30S",
+                **between,
+                kind=b"message",
+                payload=hashlib.sha256(MESSAGE.encode()).digest(),
             ),
         ],
     }
@@ -154,6 +164,14 @@ def bindings() -> dict[str, Binding]:
             suite="OCRA-1:HOTP-SHA256-8:QH64-T30S",
             prover="agent_researcher",
             verifier="agent_lead",
+        ),
+        "audience-code with a message": Binding(
+            role="audience-code",
+            suite="OCRA-1:HOTP-SHA256-8:QH64-T30S",
+            prover="agent_researcher",
+            verifier="agent_lead",
+            kind="message",
+            payload=MESSAGE.encode(),
         ),
     }
 
@@ -199,7 +217,7 @@ def test_the_library_computes_the_published_example() -> None:
 
 
 def test_agents_compute_the_published_example(pipelit: Pipelit, clock: Clock) -> None:
-    """Agents that hold the published secret make the published proofs and code."""
+    """Agents that hold the published secret make the published proofs and codes."""
     published = json.loads(VECTORS.read_text())
     assert clock.now == 30 * STEP
     for name in ("agent_researcher", "agent_lead"):
@@ -215,7 +233,8 @@ def test_agents_compute_the_published_example(pipelit: Pipelit, clock: Clock) ->
     result = child.prove(value, ANSWER, verifier="agent_lead", request=INPUT, depth=1)
     request = parent.prove_request(value, INPUT, verifier="agent_researcher", depth=1)
     code = child.totp_code(audience="agent_lead").code
-    assert [result.value, request.value, code] == [
+    bound = child.totp_code(audience="agent_lead", message=published["message_text"]).code
+    assert [result.value, request.value, code, bound] == [
         each["response"] for each in published["examples"]
     ]
 

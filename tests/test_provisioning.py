@@ -324,6 +324,98 @@ def test_the_quota_counts_per_root_owner(database_url: str, key: str, clock: Clo
         assert pipelit.provision_agent(mine, purpose="x", username="three").created
 
 
+def small(settings: dict[str, Any], clock: Clock, **limits: int) -> Pipelit:
+    """A Pipelit on the test's database, with limits of its own."""
+    return Pipelit(**settings, clock=clock, policy=VerificationPolicy(**limits))
+
+
+def test_what_a_creators_agents_make_counts_as_its_own(
+    pipelit: Pipelit, settings: dict[str, Any], clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """A granted agent below has no quota beyond its creator's; one beside has its own."""
+    with small(settings, clock, agents_per_creator=3) as limited:
+        users = limited.users
+        users.create_agent("below", owner="agent_writer", purpose="x", may_create_agents=True)
+        users.create_agent("deeper", owner="below", purpose="x", may_create_agents=True)
+        users.create_agent("deepest", owner="deeper", purpose="x")
+        for creator in ("deeper", "below", "agent_writer"):
+            with pytest.raises(QuotaExceeded) as caught:
+                limited.provision_agent(limited.agent(creator), purpose="x", username="more")
+            assert (caught.value.limit, caught.value.username) == (3, "agent_writer")
+            assert trail(limited, "more")[-1][2:] == ("refused", "quota used up")
+        assert limited.provision_agent(limited.agent("agent_editor"), purpose="x").created
+        users.deactivate("deepest")
+        assert limited.provision_agent(limited.agent("deeper"), purpose="x").created
+        with pytest.raises(QuotaExceeded):
+            limited.provision_agent(limited.agent("agent_writer"), purpose="x")
+
+
+def test_a_quota_below_holds_too(
+    pipelit: Pipelit, settings: dict[str, Any], clock: Clock, writer: Agent
+) -> None:
+    """The nearest agent that has its full number is the one that is named."""
+    with small(settings, clock, agents_per_creator=2) as limited:
+        limited.users.create_agent("granted", owner="alice", purpose="x")
+        for number in range(2):
+            limited.users.create_agent(f"made_{number}", owner="granted", purpose="x")
+        with pytest.raises(QuotaExceeded) as caught:
+            limited.users.create_agent("made_2", owner="granted", purpose="x")
+        assert (caught.value.limit, caught.value.username) == (2, "granted")
+
+
+def test_agents_leave_places_for_agents_that_people_make(
+    pipelit: Pipelit, settings: dict[str, Any], clock: Clock
+) -> None:
+    """However many agents make agents, a quarter of the owner's places is never theirs."""
+    with small(settings, clock, agents_per_owner=12, agents_per_creator=5) as limited:
+        for name in ("one", "two"):
+            limited.users.create_agent(name, owner="alice", purpose="x")
+        made = 0
+        for creator in ("one", "two") * 6:
+            try:
+                made += limited.provision_agent(limited.agent(creator), purpose="x").created
+            except QuotaExceeded as error:
+                refusal = error
+        assert (made, refusal.limit, refusal.username) == (9, 9, "alice")
+        limited.users.create_agent("three", owner="alice", purpose="the operator's")
+        with pytest.raises(QuotaExceeded):
+            limited.users.create_agent("four", owner="alice", purpose="the operator's")
+
+
+def test_racing_creators_stay_within_their_quotas(
+    pipelit: Pipelit, settings: dict[str, Any], clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Thirty-two threads of two creators make exactly as many as each may."""
+    with small(settings, clock, agents_per_creator=4) as limited:
+        agents = [limited.agent("agent_writer"), limited.agent("agent_editor")] * 16
+        together = threading.Barrier(32, timeout=60)
+
+        def call(agent: Agent) -> bool:
+            together.wait()
+            try:
+                return limited.provision_agent(agent, purpose="helps").created
+            except QuotaExceeded:
+                return False
+
+        with ThreadPoolExecutor(32) as pool:
+            assert sum(pool.map(call, agents)) == 8
+        owners = [user.owner for user in limited.users.list() if user.owner != "alice"]
+        assert [owners.count(name) for name in ("agent_writer", "agent_editor")] == [4, 4]
+
+
+def test_names_with_a_prefix(pipelit: Pipelit, writer: Agent) -> None:
+    """The prefix is put before a name that doesn't have it; any purpose makes a name that fits."""
+    for name, full in (("a", "w.a"), ("w.a", "w.a"), ("w", "w.w"), ("0_-", "w.0_-")):
+        made = pipelit.provision_agent(writer, purpose="x", username=name, prefix="w.")
+        assert made.username == full
+        assert made.credential == f"agent-key.{full}"
+    longest = pipelit.provision_agent(writer, purpose="y" * 99, prefix="p" * 129 + ".")
+    assert re.fullmatch(r"p{129}\.[0-9a-f]{8}", longest.username)
+    for prefix in ("p" * 130 + ".", "P.", ".", 7):
+        with pytest.raises(InvalidUsername, match="prefix"):
+            pipelit.provision_agent(writer, purpose="x", prefix=prefix)  # type: ignore[arg-type]
+
+
 def test_a_credential_that_is_there_is_not_replaced(pipelit: Pipelit, writer: Agent) -> None:
     """Where the key's place is taken, neither account nor key is made and the secret stays."""
     pipelit.credentials.put("agent-key.agent_helper", "precious", kind="llm", created_by="alice")

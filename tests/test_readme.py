@@ -60,7 +60,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_first_block_shows_a_refusal(tmp_path: Path) -> None:
     """The first code runs as it stands, in an empty folder, and two checks are refused."""
     said = run(PYTHON[0], tmp_path).splitlines()
-    assert said[0] == "agent_writer is who it says it is"
+    assert said[0] == "agent_writer made this code for agent_editor"
     assert [line.split(" is told: ")[0] for line in said[1:]] == ["agent_editor", "agent_stranger"]
 
 

@@ -155,7 +155,10 @@ def test_a_code_goes_from_one_model_to_another(writer: Agent, editor: Agent) -> 
     code = answer_to(tools, calls("get_totp_code", audience="agent_editor"))
     call = calls("verify_peer", username="agent_writer", code=code)
     said = answer_to([VerifyPeer(agent=editor)], call)
-    assert said == "Verified: agent_writer is who it says it is."
+    assert said == (
+        "Verified: agent_writer made this code for you within the last 90 seconds. The code "
+        "doesn't say who brought it to you, and it vouches for nothing that was said with it."
+    )
 
 
 async def test_the_tools_work_off_the_event_loop(writer: Agent, editor: Agent) -> None:
@@ -164,7 +167,7 @@ async def test_the_tools_work_off_the_event_loop(writer: Agent, editor: Agent) -
     said = await VerifyPeer(agent=editor).ainvoke({"username": "agent_writer", "code": code})
     made = await CreateAgentUser(agent=editor).ainvoke({"purpose": "helps"})
     assert said.startswith("Verified")
-    assert made.startswith("Created agent_helps_")
+    assert made.startswith("Created agent_editor.helps_")
 
 
 @pytest.mark.parametrize("extra", ["agent", "verifier", "kind", "as_user"])
@@ -271,30 +274,176 @@ def test_a_limit_tells_the_model_how_long_to_wait(writer: Agent, editor: Agent) 
 
 
 def test_an_agent_is_created_once_for_its_creator(pipelit: Pipelit, writer: Agent) -> None:
-    """The same call by the same creator finds the agent; another creator is refused."""
+    """The same call by the same creator finds the agent; another creator gets one of its own."""
     pipelit.users.create_agent("agent_other", owner="alice", purpose="x")
     call = calls("create_agent_user", purpose="helps", username="agent_helper")
     first = answer_to([CreateAgentUser(agent=writer)], call)
     again = answer_to([CreateAgentUser(agent=writer)], call)
     other = answer_to([CreateAgentUser(agent=pipelit.agent("agent_other"))], call)
-    assert first.startswith("Created agent_helper.")
+    assert first.startswith("Created agent_writer.agent_helper.")
     assert again == first.replace("Created", "You had created")
-    assert other == ("Not done: there is an account 'agent_helper' already: choose another name.")
+    assert other.startswith("Created agent_other.agent_helper.")
+
+
+@pytest.mark.parametrize(
+    "name", ["bob", "admin", "agent_lead", "operator", "alice", "agent_editor", "agent_writer"]
+)
+def test_a_model_takes_no_name_but_under_its_own(
+    pipelit: Pipelit, writer: Agent, editor: Agent, name: str
+) -> None:
+    """Whatever it asks for, the operator may still give that name, and nobody's account changes."""
+    tool = CreateAgentUser(agent=writer)
+    said = tool.invoke({"purpose": "x", "username": name})
+    assert said.startswith(f"Created agent_writer.{name}. Its API key")
+    assert tool.invoke({"purpose": "x", "username": f"agent_writer.{name}"}).startswith(
+        f"You had created agent_writer.{name}."
+    )
+    assert pipelit.users.get(f"agent_writer.{name}").owner == "agent_writer"
+    if name in ("bob", "admin", "agent_lead"):
+        assert pipelit.users.create(name).username == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.b",
+        "agent_editor.x",
+        "agent_writer.",
+        "agent_writer.a.b",
+        "agent_writer..a",
+        "agent_writer.-a",
+        ".a",
+        "-a",
+        "A",
+        "x" * 139,
+        "x" * 127,
+        "../a",
+        "a\n",
+    ],
+)
+def test_a_name_that_could_be_anothers_is_refused(
+    pipelit: Pipelit, writer: Agent, name: str
+) -> None:
+    """A dot would make it a name under another agent; the words say what a name is made of."""
+    said = CreateAgentUser(agent=writer).invoke({"purpose": "x", "username": name})
+    assert said.startswith("Not done: username ")
+    assert [user.username for user in pipelit.users.list()] == ["agent_writer", "alice"]
+
+
+def test_two_creators_never_make_the_same_name(pipelit: Pipelit) -> None:
+    """What "a" with "b.c" and "a.b" with "c" would both make is made by the latter alone."""
+    made = []
+    creators = ("a", "a.b", "a.b-c", "a-b")
+    for creator in creators:
+        pipelit.users.create_agent(creator, owner="alice", purpose="makes")
+    for creator in creators:
+        tool = CreateAgentUser(agent=pipelit.agent(creator))
+        for name in ("b.c", "c", "b", "b-c", "b_c"):
+            said = tool.invoke({"purpose": "x", "username": name})
+            if said.startswith("Created"):
+                made.append(said.split(". Its")[0].removeprefix("Created "))
+    assert len(made) == len(set(made))
+    assert "a.b.c" in made
+    assert pipelit.users.get("a.b.c").owner == "a.b"
+
+
+def test_the_name_of_a_deactivated_agent_is_not_given_again(
+    pipelit: Pipelit, writer: Agent
+) -> None:
+    """Nobody can become an agent that others knew; another name under the creator's is free."""
+    tool = CreateAgentUser(agent=writer)
+    tool.invoke({"purpose": "x", "username": "helper"})
+    pipelit.users.deactivate("agent_writer.helper")
+    said = tool.invoke({"purpose": "x", "username": "helper"})
+    assert said.startswith("Not done: there is an account 'agent_writer.helper' already")
+    assert tool.invoke({"purpose": "x", "username": "helper_2"}).startswith("Created")
+
+
+def test_agents_from_before_the_prefix_are_found(pipelit: Pipelit, writer: Agent) -> None:
+    """An own agent under a free name is still found by it; another's, or an ended one, isn't."""
+    pipelit.users.create_agent("agent_other", owner="alice", purpose="x")
+    other = pipelit.agent("agent_other")
+    pipelit.provision_agent(writer, purpose="x", username="agent.old")
+    pipelit.provision_agent(other, purpose="x", username="theirs")
+    pipelit.provision_agent(writer, purpose="x", username="gone")
+    pipelit.users.deactivate("gone")
+    tool = CreateAgentUser(agent=writer)
+    for name, says in (
+        ("agent.old", "You had created agent.old."),
+        ("theirs", "Created agent_writer.theirs."),
+        ("gone", "Created agent_writer.gone."),
+    ):
+        assert tool.invoke({"purpose": "x", "username": name}).startswith(says)
+
+
+def test_a_developer_chooses_the_prefix(pipelit: Pipelit, writer: Agent) -> None:
+    """Another prefix, or None for free names; one that can't be a name's beginning is refused."""
+    team = CreateAgentUser(agent=writer, prefix="team-")
+    assert team.invoke({"purpose": "x", "username": "helper"}).startswith("Created team-helper.")
+    assert team.invoke({"purpose": "x y"}).startswith("Created team-x_y_")
+    free = CreateAgentUser(agent=writer, prefix=None)
+    assert free.invoke({"purpose": "x", "username": "a.b"}).startswith("Created a.b.")
+    assert "a-z 0-9 _ . -" in str(free.args["username"])
+    (_, _, made) = IdentityToolkit(agent=writer, prefix=None).get_tools()
+    assert made.invoke({"purpose": "x", "username": "c.d"}).startswith("Created c.d.")
+    (_, _, made) = IdentityToolkit(agent=writer).get_tools()
+    assert made.invoke({"purpose": "x", "username": "e"}).startswith("Created agent_writer.e.")
+    for prefix in ("", "Team-", "-team", "a" * 131, 7, "a b"):
+        for kind in (CreateAgentUser, IdentityToolkit):
+            with pytest.raises(ValueError, match="prefix"):
+                kind(agent=writer, prefix=prefix)
+
+
+def test_a_creator_with_a_long_name_is_told(pipelit: Pipelit) -> None:
+    """Where the own name leaves no room, the words name the prefix; a shorter one works."""
+    name = "a" * 140
+    pipelit.users.create_agent(name, owner="alice", purpose="has a long name")
+    long = pipelit.agent(name)
+    for sent in ({"purpose": "x"}, {"purpose": "x", "username": "b"}):
+        said = CreateAgentUser(agent=long).invoke(sent)
+        assert said.startswith("Not done: prefix 'aaa")
+        assert "130 characters at most" in said
+    made = CreateAgentUser(agent=long, prefix="short.").invoke({"purpose": "x"})
+    assert made.startswith("Created short.x_")
 
 
 def test_a_created_agent_cannot_create(pipelit: Pipelit, writer: Agent) -> None:
     """An agent made by an agent may not make others unless it was granted."""
     CreateAgentUser(agent=writer).invoke({"purpose": "helps", "username": "agent_helper"})
-    tool = CreateAgentUser(agent=pipelit.agent("agent_helper"))
+    tool = CreateAgentUser(agent=pipelit.agent("agent_writer.agent_helper"))
     assert "may not create agents" in tool.invoke({"purpose": "more"})
 
 
-def test_the_quota_counts_per_root_owner(pipelit: Pipelit, writer: Agent) -> None:
-    """The twenty-first living agent of one owner is refused, with what to do."""
+def test_one_prompt_can_not_use_up_the_owners_quota(pipelit: Pipelit, writer: Agent) -> None:
+    """The eleventh living agent of one creator is refused; the operator and others go on."""
     tool = CreateAgentUser(agent=writer)
-    for number in range(19):
-        tool.invoke({"purpose": "helps", "username": f"agent_{number}"})
-    assert "20 are allowed" in tool.invoke({"purpose": "helps"})
+    for number in range(10):
+        made = tool.invoke({"purpose": "helps", "username": f"agent_{number}"})
+        assert made.startswith("Created")
+    said = tool.invoke({"purpose": "helps"})
+    assert said.startswith("Not done: 'agent_writer' has made 10 living agents")
+    assert "10 are allowed" in said
+    pipelit.users.create_agent("agent_new", owner="alice", purpose="the operator's")
+    other = CreateAgentUser(agent=pipelit.agent("agent_new"))
+    assert other.invoke({"purpose": "helps"}).startswith("Created agent_new.helps_")
+    pipelit.users.deactivate("agent_writer.agent_3")
+    assert tool.invoke({"purpose": "helps"}).startswith("Created")
+
+
+def test_a_model_that_goes_on_asking_has_to_wait(
+    pipelit: Pipelit, writer: Agent, editor: Agent, clock: Clock
+) -> None:
+    """Refused creations are audited 20 times a minute, then once more, and it alone waits."""
+    tool = CreateAgentUser(agent=writer, prefix=None)
+    before = len(pipelit.audit.list(limit=1000))
+    said = {tool.invoke({"purpose": "x", "username": "alice"})[:30] for _ in range(500)}
+    assert said == {"Not done: there is an account ", "Not done: too many agents were"}
+    assert len(pipelit.audit.list(limit=1000)) == before + 21
+    assert "wait 60 s" in tool.invoke({"purpose": "x", "username": "fresh"})
+    other = CreateAgentUser(agent=editor)
+    assert other.invoke({"purpose": "x", "username": "a"}).startswith("Created")
+    clock.advance(60)
+    assert tool.invoke({"purpose": "x", "username": "fresh"}).startswith("Created fresh.")
 
 
 def test_the_key_reaches_neither_model_nor_checkpoint(pipelit: Pipelit, writer: Agent) -> None:
@@ -307,7 +456,7 @@ def test_the_key_reaches_neither_model_nor_checkpoint(pipelit: Pipelit, writer: 
 
     seen: list[str] = []
 
-    @pipelit.credentials.inject(writer, key="agent-key.agent_helper")
+    @pipelit.credentials.inject(writer, key="agent-key.agent_writer.agent_helper")
     def look(*, key: Any) -> None:
         seen.append(key.get_secret_value())
 

@@ -312,15 +312,164 @@ def test_the_other_kind_of_code_is_not_accepted(writer: Agent, editor: Agent) ->
         editor.verify_peer("agent_writer", "123456", kind="any")  # type: ignore[arg-type]
 
 
-def test_a_code_made_for_another_is_worthless(
+def test_a_code_made_for_another_is_not_accepted(
     pipelit: Pipelit, writer: Agent, editor: Agent
 ) -> None:
-    """A code made for B isn't accepted by C, and C's trying doesn't spend it."""
+    """A code made for B isn't accepted by C, and C's trying doesn't spend it: B accepts it once."""
     pipelit.users.create_agent("agent_thief", owner="alice", purpose="relays")
     code = code_for(writer, editor, "audience")
     with pytest.raises(CodeRejected):
         pipelit.agent("agent_thief").verify_peer("agent_writer", code)
     editor.verify_peer("agent_writer", code)
+
+
+@pytest.mark.parametrize(
+    ("made_for", "given"),
+    [
+        ("pay bob 90", "pay bob 91"),
+        ("pay bob 90", "pay bob 90 "),
+        ("pay bob 90", "Pay bob 90"),
+        ("pay bob 90", "pay bob 90\n"),
+        ("pay bob 90", "pay b\u043eb 90"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("pay bob 90", None),
+        (None, "pay bob 90"),
+        (None, "None"),
+        ("x" * 4000, "x" * 3999),
+    ],
+)
+def test_a_code_is_good_with_its_own_message_alone(
+    pipelit: Pipelit, writer: Agent, editor: Agent, made_for: str | None, given: str | None
+) -> None:
+    """With other words, or with none, it is a wrong code; then it is accepted with its own."""
+    code = writer.totp_code(audience="agent_editor", message=made_for)
+    assert code.message == made_for
+    with pytest.raises(CodeRejected):
+        editor.verify_peer("agent_writer", code.code, message=given)
+    assert last_reason(pipelit) == "wrong code"
+    found = editor.verify_peer("agent_writer", code.code, message=made_for)
+    assert (found.message, found.kind) == (made_for, "audience")
+
+
+def test_a_wrong_message_looks_like_a_wrong_code(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Type, words and statements are those of any refusal, and the failure is counted."""
+    code = writer.totp_code(audience="agent_editor", message="go").code
+    wrong = refused(pipelit, editor, "agent_writer", other_code(code), "audience")
+    before = failures(pipelit)
+    with statements(pipelit) as sent, pytest.raises(CodeRejected) as caught:
+        editor.verify_peer("agent_writer", code, message="stop")
+    assert (str(caught.value), sent) == (wrong["words"], wrong["statements"])
+    assert failures(pipelit) > before
+
+
+def test_one_code_of_a_step_is_accepted_bound_or_not(
+    clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Whichever comes first spends the step; the other one is refused until the next step."""
+    bound = writer.totp_code(audience="agent_editor", message="go").code
+    bare = writer.totp_code(audience="agent_editor").code
+    other = writer.totp_code(audience="agent_editor", message="stop").code
+    assert len({bound, bare, other}) == 3
+    editor.verify_peer("agent_writer", bound, message="go")
+    for code, message in ((bare, None), (other, "stop"), (bound, "go")):
+        with pytest.raises(CodeRejected):
+            editor.verify_peer("agent_writer", code, message=message)
+    clock.advance(30)
+    fresh = writer.totp_code(audience="agent_editor", message="stop").code
+    assert editor.verify_peer("agent_writer", fresh, message="stop").message == "stop"
+
+
+def test_of_32_threads_with_one_bound_code_one_wins(writer: Agent, editor: Agent) -> None:
+    """A message doesn't make a code good twice."""
+    code = writer.totp_code(audience="agent_editor", message="go").code
+    attempt = lambda: editor.verify_peer("agent_writer", code, message="go")  # noqa: E731
+    assert [each.message for each in race([attempt] * 32)] == ["go"]
+
+
+async def test_the_async_twins_take_a_message(writer: Agent, editor: Agent) -> None:
+    """``atotp_code`` and ``averify_peer`` bind and check like their twins."""
+    code = (await writer.atotp_code(audience="agent_editor", message="go")).code
+    with pytest.raises(CodeRejected):
+        await editor.averify_peer("agent_writer", code, message="stop")
+    assert (await editor.averify_peer("agent_writer", code, message="go")).message == "go"
+
+
+def test_a_plain_code_is_bound_to_nothing(pipelit: Pipelit, writer: Agent, editor: Agent) -> None:
+    """A message beside a plain code is an error that says what to do, and spends nothing."""
+    with pytest.raises(ValueError, match="name the audience"):
+        writer.totp_code(message="go")
+    code = writer.totp_code().code
+    with pytest.raises(ValueError, match="can't be bound to a message"):
+        editor.verify_peer("agent_writer", code, kind="plain", message="go")
+    assert editor.verify_peer("agent_writer", code, kind="plain").message is None
+
+
+class Shouting(str):
+    """Text whose own methods lie, as a subclass of another's may."""
+
+    def encode(self, *_: Any, **__: Any) -> bytes:
+        return b"pay eve 90"
+
+    def __str__(self) -> str:
+        return "pay eve 90"
+
+
+@pytest.mark.backends("sqlite")
+def test_a_message_that_is_a_subclass_of_text_is_its_characters(
+    writer: Agent, editor: Agent
+) -> None:
+    """LangChain's ``message.text`` is such a class; what counts are the characters."""
+    code = writer.totp_code(audience="agent_editor", message=Shouting("pay bob 90"))
+    assert type(code.message) is str
+    found = editor.verify_peer("agent_writer", code.code, message="pay bob 90")
+    assert found.message == "pay bob 90"
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ("", "message is empty"),
+        ("x" * 4001, "4,001 characters, and 4,000 are the most"),
+        ("\ud800", "lone surrogate"),
+        ("a\0", r"U\+0000 at position 1"),
+        ("a\x1b[31m", r"U\+001B"),
+        ("a\r\n", r"U\+000D"),
+        ("\x85", r"U\+0085"),
+        ("\u2028", r"U\+2028"),
+        ("a\u202eb", r"U\+202E"),
+        ("\u2066a", r"U\+2066"),
+        ("\u200f", r"U\+200F"),
+        ("\u200b", r"U\+200B"),
+        ("\ufeff", r"U\+FEFF"),
+        ("\u00ad", r"U\+00AD"),
+        ("\U000e0041", r"U\+E0041"),
+        ("\uffff", r"U\+FFFF"),
+    ],
+)
+def test_a_message_that_can_not_be_read_is_not_bound(
+    pipelit: Pipelit, writer: Agent, editor: Agent, message: str, says: str
+) -> None:
+    """It makes no code; beside a code it is malformed, counts as no failure and spends nothing."""
+    with pytest.raises(ValueError, match=says):
+        writer.totp_code(audience="agent_editor", message=message)
+    code = code_for(writer, editor, "audience")
+    with pytest.raises(MalformedCode, match=says):
+        editor.verify_peer("agent_writer", code, message=message)
+    assert (last_reason(pipelit), failures(pipelit)) == ("malformed", 0)
+    editor.verify_peer("agent_writer", code)
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("message", [b"go", 7, ["go"], True])
+def test_a_message_is_text(writer: Agent, editor: Agent, message: Any) -> None:
+    """Anything else is a TypeError that names the argument."""
+    with pytest.raises(TypeError, match=r"message has to be text, not"):
+        writer.totp_code(audience="agent_editor", message=message)
+    with pytest.raises(TypeError, match=r"message has to be text, not"):
+        editor.verify_peer("agent_writer", "12345678", message=message)
 
 
 def test_audience_codes_are_spent_for_each_verifier(
@@ -481,6 +630,141 @@ def test_only_living_agents_make_codes(pipelit: Pipelit) -> None:
         pipelit.agent("Agent_Writer")
     with pytest.raises(InvalidUsername):
         pipelit.agent("agent_nobody").totp_code(audience="Agent_Editor")
+
+
+NOBODIES = {
+    "operator": UserNotFound,
+    "agent_nobody": UserNotFound,
+    "alice": NotLocalAgent,
+    "agent_gone": UserInactive,
+    "agent_far": NotLocalAgent,
+}
+
+
+@pytest.fixture
+def nobodies(pipelit: Pipelit) -> None:
+    """A deactivated agent and a peer of another domain, beside alice."""
+    pipelit.users.create_agent("agent_gone", owner="alice", purpose="leaves")
+    pipelit.users.deactivate("agent_gone")
+    pipelit.users.enroll_peer(
+        "otpauth://totp/there:agent_far?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=there"
+        f"&relation={'a' * 32}",
+        name="agent_far",
+        domain="there",
+    )
+    pipelit.users.create_agent("agent_writer", owner="alice", purpose="writes")
+    pipelit.users.issue_peering("agent_writer", domain="there")
+
+
+@pytest.mark.usefixtures("nobodies")
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("name", NOBODIES)
+@pytest.mark.parametrize("reason", ["", " ", "really wrong", None])
+@pytest.mark.parametrize("action", ["verify.proof", "user.deactivate", "approve", ""])
+def test_a_handle_of_nobody_writes_nothing(
+    pipelit: Pipelit, name: str, reason: Any, action: str
+) -> None:
+    """Not the operator, an unknown name, a person, a deactivated agent or a peer."""
+    before = pipelit.audit.list(limit=1000)
+    with pytest.raises(NOBODIES[name]):
+        pipelit.agent(name).note_refusal("agent_writer", action, reason)
+    assert pipelit.audit.list(limit=1000) == before
+
+
+@pytest.mark.usefixtures("nobodies")
+@pytest.mark.parametrize("name", NOBODIES)
+def test_a_handle_of_nobody_gets_no_answer_and_no_ok(pipelit: Pipelit, name: str) -> None:
+    """Whatever it calls is refused, and no row says ok or has the operator for an actor."""
+    nobody, writer = pipelit.agent(name), pipelit.agent("agent_writer")
+    for act in (
+        lambda: nobody.note_refusal("agent_writer", "verify.proof", "wrong"),
+        lambda: nobody.spend_request("agent_writer", b"c" * 32),
+        lambda: nobody.relation_to("agent_writer"),
+        lambda: nobody.totp_code(audience="agent_writer"),
+        lambda: nobody.prove(b"c" * 32, b"", verifier="agent_writer"),
+        lambda: nobody.prove_request(b"c" * 32, b"", verifier="agent_writer"),
+        nobody.require_active,
+    ):
+        with pytest.raises(NOBODIES[name]):
+            act()
+    newest = pipelit.audit.list(limit=1)[0].id
+    code = writer.totp_code(audience=name).code
+    challenge = nobody.challenge("agent_writer")
+    proof = writer.prove(challenge.value, b"", verifier=name)
+    request = writer.prove_request(challenge.value, b"", verifier=name)
+    for check in (
+        lambda: nobody.verify_peer("agent_writer", code),
+        lambda: nobody.verify_peer("agent_writer", writer.totp_code().code, kind="plain"),
+        lambda: nobody.verify_peer("NO NAME", code),
+        lambda: nobody.verify_peer("agent_writer", "12"),
+        lambda: nobody.verify_proof(proof, challenge=challenge, payload=b""),
+        lambda: nobody.verify_request(request, challenge=challenge, request=b""),
+        lambda: nobody.verify_possession(proof, challenge=challenge),
+    ):
+        with pytest.raises((VerificationError, AccountError)):
+            check()
+    rows = pipelit.audit.list(after=newest)
+    assert {each.outcome for each in rows} <= {"refused"}
+    assert "operator" not in {each.actor for each in rows}
+
+
+@pytest.mark.usefixtures("nobodies")
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("name", ["operator", "alice", "agent_nobody"])
+def test_a_credential_opens_for_no_handle_of_nobody(pipelit: Pipelit, name: str) -> None:
+    """The refusal is on record, and the operator isn't its actor."""
+    pipelit.credentials.put("openai", "sk-abcdefgh", kind="llm", created_by="alice")
+    newest = pipelit.audit.list(limit=1)[0].id
+
+    @pipelit.credentials.inject(pipelit.agent(name), key="openai")
+    def look(*, key: Any) -> None:
+        raise AssertionError(key)
+
+    with pytest.raises(AccountError):
+        look()
+    pipelit.credentials.note_refusal("openai", pipelit.agent(name), "")
+    rows = pipelit.audit.list(after=newest)
+    assert {each.outcome for each in rows} == {"refused"}
+    assert "operator" not in {each.actor for each in rows}
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize(
+    "reason", ["", " ", " x", "x ", "a\nb", "\0", "x" * 65, "caf\u00e9", None, 7, b"no", ["no"]]
+)
+def test_a_refusal_says_why(pipelit: Pipelit, writer: Agent, reason: Any) -> None:
+    """An empty or odd reason is a ValueError, and nothing is recorded: nothing becomes an ok."""
+    before = pipelit.audit.list(limit=1000)
+    with pytest.raises(ValueError, match="reason has to be"):
+        writer.note_refusal("agent_editor", "verify.proof", reason)
+    assert pipelit.audit.list(limit=1000) == before
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize(
+    "action", ["", "user.deactivate", "approve", "agent.create", "verify.", "verify.ok", None, 7]
+)
+def test_a_refusal_is_of_a_check(pipelit: Pipelit, writer: Agent, action: Any) -> None:
+    """No other action can be written by a handle."""
+    before = pipelit.audit.list(limit=1000)
+    with pytest.raises(ValueError, match=r"action has to be one of verify, verify\.audience"):
+        writer.note_refusal("agent_editor", action, "wrong")
+    assert pipelit.audit.list(limit=1000) == before
+
+
+def test_a_refusal_is_recorded_as_one(pipelit: Pipelit, writer: Agent) -> None:
+    """With a reason it is one row, refused, by the handle's own name."""
+    writer.note_refusal("no name at all", "verify.request", "x" * 64)
+    (entry,) = pipelit.audit.list(limit=1)
+    assert (entry.actor, entry.subject, entry.action, entry.outcome, entry.reason) == (
+        "agent_writer",
+        "no name at all",
+        "verify.request",
+        "refused",
+        "x" * 64,
+    )
+    with pytest.raises(TypeError, match="peer has to be text"):
+        writer.note_refusal(None, "verify.request", "x")  # type: ignore[arg-type]
 
 
 def test_a_code_says_when_it_dies_and_hides_itself(clock: Clock, writer: Agent) -> None:

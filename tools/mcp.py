@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.tools import BaseTool
-from mcp import types
+from mcp import MCPError, types
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp.shared.message import SessionMessage
+from pydantic import ValidationError
 
-from pipelit_agents.errors import ConfigurationError, PipelitError
+from pipelit_agents.errors import ConfigurationError
 
 __all__ = ["mcp_server", "serve_stdio"]
+
+# The id of a request whose parameters can't be read, where nothing but our protocol's words is
+# before it.
+_ID: Final = re.compile(
+    r'\s*\{\s*(?:"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*,\s*)*"id"\s*:\s*'
+    r'(?:(?P<number>-?[0-9]{1,15})|"(?P<text>[^"\\]{0,200})")\s*[,}]'
+)
+_NO_REQUEST: Final = (
+    'The message is no JSON-RPC 2.0 request: jsonrpc has to be "2.0", id text or a whole number, '
+    "method text, and params an object. Batches are not taken."
+)
+_JSON_TYPES: Final[dict[type, str]] = {
+    bool: "a boolean",
+    float: "a number",
+    int: "a number",
+    list: "an array",
+    str: "text",
+    type(None): "null",
+}
 
 
 def mcp_server(tools: Sequence[BaseTool], *, name: str) -> Server[Any]:
@@ -34,26 +56,37 @@ def mcp_server(tools: Sequence[BaseTool], *, name: str) -> Server[Any]:
         tool = by_name.get(params.name)
         if tool is None:
             return _said(f"There is no such tool; there are {', '.join(by_name)}.", wrong=True)
-        call = {
-            "type": "tool_call",
-            "name": tool.name,
-            "args": dict(params.arguments or {}),
-            "id": "mcp",
-        }
+        arguments = {} if params.arguments is None else params.arguments
+        if not isinstance(arguments, dict):
+            return _said(f"{_no_object(arguments)}.", wrong=True)
+        call = {"type": "tool_call", "name": tool.name, "args": dict(arguments), "id": "mcp"}
         try:
             answer = await tool.ainvoke(call)
-        except PipelitError as error:
+        except Exception as error:
             # Not the model's to mend; and the client's log is no place for a traceback.
             print(f"error: {tool.name}: {error}", file=sys.stderr)  # noqa: T201 - the operator's
             return _said(f"The server can't do that now: {type(error).__name__}.", wrong=True)
         return _said(str(answer.content), wrong=answer.status == "error")
 
-    return Server(
+    async def say_what_is_wrong(ctx: Any, call_next: Any) -> Any:
+        # The SDK refuses these with "Invalid request parameters", and says no more.
+        if ctx.method == "tools/call" and ctx.request_id is not None:
+            problem = _problem(ctx.params, by_name)
+            if problem:
+                raise MCPError(code=types.INVALID_PARAMS, message=f"{problem}.")
+        return await call_next(ctx)
+
+    server: Server[Any] = Server(
         name,
         version=version("pipelit-agents"),
         on_list_tools=on_list_tools,
         on_call_tool=on_call_tool,
     )
+    # The SDK calls this list provisional. Without it only the words are worse.
+    middleware = getattr(server, "middleware", None)
+    if middleware is not None:
+        middleware.append(say_what_is_wrong)
+    return server
 
 
 def serve_stdio(tools: Sequence[BaseTool], *, name: str) -> None:
@@ -74,9 +107,67 @@ def serve_stdio(tools: Sequence[BaseTool], *, name: str) -> None:
 
     async def serve() -> None:
         async with stdio_server() as (reading, writing):
-            await server.run(reading, writing, server.create_initialization_options())
+            passing, readable = anyio.create_memory_object_stream[Any]()
+
+            async def answer_unreadable() -> None:
+                # The SDK drops a line that it can't read, and the client would wait for ever.
+                async with passing:
+                    async for item in reading:
+                        if not isinstance(item, Exception):
+                            await passing.send(item)
+                        elif answer := _answer_to_unreadable(item):
+                            await writing.send(SessionMessage(answer))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(answer_unreadable)
+                await server.run(readable, writing, server.create_initialization_options())
+                group.cancel_scope.cancel()
 
     anyio.run(serve)
+
+
+def _problem(params: Mapping[str, Any] | None, tools: Mapping[str, BaseTool]) -> str:
+    """What is wrong with the parameters of a call, before the tool looks at its arguments."""
+    given = {} if params is None else params
+    if not isinstance(given.get("name"), str):
+        return f"name has to be the name of a tool: {', '.join(tools)}"
+    arguments = given.get("arguments")
+    return "" if arguments is None or isinstance(arguments, dict) else _no_object(arguments)
+
+
+def _no_object(arguments: object) -> str:
+    found = _JSON_TYPES.get(type(arguments), "something else")
+    return f"arguments has to be an object, each argument by its name, not {found}"
+
+
+def _answer_to_unreadable(error: Exception) -> types.JSONRPCError | None:
+    """The answer to a line that is no message; None where nobody waits for one."""
+    found = error.errors(include_url=False) if isinstance(error, ValidationError) else []
+    for each in found:
+        given = each["input"]
+        if each["type"] == "json_invalid" and isinstance(given, str):
+            if not given.strip():
+                return None
+            head = _ID.match(given)
+            number, text = head.groups() if head else (None, None)
+            return _refused(
+                text if number is None else int(number),
+                types.PARSE_ERROR,
+                f"The line can't be read. {each['msg']}",
+            )
+        if isinstance(given, dict) and each["type"] == "missing":
+            if "result" in given or "error" in given or ("method" in given and "id" not in given):
+                # An answer to something, or a notification: neither is answered.
+                return None
+            of_request = given.get("id")
+            known = type(of_request) in (int, str)
+            return _refused(of_request if known else None, types.INVALID_REQUEST, _NO_REQUEST)
+    return _refused(None, types.INVALID_REQUEST, _NO_REQUEST)
+
+
+def _refused(request: int | str | None, code: int, message: str) -> types.JSONRPCError:
+    error = types.ErrorData(code=code, message=message)
+    return types.JSONRPCError(jsonrpc="2.0", id=request, error=error)
 
 
 def _shown(tool: BaseTool) -> types.Tool:
@@ -86,4 +177,7 @@ def _shown(tool: BaseTool) -> types.Tool:
 
 
 def _said(text: str, *, wrong: bool) -> types.CallToolResult:
-    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=wrong)
+    # A lone surrogate can't be sent, and would end the server.
+    sendable = text.encode(errors="backslashreplace").decode()
+    content = types.TextContent(type="text", text=sendable)
+    return types.CallToolResult(content=[content], is_error=wrong)

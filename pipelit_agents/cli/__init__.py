@@ -101,13 +101,17 @@ def code(
         str | None,
         typer.Option(help="Who is to check it. Without it: a plain code, as an app shows it."),
     ] = None,
+    message: Annotated[
+        str | None,
+        typer.Option(help="The exact text that the code is for; it needs --audience."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print an agent's present code."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        made = pipelit.agent(agent).totp_code(audience=audience)
+        made = pipelit.agent(agent).totp_code(audience=audience, message=message)
     left = max(0, round((made.expires_at - datetime.now(UTC)).total_seconds()))
     fields = {"code": made.code, "audience": made.audience, "seconds_left": left}
     if not as_json and not sys.stdout.isatty():
@@ -126,6 +130,9 @@ def verify(
     plain: Annotated[
         bool, typer.Option("--plain", help="The code is a plain one, as an app shows it.")
     ] = False,
+    message: Annotated[
+        str | None, typer.Option(help="The exact text that the code was made for.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check an agent's code, and spend it; exit code 0 means verified, 1 not.
@@ -139,7 +146,7 @@ def verify(
     given = read_secret("Code")
     with Pipelit.from_env() as pipelit:
         found = pipelit.agent(verifier).verify_peer(
-            peer, given, kind="plain" if plain else "audience"
+            peer, given, kind="plain" if plain else "audience", message=message
         )
     show("Verified.", dataclasses.asdict(found), as_json=as_json)
 
@@ -182,6 +189,12 @@ def serve_mcp(
         list[str] | None,
         typer.Option(help="For whom codes may be made; may be repeated. By default any agent."),
     ] = None,
+    require_message: Annotated[
+        bool,
+        typer.Option(
+            "--require-message", help="Make and accept no code that isn't bound to a message."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Serve one agent's tools over MCP on standard input and output, for a client to start.
@@ -204,7 +217,11 @@ def serve_mcp(
         handle = pipelit.agent(agent)
         # Said here, not at the first call: there is such an agent, and it can act.
         handle.require_active()
-        tools = toolkit(agent=handle, audiences=tuple(audience) if audience else None).get_tools()
+        tools = toolkit(
+            agent=handle,
+            audiences=tuple(audience) if audience else None,
+            require_message=require_message,
+        ).get_tools()
         if sys.stdin.isatty():
             typer.echo("MCP on standard input, for a client; Ctrl-C ends it.", err=True)
         # A thread that waits for a line would outlive the interrupt.

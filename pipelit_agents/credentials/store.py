@@ -42,7 +42,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
-from pipelit_agents.names import is_username, require_username
+from pipelit_agents.names import OPERATOR, is_username, require_username
 from pipelit_agents.threads import aside
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.verification import Agent
@@ -59,7 +59,6 @@ _READ_SECRET: Final = Statement(
     "SELECT kind, public, allow, sealed FROM pipelit_credentials WHERE name = :name"
 )
 VALUE: Final = "value"
-OPERATOR: Final = "operator"
 _MASKED_FROM: Final = 12
 _LONGEST_KIND: Final = 64
 _REFUSALS: Final[dict[type[Exception], str]] = {
@@ -462,6 +461,9 @@ class Credentials:
             reason: Why.
         """
         actor = agent.username if agent is not None else ""
+        if actor == OPERATOR:
+            # That is no account: a handle by this name is nobody's.
+            actor = ""
         with self._database.deciding() as connection:
             name = reference.partition(":")[0]
             self._record(connection, actor, name, "credential.reveal", "refused", reason)
@@ -503,6 +505,7 @@ class Credentials:
                 raise
         fields, public, reason = dict[str, str](), dict[str, Any](), ""
         refused: Exception | None = None
+        outcome = "refused"
         # Read, opened and written down in one transaction: what is told is what is on record.
         with self._database.deciding() as transaction:
             try:
@@ -523,7 +526,8 @@ class Credentials:
                     reason = "not allowed"
                 elif wanted and wanted not in fields and wanted not in public:
                     reason = "no such field"
-            outcome = "refused" if reason else "ok"
+                else:
+                    outcome = "ok"
             self._record(transaction, actor, name, "credential.reveal", outcome, reason)
         if refused is not None:
             raise refused

@@ -49,7 +49,9 @@ _TRIES: Final = 3
 
 _READ: Final = Statement(
     """
-    SELECT (v.active AND v.domain = '') AS verifier_active, v.root_owner, p.active,
+    SELECT (v.active AND v.domain = '' AND (v.kind = 'agent' OR v.username = p.username))
+            AS verifier_active,
+        v.root_owner, p.active,
         p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.database_id,
         e.boot_id, e.changed_at,
         COALESCE(lp.unlocks, 0) AS unlocks, COALESCE(lp.in_a_row, 0) AS in_a_row,

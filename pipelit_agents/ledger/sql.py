@@ -39,7 +39,9 @@ _SCOPES: Final = {
     "lo": ("owner", ":root_owner"),
 }
 _READ: Final = (
-    "SELECT {now} AS now, (v.active AND v.domain = '') AS verifier_active, v.root_owner, p.active, "
+    # A person verifies nobody but herself: no handle acts as one.
+    "SELECT {now} AS now, (v.active AND v.domain = '' AND (v.kind = 'agent' OR "
+    "v.username = p.username)) AS verifier_active, v.root_owner, p.active, "
     "p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, e.changed_at, "
     # Last, as they are read by their place.
     + ", ".join(f"{t}.{c} AS {t}_{c}" for t in _SCOPES for c in _LEDGER_COLUMNS)
