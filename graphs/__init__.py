@@ -6,7 +6,7 @@ from .approval import Approval, approval_digest, approve_with_totp
 from .child import ANYONE, VerifiedChild, verified_child
 from .envelope import Envelope, SpawnRequest
 from .remote import RemoteChild, remote_child
-from .spawn import SpawnResult, SpawnTask, spawn_and_await
+from .spawn import SpawnResult, SpawnTask, request_digest, spawn_and_await
 
 __all__ = [
     "ANYONE",
@@ -20,6 +20,7 @@ __all__ = [
     "approval_digest",
     "approve_with_totp",
     "remote_child",
+    "request_digest",
     "spawn_and_await",
     "verified_child",
 ]

@@ -139,6 +139,9 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
     ) -> None:
         self.graph = graph
         self.agent = agent
+        if accept_from is not None and not isinstance(accept_from, Anyone):
+            # Copied: whom it works for doesn't change with a list of the caller's.
+            accept_from = tuple(accept_from)
         self.accept_from = accept_from
         if "nodes" not in pregel:
             pregel = {

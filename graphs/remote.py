@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
+import ssl
+import threading
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -21,6 +26,7 @@ import pipelit_agents.credentials.doors  # noqa: F401 - here, not on the loop at
 from pipelit_agents import Agent
 from pipelit_agents.credentials.scope import opened_scope
 from pipelit_agents.errors import CredentialError, PayloadError
+from pipelit_agents.forks import begin_anew_in_children
 from pipelit_agents.names import require_username
 from pipelit_agents.payload import decode
 from pipelit_agents.threads import aside
@@ -70,6 +76,57 @@ class Unfit(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(f"the server answered {status}")
         self.status = status
+
+
+class _Trust:
+    """The certificates by which servers are checked, read once in a process.
+
+    Reading them takes some 20 ms of CPU, which each call of a child would spend. Only they are
+    shared: each call has connections of its own, so none is used by two event loops, or on both
+    sides of a fork.
+    """
+
+    def __init__(self) -> None:
+        self.begin_here()
+        begin_anew_in_children(self)
+
+    def begin_here(self) -> None:
+        """Forgets the parent's: OpenSSL has locks in there, which another thread may hold."""
+        self._lock = threading.Lock()
+        self._read: tuple[Any, ssl.SSLContext] | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """The context; another one where the environment or the file names other certificates."""
+        source = _certificates()
+        with self._lock:
+            if self._read is None or self._read[0] != source:
+                context = httpx.create_ssl_context()
+                context.set_alpn_protocols(["http/1.1"])
+                # httpcore sets the same protocol again at each connection. OpenSSL would write that
+                # into the context while another thread may be copying it.
+                setattr(context, "set_alpn_protocols", _keep_protocols)  # noqa: B010 - for mypy
+                self._read = source, context
+            return self._read[1]
+
+
+def _keep_protocols(_: Sequence[str]) -> None:
+    return
+
+
+def _certificates() -> tuple[Any, ...]:
+    # What httpx, and Python's ssl, would look at.
+    found: list[Any] = [os.environ.get("SSLKEYLOGFILE")]
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        path = os.environ.get(variable)
+        found.append(path)
+        if path:
+            with suppress(OSError):
+                about = Path(path).stat()
+                found.append((about.st_mtime_ns, about.st_size, about.st_ino))
+    return tuple(found)
+
+
+_TRUST: Final = _Trust()
 
 
 class _Quiet(httpx.AsyncHTTPTransport):
@@ -147,7 +204,7 @@ class RemoteChild:
                 headers["authorization"] = f"Bearer {_sendable(self.credential, key)}"
             # A compressed answer may be any size when it is unpacked.
             headers |= {"accept-encoding": "identity", "accept": "application/json"}
-            # Off the loop: it reads the certificates of the machine.
+            # Off the loop: the first one reads the certificates of the machine.
             made = await aside(self._client, headers)
             async with made as client:
                 run = _Run(client, self.graph, self._patience)
@@ -168,7 +225,7 @@ class RemoteChild:
             follow_redirects=False,
             event_hooks={"response": [_refuse]},
             # With a transport of its own httpx asks no proxy that the environment names.
-            transport=_Quiet(),
+            transport=_Quiet(verify=_TRUST.context()),
         )
 
     def __repr__(self) -> str:

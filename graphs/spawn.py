@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import queue
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar, cast
+from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels import Topic
-from langgraph.config import get_stream_writer
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.config import get_config, get_stream_writer
 from langgraph.errors import GraphBubbleUp, GraphDrained, GraphInterrupt
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -51,12 +53,13 @@ from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof, derive_challenge
 from pipelit_agents.threads import aside
 
+from .calls import Call, without_an_answer
 from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, UNLIMITED, ShowingStep, Step, VerifiedChild
 from .envelope import Envelope, SpawnRequest
 from .messages import state_from_bytes, state_to_bytes
 from .remote import NotLetIn, RemoteChild, Unfit, Unreachable, from_remote_graph
 
-__all__ = ["SpawnResult", "SpawnTask", "spawn_and_await"]
+__all__ = ["SpawnResult", "SpawnTask", "request_digest", "spawn_and_await"]
 
 JOIN: Final = "join"
 PLAN: Final = "plan"
@@ -96,6 +99,10 @@ class SpawnResult(TypedDict):
     """What is known of one task.
 
     Attributes:
+        index: The place of the task in ``tasks``, from 0.
+        request: What was asked: the SHA-256 of the request's bytes, 64 hexadecimal digits, as
+            :func:`request_digest` gives it for the task's ``input``. The child's proof covers
+            these bytes. None where the task couldn't be sent.
         agent: The child.
         status: ``verified``; ``failed`` (the child proved that its graph failed); ``refused``
             (nothing that came back was proven); ``timeout``; ``unreachable`` (a remote child's
@@ -106,6 +113,8 @@ class SpawnResult(TypedDict):
         proved_at: The time of the proof, ISO 8601 in UTC, or None.
     """
 
+    index: int
+    request: str | None
     agent: str
     status: Status
     output: Any
@@ -134,6 +143,8 @@ class _Answer(TypedDict):
 class _State(TypedDict):
     tasks: list[SpawnTask]
     results: list[SpawnResult]
+    # A mark for each task, one after another; what is answered is compared with them.
+    asked: bytes
     answers: Annotated[list[_Answer], Topic(dict)]
 
 
@@ -147,12 +158,29 @@ class _Order(TypedDict):
     problem: NotRequired[str]
 
 
+class _Read(NamedTuple):
+    """A task as it is sent, or why it can't be."""
+
+    agent: str
+    request: bytes | None
+    problem: str | None
+
+    @property
+    def digest(self) -> str | None:
+        """What results say of it."""
+        return None if self.request is None else _sha256(self.request)
+
+
 class _ChildFailed(GraphBubbleUp):
     """Ends one child. LangGraph lets its siblings finish, and runs it again on resume."""
 
 
 class _BrokeOff(Exception):
     """The child ended without an envelope; what it said is not kept."""
+
+
+class _AskedAPerson(Exception):
+    """The child asked for a person's answer, and nothing here can wait for one."""
 
 
 class _Overstayed(Exception):
@@ -165,6 +193,14 @@ class _Run:
     def __init__(self, write: Callable[[Any], None] | None) -> None:
         self.write = write
         self.results: dict[int, SpawnResult] = {}
+        # The tasks, where they had to be read before the run begins.
+        self.read: list[_Read] | None = None
+        # These tasks were answered in an earlier turn, and nobody wrote any since.
+        self.repeats = False
+        # In no graph, and without a saver: nobody can be asked.
+        self.alone = False
+        # The tasks of the spawn that wait for a person's answer, and whose question was shown.
+        self.waiting: frozenset[str] = frozenset()
         # When a child last showed that it holds its secret, by the lead's clock.
         self.shown: dict[str, float] = {}
         # The children that are being asked to, on the event loop.
@@ -184,70 +220,174 @@ class _Run:
                 self.results.setdefault(answer["index"], answer["result"])
 
 
+class _Terms:
+    """What a spawn node was built with, as far as it concerns its tasks.
+
+    Args:
+        lead: The lead's name.
+        kinds: How each child proves its answers.
+        on_failure: As for :func:`spawn_and_await`.
+    """
+
+    def __init__(self, lead: str, kinds: Mapping[str, str], on_failure: str) -> None:
+        self.lead = lead
+        self.kinds = kinds
+        self.on_failure = on_failure
+
+    def read(self, tasks: Any) -> list[_Read]:
+        """Reads the tasks of a state.
+
+        Raises:
+            SpawnError: They are no list.
+        """
+        if not isinstance(tasks, list | tuple):
+            raise SpawnError("tasks has to be a list of {'agent': …, 'input': …}")
+        return [_read(index, task, self.kinds) for index, task in enumerate(tasks)]
+
+    def question(self, name: str, read: list[_Read]) -> bytes:
+        """A digest of what a call asks, of whom, and as whom.
+
+        Timeouts and limits are left out: a new version of the graph may change them, and goes on.
+        """
+        fields = [name, self.lead, self.on_failure]
+        for each in read:
+            kind = self.kinds.get(each.agent, "bound")
+            fields += [each.agent, kind, each.digest or each.problem or ""]
+        digest = hashlib.sha256(b"pipelit-agents/spawn-call/v1\0")
+        for field in fields:
+            data = field.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big") + data)
+        return digest.digest()
+
+
 class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
     """The compiled node; made by :func:`spawn_and_await`.
 
     Args:
+        terms: What the node was built with.
         max_concurrency: How many children run at once.
         state_graph: LangGraph's own arguments.
     """
 
-    def __init__(self, *, max_concurrency: int | None = None, **state_graph: Any) -> None:
+    def __init__(
+        self, *, terms: _Terms, max_concurrency: int | None = None, **state_graph: Any
+    ) -> None:
         state_graph.pop("_serde_allowlist", None)
         super().__init__(**state_graph)
+        self.terms = terms
         self.max_concurrency = max_concurrency
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
         """As LangGraph's; a failed child ends it with ``SpawnError`` when its siblings are done."""
-        run, configured = self._begin(config)
-        return self._stream(run, configured, super().stream(input, configured, **options))
-
-    def astream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
-        """As :meth:`stream`, for the event loop."""
-        run, configured = self._begin(config)
-        return self._astream(run, configured, super().astream(input, configured, **options))
-
-    def _stream(self, run: _Run, config: RunnableConfig, chunks: Iterator[Any]) -> Iterator[Any]:
+        call, run = self._begin(input, config)
+        if call.resuming:
+            saved = self.get_state(call.recorded())
+            parents = None
+            for each in call.parents():
+                parents = parents or cast(Any, call.saver).get_tuple(each)
+            self._look_back(call, run, input, saved, parents)
+        configured = self._configured(call, run, config)
         try:
-            yield from chunks
+            yield from super().stream(input, configured, **options)
         except _ChildFailed:
             pass
         else:
             return
         with suppress(ValueError):  # no saver
-            run.learn(self.get_state(config))
+            run.learn(self.get_state(call.recorded()))
         raise _spawn_error(run)
 
-    async def _astream(
-        self, run: _Run, config: RunnableConfig, chunks: AsyncIterator[Any]
-    ) -> AsyncIterator[Any]:
+    async def astream(
+        self,
+        input: Any,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> Any:
+        """As :meth:`stream`, for the event loop."""
+        call, run = self._begin(input, config)
+        if call.resuming:
+            saved = await self.aget_state(call.recorded())
+            parents = None
+            for each in call.parents():
+                parents = parents or await cast(Any, call.saver).aget_tuple(each)
+            self._look_back(call, run, input, saved, parents)
+        configured = self._configured(call, run, config)
         try:
-            async for chunk in chunks:
+            async for chunk in super().astream(input, configured, **options):
                 yield chunk
         except _ChildFailed:
             pass
         else:
             return
         with suppress(ValueError):  # no saver
-            run.learn(await self.aget_state(config))
+            run.learn(await self.aget_state(call.recorded()))
         raise _spawn_error(run)
 
-    def _begin(self, config: RunnableConfig | None) -> tuple[_Run, RunnableConfig]:
+    def _begin(self, given: Any, config: RunnableConfig | None) -> tuple[Call, _Run]:
+        # Nothing is awaited before a call has its place: equal ones are told apart by their order.
         try:
             # Here it is still the parent's writer; inside, a nested one that may write nowhere.
             write: Callable[[Any], None] | None = get_stream_writer()
         except (KeyError, RuntimeError):
             # In no graph at all, or in a runnable that isn't one.
             write = None
-        run = _Run(write)
-        given = config or RunnableConfig()
+        call, run = Call(self, config), _Run(write)
+        run.alone = not call.nested and call.saver is None
+        run.repeats = call.is_repeat()
+
+        def question() -> bytes:
+            run.read = self.terms.read(_tasks_of(given) or [])
+            return self.terms.question(self.get_name(), run.read)
+
+        call.take_place(question)
+        return call, run
+
+    def _configured(self, call: Call, run: _Run, config: RunnableConfig | None) -> RunnableConfig:
         configured = cast(
-            RunnableConfig,
-            {**given, "configurable": {**given.get("configurable", {}), _RUN: run}},
+            RunnableConfig, {**(config or {}), "configurable": {**call.configurable, _RUN: run}}
         )
         if self.max_concurrency is not None and configured.get("max_concurrency") is None:
             configured["max_concurrency"] = self.max_concurrency
-        return run, configured
+        return configured
+
+    def _look_back(
+        self,
+        call: Call,
+        run: _Run,
+        given: Any,
+        saved: StateSnapshot,
+        parents: CheckpointTuple | None,
+    ) -> None:
+        """Compares what would be resumed with what is asked; what doesn't fit begins again.
+
+        Raises:
+            SpawnError: A child of the tasks isn't among the children any more.
+        """
+        if "tasks" not in saved.values:
+            # Ended before it took its input.
+            return
+        tasks = _tasks_of(given)
+        if tasks is not None:
+            if run.repeats:
+                run.read = []
+            elif run.read is None:
+                run.read = self.terms.read(tasks)
+            marks = _marks(run.read)
+            recorded = saved.values.get("asked")
+            if recorded != marks and _marks(self.terms.read(saved.values["tasks"])) != marks:
+                call.begin_again()
+                return
+            gone = [each.problem for each in run.read if each.problem is not None]
+            if not saved.tasks:
+                results = saved.values.get("results")
+                if not _fit(results, run.read):
+                    if gone and self.terms.on_failure == "raise":
+                        raise SpawnError(_gone(gone))
+                    call.begin_again()
+                    return
+            elif gone and self.terms.on_failure == "raise":
+                raise SpawnError(_gone(gone))
+        run.waiting = call.waiting(saved, parents)
 
 
 def spawn_and_await(
@@ -260,6 +400,7 @@ def spawn_and_await(
     on_failure: Literal["raise", "collect"] = "raise",
     proof: Mapping[str, ProofKind] | None = None,
     max_answer_bytes: int = _DEFAULT_MAX_BYTES,
+    name: str = "spawn_and_await",
 ) -> SpawnGraph:
     """Makes a graph node that gives tasks to children and believes only what they prove.
 
@@ -284,6 +425,8 @@ def spawn_and_await(
             exactly ``{"code": …, "output": …}``, with the plain code of its authenticator. That
             says who is there, and nothing about the output.
         max_answer_bytes: How large an answer may be.
+        name: What the graph is called, in traces and where one node calls several: give two that
+            have the same lead and may be asked the same names of their own.
 
     Returns:
         A compiled graph, to be added as a node. Run, it raises ``SpawnError`` also where the state
@@ -302,6 +445,9 @@ def spawn_and_await(
     """
     if not isinstance(lead, Agent):
         raise TypeError('lead has to be a handle: pipelit.agent("agent_lead")')
+    # Copied: the nodes below are those of this moment, and a child that is added later has none.
+    if isinstance(children, Mapping):
+        children = dict(children)
     kinds = dict(proof or {})
     counts = {
         "max_concurrency": max_concurrency,
@@ -310,14 +456,15 @@ def spawn_and_await(
     }
     _check_options(lead, children, kinds, timeout, counts, on_failure)
 
+    terms = _Terms(lead.username, {each: kinds.get(each, "bound") for each in children}, on_failure)
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
     seeing: dict[str, Callable[[_Run], None]] = {}
-    for name, given in children.items():
-        kind = kinds.get(name, "bound")
-        child = from_remote_graph(name, given) if isinstance(given, RemoteGraph) else given
+    for agent, given in children.items():
+        kind = terms.kinds[agent]
+        child = from_remote_graph(agent, given) if isinstance(given, RemoteGraph) else given
         parent = _Parent(
             lead,
-            name,
+            agent,
             timeout,
             max_depth,
             on_failure,
@@ -333,9 +480,9 @@ def spawn_and_await(
             node = _unbound_node(parent, child)
         else:
             node = _bound_node(parent, cast(VerifiedChild, child))
-            seeing[name] = partial(parent.see_possession, child=cast(VerifiedChild, child))
-        builder.add_node(name, node, input_schema=_Order)
-        builder.add_edge(name, JOIN)
+            seeing[agent] = partial(parent.see_possession, child=cast(VerifiedChild, child))
+        builder.add_node(agent, node, input_schema=_Order)
+        builder.add_edge(agent, JOIN)
 
     def order_all(state: _State, config: RunnableConfig) -> list[_Order]:
         run = _run_of(config)
@@ -354,53 +501,78 @@ def spawn_and_await(
                 "the state has no 'tasks': declare it in the graph's state (tasks: "
                 "list[SpawnTask]) and write it before this node, an empty list for nothing to do"
             )
-        tasks: Any = state["tasks"] or []
-        if not isinstance(tasks, list | tuple):
-            raise SpawnError("tasks has to be a list of {'agent': …, 'input': …}")
-        orders = [
-            _order(position, task, children, depth, lead) for position, task in enumerate(tasks)
-        ]
-        problems = [order["problem"] for order in orders if "problem" in order]
+        read, run.read = run.read, None
+        if read is None:
+            read = [] if run.repeats else terms.read(state["tasks"] or [])
+        problems = [each.problem for each in read if each.problem is not None]
         if problems and on_failure == "raise":
-            if len(problems) > _TOLD:
-                problems[_TOLD:] = [f"and {len(problems) - _TOLD} more"]
-            raise SpawnError("; ".join(problems))
+            raise SpawnError(_told_of(problems))
+        orders = [_order(index, each, depth, lead) for index, each in enumerate(read)]
         for order in orders:
             run.tell("spawned", order)
         return orders
 
-    def send(orders: list[_Order]) -> Command[Any]:
+    def send(state: _State, orders: list[_Order]) -> Command[Any]:
+        update: dict[str, Any] = {"asked": b"".join(map(_mark_of, orders))}
+        if state.get("results"):
+            # Of an earlier run in this namespace; what follows may fail.
+            update["results"] = []
         # Without a task straight on: the parent would keep the results of an earlier turn.
         return Command(
+            update=update,
             goto=[
                 Send(UNASSIGNED if "problem" in order else order["agent"], order)
                 for order in orders
             ]
-            or JOIN
+            or JOIN,
         )
 
     def plan(state: _State, config: RunnableConfig) -> Command[Any]:
-        return send(order_all(state, config))
+        return send(state, order_all(state, config))
 
     async def aplan(state: _State, config: RunnableConfig) -> Command[Any]:
         orders = await aside(order_all, state, config)
         called = {each["agent"] for each in orders if "problem" not in each}
         run = _run_of(config)
-        asked = [asyncio.to_thread(seeing[name], run) for name in seeing.keys() & called]
+        asked = [asyncio.to_thread(seeing[each], run) for each in seeing.keys() & called]
         # Later on their threads would have few turns beside a loop that begins all the tasks. Who
         # shows nothing now is asked again by each task.
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), _HEAD_START)
-        return send(orders)
+        return send(state, orders)
 
     def unassigned(order: _Order, config: RunnableConfig) -> dict[str, Any]:
-        result = _result(order["agent"], "failed", error=order.get("problem"))
+        result = _placed(order, _result(order["agent"], "failed", error=order.get("problem")))
         _run_of(config).tell("failed", order, error=result["error"])
         return {"answers": [{"index": order["index"], "result": result}]}
 
     def join(state: _State, config: RunnableConfig) -> dict[str, Any]:
-        answers = sorted(state.get("answers") or [], key=lambda answer: answer["index"])
-        return {"results": SpawnResults(answer["result"] for answer in answers)}
+        tasks = state["tasks"] or []
+        asked = state.get("asked")
+        found: dict[Any, list[SpawnResult]] = {}
+        for answer in state.get("answers") or []:
+            found.setdefault(answer["index"], []).append(answer["result"])
+        if asked is None:
+            # Begun by a version that kept no marks, and whose results didn't say what they answer.
+            read = terms.read(tasks)
+            asked = _marks(read)
+            for index, each in enumerate(read):
+                placed = {"index": index, "request": each.digest}
+                found[index] = [cast(SpawnResult, placed | one) for one in found.get(index, [])]
+        results = SpawnResults()
+        for index, mark in enumerate(_split(asked)):
+            given = found.pop(index, [])
+            if len(given) == 1 and _fits(given[0], index, mark):
+                results.append(given[0])
+            else:
+                results.append(_unanswered(index, tasks[index], given, children))
+        if found:
+            raise SpawnError(f"there are answers to no task: {_told_of(map(str, found))}")
+        if on_failure == "raise" and any(each["status"] != "verified" for each in results):
+            run = _run_of(config)
+            run.results = dict(enumerate(results))
+            raise _spawn_error(run)
+        return {"results": results}
 
     destinations = [*children, JOIN]
     if on_failure == "collect":
@@ -411,8 +583,8 @@ def spawn_and_await(
     builder.add_node(JOIN, Step(join, None, JOIN), input_schema=_State)
     builder.add_edge(START, PLAN)
     builder.add_edge(JOIN, END)
-    compiled = builder.compile(name="spawn_and_await")
-    return SpawnGraph(max_concurrency=max_concurrency, **vars(compiled))
+    compiled = builder.compile(name=name)
+    return SpawnGraph(terms=terms, max_concurrency=max_concurrency, **vars(compiled))
 
 
 class _Parent:
@@ -453,6 +625,10 @@ class _Parent:
         tags and metadata.
         """
         configurable: dict[str, Any] = {_RUN: None, DEPTH: order["depth"]}
+        info = get_runtime().execution_info
+        if info is None or info.task_id not in _run_of(config).waiting:
+            # It asks for the first time: the answer that came is to another question.
+            configurable |= without_an_answer(config)
         if self.preset:
             configurable = {**config.get("configurable", {}), **configurable}
         inherited = RunnableConfig(configurable=configurable)
@@ -655,6 +831,12 @@ class _Parent:
         elif isinstance(error, NotLetIn):
             words = "the child's server doesn't accept the API key: see the child's credential"
             reason = "not let in"
+        elif isinstance(error, _AskedAPerson):
+            words = (
+                "the child asks for a person's answer (interrupt), and nobody can give one: this "
+                "spawn runs by itself. Call it in a graph that has a checkpointer"
+            )
+            reason = "asked for a person"
         elif isinstance(error, RequestRefused):
             words = f"the child doesn't work for {self.lead.username!r}: see its accept_from"
             reason = "the child refused the request"
@@ -691,6 +873,7 @@ class _Parent:
 
     def finish(self, order: _Order, run: _Run, result: SpawnResult) -> dict[str, Any]:
         """Tells the outcome, and hands it to the join or ends the child's task."""
+        result = _placed(order, result)
         run.results[order["index"]] = result
         event = "failed" if result["status"] in ("timeout", "unreachable") else result["status"]
         run.tell(event, order, error=result["error"])
@@ -886,11 +1069,14 @@ def _task() -> asyncio.Task[Any] | None:
 def _guarded(
     parent: _Parent, work: Callable[[RunControl | None], T], believe: Callable[[T], SpawnResult]
 ) -> SpawnResult:
+    reason: Exception
     try:
         answer = work(None) if parent.timeout is None else _in_time(work, parent.timeout)
         return believe(answer)
-    except (GraphInterrupt, GraphDrained, *_PARENT_FAILED):
-        raise
+    except (GraphInterrupt, GraphDrained, *_PARENT_FAILED) as error:
+        if not _is_unheard(error):
+            raise
+        reason = _AskedAPerson()
     except Exception as error:
         reason = error
     return parent.refusal(reason)
@@ -901,16 +1087,24 @@ async def _aguarded(
     work: Callable[[], Coroutine[Any, Any, T]],
     believe: Callable[[T], Coroutine[Any, Any, SpawnResult]],
 ) -> SpawnResult:
+    reason: Exception
     try:
         answer = await (
             work() if parent.timeout is None else _ain_time(work, within=parent.timeout)
         )
         return await believe(answer)
-    except (GraphInterrupt, GraphDrained, *_PARENT_FAILED):
-        raise
+    except (GraphInterrupt, GraphDrained, *_PARENT_FAILED) as error:
+        if not _is_unheard(error):
+            raise
+        reason = _AskedAPerson()
     except Exception as error:
         reason = error
     return await aside(parent.refusal, reason)
+
+
+def _is_unheard(error: BaseException) -> bool:
+    # A question that would end with the run, as nothing keeps it.
+    return issubclass(type(error), GraphInterrupt) and _run_of(get_config()).alone
 
 
 # Not the child's doing: the operator has to know, and a resume has to try again.
@@ -1037,34 +1231,140 @@ def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
         )
 
 
-def _order(index: int, task: Any, children: Mapping[str, Any], depth: int, lead: Agent) -> _Order:
-    order = _Order(
-        index=index,
-        agent="",
-        request=b"",
-        seed=secrets.token_bytes(32),
-        issued_at=lead.now(),
-        depth=depth,
-    )
+def request_digest(input: Any) -> str:  # noqa: A002 - the task's key that it is of
+    """The SHA-256 of a task's input as it is sent to a child, 64 hexadecimal digits.
+
+    Compare it with ``request`` of a :class:`SpawnResult`, to see whether a result answers a task.
+
+    Args:
+        input: What a task has as ``input``.
+
+    Raises:
+        PayloadError: It can't be sent.
+    """
+    return _sha256(state_to_bytes(input))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _tasks_of(given: Any) -> Any:
+    # LangGraph takes a state in any of its forms. None: the run is only resumed, or told nothing.
+    if given is None or isinstance(given, Command):
+        return None
+    tasks = given.get("tasks") if isinstance(given, Mapping) else getattr(given, "tasks", None)
+    has = "tasks" in given if isinstance(given, Mapping) else hasattr(given, "tasks")
+    return (tasks or []) if has else None
+
+
+def _read(index: int, task: Any, children: Mapping[str, Any]) -> _Read:
     if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
         if isinstance(task, Mapping):
             there = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
         else:
             there = f", and is a {type(task).__name__}"[:80]
-        order["problem"] = f"tasks[{index}] has to be {{'agent': …, 'input': …}}{there}"
-        return order
-    order["agent"] = str(task["agent"])[:149]
+        return _Read("", None, f"tasks[{index}] has to be {{'agent': …, 'input': …}}{there}")
+    agent = str(task["agent"])[:149]
+    problem: str | None = None
+    request: bytes | None = None
+    try:
+        request = state_to_bytes(task["input"])
+    except PayloadError as error:
+        problem = f"tasks[{index}].input: {error}"
     if not isinstance(task["agent"], str) or task["agent"] not in children:
-        order["problem"] = (
+        problem = (
             f"tasks[{index}].agent {str(task['agent'])!r:.80} is no child here; "
             f"the children are {', '.join(sorted(children))}"
         )
-        return order
-    try:
-        order["request"] = state_to_bytes(task["input"])
-    except PayloadError as error:
-        order["problem"] = f"tasks[{index}].input: {error}"
+    return _Read(agent, request, problem)
+
+
+def _order(index: int, read: _Read, depth: int, lead: Agent) -> _Order:
+    order = _Order(
+        index=index,
+        agent=read.agent,
+        request=read.request or b"",
+        seed=secrets.token_bytes(32),
+        issued_at=lead.now(),
+        depth=depth,
+    )
+    if read.problem is not None:
+        order["problem"] = read.problem
     return order
+
+
+def _told_of(problems: Iterable[str]) -> str:
+    told = list(problems)
+    if len(told) > _TOLD:
+        told[_TOLD:] = [f"and {len(told) - _TOLD} more"]
+    return "; ".join(told)
+
+
+def _gone(problems: list[str]) -> str:
+    return (
+        "this spawn waits for children that aren't among them any more, and goes on when they are: "
+        + _told_of(problems)
+    )
+
+
+_MARK_SIZE: Final = 32
+
+
+def _mark(agent: str, request: str | None) -> bytes:
+    # Of a task, and of a result: whom was asked, and what.
+    return hashlib.sha256(f"{agent}\0{request or ''}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _marks(read: list[_Read]) -> bytes:
+    return b"".join(_mark(each.agent, each.digest) for each in read)
+
+
+def _mark_of(order: _Order) -> bytes:
+    return _mark(order["agent"], _digest_of(order))
+
+
+def _digest_of(order: _Order) -> str | None:
+    # An order of nothing isn't sent; JSON of nothing has at least two bytes.
+    return _sha256(order["request"]) if order["request"] else None
+
+
+def _split(marks: bytes) -> list[bytes]:
+    return [marks[at : at + _MARK_SIZE] for at in range(0, len(marks), _MARK_SIZE)]
+
+
+def _fits(result: Any, index: int, mark: bytes) -> bool:
+    """Whether a result answers the task at this place."""
+    try:
+        return bool(result["index"] == index and _mark(result["agent"], result["request"]) == mark)
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def _fit(results: Any, read: list[_Read]) -> bool:
+    if not isinstance(results, list | tuple) or len(results) != len(read):
+        return False
+    marks = _split(_marks(read))
+    return all(_fits(each, index, marks[index]) for index, each in enumerate(results))
+
+
+def _placed(order: _Order, result: SpawnResult) -> SpawnResult:
+    return SpawnResult({**result, "index": order["index"], "request": _digest_of(order)})
+
+
+def _unanswered(
+    index: int, task: Any, given: list[SpawnResult], children: Mapping[str, Any]
+) -> SpawnResult:
+    """What is said of a task that has no answer of its own when all children are done."""
+    read = _read(index, task, children)
+    if given:
+        error = f"what is recorded for tasks[{index}] doesn't answer it; nothing of it is used"
+    else:
+        error = f"tasks[{index}] was given to a child, and has no answer"
+    if read.problem is not None:
+        error = f"{error}: {read.problem}"
+    result = _result(read.agent, "failed", error=error)
+    return SpawnResult({**result, "index": index, "request": read.digest})
 
 
 def _result(
@@ -1076,7 +1376,10 @@ def _result(
     proof: Verification | None = None,
 ) -> SpawnResult:
     proved_at = None if proof is None else _moment(proof.step)
+    # Where it belongs is known where it is placed.
     return SpawnResult(
+        index=-1,
+        request=None,
         agent=agent,
         status=status,
         output=output,

@@ -1,0 +1,265 @@
+"""Tells the calls of a spawn graph apart by what they ask.
+
+LangGraph keeps a nested run under the namespace of the task that calls it, and a number: the first
+graph that the task calls, the second, and so on. A nested run that is resumed ignores its input. So
+after an interrupt, a crash or a retry, a task that calls its graphs in another order, or leaves one
+out, would get another call's recorded answer. Here the number follows from the question, so that
+a call finds its own record or none.
+
+LangGraph has no public names for what a task knows about itself. All such keys are in this module,
+and ``tests/test_spawn_calls.py`` fails where a version of LangGraph changes what they mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.config import get_config
+from langgraph.constants import START
+from langgraph.types import StateSnapshot
+
+from pipelit_agents.errors import ConfigurationError
+
+from .child import ShowingStep
+
+__all__ = ["Call", "without_an_answer"]
+
+# Keys of `configurable`. The first four are documented, and address a checkpoint.
+_THREAD_ID: Final = "thread_id"
+_NAMESPACE: Final = "checkpoint_ns"
+_CHECKPOINT_ID: Final = "checkpoint_id"
+_ANCESTORS: Final = "checkpoint_map"
+_ADDRESS: Final = (_THREAD_ID, _NAMESPACE, _CHECKPOINT_ID, _ANCESTORS)
+_TASK_ID: Final = "__pregel_task_id"
+_SAVER: Final = "__pregel_checkpointer"
+_RESUMING: Final = "__pregel_resuming"
+_REPLAYING: Final = "__pregel_replay_state"
+_RUNTIME: Final = "__pregel_runtime"
+# Counters of a task: of its interrupts, and of the graphs that it called.
+_SCRATCHPAD: Final = "__pregel_scratchpad"
+# What a task calls `@task` functions by: a partial that knows the task and the loop that runs it.
+_CALL: Final = "__pregel_call"
+# Where a task's question is kept among the pending writes.
+_INTERRUPT: Final = "__interrupt__"
+# The first item of the path of a task that `Send` made.
+_PUSH: Final = "__pregel_push"
+_SEPARATOR: Final = "|"
+
+# For each run of a task: how often it asked each question, by attempt. The key lives as long as
+# the task runs, and a retry has the same one.
+_COUNTS: Final[weakref.WeakKeyDictionary[Any, dict[Any, Iterator[int]]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class Call:
+    """One call of a graph: where it happens, and what LangGraph will make of it.
+
+    Args:
+        graph: The graph.
+        config: What it was called with.
+    """
+
+    def __init__(self, graph: Any, config: RunnableConfig | None) -> None:
+        self._graph = graph
+        self.configurable = _effective(graph.config, config)
+
+    @property
+    def nested(self) -> bool:
+        """Whether a task of another graph calls it."""
+        return _TASK_ID in self.configurable
+
+    @property
+    def saver(self) -> BaseCheckpointSaver[Any] | None:
+        """Where it would be resumed from."""
+        if self._graph.checkpointer is False:
+            return None
+        found = self.configurable.get(_SAVER) or self._graph.checkpointer
+        return found if isinstance(found, BaseCheckpointSaver) else None
+
+    @property
+    def resuming(self) -> bool:
+        """Whether LangGraph would go on from a record, and ignore what is asked now.
+
+        A root run goes on also where the id of the run is that of the record.
+        """
+        conf = self.configurable
+        if self.saver is None or conf.get(_REPLAYING):
+            return False
+        return bool(conf.get(_RESUMING)) if self.nested else conf.get(_THREAD_ID) is not None
+
+    def take_place(self, question: Callable[[], bytes]) -> None:
+        """Gives a nested call its own namespace.
+
+        A graph that is the node by itself keeps the task's own namespace, where
+        ``get_state(subgraphs=True)`` looks: there is one such call in a task, and its input is
+        that of the task.
+
+        Args:
+            question: A digest of what the call asks; called where it is needed.
+
+        Raises:
+            ConfigurationError: LangGraph's own counters aren't where they were.
+        """
+        if not self.nested or self.saver is None:
+            return
+        conf = self.configurable
+        pad: Any = conf.get(_SCRATCHPAD)
+        try:
+            counts = _COUNTS.setdefault(pad.get_null_resume, {})
+            # Only for this call: the numbers of other graphs don't depend on it, nor it on them.
+            conf[_SCRATCHPAD] = replace(pad, subgraph_counter=itertools.count().__next__)
+        except (AttributeError, TypeError) as error:
+            raise ConfigurationError(
+                "this version of LangGraph doesn't let nested runs be told apart: install one that "
+                "pipelit-agents supports (see pyproject.toml)"
+            ) from error
+        attempt = self._attempt()
+        if self._is_the_node() and _next(counts, (attempt, b"")) == 0:
+            return
+        digest = question()
+        nth = _next(counts, (attempt, digest))
+        number = hashlib.sha256(b"%b\0%d" % (digest, nth)).digest()
+        # Of digits alone, as LangGraph's own: it knows these parts of a namespace, and leaves them
+        # out where it looks for a node.
+        own = str(int.from_bytes(number, "big"))
+        conf[_NAMESPACE] = _SEPARATOR.join((conf[_NAMESPACE], own))
+
+    def begin_again(self) -> None:
+        """Has LangGraph take the input, whatever is recorded."""
+        self.configurable[_RESUMING] = False
+
+    def recorded(self) -> RunnableConfig:
+        """Where this call's record is, for ``get_state``."""
+        conf = {key: value for key, value in self.configurable.items() if key != _CHECKPOINT_ID}
+        chosen = self.configurable.get(_CHECKPOINT_ID) or (
+            self.configurable.get(_ANCESTORS) or {}
+        ).get(conf.get(_NAMESPACE))
+        if chosen:
+            conf[_CHECKPOINT_ID] = chosen
+        return RunnableConfig(configurable=conf)
+
+    def is_repeat(self) -> bool:
+        """Whether the node by itself would do the same tasks again that it did in an earlier turn.
+
+        So it is where a new input came since it last ended, and nothing wrote the tasks since. A
+        loop within one turn isn't a repeat, nor is a ``Send``, which brings its own tasks.
+        """
+        call: Any = self.configurable.get(_CALL)
+        task = self._task()
+        if not self._is_the_node() or task is None or task.path[:1] == (_PUSH,):
+            return False
+        loop = getattr(call.keywords.get("schedule_task"), "__self__", None)
+        checkpoint = getattr(loop, "checkpoint", None) or {}
+        versions = checkpoint.get("channel_versions", {})
+        seen = checkpoint.get("versions_seen", {}).get(task.name)
+        asked, turn = versions.get("tasks"), versions.get(START)
+        if not seen or asked is None or turn is None:
+            return False
+        return bool(asked <= max(seen.values()) < turn)
+
+    def waiting(self, saved: StateSnapshot, parents: CheckpointTuple | None) -> frozenset[str]:
+        """The tasks of a record whose question was shown, so that the present answer may be theirs.
+
+        Args:
+            saved: The record.
+            parents: The checkpoint of the graph around it, if it is known.
+        """
+        shown: Collection[str] | None = None
+        if parents is not None:
+            mine = self.configurable.get(_TASK_ID)
+            shown = {
+                getattr(each, "id", "")
+                for task_id, channel, value in parents.pending_writes or ()
+                if channel == _INTERRUPT and task_id == mine
+                for each in (value if isinstance(value, list | tuple) else (value,))
+            }
+        return frozenset(
+            task.id
+            for task in saved.tasks
+            if any(shown is None or each.id in shown for each in task.interrupts)
+        )
+
+    def parents(self) -> Iterator[RunnableConfig]:
+        """Where the checkpoint of the graph around may be, the nearest first."""
+        ancestors = self.configurable.get(_ANCESTORS) or {}
+        parts = str(self.configurable.get(_NAMESPACE, "")).split(_SEPARATOR)
+        while parts:
+            parts.pop()
+            namespace = _SEPARATOR.join(parts)
+            # A `@task` names its caller's namespace, where no checkpoint is, before its loop's.
+            if namespace in ancestors:
+                yield RunnableConfig(
+                    configurable={
+                        _THREAD_ID: self.configurable.get(_THREAD_ID),
+                        _NAMESPACE: namespace,
+                        _CHECKPOINT_ID: ancestors[namespace],
+                    }
+                )
+
+    def _attempt(self) -> int:
+        info = getattr(self.configurable.get(_RUNTIME), "execution_info", None)
+        return getattr(info, "node_attempt", 1)
+
+    def _task(self) -> Any:
+        call = self.configurable.get(_CALL)
+        return call.args[0]() if isinstance(call, partial) and call.args else None
+
+    def _is_the_node(self) -> bool:
+        runnable = getattr(self._task(), "proc", None)
+        first: Runnable[Any, Any] | None = next(iter(getattr(runnable, "steps", (runnable,))), None)
+        if type(first) is ShowingStep:
+            # A child's: it calls its graph once.
+            return first.deps == [self._graph]
+        return first is self._graph
+
+
+def without_an_answer(config: RunnableConfig) -> Mapping[str, Any]:
+    """What to add to ``configurable`` so that a plain resume value answers no question below.
+
+    LangGraph gives such a value to the first question that is asked, whichever it is.
+
+    Args:
+        config: Of a task.
+    """
+    pad: Any = config.get("configurable", {}).get(_SCRATCHPAD)
+    if not hasattr(pad, "get_null_resume"):
+        return {}
+    return {_SCRATCHPAD: replace(pad, get_null_resume=_no_answer)}
+
+
+def _no_answer(consume: bool = False) -> None:
+    return None
+
+
+def _next(counts: dict[Any, Iterator[int]], key: Any) -> int:
+    # Atomic in CPython: calls come from several threads.
+    return next(counts.setdefault(key, itertools.count()))
+
+
+def _effective(*configs: RunnableConfig | None) -> dict[str, Any]:
+    """What LangGraph will take for ``configurable``: the caller's, unless another is addressed."""
+    given = [(each or {}).get("configurable") or {} for each in configs]
+    inherited: Mapping[str, Any] = {}
+    if not any(_is_set(each.get(key)) for each in given for key in _ADDRESS):
+        try:
+            inherited = get_config().get("configurable") or {}
+        except RuntimeError:
+            # In no runnable at all.
+            inherited = {}
+    merged = dict(inherited)
+    for each in given:
+        merged.update(each)
+    return merged
+
+
+def _is_set(value: Any) -> bool:
+    return bool(value) if isinstance(value, list | tuple | dict) else value is not None

@@ -1,0 +1,164 @@
+"""The certificates by which a remote child's server is checked: read once, and never wrongly."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import ssl
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from pipelit_agents.graphs import remote_child
+from pipelit_agents.graphs.remote import _TRUST
+
+BACKENDS = False
+
+
+def certify(folder: Path, name: str) -> Path:
+    """A certificate for this machine, signed by itself, and its key in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    made = folder / f"{name}.pem"
+    made.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return made
+
+
+@asynccontextmanager
+async def serving(certificate: Path) -> AsyncIterator[str]:
+    """A server over TLS that says "ok" to all."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}"
+
+
+async def said(url: str) -> str:
+    """What a child's own client hears."""
+    child = remote_child("agent_reader", url=url, credential=None)
+    made = await asyncio.to_thread(child._client, {})
+    async with made as client:
+        return (await client.get("/")).text
+
+
+async def test_a_server_is_checked_by_the_certificates_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SSL_CERT_FILE decides at each call, also after its file or its value was changed."""
+    ours, other = certify(tmp_path, "ours"), certify(tmp_path, "other")
+    named = tmp_path / "authorities.pem"
+    async with serving(ours) as url:
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            await said(url)
+        named.write_bytes(ours.read_bytes())
+        monkeypatch.setenv("SSL_CERT_FILE", str(named))
+        assert await asyncio.gather(*(said(url) for _ in range(20))) == ["ok"] * 20
+        named.write_bytes(other.read_bytes() + b"\n")
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            await said(url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(ours))
+        assert await said(url) == "ok"
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            await said(url)
+
+
+async def test_another_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host name is compared with the certificate's, with a shared context too."""
+    ours = certify(tmp_path, "ours")
+    monkeypatch.setenv("SSL_CERT_FILE", str(ours))
+    async with serving(ours) as url:
+        assert await said(url) == "ok"
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            await said(url.replace("localhost", "127.0.0.1"))
+
+
+async def test_many_event_loops_use_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads with loops of their own have the same certificates, and connections of their own."""
+    ours = certify(tmp_path, "ours")
+    monkeypatch.setenv("SSL_CERT_FILE", str(ours))
+    async with serving(ours) as url:
+
+        def several() -> list[str]:
+            async def ask() -> list[str]:
+                return [await said(url) for _ in range(5)]
+
+            return asyncio.run(ask())
+
+        with ThreadPoolExecutor(8) as pool:
+            loop = asyncio.get_running_loop()
+            jobs = [loop.run_in_executor(pool, several) for _ in range(8)]
+            assert await asyncio.gather(*jobs) == [["ok"] * 5] * 8
+
+
+def test_it_is_read_once() -> None:
+    """All threads get the one context, whose protocols nobody writes again."""
+    together = threading.Barrier(8)
+
+    def read() -> ssl.SSLContext:
+        together.wait()
+        return _TRUST.context()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: read(), range(8)))
+    assert len(set(map(id, found))) == 1
+    assert found[0].verify_mode is ssl.CERT_REQUIRED
+    assert found[0].check_hostname
+
+
+def test_a_forked_process_reads_its_own() -> None:
+    """A child forked while another thread reads them doesn't wait for that thread for ever."""
+    before = _TRUST.context()
+    with _TRUST._lock:
+        context = multiprocessing.get_context("fork")
+        receive, send = context.Pipe(duplex=False)
+
+        def look() -> None:
+            send.send(_TRUST.context() is not before)
+
+        process = context.Process(target=look)
+        process.start()
+        assert receive.poll(30)
+        assert receive.recv() is True
+        process.join(30)
+    assert _TRUST.context() is before
