@@ -296,6 +296,18 @@ def test_whether_there_is_a_value_can_be_asked(engine: Engine, test: Any, ids: l
         assert list(session.scalars(select(Customer.id).where(test))) == ids
 
 
+def test_sqlalchemys_own_comparisons_of_columns_go_on_working(engine: Engine) -> None:
+    """A list of columns is searched by ``==``; only a statement of it is refused."""
+    columns = [Customer.__table__.c.called, Customer.__table__.c.token]
+    assert columns.index(Customer.__table__.c.token) == 1
+    assert Customer.__table__.c.note not in columns
+    write(engine, token=PLAIN)
+    for _ in range(2):
+        with engine.connect() as connection:
+            row = connection.execute(select(Customer.token, Customer.called)).one()
+        assert row.token.unseal(KEYRING) == PLAIN
+
+
 def test_a_ciphertext_is_the_one_that_was_read(engine: Engine) -> None:
     """A compare-and-swap by the loaded Sealed changes that row alone, and once."""
     write(engine, token=PLAIN)

@@ -8,6 +8,8 @@ from functools import cache
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import (
+    BinaryExpression,
+    ClauseElement,
     Column,
     Dialect,
     Index,
@@ -20,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DontWrapMixin, StatementError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import operators
 from sqlalchemy.types import TypeDecorator
@@ -44,18 +47,37 @@ class _NotText(TypeError, DontWrapMixin):
     pass
 
 
+class _Refused(BinaryExpression[Any]):
+    """A comparison of two columns, of which no statement can be made.
+
+    SQLAlchemy looks columns up in lists of its own by ``==``, so building it has to succeed.
+    """
+
+    inherit_cache = True
+
+
+@compiles(_Refused)
+def _refuse_to_compile(refused: _Refused, _compiler: Any, **_options: Any) -> NoReturn:
+    _refuse_comparison(refused.left, refused.operator)
+
+
 class _NotComparable(TypeDecorator.Comparator[Any]):
     """Refuses to compare a ciphertext, but with NULL and with the ciphertext that was read."""
 
     __slots__ = ()
 
     def operate(self, op: Any, *other: Any, **options: Any) -> Any:
-        if not (op in _NULL_TESTS and (other[0] is None or isinstance(other[0], Null))) and not (
-            # The very ciphertext that was read, for a compare-and-swap.
-            op in (operators.eq, operators.ne) and isinstance(other[0], Sealed)
-        ):
+        against = other[0] if other else self.expr
+        equality = op in (operators.eq, operators.ne)
+        null = against is None or isinstance(against, Null)
+        # The very ciphertext that was read is for a compare-and-swap.
+        if (null and op in _NULL_TESTS) or (equality and isinstance(against, Sealed)):
+            return super().operate(op, *other, **options)
+        if not equality or not isinstance(against, ClauseElement):
             _refuse_comparison(self.expr, op)
-        return super().operate(op, *other, **options)
+        refused = _Refused.__new__(_Refused)
+        vars(refused).update(vars(super().operate(op, *other, **options)))
+        return refused
 
     def reverse_operate(self, op: Any, other: Any, **options: Any) -> Any:
         _refuse_comparison(self.expr, op)
