@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pyotp
@@ -15,7 +16,7 @@ from sqlalchemy import Engine, create_engine, text
 from test_mfa import app_of, wrong
 
 from pipelit_agents import Agent, ApprovalDecision, Approvals, Keyring, Pipelit
-from pipelit_agents.approvals import approval_digest
+from pipelit_agents.approvals import approval_digest, tags
 from pipelit_agents.errors import (
     ApprovalClosed,
     ApprovalNotFound,
@@ -368,6 +369,7 @@ def test_a_denial_voids_the_same_thing_that_was_asked_elsewhere(
     pipelit.approvals.deny(second, "bob", people.code("bob"))
     refused(pipelit, "denied", "alice", "bob")
     refused(pipelit, "denied", wanted=first)
+    assert pipelit.approvals.get(first).state == "denied"
 
 
 def test_a_denial_by_one_who_was_not_asked_there_counts_where_she_is_named(
@@ -692,6 +694,15 @@ def test_an_older_copy_of_the_rows_is_not_enough(
     refused(pipelit, "'alice' denied it afterwards", wanted=other)
 
 
+def test_who_is_inactive_by_a_write_to_the_table_has_left_too(
+    pipelit: Pipelit, people: People, thief: Callable[..., int]
+) -> None:
+    """However it came about: the account is asked when the approval is used."""
+    approved(people)
+    thief("UPDATE pipelit_users SET active = false WHERE username = 'alice'")
+    refused(pipelit, "'alice' was deactivated since")
+
+
 def test_who_left_is_not_brought_back(
     pipelit: Pipelit, people: People, thief: Callable[..., int]
 ) -> None:
@@ -795,6 +806,63 @@ def test_the_audit_is_no_approval(pipelit: Pipelit, people: People) -> None:
     refused(pipelit, "none of the approvers has approved this")
     with pytest.raises(NotPermitted, match="no digest"):
         pipelit.mfa.require_approved("", approvers=["alice"])
+
+
+def test_every_field_is_under_the_tag() -> None:
+    """Of a question and of an answer; and no end of a field is the beginning of the next."""
+    question = {
+        "id": "apr_" + "0" * 32,
+        "digest": DIGEST,
+        "approvers": '["alice"]',
+        "asked_by": "operator",
+        "thread": "t1",
+        "created_at": 1.0,
+        "expires_at": 2.0,
+        "state": "approved",
+    }
+    answer = {
+        "approval_id": question["id"],
+        "digest": DIGEST,
+        "username": "alice",
+        "verdict": "approved",
+        "factor_kind": "plain",
+        "factor": "f",
+        "at": 1.5,
+    }
+    keyring = Keyring(Keyring.generate_key())
+
+    def tags_of(question: dict[str, Any], answer: dict[str, Any]) -> tuple[str, str]:
+        asked, given = SimpleNamespace(**question), SimpleNamespace(**answer)
+        return (
+            tags.tag_of(keyring, tags.REQUEST, tags.request_fields(asked)),
+            tags.tag_of(keyring, tags.ANSWER, tags.answer_fields(asked, given)),
+        )
+
+    both = tags_of(question, answer)
+    assert both[0] != both[1]
+    other_id = "apr_" + "1" * 32
+    for field, value in {
+        "approvers": '["alice","bob"]',
+        "asked_by": "mallory",
+        "thread": "t2",
+        "created_at": 1.1,
+        "expires_at": 3.0,
+    }.items():
+        changed = tags_of(question | {field: value}, answer)
+        assert not set(changed) & set(both), field
+    moved = tags_of(question | {"id": other_id}, answer | {"approval_id": other_id})
+    assert not set(moved) & set(both)
+    assert tags_of(question | {"state": "used"}, answer)[0] != both[0]
+    for field, value in {
+        "username": "bob",
+        "verdict": "denied",
+        "factor_kind": "recovery",
+        "factor": "g",
+        "at": 1.6,
+    }.items():
+        assert tags_of(question, answer | {field: value})[1] != both[1], field
+    shifted = answer | {"factor_kind": "plai", "factor": "nf"}
+    assert tags_of(question, shifted)[1] != both[1]
 
 
 # Keys

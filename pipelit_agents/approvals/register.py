@@ -396,8 +396,6 @@ class Register:
         refusal = _closed(row) if row.state != "approved" else self._untimely(row, now)
         if refusal is not None:
             return refusal
-        if _was_used(connection, row.id):
-            return _USED
         refusal = _Refusal(
             "none of the approvers that are named here has approved it", "other approvers"
         )
@@ -457,7 +455,7 @@ class Register:
         return None
 
     def _spend(self, connection: Connection, row: Any, now: float) -> bool:
-        # Both, and each only once, whatever else happens to the other.
+        # Two places, each only once: a row that was put back in one of them is not enough.
         first = connection.execute(_USE, {"approval_id": row.id, "used_at": now}).rowcount == 1
         return self._set_state(connection, row, "used") and first
 
