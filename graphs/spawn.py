@@ -410,6 +410,12 @@ def spawn_and_await(
     stream it tells ``{"type": "pipelit.spawn", "event": …, "agent": …, "index": …}`` with the event
     spawned, running, verified, refused or failed.
 
+    Called in a node's function, a tool or a task, it is resumed by what it asks, in whatever order
+    calls are made again. As a node, it does only tasks that were written since it last ran to its
+    end, or that a loop within the turn brings back: a later turn without new tasks has no results.
+    When it fails, LangGraph keeps the state as it was before the node, also ``results`` of an
+    earlier turn; each result says what it answers.
+
     Args:
         lead: As whom the parent asks and verifies.
         children: The children by the name of their agent: each a ``verified_child``, a
@@ -419,8 +425,9 @@ def spawn_and_await(
             stopped at its next step.
         max_concurrency: How many children run at once; what the caller's config says wins.
         max_depth: How deep spawns may be nested.
-        on_failure: ``raise`` ends with ``SpawnError`` when all siblings have finished; a resume
-            runs only the failed children again. ``collect`` puts failures in the results.
+        on_failure: ``raise`` ends with ``SpawnError`` when all siblings have finished; a resume,
+            or a retry by LangGraph's ``RetryPolicy``, runs only the failed children again, where
+            there is a checkpointer. ``collect`` puts failures in the results.
         proof: Per child, ``bound`` (the default) or ``unbound-totp``: a graph whose output is
             exactly ``{"code": …, "output": …}``, with the plain code of its authenticator. That
             says who is there, and nothing about the output.

@@ -24,7 +24,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_recipe_has_one_block_and_a_test() -> None:
     """A recipe that is added has to be run by a test here."""
-    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 8
+    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 9
 
 
 def test_a_workflow_delegates_and_goes_on(prepared: Path) -> None:
@@ -36,6 +36,12 @@ def test_a_workflow_delegates_and_goes_on(prepared: Path) -> None:
         for index in (0, 1)
         for event in ("running", "spawned", "verified")
     ]
+
+
+def test_a_node_that_spawns_is_run_again(prepared: Path) -> None:
+    """The call that isn't made again lends its answer to nobody."""
+    said = run(RECIPES["A node that spawns and is run again"], prepared).splitlines()
+    assert said == ["pay 90", "['list: done', 'pay 90: yes']"]
 
 
 def test_a_prebuilt_agent_is_a_child(prepared: Path) -> None:

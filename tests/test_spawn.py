@@ -1251,7 +1251,7 @@ def test_context_and_configuration_reach_a_child(lead: Agent, researcher: Agent)
 
 
 def test_a_retried_node_spawns_anew(lead: Agent, researcher: Agent) -> None:
-    """A retry policy on the node runs the children again, with challenges of their own."""
+    """Without a checkpointer a retry runs all children again, with challenges of their own."""
     from langgraph.types import RetryPolicy
 
     runs: list[int] = []

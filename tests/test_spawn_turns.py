@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,33 @@ def test_a_child_that_is_added_later_is_no_child(
     assert first["agent"] == OTHER
     assert "'agent_second' is no child here" in first["error"]
     assert second["output"]["a"] == "OLD"
+
+
+class Shifty(Mapping[str, Any]):
+    """Children that are others each time they are read."""
+
+    def __init__(self, *shown: Any) -> None:
+        self.shown = list(shown)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.shown.pop(0) if len(self.shown) > 1 else self.shown[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([NAME])
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_the_child_that_is_looked_at_is_the_child_that_is_asked(
+    lead: Agent, child: VerifiedChild, runs: list[Any]
+) -> None:
+    """Children are read once: none is exchanged between the check and the node."""
+    other = verified_child(graph_of(lambda _: {"a": "other"}), lead.domain.agent(NAME))
+    assert answers(parent_of(lead, Shifty(child, other)).invoke(tasks("a"))) == ["A"]
+    with pytest.raises(TypeError, match="verified_child"):
+        spawn_and_await(lead, Shifty(graph_of(), child))
+    assert runs == ["a"]
 
 
 def test_a_child_that_is_taken_away_later_is_still_one(lead: Agent, child: VerifiedChild) -> None:
