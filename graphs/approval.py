@@ -172,10 +172,12 @@ def approve_with_totp(
         digest = state["digest"]
         try:
             name, code, denies = _read(state["answer"], names)
+            # Anybody may resume a graph in her name, so failures count in the lane of strangers,
+            # unless the application or the server says that it acts for her.
             if denies:
-                found = pipelit.mfa.deny(name, code, digest=digest)
+                found = pipelit.mfa.deny(name, code, digest=digest, _own=False)
             else:
-                found = pipelit.mfa.approve(name, code or "", digest=digest)
+                found = pipelit.mfa.approve(name, code or "", digest=digest, _own=False)
         except (AccountError, VerificationError, _Unreadable) as error:
             return Command(goto="ask", update={"error": str(error)})
         approval = Approval(

@@ -33,6 +33,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
+from pipelit_agents.ledger.base import begin_secret
 from pipelit_agents.names import require_username
 from pipelit_agents.otp import totp
 from pipelit_agents.proof import PERIOD, same
@@ -168,6 +169,8 @@ class Mfa:
                 connection.execute(
                     update(UserRow).where(UserRow.username == name).values(totp_secret=sealed)
                 )
+                # Guesses from before she had this secret can't keep her from turning it on.
+                begin_secret(self._database, connection, name, at=self._clock())
                 connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
                 codes = self._new_codes(connection, name)
                 self._record(connection, name, name, "mfa.confirm")
@@ -175,7 +178,7 @@ class Mfa:
             raise CodeRejected(_REJECTED, peer=name, verifier=name)
         try:
             # Spent like any other, before anybody hears that it is on.
-            self._verifier.check_person(name, code)
+            self._verifier.check_person(name, code, own=True)
         except BaseException:
             self._take_back(name, secret)
             raise
@@ -185,6 +188,10 @@ class Mfa:
 
     def verify(self, username: str, code: str) -> Verification:
         """Checks a person's code and spends it.
+
+        Call it for somebody whom you have authenticated as this person by a first factor, such as
+        her API key. Failures count in her own lane ("self"), so nobody else can lock it. Where
+        anybody may type a code for her, as in a resumed graph, they count in the lane "others".
 
         Args:
             username: Whose it has to be.
@@ -198,16 +205,28 @@ class Mfa:
             LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
             AccountError: As :meth:`enroll`.
         """
+        return self._verify(username, code, own=True)
+
+    averify = off_the_loop(verify)
+
+    def _verify(self, username: str, code: str, *, own: bool) -> Verification:
+        """As :meth:`verify`, in a lane of the caller's choice.
+
+        Args:
+            username: Whose the code has to be.
+            code: As for :meth:`verify`. A recovery code is counted in no lane: it can't be guessed.
+            own: Whether the person herself asks, as her first factor has shown. Otherwise anybody
+                may, and failures count in the lane that all strangers share, unless the running
+                code acts for her.
+        """
         with self._database.reading() as connection:
             name = self._require(connection, username, on=True)
         typed = code.strip().upper() if isinstance(code, str) else ""
         if _RECOVERY_FORM.match(typed):
             return self._recover(name, typed)
-        return self._verifier.check_person(name, code)
+        return self._verifier.check_person(name, code, own=own)
 
-    averify = off_the_loop(verify)
-
-    def approve(self, username: str, code: str, *, digest: str) -> Verification:
+    def approve(self, username: str, code: str, *, digest: str, _own: bool = True) -> Verification:
         """Checks a person's code, and records that the person approved what has this digest.
 
         Args:
@@ -218,13 +237,15 @@ class Mfa:
         Raises:
             PipelitError: As :meth:`verify`.
         """
-        found = self.verify(username, code)
+        found = self._verify(username, code, own=_own)
         self._note(found.peer, "approve", digest)
         return found
 
     aapprove = off_the_loop(approve)
 
-    def deny(self, username: str, code: str | None, *, digest: str) -> Verification | None:
+    def deny(
+        self, username: str, code: str | None, *, digest: str, _own: bool = True
+    ) -> Verification | None:
         """Records that a person denied what has this digest.
 
         Args:
@@ -241,7 +262,7 @@ class Mfa:
         """
         with self._database.reading() as connection:
             name = self._active_person(connection, username).username
-        found = None if code is None else self.verify(name, code)
+        found = None if code is None else self._verify(name, code, own=_own)
         self._note(name, "deny" if found else "deny.unproven", digest)
         return found
 

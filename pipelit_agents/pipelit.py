@@ -152,7 +152,7 @@ class Pipelit:
         self._database = Database(database_url, pool_size=pool_size)
         here = clock or time.time
         self._verifier = Verifier(self._database, self._open_keyring, self._open_ledger, here)
-        self.users = Users(self._database, self._open_keyring, self.policy, here)
+        self.users = Users(self._database, self._open_keyring, self.policy, here, clock)
         self.mfa = Mfa(self._database, self._open_keyring, self._verifier, here)
         self.credentials = Credentials(self._database, self._open_keyring, here)
         self.audit = AuditTrail(self._database, self._open_keyring, here)

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 from pydantic import SecretStr
 from sqlalchemy import Connection, delete, select, text
 
+from pipelit_agents.acting import acting_person
 from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import SpentRequestRow
@@ -421,10 +422,15 @@ class Verifier:
             )
         return self._check(verifier, name, code, kind)
 
-    def check_person(self, username: str, code: object) -> Verification:
+    def check_person(self, username: str, code: object, *, own: bool) -> Verification:
         """Checks a person's plain code and spends it: who shows it is who checks it.
 
-        The same limits hold as between agents.
+        Args:
+            username: The person.
+            code: Six digits.
+            own: Whether somebody asks who is authenticated as this person. Then failures count in
+                her own lane, as they do while the running code acts for her; otherwise in the lane
+                that all strangers share.
 
         Raises:
             VerificationError: As :meth:`Agent.verify_peer`.
@@ -435,9 +441,11 @@ class Verifier:
             self._malformed(
                 username, username, f"code: it is exactly {PLAIN_DIGITS} digits 0-9, without spaces"
             )
-        return self._check(username, username, code, "plain")
+        return self._check(username, username, code, "plain", own=own)
 
-    def _check(self, verifier: str, name: str, given: str, kind: str) -> Verification:
+    def _check(
+        self, verifier: str, name: str, given: str, kind: str, *, own: bool = False
+    ) -> Verification:
         def matches(account: Account | None, steps: range) -> Sequence[int]:
             # Every step under every key is compared, so that the time taken tells nothing.
             audience = None if kind == "plain" else verifier
@@ -452,8 +460,10 @@ class Verifier:
             ]
 
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
+        if code_kind == "plain" and not own:
+            own = acting_person(self._database) == name
         try:
-            decision = self._ledger().decide(Attempt(verifier, name, code_kind, matches))
+            decision = self._ledger().decide(Attempt(verifier, name, code_kind, matches, own))
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
             if isinstance(error.__cause__, StorageError):
                 # What couldn't be counted can't be written down either, and would wait once more.
@@ -473,14 +483,9 @@ class Verifier:
                 f"too many failed codes about {name!r}: wait {wait:.0f} s", retry_after=wait, **who
             )
         if decision.verdict == "locked":
-            wait_or_none = decision.retry_after
-            until = (
-                "until an operator unlocks it (pipelit-agents agents unlock)"
-                if wait_or_none is None
-                else f"for {wait_or_none:.0f} s"
-            )
+            wait = decision.retry_after or 0.0
             raise PeerLocked(
-                f"codes of {name!r} are not checked here {until}", retry_after=wait_or_none, **who
+                f"codes of {name!r} are not checked here for {wait:.0f} s", retry_after=wait, **who
             )
         return Verification(name, verifier, kind, decision.step, _utc(decision.at))
 
@@ -694,8 +699,8 @@ class Agent:
             CodeRejected: The code is wrong, was spent, or there is no such active peer or verifier;
                 which of them is in the audit only.
             MalformedCode: It can't be a code, or a username, or names this agent itself.
-            RateLimited: Too many failures in the last minute.
-            PeerLocked: Too many failures in a row.
+            RateLimited: Too many failures of this agent about this peer in the last minute.
+            PeerLocked: Too many failures in a row; ``retry_after`` says for how long.
             LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
             UnsealError: The peer's secret doesn't open under this keyring.
         """
