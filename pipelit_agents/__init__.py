@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipelit_agents.proof import Challenge, Proof
     from pipelit_agents.provisioning import ProvisionedAgent
     from pipelit_agents.rotation import KeyStatus, Rotation
-    from pipelit_agents.users import ApiKeyInfo, NewAgent, NewApiKey, NewUser, User
+    from pipelit_agents.users import ApiKeyInfo, LaneInfo, NewAgent, NewApiKey, NewUser, User
     from pipelit_agents.verification import Agent, TotpCode, Verification
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "EncryptedString",
     "KeyStatus",
     "Keyring",
+    "LaneInfo",
     "MfaStatus",
     "NewAgent",
     "NewApiKey",
@@ -75,7 +76,7 @@ _HOMES = {
     "proof": ["Challenge", "Proof"],
     "provisioning": ["ProvisionedAgent"],
     "rotation": ["KeyStatus", "Rotation"],
-    "users": ["ApiKeyInfo", "NewAgent", "NewApiKey", "NewUser", "User"],
+    "users": ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User"],
     "verification": ["Agent", "TotpCode", "Verification"],
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

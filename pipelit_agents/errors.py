@@ -29,7 +29,7 @@ PipelitError
 │   ├── CodeRejected              wrong, spent or unknown: one exception for all
 │   │   └── MalformedCode         what was typed can't be a code or a name; never counted
 │   ├── RateLimited               .retry_after (seconds)
-│   ├── PeerLocked                .retry_after (seconds, None: until an operator unlocks)
+│   ├── PeerLocked                .retry_after (seconds)
 │   └── ProofRejected
 └── SpawnError                    .results
     ├── DepthExceeded             .max_depth
@@ -299,14 +299,14 @@ class RateLimited(VerificationError):
 
 
 class PeerLocked(VerificationError):
-    """Short codes of this peer are not evaluated now, for this verifier or for anybody.
+    """Short codes of this peer are not evaluated now in this lane; other lanes go on.
 
     Attributes:
-        retry_after: Seconds to wait, or None where an operator has to unlock the peer.
+        retry_after: Seconds to wait. An operator can end the lock before.
     """
 
     def __init__(
-        self, message: str, *, peer: str = "", verifier: str = "", retry_after: float | None
+        self, message: str, *, peer: str = "", verifier: str = "", retry_after: float
     ) -> None:
         super().__init__(message, peer=peer, verifier=verifier)
         self.retry_after = retry_after

@@ -31,6 +31,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.factors import factor_id, read_code
 from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
+from pipelit_agents.ledger.base import begin_secret
 from pipelit_agents.names import require_username
 from pipelit_agents.otp import totp
 from pipelit_agents.proof import PERIOD, same
@@ -178,6 +179,8 @@ class Mfa:
                 connection.execute(
                     update(UserRow).where(UserRow.username == name).values(totp_secret=sealed)
                 )
+                # Guesses from before she had this secret can't keep her from turning it on.
+                begin_secret(self._database, connection, name, at=self._clock())
                 connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
                 codes = self._new_codes(connection, name, secret)
                 self._record(connection, name, name, "mfa.confirm")
@@ -185,7 +188,7 @@ class Mfa:
             raise CodeRejected(_wrong_first(name, left), peer=name, verifier=name)
         try:
             # Spent like any other, before anybody hears that it is on.
-            self._verifier.check_person(name, plain)
+            self._verifier.check_person(name, plain, own=True)
         except BaseException:
             self._take_back(name, secret)
             raise
@@ -196,8 +199,12 @@ class Mfa:
     def verify(self, username: str, code: str) -> Verification:
         """Checks a person's code and spends it.
 
-        Anyone may ask this, so all refusals look alike: :meth:`status` says whether a person has a
-        second factor, and the audit why a code was refused.
+        All refusals look alike: :meth:`status` says whether a person has a second factor, and the
+        audit why a code was refused.
+
+        Call it for somebody whom you have authenticated as this person by a first factor, such as
+        her API key. Failures count in her own lane ("self"), so nobody else can lock it. Where
+        anybody may type a code for her, as in a resumed graph, they count in the lane "others".
 
         Args:
             username: Whose it has to be.
@@ -214,8 +221,6 @@ class Mfa:
             InvalidUsername: The name has another form.
         """
         return self._verify(username, code, own=True)
-
-    averify = off_the_loop(verify)
 
     def approve(self, username: str, code: str, *, digest: str) -> Verification:
         """Checks a person's code, and records that the person approved what has this digest.
@@ -405,7 +410,7 @@ class Mfa:
             return self._recover(name, typed)
         with self._database.reading() as connection:
             unfit = _unfit(_read_user(connection, name))
-        return self._verifier.check_person(name, typed if kind else code, unfit=unfit)
+        return self._verifier.check_person(name, typed if kind else code, own=own, unfit=unfit)
 
     def _require_active(self, username: str) -> None:
         with self._database.reading() as connection:

@@ -155,7 +155,7 @@ class Pipelit:
         self._database = Database(database_url, pool_size=pool_size)
         here = clock or time.time
         self._verifier = Verifier(self._database, self._open_keyring, self._open_ledger, here)
-        self.users = Users(self._database, self._open_keyring, self.policy, here)
+        self.users = Users(self._database, self._open_keyring, self.policy, here, clock)
         register = Register(self._database, self._open_keyring, clock)
         self.mfa = Mfa(self._database, self._open_keyring, self._verifier, here, register)
         self.approvals = Approvals(register, self.mfa)

@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Final
+from functools import lru_cache
+from typing import Final, Literal
 
-__all__ = ["VerificationPolicy"]
+__all__ = ["PROMISED", "YEAR", "LaneClass", "VerificationPolicy", "tries_in_a_year"]
 
-_YEAR: Final = 366 * 86_400
+LaneClass = Literal["people", "plain", "audience"]
+
+YEAR: Final = 366 * 86_400.0
+# The chance of guessing that an account bears in a year has to stay below this.
+PROMISED: Final = 1e-3
+# Rounding must not reach the promise.
+_BUDGET: Final = 0.95 * PROMISED
+_AUDIENCE_VERIFIERS: Final = 100
+# "self" and "others".
+_LANES_OF_A_PERSON: Final = 2
+# Of an agent's budget: a guess at a plain code hits a hundred times as often as one at an audience
+# code, but there are more lanes for audience codes, and models make mistakes with them.
+_FOR_PLAIN: Final = 0.75
+_FEWEST_FORGIVEN: Final = 2
 # More than anybody counts to, and what every ledger can write down.
 _MOST: Final = 10**9
+_SECONDS: Final = frozenset({"lock_seconds", "longest_lock_seconds"})
+_NONE_IS_POSSIBLE: Final = frozenset({"window", "own_lanes"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationPolicy:
-    """How many failures are borne, and for how long they are remembered.
+    """How many failures a lane bears, and how long its locks last.
 
-    The defaults are what the project promises. Looser limits give a guesser more tries, up to
-    ``switch_off_after``, which can only be lowered.
+    A lane is who asks about whom: see SECURITY.md for the list of lanes. What is counted in one
+    lane changes nothing in another.
+
+    The limits keep one promise: if everybody guesses all year as fast as the limits allow, the
+    chance of being accepted as one account stays below 1 in 1,000. A policy that can't keep it is
+    refused. What the promise leaves room for is used to forgive: a right code ends the lane's
+    count of failures, as long as the lane hasn't used up its wrong guesses of the year
+    (:meth:`forgiven_in_a_year`). After that a right code is still accepted, but the count stays.
+    Without that bound, somebody who guesses between the right codes of others is never stopped.
 
     Attributes:
-        failures_per_minute: Failures of one verifier about one peer in 60 seconds; then it waits.
-        lock_after: Failures in a row after which that pair is locked.
-        lock_seconds: How long a lock lasts.
-        owner_lock_after: Failures in a row about one peer by all agents of one root owner, after
-            which they are locked together.
-        switch_off_after: Failures in a row about one peer by anybody, after which its short codes
-            are off until an operator unlocks it (NIST SP 800-63B: at most 100).
+        failures_per_minute: Failures of one lane in 60 seconds; then it waits.
+        lock_after: Failures in a row after which a lane is locked. From then on it gets one try
+            after each lock, until a code is right or an operator unlocks it.
+        lock_seconds: How long the first lock lasts. Each further failure doubles it.
+        longest_lock_seconds: How long a lock lasts at the most.
+        own_lanes: How many verifiers of an agent's plain codes get a lane of their own: the first
+            that were shown a right one. All others share the lane "others".
         window: Time steps before and after the present one in which a code is good.
         agents_per_owner: Living agents that one root owner may have.
         agents_per_creator: Living agents that one agent may have made, with all that these made in
@@ -35,32 +58,113 @@ class VerificationPolicy:
 
     Raises:
         TypeError: One isn't a number, or one that counts isn't whole.
-        ValueError: A number is out of its range; the message names it.
+        ValueError: A number is out of its range, or the policy breaks the promise; the message
+            names the field and the fix.
     """
 
     failures_per_minute: int = 5
     lock_after: int = 10
     lock_seconds: float = 900.0
-    owner_lock_after: int = 50
-    switch_off_after: int = 100
+    longest_lock_seconds: float = 30 * 86_400.0
+    own_lanes: int = 3
     window: int = 1
     agents_per_owner: int = 20
     agents_per_creator: int = 10
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            least = 0 if each.name == "window" else 1
+            least = 0 if each.name in _NONE_IS_POSSIBLE else 1
             value = getattr(self, each.name)
-            kind, form = (int | float, "a") if each.name == "lock_seconds" else (int, "a whole")
+            kind, form = (int | float, "a") if each.name in _SECONDS else (int, "a whole")
             if isinstance(value, bool) or not isinstance(value, kind):
                 raise TypeError(f"{each.name} has to be {form} number, not {type(value).__name__}")
             if not value >= least:
                 raise ValueError(f"{each.name} must be at least {least}, not {value!r}")
             if kind is int and value > _MOST:
                 raise ValueError(f"{each.name} must be at most {_MOST:,}")
-        if not self.lock_seconds <= _YEAR:
-            raise ValueError("lock_seconds must be at most a year: deactivate an account to end it")
-        if self.switch_off_after > 100:
-            raise ValueError("switch_off_after must be at most 100 (NIST SP 800-63B)")
+            if kind is not int and not value <= YEAR:
+                raise ValueError(
+                    f"{each.name} must be at most a year: deactivate an account to end it"
+                )
+        if self.longest_lock_seconds < self.lock_seconds:
+            raise ValueError(
+                "longest_lock_seconds must not be less than lock_seconds "
+                f"({self.lock_seconds:g}): raise it"
+            )
         if self.window > 2:
             raise ValueError("window must be at most 2 steps, so that a code dies within minutes")
+        classes: tuple[LaneClass, ...] = ("people", "plain", "audience")
+        for lanes in classes:
+            if self.forgiven_in_a_year(lanes) < _FEWEST_FORGIVEN:
+                whose = "a person" if lanes == "people" else "an agent"
+                raise ValueError(
+                    f"with lock_after={self.lock_after}, lock_seconds={self.lock_seconds:g}, "
+                    f"longest_lock_seconds={self.longest_lock_seconds:g}, "
+                    f"own_lanes={self.own_lanes} and window={self.window} a year of guessing at "
+                    f"{whose} could succeed with a chance of 1 in 1,000: lower lock_after, "
+                    "own_lanes or window, or raise lock_seconds or longest_lock_seconds"
+                )
+
+    def tries_in_a_year(self) -> int:
+        """Return how many codes a lane evaluates in a year in which none is right."""
+        return tries_in_a_year(self.lock_after, self.lock_seconds, self.longest_lock_seconds)
+
+    def forgiven_in_a_year(self, lanes: LaneClass) -> int:
+        """Return how many wrong guesses in a year right codes may forgive in one lane.
+
+        Args:
+            lanes: ``people`` for the lanes of a person, ``plain`` and ``audience`` for those of an
+                agent's plain codes and audience codes.
+        """
+        each = {
+            "people": _BUDGET / (_LANES_OF_A_PERSON * _hits(self.window, 6)),
+            "plain": _FOR_PLAIN * _BUDGET / ((self.own_lanes + 1) * _hits(self.window, 6)),
+            "audience": (1 - _FOR_PLAIN) * _BUDGET / (_AUDIENCE_VERIFIERS * _hits(self.window, 8)),
+        }
+        return int(each[lanes]) - self.tries_in_a_year()
+
+    def chance_of_guessing(
+        self, *, people: bool, audience_verifiers: int = _AUDIENCE_VERIFIERS
+    ) -> float:
+        """Return the most that a year of guessing by everybody can succeed with, at one account.
+
+        It adds up all lanes about the account, each at its worst: it uses up what may be forgiven,
+        and then tries once after each lock.
+
+        Args:
+            people: Whether the account is a person's; otherwise an agent's.
+            audience_verifiers: How many verifiers guess at audience codes all year. Each has a
+                lane of its own, so each adds a little; people have no audience codes.
+        """
+        if people:
+            return _LANES_OF_A_PERSON * self._worst("people") * _hits(self.window, 6)
+        plain = (self.own_lanes + 1) * self._worst("plain") * _hits(self.window, 6)
+        return plain + audience_verifiers * self._worst("audience") * _hits(self.window, 8)
+
+    def _worst(self, lanes: LaneClass) -> int:
+        return self.tries_in_a_year() + self.forgiven_in_a_year(lanes)
+
+
+@lru_cache(maxsize=64)
+def tries_in_a_year(lock_after: int, lock_seconds: float, longest_lock_seconds: float) -> int:
+    """Return how many codes a lane evaluates in a year of failures, from an empty lane on.
+
+    Args:
+        lock_after: Failures in a row after which the lane is locked; they take no time here.
+        lock_seconds: The first lock. The lane gets one try after each lock, which doubles it.
+        longest_lock_seconds: The longest lock.
+    """
+    tries, passed, lock = lock_after, float(lock_seconds), float(lock_seconds)
+    while passed < YEAR:
+        if lock >= longest_lock_seconds:
+            # From here on all locks are as long.
+            return tries + 1 + int((YEAR - passed) // longest_lock_seconds)
+        tries += 1
+        lock = min(2 * lock, longest_lock_seconds)
+        passed += lock
+    return tries
+
+
+def _hits(window: int, digits: int) -> float:
+    """The chance of one guess, which may hit the code of any step in the window."""
+    return (2 * window + 1) / 10.0**digits

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from pipelit_agents.approvals.register import void_unused
 from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.models import ApiKeyRow, PeeringRow, UserRow
+from pipelit_agents.database.models import ApiKeyRow, LedgerRow, PeeringRow, UserRow
 from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import (
     AuthenticationError,
@@ -31,14 +31,23 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
-from pipelit_agents.ledger.base import unlock
+from pipelit_agents.ledger.base import (
+    begin_secret,
+    clock_trouble,
+    is_person,
+    lane_name,
+    ledger_now,
+    read_lane_name,
+    unlock,
+)
+from pipelit_agents.ledger.rules import Lane, Rules, class_of
 from pipelit_agents.names import OPERATOR, require_username
 from pipelit_agents.peering import Enrolment, read_uri
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.verification import holds, peering_purpose, provisioning_uri, totp_purpose
 
-__all__ = ["ApiKeyInfo", "NewAgent", "NewApiKey", "NewUser", "User", "Users"]
+__all__ = ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User", "Users"]
 
 _TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _READ_KEY: Final = Statement(
@@ -143,14 +152,38 @@ class ApiKeyInfo:
     last_used_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class LaneInfo:
+    """What was counted about an account in one lane: by whom, and how many failures.
+
+    Attributes:
+        lane: Its name, for ``unlock``: ``self``, ``others``, ``plain:NAME`` or ``audience:NAME``.
+        about: The same in words.
+        failures: Failures since the last right code.
+        locked_until: The end of its lock, UTC, or None where it isn't locked.
+        allowance_used: Whether it has used up its wrong guesses of the year: a right code is
+            accepted, and doesn't end the count of failures.
+        clock_trouble: What was written while the clock was ahead, in words; empty where nothing
+            was. ``unlock`` fixes it.
+    """
+
+    lane: str
+    about: str
+    failures: int
+    locked_until: datetime | None
+    allowance_used: bool
+    clock_trouble: str
+
+
 class Users:
     """The accounts of one database; ``pipelit.users``.
 
     Args:
         database: Where they are.
         keyring: Seals their TOTP secrets; called when one is needed.
-        policy: The quota.
+        policy: The quota and the limits.
         clock: Unix seconds.
+        ledger_clock: The ledger's clock, if it isn't the database server's or the machine's.
     """
 
     def __init__(
@@ -159,11 +192,13 @@ class Users:
         keyring: Callable[[], Keyring],
         policy: VerificationPolicy,
         clock: Callable[[], float],
+        ledger_clock: Callable[[], float] | None = None,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._policy = policy
         self._clock = clock
+        self._ledger_clock = ledger_clock
 
     def create(
         self,
@@ -395,31 +430,77 @@ class Users:
 
     adeactivate = off_the_loop(deactivate)
 
-    def unlock(self, username: str, *, by: str = OPERATOR) -> None:
-        """Forgets all failures about a peer, so that its short codes are checked again.
+    def unlock(self, username: str, *, lane: str | None = None, by: str = OPERATOR) -> None:
+        """Forgets failures about an account, so that its short codes are checked again.
 
-        Codes that were spent stay spent.
+        Codes that were spent stay spent. It also repairs what was written while the clock was
+        ahead: a spent time step that the clock hasn't reached becomes the last one that could have
+        been spent until now, so that codes are good again after three periods (90 seconds).
+
+        Args:
+            username: The account.
+            lane: The only lane to unlock, as :meth:`lanes` names it; by default all of them. An
+                unlock of all also gives the own lanes of verifiers that were deactivated to others.
+            by: Who asked for it, for the record.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserNotFound: There is none.
+            ValueError: There is no such lane.
+        """
+        only = None if lane is None else read_lane_name(lane)
+        with self._database.writing(durable=True) as connection:
+            name = _find(connection, require_username(username)).username
+            unlock(
+                self._database,
+                connection,
+                name,
+                at=self._clock(),
+                window=self._policy.window,
+                clock=self._ledger_clock,
+                lane=only,
+            )
+            self._record(connection, by, name, "user.unlock", lane or "")
+
+    aunlock = off_the_loop(unlock)
+
+    def lanes(self, username: str) -> Sequence[LaneInfo]:
+        """Lists the lanes about an account in which anything is counted.
+
+        Failures of one lane change nothing in another. With a ledger in Redis this is what the
+        database keeps of it, which is all but the failures of the last minute.
 
         Raises:
             InvalidUsername: The name has another form.
             UserNotFound: There is none.
         """
-        with self._database.writing(durable=True) as connection:
-            name = _find(connection, require_username(username)).username
-            unlock(self._database, connection, name, at=self._clock(), insists=True)
-            self._record(connection, by, name, "user.unlock")
+        name = require_username(username)
+        with self._database.reading() as connection:
+            account = _find(connection, name)
+            rows = connection.execute(
+                select(LedgerRow.__table__).where(LedgerRow.peer == name)
+            ).all()
+            now = ledger_now(self._database, connection, self._ledger_clock)
+        rules = Rules(self._policy)
+        found = [_lane_info(row, rules, now, person=is_person(account)) for row in rows]
+        shown = [each for each in found if each.failures or each.clock_trouble]
+        return sorted(shown, key=lambda each: each.lane)
 
-    aunlock = off_the_loop(unlock)
+    alanes = off_the_loop(lanes)
 
     def rotate_totp(
         self, username: str, *, overlap: timedelta = timedelta(0), by: str = OPERATOR
     ) -> SecretStr:
         """Gives an agent a new TOTP secret.
 
+        Nothing is spent of it yet, and all lanes begin afresh: guesses at the old secret are worth
+        nothing against it. What was spent of the old secret stays spent while its codes are good.
+
         Args:
             username: The agent.
             overlap: How long codes and proofs under the old secret stay good; by default they
-                don't. After a compromise leave it out.
+                don't. After a compromise leave it out. Keep it short: until it ends, two codes are
+                right in each time step, so a guess hits twice as often.
             by: Who asked for it, for the record.
 
         Returns:
@@ -449,6 +530,7 @@ class Users:
                     totp_previous_until=self._clock() + overlap.total_seconds() if overlap else 0.0,
                 )
             )
+            begin_secret(self._database, connection, row.username, at=self._clock())
             self._record(connection, by, row.username, "totp.rotate")
         return provisioning_uri(row.username, secret)
 
@@ -747,7 +829,7 @@ class Users:
             .where(ApiKeyRow.username == name, ApiKeyRow.revoked_at.is_(None))
             .values(revoked_at=now)
         )
-        unlock(self._database, connection, name, at=now)
+        begin_secret(self._database, connection, name, at=now)
         self._record(connection, by, name, "peer.enroll", "anew; its keys revoked")
 
     def _lock_accounts(self, connection: Connection, *usernames: str) -> None:
@@ -794,7 +876,7 @@ class Users:
             )
         )
         # Nobody is born locked by guesses that were made before.
-        unlock(self._database, connection, username, at=self._clock())
+        begin_secret(self._database, connection, username, at=self._clock())
         action = "peer.enroll" if domain else f"{kind}.create"
         self._record(connection, created_by, username, action)
 
@@ -875,6 +957,28 @@ def _find_agent(connection: Connection, username: str) -> Row[Any]:
             f"{username!r} was deactivated, which is for good: make another", username=username
         )
     return row
+
+
+def _lane_info(row: Any, rules: Rules, now: float, *, person: bool) -> LaneInfo:
+    trouble = clock_trouble(row, rules, now, person=person)
+    lane = Lane(row.in_a_row, (), row.locked_until, row.whole_at)
+    lane = rules.seen(lane, now, class_of(row.scope, person=person))
+    until = datetime.fromtimestamp(lane.locked_until, UTC) if lane.locked_until > now else None
+    words = {
+        "self": "checks for the person herself",
+        "others": "everybody who has no lane of their own",
+        "pair": f"audience codes that {row.subject} checks",
+        "plain": f"plain codes that {row.subject} checks",
+        "peer": "spent plain codes",
+    }
+    return LaneInfo(
+        lane_name(row.scope, row.subject),
+        words.get(row.scope, row.scope),
+        row.in_a_row,
+        until,
+        not rules.forgives(lane, now),
+        trouble,
+    )
 
 
 def _storable(words: str, argument: str) -> str:

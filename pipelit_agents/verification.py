@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode
 from pydantic import SecretStr
 from sqlalchemy import Connection, delete, select, text
 
+from pipelit_agents.acting import acting_person
 from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import SpentRequestRow
@@ -462,14 +463,17 @@ class Verifier:
             self._malformed_question(verifier, name, str(error))
         return replace(self._check(verifier, name, code, kind, said), message=said)
 
-    def check_person(self, username: str, code: object, *, unfit: str = "") -> Verification:
+    def check_person(
+        self, username: str, code: object, *, own: bool, unfit: str = ""
+    ) -> Verification:
         """Checks a person's plain code and spends it: who shows it is who checks it.
-
-        The same limits hold as between agents.
 
         Args:
             username: Whose it has to be.
             code: Exactly six digits.
+            own: Whether somebody asks who is authenticated as this person. Then failures count in
+                her own lane, as they do while the running code acts for her; otherwise in the lane
+                that all strangers share.
             unfit: Why no code of this account can be right: nobody's, an agent's, deactivated,
                 without a second factor. It is refused like a wrong code, by the same statements
                 and limits, but what is counted isn't counted about this account.
@@ -478,7 +482,7 @@ class Verifier:
             VerificationError: As :meth:`Agent.verify_peer`.
         """
         given = self.require_plain_form(username, code)
-        return self._check(username, username, given, "plain", unfit=unfit)
+        return self._check(username, username, given, "plain", own=own, unfit=unfit)
 
     def require_plain_form(self, username: str, code: object) -> str:
         """Returns a person's plain code, if it has the form of one.
@@ -515,6 +519,7 @@ class Verifier:
         kind: str,
         message: str | None = None,
         *,
+        own: bool = False,
         unfit: str = "",
     ) -> Verification:
         def matches(account: Account | None, steps: range) -> Sequence[int]:
@@ -531,12 +536,14 @@ class Verifier:
             ]
 
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
+        if code_kind == "plain" and not own:
+            own = acting_person(self._database) == name
         try:
-            attempt = Attempt(verifier, name, code_kind, matches)
+            attempt = Attempt(verifier, name, code_kind, matches, own)
             if unfit:
                 # No account has such a name, so that none is ever locked by it.
                 nobody = f"-{name[:148]}"
-                attempt = Attempt(nobody, nobody, code_kind, matches, name, unfit)
+                attempt = Attempt(nobody, nobody, code_kind, matches, own, named=name, unfit=unfit)
             decision = self._ledger().decide(attempt)
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
             if isinstance(error, LedgerUnavailable):
@@ -560,14 +567,9 @@ class Verifier:
                 f"too many failed codes about {name!r}: wait {wait:.0f} s", retry_after=wait, **who
             )
         if decision.verdict == "locked":
-            wait_or_none = decision.retry_after
-            until = (
-                "until an operator unlocks it (pipelit-agents agents unlock)"
-                if wait_or_none is None
-                else f"for {wait_or_none:.0f} s"
-            )
+            wait = decision.retry_after or 0.0
             raise PeerLocked(
-                f"codes of {name!r} are not checked here {until}", retry_after=wait_or_none, **who
+                f"codes of {name!r} are not checked here for {wait:.0f} s", retry_after=wait, **who
             )
         return Verification(name, verifier, kind, decision.step, _utc(decision.at))
 
@@ -884,8 +886,8 @@ class Agent:
                 further ones are RateLimited.
             TypeError: The message isn't text.
             ValueError: The kind is unknown, or a message was given for a plain code.
-            RateLimited: Too many failures in the last minute.
-            PeerLocked: Too many failures in a row.
+            RateLimited: Too many failures of this agent about this peer in the last minute.
+            PeerLocked: Too many failures in a row; ``retry_after`` says for how long.
             LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
             UnsealError: The peer's secret doesn't open under this keyring.
         """

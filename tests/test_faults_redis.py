@@ -133,21 +133,39 @@ def test_a_flushed_redis_makes_no_spent_code_good(
     verify(editor, writer)
 
 
-def test_a_flushed_redis_forgets_no_switch_off(
+def test_a_flushed_redis_forgets_no_lock(
     pipelit: Pipelit, redis: Redis, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
-    """Flushed before every guess, the hundredth failure in a row still switches codes off.
+    """Flushed before every guess, the tenth failure in a row still locks the lane, for as long.
 
-    The waits and locks of single verifiers are forgotten with Redis: they protect for minutes.
+    The wait of a minute alone is forgotten with Redis.
     """
-    for _ in range(100):
+    for number in range(14):
         redis.flushall()
         assert guess(editor) == ["CodeRejected"]
+        if number >= 9:
+            redis.flushall()
+            with pytest.raises(PeerLocked) as caught:
+                verify(editor, writer)
+            assert caught.value.retry_after == 900 * 2 ** (number - 9)
+            clock.advance(caught.value.retry_after)
     redis.flushall()
-    with pytest.raises(PeerLocked, match="operator"):
-        verify(editor, writer)
-    pipelit.users.unlock("agent_writer")
     verify(editor, writer)
+    redis.flushall()
+    assert guess(editor, 5) == ["CodeRejected"] * 5
+
+
+def test_an_evicted_key_forgets_no_lock(
+    pipelit: Pipelit, redis: Redis, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Whichever of a peer's keys is dropped: SQL knows the failures in a row and the lock."""
+    for _ in range(10):
+        assert guess(editor) == ["CodeRejected"]
+        for each in redis.scan_iter():
+            redis.delete(each)
+    assert guess(editor) == ["PeerLocked"]
+    clock.advance(900)
+    assert guess(editor, 2) == ["CodeRejected", "PeerLocked"]
 
 
 def test_a_restarted_redis_makes_no_spent_code_good(
@@ -190,7 +208,7 @@ def test_an_older_dump_makes_no_spent_code_good(
     redis = own_redis.start()
     assert redis.dbsize() > 0
     refused_as(pipelit, editor, code, "replay")
-    # It is all those of the dump that are restored: the failures since are not among them.
+    # The failures of the last minute are those of the dump: those since are not among them.
     assert guess(editor, 5) == ["CodeRejected"] * 4 + ["RateLimited"]
 
 

@@ -122,7 +122,7 @@ def test_ten_failures_in_a_row_lock_the_pair_for_15_minutes(
     locked = guess(editor, "agent_writer")[0]
     assert isinstance(locked, PeerLocked)
     assert locked.retry_after == 900
-    assert last_reason(pipelit) == "pair locked"
+    assert last_reason(pipelit) == "lane locked"
     verify(make(pipelit, "agent_other"), writer)
     clock.advance(899)
     with pytest.raises(PeerLocked):
@@ -139,25 +139,64 @@ def test_a_success_ends_the_row(clock: Clock, writer: Agent, editor: Agent) -> N
         verify(editor, writer)
 
 
-def test_agents_of_one_owner_stop_together(pipelit: Pipelit, clock: Clock, writer: Agent) -> None:
-    """After 50 by all agents of one root owner, also its innocent ones wait; another's don't."""
-    pipelit.users.create("bob")
-    innocent, judge = make(pipelit, "agent_innocent"), make(pipelit, "agent_judge", "bob")
-    boss = make(pipelit, "agent_boss")
-    for number in range(5):
-        owner = "alice" if number % 2 else boss.username
-        guess_slowly(clock, make(pipelit, f"agent_{number}", owner), "agent_writer", 10)
-    with pytest.raises(PeerLocked) as caught:
-        verify(innocent, writer)
-    assert caught.value.retry_after == 900
-    assert last_reason(pipelit) == "owner locked"
-    verify(judge, writer)
-    verify(innocent, boss)
-    clock.advance(900)
-    verify(innocent, writer)
+def test_locks_double_and_give_one_try_each(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """15 minutes, 30, an hour and so on up to 30 days; after each lock one guess is evaluated."""
+    guess_slowly(clock, editor, "agent_writer", 10)
+    seen = []
+    for _ in range(15):
+        waits = {each.retry_after for each in guess(editor, "agent_writer", 3)}  # type: ignore[attr-defined]
+        (wait,) = waits
+        seen.append(wait)
+        clock.advance(wait)
+        assert [type(each) for each in guess(editor, "agent_writer")] == [CodeRejected]
+    month = 30 * 86_400
+    assert seen == [min(900 * 2**number, month) for number in range(15)]
+    clock.advance(month)
+    verify(editor, writer)
+    guess_slowly(clock, editor, "agent_writer", 10)
+    locked = guess(editor, "agent_writer")[0]
+    assert isinstance(locked, PeerLocked)
+    assert locked.retry_after == 900
 
 
-def switch_off(pipelit: Pipelit, clock: Clock, peer: str) -> None:
+def test_a_lock_stays_the_longest_for_years(clock: Clock, writer: Agent, editor: Agent) -> None:
+    """However many failures there were: each lock has an end, and it says when."""
+    guess_slowly(clock, editor, "agent_writer", 10)
+    for _ in range(80):
+        locked = guess(editor, "agent_writer")[0]
+        assert isinstance(locked, PeerLocked)
+        assert locked.retry_after <= 30 * 86_400
+        clock.advance(locked.retry_after)
+        guess(editor, "agent_writer")
+    locked = guess(editor, "agent_writer")[0]
+    assert isinstance(locked, PeerLocked)
+    clock.advance(locked.retry_after)
+    verify(editor, writer)
+
+
+def test_the_first_lock_of_a_lane_is_an_alarm(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """A row of its own in the audit, that can be filtered for; one for each row of failures."""
+    guess_slowly(clock, editor, "agent_writer", 10)
+    for _ in range(3):
+        locked = guess(editor, "agent_writer")[0]
+        assert isinstance(locked, PeerLocked)
+        clock.advance(locked.retry_after)
+        guess(editor, "agent_writer")
+    (alarm,) = pipelit.audit.list(action="lane.lock")
+    assert (alarm.actor, alarm.subject, alarm.outcome, alarm.reason) == (
+        "agent_editor",
+        "agent_writer",
+        "refused",
+        "locked lane: audience",
+    )
+    assert last_reason(pipelit) == "wrong code"
+
+
+def hammer(pipelit: Pipelit, clock: Clock, peer: str) -> None:
     """A hundred failures in a row, by the agents of two owners."""
     for owner in ("bob", "carol"):
         pipelit.users.create(owner)
@@ -165,28 +204,101 @@ def switch_off(pipelit: Pipelit, clock: Clock, peer: str) -> None:
             guess_slowly(clock, make(pipelit, f"agent_{owner}_{number}", owner), peer, 10)
 
 
-def test_a_hundred_failures_switch_the_short_codes_off(
+def test_a_hundred_failures_of_others_lock_nobody_out(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
-    """After 100 in a row nobody checks codes of the peer until ``unlock``; proofs still verify."""
-    switch_off(pipelit, clock, "agent_writer")
-    for _ in range(2):
-        for kind in ("audience", "plain"):
-            audience = "agent_editor" if kind == "audience" else None
-            code = writer.totp_code(audience=audience).code
-            with pytest.raises(PeerLocked, match="operator") as caught:
-                editor.verify_peer("agent_writer", code, kind=kind)  # type: ignore[arg-type]
-            assert caught.value.retry_after is None
-        clock.advance(10 * 86_400)
-    assert last_reason(pipelit) == "short codes switched off"
-    challenge = editor.challenge("agent_writer")
-    proof = writer.prove(challenge.value, b"answer", verifier="agent_editor")
-    assert editor.verify_proof(proof, challenge=challenge, payload=b"answer").kind == "proof"
-    with pytest.raises(PeerLocked):
-        verify(editor, writer)
-    pipelit.users.unlock("agent_writer", by="alice")
-    assert pipelit.audit.list(limit=1)[0].action == "user.unlock"
+    """After 100 in a row by ten agents of two owners everybody else verifies, at once."""
+    editor.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
+    hammer(pipelit, clock, "agent_writer")
     verify(editor, writer)
+    verify(make(pipelit, "agent_of_alice"), writer)
+    verify(make(pipelit, "agent_of_bob", "bob"), writer)
+    editor.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
+    assert isinstance(guess(pipelit.agent("agent_carol_4"), "agent_writer")[0], PeerLocked)
+
+
+def test_a_hundred_wrong_codes_said_to_one_verifier_close_its_own_lane_only(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Strangers who talk to one verifier close that one; all others verify the peer at once."""
+    evaluated = 0
+    while evaluated < 40:
+        (found,) = guess(editor, "agent_writer")
+        evaluated += isinstance(found, CodeRejected)
+        clock.advance(getattr(found, "retry_after", 0))
+    for number in range(3):
+        verify(make(pipelit, f"agent_{number}"), writer)
+    make(pipelit, "agent_plain").verify_peer("agent_writer", writer.totp_code().code, kind="plain")
+
+
+def wrong_plain(writer: Agent) -> str:
+    """Six digits that aren't the present code, nor one beside it by more than chance."""
+    return f"{(int(writer.totp_code().code) + 1) % 10**6:06d}"
+
+
+def test_who_was_shown_a_right_plain_code_has_a_lane_of_its_own(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Of plain codes the first three verifiers keep theirs; strangers share one, and close it."""
+    known = [editor, *(make(pipelit, f"agent_{number}") for number in range(3))]
+    for each in known:
+        each.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
+        clock.advance(30)
+    strangers = [make(pipelit, f"agent_stranger_{number}") for number in range(4)]
+    seen = []
+    for number in range(24):
+        with pytest.raises(VerificationError) as caught:
+            strangers[number % 4].verify_peer("agent_writer", wrong_plain(writer), kind="plain")
+        seen.append(type(caught.value))
+        clock.advance(13)
+    assert seen.count(CodeRejected) == 10
+    for each in (strangers[0], known[3]):
+        # The fourth came too late for a lane of its own.
+        with pytest.raises(PeerLocked):
+            each.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
+    for each in known[:3]:
+        each.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
+        clock.advance(30)
+    verify(strangers[0], writer)
+
+
+def test_a_right_code_forgives_only_so_many_guesses_a_year(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Who guesses between the right codes of others is stopped: the count of failures stays."""
+    evaluated, began = 0, clock.now
+    while clock.now < began + 366 * 86_400:
+        for _ in range(4):
+            with pytest.raises(VerificationError) as caught:
+                editor.verify_peer("agent_writer", "00000000")
+            evaluated += isinstance(caught.value, CodeRejected)
+        clock.advance(61)
+        try:
+            verify(editor, writer)
+        except PeerLocked as error:
+            clock.advance(error.retry_after)
+            verify(editor, writer)
+        clock.advance(3600)
+    policy = pipelit.policy
+    forgiven = policy.forgiven_in_a_year("audience")
+    assert forgiven < evaluated <= forgiven + policy.tries_in_a_year()
+    pipelit.users.unlock("agent_writer")
+    assert [type(each) for each in guess(editor, "agent_writer", 5)] == [CodeRejected] * 5
+
+
+def test_codes_that_came_late_are_no_guesses(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """A slow model hands on expired codes all day: each right one ends the count of failures."""
+    for _ in range(60):
+        late = [writer.totp_code(audience="agent_editor").code for _ in range(4)]
+        clock.advance(120)
+        for code in late:
+            with pytest.raises(CodeRejected):
+                editor.verify_peer("agent_writer", code)
+        assert last_reason(pipelit) == "wrong code"
+        verify(editor, writer)
+        clock.advance(30)
 
 
 def test_unlocking_forgets_every_lock_and_nothing_that_was_spent(
@@ -227,31 +339,18 @@ def test_an_account_that_is_not_there_is_limited_and_locked_the_same(
     assert {kind for kind, _, _ in ghost} == {CodeRejected, RateLimited, PeerLocked}
 
 
-def test_unknown_names_are_switched_off_the_same(pipelit: Pipelit, clock: Clock) -> None:
-    """After 100 failures an unknown name is locked for everybody, without an end."""
-    dave = pipelit.users.create("dave").username
-    switch_off(pipelit, clock, "agent_ghost")
-    locked = guess(make(pipelit, "agent_judge", dave), "agent_ghost")[0]
-    assert isinstance(locked, PeerLocked)
-    assert locked.retry_after is None
-
-
 def test_nobody_is_born_locked(pipelit: Pipelit, clock: Clock, editor: Agent) -> None:
     """Guesses about a name before it was given don't lock the agent that gets it."""
-    switch_off(pipelit, clock, "agent_unborn")
+    hammer(pipelit, clock, "agent_unborn")
+    guess_slowly(clock, editor, "agent_unborn", 10)
     verify(editor, make(pipelit, "agent_unborn"))
 
 
-def test_both_kinds_of_code_count_together(clock: Clock, writer: Agent, editor: Agent) -> None:
-    """Guessing plain codes and audience codes in turn doesn't double the guesses."""
-    right = writer.totp_code().code
-    wrong = f"{(int(right) + 1) % 10**6:06d}"
-    guess(editor, "agent_writer", 4)
-    with pytest.raises(CodeRejected):
-        editor.verify_peer("agent_writer", wrong, kind="plain")
+def test_the_kinds_of_code_are_counted_apart(clock: Clock, writer: Agent, editor: Agent) -> None:
+    """An audience code is good for its verifier alone, so its failures are no stranger's."""
+    guess(editor, "agent_writer", 5)
     assert [type(each) for each in guess(editor, "agent_writer")] == [RateLimited]
-    with pytest.raises(RateLimited):
-        editor.verify_peer("agent_writer", wrong, kind="plain")
+    editor.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
 
 
 def test_a_policy_may_be_stricter(
@@ -280,7 +379,9 @@ def test_a_policy_may_be_stricter(
         {"lock_seconds": float("nan")},
         {"lock_seconds": float("inf")},
         {"lock_seconds": 1e9},
-        {"switch_off_after": 101},
+        {"longest_lock_seconds": 899},
+        {"longest_lock_seconds": 1e9},
+        {"own_lanes": -1},
         {"window": 3},
         {"window": -1},
         {"agents_per_owner": 0},
@@ -300,8 +401,7 @@ def test_a_policy_that_breaks_a_promise_is_refused(wrong: dict[str, Any]) -> Non
     [
         "failures_per_minute",
         "lock_after",
-        "owner_lock_after",
-        "switch_off_after",
+        "own_lanes",
         "window",
         "agents_per_owner",
         "agents_per_creator",
@@ -313,6 +413,34 @@ def test_what_a_policy_counts_is_whole(name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=f"{name} has to be a whole number"):
         VerificationPolicy(**{name: value})
     assert VerificationPolicy(lock_seconds=1.5).lock_seconds == 1.5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lock_after": 400},
+        {"own_lanes": 40},
+        {"longest_lock_seconds": 900},
+        {"lock_seconds": 1.0, "longest_lock_seconds": 86_400},
+        {"window": 2, "own_lanes": 5},
+    ],
+)
+def test_a_policy_that_lets_guessing_succeed_is_refused(wrong: dict[str, Any]) -> None:
+    """A year of guessing has to stay below 1 in 1,000; the error says what to change."""
+    with pytest.raises(ValueError, match=r"1 in 1,000: lower lock_after, own_lanes or window, or"):
+        VerificationPolicy(**wrong)
+
+
+@pytest.mark.parametrize("window", [0, 1, 2])
+@pytest.mark.parametrize("people", [True, False])
+def test_a_policy_that_is_taken_keeps_the_promise(window: int, people: bool) -> None:
+    """What it forgives is what the promise leaves room for, and not more."""
+    policy = VerificationPolicy(window=window)
+    assert policy.tries_in_a_year() == 32
+    assert 0 < policy.chance_of_guessing(people=people) < 1e-3
+    assert policy.forgiven_in_a_year("people" if people else "audience") >= 2
+    more = policy.chance_of_guessing(people=people, audience_verifiers=1000)
+    assert more == policy.chance_of_guessing(people=people) or not people
 
 
 # Durability
@@ -387,7 +515,7 @@ def test_after_a_restart_what_may_have_been_spent_is_refused(
     database_url: str, key: str, clock: Clock, window: int
 ) -> None:
     """No code that could be spent before the change is good after it; younger ones are."""
-    policy = VerificationPolicy(window=window, failures_per_minute=99, lock_after=99)
+    policy = VerificationPolicy(window=window, failures_per_minute=99)
     with Pipelit(
         database_url=database_url, encryption_keys=[key], clock=clock, policy=policy
     ) as pipelit:
@@ -404,6 +532,8 @@ def test_after_a_restart_what_may_have_been_spent_is_refused(
         for present in range(6):
             clock.now = 1_800_000_000 + 30 * present
             for step in range(max(present - window, -window), present + window + 1):
+                # Limits are another matter here.
+                pipelit.users.unlock("agent_writer")
                 try:
                     restarted.verify_peer("agent_writer", codes[step])
                     accepted.append(step)

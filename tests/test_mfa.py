@@ -18,6 +18,7 @@ from sqlalchemy import text
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import (
     CodeRejected,
+    LedgerUnavailable,
     MalformedCode,
     NotLocalAgent,
     NotPermitted,
@@ -249,25 +250,47 @@ def test_who_can_have_one(pipelit: Pipelit, editor: Agent, app: pyotp.TOTP, cloc
         pipelit.mfa.verify("alice", app.at(clock()))
 
 
-def test_a_code_that_cant_be_spent_turns_nothing_on(
-    pipelit: Pipelit, app: pyotp.TOTP, clock: Clock
-) -> None:
-    """An account that has to wait waits here too, and the secret that was shown stays pending."""
-    pipelit.mfa.reset("alice")
+def test_a_code_that_cant_be_spent_turns_nothing_on(pipelit: Pipelit, clock: Clock) -> None:
+    """Where attempts can't be counted nothing is on, and the enrolment stays pending."""
     fresh = app_of(pipelit.mfa.enroll("alice"))
-    pipelit.mfa.confirm("alice", fresh.at(clock()))
-    clock.advance(30)
-    for _ in range(5):
-        with pytest.raises(CodeRejected):
-            pipelit.mfa.verify("alice", wrong(fresh, clock))
-    pipelit.mfa.reset("alice")
-    again = app_of(pipelit.mfa.enroll("alice"))
-    with pytest.raises(RateLimited):
-        pipelit.mfa.confirm("alice", again.at(clock()))
+    with pipelit._database.writing() as connection:
+        connection.execute(text("ALTER TABLE pipelit_epoch RENAME TO gone"))
+    with pytest.raises(LedgerUnavailable):
+        pipelit.mfa.confirm("alice", fresh.at(clock()))
+    with pipelit._database.writing() as connection:
+        connection.execute(text("ALTER TABLE gone RENAME TO pipelit_epoch"))
     status = pipelit.mfa.status("alice")
     assert (status.on, status.pending, status.recovery_codes) == (False, True, 0)
-    clock.advance(90)
-    assert len(pipelit.mfa.confirm("alice", again.at(clock()))) == 10
+    assert len(pipelit.mfa.confirm("alice", fresh.at(clock()))) == 10
+
+
+def test_what_was_guessed_before_keeps_nobody_from_turning_it_on(
+    pipelit: Pipelit, app: pyotp.TOTP, clock: Clock
+) -> None:
+    """A hundred guesses at no secret, or at the one before, are worth nothing against a new one."""
+    strangers = []
+    for number in range(10):
+        pipelit.users.create_agent(f"agent_{number}", owner="alice", purpose="guesses")
+        strangers.append(pipelit.agent(f"agent_{number}"))
+
+    def guess() -> None:
+        for number in range(100):
+            kind, code = ("plain", wrong(app, clock)) if number % 2 else ("audience", "00000000")
+            for act in (
+                lambda n=number, k=kind, c=code: strangers[n % 10].verify_peer("alice", c, kind=k),
+                lambda c=code: pipelit.mfa.verify("alice", c),
+            ):
+                with pytest.raises((VerificationError, SecondFactorError)):
+                    act()
+            clock.advance(13)
+
+    guess()
+    pipelit.mfa.reset("alice")
+    guess()
+    fresh = app_of(pipelit.mfa.enroll("alice"))
+    assert len(pipelit.mfa.confirm("alice", fresh.at(clock()))) == 10
+    clock.advance(30)
+    pipelit.mfa.verify("alice", fresh.at(clock()))
 
 
 def test_an_approval_is_used_once_by_what_acts(

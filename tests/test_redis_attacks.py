@@ -32,7 +32,14 @@ PAGE = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()
 @pytest.mark.backends("sqlite")
 @pytest.mark.parametrize(
     "left_there",
-    ["'theirs accepted 1800000000.000000 60000000 - '", "'theirs'", "''", "{'theirs'}", "1", "nil"],
+    [
+        "'theirs accepted 1800000000.000000 60000000 - 0 0 0.000000 '",
+        "'theirs'",
+        "''",
+        "{'theirs'}",
+        "1",
+        "nil",
+    ],
 )
 def test_an_answer_that_was_left_on_a_connection_is_nobodys(
     settings: dict[str, Any],

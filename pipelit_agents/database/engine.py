@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -65,6 +66,13 @@ def boot_id() -> str:
         done = subprocess.run(command_line, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
         return done.stdout.strip()
     return ""
+
+
+def _uptime() -> float:
+    # Both count while the machine sleeps, and no setting of the wall clock moves them.
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 class Database:
@@ -273,6 +281,11 @@ class Database:
     def epoch(self) -> str:
         """What changes when commits may have been lost; a server loses none that it confirmed."""
         return boot_id() if self.engine.dialect.name == "sqlite" else ""
+
+    @property
+    def uptime(self) -> Callable[[], float] | None:
+        """Seconds since this machine was started, where :meth:`epoch` names its life, or None."""
+        return _uptime if self.epoch() else None
 
     def create_schema(self) -> None:
         """Makes the database's file, and brings the tables to the newest form.

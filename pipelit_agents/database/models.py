@@ -72,6 +72,7 @@ class UserRow(Base):
     created_by: Mapped[str] = mapped_column(NAME)
     domain: Mapped[str] = mapped_column(NAME, server_default="")
     relation: Mapped[str] = mapped_column(String(32), server_default="")
+    totp_generation: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class PeeringRow(Base):
@@ -131,9 +132,12 @@ class CredentialRow(Base):
 
 
 class LedgerRow(Base):
-    """Counted failures and spent steps: of a peer, of (verifier, peer), of (root owner, peer).
+    """What was counted and spent about a peer.
 
-    The names are no foreign keys: an account that isn't there is counted like one that is.
+    ``scope`` and ``subject`` say what a row is for: ``peer`` has the spent steps of plain codes and
+    no failures; ``pair`` is the lane of one verifier's audience codes, with their spent steps;
+    ``plain`` the own lane of one verifier for plain codes; ``self`` and ``others`` are the shared
+    lanes. The names are no foreign keys: an account that isn't there is counted like one that is.
     """
 
     __tablename__ = "pipelit_ledger"
@@ -147,12 +151,15 @@ class LedgerRow(Base):
     locked_until: Mapped[float] = mapped_column(Float)
     spent_step: Mapped[int] = mapped_column(BigInteger)
     unlocks: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    whole_at: Mapped[float] = mapped_column(Float, server_default="0")
+    spent_previous: Mapped[int] = mapped_column(BigInteger, server_default="-1")
 
 
 class EpochRow(Base):
     """One row: the life of the machine in which the ledger was last known to forget nothing.
 
     And the database's own name, by which a ledger outside it tells databases apart.
+    ``clock_offset`` is the wall clock minus the time since the machine was started.
     """
 
     __tablename__ = "pipelit_epoch"
@@ -161,6 +168,7 @@ class EpochRow(Base):
     boot_id: Mapped[str] = mapped_column(String(64))
     changed_at: Mapped[float] = mapped_column(Float)
     database_id: Mapped[str] = mapped_column(String(32), server_default="")
+    clock_offset: Mapped[float | None] = mapped_column(Float)
 
 
 class AuditRow(Base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -10,6 +11,16 @@ from sqlalchemy import Connection, text
 from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Open, Statement
+from pipelit_agents.ledger.rules import (
+    EARLIEST,
+    Found,
+    LaneKind,
+    Rules,
+    Verdict,
+    class_of,
+    expired,
+)
+from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD
 
 __all__ = [
@@ -17,32 +28,72 @@ __all__ = [
     "Attempt",
     "CodeKind",
     "Decision",
+    "Forgotten",
     "Ledger",
-    "Verdict",
+    "Life",
     "account_at",
     "account_of",
+    "begin_secret",
+    "clock_trouble",
+    "find_steps",
+    "is_person",
+    "lane_name",
     "last_forgotten",
+    "ledger_now",
     "lock_attempt",
+    "read_lane_name",
     "record_decision",
     "unlock",
-    "window_of",
+    "was_expired",
 ]
 
 CodeKind = Literal["audience", "plain"]
-Verdict = Literal["accepted", "rejected", "limited", "locked"]
 
 _KNOWN: Final = text(
     "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
-    "spent_step) VALUES (:peer, 'peer', '', 1, 0, '', 0, -1) ON CONFLICT DO NOTHING"
+    "spent_step) VALUES (:peer, :scope, :subject, 1, 0, '', 0, -1) ON CONFLICT DO NOTHING"
 )
 _EPOCH: Final = Statement(
-    "UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at WHERE id = 1"
+    "UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at, clock_offset = :offset "
+    "WHERE id = 1"
 )
-_UNLOCK: Final = text(
-    "UPDATE pipelit_ledger SET in_a_row = 0, recent = '', locked_until = 0, "
-    "version = version + 1, "
-    "unlocks = CASE WHEN unlocks < :at THEN :at ELSE unlocks + 1 END WHERE peer = :peer"
+_NEWEST: Final = Statement(
+    "SELECT (SELECT max(created_at) FROM pipelit_users) AS made, "
+    "(SELECT max(spent_step) FROM pipelit_ledger) AS spent, "
+    "(SELECT max(at) FROM (SELECT at FROM pipelit_audit ORDER BY id DESC LIMIT 1000) AS newest) "
+    "AS audited"
 )
+_UNCOUNTED: Final = (
+    "in_a_row = 0, recent = '', locked_until = 0, whole_at = 0, version = version + 1, "
+    "unlocks = CASE WHEN unlocks < :at THEN :at ELSE unlocks + 1 END"
+)
+_UNLOCK: Final = (
+    f"UPDATE pipelit_ledger SET {_UNCOUNTED}, "  # noqa: S608 - our words
+    "spent_step = CASE WHEN spent_step > :last THEN :last ELSE spent_step END, "
+    "spent_previous = CASE WHEN spent_previous > :last THEN :last ELSE spent_previous END "
+    "WHERE peer = :peer"
+)
+_UNLOCK_ALL: Final = text(_UNLOCK)
+_UNLOCK_ONE: Final = text(f"{_UNLOCK} AND scope = :scope AND subject = :subject")
+_FREE_OWN_LANES: Final = text(
+    "DELETE FROM pipelit_ledger WHERE peer = :peer AND scope = 'plain' "
+    "AND subject NOT IN (SELECT username FROM pipelit_users WHERE active)"
+)
+_NEW_SECRET: Final = text(
+    f"UPDATE pipelit_ledger SET {_UNCOUNTED}, "  # noqa: S608 - our words
+    "spent_previous = spent_step, spent_step = -1 "
+    "WHERE peer = :peer"
+)
+_NEW_GENERATION: Final = text(
+    "UPDATE pipelit_users SET totp_generation = CASE WHEN totp_generation < :at THEN :at "
+    "ELSE totp_generation + 1 END WHERE username = :peer"
+)
+# A step of the clock by less can't make a code good that was spent before a restart: that takes
+# longer.
+_LARGEST_STEP: Final = 5.0
+_LANES: Final[dict[str, LaneKind]] = {"audience": "pair", "plain": "plain"}
+_CLOCK: Final = "ledger.clock"
+_LOCK: Final = "lane.lock"
 
 
 class Account(NamedTuple):
@@ -60,6 +111,7 @@ class Attempt(NamedTuple):
     Attributes:
         matches: Given the account (None if there is none) and a range of steps, those in which
             the code is right, in any order.
+        own: Whether somebody who is authenticated as the peer asks. It counts for people only.
         named: The account that the caller named, where another name is counted in its place.
         unfit: Why no code of that account can be right; for the audit.
     """
@@ -68,6 +120,7 @@ class Attempt(NamedTuple):
     peer: str
     kind: CodeKind
     matches: Callable[[Account | None, range], Sequence[int]]
+    own: bool = False
     named: str = ""
     unfit: str = ""
 
@@ -79,6 +132,32 @@ class Decision(NamedTuple):
     at: float
     step: int = 0
     retry_after: float | None = None
+
+
+class Life(NamedTuple):
+    """By what a ledger notices that commits may have been lost, or that the clock was set.
+
+    Attributes:
+        epoch: Names the life of the machine that keeps the database; empty where no commit that
+            was confirmed can be lost.
+        uptime: Seconds since that machine was started, which no clock setting changes; None where
+            that isn't known.
+    """
+
+    epoch: Callable[[], str]
+    uptime: Callable[[], float] | None
+
+
+class Forgotten(NamedTuple):
+    """What a ledger may have forgotten.
+
+    Attributes:
+        step: The last time step that may have been spent in commits that a power cut undid.
+        unfit: Why no code is accepted at all; empty where one may be.
+    """
+
+    step: int
+    unfit: str = ""
 
 
 class Ledger(Protocol):
@@ -111,46 +190,133 @@ def account_at(now: float, peer: str, row: Any) -> Account | None:
     return Account(peer, row.totp_secret, previous, row.relation)
 
 
-def account_of(peer: str, row: Any, now: float) -> tuple[Account | None, str]:
+def account_of(attempt: Attempt, row: Any, now: float) -> tuple[Account | None, str]:
     """The peer's account as a ledger read it, and why no code about it is accepted, or nothing."""
-    account = account_at(now, peer, row)
+    account = account_at(now, attempt.peer, row)
     if not row.verifier_active:
         return account, "verifier unknown or inactive"
     if account is None:
         return None, "peer unknown"
-    return account, "" if row.active else "peer inactive"
+    if not row.active:
+        return account, "peer inactive"
+    if attempt.kind == "audience" and is_person(row):
+        # Her authenticator app makes plain codes only.
+        return account, "people have no audience codes"
+    return account, ""
 
 
-def last_forgotten(connection: Open, row: Any, epoch: str, now: float, window: int) -> int:
-    """The last step that may have been spent in commits that a power cut undid.
+def is_person(row: Any) -> bool:
+    """Whether the peer whose row was read is a person of this database."""
+    return bool(row.kind == "human" and row.domain == "")
 
-    Where the machine was started anew since, that is written down.
+
+def find_steps(attempt: Attempt, account: Account | None, unfit: str, steps: range) -> Found:
+    """Compare the code with each secret in each step."""
+    if account is None or account.previous is None:
+        return Found(unfit, attempt.matches(account, steps))
+    present = attempt.matches(account._replace(previous=None), steps)
+    before = account._replace(secret=account.previous, previous=None)
+    return Found(unfit, present, attempt.matches(before, steps))
+
+
+def was_expired(attempt: Attempt, account: Account | None, now: float, window: int) -> bool:
+    """Whether the code was right a few minutes ago.
+
+    Each refusal pays for this comparison, so that the time taken doesn't tell them apart.
+    """
+    return bool(attempt.matches(account, expired(now, window)))
+
+
+def last_forgotten(
+    connection: Open, row: Any, life: Life, verifier: str, now: float, window: int
+) -> Forgotten:
+    """Return what may have been spent in commits that a power cut undid.
+
+    A change is written down: of the machine's life, of the distance between the wall clock and the
+    time since the boot, and a moment of change that the clock hasn't reached. From each of them on
+    every step that isn't younger is refused, which takes three periods. So it doesn't matter
+    whether the clock was right when the machine was started.
+
+    Where the time since the boot isn't known, a clock that is behind what the database has seen
+    says nothing about the order of things. Then no code is accepted, and the change is written
+    down when the clock is right again.
 
     Args:
         connection: In the transaction that decides.
-        row: With ``boot_id`` and ``changed_at`` as they stand in the database.
-        epoch: Names the present life of the machine.
-        now: By the ledger's clock.
+        row: With ``boot_id``, ``changed_at`` and ``clock_offset`` as they are in the database.
+        life: What tells one life of the machine from another.
+        verifier: Who asked, for the record.
+        now: By the ledger's clock, Unix seconds.
         window: How many steps a code may be ahead of the clock: so much of the future may have
             been spent too.
     """
-    changed_at = row.changed_at
-    if row.boot_id != epoch or changed_at is None:
-        changed_at = now
-        _EPOCH.write(connection, {"boot_id": epoch, "at": now})
-    return int(changed_at) // PERIOD + window
+    if now < EARLIEST:
+        return Forgotten(_last_good(now, window), "the clock is behind")
+    boot_id, changed_at = life.epoch(), row.changed_at
+    offset = None if life.uptime is None else now - life.uptime()
+    if changed_at is not None and row.boot_id == boot_id:
+        known = row.clock_offset is not None or offset is None
+        moved = 0.0 if offset is None or row.clock_offset is None else offset - row.clock_offset
+        if abs(moved) <= _LARGEST_STEP and changed_at <= now + window * PERIOD:
+            if not known:
+                values = {"boot_id": boot_id, "at": changed_at, "offset": offset}
+                _EPOCH.write(connection, values)
+            return Forgotten(_last_good(changed_at, window))
+        why = (
+            f"the clock was set by {moved:+.0f} s"
+            if abs(moved) > _LARGEST_STEP
+            else "the epoch was ahead of the clock"
+        )
+        _record_clock(connection, verifier, why, now)
+    elif offset is None and now < _newest_moment(connection, window):
+        return Forgotten(_last_good(now, window), "the clock is behind")
+    _EPOCH.write(connection, {"boot_id": boot_id, "at": now, "offset": offset})
+    return Forgotten(_last_good(now, window))
 
 
-def window_of(now: float, window: int) -> range:
-    """The steps in which a code is good at a moment."""
-    present = int(now) // PERIOD
-    return range(max(0, present - window), present + window + 1)
+def _last_good(moment: float, window: int) -> int:
+    return int(moment) // PERIOD + window
 
 
-def record_decision(connection: Open, attempt: Attempt, decision: Decision, reason: str) -> None:
-    """Writes the audit row of an attempt, in the transaction that decides."""
+def _newest_moment(connection: Open, window: int) -> float:
+    ((made, spent, audited),) = _NEWEST.fetch(connection, {})
+    # A code may have been ahead of the clock by the window.
+    return max(made or 0.0, ((spent or 0) - window) * PERIOD, audited or 0.0)
+
+
+def _record_clock(connection: Open, verifier: str, why: str, now: float) -> None:
     write(
         connection,
+        entry(
+            at=now,
+            actor=verifier,
+            subject="ledger",
+            action=_CLOCK,
+            outcome="refused",
+            reason=why,
+        ),
+    )
+
+
+def record_decision(
+    connection: Open,
+    attempt: Attempt,
+    decision: Decision,
+    reason: str,
+    *,
+    locked: LaneKind | None = None,
+) -> None:
+    """Writes the audit row of an attempt, in the transaction that decides.
+
+    Args:
+        connection: In that transaction.
+        attempt: What was asked.
+        decision: What was decided.
+        reason: The true reason.
+        locked: The lane that this failure locked for the first time. That is a row of its own,
+            with the action ``lane.lock``, so that it can be watched for.
+    """
+    rows = [
         entry(
             at=decision.at,
             actor=attempt.named or attempt.verifier,
@@ -158,8 +324,12 @@ def record_decision(connection: Open, attempt: Attempt, decision: Decision, reas
             action=f"verify.{attempt.kind}",
             outcome="ok" if decision.verdict == "accepted" else "refused",
             reason=attempt.unfit or reason,
-        ),
-    )
+        )
+    ]
+    if locked is not None:
+        words = "audience" if locked == "pair" else locked
+        rows.insert(0, rows[0] | {"action": _LOCK, "reason": f"locked lane: {words}"})
+    write(connection, *rows)
 
 
 def lock_attempt(database: Database, connection: Open, attempt: Attempt) -> None:
@@ -172,16 +342,129 @@ def lock_attempt(database: Database, connection: Open, attempt: Attempt) -> None
     database.lock(connection, f"ledger:{attempt.peer}")
 
 
+def lane_name(scope: str, subject: str) -> str:
+    """Return how a lane is called: ``self``, ``others``, ``plain:NAME`` or ``audience:NAME``.
+
+    The row of spent plain codes is in no lane; it is called ``spent``.
+    """
+    for name, kind in _LANES.items():
+        if kind == scope:
+            return f"{name}:{subject}"
+    return "spent" if scope == "peer" else scope
+
+
+def read_lane_name(lane: object) -> tuple[str, str]:
+    """Return scope and subject of a lane.
+
+    Raises:
+        ValueError: There is no lane of that name.
+        InvalidUsername: The name in it has another form.
+    """
+    if lane in ("self", "others", "spent"):
+        return "peer" if lane == "spent" else str(lane), ""
+    kind, colon, subject = lane.partition(":") if isinstance(lane, str) else ("", "", "")
+    if not colon or kind not in _LANES:
+        raise ValueError(
+            "lane has to be 'self', 'others', 'plain:NAME' or 'audience:NAME', where NAME is the "
+            f"verifier, not {lane!r:.60}; users.lanes lists them"
+        )
+    return _LANES[kind], require_username(subject, argument="lane")
+
+
+def ledger_now(
+    database: Database, connection: Connection, clock: Callable[[], float] | None
+) -> float:
+    """Return the moment by the clock that decides, Unix seconds.
+
+    Args:
+        database: The database.
+        connection: In a transaction on it.
+        clock: The ledger's clock, if it isn't the database server's or the machine's.
+    """
+    if clock is not None:
+        return clock()
+    now: float | None = connection.scalar(text(f"SELECT {database.server_clock}"))
+    return time.time() if now is None else now
+
+
+def clock_trouble(row: Any, rules: Rules, now: float, *, person: bool) -> str:
+    """Return what a row of the ledger has from a time when the clock was ahead, in words.
+
+    Args:
+        row: The row.
+        rules: The limits.
+        now: By the ledger's clock, Unix seconds.
+        person: Whether the row is about a person.
+    """
+    if max(row.spent_step, row.spent_previous) > _last_good(now, rules.policy.window):
+        return "a spent time step is ahead of the clock"
+    if row.locked_until > now + rules.lock_of(row.in_a_row):
+        return "a lock ends later than any lock lasts"
+    if any(float(at) > now + PERIOD for at in row.recent.split()):
+        return "a failure is ahead of the clock"
+    if row.whole_at > now + rules.longest_debt(class_of(row.scope, person=person)):
+        return "the yearly allowance is ahead of the clock"
+    return ""
+
+
 def unlock(
-    database: Database, connection: Connection, peer: str, *, at: float, insists: bool = False
+    database: Database,
+    connection: Connection,
+    peer: str,
+    *,
+    at: float,
+    window: int,
+    clock: Callable[[], float] | None = None,
+    lane: tuple[str, str] | None = None,
 ) -> None:
     """Forgets the failures about a peer, in every ledger; what was spent stays spent.
 
-    A ledger outside this database learns of it by the number of the peer's last unlock, which is
-    the moment of it, so that it grows also where the database is restored from a backup. What that
-    ledger counted may not have been written here: who ``insists`` gets a row to say it in.
+    A step that was spent while the clock was ahead would refuse every code until the clock gets
+    there. It becomes the last step that could have been spent until now, so that codes are good
+    again after three periods, and none that could have been spent is.
+
+    A ledger outside this database learns of it by the number of the unlock, which is the moment of
+    it, so that it grows also where the database is restored from a backup. What that ledger
+    counted may not have been written here, so there is a row to say it in.
+
+    Args:
+        database: The database.
+        connection: In a transaction that writes.
+        peer: Whose lanes.
+        at: The moment of the unlock, Unix seconds.
+        window: How many steps a code may be ahead of the clock.
+        clock: The ledger's clock, if it isn't the database server's or the machine's.
+        lane: Scope and subject of the only lane to unlock; None for all.
     """
     database.lock(connection, f"ledger:{peer}")
-    if insists:
-        connection.execute(_KNOWN, {"peer": peer})
-    connection.execute(_UNLOCK, {"peer": peer, "at": int(at)})
+    scope, subject = lane or ("peer", "")
+    connection.execute(_KNOWN, {"peer": peer, "scope": scope, "subject": subject})
+    now = ledger_now(database, connection, clock)
+    # A clock that is behind can't tell what is ahead of it.
+    last = 2**62 if now < EARLIEST else _last_good(now, window)
+    values = {"peer": peer, "at": int(at), "last": last}
+    if lane is None:
+        connection.execute(_FREE_OWN_LANES, {"peer": peer})
+        connection.execute(_UNLOCK_ALL, values)
+    else:
+        connection.execute(_UNLOCK_ONE, values | {"scope": scope, "subject": subject})
+
+
+def begin_secret(database: Database, connection: Connection, peer: str, *, at: float) -> None:
+    """Begins all lanes about a peer afresh: it gets a new secret, of which nothing is spent.
+
+    Guesses at another secret are worth nothing against the new one. What was spent of the secret
+    before it stays spent, for as long as its codes are good. Only an operator, or the person
+    herself with a code, can give an account a new secret; otherwise a guesser could clear the
+    lanes by it.
+
+    Args:
+        database: The database.
+        connection: In the transaction that writes the new secret.
+        peer: Whose secret.
+        at: The moment, Unix seconds.
+    """
+    database.lock(connection, f"ledger:{peer}")
+    values = {"peer": peer, "at": int(at)}
+    connection.execute(_NEW_SECRET, values)
+    connection.execute(_NEW_GENERATION, values)

@@ -1,29 +1,33 @@
--- Decides one attempt to verify a peer: limits, charge and spend in one step.
+-- Decides one attempt to verify a peer: limits, charge and spend in one step. The rules are those of
+-- rules.py, but for the yearly allowance, which SQL keeps.
 --
--- KEYS  1 the peer
---       2 verifier and peer
---       3 owner and peer
---       each: unlocks, failures in a row, the end of its lock, the step spent last, the moment at
---       which spent steps may have been forgotten, the run_id of the server that knew that, and
---       the moments of the failures of the last minute; separated by spaces
+-- KEYS  1 the lane: unlocks, version, failures in a row, the end of its lock, and the moments of the
+--         failures of the last minute
+--       2 what is spent: unlocks, the number of the secret, its step that was spent last, the moment
+--         at which spent steps may have been forgotten, and the run_id of the server that knew that
+--       each separated by spaces
 -- ARGV  1 separated by spaces:
 --         the moment, Unix seconds; "-" for this server's clock
---         kind: plain codes are spent by the peer, audience codes by the pair
 --         the first and the last step that was tried
---         what SQL knows: unlocks of the peer, failures in a row about it, and the step that the
---         spender spent last
+--         what SQL knows of the lane: unlocks, version, failures in a row, the end of its lock
+--         whether a right code ends the lane's failures: 1 or 0
+--         what SQL knows of what is spent: unlocks, the number of the present secret, its last step,
+--         and that of the secret before
 --         what tells this call from others
---         the steps in which the code is right, ascending
---       2 failures_per_minute, lock_after, lock_seconds, owner_lock_after, switch_off_after,
---         window, period, seconds that a key is kept; separated by spaces
+--       2 failures_per_minute, lock_after, lock_seconds, longest_lock_seconds, window, period,
+--         seconds that a key is kept; separated by spaces
 --       3 why no code is accepted whatever it says; empty where one may be
--- Returns what tells this call from others, verdict, the moment, the step, seconds to wait ("-":
--- none) and the reason, separated by spaces.
+--       4 the steps in which it is a code of the present secret, separated by spaces
+--       5 the steps in which it is a code of the secret before
+-- Returns, separated by spaces: what tells this call from others, verdict, the moment, the step,
+-- seconds to wait ("-": none), the lane's version, failures in a row and the end of its lock, and the
+-- reason.
 
-local moment, kind, first, last, unlocks, sql_in_a_row, sql_spent, call, steps =
-  string.match(ARGV[1], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) ?(.*)$')
-local per_minute, lock_after, lock_seconds, owner_lock_after, switch_off_after, window, period, keep =
-  string.match(ARGV[2], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+local moment, first, last, lane_unlocks, sql_version, sql_in_a_row, sql_locked_until, forgives,
+  spent_unlocks, generation, sql_spent, sql_previous, call =
+  string.match(ARGV[1], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+local per_minute, lock_after, lock_seconds, longest, window, period, keep =
+  string.match(ARGV[2], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
 local unfit = ARGV[3]
 
 local now = tonumber(moment)
@@ -31,15 +35,21 @@ if not now then
   local time = redis.call('TIME')
   now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
-unlocks, sql_in_a_row, sql_spent = tonumber(unlocks), tonumber(sql_in_a_row), tonumber(sql_spent)
-per_minute, lock_after, lock_seconds = tonumber(per_minute), tonumber(lock_after), tonumber(lock_seconds)
-owner_lock_after, switch_off_after = tonumber(owner_lock_after), tonumber(switch_off_after)
+lane_unlocks, spent_unlocks = tonumber(lane_unlocks), tonumber(spent_unlocks)
+sql_version, sql_in_a_row = tonumber(sql_version), tonumber(sql_in_a_row)
+sql_locked_until, forgives = tonumber(sql_locked_until), forgives == '1'
+generation, sql_spent, sql_previous = tonumber(generation), tonumber(sql_spent), tonumber(sql_previous)
+per_minute, lock_after = tonumber(per_minute), tonumber(lock_after)
+lock_seconds, longest = tonumber(lock_seconds), tonumber(longest)
 window, period = tonumber(window), tonumber(period)
+
+local lane, spender
 
 -- Lua would print a large number with fourteen digits, or in powers of ten; so each says its form.
 local function answer(verdict, reason, step, wait)
   wait = wait and string.format('%.6f', wait) or '-'
-  return string.format('%s %s %.6f %d %s %s', call, verdict, now, step or 0, wait, reason)
+  return string.format('%s %s %.6f %d %s %d %d %.6f %s', call, verdict, now, step or 0, wait,
+    lane and lane.version or 0, lane and lane.in_a_row or 0, lane and lane.locked_until or 0, reason)
 end
 
 local present = math.floor(now / period)
@@ -55,33 +65,70 @@ local function number(text)
   return found == found and found
 end
 
-local kept, rows = {}, {}
-for place = 1, 3 do
-  local row = {unlocks = -1, in_a_row = 0, locked_until = 0, spent = -1, changed = -period, run = '-', recent = ''}
-  local text = redis.pcall('GET', KEYS[place])
+local function damaged(key)
+  return redis.error_reply('ERR the counters under ' .. key .. ' are damaged: delete that key')
+end
+
+-- What is under a key: the fields of the pattern, all numbers but for the last; nothing where there
+-- is nothing. The second value is an error, the third the text.
+local function read(key, pattern, count)
+  local text = redis.pcall('GET', key)
   if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then
     -- Of the server's, not of the key's: what it counted is there, and nobody is to delete it.
-    return text
+    return nil, text
   end
-  if text then
-    local fields = type(text) == 'string' and
-      {string.match(text, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) ?(.*)$')} or {}
-    row.unlocks, row.in_a_row = number(fields[1]), number(fields[2])
-    row.locked_until, row.spent, row.changed = number(fields[3]), number(fields[4]), number(fields[5])
-    row.run, row.recent = fields[6], fields[7]
-    if not (row.unlocks and row.in_a_row and row.locked_until and row.spent and row.changed) then
-      return redis.error_reply('ERR the counters under ' .. KEYS[place] .. ' are damaged: delete that key')
+  if not text then
+    return nil
+  end
+  local fields = type(text) == 'string' and {string.match(text, pattern)} or {}
+  for place = 1, count do
+    fields[place] = number(fields[place])
+    if not fields[place] then
+      return nil, damaged(key)
     end
   end
-  -- Counters from before the last unlock are forgotten; what was spent stays spent. An attempt that
-  -- knows less of unlocks than these keys do changes nothing about that.
-  if row.unlocks < unlocks then
-    row.unlocks, row.in_a_row = unlocks, place == 1 and sql_in_a_row or 0
-    row.recent, row.locked_until = '', 0
-  end
-  kept[place], rows[place] = text, row
+  return fields, nil, text
 end
-local peer, pair, owner = rows[1], rows[2], rows[3]
+
+local fields, failed, lane_text, spender_text
+fields, failed, lane_text = read(KEYS[1], '^(%S+) (%S+) (%S+) (%S+) ?(.*)$', 4)
+if failed then
+  return failed
+end
+fields = fields or {-1, -1, 0, 0, ''}
+lane = {unlocks = fields[1], version = fields[2], in_a_row = fields[3], locked_until = fields[4], recent = fields[5]}
+fields, failed, spender_text = read(KEYS[2], '^(%S+) (%S+) (%S+) (%S+) (%S+)$', 4)
+if failed then
+  return failed
+end
+fields = fields or {-1, -1, -1, -period, '-'}
+spender = {unlocks = fields[1], generation = fields[2], spent = fields[3], changed = fields[4], run = fields[5]}
+
+-- Whether a row is from before the last unlock. An attempt that knows less of unlocks than these keys
+-- do changes nothing about that; but an unlock that is an hour ahead of the clock was written while
+-- the clock was wrong, in a database that was replaced since.
+local function is_older(row, unlocks)
+  return row.unlocks < unlocks or (row.unlocks > unlocks and row.unlocks > now + 3600)
+end
+
+if is_older(lane, lane_unlocks) then
+  lane.unlocks, lane.version, lane.recent = lane_unlocks, sql_version, ''
+  lane.in_a_row, lane.locked_until = sql_in_a_row, sql_locked_until
+elseif sql_version > lane.version then
+  -- This server has lost the newest of it.
+  lane.version, lane.in_a_row, lane.locked_until = sql_version, sql_in_a_row, sql_locked_until
+elseif sql_version == lane.version then
+  lane.in_a_row = math.max(lane.in_a_row, sql_in_a_row)
+  lane.locked_until = math.max(lane.locked_until, sql_locked_until)
+end
+if is_older(spender, spent_unlocks) then
+  -- What was spent stays spent, but for what the clock hasn't reached.
+  spender.unlocks, spender.spent = spent_unlocks, math.min(spender.spent, to)
+end
+if spender.generation < generation then
+  -- A new secret begins unspent; what was spent of the one before, SQL knows.
+  spender.generation, spender.spent = generation, -1
+end
 
 -- A server that began anew, was restored or took over may have forgotten what was spent last. What
 -- the last of it was, SQL knows as well: where that is no longer good, nothing that could be good
@@ -90,57 +137,80 @@ local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 if not run then
   return redis.error_reply('ERR the server does not tell its run_id')
 end
-local spender = kind == 'plain' and peer or pair
 if spender.run ~= run then
   spender.run = run
-  if sql_spent >= from then
+  if math.max(sql_spent, sql_previous) >= from then
     spender.changed = now
+  end
+end
+if spender.changed > now + window * period then
+  -- The clock was ahead.
+  spender.changed = now
+end
+
+local function lock_of(in_a_row)
+  return math.min(lock_seconds * 2 ^ math.min(math.max(0, in_a_row - lock_after), 60), longest)
+end
+
+-- Moments that the clock hasn't reached hold for no longer than if they had been written now.
+if lane.locked_until > now then
+  lane.locked_until = math.min(lane.locked_until, now + lock_of(lane.in_a_row))
+end
+local recent = {}
+for text in string.gmatch(lane.recent, '%S+') do
+  local at = number(text)
+  if not at then
+    return damaged(KEYS[1])
+  end
+  if at > now - 60 then
+    recent[#recent + 1] = math.min(at, now)
   end
 end
 
 local function finish(...)
-  for place, row in ipairs(rows) do
-    local text = string.format('%d %d %.6f %d %.6f %s %s', row.unlocks, row.in_a_row, row.locked_until,
-      row.spent, row.changed, row.run, row.recent)
-    if text ~= kept[place] then
-      redis.call('SET', KEYS[place], text, 'EX', keep)
-    end
+  for place, at in ipairs(recent) do
+    recent[place] = string.format('%.6f', at)
+  end
+  local text = string.format('%d %d %d %.6f %s', lane.unlocks, lane.version, lane.in_a_row, lane.locked_until,
+    table.concat(recent, ' '))
+  if text ~= lane_text then
+    redis.call('SET', KEYS[1], text, 'EX', keep)
+  end
+  text = string.format('%d %d %d %.6f %s', spender.unlocks, spender.generation, spender.spent, spender.changed,
+    spender.run)
+  if text ~= spender_text then
+    redis.call('SET', KEYS[2], text, 'EX', keep)
   end
   return answer(...)
 end
 
-if math.max(peer.in_a_row, sql_in_a_row) >= switch_off_after then
-  return finish('locked', 'short codes switched off')
-end
-if pair.locked_until > now then
-  return finish('locked', 'pair locked', 0, pair.locked_until - now)
-end
-if owner.locked_until > now then
-  return finish('locked', 'owner locked', 0, owner.locked_until - now)
-end
-local recent = {}
-for at in string.gmatch(pair.recent, '%S+') do
-  if tonumber(at) > now - 60 then
-    recent[#recent + 1] = at
-  end
+if lane.locked_until > now then
+  return finish('locked', 'lane locked', 0, lane.locked_until - now)
 end
 if #recent >= per_minute then
   return finish('limited', 'rate limited', 0, recent[#recent - per_minute + 1] + 60 - now)
 end
 
-local step = -1
-for each in string.gmatch(steps, '%S+') do
-  local found = tonumber(each)
-  if found >= from and found <= to then
-    step = found
+local function newest(steps)
+  local step = -1
+  for each in string.gmatch(steps, '%S+') do
+    local found = tonumber(each)
+    if found >= from and found <= to then
+      step = math.max(step, found)
+    end
   end
+  return step
 end
+
+local of_present, of_previous = newest(ARGV[4]), newest(ARGV[5])
+local spent, previous = math.max(spender.spent, sql_spent), math.max(spender.spent, sql_previous)
+local step = math.max(of_present > spent and of_present or -1, of_previous > previous and of_previous or -1)
 local reason = unfit
 if reason == '' then
-  if step < 0 then
+  if of_present < 0 and of_previous < 0 then
     reason = 'wrong code'
-  elseif step <= math.max(spender.spent, sql_spent) then
-    reason = 'replay'
+  elseif step < 0 then
+    reason = (of_present >= 0 and spent or previous) > to and 'spent step ahead of the clock' or 'replay'
   elseif step <= math.floor(spender.changed / period) + window then
     -- A code may be ahead of the clock by the window, so that much of the future may have been
     -- spent and forgotten too.
@@ -148,20 +218,16 @@ if reason == '' then
   end
 end
 if reason == '' then
-  peer.in_a_row, pair.in_a_row, owner.in_a_row, pair.recent = 0, 0, 0, ''
-  spender.spent = step
+  if forgives and (lane.in_a_row > 0 or #recent > 0) then
+    lane.version, lane.in_a_row, lane.locked_until, recent = lane.version + 1, 0, 0, {}
+  end
+  spender.spent = math.max(spender.spent, step)
   return finish('accepted', '', step)
 end
 
-recent[#recent + 1] = string.format('%.6f', now)
-pair.recent = table.concat(recent, ' ')
-for _, row in ipairs(rows) do
-  row.in_a_row = row.in_a_row + 1
-end
-if pair.in_a_row >= lock_after then
-  pair.in_a_row, pair.recent, pair.locked_until = 0, '', now + lock_seconds
-end
-if owner.in_a_row >= owner_lock_after then
-  owner.in_a_row, owner.locked_until = 0, now + lock_seconds
+lane.version, lane.in_a_row = lane.version + 1, lane.in_a_row + 1
+recent[#recent + 1] = now
+if lane.in_a_row >= lock_after then
+  recent, lane.locked_until = {}, now + lock_of(lane.in_a_row)
 end
 return finish('rejected', reason)

@@ -1,9 +1,10 @@
 """The ledger in Redis: one script decides, and SQL keeps what Redis may lose.
 
 Redis counts attempts and spends codes for many processes at once, without their waiting for each
-other in the database. What must outlive an eviction, a flush or a failover stands in SQL as well:
-the failures in a row about a peer, and each step that was spent, which is written with the audit
-row before anybody hears of it. So a Redis that forgot can't make a spent code good again.
+other in the database. What must outlive an eviction, a flush or a failover is in SQL as well: each
+step that was spent and each lane's failures in a row, lock and yearly allowance. They are written
+with the audit row before anybody hears of the decision. So a Redis that forgot can't make a spent
+code good again, and gives a guesser the failures of one minute at the most.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from secrets import token_hex
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Open, Statement
@@ -30,41 +31,72 @@ from pipelit_agents.ledger.address import (
 from pipelit_agents.ledger.base import (
     Attempt,
     Decision,
-    Verdict,
+    Life,
     account_of,
+    find_steps,
+    is_person,
     last_forgotten,
     lock_attempt,
     record_decision,
-    window_of,
+    was_expired,
 )
+from pipelit_agents.ledger.rules import Found, Lane, LaneKind, Rules, Verdict, class_of, window_of
+from pipelit_agents.ledger.sql import GIVE_OWN_LANE
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.proof import PERIOD
 
 __all__ = ["RedisLedger"]
 
-# Beyond the longest lock, from what was counted last; a guesser who pauses a day has gained a
-# handful of guesses.
+# Longer than Redis alone needs to know anything: the failures of the last minute, and what could
+# have been spent while the database was restarted. Locks are in SQL too, however long they last.
 _KEEP: Final = 86_400
 _TRIES: Final = 3
 
-_READ: Final = Statement(
-    """
-    SELECT (v.active AND v.domain = '' AND (v.kind = 'agent' OR v.username = p.username))
-            AS verifier_active,
-        v.root_owner, p.active,
-        p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.database_id,
-        e.boot_id, e.changed_at,
-        COALESCE(lp.unlocks, 0) AS unlocks, COALESCE(lp.in_a_row, 0) AS in_a_row,
-        COALESCE(CASE WHEN :kind = 'plain' THEN lp.spent_step ELSE lv.spent_step END, -1) AS spent
-    FROM (SELECT 1 AS one) AS base
-    LEFT JOIN pipelit_users v ON v.username = :verifier
-    LEFT JOIN pipelit_users p ON p.username = :peer
-    LEFT JOIN pipelit_epoch e ON e.id = 1
-    LEFT JOIN pipelit_ledger lp ON lp.peer = :peer AND lp.scope = 'peer' AND lp.subject = ''
-    LEFT JOIN pipelit_ledger lv
-        ON lv.peer = :peer AND lv.scope = 'pair' AND lv.subject = :verifier
-    """
+_LANE_COLUMNS: Final = (
+    "COALESCE({lane}.unlocks, 0) AS unlocks, COALESCE({lane}.version, 0) AS version, "
+    "COALESCE({lane}.in_a_row, 0) AS in_a_row, COALESCE({lane}.locked_until, 0) AS locked_until, "
+    "COALESCE({lane}.whole_at, 0) AS whole_at, "
 )
+_READ: Final = (
+    # A person verifies nobody but herself: no handle acts as one.
+    "SELECT (v.active AND v.domain = '' AND (v.kind = 'agent' OR v.username = p.username)) "
+    "AS verifier_active, p.active, p.kind, p.domain, "
+    "p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, "
+    "COALESCE(p.totp_generation, 0) AS generation, e.database_id, e.boot_id, e.changed_at, "
+    "e.clock_offset, COALESCE(s.unlocks, 0) AS unlocks_of_all, {columns} "
+    "FROM (SELECT 1 AS one) AS base "
+    "LEFT JOIN pipelit_users v ON v.username = :verifier "
+    "LEFT JOIN pipelit_users p ON p.username = :peer "
+    "LEFT JOIN pipelit_epoch e ON e.id = 1 "
+    "LEFT JOIN pipelit_ledger s ON s.peer = :peer AND s.scope = 'peer' AND s.subject = '' {joins}"
+)
+_SPENT: Final = (
+    "COALESCE({row}.spent_step, -1) AS spent, COALESCE({row}.spent_previous, -1) AS previous"
+)
+_READS: Final = {
+    "audience": Statement(
+        _READ.format(
+            columns="'pair' AS scope, " + _LANE_COLUMNS.format(lane="l") + _SPENT.format(row="l"),
+            joins="LEFT JOIN pipelit_ledger l "
+            "ON l.peer = :peer AND l.scope = 'pair' AND l.subject = :verifier",
+        )
+    ),
+    "plain": Statement(
+        _READ.format(
+            columns="o.scope AS own, "
+            "CASE WHEN :own AND p.kind = 'human' AND p.domain = '' THEN 'self' ELSE 'others' END "
+            "AS shared, " + _LANE_COLUMNS.format(lane="l") + _SPENT.format(row="s"),
+            # Of the lane that is used; a person's verifiers have none of their own.
+            joins="LEFT JOIN pipelit_ledger o "
+            "ON o.peer = :peer AND o.scope = 'plain' AND o.subject = :verifier "
+            "AND NOT (p.kind = 'human' AND p.domain = '') "
+            "LEFT JOIN pipelit_ledger l ON l.peer = :peer "
+            "AND l.subject = CASE WHEN o.scope IS NULL THEN '' ELSE :verifier END "
+            "AND l.scope = CASE WHEN o.scope IS NOT NULL THEN 'plain' "
+            "WHEN :own AND p.kind = 'human' AND p.domain = '' THEN 'self' ELSE 'others' END",
+        )
+    ),
+}
 # Both accounts as they were when the code was compared; counted apart, as a person is both.
 _UNCHANGED: Final = (
     "(SELECT count(*) FROM pipelit_users WHERE active AND domain = '' "
@@ -75,29 +107,38 @@ _UNCHANGED: Final = (
 _IS_UNCHANGED: Final = Statement(f"SELECT {_UNCHANGED} AS unchanged")
 _NEW_ROW: Final = (
     "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
-    "spent_step) "
-    "SELECT CAST(:peer AS VARCHAR), {scope}, 1, {in_a_row}, '', 0, {step} WHERE {where} "
-    "ON CONFLICT (peer, scope, subject) DO UPDATE SET version = pipelit_ledger.version + 1, "
+    "whole_at, spent_step, spent_previous) SELECT CAST(:peer AS VARCHAR), CAST(:scope AS VARCHAR), "
+    "CAST(:subject AS VARCHAR), CAST(:version AS BIGINT), CAST(:in_a_row AS INTEGER), '', "
+    "CAST(:locked_until AS DOUBLE PRECISION), CAST(:whole_at AS DOUBLE PRECISION), "
+    "CAST(:step AS BIGINT), CAST(:step AS BIGINT) WHERE {where} "
+    "ON CONFLICT (peer, scope, subject) DO UPDATE SET "
 )
+# By which of the two secrets the code was right; the step is spent for both.
 _SPEND: Final = {
-    kind: Statement(
-        _NEW_ROW.format(
-            scope=scope, in_a_row=0, step="CAST(:step AS BIGINT)", where=f"{_UNCHANGED} = 2"
+    secret: Statement(
+        _NEW_ROW.format(where=f"{_UNCHANGED} = 2")
+        + ", ".join(
+            f"{each} = CASE WHEN pipelit_ledger.{each} < excluded.{each} "
+            f"THEN excluded.{each} ELSE pipelit_ledger.{each} END"
+            for each in ("spent_step", "spent_previous")
         )
-        + "spent_step = excluded.spent_step WHERE pipelit_ledger.spent_step < excluded.spent_step"
+        + f" WHERE pipelit_ledger.{secret} < excluded.{secret}"
     )
-    for kind, scope in (
-        ("plain", "'peer', ''"),
-        ("audience", "'pair', CAST(:verifier AS VARCHAR)"),
-    )
+    for secret in ("spent_step", "spent_previous")
 }
-_CHARGE: Final = Statement(
-    _NEW_ROW.format(scope="'peer', ''", in_a_row=1, step="-1", where="true")
-    + "in_a_row = pipelit_ledger.in_a_row + 1"
+# Of two that are written in another order than Redis decided, the later decision stays; but a guess
+# is charged to the year's allowance in any case.
+_IS_NEWER: Final = (
+    "excluded.version > pipelit_ledger.version AND pipelit_ledger.unlocks <= :unlocks"
 )
-_RESET: Final = Statement(
-    "UPDATE pipelit_ledger SET in_a_row = 0, version = version + 1 "
-    "WHERE peer = :peer AND scope = 'peer' AND in_a_row <> 0"
+_COUNT: Final = Statement(
+    _NEW_ROW.format(where="true")
+    + ", ".join(
+        f"{each} = CASE WHEN {_IS_NEWER} THEN excluded.{each} ELSE pipelit_ledger.{each} END"
+        for each in ("version", "in_a_row", "locked_until")
+    )
+    + ", whole_at = CASE WHEN pipelit_ledger.whole_at > :most THEN :most "
+    "WHEN pipelit_ledger.whole_at > :at THEN pipelit_ledger.whole_at ELSE :at END + :cost"
 )
 
 
@@ -111,6 +152,8 @@ class RedisLedger:
         clock: The ledger's clock, Unix seconds; None for the Redis server's.
         epoch: Names the life of the database's machine; where it changed, commits may have been
             lost. By default the database's own.
+        uptime: Seconds since that machine was started, which no clock setting changes. By default
+            the machine's own where ``clock`` is None, and otherwise unknown.
 
     Raises:
         ConfigurationError: At first use, when the address can't be used.
@@ -123,18 +166,21 @@ class RedisLedger:
         url: str,
         clock: Callable[[], float] | None = None,
         epoch: Callable[[], str] | None = None,
+        uptime: Callable[[], float] | None = None,
     ) -> None:
         self._database = database
-        self._policy = policy
+        self._rules = Rules(policy)
+        self._window = policy.window
         self._url = url
         self._clock = clock
-        self._epoch = epoch or database.epoch
+        self._epoch = epoch
+        self._uptime = uptime
+        self._life: Life | None = None
         # How far Redis's clock is ahead of ours, as its last answer told.
         self._ahead = 0.0
         self._limits = (
             f"{policy.failures_per_minute:d} {policy.lock_after:d} {float(policy.lock_seconds)} "
-            f"{policy.owner_lock_after:d} {policy.switch_off_after:d} {policy.window:d} "
-            f"{PERIOD} {int(_KEEP + policy.lock_seconds)}"
+            f"{float(policy.longest_lock_seconds)} {policy.window:d} {PERIOD} {_KEEP}"
         )
         self._script = (files(__package__) / "decide.lua").read_text("utf-8")
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
@@ -155,11 +201,11 @@ class RedisLedger:
             UnsealError: The peer's secret doesn't open under this keyring.
         """
         try:
-            (row,) = self._database.fetch(_READ, _names(attempt))
+            (row,) = self._database.fetch(_READS[attempt.kind], _names(attempt))
             if not row.database_id:
                 why = "the database has lost its name: restore the table pipelit_epoch"
                 raise _unavailable(attempt, why)
-            return self._written(attempt, row, *self._asked(attempt, row))
+            return self._written(attempt, row, self._asked(attempt, row))
         except LedgerUnavailable:
             raise
         except StorageError as error:
@@ -184,42 +230,57 @@ class RedisLedger:
         if client is not None:
             client.close()
 
-    def _asked(self, attempt: Attempt, row: Any) -> tuple[Decision, str]:
+    def _asked(self, attempt: Attempt, row: Any) -> _Answer:
         for _ in range(_TRIES):
             now = round(self._clock(), 6) if self._clock else time.time() + self._ahead
-            account, unfit = account_of(attempt.peer, row, now)
-            tried = window_of(now, self._policy.window)
-            steps = sorted(attempt.matches(account, tried))
-            decided = self._called(attempt, row, unfit, steps, tried)
-            if decided is not None:
-                return decided
+            account, unfit = account_of(attempt, row, now)
+            tried = window_of(now, self._window)
+            found = find_steps(attempt, account, unfit, tried)
+            answer = self._called(attempt, row, found, tried, now)
+            if answer.verdict != "clock":
+                return answer
         raise _unavailable(attempt, "the clocks of this machine and of Redis run apart")
 
     def _called(
-        self, attempt: Attempt, row: Any, unfit: str, steps: list[int], tried: range
-    ) -> tuple[Decision, str] | None:
-        """The decision and why, or None where the steps are to be tried by Redis's clock."""
+        self, attempt: Attempt, row: Any, found: Found, tried: range, now: float
+    ) -> _Answer:
+        scope, subject = _lane_of(attempt, row)
         base = f"pipelit:{row.database_id}:{{{attempt.peer}}}"
-        keys = (base, f"{base}:by:{attempt.verifier}", f"{base}:of:{row.root_owner or ''}")
+        spender = "" if attempt.kind == "plain" else f":{attempt.verifier}"
+        keys = (f"{base}:{row.generation}:{scope}:{subject}", f"{base}:spent{spender}")
         moment = "-" if self._clock is None else repr(round(self._clock(), 6))
         token = token_hex(8)
-        known = f"{row.unlocks} {row.in_a_row} {row.spent}"
-        found = " ".join(map(str, steps))
-        asked = f"{moment} {attempt.kind} {tried[0]} {tried[-1]} {known} {token} {found}"
+        unlocks = _unlocks(row)
+        lane = Lane(row.in_a_row, (), row.locked_until, row.whole_at)
+        lane = self._rules.seen(lane, now, class_of(scope, person=is_person(row)))
+        of_spent = row.unlocks_of_all if attempt.kind == "plain" else unlocks
+        asked = (
+            f"{moment} {tried[0]} {tried[-1]} {unlocks} {row.version} {row.in_a_row} "
+            f"{float(row.locked_until)!r} {self._rules.forgives(lane, now):d} {of_spent} "
+            f"{row.generation} {row.spent} {row.previous} {token}"
+        )
+        steps = (" ".join(map(str, each)) for each in (found.steps, found.previous))
         try:
-            answer = self._run(keys, (asked, self._limits, unfit))
+            answer = self._run(keys, (asked, self._limits, found.unfit, *steps))
         except RedisUnusable as error:
             raise _unavailable(attempt, str(error)) from None
         if not isinstance(answer, bytes) or not answer.startswith(f"{token} ".encode()):
             # A call that was interrupted has left its answer on the connection.
             self._forget()
             raise _unavailable(attempt, "Redis's answer is another call's")
-        _, verdict, at, step, wait, reason = answer.decode().split(" ", 5)
+        _, verdict, at, step, wait, *counted, reason = answer.decode().split(" ", 8)
         self._ahead = float(at) - time.time()
-        if verdict == "clock":
-            return None
-        wait_or_none = None if wait == "-" else float(wait)
-        return Decision(cast(Verdict, verdict), float(at), int(step), wait_or_none), reason
+        return _Answer(
+            cast(Verdict, verdict),
+            float(at),
+            int(step),
+            None if wait == "-" else float(wait),
+            int(counted[0]),
+            int(counted[1]),
+            float(counted[2]),
+            reason,
+            "spent_step" if int(step) in found.steps else "spent_previous",
+        )
 
     def _run(self, keys: Sequence[str], values: Sequence[str]) -> Any:
         with named_errors(self._url):
@@ -244,37 +305,105 @@ class RedisLedger:
     def _forget(self) -> None:
         self._client = None
 
-    def _written(self, attempt: Attempt, row: Any, decision: Decision, reason: str) -> Decision:
+    def _written(self, attempt: Attempt, row: Any, answer: _Answer) -> Decision:
+        at, verdict, reason = answer.at, answer.verdict, answer.reason
+        scope, subject = _lane_of(attempt, row)
+        names = _names(attempt) | {"scope": scope, "subject": subject}
+        # Before the transaction: it takes time.
+        cost = self._cost(attempt, row, answer) if verdict == "rejected" else 0.0
         with self._database.deciding() as connection:
             # A power cut that undid commits may have taken Redis's memory with them, and neither
             # would know that the other forgot.
             forgotten = last_forgotten(
-                connection, row, self._epoch(), decision.at, self._policy.window
-            )
-            if decision.verdict == "accepted":
+                connection, row, self._life or self._begin_life(), attempt.verifier, at,
+                self._window,
+            )  # fmt: skip
+            if verdict == "accepted":
                 lock_attempt(self._database, connection, attempt)
-                if decision.step <= forgotten:
-                    reason = "step from before a restart"
+                if forgotten.unfit or answer.step <= forgotten.step:
+                    reason = forgotten.unfit or "step from before a restart"
                 else:
-                    reason = self._spent(connection, attempt, row, decision.step)
+                    reason = self._spent(connection, attempt, row, answer)
                 if reason:
-                    decision = Decision("rejected", decision.at)
-            if decision.verdict == "rejected":
-                _CHARGE.write(connection, _names(attempt))
-            record_decision(connection, attempt, decision, reason)
+                    # Redis has ended the row of failures for it; so it is begun again.
+                    verdict = "rejected"
+                    failures = row.in_a_row + 1
+                    until = at + self._rules.lock_of(failures) if self._locks(failures) else 0.0
+                    answer = answer._replace(
+                        version=answer.version + 1, in_a_row=failures, locked_until=until
+                    )
+            locked: LaneKind | None = None
+            if verdict == "rejected":
+                self._count(connection, names, row, answer, cost)
+                if answer.in_a_row == self._rules.policy.lock_after:
+                    locked = scope
+            elif verdict == "accepted":
+                if row.in_a_row > answer.in_a_row:
+                    self._count(connection, names, row, answer, 0.0)
+                if scope == "others" and not is_person(row):
+                    own_lanes = self._rules.policy.own_lanes
+                    GIVE_OWN_LANE.write(connection, names | {"own_lanes": own_lanes})
+            accepted = verdict == "accepted"
+            decision = Decision(verdict, at, answer.step if accepted else 0, answer.wait)
+            record_decision(connection, attempt, decision, reason, locked=locked)
         return decision
 
-    def _spent(self, connection: Open, attempt: Attempt, row: Any, step: int) -> str:
+    def _locks(self, failures: int) -> bool:
+        return failures >= self._rules.policy.lock_after
+
+    def _cost(self, attempt: Attempt, row: Any, answer: _Answer) -> float:
+        """By how much a refused code moves on the moment at which the lane's allowance is whole."""
+        account, _ = account_of(attempt, row, answer.at)
+        # A code that was right when it was made is the peer's own, and no guess.
+        guessed = not was_expired(attempt, account, answer.at, self._window)
+        if not guessed or answer.reason != "wrong code":
+            return 0.0
+        return self._rules.cost(class_of(_lane_of(attempt, row)[0], person=is_person(row)))
+
+    def _count(
+        self, connection: Open, names: dict[str, Any], row: Any, answer: _Answer, cost: float
+    ) -> None:
+        """Writes the lane's state after a decision."""
+        lanes = class_of(names["scope"], person=is_person(row))
+        values = {
+            "version": answer.version,
+            "in_a_row": answer.in_a_row,
+            "locked_until": answer.locked_until,
+            "whole_at": answer.at + cost,
+            "step": -1,
+            "unlocks": _unlocks(row),
+            "at": answer.at,
+            "cost": cost,
+            "most": answer.at + self._rules.longest_debt(lanes),
+        }
+        _COUNT.write(connection, names | values)
+
+    def _spent(self, connection: Open, attempt: Attempt, row: Any, answer: _Answer) -> str:
         """Spends a step in SQL as well; why it can't be, or nothing."""
         evaluated = {"secret": row.totp_secret, "previous": row.totp_previous or ""}
-        names = _names(attempt) | evaluated
-        if _SPEND[attempt.kind].write(connection, names | {"step": step}):
-            if row.in_a_row:
-                _RESET.write(connection, names)
+        plain = attempt.kind == "plain"
+        names = _names(attempt) | {
+            **evaluated,
+            "scope": "peer" if plain else "pair",
+            "subject": "" if plain else attempt.verifier,
+            "version": 1 if plain else answer.version,
+            "in_a_row": 0 if plain else answer.in_a_row,
+            "locked_until": 0.0,
+            "whole_at": 0.0,
+            "step": answer.step,
+        }
+        if _SPEND[answer.secret].write(connection, names):
             return ""
         ((unchanged,),) = _IS_UNCHANGED.fetch(connection, names)
         # A replay here is one that Redis has forgotten, or one between two of them.
         return "replay" if unchanged == 2 else "account changed meanwhile"
+
+    def _begin_life(self) -> Life:
+        uptime = self._uptime
+        if uptime is None and self._clock is None:
+            uptime = self._database.uptime
+        self._life = Life(self._epoch or self._database.epoch, uptime)
+        return self._life
 
     def _connected(self) -> Any:
         if self._client is None:
@@ -286,8 +415,39 @@ class RedisLedger:
         return self._client
 
 
+class _Answer(NamedTuple):
+    """What the script decided."""
+
+    verdict: Any
+    at: float
+    step: int
+    wait: float | None
+    version: int
+    in_a_row: int
+    locked_until: float
+    reason: str
+    # In which column of the row the step is to be spent.
+    secret: str
+
+
+def _lane_of(attempt: Attempt, row: Any) -> tuple[LaneKind, str]:
+    if attempt.kind == "audience":
+        return "pair", attempt.verifier
+    return ("plain", attempt.verifier) if row.own else (row.shared, "")
+
+
+def _unlocks(row: Any) -> int:
+    # An unlock of all lanes is written in the row of the peer, and into the others that are there.
+    return max(int(row.unlocks), int(row.unlocks_of_all))
+
+
 def _names(attempt: Attempt) -> dict[str, Any]:
-    return {"verifier": attempt.verifier, "peer": attempt.peer, "kind": attempt.kind}
+    return {
+        "verifier": attempt.verifier,
+        "peer": attempt.peer,
+        "kind": attempt.kind,
+        "own": attempt.own,
+    }
 
 
 def _unavailable(attempt: Attempt, why: str) -> LedgerUnavailable:

@@ -9,105 +9,117 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.statement import Statement
+from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.base import (
     Attempt,
-    CodeKind,
     Decision,
+    Life,
     account_of,
+    find_steps,
+    is_person,
     last_forgotten,
     lock_attempt,
     record_decision,
-    window_of,
+    was_expired,
 )
+from pipelit_agents.ledger.rules import Lane, Rules, Ruling, Spent, class_of, window_of
 from pipelit_agents.policy import VerificationPolicy
 
 __all__ = ["SqlLedger"]
 
 _RETRIES: Final = 50
 
-_LEDGER_COLUMNS: Final = ("version", "in_a_row", "recent", "locked_until", "spent_step")
-_SCOPES: Final = {
-    "lp": ("peer", "''"),
-    "lv": ("pair", ":verifier"),
-    "lo": ("owner", ":root_owner"),
+_COLUMNS: Final = (
+    "version", "in_a_row", "recent", "locked_until", "whole_at", "spent_step", "spent_previous"
+)  # fmt: skip
+_WIDTH: Final = len(_COLUMNS)
+_PLACES: Final = ("scope", "subject", *_COLUMNS)
+# Which rows of the ledger an attempt needs. A row that isn't there counts nothing.
+_ROWS: Final = {
+    "audience": {"l": "l.scope = 'pair' AND l.subject = :verifier"},
+    "plain": {
+        "s": "s.scope = 'peer' AND s.subject = ''",
+        "o": "o.scope = 'plain' AND o.subject = :verifier",
+        "t": "t.subject = '' AND t.scope = CASE "
+        "WHEN :own AND p.kind = 'human' AND p.domain = '' THEN 'self' ELSE 'others' END",
+    },
 }
-_READ: Final = (
-    # A person verifies nobody but herself: no handle acts as one.
-    "SELECT {now} AS now, (v.active AND v.domain = '' AND (v.kind = 'agent' OR "
-    "v.username = p.username)) AS verifier_active, v.root_owner, p.active, "
-    "p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, e.changed_at, "
-    # Last, as they are read by their place.
-    + ", ".join(f"{t}.{c} AS {t}_{c}" for t in _SCOPES for c in _LEDGER_COLUMNS)
-    + """
-    FROM (SELECT 1 AS one) AS base
-    LEFT JOIN pipelit_users v ON v.username = :verifier
-    LEFT JOIN pipelit_users p ON p.username = :peer
-    LEFT JOIN pipelit_epoch e ON e.id = 1
-    LEFT JOIN pipelit_ledger lp ON lp.peer = :peer AND lp.scope = 'peer' AND lp.subject = ''
-    LEFT JOIN pipelit_ledger lv
-        ON lv.peer = :peer AND lv.scope = 'pair' AND lv.subject = :verifier
-    LEFT JOIN pipelit_ledger lo
-        ON lo.peer = :peer AND lo.scope = 'owner' AND lo.subject = COALESCE(v.root_owner, '')
-    """
+_UPSERT: Final = (
+    f"INSERT INTO pipelit_ledger (peer, {', '.join(_PLACES)}) VALUES {{rows}} "
+    "ON CONFLICT (peer, scope, subject) DO UPDATE SET "
+    + ", ".join(f"{each} = excluded.{each}" for each in _COLUMNS)
+    + " WHERE pipelit_ledger.version = excluded.version - 1"
+)
+# Counted and inserted in one transaction, in which attempts about one peer follow each other.
+GIVE_OWN_LANE: Final = Statement(
+    "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
+    "spent_step) SELECT CAST(:peer AS VARCHAR), 'plain', CAST(:verifier AS VARCHAR), 1, 0, '', 0, "
+    "-1 WHERE (SELECT count(*) FROM pipelit_ledger WHERE peer = :peer AND scope = 'plain') "
+    "< :own_lanes ON CONFLICT DO NOTHING"
 )
 
 
 @cache
-def _writing(*tables: str) -> Statement:
-    rows = ", ".join(
-        f"(:peer, '{scope}', {subject}, " + ", ".join(f":{t}_{c}" for c in _LEDGER_COLUMNS) + ")"
-        for t, (scope, subject) in _SCOPES.items()
-        if t in tables
+def _reading(now: str, kind: str) -> Statement:
+    rows = _ROWS[kind]
+    # The ledger's columns last, as they are read by their place.
+    read = ", ".join(f"{row}.{each} AS {row}_{each}" for row in rows for each in _COLUMNS)
+    joins = " ".join(
+        f"LEFT JOIN pipelit_ledger {row} ON {row}.peer = :peer AND {where}"
+        for row, where in rows.items()
     )
     return Statement(
-        "INSERT INTO pipelit_ledger "
-        "(peer, scope, subject, version, in_a_row, recent, locked_until, spent_step) "
-        f"VALUES {rows} ON CONFLICT (peer, scope, subject) DO UPDATE SET "
-        + ", ".join(f"{c} = excluded.{c}" for c in _LEDGER_COLUMNS)
-        + " WHERE pipelit_ledger.version = excluded.version - 1"
+        # A person verifies nobody but herself: no handle acts as one.
+        f"SELECT {now} AS now, (v.active AND v.domain = '' AND (v.kind = 'agent' OR "
+        "v.username = p.username)) AS verifier_active, p.active, p.kind, "
+        "p.domain, p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, "
+        f"e.changed_at, e.clock_offset, {read} "
+        "FROM (SELECT 1 AS one) AS base "
+        "LEFT JOIN pipelit_users v ON v.username = :verifier "
+        "LEFT JOIN pipelit_users p ON p.username = :peer "
+        f"LEFT JOIN pipelit_epoch e ON e.id = 1 {joins}"
     )
 
 
 @cache
-def _reading(now: str) -> Statement:
-    return Statement(_READ.format(now=now))
+def _writing(count: int) -> Statement:
+    rows = (", ".join(f":{each}{number}" for each in _PLACES) for number in range(count))
+    return Statement(_UPSERT.format(rows=", ".join(f"(:peer, {each})" for each in rows)))
 
 
-@dataclass(slots=True)
 class _Row:
-    # In the order of the columns.
-    version: int = 0
-    in_a_row: int = 0
-    recent: str = ""
-    locked_until: float = 0.0
-    spent_step: int = -1
+    """A row of the ledger, and where it is."""
 
-    @classmethod
-    def of(cls, values: Sequence[Any]) -> _Row:
-        return cls() if values[0] is None else cls(*values)
+    __slots__ = ("lane", "scope", "spent", "subject", "version")
 
-    def failures_since(self, moment: float) -> list[float]:
-        return [at for at in map(float, self.recent.split()) if at > moment]
+    def __init__(self, scope: str, subject: str, values: Sequence[Any]) -> None:
+        self.scope, self.subject = scope, subject
+        self.version, in_a_row, recent, locked_until, whole_at, step, previous = values
+        if self.version is None:
+            self.version, self.lane, self.spent = 0, Lane(), Spent()
+        else:
+            moments = tuple(map(float, recent.split())) if recent else ()
+            self.lane = Lane(in_a_row, moments, locked_until, whole_at)
+            self.spent = Spent(step, previous)
 
-    @property
-    def counts(self) -> bool:
-        return bool(self.in_a_row or self.recent)
-
-    def written(self, table: str) -> dict[str, Any]:
-        return {
-            f"{table}_version": self.version + 1,
-            f"{table}_in_a_row": self.in_a_row,
-            f"{table}_recent": self.recent,
-            f"{table}_locked_until": self.locked_until,
-            f"{table}_spent_step": self.spent_step,
-        }
+    def written(self, number: int) -> dict[str, Any]:
+        lane = self.lane
+        values = (
+            self.scope,
+            self.subject,
+            self.version + 1,
+            lane.in_a_row,
+            " ".join(map(repr, lane.recent)),
+            lane.locked_until,
+            lane.whole_at,
+            *self.spent,
+        )
+        return {f"{each}{number}": value for each, value in zip(_PLACES, values, strict=True)}
 
 
 class SqlLedger:
@@ -120,6 +132,8 @@ class SqlLedger:
             database is a file on it.
         epoch: Names the life of the machine; where it changed, commits may have been lost. By
             default the database's own.
+        uptime: Seconds since that machine was started, which no clock setting changes. By default
+            the machine's own where ``clock`` is too, and otherwise unknown.
     """
 
     def __init__(
@@ -128,11 +142,15 @@ class SqlLedger:
         policy: VerificationPolicy,
         clock: Callable[[], float] | None = None,
         epoch: Callable[[], str] | None = None,
+        uptime: Callable[[], float] | None = None,
     ) -> None:
         self._database = database
-        self._policy = policy
+        self._rules = Rules(policy)
+        self._window = policy.window
         self._clock = clock
-        self._epoch = epoch or database.epoch
+        self._epoch = epoch
+        self._uptime = uptime
+        self._life: Life | None = None
 
     def decide(self, attempt: Attempt) -> Decision:
         """Decides one attempt in a transaction of its own, durable when this returns.
@@ -168,24 +186,65 @@ class SqlLedger:
         """Does nothing: the connections are the database's."""
 
     def _decide_once(self, attempt: Attempt) -> Decision | None:
+        names = {"verifier": attempt.verifier, "peer": attempt.peer}
         with self._database.deciding() as connection:
-            names = {"verifier": attempt.verifier, "peer": attempt.peer}
             lock_attempt(self._database, connection, attempt)
-            (row,) = _reading(self._database.server_clock).fetch(connection, names)
+            read = _reading(self._database.server_clock, attempt.kind)
+            (row,) = read.fetch(connection, names | {"own": attempt.own})
             now = self._now(row.now)
-            forgotten = last_forgotten(connection, row, self._epoch(), now, self._policy.window)
-            state = _State(_Row.of(row[-15:-10]), _Row.of(row[-10:-5]), _Row.of(row[-5:]))
-            decision, reason = self._limits(state, now)
-            if decision is None:
-                decision, reason = self._evaluate(attempt, row, state, now, forgotten)
-            written = _writing(*state.tables).write(
-                connection, {**names, "root_owner": row.root_owner or "", **state.written()}
-            )
-            if written != len(state.tables):
+            person = is_person(row)
+            counted, spender = _rows(attempt, row, person)
+            ruling = self._ruled(connection, attempt, row, counted, spender, now)
+            written = [counted]
+            if ruling.verdict == "accepted":
+                # The lane only where there is something to forgive: a row less to write.
+                written = [spender]
+                if counted is not spender and ruling.lane != counted.lane:
+                    written.append(counted)
+            counted.lane, spender.spent = ruling.lane, ruling.spent
+            values: dict[str, Any] = {"peer": attempt.peer}
+            for number, each in enumerate(written):
+                values |= each.written(number)
+            if _writing(len(written)).write(connection, values) != len(written):
                 connection.rollback()
                 return None
-            record_decision(connection, attempt, decision, reason)
+            if ruling.verdict == "accepted" and counted.scope == "others" and not person:
+                own_lanes = self._rules.policy.own_lanes
+                GIVE_OWN_LANE.write(connection, names | {"own_lanes": own_lanes})
+            decision = Decision(ruling.verdict, now, ruling.step, ruling.retry_after)
+            locked: Any = counted.scope if ruling.first_lock else None
+            record_decision(connection, attempt, decision, ruling.reason, locked=locked)
         return decision
+
+    def _ruled(
+        self, connection: Open, attempt: Attempt, row: Any, counted: _Row, spender: _Row, now: float
+    ) -> Ruling:
+        rules, window = self._rules, self._window
+        lanes = class_of(counted.scope, person=is_person(row))
+        life = self._life or self._begin_life()
+        forgotten = last_forgotten(connection, row, life, attempt.verifier, now, window)
+        lane = rules.seen(counted.lane, now, lanes)
+        held = rules.held(lane, spender.spent, now)
+        if held is not None:
+            return held
+        account, unfit = account_of(attempt, row, now)
+        found = find_steps(attempt, account, unfit or forgotten.unfit, window_of(now, window))
+        return rules.judged(
+            lane,
+            spender.spent,
+            found,
+            now,
+            forgotten=forgotten.step,
+            lanes=lanes,
+            was_expired=lambda: was_expired(attempt, account, now, window),
+        )
+
+    def _begin_life(self) -> Life:
+        uptime = self._uptime
+        if uptime is None and self._clock is None:
+            uptime = self._database.uptime
+        self._life = Life(self._epoch or self._database.epoch, uptime)
+        return self._life
 
     def _now(self, of_the_server: float | None) -> float:
         if self._clock is not None:
@@ -193,71 +252,15 @@ class SqlLedger:
             return round(self._clock(), 6)
         return time.time() if of_the_server is None else of_the_server
 
-    def _limits(self, state: _State, now: float) -> tuple[Decision | None, str]:
-        policy = self._policy
-        if state.peer.in_a_row >= policy.switch_off_after:
-            return Decision("locked", now), "short codes switched off"
-        for row, reason in ((state.pair, "pair locked"), (state.owner, "owner locked")):
-            if row.locked_until > now:
-                return Decision("locked", now, retry_after=row.locked_until - now), reason
-        recent = state.pair.failures_since(now - 60)
-        if len(recent) >= policy.failures_per_minute:
-            wait = recent[-policy.failures_per_minute] + 60 - now
-            return Decision("limited", now, retry_after=wait), "rate limited"
-        return None, ""
 
-    def _evaluate(
-        self, attempt: Attempt, row: Any, state: _State, now: float, forgotten: int
-    ) -> tuple[Decision, str]:
-        account, reason = account_of(attempt.peer, row, now)
-        steps = attempt.matches(account, window_of(now, self._policy.window))
-        spent = state.peer if attempt.kind == "plain" else state.pair
-        if reason:
-            pass
-        elif not steps:
-            reason = "wrong code"
-        elif max(steps) <= spent.spent_step:
-            reason = "replay"
-        elif max(steps) <= forgotten:
-            reason = "step from before a restart"
-        if reason:
-            state.fail(now, self._policy)
-            return Decision("rejected", now), reason
-        state.succeed(attempt.kind, max(steps))
-        return Decision("accepted", now, step=max(steps)), ""
-
-
-@dataclass(slots=True)
-class _State:
-    peer: _Row
-    pair: _Row
-    owner: _Row
-    # Which are written: all of them, whatever is refused and why.
-    tables: tuple[str, ...] = tuple(_SCOPES)
-
-    def fail(self, now: float, policy: VerificationPolicy) -> None:
-        peer, pair, owner = self.peer, self.pair, self.owner
-        pair.recent = " ".join(map(repr, [*pair.failures_since(now - 60), now]))
-        for row in (peer, pair, owner):
-            row.in_a_row += 1
-        until = now + policy.lock_seconds
-        if pair.in_a_row >= policy.lock_after:
-            pair.in_a_row, pair.recent, pair.locked_until = 0, "", until
-        if owner.in_a_row >= policy.owner_lock_after:
-            owner.in_a_row, owner.locked_until = 0, until
-
-    def succeed(self, kind: CodeKind, step: int) -> None:
-        peer, pair, owner = self.peer, self.pair, self.owner
-        spender, other = (peer, pair) if kind == "plain" else (pair, peer)
-        if not (other.counts or owner.counts):
-            self.tables = ("lp",) if kind == "plain" else ("lv",)
-        peer.in_a_row = pair.in_a_row = owner.in_a_row = 0
-        pair.recent = ""
-        spender.spent_step = step
-
-    def written(self) -> dict[str, Any]:
-        rows = {"lp": self.peer, "lv": self.pair, "lo": self.owner}
-        found: dict[str, Any] = {}
-        for table in self.tables:
-            found |= rows[table].written(table)
-        return found
+def _rows(attempt: Attempt, row: Any, person: bool) -> tuple[_Row, _Row]:
+    """The lane's row, and the row of what is spent; of audience codes they are one."""
+    if attempt.kind == "audience":
+        pair = _Row("pair", attempt.verifier, row[-_WIDTH:])
+        return pair, pair
+    spender = _Row("peer", "", row[-3 * _WIDTH : -2 * _WIDTH])
+    own = row[-2 * _WIDTH : -_WIDTH]
+    if own[0] is not None and not person:
+        return _Row("plain", attempt.verifier, own), spender
+    shared = "self" if attempt.own and person else "others"
+    return _Row(shared, "", row[-_WIDTH:]), spender

@@ -1,0 +1,257 @@
+"""The limits of one lane, as pure functions: no clock, no database.
+
+``decide.lua`` repeats them for Redis; ``tests/test_ledgers_agree.py`` compares both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, NamedTuple
+
+from pipelit_agents.policy import YEAR, LaneClass, VerificationPolicy
+from pipelit_agents.proof import PERIOD
+
+__all__ = [
+    "EARLIEST",
+    "Found",
+    "Lane",
+    "LaneKind",
+    "Rules",
+    "Ruling",
+    "Spent",
+    "Verdict",
+    "class_of",
+    "expired",
+    "window_of",
+]
+
+Verdict = Literal["accepted", "rejected", "limited", "locked"]
+# How the ledger's rows are named: "pair" is the lane of one verifier's audience codes, "plain" a
+# verifier's own lane for plain codes.
+LaneKind = Literal["pair", "plain", "self", "others"]
+
+# November 2023, before the first release: a clock that says less is wrong.
+EARLIEST: Final = 1_700_000_000.0
+# A code that was right in the last ten minutes was made by the peer, and is no guess.
+_EXPIRED_STEPS: Final = 20
+# 2.0 to the power of more doesn't fit into a float.
+_MOST_DOUBLINGS: Final = 60
+# The part of a year's forgiveness that may be used at once.
+_AT_ONCE: Final = 0.75
+_LONGEST_FORGIVEN: Final = YEAR * _AT_ONCE / (1 - _AT_ONCE)
+
+
+class Lane(NamedTuple):
+    """What was counted in one lane.
+
+    Attributes:
+        in_a_row: Failures since the last right code. The end of a lock doesn't change it.
+        recent: The moments of the failures of the last minute, Unix seconds, ascending.
+        locked_until: The end of its lock.
+        whole_at: When the lane would have its whole yearly allowance of wrong guesses again. Each
+            wrong guess moves it on.
+    """
+
+    in_a_row: int = 0
+    recent: tuple[float, ...] = ()
+    locked_until: float = 0.0
+    whole_at: float = 0.0
+
+
+class Spent(NamedTuple):
+    """The last time steps that were spent.
+
+    Attributes:
+        step: Of the present secret; -1 where none was.
+        previous: Of the secret before it, whose codes may be good for a while.
+    """
+
+    step: int = -1
+    previous: int = -1
+
+
+class Found(NamedTuple):
+    """What was found out about a code.
+
+    Attributes:
+        unfit: Why no code is accepted whatever it says; empty where one may be.
+        steps: The steps in which it is a code of the present secret.
+        previous: The steps in which it is a code of the previous one.
+    """
+
+    unfit: str
+    steps: Sequence[int]
+    previous: Sequence[int] = ()
+
+
+class Ruling(NamedTuple):
+    """What follows from one attempt.
+
+    Attributes:
+        verdict: What the caller is told.
+        reason: The true reason, for the audit.
+        lane: What is counted from now on.
+        spent: What is spent from now on.
+        step: The step of an accepted code.
+        retry_after: Seconds to wait, where the verdict is a wait.
+        first_lock: Whether this failure locked the lane for the first time.
+    """
+
+    verdict: Verdict
+    reason: str
+    lane: Lane
+    spent: Spent
+    step: int = 0
+    retry_after: float | None = None
+    first_lock: bool = False
+
+
+class Rules:
+    """The limits of a policy.
+
+    Args:
+        policy: The limits.
+    """
+
+    def __init__(self, policy: VerificationPolicy) -> None:
+        self.policy: Final = policy
+        tries = policy.tries_in_a_year()
+        self._costs: dict[LaneClass, float] = {}
+        self._longest_debts: dict[LaneClass, float] = {}
+        classes: tuple[LaneClass, ...] = ("people", "plain", "audience")
+        for lanes in classes:
+            forgiven = policy.forgiven_in_a_year(lanes)
+            # In any year as many: three quarters of them at once, and a quarter as the allowance
+            # grows again.
+            cost = self._costs[lanes] = YEAR / (forgiven * (1 - _AT_ONCE))
+            self._longest_debts[lanes] = (forgiven + 2 * tries) * cost
+
+    def cost(self, lanes: LaneClass) -> float:
+        """By how many seconds a wrong guess moves ``Lane.whole_at`` on."""
+        return self._costs[lanes]
+
+    def longest_debt(self, lanes: LaneClass) -> float:
+        """How far ahead of the clock ``Lane.whole_at`` can be at the most, in seconds."""
+        return self._longest_debts[lanes]
+
+    def lock_of(self, in_a_row: int) -> float:
+        """How long the lock after so many failures in a row lasts, in seconds."""
+        doublings = min(max(0, in_a_row - self.policy.lock_after), _MOST_DOUBLINGS)
+        return min(self.policy.lock_seconds * 2.0**doublings, self.policy.longest_lock_seconds)
+
+    def seen(self, lane: Lane, now: float, lanes: LaneClass) -> Lane:
+        """Return a lane as it counts at a moment, whatever the clock said when it was written.
+
+        A clock that was ahead left moments in the future. None of them holds for longer than if it
+        had been written now.
+        """
+        recent = tuple(min(at, now) for at in lane.recent if at > now - 60)
+        locked_until = lane.locked_until
+        if locked_until > now:
+            locked_until = min(locked_until, now + self.lock_of(lane.in_a_row))
+        whole_at = lane.whole_at
+        if whole_at > now:
+            whole_at = min(whole_at, now + self._longest_debts[lanes])
+        return Lane(lane.in_a_row, recent, locked_until, whole_at)
+
+    def forgives(self, lane: Lane, now: float) -> bool:
+        """Return whether a right code ends the lane's count of failures."""
+        return lane.whole_at <= now + _LONGEST_FORGIVEN
+
+    def held(self, lane: Lane, spent: Spent, now: float) -> Ruling | None:
+        """Return why a lane, as :meth:`seen`, evaluates no code now; None where it does."""
+        if lane.locked_until > now:
+            return Ruling("locked", "lane locked", lane, spent, retry_after=lane.locked_until - now)
+        most = self.policy.failures_per_minute
+        if len(lane.recent) >= most:
+            wait = lane.recent[-most] + 60 - now
+            return Ruling("limited", "rate limited", lane, spent, retry_after=wait)
+        return None
+
+    def judged(
+        self,
+        lane: Lane,
+        spent: Spent,
+        found: Found,
+        now: float,
+        *,
+        forgotten: int,
+        lanes: LaneClass,
+        was_expired: Callable[[], bool],
+    ) -> Ruling:
+        """Decide an attempt that isn't :meth:`held`.
+
+        Args:
+            lane: As :meth:`seen`.
+            spent: What was spent; of a verifier's audience codes, or of all plain codes.
+            found: What was found out about the code.
+            now: By the ledger's clock.
+            forgotten: The last step that may have been spent without the ledger's knowing.
+            lanes: The class of the lane.
+            was_expired: Tells whether the code was right a few minutes ago. It is asked at each
+                refusal, whatever its reason, because it takes time.
+        """
+        step = max(
+            (*_unspent(found.steps, spent.step), *_unspent(found.previous, spent.previous)),
+            default=-1,
+        )
+        if found.unfit:
+            reason = found.unfit
+        elif not found.steps and not found.previous:
+            reason = "wrong code"
+        elif step < 0:
+            held = spent.step if found.steps else spent.previous
+            ahead = held > int(now) // PERIOD + self.policy.window
+            reason = "spent step ahead of the clock" if ahead else "replay"
+        elif step <= forgotten:
+            reason = "step from before a restart"
+        else:
+            return self._accepted(lane, spent, step, now)
+        # A code that was right when it was made is the peer's own, and no guess.
+        guessed = not was_expired() and reason == "wrong code"
+        return self._failed(lane, spent, reason, now, self._costs[lanes] if guessed else 0.0)
+
+    def _accepted(self, lane: Lane, spent: Spent, step: int, now: float) -> Ruling:
+        if self.forgives(lane, now):
+            lane = Lane(whole_at=lane.whole_at)
+        # A step that was spent by one of two secrets isn't good by the other.
+        spent = Spent(max(spent.step, step), max(spent.previous, step))
+        return Ruling("accepted", "", lane, spent, step)
+
+    def _failed(self, lane: Lane, spent: Spent, reason: str, now: float, cost: float) -> Ruling:
+        in_a_row = lane.in_a_row + 1
+        recent, locked_until = (*lane.recent, now), lane.locked_until
+        if in_a_row >= self.policy.lock_after:
+            recent, locked_until = (), now + self.lock_of(in_a_row)
+        whole_at = max(lane.whole_at, now) + cost if cost else lane.whole_at
+        first_lock = in_a_row == self.policy.lock_after
+        lane = Lane(in_a_row, recent, locked_until, whole_at)
+        return Ruling("rejected", reason, lane, spent, first_lock=first_lock)
+
+
+def class_of(kind: str, *, person: bool) -> LaneClass:
+    """Return the class of a lane.
+
+    Args:
+        kind: Of the row, as :data:`LaneKind`.
+        person: Whether the account is a person's.
+    """
+    if kind == "pair":
+        return "audience"
+    return "people" if person else "plain"
+
+
+def window_of(now: float, window: int) -> range:
+    """Return the steps in which a code is good at a moment."""
+    present = int(now) // PERIOD
+    return range(max(0, present - window), present + window + 1)
+
+
+def expired(now: float, window: int) -> range:
+    """Return the steps in which a code was good a few minutes before a moment."""
+    first = window_of(now, window)[0]
+    return range(max(0, first - _EXPIRED_STEPS), first)
+
+
+def _unspent(steps: Sequence[int], spent: int) -> Sequence[int]:
+    return [max(steps)] if steps and max(steps) > spent else ()
