@@ -466,6 +466,7 @@ _MENDS: Final = (
     ("readonly", "; SQLite writes files beside it, so the folder has to be writable too"),
     ("is locked", "; wait, or stop the process that holds it"),
     ("not a database", "; name another file, or move this one away"),
+    ("pipelit_audit_pkey", "; somebody wrote an entry under the next number: see audit verify"),
     ("onnection refused", "; start the server, or mend the address"),
 )
 
