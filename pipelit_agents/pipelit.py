@@ -343,6 +343,7 @@ class Pipelit:
 
     def close(self) -> None:
         """Closes all connections; the next use opens new ones."""
+        self.users.refusals.try_to_flush()
         if self._ledger is not None:
             self._ledger.close()
         self._database.close()

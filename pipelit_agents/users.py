@@ -34,6 +34,7 @@ from pipelit_agents.ledger.base import unlock
 from pipelit_agents.names import require_username
 from pipelit_agents.peering import Enrolment, read_uri
 from pipelit_agents.policy import VerificationPolicy
+from pipelit_agents.refusals import Refusals
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.verification import holds, peering_purpose, provisioning_uri, totp_purpose
 
@@ -149,6 +150,9 @@ class Users:
         keyring: Seals their TOTP secrets; called when one is needed.
         policy: The quota.
         clock: Unix seconds.
+
+    Attributes:
+        refusals: Refused API keys that aren't in the audit yet.
     """
 
     def __init__(
@@ -162,6 +166,7 @@ class Users:
         self._keyring = keyring
         self._policy = policy
         self._clock = clock
+        self.refusals = Refusals(database, clock)
 
     def create(
         self,
@@ -603,7 +608,8 @@ class Users:
     def authenticate(self, bearer_token: str) -> User:
         """Finds whose API key this is.
 
-        A failure is recorded, and never locks the account: the key can't be guessed. A success
+        A failure is recorded, and never locks the account: the key can't be guessed. Of a flood of
+        failures, the first twenty are recorded each, and then how many more there were. A success
         is recorded when the key was last used more than a minute ago.
 
         Args:
@@ -637,8 +643,7 @@ class Users:
             reason = "account inactive"
         who = row.username if row is not None and genuine else ""
         if reason or row is None:
-            with self._database.writing() as connection:
-                self._record(connection, who, who, "authenticate", reason, outcome="refused")
+            self.refusals.note(who, reason)
             raise AuthenticationError
         if row.last_used_at is None or row.last_used_at <= now - _LAST_USED_EVERY:
             with self._database.writing() as connection:
@@ -790,7 +795,6 @@ class Users:
         subject: str,
         action: str,
         reason: str = "",
-        outcome: str = "ok",
     ) -> None:
         write(
             connection,
@@ -799,7 +803,7 @@ class Users:
                 actor=actor,
                 subject=subject,
                 action=action,
-                outcome=outcome,
+                outcome="ok",
                 reason=reason,
             ),
         )
