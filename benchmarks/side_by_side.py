@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -475,6 +475,50 @@ def authenticate(folder: Path, times: int) -> Iterator[Row]:
     yield Row("`authenticate(bearer)`", "SHA-256 and `sqlite3`, bare", 4, *found)
 
 
+def flooded(folder: Path, times: int) -> Iterator[Row]:
+    """A valid key at a server that 400 connections flood with wrong ones, beside an idle server.
+
+    By the slowest of a hundred requests.
+    """
+    from pipelit_agents.server import make_auth
+
+    with domain(folder) as (pipelit, *_):
+        key = pipelit.users.issue_api_key("alice", name="b").api_key.get_secret_value()
+        check: Any = make_auth(pipelit)._authenticate_handler
+        wrong = f"plit_{'0' * 12}_{'A' * 43}"
+
+        async def ask(token: str, source: str) -> None:
+            header = (b"authorization", f"Bearer {token}".encode())
+            await check({"client": (source, 1), "headers": [header]})
+
+        async def flood() -> None:
+            while True:
+                with suppress(Exception):
+                    await ask(wrong, "203.0.113.9")
+
+        async def slowest(connections: int) -> float:
+            floods = [asyncio.create_task(flood()) for _ in range(connections)]
+            spent = []
+            for _ in range(300):
+                await asyncio.sleep(0.002)
+                start = time.perf_counter()
+                await ask(key, "203.0.113.9")
+                spent.append(time.perf_counter() - start)
+            for each in floods:
+                each.cancel()
+            await asyncio.gather(*floods, return_exceptions=True)
+            return quantiles(spent, n=100)[-1]
+
+        loop = asyncio.new_event_loop()
+        found = clocked(
+            lambda: loop.run_until_complete(slowest(400)),
+            lambda: loop.run_until_complete(slowest(0)),
+            times=times,
+        )
+        loop.close()
+    yield Row("a valid key in a flood, p99", "the same server, idle", 5, *found)
+
+
 def start(folder: Path, times: int) -> Iterator[Row]:
     """The command's help, beside an import of LangGraph; whole processes."""
 
@@ -543,8 +587,8 @@ def most_memory(which: str) -> None:
 
 
 ROWS: Sequence[Callable[[Path, int], Iterator[Row]]] = (
-    verify_embedded, verify_redis, verify_proof, spawn, inject, search, authenticate, start, store,
-    memory,
+    verify_embedded, verify_redis, verify_proof, spawn, inject, search, authenticate, flooded,
+    start, store, memory,
 )  # fmt: skip
 
 

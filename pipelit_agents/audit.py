@@ -15,16 +15,28 @@ from pipelit_agents.database.models import AuditRow
 from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.keyring import Keyring
+from pipelit_agents.numbering import HIGHEST_IN_SQLITE
 from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
 
 __all__ = ["AuditEntry", "AuditTrail", "entry", "entry_of", "write"]
 
 _SHOWN: Final = ("at", "actor", "subject", "action", "outcome", "reason", "node")
-_INSERT: Final = Statement(
-    "INSERT INTO pipelit_audit (at, actor, subject, action, outcome, reason, run, node, thread) "
-    "VALUES (:at, :actor, :subject, :action, :outcome, :reason, :run, :node, :thread)"
+# A day from where they end, so that they can be shown in every time zone.
+_EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
+_LATEST: Final = datetime(9999, 12, 30, tzinfo=UTC)
+_FIELDS: Final = "at, actor, subject, action, outcome, reason, run, node, thread"
+_VALUES: Final = ":at, :actor, :subject, :action, :outcome, :reason, :run, :node, :thread"
+# PostgreSQL's sequence gives the numbers. SQLite would go on behind whatever row is there, also one
+# that somebody planted at the end of all numbers. NULL lets it choose where nothing else is left.
+_NEXT: Final = (
+    f"nullif(coalesce((SELECT id FROM pipelit_audit WHERE id BETWEEN 1 AND {HIGHEST_IN_SQLITE} "  # noqa: S608 - fixed words
+    f"ORDER BY id DESC LIMIT 1), 0) + 1, {HIGHEST_IN_SQLITE} + 1)"
 )
+_INSERTS: Final = {
+    "postgresql": Statement(f"INSERT INTO pipelit_audit ({_FIELDS}) VALUES ({_VALUES})"),  # noqa: S608 - fixed words
+    "sqlite": Statement(f"INSERT INTO pipelit_audit (id, {_FIELDS}) VALUES ({_NEXT}, {_VALUES})"),  # noqa: S608 - fixed words
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +45,9 @@ class AuditEntry:
 
     Attributes:
         id: Its number; later ones are higher.
-        at: When, UTC.
+        at: When, UTC, by the clock of the machine that wrote it. ``id`` is in the order of writing,
+            and stays so when a clock is wrong. A time that no calendar has becomes one at
+            the beginning of the year 1, or at the end of 9999.
         actor: Who asked for it; ``operator`` for the library's own caller.
         subject: Whom or what it is about.
         action: What was asked, for example ``verify.audience``.
@@ -98,12 +112,20 @@ def entry(
 def write(connection: Open, *entries: dict[str, Any]) -> None:
     """Writes entries in the caller's transaction."""
     if entries:
-        _INSERT.write(connection, entries)
+        _INSERTS[connection.dialect.name].write(connection, entries)
 
 
 def entry_of(row: Any) -> AuditEntry:
     """An entry of its row."""
-    return AuditEntry(**{**row._asdict(), "at": datetime.fromtimestamp(row.at, UTC)})
+    return AuditEntry(**{**row._asdict(), "at": _shown_at(row.at)})
+
+
+def _shown_at(at: Any) -> datetime:
+    # One row with a time that no calendar has doesn't keep the others from being listed.
+    try:
+        return min(max(datetime.fromtimestamp(at, UTC), _EARLIEST), _LATEST)
+    except (OSError, OverflowError, TypeError, ValueError):
+        return _EARLIEST if isinstance(at, int | float) and at < 0 else _LATEST
 
 
 def _storable(name: str, length: int) -> str:
@@ -139,9 +161,9 @@ class AuditTrail:
         action: str | None = None,
         outcome: str | None = None,
         since: datetime | None = None,
-        after: int = 0,
+        after: int | None = None,
     ) -> Sequence[AuditEntry]:
-        """The newest entries, oldest of them first.
+        """The newest entries, oldest of them first, in the order in which they were written.
 
         Args:
             limit: How many at the most.
@@ -150,8 +172,10 @@ class AuditTrail:
             action: Only of this action, for example ``verify.audience``, or of a group that ends
                 with a dot, ``verify.``.
             outcome: ``ok`` or ``refused``.
-            since: Only from this moment on; with a time zone.
-            after: Only entries with a higher number.
+            since: Only from this moment on, by the time that each entry carries; with a time zone.
+                Don't page by it: after one entry from a clock that was ahead, nothing seems newer.
+            after: Only entries with a higher number than this one. By default all, also those that
+                have none of our numbers.
 
         Raises:
             ValueError: ``since`` has no time zone, ``outcome`` is another word, or ``limit`` is
@@ -161,7 +185,9 @@ class AuditTrail:
             raise ValueError(f"limit has to be at least 1, not {limit}")
         if outcome not in (None, "ok", "refused"):
             raise ValueError(f"outcome is 'ok' or 'refused', not {outcome!r:.40}")
-        query = select(AuditRow.__table__).where(AuditRow.id > after)
+        query = select(AuditRow.__table__)
+        if after is not None:
+            query = query.where(AuditRow.id > after)
         for column, wanted in (
             (AuditRow.subject, subject), (AuditRow.actor, actor), (AuditRow.outcome, outcome)
         ):  # fmt: skip
@@ -188,7 +214,9 @@ class AuditTrail:
         """Seals the entries that came since the last time, so that changing them shows.
 
         For a timer, and for who is about to export a head. However many do it at once, each entry
-        is sealed once; verifications go on meanwhile.
+        is sealed once. Nobody waits for it: verifications and other transactions go on. Nor does
+        it wait: an entry of a transaction that is still open is sealed after it has ended, also
+        where later entries are sealed already.
 
         Args:
             batch: How many entries stand under one seal.
@@ -234,6 +262,11 @@ class AuditTrail:
 
         What is left stays checkable, and that something was pruned is under the key too. The newest
         sealed batch stays, however old it is.
+
+        A batch is as old as its newest entry, and never older than the batch before it, so an entry
+        from a clock that was behind deletes nothing early. An entry that is dated in the future
+        keeps nothing: it goes with its batch, when the next one is old enough. Such entries are in
+        the notes of :meth:`verify`.
 
         Args:
             before: With a time zone.

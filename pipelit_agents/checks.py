@@ -191,11 +191,7 @@ class Deployment:
 
     def _tables(self) -> Finding:
         if self._database.pending_migrations():
-            return (
-                "they aren't there, or are older than this package (or newer, and it has to be "
-                "updated)",
-                "pipelit-agents init",
-            )
+            return "they aren't there, or are older than this package", "pipelit-agents init"
         return _OK, ""
 
     def _ledger(self) -> Finding:

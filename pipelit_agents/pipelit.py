@@ -349,7 +349,7 @@ class Pipelit:
             self._database,
             self.users,
             self.credentials,
-            self._verifier.refusals,
+            self._verifier.questions,
             creator=creator,
             purpose=purpose,
             username=username,
@@ -360,6 +360,7 @@ class Pipelit:
 
     def close(self) -> None:
         """Closes all connections; the next use opens new ones."""
+        self.users.refusals.try_to_flush()
         if self._ledger is not None:
             self._ledger.close()
         self._database.close()

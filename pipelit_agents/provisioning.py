@@ -28,7 +28,7 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 from pipelit_agents.names import OPERATOR, require_username
-from pipelit_agents.refusals import Refusals
+from pipelit_agents.questions import QuestionLimit
 from pipelit_agents.users import Users
 from pipelit_agents.verification import Agent
 
@@ -75,7 +75,7 @@ def provision(
     database: Database,
     users: Users,
     credentials: Credentials,
-    refusals: Refusals,
+    questions: QuestionLimit,
     *,
     creator: Agent,
     purpose: str,
@@ -85,7 +85,7 @@ def provision(
     """Makes an agent for an agent; see :meth:`Pipelit.provision_agent`."""
     if creator.username == OPERATOR:
         creator.require_active()
-    admitted = refusals.admit(creator.username, _ACTION, creator.now())
+    admitted = questions.admit(creator.username, _ACTION, creator.now())
     if admitted.wait:
         if admitted.is_noted:
             with database.writing(durable=True) as connection:
@@ -128,7 +128,7 @@ def provision(
                     allow=[creator.username],
                 )
     except (AccountError, CredentialError) as error:
-        refusals.count(creator.username, _ACTION, creator.now())
+        questions.count(creator.username, _ACTION, creator.now())
         true = taken if isinstance(error, UserExists) else ""
         reason = true or _REASONS.get(type(error), "refused")
         # The refusal took its transaction with it, so it is recorded in another.

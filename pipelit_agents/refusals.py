@@ -1,81 +1,175 @@
-"""A bound on refused questions: one asker can neither probe for names nor fill the audit trail."""
+"""Refusals of API keys in the audit: the first ones each, and of a flood how many there were."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict, deque
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+import atexit
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock, Timer
+from typing import Any, Final
+from weakref import WeakSet
 
+from pipelit_agents.audit import entry, write
+from pipelit_agents.database.engine import Database
+from pipelit_agents.errors import PipelitError
 from pipelit_agents.forks import begin_anew_in_children
+from pipelit_agents.running import RunContext
 
-__all__ = ["Admission", "Refusals"]
+__all__ = ["Refusals"]
 
-MOST_REFUSED: Final = 20
-_SECONDS: Final = 60.0
-_MOST_ASKERS: Final = 4096
-
-
-class Admission(NamedTuple):
-    """Whether a question is looked at.
-
-    Attributes:
-        wait: Seconds until the asker may ask again; 0 where it may ask now.
-        is_noted: Whether it is to be audited that the asker has to wait: once a minute.
-    """
-
-    wait: float
-    is_noted: bool
+_LOG: Final = logging.getLogger(__name__)
+_FIRST: Final = 20
+_EVERY: Final = 60.0
+_KINDS: Final = 1000
+_NOWHERE: Final = RunContext("", "", "")
 
 
-@dataclass(slots=True)
-class _Asker:
-    refused: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_REFUSED))
-    noted: float = float("-inf")
+class _Kind:
+    """Refusals of one account, or of nobody, for one reason."""
+
+    __slots__ = ("allowed", "at", "counted")
+
+    def __init__(self, at: float) -> None:
+        self.allowed = float(_FIRST)
+        self.at = at
+        self.counted = 0
 
 
 class Refusals:
-    """Counts the refused questions of each asker in this process, 20 a minute at the most.
+    """Writes refusals to the audit, and counts those of a flood.
 
-    Each asker is counted by itself, so that nobody is slowed down by another. The count is kept in
-    memory and bounded: it protects the audit trail and names, and no secret is guessed against it.
+    Of each kind, the account and the reason, twenty are written one by one, and then one more each
+    minute. The others are counted in memory. A minute after the first of them one entry says how
+    many there were, and so does :meth:`flush`. A process that is killed loses at most the count of
+    its last minute.
+
+    Args:
+        database: Where the audit is.
+        clock: Unix seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
         self.begin_here()
         begin_anew_in_children(self)
+        _ALIVE.add(self)
 
     def begin_here(self) -> None:
-        """Count from the beginning; a forked child doesn't inherit a lock that may be held."""
-        self._lock = threading.Lock()
-        self._askers: OrderedDict[tuple[str, str], _Asker] = OrderedDict()
+        """Forget what was counted; in a forked child the parent writes it."""
+        self._lock = Lock()
+        self._kinds: OrderedDict[tuple[str, str], _Kind] = OrderedDict()
+        self._timer: Timer | None = None
 
-    def admit(self, asker: str, action: str, now: float) -> Admission:
-        """Say whether a question is looked at.
+    def note(self, who: str, reason: str) -> None:
+        """Write a refusal, or count it where there were many of its kind.
 
         Args:
-            asker: Who asks.
-            action: What is asked; each action is counted by itself.
-            now: Unix seconds.
-        """
-        with self._lock:
-            asked = self._askers.get((asker, action))
-            if asked is None:
-                return Admission(0.0, is_noted=False)
-            # A clock that was set back leaves moments in the future: they don't count.
-            recent = [at for at in asked.refused if now - _SECONDS < at <= now]
-            if len(recent) < MOST_REFUSED:
-                return Admission(0.0, is_noted=False)
-            is_noted = not now - _SECONDS < asked.noted <= now
-            if is_noted:
-                asked.noted = now
-            return Admission(recent[0] + _SECONDS - now, is_noted)
+            who: The account whose key it was, or an empty string.
+            reason: Why it was refused.
 
-    def count(self, asker: str, action: str, now: float) -> None:
-        """Count a question that was refused; arguments as for :meth:`admit`."""
+        Raises:
+            StorageError: It can't be written.
+        """
+        now = self._clock()
         with self._lock:
-            asked = self._askers.setdefault((asker, action), _Asker())
-            asked.refused.append(now)
-            self._askers.move_to_end((asker, action))
-            if len(self._askers) > _MOST_ASKERS:
-                self._askers.popitem(last=False)
+            kind = self._kind(who, reason, now)
+            if kind.allowed < 1:
+                self._add(kind, 1)
+                return
+            kind.allowed -= 1
+            counted, kind.counted = kind.counted, 0
+        rows = [self._summary(who, reason, counted, now)] if counted else []
+        try:
+            with self._database.writing() as connection:
+                write(connection, *rows, self._row(who, reason, now))
+        except BaseException:
+            with self._lock:
+                self._add(self._kind(who, reason, now), counted)
+            raise
+
+    def count(self, reason: str) -> None:
+        """Count a refusal of nobody's that was decided without the database; it writes nothing."""
+        with self._lock:
+            self._add(self._kind("", reason, self._clock()), 1)
+
+    def flush(self) -> None:
+        """Write how many were counted.
+
+        Raises:
+            StorageError: It can't be written; what was counted is kept.
+        """
+        now = self._clock()
+        with self._lock:
+            timer, self._timer = self._timer, None
+            counted = [(key, kind.counted) for key, kind in self._kinds.items() if kind.counted]
+            for key, _ in counted:
+                self._kinds[key].counted = 0
+        if timer is not None:
+            timer.cancel()
+        if not counted:
+            return
+        try:
+            with self._database.writing(durable=True) as connection:
+                write(connection, *(self._summary(*key, number, now) for key, number in counted))
+        except BaseException:
+            with self._lock:
+                for key, number in counted:
+                    self._add(self._kind(*key, now), number)
+            raise
+
+    def try_to_flush(self) -> None:
+        """As :meth:`flush`, for those who can't do anything about a failure but log it."""
+        try:
+            self.flush()
+        except PipelitError as error:
+            _LOG.warning("refused API keys were counted and can't be written: %s", error)
+
+    def _kind(self, who: str, reason: str, now: float) -> _Kind:
+        # Under the lock.
+        kind = self._kinds.setdefault((who, reason), _Kind(now))
+        self._kinds.move_to_end((who, reason))
+        if len(self._kinds) > _KINDS:
+            # Only who has keys of a thousand accounts comes here.
+            _, oldest = self._kinds.popitem(last=False)
+            self._kinds.setdefault(
+                ("", "of several accounts"), _Kind(now)
+            ).counted += oldest.counted
+        kind.allowed = min(_FIRST, kind.allowed + max(0.0, now - kind.at) / _EVERY)
+        kind.at = now
+        return kind
+
+    def _add(self, kind: _Kind, number: int) -> None:
+        # Under the lock.
+        kind.counted += number
+        if kind.counted and self._timer is None:
+            self._timer = Timer(_EVERY, self.try_to_flush)
+            # The process doesn't wait for it: when it ends, what was counted is written anyway.
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _summary(self, who: str, reason: str, counted: int, now: float) -> dict[str, Any]:
+        return self._row(who, f"{reason}: and {counted} more", now, _NOWHERE)
+
+    def _row(
+        self, who: str, reason: str, now: float, context: RunContext | None = None
+    ) -> dict[str, Any]:
+        return entry(
+            at=now,
+            actor=who,
+            subject=who,
+            action="authenticate",
+            outcome="refused",
+            reason=reason,
+            context=context,
+        )
+
+
+_ALIVE: Final[WeakSet[Refusals]] = WeakSet()
+
+
+@atexit.register
+def _write_what_was_counted() -> None:
+    for each in list(_ALIVE):
+        each.try_to_flush()

@@ -44,6 +44,7 @@ from pipelit_agents.ledger.rules import Lane, Rules, class_of
 from pipelit_agents.names import OPERATOR, require_username
 from pipelit_agents.peering import Enrolment, read_uri
 from pipelit_agents.policy import VerificationPolicy
+from pipelit_agents.refusals import Refusals
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.verification import holds, peering_purpose, provisioning_uri, totp_purpose
 
@@ -184,6 +185,9 @@ class Users:
         policy: The quota and the limits.
         clock: Unix seconds.
         ledger_clock: The ledger's clock, if it isn't the database server's or the machine's.
+
+    Attributes:
+        refusals: Refused API keys that aren't in the audit yet.
     """
 
     def __init__(
@@ -199,6 +203,7 @@ class Users:
         self._policy = policy
         self._clock = clock
         self._ledger_clock = ledger_clock
+        self.refusals = Refusals(database, clock)
 
     def create(
         self,
@@ -725,7 +730,8 @@ class Users:
     def authenticate(self, bearer_token: str) -> User:
         """Finds whose API key this is.
 
-        A failure is recorded, and never locks the account: the key can't be guessed. A success
+        A failure is recorded, and never locks the account: the key can't be guessed. Of a flood of
+        failures, the first twenty are recorded each, and then how many more there were. A success
         is recorded when the key was last used more than a minute ago.
 
         Args:
@@ -759,8 +765,7 @@ class Users:
             reason = "account inactive"
         who = row.username if row is not None and genuine else ""
         if reason or row is None:
-            with self._database.writing() as connection:
-                self._record(connection, who, who, "authenticate", reason, outcome="refused")
+            self.refusals.note(who, reason)
             raise AuthenticationError
         if row.last_used_at is None or row.last_used_at <= now - _LAST_USED_EVERY:
             with self._database.writing() as connection:
@@ -912,7 +917,6 @@ class Users:
         subject: str,
         action: str,
         reason: str = "",
-        outcome: str = "ok",
     ) -> None:
         write(
             connection,
@@ -921,7 +925,7 @@ class Users:
                 actor=actor,
                 subject=subject,
                 action=action,
-                outcome=outcome,
+                outcome="ok",
                 reason=reason,
             ),
         )

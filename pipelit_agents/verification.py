@@ -48,7 +48,7 @@ from pipelit_agents.names import OPERATOR, is_username, require_username
 from pipelit_agents.otp import totp
 from pipelit_agents.peering import PeerRelation, is_relation
 from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
-from pipelit_agents.refusals import Refusals
+from pipelit_agents.questions import QuestionLimit
 from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.wording import bindable
@@ -210,7 +210,7 @@ class Verifier:
         clock: Makes codes and stamps proofs, Unix seconds.
 
     Attributes:
-        refusals: Bounds the refused questions of each agent.
+        questions: Bounds the refused questions of each agent.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class Verifier:
         self._keyring = keyring
         self._ledger = ledger
         self._clock = clock
-        self.refusals = Refusals()
+        self.questions = QuestionLimit()
         self._nobody = ""
         self._proofs = Gathering(self._make_proofs)
         self._checks = Gathering(self._check_proofs)
@@ -691,9 +691,9 @@ class Verifier:
         is decided all the same: whoever sends an agent nonsense can't keep it from verifying.
         """
         now = self._clock()
-        admitted = self.refusals.admit(verifier, "verify", now)
+        admitted = self.questions.admit(verifier, "verify", now)
         if not admitted.wait:
-            self.refusals.count(verifier, "verify", now)
+            self.questions.count(verifier, "verify", now)
         if not admitted.wait or admitted.is_noted:
             reason = "malformed; more of them are not recorded" if admitted.wait else "malformed"
             with self._database.deciding() as connection:
@@ -717,12 +717,12 @@ class Verifier:
         now = self._clock()
         rows = self._accounts(username, audience)
         self._require_acting(username, rows.get(username))
-        admitted = self.refusals.admit(username, _MAKING, now)
+        admitted = self.questions.admit(username, _MAKING, now)
         reason = _why_no_audience(rows.get(audience))
         if not admitted.wait and not reason:
             return
         if not admitted.wait:
-            self.refusals.count(username, _MAKING, now)
+            self.questions.count(username, _MAKING, now)
         if not admitted.wait or admitted.is_noted:
             with self._database.deciding() as connection:
                 shown = "too many questions; more are not recorded" if admitted.wait else reason

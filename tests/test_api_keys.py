@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from pipelit_agents import Pipelit
-from pipelit_agents.errors import AuthenticationError
+from pipelit_agents.errors import AuthenticationError, UserNotFound
 
 # Where attempts are counted makes no difference here.
 BACKENDS = ("sqlite", "postgres")
@@ -192,4 +193,27 @@ def test_revoking_one_key_leaves_the_others(pipelit: Pipelit, token: str) -> Non
     pipelit.users.revoke_api_key(more.id)
     with pytest.raises(AuthenticationError):
         pipelit.users.authenticate(more.api_key.get_secret_value())
+    assert pipelit.users.authenticate(token)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, 7, 7.5, b"0123456789ab", ["0123456789ab"], SecretStr("0123456789ab"), True],
+    ids=lambda given: type(given).__name__,
+)
+def test_an_id_that_is_no_text_revokes_nothing(pipelit: Pipelit, token: str, given: Any) -> None:
+    """It is told what an id is, in the words for every wrong one, and never repeated."""
+    with pytest.raises(UserNotFound, match="12 characters between the underscores") as caught:
+        pipelit.users.revoke_api_key(given)
+    assert "0123456789ab" not in str(caught.value)
+    assert pipelit.users.authenticate(token)
+
+
+def test_a_whole_key_given_for_its_id_is_not_repeated(pipelit: Pipelit, token: str) -> None:
+    """Nor revoked: a wrong argument changes nothing."""
+    for given in (token, token[:20], "plit_"):
+        with pytest.raises(UserNotFound) as caught:
+            pipelit.users.revoke_api_key(given)
+        assert token.split("_", 2)[2] not in str(caught.value)
+        assert token.split("_")[1] not in str(caught.value)
     assert pipelit.users.authenticate(token)

@@ -241,6 +241,7 @@ def test_a_database_that_isnt_there_is_no_clean_bill(tmp_path: Path) -> None:
     [
         (PRINTED, "documentation"),
         ("cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=", "documentation"),
+        ("46BKJoQYlPPOexq0OhDZnIlNepKFf87WFwLbfzqDDho=", "documentation"),
         ("A" * 43 + "=", "repeats"),
         ("dGhpcyBpcyBhIHBhc3N3b3JkIG9mIDMyIGJ5dGVzISE=", "is text"),
     ],

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -273,22 +274,34 @@ def test_what_a_name_holds_drives_no_terminal(ready: Run) -> None:
     assert "\x1b" not in said
 
 
-def test_following_shows_what_comes(ready: Run, folder: Path) -> None:
-    """A line for each entry as it is written, until it is stopped."""
+@pytest.mark.parametrize("planted", [None, 2**63 - 1, 2**62], ids=str)
+def test_following_shows_what_comes(ready: Run, folder: Path, planted: int | None) -> None:
+    """A line for each entry as it is written, whatever number somebody has put at the end."""
+    ready("check")
+    if planted is not None:
+        with closing(sqlite3.connect(folder / ".pipelit" / "agents.db")) as connection, connection:
+            connection.execute(
+                "INSERT INTO pipelit_audit SELECT ?, at, actor, 'planted', 'agent.x', outcome, "
+                "reason, run, node, thread FROM pipelit_audit WHERE id = 1",
+                [planted],
+            )
     command = [sys.executable, "-m", "pipelit_agents.cli", "audit", "--follow", "--json"]
     follower = subprocess.Popen(
         [*command, "--action", "agent."], cwd=folder, stdout=subprocess.PIPE, text=True
     )
     assert follower.stdout is not None
     try:
-        seen = [json.loads(follower.stdout.readline())["subject"] for _ in range(2)]
+        there = 2 if planted is None else 3
+        seen = [json.loads(follower.stdout.readline())["subject"] for _ in range(there)]
         ready("agents", "create", "agent_late", "--owner", "alice", "--purpose", "comes later")
         seen.append(json.loads(follower.stdout.readline())["subject"])
     finally:
         follower.kill()
         follower.wait()
         follower.stdout.close()
-    assert seen == ["agent_writer", "agent_editor", "agent_late"]
+    assert [each for each in seen if each != "planted"] == [
+        "agent_writer", "agent_editor", "agent_late",
+    ]  # fmt: skip
 
 
 def test_a_mended_folder_passes_the_check(ready: Run) -> None:

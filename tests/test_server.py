@@ -422,6 +422,30 @@ def test_no_identity_is_taken_from_a_thread_id(world: World) -> None:
     assert world.as_("alice").get(f"/threads/{thread}").status_code == 404
 
 
+async def test_a_flood_is_refused_unseen_and_a_valid_key_isnt(world: World) -> None:
+    """Over its budget a source gets 429 and Retry-After (RFC 6585), and bob's key from it 200."""
+    async with httpx.AsyncClient(
+        base_url=world.server.url, timeout=60, limits=httpx.Limits(max_connections=None)
+    ) as client:
+        wrong = [
+            asyncio.create_task(
+                client.get("/threads/x", headers={"Authorization": f"Bearer plit_{n:012x}_x"})
+            )
+            for n in range(150)
+        ]
+        await asyncio.wait(wrong, return_when=asyncio.FIRST_COMPLETED)
+        headers = {"Authorization": f"Bearer {world.keys['bob.b']}"}
+        answer = await client.post("/threads/search", json={}, headers=headers)
+        assert answer.status_code == 200
+        answers = await asyncio.gather(*wrong)
+    unseen = [answer for answer in answers if answer.status_code == 429]
+    assert 20 < len(unseen) < 150
+    for answer in unseen:
+        assert 1 <= int(answer.headers["Retry-After"]) <= 5
+        assert "try again in" in answer.json()["detail"]
+    assert {answer.status_code for answer in answers} == {401, 429}
+
+
 # Last, when all of the above has run
 
 

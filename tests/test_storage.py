@@ -10,16 +10,19 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from conftest import Clock
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError
 
 from pipelit_agents import Agent, Keyring, Pipelit, Proof
-from pipelit_agents.database.engine import Database, _lock_key, boot_id
+from pipelit_agents.database.engine import Database, _alembic_config, _lock_key, boot_id
 from pipelit_agents.database.models import Base
 from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import (
@@ -268,12 +271,63 @@ def test_tables_of_the_application_are_left_alone(pipelit: Pipelit) -> None:
         assert connection.scalar(text("SELECT count(*) FROM mine")) == 0
 
 
-def test_a_newer_database_is_refused_with_words(pipelit: Pipelit) -> None:
-    """Tables of a newer version are a StorageError, and not an error of alembic's."""
+@pytest.mark.backends("sqlite", "postgres")
+def test_a_newer_database_is_refused_with_words(pipelit: Pipelit, settings: dict[str, Any]) -> None:
+    """An older library uses no table of a newer one, and says what to install; nothing changes."""
     with pipelit._database.writing() as connection:
         connection.execute(text("UPDATE pipelit_version SET version_num = '9999'"))
-    with pytest.raises(StorageError, match="newer pipelit-agents"):
-        pipelit.create_schema()
+    with Pipelit(**settings) as older:
+        for use in (
+            older.create_schema,
+            older.users.list,
+            lambda: older.users.create("bob"),
+            lambda: older.users.authenticate("nonsense"),
+            lambda: older.agent("agent_x").verify_peer("agent_y", "12345678"),
+            older.audit.seal,
+            older._database.pending_migrations,
+        ):
+            with pytest.raises(StorageError) as caught:
+                use()
+            for word in ("newer pipelit-agents", "9999", "pip install", "PIPELIT_DATABASE_URL"):
+                assert word in str(caught.value)
+        assert "newer pipelit-agents" in next(
+            each.found for each in older.check() if each.name == "tables"
+        )
+    # What runs already goes on until it is started again.
+    assert [each.username for each in pipelit.users.list()] == ["alice"]
+
+
+def test_tables_that_couldnt_be_looked_at_are_looked_at_again(
+    pipelit: Pipelit, settings: dict[str, Any]
+) -> None:
+    """A first use before there are tables, or a server, isn't the last word."""
+    rename = "ALTER TABLE {} RENAME TO {}"
+    with Pipelit(**settings) as older:
+        with pipelit._database.writing() as connection:
+            connection.execute(text(rename.format("pipelit_version", "away")))
+        assert older.users.list()
+        with pipelit._database.writing() as connection:
+            connection.execute(text(rename.format("away", "pipelit_version")))
+            connection.execute(text("UPDATE pipelit_version SET version_num = '9999'"))
+        with pytest.raises(StorageError, match="newer pipelit-agents"):
+            older.users.list()
+
+
+@pytest.mark.backends("sqlite", "postgres")
+@pytest.mark.parametrize("to", ["-1", "0004", "0001", "base"])
+def test_there_is_no_way_back_to_older_tables(pipelit: Pipelit, to: str) -> None:
+    """Alembic's downgrade is refused with the fix, before anything is changed."""
+
+    def downgrade() -> None:
+        with pipelit._database.writing() as connection:
+            config = _alembic_config()
+            config.attributes["connection"] = connection
+            command.downgrade(config, to)
+
+    with pytest.raises(CommandError, match="restore the copy"):
+        downgrade()
+    assert pipelit._database.pending_migrations() is False
+    assert pipelit.users.get("alice")
 
 
 def test_an_unmigrated_database_says_what_to_run(database_url: str, key: str) -> None:
@@ -339,7 +393,8 @@ def test_errors_repeat_neither_values_nor_sqlalchemys_causes(pipelit: Pipelit) -
     """A StorageError has the driver's words, without statement, parameters or chained causes."""
     with pytest.raises(StorageError) as caught, pipelit._database.writing() as connection:
         connection.execute(
-            text("INSERT INTO pipelit_epoch VALUES (1, :secret, 0, '')"), {"secret": "sk-live-1"}
+            text("INSERT INTO pipelit_epoch (id, boot_id, changed_at) VALUES (1, :secret, 0)"),
+            {"secret": "sk-live-1"},
         )
     assert "sk-live-1" not in str(caught.value)
     assert caught.value.__cause__ is None

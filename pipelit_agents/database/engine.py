@@ -102,6 +102,7 @@ class Database:
         """
         self._inherited = self._opened, self._inherited
         self._opened = None
+        self._known: _Opened | None = None
         self._opening = threading.Lock()
         # SQLite has one writer at a time, and makes others sleep and ask again; threads of one
         # process wait here instead, and go on at once.
@@ -120,6 +121,17 @@ class Database:
                 if opened is None:
                     engine = _engine(self._url(), self._pool_size, create=create)
                     opened = self._opened = _Opened(engine, deque())
+        return opened
+
+    def _ready(self) -> _Opened:
+        """As :meth:`_open`, for whoever uses the tables: not those of a newer version.
+
+        Raises:
+            StorageError: A newer pipelit-agents has migrated them.
+        """
+        opened = self._open()
+        if opened is not self._known and _is_known(opened.engine):
+            self._known = opened
         return opened
 
     @property
@@ -141,7 +153,7 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
-        engine = self.engine
+        engine = self._ready().engine
         queue = self._writer if engine.dialect.name == "sqlite" else nullcontext()
         with queue, _NamedErrors(engine), engine.connect() as connection:
             driver = connection.connection.dbapi_connection
@@ -162,7 +174,7 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
-        opened = self._open()
+        opened = self._ready()
         engine = opened.engine
         sqlite = engine.dialect.name == "sqlite"
         with self._writer if sqlite else nullcontext(), _NamedErrors(engine):
@@ -210,7 +222,7 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
-        engine = self.engine
+        engine = self._ready().engine
         with _NamedErrors(engine), engine.connect() as connection:
             if engine.dialect.name == "sqlite":
                 connection.execution_options(pipelit_read=True)
@@ -228,7 +240,7 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused it.
         """
-        opened = self._open()
+        opened = self._ready()
         try:
             driver = _checked_out(opened)
             try:
@@ -313,8 +325,8 @@ class Database:
                 command.upgrade(config, "head")
             except CommandError as error:
                 raise StorageError(
-                    f"the tables can't be brought to this package's form ({error}); they may be "
-                    f"of a newer pipelit-agents: install that one (setting: {URL_SETTING})"
+                    f"the tables can't be brought to this package's form ({error}) "
+                    f"(setting: {URL_SETTING})"
                 ) from None
             if fresh:
                 epoch = {
@@ -458,6 +470,35 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
+@cache
+def _revisions() -> frozenset[str]:
+    # Of the files' names, as Alembic takes a third of a second to import.
+    folder = Path(__file__).parent / "migrations" / "versions"
+    return frozenset(file.name.partition("_")[0] for file in folder.glob("[0-9]*_*.py"))
+
+
+def _is_known(engine: Engine) -> bool:
+    """Whether the tables were looked at; an error if they are newer than this package."""
+    try:
+        with engine.connect().execution_options(pipelit_read=True) as connection:
+            found = connection.scalars(text("SELECT version_num FROM pipelit_version")).all()
+    except OperationalError:
+        # No server, or no tables yet: whoever uses them is told so.
+        return False
+    except SQLAlchemyError:
+        # Or they may not be read.
+        return True
+    newer = sorted(set(found) - _revisions())
+    if newer:
+        raise StorageError(
+            f"the tables at {engine.url.render_as_string()} are of a newer pipelit-agents "
+            f"(migration {newer[-1]!r:.40}; this version knows those up to {max(_revisions())}): "
+            "install that version or a newer one (pip install --upgrade pipelit-agents), or "
+            f"restore the copy from before the upgrade (setting: {URL_SETTING})"
+        )
+    return True
+
+
 def _alembic_config() -> Config:
     from alembic.config import Config
 
@@ -479,6 +520,7 @@ _MENDS: Final = (
     ("readonly", "; SQLite writes files beside it, so the folder has to be writable too"),
     ("is locked", "; wait, or stop the process that holds it"),
     ("not a database", "; name another file, or move this one away"),
+    ("pipelit_audit_pkey", "; somebody wrote an entry under the next number: see audit verify"),
     ("onnection refused", "; start the server, or mend the address"),
 )
 

@@ -193,6 +193,7 @@ class AuditSealRow(Base):
     """The seal of a batch of the audit trail: a hash over it and all before it, under a key.
 
     ``pruned`` is a second tag, there when the batch's entries were deleted by who has the key.
+    ``gaps`` is JSON: numbers that an open transaction may still fill, and those that it has filled.
     """
 
     __tablename__ = "pipelit_audit_seals"
@@ -204,6 +205,7 @@ class AuditSealRow(Base):
     mac: Mapped[str] = mapped_column(String(64))
     sealed_at: Mapped[float] = mapped_column(Float)
     pruned: Mapped[str] = mapped_column(String(64), server_default="")
+    gaps: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class MfaPendingRow(Base):

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 from alembic import context
+from alembic.util import CommandError
 
 from pipelit_agents.database.models import Base
+
+
+def _refuse() -> NoReturn:
+    # What a newer version has written (seals with gaps, approvals, limits) has no older form, and a
+    # table without it would make spent codes good and changed entries whole.
+    raise CommandError(
+        "pipelit-agents has no way back to older tables: restore the copy from before the upgrade "
+        "(docs/operations.md, Copies), and then install the older version"
+    )
+
+
+for each in context.script.walk_revisions():
+    module: Any = each.module
+    module.downgrade = _refuse
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -90,9 +90,3 @@ def upgrade() -> None:
         sa.Column("node", NAME, nullable=False),
     )
     op.create_index("pipelit_audit_subject", "pipelit_audit", ["subject", "id"])
-
-
-def downgrade() -> None:
-    """Drops the tables."""
-    for table in ("audit", "epoch", "ledger", "credentials", "api_keys", "users"):
-        op.drop_table(f"pipelit_{table}")
