@@ -12,11 +12,12 @@ import contextvars
 import queue
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -53,8 +54,20 @@ from pipelit_agents.threads import aside
 
 from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, UNLIMITED, ShowingStep, Step, VerifiedChild
 from .envelope import Envelope, SpawnRequest
-from .messages import state_from_bytes, state_to_bytes
+from .interrupts import INTERRUPTS, child_answers, rebuilt_interrupt
+from .messages import (
+    DEFAULT_MESSAGES,
+    Acceptance,
+    Read,
+    read_state,
+    required_kinds,
+    sent_messages,
+    state_from_bytes,
+    state_to_bytes,
+)
 from .remote import NotLetIn, RemoteChild, Unfit, Unreachable, from_remote_graph
+from .schemas import known_classes, known_inputs, known_outputs
+from .values import Known
 
 __all__ = ["SpawnResult", "SpawnTask", "spawn_and_await"]
 
@@ -104,6 +117,9 @@ class SpawnResult(TypedDict):
         error: What went wrong, or None. Of an unproven answer never its own words.
         bound: Whether the proof is bound to request and answer; False for ``unbound-totp``.
         proved_at: The time of the proof, ISO 8601 in UTC, or None.
+        omitted: What of the child's answer isn't in ``output``, by path: messages and calls of
+            tools that this parent doesn't accept, and what can't be carried of a message's
+            artifact and metadata. Not there where nothing was left out.
     """
 
     agent: str
@@ -112,6 +128,7 @@ class SpawnResult(TypedDict):
     error: str | None
     bound: bool
     proved_at: str | None
+    omitted: NotRequired[list[str]]
 
 
 class SpawnInput(TypedDict):
@@ -149,6 +166,10 @@ class _Order(TypedDict):
 
 class _ChildFailed(GraphBubbleUp):
     """Ends one child. LangGraph lets its siblings finish, and runs it again on resume."""
+
+
+class _Unaskable(Exception):
+    """The child was interrupted with something that can't be shown."""
 
 
 class _BrokeOff(Exception):
@@ -260,6 +281,9 @@ def spawn_and_await(
     on_failure: Literal["raise", "collect"] = "raise",
     proof: Mapping[str, ProofKind] | None = None,
     max_answer_bytes: int = _DEFAULT_MAX_BYTES,
+    accept_messages: Collection[str] = DEFAULT_MESSAGES,
+    tool_calls: bool = False,
+    answer_types: Collection[type] = (),
 ) -> SpawnGraph:
     """Makes a graph node that gives tasks to children and believes only what they prove.
 
@@ -283,7 +307,15 @@ def spawn_and_await(
         proof: Per child, ``bound`` (the default) or ``unbound-totp``: a graph whose output is
             exactly ``{"code": …, "output": …}``, with the plain code of its authenticator. That
             says who is there, and nothing about the output.
-        max_answer_bytes: How large an answer may be.
+        max_answer_bytes: How large an answer may be, and what a child's interrupts hold together.
+        accept_messages: The types of messages that answers may hold: ``ai``, ``human``, ``tool``,
+            ``system``, ``function``, ``chat``, ``remove``. Others are left out, and the result says
+            so. A proof says who sent a message, not what it does to the state that it is put into.
+        tool_calls: Whether messages in answers may call tools. Where they may not, the calls are
+            taken out, and with them the content that calls a tool at a provider.
+        answer_types: Classes (enums, pydantic models, dataclasses, named tuples) that values in
+            answers may become again. Those in the output schema of a local child are known without
+            it. A value of another class arrives as its JSON form.
 
     Returns:
         A compiled graph, to be added as a node. Run, it raises ``SpawnError`` also where the state
@@ -309,6 +341,8 @@ def spawn_and_await(
         "max_answer_bytes": max_answer_bytes,
     }
     _check_options(lead, children, kinds, timeout, counts, on_failure)
+    accept = Acceptance(required_kinds(accept_messages), tool_calls)
+    known = known_classes(answer_types)
 
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
     seeing: dict[str, Callable[[_Run], None]] = {}
@@ -325,6 +359,8 @@ def spawn_and_await(
             max_concurrency,
             child,
             kind,
+            accept,
+            known,
         )
         node: Step
         if isinstance(child, RemoteChild):
@@ -429,6 +465,8 @@ class _Parent:
         max_concurrency: int | None,
         child: Pregel[Any, Any, Any, Any] | RemoteChild,
         kind: str,
+        accept: Acceptance,
+        known: Known,
     ) -> None:
         self.lead = lead
         self.name = name
@@ -443,6 +481,9 @@ class _Parent:
         # A class of another's may leave the context behind, as by a thread of its own.
         self.preset = type(child) is not VerifiedChild or bool(child.graph.config)
         self.action = "verify.plain" if kind == "unbound-totp" else "verify.proof"
+        self.accept = accept
+        graph = child.graph if isinstance(child, VerifiedChild) else child
+        self.known = known if isinstance(graph, RemoteChild) else {**known_outputs(graph), **known}
 
     def config(self, order: _Order, config: RunnableConfig) -> RunnableConfig:
         """What a local child is told by name: the caller's configuration, one level deeper.
@@ -452,9 +493,13 @@ class _Parent:
         would win over the context, or where a context may be missing, all is said but callbacks,
         tags and metadata.
         """
-        configurable: dict[str, Any] = {_RUN: None, DEPTH: order["depth"]}
-        if self.preset:
-            configurable = {**config.get("configurable", {}), **configurable}
+        given = config.get("configurable", {})
+        configurable: dict[str, Any] = {
+            **(given if self.preset else {}),
+            **child_answers(given, order["seed"]),
+            _RUN: None,
+            DEPTH: order["depth"],
+        }
         inherited = RunnableConfig(configurable=configurable)
         if self.preset and "recursion_limit" in config:
             inherited["recursion_limit"] = config["recursion_limit"]
@@ -591,7 +636,7 @@ class _Parent:
         verification = self.lead.verify_proof(
             proof, challenge=challenge, **_answered(order, envelope)
         )
-        return self._read(envelope, verification)
+        return self._read(order, envelope, verification)
 
     async def abelieve(self, order: _Order, challenge: Challenge, answer: Any) -> SpawnResult:
         """As :meth:`believe`, for the event loop."""
@@ -600,8 +645,8 @@ class _Parent:
             proof, challenge=challenge, **_answered(order, envelope)
         )
         if len(envelope.payload) < _LARGE:
-            return self._read(envelope, verification)
-        return await aside(self._read, envelope, verification)
+            return self._read(order, envelope, verification)
+        return await aside(self._read, order, envelope, verification)
 
     def _opened(self, answer: Any) -> tuple[Envelope, Proof]:
         try:
@@ -613,22 +658,45 @@ class _Parent:
             raise PayloadError("the answer is larger than max_answer_bytes")
         return envelope, proof
 
-    def _read(self, envelope: Envelope, verification: Verification) -> SpawnResult:
-        value = state_from_bytes(envelope.payload, limit=self.max_bytes)
+    def _read(self, order: _Order, envelope: Envelope, verification: Verification) -> SpawnResult:
+        read = self._readable(order, envelope.payload)
         if envelope.kind == "result":
-            return _result(self.name, "verified", output=value, proof=verification)
-        return _result(self.name, "failed", error=_error_text(value), proof=verification)
+            return _result(self.name, "verified", read=read, proof=verification)
+        return _result(self.name, "failed", error=_error_text(read.value), proof=verification)
 
-    def believe_code(self, answer: tuple[str, bytes]) -> SpawnResult:
+    def _readable(self, order: _Order, payload: bytes) -> Read:
+        return read_state(
+            payload, limit=self.max_bytes, known=self.known, accept=self._accepted(order)
+        )
+
+    def _accepted(self, order: _Order) -> Acceptance:
+        sent = cache(lambda: sent_messages(order["request"]))
+        return replace(self.accept, seed=order["seed"], sent=sent)
+
+    def interrupt(self, order: _Order, error: BaseException) -> BaseException:
+        """A child's interrupts as the parent's own."""
+        try:
+            return rebuilt_interrupt(
+                error,
+                agent=self.name,
+                seed=order["seed"],
+                limit=self.max_bytes,
+                known=self.known,
+                accept=self._accepted(order),
+            )
+        except PayloadError:
+            return _Unaskable()
+
+    def believe_code(self, order: _Order, answer: tuple[str, bytes]) -> SpawnResult:
         """Verifies a plain code that came with an output that nothing binds.
 
         Raises:
             PipelitError: The code isn't good, or the output is no payload.
         """
         code, payload = answer
-        value = state_from_bytes(payload, limit=self.max_bytes)
+        read = self._readable(order, payload)
         verification = self.lead.verify_peer(self.name, code, kind="plain")
-        return _result(self.name, "verified", output=value, proof=verification)
+        return _result(self.name, "verified", read=read, proof=verification)
 
     def refusal(self, error: Exception) -> SpawnResult:
         """What the parent says of a failure, in words of its own; why is in the audit.
@@ -643,6 +711,12 @@ class _Parent:
         elif isinstance(error, _Overstayed):
             status, words = "timeout", f"no answer within {self.timeout:g} seconds (timeout=)"
             reason = "no answer in time"
+        elif isinstance(error, _Unaskable):
+            words = (
+                "the child's interrupt can't be shown: its value can't be carried, or is larger "
+                "than max_answer_bytes"
+            )
+            reason = "interrupt can't be carried"
         elif isinstance(error, Unreachable):
             status, reason = "unreachable", "unreachable"
             words = "the child's server is away, or lost the run: nothing was used, ask it again"
@@ -714,7 +788,7 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> Step:
 
         def work(control: RunControl | None) -> Any:
             request = parent.ask(spawn, child, order, challenge)
-            with _Exits():
+            with _Exits(partial(parent.interrupt, order)):
                 return child.answer(request, inherited, control)
 
         def believe(answer: Any) -> SpawnResult:
@@ -729,7 +803,7 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> Step:
 
         async def work() -> Any:
             request = await parent.aask(spawn, child, order, challenge)
-            with _Exits():
+            with _Exits(partial(parent.interrupt, order)):
                 return await child.aanswer(request, inherited)
 
         async def believe(answer: Any) -> SpawnResult:
@@ -747,10 +821,12 @@ def _remote_node(parent: _Parent, child: RemoteChild) -> Step:
 
         async def work() -> Any:
             request = await aside(parent.ask_remote, order, challenge)
-            try:
-                return await child.answer(request, parent.lead, limit=parent.max_bytes)
-            except ProofRejected:
-                raise _BrokeOff from None
+            # A class of another's is a child's own code, as a local child's is.
+            with nullcontext() if type(child) is RemoteChild else _Exits(also=_AWAY):
+                try:
+                    return await child.answer(request, parent.lead, limit=parent.max_bytes)
+                except ProofRejected:
+                    raise _BrokeOff from None
 
         async def believe(answer: Any) -> SpawnResult:
             return await aside(parent.believe, order, challenge, answer)
@@ -797,28 +873,30 @@ def _unbound_node(parent: _Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
     graph = child
 
     def given(order: _Order) -> Any:
-        return state_from_bytes(order["request"], limit=len(order["request"]))
+        known = known_inputs(graph)
+        return state_from_bytes(order["request"], limit=len(order["request"]), known=known)
 
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
         inherited = parent.config(order, config)
 
         def work(control: RunControl | None) -> tuple[str, bytes]:
-            with _Exits():
+            with _Exits(partial(parent.interrupt, order)):
                 return _code_and_output(graph.invoke(given(order), inherited, control=control))
 
-        return parent.finish(order, _run_of(config), _guarded(parent, work, parent.believe_code))
+        believe = partial(parent.believe_code, order)
+        return parent.finish(order, _run_of(config), _guarded(parent, work, believe))
 
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
         inherited = parent.config(order, config)
 
         async def work() -> tuple[str, bytes]:
-            with _Exits():
+            with _Exits(partial(parent.interrupt, order)):
                 return _code_and_output(await graph.ainvoke(given(order), inherited))
 
         async def believe(answer: tuple[str, bytes]) -> SpawnResult:
-            return await aside(parent.believe_code, answer)
+            return await aside(parent.believe_code, order, answer)
 
         return parent.finish(order, _run_of(config), await _aguarded(parent, work, believe))
 
@@ -832,44 +910,79 @@ def _code_and_output(answer: Any) -> tuple[str, bytes]:
     return fields["code"], state_to_bytes(fields["output"])
 
 
+# What a remote child of another class may say of its server.
+_AWAY: Final[frozenset[type[Exception]]] = frozenset({Unreachable, NotLetIn})
+
+
 class _Exits:
     """Around a child's own code: of what it raises, only that it did is kept.
 
-    LangGraph would write the words of an exception into the parent's namespace.
+    LangGraph would write the words of an exception into the parent's namespace. What is raised is
+    known by its exact type: `isinstance` believes what an exception says of its class, and a
+    subclass is the child's own. Nothing of the exception is asked before its type is known.
+
+    Args:
+        interrupt: Makes the parent's own form of an interrupt; where it is missing, none is due.
+        also: Types that may be raised too, with nothing in them.
     """
 
-    __slots__ = ("_began_in",)
+    __slots__ = ("_also", "_began_in", "_interrupt")
+
+    def __init__(
+        self,
+        interrupt: Callable[[BaseException], BaseException] | None = None,
+        also: frozenset[type[Exception]] = frozenset(),
+    ) -> None:
+        self._interrupt = interrupt
+        self._also = also
 
     def __enter__(self) -> None:
         self._began_in = _task()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None and not isinstance(error, GraphInterrupt | RequestRefused):
-            said = _wordless(error, self._began_in)
+        if error is None:
+            return
+        said = self._said(error)
+        try:
+            raise said from None
+        finally:
+            # What is only not shown can still be walked to.
+            said.__context__ = None
+
+    def _said(self, error: BaseException) -> BaseException:
+        kind = type(error)
+        if kind is RequestRefused:
+            return RequestRefused("the child refused the request")
+        if kind in self._also:
+            return kind()
+        if kind in INTERRUPTS and self._interrupt is not None:
             try:
-                raise said from None
-            finally:
-                # What is only not shown can still be walked to.
-                said.__context__ = None
+                return self._interrupt(error)
+            except BaseException as raised:
+                # By the child's own code in what it was interrupted with.
+                error = raised
+        return _wordless(error, self._began_in)
 
 
 def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
     # What ends the process, the task or the run ends it, and says nothing of the child's.
-    if isinstance(error, GraphDrained):
+    kind = type(error)
+    if kind is GraphDrained:
         runtime = get_runtime()
         if runtime.drain_requested:
             return GraphDrained(runtime.drain_reason or "shutdown")
     # A child may also raise these two by itself, with nobody having cancelled or closed anything.
     task = _task()
-    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+    if kind is asyncio.CancelledError and task is not None and task.cancelling():
         return asyncio.CancelledError()
-    if isinstance(error, GeneratorExit) and task is not began_in:
+    if kind is GeneratorExit and task is not began_in:
         return GeneratorExit()
     if threading.current_thread() is threading.main_thread():
-        if isinstance(error, KeyboardInterrupt):
+        if kind is KeyboardInterrupt:
             return KeyboardInterrupt()
-        if isinstance(error, SystemExit):
-            return SystemExit(error.code if type(error.code) is int else 1)
+        if kind is SystemExit:
+            code = cast(SystemExit, error).code
+            return SystemExit(code if type(code) is int else 1)
     return _BrokeOff()
 
 
@@ -1058,7 +1171,9 @@ def _order(index: int, task: Any, children: Mapping[str, Any], depth: int, lead:
         )
         return order
     try:
-        order["request"] = state_to_bytes(task["input"])
+        # A child elsewhere may be written in another language.
+        elsewhere = not isinstance(children[task["agent"]], Pregel)
+        order["request"] = state_to_bytes(task["input"], portable=elsewhere)
     except PayloadError as error:
         order["problem"] = f"tasks[{index}].input: {error}"
     return order
@@ -1068,19 +1183,22 @@ def _result(
     agent: str,
     status: Status,
     *,
-    output: Any = None,
+    read: Read | None = None,
     error: str | None = None,
     proof: Verification | None = None,
 ) -> SpawnResult:
     proved_at = None if proof is None else _moment(proof.step)
-    return SpawnResult(
+    result = SpawnResult(
         agent=agent,
         status=status,
-        output=output,
+        output=None if read is None else read.value,
         error=error,
         bound=proof is not None and proof.kind == "proof",
         proved_at=proved_at,
     )
+    if read is not None and read.omitted:
+        result["omitted"] = read.omitted
+    return result
 
 
 @lru_cache(maxsize=8)
