@@ -31,7 +31,7 @@ from langchain_core.messages import (
 )
 
 from pipelit_agents.errors import PayloadError
-from pipelit_agents.payload import RESERVED, Parts, SecretInPayload, decode, encode
+from pipelit_agents.payload import RESERVED, SecretInPayload, WrittenInParts, decode, encode
 
 from .values import Known, converted, keyed, revived
 
@@ -53,7 +53,7 @@ _DICT: Final = f"{RESERVED}dict__"
 MESSAGE_PARTS: Final = frozenset({"artifact", "response_metadata"})
 DEFAULT_MESSAGES: Final = ("ai", "human", "tool")
 _RESERVED: Final = RESERVED.encode()
-# Parts of a message that nobody needs to read the answer by.
+# WrittenInParts of a message that nobody needs to read the answer by.
 _SPARED: Final[dict[str, Any]] = {
     "artifact": None,
     "additional_kwargs": {},
@@ -97,7 +97,7 @@ def state_to_bytes(
         value: What travels.
         portable: For a reader in any language: without the names of classes, and with lists in
             place of tuples.
-        leave_out: Parts of messages that stay here: ``artifact``, ``response_metadata``.
+        leave_out: WrittenInParts of messages that stay here: ``artifact``, ``response_metadata``.
 
     Raises:
         PayloadError: Something in it can't be carried; the message names the place. What can't be
@@ -107,7 +107,7 @@ def state_to_bytes(
 
     def convert(given: Any) -> Any:
         if issubclass(type(given), BaseMessage):
-            return Parts(lambda walk: _written_message(given, walk, leave_out))
+            return WrittenInParts(lambda walk: _written_message(given, walk, leave_out))
         return converted(given, portable=portable)
 
     return encode(value, convert=convert, pairs=keyed)

@@ -16,10 +16,10 @@ from pipelit_agents.errors import PayloadError
 __all__ = [
     "MAX_DEPTH",
     "RESERVED",
-    "Parts",
     "SecretFound",
     "SecretInPayload",
     "Tagged",
+    "WrittenInParts",
     "decode",
     "encode",
 ]
@@ -45,7 +45,7 @@ class SecretInPayload(PayloadError):
     """A secret would have left with a payload; it is not left out, but ends the writing."""
 
 
-class Parts(NamedTuple):
+class WrittenInParts(NamedTuple):
     """What ``convert`` returns for a value that is written part by part.
 
     Attributes:
@@ -155,7 +155,7 @@ def _plain(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
                 f"{path or 'the value'}: reading a value of type {kind.__name__} raised "
                 f"{type(error).__name__}"
             ) from None
-        if type(converted) is Parts:
+        if type(converted) is WrittenInParts:
             return converted.build(
                 lambda part, name, down: _plain(
                     part, f"{path}.{name}" if path else name, depth + down, hooks
