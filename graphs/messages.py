@@ -50,6 +50,7 @@ __all__ = [
 
 MARK: Final = f"{RESERVED}message__"
 _DICT: Final = f"{RESERVED}dict__"
+_OBJECT: Final = f"{RESERVED}object__"
 MESSAGE_PARTS: Final = frozenset({"artifact", "response_metadata"})
 DEFAULT_MESSAGES: Final = ("ai", "human", "tool")
 _RESERVED: Final = RESERVED.encode()
@@ -287,6 +288,10 @@ class _Reader:
         if tag == _DICT:
             pairs = revived(tag, [[self._value(k, path, ""), v] for k, v in _pairs(data)], {})
             return self._dict(pairs.items(), path)
+        if tag == _OBJECT and type(data) is list and len(data) == 3:
+            # By itself: what is left out of it, is left out as a whole.
+            inside = self._value(data[2], path, "")
+            return _OMITTED if inside is _OMITTED else revived(tag, [*data[:2], inside], self.known)
         return revived(tag, self._value(data, path, ""), self.known)
 
     def _message(self, content: Any, path: str) -> Any:
@@ -380,9 +385,9 @@ def _without_calls(message: BaseMessage) -> dict[str, Any]:
         blocks = [each for each in message.content if _is_readable(each)]
         if len(blocks) != len(message.content):
             update["content"] = blocks or ""
-    extra = message.model_extra or {}
-    if any(_is_call(key, each) for key, each in extra.items()):
-        update |= {key: None for key, each in extra.items() if _is_call(key, each)}
+    for key, each in (message.model_extra or {}).items():
+        if _is_call(key, each) and each:
+            update[key] = [] if isinstance(each, list) else None
     return update
 
 
