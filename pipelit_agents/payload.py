@@ -225,7 +225,11 @@ def _unwritable(plain: Any) -> PayloadError:
         if isinstance(value, dict):
             if not all(map(_is_writable, value)):
                 return PayloadError(f"{path or 'the value'} has a key with a lone surrogate")
-            inside = [(f"{path}.{key}" if path else key, each) for key, each in value.items()]
+            prefix = f"{path}." if path else ""
+            inside = [
+                (path if key.startswith(RESERVED) else f"{prefix}{key}", each)
+                for key, each in value.items()
+            ]
         elif isinstance(value, list):
             inside = [(f"{path}[{position}]", each) for position, each in enumerate(value)]
         elif isinstance(value, str) and not _is_writable(value):
