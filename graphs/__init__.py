@@ -5,6 +5,7 @@ from __future__ import annotations
 from .approval import Approval, approval_digest, approve_with_totp
 from .child import ANYONE, VerifiedChild, verified_child
 from .envelope import Envelope, SpawnRequest
+from .interrupts import asking_agent
 from .remote import RemoteChild, remote_child
 from .spawn import SpawnResult, SpawnTask, request_digest, spawn_and_await
 
@@ -19,6 +20,7 @@ __all__ = [
     "VerifiedChild",
     "approval_digest",
     "approve_with_totp",
+    "asking_agent",
     "remote_child",
     "request_digest",
     "spawn_and_await",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -29,6 +29,7 @@ from langgraph.types import StateSnapshot
 from pipelit_agents.errors import ConfigurationError
 
 from .child import ShowingStep
+from .interrupts import RENAMED
 
 __all__ = ["Call", "without_an_answer"]
 
@@ -173,7 +174,7 @@ class Call:
             saved: The record.
             parents: The checkpoint of the graph around it, if it is known.
         """
-        shown: Collection[str] | None = None
+        shown: set[str] | None = None
         if parents is not None:
             mine = self.configurable.get(_TASK_ID)
             shown = {
@@ -182,10 +183,15 @@ class Call:
                 if channel == _INTERRUPT and task_id == mine
                 for each in (value if isinstance(value, list | tuple) else (value,))
             }
+        # Where a spawn is the graph of another one's child, the other shows ids of its own.
+        renamed: Callable[[str], str] = self.configurable.get(RENAMED) or str
         return frozenset(
             task.id
             for task in saved.tasks
-            if any(shown is None or each.id in shown for each in task.interrupts)
+            if any(
+                shown is None or not shown.isdisjoint((each.id, renamed(each.id)))
+                for each in task.interrupts
+            )
         )
 
     def parents(self) -> Iterator[RunnableConfig]:

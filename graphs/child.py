@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal, cast
 
@@ -23,7 +23,9 @@ from pipelit_agents.proof import PERIOD, Challenge, Proof
 from pipelit_agents.threads import aside
 
 from .envelope import Envelope, SpawnRequest
-from .messages import state_from_bytes, state_to_bytes
+from .interrupts import INTERRUPTS, interrupts_to_bytes
+from .messages import MESSAGE_PARTS, state_from_bytes, state_to_bytes
+from .schemas import known_inputs, uncarried_outputs
 
 __all__ = ["ANYONE", "VerifiedChild", "verified_child"]
 
@@ -126,6 +128,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         graph: The graph that does the work.
         agent: As whom it answers.
         accept_from: For whom it works.
+        leave_out: Parts of messages that its answers leave out.
         pregel: LangGraph's own arguments, when it copies the graph.
     """
 
@@ -135,6 +138,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         graph: Pregel[Any, Any, Any, Any],
         agent: Agent,
         accept_from: AcceptFrom = None,
+        leave_out: Collection[str] = (),
         **pregel: Any,
     ) -> None:
         self.graph = graph
@@ -143,6 +147,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             # Copied: whom it works for doesn't change with a list of the caller's.
             accept_from = tuple(accept_from)
         self.accept_from = accept_from
+        self.leave_out = leave_out
         if "nodes" not in pregel:
             pregel = {
                 "nodes": {
@@ -202,10 +207,11 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         """As :meth:`answer`, for a request that was checked."""
         kind: Literal["result", "error"] = "result"
         try:
-            given = state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES)
-            payload = _finished(self.graph.invoke(given, config, control=control))
-        except GraphBubbleUp:
-            raise
+            payload = self._finished(
+                self.graph.invoke(self._given(request), config, control=control)
+            )
+        except GraphBubbleUp as error:
+            kind, payload = "error", _unaskable(error)
         except Exception as error:
             kind, payload = "error", _failure(error)
         return self.seal(request, kind, payload)
@@ -214,13 +220,42 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         """As :meth:`work`, for the event loop."""
         kind: Literal["result", "error"] = "result"
         try:
-            given = state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES)
-            payload = await _arun(self.graph, given, config)
-        except GraphBubbleUp:
-            raise
+            payload = await self._arun(self._given(request), config)
+        except GraphBubbleUp as error:
+            kind, payload = "error", _unaskable(error)
         except Exception as error:
             kind, payload = "error", _failure(error)
         return await self.aseal(request, kind, payload)
+
+    def _given(self, request: SpawnRequest) -> Any:
+        known = known_inputs(self.graph)
+        return state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES, known=known)
+
+    async def _arun(self, given: Any, config: RunnableConfig) -> bytes:
+        """The payload of what the graph answers.
+
+        As by ``ainvoke``, which streams the values too, and at each step its updates beside them.
+        """
+        graph = self.graph
+        if type(graph).ainvoke is not Pregel.ainvoke:
+            return self._finished(await graph.ainvoke(given, config))
+        output, asked = None, False
+        values = graph.astream(
+            given, config, stream_mode="values", output_keys=graph.output_channels
+        )
+        async for output in values:
+            asked = asked or _is_question(output)
+        return self._finished(output, asked=asked)
+
+    def _finished(self, output: Any, *, asked: bool = False) -> bytes:
+        if asked or _is_question(output):
+            # A graph with a thread of its own keeps its question to itself, and has answered
+            # nothing.
+            raise RuntimeError(
+                "the graph waits for an answer in a thread of its own, where nobody gives one: "
+                "leave thread_id out of its configuration"
+            )
+        return state_to_bytes(output, leave_out=self.leave_out)
 
     def admit(self, request: SpawnRequest, identity: str | None) -> None:
         """Checks a request from outside, and spends it: it is worked on once.
@@ -353,20 +388,28 @@ def verified_child(
     agent: Agent,
     *,
     accept_from: AcceptFrom = None,
+    leave_out: Collection[Literal["artifact", "response_metadata"]] = (),
 ) -> VerifiedChild:
     """Makes a graph prove its answers as an agent.
 
     Args:
-        graph: A compiled graph. Its output has to be carried as JSON, or be messages.
+        graph: A compiled graph. Its output may hold JSON, messages, dates and times, UUIDs,
+            decimals, bytes, sets, tuples, paths and IP addresses, and enums, pydantic models,
+            dataclasses and named tuples of them. ``docs/guide.md`` says how each arrives.
         agent: As whom it answers; whoever builds the child holds this handle.
         accept_from: The agents it works for, or :data:`ANYONE`. It may be left out where parent
             and child share a ``Pipelit``; a graph that is served has to say it.
+        leave_out: Parts of messages that don't leave the child: ``artifact`` and
+            ``response_metadata``. What can't be carried of these two and of
+            ``additional_kwargs`` is left out anyway, and the parent's result says so.
 
     Returns:
         A child for ``spawn_and_await``.
 
     Raises:
-        TypeError: ``graph`` isn't a compiled graph, or ``agent`` isn't an ``Agent``.
+        TypeError: ``graph`` isn't a compiled graph, its output schema has a type that can't be
+            carried, or ``agent`` isn't an ``Agent``.
+        ValueError: ``leave_out`` names something else.
         InvalidUsername: A name in ``accept_from`` has another form.
     """
     if isinstance(graph, VerifiedChild):
@@ -383,7 +426,20 @@ def verified_child(
     names: AcceptFrom = accept_from
     if accept_from is not None and not isinstance(accept_from, Anyone):
         names = tuple(require_username(name, argument="accept_from") for name in accept_from)
-    return VerifiedChild(graph=graph, agent=agent, accept_from=names)
+    if isinstance(leave_out, str):
+        raise TypeError("leave_out is a list of parts, not one: ['artifact']")
+    left_out = tuple(leave_out)
+    if wrong := set(left_out) - MESSAGE_PARTS:
+        raise ValueError(
+            f"leave_out: {sorted(map(str, wrong))[0]!r} can't be left out; "
+            f"{' and '.join(sorted(MESSAGE_PARTS))} can"
+        )
+    if problems := uncarried_outputs(graph):
+        raise TypeError(
+            f"graph: its output can't be carried to a parent: {'; '.join(problems[:10])}. Leave it "
+            "out of the output: StateGraph(…, output_schema=…)"
+        )
+    return VerifiedChild(graph=graph, agent=agent, accept_from=names, leave_out=left_out)
 
 
 def _served(child: VerifiedChild) -> Step:
@@ -453,32 +509,20 @@ def _bound(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str,
     }
 
 
-async def _arun(graph: Pregel[Any, Any, Any, Any], given: Any, config: RunnableConfig) -> bytes:
-    """The payload of what a graph answers.
-
-    As by ``ainvoke``, which streams the values too, and at each step its updates beside them.
-    """
-    if type(graph).ainvoke is not Pregel.ainvoke:
-        return _finished(await graph.ainvoke(given, config))
-    output, asked = None, False
-    values = graph.astream(given, config, stream_mode="values", output_keys=graph.output_channels)
-    async for output in values:
-        asked = asked or _is_question(output)
-    return _finished(output, asked=asked)
-
-
 def _is_question(output: Any) -> bool:
     return isinstance(output, dict) and _INTERRUPT in output
 
 
-def _finished(output: Any, *, asked: bool = False) -> bytes:
-    if asked or _is_question(output):
-        # A graph with a thread of its own keeps its question to itself, and has answered nothing.
-        raise RuntimeError(
-            "the graph waits for an answer in a thread of its own, where nobody gives one: leave "
-            "thread_id out of its configuration"
-        )
-    return state_to_bytes(output)
+def _unaskable(error: GraphBubbleUp) -> bytes:
+    """The payload that says why an interrupt can't be shown; any other leaves as it is."""
+    # What was raised, not what says that it is one.
+    if type(error) not in INTERRUPTS:
+        raise error
+    try:
+        interrupts_to_bytes(error)
+    except PayloadError as problem:
+        return _failure(problem)
+    raise error
 
 
 def _wire(envelope: dict[str, Any]) -> dict[str, Any]:

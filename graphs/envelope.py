@@ -11,7 +11,7 @@ from pipelit_agents.errors import ProofRejected, RequestRefused
 from pipelit_agents.names import is_username
 from pipelit_agents.proof import Proof
 
-__all__ = ["Envelope", "SpawnRequest"]
+__all__ = ["Envelope", "SpawnRequest", "from_base64", "to_base64"]
 
 _REQUEST_KEYS: Final = frozenset({"parent", "challenge", "depth", "payload", "proof", "relation"})
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*\Z")
@@ -47,9 +47,9 @@ class SpawnRequest:
         proof = self.proof
         return {
             "parent": self.parent,
-            "challenge": _to_base64(self.challenge),
+            "challenge": to_base64(self.challenge),
             "depth": self.depth,
-            "payload": _to_base64(self.payload),
+            "payload": to_base64(self.payload),
             "proof": None if proof is None else {"step": proof.step, "value": proof.value},
             "relation": self.relation or "",
         }
@@ -85,7 +85,7 @@ class SpawnRequest:
             raise ValueError
         if not isinstance(relation, str) or not _RELATION.match(relation):
             raise ValueError
-        challenge = _from_base64(fields["challenge"])
+        challenge = from_base64(fields["challenge"])
         if len(challenge) != 32:
             raise ValueError
         given, proof = fields["proof"], None
@@ -93,7 +93,7 @@ class SpawnRequest:
             if given.keys() != {"step", "value"}:
                 raise ValueError
             proof = Proof(parent, child, given["step"], given["value"])
-        return cls(parent, challenge, depth, _from_base64(fields["payload"]), proof, relation)
+        return cls(parent, challenge, depth, from_base64(fields["payload"]), proof, relation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Envelope:
 
     def to_wire(self) -> dict[str, Any]:
         """The envelope as JSON carries it: the payload as base64url without padding."""
-        return self.to_dict() | {"payload": _to_base64(self.payload)}
+        return self.to_dict() | {"payload": to_base64(self.payload)}
 
     @classmethod
     def from_wire(cls, value: Any) -> Envelope:
@@ -137,7 +137,7 @@ class Envelope:
         if fields.keys() != {"envelope"} or type(envelope) is not dict:
             raise ProofRejected("what came back is no envelope, or more than one")
         try:
-            payload = _from_base64(envelope.get("payload"))
+            payload = from_base64(envelope.get("payload"))
         except (TypeError, ValueError):
             raise ProofRejected("what came back is no envelope: its payload") from None
         return cls.parse(envelope | {"payload": payload})
@@ -161,15 +161,21 @@ class Envelope:
         return cls(payload, cast(Literal["result", "error"], kind), step, proof)
 
 
-def _to_base64(data: bytes) -> str:
+def to_base64(data: bytes) -> str:
+    """Bytes as they stand in JSON: base64url without padding."""
     return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
 
 
-def _from_base64(text: Any) -> bytes:
+def from_base64(text: Any) -> bytes:
+    """Reads what :func:`to_base64` makes, and nothing else.
+
+    Raises:
+        ValueError: It is something else.
+    """
     if not isinstance(text, str) or not _BASE64URL.match(text):
         raise ValueError("no base64url")
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if _to_base64(data) != text:
+    if to_base64(data) != text:
         # One text for each value: the last character may hold bits that nobody reads.
         raise ValueError("no canonical base64url")
     return data

@@ -1,74 +1,420 @@
-"""How states travel: LangChain messages and models as JSON, and messages back again.
+"""How states travel: as JSON, with marks for what JSON has no form for, and back again.
 
-Nothing is loaded by name: a payload can only become the message classes of LangChain itself.
+Nothing is loaded by name: a payload becomes the message classes of LangChain, the standard
+library's scalars and containers, and classes that the reader knows by itself. Which messages of a
+proven answer come back as messages is the reader's choice: a proof says who sent them, not what
+they do to a state that they are put into.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Final
+import copy
+import hashlib
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
-from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
-from pydantic import BaseModel, SecretStr
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    BaseMessageChunk,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+    convert_to_messages,
+    message_chunk_to_message,
+    messages_from_dict,
+)
 
 from pipelit_agents.errors import PayloadError
-from pipelit_agents.payload import decode, encode
+from pipelit_agents.payload import RESERVED, SecretInPayload, WrittenInParts, decode, encode
 
-__all__ = ["state_from_bytes", "state_to_bytes"]
+from .values import Known, converted, keyed, revived
 
-MARK: Final = "__pipelit_message__"
-_MARKED: Final = MARK.encode()
+__all__ = [
+    "DEFAULT_MESSAGES",
+    "MARK",
+    "MESSAGE_PARTS",
+    "Acceptance",
+    "Read",
+    "read_state",
+    "required_kinds",
+    "sent_messages",
+    "state_from_bytes",
+    "state_to_bytes",
+]
+
+MARK: Final = f"{RESERVED}message__"
+_DICT: Final = f"{RESERVED}dict__"
+_OBJECT: Final = f"{RESERVED}object__"
+MESSAGE_PARTS: Final = frozenset({"artifact", "response_metadata"})
+DEFAULT_MESSAGES: Final = ("ai", "human", "tool")
+_RESERVED: Final = RESERVED.encode()
+# WrittenInParts of a message that nobody needs to read the answer by.
+_SPARED: Final[dict[str, Any]] = {
+    "artifact": None,
+    "additional_kwargs": {},
+    "response_metadata": {},
+}
+_MOST_TOLD: Final = 20
+_LONGEST_TOLD: Final = 300
+
+_KINDS: Final[Mapping[type, str]] = {
+    AIMessage: "ai",
+    HumanMessage: "human",
+    ToolMessage: "tool",
+    SystemMessage: "system",
+    ChatMessage: "chat",
+    FunctionMessage: "function",
+    RemoveMessage: "remove",
+}
+# Content that is to be read. Others call a tool, or answer one, at some provider.
+_READABLE: Final = frozenset(
+    {
+        *("text", "output_text", "text-plain", "refusal", "reasoning", "thinking"),
+        *("redacted_thinking", "image", "image_url", "input_image", "audio", "input_audio"),
+        *("video", "file", "input_file", "input_text", "document", "media", "search_result"),
+        *("citation", "guard_content"),
+    }
+)
+_CALLS: Final = ("tool_call", "function_call", "tool_use", "toolUse")
+_STOPPED_FOR: Final = frozenset({"tool_calls", "tool_use", "function_call"})
+# LangGraph's reducers take a dict of either form for an order to replace all of a channel. It has
+# no public name.
+_OVERWRITE: Final = "__overwrite__"
+_OMITTED: Final[Any] = object()
 
 
-def state_to_bytes(value: Any) -> bytes:
+def state_to_bytes(
+    value: Any, *, portable: bool = False, leave_out: Collection[str] = frozenset()
+) -> bytes:
     """The bytes of a graph's input or output.
 
-    Messages keep their class; other pydantic models and dataclasses become dicts.
+    Args:
+        value: What travels.
+        portable: For a reader in any language: without the names of classes, and with lists in
+            place of tuples.
+        leave_out: WrittenInParts of messages that stay here: ``artifact``, ``response_metadata``.
 
     Raises:
-        PayloadError: Something in it can't be carried; the message names the place.
+        PayloadError: Something in it can't be carried; the message names the place. What can't be
+            carried of a message's artifact, metadata or additional arguments is left out instead,
+            and told with the message.
     """
-    return encode(value, convert=_convert)
+
+    def convert(given: Any) -> Any:
+        if issubclass(type(given), BaseMessage):
+            return WrittenInParts(lambda walk: _written_message(given, walk, leave_out))
+        return converted(given, portable=portable)
+
+    return encode(value, convert=convert, pairs=keyed)
 
 
-def state_from_bytes(data: bytes, *, limit: int) -> Any:
-    """The way back; messages come out as LangChain messages.
+@dataclass(frozen=True)
+class Acceptance:
+    """Which messages of an answer come back as messages.
+
+    Attributes:
+        kinds: The types, as LangChain names them.
+        tool_calls: Whether they may call tools.
+        seed: Makes the ids of an answer its own; None leaves them as they are.
+        sent: The messages that were sent to the child, by their id.
+    """
+
+    kinds: frozenset[str]
+    tool_calls: bool
+    seed: bytes | None = None
+    sent: Callable[[], Mapping[str, BaseMessage]] = dict
+
+
+class Read(NamedTuple):
+    """What was read of a payload.
+
+    Attributes:
+        value: The value.
+        omitted: What was left out, by path.
+    """
+
+    value: Any
+    omitted: list[str]
+
+
+def state_from_bytes(data: bytes, *, limit: int, known: Known | None = None) -> Any:
+    """The way back; messages come out as LangChain messages, all of them.
+
+    Args:
+        data: The bytes.
+        limit: How many there may be.
+        known: Classes that values may become again.
 
     Raises:
-        PayloadError: The bytes are no payload, or a message in them is none.
+        PayloadError: The bytes are no payload, or a value in them is none.
     """
     value = decode(data, limit=limit)
-    # A message's mark may also be written with escapes.
-    return _revive(value) if _MARKED in data or b"\\u" in data else value
+    return _Reader(known or {}, None).read(value) if _is_marked(data) else value
 
 
-def _convert(value: Any) -> Any:
-    if isinstance(value, SecretStr):
-        raise TypeError("a secret doesn't leave its node; open it where it is used")
-    if isinstance(value, BaseMessage):
-        return {MARK: message_to_dict(value)}
-    if isinstance(value, BaseModel):
-        return value.model_dump()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    raise TypeError(
-        f"a value of type {type(value).__name__} can't be carried: give text, numbers, lists, "
-        "dicts or messages"
-    )
+def read_state(data: bytes, *, limit: int, known: Known, accept: Acceptance) -> Read:
+    """Reads an answer: as :func:`state_from_bytes`, with the messages that are accepted.
+
+    Raises:
+        PayloadError: The bytes are no payload, or a value in them is none.
+    """
+    value = decode(data, limit=limit)
+    reader = _Reader(known, accept)
+    if _is_marked(data) or b'"messages"' in data or _OVERWRITE.encode() in data:
+        value = reader.read(value)
+    return Read(value, reader.omitted[:_MOST_TOLD])
 
 
-def _revive(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_revive(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if MARK not in value:
-        return {key: _revive(each) for key, each in value.items()}
-    content = value[MARK]
-    if len(value) != 1 or not isinstance(content, dict) or set(content) != {"type", "data"}:
-        raise PayloadError("the payload holds a message of unknown form")
+def sent_messages(data: bytes) -> dict[str, BaseMessage]:
+    """The messages of a request, by their id."""
+    found: dict[str, BaseMessage] = {}
+    waiting = [state_from_bytes(data, limit=len(data))]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, BaseMessage):
+            if value.id is not None:
+                found[value.id] = value
+        elif isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+    return found
+
+
+def _is_marked(data: bytes) -> bool:
+    # A mark may also be written with escapes.
+    return _RESERVED in data or b"\\u" in data
+
+
+def _written_message(
+    message: BaseMessage, walk: Callable[[Any, str, int], Any], leave_out: Collection[str]
+) -> Any:
+    left: list[str] = []
+    data: dict[str, Any] = {}
+    for name, part in message.model_dump().items():
+        if name in leave_out:
+            data[name] = _SPARED[name]
+        elif name not in _SPARED:
+            data[name] = walk(part, name, 3)
+        elif isinstance(part, dict):
+            kept = [_spared(walk, {key: each}, name, 3, left) for key, each in part.items()]
+            data[name] = {}
+            for one in kept:
+                if one is not _OMITTED and not next(iter(one)).startswith(RESERVED):
+                    data[name] |= one
+                elif one is not _OMITTED:
+                    left.append(f"{name}: a key that isn't text, or that is reserved")
+        else:
+            kept_part = _spared(walk, part, name, 3, left)
+            data[name] = _SPARED[name] if kept_part is _OMITTED else kept_part
+    content = {"type": walk(message.type, "type", 2), "data": data}
+    if left:
+        content["omitted"] = walk([each[:_LONGEST_TOLD] for each in left[:_MOST_TOLD]], "", 2)
+    return {MARK: content}
+
+
+def _spared(
+    walk: Callable[[Any, str, int], Any], part: Any, name: str, down: int, left: list[str]
+) -> Any:
     try:
-        return messages_from_dict([content])[0]
-    except Exception:
-        # Whatever LangChain's classes stumble over in what a child made up.
-        raise PayloadError("the payload holds a message of unknown form") from None
+        return walk(part, name, down)
+    except SecretInPayload:
+        raise
+    except PayloadError as error:
+        left.append(str(error))
+        return _OMITTED
+
+
+@dataclass
+class _Reader:
+    """Makes values of JSON that was verified."""
+
+    known: Known
+    accept: Acceptance | None
+    omitted: list[str] = field(default_factory=list)
+
+    def read(self, value: Any) -> Any:
+        found = self._value(value, "", "")
+        return None if found is _OMITTED else found
+
+    def _value(self, value: Any, path: str, place: str) -> Any:
+        """A value; its place is ``messages``, ``item`` in a list of messages, or neither."""
+        cls = type(value)
+        if cls is list:
+            found: Any = self._list(value, path, place)
+        elif cls is not dict:
+            found = value
+        elif any(key.startswith(RESERVED) for key in value):
+            found = self._tagged(value, path, place)
+        else:
+            found = self._dict(value.items(), path)
+        if not place or self.accept is None or (place == "messages" and type(found) is list):
+            return found
+        return self._like_message(found, path)
+
+    def _list(self, value: list[Any], path: str, place: str) -> list[Any]:
+        # Beside a message stand messages; a list among them is one, of a role and a text.
+        of_messages = place == "messages" or any(type(e) is dict and MARK in e for e in value)
+        place = "item" if of_messages else ""
+        found = [
+            self._value(each, f"{path}[{position}]", place) for position, each in enumerate(value)
+        ]
+        return [each for each in found if each is not _OMITTED]
+
+    def _dict(self, pairs: Iterable[tuple[Any, Any]], path: str) -> Any:
+        found: dict[Any, Any] = {}
+        for key, each in pairs:
+            inner = f"{path}.{key}" if path else str(key)
+            made = self._value(each, inner, "messages" if key == "messages" else "")
+            if made is not _OMITTED:
+                found[key] = made
+        if self.accept is not None and _is_overwrite(found):
+            return self._omit(path, "dict that LangGraph takes for an order to overwrite")
+        return found
+
+    def _tagged(self, value: dict[str, Any], path: str, place: str) -> Any:
+        if len(value) != 1:
+            what = "message" if MARK in value else "value"
+            raise PayloadError(f"the payload holds a {what} of unknown form")
+        ((tag, data),) = value.items()
+        if tag == MARK:
+            return self._message(data, path)
+        if tag == _DICT:
+            pairs = revived(tag, [[self._value(k, path, ""), v] for k, v in _pairs(data)], {})
+            return self._dict(pairs.items(), path)
+        if tag == _OBJECT and type(data) is list and len(data) == 3:
+            # By itself: what is left out of it, is left out as a whole.
+            inside = self._value(data[2], path, "")
+            return _OMITTED if inside is _OMITTED else revived(tag, [*data[:2], inside], self.known)
+        return revived(tag, self._value(data, path, ""), self.known)
+
+    def _message(self, content: Any, path: str) -> Any:
+        if not isinstance(content, dict) or not (
+            {"type", "data"} <= content.keys() <= {"type", "data", "omitted"}
+        ):
+            raise PayloadError("the payload holds a message of unknown form")
+        data = self._value(content["data"], path, "")
+        told = content.get("omitted", [])
+        if type(told) is not list or set(map(type, told)) - {str}:
+            raise PayloadError("the payload holds a message of unknown form")
+        self.omitted.extend(each[:_LONGEST_TOLD] for each in told[:_MOST_TOLD])
+        try:
+            (made,) = messages_from_dict([{"type": content["type"], "data": data}])
+        except Exception:
+            # Whatever LangChain's classes stumble over in what a child made up.
+            raise PayloadError("the payload holds a message of unknown form") from None
+        return self._judged(made, path)
+
+    def _like_message(self, value: Any, path: str) -> Any:
+        """A value where messages stand: `add_messages` would make one of most."""
+        if value is _OMITTED or isinstance(value, BaseMessage):
+            return value
+        try:
+            (made,) = convert_to_messages([copy.deepcopy(value)])
+        except Exception:
+            # Nothing makes a message of it.
+            return value
+        judged = self._judged(made, path)
+        # As it came, where it may be one: a reader may want dicts.
+        return value if judged is made else judged
+
+    def _judged(self, message: BaseMessage, path: str) -> Any:
+        if self.accept is None:
+            return message
+        if isinstance(message, BaseMessageChunk):
+            message = message_chunk_to_message(message)
+        kind = _KINDS.get(type(message), "")
+        if not self._takes(kind):
+            return self._omit(path, f"{kind or 'other'} message")
+        update: dict[str, Any] = {}
+        if not self.accept.tool_calls:
+            update = _without_calls(message)
+            if update:
+                self._omit(path, "call of a tool")
+        was_sent = message.id is not None and self.accept.sent().get(message.id) == message
+        if was_sent and update:
+            # The reader's own, and it has it.
+            return _OMITTED
+        named = message.id is not None and kind != "remove"
+        if named and self.accept.seed is not None and not was_sent:
+            update["id"] = _own_id(self.accept.seed, str(message.id))
+        return message.model_copy(update=update) if update else message
+
+    def _takes(self, kind: str) -> bool:
+        return self.accept is None or kind in self.accept.kinds
+
+    def _omit(self, path: str, what: str) -> Any:
+        self.omitted.append(f"{path[:_LONGEST_TOLD] or 'the answer'}: a {what}")
+        return _OMITTED
+
+
+def _is_overwrite(value: dict[str, Any]) -> bool:
+    return value.keys() == {_OVERWRITE} or (value.get("type") == _OVERWRITE and "value" in value)
+
+
+def _pairs(data: Any) -> list[Any]:
+    if type(data) is not list or any(type(e) is not list or len(e) != 2 for e in data):
+        raise PayloadError("the payload holds a value of unknown form")
+    return data
+
+
+def _own_id(seed: bytes, given: str) -> str:
+    # An id that a child chooses could be one of the parent's, and would replace that message.
+    digest = hashlib.sha256(b"pipelit-agents/message-id/v1\0" + seed + given.encode()).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=5))
+
+
+def _without_calls(message: BaseMessage) -> dict[str, Any]:
+    """The fields of a message that differ without calls of tools."""
+    update: dict[str, Any] = {}
+    for name in ("tool_calls", "invalid_tool_calls"):
+        if getattr(message, name, None):
+            update[name] = []
+    for name in ("additional_kwargs", "response_metadata"):
+        fields = getattr(message, name)
+        kept = {key: each for key, each in fields.items() if not _is_call(key, each)}
+        if len(kept) != len(fields):
+            update[name] = kept
+    if not isinstance(message.content, str):
+        blocks = [each for each in message.content if _is_readable(each)]
+        if len(blocks) != len(message.content):
+            update["content"] = blocks or ""
+    for key, each in (message.model_extra or {}).items():
+        if _is_call(key, each) and each:
+            update[key] = [] if isinstance(each, list) else None
+    return update
+
+
+def _is_call(key: str, value: Any) -> bool:
+    stopped = key in ("finish_reason", "stop_reason") and value in _STOPPED_FOR
+    return stopped or any(each in key for each in _CALLS)
+
+
+def _is_readable(block: Any) -> bool:
+    if not isinstance(block, dict):
+        return isinstance(block, str)
+    return block.get("type") in _READABLE or block.keys() == {"text"}
+
+
+def required_kinds(kinds: Iterable[str]) -> frozenset[str]:
+    """The kinds of messages that a parent names.
+
+    Raises:
+        TypeError: It is one text.
+        ValueError: There is no such kind.
+    """
+    if isinstance(kinds, str):
+        raise TypeError("accept_messages is a list of kinds, not one: ['ai', 'human', 'tool']")
+    found = frozenset(kinds)
+    if wrong := found - set(_KINDS.values()):
+        raise ValueError(
+            f"accept_messages: {sorted(map(str, wrong))[0]!r} is no kind of message; there are "
+            f"{', '.join(sorted(_KINDS.values()))}"
+        )
+    return found

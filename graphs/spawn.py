@@ -13,11 +13,12 @@ import hashlib
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -56,8 +57,20 @@ from pipelit_agents.threads import aside
 from .calls import Call, without_an_answer
 from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, UNLIMITED, ShowingStep, Step, VerifiedChild
 from .envelope import Envelope, SpawnRequest
-from .messages import state_from_bytes, state_to_bytes
+from .interrupts import INTERRUPTS, child_answers, rebuilt_interrupt
+from .messages import (
+    DEFAULT_MESSAGES,
+    Acceptance,
+    Read,
+    read_state,
+    required_kinds,
+    sent_messages,
+    state_from_bytes,
+    state_to_bytes,
+)
 from .remote import NotLetIn, RemoteChild, Unfit, Unreachable, from_remote_graph
+from .schemas import known_classes, known_inputs, known_outputs
+from .values import Known
 
 __all__ = ["SpawnResult", "SpawnTask", "request_digest", "spawn_and_await"]
 
@@ -111,6 +124,9 @@ class SpawnResult(TypedDict):
         error: What went wrong, or None. Of an unproven answer never its own words.
         bound: Whether the proof is bound to request and answer; False for ``unbound-totp``.
         proved_at: The time of the proof, ISO 8601 in UTC, or None.
+        omitted: What of the child's answer isn't in ``output``, by path: messages and calls of
+            tools that this parent doesn't accept, and what can't be carried of a message's
+            artifact and metadata. Not there where nothing was left out.
     """
 
     index: int
@@ -121,6 +137,7 @@ class SpawnResult(TypedDict):
     error: str | None
     bound: bool
     proved_at: str | None
+    omitted: NotRequired[list[str]]
 
 
 class SpawnInput(TypedDict):
@@ -175,6 +192,10 @@ class _ChildFailed(GraphBubbleUp):
     """Ends one child. LangGraph lets its siblings finish, and runs it again on resume."""
 
 
+class _Unaskable(Exception):
+    """The child was interrupted with something that can't be shown."""
+
+
 class _BrokeOff(Exception):
     """The child ended without an envelope; what it said is not kept."""
 
@@ -226,12 +247,16 @@ class _Terms:
     Args:
         lead: The lead's name.
         kinds: How each child proves its answers.
+        remote: The children on other machines.
         on_failure: As for :func:`spawn_and_await`.
     """
 
-    def __init__(self, lead: str, kinds: Mapping[str, str], on_failure: str) -> None:
+    def __init__(
+        self, lead: str, kinds: Mapping[str, str], remote: Collection[str], on_failure: str
+    ) -> None:
         self.lead = lead
         self.kinds = kinds
+        self.remote = remote
         self.on_failure = on_failure
 
     def read(self, tasks: Any) -> list[_Read]:
@@ -242,7 +267,7 @@ class _Terms:
         """
         if not isinstance(tasks, list | tuple):
             raise SpawnError("tasks has to be a list of {'agent': …, 'input': …}")
-        return [_read(index, task, self.kinds) for index, task in enumerate(tasks)]
+        return [_read(index, task, self) for index, task in enumerate(tasks)]
 
     def question(self, name: str, read: list[_Read]) -> bytes:
         """A digest of what a call asks, of whom, and as whom.
@@ -401,6 +426,9 @@ def spawn_and_await(
     proof: Mapping[str, ProofKind] | None = None,
     max_answer_bytes: int = _DEFAULT_MAX_BYTES,
     name: str = "spawn_and_await",
+    accept_messages: Collection[str] = DEFAULT_MESSAGES,
+    tool_calls: bool = False,
+    answer_types: Collection[type] = (),
 ) -> SpawnGraph:
     """Makes a graph node that gives tasks to children and believes only what they prove.
 
@@ -431,9 +459,17 @@ def spawn_and_await(
         proof: Per child, ``bound`` (the default) or ``unbound-totp``: a graph whose output is
             exactly ``{"code": …, "output": …}``, with the plain code of its authenticator. That
             says who is there, and nothing about the output.
-        max_answer_bytes: How large an answer may be.
+        max_answer_bytes: How large an answer may be, and what a child's interrupts hold together.
         name: What the graph is called, in traces and where one node calls several: give two that
             have the same lead and may be asked the same names of their own.
+        accept_messages: The types of messages that answers may hold: ``ai``, ``human``, ``tool``,
+            ``system``, ``function``, ``chat``, ``remove``. Others are left out, and the result says
+            so. A proof says who sent a message, not what it does to the state that it is put into.
+        tool_calls: Whether messages in answers may call tools. Where they may not, the calls are
+            taken out, and with them the content that calls a tool at a provider.
+        answer_types: Classes (enums, pydantic models, dataclasses, named tuples) that values in
+            answers may become again. Those in the output schema of a local child are known without
+            it. A value of another class arrives as its JSON form.
 
     Returns:
         A compiled graph, to be added as a node. Run, it raises ``SpawnError`` also where the state
@@ -462,8 +498,15 @@ def spawn_and_await(
         "max_answer_bytes": max_answer_bytes,
     }
     _check_options(lead, children, kinds, timeout, counts, on_failure)
+    accept = Acceptance(required_kinds(accept_messages), tool_calls)
+    known = known_classes(answer_types)
 
-    terms = _Terms(lead.username, {each: kinds.get(each, "bound") for each in children}, on_failure)
+    terms = _Terms(
+        lead.username,
+        {each: kinds.get(each, "bound") for each in children},
+        {name for name, each in children.items() if isinstance(each, RemoteChild | RemoteGraph)},
+        on_failure,
+    )
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
     seeing: dict[str, Callable[[_Run], None]] = {}
     for agent, given in children.items():
@@ -479,6 +522,8 @@ def spawn_and_await(
             max_concurrency,
             child,
             kind,
+            accept,
+            known,
         )
         node: Step
         if isinstance(child, RemoteChild):
@@ -572,7 +617,7 @@ def spawn_and_await(
             if len(given) == 1 and _fits(given[0], index, mark):
                 results.append(given[0])
             else:
-                results.append(_unanswered(index, tasks[index], given, children))
+                results.append(_unanswered(index, tasks[index], given, terms))
         if found:
             raise SpawnError(f"there are answers to no task: {_told_of(map(str, found))}")
         if on_failure == "raise" and any(each["status"] != "verified" for each in results):
@@ -608,6 +653,8 @@ class _Parent:
         max_concurrency: int | None,
         child: Pregel[Any, Any, Any, Any] | RemoteChild,
         kind: str,
+        accept: Acceptance,
+        known: Known,
     ) -> None:
         self.lead = lead
         self.name = name
@@ -622,6 +669,9 @@ class _Parent:
         # A class of another's may leave the context behind, as by a thread of its own.
         self.preset = type(child) is not VerifiedChild or bool(child.graph.config)
         self.action = "verify.plain" if kind == "unbound-totp" else "verify.proof"
+        self.accept = accept
+        graph = child.graph if isinstance(child, VerifiedChild) else child
+        self.known = known if isinstance(graph, RemoteChild) else {**known_outputs(graph), **known}
 
     def config(self, order: _Order, config: RunnableConfig) -> RunnableConfig:
         """What a local child is told by name: the caller's configuration, one level deeper.
@@ -631,13 +681,17 @@ class _Parent:
         would win over the context, or where a context may be missing, all is said but callbacks,
         tags and metadata.
         """
-        configurable: dict[str, Any] = {_RUN: None, DEPTH: order["depth"]}
+        given = config.get("configurable", {})
+        configurable: dict[str, Any] = {
+            **(given if self.preset else {}),
+            **child_answers(given, order["seed"]),
+            _RUN: None,
+            DEPTH: order["depth"],
+        }
         info = get_runtime().execution_info
         if info is None or info.task_id not in _run_of(config).waiting:
             # It asks for the first time: the answer that came is to another question.
             configurable |= without_an_answer(config)
-        if self.preset:
-            configurable = {**config.get("configurable", {}), **configurable}
         inherited = RunnableConfig(configurable=configurable)
         if self.preset and "recursion_limit" in config:
             inherited["recursion_limit"] = config["recursion_limit"]
@@ -774,7 +828,7 @@ class _Parent:
         verification = self.lead.verify_proof(
             proof, challenge=challenge, **_answered(order, envelope)
         )
-        return self._read(envelope, verification)
+        return self._read(order, envelope, verification)
 
     async def abelieve(self, order: _Order, challenge: Challenge, answer: Any) -> SpawnResult:
         """As :meth:`believe`, for the event loop."""
@@ -783,8 +837,8 @@ class _Parent:
             proof, challenge=challenge, **_answered(order, envelope)
         )
         if len(envelope.payload) < _LARGE:
-            return self._read(envelope, verification)
-        return await aside(self._read, envelope, verification)
+            return self._read(order, envelope, verification)
+        return await aside(self._read, order, envelope, verification)
 
     def _opened(self, answer: Any) -> tuple[Envelope, Proof]:
         try:
@@ -796,22 +850,45 @@ class _Parent:
             raise PayloadError("the answer is larger than max_answer_bytes")
         return envelope, proof
 
-    def _read(self, envelope: Envelope, verification: Verification) -> SpawnResult:
-        value = state_from_bytes(envelope.payload, limit=self.max_bytes)
+    def _read(self, order: _Order, envelope: Envelope, verification: Verification) -> SpawnResult:
+        read = self._readable(order, envelope.payload)
         if envelope.kind == "result":
-            return _result(self.name, "verified", output=value, proof=verification)
-        return _result(self.name, "failed", error=_error_text(value), proof=verification)
+            return _result(self.name, "verified", read=read, proof=verification)
+        return _result(self.name, "failed", error=_error_text(read.value), proof=verification)
 
-    def believe_code(self, answer: tuple[str, bytes]) -> SpawnResult:
+    def _readable(self, order: _Order, payload: bytes) -> Read:
+        return read_state(
+            payload, limit=self.max_bytes, known=self.known, accept=self._accepted(order)
+        )
+
+    def _accepted(self, order: _Order) -> Acceptance:
+        sent = cache(lambda: sent_messages(order["request"]))
+        return replace(self.accept, seed=order["seed"], sent=sent)
+
+    def interrupt(self, order: _Order, error: BaseException) -> BaseException:
+        """A child's interrupts as the parent's own."""
+        try:
+            return rebuilt_interrupt(
+                error,
+                agent=self.name,
+                seed=order["seed"],
+                limit=self.max_bytes,
+                known=self.known,
+                accept=self._accepted(order),
+            )
+        except PayloadError:
+            return _Unaskable()
+
+    def believe_code(self, order: _Order, answer: tuple[str, bytes]) -> SpawnResult:
         """Verifies a plain code that came with an output that nothing binds.
 
         Raises:
             PipelitError: The code isn't good, or the output is no payload.
         """
         code, payload = answer
-        value = state_from_bytes(payload, limit=self.max_bytes)
+        read = self._readable(order, payload)
         verification = self.lead.verify_peer(self.name, code, kind="plain")
-        return _result(self.name, "verified", output=value, proof=verification)
+        return _result(self.name, "verified", read=read, proof=verification)
 
     def refusal(self, error: Exception) -> SpawnResult:
         """What the parent says of a failure, in words of its own; why is in the audit.
@@ -826,6 +903,12 @@ class _Parent:
         elif isinstance(error, _Overstayed):
             status, words = "timeout", f"no answer within {self.timeout:g} seconds (timeout=)"
             reason = "no answer in time"
+        elif isinstance(error, _Unaskable):
+            words = (
+                "the child's interrupt can't be shown: its value can't be carried, or is larger "
+                "than max_answer_bytes"
+            )
+            reason = "interrupt can't be carried"
         elif isinstance(error, Unreachable):
             status, reason = "unreachable", "unreachable"
             words = "the child's server is away, or lost the run: nothing was used, ask it again"
@@ -907,7 +990,7 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> Step:
 
         def work(control: RunControl | None) -> Any:
             request = parent.ask(spawn, child, order, challenge)
-            with _Exits():
+            with _Exits(partial(parent.interrupt, order)):
                 return child.answer(request, inherited, control)
 
         def believe(answer: Any) -> SpawnResult:
@@ -922,7 +1005,7 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> Step:
 
         async def work() -> Any:
             request = await parent.aask(spawn, child, order, challenge)
-            with _Exits():
+            with _Exits(partial(parent.interrupt, order)):
                 return await child.aanswer(request, inherited)
 
         async def believe(answer: Any) -> SpawnResult:
@@ -940,10 +1023,12 @@ def _remote_node(parent: _Parent, child: RemoteChild) -> Step:
 
         async def work() -> Any:
             request = await aside(parent.ask_remote, order, challenge)
-            try:
-                return await child.answer(request, parent.lead, limit=parent.max_bytes)
-            except ProofRejected:
-                raise _BrokeOff from None
+            # A class of another's is a child's own code, as a local child's is.
+            with nullcontext() if type(child) is RemoteChild else _Exits(also=_AWAY):
+                try:
+                    return await child.answer(request, parent.lead, limit=parent.max_bytes)
+                except ProofRejected:
+                    raise _BrokeOff from None
 
         async def believe(answer: Any) -> SpawnResult:
             return await aside(parent.believe, order, challenge, answer)
@@ -990,28 +1075,30 @@ def _unbound_node(parent: _Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
     graph = child
 
     def given(order: _Order) -> Any:
-        return state_from_bytes(order["request"], limit=len(order["request"]))
+        known = known_inputs(graph)
+        return state_from_bytes(order["request"], limit=len(order["request"]), known=known)
 
     def run(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
         inherited = parent.config(order, config)
 
         def work(control: RunControl | None) -> tuple[str, bytes]:
-            with _Exits():
+            with _Exits(partial(parent.interrupt, order)):
                 return _code_and_output(graph.invoke(given(order), inherited, control=control))
 
-        return parent.finish(order, _run_of(config), _guarded(parent, work, parent.believe_code))
+        believe = partial(parent.believe_code, order)
+        return parent.finish(order, _run_of(config), _guarded(parent, work, believe))
 
     async def arun(order: _Order, config: RunnableConfig) -> dict[str, Any]:
         _run_of(config).tell("running", order)
         inherited = parent.config(order, config)
 
         async def work() -> tuple[str, bytes]:
-            with _Exits():
+            with _Exits(partial(parent.interrupt, order)):
                 return _code_and_output(await graph.ainvoke(given(order), inherited))
 
         async def believe(answer: tuple[str, bytes]) -> SpawnResult:
-            return await aside(parent.believe_code, answer)
+            return await aside(parent.believe_code, order, answer)
 
         return parent.finish(order, _run_of(config), await _aguarded(parent, work, believe))
 
@@ -1025,44 +1112,79 @@ def _code_and_output(answer: Any) -> tuple[str, bytes]:
     return fields["code"], state_to_bytes(fields["output"])
 
 
+# What a remote child of another class may say of its server.
+_AWAY: Final[frozenset[type[Exception]]] = frozenset({Unreachable, NotLetIn})
+
+
 class _Exits:
     """Around a child's own code: of what it raises, only that it did is kept.
 
-    LangGraph would write the words of an exception into the parent's namespace.
+    LangGraph would write the words of an exception into the parent's namespace. What is raised is
+    known by its exact type: `isinstance` believes what an exception says of its class, and a
+    subclass is the child's own. Nothing of the exception is asked before its type is known.
+
+    Args:
+        interrupt: Makes the parent's own form of an interrupt; where it is missing, none is due.
+        also: Types that may be raised too, with nothing in them.
     """
 
-    __slots__ = ("_began_in",)
+    __slots__ = ("_also", "_began_in", "_interrupt")
+
+    def __init__(
+        self,
+        interrupt: Callable[[BaseException], BaseException] | None = None,
+        also: frozenset[type[Exception]] = frozenset(),
+    ) -> None:
+        self._interrupt = interrupt
+        self._also = also
 
     def __enter__(self) -> None:
         self._began_in = _task()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None and not isinstance(error, GraphInterrupt | RequestRefused):
-            said = _wordless(error, self._began_in)
+        if error is None:
+            return
+        said = self._said(error)
+        try:
+            raise said from None
+        finally:
+            # What is only not shown can still be walked to.
+            said.__context__ = None
+
+    def _said(self, error: BaseException) -> BaseException:
+        kind = type(error)
+        if kind is RequestRefused:
+            return RequestRefused("the child refused the request")
+        if kind in self._also:
+            return kind()
+        if kind in INTERRUPTS and self._interrupt is not None:
             try:
-                raise said from None
-            finally:
-                # What is only not shown can still be walked to.
-                said.__context__ = None
+                return self._interrupt(error)
+            except BaseException as raised:
+                # By the child's own code in what it was interrupted with.
+                error = raised
+        return _wordless(error, self._began_in)
 
 
 def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
     # What ends the process, the task or the run ends it, and says nothing of the child's.
-    if isinstance(error, GraphDrained):
+    kind = type(error)
+    if kind is GraphDrained:
         runtime = get_runtime()
         if runtime.drain_requested:
             return GraphDrained(runtime.drain_reason or "shutdown")
     # A child may also raise these two by itself, with nobody having cancelled or closed anything.
     task = _task()
-    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+    if kind is asyncio.CancelledError and task is not None and task.cancelling():
         return asyncio.CancelledError()
-    if isinstance(error, GeneratorExit) and task is not began_in:
+    if kind is GeneratorExit and task is not began_in:
         return GeneratorExit()
     if threading.current_thread() is threading.main_thread():
-        if isinstance(error, KeyboardInterrupt):
+        if kind is KeyboardInterrupt:
             return KeyboardInterrupt()
-        if isinstance(error, SystemExit):
-            return SystemExit(error.code if type(error.code) is int else 1)
+        if kind is SystemExit:
+            code = cast(SystemExit, error).code
+            return SystemExit(code if type(code) is int else 1)
     return _BrokeOff()
 
 
@@ -1238,18 +1360,24 @@ def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
         )
 
 
-def request_digest(input: Any) -> str:  # noqa: A002 - the task's key that it is of
+def request_digest(
+    input: Any,  # noqa: A002 - the task's key that it is of
+    *,
+    remote: bool = False,
+) -> str:
     """The SHA-256 of a task's input as it is sent to a child, 64 hexadecimal digits.
 
     Compare it with ``request`` of a :class:`SpawnResult`, to see whether a result answers a task.
 
     Args:
         input: What a task has as ``input``.
+        remote: Whether the child is on another machine. It is sent a form without the names of
+            classes.
 
     Raises:
         PayloadError: It can't be sent.
     """
-    return _sha256(state_to_bytes(input))
+    return _sha256(state_to_bytes(input, portable=remote))
 
 
 def _sha256(data: bytes) -> str:
@@ -1265,7 +1393,7 @@ def _tasks_of(given: Any) -> Any:
     return (tasks or []) if has else None
 
 
-def _read(index: int, task: Any, children: Mapping[str, Any]) -> _Read:
+def _read(index: int, task: Any, terms: _Terms) -> _Read:
     if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
         if isinstance(task, Mapping):
             there = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
@@ -1276,13 +1404,13 @@ def _read(index: int, task: Any, children: Mapping[str, Any]) -> _Read:
     problem: str | None = None
     request: bytes | None = None
     try:
-        request = state_to_bytes(task["input"])
+        request = state_to_bytes(task["input"], portable=agent in terms.remote)
     except PayloadError as error:
         problem = f"tasks[{index}].input: {error}"
-    if not isinstance(task["agent"], str) or task["agent"] not in children:
+    if not isinstance(task["agent"], str) or task["agent"] not in terms.kinds:
         problem = (
             f"tasks[{index}].agent {str(task['agent'])!r:.80} is no child here; "
-            f"the children are {', '.join(sorted(children))}"
+            f"the children are {', '.join(sorted(terms.kinds))}"
         )
     return _Read(agent, request, problem)
 
@@ -1359,11 +1487,9 @@ def _placed(order: _Order, result: SpawnResult) -> SpawnResult:
     return SpawnResult({**result, "index": order["index"], "request": _digest_of(order)})
 
 
-def _unanswered(
-    index: int, task: Any, given: list[SpawnResult], children: Mapping[str, Any]
-) -> SpawnResult:
+def _unanswered(index: int, task: Any, given: list[SpawnResult], terms: _Terms) -> SpawnResult:
     """What is said of a task that has no answer of its own when all children are done."""
-    read = _read(index, task, children)
+    read = _read(index, task, terms)
     if given:
         error = f"what is recorded for tasks[{index}] doesn't answer it; nothing of it is used"
     else:
@@ -1378,22 +1504,25 @@ def _result(
     agent: str,
     status: Status,
     *,
-    output: Any = None,
+    read: Read | None = None,
     error: str | None = None,
     proof: Verification | None = None,
 ) -> SpawnResult:
     proved_at = None if proof is None else _moment(proof.step)
     # Where it belongs is known where it is placed.
-    return SpawnResult(
+    result = SpawnResult(
         index=-1,
         request=None,
         agent=agent,
         status=status,
-        output=output,
+        output=None if read is None else read.value,
         error=error,
         bound=proof is not None and proof.kind == "proof",
         proved_at=proved_at,
     )
+    if read is not None and read.omitted:
+        result["omitted"] = read.omitted
+    return result
 
 
 @lru_cache(maxsize=8)

@@ -9,37 +9,82 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pipelit_agents.errors import PayloadError
 
-__all__ = ["MAX_DEPTH", "decode", "encode"]
+__all__ = [
+    "MAX_DEPTH",
+    "RESERVED",
+    "SecretFound",
+    "SecretInPayload",
+    "Tagged",
+    "WrittenInParts",
+    "decode",
+    "encode",
+]
 
 MAX_DEPTH: Final = 64
+# Keys that begin so say what a value is; see docs/protocol.md.
+RESERVED: Final = "__pipelit_"
 # What is as it is wherever it stands, if it isn't too deep.
 _LEAVES: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
 _OPENING: Final = frozenset("{[")
 _NONE: Final[frozenset[type]] = frozenset()
 
 
-def encode(value: Any, *, convert: Callable[[Any], Any] | None = None) -> bytes:
+class Tagged(dict[str, Any]):
+    """A dict that ``convert`` made; its key begins with :data:`RESERVED` on purpose."""
+
+
+class SecretFound(TypeError):
+    """What ``convert`` raises for a secret."""
+
+
+class SecretInPayload(PayloadError):
+    """A secret would have left with a payload; it is not left out, but ends the writing."""
+
+
+class WrittenInParts(NamedTuple):
+    """What ``convert`` returns for a value that is written part by part.
+
+    Attributes:
+        build: Makes JSON of it. It is given a function that makes JSON of a part, of its name and
+            of how many levels further down it is, and that raises PayloadError.
+    """
+
+    build: Callable[[Callable[[Any, str, int], Any]], Any]
+
+
+def encode(
+    value: Any,
+    *,
+    convert: Callable[[Any], Any] | None = None,
+    pairs: Callable[[list[tuple[Any, Any]]], Any] | None = None,
+) -> bytes:
     """The bytes of a value: compact JSON in UTF-8, the same for equal values in equal order.
 
     Args:
-        value: Of dicts with text keys, lists, tuples, text, numbers, booleans and None.
-        convert: Turns anything else into such a value, or raises TypeError.
+        value: Of dicts with text keys, lists, tuples, text, numbers, booleans and None. A subclass
+            of one of them is written as the type that it extends.
+        convert: Turns anything else into such a value, raises TypeError, or returns what it was
+            given to leave it as it is.
+        pairs: Turns the items of a dict that JSON can't say into such a value: one with a key that
+            isn't text, or that begins with :data:`RESERVED`. Without it, the first are refused and
+            the second are written as they are.
 
     Raises:
         PayloadError: Something in it can't be carried; the message names the place.
     """
-    plain = _plain(value, "", 0, convert)
+    try:
+        plain = _plain(value, "", 0, _Hooks(convert, pairs))
+    except SecretInPayload as error:
+        raise PayloadError(str(error)) from None
     try:
         return _ENCODER.encode(plain).encode()
-    except UnicodeEncodeError:
-        raise PayloadError("text with a lone surrogate can't be carried as UTF-8") from None
     except ValueError:
-        # An integer that Python itself refuses to write out, or to read back.
-        raise PayloadError("an integer has more digits than can be carried") from None
+        # Looked for only now: it would cost each payload one more walk.
+        raise _unwritable(plain) from None
 
 
 def decode(data: bytes, *, limit: int) -> Any:
@@ -77,47 +122,135 @@ def _parsed(text: str) -> Any:
     return _DECODER.decode(text)
 
 
-def _plain(value: Any, path: str, depth: int, convert: Callable[[Any], Any] | None) -> Any:
+class _Hooks(NamedTuple):
+    convert: Callable[[Any], Any] | None
+    pairs: Callable[[list[tuple[Any, Any]]], Any] | None
+
+
+def _plain(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
+    # By its type alone: `isinstance` also believes what an object says of its class.
+    kind = type(value)
     if depth > MAX_DEPTH:
         raise PayloadError(f"{path[:80]}… is nested deeper than {MAX_DEPTH} levels")
-    if value is None or isinstance(value, str | bool | int):
+    if kind in _LEAVES:
         return value
-    if isinstance(value, float):
+    if kind is float:
         if not math.isfinite(value):
             raise PayloadError(f"{path or 'the value'} is {value}, which JSON can't carry")
         return value
-    leaves = _LEAVES if depth < MAX_DEPTH else _NONE
-    if isinstance(value, Mapping):
-        # Read once: it may say something else the next time.
-        pairs = list(value.items())
-        for key, _ in pairs:
-            if not isinstance(key, str):
-                raise PayloadError(
-                    f"{path or 'the value'} has a key of type {type(key).__name__}; "
-                    "JSON carries text keys only"
-                )
-        return {
-            key: each
-            if type(each) in leaves
-            else _plain(each, f"{path}.{key}" if path else key, depth + 1, convert)
-            for key, each in pairs
-        }
-    if isinstance(value, list | tuple):
-        return [
-            each
-            if type(each) in leaves
-            else _plain(each, f"{path}[{position}]", depth + 1, convert)
-            for position, each in enumerate(value)
-        ]
-    if convert is not None:
+    if kind is dict or kind is Tagged:
+        return _plain_dict(value, path, depth, hooks)
+    if kind is list:
+        return _plain_list(value, path, depth, hooks)
+    if hooks.convert is not None:
         try:
-            converted = convert(value)
+            converted = hooks.convert(value)
+        except SecretFound as error:
+            raise SecretInPayload(f"{path or 'the value'}: {error}") from None
         except TypeError as error:
             raise PayloadError(f"{path or 'the value'}: {error}") from None
-        return _plain(converted, path, depth + 1, convert)
-    raise PayloadError(
-        f"{path or 'the value'} is of type {type(value).__name__}, which JSON can't carry"
-    )
+        except Exception as error:
+            # Its class has code of its own, as a model's serializer.
+            raise PayloadError(
+                f"{path or 'the value'}: reading a value of type {kind.__name__} raised "
+                f"{type(error).__name__}"
+            ) from None
+        if type(converted) is WrittenInParts:
+            return converted.build(
+                lambda part, name, down: _plain(
+                    part, f"{path}.{name}" if path else name, depth + down, hooks
+                )
+            )
+        if converted is not value:
+            return _plain(converted, path, depth + 1, hooks)
+    if issubclass(kind, str):
+        return str.__str__(value)
+    if issubclass(kind, int):
+        return int.__int__(value)
+    if issubclass(kind, float):
+        return _plain(float.__float__(value), path, depth, hooks)
+    if issubclass(kind, Mapping):
+        return _plain_dict(value, path, depth, hooks)
+    if issubclass(kind, list | tuple):
+        return _plain_list(value, path, depth, hooks)
+    raise PayloadError(f"{path or 'the value'} is of type {kind.__name__}, which JSON can't carry")
+
+
+def _plain_dict(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
+    # Read once: it may say something else the next time.
+    pairs = list(value.items())
+    for position, (key, each) in enumerate(pairs):
+        kind = type(key)
+        if kind is not str:
+            if issubclass(kind, str):
+                pairs[position] = (key := str.__str__(key)), each
+            elif hooks.pairs is not None:
+                return _plain(hooks.pairs(pairs), path, depth, hooks)
+            else:
+                raise PayloadError(
+                    f"{path or 'the value'} has a key of type {kind.__name__}; "
+                    "JSON carries text keys only"
+                )
+        if key.startswith(RESERVED) and hooks.pairs is not None and type(value) is not Tagged:
+            return _plain(hooks.pairs(pairs), path, depth, hooks)
+    leaves = _LEAVES if depth < MAX_DEPTH else _NONE
+    # A mark is no part of the place as its writer knows it.
+    prefix = f"{path}." if path else ""
+    marked = type(value) is Tagged
+    found = {
+        key: each
+        if type(each) in leaves
+        else _plain(each, path if marked else f"{prefix}{key}", depth + 1, hooks)
+        for key, each in pairs
+    }
+    if len(found) != len(pairs):
+        raise PayloadError(f"{path or 'the value'} has two keys that are the same text")
+    return found
+
+
+def _plain_list(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
+    leaves = _LEAVES if depth < MAX_DEPTH else _NONE
+    return [
+        each if type(each) in leaves else _plain(each, f"{path}[{position}]", depth + 1, hooks)
+        for position, each in enumerate(value)
+    ]
+
+
+def _unwritable(plain: Any) -> PayloadError:
+    # The place of the text or the number that can't be written.
+    waiting = [("", plain)]
+    while waiting:
+        path, value = waiting.pop()
+        inside: list[tuple[str, Any]] = []
+        if isinstance(value, dict):
+            if not all(map(_is_writable, value)):
+                return PayloadError(f"{path or 'the value'} has a key with a lone surrogate")
+            prefix = f"{path}." if path else ""
+            inside = [
+                (path if key.startswith(RESERVED) else f"{prefix}{key}", each)
+                for key, each in value.items()
+            ]
+        elif isinstance(value, list):
+            inside = [(f"{path}[{position}]", each) for position, each in enumerate(value)]
+        elif isinstance(value, str) and not _is_writable(value):
+            return PayloadError(
+                f"{path or 'the value'} is text with a lone surrogate, which UTF-8 can't carry"
+            )
+        elif isinstance(value, int) and not _is_writable(value):
+            # Python itself refuses to write it out, or to read it back.
+            return PayloadError(
+                f"{path or 'the value'} is an integer with more digits than can be carried"
+            )
+        waiting.extend(reversed(inside))
+    return PayloadError("a text or number can't be carried")
+
+
+def _is_writable(value: Any) -> bool:
+    try:
+        _ENCODER.encode(value).encode()
+    except ValueError:
+        return False
+    return True
 
 
 def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import ToolException
 from langgraph.pregel import Pregel
 from pydantic import Field
+from pydantic_core import to_jsonable_python
 
 from pipelit_agents import Agent
 from pipelit_agents.errors import SpawnError
@@ -121,15 +124,25 @@ class SpawnAndAwait(AgentTool):
 def _told(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]]:
     told = [
         {"agent": each["agent"], "status": each["status"]}
-        | ({"output": each["output"]} if each["status"] == "verified" else {"error": each["error"]})
+        | (
+            {"output": _as_json(each["output"])}
+            if each["status"] == "verified"
+            else {"error": each["error"]}
+        )
         for each in results
     ]
-    return json.dumps(told, ensure_ascii=False, default=_message), list(results)
+    return json.dumps(told, ensure_ascii=False), list(results)
 
 
-def _message(value: Any) -> Any:
-    # Of a verified output only messages are no JSON by themselves.
-    return {"type": value.type, "content": value.content}
+def _as_json(value: Any) -> Any:
+    """A verified output as a model reads it: dates, sets and the like in JSON's form."""
+    if isinstance(value, BaseMessage):
+        return {"type": value.type, "content": value.content}
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return [_as_json(each) for each in value]
+    return to_jsonable_python(value, bytes_mode="base64", fallback=str)
 
 
 def _description(children: Mapping[str, Any], most: int) -> str:

@@ -1,0 +1,539 @@
+"""Values that JSON has no form for: how they are written, and how they become themselves again.
+
+A payload may come from a stranger, so nothing is loaded or built by a name that is in it. A reader
+builds the standard library's scalars and containers, each from a strictly checked form, and the
+classes that it names itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from enum import Enum
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from pathlib import (
+    Path,
+    PosixPath,
+    PurePath,
+    PurePosixPath,
+    PureWindowsPath,
+    WindowsPath,
+)
+from typing import Any, Final, NamedTuple, cast
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from langgraph.store.base import Item
+from pydantic import BaseModel, TypeAdapter
+
+from pipelit_agents.errors import PayloadError
+from pipelit_agents.payload import RESERVED, SecretFound, Tagged
+
+from .envelope import from_base64, to_base64
+
+__all__ = [
+    "Known",
+    "KnownClass",
+    "class_name",
+    "converted",
+    "is_carried",
+    "is_secret",
+    "keyed",
+    "object_form",
+    "revived",
+]
+
+# Decimal128's. A larger exponent says a huge number in a few bytes, and `int` of it would be one.
+_MOST_EXPONENT: Final = 6144
+_MOST_DIGITS: Final = 4300
+_LONGEST_NAME: Final = 100
+
+
+class KnownClass(NamedTuple):
+    """A class that values may become again, and what checks the values for it."""
+
+    cls: type
+    form: str
+    adapter: TypeAdapter[Any]
+
+
+Known = Mapping[str, KnownClass]
+
+
+def class_name(cls: type) -> str:
+    """What a class is called in a payload."""
+    module, name = getattr(cls, "__module__", ""), getattr(cls, "__qualname__", "")
+    return f"{module}.{name}" if type(module) is type(name) is str else ""
+
+
+def is_secret(cls: type) -> bool:
+    """Whether it is a class of secrets: pydantic's, ours, or whatever is opened like them."""
+    return callable(getattr(cls, "get_secret_value", None))
+
+
+def object_form(cls: type) -> str:
+    """As what a class of a user's own is written; empty for one that isn't."""
+    if issubclass(cls, Enum):
+        return "enum"
+    if issubclass(cls, BaseModel):
+        return "model"
+    if dataclasses.is_dataclass(cls):
+        return "dataclass"
+    if issubclass(cls, tuple) and type(getattr(cls, "_fields", None)) is tuple:
+        return "namedtuple"
+    return ""
+
+
+def keyed(pairs: list[tuple[Any, Any]]) -> Any:
+    """A dict whose keys JSON can't say, or would take for one of ours."""
+    return _tagged("dict", [[key, each] for key, each in pairs])
+
+
+def converted(value: Any, *, portable: bool) -> Any:
+    """What a value is written as, or the value itself where JSON has a form for it.
+
+    Args:
+        value: Of any type but JSON's own.
+        portable: For a reader in any language: without the names of classes, and with lists in
+            place of tuples.
+
+    Raises:
+        TypeError: It can't be carried.
+    """
+    cls = type(value)
+    write = _WRITERS.get(cls)
+    if write is not None:
+        return write(value)
+    if is_secret(cls):
+        raise SecretFound("a secret doesn't leave its node; open it where it is used")
+    form = object_form(cls)
+    if form:
+        return _object(form, cls, value, portable)
+    if issubclass(cls, tuple):
+        items = list(tuple.__iter__(value))
+        return items if portable else _tagged("tuple", items)
+    if issubclass(cls, str | int | float) and cls.__module__ != "numpy":
+        return value
+    if issubclass(cls, Mapping | list):
+        return value
+    if issubclass(cls, Item):
+        return value.dict()
+    if callable(getattr(cls, "dict", None)) and hasattr(cls, "__fields__"):
+        return value.dict()  # A model of pydantic 1.
+    for base in _BASES:
+        if issubclass(cls, base):
+            return _as_base(value, base)
+    if cls.__module__ == "numpy":
+        return _of_numpy(value)
+    raise _uncarried(cls)
+
+
+def is_carried(cls: type) -> bool:
+    """Whether values of a class are carried, as far as the class shows it."""
+    if cls in _WRITERS or object_form(cls):
+        return True
+    carried: Any = (str, int, float, type(None), Mapping, list, tuple, Item, *_BASES)
+    return issubclass(cls, carried) or cls.__module__ == "numpy" or hasattr(cls, "__fields__")
+
+
+def revived(tag: str, data: Any, known: Known) -> Any:
+    """What stands behind a tag, with everything inside it revived already.
+
+    Raises:
+        PayloadError: There is no such tag, or its data has another form.
+    """
+    read = _READERS.get(tag)
+    try:
+        if tag == f"{RESERVED}object__":
+            return _revived_object(data, known)
+        if read is not None:
+            return read(data)
+    except (ArithmeticError, AttributeError, TypeError, ValueError, LookupError):
+        # What the constructors stumble over in what a child made up.
+        pass
+    raise PayloadError("the payload holds a value of unknown form")
+
+
+def _tagged(name: str, data: Any) -> Tagged:
+    return Tagged({f"{RESERVED}{name}__": data})
+
+
+def _uncarried(cls: type) -> TypeError:
+    name = getattr(cls, "__name__", "")
+    shown = name[:_LONGEST_NAME] if type(name) is str else "?"
+    return TypeError(
+        f"a value of type {shown} can't be carried: give text, numbers, dates, lists, sets, dicts, "
+        "messages, or models and dataclasses of them"
+    )
+
+
+# Classes of a user's own
+
+
+def _object(form: str, cls: type, value: Any, portable: bool) -> Any:
+    data: Any
+    if form == "enum":
+        data = value.value
+    elif form == "model":
+        data = _dumped(value)
+    elif form == "dataclass":
+        data = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    else:
+        data = list(tuple.__iter__(value))
+    # In a list: a dict that is data could have keys like ours.
+    return data if portable else _tagged("object", [form, class_name(cls), data])
+
+
+def _dumped(value: BaseModel) -> Any:
+    # With every field of a subclass, which pydantic leaves out where only its base is declared.
+    return value.model_dump(by_alias=False, serialize_as_any=True, warnings=False)
+
+
+def _revived_object(data: Any, known: Known) -> Any:
+    form, name, content = _items(data, 3)
+    if form not in ("enum", "model", "dataclass", "namedtuple") or type(name) is not str:
+        raise ValueError(form)
+    plain = tuple(content) if form == "namedtuple" else content
+    found = known.get(name)
+    if found is None or found.form != form:
+        return plain
+    try:
+        made = _made(found, content)
+    except Exception:
+        # Its validators may raise anything about data that isn't what the class is for.
+        return plain
+    return plain if made is None else made
+
+
+def _made(found: KnownClass, content: Any) -> Any:
+    """An instance that says exactly what the data says, or None."""
+    cls: Any = found.cls
+    made: Any
+    if found.form == "model":
+        computed = set(cls.model_computed_fields) if isinstance(content, dict) else set()
+        given = {k: v for k, v in content.items() if k not in computed} if computed else content
+        made = found.adapter.validate_python(given, by_alias=False, by_name=True)
+        same = type(made) is cls and _dumped(made) == content
+    elif found.form == "dataclass":
+        made = found.adapter.validate_python(content)
+        same = type(made) is cls and content == {
+            field.name: getattr(made, field.name) for field in dataclasses.fields(made)
+        }
+    elif found.form == "namedtuple":
+        made = found.adapter.validate_python(content)
+        same = type(made) is cls and list(made) == content
+    else:
+        made = cls(content)
+        same = type(made.value) is type(content) and made.value == content
+    return made if same else None
+
+
+# The standard library's
+
+
+def _written_moment(value: datetime | time) -> Tagged:
+    zone = value.tzinfo
+    cls = datetime if isinstance(value, datetime) else time
+    fields: dict[str, Any] = {"iso": value.isoformat()}
+    if value.fold:
+        fields["fold"] = 1
+    if type(zone) is ZoneInfo:
+        if zone.key is None:
+            raise TypeError("a time zone without a key can't be carried: use ZoneInfo(key)")
+        fields["zone"] = zone.key
+    elif zone is not None and zone is not UTC:
+        if value.utcoffset() is None:
+            raise TypeError(
+                f"a time zone of type {type(zone).__name__}, which says no offset without a date, "
+                "can't be carried"
+            )
+        name = value.tzname()
+        if name is not None and name != timezone(value.utcoffset() or timedelta()).tzname(None):
+            fields["name"] = str(name)[:_LONGEST_NAME]
+    return _tagged(cls.__name__, fields["iso"] if len(fields) == 1 else fields)
+
+
+def _read_moment(cls: Any, form: re.Pattern[str], data: Any) -> Any:
+    fields = {"iso": data} if type(data) is str else data
+    if type(fields) is not dict or not {"iso"} <= fields.keys() <= {"iso", "fold", "zone", "name"}:
+        raise ValueError
+    iso, fold = fields["iso"], fields.get("fold", 0)
+    if not form.fullmatch(iso) or type(fold) is not int or fold not in (0, 1):
+        raise ValueError
+    found = cls.fromisoformat(iso).replace(fold=fold)
+    offset = found.utcoffset()
+    zone, name = fields.get("zone"), fields.get("name")
+    if zone is not None:
+        return _in_zone(found, zone, offset)
+    if name is not None:
+        if offset is None or type(name) is not str:
+            raise ValueError
+        found = found.replace(tzinfo=timezone(offset, name[:_LONGEST_NAME]))
+    return found
+
+
+def _in_zone(found: Any, zone: Any, offset: timedelta | None) -> Any:
+    if type(zone) is not str or not _ZONE.fullmatch(zone):
+        raise ValueError
+    try:
+        tz: tzinfo | None = ZoneInfo(zone)
+    except (LookupError, OSError, ValueError):
+        tz = None
+    if tz is not None and found.replace(tzinfo=tz).utcoffset() == offset:
+        return found.replace(tzinfo=tz)
+    if offset is None:
+        raise ValueError(zone)
+    # This machine doesn't know the zone, or knows another rule for it: the moment counts.
+    return found.replace(tzinfo=timezone(offset, zone))
+
+
+def _written_decimal(value: Decimal) -> Tagged:
+    if not value.is_finite():
+        raise TypeError(f"{value} can't be carried")
+    digits, exponent = value.as_tuple().digits, value.as_tuple().exponent
+    if abs(value.adjusted()) > _MOST_EXPONENT or abs(int(exponent)) > _MOST_EXPONENT:
+        raise TypeError(f"a Decimal with an exponent beyond {_MOST_EXPONENT} can't be carried")
+    if len(digits) > _MOST_DIGITS:
+        raise TypeError(f"a Decimal with more than {_MOST_DIGITS} digits can't be carried")
+    return _tagged("decimal", str(value))
+
+
+def _read_decimal(data: Any) -> Decimal:
+    if type(data) is not str or len(data) > 3 * _MOST_DIGITS or not _DECIMAL.fullmatch(data):
+        raise ValueError
+    found = Decimal(data)
+    if _written_decimal(found) != _tagged("decimal", data):
+        raise ValueError
+    return found
+
+
+def _written_path(value: PurePath) -> Tagged:
+    for cls in _PATHS.values():
+        if isinstance(value, cls):
+            return _tagged("path", [cls.__name__, str(value)])
+    raise _uncarried(type(value))
+
+
+def _read_path(data: Any) -> PurePath:
+    name, text = _items(data, 2)
+    cls = _PATHS[name]
+    if type(text) is not str:
+        raise ValueError
+    if issubclass(cls, Path) and not isinstance(Path(), cls):
+        # Of another system: it can be read here, and opens nothing.
+        cls = PureWindowsPath if cls is WindowsPath else PurePosixPath
+    return cls(text)
+
+
+def _read_ip(data: Any) -> Any:
+    name, text = _items(data, 2)
+    found = _IPS[name](text) if type(text) is str else None
+    if str(found) != text:
+        raise ValueError
+    return found
+
+
+def _read_timedelta(data: Any) -> timedelta:
+    parts = _items(data, 3)
+    if set(map(type, parts)) != {int}:
+        raise ValueError
+    found = timedelta(*parts)
+    if [found.days, found.seconds, found.microseconds] != parts:
+        raise ValueError
+    return found
+
+
+def _read_date(data: Any) -> date:
+    if not _DATE.fullmatch(data):
+        raise ValueError
+    return date.fromisoformat(data)
+
+
+def _read_uuid(data: Any) -> UUID:
+    if not _UUID.fullmatch(data):
+        raise ValueError
+    return UUID(data)
+
+
+def _written_timezone(value: timezone) -> Tagged:
+    offset, name = value.utcoffset(None), value.tzname(None)
+    named = name != timezone(offset).tzname(None)
+    return _tagged("timezone", [offset, name if named else None])
+
+
+def _read_timezone(data: Any) -> timezone:
+    offset, name = _items(data, 2)
+    if type(offset) is not timedelta or type(name) not in (str, type(None)):
+        raise ValueError
+    return timezone(offset) if name is None else timezone(offset, name)
+
+
+def _written_zone(value: ZoneInfo) -> Tagged:
+    if value.key is None:
+        raise TypeError("a time zone without a key can't be carried: use ZoneInfo(key)")
+    return _tagged("zone", value.key)
+
+
+def _read_zone(data: Any) -> ZoneInfo:
+    if not _ZONE.fullmatch(data):
+        raise ValueError
+    return ZoneInfo(data)
+
+
+def _read_set(cls: Any) -> Callable[[Any], Any]:
+    def read(data: Any) -> Any:
+        found = cls(_items(data))
+        if len(found) != len(data):
+            raise ValueError
+        return found
+
+    return read
+
+
+def _read_deque(data: Any) -> deque[Any]:
+    items, longest = _items(data, 2)
+    if type(longest) not in (int, type(None)):
+        raise ValueError
+    found = deque(_items(items), longest)
+    if len(found) != len(items):
+        raise ValueError
+    return found
+
+
+def _read_dict(data: Any) -> dict[Any, Any]:
+    pairs = [_items(pair, 2) for pair in _items(data)]
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
+
+
+def _items(data: Any, count: int | None = None) -> list[Any]:
+    if type(data) is not list or count not in (None, len(data)):
+        raise ValueError
+    return data
+
+
+def _written_memory(value: memoryview) -> Tagged:
+    if value.format != "B" or value.ndim != 1:
+        raise TypeError("a memoryview of anything but bytes can't be carried")
+    return _tagged("bytes", to_base64(value.tobytes()))
+
+
+def _as_base(value: Any, base: type) -> Any:
+    """A subclass's value as its base's, where that is the same value."""
+    made: Any
+    if issubclass(base, datetime):
+        made = datetime.combine(date(value.year, value.month, value.day), value.timetz())
+    elif issubclass(base, date):
+        made = date(value.year, value.month, value.day)
+    elif issubclass(base, time):
+        made = time(
+            value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold
+        )
+    elif issubclass(base, timedelta):
+        made = timedelta(value.days, value.seconds, value.microseconds)
+    elif issubclass(base, PurePath):
+        return _written_path(value)
+    elif issubclass(base, UUID):
+        made = UUID(int=value.int)
+    elif issubclass(base, deque):
+        made = deque(value, value.maxlen)
+    elif base in _IPS.values() or base in (bytes, bytearray, set, frozenset, Decimal):
+        made = cast(Any, base)(value)
+    else:
+        raise _uncarried(type(value))
+    if not made == value:
+        # As a pandas Timestamp with nanoseconds.
+        raise TypeError(
+            f"a value of type {type(value).__name__} can't be carried: as {base.__name__} it would "
+            "be another value"
+        )
+    return _WRITERS[base](made)
+
+
+def _of_numpy(value: Any) -> Any:
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and type(value) is numpy.ndarray and value.dtype.kind in "biufU":
+        return value.tolist()
+    if numpy is not None and issubclass(type(value), numpy.generic):
+        made = value.item()
+        if type(made) is float or (type(made) in (bool, int, str, bytes) and made == value):
+            return made
+    raise _uncarried(type(value))
+
+
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_CLOCK: Final = r"[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?"
+_OFFSET: Final = r"([+-][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{6})?)?)?"
+_DATETIME: Final = re.compile(f"{_DATE.pattern}T{_CLOCK}{_OFFSET}")
+_TIME: Final = re.compile(f"{_CLOCK}{_OFFSET}")
+_ZONE: Final = re.compile(r"[A-Za-z0-9_+-]{1,40}(/[A-Za-z0-9_+-]{1,40}){0,3}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?(E[+-][0-9]{1,4})?")
+_PATHS: Final[dict[str, type[PurePath]]] = {
+    cls.__name__: cls for cls in (PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)
+}
+_IPS: Final[dict[str, Any]] = {
+    cls.__name__: cls
+    for cls in (IPv4Interface, IPv6Interface, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
+}
+
+# By the exact type; a subclass could say anything of itself.
+_WRITERS: Final[dict[type, Callable[[Any], Any]]] = {
+    datetime: _written_moment,
+    time: _written_moment,
+    date: lambda value: _tagged("date", value.isoformat()),
+    timedelta: lambda v: _tagged("timedelta", [v.days, v.seconds, v.microseconds]),
+    timezone: _written_timezone,
+    ZoneInfo: _written_zone,
+    UUID: lambda value: _tagged("uuid", str(value)),
+    Decimal: _written_decimal,
+    bytes: lambda value: _tagged("bytes", to_base64(value)),
+    bytearray: lambda value: _tagged("bytearray", to_base64(bytes(value))),
+    memoryview: _written_memory,
+    set: lambda value: _tagged("set", list(value)),
+    frozenset: lambda value: _tagged("frozenset", list(value)),
+    deque: lambda value: _tagged("deque", [list(value), value.maxlen]),
+    **dict.fromkeys(_PATHS.values(), _written_path),
+    **dict.fromkeys(_IPS.values(), lambda v: _tagged("ip", [type(v).__name__, str(v)])),
+}
+# A subclass before its base.
+_BASES: Final[tuple[type, ...]] = (
+    *(datetime, date, time, timedelta, UUID, Decimal, bytes, bytearray, set, frozenset, deque),
+    *(PurePath, *_IPS.values()),
+)
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    f"{RESERVED}{name}__": read
+    for name, read in {
+        "datetime": lambda data: _read_moment(datetime, _DATETIME, data),
+        "time": lambda data: _read_moment(time, _TIME, data),
+        "date": _read_date,
+        "timedelta": _read_timedelta,
+        "timezone": _read_timezone,
+        "zone": _read_zone,
+        "uuid": _read_uuid,
+        "decimal": _read_decimal,
+        "bytes": from_base64,
+        "bytearray": lambda data: bytearray(from_base64(data)),
+        "set": _read_set(set),
+        "frozenset": _read_set(frozenset),
+        "tuple": lambda data: tuple(_items(data)),
+        "deque": _read_deque,
+        "path": _read_path,
+        "ip": _read_ip,
+        "dict": _read_dict,
+    }.items()
+}
