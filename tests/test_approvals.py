@@ -459,6 +459,31 @@ def test_an_approval_ends_with_the_second_factor_or_the_account(
     refused(pipelit, "deactivated, or the second factor was ended")
 
 
+@pytest.mark.parametrize("how", ["deactivated", "enrolled again"])
+def test_a_code_of_a_factor_that_ends_meanwhile_approves_nothing(
+    pipelit: Pipelit, people: People, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Ended between the check of the code and the answer: it is refused like a wrong code."""
+    verify = pipelit.mfa._verify
+
+    def ends_after(username: str, code: str, *, own: bool) -> Any:
+        found = verify(username, code, own=own)
+        if how == "deactivated":
+            pipelit.users.deactivate("alice")
+        else:
+            pipelit.mfa.reset("alice")
+            monkeypatch.undo()
+            people.enroll("alice")
+        return found
+
+    question, code = asked(pipelit, "alice", "bob"), people.code("alice")
+    monkeypatch.setattr(pipelit.mfa, "_verify", ends_after)
+    with pytest.raises(CodeRejected):
+        pipelit.approvals.decide(question, "alice", code)
+    assert pipelit.approvals.get(question).state == "pending"
+    refused(pipelit, "nobody has answered", "alice", "bob")
+
+
 def test_what_was_used_before_is_as_it_was(pipelit: Pipelit, people: People) -> None:
     """A reset afterwards changes nothing about who approved it."""
     question = approved(people)
@@ -550,6 +575,18 @@ def test_a_clock_may_be_set_back_a_little(pipelit: Pipelit, people: People, cloc
     approved(people)
     clock.advance(-2)
     assert pipelit.approvals.require(DIGEST, approvers=["alice"])
+
+
+def test_without_a_clock_of_the_tests_it_goes_by_the_databases(
+    pipelit: Pipelit, people: People, settings: dict[str, Any]
+) -> None:
+    """The server's, or the machine's where the database is a file."""
+    with Pipelit(**settings) as real:
+        before = datetime.now(UTC) - timedelta(seconds=60)
+        question = real.approvals.request(PAYMENT, approvers=["alice"], expires_in=HOUR)
+        real.approvals.decide(question.id, "alice", people.recovery["alice"][0])
+        used = real.approvals.require(DIGEST, approvers=["alice"])
+    assert before < question.created_at <= used.at < before + timedelta(minutes=10)
 
 
 # A thief of the database, who hasn't the key

@@ -20,6 +20,7 @@ __all__ = [
     "answer_fields",
     "approval_purpose",
     "approvers_of",
+    "is_digest",
     "is_id",
     "reason_purpose",
     "request_fields",
