@@ -263,10 +263,10 @@ class AuditTrail:
         What is left stays checkable, and that something was pruned is under the key too. The newest
         sealed batch stays, however old it is.
 
-        A batch is as old as its newest entry, and never older than the batch before it, so an entry
-        from a clock that was behind deletes nothing early. An entry that is dated in the future
-        keeps nothing: it goes with its batch, when the next one is old enough. Such entries are in
-        the notes of :meth:`verify`.
+        A batch is as old as its newest entry. Where its times can't be right, because they are
+        later than its seal or earlier than the batch before it, it is as old as its seal. An entry
+        that is dated in the future keeps nothing: it goes with its batch, when the next one is old
+        enough. Such entries are in the notes of :meth:`verify`.
 
         Args:
             before: With a time zone.

@@ -280,8 +280,8 @@ class Chain:
 
         The order of the entries is known, and their times are what clocks said. A time in the
         future says nothing: its batch is as old as the next one that says something. Where only
-        some entries are later than their seal, their clock was ahead, and the seal's time counts. A
-        batch is never older than the one before it, so a clock that was behind deletes nothing.
+        some entries are later than their seal, their clock was ahead, and the seal's time counts.
+        It also counts where all are dated before the batch before them: their clock was behind.
 
         Returns:
             The seal's number, or 0; and a seal behind it that isn't what was written, or None.
@@ -300,8 +300,14 @@ class Chain:
                     func.count(case((at > sealed_at, 1))),
                 ).where(within)
             ).one()
-            is_known = by_seal is not None and newest <= sealed_at <= now
-            said = sealed_at if ahead and is_known else by_now
+            is_plausible = newest <= sealed_at <= now
+            if by_now is not None and by_now < newest - _APART:
+                # All of them are dated before what was written before them.
+                said = sealed_at if is_plausible else None
+            elif ahead and by_seal is not None and is_plausible:
+                said = sealed_at
+            else:
+                said = by_now
             if isinstance(said, int | float):
                 newest = max(newest, said)
                 if newest >= before:

@@ -11,10 +11,11 @@ import psycopg
 import pytest
 from conftest import Clock
 from sqlalchemy import event, text
-from test_mfa import app_of
+from test_mfa import app_of, wrong
 
 from pipelit_agents import Agent, Keyring, Pipelit
 from pipelit_agents.database.engine import boot_id
+from pipelit_agents.errors import UserExists, VerificationError
 from pipelit_agents.verification import base32_secret
 
 BACKENDS = ("sqlite", "postgres")
@@ -149,6 +150,30 @@ def _mfa_reset(pipelit: Pipelit, clock: Clock) -> Iterator[None]:
     pipelit.mfa.confirm("alice", app.at(clock()))
     yield
     pipelit.mfa.reset("alice")
+
+
+@change
+def _recovery_code(pipelit: Pipelit, clock: Clock) -> Iterator[None]:
+    app = app_of(pipelit.mfa.enroll("alice"))
+    code, *_ = pipelit.mfa.confirm("alice", app.at(clock()))
+    yield
+    pipelit.mfa.verify("alice", code.get_secret_value())
+
+
+@change
+def _mfa_confirm_wrong(pipelit: Pipelit, clock: Clock) -> Iterator[None]:
+    app = app_of(pipelit.mfa.enroll("alice"))
+    yield
+    with pytest.raises(VerificationError):
+        pipelit.mfa.confirm("alice", wrong(app, clock))
+
+
+@change
+def _refused_provisioning(pipelit: Pipelit, _clock: Clock) -> Iterator[None]:
+    pipelit.users.create_agent("agent_x", owner="alice", purpose="p")
+    yield
+    with pytest.raises(UserExists):
+        pipelit.provision_agent(pipelit.agent("agent_x"), purpose="helps", username="alice")
 
 
 @change
