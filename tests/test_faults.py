@@ -463,8 +463,19 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
         verify(pipelit, code_of(pipelit))
         with pytest.raises(CodeRejected):
             pipelit.agent("agent_editor").verify_peer("agent_other", "00000000")
-        with pytest.raises(PeerLocked, match="operator"):
-            verify(pipelit, code_of(pipelit, "agent_other"), "agent_other")
+        # What anybody had counted is counted in the lane of strangers.
+        plain = pipelit.agent("agent_other").totp_code().code
+        stranger = pipelit.agent("agent_editor")
+        with pytest.raises(CodeRejected):
+            stranger.verify_peer("agent_other", f"{(int(plain) + 1) % 10**6:06d}", kind="plain")
+        month = 30 * 86_400
+        for attempt in (
+            lambda: verify(pipelit, code_of(pipelit, "agent_other"), "agent_other"),
+            lambda: stranger.verify_peer("agent_other", plain, kind="plain"),
+        ):
+            with pytest.raises(PeerLocked) as caught:
+                attempt()
+            assert caught.value.retry_after == month
         pipelit.users.unlock("agent_other")
         verify(pipelit, code_of(pipelit, "agent_other"), "agent_other")
 
