@@ -425,6 +425,16 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
             made.agent("agent_editor").verify_peer("agent_other", "00000000")
         with made._database.writing() as source, old.writing() as target:
             source.execute(text("UPDATE pipelit_ledger SET in_a_row = 99 WHERE in_a_row = 1"))
+            # They counted by peer and by owner too.
+            for scope, subject in (("peer", ""), ("owner", "alice")):
+                source.execute(
+                    text(
+                        "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, "
+                        "recent, locked_until, spent_step) "
+                        "VALUES ('agent_other', :scope, :subject, 1, 99, '', 0, -1)"
+                    ),
+                    {"scope": scope, "subject": subject},
+                )
             seen = MetaData()
             held = set(inspect(target).get_table_names())
             for table in Base.metadata.sorted_tables:
