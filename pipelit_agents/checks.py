@@ -10,7 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -18,7 +18,14 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from sqlalchemy import select, text
 
-from pipelit_agents.database.models import ApiKeyRow, CredentialRow, UserRow
+from pipelit_agents.database.models import (
+    ApiKeyRow,
+    AuditRow,
+    CredentialRow,
+    EpochRow,
+    LedgerRow,
+    UserRow,
+)
 from pipelit_agents.errors import ConfigurationError, PipelitError
 from pipelit_agents.ledger.address import (
     RedisUnusable,
@@ -27,6 +34,9 @@ from pipelit_agents.ledger.address import (
     named_errors,
     without_password,
 )
+from pipelit_agents.ledger.base import clock_trouble, is_person, lane_name, ledger_now
+from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of
+from pipelit_agents.policy import YEAR
 
 if TYPE_CHECKING:
     from pipelit_agents.pipelit import Pipelit
@@ -36,6 +46,9 @@ __all__ = ["Check", "Deployment"]
 _UNUSED: Final = 90 * 86_400
 _UNSEALED: Final = 86_400
 _FARTHEST_CLOCK: Final = 2.0
+# Codes are good for a minute on either side.
+_FARTHEST_MOMENT: Final = 60.0
+_SET_CLOCK: Final = "timedatectl set-ntp true"
 _SHORTEST_SECRET: Final = 32
 _FEWEST_LETTERS: Final = 10
 _DEFAULT_SECRETS: Final = re.compile(
@@ -245,6 +258,84 @@ class Deployment:
         if abs(apart) > _FARTHEST_CLOCK:
             return f"the server's is {apart:+.1f} s from this one", "timedatectl set-ntp true"
         return f"{apart:+.2f} s apart", ""
+
+    def _locked_lanes(self) -> Finding:
+        now, rules = self._ledger_now(), Rules(self._pipelit.policy)
+        locked = [
+            (row.peer, lane_name(row.scope, row.subject))
+            for row, person in self._lanes(LedgerRow.locked_until > now)
+            if rules.seen(
+                Lane(row.in_a_row, (), row.locked_until), now, class_of(row.scope, person=person)
+            ).locked_until
+            > now
+        ]
+        if not locked:
+            return _OK, ""
+        name, lane = locked[0]
+        return (
+            f"{len(locked)} locked: {_some(f'{lane} about {name}' for name, lane in locked)}",
+            "see who guesses: pipelit-agents audit --action lane.lock; if that is settled: "
+            f"pipelit-agents agents unlock {name} --lane {lane}",
+        )
+
+    def _moments(self) -> Finding:
+        now, rules = self._ledger_now(), Rules(self._pipelit.policy)
+        if now < EARLIEST:
+            return f"this clock says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}", _SET_CLOCK
+        with self._database.reading() as connection:
+            newest = connection.scalar(select(AuditRow.at).order_by(AuditRow.id.desc()).limit(1))
+            changed_at = connection.scalar(select(EpochRow.changed_at))
+            forever = select(UserRow.username).where(
+                UserRow.active,
+                UserRow.totp_previous.is_not(None),
+                UserRow.totp_previous_until > now + YEAR,
+            )
+            kept = list(connection.scalars(forever.order_by(UserRow.username)))
+        ahead = sorted(
+            {
+                row.peer
+                for row, person in self._lanes()
+                if clock_trouble(row, rules, now, person=person)
+            }
+        )
+        if ahead:
+            return (
+                f"the clock was ahead once, so codes are refused: of {_some(ahead)}",
+                f"pipelit-agents agents unlock {ahead[0]}",
+            )
+        if kept:
+            return (
+                f"the old TOTP secret of {_some(kept)} stays good for more than a year",
+                f"pipelit-agents agents rotate-totp {kept[0]}",
+            )
+        if changed_at is not None and changed_at > now + _FARTHEST_MOMENT:
+            return (
+                "the clock was ahead when this machine was started; the next check of a code "
+                "repairs that, and for three periods no code is accepted",
+                "pipelit-agents audit --action ledger.clock, to see that it did",
+            )
+        if newest is not None and newest > now + _FARTHEST_MOMENT:
+            return (
+                f"the newest entry of the audit is {newest - now:.0f} s ahead of this clock: it "
+                "is behind, or it was ahead once",
+                _SET_CLOCK,
+            )
+        return _OK, ""
+
+    def _ledger_now(self) -> float:
+        with self._database.reading() as connection:
+            return ledger_now(self._database, connection, self._pipelit._clock)
+
+    def _lanes(self, *where: Any) -> list[tuple[Any, bool]]:
+        """The rows of the ledger of accounts that are there, and whether they are people's."""
+        query = (
+            select(LedgerRow.__table__, UserRow.kind, UserRow.domain)
+            .join(UserRow, UserRow.username == LedgerRow.peer)
+            .where(UserRow.active, *where)
+            .order_by(LedgerRow.peer, LedgerRow.scope, LedgerRow.subject)
+        )
+        with self._database.reading() as connection:
+            return [(row, is_person(row)) for row in connection.execute(query)]
 
     # Addresses and switches
 
@@ -471,6 +562,12 @@ _ALWAYS: Final = (
     ("key opens", Deployment._opens, "with another key nothing that is sealed opens"),
     ("ledger", Deployment._ledger, "nothing is accepted that can't be counted"),
     ("clock", Deployment._clock, "codes live half a minute"),
+    (
+        "moments",
+        Deployment._moments,
+        "what is ahead of the clock refuses codes until it gets there",
+    ),
+    ("lanes", Deployment._locked_lanes, "somebody guesses codes, or makes many mistakes"),
 )
 _DEPLOY: Final = (
     ("newest key", Deployment._newest_key, "an older key has to stay for as long"),
@@ -489,7 +586,7 @@ _DEPLOY: Final = (
 )
 _OF_THE_DATABASE: Final = frozenset(
     {
-        "tables", "key opens", "ledger", "newest key", "child URLs", "second factor",
-        "API keys expire", "API keys used", "audit",
+        "tables", "key opens", "ledger", "moments", "lanes", "newest key", "child URLs",
+        "second factor", "API keys expire", "API keys used", "audit",
     }
 )  # fmt: skip

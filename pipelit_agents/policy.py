@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Final, Literal
 
-__all__ = ["PROMISED", "YEAR", "LaneClass", "VerificationPolicy", "tries_in_a_year"]
+__all__ = ["LaneClass", "VerificationPolicy", "tries_in_a_year"]
 
 LaneClass = Literal["people", "plain", "audience"]
 

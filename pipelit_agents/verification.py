@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 from pydantic import SecretStr
 from sqlalchemy import Connection, delete, select, text
 
-from pipelit_agents.acting import acting_person
+from pipelit_agents.acting import acts_for
 from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import SpentRequestRow
@@ -537,7 +537,8 @@ class Verifier:
 
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
         if code_kind == "plain" and not own:
-            own = acting_person(self._database) == name
+            # Whether it is an active person, the ledger looks up as it decides.
+            own = acts_for(self._database, name)
         try:
             attempt = Attempt(verifier, name, code_kind, matches, own)
             if unfit:

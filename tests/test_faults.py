@@ -425,6 +425,16 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
             made.agent("agent_editor").verify_peer("agent_other", "00000000")
         with made._database.writing() as source, old.writing() as target:
             source.execute(text("UPDATE pipelit_ledger SET in_a_row = 99 WHERE in_a_row = 1"))
+            # They counted by peer and by owner too.
+            for scope, subject in (("peer", ""), ("owner", "alice")):
+                source.execute(
+                    text(
+                        "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, "
+                        "recent, locked_until, spent_step) "
+                        "VALUES ('agent_other', :scope, :subject, 1, 99, '', 0, -1)"
+                    ),
+                    {"scope": scope, "subject": subject},
+                )
             seen = MetaData()
             held = set(inspect(target).get_table_names())
             for table in Base.metadata.sorted_tables:
@@ -463,8 +473,19 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
         verify(pipelit, code_of(pipelit))
         with pytest.raises(CodeRejected):
             pipelit.agent("agent_editor").verify_peer("agent_other", "00000000")
-        with pytest.raises(PeerLocked, match="operator"):
-            verify(pipelit, code_of(pipelit, "agent_other"), "agent_other")
+        # What anybody had counted is counted in the lane of strangers.
+        plain = pipelit.agent("agent_other").totp_code().code
+        stranger = pipelit.agent("agent_editor")
+        with pytest.raises(CodeRejected):
+            stranger.verify_peer("agent_other", f"{(int(plain) + 1) % 10**6:06d}", kind="plain")
+        month = 30 * 86_400
+        for attempt in (
+            lambda: verify(pipelit, code_of(pipelit, "agent_other"), "agent_other"),
+            lambda: stranger.verify_peer("agent_other", plain, kind="plain"),
+        ):
+            with pytest.raises(PeerLocked) as caught:
+                attempt()
+            assert caught.value.retry_after == month
         pipelit.users.unlock("agent_other")
         verify(pipelit, code_of(pipelit, "agent_other"), "agent_other")
 

@@ -189,16 +189,39 @@ def deactivate(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> 
     show("Done.", {"deactivated": list(ended)}, as_json=as_json)
 
 
-@users.command("unlock")
-@agents.command("unlock")
+@users.command("lanes")
+@agents.command("lanes")
 @reporting
-def unlock(username: Name, *, as_json: AsJson = False) -> None:
-    """Forget all failed codes about an account, so that its codes are checked again."""
+def show_lanes(username: Name, *, as_json: AsJson = False) -> None:
+    """List the lanes in which failed codes about an account are counted, and their locks."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        pipelit.users.unlock(username)
-    show("Done.", {"unlocked": username}, as_json=as_json)
+        columns = ("lane", "about", "failures", "locked_until", "allowance_used", "clock_trouble")
+        show_table(pipelit.users.lanes(username), columns, as_json=as_json)
+
+
+@users.command("unlock")
+@agents.command("unlock")
+@reporting
+def unlock(
+    username: Name,
+    *,
+    lane: Annotated[
+        str | None,
+        typer.Option(help="The only lane to unlock, as `lanes` names it; by default all."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forget failed codes about an account, so that its codes are checked again.
+
+    It also repairs what was written while the clock was ahead.
+    """
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        pipelit.users.unlock(username, lane=lane)
+    show("Done.", {"unlocked": username, **({"lane": lane} if lane else {})}, as_json=as_json)
 
 
 @keys.command("list")
