@@ -233,7 +233,8 @@ def without_an_answer(config: RunnableConfig) -> Mapping[str, Any]:
     pad: Any = config.get("configurable", {}).get(_SCRATCHPAD)
     if not hasattr(pad, "get_null_resume"):
         return {}
-    return {_SCRATCHPAD: replace(pad, get_null_resume=_no_answer)}
+    # A function of this task's own: calls are counted by it.
+    return {_SCRATCHPAD: replace(pad, get_null_resume=partial(_no_answer))}
 
 
 def _no_answer(consume: bool = False) -> None:

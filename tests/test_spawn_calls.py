@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -483,6 +484,38 @@ def test_a_tool_that_spawns_twice(team: Team) -> None:
     ]
 
 
+@pytest.mark.parametrize("way", ["pool", "batch", "stream", "configured"])
+def test_other_ways_to_call_it(team: Team, way: str) -> None:
+    """From a thread with the node's config, in a batch, as a stream, and as a copy."""
+    delegate, kept = team.spawn(), {}
+    copy = delegate.with_config({"tags": ["mine"]})
+
+    def ask(tasks: list[SpawnTask], config: RunnableConfig) -> list[str]:
+        if way == "pool":
+            with ThreadPoolExecutor(1) as pool:
+                state = pool.submit(delegate.invoke, {"tasks": tasks}, config).result()
+        elif way == "batch":
+            (state,) = delegate.batch([{"tasks": tasks}], config)
+        elif way == "stream":
+            *_, state = delegate.stream({"tasks": tasks}, stream_mode="values")
+        else:
+            state = copy.invoke({"tasks": tasks})
+        return told(tasks, state)
+
+    def node(_: Parent, config: RunnableConfig) -> Parent:
+        if "list" not in kept:
+            kept["list"] = ask([to("a", "list")], config)
+        return {"out": ask([to("b", "pay?"), to("c", "note")], config)}
+
+    graph = one_node(node)
+    assert questions(graph.invoke({}, THREAD)) == ["agent_b pay?"]
+    assert graph.invoke(Command(resume="yes"), THREAD)["out"] == [
+        "agent_b pay? yes",
+        "agent_c note",
+    ]
+    assert sorted(team.done) == ["agent_a list", "agent_b pay?", "agent_c note"]
+
+
 # A spawn that is a node by itself
 
 
@@ -523,12 +556,20 @@ def test_a_child_that_is_a_spawn_itself(team: Team) -> None:
     middle = verified_child(inner, team.pipelit.agent("agent_a"))
     graph = parent_of(spawn_and_await(team.lead, {"agent_a": middle}), InMemorySaver())
     tasks = [to("b", "pay?"), to("c", "note")]
-    given: Any = {"tasks": [{"agent": "agent_a", "input": {"tasks": tasks}}]}
-    assert questions(graph.invoke(given, THREAD)) == ["agent_b pay?"]
-    outer = graph.get_state(THREAD, subgraphs=True).tasks[0].state
-    assert outer.tasks[0].state.values["tasks"] == tasks
-    (result,) = graph.invoke(Command(resume="yes"), THREAD)["results"]
-    assert told(tasks, result["output"]) == ["agent_b pay? yes", "agent_c note"]
+    given: Any = {"tasks": [{"agent": "agent_a", "input": {"tasks": tasks}}] * 2}
+    for thread in ("1", "2"):
+        config: RunnableConfig = {"configurable": {"thread_id": thread}}
+        waiting = graph.invoke(given, config)["__interrupt__"]
+        assert [each.value for each in waiting] == ["agent_b pay?"] * 2
+        outer = graph.get_state(config, subgraphs=True).tasks[0].state
+        for each in outer.tasks:
+            assert each.state.values["tasks"] == tasks
+        answers = {each.id: f"yes {n}" for n, each in enumerate(waiting)}
+        found = [
+            told(tasks, result["output"])
+            for result in graph.invoke(Command(resume=answers), config)["results"]
+        ]
+        assert sorted(found) == [[f"agent_b pay? yes {n}", "agent_c note"] for n in (0, 1)]
 
 
 def test_a_child_that_calls_a_spawn(team: Team) -> None:
