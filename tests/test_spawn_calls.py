@@ -42,6 +42,7 @@ from pipelit_agents.graphs import (
     SpawnResult,
     SpawnTask,
     VerifiedChild,
+    keyed_by_input,
     request_digest,
     spawn_and_await,
     verified_child,
@@ -906,6 +907,60 @@ def test_a_child_that_asks_for_the_first_time_waits_for_its_own_answer(team: Tea
         "agent_c go yes to agent_c asks",
         "agent_b pay? yes to agent_b pay?",
     ]
+
+
+# Graphs of one's own around a spawn
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_a_called_graph_with_a_spawn_inside(team: Team, asynchronous: bool) -> None:
+    """Wrapped, it is found by its input: left out, moved and changed, it answers its own tasks."""
+    inner = keyed_by_input(parent_of(team.spawn(), None))
+    plans = iter(
+        [
+            [[to("a", "list")], [to("b", "pay 1?")]],
+            [[to("b", "pay 9?")], [to("b", "pay 1?")], [to("a", "list")]],
+            [[to("b", "pay 1?")], [to("c", "more")], [to("b", "pay 9?")], [to("a", "list")]],
+        ]
+    )
+    last: list[Any] = []
+
+    def plan() -> list[Any]:
+        last[:] = next(plans, last)
+        return list(last)
+
+    def node(_: Parent) -> Parent:
+        return {"out": [told(tasks, inner.invoke({"tasks": tasks})) for tasks in plan()]}
+
+    async def anode(_: Parent) -> Parent:
+        return {"out": [told(t, await inner.ainvoke({"tasks": t})) for t in plan()]}
+
+    graph = one_node(anode if asynchronous else node)
+
+    async def run(given: Any) -> Any:
+        if asynchronous:
+            return await graph.ainvoke(given, THREAD)
+        return await asyncio.to_thread(graph.invoke, given, THREAD)
+
+    state, heard = await run({}), []
+    while waiting := questions(state):
+        heard += waiting
+        state = await run(Command(resume=f"yes to {waiting[0]}"))
+    # A yes that nobody took is asked for again.
+    assert heard == ["agent_b pay 1?", "agent_b pay 9?", "agent_b pay 1?", "agent_b pay 9?"]
+    assert state["out"] == [
+        ["agent_b pay 1? yes to agent_b pay 1?"],
+        ["agent_c more"],
+        ["agent_b pay 9? yes to agent_b pay 9?"],
+        ["agent_a list"],
+    ]
+    assert team.done.count("agent_a list") == 1
+
+
+def test_only_a_graph_is_keyed_by_its_input() -> None:
+    """A builder that wasn't compiled is refused at once."""
+    with pytest.raises(TypeError, match="compiled graph"):
+        keyed_by_input(StateGraph(Parent))  # type: ignore[arg-type]
 
 
 # Two spawns
