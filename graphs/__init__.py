@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .approval import Approval, approval_digest, approve_with_totp
+from .calls import keyed_by_input
 from .child import ANYONE, VerifiedChild, verified_child
 from .envelope import Envelope, SpawnRequest
 from .interrupts import asking_agent
@@ -21,6 +22,7 @@ __all__ = [
     "approval_digest",
     "approve_with_totp",
     "asking_agent",
+    "keyed_by_input",
     "remote_child",
     "request_digest",
     "spawn_and_await",

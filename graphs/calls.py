@@ -18,20 +18,22 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.config import get_config
 from langgraph.constants import START
+from langgraph.pregel import Pregel
 from langgraph.types import StateSnapshot
 
 from pipelit_agents.errors import ConfigurationError
 
 from .child import ShowingStep
 from .interrupts import RENAMED
+from .messages import state_to_bytes
 
-__all__ = ["Call", "without_an_answer"]
+__all__ = ["Call", "keyed_by_input", "without_an_answer"]
 
 # Keys of `configurable`. The first four are documented, and address a checkpoint.
 _THREAD_ID: Final = "thread_id"
@@ -138,6 +140,10 @@ class Call:
         """Has LangGraph take the input, whatever is recorded."""
         self.configurable[_RESUMING] = False
 
+    def take_no_answer(self) -> None:
+        """Lets a plain resume value, which is to another question, answer none of this call."""
+        self.configurable.update(without_an_answer(RunnableConfig(configurable=self.configurable)))
+
     def recorded(self) -> RunnableConfig:
         """Where this call's record is, for ``get_state``."""
         conf = {key: value for key, value in self.configurable.items() if key != _CHECKPOINT_ID}
@@ -167,19 +173,19 @@ class Call:
             return False
         return bool(asked <= max(seen.values()) < turn)
 
-    def waiting(self, saved: StateSnapshot, parents: CheckpointTuple | None) -> frozenset[str]:
+    def waiting(self, saved: StateSnapshot, parent: CheckpointTuple | None) -> frozenset[str]:
         """The tasks of a record whose question was shown, so that the present answer may be theirs.
 
         Args:
             saved: The record.
-            parents: The checkpoint of the graph around it, if it is known.
+            parent: The checkpoint of the graph around it, if it is known.
         """
         shown: set[str] | None = None
-        if parents is not None:
+        if parent is not None:
             mine = self.configurable.get(_TASK_ID)
             shown = {
                 getattr(each, "id", "")
-                for task_id, channel, value in parents.pending_writes or ()
+                for task_id, channel, value in parent.pending_writes or ()
                 if channel == _INTERRUPT and task_id == mine
                 for each in (value if isinstance(value, list | tuple) else (value,))
             }
@@ -194,8 +200,22 @@ class Call:
             )
         )
 
-    def parents(self) -> Iterator[RunnableConfig]:
-        """Where the checkpoint of the graph around may be, the nearest first."""
+    def parent(self) -> CheckpointTuple | None:
+        """The checkpoint of the graph around, if there is one."""
+        for place in self._parents():
+            if self.saver is not None and (found := self.saver.get_tuple(place)) is not None:
+                return found
+        return None
+
+    async def aparent(self) -> CheckpointTuple | None:
+        """As :meth:`parent`, for the event loop."""
+        for place in self._parents():
+            if self.saver is not None and (found := await self.saver.aget_tuple(place)) is not None:
+                return found
+        return None
+
+    def _parents(self) -> Iterator[RunnableConfig]:
+        # Where it may be, the nearest first.
         ancestors = self.configurable.get(_ANCESTORS) or {}
         parts = str(self.configurable.get(_NAMESPACE, "")).split(_SEPARATOR)
         while parts:
@@ -228,6 +248,83 @@ class Call:
         return first is self._graph
 
 
+class _KeyedByInput(Runnable[Any, Any]):
+    """Calls a graph, under a place that follows from its input."""
+
+    def __init__(self, graph: Pregel[Any, Any, Any, Any]) -> None:
+        self.name = graph.get_name()
+        self._graph = graph
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangChain calls it by
+        """As the graph's."""
+        call = self._placed(input, config)
+        if call.resuming:
+            saved = self._graph.get_state(call.recorded())
+            if not call.waiting(saved, call.parent()):
+                call.take_no_answer()
+        return self._graph.invoke(input, _with(config, call), **options)
+
+    async def ainvoke(
+        self,
+        input: Any,  # noqa: A002 - the name that LangChain calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> Any:
+        """As the graph's."""
+        call = self._placed(input, config)
+        if call.resuming:
+            saved = await self._graph.aget_state(call.recorded())
+            if not call.waiting(saved, await call.aparent()):
+                call.take_no_answer()
+        return await self._graph.ainvoke(input, _with(config, call), **options)
+
+    def _placed(self, given: Any, config: RunnableConfig | None) -> Call:
+        def question() -> bytes:
+            name = self._graph.get_name().encode()
+            head = b"pipelit-agents/graph-call/v1\0" + len(name).to_bytes(8, "big") + name
+            return hashlib.sha256(head + state_to_bytes(given)).digest()
+
+        call = Call(self._graph, config)
+        call.take_place(question)
+        return call
+
+
+def keyed_by_input(graph: Pregel[Any, Any, Any, Any]) -> Runnable[Any, Any]:
+    """Makes a graph of your own that a node, a tool or a task calls be resumed by its input.
+
+    LangGraph finds such a run by the order of calls, and a resumed run ignores its input: where a
+    call is left out or moved when its node runs again, it gets the state of another call, with the
+    results of a spawn inside it. Spawn graphs need no such wrapper, nor do graphs that are nodes.
+
+    Args:
+        graph: A compiled graph. Two that one node calls with equal inputs need names of their own:
+            ``builder.compile(name=…)``.
+
+    Returns:
+        A runnable with ``invoke`` and ``ainvoke``. They raise ``PayloadError`` for an input that
+        can't be written as JSON or messages.
+
+    Raises:
+        TypeError: It isn't a compiled graph.
+
+    Example:
+        ```python
+        research = keyed_by_input(builder.compile())
+
+
+        def node(state):
+            return {"found": [research.invoke({"q": q})["a"] for q in state["questions"]]}
+        ```
+    """
+    if not isinstance(graph, Pregel):
+        raise TypeError(f"graph has to be a compiled graph, not {type(graph).__name__}")
+    return _KeyedByInput(graph)
+
+
+def _with(config: RunnableConfig | None, call: Call) -> RunnableConfig:
+    return cast(RunnableConfig, {**(config or {}), "configurable": call.configurable})
+
+
 def without_an_answer(config: RunnableConfig) -> Mapping[str, Any]:
     """What to add to ``configurable`` so that a plain resume value answers no question below.
 
@@ -239,7 +336,8 @@ def without_an_answer(config: RunnableConfig) -> Mapping[str, Any]:
     pad: Any = config.get("configurable", {}).get(_SCRATCHPAD)
     if not hasattr(pad, "get_null_resume"):
         return {}
-    return {_SCRATCHPAD: replace(pad, get_null_resume=_no_answer)}
+    # A function of this task's own: calls are counted by it.
+    return {_SCRATCHPAD: replace(pad, get_null_resume=partial(_no_answer))}
 
 
 def _no_answer(consume: bool = False) -> None:

@@ -307,10 +307,7 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
         call, run = self._begin(input, config)
         if call.resuming:
             saved = self.get_state(call.recorded())
-            parents = None
-            for each in call.parents():
-                parents = parents or cast(Any, call.saver).get_tuple(each)
-            self._look_back(call, run, input, saved, parents)
+            self._look_back(call, run, input, saved, call.parent())
         configured = self._configured(call, run, config)
         try:
             yield from super().stream(input, configured, **options)
@@ -332,10 +329,7 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
         call, run = self._begin(input, config)
         if call.resuming:
             saved = await self.aget_state(call.recorded())
-            parents = None
-            for each in call.parents():
-                parents = parents or await cast(Any, call.saver).aget_tuple(each)
-            self._look_back(call, run, input, saved, parents)
+            self._look_back(call, run, input, saved, await call.aparent())
         configured = self._configured(call, run, config)
         try:
             async for chunk in super().astream(input, configured, **options):
@@ -381,7 +375,7 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
         run: _Run,
         given: Any,
         saved: StateSnapshot,
-        parents: CheckpointTuple | None,
+        parent: CheckpointTuple | None,
     ) -> None:
         """Compares what would be resumed with what is asked; what doesn't fit begins again.
 
@@ -412,7 +406,7 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
                     return
             elif gone and self.terms.on_failure == "raise":
                 raise SpawnError(_gone(gone))
-        run.waiting = call.waiting(saved, parents)
+        run.waiting = call.waiting(saved, parent)
 
 
 def spawn_and_await(

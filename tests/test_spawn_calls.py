@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,6 +42,7 @@ from pipelit_agents.graphs import (
     SpawnResult,
     SpawnTask,
     VerifiedChild,
+    keyed_by_input,
     request_digest,
     spawn_and_await,
     verified_child,
@@ -483,6 +485,38 @@ def test_a_tool_that_spawns_twice(team: Team) -> None:
     ]
 
 
+@pytest.mark.parametrize("way", ["pool", "batch", "stream", "configured"])
+def test_other_ways_to_call_it(team: Team, way: str) -> None:
+    """From a thread with the node's config, in a batch, as a stream, and as a copy."""
+    delegate, kept = team.spawn(), {}
+    copy = delegate.with_config({"tags": ["mine"]})
+
+    def ask(tasks: list[SpawnTask], config: RunnableConfig) -> list[str]:
+        if way == "pool":
+            with ThreadPoolExecutor(1) as pool:
+                state = pool.submit(delegate.invoke, {"tasks": tasks}, config).result()
+        elif way == "batch":
+            (state,) = delegate.batch([{"tasks": tasks}], config)
+        elif way == "stream":
+            *_, state = delegate.stream({"tasks": tasks}, stream_mode="values")
+        else:
+            state = copy.invoke({"tasks": tasks})
+        return told(tasks, state)
+
+    def node(_: Parent, config: RunnableConfig) -> Parent:
+        if "list" not in kept:
+            kept["list"] = ask([to("a", "list")], config)
+        return {"out": ask([to("b", "pay?"), to("c", "note")], config)}
+
+    graph = one_node(node)
+    assert questions(graph.invoke({}, THREAD)) == ["agent_b pay?"]
+    assert graph.invoke(Command(resume="yes"), THREAD)["out"] == [
+        "agent_b pay? yes",
+        "agent_c note",
+    ]
+    assert sorted(team.done) == ["agent_a list", "agent_b pay?", "agent_c note"]
+
+
 # A spawn that is a node by itself
 
 
@@ -523,12 +557,20 @@ def test_a_child_that_is_a_spawn_itself(team: Team) -> None:
     middle = verified_child(inner, team.pipelit.agent("agent_a"))
     graph = parent_of(spawn_and_await(team.lead, {"agent_a": middle}), InMemorySaver())
     tasks = [to("b", "pay?"), to("c", "note")]
-    given: Any = {"tasks": [{"agent": "agent_a", "input": {"tasks": tasks}}]}
-    assert questions(graph.invoke(given, THREAD)) == ["agent_b pay?"]
-    outer = graph.get_state(THREAD, subgraphs=True).tasks[0].state
-    assert outer.tasks[0].state.values["tasks"] == tasks
-    (result,) = graph.invoke(Command(resume="yes"), THREAD)["results"]
-    assert told(tasks, result["output"]) == ["agent_b pay? yes", "agent_c note"]
+    given: Any = {"tasks": [{"agent": "agent_a", "input": {"tasks": tasks}}] * 2}
+    for thread in ("1", "2"):
+        config: RunnableConfig = {"configurable": {"thread_id": thread}}
+        waiting = graph.invoke(given, config)["__interrupt__"]
+        assert [each.value for each in waiting] == ["agent_b pay?"] * 2
+        outer = graph.get_state(config, subgraphs=True).tasks[0].state
+        for each in outer.tasks:
+            assert each.state.values["tasks"] == tasks
+        answers = {each.id: f"yes {n}" for n, each in enumerate(waiting)}
+        found = [
+            told(tasks, result["output"])
+            for result in graph.invoke(Command(resume=answers), config)["results"]
+        ]
+        assert sorted(found) == [[f"agent_b pay? yes {n}", "agent_c note"] for n in (0, 1)]
 
 
 def test_a_child_that_calls_a_spawn(team: Team) -> None:
@@ -865,6 +907,60 @@ def test_a_child_that_asks_for_the_first_time_waits_for_its_own_answer(team: Tea
         "agent_c go yes to agent_c asks",
         "agent_b pay? yes to agent_b pay?",
     ]
+
+
+# Graphs of one's own around a spawn
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_a_called_graph_with_a_spawn_inside(team: Team, asynchronous: bool) -> None:
+    """Wrapped, it is found by its input: left out, moved and changed, it answers its own tasks."""
+    inner = keyed_by_input(parent_of(team.spawn(), None))
+    plans = iter(
+        [
+            [[to("a", "list")], [to("b", "pay 1?")]],
+            [[to("b", "pay 9?")], [to("b", "pay 1?")], [to("a", "list")]],
+            [[to("b", "pay 1?")], [to("c", "more")], [to("b", "pay 9?")], [to("a", "list")]],
+        ]
+    )
+    last: list[Any] = []
+
+    def plan() -> list[Any]:
+        last[:] = next(plans, last)
+        return list(last)
+
+    def node(_: Parent) -> Parent:
+        return {"out": [told(tasks, inner.invoke({"tasks": tasks})) for tasks in plan()]}
+
+    async def anode(_: Parent) -> Parent:
+        return {"out": [told(t, await inner.ainvoke({"tasks": t})) for t in plan()]}
+
+    graph = one_node(anode if asynchronous else node)
+
+    async def run(given: Any) -> Any:
+        if asynchronous:
+            return await graph.ainvoke(given, THREAD)
+        return await asyncio.to_thread(graph.invoke, given, THREAD)
+
+    state, heard = await run({}), []
+    while waiting := questions(state):
+        heard += waiting
+        state = await run(Command(resume=f"yes to {waiting[0]}"))
+    # A yes that nobody took is asked for again.
+    assert heard == ["agent_b pay 1?", "agent_b pay 9?", "agent_b pay 1?", "agent_b pay 9?"]
+    assert state["out"] == [
+        ["agent_b pay 1? yes to agent_b pay 1?"],
+        ["agent_c more"],
+        ["agent_b pay 9? yes to agent_b pay 9?"],
+        ["agent_a list"],
+    ]
+    assert team.done.count("agent_a list") == 1
+
+
+def test_only_a_graph_is_keyed_by_its_input() -> None:
+    """A builder that wasn't compiled is refused at once."""
+    with pytest.raises(TypeError, match="compiled graph"):
+        keyed_by_input(StateGraph(Parent))  # type: ignore[arg-type]
 
 
 # Two spawns
