@@ -309,7 +309,7 @@ class _Reader:
         except Exception:
             # Whatever LangChain's classes stumble over in what a child made up.
             raise PayloadError("the payload holds a message of unknown form") from None
-        return self._judged(made, path)
+        return self._judged(made, path)[0]
 
     def _like_message(self, value: Any, path: str) -> Any:
         """A value where messages stand: `add_messages` would make one of most."""
@@ -320,18 +320,19 @@ class _Reader:
         except Exception:
             # Nothing makes a message of it.
             return value
-        judged = self._judged(made, path)
+        judged, changed = self._judged(made, path)
         # As it came, where it may be one: a reader may want dicts.
-        return value if judged is made else judged
+        return judged if changed else value
 
-    def _judged(self, message: BaseMessage, path: str) -> Any:
+    def _judged(self, message: BaseMessage, path: str) -> tuple[Any, bool]:
+        """What comes in of a message that was made here, and whether it was changed."""
         if self.accept is None:
-            return message
+            return message, False
         if isinstance(message, BaseMessageChunk):
             message = message_chunk_to_message(message)
         kind = _KINDS.get(type(message), "")
         if not self._takes(kind):
-            return self._omit(path, f"{kind or 'other'} message")
+            return self._omit(path, f"{kind or 'other'} message"), True
         update: dict[str, Any] = {}
         if not self.accept.tool_calls:
             update = _without_calls(message)
@@ -340,11 +341,13 @@ class _Reader:
         was_sent = message.id is not None and self.accept.sent().get(message.id) == message
         if was_sent and update:
             # The reader's own, and it has it.
-            return _OMITTED
+            return _OMITTED, True
         named = message.id is not None and kind != "remove"
         if named and self.accept.seed is not None and not was_sent:
             update["id"] = _own_id(self.accept.seed, str(message.id))
-        return message.model_copy(update=update) if update else message
+        for name, part in update.items():
+            setattr(message, name, part)
+        return message, bool(update)
 
     def _takes(self, kind: str) -> bool:
         return self.accept is None or kind in self.accept.kinds

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,16 @@ def test_a_remote_graph_is_asked_by_its_address_and_headers(world: World) -> Non
     graph = RemoteGraph(NAME, url=world.url, headers={"Authorization": f"Bearer {world.key}"})
     lead = parent_of(world.acme.agent("agent_lead"), {NAME: graph}, on_failure="collect")
     assert lead.invoke(tasks("by graph"))["results"][0]["status"] == "verified"
+
+
+def test_values_go_to_another_machine_and_back_and_messages_are_judged(world: World) -> None:
+    """Dates and sets in a task and an answer; of messages only what the lead accepts."""
+    question = {"at": datetime(2026, 1, 1, tzinfo=UTC), "tags": {1, 2}, 3: Decimal("9.90")}
+    (result,) = world.ask(question | {"pair": (1, 2)})
+    assert result["output"]["a"] == question | {"pair": [1, 2]}
+    (message,) = result["output"]["messages"]
+    assert (message.content, message.tool_calls, message.id == "m1") == ("called", [], False)
+    assert len(result["omitted"]) == 4
 
 
 def test_a_child_that_fails_proves_that(world: World) -> None:
