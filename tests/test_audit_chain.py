@@ -168,7 +168,11 @@ def test_an_entry_that_is_numbered_and_not_committed_is_waited_for(pipelit: Pipe
         with pipelit._database.writing() as late:
             write(late, entry(at=1.0, actor="a", subject="late", action="x", outcome="ok"))
             sealing = pool.submit(pipelit.audit.seal)
-            waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'ShareLock'")
+            # Of this database: other tests use the server, too.
+            waits = text(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'ShareLock' AND "
+                "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
             while not late.scalar(waits):
                 assert not sealing.done()
         sealing.result()

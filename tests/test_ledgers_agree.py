@@ -73,17 +73,17 @@ def decided(pipelit: Pipelit, verifier: str, peer: str, code: str, kind: Any) ->
 @given(policy=POLICIES, steps=st.lists(STEPS, min_size=5, max_size=40))
 def test_both_decide_alike(
     prepared: tuple[Path, str],
-    redis_server: RedisServer,
+    own_redis: RedisServer,
     policy: VerificationPolicy,
     steps: list[Any],
 ) -> None:
     """Outcome, time step, seconds to wait and true reason are the same after any history."""
     path, key = prepared
-    redis_server.client().flushall()
+    own_redis.client().flushall()
     with TemporaryDirectory() as folder:
         clock = Clock()
         both = []
-        for number, url in enumerate((None, redis_server.url)):
+        for number, url in enumerate((None, own_redis.url)):
             shutil.copy(path, f"{folder}/{number}.db")
             both.append(
                 Pipelit(
