@@ -251,7 +251,9 @@ def postgres_url(
     name, template = f"test_{uuid.uuid4().hex}", "template1"
     if "pipelit" in request.fixturenames:
         template = request.getfixturevalue("migrated_database")
-    postgres_connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    # Without fsync, copying the files takes a quarter of the CPU time that writing a log does.
+    create = f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"
+    postgres_connection.execute(create)
     url = postgres_server.url(name)
     if template != "template1":
         with Connection.connect(url, autocommit=True) as copy:
