@@ -20,7 +20,7 @@ import tempfile
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -588,7 +588,7 @@ def in_sqlite(stack: ExitStack, folder: Path) -> Place:
     saver = stack.enter_context(SqliteSaver.from_conn_string(str(path)))
 
     def read(thread: str) -> Any:
-        with sqlite3.connect(path) as connection:
+        with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("PRAGMA wal_checkpoint")
         return b"".join(each.read_bytes() for each in folder.glob(f"{path.name}*"))
 
