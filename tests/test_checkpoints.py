@@ -10,9 +10,10 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, closing
 from operator import add
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any
 
 import pytest
@@ -279,6 +280,51 @@ def test_rows_in_clear_are_refused(kept: Kept, keyring: Keyring) -> None:
         graph_of(saver).get_state(CONFIG)
 
 
+def another_thread_reads(saver: Any) -> bool:
+    """Whether it gets a checkpoint within half a minute."""
+    found: list[Any] = []
+    thread = Thread(target=lambda: found.append(saver.get_tuple(CONFIG)), daemon=True)
+    thread.start()
+    thread.join(30)
+    return bool(found and found[0])
+
+
+def test_a_list_that_fails_gives_the_saver_back(kept: Kept, keyring: Keyring) -> None:
+    """While the error of a list is held, another thread reads, and a second list begins."""
+    # With the serializer alone the values open, and it is the SealedSaver that refuses them.
+    saver = copy.copy(kept.saver)
+    saver.serde = SealedSerializer(keyring)
+    graph_of(saver).invoke(FILLED, CONFIG)
+    sealed = SealedSaver(kept.saver, keyring)
+    with pytest.raises(UnsealError, match="not written through") as held:
+        list(sealed.list(CONFIG))
+    assert another_thread_reads(saver)
+    with pytest.raises(UnsealError, match="not written through"):
+        next(sealed.list(None))
+    assert held.value.__traceback__
+
+
+def test_a_list_that_is_left_early_gives_the_saver_back(kept: Kept, keyring: Keyring) -> None:
+    """Closed after its first checkpoint, it keeps nothing of the saver's."""
+    sealed = SealedSaver(kept.saver, keyring)
+    graph_of(sealed).invoke(FILLED, CONFIG)
+    listed: Any = sealed.list(CONFIG)
+    next(listed)
+    listed.close()
+    assert another_thread_reads(sealed)
+
+
+async def test_an_async_list_that_fails_gives_the_saver_back(akept: Kept, keyring: Keyring) -> None:
+    """While its error is held, the saver reads."""
+    saver = copy.copy(akept.saver)
+    saver.serde = SealedSerializer(keyring)
+    await graph_of(saver).ainvoke(FILLED, CONFIG)
+    with pytest.raises(UnsealError, match="not written through") as held:
+        [each async for each in SealedSaver(akept.saver, keyring).alist(CONFIG)]
+    assert await asyncio.wait_for(saver.aget_tuple(CONFIG), 30)
+    assert held.value.__traceback__
+
+
 def test_a_changed_or_exchanged_value_is_refused(keyring: Keyring) -> None:
     """A value doesn't open as another kind, nor after a change, nor as a credential."""
     serializer = SealedSerializer(keyring)
@@ -432,7 +478,7 @@ def test_strict_msgpack_stays_strict_and_sealed(tmp_path: Path, key: str, how: s
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["Known", "dict"]
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA wal_checkpoint")
     found = sqlite_bytes(path)
     assert b"canary" not in found

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -28,16 +26,6 @@ YEAR = 365 * 86_400
 def wrong(checks: Any) -> dict[str, Check]:
     """What isn't well, by name."""
     return {each.name: each for each in checks if each.ok is False}
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    """A server that asks nobody for a password."""
-    with TemporaryDirectory(prefix="redis-") as folder:
-        server = RedisServer(Path(folder))
-        server.start()
-        yield server
-        server.kill()
 
 
 class Deployment:
@@ -73,9 +61,9 @@ class Deployment:
 
 
 @pytest.fixture
-def bad(tmp_path: Path, redis: RedisServer) -> Deployment:
-    """Everything is wrong with it."""
-    made = Deployment(tmp_path, redis)
+def bad(tmp_path: Path, own_redis: RedisServer) -> Deployment:
+    """Everything is wrong with it; its Redis asks nobody for a password."""
+    made = Deployment(tmp_path, own_redis)
     with made.opened() as pipelit:
         pipelit.create_schema()
     with made.opened(clock=lambda: time.time() - YEAR) as pipelit:

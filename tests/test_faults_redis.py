@@ -12,11 +12,11 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from conftest import Clock
+from keeper import Keeper
 from redis import Redis
 from redis_server import Gate, RedisServer, free_port, until
 
@@ -225,10 +225,10 @@ def test_an_older_dump_ends_no_lock_that_an_operator_ended_since(
 
 
 @pytest.fixture
-def replica() -> Iterator[RedisServer]:
+def replica(keeper: Keeper) -> Iterator[RedisServer]:
     """A second server."""
-    with TemporaryDirectory(prefix="redis-") as folder:
-        server = RedisServer(Path(folder))
+    with keeper.own_folder() as folder:
+        server = RedisServer(folder)
         server.start()
         yield server
         server.kill()

@@ -112,6 +112,7 @@ def lanes(pipelit: Pipelit) -> Any:
 )
 @given(limits=POLICIES, steps=st.lists(STEPS, min_size=5, max_size=40))
 def test_both_decide_alike(
+<<<<<<< HEAD
     prepared: tuple[Path, str, Any],
     redis_server: RedisServer,
     limits: dict[str, Any],
@@ -127,10 +128,20 @@ def test_both_decide_alike(
         assume(False)
     path, key, app = prepared
     redis_server.client().flushall()
+=======
+    prepared: tuple[Path, str],
+    own_redis: RedisServer,
+    policy: VerificationPolicy,
+    steps: list[Any],
+) -> None:
+    """Outcome, time step, seconds to wait and true reason are the same after any history."""
+    path, key = prepared
+    own_redis.client().flushall()
+>>>>>>> fresh
     with TemporaryDirectory() as folder:
         clock = Clock()
         both = []
-        for number, url in enumerate((None, redis_server.url)):
+        for number, url in enumerate((None, own_redis.url)):
             shutil.copy(path, f"{folder}/{number}.db")
             both.append(
                 Pipelit(

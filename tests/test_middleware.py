@@ -9,6 +9,7 @@ import sys
 import traceback
 import weakref
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,7 +150,7 @@ def test_nothing_of_it_is_stored_traced_or_streamed(stored: Pipelit, tmp_path: P
         config: Any = {"configurable": {"thread_id": "1"}, "callbacks": [tracer]}
         modes = ["values", "updates", "messages", "debug", "custom"]
         chunks = list(agent.stream(asked("use search"), config, stream_mode=modes, subgraphs=True))
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA wal_checkpoint")
     found = b"".join(each.read_bytes() for each in tmp_path.glob("checkpoints.db*"))
     assert b"otters" in found

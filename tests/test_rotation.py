@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -327,7 +328,7 @@ def test_a_copy_is_whole_private_and_opens_with_the_key_of_its_day(
             opened(lost, "openai")
     with pytest.raises(ConfigurationError, match="isn't there"):
         rotating.backup(copy)
-    with sqlite3.connect(copy) as file:
+    with closing(sqlite3.connect(copy)) as file, file:
         assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

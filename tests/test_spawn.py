@@ -808,7 +808,8 @@ def work(state):
 
 def done():
     import sqlite3
-    with sqlite3.connect(f"{sys.argv[4]}") as connection:
+    from contextlib import closing
+    with closing(sqlite3.connect(f"{sys.argv[4]}")) as connection, connection:
         return connection.execute(
             "SELECT count(*) FROM writes WHERE channel = 'answers'"
         ).fetchone()[0]
