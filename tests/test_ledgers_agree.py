@@ -112,9 +112,8 @@ def lanes(pipelit: Pipelit) -> Any:
 )
 @given(limits=POLICIES, steps=st.lists(STEPS, min_size=5, max_size=40))
 def test_both_decide_alike(
-<<<<<<< HEAD
     prepared: tuple[Path, str, Any],
-    redis_server: RedisServer,
+    own_redis: RedisServer,
     limits: dict[str, Any],
     steps: list[Any],
 ) -> None:
@@ -127,17 +126,7 @@ def test_both_decide_alike(
     except ValueError:
         assume(False)
     path, key, app = prepared
-    redis_server.client().flushall()
-=======
-    prepared: tuple[Path, str],
-    own_redis: RedisServer,
-    policy: VerificationPolicy,
-    steps: list[Any],
-) -> None:
-    """Outcome, time step, seconds to wait and true reason are the same after any history."""
-    path, key = prepared
     own_redis.client().flushall()
->>>>>>> fresh
     with TemporaryDirectory() as folder:
         clock = Clock()
         both = []
