@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
+from pipelit_agents.bounds import require_count, require_moment
 from pipelit_agents.chain import AuditHead, AuditReport, Chain
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
@@ -154,11 +155,12 @@ class AuditTrail:
             after: Only entries with a higher number.
 
         Raises:
+            TypeError: ``limit`` or ``after`` isn't a whole number, or ``since`` no ``datetime``.
             ValueError: ``since`` has no time zone, ``outcome`` is another word, or ``limit`` is
-                less than 1.
+                less than 1 or more than 2**31 - 1.
         """
-        if limit < 1:
-            raise ValueError(f"limit has to be at least 1, not {limit}")
+        require_count(limit, "limit")
+        require_count(after, "after", least=-(2**63), most=2**63 - 1)
         if outcome not in (None, "ok", "refused"):
             raise ValueError(f"outcome is 'ok' or 'refused', not {outcome!r:.40}")
         query = select(AuditRow.__table__).where(AuditRow.id > after)
@@ -200,9 +202,7 @@ class AuditTrail:
             AuditTampered: The newest seal isn't one of ours: nothing is built on it.
             ConfigurationError: There is no key.
         """
-        if batch < 1:
-            raise ValueError("batch has to be at least 1")
-        return self.chain.seal(batch)
+        return self.chain.seal(require_count(batch, "batch"))
 
     aseal = off_the_loop(seal)
 
@@ -243,11 +243,11 @@ class AuditTrail:
             How many entries were deleted.
 
         Raises:
-            ValueError: ``before`` has no time zone.
+            ValueError: ``before`` has no time zone, or isn't from the year 1970 to 9998.
             AuditTampered: A batch isn't as it was sealed; it and what follows stays.
             ConfigurationError: There is no key.
         """
-        deleted = self.chain.prune(_moment("before", before))
+        deleted = self.chain.prune(require_moment(before, "before"))
         if deleted:
             with self._database.writing(durable=True) as connection:
                 write(

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, delete, select, text
 
 from pipelit_agents.audit import entry, write
+from pipelit_agents.bounds import require_seconds
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import SpentRequestRow
 from pipelit_agents.database.statement import Open, Statement
@@ -708,22 +709,22 @@ class Agent:
 
         Args:
             prover: Who is to answer.
-            lifetime: Seconds until no answer is accepted any more.
+            lifetime: Seconds until no answer is accepted any more, at most 366 days.
 
         Returns:
             A challenge for one check; give its ``value`` to the peer and keep the object.
 
         Raises:
             InvalidUsername: The prover is not a username.
-            ValueError: The prover is this agent, or the lifetime isn't positive.
+            TypeError: The lifetime isn't a number.
+            ValueError: The prover is this agent, or the lifetime is out of range.
         """
         if require_username(prover, argument="prover") == self.username:
             raise ValueError("prover: an agent doesn't verify itself")
-        if not lifetime > 0:
-            raise ValueError("lifetime must be more than 0 seconds")
+        seconds = require_seconds(lifetime, "lifetime")
         now = self._verifier.now()
         return Challenge.mint(
-            prover=prover, verifier=self.username, issued_at=now, expires_at=now + lifetime
+            prover=prover, verifier=self.username, issued_at=now, expires_at=now + seconds
         )
 
     def prove(
@@ -929,20 +930,22 @@ class Agent:
         Args:
             parent: Who asked.
             challenge: The challenge that its proof answered.
-            lifetime: Seconds for which it is remembered: longer than the proof is good.
+            lifetime: Seconds for which it is remembered, at most 366 days: longer than the proof
+                is good.
 
         Returns:
             True the first time. False from then on, which is audited.
 
         Raises:
             InvalidUsername: The parent is not a username.
-            ValueError: The lifetime isn't positive.
+            TypeError: The lifetime isn't a number.
+            ValueError: The lifetime is out of range, or the challenge isn't 32 bytes.
             StorageError: It can't be remembered; don't work on it.
         """
-        if not lifetime > 0:
-            raise ValueError("lifetime must be more than 0 seconds")
+        seconds = require_seconds(lifetime, "lifetime")
         require_username(parent, argument="parent")
-        return self._verifier.spend_request(self.username, parent, challenge, lifetime)
+        _require_challenge(challenge)
+        return self._verifier.spend_request(self.username, parent, challenge, seconds)
 
     aspend_request = off_the_loop(spend_request)
 
@@ -977,10 +980,7 @@ class Agent:
         payload: bytes | None = None,
     ) -> _Asked:
         require_username(verifier, argument="verifier")
-        if type(challenge) is not bytes or len(challenge) != 32:
-            raise ValueError(
-                "challenge has to be the verifier's 32 bytes: the value of its Challenge"
-            )
+        _require_challenge(challenge)
         _require_bindable(request, depth, kind, payload)
         if relation is not None and type(relation) is not str:
             raise TypeError(f"relation has to be text or None, not {type(relation).__name__}")
@@ -1108,6 +1108,11 @@ def _short_codes(
         verifier=audience,
     )
     return binding.answers(key, steps)
+
+
+def _require_challenge(challenge: object) -> None:
+    if type(challenge) is not bytes or len(challenge) != 32:
+        raise ValueError("challenge has to be the verifier's 32 bytes: the value of its Challenge")
 
 
 def _require_bindable(request: object, depth: object, kind: object, payload: object) -> None:

@@ -12,6 +12,7 @@ from langgraph.pregel import Pregel
 from pydantic import Field
 
 from pipelit_agents import Agent
+from pipelit_agents.bounds import require_count
 from pipelit_agents.errors import SpawnError
 from pipelit_agents.graphs import SpawnResult, spawn_and_await
 
@@ -50,7 +51,7 @@ class SpawnAndAwait(AgentTool):
         max_tasks: How many tasks one call may hold.
 
     Raises:
-        TypeError: A child can't prove its answers.
+        TypeError: A child can't prove its answers, or an option is of another type.
         ValueError: An option is out of range.
 
     Example:
@@ -80,9 +81,7 @@ class SpawnAndAwait(AgentTool):
         max_tasks: int = _MOST_TASKS,
         **options: Any,
     ) -> None:
-        if max_tasks < 1:
-            raise ValueError("max_tasks has to be at least 1")
-        options["max_tasks"] = max_tasks
+        options["max_tasks"] = require_count(max_tasks, "max_tasks")
         options["spawn"] = spawn_and_await(
             agent,
             children,
