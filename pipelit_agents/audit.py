@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from pipelit_agents.twins import off_the_loop
 
 __all__ = ["AuditEntry", "AuditTrail", "entry", "entry_of", "write"]
 
+# Seconds on both sides of 1970 that a datetime can show.
+_FARTHEST: Final = 6e10
 _SHOWN: Final = ("at", "actor", "subject", "action", "outcome", "reason", "node")
 _INSERT: Final = Statement(
     "INSERT INTO pipelit_audit (at, actor, subject, action, outcome, reason, run, node, thread) "
@@ -83,12 +86,12 @@ def entry(
     """
     where = run_context() if context is None else context
     return {
-        "at": at,
+        "at": _storable_time(at),
         # What was refused as a name, and what a caller chose, may hold what no database takes.
         "actor": _storable(actor, 149),
         "subject": _storable(subject, 149),
         "action": _storable(action, 32),
-        "outcome": outcome,
+        "outcome": _storable(outcome, 16),
         "reason": _storable(reason, 64),
         "run": _storable(where.run, 64),
         "node": _storable(where.node, 149),
@@ -107,12 +110,29 @@ def entry_of(row: Any) -> AuditEntry:
     return AuditEntry(**{**row._asdict(), "at": datetime.fromtimestamp(row.at, UTC)})
 
 
-def _storable(name: str, length: int) -> str:
+def _storable(given: object, length: int) -> str:
+    # Rows are written together, so none may be what the database refuses, or run code of its own.
+    if type(given) is not str:
+        # Decided by the class: isinstance believes what an object says of itself.
+        is_text = issubclass(type(given), str)
+        given = str.__str__(given) if is_text else f"<{_class_name(given)}>"
+    name = given[:length]
     if name.isascii() and name.isprintable():
-        return name[:length]
-    plain = name[:length].encode("ascii", "backslashreplace").decode()
+        return name
+    plain = name.encode("ascii", "backslashreplace").decode()
     # Nor what would drive a terminal, or begin a line of its own.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)[:length]
+
+
+def _class_name(given: object) -> str:
+    # As Python has it; a metaclass may answer something else, or raise.
+    return str(type.__dict__["__name__"].__get__(type(given)))
+
+
+def _storable_time(at: object) -> float:
+    number = type(at) is float or type(at) is int
+    # The comparison is false for NaN, which SQLite takes for NULL.
+    return float(at) if number and -_FARTHEST < at < _FARTHEST else time.time()  # type: ignore[operator, arg-type]
 
 
 class AuditTrail:
