@@ -38,8 +38,13 @@ class _Here(threading.local):
 
     serving = False
 
+    def begin_here(self) -> None:
+        """Forget it; in a forked child it is the parent that serves."""
+        self.serving = False
+
 
 _HERE: Final = _Here()
+begin_anew_in_children(_HERE)
 
 
 class Gathering(Generic[A, R]):
