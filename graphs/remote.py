@@ -24,6 +24,7 @@ from pydantic import SecretStr
 
 import pipelit_agents.credentials.doors  # noqa: F401 - here, not on the loop at the first call
 from pipelit_agents import Agent
+from pipelit_agents.bounds import LONGEST_WAIT, require_seconds
 from pipelit_agents.credentials.scope import opened_scope
 from pipelit_agents.errors import CredentialError, PayloadError
 from pipelit_agents.forks import begin_anew_in_children
@@ -351,7 +352,8 @@ def remote_child(
 
     Raises:
         InvalidUsername: The name has another form.
-        ValueError: The URL can't be used, or patience is negative.
+        TypeError: Patience isn't a number.
+        ValueError: The URL can't be used, or patience is negative or more than 30 days.
 
     Example:
         ```python
@@ -362,15 +364,13 @@ def remote_child(
         builder.add_node("delegate", spawn_and_await(lead, {"agent_researcher": child}))
         ```
     """
-    if not patience >= 0:
-        raise ValueError("patience must not be negative: it is seconds")
     return RemoteChild(
         require_username(name, argument="name"),
         url=url,
         graph=graph or name,
         credential=credential,
         headers={},
-        patience=patience,
+        patience=require_seconds(patience, "patience", most=LONGEST_WAIT, zero=True),
     )
 
 

@@ -35,6 +35,7 @@ from langgraph.types import Command, Send, StateSnapshot
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent, Verification
+from pipelit_agents.bounds import LONGEST_WAIT, require_count, require_seconds
 from pipelit_agents.display import SpawnResults
 from pipelit_agents.errors import (
     AccountError,
@@ -443,8 +444,8 @@ def spawn_and_await(
         children: The children by the name of their agent: each a ``verified_child``, a
             ``remote_child`` or ``RemoteGraph`` that is one on its server, or any compiled graph
             where ``proof`` says ``unbound-totp``.
-        timeout: Seconds that one child may take; None for no limit. A child that overstays is
-            stopped at its next step.
+        timeout: Seconds that one child may take, at most 30 days; None for no limit. A child that
+            overstays is stopped at its next step.
         max_concurrency: How many children run at once; what the caller's config says wins.
         max_depth: How deep spawns may be nested.
         on_failure: ``raise`` ends with ``SpawnError`` when all siblings have finished; a resume,
@@ -470,7 +471,8 @@ def spawn_and_await(
         has no ``tasks``.
 
     Raises:
-        TypeError: A child isn't verified, and nothing says that it needn't be.
+        TypeError: A child isn't verified, and nothing says that it needn't be; or an option is of
+            another type.
         ValueError: A child's name isn't its agent's, it doesn't say whom it works for, or an
             option is out of range.
 
@@ -1301,16 +1303,13 @@ def _check_options(
         raise TypeError('children has to be a dict: {"agent_researcher": verified_child(…)}')
     if not children:
         raise ValueError("children is empty: name at least one child")
-    for option, number in {"timeout": timeout, **counts}.items():
-        if number is not None and not isinstance(number, int | float):
-            raise TypeError(f"{option} has to be a number or None, not {type(number).__name__}")
     if on_failure not in ("raise", "collect"):
         raise ValueError(f"on_failure is 'raise' or 'collect', not {on_failure!r}")
-    if timeout is not None and not timeout > 0:
-        raise ValueError("timeout has to be more than 0 seconds, or None")
+    if timeout is not None:
+        require_seconds(timeout, "timeout", most=LONGEST_WAIT, or_="None")
     for option, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{option} has to be at least 1")
+        if value is not None or option != "max_concurrency":
+            require_count(value, option, or_="None" if option == "max_concurrency" else "")
     for name in kinds.keys() - children.keys():
         raise ValueError(
             f"proof names {name!r}, which is no child; the children are "

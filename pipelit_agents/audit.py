@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
+from pipelit_agents.bounds import require_count, require_moment
 from pipelit_agents.chain import AuditHead, AuditReport, Chain
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
@@ -21,6 +23,8 @@ from pipelit_agents.twins import off_the_loop
 
 __all__ = ["AuditEntry", "AuditTrail", "entry", "entry_of", "write"]
 
+# Seconds on both sides of 1970 that a datetime can show.
+_FARTHEST: Final = 6e10
 _SHOWN: Final = ("at", "actor", "subject", "action", "outcome", "reason", "node")
 # A day from where they end, so that they can be shown in every time zone.
 _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
@@ -96,12 +100,12 @@ def entry(
     """
     where = run_context() if context is None else context
     return {
-        "at": at,
+        "at": _storable_time(at),
         # What was refused as a name, and what a caller chose, may hold what no database takes.
         "actor": _storable(actor, 149),
         "subject": _storable(subject, 149),
         "action": _storable(action, 32),
-        "outcome": outcome,
+        "outcome": _storable(outcome, 16),
         "reason": _storable(reason, 64),
         "run": _storable(where.run, 64),
         "node": _storable(where.node, 149),
@@ -128,12 +132,29 @@ def _shown_at(at: Any) -> datetime:
         return _EARLIEST if isinstance(at, int | float) and at < 0 else _LATEST
 
 
-def _storable(name: str, length: int) -> str:
+def _storable(given: object, length: int) -> str:
+    # Rows are written together, so none may be what the database refuses, or run code of its own.
+    if type(given) is not str:
+        # Decided by the class: isinstance believes what an object says of itself.
+        is_text = issubclass(type(given), str)
+        given = str.__str__(given) if is_text else f"<{_class_name(given)}>"
+    name = given[:length]
     if name.isascii() and name.isprintable():
-        return name[:length]
-    plain = name[:length].encode("ascii", "backslashreplace").decode()
+        return name
+    plain = name.encode("ascii", "backslashreplace").decode()
     # Nor what would drive a terminal, or begin a line of its own.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)[:length]
+
+
+def _class_name(given: object) -> str:
+    # As Python has it; a metaclass may answer something else, or raise.
+    return str(type.__dict__["__name__"].__get__(type(given)))
+
+
+def _storable_time(at: object) -> float:
+    number = type(at) is float or type(at) is int
+    # The comparison is false for NaN, which SQLite takes for NULL.
+    return float(at) if number and -_FARTHEST < at < _FARTHEST else time.time()  # type: ignore[operator, arg-type]
 
 
 class AuditTrail:
@@ -178,11 +199,12 @@ class AuditTrail:
                 have none of our numbers.
 
         Raises:
+            TypeError: ``limit`` or ``after`` isn't a whole number, or ``since`` no ``datetime``.
             ValueError: ``since`` has no time zone, ``outcome`` is another word, or ``limit`` is
-                less than 1.
+                less than 1 or more than 2**31 - 1.
         """
-        if limit < 1:
-            raise ValueError(f"limit has to be at least 1, not {limit}")
+        require_count(limit, "limit")
+        require_count(after, "after", least=-(2**63), most=2**63 - 1)
         if outcome not in (None, "ok", "refused"):
             raise ValueError(f"outcome is 'ok' or 'refused', not {outcome!r:.40}")
         query = select(AuditRow.__table__)
@@ -228,9 +250,7 @@ class AuditTrail:
             AuditTampered: The newest seal isn't one of ours: nothing is built on it.
             ConfigurationError: There is no key.
         """
-        if batch < 1:
-            raise ValueError("batch has to be at least 1")
-        return self.chain.seal(batch)
+        return self.chain.seal(require_count(batch, "batch"))
 
     aseal = off_the_loop(seal)
 
@@ -276,11 +296,11 @@ class AuditTrail:
             How many entries were deleted.
 
         Raises:
-            ValueError: ``before`` has no time zone.
+            ValueError: ``before`` has no time zone, or isn't from the year 1970 to 9998.
             AuditTampered: A batch isn't as it was sealed; it and what follows stays.
             ConfigurationError: There is no key.
         """
-        deleted = self.chain.prune(_moment("before", before))
+        deleted = self.chain.prune(require_moment(before, "before"))
         if deleted:
             with self._database.writing(durable=True) as connection:
                 write(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select
 
@@ -16,6 +16,7 @@ from pipelit_agents import acting
 from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.service import Approvals
 from pipelit_agents.audit import AuditTrail
+from pipelit_agents.bounds import require_count
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.models import UserRow
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipelit"]
 
+_LARGEST_POOL: Final = 10_000
+
 
 class Pipelit:
     """Identity and credentials of one database under one keyring.
@@ -60,8 +63,8 @@ class Pipelit:
             that of its server.
 
     Raises:
-        ConfigurationError: ``encryption_keys`` is one key, or ``pool_size`` less than 1. What is
-            wrong with the other settings is said when they are first used.
+        ConfigurationError: ``encryption_keys`` is one key, or ``pool_size`` no whole number from
+            1 to 10,000. What is wrong with the other settings is said when they are first used.
 
     Attributes:
         users: The accounts.
@@ -144,8 +147,10 @@ class Pipelit:
         pool_size: int,
         clock: Callable[[], float] | None,
     ) -> None:
-        if pool_size < 1:
-            raise ConfigurationError(f"pool_size has to be at least 1, not {pool_size}")
+        try:
+            require_count(pool_size, "pool_size", most=_LARGEST_POOL)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(str(error)) from None
         self._make_keyring = keyring
         self._keyring: Keyring | None = None
         self._redis_url = redis_url

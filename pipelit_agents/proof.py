@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 import secrets
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, NoReturn, SupportsIndex
 
 from pipelit_agents.errors import ProofRejected
+from pipelit_agents.forks import begin_anew_in_children
+from pipelit_agents.names import is_username, require_username
 from pipelit_agents.otp import ocra_each
 
 __all__ = ["Binding", "Challenge", "Proof", "Role", "derive_challenge"]
@@ -30,6 +32,9 @@ Role = Literal["audience-code", "spawn-request", "spawn-result", "approval"]
 _LABEL: Final = b"pipelit-agents/v1\0"
 _CHALLENGE_LABEL: Final = b"pipelit-agents/challenge/v1\0"
 _HEX64: Final = re.compile(r"[0-9a-f]{64}\Z")
+# Years beyond any date that Python can show, on both sides of 1970.
+_FARTHEST: Final = 1e12
+_MOST_ATTEMPTS: Final = 2**32 - 1
 
 
 class Binding(NamedTuple):
@@ -106,15 +111,41 @@ class Proof:
     value: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        named = type(self.prover) is str and type(self.verifier) is str
+        # Exact types and forms: a proof is checked together with others, and nothing in it may run
+        # code, or take time, while those wait.
+        named = is_username(self.prover) and is_username(self.verifier)
         if not named or type(self.step) is not int or not 0 <= self.step < 2**63:
             raise ProofRejected("the proof is malformed: prover, verifier or step")
         if type(self.value) is not str or not _HEX64.match(self.value):
             raise ProofRejected("the proof is malformed: value is 64 lowercase hexadecimal digits")
 
 
+class _Process:
+    """Names the process that this code runs in; a forked child has another name."""
+
+    def __init__(self) -> None:
+        self.begin_here()
+        begin_anew_in_children(self)
+
+    def begin_here(self) -> None:
+        """Take a new name."""
+        self._token = object()
+
+    def name(self) -> tuple[object, int]:
+        """Return what differs between any two processes."""
+        # The number by itself is given again when a process has ended; the token by itself is
+        # copied where something forks without telling Python.
+        return self._token, os.getpid()
+
+
+_PROCESS: Final = _Process()
+
+
 class Challenge:
-    """A verifier's question to one prover. It is spent by the first check, good or bad.
+    """A verifier's question to one prover. The first check spends it, good or bad.
+
+    It is good in the process that made it. It can't be changed, copied, pickled or subclassed, and
+    a forked child's copy of it is refused: otherwise each process would accept one proof once.
 
     Args:
         value: 32 bytes that nobody could foresee.
@@ -122,22 +153,41 @@ class Challenge:
         verifier: Who asked, and alone may check.
         issued_at: Unix seconds; a proof older than the step before is refused.
         expires_at: Unix seconds; from then on every proof is refused.
+
+    Raises:
+        TypeError: A time isn't an ``int`` or a ``float``.
+        ValueError: The value isn't exactly 32 ``bytes``, or a time isn't finite.
+        InvalidUsername: The prover or the verifier isn't a username.
     """
 
-    __slots__ = ("_lock", "_spent", "expires_at", "issued_at", "prover", "value", "verifier")
+    __slots__ = ("_minted_in", "_unspent", "expires_at", "issued_at", "prover", "value", "verifier")
+
+    value: bytes
+    prover: str
+    verifier: str
+    issued_at: float
+    expires_at: float
+    _minted_in: tuple[object, int]
+    _unspent: list[bool]
 
     def __init__(
         self, value: bytes, *, prover: str, verifier: str, issued_at: float, expires_at: float
     ) -> None:
-        if len(value) != 32:
+        if type(value) is not bytes or len(value) != 32:
             raise ValueError("value: a challenge is 32 bytes")
-        self.value = value
-        self.prover = prover
-        self.verifier = verifier
-        self.issued_at = issued_at
-        self.expires_at = expires_at
-        self._spent = False
-        self._lock = threading.Lock()
+        fields = {
+            "value": value,
+            "prover": require_username(prover, argument="prover"),
+            "verifier": require_username(verifier, argument="verifier"),
+            "issued_at": _time(issued_at, "issued_at"),
+            "expires_at": _time(expires_at, "expires_at"),
+            "_minted_in": _PROCESS.name(),
+            # Taking the only item is one step, whichever threads try. A lock would be one more
+            # thing that a signal handler could wait for while its own thread holds it.
+            "_unspent": [True],
+        }
+        for name, field_value in fields.items():
+            object.__setattr__(self, name, field_value)
 
     @classmethod
     def mint(cls, *, prover: str, verifier: str, issued_at: float, expires_at: float) -> Challenge:
@@ -147,17 +197,46 @@ class Challenge:
             value, prover=prover, verifier=verifier, issued_at=issued_at, expires_at=expires_at
         )
 
-    def spend(self) -> bool:
-        """Marks the challenge as used; False if it was."""
-        with self._lock:
-            first, self._spent = not self._spent, True
-        return first
+    @property
+    def minted_here(self) -> bool:
+        """Whether this process made the challenge, and not one that it was forked from."""
+        return self._minted_in == _PROCESS.name()
 
-    def __reduce__(self) -> Any:
+    def spend(self) -> bool:
+        """Marks the challenge as used; False if it was, or is another process's."""
+        if not self.minted_here:
+            return False
+        try:
+            return self._unspent.pop()
+        except IndexError:
+            return False
+
+    def __init_subclass__(cls, **_: Any) -> NoReturn:
+        raise TypeError("a Challenge is checked by its exact class, so it has no subclasses")
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Challenge can't be changed: ask again instead of setting {name}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a Challenge can't be changed: {name} stays")
+
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a Challenge is used once, so it is neither copied nor pickled")
+
+    def __reduce_ex__(self, _: SupportsIndex) -> NoReturn:
+        self.__reduce__()
 
     def __repr__(self) -> str:
         return f"Challenge(prover={self.prover!r}, verifier={self.verifier!r})"
+
+
+def _time(value: object, argument: str) -> float:
+    if type(value) is not int and type(value) is not float:
+        raise TypeError(f"{argument} has to be Unix seconds, not {type(value).__name__}")
+    # False for NaN too; a large int isn't converted before it was compared.
+    if not -_FARTHEST <= value <= _FARTHEST:
+        raise ValueError(f"{argument} has to be Unix seconds, a finite number")
+    return float(value)
 
 
 def derive_challenge(seed: bytes, attempt: int) -> bytes:
@@ -165,8 +244,10 @@ def derive_challenge(seed: bytes, attempt: int) -> bytes:
 
     The seed outlives interrupts and restarts; each attempt has a challenge of its own.
     """
-    if len(seed) != 32:
+    if type(seed) is not bytes or len(seed) != 32:
         raise ValueError("seed: 32 bytes")
+    if type(attempt) is not int or not 0 <= attempt <= _MOST_ATTEMPTS:
+        raise ValueError("attempt: a whole number from 0 to 2**32 - 1")
     return hashlib.sha256(_CHALLENGE_LABEL + seed + attempt.to_bytes(4, "big")).digest()
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, func, select, update
 from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.tags import approval_purpose, reason_purpose
 from pipelit_agents.audit import AuditTrail, entry, write
+from pipelit_agents.bounds import require_count
 from pipelit_agents.credentials.store import credential_place
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import (
@@ -248,10 +249,10 @@ class Keys:
         Raises:
             ConfigurationError: There is no key.
             StorageError: The database can't be reached. What was done stays done.
+            TypeError: ``batch`` isn't a whole number.
             ValueError: ``batch`` is less than 1.
         """
-        if batch < 1:
-            raise ValueError("batch has to be at least 1")
+        require_count(batch, "batch")
         keyring, total = self._keyring(), 0
         tell = progress or (lambda _done, _all: None)
         for _ in range(_PASSES):

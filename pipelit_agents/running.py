@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -24,14 +25,6 @@ class RunContext(NamedTuple):
 
 
 @cache
-def _reads_config() -> Callable[[], Any]:
-    # Late, so that importing this package stays cheap.
-    from langchain_core.runnables.config import var_child_runnable_config
-
-    return var_child_runnable_config.get
-
-
-@cache
 def _reads_runtime() -> Callable[[], Any]:
     from langgraph.runtime import get_runtime
 
@@ -39,8 +32,11 @@ def _reads_runtime() -> Callable[[], Any]:
 
 
 def _config() -> Mapping[str, Any]:
-    # As it is: LangChain's own reader copies it, for each check.
-    return _reads_config()() or {}
+    # As it is: LangChain's own reader copies it, for each check. Nothing is running where LangChain
+    # isn't imported, or is being imported by what a signal handler or finalizer interrupted.
+    module = sys.modules.get("langchain_core.runnables.config")
+    variable = getattr(module, "var_child_runnable_config", None)
+    return (None if variable is None else variable.get()) or {}
 
 
 def running() -> object | None:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from pipelit_agents.approvals.register import void_unused
 from pipelit_agents.audit import entry, write
+from pipelit_agents.bounds import require_duration, require_moment
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import ApiKeyRow, LedgerRow, PeeringRow, UserRow
 from pipelit_agents.database.statement import Statement
@@ -516,12 +517,10 @@ class Users:
             UserNotFound: There is none.
             NotLocalAgent: It is a person or a peer.
             UserInactive: It was deactivated.
-            ValueError: The overlap is negative.
+            TypeError: The overlap isn't a ``timedelta``.
+            ValueError: The overlap is negative, or longer than 366 days.
         """
-        if not isinstance(overlap, timedelta):
-            raise TypeError("overlap has to be a timedelta, for example timedelta(minutes=5)")
-        if overlap < timedelta(0):
-            raise ValueError("overlap must not be negative: timedelta(0) ends the old secret now")
+        overlap = require_duration(overlap, "overlap", zero="ends the old secret now")
         secret = secrets.token_bytes(_SECRET_BYTES)
         with self._database.writing(durable=True) as connection:
             self._lock_accounts(connection, require_username(username))
@@ -780,16 +779,10 @@ class Users:
     def _expiry(self, argument: str, at: datetime | None) -> float | None:
         if at is None:
             return None
-        if not isinstance(at, datetime):
-            raise TypeError(
-                f"{argument} has to be a datetime, for example datetime.now(UTC) + "
-                "timedelta(days=90)"
-            )
-        if at.tzinfo is None:
-            raise ValueError(f"{argument} needs a time zone, for example datetime.now(UTC)")
-        if at.timestamp() <= self._clock():
+        expires = require_moment(at, argument)
+        if expires <= self._clock():
             raise ValueError(f"{argument} is past ({at:%Y-%m-%d %H:%M %Z}): name a later moment")
-        return at.timestamp()
+        return expires
 
     def _seal(self, connection: Connection, secret: bytes, purpose: str) -> Sealed:
         keyring = self._keyring()

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, delete, select, text
 
 from pipelit_agents.acting import acts_for
 from pipelit_agents.audit import entry, write
+from pipelit_agents.bounds import require_seconds
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import SpentRequestRow
 from pipelit_agents.database.statement import Open, Statement
@@ -45,7 +46,7 @@ from pipelit_agents.gathering import Gathering
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger, account_at
 from pipelit_agents.names import OPERATOR, is_username, require_username
-from pipelit_agents.otp import totp
+from pipelit_agents.otp import step_at, totp
 from pipelit_agents.peering import PeerRelation, is_relation
 from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
 from pipelit_agents.questions import QuestionLimit
@@ -93,6 +94,9 @@ _REFUSABLE: Final = frozenset(
 )
 _MAKING: Final = "code.make"
 _REASON: Final = re.compile(r"[!-~](?:[ -~]{0,62}[!-~])?\Z")
+_LONGEST_KIND: Final = 64
+# How many names one statement looks up: some databases take 999 parameters.
+_NAMES_AT_ONCE: Final = 400
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
     ConfigurationError: "a setting is unusable",
     UnsealError: "secret doesn't open",
@@ -190,8 +194,8 @@ class _Check(NamedTuple):
     payload: bytes | None
     depth: int | None
     quiet: bool
-    own: bool
-    unused: bool
+    # Why the challenge can't be answered at all, or nothing.
+    unfit: str
     now: float
     context: RunContext
 
@@ -226,8 +230,8 @@ class Verifier:
         self._clock = clock
         self.questions = QuestionLimit()
         self._nobody = ""
-        self._proofs = Gathering(self._make_proofs)
-        self._checks = Gathering(self._check_proofs)
+        self._proofs = Gathering(self._make_proofs, usable=self._require_reading)
+        self._checks = Gathering(self._check_proofs, usable=self._require_deciding)
 
     @property
     def database(self) -> Database:
@@ -235,8 +239,29 @@ class Verifier:
         return self._database
 
     def now(self) -> float:
-        """The local clock, Unix seconds."""
-        return self._clock()
+        """The local clock, Unix seconds.
+
+        Raises:
+            ConfigurationError: The clock returns something else.
+        """
+        given = self._clock()
+        try:
+            now = float(given)
+            step_at(now)
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigurationError(
+                "clock has to return Unix seconds from 1970 to the year 9999, as time.time does, "
+                f"and returned a {type(given).__name__} that isn't"
+            ) from None
+        return now
+
+    def _require_reading(self) -> None:
+        with self._database.reading():
+            """Nothing is read: whatever fails here isn't in what was asked."""
+
+    def _require_deciding(self) -> None:
+        with self._database.deciding():
+            """As above."""
 
     def own_key(self, username: str) -> bytes:
         """The secret of an agent that is about to answer.
@@ -587,6 +612,7 @@ class Verifier:
         names = {name for each in asked for name in (each.verifier, each.challenge.prover)}
         unseal = self._unsealing_once()
         answers: list[Verification | Exception] = []
+        answer: Verification | Exception
         entries = []
         with self._database.deciding() as connection:
             rows = _accounts_in(connection, *names)
@@ -594,18 +620,17 @@ class Verifier:
                 peer = each.challenge.prover
                 try:
                     reason = self._reason_against(each, rows, unseal)
-                except Exception as error:
-                    # This one's alone: the others that were asked with it are decided.
-                    answers.append(error)
-                    reason = _NOT_DECIDED.get(type(error), "not decided")
-                else:
-                    answers.append(
+                    answer = (
                         ProofRejected(peer=peer, verifier=each.verifier)
                         if reason
                         else Verification(
                             peer, each.verifier, "proof", each.proof.step, _utc(each.now)
                         )
                     )
+                except Exception as error:
+                    # This one's alone: the others that were asked with it are decided.
+                    answer, reason = error, _NOT_DECIDED.get(type(error), "not decided")
+                answers.append(answer)
                 if reason or not each.quiet:
                     entries.append(
                         entry(
@@ -645,10 +670,8 @@ class Verifier:
         step = proof.step if timely else present
         keys = self._unseal(account, unseal)
         matched = [key for key in keys if same(binding.answer(key, step), proof.value)]
-        if not check.own:
-            return "challenge of another verifier"
-        if not check.unused:
-            return "challenge used before"
+        if check.unfit:
+            return check.unfit
         if (proof.prover, proof.verifier) != (peer, verifier):
             return "made by or for another"
         if one is None or one.kind != "agent" or not one.active or one.domain:
@@ -753,6 +776,9 @@ class Verifier:
         )
 
     def _accounts(self, *names: str) -> dict[str, Any]:
+        if len(names) > _NAMES_AT_ONCE:
+            with self._database.reading() as connection:
+                return _accounts_in(connection, *names)
         rows = self._database.fetch(_reading(len(names)), _numbered(names))
         return {row.username: row for row in rows}
 
@@ -901,22 +927,22 @@ class Agent:
 
         Args:
             prover: Who is to answer.
-            lifetime: Seconds until no answer is accepted any more.
+            lifetime: Seconds until no answer is accepted any more, at most 366 days.
 
         Returns:
             A challenge for one check; give its ``value`` to the peer and keep the object.
 
         Raises:
             InvalidUsername: The prover is not a username.
-            ValueError: The prover is this agent, or the lifetime isn't positive.
+            TypeError: The lifetime isn't a number.
+            ValueError: The prover is this agent, or the lifetime is out of range.
         """
         if require_username(prover, argument="prover") == self.username:
             raise ValueError("prover: an agent doesn't verify itself")
-        if not lifetime > 0:
-            raise ValueError("lifetime must be more than 0 seconds")
+        seconds = require_seconds(lifetime, "lifetime")
         now = self._verifier.now()
         return Challenge.mint(
-            prover=prover, verifier=self.username, issued_at=now, expires_at=now + lifetime
+            prover=prover, verifier=self.username, issued_at=now, expires_at=now + seconds
         )
 
     def prove(
@@ -1123,20 +1149,22 @@ class Agent:
         Args:
             parent: Who asked.
             challenge: The challenge that its proof answered.
-            lifetime: Seconds for which it is remembered: longer than the proof is good.
+            lifetime: Seconds for which it is remembered, at most 366 days: longer than the proof
+                is good.
 
         Returns:
             True the first time. False from then on, which is audited.
 
         Raises:
             InvalidUsername: The parent is not a username.
-            ValueError: The lifetime isn't positive.
+            TypeError: The lifetime isn't a number.
+            ValueError: The lifetime is out of range, or the challenge isn't 32 bytes.
             StorageError: It can't be remembered; don't work on it.
         """
-        if not lifetime > 0:
-            raise ValueError("lifetime must be more than 0 seconds")
+        seconds = require_seconds(lifetime, "lifetime")
         require_username(parent, argument="parent")
-        return self._verifier.spend_request(self.username, parent, challenge, lifetime)
+        _require_challenge(challenge)
+        return self._verifier.spend_request(self.username, parent, challenge, seconds)
 
     aspend_request = off_the_loop(spend_request)
 
@@ -1177,11 +1205,9 @@ class Agent:
         kind: str = "",
         payload: bytes | None = None,
     ) -> _Asked:
+        prover = require_username(self.username)
         require_username(verifier, argument="verifier")
-        if type(challenge) is not bytes or len(challenge) != 32:
-            raise ValueError(
-                "challenge has to be the verifier's 32 bytes: the value of its Challenge"
-            )
+        _require_challenge(challenge)
         _require_bindable(request, depth, kind, payload)
         if relation is not None and type(relation) is not str:
             raise TypeError(f"relation has to be text or None, not {type(relation).__name__}")
@@ -1191,7 +1217,7 @@ class Agent:
             binding = Binding(
                 role=role,
                 relation=peering,
-                prover=self.username,
+                prover=prover,
                 verifier=verifier,
                 challenge=challenge,
                 depth=depth,
@@ -1199,9 +1225,9 @@ class Agent:
                 kind=kind,
                 payload=payload,
             )
-            return Proof(self.username, verifier, step, binding.answer(key, step))
+            return Proof(prover, verifier, step, binding.answer(key, step))
 
-        return _Asked(self.username, verifier, relation, answer)
+        return _Asked(prover, verifier, relation, answer)
 
     def _check(
         self,
@@ -1215,29 +1241,34 @@ class Agent:
         *,
         quiet: bool = False,
     ) -> _Check:
-        if not isinstance(proof, Proof) or not isinstance(challenge, Challenge):
-            raise TypeError(
-                "what is checked is a Proof, against the Challenge that this agent made and kept"
-            )
+        verifier = require_username(self.username)
+        # Copies of exact types: what is checked together waits for each, and nothing that was put
+        # into one of them may run code there or be what the database doesn't take.
+        shown, asked = _exactly(proof, challenge)
         _require_bindable(request, depth, kind, payload)
-        if self.username == OPERATOR:
-            self._verifier.own_key(self.username)
-        own = challenge.verifier == self.username != challenge.prover
+        if verifier == OPERATOR:
+            self._verifier.own_key(verifier)
+        now, context = self._verifier.now(), run_context()
+        if not asked.verifier == verifier != asked.prover:
+            unfit = "challenge of another verifier"
+        elif not challenge.minted_here:
+            unfit = "challenge of another process"
+        else:
+            # Here, so that of two that check at once one is refused, however they are served.
+            unfit = "" if challenge.spend() else "challenge used before"
         return _Check(
-            proof=proof,
-            challenge=challenge,
-            verifier=self.username,
+            proof=shown,
+            challenge=asked,
+            verifier=verifier,
             role=role,
             request=request,
             kind=kind,
             payload=payload,
             depth=depth,
             quiet=quiet,
-            own=own,
-            # Here, so that of two that check at once one is refused, however they are served.
-            unused=own and challenge.spend(),
-            now=self._verifier.now(),
-            context=run_context(),
+            unfit=unfit,
+            now=now,
+            context=context,
         )
 
     def __repr__(self) -> str:
@@ -1253,8 +1284,15 @@ def _reading(count: int) -> Statement:
 
 
 def _accounts_in(connection: Open, *names: str) -> dict[str, Any]:
-    rows = _reading(len(names)).fetch(connection, _numbered(names))
-    return {row.username: row for row in rows}
+    found = {}
+    for some in _in_parts(names):
+        for row in _reading(len(some)).fetch(connection, _numbered(some)):
+            found[row.username] = row
+    return found
+
+
+def _in_parts(names: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (names[at : at + _NAMES_AT_ONCE] for at in range(0, len(names), _NAMES_AT_ONCE))
 
 
 def _numbered(names: Sequence[str]) -> dict[str, str]:
@@ -1330,6 +1368,30 @@ def _short_codes(
     return binding.answers(key, steps)
 
 
+def _require_challenge(challenge: object) -> None:
+    if type(challenge) is not bytes or len(challenge) != 32:
+        raise ValueError("challenge has to be the verifier's 32 bytes: the value of its Challenge")
+
+
+def _exactly(proof: object, challenge: object) -> tuple[Proof, Challenge]:
+    if type(proof) is not Proof or type(challenge) is not Challenge:
+        raise TypeError(
+            "what is checked is a Proof, against the Challenge that this agent made and kept"
+        )
+    try:
+        return Proof(proof.prover, proof.verifier, proof.step, proof.value), Challenge(
+            challenge.value,
+            prover=challenge.prover,
+            verifier=challenge.verifier,
+            issued_at=challenge.issued_at,
+            expires_at=challenge.expires_at,
+        )
+    except AttributeError:
+        raise TypeError("a Proof and a Challenge have to be made by calling their classes") from (
+            None
+        )
+
+
 def _require_bindable(request: object, depth: object, kind: object, payload: object) -> None:
     # Exact types: what is made or checked together waits for each, and nothing in it may run code.
     if type(request) is not bytes:
@@ -1338,8 +1400,10 @@ def _require_bindable(request: object, depth: object, kind: object, payload: obj
         raise TypeError(f"payload has to be the exact bytes, not {type(payload).__name__}")
     if depth is not None and (type(depth) is not int or not 0 <= depth < _DEEPEST):
         raise ValueError(f"depth has to be a whole number from 0 to {_DEEPEST - 1}, or None")
-    if type(kind) is not str or not kind.isascii():
-        raise ValueError("kind has to be ASCII text, for example 'result'")
+    if type(kind) is not str or len(kind) > _LONGEST_KIND or not kind.isascii():
+        raise ValueError(
+            f"kind has to be ASCII text of at most {_LONGEST_KIND} characters, for example 'result'"
+        )
 
 
 def _require_refusal(peer: object, action: object, reason: object) -> None:

@@ -42,8 +42,7 @@ def server() -> Server:
 
 def waiting(gathering: Gathering[int, int], count: int) -> None:
     """Returns when so many threads stand behind the one that is served."""
-    # And that one, which leaves the queue when it is served.
-    until(lambda: len(gathering._waiting) == count + 1)
+    until(lambda: len(gathering._waiting) == count)
 
 
 def one_and_two_behind(

@@ -15,6 +15,7 @@ from pydantic import Field
 from pydantic_core import to_jsonable_python
 
 from pipelit_agents import Agent
+from pipelit_agents.bounds import require_count
 from pipelit_agents.errors import SpawnError
 from pipelit_agents.graphs import SpawnResult, spawn_and_await
 
@@ -53,7 +54,7 @@ class SpawnAndAwait(AgentTool):
         max_tasks: How many tasks one call may hold.
 
     Raises:
-        TypeError: A child can't prove its answers.
+        TypeError: A child can't prove its answers, or an option is of another type.
         ValueError: An option is out of range.
 
     Example:
@@ -83,9 +84,7 @@ class SpawnAndAwait(AgentTool):
         max_tasks: int = _MOST_TASKS,
         **options: Any,
     ) -> None:
-        if max_tasks < 1:
-            raise ValueError("max_tasks has to be at least 1")
-        options["max_tasks"] = max_tasks
+        options["max_tasks"] = require_count(max_tasks, "max_tasks")
         options["spawn"] = spawn_and_await(
             agent,
             children,

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import typer
 
+from pipelit_agents.bounds import LONGEST_WAIT, require_seconds
 from pipelit_agents.cli.output import (
     AsJson,
     Yes,
@@ -490,7 +491,10 @@ def seal(
     """Seal the entries that came since the last time, so that changing them shows."""
     from pipelit_agents import Pipelit
 
-    pause = None if every is None else duration("--every", every).total_seconds()
+    pause = None
+    if every is not None:
+        seconds = duration("--every", every).total_seconds()
+        pause = require_seconds(seconds, "--every", most=LONGEST_WAIT)
     with Pipelit.from_env() as pipelit:
         while True:
             sealed = pipelit.audit.seal()

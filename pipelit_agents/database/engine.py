@@ -10,16 +10,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
 from sqlalchemy import (
     URL,
     Connection,
     Engine,
+    NullPool,
     PoolProxiedConnection,
     create_engine,
     event,
@@ -38,18 +39,51 @@ if TYPE_CHECKING:
 
 __all__ = ["Database", "boot_id"]
 
+C = TypeVar("C")
+
 URL_SETTING: Final = "PIPELIT_DATABASE_URL"
 BUSY_TIMEOUT: Final = 15.0
 POOL_SIZE: Final = 8
 _SPARE: Final = 4
 # A line that is cut without a word is given up; milliseconds, as libpq takes them.
 _CLIENT_LIMITS: Final = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
-_migrating: Final = threading.Lock()
+_migrating: Final = threading.RLock()
 # For locks that nobody gives back, and statements that don't end; a migration has no limit. And
 # what is confirmed has to last, whatever the server's own default.
 _SESSION: Final = (
     "SET lock_timeout = '15s'; SET statement_timeout = '30s'; "
     "SET idle_in_transaction_session_timeout = '60s'; SET synchronous_commit = 'on'"
+)
+
+
+class _Here(threading.local):
+    """What this thread is in the middle of.
+
+    A signal handler, a finalizer (``__del__``) or a tracing function may interrupt it there and use
+    a database too: it gets what the thread doesn't hold, or an error. It never waits for a lock
+    that its own thread has, as nobody would ever give that back.
+
+    Attributes:
+        writes: The databases in which it has a transaction that writes, by their addresses.
+        holds: How many connections it has.
+        connects: How deep it is in a connection pool, where SQLAlchemy holds locks.
+    """
+
+    writes: tuple[object, ...] = ()
+    holds = 0
+    connects = 0
+
+    def begin_here(self) -> None:
+        """Forget all of it; in a forked child it is the parent that is in the middle of it."""
+        self.writes, self.holds, self.connects = (), 0, 0
+
+
+_HERE: Final = _Here()
+begin_anew_in_children(_HERE)
+_INTERRUPTED: Final = (
+    "this thread is in the middle of {what}, and a signal handler, a finalizer (__del__) or another"
+    " callback that interrupted it there asked for the same database: it would wait for itself, so "
+    "nothing was done. Set a flag in the handler, and do the work when the interrupted call is over"
 )
 
 
@@ -103,7 +137,8 @@ class Database:
         self._inherited = self._opened, self._inherited
         self._opened = None
         self._known: _Opened | None = None
-        self._opening = threading.Lock()
+        # A thread that is interrupted while it opens the database can open it again.
+        self._opening = threading.RLock()
         # SQLite has one writer at a time, and makes others sleep and ask again; threads of one
         # process wait here instead, and go on at once.
         self._writer = threading.RLock()
@@ -119,8 +154,9 @@ class Database:
             with self._opening:
                 opened = self._opened
                 if opened is None:
-                    engine = _engine(self._url(), self._pool_size, create=create)
-                    opened = self._opened = _Opened(engine, deque())
+                    made = _Opened.by(_engine(self._url(), self._pool_size, create=create))
+                    # Another one, where this thread was interrupted just now, and used it.
+                    opened = self._opened = self._opened or made
         return opened
 
     def _ready(self) -> _Opened:
@@ -153,9 +189,9 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
-        engine = self._ready().engine
-        queue = self._writer if engine.dialect.name == "sqlite" else nullcontext()
-        with queue, _NamedErrors(engine), engine.connect() as connection:
+        opened = self._ready()
+        engine = opened.engine
+        with self._turn(opened), _NamedErrors(engine), self._connected(opened) as connection:
             driver = connection.connection.dbapi_connection
             flushes = durable and engine.dialect.name == "sqlite" and driver is not None
             if flushes:
@@ -177,8 +213,8 @@ class Database:
         opened = self._ready()
         engine = opened.engine
         sqlite = engine.dialect.name == "sqlite"
-        with self._writer if sqlite else nullcontext(), _NamedErrors(engine):
-            driver = _checked_out(opened)
+        with self._turn(opened), _NamedErrors(engine):
+            driver = self._checked_out(opened)
             try:
                 if sqlite:
                     self._driven(engine, driver, "BEGIN IMMEDIATE")
@@ -194,9 +230,70 @@ class Database:
                     if not isinstance(error, Exception):
                         raise
                 finally:
-                    driver.close()
+                    _closed(driver)
                 raise
             self._give_back(driver, opened)
+
+    @contextmanager
+    def _turn(self, opened: _Opened) -> Iterator[None]:
+        """A transaction that writes: one at a time of a thread, and on SQLite of the process.
+
+        Raises:
+            StorageError: This thread is in one already, or another holds it for too long.
+        """
+        writes, holds, writer = _HERE.writes, _HERE.holds, self._writer
+        sqlite = opened.engine.dialect.name == "sqlite"
+        if opened.name in writes:
+            raise StorageError(_INTERRUPTED.format(what="a transaction that writes"))
+        try:
+            _HERE.writes, _HERE.holds = (*writes, opened.name), holds + 1
+            if sqlite and not writer.acquire(timeout=BUSY_TIMEOUT):
+                raise StorageError(
+                    f"the database at {opened.engine.url.render_as_string()} is locked: another "
+                    f"thread of this process has written to it for {BUSY_TIMEOUT:.0f} seconds "
+                    f"(setting: {URL_SETTING})"
+                )
+            yield
+        finally:
+            if sqlite:
+                # Tried, where it may not be this thread's: see Gathering.ask.
+                try:  # noqa: SIM105 - suppress is Python's own code, and can be interrupted too
+                    writer.release()
+                except RuntimeError:
+                    pass
+            _HERE.writes, _HERE.holds = writes, holds
+
+    @contextmanager
+    def _connected(self, opened: _Opened) -> Iterator[Connection]:
+        connection = self._from_pool(opened, lambda engine: engine.connect())
+        try:
+            yield connection
+        finally:
+            _closed(connection)
+
+    def _checked_out(self, opened: _Opened) -> PoolProxiedConnection:
+        try:
+            return opened.spare.pop()
+        except IndexError:
+            pass
+        try:
+            return self._from_pool(opened, lambda engine: engine.pool.connect())
+        except Exception as error:
+            raise named_by_driver(opened.engine.dialect, error) from None
+
+    def _from_pool(self, opened: _Opened, connect: Callable[[Engine], C]) -> C:
+        depth = _HERE.connects
+        if depth > 1:
+            raise StorageError(_INTERRUPTED.format(what="opening a connection"))
+        # The pool's locks may be this thread's own; and so may be the last of its connections.
+        server = opened.engine.dialect.name != "sqlite"
+        apart = depth > 0 or (server and _HERE.holds > 1)
+        engine = _engine(opened.engine.url, 0, create=False) if apart else opened.engine
+        try:
+            _HERE.connects = depth + 1
+            return connect(engine)
+        finally:
+            _HERE.connects = depth
 
     @staticmethod
     def _driven(engine: Engine, driver: PoolProxiedConnection, sql: str) -> None:
@@ -222,17 +319,22 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
-        engine = self._ready().engine
-        with _NamedErrors(engine), engine.connect() as connection:
-            if engine.dialect.name == "sqlite":
-                connection.execution_options(pipelit_read=True)
-            else:
-                connection.execution_options(
-                    isolation_level="REPEATABLE READ", postgresql_readonly=True
-                )
-            # Begun here: what the driver runs by itself would begin none.
-            with connection.begin():
-                yield connection
+        opened, holds = self._ready(), _HERE.holds
+        engine = opened.engine
+        try:
+            _HERE.holds = holds + 1
+            with _NamedErrors(engine), self._connected(opened) as connection:
+                if engine.dialect.name == "sqlite":
+                    connection.execution_options(pipelit_read=True)
+                else:
+                    connection.execution_options(
+                        isolation_level="REPEATABLE READ", postgresql_readonly=True
+                    )
+                # Begun here: what the driver runs by itself would begin none.
+                with connection.begin():
+                    yield connection
+        finally:
+            _HERE.holds = holds
 
     def fetch(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """The rows of one statement, which sees one consistent state by itself.
@@ -240,17 +342,20 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused it.
         """
-        opened = self._ready()
+        opened, holds = self._ready(), _HERE.holds
         try:
-            driver = _checked_out(opened)
+            _HERE.holds = holds + 1
+            driver = self._checked_out(opened)
             try:
                 rows = statement.fetch_by(driver, opened.engine.dialect, values)
             except BaseException:
-                driver.close()
+                _closed(driver)
                 raise
+            self._give_back(driver, opened)
         except _REFUSED as error:
             raise _storage_error(opened.engine, error) from None
-        self._give_back(driver, opened)
+        finally:
+            _HERE.holds = holds
         return rows
 
     def _give_back(self, driver: PoolProxiedConnection, opened: _Opened) -> None:
@@ -260,7 +365,7 @@ class Database:
         if sqlite and opened is self._opened and len(opened.spare) < _SPARE:
             opened.spare.append(driver)
         else:
-            driver.close()
+            _closed(driver)
 
     def lock(self, connection: Open, *names: str, shared: bool = False) -> None:
         """Makes transactions that lock the same name follow each other, up to their ends.
@@ -432,6 +537,14 @@ class _Opened(NamedTuple):
 
     engine: Engine
     spare: deque[PoolProxiedConnection]
+    # Two handles of one file would wait for each other as one does for itself.
+    name: object
+
+    @classmethod
+    def by(cls, engine: Engine) -> _Opened:
+        sqlite = engine.dialect.name == "sqlite"
+        name = Path(engine.url.database or "").resolve() if sqlite else engine
+        return cls(engine, deque(), name)
 
     def close_spare(self) -> None:
         with suppress(IndexError):
@@ -445,15 +558,13 @@ def _locking(take: str, count: int) -> Statement:
     return Statement(f"SELECT {taken}")
 
 
-def _checked_out(opened: _Opened) -> PoolProxiedConnection:
+def _closed(connection: Connection | PoolProxiedConnection) -> None:
+    depth = _HERE.connects
     try:
-        return opened.spare.pop()
-    except IndexError:
-        pass
-    try:
-        return opened.engine.pool.connect()
-    except Exception as error:
-        raise named_by_driver(opened.engine.dialect, error) from None
+        _HERE.connects = depth + 1
+        connection.close()
+    finally:
+        _HERE.connects = depth
 
 
 def _lock_key(name: str) -> tuple[int, int]:
@@ -563,9 +674,11 @@ def _server(parsed: URL, pool_size: int) -> Engine:
         # The statements that decide rely on seeing what was committed while they waited.
         isolation_level="READ COMMITTED",
         pool_pre_ping=True,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=BUSY_TIMEOUT,
+        **(
+            {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": BUSY_TIMEOUT}
+            if pool_size
+            else {"poolclass": NullPool}
+        ),
         connect_args={k: parsed.query.get(k, v) for k, v in _CLIENT_LIMITS.items()},
         hide_parameters=True,
     )
@@ -592,8 +705,10 @@ def _require_readable(url: str) -> None:
         raise ConfigurationError(f"{URL_SETTING} is not a database URL that can be used: {why}")
 
 
-def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
-    _require_readable(url)
+def _engine(url: str | URL, pool_size: int, *, create: bool) -> Engine:
+    """Makes an engine; without a pool where ``pool_size`` is 0."""
+    if isinstance(url, str):
+        _require_readable(url)
     try:
         parsed = make_url(url)
         dialect = parsed.get_dialect()
@@ -636,8 +751,9 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
 
     path = Path(name)
     _make_private(path, create=create)
+    pool: dict[str, Any] = {"pool_size": 16 + _SPARE} if pool_size else {"poolclass": NullPool}
     engine = create_engine(
-        parsed, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16 + _SPARE, hide_parameters=True
+        parsed, connect_args={"timeout": BUSY_TIMEOUT}, hide_parameters=True, **pool
     )
 
     @event.listens_for(engine, "connect")

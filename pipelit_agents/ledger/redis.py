@@ -190,7 +190,8 @@ class RedisLedger:
     def begin_here(self) -> None:
         """Forgets the connections; in a forked child the sockets are the parent's."""
         self._client: Any = None
-        self._opening = threading.Lock()
+        # A thread that is interrupted while it connects can connect again.
+        self._opening = threading.RLock()
 
     def decide(self, attempt: Attempt) -> Decision:
         """Decides one attempt by one call of the script, and writes down what came of it.
@@ -411,7 +412,8 @@ class RedisLedger:
                 if self._client is None:
                     client = connect(self._url)
                     report_eviction(client, self._url)
-                    self._client = client
+                    if self._client is None:
+                        self._client = client
         return self._client
 
 

@@ -1,0 +1,144 @@
+"""Checks of the numbers that callers pass: durations, counts and moments.
+
+Each function returns a plain ``int``, ``float`` or ``timedelta`` in its range, or raises an error
+that names the argument and the fix. A NaN, an infinity, a ``bool`` or a number of another class
+would pass a comparison such as ``value > 0``, and fail or mean something else much later.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from typing import Final
+
+__all__ = [
+    "LONGEST_LIFETIME",
+    "LONGEST_WAIT",
+    "require_count",
+    "require_duration",
+    "require_moment",
+    "require_seconds",
+]
+
+# 30 days. Some systems can't wait for more than 49 days at a time.
+LONGEST_WAIT: Final = 30 * 86_400
+LONGEST_LIFETIME: Final = 366 * 86_400
+# What every database that is supported stores in an integer column.
+_LARGEST_COUNT: Final = 2**31 - 1
+# From here on Python's own datetime has no year for it.
+_END_OF_TIME: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+
+
+def require_seconds(
+    value: object, argument: str, *, most: int = LONGEST_LIFETIME, zero: bool = False, or_: str = ""
+) -> float:
+    """Return a number of seconds as a ``float``.
+
+    Args:
+        value: An ``int`` or a ``float``.
+        argument: What the caller calls it, for the message.
+        most: The largest number that is accepted.
+        zero: Whether 0 is accepted.
+        or_: What else the argument may be, for the message: ``None``.
+
+    Raises:
+        TypeError: It isn't an ``int`` or a ``float``; a ``bool``, a ``Decimal`` and a ``timedelta``
+            aren't.
+        ValueError: It isn't finite, or is out of range.
+    """
+    other = f", or {or_}" if or_ else ""
+    if type(value) is not int and type(value) is not float:
+        how = ": pass its total_seconds()" if isinstance(value, timedelta) else ""
+        raise TypeError(
+            f"{argument} has to be a number{f' or {or_}' if or_ else ''}, of seconds, "
+            f"not {type(value).__name__}{how}"
+        )
+    # An int is compared before it is converted: a large one doesn't fit into a float, or a message.
+    if not (value >= 0 if zero else value > 0):
+        least = "at least 0" if zero else "more than 0"
+        raise ValueError(f"{argument} has to be {least} seconds{other}")
+    if value > most:
+        raise ValueError(f"{argument} has to be at most {most:,} seconds{other}")
+    return float(value)
+
+
+def require_count(
+    value: object, argument: str, *, least: int = 1, most: int = _LARGEST_COUNT, or_: str = ""
+) -> int:
+    """Return a whole number.
+
+    Args:
+        value: An ``int``.
+        argument: What the caller calls it, for the message.
+        least: The smallest number that is accepted.
+        most: The largest number that is accepted.
+        or_: What else the argument may be, for the message: ``None``.
+
+    Raises:
+        TypeError: It isn't an ``int``; a ``bool`` and a ``float`` aren't.
+        ValueError: It is out of range.
+    """
+    other = f", or {or_}" if or_ else ""
+    if type(value) is not int:
+        raise TypeError(
+            f"{argument} has to be a whole number{f' or {or_}' if or_ else ''}, "
+            f"not {type(value).__name__}"
+        )
+    if value < least:
+        raise ValueError(f"{argument} has to be at least {least}{other}")
+    if value > most:
+        raise ValueError(f"{argument} has to be at most {most:,}{other}")
+    return value
+
+
+def require_duration(
+    value: object,
+    argument: str,
+    *,
+    most: timedelta = timedelta(seconds=LONGEST_LIFETIME),
+    zero: str = "",
+) -> timedelta:
+    """Return a duration of 0 or more.
+
+    Args:
+        value: A ``timedelta``.
+        argument: What the caller calls it, for the message.
+        most: The longest duration that is accepted.
+        zero: What ``timedelta(0)`` means, for the message.
+
+    Raises:
+        TypeError: It isn't a ``timedelta``.
+        ValueError: It is negative, or longer than ``most``.
+    """
+    if not isinstance(value, timedelta):
+        raise TypeError(f"{argument} has to be a timedelta, for example timedelta(minutes=5)")
+    if value < timedelta(0):
+        raise ValueError(
+            f"{argument} must not be negative{f': timedelta(0) {zero}' if zero else ''}"
+        )
+    if value > most:
+        raise ValueError(f"{argument} has to be at most {most.days:,} days")
+    return value
+
+
+def require_moment(value: object, argument: str) -> float:
+    """Return a moment as Unix seconds.
+
+    Args:
+        value: A ``datetime`` with a time zone.
+        argument: What the caller calls it, for the message.
+
+    Raises:
+        TypeError: It isn't a ``datetime``.
+        ValueError: It has no time zone, or is out of range.
+    """
+    if not isinstance(value, datetime):
+        raise TypeError(
+            f"{argument} has to be a datetime, for example datetime.now(UTC) + timedelta(days=90)"
+        )
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ValueError(f"{argument} needs a time zone, for example datetime.now(UTC)")
+    at = value.timestamp()
+    if not isfinite(at) or not 0 <= at < _END_OF_TIME:
+        raise ValueError(f"{argument} has to be from the year 1970 to the year 9998")
+    return at
