@@ -279,6 +279,18 @@ def test_a_clock_that_was_behind_deletes_nothing_early(
     assert "wrong" not in [each.subject for each in pipelit.audit.list()]
 
 
+def test_a_first_seal_from_a_clock_that_was_behind_deletes_nothing(
+    pipelit: Pipelit, clock: Clock
+) -> None:
+    """Where every entry is later than its seal, it was the sealer's clock that was wrong."""
+    today, clock.now = clock.now, 10.0
+    pipelit.audit.seal()
+    clock.now = today
+    note(pipelit, "newest")
+    pipelit.audit.seal()
+    assert pipelit.audit.prune(datetime.fromtimestamp(clock() - 3600, UTC)) == 0
+
+
 def test_an_entry_from_the_future_stays_until_what_follows_is_old(
     pipelit: Pipelit, clock: Clock
 ) -> None:
