@@ -334,7 +334,8 @@ def without_an_answer(config: RunnableConfig) -> Mapping[str, Any]:
         config: Of a task.
     """
     pad: Any = config.get("configurable", {}).get(_SCRATCHPAD)
-    if not hasattr(pad, "get_null_resume"):
+    if not hasattr(pad, "get_null_resume") or pad.get_null_resume(False) is None:
+        # Nothing came that could be taken.
         return {}
     # A function of this task's own: calls are counted by it.
     return {_SCRATCHPAD: replace(pad, get_null_resume=partial(_no_answer))}
