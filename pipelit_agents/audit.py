@@ -204,7 +204,8 @@ class AuditTrail:
                 less than 1 or more than 2**31 - 1.
         """
         require_count(limit, "limit")
-        require_count(after, "after", least=-(2**63), most=2**63 - 1)
+        if after is not None:
+            require_count(after, "after", least=-(2**63), most=2**63 - 1)
         if outcome not in (None, "ok", "refused"):
             raise ValueError(f"outcome is 'ok' or 'refused', not {outcome!r:.40}")
         query = select(AuditRow.__table__)
