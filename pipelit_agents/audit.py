@@ -17,7 +17,7 @@ from pipelit_agents.database.models import AuditRow
 from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.keyring import Keyring
-from pipelit_agents.numbering import HIGHEST_IN_SQLITE
+from pipelit_agents.numbering import highest_number_in_sqlite
 from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
 
@@ -33,9 +33,10 @@ _FIELDS: Final = "at, actor, subject, action, outcome, reason, run, node, thread
 _VALUES: Final = ":at, :actor, :subject, :action, :outcome, :reason, :run, :node, :thread"
 # PostgreSQL's sequence gives the numbers. SQLite would go on behind whatever row is there, also one
 # that somebody planted at the end of all numbers. NULL lets it choose where nothing else is left.
+_HIGHEST: Final = highest_number_in_sqlite()
 _NEXT: Final = (
-    f"nullif(coalesce((SELECT id FROM pipelit_audit WHERE id BETWEEN 1 AND {HIGHEST_IN_SQLITE} "  # noqa: S608 - fixed words
-    f"ORDER BY id DESC LIMIT 1), 0) + 1, {HIGHEST_IN_SQLITE} + 1)"
+    f"nullif(coalesce((SELECT id FROM pipelit_audit WHERE id BETWEEN 1 AND {_HIGHEST} "  # noqa: S608 - fixed words
+    f"ORDER BY id DESC LIMIT 1), 0) + 1, {_HIGHEST} + 1)"
 )
 _INSERTS: Final = {
     "postgresql": Statement(f"INSERT INTO pipelit_audit ({_FIELDS}) VALUES ({_VALUES})"),  # noqa: S608 - fixed words

@@ -19,19 +19,19 @@ from sqlalchemy import Connection, text
 from pipelit_agents.errors import ConfigurationError
 
 __all__ = [
-    "HIGHEST_IN_SQLITE",
     "Gaps",
     "OpenGap",
     "OpenTransactions",
     "Ranges",
     "highest_number",
+    "highest_number_in_sqlite",
     "open_transactions",
 ]
 
 # Far ahead of the last sealed entry, and relative to it. A row that somebody plants beyond it (at
 # 2**63 - 1, SQLite would choose random numbers from then on) doesn't move the numbering. The bounds
 # are for a planted seal.
-HIGHEST_IN_SQLITE: Final = (
+_HIGHEST_IN_SQLITE: Final = (
     "(max(0, min(2305843009213693952, coalesce((SELECT last_id FROM pipelit_audit_seals "
     "ORDER BY number DESC LIMIT 1), 0))) + 1099511627776)"
 )
@@ -52,6 +52,11 @@ _OPEN: Final = text(
 )
 
 
+def highest_number_in_sqlite() -> str:
+    """Return SQL for the highest number that SQLite's next entry may go on from."""
+    return _HIGHEST_IN_SQLITE
+
+
 def highest_number(connection: Connection) -> int:
     """Return the highest number that an entry can have by now.
 
@@ -63,7 +68,7 @@ def highest_number(connection: Connection) -> int:
             sequence.
     """
     if connection.dialect.name == "sqlite":
-        return int(connection.scalar(text(f"SELECT {HIGHEST_IN_SQLITE}")))
+        return int(connection.scalar(text(f"SELECT {_HIGHEST_IN_SQLITE}")))
     sequence = connection.execute(_SEQUENCE).one()
     if sequence.cache not in (None, 1):
         raise ConfigurationError(
