@@ -14,6 +14,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,10 +100,22 @@ def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool 
     Raises:
         ConfigurationError: An input can't be read, or the model can't be had.
     """
-    console = Console(quiet=as_json)
     began = time.monotonic()
     files = _files(inputs)
-    reader = reader_graph(model)
+    with ExitStack() as stack:
+        own = stack.enter_context(Pipelit.from_env()) if model else None
+        return _show(files, reader_graph(model, own), model, as_json=as_json, began=began)
+
+
+def _show(
+    files: list[Path],
+    reader: Pregel[Any, Any, Any, Any],
+    model: str | None,
+    *,
+    as_json: bool,
+    began: float,
+) -> int:
+    console = Console(quiet=as_json)
     folder = Path(tempfile.mkdtemp(prefix="pipelit-demo-"))
     console.print(f"Working in [bold]{escape(str(folder))}[/] (all of it may be deleted)")
     with _identities(folder / "agents.db") as pipelit:

@@ -59,12 +59,16 @@ class LeadState(TypedDict, total=False):
     signature: str
 
 
-def reader_graph(model: str | None = None) -> Pregel[Any, Any, Any, Any]:
+def reader_graph(
+    model: str | None = None, own: Pipelit | None = None
+) -> Pregel[Any, Any, Any, Any]:
     """Makes a graph that analyses a text.
 
     Args:
         model: A chat model, ``provider:name``, that summarises; its key stands in the credential
             store under the provider's name. Without one the summary is computed.
+        own: The Pipelit with that store, which the caller closes; by default the one that the
+            environment names.
 
     Raises:
         ConfigurationError: The model can't be had.
@@ -87,14 +91,14 @@ def reader_graph(model: str | None = None) -> Pregel[Any, Any, Any, Any]:
 
     builder = StateGraph(ReaderState, input_schema=Document, output_schema=Reading)
     builder.add_node("analyse", analyse)
-    builder.add_node("summarise", _asking(model) if model else summarise)
+    builder.add_node("summarise", _asking(model, own or Pipelit.from_env()) if model else summarise)
     builder.add_edge(START, "analyse")
     builder.add_edge("analyse", "summarise")
     builder.add_edge("summarise", END)
     return builder.compile(name="reader")
 
 
-def _asking(model: str) -> Any:
+def _asking(model: str, own: Pipelit) -> Any:
     try:
         from langchain.chat_models import init_chat_model
     except ModuleNotFoundError:
@@ -107,7 +111,6 @@ def _asking(model: str) -> Any:
         raise ConfigurationError(
             "--model has the form provider:name, for example openai:gpt-5-mini"
         )
-    own = Pipelit.from_env()
     public = own.credentials.get(provider).public
 
     @own.credentials.inject(api_key=provider)

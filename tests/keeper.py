@@ -264,8 +264,8 @@ class _Program:
             from redis_server import RedisServer
 
             redis = RedisServer(folder)
-            self._stack.callback(redis.kill)
-            redis.start().close()
+            self._stack.callback(redis.close)
+            redis.start()
 
 
 def _kill(process: psutil.Process) -> None:

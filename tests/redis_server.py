@@ -34,6 +34,7 @@ class RedisServer:
         self.options = options
         self.url = f"unix://{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[Redis] = []
 
     def start(self, *more: str) -> Redis:
         """Starts it, and returns a client when it answers."""
@@ -53,8 +54,10 @@ class RedisServer:
         return client
 
     def client(self) -> Redis:
-        """A client that waits for the server to come up."""
-        return Redis.from_url(self.url, retry=patience(), retry_on_error=TROUBLES)
+        """A client that waits for the server to come up; closed with us."""
+        client = Redis.from_url(self.url, retry=patience(), retry_on_error=TROUBLES)
+        self._clients.append(client)
+        return client
 
     def kill(self) -> None:
         """Ends it as a power cut would."""
@@ -63,6 +66,16 @@ class RedisServer:
             self._process.wait()
             self._process = None
         self.socket.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Ends it, and closes the clients that were taken from here."""
+        self.kill()
+        self.leave()
+
+    def leave(self) -> None:
+        """Closes these clients, and leaves the server to those who share it."""
+        for each in self._clients:
+            each.close()
 
     def signal(self, number: int) -> None:
         """Sends it a signal."""
@@ -158,13 +171,15 @@ class Gate:
 
 
 @pytest.fixture(scope="session")
-def redis_server(keeper: Keeper) -> RedisServer:
+def redis_server(keeper: Keeper) -> Iterator[RedisServer]:
     """The server of all test processes of the run, for tests that leave it as it is.
 
     Each database has keys of its own in it, by the database's name. A test that empties it, sets
     something or counts its keys takes ``own_redis``.
     """
-    return RedisServer(keeper.server("redis"))
+    server = RedisServer(keeper.server("redis"))
+    yield server
+    server.leave()
 
 
 @pytest.fixture
@@ -174,4 +189,4 @@ def own_redis(keeper: Keeper) -> Iterator[RedisServer]:
         server = RedisServer(folder)
         server.start()
         yield server
-        server.kill()
+        server.close()

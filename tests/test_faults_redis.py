@@ -231,7 +231,7 @@ def replica(keeper: Keeper) -> Iterator[RedisServer]:
         server = RedisServer(folder)
         server.start()
         yield server
-        server.kill()
+        server.close()
 
 
 def test_a_promoted_replica_that_lags_makes_no_spent_code_good(

@@ -45,7 +45,7 @@ def servers(keeper: Keeper, count: int) -> Iterator[list[RedisServer]]:
             made.append(RedisServer(there, "--port", str(free_port(55_000))))
         yield made
         for each in made:
-            each.kill()
+            each.close()
 
 
 @pytest.fixture
