@@ -1,8 +1,8 @@
 """A local child's interrupts, made again by the parent: with ids, values and a name of its own.
 
-LangGraph finds the answer to an interrupt by its id, and takes the id from whoever raises it. A
-child that could choose it would direct an answer to another node, so the parent gives each
-interrupt an id that it alone can turn back into the child's.
+LangGraph finds the answer to an interrupt by its id, and takes the id from the exception. A child
+that could choose it would direct an answer to another node, so the parent gives each interrupt an
+id that it alone can turn back into the child's.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ __all__ = [
 # The answers by interrupt id, in the configuration of everything that a resumed run runs. LangGraph
 # has no public name for it.
 RESUMED: Final = "__pregel_resume_map"
-# The key of an interrupt's response schema that says who asks. JSON Schema ignores what it doesn't
-# know.
+# The key of an interrupt's response schema that names the agent. JSON Schema ignores unknown keys.
 ASKED_BY: Final = "x-pipelit-agent"
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -108,7 +107,7 @@ def child_answers(configurable: Mapping[str, Any], seed: bytes) -> dict[str, Any
     if not isinstance(given, Mapping):
         return {}
     opened = {_permuted(key, seed, back=True): value for key, value in given.items() if _is_id(key)}
-    # Whoever looks into a child's own namespace sees the child's ids, and may answer by them.
+    # A client that reads the child's own namespace sees the child's ids, and may answer by them.
     return {RESUMED: {**given, **opened}}
 
 

@@ -79,7 +79,7 @@ def class_name(cls: type) -> str:
 
 
 def is_secret(cls: type) -> bool:
-    """Whether it is a class of secrets: pydantic's, ours, or whatever is opened like them."""
+    """Whether it is a class of secrets: pydantic's, ours, or one with `get_secret_value`."""
     return callable(getattr(cls, "get_secret_value", None))
 
 
@@ -149,7 +149,7 @@ def is_carried(cls: type) -> bool:
 
 
 def revived(tag: str, data: Any, known: Known) -> Any:
-    """What stands behind a tag, with everything inside it revived already.
+    """Build the value that a mark describes; the values inside it are built already.
 
     Raises:
         PayloadError: There is no such tag, or its data has another form.
