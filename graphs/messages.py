@@ -312,7 +312,7 @@ class _Reader:
         return self._judged(made, path)[0]
 
     def _like_message(self, value: Any, path: str) -> Any:
-        """Judge a value in a list of messages as the message that `add_messages` would make of it."""
+        """Judge a value as the message that `add_messages` would make of it."""
         if value is _OMITTED or isinstance(value, BaseMessage):
             return value
         try:
