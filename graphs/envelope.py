@@ -162,7 +162,7 @@ class Envelope:
 
 
 def to_base64(data: bytes) -> str:
-    """Bytes as they stand in JSON: base64url without padding."""
+    """Encode bytes for JSON: base64url without padding."""
     return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
 
 

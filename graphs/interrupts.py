@@ -1,8 +1,8 @@
 """A local child's interrupts, made again by the parent: with ids, values and a name of its own.
 
-LangGraph finds the answer to an interrupt by its id, and takes the id from whoever raises it. A
-child that could choose it would direct an answer to another node, so the parent gives each
-interrupt an id that it alone can turn back into the child's.
+LangGraph finds the answer to an interrupt by its id, and takes the id from the exception. A child
+that could choose it would direct an answer to another node, so the parent gives each interrupt an
+id that it alone can turn back into the child's.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ __all__ = [
 RESUMED: Final = "__pregel_resume_map"
 # Below it a child finds out by which id the parent shows an interrupt of its own.
 RENAMED: Final = "__pipelit_renamed"
-# The key of an interrupt's response schema that says who asks. JSON Schema ignores what it doesn't
-# know.
+# The key of an interrupt's response schema that names the agent. JSON Schema ignores unknown keys.
 ASKED_BY: Final = "x-pipelit-agent"
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -116,7 +115,7 @@ def child_answers(configurable: Mapping[str, Any], seed: bytes) -> dict[str, Any
     if not isinstance(given, Mapping):
         return renamed
     opened = {_permuted(key, seed, back=True): value for key, value in given.items() if _is_id(key)}
-    # Whoever looks into a child's own namespace sees the child's ids, and may answer by them.
+    # A client that reads the child's own namespace sees the child's ids, and may answer by them.
     return renamed | {RESUMED: {**given, **opened}}
 
 

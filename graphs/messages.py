@@ -259,7 +259,7 @@ class _Reader:
         return self._like_message(found, path)
 
     def _list(self, value: list[Any], path: str, place: str) -> list[Any]:
-        # Beside a message stand messages; a list among them is one, of a role and a text.
+        # A list with one message holds messages; a list in it is a pair of a role and a text.
         of_messages = place == "messages" or any(type(e) is dict and MARK in e for e in value)
         place = "item" if of_messages else ""
         found = [
@@ -289,7 +289,7 @@ class _Reader:
             pairs = revived(tag, [[self._value(k, path, ""), v] for k, v in _pairs(data)], {})
             return self._dict(pairs.items(), path)
         if tag == _OBJECT and type(data) is list and len(data) == 3:
-            # By itself: what is left out of it, is left out as a whole.
+            # Its content may be left out, and then the object is.
             inside = self._value(data[2], path, "")
             return _OMITTED if inside is _OMITTED else revived(tag, [*data[:2], inside], self.known)
         return revived(tag, self._value(data, path, ""), self.known)
@@ -312,7 +312,7 @@ class _Reader:
         return self._judged(made, path)[0]
 
     def _like_message(self, value: Any, path: str) -> Any:
-        """A value where messages stand: `add_messages` would make one of most."""
+        """Judge a value as the message that `add_messages` would make of it."""
         if value is _OMITTED or isinstance(value, BaseMessage):
             return value
         try:

@@ -8,6 +8,7 @@ classes that it names itself.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 from collections import deque
@@ -39,7 +40,7 @@ from langgraph.store.base import Item
 from pydantic import BaseModel, TypeAdapter
 
 from pipelit_agents.errors import PayloadError
-from pipelit_agents.payload import RESERVED, SecretFound, Tagged
+from pipelit_agents.payload import RESERVED, SecretFound, Tagged, WrittenInParts
 
 from .envelope import from_base64, to_base64
 
@@ -79,7 +80,7 @@ def class_name(cls: type) -> str:
 
 
 def is_secret(cls: type) -> bool:
-    """Whether it is a class of secrets: pydantic's, ours, or whatever is opened like them."""
+    """Whether it is a class of secrets: pydantic's, ours, or one with `get_secret_value`."""
     return callable(getattr(cls, "get_secret_value", None))
 
 
@@ -149,7 +150,7 @@ def is_carried(cls: type) -> bool:
 
 
 def revived(tag: str, data: Any, known: Known) -> Any:
-    """What stands behind a tag, with everything inside it revived already.
+    """Build the value that a mark describes; the values inside it are built already.
 
     Raises:
         PayloadError: There is no such tag, or its data has another form.
@@ -426,6 +427,19 @@ def _items(data: Any, count: int | None = None) -> list[Any]:
     return data
 
 
+def _written_set(name: str, value: Any) -> WrittenInParts:
+    # In one order: Python's differs from process to process, and equal values have equal bytes.
+    def build(walk: Callable[[Any, str, int], Any]) -> Any:
+        items = [walk(each, f"[{position}]", 2) for position, each in enumerate(value)]
+        return _tagged(name, sorted(items, key=_sortable))
+
+    return WrittenInParts(build)
+
+
+def _sortable(item: Any) -> str:
+    return json.dumps(item, sort_keys=True)
+
+
 def _written_memory(value: memoryview) -> Tagged:
     if value.format != "B" or value.ndim != 1:
         raise TypeError("a memoryview of anything but bytes can't be carried")
@@ -504,8 +518,8 @@ _WRITERS: Final[dict[type, Callable[[Any], Any]]] = {
     bytes: lambda value: _tagged("bytes", to_base64(value)),
     bytearray: lambda value: _tagged("bytearray", to_base64(bytes(value))),
     memoryview: _written_memory,
-    set: lambda value: _tagged("set", list(value)),
-    frozenset: lambda value: _tagged("frozenset", list(value)),
+    set: lambda value: _written_set("set", value),
+    frozenset: lambda value: _written_set("frozenset", value),
     deque: lambda value: _tagged("deque", [list(value), value.maxlen]),
     **dict.fromkeys(_PATHS.values(), _written_path),
     **dict.fromkeys(_IPS.values(), lambda v: _tagged("ip", [type(v).__name__, str(v)])),

@@ -157,9 +157,7 @@ def _plain(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
             ) from None
         if type(converted) is WrittenInParts:
             return converted.build(
-                lambda part, name, down: _plain(
-                    part, f"{path}.{name}" if path else name, depth + down, hooks
-                )
+                lambda part, name, down: _plain(part, _joined(path, name), depth + down, hooks)
             )
         if converted is not value:
             return _plain(converted, path, depth + 1, hooks)
@@ -174,6 +172,10 @@ def _plain(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
     if issubclass(kind, list | tuple):
         return _plain_list(value, path, depth, hooks)
     raise PayloadError(f"{path or 'the value'} is of type {kind.__name__}, which JSON can't carry")
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}{name}" if not path or name.startswith("[") else f"{path}.{name}"
 
 
 def _plain_dict(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:

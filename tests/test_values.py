@@ -8,7 +8,10 @@ import dataclasses
 import enum
 import ipaddress
 import json
+import os
 import pathlib
+import subprocess
+import sys
 import threading
 import zoneinfo
 from collections.abc import Callable
@@ -183,6 +186,25 @@ def test_a_value_arrives_as_itself(value: Any) -> None:
             value.utcoffset(),
             value.fold,
         )
+
+
+def test_a_set_has_the_same_bytes_in_each_process() -> None:
+    """Python's own order of text differs from process to process; what is asked is digested."""
+    code = (
+        "from pipelit_agents.graphs.messages import state_to_bytes; "
+        "print(state_to_bytes([{'a', 'b', 'c', 'd', (1, frozenset('xyz'))}]))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1
 
 
 _SCALARS = st.one_of(
