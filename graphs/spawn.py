@@ -599,13 +599,17 @@ class _Parent:
         """
         self.lead.domain.users.get(self.name)
         relation = self.lead.relation_to(self.name)
+        theirs = "" if relation is None else relation.theirs
         proof = None
         # A peer that was given nothing to check the lead by may still work for anyone.
         if relation is None or relation.ours is not None:
             proof = self.lead.prove_request(
-                challenge.value, order["request"], verifier=self.name, depth=order["depth"]
+                challenge.value,
+                order["request"],
+                verifier=self.name,
+                depth=order["depth"],
+                answer_relation=theirs,
             )
-        theirs = "" if relation is None else relation.theirs
         return SpawnRequest(
             self.lead.username,
             challenge.value,

@@ -49,7 +49,8 @@ class Binding(NamedTuple):
         challenge: The verifier's challenge, 32 bytes.
         depth: How deep in nested spawns, 1 for the outermost.
         request: The exact bytes that were asked.
-        kind: ``result``, ``error`` or ``possession``.
+        kind: ``result``, ``error`` or ``possession``; for a request, the relation that its answer
+            is to be proven under.
         payload: The exact bytes of the answer.
     """
 

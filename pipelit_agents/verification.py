@@ -813,10 +813,31 @@ class Agent:
         verifier: str,
         depth: int | None = None,
         relation: str | None = None,
+        answer_relation: str = "",
     ) -> Proof:
-        """Proves that this agent asks this of that child. Arguments and errors as :meth:`prove`."""
+        """Proves that this agent asks this of that child.
+
+        Args and errors as :meth:`prove`, and one more:
+
+        Args:
+            challenge: As there, and what follows too.
+            request: The exact bytes that are asked.
+            verifier: The child.
+            depth: The depth of the spawn.
+            relation: The peering that this proof is made under.
+            answer_relation: The id of the peering that the child is asked to prove its answer
+                under; an empty string for none.
+        """
         return self._verifier.prove(
-            self._asked("spawn-request", challenge, verifier, request, depth, relation)
+            self._asked(
+                "spawn-request",
+                challenge,
+                verifier,
+                request,
+                depth,
+                relation,
+                _required_relation(answer_relation),
+            )
         )
 
     async def aprove_request(
@@ -827,10 +848,19 @@ class Agent:
         verifier: str,
         depth: int | None = None,
         relation: str | None = None,
+        answer_relation: str = "",
     ) -> Proof:
         """As :meth:`prove_request`, off the event loop."""
         return await self._verifier.aprove(
-            self._asked("spawn-request", challenge, verifier, request, depth, relation)
+            self._asked(
+                "spawn-request",
+                challenge,
+                verifier,
+                request,
+                depth,
+                relation,
+                _required_relation(answer_relation),
+            )
         )
 
     def verify_proof(
@@ -902,10 +932,27 @@ class Agent:
         challenge: Challenge,
         request: bytes,
         depth: int | None = None,
+        answer_relation: str = "",
     ) -> Verification:
-        """Checks that the challenge's prover asks this of this agent. Otherwise as above."""
+        """Checks that the challenge's prover asks this of this agent. Otherwise as above.
+
+        Args:
+            proof: What the parent sent.
+            challenge: Made of the challenge that came with it.
+            request: The exact bytes received.
+            depth: The depth of the spawn.
+            answer_relation: The peering that the request names for the answer. Compare it with
+                :meth:`relation_to`: a parent may name its own domain's only.
+        """
         return self._verifier.check_proof(
-            self._check(proof, challenge, "spawn-request", request, depth)
+            self._check(
+                proof,
+                challenge,
+                "spawn-request",
+                request,
+                depth,
+                _required_relation(answer_relation),
+            )
         )
 
     async def averify_request(
@@ -915,10 +962,18 @@ class Agent:
         challenge: Challenge,
         request: bytes,
         depth: int | None = None,
+        answer_relation: str = "",
     ) -> Verification:
         """As :meth:`verify_request`, off the event loop."""
         return await self._verifier.acheck_proof(
-            self._check(proof, challenge, "spawn-request", request, depth)
+            self._check(
+                proof,
+                challenge,
+                "spawn-request",
+                request,
+                depth,
+                _required_relation(answer_relation),
+            )
         )
 
     def require_active(self) -> None:
@@ -1146,6 +1201,12 @@ def _short_codes(
         verifier=audience,
     )
     return binding.answers(key, steps)
+
+
+def _required_relation(relation: object) -> str:
+    if type(relation) is not str or (relation and not is_relation(relation)):
+        raise ValueError("answer_relation has to be the id of a peering, or an empty string")
+    return relation
 
 
 def _require_challenge(challenge: object) -> None:
