@@ -45,7 +45,7 @@ from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger, accou
 from pipelit_agents.names import is_username, require_username
 from pipelit_agents.otp import step_at, totp
 from pipelit_agents.peering import PeerRelation, is_relation
-from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
+from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, Question, same
 from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
 
@@ -84,6 +84,8 @@ _SPEND_REQUEST: Final = text(
 
 _DEEPEST: Final = 2**31
 _LONGEST_KIND: Final = 64
+# The year 5138. What is more may be milliseconds, and is looked at more closely.
+_NOT_SECONDS: Final = 1e11
 # How many names one statement looks up: some databases take 999 parameters.
 _NAMES_AT_ONCE: Final = 400
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
@@ -170,7 +172,7 @@ class _Check(NamedTuple):
     """A proof that is to be checked, by what the database says then."""
 
     proof: Proof
-    challenge: Challenge
+    challenge: Question
     verifier: str
     role: ProofRole
     request: bytes
@@ -225,6 +227,8 @@ class Verifier:
             ConfigurationError: The clock returns something else.
         """
         given = self._clock()
+        if type(given) is float and 0.0 <= given < _NOT_SECONDS:
+            return given
         try:
             now = float(given)
             step_at(now)
@@ -1214,23 +1218,16 @@ def _require_challenge(challenge: object) -> None:
         raise ValueError("challenge has to be the verifier's 32 bytes: the value of its Challenge")
 
 
-def _exactly(proof: object, challenge: object) -> tuple[Proof, Challenge]:
+def _exactly(proof: object, challenge: object) -> tuple[Proof, Question]:
     if type(proof) is not Proof or type(challenge) is not Challenge:
         raise TypeError(
             "what is checked is a Proof, against the Challenge that this agent made and kept"
         )
     try:
-        return Proof(proof.prover, proof.verifier, proof.step, proof.value), Challenge(
-            challenge.value,
-            prover=challenge.prover,
-            verifier=challenge.verifier,
-            issued_at=challenge.issued_at,
-            expires_at=challenge.expires_at,
-        )
+        fields = (proof.prover, proof.verifier, proof.step, proof.value)
     except AttributeError:
-        raise TypeError("a Proof and a Challenge have to be made by calling their classes") from (
-            None
-        )
+        raise TypeError("a Proof has to be made by calling its class") from None
+    return Proof(*fields), challenge.question()
 
 
 def _require_bindable(request: object, depth: object, kind: object, payload: object) -> None:
