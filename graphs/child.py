@@ -17,7 +17,13 @@ from langgraph.types import StateUpdate
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
-from pipelit_agents.errors import AccountError, PayloadError, ProofRejected, RequestRefused
+from pipelit_agents.errors import (
+    AccountError,
+    PayloadError,
+    ProofRejected,
+    RequestRefused,
+    UserNotFound,
+)
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof
 from pipelit_agents.threads import aside
@@ -267,9 +273,13 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
 
         Raises:
             RequestRefused: As :meth:`check`; also a request that came before, and one that
-                another account sends than the parent that proves it.
+                another account sends than the parent that proves it, or that names a peering
+                which isn't its parent's.
         """
         self.check(request)
+        if not self._may_name(request):
+            self.agent.note_refusal(request.parent, "verify.request", "relation of another domain")
+            raise self._refusal()
         if isinstance(self.accept_from, Anyone):
             return
         if identity is not None and identity != request.parent:
@@ -278,6 +288,26 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         elif self.agent.spend_request(request.parent, request.challenge):
             return
         raise self._refusal()
+
+    def _may_name(self, request: SpawnRequest) -> bool:
+        """Whether the peering that a request names for its answer is its parent's to name.
+
+        Otherwise a domain could have answers proven to it under the secret of another, and bring
+        them there; or of this domain's own.
+        """
+        peer = self.agent.relation_to(request.parent)
+        if peer is not None:
+            return request.relation == (peer.ours or "")
+        if not request.relation:
+            return True
+        if not isinstance(self.accept_from, Anyone):
+            return False
+        # A child that works for anyone needn't know its parents; those of its own domain it does.
+        try:
+            self.agent.domain.users.get(request.parent)
+        except UserNotFound:
+            return True
+        return False
 
     def check(self, request: SpawnRequest) -> None:
         """Checks the caller before any node of the graph runs.
@@ -300,7 +330,10 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         if self.accept_from is None or isinstance(self.accept_from, Anyone):
             return
         if request.parent not in self.accept_from or request.proof is None:
-            await aside(self.check, request)
+            # Not self.check, which may be another's: the package's threads are everybody's.
+            await aside(
+                self.agent.note_refusal, request.parent, "verify.request", "not in accept_from"
+            )
             raise self._refusal()
         try:
             await self.agent.averify_request(request.proof, **self._asked(request))
@@ -316,7 +349,12 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             issued_at=now - REQUEST_LIFETIME + PERIOD,
             expires_at=now + REQUEST_LIFETIME,
         )
-        return {"challenge": challenge, "request": request.payload, "depth": request.depth}
+        return {
+            "challenge": challenge,
+            "request": request.payload,
+            "depth": request.depth,
+            "answer_relation": request.relation or "",
+        }
 
     def _note_refusal(self, request: SpawnRequest, reason: str) -> None:
         # An agent that was deactivated writes nothing down; the caller is refused all the same.

@@ -29,8 +29,8 @@ class SpawnRequest:
         challenge: What the answer's proof has to answer, 32 bytes.
         depth: How deep in nested spawns, 1 for the outermost.
         payload: The input of the child's graph, as bytes.
-        proof: The parent's proof over child, challenge, depth and payload; None where the child
-            shares the parent's ``Pipelit`` and doesn't ask.
+        proof: The parent's proof over child, challenge, depth, payload and relation; None where
+            the child shares the parent's ``Pipelit`` and doesn't ask.
         relation: The peering that the child has to prove under; empty for none, None where the
             child finds it by the parent's name.
     """

@@ -53,7 +53,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD, Challenge, Proof, derive_challenge
-from pipelit_agents.threads import aside
+from pipelit_agents.threads import Apart, Stuck, aside
 
 from .calls import Call, without_an_answer
 from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, UNLIMITED, ShowingStep, Step, VerifiedChild
@@ -91,6 +91,10 @@ _GRACE: Final = 1.0
 _SHOWN_FOR: Final = 1.0
 # Seconds that all tasks wait for children to show it; then each asks its own child.
 _HEAD_START: Final = 0.1
+# Seconds in which a child has to show it, where its time limit isn't shorter: it makes one proof.
+_SHOW_WITHIN: Final = 10.0
+# How many calls of a child that don't come back are borne, each on a thread of its own.
+_MOST_HUNG: Final = 32
 # How many failures an error tells; a thousand would fill a log with the same words.
 _TOLD: Final = 10
 # Bytes from which an answer is read off the event loop.
@@ -226,7 +230,7 @@ class _Run:
         # When a child last showed that it holds its secret, by the lead's clock.
         self.shown: dict[str, float] = {}
         # The children that are being asked to, on the event loop.
-        self.showing: dict[str, asyncio.Event] = {}
+        self.showing: dict[str, asyncio.Future[None]] = {}
 
     def tell(self, event: str, order: _Order, **more: Any) -> None:
         # Without a parent around it the node's own stream is the caller's.
@@ -504,7 +508,7 @@ def spawn_and_await(
         on_failure,
     )
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
-    seeing: dict[str, Callable[[_Run], None]] = {}
+    seeing: dict[str, Callable[[_Run], asyncio.Future[None]]] = {}
     for agent, given in children.items():
         kind = terms.kinds[agent]
         child = from_remote_graph(agent, given) if isinstance(given, RemoteGraph) else given
@@ -528,7 +532,7 @@ def spawn_and_await(
             node = _unbound_node(parent, child)
         else:
             node = _bound_node(parent, cast(VerifiedChild, child))
-            seeing[agent] = partial(parent.see_possession, child=cast(VerifiedChild, child))
+            seeing[agent] = partial(parent.begin_to_see, child=cast(VerifiedChild, child))
         builder.add_node(agent, node, input_schema=_Order)
         builder.add_edge(agent, JOIN)
 
@@ -582,9 +586,9 @@ def spawn_and_await(
         orders = await aside(order_all, state, config)
         called = {each["agent"] for each in orders if "problem" not in each}
         run = _run_of(config)
-        asked = [asyncio.to_thread(seeing[each], run) for each in seeing.keys() & called]
+        asked = [seeing[each](run) for each in seeing.keys() & called]
         # Later on their threads would have few turns beside a loop that begins all the tasks. Who
-        # shows nothing now is asked again by each task.
+        # shows nothing now is asked again by the tasks, which wait for it together.
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), _HEAD_START)
         return send(state, orders)
@@ -664,6 +668,8 @@ class _Parent:
         self.proves = listed is not None and listed is not ANYONE
         # A class of another's may leave the context behind, as by a thread of its own.
         self.preset = type(child) is not VerifiedChild or bool(child.graph.config)
+        self._apart = Apart(_MOST_HUNG)
+        self._show_within = _SHOW_WITHIN if timeout is None else min(timeout, _SHOW_WITHIN)
         self.action = "verify.plain" if kind == "unbound-totp" else "verify.proof"
         self.accept = accept
         graph = child.graph if isinstance(child, VerifiedChild) else child
@@ -719,7 +725,8 @@ class _Parent:
         Raises:
             PipelitError: The child doesn't hold it.
         """
-        self.see_possession(run, child)
+        if not self._was_shown(run):
+            self.see_possession(run, child)
         proof = None
         if self.proves:
             proof = self.lead.prove_request(
@@ -741,14 +748,57 @@ class _Parent:
         return self._request(order, challenge, proof)
 
     def see_possession(self, run: _Run, child: VerifiedChild) -> None:
-        """Asks the child to show that it holds its secret, unless it did a moment ago.
+        """Asks the child to show that it holds its secret.
 
         Raises:
             PipelitError: It doesn't.
+            Stuck: It doesn't come back. It is a child's code, and runs where it can hold up nobody.
         """
-        if self._was_shown(run):
-            return
         possession = self.lead.challenge(self.name)
+        shown = self._apart.run(partial(self._shown, child, possession), within=self._show_within)
+        self.lead.verify_possession(shown, challenge=possession)
+        run.shown[self.name] = self.lead.now()
+
+    async def _asee_possession(self, run: _Run, child: VerifiedChild) -> None:
+        # Many tasks of a child begin at one moment: one asks, and the others go on together with
+        # it. Where what it showed isn't right, each is refused by itself; where it hangs, nobody
+        # has it hang once more.
+        asked = run.showing.get(self.name)
+        first = asked is None or asked.done()
+        if asked is None or asked.done():
+            asked = self.begin_to_see(run, child)
+        try:
+            # One task's end isn't that of the others.
+            await asyncio.shield(asked)
+        except (Stuck, *_PARENT_FAILED):
+            raise
+        except Exception:
+            if first:
+                raise
+            if not self._was_shown(run):
+                await self._see_possession(run, child)
+
+    def begin_to_see(self, run: _Run, child: VerifiedChild) -> asyncio.Future[None]:
+        """Asks on the event loop, for all tasks that begin meanwhile."""
+
+        def forget(task: asyncio.Task[None]) -> None:
+            if run.showing.get(self.name) is task:
+                del run.showing[self.name]
+            _forget(task)
+
+        asked = asyncio.create_task(self._see_possession(run, child))
+        run.showing[self.name] = asked
+        asked.add_done_callback(forget)
+        return asked
+
+    async def _see_possession(self, run: _Run, child: VerifiedChild) -> None:
+        possession = self.lead.challenge(self.name)
+        show = partial(self._shown, child, possession)
+        shown = await self._apart.arun(show, within=self._show_within)
+        await self.lead.averify_possession(shown, challenge=possession)
+        run.shown[self.name] = self.lead.now()
+
+    def _shown(self, child: VerifiedChild, possession: Challenge) -> Proof:
         with _Exits():
             # Read here, where it may be anything and do anything when it is read.
             shown = child.prove_possession(possession)
@@ -757,25 +807,7 @@ class _Parent:
             value = shown.value
             if type(value) is not str:
                 raise _BrokeOff
-            shown = Proof(self.name, self.lead.username, shown.step, value)
-        self.lead.verify_possession(shown, challenge=possession)
-        run.shown[self.name] = self.lead.now()
-
-    async def _asee_possession(self, run: _Run, child: VerifiedChild) -> None:
-        # Many tasks of a child begin at one moment: one asks, and the others go on together with
-        # it. Where nothing was shown to it, each is refused by itself.
-        asked = run.showing.get(self.name)
-        if asked is not None:
-            await asked.wait()
-            if not self._was_shown(run):
-                await asyncio.to_thread(self.see_possession, run, child)
-            return
-        asked = run.showing[self.name] = asyncio.Event()
-        try:
-            await asyncio.to_thread(self.see_possession, run, child)
-        finally:
-            del run.showing[self.name]
-            asked.set()
+            return Proof(self.name, self.lead.username, shown.step, value)
 
     def _was_shown(self, run: _Run) -> bool:
         return 0 <= self.lead.now() - run.shown.get(self.name, -_SHOWN_FOR) < _SHOWN_FOR
@@ -798,13 +830,17 @@ class _Parent:
         """
         self.lead.domain.users.get(self.name)
         relation = self.lead.relation_to(self.name)
+        theirs = "" if relation is None else relation.theirs
         proof = None
         # A peer that was given nothing to check the lead by may still work for anyone.
         if relation is None or relation.ours is not None:
             proof = self.lead.prove_request(
-                challenge.value, order["request"], verifier=self.name, depth=order["depth"]
+                challenge.value,
+                order["request"],
+                verifier=self.name,
+                depth=order["depth"],
+                answer_relation=theirs,
             )
-        theirs = "" if relation is None else relation.theirs
         return SpawnRequest(
             self.lead.username,
             challenge.value,
@@ -905,6 +941,13 @@ class _Parent:
                 "than max_answer_bytes"
             )
             reason = "interrupt can't be carried"
+        elif isinstance(error, Stuck):
+            status = "timeout"
+            words = (
+                f"it didn't show within {self._show_within:g} seconds that it holds its secret, and"
+                " was asked for nothing"
+            )
+            reason = "no possession in time"
         elif isinstance(error, Unreachable):
             status, reason = "unreachable", "unreachable"
             words = "the child's server is away, or lost the run: nothing was used, ask it again"

@@ -96,9 +96,11 @@ class Gathering(Generic[A, R]):
             question.claim()
             if question.answer is _UNSERVED:
                 self._serve_with(question, self._company() if mine else [])
-        finally:
+        except BaseException:
             # Nobody waits for it any more.
             question.claim()
+            raise
+        finally:
             # Tried, where the turn may not be this thread's: an interrupt between taking it and
             # remembering that in a variable would keep it for good.
             try:  # noqa: SIM105 - suppress is Python's own code, and can be interrupted too

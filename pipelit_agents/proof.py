@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, Literal, NamedTuple, NoReturn, SupportsIndex
 
 from pipelit_agents.errors import ProofRejected
@@ -49,7 +49,8 @@ class Binding(NamedTuple):
         challenge: The verifier's challenge, 32 bytes.
         depth: How deep in nested spawns, 1 for the outermost.
         request: The exact bytes that were asked.
-        kind: ``result``, ``error`` or ``possession``; ``message`` in a code bound to a message.
+        kind: ``result``, ``error`` or ``possession``; for a request, the relation that its answer
+            is to be proven under; ``message`` in a code bound to a message.
         payload: The exact bytes of the answer, or of the message.
     """
 
@@ -141,6 +142,31 @@ class _Process:
 _PROCESS: Final = _Process()
 
 
+class Question(NamedTuple):
+    """What a challenge says: exact types and forms, that a check keeps for itself."""
+
+    value: bytes
+    prover: str
+    verifier: str
+    issued_at: float
+    expires_at: float
+
+    @classmethod
+    def of(
+        cls, value: object, prover: object, verifier: object, issued_at: object, expires_at: object
+    ) -> Question:
+        """Return the question of these fields; errors as :class:`Challenge`."""
+        if type(value) is not bytes or len(value) != 32:
+            raise ValueError("value: a challenge is 32 bytes")
+        return cls(
+            value,
+            require_username(prover, argument="prover"),
+            require_username(verifier, argument="verifier"),
+            _time(issued_at, "issued_at"),
+            _time(expires_at, "expires_at"),
+        )
+
+
 class Challenge:
     """A verifier's question to one prover. The first check spends it, good or bad.
 
@@ -173,21 +199,17 @@ class Challenge:
     def __init__(
         self, value: bytes, *, prover: str, verifier: str, issued_at: float, expires_at: float
     ) -> None:
-        if type(value) is not bytes or len(value) != 32:
-            raise ValueError("value: a challenge is 32 bytes")
-        fields = {
-            "value": value,
-            "prover": require_username(prover, argument="prover"),
-            "verifier": require_username(verifier, argument="verifier"),
-            "issued_at": _time(issued_at, "issued_at"),
-            "expires_at": _time(expires_at, "expires_at"),
-            "_minted_in": _PROCESS.name(),
-            # Taking the only item is one step, whichever threads try. A lock would be one more
-            # thing that a signal handler could wait for while its own thread holds it.
-            "_unspent": [True],
-        }
-        for name, field_value in fields.items():
-            object.__setattr__(self, name, field_value)
+        said = Question.of(value, prover, verifier, issued_at, expires_at)
+        keep = partial(object.__setattr__, self)
+        keep("value", said.value)
+        keep("prover", said.prover)
+        keep("verifier", said.verifier)
+        keep("issued_at", said.issued_at)
+        keep("expires_at", said.expires_at)
+        keep("_minted_in", _PROCESS.name())
+        # Taking the only item is one step, whichever threads try. A lock would be one more thing
+        # that a signal handler could wait for while its own thread holds it.
+        keep("_unspent", [True])
 
     @classmethod
     def mint(cls, *, prover: str, verifier: str, issued_at: float, expires_at: float) -> Challenge:
@@ -196,6 +218,19 @@ class Challenge:
         return cls(
             value, prover=prover, verifier=verifier, issued_at=issued_at, expires_at=expires_at
         )
+
+    def question(self) -> Question:
+        """Return what it says, checked once more: somebody may have written into it all the same.
+
+        Raises:
+            TypeError: It isn't one that was made by calling its class, or a time isn't a number.
+            ValueError: A field has another form.
+        """
+        try:
+            fields = (self.value, self.prover, self.verifier, self.issued_at, self.expires_at)
+        except AttributeError:
+            raise TypeError("a Challenge has to be made by calling its class") from None
+        return Question.of(*fields)
 
     @property
     def minted_here(self) -> bool:

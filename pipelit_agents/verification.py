@@ -48,7 +48,7 @@ from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger, accou
 from pipelit_agents.names import OPERATOR, is_username, require_username
 from pipelit_agents.otp import step_at, totp
 from pipelit_agents.peering import PeerRelation, is_relation
-from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, same
+from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, Question, same
 from pipelit_agents.questions import QuestionLimit
 from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
@@ -95,6 +95,8 @@ _REFUSABLE: Final = frozenset(
 _MAKING: Final = "code.make"
 _REASON: Final = re.compile(r"[!-~](?:[ -~]{0,62}[!-~])?\Z")
 _LONGEST_KIND: Final = 64
+# The year 5138. What is more may be milliseconds, and is looked at more closely.
+_NOT_SECONDS: Final = 1e11
 # How many names one statement looks up: some databases take 999 parameters.
 _NAMES_AT_ONCE: Final = 400
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
@@ -186,7 +188,7 @@ class _Check(NamedTuple):
     """A proof that is to be checked, by what the database says then."""
 
     proof: Proof
-    challenge: Challenge
+    challenge: Question
     verifier: str
     role: ProofRole
     request: bytes
@@ -245,6 +247,8 @@ class Verifier:
             ConfigurationError: The clock returns something else.
         """
         given = self._clock()
+        if type(given) is float and 0.0 <= given < _NOT_SECONDS:
+            return given
         try:
             now = float(given)
             step_at(now)
@@ -1006,10 +1010,31 @@ class Agent:
         verifier: str,
         depth: int | None = None,
         relation: str | None = None,
+        answer_relation: str = "",
     ) -> Proof:
-        """Proves that this agent asks this of that child. Arguments and errors as :meth:`prove`."""
+        """Proves that this agent asks this of that child.
+
+        Args and errors as :meth:`prove`, and one more:
+
+        Args:
+            challenge: As there, and what follows too.
+            request: The exact bytes that are asked.
+            verifier: The child.
+            depth: The depth of the spawn.
+            relation: The peering that this proof is made under.
+            answer_relation: The id of the peering that the child is asked to prove its answer
+                under; an empty string for none.
+        """
         return self._verifier.prove(
-            self._asked("spawn-request", challenge, verifier, request, depth, relation)
+            self._asked(
+                "spawn-request",
+                challenge,
+                verifier,
+                request,
+                depth,
+                relation,
+                _required_relation(answer_relation),
+            )
         )
 
     async def aprove_request(
@@ -1020,10 +1045,19 @@ class Agent:
         verifier: str,
         depth: int | None = None,
         relation: str | None = None,
+        answer_relation: str = "",
     ) -> Proof:
         """As :meth:`prove_request`, off the event loop."""
         return await self._verifier.aprove(
-            self._asked("spawn-request", challenge, verifier, request, depth, relation)
+            self._asked(
+                "spawn-request",
+                challenge,
+                verifier,
+                request,
+                depth,
+                relation,
+                _required_relation(answer_relation),
+            )
         )
 
     def verify_proof(
@@ -1095,10 +1129,27 @@ class Agent:
         challenge: Challenge,
         request: bytes,
         depth: int | None = None,
+        answer_relation: str = "",
     ) -> Verification:
-        """Checks that the challenge's prover asks this of this agent. Otherwise as above."""
+        """Checks that the challenge's prover asks this of this agent. Otherwise as above.
+
+        Args:
+            proof: What the parent sent.
+            challenge: Made of the challenge that came with it.
+            request: The exact bytes received.
+            depth: The depth of the spawn.
+            answer_relation: The peering that the request names for the answer. Compare it with
+                :meth:`relation_to`: a parent may name its own domain's only.
+        """
         return self._verifier.check_proof(
-            self._check(proof, challenge, "spawn-request", request, depth)
+            self._check(
+                proof,
+                challenge,
+                "spawn-request",
+                request,
+                depth,
+                _required_relation(answer_relation),
+            )
         )
 
     async def averify_request(
@@ -1108,10 +1159,18 @@ class Agent:
         challenge: Challenge,
         request: bytes,
         depth: int | None = None,
+        answer_relation: str = "",
     ) -> Verification:
         """As :meth:`verify_request`, off the event loop."""
         return await self._verifier.acheck_proof(
-            self._check(proof, challenge, "spawn-request", request, depth)
+            self._check(
+                proof,
+                challenge,
+                "spawn-request",
+                request,
+                depth,
+                _required_relation(answer_relation),
+            )
         )
 
     def require_active(self) -> None:
@@ -1368,28 +1427,27 @@ def _short_codes(
     return binding.answers(key, steps)
 
 
+def _required_relation(relation: object) -> str:
+    if type(relation) is not str or (relation and not is_relation(relation)):
+        raise ValueError("answer_relation has to be the id of a peering, or an empty string")
+    return relation
+
+
 def _require_challenge(challenge: object) -> None:
     if type(challenge) is not bytes or len(challenge) != 32:
         raise ValueError("challenge has to be the verifier's 32 bytes: the value of its Challenge")
 
 
-def _exactly(proof: object, challenge: object) -> tuple[Proof, Challenge]:
+def _exactly(proof: object, challenge: object) -> tuple[Proof, Question]:
     if type(proof) is not Proof or type(challenge) is not Challenge:
         raise TypeError(
             "what is checked is a Proof, against the Challenge that this agent made and kept"
         )
     try:
-        return Proof(proof.prover, proof.verifier, proof.step, proof.value), Challenge(
-            challenge.value,
-            prover=challenge.prover,
-            verifier=challenge.verifier,
-            issued_at=challenge.issued_at,
-            expires_at=challenge.expires_at,
-        )
+        fields = (proof.prover, proof.verifier, proof.step, proof.value)
     except AttributeError:
-        raise TypeError("a Proof and a Challenge have to be made by calling their classes") from (
-            None
-        )
+        raise TypeError("a Proof has to be made by calling its class") from None
+    return Proof(*fields), challenge.question()
 
 
 def _require_bindable(request: object, depth: object, kind: object, payload: object) -> None:

@@ -51,6 +51,9 @@ SEED = bytes(range(32, 64))
 ATTEMPT = 1
 STEP = 60_000_000
 INPUT = b'{"question":"why?"}'
+# The peering that the parent proves its request under, and the one that it names for the answer.
+RELATION = b"00112233445566778899aabbccddeeff"
+ANSWER_RELATION = b"ffeeddccbbaa99887766554433221100"
 ANSWER = '{"answer":"because \u2713"}'.encode()
 MESSAGE = "pay bob 90 \u20ac"
 
@@ -120,6 +123,16 @@ def worked() -> dict[str, Any]:
                 request=asked,
             ),
             example(
+                "spawn-request between domains",
+                role=b"spawn-request",
+                relation=RELATION,
+                prover=b"agent_lead",
+                verifier=b"agent_researcher",
+                **proof,
+                request=asked,
+                kind=ANSWER_RELATION,
+            ),
+            example(
                 "audience-code",
                 role=b"audience-code",
                 suite=b"OCRA-1:HOTP-SHA256-8:QH64-T30S",
@@ -158,6 +171,16 @@ def bindings() -> dict[str, Binding]:
             challenge=challenge,
             depth=1,
             request=INPUT,
+        ),
+        "spawn-request between domains": Binding(
+            role="spawn-request",
+            relation=RELATION.decode(),
+            prover="agent_lead",
+            verifier="agent_researcher",
+            challenge=challenge,
+            depth=1,
+            request=INPUT,
+            kind=ANSWER_RELATION.decode(),
         ),
         "audience-code": Binding(
             role="audience-code",
@@ -234,7 +257,23 @@ def test_agents_compute_the_published_example(pipelit: Pipelit, clock: Clock) ->
     request = parent.prove_request(value, INPUT, verifier="agent_researcher", depth=1)
     code = child.totp_code(audience="agent_lead").code
     bound = child.totp_code(audience="agent_lead", message=published["message_text"]).code
-    assert [result.value, request.value, code, bound] == [
+    with pipelit._database.writing() as connection:
+        connection.execute(
+            text("INSERT INTO pipelit_peerings VALUES (:r, 'agent_lead', 'there', :s, 0, 'alice')"),
+            {
+                "r": RELATION.decode(),
+                "s": pipelit._open_keyring().seal(SECRET, f"peering:{RELATION.decode()}"),
+            },
+        )
+    between = parent.prove_request(
+        value,
+        INPUT,
+        verifier="agent_researcher",
+        depth=1,
+        relation=RELATION.decode(),
+        answer_relation=ANSWER_RELATION.decode(),
+    )
+    assert [result.value, request.value, between.value, code, bound] == [
         each["response"] for each in published["examples"]
     ]
 

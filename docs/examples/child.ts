@@ -44,7 +44,7 @@ const used = new Set<string>(); // A server of several processes keeps these in 
 function admit(request: Request, challenge: Buffer, payload: Buffer): void {
   const { step, value } = request.proof;
   const right = answer(lead.key, step, "spawn-request", lead.relation, lead.name, me.name, challenge,
-    String(request.depth), sha256(payload), "", "");
+    String(request.depth), sha256(payload), request.relation, "");
   const proven = value.length === 64 && timingSafeEqual(Buffer.from(value), Buffer.from(right));
   const fresh = Math.abs(now() - step) <= 2 && !used.has(request.challenge);
   if (request.parent !== lead.name || request.relation !== me.relation || !proven || !fresh)
