@@ -28,6 +28,7 @@ from pipelit_agents.errors import (
     ApprovalNotFound,
     PipelitError,
     SecondFactorError,
+    UserInactive,
     VerificationError,
 )
 
@@ -40,6 +41,7 @@ _FORM: Final = (
     'the answer has to be {"username": …, "code": …}, or {"username": …, "deny": true} with or '
     'without a code; "id", the question that is answered, can be added'
 )
+_REJECTED: Final = "the code was not accepted; wait for the next one"
 
 Reason = str | Callable[[Any], Any]
 
@@ -186,6 +188,9 @@ def approve_with_totp(
             found = answer.give(pipelit)
         except (ApprovalClosed, ApprovalNotFound) as error:
             return Command(goto="store", update={"error": str(error)})
+        except UserInactive:
+            # In the words for a wrong code: who sends an answer learns nothing about the account.
+            return Command(goto="ask", update={"error": _REJECTED})
         except (AccountError, VerificationError, _Unreadable) as error:
             return Command(goto="ask", update={"error": str(error)})
         approval = Approval(

@@ -28,12 +28,12 @@ __all__ = [
     "open_transactions",
 ]
 
-# Far ahead of the last sealed entry, and relative to it. A row that somebody plants beyond it (at
+# Less than 2**40 ahead of the last sealed entry. A row that somebody plants at a higher number (at
 # 2**63 - 1, SQLite would choose random numbers from then on) doesn't move the numbering. The bounds
 # are for a planted seal.
 _HIGHEST_IN_SQLITE: Final = (
     "(max(0, min(2305843009213693952, coalesce((SELECT last_id FROM pipelit_audit_seals "
-    "ORDER BY number DESC LIMIT 1), 0))) + 1099511627776)"
+    "ORDER BY number DESC LIMIT 1), 0))) + 1099511627775)"
 )
 # Without the privilege to read the sequence nothing is known of it.
 _SEQUENCE: Final = text(

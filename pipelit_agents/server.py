@@ -172,23 +172,26 @@ class _LivingKeys:
             StorageError: The database can't be asked.
         """
         digest = _digest(token)
-        if digest in self._refused:
-            return False
-        if digest not in self._digests and self.stale_in() <= 0:
+        # First, because it forgets what was refused: that may have been too early, or long ago.
+        if self._is_unknown(token, digest) and self.stale_in() <= 0:
             if self._reading is None:
                 self._reading = asyncio.ensure_future(self._read())
             # Many wait for one; and when one of them is cancelled, the others still wait.
             await asyncio.shield(self._reading)
-        return digest in self._digests
+        return not self._is_unknown(token, digest)
+
+    def _is_unknown(self, token: str, digest: bytes) -> bool:
+        return digest not in self._digests or _whole_digest(token) in self._refused
 
     def stale_in(self) -> float:
-        """Seconds until it is read again, for a key that isn't in it."""
+        """Seconds until it is read again, for a key that isn't in it or was refused."""
         return self._read_at + _FRESH - asyncio.get_running_loop().time()
 
     def forget(self, token: str) -> None:
         """A key that was in it has been refused."""
         if len(self._refused) < _MOST_KNOWN:
-            self._refused.add(_digest(token))
+            # All of it: the right secret under a wrong id says nothing about the right key.
+            self._refused.add(_whole_digest(token))
 
     async def _read(self) -> None:
         try:
@@ -221,6 +224,10 @@ def _living_digests(database: Database, now: float) -> frozenset[bytes]:
 def _digest(token: str) -> bytes:
     # Of the secret part, as it is stored. The half of it is enough to tell keys apart.
     return hashlib.sha256(token.split("_", 2)[-1].encode()).digest()[:16]
+
+
+def _whole_digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()[:16]
 
 
 class _Door:

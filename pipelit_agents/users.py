@@ -429,6 +429,13 @@ class Users:
             connection.execute(
                 update(UserRow).where(UserRow.username.in_(ended)).values(active=False)
             )
+            # An approval is good only with the factor by which it was given. Without the factor,
+            # writing to the other columns brings neither the person nor the approval back.
+            connection.execute(
+                update(UserRow)
+                .where(UserRow.username.in_(ended), UserRow.kind == "human", UserRow.domain == "")
+                .values(totp_secret=None)
+            )
             void_unused(connection, ended)
             for each in ended:
                 self._record(connection, by, each, "user.deactivate", f"with {name}"[:64])

@@ -67,6 +67,8 @@ __all__ = [
 ]
 
 ISSUER: Final = "pipelit-agents"
+# What the ledger's columns take.
+_LONGEST_NAME: Final = 149
 PLAIN_DIGITS: Final = 6
 AUDIENCE_DIGITS: Final = 8
 _CODE_FORMS: Final = {
@@ -571,8 +573,7 @@ class Verifier:
         try:
             attempt = Attempt(verifier, name, code_kind, matches, own)
             if unfit:
-                # No account has such a name, so that none is ever locked by it.
-                nobody = f"-{name[:148]}"
+                nobody = _nobody(name, own=own)
                 attempt = Attempt(nobody, nobody, code_kind, matches, own, named=name, unfit=unfit)
             decision = self._ledger().decide(attempt)
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
@@ -1335,6 +1336,19 @@ class Agent:
 
     def __reduce__(self) -> Any:
         raise TypeError("an Agent is not pickled: whoever holds it is that agent")
+
+
+def _nobody(name: str, *, own: bool) -> str:
+    """Return the name under which failures about an account that can't be right are counted.
+
+    No account has such a name, so none is ever locked by it. A person who can be right has one lane
+    for who is authenticated as that person and one for all others, so here are two names as well.
+    """
+    lane = "-" if own else "--"
+    if len(lane) + len(name) > _LONGEST_NAME:
+        # No name has a "#" in it.
+        return f"{lane}#{hashlib.sha256(name.encode()).hexdigest()}"
+    return lane + name
 
 
 @lru_cache(maxsize=64)

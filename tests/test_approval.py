@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -256,6 +257,25 @@ def test_an_account_that_is_deactivated_meanwhile_approves_nothing(
     good = {"username": "alice", "code": apps["alice"].at(clock())}
     assert "not accepted" in question(graph.invoke(Command(resume=good), THREAD))["error"]
     assert pipelit.audit.list(limit=1)[0].reason == "inactive"
+
+
+@pytest.mark.parametrize("acting", [False, True])
+def test_a_denial_of_a_deactivated_approver_is_refused_like_a_wrong_code(
+    pipelit: Pipelit, apps: Apps, clock: Clock, acting: bool
+) -> None:
+    """With a code, or without one, the words are those for a wrong code of an active approver."""
+    graph = paying(pipelit)
+    graph.invoke(ASKED, THREAD)
+
+    def said(**answer: Any) -> str:
+        resume = Command(resume={"username": "alice", **answer})
+        return str(question(graph.invoke(resume, THREAD))["error"])
+
+    wrong_code = said(code="000000")
+    pipelit.users.deactivate("alice")
+    with pipelit.acting_for("alice") if acting else nullcontext():
+        assert said(deny=True) == said(deny=True, code="000000") == said(code="000000")
+        assert said(deny=True) == wrong_code
 
 
 def test_two_approvals_after_each_other_need_two_people(

@@ -382,6 +382,53 @@ def test_a_denial_by_one_who_was_not_asked_there_counts_where_she_is_named(
     pipelit.approvals.require(DIGEST, approvers=["alice"])
 
 
+@pytest.mark.parametrize("hidden", ["approved", "pending", "used", "expired"])
+@pytest.mark.parametrize("proof", ["code", "acting_for"])
+def test_a_denial_that_is_deleted_counts_still(
+    pipelit: Pipelit, people: People, thief: Callable[..., int], hidden: str, proof: str
+) -> None:
+    """It is under the tag of each approval, also of one whose state was changed meanwhile."""
+    first, second = approved(people), approved(people, "alice", "mallory")
+    thief("UPDATE pipelit_approvals SET state = :hidden", hidden=hidden)
+    if proof == "code":
+        pipelit.mfa.deny("bob", people.code("bob"), digest=DIGEST)
+    else:
+        with pipelit.acting_for("bob"):
+            pipelit.mfa.deny("bob", None, digest=DIGEST)
+    thief("DELETE FROM pipelit_approval_answers WHERE verdict = 'denied'")
+    thief("UPDATE pipelit_approvals SET state = 'approved' WHERE state <> 'denied'")
+    for wanted in (DIGEST, first, second):
+        refused(pipelit, "'bob' denied it afterwards", "alice", "bob", wanted=wanted)
+    # Bob stops only where he is named.
+    pipelit.approvals.require(first, approvers=["alice", "mallory"])
+
+
+def test_who_denied_is_not_taken_out_of_an_approval(
+    pipelit: Pipelit, people: People, thief: Callable[..., int]
+) -> None:
+    """Without the key no name is taken out, replaced or added, and each denial stays."""
+    question = approved(people)
+    for name in ("mallory", "bob", "mallory"):
+        pipelit.mfa.deny(name, people.code(name), digest=DIGEST)
+    thief("DELETE FROM pipelit_approval_answers WHERE verdict = 'denied'")
+    refused(pipelit, "'mallory' denied", "alice", "mallory", wanted=question)
+    refused(pipelit, "'bob' denied", "alice", "bob", wanted=question)
+    for names in ("", '["mallory"]', '["carol"]', "[]", "x", '["mallory", "bob", "alice"]'):
+        thief(
+            "UPDATE pipelit_approvals SET denied_by = :names WHERE id = :id",
+            names=names,
+            id=question,
+        )
+        refused(pipelit, "was changed", wanted=question)
+
+
+def test_an_unproven_denial_is_not_under_an_approval(pipelit: Pipelit, people: People) -> None:
+    """Anybody can say that bob denies it: that stops nothing, also where bob is named."""
+    question = approved(people)
+    pipelit.mfa.deny("bob", None, digest=DIGEST)
+    pipelit.approvals.require(question, approvers=["alice", "bob"])
+
+
 def test_an_approval_after_a_denial_is_good(pipelit: Pipelit, people: People) -> None:
     """She has thought better of it; and the clock may have been set back in between."""
     question = asked(pipelit)
@@ -750,6 +797,40 @@ def test_who_left_is_not_brought_back(
     refused(pipelit, "deactivated")
 
 
+@pytest.mark.parametrize("planted", ["state", "use", "verdict", "name"])
+@pytest.mark.parametrize("ending", ["deactivate", "reset"])
+def test_what_is_changed_before_a_person_leaves_keeps_no_approval(
+    pipelit: Pipelit, people: People, thief: Callable[..., int], planted: str, ending: str
+) -> None:
+    """Words that are changed before, and changed back afterwards, bring nothing back."""
+    approved(people)
+    before, back = {
+        "state": (
+            "UPDATE pipelit_approvals SET state = 'pending'",
+            "UPDATE pipelit_approvals SET state = 'approved'",
+        ),
+        "use": (
+            "INSERT INTO pipelit_approval_uses SELECT id, 1 FROM pipelit_approvals",
+            "DELETE FROM pipelit_approval_uses",
+        ),
+        "verdict": (
+            "UPDATE pipelit_approval_answers SET verdict = 'denied'",
+            "UPDATE pipelit_approval_answers SET verdict = 'approved'",
+        ),
+        "name": (
+            "UPDATE pipelit_approval_answers SET username = 'bob'",
+            "UPDATE pipelit_approval_answers SET username = 'alice'",
+        ),
+    }[planted]
+    thief(before)
+    getattr(pipelit.users if ending == "deactivate" else pipelit.mfa, ending)("alice")
+    thief(back)
+    thief("UPDATE pipelit_users SET active = true WHERE username = 'alice'")
+    refused(pipelit, "ended")
+    if planted == "state":
+        refused(pipelit, "deactivated, or the second factor was ended")
+
+
 @pytest.mark.parametrize("secret", ["NULL", "(SELECT totp_secret FROM pipelit_users u2 "])
 def test_another_second_factor_in_her_row_is_not_hers(
     pipelit: Pipelit, people: People, thief: Callable[..., int], secret: str
@@ -856,6 +937,7 @@ def test_every_field_is_under_the_tag() -> None:
         "created_at": 1.0,
         "expires_at": 2.0,
         "state": "approved",
+        "denied_by": "",
     }
     answer = {
         "approval_id": question["id"],
@@ -890,6 +972,7 @@ def test_every_field_is_under_the_tag() -> None:
     moved = tags_of(question | {"id": other_id}, answer | {"approval_id": other_id})
     assert not set(moved) & set(both)
     assert tags_of(question | {"state": "used"}, answer)[0] != both[0]
+    assert tags_of(question | {"denied_by": '["bob"]'}, answer)[0] != both[0]
     for field, value in {
         "username": "bob",
         "verdict": "denied",

@@ -77,7 +77,7 @@ def test_a_number_that_was_never_given_is_named(pipelit: Pipelit, number: int) -
 
 
 @pytest.mark.parametrize(
-    "planted", [[LARGEST], [LARGEST, LARGEST - 1, -7], [2**40], [2**62 + 5]], ids=str
+    "planted", [[LARGEST], [LARGEST, LARGEST - 1, -7], [2**40], [2**40 - 1], [2**62 + 5]], ids=str
 )
 def test_a_planted_number_locks_nobody_out(
     pipelit: Pipelit, writer: Agent, editor: Agent, planted: list[int]
@@ -95,6 +95,20 @@ def test_a_planted_number_locks_nobody_out(
     assert report.problems
     assert (report.unsealed, report.doubtful) == (0, 0)
     assert report.sealed + report.outside == counted(pipelit)
+
+
+@pytest.mark.backends("sqlite")
+def test_a_planted_number_below_the_bound_is_sealed_and_its_gap_is_named(pipelit: Pipelit) -> None:
+    """The bound is 2**40 above the last sealed entry, also after a seal has moved it."""
+    note(pipelit, "honest")
+    pipelit.audit.seal()
+    bound = pipelit.audit.head().last_id + 2**40
+    plant(pipelit, bound, bound + 1)
+    assert pipelit.audit.verify().outside == 2
+    plant(pipelit, bound - 1)
+    pipelit.audit.seal()
+    assert pipelit.audit.head().last_id == bound - 1
+    assert any("numbers in it have no entry" in each for each in pipelit.audit.verify().problems)
 
 
 @pytest.mark.backends("sqlite")

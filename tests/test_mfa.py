@@ -570,6 +570,45 @@ def test_refusals_look_alike(pipelit: Pipelit, editor: Agent, clock: Clock) -> N
     assert recovery["dave"] == "inactive"
 
 
+@pytest.mark.parametrize("order", [("others", "self"), ("self", "others"), ("mixed", "self")])
+def test_the_lanes_of_who_cant_be_right_look_alike(
+    pipelit: Pipelit, clock: Clock, order: tuple[str, str]
+) -> None:
+    """Strangers' attempts and a person's own are counted apart, whether a factor is on or not.
+
+    Also for names as long as a name can be.
+    """
+    long = "b" * 147
+    names = ("alice", "carol", "dave", *(long + end for end in ("01", "02")))
+    for name in names[1:]:
+        pipelit.users.create(name)
+    for name in ("alice", long + "01"):
+        app = app_of(pipelit.mfa.enroll(name))
+        pipelit.mfa.confirm(name, app.at(clock()))
+    app = app_of(pipelit.mfa.enroll("dave"))
+    pipelit.mfa.confirm("dave", app.at(clock()))
+    clock.advance(600)
+    question = pipelit.approvals.request("x", approvers=list(names)).id
+    pipelit.users.deactivate("dave")
+
+    def said(name: str, lane: str) -> tuple[Any, ...]:
+        attempt = {
+            "self": pipelit.mfa.verify,
+            "others": lambda *given: pipelit.approvals.decide(question, *given),
+        }[lane]
+        with pytest.raises(VerificationError) as caught:
+            attempt(name, "000000")
+        return type(caught.value), getattr(caught.value, "retry_after", None)
+
+    for number in range(7):
+        lane = order[0] if order[0] != "mixed" else ("self", "others")[number % 2]
+        answers = {said(name, lane) for name in names}
+        assert len(answers) == 1, answers
+    for _ in range(6):
+        answers = {said(name, order[1]) for name in names}
+        assert len(answers) == 1, answers
+
+
 def test_guesses_about_who_cant_be_right_lock_nobody_out(
     pipelit: Pipelit, writer: Agent, editor: Agent, clock: Clock
 ) -> None:

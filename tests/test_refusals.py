@@ -248,6 +248,55 @@ def test_a_key_that_is_revoked_during_a_flood_is_refused_at_once(server: Server)
 
 
 @pytest.mark.usefixtures("spent")
+@pytest.mark.parametrize("wrong", ["another id", "upper case", "no prefix", "one more part"])
+def test_a_right_secret_in_a_wrong_key_keeps_the_right_key_in(server: Server, wrong: str) -> None:
+    """It is refused, and then the right key gets in, in the same seconds and later."""
+    key = issued(server.pipelit)
+    secret = key.split("_", 2)[-1]
+    mistaken = {
+        "another id": f"plit_{'0' * 12}_{secret}",
+        "upper case": key.replace("plit", "PLIT", 1),
+        "no prefix": f"x_y_{secret}",
+        "one more part": f"plit_{'f' * 11}_{secret}",
+    }[wrong]
+
+    async def ask() -> None:
+        await server.flood()
+        for _ in range(3):
+            assert await server.ask(mistaken) in (401, 429)
+            assert await server.ask(key) == 200
+            await asyncio.sleep(6)
+            assert await server.ask(key) == 200
+
+    run(ask())
+
+
+@pytest.mark.usefixtures("spent")
+def test_a_key_that_was_refused_is_read_again(server: Server) -> None:
+    """Its account may be active again by a restored database: it isn't kept out for ever."""
+    issued_key = server.pipelit.users.issue_api_key("alice", name="k")
+    key = issued_key.api_key.get_secret_value()
+
+    def revoked_at(value: float | None) -> None:
+        with server.pipelit._database.writing() as connection:
+            connection.execute(
+                text("UPDATE pipelit_api_keys SET revoked_at = :value"), {"value": value}
+            )
+
+    async def ask() -> None:
+        await server.flood()
+        assert await server.ask(key) == 200
+        await asyncio.to_thread(revoked_at, 1.0)
+        assert await server.ask(key) == 401
+        await asyncio.to_thread(revoked_at, None)
+        assert await server.ask(key) == 429
+        await asyncio.sleep(6)
+        assert await server.ask(key) == 200
+
+    run(ask())
+
+
+@pytest.mark.usefixtures("spent")
 def test_keys_that_arent_valid_any_more_arent_known(server: Server, clock: Clock) -> None:
     """Expired, revoked, of an account that was deactivated: a flood with them is unseen too."""
     users = server.pipelit.users

@@ -157,6 +157,7 @@ class Register:
             "created_at": now,
             "expires_at": now + lifetime,
             "state": state,
+            "denied_by": "",
         }
         purpose = tags.approval_purpose(identifier, digest)
         sealed = None if shown is None else Sealed(keyring.seal(shown, purpose), purpose)
@@ -261,13 +262,18 @@ class Register:
         return self._decision_of(row, answer, vote.reason)
 
     def _void(self, connection: Connection, digest: str, username: str) -> None:
-        # `use` looks at the denials as well; this makes that the state says it.
-        same = select(_QUESTIONS).where(
-            ApprovalRow.digest == digest, ApprovalRow.state == "approved"
-        )
-        for row in connection.execute(same).all():
-            if username in tags.approvers_of(row.approvers) and self._is_ours(row):
-                self._set_state(connection, row, "denied")
+        # Under the tag of each approval, so that it isn't enough to delete the denial. Who may stop
+        # an approval is known only when it is used, by the names that are given then.
+        columns = [each for each in _QUESTIONS.c if each.name != "shown"]
+        # Whatever the state says: a word that was changed before is no way around this.
+        for row in connection.execute(select(*columns).where(ApprovalRow.digest == digest)).all():
+            if not self._is_ours(SimpleNamespace(**(row._asdict() | {"state": "approved"}))):
+                continue
+            names = dict.fromkeys([*tags.approvers_of(row.denied_by), username])
+            asked = username in tags.approvers_of(row.approvers)
+            self._set_state(
+                connection, row, "denied" if asked else "approved", denied_by=dumps(list(names))
+            )
 
     def _answerable(
         self,
@@ -399,6 +405,9 @@ class Register:
             "none of the approvers that are named here has approved it", "other approvers"
         )
         asked = tags.approvers_of(row.approvers)
+        for name in tags.approvers_of(row.denied_by):
+            if name in asked or name in approvers:
+                return _Refusal(f"{name!r} denied it afterwards", "denied afterwards")
         people = self._factors(connection, approvers)
         for answer in connection.execute(
             select(_ANSWERS)
@@ -587,9 +596,12 @@ class Register:
     def _is_ours(self, row: Any) -> bool:
         return tags.tagged(self._keyring(), tags.REQUEST, tags.request_fields(row), row.mac)
 
-    def _set_state(self, connection: Connection, row: Any, state: State) -> bool:
+    def _set_state(
+        self, connection: Connection, row: Any, state: State, *, denied_by: str | None = None
+    ) -> bool:
         """Move a question on from the state it was read in; False where it isn't in it any more."""
-        changed = SimpleNamespace(**(row._asdict() | {"state": state}))
+        values = {"state": state, "denied_by": row.denied_by if denied_by is None else denied_by}
+        changed = SimpleNamespace(**(row._asdict() | values))
         mac = tags.tag_of(self._keyring(), tags.REQUEST, tags.request_fields(changed))
         moved = connection.execute(
             update(ApprovalRow)
@@ -598,7 +610,7 @@ class Register:
                 ApprovalRow.state == row.state,
                 ApprovalRow.mac == row.mac,
             )
-            .values(state=state, mac=mac)
+            .values(**values, mac=mac)
         )
         return moved.rowcount == 1
 
@@ -713,15 +725,16 @@ def void_unused(connection: Connection, usernames: Sequence[str]) -> None:
     """End the approvals of people that weren't used: deactivated, or without their second factor.
 
     The tags of their answers are wiped, so that nothing that is still in the database makes them
-    good again. It needs no key: a second factor may be reset because the key is lost.
+    good again. It needs no key: a second factor may be reset because the key is lost. So it doesn't
+    go by the state of the question: without the key nobody can tell whether that was changed.
     """
-    unused = select(ApprovalRow.id).where(ApprovalRow.state == "approved")
+    used = select(ApprovalUseRow.approval_id)
     connection.execute(
         update(ApprovalAnswerRow)
         .where(
             ApprovalAnswerRow.username.in_(usernames),
             ApprovalAnswerRow.verdict == "approved",
-            ApprovalAnswerRow.approval_id.in_(unused),
+            ApprovalAnswerRow.approval_id.not_in(used),
         )
         .values(mac="")
     )

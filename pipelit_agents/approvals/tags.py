@@ -75,6 +75,7 @@ def request_fields(row: Any) -> list[bytes]:
         and approvers_of(row.approvers)
         and _is_moment(row.created_at)
         and _is_moment(row.expires_at)
+        and (row.denied_by == "" or approvers_of(row.denied_by))
     )
     if not formed:
         return []
@@ -82,11 +83,13 @@ def request_fields(row: Any) -> list[bytes]:
         *(each.encode() for each in texts),
         _moment(row.created_at),
         _moment(row.expires_at),
+        # Only where there is one, so that a tag that is older than the column stays good.
+        *([row.denied_by.encode()] if row.denied_by else []),
     ]
 
 
 def answer_fields(request: Any, row: Any) -> list[bytes]:
-    """The fields under the tag of an answer: all of its question but the state, and its own."""
+    """The fields under the tag of an answer: all of its question but what changes, and its own."""
     texts = (row.approval_id, row.digest, row.username, row.verdict, row.factor_kind, row.factor)
     formed = (
         request_fields(request)

@@ -253,6 +253,7 @@ class ApprovalRow(Base):
     created_at: Mapped[float] = mapped_column(Float)
     expires_at: Mapped[float] = mapped_column(Float)
     state: Mapped[str] = mapped_column(String(16))
+    denied_by: Mapped[str] = mapped_column(Text, server_default="")
     mac: Mapped[str] = mapped_column(String(64))
 
 
