@@ -33,7 +33,7 @@ from langchain_core.messages import (
 from pipelit_agents.errors import PayloadError
 from pipelit_agents.payload import RESERVED, SecretInPayload, WrittenInParts, decode, encode
 
-from .values import Known, converted, keyed, revived
+from .values import Known, converted, keyed, lost_parts, revived
 
 __all__ = [
     "DEFAULT_MESSAGES",
@@ -288,10 +288,15 @@ class _Reader:
         if tag == _DICT:
             pairs = revived(tag, [[self._value(k, path, ""), v] for k, v in _pairs(data)], {})
             return self._dict(pairs.items(), path)
-        if tag == _OBJECT and type(data) is list and len(data) == 3:
+        if tag == _OBJECT and type(data) is list and len(data) in (3, 4):
             # Its content may be left out, and then the object is.
             inside = self._value(data[2], path, "")
-            return _OMITTED if inside is _OMITTED else revived(tag, [*data[:2], inside], self.known)
+            if inside is _OMITTED:
+                return _OMITTED
+            made = revived(tag, [*data[:2], inside, *data[3:]], self.known)
+            for each in lost_parts(data[3:]) if data[3:] else ():
+                self.omitted.append(f"{path}.{each}" if path else each)
+            return made
         return revived(tag, self._value(data, path, ""), self.known)
 
     def _message(self, content: Any, path: str) -> Any:
