@@ -59,6 +59,7 @@ __all__ = [
     "keyed",
     "lost_parts",
     "object_form",
+    "parts_of",
     "revived",
 ]
 
@@ -213,6 +214,11 @@ def _object(form: str, cls: type, value: Any, portable: bool) -> Any:
     if lost:
         written.append([each[:_LONGEST_LOST] for each in lost[:_MOST_LOST]])
     return _tagged("object", written)
+
+
+def parts_of(value: Any) -> Any:
+    """What an object of a user's class is written as: a dict, a list, or what is in its root."""
+    return _parts(object_form(type(value)), value).data
 
 
 def _parts(form: str, value: Any) -> _Parts:
