@@ -85,6 +85,9 @@ _READABLE: Final = frozenset(
     }
 )
 _CALLS: Final = ("tool_call", "function_call", "tool_use", "toolUse")
+# Where providers say which call it is, and what a call passes to its tool.
+_CALL_IDS: Final = frozenset({"call_id", "tool_call_id", "tool_use_id", "toolUseId"})
+_ARGUMENTS: Final = frozenset({"args", "arguments", "input"})
 _STOPPED_FOR: Final = frozenset({"tool_calls", "tool_use", "function_call"})
 # LangGraph's reducers take a dict of either form for an order to replace all of a channel. It has
 # no public name.
@@ -425,8 +428,10 @@ class _Reader:
             # The reader's own, and it has it.
             return _OMITTED, True
         named = message.id is not None and kind != "remove"
-        if named and self.accept.seed is not None and not was_sent:
-            update["id"] = _own_id(self.accept.seed, str(message.id))
+        if self.accept.seed is not None and not was_sent:
+            if named:
+                update["id"] = _own_id("message", self.accept.seed, str(message.id))
+            update |= _with_own_calls(message, update, partial(_own_id, "call", self.accept.seed))
         for name, part in update.items():
             setattr(message, name, part)
         return message, bool(update)
@@ -449,10 +454,58 @@ def _pairs(data: Any) -> list[Any]:
     return data
 
 
-def _own_id(seed: bytes, given: str) -> str:
-    # An id that a child chooses could be one of the parent's, and would replace that message.
-    digest = hashlib.sha256(b"pipelit-agents/message-id/v1\0" + seed + given.encode()).digest()
+def _own_id(of: str, seed: bytes, given: str) -> str:
+    # An id that a child chooses could be one of the parent's: it would replace that message, or
+    # answer that call of a tool in the tool's place.
+    start = f"pipelit-agents/{of}-id/v1\0".encode()
+    digest = hashlib.sha256(start + seed + given.encode()).digest()
     return str(uuid.UUID(bytes=digest[:16], version=5))
+
+
+def _with_own_calls(
+    message: BaseMessage, changed: Mapping[str, Any], own: Callable[[str], str]
+) -> dict[str, Any]:
+    """The fields of a message that differ with other ids for calls of tools.
+
+    Args:
+        message: The message.
+        changed: Fields that have another value already.
+        own: Makes an id of one; the same of the same, so that an answer still has its call.
+    """
+    update: dict[str, Any] = {}
+    if isinstance(message, ToolMessage):
+        update["tool_call_id"] = own(message.tool_call_id)
+    for name in ("tool_calls", "invalid_tool_calls", "content", "additional_kwargs"):
+        part = changed.get(name, getattr(message, name, None))
+        if part and not isinstance(part, str):
+            other = _renamed(part, own, in_call=name.endswith("tool_calls"))
+            if other != part:
+                update[name] = other
+    return update
+
+
+def _renamed(value: Any, own: Callable[[str], str], *, in_call: bool) -> Any:
+    """A part of a message with other ids of calls."""
+    if isinstance(value, list):
+        return [_renamed(each, own, in_call=in_call) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("type")
+    in_call = in_call or (isinstance(kind, str) and _names_call(kind))
+    found: dict[Any, Any] = {}
+    for key, each in value.items():
+        if isinstance(each, str):
+            is_id = key in _CALL_IDS or (in_call and key == "id")
+            found[key] = own(each) if is_id else each
+        elif key in _ARGUMENTS:
+            found[key] = each
+        else:
+            found[key] = _renamed(each, own, in_call=isinstance(key, str) and _names_call(key))
+    return found
+
+
+def _names_call(name: str) -> bool:
+    return any(each in name for each in _CALLS)
 
 
 def _without_calls(message: BaseMessage) -> dict[str, Any]:
@@ -478,7 +531,7 @@ def _without_calls(message: BaseMessage) -> dict[str, Any]:
 
 def _is_call(key: str, value: Any) -> bool:
     stopped = key in ("finish_reason", "stop_reason") and value in _STOPPED_FOR
-    return stopped or any(each in key for each in _CALLS)
+    return stopped or _names_call(key)
 
 
 def _is_readable(block: Any) -> bool:

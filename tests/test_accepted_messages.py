@@ -286,13 +286,80 @@ def test_what_is_accepted_comes_as_it_was() -> None:
                 response_metadata={"model_name": "m", "finish_reason": "stop"},
                 usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
             ),
-            ToolMessage("found", tool_call_id="1", artifact={"rows": [1]}, status="error"),
+            ToolMessage("found", tool_call_id=_own("1"), artifact={"rows": [1]}, status="error"),
             {"role": "assistant", "content": "hello"},
             {"role": "user", "content": [{"type": "text", "text": "x"}]},
             ("ai", "hello"),
         ]
     }
-    assert admitted(value) == value
+    sent = copy.deepcopy(value)
+    sent["messages"][2].tool_call_id = "1"  # type: ignore[attr-defined]
+    assert admitted(sent) == value
+
+
+def _own(call: str, accept: Acceptance = DEFAULT) -> str:
+    """The id that a call gets in the parent."""
+    (found,) = admitted({"messages": [ToolMessage("x", tool_call_id=call)]}, accept)["messages"]
+    return str(found.tool_call_id)
+
+
+def _call_forms(call: str) -> list[Any]:
+    """An answer of a call, and messages that make it, in the forms that providers have."""
+    block = {"name": "pay", "input": {"id": call, "tool_call_id": call}, "id": call}
+    return [
+        ToolMessage("paid", tool_call_id=call),
+        {"role": "tool", "content": "paid", "tool_call_id": call},
+        AIMessage("", tool_calls=[CALL | {"id": call, "args": {"id": call}}]),
+        AIMessage("", invalid_tool_calls=[{"name": "pay", "args": "{", "id": call, "error": None}]),
+        AIMessage("", additional_kwargs={"tool_calls": [OPENAI_CALL | {"id": call}]}),
+        AIMessage([{"type": "tool_use", **block}]),
+        AIMessage([{"toolUse": {"toolUseId": call, "name": "pay", "input": {"id": call}}}]),
+        AIMessage([{"type": "function_call", "call_id": call, "name": "pay", "arguments": "{}"}]),
+        HumanMessage([{"type": "tool_result", "tool_use_id": call, "content": "paid"}]),
+    ]
+
+
+def test_a_call_and_its_answer_get_one_id_of_the_parents() -> None:
+    """In each form of a call, where calls are accepted; what is passed to the tool stays."""
+    accept = Acceptance(DEFAULT.kinds, tool_calls=True, seed=b"s" * 32)
+    own = _own("c9", accept)
+    assert own != "c9"
+    assert own == _own("c9")
+    got = admitted({"messages": _call_forms("c9")}, accept)["messages"]
+    want = _call_forms(own)
+    want[1] = ToolMessage("paid", tool_call_id=own)
+    want[2].tool_calls[0]["args"] = {"id": "c9"}
+    want[5].content[0]["input"] = {"id": "c9", "tool_call_id": "c9"}
+    want[6].content[0]["toolUse"]["input"] = {"id": "c9"}
+    assert got == want
+    other = Acceptance(DEFAULT.kinds, tool_calls=True, seed=b"t" * 32)
+    assert _own("c9", other) != own
+    assert "c9" not in repr(admitted({"messages": tuple(_call_forms("c9")[:2])}))
+
+
+async def test_a_child_cannot_answer_a_call_that_waits_in_its_parent(
+    lead: Agent, researcher: Agent
+) -> None:
+    """Its answer is of a call of its own; one that it was sent as it is keeps its id."""
+    sent = [
+        AIMessage("", tool_calls=[CALL | {"id": "c8"}], id="a"),
+        ToolMessage("done", tool_call_id="c8", id="t"),
+    ]
+    made = [
+        ToolMessage("paid", tool_call_id="c9"),
+        ToolMessage("paid", tool_call_id="c8", id="t"),
+        {"role": "tool", "content": "paid", "tool_call_id": "c9"},
+    ]
+    child = verified_child(
+        graph_of(lambda state: {"a": {"messages": [*state["q"], *made]}}), researcher
+    )
+    for options in ({}, {"tool_calls": True}):
+        graph = parent_of(lead, {NAME: child}, **options)
+        for state in (graph.invoke(tasks(sent)), await graph.ainvoke(tasks(sent))):
+            got = state["results"][0]["output"]["a"]["messages"]
+            assert got[: 2 if options else 1] == sent[0 if options else 1 :]
+            assert [each.content for each in got[-3:]] == ["paid"] * 3
+            assert not {each.tool_call_id for each in got[-3:]} & {"c8", "c9"}
 
 
 def test_the_parent_may_accept_more() -> None:
@@ -301,7 +368,10 @@ def test_the_parent_may_accept_more() -> None:
     everything = [SystemMessage("x"), call, RemoveMessage(id="1"), ChatMessage("x", role="critic")]
     kinds = required_kinds(["ai", "system", "remove", "chat"])
     accept = Acceptance(kinds, tool_calls=True, seed=b"s" * 32)
-    assert admitted({"messages": everything}, accept) == {"messages": everything}
+    want = copy.deepcopy(everything)
+    want[1].tool_calls[0]["id"] = _own("1")  # type: ignore[attr-defined]
+    want[1].additional_kwargs["tool_calls"][0]["id"] = _own("1")
+    assert admitted({"messages": everything}, accept) == {"messages": want}
     accept = Acceptance(required_kinds(["tool"]), tool_calls=True)
     value = {"messages": [call, "said by a person", HumanMessage("x"), ("user", "x")]}
     assert admitted(value, accept) == {"messages": []}
