@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import operator
 import uuid
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple, cast
 
 from langchain_core.messages import (
     AIMessage,
@@ -33,7 +36,7 @@ from langchain_core.messages import (
 from pipelit_agents.errors import PayloadError
 from pipelit_agents.payload import RESERVED, SecretInPayload, WrittenInParts, decode, encode
 
-from .values import Known, converted, keyed, revived
+from .values import Known, converted, keyed, lost_parts, object_form, parts_of, revived
 
 __all__ = [
     "DEFAULT_MESSAGES",
@@ -82,6 +85,9 @@ _READABLE: Final = frozenset(
     }
 )
 _CALLS: Final = ("tool_call", "function_call", "tool_use", "toolUse")
+# Where providers say which call it is, and what a call passes to its tool.
+_CALL_IDS: Final = frozenset({"call_id", "tool_call_id", "tool_use_id", "toolUseId"})
+_ARGUMENTS: Final = frozenset({"args", "arguments", "input"})
 _STOPPED_FOR: Final = frozenset({"tool_calls", "tool_use", "function_call"})
 # LangGraph's reducers take a dict of either form for an order to replace all of a channel. It has
 # no public name.
@@ -238,47 +244,118 @@ class _Reader:
     known: Known
     accept: Acceptance | None
     omitted: list[str] = field(default_factory=list)
+    # Whether an outer value will be judged, with all that is in it.
+    inside: bool = False
 
     def read(self, value: Any) -> Any:
-        found = self._value(value, "", "")
+        found = self._value(value, "")
         return None if found is _OMITTED else found
 
-    def _value(self, value: Any, path: str, place: str) -> Any:
-        """A value; its place is ``messages``, ``item`` in a list of messages, or neither."""
+    def _value(self, value: Any, path: str) -> Any:
         cls = type(value)
         if cls is list:
-            found: Any = self._list(value, path, place)
-        elif cls is not dict:
-            found = value
-        elif any(key.startswith(RESERVED) for key in value):
-            found = self._tagged(value, path, place)
-        else:
-            found = self._dict(value.items(), path)
-        if not place or self.accept is None or (place == "messages" and type(found) is list):
-            return found
-        return self._like_message(found, path)
+            return self._list(value, path)
+        if cls is not dict:
+            return value
+        if any(key.startswith(RESERVED) for key in value):
+            return self._tagged(value, path)
+        return self._dict(value.items(), path)
 
-    def _list(self, value: list[Any], path: str, place: str) -> list[Any]:
-        # A list with one message holds messages; a list in it is a pair of a role and a text.
-        of_messages = place == "messages" or any(type(e) is dict and MARK in e for e in value)
-        place = "item" if of_messages else ""
-        found = [
-            self._value(each, f"{path}[{position}]", place) for position, each in enumerate(value)
-        ]
-        return [each for each in found if each is not _OMITTED]
+    def _list(self, value: list[Any], path: str) -> list[Any]:
+        def read() -> list[Any]:
+            found = [self._value(each, f"{path}[{at}]") for at, each in enumerate(value)]
+            return [each for each in found if each is not _OMITTED]
+
+        # A list with one message holds messages.
+        if any(type(each) is dict and MARK in each for each in value):
+            return cast(list[Any], self._of_messages(read, path))
+        return read()
 
     def _dict(self, pairs: Iterable[tuple[Any, Any]], path: str) -> Any:
         found: dict[Any, Any] = {}
         for key, each in pairs:
             inner = f"{path}.{key}" if path else str(key)
-            made = self._value(each, inner, "messages" if key == "messages" else "")
+            read = partial(self._value, each, inner)
+            made = self._of_messages(read, inner) if key == "messages" else read()
             if made is not _OMITTED:
                 found[key] = made
         if self.accept is not None and _is_overwrite(found):
             return self._omit(path, "dict that LangGraph takes for an order to overwrite")
         return found
 
-    def _tagged(self, value: dict[str, Any], path: str, place: str) -> Any:
+    def _of_messages(self, read: Callable[[], Any], path: str) -> Any:
+        """Read a value and judge all in it as messages.
+
+        The outermost one judges what is in it. Otherwise each level would judge the same again.
+        """
+        if self.inside:
+            return read()
+        self.inside = True
+        try:
+            found = read()
+        finally:
+            self.inside = False
+        return self._judged_inside(found, path, listed=True)
+
+    def _judged_inside(self, value: Any, path: str, *, listed: bool = False) -> Any:
+        """Judge a value, and what it contains, as messages; an unchanged one is the same object.
+
+        Args:
+            value: What was read.
+            path: Where it is.
+            listed: Whether a list of two texts is two messages, not one by its role and its text.
+        """
+        if self.accept is None or value is _OMITTED or isinstance(value, BaseMessage):
+            return value
+        if not (listed and type(value) is list):
+            is_message, judged = self._like_message(value, path)
+            if is_message:
+                return judged
+        cls = type(value)
+        if cls is dict:
+            return self._judged_dict(value, path)
+        if cls in (list, tuple, set, frozenset, deque):
+            return self._judged_items(value, path)
+        form = object_form(cls)
+        if form in ("", "enum"):
+            return value
+        data = parts_of(value)
+        found = self._judged_inside(data, path, listed=True)
+        if found is data:
+            return value
+        # Its class may need what was left out, so it becomes its values.
+        return tuple(found) if form == "namedtuple" and type(found) is list else found
+
+    def _judged_dict(self, value: dict[Any, Any], path: str) -> Any:
+        found = {}
+        for key, each in value.items():
+            inner = f"{path}.{key}" if type(key) is str else path
+            judged_key = key if type(key) is str else self._judged_inside(key, path)
+            # Text by a key is a part of something, as a title.
+            is_part = type(each) is str and key != "messages"
+            judged = each if is_part else self._judged_inside(each, inner, listed=True)
+            if judged_key is not _OMITTED and judged is not _OMITTED:
+                found[judged_key] = judged
+        same = len(found) == len(value) and all(
+            one is other for one, other in zip(found.values(), value.values(), strict=True)
+        )
+        return value if same and all(map(operator.is_, found, value)) else found
+
+    def _judged_items(self, value: Any, path: str) -> Any:
+        items = list(value)
+        judged = [self._judged_inside(each, f"{path}[{at}]") for at, each in enumerate(items)]
+        found = [each for each in judged if each is not _OMITTED]
+        if len(found) == len(items) and all(map(operator.is_, found, items)):
+            return value
+        if isinstance(value, deque):
+            return deque(found, value.maxlen)
+        try:
+            return type(value)(found)
+        except TypeError:
+            # A message can't be in a set.
+            return found
+
+    def _tagged(self, value: dict[str, Any], path: str) -> Any:
         if len(value) != 1:
             what = "message" if MARK in value else "value"
             raise PayloadError(f"the payload holds a {what} of unknown form")
@@ -286,20 +363,28 @@ class _Reader:
         if tag == MARK:
             return self._message(data, path)
         if tag == _DICT:
-            pairs = revived(tag, [[self._value(k, path, ""), v] for k, v in _pairs(data)], {})
+            pairs = revived(tag, [[self._value(k, path), v] for k, v in _pairs(data)], {})
             return self._dict(pairs.items(), path)
-        if tag == _OBJECT and type(data) is list and len(data) == 3:
+        if tag == _OBJECT and type(data) is list and len(data) in (3, 4):
             # Its content may be left out, and then the object is.
-            inside = self._value(data[2], path, "")
-            return _OMITTED if inside is _OMITTED else revived(tag, [*data[:2], inside], self.known)
-        return revived(tag, self._value(data, path, ""), self.known)
+            inside = self._value(data[2], path)
+            if inside is _OMITTED:
+                return _OMITTED
+            made = revived(tag, [*data[:2], inside, *data[3:]], self.known)
+            for each in lost_parts(data[3:]) if data[3:] else ():
+                self.omitted.append(f"{path}.{each}" if path else each)
+            return made
+        return revived(tag, self._value(data, path), self.known)
 
     def _message(self, content: Any, path: str) -> Any:
         if not isinstance(content, dict) or not (
             {"type", "data"} <= content.keys() <= {"type", "data", "omitted"}
         ):
             raise PayloadError("the payload holds a message of unknown form")
-        data = self._value(content["data"], path, "")
+        # What is in a message isn't judged with those around it.
+        inside, self.inside = self.inside, False
+        data = self._value(content["data"], path)
+        self.inside = inside
         told = content.get("omitted", [])
         if type(told) is not list or set(map(type, told)) - {str}:
             raise PayloadError("the payload holds a message of unknown form")
@@ -311,18 +396,18 @@ class _Reader:
             raise PayloadError("the payload holds a message of unknown form") from None
         return self._judged(made, path)[0]
 
-    def _like_message(self, value: Any, path: str) -> Any:
-        """Judge a value as the message that `add_messages` would make of it."""
-        if value is _OMITTED or isinstance(value, BaseMessage):
-            return value
+    def _like_message(self, value: Any, path: str) -> tuple[bool, Any]:
+        """Judge a value as the message that `add_messages` would make of it, where it makes one."""
+        # One level of a copy: what is made has parts of its own, and each level is tried.
+        given = {k: copy.copy(v) for k, v in value.items()} if type(value) is dict else value
         try:
-            (made,) = convert_to_messages([copy.deepcopy(value)])
+            (made,) = convert_to_messages([given])
         except Exception:
             # Nothing makes a message of it.
-            return value
+            return False, value
         judged, changed = self._judged(made, path)
         # As it came, where it may be one: a reader may want dicts.
-        return judged if changed else value
+        return True, judged if changed else value
 
     def _judged(self, message: BaseMessage, path: str) -> tuple[Any, bool]:
         """What comes in of a message that was made here, and whether it was changed."""
@@ -343,8 +428,10 @@ class _Reader:
             # The reader's own, and it has it.
             return _OMITTED, True
         named = message.id is not None and kind != "remove"
-        if named and self.accept.seed is not None and not was_sent:
-            update["id"] = _own_id(self.accept.seed, str(message.id))
+        if self.accept.seed is not None and not was_sent:
+            if named:
+                update["id"] = _own_id("message", self.accept.seed, str(message.id))
+            update |= _with_own_calls(message, update, partial(_own_id, "call", self.accept.seed))
         for name, part in update.items():
             setattr(message, name, part)
         return message, bool(update)
@@ -367,10 +454,58 @@ def _pairs(data: Any) -> list[Any]:
     return data
 
 
-def _own_id(seed: bytes, given: str) -> str:
-    # An id that a child chooses could be one of the parent's, and would replace that message.
-    digest = hashlib.sha256(b"pipelit-agents/message-id/v1\0" + seed + given.encode()).digest()
+def _own_id(of: str, seed: bytes, given: str) -> str:
+    # An id that a child chooses could be one of the parent's: it would replace that message, or
+    # answer that call of a tool in the tool's place.
+    start = f"pipelit-agents/{of}-id/v1\0".encode()
+    digest = hashlib.sha256(start + seed + given.encode()).digest()
     return str(uuid.UUID(bytes=digest[:16], version=5))
+
+
+def _with_own_calls(
+    message: BaseMessage, changed: Mapping[str, Any], own: Callable[[str], str]
+) -> dict[str, Any]:
+    """The fields of a message that differ with other ids for calls of tools.
+
+    Args:
+        message: The message.
+        changed: Fields that have another value already.
+        own: Makes an id of one; the same of the same, so that an answer still has its call.
+    """
+    update: dict[str, Any] = {}
+    if isinstance(message, ToolMessage):
+        update["tool_call_id"] = own(message.tool_call_id)
+    for name in ("tool_calls", "invalid_tool_calls", "content", "additional_kwargs"):
+        part = changed.get(name, getattr(message, name, None))
+        if part and not isinstance(part, str):
+            other = _renamed(part, own, in_call=name.endswith("tool_calls"))
+            if other != part:
+                update[name] = other
+    return update
+
+
+def _renamed(value: Any, own: Callable[[str], str], *, in_call: bool) -> Any:
+    """A part of a message with other ids of calls."""
+    if isinstance(value, list):
+        return [_renamed(each, own, in_call=in_call) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("type")
+    in_call = in_call or (isinstance(kind, str) and _names_call(kind))
+    found: dict[Any, Any] = {}
+    for key, each in value.items():
+        if isinstance(each, str):
+            is_id = key in _CALL_IDS or (in_call and key == "id")
+            found[key] = own(each) if is_id else each
+        elif key in _ARGUMENTS:
+            found[key] = each
+        else:
+            found[key] = _renamed(each, own, in_call=isinstance(key, str) and _names_call(key))
+    return found
+
+
+def _names_call(name: str) -> bool:
+    return any(each in name for each in _CALLS)
 
 
 def _without_calls(message: BaseMessage) -> dict[str, Any]:
@@ -396,7 +531,7 @@ def _without_calls(message: BaseMessage) -> dict[str, Any]:
 
 def _is_call(key: str, value: Any) -> bool:
     stopped = key in ("finish_reason", "stop_reason") and value in _STOPPED_FOR
-    return stopped or any(each in key for each in _CALLS)
+    return stopped or _names_call(key)
 
 
 def _is_readable(block: Any) -> bool:

@@ -7,15 +7,17 @@ classes that it names itself.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
+from functools import cached_property
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -32,12 +34,15 @@ from pathlib import (
     PureWindowsPath,
     WindowsPath,
 )
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from langgraph.store.base import Item
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, RootModel, TypeAdapter
+from pydantic.dataclasses import is_pydantic_dataclass
+from pydantic.fields import ModelPrivateAttr
 
 from pipelit_agents.errors import PayloadError
 from pipelit_agents.payload import RESERVED, SecretFound, Tagged, WrittenInParts
@@ -52,7 +57,9 @@ __all__ = [
     "is_carried",
     "is_secret",
     "keyed",
+    "lost_parts",
     "object_form",
+    "parts_of",
     "revived",
 ]
 
@@ -60,6 +67,9 @@ __all__ = [
 _MOST_EXPONENT: Final = 6144
 _MOST_DIGITS: Final = 4300
 _LONGEST_NAME: Final = 100
+_MOST_LOST: Final = 20
+_LONGEST_LOST: Final = 200
+_SERIALIZED: Final = "a value that its serializer changes"
 
 
 class KnownClass(NamedTuple):
@@ -183,30 +193,230 @@ def _uncarried(cls: type) -> TypeError:
 # Classes of a user's own
 
 
-def _object(form: str, cls: type, value: Any, portable: bool) -> Any:
+class _Parts(NamedTuple):
+    """What is written of an object.
+
+    Attributes:
+        data: Its values, with objects in them as objects.
+        lost: What of it isn't among them as it is; an object can't be built again without it.
+    """
+
     data: Any
-    if form == "enum":
-        data = value.value
-    elif form == "model":
-        data = _dumped(value)
-    elif form == "dataclass":
-        data = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    else:
-        data = list(tuple.__iter__(value))
+    lost: list[str]
+
+
+def _object(form: str, cls: type, value: Any, portable: bool) -> Any:
+    data, lost = _parts(form, value)
+    if portable:
+        return data
     # In a list: a dict that is data could have keys like ours.
-    return data if portable else _tagged("object", [form, class_name(cls), data])
+    written = [form, class_name(cls), data]
+    if lost:
+        written.append([each[:_LONGEST_LOST] for each in lost[:_MOST_LOST]])
+    return _tagged("object", written)
+
+
+def parts_of(value: Any) -> Any:
+    """What an object of a user's class is written as: a dict, a list, or what is in its root."""
+    return _parts(object_form(type(value)), value).data
+
+
+def _parts(form: str, value: Any) -> _Parts:
+    cls: Any = type(value)
+    if form == "enum":
+        return _Parts(value.value, [])
+    if form == "model":
+        return _model_parts(value)
+    if form == "namedtuple":
+        return _Parts(list(tuple.__iter__(value)), _more_attributes(value, ()))
+    given = _fields(value)
+    lost = _more_attributes(value, given)
+    if not is_pydantic_dataclass(cls):
+        return _Parts(given, lost)
+    dumped = TypeAdapter(cls).dump_python(
+        value, by_alias=False, serialize_as_any=True, warnings=False
+    )
+    parts = _as_serialized(given, dumped, cls.__pydantic_fields__)
+    return _Parts(parts.data, parts.lost + lost)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _more_attributes(value: Any, names: Collection[str]) -> list[str]:
+    return [
+        f"{name}: an attribute that is no field"
+        for name in getattr(value, "__dict__", ())
+        if name not in names and not isinstance(getattr(type(value), name, None), cached_property)
+    ]
+
+
+def _model_parts(value: BaseModel) -> _Parts:
+    cls = type(value)
+    dumped = _dumped(value)
+    lost = [
+        f"{name}: a private attribute"
+        for name, each in (value.__pydantic_private__ or {}).items()
+        if not _is_default(cls.__private_attributes__.get(name), each)
+    ]
+    if isinstance(value, RootModel):
+        same = _agrees(value.root, dumped)
+        return _Parts(value.root if same else dumped, lost if same else [*lost, _SERIALIZED])
+    given = _model_fields(value)
+    computed = {name: getattr(value, name, None) for name in cls.model_computed_fields}
+    parts = _as_serialized(given, dumped, cls.model_fields, computed)
+    return _Parts(parts.data, parts.lost + lost)
+
+
+def _model_fields(value: BaseModel) -> dict[str, Any]:
+    given = value.__dict__
+    found = {name: given[name] for name in type(value).model_fields if name in given}
+    return found | (value.model_extra or {})
 
 
 def _dumped(value: BaseModel) -> Any:
-    # With every field of a subclass, which pydantic leaves out where only its base is declared.
-    return value.model_dump(by_alias=False, serialize_as_any=True, warnings=False)
+    # With every field of a subclass, which pydantic leaves out where only its base is declared. But
+    # then it doesn't use a serializer that an annotation names, and what that makes counts.
+    full = value.model_dump(by_alias=False, serialize_as_any=True, warnings=False)
+    declared = value.model_dump(by_alias=False, warnings=False)
+    return _joined(declared, full)
+
+
+def _joined(declared: Any, full: Any) -> Any:
+    if type(declared) is not dict or type(full) is not dict or declared.keys() != full.keys():
+        return full if _is_part(declared, full) else declared
+    return {
+        key: each if _is_part(declared[key], each) else declared[key] for key, each in full.items()
+    }
+
+
+def _is_part(declared: Any, full: Any) -> bool:
+    if type(declared) is type(full) is dict:
+        return all(key in full and _is_part(each, full[key]) for key, each in declared.items())
+    if type(declared) is type(full) and isinstance(full, list | tuple):
+        return len(declared) == len(full) and all(map(_is_part, declared, full))
+    return _alike(declared, full)
+
+
+def _as_serialized(
+    given: dict[str, Any],
+    dumped: Any,
+    described: Mapping[str, Any],
+    computed: Mapping[str, Any] = MappingProxyType({}),
+) -> _Parts:
+    """The values of an object, except where its class says that others leave it.
+
+    Pydantic's own form makes dicts of the objects inside, and a reader couldn't tell their classes.
+    So the values themselves are written. A serializer, or the exclusion of a field, may be there to
+    hide something: what it makes is written then.
+    """
+    if type(dumped) is not dict:
+        return _Parts(dumped, [_SERIALIZED])
+    data: dict[str, Any] = {}
+    lost: list[str] = []
+    for name, each in dumped.items():
+        values = computed if name in computed else given
+        if name in values and _agrees(values[name], each):
+            data[name] = values[name]
+        else:
+            data[name] = each
+            if name not in computed:
+                lost.append(f"{name}: {_SERIALIZED}")
+    lost += [
+        f"{name}: a field that is excluded"
+        for name, each in given.items()
+        if name not in dumped and not _is_default(described.get(name), each)
+    ]
+    return _Parts(data, lost)
+
+
+def _is_default(described: Any, value: Any) -> bool:
+    # Then it is the same in an object that is built again.
+    try:
+        if isinstance(described, ModelPrivateAttr) and described.default_factory is not None:
+            return _alike(cast(Any, described.default_factory)(), value)
+        if isinstance(described, ModelPrivateAttr):
+            return _alike(described.default, value)
+        return _alike(described.get_default(call_default_factory=True), value)
+    except Exception:
+        # There is none, or its factory needs more than is there.
+        return False
+
+
+def _agrees(given: Any, dumped: Any) -> bool:
+    """Whether pydantic's form of a value says the same, but for the classes of objects in it."""
+    cls, plain = type(given), type(dumped)
+    form = object_form(cls)
+    if given is dumped:
+        return True
+    if form == "model":
+        return _alike(_dumped(given), dumped)
+    if form == "dataclass":
+        return plain is dict and _agree(_fields(given).items(), dumped.items())
+    if form != "enum" and issubclass(cls, tuple):
+        return plain in (cls, tuple) and _agree(tuple.__iter__(given), dumped)
+    if issubclass(cls, list | deque):
+        return issubclass(cls, plain) and _agree(given, dumped)
+    if issubclass(cls, Mapping):
+        return issubclass(plain, Mapping) and _agree(given.items(), dumped.items())
+    if cls is plain:
+        return _alike(given, dumped)
+    # Another class than the one that it extends is no news to a reader: it never gets that.
+    return not form and issubclass(cls, plain) and plain is not object and bool(given == dumped)
+
+
+def _agree(given: Iterable[Any], dumped: Iterable[Any]) -> bool:
+    first, second = list(given), list(dumped)
+    return len(first) == len(second) and all(map(_agrees, first, second))
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Whether two values are the same, with the same types all the way down.
+
+    Equality isn't enough: `True == 1`, and `Decimal("1.0") == Decimal("1.00")`.
+    """
+    cls = type(first)
+    if cls is not type(second):
+        return False
+    if first is second:
+        return True
+    form = object_form(cls)
+    if form == "model":
+        return _alike(_model_fields(first), _model_fields(second))
+    if form == "dataclass":
+        return _alike(_fields(first), _fields(second))
+    if form != "enum" and issubclass(cls, tuple | list | deque):
+        same = getattr(first, "maxlen", None) == getattr(second, "maxlen", None)
+        return same and len(first) == len(second) and all(map(_alike, first, second))
+    if issubclass(cls, set | frozenset):
+        return bool(first == second) and _alike_keys(first, second)
+    if issubclass(cls, Mapping):
+        return (
+            len(first) == len(second)
+            and _alike_keys(first, second)
+            and all(_alike(each, second[key]) for key, each in first.items())
+        )
+    if issubclass(cls, float):
+        return float.__repr__(first) == float.__repr__(second)
+    if cls in _WRITERS:
+        return bool(converted(first, portable=False) == converted(second, portable=False))
+    return bool(first == second)
+
+
+def _alike_keys(first: Iterable[Any], second: Iterable[Any]) -> bool:
+    keys = {key: key for key in second}
+    return all(key in keys and _alike(key, keys[key]) for key in first)
 
 
 def _revived_object(data: Any, known: Known) -> Any:
-    form, name, content = _items(data, 3)
+    form, name, content, *more = data if type(data) is list else []
     if form not in ("enum", "model", "dataclass", "namedtuple") or type(name) is not str:
         raise ValueError(form)
     plain = tuple(content) if form == "namedtuple" else content
+    if more:
+        lost_parts(more)
+        return plain
     found = known.get(name)
     if found is None or found.form != form:
         return plain
@@ -218,27 +428,36 @@ def _revived_object(data: Any, known: Known) -> Any:
     return plain if made is None else made
 
 
+def lost_parts(more: list[Any]) -> list[str]:
+    """What an object says that it lost: what follows its content.
+
+    Raises:
+        ValueError: It is no list of texts.
+    """
+    (lost,) = more
+    if type(lost) is not list or not lost or set(map(type, lost)) != {str}:
+        raise ValueError
+    return [each[:_LONGEST_LOST] for each in lost[:_MOST_LOST]]
+
+
 def _made(found: KnownClass, content: Any) -> Any:
     """An instance that says exactly what the data says, or None."""
     cls: Any = found.cls
-    made: Any
-    if found.form == "model":
-        computed = set(cls.model_computed_fields) if isinstance(content, dict) else set()
-        given = {k: v for k, v in content.items() if k not in computed} if computed else content
-        made = found.adapter.validate_python(given, by_alias=False, by_name=True)
-        same = type(made) is cls and _dumped(made) == content
-    elif found.form == "dataclass":
-        made = found.adapter.validate_python(content)
-        same = type(made) is cls and content == {
-            field.name: getattr(made, field.name) for field in dataclasses.fields(made)
-        }
-    elif found.form == "namedtuple":
-        made = found.adapter.validate_python(content)
-        same = type(made) is cls and list(made) == content
-    else:
+    if found.form == "enum":
         made = cls(content)
-        same = type(made.value) is type(content) and made.value == content
-    return made if same else None
+        return made if _alike(made.value, content) else None
+    # A validator may change what it is given, and would change what it is compared with.
+    given = copy.deepcopy(content)
+    if found.form == "model":
+        if isinstance(given, dict):
+            given = {k: v for k, v in given.items() if k not in cls.model_computed_fields}
+        made = found.adapter.validate_python(given, by_alias=False, by_name=True)
+    else:
+        made = found.adapter.validate_python(given)
+    if type(made) is not cls:
+        return None
+    data, lost = _parts(found.form, made)
+    return made if not lost and _alike(data, content) else None
 
 
 # The standard library's

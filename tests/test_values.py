@@ -28,7 +28,18 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.graph import START, StateGraph
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    RootModel,
+    SecretStr,
+    computed_field,
+    field_serializer,
+    field_validator,
+)
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from spawning import CANARY, NAME, Work, graph_of, parent_of, tasks
 from typing_extensions import TypedDict
 
@@ -323,7 +334,202 @@ def test_a_class_that_would_change_the_value_leaves_it_as_values() -> None:
     assert there_and_back([odd], known=known) == [{"name": 5, "urgency": "no urgency", "at": None}]
 
 
+class Approved(BaseModel):
+    """One of two models with the same fields."""
+
+    by: str
+
+
+class Denied(BaseModel):
+    """The other one."""
+
+    by: str
+
+
+@dataclasses.dataclass
+class Yes:
+    """One of two dataclasses with the same fields."""
+
+    n: int
+
+
+@dataclasses.dataclass
+class No:
+    """The other one."""
+
+    n: int
+
+
+class Pair(NamedTuple):
+    """A named tuple of the same form as any other pair."""
+
+    first: Any
+    second: Any
+
+
+class Decision(BaseModel):
+    """A model with a choice of classes in it, by itself and in containers."""
+
+    outcome: Approved | Denied | None = None
+    either: Yes | No | Pair | None = None
+    many: dict[str, tuple[Approved | Denied, ...]] = {}
+    anything: Any = None
+
+    @computed_field
+    def first(self) -> Any:
+        """An object that isn't written in a field."""
+        return self.outcome
+
+
+class Outcomes(RootModel[list[Approved | Denied]]):
+    """A model that is one value."""
+
+
+DECISIONS: list[Any] = [
+    Decision(outcome=Denied(by="bob")),
+    Decision(outcome=Approved(by="bob")),
+    Decision(either=No(1)),
+    Decision(either=Yes(1)),
+    Decision(either=Pair(1, 2)),
+    Decision(many={"a": (Denied(by="a"), Approved(by="b"))}),
+    Decision(anything=[No(1), Denied(by="c"), Pair(Yes(1), {Urgency.LOW: Urgency.HIGH})]),
+    Outcomes([Denied(by="a"), Approved(by="b")]),
+    Yes(Denied(by="x")),  # type: ignore[arg-type]
+    Pair(Denied(by="x"), No(1)),
+]
+
+
+@pytest.mark.parametrize("value", DECISIONS, ids=repr)
+def test_an_object_in_an_object_keeps_its_class(value: Any) -> None:
+    """Where a class with the same fields would do too; or it all arrives as values."""
+    known = known_classes([Decision, Outcomes, Pair, Urgency])
+    back = there_and_back([value], known=known)[0]
+    if type(value) is Yes:
+        assert back == {"n": Denied(by="x")}
+    else:
+        assert same(back, value)
+
+
+class Redacting(BaseModel):
+    """A model whose serializers hide something."""
+
+    card: str
+    inner: Annotated[Denied | None, PlainSerializer(lambda _: "hidden")] = None
+
+    @field_serializer("card")
+    def last(self, value: str) -> str:
+        """The last digits."""
+        return f"…{value[-4:]}"
+
+
+class Hiding(BaseModel):
+    """A model that excludes a field, and has private attributes."""
+
+    by: str
+    note: str = Field(default="", exclude=True)
+    _seen: list[str] = PrivateAttr(default_factory=list)
+
+
+@pydantic_dataclass
+class Folding:
+    """A dataclass of pydantic's that excludes a field."""
+
+    by: str
+    note: str = Field(default="", exclude=True)
+
+
+@dataclasses.dataclass
+class Growing:
+    """A dataclass that gets more attributes."""
+
+    by: str
+
+
+def _with(value: Any, name: str, given: Any) -> Any:
+    setattr(value, name, given)
+    return value
+
+
+LOST: list[tuple[Any, Any, list[str]]] = [
+    (
+        Redacting(card="1111222233334444", inner=Denied(by="x")),
+        {"card": "…4444", "inner": "hidden"},
+        [
+            "a.card: a value that its serializer changes",
+            "a.inner: a value that its serializer changes",
+        ],
+    ),
+    (Hiding(by="x", note="y"), {"by": "x"}, ["a.note: a field that is excluded"]),
+    (_with(Hiding(by="x"), "_seen", ["z"]), {"by": "x"}, ["a._seen: a private attribute"]),
+    (Hiding(by="x"), Hiding(by="x"), []),
+    (Folding(by="x", note="y"), {"by": "x"}, ["a.note: a field that is excluded"]),
+    (Folding(by="x"), Folding(by="x"), []),
+    (_with(Growing("x"), "more", 1), {"by": "x"}, ["a.more: an attribute that is no field"]),
+    (
+        Decision(anything=[Hiding(by="x", note="y")]),
+        {
+            "outcome": None,
+            "either": None,
+            "many": {},
+            "anything": [{"by": "x"}],
+            "first": None,
+        },
+        ["a.anything[0].note: a field that is excluded"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("value", "form", "told"), LOST, ids=lambda part: repr(part)[:40])
+def test_what_an_object_loses_is_said(
+    lead: Agent, researcher: Agent, value: Any, form: Any, told: list[str]
+) -> None:
+    """It arrives as its fields, as its class serializes them, and never as another object."""
+    child = verified_child(graph_of(lambda _: {"a": value}), researcher)
+    types = [Redacting, Hiding, Folding, Growing]
+    (result,) = parent_of(lead, {NAME: child}, answer_types=types).invoke(tasks("x"))["results"]
+    assert same(result["output"]["a"], form)
+    assert result.get("omitted", []) == told
+
+
+class Wide(BaseModel):
+    """A model with a number."""
+
+    n: int | None = None
+    amount: Any = None
+
+
+class Emptying(BaseModel):
+    """A model that changes the list that it is given."""
+
+    items: list[Any]
+
+    @field_validator("items", mode="before")
+    @classmethod
+    def emptied(cls, value: list[Any]) -> list[Any]:
+        """Takes out what it was given, in place."""
+        value.clear()
+        return value
+
+
+def test_equal_values_of_another_type_are_a_change() -> None:
+    """A validator may make 1 of True, or change in place what its result is compared with."""
+    known = known_classes([Wide, Yes, Point, Level, Emptying])
+    assert same(there_and_back([Wide.model_construct(n=True)], known=known)[0]["n"], True)
+    assert same(there_and_back([Yes(True)], known=known), [{"n": True}])
+    assert same(there_and_back([Point(True, Decimal(1))], known=known), [(True, Decimal(1))])
+    value = Wide(amount=[Decimal("1.0"), -0.0, {1: True}])
+    assert same(there_and_back([value], known=known), [value])
+    emptying = Emptying.model_construct(items=[1, 2])
+    assert there_and_back([emptying], known=known) == [{"items": [1, 2]}]
+    forged = {"__pipelit_object__": ["enum", f"{__name__}.Level", 3.0]}
+    assert same(state_from_bytes(json.dumps(forged).encode(), limit=LIMIT, known=known), 3.0)
+
+
 FORGED: list[Any] = [
+    {"__pipelit_object__": ["model", "x", {}, []]},
+    {"__pipelit_object__": ["model", "x", {}, [5]]},
+    {"__pipelit_object__": ["model", "x", {}, "lost"]},
+    {"__pipelit_object__": ["model", "x", {}, ["a"], ["b"]]},
     {"__pipelit_date__": "2026-13-01"},
     {"__pipelit_date__": "20260101"},
     {"__pipelit_date__": 5},
