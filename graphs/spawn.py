@@ -411,7 +411,7 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
                     return
             elif gone and self.terms.on_failure == "raise":
                 raise SpawnError(_gone(gone))
-        run.waiting = call.waiting(saved, parent)
+        run.waiting = call.waiting(given, saved, parent)
 
 
 def spawn_and_await(
