@@ -67,6 +67,10 @@ _COUNTS: Final[weakref.WeakKeyDictionary[Any, dict[Any, Iterator[int]]]] = (
 )
 
 
+# For each loop that runs a graph: whether tasks, by their version, were done in an earlier turn.
+_DONE: Final[weakref.WeakKeyDictionary[Any, dict[Any, bool]]] = weakref.WeakKeyDictionary()
+
+
 class Call:
     """One call of a graph: where it happens, and what LangGraph will make of it.
 
@@ -159,22 +163,33 @@ class Call:
         return RunnableConfig(configurable=conf)
 
     def is_repeat(self) -> bool:
-        """Whether the node by itself would do the same tasks again that it did in an earlier turn.
+        """Whether a node would do the same tasks again that a node did in an earlier turn.
 
-        So it is where a new input came since it last ended, and nothing wrote the tasks since. A
-        loop within one turn isn't a repeat, nor is a ``Send``, which brings its own tasks.
+        So it is where a new input came since, and nothing wrote the tasks since then. A loop within
+        one turn isn't a repeat, nor is a ``Send``, which brings its own tasks. A graph that is a
+        node takes its tasks from the graph around it, which is asked where nothing in it wrote any.
         """
-        task = _task_of(self.configurable)
-        if not self._is_the_node() or task is None or task.path[:1] == (_PUSH,):
+        if not self._is_the_node():
             return False
-        loop = _loop_of(self.configurable)
-        checkpoint = getattr(loop, "checkpoint", None) or {}
-        versions = checkpoint.get("channel_versions", {})
-        seen = checkpoint.get("versions_seen", {}).get(task.name)
-        asked, turn = versions.get("tasks"), versions.get(START)
-        if not seen or asked is None or turn is None:
-            return False
-        return bool(asked <= max(seen.values()) < turn)
+        for conf in self._levels():
+            loop, task = _loop_of(conf), _task_of(conf)
+            if task is None or task.path[:1] == (_PUSH,):
+                return False
+            if not isinstance(_first_step(task.proc), Pregel):
+                # A function chooses the tasks of the graphs that it calls.
+                return False
+            checkpoint = getattr(loop, "checkpoint", None) or {}
+            versions = checkpoint.get("channel_versions", {})
+            asked, turn = versions.get("tasks"), versions.get(START)
+            if asked is None or turn is None:
+                return False
+            if asked < turn:
+                seen = checkpoint.get("versions_seen", {})
+                return _was_done(loop, seen, versions, asked)
+            if asked > turn:
+                # A node of this graph wrote them, and not its input.
+                return False
+        return False
 
     def waiting(
         self, given: Any, saved: StateSnapshot, parent: CheckpointTuple | None
@@ -391,6 +406,53 @@ def _task_of(conf: Mapping[str, Any]) -> Any:
 def _loop_of(conf: Mapping[str, Any]) -> Any:
     call = _caller_of(conf)
     return None if call is None else getattr(call.keywords.get("schedule_task"), "__self__", None)
+
+
+def _was_done(
+    loop: Any, seen: Mapping[str, Mapping[str, Any]], versions: Mapping[str, Any], asked: Any
+) -> bool:
+    """Whether tasks that were written before this turn were done before it too.
+
+    Args:
+        loop: What runs the graph.
+        seen: For each node the versions of channels that it last ran with.
+        versions: Those of the channels now.
+        asked: That of the tasks.
+    """
+    known = _DONE.setdefault(loop, {})
+    if asked in known:
+        return known[asked]
+    turn = versions[START]
+    before = again = False
+    for name, node in loop.nodes.items():
+        if not seen.get(name) or "tasks" not in node.channels or not _does_tasks(node.bound):
+            continue
+        last = max(seen[name].values())
+        again = again or last > turn
+        # A graph that does them writes them back with its results, at the end of its step.
+        echoed = versions.get("results") == asked and _number(asked) == _number(last) + 1
+        before = before or ((asked <= last or echoed) and last < turn)
+    if again and not before:
+        # A node did them, or nothing, in this turn before the run was broken off.
+        results = loop.channels.get("results")
+        before = results is not None and results.is_available() and not results.get()
+    known[asked] = before
+    return before
+
+
+def _number(version: Any) -> int:
+    # Savers count versions; some put more behind a point.
+    return int(str(version).partition(".")[0])
+
+
+def _does_tasks(runnable: Any) -> bool:
+    # Whether a node is a spawn by itself, or a graph with such a node.
+    graph = _first_step(runnable)
+    if not isinstance(graph, Pregel):
+        return False
+    return hasattr(graph, "terms") or any(
+        "tasks" in node.channels and _does_tasks(node.bound) for node in graph.nodes.values()
+    )
 
 
 def _first_step(runnable: Any) -> Runnable[Any, Any] | None:

@@ -115,7 +115,11 @@ def child_answers(configurable: Mapping[str, Any], seed: bytes) -> dict[str, Any
     given = configurable.get(RESUMED)
     if not isinstance(given, Mapping):
         return renamed
-    opened = {_permuted(key, seed, back=True): value for key, value in given.items() if is_interrupt_id(key)}
+    opened = {
+        _permuted(key, seed, back=True): value
+        for key, value in given.items()
+        if is_interrupt_id(key)
+    }
     # A client that reads the child's own namespace sees the child's ids, and may answer by them.
     return renamed | {RESUMED: {**given, **opened}}
 

@@ -438,8 +438,9 @@ def spawn_and_await(
     spawned, running, verified, refused or failed.
 
     Called in a node's function, a tool or a task, it is resumed by what it asks, in whatever order
-    calls are made again. As a node, it does only tasks that were written since it last ran to its
-    end, or that a loop within the turn brings back: a later turn without new tasks has no results.
+    calls are made again. As a node, also of a sub-graph that is one, it does only tasks that were
+    written since a spawn node last did any, or that a loop within the turn brings back: a later
+    turn without new tasks has no results. A function that calls it, and ``Send``, bring their own.
     When it fails, LangGraph keeps the state as it was before the node, also ``results`` of an
     earlier turn; each result says what it answers.
 
