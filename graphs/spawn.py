@@ -461,7 +461,9 @@ def spawn_and_await(
             says who is there, and nothing about the output.
         max_answer_bytes: How large an answer may be, and what a child's interrupts hold together.
         name: What the graph is called, in traces and where one node calls several: give two that
-            have the same lead and may be asked the same names of their own.
+            have the same lead and may be asked the same names of their own. Equal calls of one
+            graph in a node are told apart by their order only: where the first is left out when
+            the node runs again, the second gets its record.
         accept_messages: The types of messages that answers may hold: ``ai``, ``human``, ``tool``,
             ``system``, ``function``, ``chat``, ``remove``. Others are left out, and the result says
             so. A proof says who sent a message, not what it does to the state that it is put into.
@@ -1207,7 +1209,8 @@ class _Exits:
 
 
 def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
-    # What ends the process, the task or the run ends it, and says nothing of the child's.
+    # What ends the task or the run from outside ends it, and says nothing of the child's. A child's
+    # own SystemExit ends only the child; nothing tells its KeyboardInterrupt from a person's.
     kind = type(error)
     if kind is GraphDrained:
         runtime = get_runtime()
@@ -1219,12 +1222,8 @@ def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseE
         return asyncio.CancelledError()
     if kind is GeneratorExit and task is not began_in:
         return GeneratorExit()
-    if threading.current_thread() is threading.main_thread():
-        if kind is KeyboardInterrupt:
-            return KeyboardInterrupt()
-        if kind is SystemExit:
-            code = cast(SystemExit, error).code
-            return SystemExit(code if type(code) is int else 1)
+    if kind is KeyboardInterrupt and threading.current_thread() is threading.main_thread():
+        return KeyboardInterrupt()
     return _BrokeOff()
 
 
@@ -1258,9 +1257,8 @@ async def _aguarded(
 ) -> SpawnResult:
     reason: Exception
     try:
-        answer = await (
-            work() if parent.timeout is None else _ain_time(work, within=parent.timeout)
-        )
+        # In a task of its own: a GeneratorExit of the child's would close what waits for it.
+        answer = await _ain_time(work, within=parent.timeout)
         return await believe(answer)
     except (GraphInterrupt, GraphDrained, *_PARENT_FAILED) as error:
         if not _is_unheard(error):
@@ -1312,7 +1310,7 @@ def _in_time(work: Callable[[RunControl | None], T], timeout: float) -> T:
     return cast(T, result)
 
 
-async def _ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float) -> T:
+async def _ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float | None) -> T:
     # asyncio.wait_for would wait as long as a cancelled child likes to go on.
     task = asyncio.create_task(work())
     try:
@@ -1322,7 +1320,8 @@ async def _ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float
     finally:
         if not task.done():
             task.cancel()
-            await asyncio.wait({task}, timeout=_GRACE)
+            # Without a time limit a child has all the time to clean up.
+            await asyncio.wait({task}, timeout=None if within is None else _GRACE)
         task.add_done_callback(_forget)
     if task.cancelled():
         raise _BrokeOff
