@@ -13,6 +13,7 @@ and ``tests/test_spawn_calls.py`` fails where a version of LangGraph changes wha
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +26,12 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.config import get_config
 from langgraph.constants import START
 from langgraph.pregel import Pregel
-from langgraph.types import StateSnapshot
+from langgraph.types import Command, StateSnapshot
 
 from pipelit_agents.errors import ConfigurationError
 
 from .child import ShowingStep
-from .interrupts import RENAMED
+from .interrupts import RENAMED, RESUMED, is_interrupt_id
 from .messages import state_to_bytes
 
 __all__ = ["Call", "keyed_by_input", "without_an_answer"]
@@ -54,6 +55,9 @@ _CALL: Final = "__pregel_call"
 _INTERRUPT: Final = "__interrupt__"
 # The first item of the path of a task that `Send` made.
 _PUSH: Final = "__pregel_push"
+# Under this task LangGraph keeps a plain resume value among the pending writes.
+_NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
+_RESUME: Final = "__resume__"
 _SEPARATOR: Final = "|"
 
 # For each run of a task: how often it asked each question, by attempt. The key lives as long as
@@ -61,6 +65,10 @@ _SEPARATOR: Final = "|"
 _COUNTS: Final[weakref.WeakKeyDictionary[Any, dict[Any, Iterator[int]]]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+# For each loop that runs a graph: whether tasks, by their version, were done in an earlier turn.
+_DONE: Final[weakref.WeakKeyDictionary[Any, dict[Any, bool]]] = weakref.WeakKeyDictionary()
 
 
 class Call:
@@ -155,31 +163,49 @@ class Call:
         return RunnableConfig(configurable=conf)
 
     def is_repeat(self) -> bool:
-        """Whether the node by itself would do the same tasks again that it did in an earlier turn.
+        """Whether a node would do the same tasks again that a node did in an earlier turn.
 
-        So it is where a new input came since it last ended, and nothing wrote the tasks since. A
-        loop within one turn isn't a repeat, nor is a ``Send``, which brings its own tasks.
+        So it is where a new input came since, and nothing wrote the tasks since then. A loop within
+        one turn isn't a repeat, nor is a ``Send``, which brings its own tasks. A graph that is a
+        node takes its tasks from the graph around it, which is asked where nothing in it wrote any.
         """
-        call: Any = self.configurable.get(_CALL)
-        task = self._task()
-        if not self._is_the_node() or task is None or task.path[:1] == (_PUSH,):
+        if not self._is_the_node():
             return False
-        loop = getattr(call.keywords.get("schedule_task"), "__self__", None)
-        checkpoint = getattr(loop, "checkpoint", None) or {}
-        versions = checkpoint.get("channel_versions", {})
-        seen = checkpoint.get("versions_seen", {}).get(task.name)
-        asked, turn = versions.get("tasks"), versions.get(START)
-        if not seen or asked is None or turn is None:
-            return False
-        return bool(asked <= max(seen.values()) < turn)
+        for conf in self._levels():
+            loop, task = _loop_of(conf), _task_of(conf)
+            if task is None or task.path[:1] == (_PUSH,):
+                return False
+            if not isinstance(_first_step(task.proc), Pregel):
+                # A function chooses the tasks of the graphs that it calls.
+                return False
+            checkpoint = getattr(loop, "checkpoint", None) or {}
+            versions = checkpoint.get("channel_versions", {})
+            asked, turn = versions.get("tasks"), versions.get(START)
+            if asked is None or turn is None:
+                return False
+            if asked < turn:
+                seen = checkpoint.get("versions_seen", {})
+                return _was_done(loop, seen, versions, asked)
+            if asked > turn:
+                # A node of this graph wrote them, and not its input.
+                return False
+        return False
 
-    def waiting(self, saved: StateSnapshot, parent: CheckpointTuple | None) -> frozenset[str]:
-        """The tasks of a record whose question was shown, so that the present answer may be theirs.
+    def waiting(
+        self, given: Any, saved: StateSnapshot, parent: CheckpointTuple | None
+    ) -> frozenset[str]:
+        """The tasks of a record that may take the plain value that the run was resumed with.
+
+        Their question was shown. There are none where the run was resumed by interrupt ids or with
+        nothing: a plain value that LangGraph still keeps is then an earlier run's.
 
         Args:
+            given: What the graph is called with.
             saved: The record.
             parent: The checkpoint of the graph around it, if it is known.
         """
+        if not self._is_answered(given):
+            return frozenset()
         shown: set[str] | None = None
         if parent is not None:
             mine = self.configurable.get(_TASK_ID)
@@ -199,6 +225,26 @@ class Call:
                 for each in task.interrupts
             )
         )
+
+    def _is_answered(self, given: Any) -> bool:
+        # Whether the plain value that LangGraph holds came with this run.
+        if not self.nested or isinstance(given, Command):
+            return _resumes_plainly(given, None)
+        for conf in self._levels():
+            loop = _loop_of(conf)
+            writes = getattr(loop, "checkpoint_pending_writes", ())
+            if any(each[0] == _NULL_TASK and each[1] == _RESUME for each in writes):
+                # The value nearest to the call is the one that LangGraph takes.
+                mapped = loop.config.get("configurable", {}).get(RESUMED)
+                return _resumes_plainly(loop.input, mapped)
+        return False
+
+    def _levels(self) -> Iterator[Mapping[str, Any]]:
+        # The configuration of the task that makes this call, of the one around it, and so on.
+        conf: Mapping[str, Any] = self.configurable
+        while (loop := _loop_of(conf)) is not None:
+            yield conf
+            conf = (getattr(loop, "config", None) or {}).get("configurable") or {}
 
     def parent(self) -> CheckpointTuple | None:
         """The checkpoint of the graph around, if there is one."""
@@ -235,13 +281,8 @@ class Call:
         info = getattr(self.configurable.get(_RUNTIME), "execution_info", None)
         return getattr(info, "node_attempt", 1)
 
-    def _task(self) -> Any:
-        call = self.configurable.get(_CALL)
-        return call.args[0]() if isinstance(call, partial) and call.args else None
-
     def _is_the_node(self) -> bool:
-        runnable = getattr(self._task(), "proc", None)
-        first: Runnable[Any, Any] | None = next(iter(getattr(runnable, "steps", (runnable,))), None)
+        first = _first_step(getattr(_task_of(self.configurable), "proc", None))
         if type(first) is ShowingStep:
             # A child's: it calls its graph once.
             return first.deps == [self._graph]
@@ -260,7 +301,7 @@ class _KeyedByInput(Runnable[Any, Any]):
         call = self._placed(input, config)
         if call.resuming:
             saved = self._graph.get_state(call.recorded())
-            if not call.waiting(saved, call.parent()):
+            if not call.waiting(input, saved, call.parent()):
                 call.take_no_answer()
         return self._graph.invoke(input, _with(config, call), **options)
 
@@ -274,7 +315,7 @@ class _KeyedByInput(Runnable[Any, Any]):
         call = self._placed(input, config)
         if call.resuming:
             saved = await self._graph.aget_state(call.recorded())
-            if not call.waiting(saved, await call.aparent()):
+            if not call.waiting(input, saved, await call.aparent()):
                 call.take_no_answer()
         return await self._graph.ainvoke(input, _with(config, call), **options)
 
@@ -339,6 +380,83 @@ def without_an_answer(config: RunnableConfig) -> Mapping[str, Any]:
         return {}
     # A function of this task's own: calls are counted by it.
     return {_SCRATCHPAD: replace(pad, get_null_resume=partial(_no_answer))}
+
+
+def _resumes_plainly(given: Any, mapped: Any) -> bool:
+    # LangGraph takes a dict whose keys are all ids for answers by id.
+    resume = given.resume if isinstance(given, Command) else None
+    if resume is None or resume is mapped:
+        return False
+    return not isinstance(resume, dict) or not all(map(is_interrupt_id, resume))
+
+
+def _caller_of(conf: Mapping[str, Any]) -> partial[Any] | None:
+    call = conf.get(_CALL)
+    while inspect.isfunction(call):
+        # A node with a timeout has it in a function that checks the time.
+        call = inspect.getclosurevars(call).nonlocals.get("call")
+    return call if isinstance(call, partial) else None
+
+
+def _task_of(conf: Mapping[str, Any]) -> Any:
+    call = _caller_of(conf)
+    return call.args[0]() if call is not None and call.args else None
+
+
+def _loop_of(conf: Mapping[str, Any]) -> Any:
+    call = _caller_of(conf)
+    return None if call is None else getattr(call.keywords.get("schedule_task"), "__self__", None)
+
+
+def _was_done(
+    loop: Any, seen: Mapping[str, Mapping[str, Any]], versions: Mapping[str, Any], asked: Any
+) -> bool:
+    """Whether tasks that were written before this turn were done before it too.
+
+    Args:
+        loop: What runs the graph.
+        seen: For each node the versions of channels that it last ran with.
+        versions: Those of the channels now.
+        asked: That of the tasks.
+    """
+    known = _DONE.setdefault(loop, {})
+    if asked in known:
+        return known[asked]
+    turn = versions[START]
+    before = again = False
+    for name, node in loop.nodes.items():
+        if not seen.get(name) or "tasks" not in node.channels or not _does_tasks(node.bound):
+            continue
+        last = max(seen[name].values())
+        again = again or last > turn
+        # A graph that does them writes them back with its results, at the end of its step.
+        echoed = versions.get("results") == asked and _number(asked) == _number(last) + 1
+        before = before or ((asked <= last or echoed) and last < turn)
+    if again and not before:
+        # A node did them, or nothing, in this turn before the run was broken off.
+        results = loop.channels.get("results")
+        before = results is not None and results.is_available() and not results.get()
+    known[asked] = before
+    return before
+
+
+def _number(version: Any) -> int:
+    # Savers count versions; some put more behind a point.
+    return int(str(version).partition(".")[0])
+
+
+def _does_tasks(runnable: Any) -> bool:
+    # Whether a node is a spawn by itself, or a graph with such a node.
+    graph = _first_step(runnable)
+    if not isinstance(graph, Pregel):
+        return False
+    return hasattr(graph, "terms") or any(
+        "tasks" in node.channels and _does_tasks(node.bound) for node in graph.nodes.values()
+    )
+
+
+def _first_step(runnable: Any) -> Runnable[Any, Any] | None:
+    return next(iter(getattr(runnable, "steps", (runnable,))), None)
 
 
 def _no_answer(consume: bool = False) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "asking_agent",
     "child_answers",
     "interrupts_to_bytes",
+    "is_interrupt_id",
     "rebuilt_interrupt",
 ]
 
@@ -114,13 +115,17 @@ def child_answers(configurable: Mapping[str, Any], seed: bytes) -> dict[str, Any
     given = configurable.get(RESUMED)
     if not isinstance(given, Mapping):
         return renamed
-    opened = {_permuted(key, seed, back=True): value for key, value in given.items() if _is_id(key)}
+    opened = {
+        _permuted(key, seed, back=True): value
+        for key, value in given.items()
+        if is_interrupt_id(key)
+    }
     # A client that reads the child's own namespace sees the child's ids, and may answer by them.
     return renamed | {RESUMED: {**given, **opened}}
 
 
 def _shown_id(seed: bytes, given: Any) -> str:
-    return _permuted(given, seed) if _is_id(given) else ""
+    return _permuted(given, seed) if is_interrupt_id(given) else ""
 
 
 def asking_agent(interrupt: Interrupt) -> str | None:
@@ -142,14 +147,15 @@ def _held(error: BaseException) -> list[Any]:
 
 
 def _own_id(given: Any, seed: bytes, position: int) -> str:
-    if _is_id(given):
+    if is_interrupt_id(given):
         return _permuted(given, seed)
     # Nothing can be resumed by it, but two of them are two.
     label = b"pipelit-agents/unnamed-interrupt/v1\0" + seed + position.to_bytes(4)
     return hashlib.sha256(label).hexdigest()[:32]
 
 
-def _is_id(given: Any) -> bool:
+def is_interrupt_id(given: Any) -> bool:
+    """Whether it has the form of an interrupt's id."""
     return type(given) is str and _ID.fullmatch(given) is not None
 
 

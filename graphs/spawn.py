@@ -411,7 +411,7 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
                     return
             elif gone and self.terms.on_failure == "raise":
                 raise SpawnError(_gone(gone))
-        run.waiting = call.waiting(saved, parent)
+        run.waiting = call.waiting(given, saved, parent)
 
 
 def spawn_and_await(
@@ -438,8 +438,9 @@ def spawn_and_await(
     spawned, running, verified, refused or failed.
 
     Called in a node's function, a tool or a task, it is resumed by what it asks, in whatever order
-    calls are made again. As a node, it does only tasks that were written since it last ran to its
-    end, or that a loop within the turn brings back: a later turn without new tasks has no results.
+    calls are made again. As a node, also of a sub-graph that is one, it does only tasks that were
+    written since a spawn node last did any, or that a loop within the turn brings back: a later
+    turn without new tasks has no results. A function that calls it, and ``Send``, bring their own.
     When it fails, LangGraph keeps the state as it was before the node, also ``results`` of an
     earlier turn; each result says what it answers.
 
@@ -460,7 +461,9 @@ def spawn_and_await(
             says who is there, and nothing about the output.
         max_answer_bytes: How large an answer may be, and what a child's interrupts hold together.
         name: What the graph is called, in traces and where one node calls several: give two that
-            have the same lead and may be asked the same names of their own.
+            have the same lead and may be asked the same names of their own. Equal calls of one
+            graph in a node are told apart by their order only: where the first is left out when
+            the node runs again, the second gets its record.
         accept_messages: The types of messages that answers may hold: ``ai``, ``human``, ``tool``,
             ``system``, ``function``, ``chat``, ``remove``. Others are left out, and the result says
             so. A proof says who sent a message, not what it does to the state that it is put into.
@@ -1206,7 +1209,8 @@ class _Exits:
 
 
 def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
-    # What ends the process, the task or the run ends it, and says nothing of the child's.
+    # What ends the task or the run from outside ends it, and says nothing of the child's. A child's
+    # own SystemExit ends only the child; nothing tells its KeyboardInterrupt from a person's.
     kind = type(error)
     if kind is GraphDrained:
         runtime = get_runtime()
@@ -1218,12 +1222,8 @@ def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseE
         return asyncio.CancelledError()
     if kind is GeneratorExit and task is not began_in:
         return GeneratorExit()
-    if threading.current_thread() is threading.main_thread():
-        if kind is KeyboardInterrupt:
-            return KeyboardInterrupt()
-        if kind is SystemExit:
-            code = cast(SystemExit, error).code
-            return SystemExit(code if type(code) is int else 1)
+    if kind is KeyboardInterrupt and threading.current_thread() is threading.main_thread():
+        return KeyboardInterrupt()
     return _BrokeOff()
 
 
@@ -1257,9 +1257,8 @@ async def _aguarded(
 ) -> SpawnResult:
     reason: Exception
     try:
-        answer = await (
-            work() if parent.timeout is None else _ain_time(work, within=parent.timeout)
-        )
+        # In a task of its own: a GeneratorExit of the child's would close what waits for it.
+        answer = await _ain_time(work, within=parent.timeout)
         return await believe(answer)
     except (GraphInterrupt, GraphDrained, *_PARENT_FAILED) as error:
         if not _is_unheard(error):
@@ -1311,7 +1310,7 @@ def _in_time(work: Callable[[RunControl | None], T], timeout: float) -> T:
     return cast(T, result)
 
 
-async def _ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float) -> T:
+async def _ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float | None) -> T:
     # asyncio.wait_for would wait as long as a cancelled child likes to go on.
     task = asyncio.create_task(work())
     try:
@@ -1321,7 +1320,8 @@ async def _ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float
     finally:
         if not task.done():
             task.cancel()
-            await asyncio.wait({task}, timeout=_GRACE)
+            # Without a time limit a child has all the time to clean up.
+            await asyncio.wait({task}, timeout=None if within is None else _GRACE)
         task.add_done_callback(_forget)
     if task.cancelled():
         raise _BrokeOff

@@ -340,18 +340,63 @@ async def test_a_meddled_answer_is_refused_on_the_event_loop(
     assert CANARY not in repr(state)
 
 
-@pytest.mark.parametrize("cancelled", [KeyboardInterrupt, SystemExit])
 def test_a_child_cannot_end_the_process_with_its_words(
-    lead: Agent, researcher: Agent, tmp_path: Path, cancelled: type[BaseException]
+    lead: Agent, researcher: Agent, tmp_path: Path
 ) -> None:
-    """What isn't an Exception ends the run, and still leaves no word in the parent's namespaces."""
+    """A KeyboardInterrupt, which may be a person's, ends the run with no word of the child's."""
     path = tmp_path / "checkpoints.db"
-    child = hostile(researcher, _raise(cancelled(CANARY)))
+    child = hostile(researcher, _raise(KeyboardInterrupt(CANARY)))
     with SqliteSaver.from_conn_string(str(path)) as saver:
         graph = parent_of(lead, {NAME: child}, saver, on_failure="collect")
-        with pytest.raises(BaseException):  # noqa: B017, PT011 - which one is LangGraph's choice
+        with pytest.raises(KeyboardInterrupt) as caught:
             graph.invoke(tasks("x"), THREAD)
+    assert not caught.value.args
     assert CANARY.encode() not in parents_own(path)
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+@pytest.mark.parametrize("ending", [SystemExit, GeneratorExit])
+def test_a_child_that_exits_is_refused(
+    lead: Agent, researcher: Agent, tmp_path: Path, ending: type[BaseException], timeout: Any
+) -> None:
+    """Its sys.exit ends neither the process nor its siblings, and says nothing."""
+    path = tmp_path / "checkpoints.db"
+
+    def work(state: Work) -> Work:
+        if state["q"] == "exit":
+            raise ending(CANARY)
+        return upper(state)
+
+    child = verified_child(graph_of(work), researcher)
+    with SqliteSaver.from_conn_string(str(path)) as saver:
+        graph = parent_of(lead, {NAME: child}, saver, on_failure="collect", timeout=timeout)
+        state = graph.invoke(tasks("exit", "x"), THREAD)
+    assert statuses(state) == ["refused", "verified"]
+    assert CANARY not in repr(state)
+    assert CANARY.encode() not in parents_own(path)
+
+
+# LangGraph's own coroutine of the child's node doesn't let itself be closed, and Python tells it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("timeout", [None, 30])
+@pytest.mark.parametrize("deferred", [False, True])
+async def test_the_end_of_a_generator_is_a_refusal_on_the_event_loop(
+    lead: Agent, researcher: Agent, timeout: Any, deferred: bool
+) -> None:
+    """A GeneratorExit from a node of the child closes nothing that waits for the child."""
+
+    async def work(state: Work) -> Work:
+        if deferred:
+            await asyncio.sleep(0)
+        if state["q"] == "exit":
+            raise GeneratorExit(CANARY)
+        return upper(state)
+
+    child = verified_child(graph_of(work), researcher)
+    graph = parent_of(lead, {NAME: child}, on_failure="collect", timeout=timeout)
+    state = await graph.ainvoke(tasks("exit", "x"))
+    assert statuses(state) == ["refused", "verified"]
+    assert CANARY not in repr(state)
 
 
 def test_a_command_to_the_parent_is_refused(lead: Agent, researcher: Agent) -> None:

@@ -1025,3 +1025,101 @@ def test_a_spawn_with_a_saver_of_its_own(team: Team) -> None:
     assert told(second, delegate.invoke({"tasks": second}, again)) == ["agent_c other"]
     delegate.invoke({"tasks": first}, THREAD)
     assert told(first, delegate.invoke(Command(resume="yes"), THREAD))[1] == "agent_b pay? yes"
+
+
+# A plain answer
+
+
+def asks_twice(team: Team, name: str) -> VerifiedChild:
+    """A child that asks a person as often as its question has question marks."""
+
+    def work(state: Question) -> Question:
+        said = [interrupt(f"{name} #{nth}") for nth in range(state["q"].count("?"))]
+        return {"a": " ".join([name, state["q"], *said])}
+
+    graph = StateGraph(Question).add_node("work", work).add_edge(START, "work").compile()
+    return verified_child(graph, team.pipelit.agent(name))
+
+
+def asking_twice(team: Team) -> Ask:
+    """A spawn of such children."""
+    names = ("agent_a", "agent_b")
+    return asking(spawn_and_await(team.lead, {each: asks_twice(team, each) for each in names}))
+
+
+def by_id(state: Any) -> Command[Any]:
+    """Answers every question by its id, with its own words."""
+    return Command(resume={each.id: f"yes to {each.value}" for each in state["__interrupt__"]})
+
+
+TWICE = ["agent_a 9? yes to agent_a #0", "agent_b ?? yes to agent_b #0 yes to agent_b #1"]
+
+
+@pytest.mark.parametrize("place", ["node", "subgraph", "function", "keyed", "timeout"])
+async def test_a_plain_answer_is_to_the_question_that_was_shown(team: Team, place: str) -> None:
+    """A child's second question is shown, and doesn't take an earlier run's plain answer."""
+    ask = asking_twice(team)
+
+    def node(_: Parent) -> Parent:
+        return {"out": [*ask(to("a", "9?")), *ask(to("b", "??"))]}
+
+    inner = StateGraph(Parent).add_node("inner", node).add_edge(START, "inner").compile()
+    keyed = keyed_by_input(inner)
+    if place == "timeout":
+
+        async def timed(_: Parent) -> Parent:
+            return await asyncio.to_thread(node, _)
+
+        graph = one_node(timed, timeout=60)
+    else:
+        works: dict[str, Any] = {
+            "node": node,
+            "subgraph": inner,
+            "function": lambda state: {"out": inner.invoke(state)["out"]},
+            "keyed": lambda state: {"out": keyed.invoke(state)["out"]},
+        }
+        graph = one_node(works[place])
+    state = await graph.ainvoke({"note": "x"}, THREAD)
+    state = await graph.ainvoke(Command(resume="yes to agent_a #0"), THREAD)
+    for nth in range(2):
+        assert questions(state) == [f"agent_b #{nth}"]
+        state = await graph.ainvoke(by_id(state), THREAD)
+    assert state["out"] == TWICE
+
+
+@pytest.mark.parametrize("by", ["id", "plain"])
+def test_a_plain_answer_ends_with_its_run(team: Team, by: str) -> None:
+    """After a crash, and a run that is told nothing, questions are asked as if none had come."""
+    ask, crashes = asking_twice(team), [1]
+
+    def node(_: Parent) -> Parent:
+        first = ask(to("a", "9?"))
+        if crashes:
+            crashes.clear()
+            raise OSError("crash")
+        return {"out": [*first, *ask(to("b", "??"))]}
+
+    graph = one_node(node)
+    graph.invoke({}, THREAD)
+    with pytest.raises(OSError, match="crash"):
+        graph.invoke(Command(resume="yes to agent_a #0"), THREAD)
+    for nth in range(2):
+        # The second time the question has been shown, and nobody answered.
+        state = [graph.invoke(None, THREAD) for _ in range(2)][-1]
+        assert questions(state) == [f"agent_b #{nth}"]
+        answer = Command(resume=f"yes to agent_b #{nth}") if by == "plain" else by_id(state)
+        state = graph.invoke(answer, THREAD)
+    assert state["out"] == TWICE
+
+
+def test_a_plain_answer_to_a_spawn_by_itself_ends_with_its_run(team: Team) -> None:
+    """The same where the spawn is the outermost graph, and a child is interrupted twice."""
+    children: dict[str, Any] = {"agent_b": asks_twice(team, "agent_b")}
+    delegate = spawn_and_await(team.lead, children)
+    delegate.checkpointer = InMemorySaver()
+    given = [to("b", "??")]
+    delegate.invoke({"tasks": given}, THREAD)
+    state = delegate.invoke(Command(resume="yes to agent_b #0"), THREAD)
+    assert questions(state) == ["agent_b #1"]
+    assert questions(delegate.invoke(None, THREAD)) == ["agent_b #1"]
+    assert told(given, delegate.invoke(by_id(state), THREAD)) == TWICE[1:]

@@ -193,6 +193,92 @@ def test_a_loop_within_a_turn_asks_again(lead: Agent) -> None:
         assert len(runs) == 2 * turn
 
 
+def planned(state: Lead) -> Lead:
+    """Writes tasks where the turn says what they are."""
+    return tasks(state["note"]) if state["note"] else {}
+
+
+@pytest.mark.parametrize("saver", ["memory", "sqlite"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_subgraph_does_nothing_in_a_turn_without_tasks(
+    lead: Agent,
+    child: VerifiedChild,
+    runs: list[Any],
+    tmp_path: Path,
+    depth: int,
+    saver: str,
+) -> None:
+    """A graph that is a node, and gets the old tasks as its input, doesn't do them again."""
+    inner: Any = spawn_and_await(lead, {NAME: child})
+    for _ in range(depth):
+        inner = StateGraph(Lead).add_node("inner", inner).add_edge(START, "inner").compile()
+    builder = StateGraph(Lead).add_node("plan", planned).add_node("sub", inner)
+    builder.add_edge(START, "plan").add_edge("plan", "sub")
+    with SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.db")) as sqlite:
+        kept: Any = sqlite if saver == "sqlite" else InMemorySaver()
+        graph = builder.compile(checkpointer=kept)
+        for _ in range(2):
+            assert answers(graph.invoke({"note": "a"}, THREAD)) == ["A"]
+            for _ in range(2):
+                assert graph.invoke({"note": ""}, THREAD)["results"] == []
+    assert runs == ["a", "a"]
+
+
+def test_tasks_that_another_node_did_are_done(
+    lead: Agent, child: VerifiedChild, runs: list[Any]
+) -> None:
+    """Of two spawns that read the same tasks, one in a later turn does only new ones."""
+    delegate = spawn_and_await(lead, {NAME: child})
+    builder = StateGraph(Lead).add_node("plan", planned)
+    builder.add_node("first", delegate).add_node("second", delegate)
+    builder.add_edge(START, "plan")
+    builder.add_conditional_edges(
+        "plan", lambda s: "first" if s["note"] == "a" else "second", ["first", "second"]
+    )
+    graph = builder.compile(checkpointer=InMemorySaver())
+    assert answers(graph.invoke({"note": "a"}, THREAD)) == ["A"]
+    assert graph.invoke({"note": ""}, THREAD)["results"] == []
+    assert answers(graph.invoke({"note": "b"}, THREAD)) == ["B"]
+    assert runs == ["a", "b"]
+
+
+@pytest.mark.parametrize("broken_off", [False, True])
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_loop_in_a_later_turn(
+    lead: Agent, child: VerifiedChild, runs: list[Any], waits: bool, broken_off: bool
+) -> None:
+    """It does tasks again that this turn began, and never those that an earlier turn did."""
+    passes: list[str] = []
+
+    def review(state: Lead) -> Lead:
+        passes.append(state["note"])
+        if broken_off and passes == [""]:
+            interrupt("go on?")
+        return {}
+
+    builder = StateGraph(Lead).add_node("plan", planned).add_node("review", review)
+    builder.add_node("delegate", spawn_and_await(lead, {NAME: child}))
+    builder.add_edge(START, "plan")
+    builder.add_conditional_edges(
+        "plan", lambda s: END if waits and s["note"] else "delegate", ["delegate", END]
+    )
+    builder.add_edge("delegate", "review")
+    builder.add_conditional_edges(
+        "review", lambda s: "delegate" if s["note"] == "" and len(passes) < 4 else END
+    )
+    graph = builder.compile(checkpointer=InMemorySaver())
+    graph.invoke({"note": "a"}, THREAD)
+    runs.clear()
+    passes.clear()
+    state = graph.invoke({"note": ""}, THREAD)
+    if broken_off:
+        state = graph.invoke(Command(resume="yes"), THREAD)
+    assert len(passes) == 4
+    # The interrupted pass of the review counts once more.
+    assert runs == ["a"] * ((3 if broken_off else 4) if waits else 0)
+    assert answers(state) == (["A"] if waits else [])
+
+
 # A turn that fails
 
 
