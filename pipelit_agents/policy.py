@@ -18,6 +18,8 @@ _BUDGET: Final = 0.95 * PROMISED
 _AUDIENCE_VERIFIERS: Final = 100
 # "self" and "others".
 _LANES_OF_A_PERSON: Final = 2
+# Of an agent: "family" and "others".
+_SHARED_LANES: Final = 2
 # Of an agent's budget: a guess at a plain code hits a hundred times as often as one at an audience
 # code, but there are more lanes for audience codes, and models make mistakes with them.
 _FOR_PLAIN: Final = 0.75
@@ -48,8 +50,10 @@ class VerificationPolicy:
             after each lock, until a code is right or an operator unlocks it.
         lock_seconds: How long the first lock lasts. Each further failure doubles it.
         longest_lock_seconds: How long a lock lasts at the most.
-        own_lanes: How many verifiers of an agent's plain codes get a lane of their own: the first
-            that were shown a right one. All others share the lane "others".
+        own_lanes: How many verifiers of other owners get a lane of their own for an agent's plain
+            codes: the first that were shown a right one, until they are deactivated. All others
+            of them share the lane "others"; verifiers of the agent's own root owner share the
+            lane "family".
         window: Time steps before and after the present one in which a code is good.
         agents_per_owner: Living agents that one root owner may have.
         agents_per_creator: Living agents that one agent may have made, with all that these made in
@@ -66,7 +70,7 @@ class VerificationPolicy:
     lock_after: int = 10
     lock_seconds: float = 900.0
     longest_lock_seconds: float = 30 * 86_400.0
-    own_lanes: int = 3
+    own_lanes: int = 2
     window: int = 1
     agents_per_owner: int = 20
     agents_per_creator: int = 10
@@ -118,7 +122,9 @@ class VerificationPolicy:
         """
         each = {
             "people": _BUDGET / (_LANES_OF_A_PERSON * _hits(self.window, 6)),
-            "plain": _FOR_PLAIN * _BUDGET / ((self.own_lanes + 1) * _hits(self.window, 6)),
+            "plain": _FOR_PLAIN
+            * _BUDGET
+            / ((self.own_lanes + _SHARED_LANES) * _hits(self.window, 6)),
             "audience": (1 - _FOR_PLAIN) * _BUDGET / (_AUDIENCE_VERIFIERS * _hits(self.window, 8)),
         }
         return int(each[lanes]) - self.tries_in_a_year()
@@ -138,7 +144,7 @@ class VerificationPolicy:
         """
         if people:
             return _LANES_OF_A_PERSON * self._worst("people") * _hits(self.window, 6)
-        plain = (self.own_lanes + 1) * self._worst("plain") * _hits(self.window, 6)
+        plain = (self.own_lanes + _SHARED_LANES) * self._worst("plain") * _hits(self.window, 6)
         return plain + audience_verifiers * self._worst("audience") * _hits(self.window, 8)
 
     def _worst(self, lanes: LaneClass) -> int:

@@ -159,7 +159,8 @@ class LaneInfo:
     """What was counted about an account in one lane: by whom, and how many failures.
 
     Attributes:
-        lane: Its name, for ``unlock``: ``self``, ``others``, ``plain:NAME`` or ``audience:NAME``.
+        lane: Its name, for ``unlock``: ``self``, ``family``, ``others``,
+            ``plain:NAME``, ``audience:NAME`` or ``nobody:NAME``.
         about: The same in words.
         failures: Failures since the last right code.
         locked_until: The end of its lock, UTC, or None where it isn't locked.
@@ -970,7 +971,9 @@ def _lane_info(row: Any, rules: Rules, now: float, *, person: bool) -> LaneInfo:
     until = datetime.fromtimestamp(lane.locked_until, UTC) if lane.locked_until > now else None
     words = {
         "self": "checks for the person herself",
+        "family": "plain codes that agents of the same owner check",
         "others": "everybody who has no lane of their own",
+        "nobody": f"plain codes that {row.subject} checks, who was no active agent",
         "pair": f"audience codes that {row.subject} checks",
         "plain": f"plain codes that {row.subject} checks",
         "peer": "spent plain codes",

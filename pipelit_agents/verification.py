@@ -567,7 +567,8 @@ class Verifier:
             ]
 
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
-        if code_kind == "plain" and not own:
+        # What an agent asks is no doing of the person's whose run it is in.
+        if code_kind == "plain" and not own and verifier == name:
             # Whether it is an active person, the ledger looks up as it decides.
             own = acts_for(self._database, name)
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import Clock
 from sqlalchemy import create_engine, event, text
+from test_mfa import app_of
 
 from pipelit_agents import Agent, Pipelit, VerificationPolicy
 from pipelit_agents.errors import (
@@ -236,30 +237,128 @@ def wrong_plain(writer: Agent) -> str:
     return f"{(int(writer.totp_code().code) + 1) % 10**6:06d}"
 
 
+def guess_plain(clock: Clock, verifier: Agent, writer: Agent, times: int) -> None:
+    """Guesses plain codes that many times, whatever comes of it, and never waits for a minute."""
+    for _ in range(times):
+        with pytest.raises(VerificationError):
+            verifier.verify_peer("agent_writer", wrong_plain(writer), kind="plain")
+        clock.advance(13)
+
+
+def verify_plain(clock: Clock, verifier: Agent, writer: Agent) -> None:
+    """Verifies with the right plain code, and waits for the next one."""
+    verifier.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
+    clock.advance(30)
+
+
+def strangers_of(pipelit: Pipelit, count: int) -> list[Agent]:
+    """Agents of another owner."""
+    pipelit.users.create("bob")
+    return [make(pipelit, f"agent_bob_{number}", "bob") for number in range(count)]
+
+
 def test_who_was_shown_a_right_plain_code_has_a_lane_of_its_own(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
-    """Of plain codes the first three verifiers keep theirs; strangers share one, and close it."""
-    known = [editor, *(make(pipelit, f"agent_{number}") for number in range(3))]
-    for each in known:
-        each.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
-        clock.advance(30)
-    strangers = [make(pipelit, f"agent_stranger_{number}") for number in range(4)]
-    seen = []
-    for number in range(24):
-        with pytest.raises(VerificationError) as caught:
-            strangers[number % 4].verify_peer("agent_writer", wrong_plain(writer), kind="plain")
-        seen.append(type(caught.value))
-        clock.advance(13)
-    assert seen.count(CodeRejected) == 10
-    for each in (strangers[0], known[3]):
-        # The fourth came too late for a lane of its own.
+    """The first two verifiers of other owners keep theirs; strangers share one, and close it."""
+    *known, late, stranger = strangers_of(pipelit, 4)
+    for each in (*known, late):
+        verify_plain(clock, each, writer)
+    guess_plain(clock, stranger, writer, 12)
+    for each in (stranger, late):
         with pytest.raises(PeerLocked):
             each.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
-    for each in known[:3]:
-        each.verify_peer("agent_writer", writer.totp_code().code, kind="plain")
-        clock.advance(30)
-    verify(strangers[0], writer)
+    for each in (*known, editor):
+        verify_plain(clock, each, writer)
+    verify(stranger, writer)
+
+
+def test_strangers_never_close_the_lane_of_the_peers_family(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """Agents of another owner guess for a week; a new agent of the peer's owner verifies it."""
+    (stranger,) = strangers_of(pipelit, 1)
+    for _ in range(7 * 24):
+        with pytest.raises(VerificationError):
+            stranger.verify_peer("agent_writer", wrong_plain(writer), kind="plain")
+        clock.advance(3600)
+    verify_plain(clock, editor, writer)
+    verify_plain(clock, make(pipelit, "agent_fresh"), writer)
+    assert [each.lane for each in pipelit.users.lanes("agent_writer")] == ["others"]
+
+
+def test_guesses_of_the_family_close_no_lane_of_others(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+) -> None:
+    """An agent of the same owner closes the family's lane, and no other; ``unlock`` opens it."""
+    (stranger,) = strangers_of(pipelit, 1)
+    guess_plain(clock, editor, writer, 12)
+    assert [each.lane for each in pipelit.users.lanes("agent_writer")] == ["family"]
+    verify_plain(clock, stranger, writer)
+    with pytest.raises(PeerLocked):
+        verify_plain(clock, editor, writer)
+    pipelit.users.unlock("agent_writer", lane="family")
+    verify_plain(clock, editor, writer)
+
+
+def test_own_lanes_are_given_up_when_their_verifiers_are_deactivated(
+    pipelit: Pipelit, clock: Clock, writer: Agent
+) -> None:
+    """Agents that are thrown away hold no lane; the next has it, with what was counted in it."""
+    throwaway, other, heir, stranger = strangers_of(pipelit, 4)
+    verify_plain(clock, throwaway, writer)
+    verify_plain(clock, other, writer)
+    guess_plain(clock, throwaway, writer, 9)
+    pipelit.users.deactivate("agent_bob_0")
+    verify_plain(clock, heir, writer)
+    guess_plain(clock, stranger, writer, 12)
+    lanes = {each.lane: each.failures for each in pipelit.users.lanes("agent_writer")}
+    assert lanes["plain:agent_bob_2"] == 9
+    verify_plain(clock, heir, writer)
+    verify_plain(clock, other, writer)
+    lanes = {each.lane: each.failures for each in pipelit.users.lanes("agent_writer")}
+    assert "plain:agent_bob_2" not in lanes
+
+
+@pytest.mark.parametrize("who", ["ghost", "agent_gone", "alice", "bob"])
+def test_who_may_verify_nobody_closes_no_lane_of_others(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, who: str
+) -> None:
+    """A handle of nobody, of a deactivated agent or of a person has a lane of its own alone.
+
+    It is told the same as an agent that guesses, and its right codes are refused.
+    """
+    (stranger,) = strangers_of(pipelit, 1)
+    make(pipelit, "agent_gone")
+    pipelit.users.deactivate("agent_gone")
+    guess_plain(clock, pipelit.agent(who), writer, 9)
+    with pytest.raises(CodeRejected):
+        pipelit.agent(who).verify_peer("agent_writer", writer.totp_code().code, kind="plain")
+    assert last_reason(pipelit) == "verifier unknown or inactive"
+    clock.advance(30)
+    with pytest.raises(PeerLocked):
+        pipelit.agent(who).verify_peer("agent_writer", writer.totp_code().code, kind="plain")
+    assert [each.lane for each in pipelit.users.lanes("agent_writer")] == [f"nobody:{who}"]
+    for each in (editor, stranger):
+        verify_plain(clock, each, writer)
+
+
+def test_agents_in_a_persons_run_do_not_close_her_own_lane(
+    pipelit: Pipelit, clock: Clock, editor: Agent
+) -> None:
+    """What an agent guesses about her while the code acts for her is counted as a stranger's."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    pipelit.mfa.confirm("alice", app.at(clock()))
+    clock.advance(60)
+    with pipelit.acting_for("alice"):
+        for _ in range(12):
+            with pytest.raises(VerificationError):
+                editor.verify_peer(
+                    "alice", f"{(int(app.at(clock())) + 1) % 10**6:06d}", kind="plain"
+                )
+            clock.advance(13)
+        assert [each.lane for each in pipelit.users.lanes("alice")] == ["others"]
+        pipelit.mfa.verify("alice", app.at(clock()))
 
 
 def test_a_right_code_forgives_only_so_many_guesses_a_year(

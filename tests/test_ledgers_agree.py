@@ -20,10 +20,10 @@ from test_mfa import app_of
 from pipelit_agents import Keyring, Pipelit, VerificationPolicy
 from pipelit_agents.errors import VerificationError
 
-VERIFIERS = ("agent_b", "agent_c", "agent_x")
+VERIFIERS = ("agent_b", "agent_c", "agent_x", "agent_y", "agent_gone", "agent_ghost")
 PEERS = ("agent_a", "agent_nobody", "alice")
 KINDS = ("audience", "plain")
-LANES = (None, "self", "others", "plain:agent_b", "audience:agent_b")
+LANES = (None, "self", "family", "others", "plain:agent_x", "nobody:agent_gone", "audience:agent_b")
 STEPS = st.one_of(
     st.tuples(
         st.just("try"),
@@ -49,6 +49,7 @@ STEPS = st.one_of(
         ),
     ),
     st.tuples(st.just("unlock"), st.sampled_from(LANES)),
+    st.tuples(st.just("deactivate"), st.sampled_from(["agent_x", "agent_c"])),
     st.tuples(st.just("rotate"), st.sampled_from([0, 45, 900])),
 )
 POLICIES = st.fixed_dictionaries(
@@ -72,10 +73,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Any]:
         database_url=f"sqlite:///{folder}/agents.db", encryption_keys=[key], clock=clock
     ) as pipelit:
         pipelit.create_schema()
-        for owner, agents in (("alice", ("agent_a", "agent_b", "agent_c")), ("bob", ("agent_x",))):
+        for owner, agents in (
+            ("alice", ("agent_a", "agent_b", "agent_c", "agent_gone")),
+            ("bob", ("agent_x", "agent_y")),
+        ):
             pipelit.users.create(owner)
             for name in agents:
                 pipelit.users.create_agent(name, owner=owner, purpose="takes part")
+        pipelit.users.deactivate("agent_gone")
         app = app_of(pipelit.mfa.enroll("alice"))
         pipelit.mfa.confirm("alice", app.at(clock()))
     return folder / "agents.db", key, app
@@ -171,6 +176,9 @@ def test_both_decide_alike(
                 for each in both:
                     each.users.unlock("agent_a", lane=step[1])
                     each.users.unlock("alice", lane=step[1])
+            elif step[0] == "deactivate":
+                for each in both:
+                    each.users.deactivate(step[1])
             elif step[0] == "rotate":
                 for each in both:
                     each.users.rotate_totp("agent_a", overlap=timedelta(seconds=step[1]))

@@ -124,7 +124,7 @@ def test_of_200_verifiers_that_guess_at_once(
     assert outcomes == Counter({"CodeRejected": evaluated, "RateLimited": EVERYBODY - evaluated})
     query = text(
         "SELECT sum(in_a_row) FROM pipelit_ledger "
-        "WHERE peer = :peer AND scope IN ('pair', 'others')"
+        "WHERE peer = :peer AND scope IN ('pair', 'family', 'others')"
     )
     with pipelit._database.reading() as connection:
         assert connection.scalar(query, {"peer": peer}) == evaluated

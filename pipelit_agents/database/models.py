@@ -136,8 +136,9 @@ class LedgerRow(Base):
 
     ``scope`` and ``subject`` say what a row is for: ``peer`` has the spent steps of plain codes and
     no failures; ``pair`` is the lane of one verifier's audience codes, with their spent steps;
-    ``plain`` the own lane of one verifier for plain codes; ``self`` and ``others`` are the shared
-    lanes. The names are no foreign keys: an account that isn't there is counted like one that is.
+    ``plain`` the own lane of one verifier for plain codes; ``self``, ``family`` and ``others`` are
+    the shared lanes; ``nobody`` is the lane of one name that may verify nobody. The names are no
+    foreign keys: an account that isn't there is counted like one that is.
     """
 
     __tablename__ = "pipelit_ledger"

@@ -24,6 +24,11 @@ from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD
 
 __all__ = [
+    "GIVE_OWN_LANE",
+    "IN_FAMILY",
+    "SHARED_LANE",
+    "UNFIT_VERIFIER",
+    "VERIFIER_ACTIVE",
     "Account",
     "Attempt",
     "CodeKind",
@@ -52,6 +57,38 @@ CodeKind = Literal["audience", "plain"]
 _KNOWN: Final = text(
     "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
     "spent_step) VALUES (:peer, :scope, :subject, 1, 0, '', 0, -1) ON CONFLICT DO NOTHING"
+)
+# Of a query with the verifier's account as v and the peer's as p.
+# A person verifies nobody but herself: no handle acts as one.
+VERIFIER_ACTIVE: Final = (
+    "(v.active AND v.domain = '' AND (v.kind = 'agent' OR v.username = p.username))"
+)
+# What it tries is counted apart, so that it closes no lane of those who may verify. Who shows a
+# person's code is the peer itself, also where there is no such account.
+UNFIT_VERIFIER: Final = (
+    f"(:verifier <> :peer AND CASE WHEN {VERIFIER_ACTIVE} THEN 0 ELSE 1 END = 1)"
+)
+# Peers of other domains have no family here.
+IN_FAMILY: Final = "(p.kind = 'agent' AND v.root_owner = p.root_owner)"
+SHARED_LANE: Final = (
+    "CASE WHEN :own AND p.kind = 'human' AND p.domain = '' THEN 'self' "
+    f"WHEN {IN_FAMILY} THEN 'family' ELSE 'others' END"
+)
+_OWN_LANES: Final = (
+    "FROM pipelit_ledger l JOIN pipelit_users p ON p.username = l.peer "
+    "LEFT JOIN pipelit_users v ON v.username = l.subject AND v.active "
+    "WHERE l.peer = :peer AND l.scope = 'plain' AND "
+)
+# Counted and inserted in one transaction, in which attempts about one peer follow each other. The
+# lane of a verifier that was deactivated is given to another with what was counted in it; otherwise
+# new agents would be new guesses.
+GIVE_OWN_LANE: Final = Statement(
+    "INSERT INTO pipelit_ledger (peer, scope, subject, version, recent, locked_until, spent_step, "
+    "in_a_row, whole_at) SELECT CAST(:peer AS VARCHAR), 'plain', CAST(:verifier AS VARCHAR), 1, "
+    f"'', 0, -1, (SELECT COALESCE(max(l.in_a_row), 0) {_OWN_LANES} v.username IS NULL), "
+    f"(SELECT COALESCE(max(l.whole_at), 0) {_OWN_LANES} v.username IS NULL) "
+    f"WHERE (SELECT count(*) {_OWN_LANES} v.username IS NOT NULL AND NOT {IN_FAMILY}) "
+    "< :own_lanes ON CONFLICT DO NOTHING"
 )
 _EPOCH: Final = Statement(
     "UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at, clock_offset = :offset "
@@ -91,7 +128,8 @@ _NEW_GENERATION: Final = text(
 # A step of the clock by less can't make a code good that was spent before a restart: that takes
 # longer.
 _LARGEST_STEP: Final = 5.0
-_LANES: Final[dict[str, LaneKind]] = {"audience": "pair", "plain": "plain"}
+_LANES: Final[dict[str, LaneKind]] = {"audience": "pair", "plain": "plain", "nobody": "nobody"}
+_SHARED: Final = ("self", "family", "others")
 _CLOCK: Final = "ledger.clock"
 _LOCK: Final = "lane.lock"
 
@@ -343,8 +381,9 @@ def lock_attempt(database: Database, connection: Open, attempt: Attempt) -> None
 
 
 def lane_name(scope: str, subject: str) -> str:
-    """Return how a lane is called: ``self``, ``others``, ``plain:NAME`` or ``audience:NAME``.
+    """Return how a lane is called.
 
+    It is ``self``, ``family``, ``others``, ``plain:NAME``, ``audience:NAME`` or ``nobody:NAME``.
     The row of spent plain codes is in no lane; it is called ``spent``.
     """
     for name, kind in _LANES.items():
@@ -360,13 +399,13 @@ def read_lane_name(lane: object) -> tuple[str, str]:
         ValueError: There is no lane of that name.
         InvalidUsername: The name in it has another form.
     """
-    if lane in ("self", "others", "spent"):
+    if lane in (*_SHARED, "spent"):
         return "peer" if lane == "spent" else str(lane), ""
     kind, colon, subject = lane.partition(":") if isinstance(lane, str) else ("", "", "")
     if not colon or kind not in _LANES:
         raise ValueError(
-            "lane has to be 'self', 'others', 'plain:NAME' or 'audience:NAME', where NAME is the "
-            f"verifier, not {lane!r:.60}; users.lanes lists them"
+            "lane has to be 'self', 'family', 'others', 'plain:NAME', 'audience:NAME' or "
+            f"'nobody:NAME', where NAME is the verifier, not {lane!r:.60}; users.lanes lists them"
         )
     return _LANES[kind], require_username(subject, argument="lane")
 

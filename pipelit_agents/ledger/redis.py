@@ -29,6 +29,11 @@ from pipelit_agents.ledger.address import (
     report_eviction,
 )
 from pipelit_agents.ledger.base import (
+    GIVE_OWN_LANE,
+    IN_FAMILY,
+    SHARED_LANE,
+    UNFIT_VERIFIER,
+    VERIFIER_ACTIVE,
     Attempt,
     Decision,
     Life,
@@ -41,7 +46,6 @@ from pipelit_agents.ledger.base import (
     was_expired,
 )
 from pipelit_agents.ledger.rules import Found, Lane, LaneKind, Rules, Verdict, class_of, window_of
-from pipelit_agents.ledger.sql import GIVE_OWN_LANE
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.proof import PERIOD
 
@@ -58,9 +62,7 @@ _LANE_COLUMNS: Final = (
     "COALESCE({lane}.whole_at, 0) AS whole_at, "
 )
 _READ: Final = (
-    # A person verifies nobody but herself: no handle acts as one.
-    "SELECT (v.active AND v.domain = '' AND (v.kind = 'agent' OR v.username = p.username)) "
-    "AS verifier_active, p.active, p.kind, p.domain, "
+    f"SELECT {VERIFIER_ACTIVE} AS verifier_active, p.active, p.kind, p.domain, "  # noqa: S608 - our words
     "p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, "
     "COALESCE(p.totp_generation, 0) AS generation, e.database_id, e.boot_id, e.changed_at, "
     "e.clock_offset, COALESCE(s.unlocks, 0) AS unlocks_of_all, {columns} "
@@ -83,17 +85,18 @@ _READS: Final = {
     ),
     "plain": Statement(
         _READ.format(
-            columns="o.scope AS own, "
-            "CASE WHEN :own AND p.kind = 'human' AND p.domain = '' THEN 'self' ELSE 'others' END "
-            "AS shared, " + _LANE_COLUMNS.format(lane="l") + _SPENT.format(row="s"),
+            columns=f"o.scope AS own, {UNFIT_VERIFIER} AS unfit, {SHARED_LANE} AS shared, "
+            + _LANE_COLUMNS.format(lane="l")
+            + _SPENT.format(row="s"),
             # Of the lane that is used; a person's verifiers have none of their own.
             joins="LEFT JOIN pipelit_ledger o "
             "ON o.peer = :peer AND o.scope = 'plain' AND o.subject = :verifier "
             "AND NOT (p.kind = 'human' AND p.domain = '') "
-            "LEFT JOIN pipelit_ledger l ON l.peer = :peer "
-            "AND l.subject = CASE WHEN o.scope IS NULL THEN '' ELSE :verifier END "
-            "AND l.scope = CASE WHEN o.scope IS NOT NULL THEN 'plain' "
-            "WHEN :own AND p.kind = 'human' AND p.domain = '' THEN 'self' ELSE 'others' END",
+            f"AND CASE WHEN {IN_FAMILY} THEN 0 ELSE 1 END = 1 "
+            "LEFT JOIN pipelit_ledger l ON l.peer = :peer AND l.subject = CASE "
+            f"WHEN {UNFIT_VERIFIER} OR o.scope IS NOT NULL THEN :verifier ELSE '' END "
+            f"AND l.scope = CASE WHEN {UNFIT_VERIFIER} THEN 'nobody' "
+            f"WHEN o.scope IS NOT NULL THEN 'plain' ELSE {SHARED_LANE} END",
         )
     ),
 }
@@ -435,6 +438,8 @@ class _Answer(NamedTuple):
 def _lane_of(attempt: Attempt, row: Any) -> tuple[LaneKind, str]:
     if attempt.kind == "audience":
         return "pair", attempt.verifier
+    if row.unfit:
+        return "nobody", attempt.verifier
     return ("plain", attempt.verifier) if row.own else (row.shared, "")
 
 

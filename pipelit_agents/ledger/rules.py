@@ -27,8 +27,9 @@ __all__ = [
 
 Verdict = Literal["accepted", "rejected", "limited", "locked"]
 # How the ledger's rows are named: "pair" is the lane of one verifier's audience codes, "plain" a
-# verifier's own lane for plain codes.
-LaneKind = Literal["pair", "plain", "self", "others"]
+# verifier's own lane for plain codes. "family" is for the agents of the peer's root owner, "others"
+# for everybody else. "nobody" is for who may verify nobody, so that it closes no other lane.
+LaneKind = Literal["pair", "plain", "self", "family", "others", "nobody"]
 
 # November 2023, before the first release: a clock that says less is wrong.
 EARLIEST: Final = 1_700_000_000.0

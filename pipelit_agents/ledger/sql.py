@@ -16,6 +16,11 @@ from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.base import (
+    GIVE_OWN_LANE,
+    IN_FAMILY,
+    SHARED_LANE,
+    UNFIT_VERIFIER,
+    VERIFIER_ACTIVE,
     Attempt,
     Decision,
     Life,
@@ -44,9 +49,9 @@ _ROWS: Final = {
     "audience": {"l": "l.scope = 'pair' AND l.subject = :verifier"},
     "plain": {
         "s": "s.scope = 'peer' AND s.subject = ''",
-        "o": "o.scope = 'plain' AND o.subject = :verifier",
-        "t": "t.subject = '' AND t.scope = CASE "
-        "WHEN :own AND p.kind = 'human' AND p.domain = '' THEN 'self' ELSE 'others' END",
+        "o": f"o.subject = :verifier AND o.scope = CASE WHEN {UNFIT_VERIFIER} THEN 'nobody' "
+        f"WHEN {IN_FAMILY} THEN '' ELSE 'plain' END",
+        "t": f"t.subject = '' AND t.scope = {SHARED_LANE}",
     },
 }
 _UPSERT: Final = (
@@ -54,13 +59,6 @@ _UPSERT: Final = (
     "ON CONFLICT (peer, scope, subject) DO UPDATE SET "
     + ", ".join(f"{each} = excluded.{each}" for each in _COLUMNS)
     + " WHERE pipelit_ledger.version = excluded.version - 1"
-)
-# Counted and inserted in one transaction, in which attempts about one peer follow each other.
-GIVE_OWN_LANE: Final = Statement(
-    "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
-    "spent_step) SELECT CAST(:peer AS VARCHAR), 'plain', CAST(:verifier AS VARCHAR), 1, 0, '', 0, "
-    "-1 WHERE (SELECT count(*) FROM pipelit_ledger WHERE peer = :peer AND scope = 'plain') "
-    "< :own_lanes ON CONFLICT DO NOTHING"
 )
 
 
@@ -74,10 +72,9 @@ def _reading(now: str, kind: str) -> Statement:
         for row, where in rows.items()
     )
     return Statement(
-        # A person verifies nobody but herself: no handle acts as one.
-        f"SELECT {now} AS now, (v.active AND v.domain = '' AND (v.kind = 'agent' OR "
-        "v.username = p.username)) AS verifier_active, p.active, p.kind, "
-        "p.domain, p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, "
+        f"SELECT {now} AS now, {VERIFIER_ACTIVE} AS verifier_active, {UNFIT_VERIFIER} AS unfit, "
+        f"{SHARED_LANE} AS shared, p.active, p.kind, p.domain, "
+        f"p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, "
         f"e.changed_at, e.clock_offset, {read} "
         "FROM (SELECT 1 AS one) AS base "
         "LEFT JOIN pipelit_users v ON v.username = :verifier "
@@ -260,7 +257,8 @@ def _rows(attempt: Attempt, row: Any, person: bool) -> tuple[_Row, _Row]:
         return pair, pair
     spender = _Row("peer", "", row[-3 * _WIDTH : -2 * _WIDTH])
     own = row[-2 * _WIDTH : -_WIDTH]
+    if row.unfit:
+        return _Row("nobody", attempt.verifier, own), spender
     if own[0] is not None and not person:
         return _Row("plain", attempt.verifier, own), spender
-    shared = "self" if attempt.own and person else "others"
-    return _Row(shared, "", row[-_WIDTH:]), spender
+    return _Row(row.shared, "", row[-_WIDTH:]), spender
