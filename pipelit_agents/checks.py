@@ -298,11 +298,6 @@ class Deployment:
                 if clock_trouble(row, rules, now, person=person)
             }
         )
-        if ahead:
-            return (
-                f"the clock was ahead once, so codes are refused: of {_some(ahead)}",
-                f"pipelit-agents agents unlock {ahead[0]}",
-            )
         if kept:
             return (
                 f"the old TOTP secret of {_some(kept)} stays good for more than a year",
@@ -313,6 +308,11 @@ class Deployment:
                 "the clock was ahead when this machine was started; the next check of a code "
                 "repairs that, and for three periods no code is accepted",
                 "pipelit-agents audit --action ledger.clock, to see that it did",
+            )
+        if ahead:
+            return (
+                f"the clock was ahead once, and what it left is counted about {_some(ahead)}",
+                f"pipelit-agents agents unlock {ahead[0]}",
             )
         if newest is not None and newest > now + _FARTHEST_MOMENT:
             return (

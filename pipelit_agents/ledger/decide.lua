@@ -117,13 +117,13 @@ if is_older(lane, lane_unlocks) then
 elseif sql_version > lane.version then
   -- This server has lost the newest of it.
   lane.version, lane.in_a_row, lane.locked_until = sql_version, sql_in_a_row, sql_locked_until
-elseif sql_version == lane.version then
-  lane.in_a_row = math.max(lane.in_a_row, sql_in_a_row)
-  lane.locked_until = math.max(lane.locked_until, sql_locked_until)
 end
 if is_older(spender, spent_unlocks) then
-  -- What was spent stays spent, but for what the clock hasn't reached.
-  spender.unlocks, spender.spent = spent_unlocks, math.min(spender.spent, to)
+  spender.unlocks = spent_unlocks
+  if spender.spent > to then
+    -- The clock was ahead; the unlock has written to SQL what could have been spent until then.
+    spender.spent = math.max(sql_spent, sql_previous)
+  end
 end
 if spender.generation < generation then
   -- A new secret begins unspent; what was spent of the one before, SQL knows.

@@ -336,6 +336,8 @@ class RedisLedger:
                     answer = answer._replace(
                         version=answer.version + 1, in_a_row=failures, locked_until=until
                     )
+            elif verdict == "rejected" and forgotten.unfit:
+                reason, cost = account_of(attempt, row, at)[1] or forgotten.unfit, 0.0
             locked: LaneKind | None = None
             if verdict == "rejected":
                 self._count(connection, names, row, answer, cost)

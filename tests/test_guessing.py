@@ -1,0 +1,293 @@
+"""A year of guessing by everybody, on each ledger, with the clock turned on.
+
+The guessers are as fast as the limits allow: after each refusal they come back in the moment in
+which they may. What they are told is what counts, so the numbers hold for the ledger, not for the
+arithmetic in the policy.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyotp
+import pytest
+from conftest import Clock
+from redis import Redis
+from test_mfa import app_of
+
+from pipelit_agents import Pipelit, VerificationPolicy
+from pipelit_agents.errors import CodeRejected, PeerLocked, RateLimited
+from pipelit_agents.policy import YEAR
+
+BACKENDS = True
+PROMISED = 1e-3
+DAY = 86_400.0
+HALF_A_YEAR = 180 * DAY
+# A code is good in three steps.
+CHANCES = {"plain": 3e-6, "audience": 3e-8}
+
+Attempt = Callable[[], Any]
+
+
+class Guessers:
+    """Everybody who guesses at one account.
+
+    Args:
+        clock: The clock of the ledger.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        # Whether they stop before the tenth failure in a row, and wait for somebody's right code.
+        self.sly = False
+        self.began = clock.now
+        self.evaluated: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter()
+        # Failures in a row, by lane, and the most of them in the first half of the year.
+        self.in_a_row: Counter[str] = Counter()
+        self.most_in_a_row = 0
+        self.longest_wait = 0.0
+        self._number = 0
+        self._queue: list[tuple[float, int, str, Attempt, float]] = []
+
+    def add(self, lane: str, attempt: Attempt, *, every: float = 0.0) -> None:
+        """Lets somebody try from now on: guesses without end, or once in so many seconds."""
+        self._number += 1
+        heapq.heappush(self._queue, (self.clock.now, self._number, lane, attempt, every))
+
+    def run(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Runs a year."""
+        day = self.began
+        while self._queue:
+            at, _, lane, attempt, every = heapq.heappop(self._queue)
+            if at >= self.began + YEAR:
+                continue
+            self.clock.now = max(self.clock.now, at)
+            while self.clock.now >= day + 7 * DAY:
+                day += 7 * DAY
+                meanwhile()
+            self._number += 1
+            again = self.clock.now + self._told(lane, attempt) + every
+            heapq.heappush(self._queue, (again, self._number, lane, attempt, every))
+
+    def _told(self, lane: str, attempt: Attempt) -> float:
+        if self.sly and self.in_a_row[lane] >= 9 and not lane.startswith("right"):
+            return 1800.0
+        try:
+            attempt()
+        except CodeRejected:
+            if lane.startswith("right"):
+                return 0.0
+            self.evaluated[lane] += 1
+            self.in_a_row[lane] += 1
+            if self.clock.now < self.began + HALF_A_YEAR:
+                self.most_in_a_row = max(self.most_in_a_row, self.in_a_row[lane])
+            return 0.0
+        except (RateLimited, PeerLocked) as error:
+            self.longest_wait = max(self.longest_wait, error.retry_after)
+            return float(error.retry_after)
+        self.accepted[lane.removeprefix("right ")] += 1
+        self.in_a_row[lane.removeprefix("right ")] = 0
+        return 0.0
+
+    def chance(self) -> float:
+        """The chance that one of the evaluated guesses was right."""
+        return sum(
+            count * CHANCES["audience" if lane.startswith("audience") else "plain"]
+            for lane, count in self.evaluated.items()
+        )
+
+
+@pytest.fixture
+def pipelit(settings: dict[str, Any], clock: Clock) -> Iterator[Pipelit]:
+    """Two owners and a crowd of agents; nobody counts how many."""
+    policy = VerificationPolicy(agents_per_owner=1000)
+    with Pipelit(**settings, clock=clock, policy=policy) as made:
+        for owner in ("alice", "bob"):
+            made.users.create(owner)
+        for number in range(20):
+            owner = ("alice", "bob")[number % 2]
+            made.users.create_agent(f"agent_{number}", owner=owner, purpose="guesses")
+        made.users.create_agent("agent_peer", owner="alice", purpose="is guessed at")
+        yield made
+
+
+@pytest.fixture
+def app(pipelit: Pipelit, clock: Clock) -> pyotp.TOTP:
+    """Alice's app."""
+    made = app_of(pipelit.mfa.enroll("alice"))
+    pipelit.mfa.confirm("alice", made.at(clock()))
+    clock.advance(60)
+    return made
+
+
+def wrong(code: str) -> str:
+    """A code that is wrong now."""
+    return f"{(int(code) + 1) % 10 ** len(code):0{len(code)}d}"
+
+
+def at_alice(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> Guessers:
+    """A thief of her API key, resumes of graphs, and every agent, all at once."""
+    guessers = Guessers(clock)
+
+    def code() -> str:
+        return wrong(app.at(clock()))
+
+    guessers.add("self", lambda: pipelit.mfa.verify("alice", code()))
+    guessers.add("others", lambda: pipelit.mfa._verify("alice", code(), own=False))
+    for number in range(20):
+        agent = pipelit.agent(f"agent_{number}")
+        guessers.add("others", lambda a=agent: a.verify_peer("alice", code(), kind="plain"))
+        guessers.add(f"nothing {number}", lambda a=agent: a.verify_peer("alice", "00000000"))
+    return guessers
+
+
+def at_the_peer(pipelit: Pipelit, clock: Clock) -> Guessers:
+    """Verifiers that have been shown a right plain code, strangers, and audience codes."""
+    guessers, peer = Guessers(clock), pipelit.agent("agent_peer")
+    known = pipelit.policy.own_lanes
+    for number in range(20):
+        agent = pipelit.agent(f"agent_{number}")
+        if number < known:
+            agent.verify_peer("agent_peer", peer.totp_code().code, kind="plain")
+            clock.advance(30)
+        guessers.add(
+            f"plain {number}" if number < known else "others",
+            lambda a=agent: a.verify_peer("agent_peer", wrong(peer.totp_code().code), kind="plain"),
+        )
+        guessers.add(
+            f"audience {number}",
+            lambda a=agent: a.verify_peer(
+                "agent_peer", wrong(peer.totp_code(audience=a.username).code)
+            ),
+        )
+    return guessers
+
+
+def judge(guessers: Guessers, policy: VerificationPolicy, *, people: bool) -> None:
+    """A year's guesses keep the promise, and are as many as the policy says."""
+    for lane in [each for each in guessers.evaluated if each.startswith("nothing")]:
+        del guessers.evaluated[lane]
+    print(f"{guessers.evaluated.total()} guesses, {guessers.chance():.1e}")
+    assert 0 < guessers.chance() < PROMISED
+    assert guessers.chance() <= policy.chance_of_guessing(people=people)
+    # NIST SP 800-63B: no more than a hundred failures in a row.
+    assert guessers.most_in_a_row < 100
+    assert guessers.longest_wait <= 30 * DAY
+
+
+def test_a_year_of_guessing_at_a_person(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> None:
+    """Her own lane and that of strangers: 32 guesses each, and afterwards she is let in."""
+    guessers = at_alice(pipelit, app, clock)
+    guessers.run()
+    judge(guessers, pipelit.policy, people=True)
+    most = pipelit.policy.tries_in_a_year()
+    assert {*guessers.evaluated} == {"self", "others"}
+    assert all(most - 3 <= count <= most for count in guessers.evaluated.values())
+
+
+def test_a_year_of_guessing_at_an_agent(pipelit: Pipelit, clock: Clock) -> None:
+    """Own lanes, strangers and twenty verifiers of audience codes."""
+    guessers = at_the_peer(pipelit, clock)
+    guessers.run()
+    judge(guessers, pipelit.policy, people=False)
+    most = pipelit.policy.tries_in_a_year()
+    assert len(guessers.evaluated) == pipelit.policy.own_lanes + 1 + 20
+    assert all(most - 3 <= count <= most for count in guessers.evaluated.values())
+
+
+def test_a_year_of_guessing_between_her_own_right_codes(
+    pipelit: Pipelit, app: pyotp.TOTP, clock: Clock
+) -> None:
+    """She shows right codes all day, in each lane; they forgive only so many guesses a year."""
+    guessers = at_alice(pipelit, app, clock)
+    guessers.sly = True
+    for number, lane in enumerate(("self", "others")):
+        # The two lanes show codes of different steps, as each is good once.
+        guessers.add(
+            f"right {lane}",
+            lambda n=number, own=lane == "self": pipelit.mfa._verify(
+                "alice", app.at(clock() + 30 * n), own=own
+            ),
+            every=(11 + number) * 3600.0,
+        )
+    guessers.run()
+    judge(guessers, pipelit.policy, people=True)
+    forgiven = pipelit.policy.forgiven_in_a_year("people")
+    for lane in ("self", "others"):
+        assert guessers.accepted[lane] > 10
+        assert forgiven * 0.75 < guessers.evaluated[lane] <= forgiven + 32
+
+
+def test_a_year_of_guessing_between_an_agents_right_codes(pipelit: Pipelit, clock: Clock) -> None:
+    """Four verifiers are shown right codes all day, of both kinds."""
+    guessers, peer = at_the_peer(pipelit, clock), pipelit.agent("agent_peer")
+    guessers.sly = True
+    for number in range(4):
+        agent = pipelit.agent(f"agent_{number}")
+        every = (11 + number) * 3600.0
+        plain = f"plain {number}" if number < pipelit.policy.own_lanes else "others"
+        guessers.add(
+            f"right {plain}",
+            lambda a=agent: a.verify_peer("agent_peer", peer.totp_code().code, kind="plain"),
+            every=every + 61,
+        )
+        guessers.add(
+            f"right audience {number}",
+            lambda a=agent: a.verify_peer("agent_peer", peer.totp_code(audience=a.username).code),
+            every=every,
+        )
+    guessers.run()
+    judge(guessers, pipelit.policy, people=False)
+    for number in range(4):
+        assert guessers.evaluated[f"audience {number}"] > 35
+
+
+@pytest.mark.backends("sqlite", "redis")
+def test_a_year_of_guessing_by_ever_new_accounts(pipelit: Pipelit, clock: Clock) -> None:
+    """New agents share the lane of strangers, and bring one lane each for audience codes."""
+    guessers, peer = at_the_peer(pipelit, clock), pipelit.agent("agent_peer")
+    made = weeks = 0
+
+    def fresh(kind: Any) -> Attempt:
+        nonlocal made
+        made += 1
+        name = f"agent_new_{made}"
+        pipelit.users.create_agent(name, owner="bob", purpose="guesses")
+
+        def guess() -> None:
+            audience = name if kind == "audience" else None
+            code = wrong(peer.totp_code(audience=audience).code)
+            pipelit.agent(name).verify_peer("agent_peer", code, kind=kind)
+
+        return guess
+
+    def meanwhile() -> None:
+        # Others come every three weeks, and those of before go on.
+        nonlocal weeks
+        weeks += 1
+        if weeks % 3:
+            return
+        guessers.add("others", fresh("plain"))
+        guessers.add(f"audience new {made}", fresh("audience"))
+
+    guessers.run(meanwhile)
+    judge(guessers, pipelit.policy, people=False)
+    assert made > 30
+
+
+@pytest.mark.backends("redis")
+def test_a_year_of_guessing_with_a_redis_that_is_flushed_each_week(
+    pipelit: Pipelit, app: pyotp.TOTP, clock: Clock, redis_url: str
+) -> None:
+    """What Redis forgets, SQL knows: no lane gets more than a few guesses more."""
+    with Redis.from_url(redis_url) as forgetting:
+        for people in (True, False):
+            guessers = at_alice(pipelit, app, clock) if people else at_the_peer(pipelit, clock)
+            guessers.run(lambda: forgetting.flushall() and None)
+            judge(guessers, pipelit.policy, people=people)
+            most = pipelit.policy.tries_in_a_year()
+            assert all(count <= most for count in guessers.evaluated.values())
