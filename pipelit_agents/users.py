@@ -449,7 +449,8 @@ class Users:
 
         Codes that were spent stay spent. It also repairs what was written while the clock was
         ahead: a spent time step that the clock hasn't reached becomes the last one that could have
-        been spent until now, so that codes are good again after three periods (90 seconds).
+        been spent until now, so that codes are good again after three periods (90 seconds). The
+        steps that were spent after it are refused also when the clock gets there.
 
         Args:
             username: The account.
@@ -599,7 +600,8 @@ class Users:
         """Makes the account of another domain's agent, which is verified here and not acted as.
 
         It gets no API key; see :meth:`issue_api_key`. A peer that was deactivated may be enrolled
-        anew from the same domain: its secret is replaced, and all its API keys are revoked.
+        anew from the same domain: its secret is replaced, and all its API keys are revoked. Where
+        it is the secret of before, codes that were spent stay spent, and locks go on.
 
         Args:
             uri: What that domain's ``issue_peering`` returned.
@@ -640,7 +642,7 @@ class Users:
                     relation=peer.relation,
                 )
             else:
-                self._enroll_anew(connection, name, sealed, peer.relation, by)
+                self._enroll_anew(connection, name, sealed, peer.secret, peer.relation, by)
             return _user(_find(connection, name))
 
     aenroll_peer = off_the_loop(enroll_peer)
@@ -816,9 +818,22 @@ class Users:
             )
 
     def _enroll_anew(
-        self, connection: Connection, name: str, sealed: Sealed, relation: str, by: str
+        self,
+        connection: Connection,
+        name: str,
+        sealed: Sealed,
+        secret: bytes,
+        relation: str,
+        by: str,
     ) -> None:
         now = self._clock()
+        # What was spent of a secret stays spent when the same one is enrolled again.
+        stored = connection.execute(
+            select(UserRow.totp_secret, UserRow.totp_previous).where(UserRow.username == name)
+        ).one()
+        known = [each for each in stored if each is not None]
+        tokens = [Sealed(each.token, totp_purpose(name)) for each in known]
+        same = holds(self._keyring(), tokens, secret)
         connection.execute(
             update(UserRow)
             .where(UserRow.username == name)
@@ -835,7 +850,9 @@ class Users:
             .where(ApiKeyRow.username == name, ApiKeyRow.revoked_at.is_(None))
             .values(revoked_at=now)
         )
-        begin_secret(self._database, connection, name, at=now)
+        if not same:
+            # Nor is it good again when it is enrolled after another one.
+            begin_secret(self._database, connection, name, at=now, spent=True)
         self._record(connection, by, name, "peer.enroll", "anew; its keys revoked")
 
     def _lock_accounts(self, connection: Connection, *usernames: str) -> None:

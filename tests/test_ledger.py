@@ -418,6 +418,65 @@ def test_unlocking_forgets_every_lock_and_nothing_that_was_spent(
         pipelit.users.unlock("agent_nobody")
 
 
+@pytest.mark.parametrize("kind", ["audience", "plain"])
+@pytest.mark.parametrize("back", [60, 90, 3600])
+def test_an_unlock_by_a_clock_that_is_behind_makes_no_spent_code_good(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, kind: str, back: int
+) -> None:
+    """Also not the last but one; and new codes are good at once when the clock is right again."""
+    codes = []
+    for _ in range(2):
+        clock.advance(30)
+        audience = "agent_editor" if kind == "audience" else None
+        codes.append(writer.totp_code(audience=audience).code)
+        editor.verify_peer("agent_writer", codes[-1], kind=kind)  # type: ignore[arg-type]
+    clock.advance(-back)
+    pipelit.users.unlock("agent_writer")
+    clock.advance(back)
+    for code in codes:
+        with pytest.raises(CodeRejected):
+            editor.verify_peer("agent_writer", code, kind=kind)  # type: ignore[arg-type]
+        assert last_reason(pipelit) == "replay"
+    clock.advance(60)
+    editor.verify_peer(
+        "agent_writer",
+        writer.totp_code(audience=audience).code,
+        kind=kind,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("kind", ["audience", "plain"])
+def test_what_was_spent_ahead_of_the_clock_stays_spent_when_its_moment_comes(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, kind: str
+) -> None:
+    """After two repairs by ``unlock`` each of three codes is refused, and those between aren't."""
+    audience = "agent_editor" if kind == "audience" else None
+
+    def code() -> str:
+        return writer.totp_code(audience=audience).code
+
+    spent = []
+    for ahead in (600, 1200, 1800):
+        clock.advance(ahead)
+        spent.append((clock.now, code()))
+        editor.verify_peer("agent_writer", spent[-1][1], kind=kind)  # type: ignore[arg-type]
+        clock.advance(-ahead)
+        if ahead != 600:
+            pipelit.users.unlock("agent_writer")
+            with pytest.raises(CodeRejected):
+                # Redis lowers the step at the first attempt.
+                editor.verify_peer("agent_writer", spent[-1][1], kind=kind)  # type: ignore[arg-type]
+    for moment, each in spent:
+        clock.now = moment - 120
+        editor.verify_peer("agent_writer", code(), kind=kind)  # type: ignore[arg-type]
+        clock.now = moment
+        with pytest.raises(CodeRejected):
+            editor.verify_peer("agent_writer", each, kind=kind)  # type: ignore[arg-type]
+        assert last_reason(pipelit) == "replay"
+        clock.advance(60)
+        editor.verify_peer("agent_writer", code(), kind=kind)  # type: ignore[arg-type]
+
+
 def test_an_account_that_is_not_there_is_limited_and_locked_the_same(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:

@@ -373,6 +373,28 @@ def test_one_secret_is_for_one_relation(pipelit: Pipelit, lead: Agent) -> None:
             pipelit.users.enroll_peer(uri, name="agent_more", domain="there")
 
 
+@pytest.mark.parametrize("between", [False, True])
+def test_a_spent_code_stays_spent_when_its_secret_is_enrolled_again(
+    pipelit: Pipelit, lead: Agent, child: Agent, other: Pipelit, between: bool
+) -> None:
+    """Also where another secret was enrolled between."""
+    issued = other.users.issue_peering("agent_child", domain="here")
+    pipelit.users.deactivate("agent_child")
+    pipelit.users.enroll_peer(issued, name="agent_child", domain="there")
+    code = child.totp_code(audience="agent_lead").code
+    lead.verify_peer("agent_child", code)
+    pipelit.users.deactivate("agent_child")
+    if between:
+        pipelit.users.enroll_peer(
+            GOOD.replace("agent_remote", "agent_child"), name="agent_child", domain="there"
+        )
+        pipelit.users.deactivate("agent_child")
+    pipelit.users.enroll_peer(issued, name="agent_child", domain="there")
+    with pytest.raises(CodeRejected):
+        lead.verify_peer("agent_child", code)
+    assert pipelit.audit.list(limit=1)[0].reason == "replay"
+
+
 def test_a_peer_enrolled_anew_starts_without_keys(
     pipelit: Pipelit, lead: Agent, other: Pipelit
 ) -> None:

@@ -154,6 +154,8 @@ class LedgerRow(Base):
     unlocks: Mapped[int] = mapped_column(BigInteger, server_default="0")
     whole_at: Mapped[float] = mapped_column(Float, server_default="0")
     spent_previous: Mapped[int] = mapped_column(BigInteger, server_default="-1")
+    # Steps that an unlock made the last spent one go back behind; "first-last" ranges, ascending.
+    spent_ahead: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class EpochRow(Base):

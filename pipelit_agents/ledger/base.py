@@ -19,6 +19,7 @@ from pipelit_agents.ledger.rules import (
     Verdict,
     class_of,
     expired,
+    window_of,
 )
 from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD
@@ -112,6 +113,18 @@ _UNLOCK: Final = (
 )
 _UNLOCK_ALL: Final = text(_UNLOCK)
 _UNLOCK_ONE: Final = text(f"{_UNLOCK} AND scope = :scope AND subject = :subject")
+_AHEAD: Final = text(
+    "SELECT scope, subject, spent_step, spent_previous, spent_ahead FROM pipelit_ledger "
+    "WHERE peer = :peer AND (spent_step > :last OR spent_previous > :last)"
+)
+_SPENT_AT: Final = text(
+    "SELECT at FROM pipelit_audit WHERE subject = :peer AND action = :action AND outcome = 'ok' "
+    "AND (:actor = '' OR actor = :actor) AND at >= :begin AND at < :end ORDER BY id"
+)
+_KEEP_AHEAD: Final = text(
+    "UPDATE pipelit_ledger SET spent_ahead = :ahead "
+    "WHERE peer = :peer AND scope = :scope AND subject = :subject"
+)
 _FREE_OWN_LANES: Final = text(
     "DELETE FROM pipelit_ledger WHERE peer = :peer AND scope = 'plain' "
     "AND subject NOT IN (SELECT username FROM pipelit_users WHERE active)"
@@ -120,6 +133,9 @@ _NEW_SECRET: Final = text(
     f"UPDATE pipelit_ledger SET {_UNCOUNTED}, "  # noqa: S608 - our words
     "spent_previous = spent_step, spent_step = -1 "
     "WHERE peer = :peer"
+)
+_NEW_SECRET_SPENT: Final = text(
+    f"UPDATE pipelit_ledger SET {_UNCOUNTED} WHERE peer = :peer"  # noqa: S608 - our words
 )
 _NEW_GENERATION: Final = text(
     "UPDATE pipelit_users SET totp_generation = CASE WHEN totp_generation < :at THEN :at "
@@ -248,13 +264,27 @@ def is_person(row: Any) -> bool:
     return bool(row.kind == "human" and row.domain == "")
 
 
-def find_steps(attempt: Attempt, account: Account | None, unfit: str, steps: range) -> Found:
-    """Compare the code with each secret in each step."""
+def find_steps(
+    attempt: Attempt, account: Account | None, unfit: str, steps: range, ahead: str | None
+) -> Found:
+    """Compare the code with each secret in each step.
+
+    Args:
+        attempt: What is asked.
+        account: The peer's.
+        unfit: Why no code is accepted; empty where one may be.
+        steps: The steps.
+        ahead: The column ``spent_ahead`` of the row of what is spent.
+    """
     if account is None or account.previous is None:
-        return Found(unfit, attempt.matches(account, steps))
-    present = attempt.matches(account._replace(previous=None), steps)
-    before = account._replace(secret=account.previous, previous=None)
-    return Found(unfit, present, attempt.matches(before, steps))
+        found = Found(unfit, attempt.matches(account, steps))
+    else:
+        present = attempt.matches(account._replace(previous=None), steps)
+        before = account._replace(secret=account.previous, previous=None)
+        found = Found(unfit, present, attempt.matches(before, steps))
+    if ahead and not unfit and _spent_ahead(ahead).intersection((*found.steps, *found.previous)):
+        return found._replace(unfit="replay")
+    return found
 
 
 def was_expired(attempt: Attempt, account: Account | None, now: float, window: int) -> bool:
@@ -446,6 +476,45 @@ def clock_trouble(row: Any, rules: Rules, now: float, *, person: bool) -> str:
     return ""
 
 
+def _spent_ahead(ahead: str) -> set[int]:
+    return {
+        step
+        for first, last in (map(int, each.split("-")) for each in ahead.split())
+        for step in range(first, last + 1)
+    }
+
+
+def _as_ranges(steps: set[int]) -> str:
+    ranges: list[list[int]] = []
+    for step in sorted(steps):
+        if ranges and step == ranges[-1][1] + 1:
+            ranges[-1][1] = step
+        else:
+            ranges.append([step, step])
+    return " ".join(f"{first}-{last}" for first, last in ranges)
+
+
+def _keep_spent_ahead(connection: Connection, peer: str, last: int, window: int) -> None:
+    """Write down which steps were spent after the last one that an unlock leaves spent."""
+    for row in connection.execute(_AHEAD, {"peer": peer, "last": last}).all():
+        highest = max(row.spent_step, row.spent_previous)
+        pair = row.scope == "pair"
+        values = {
+            "peer": peer,
+            "action": f"verify.{'audience' if pair else 'plain'}",
+            "actor": row.subject if pair else "",
+            "begin": (last + 1 - window) * PERIOD,
+            "end": (highest + window + 1) * PERIOD,
+        }
+        # The last of them spent the highest step. Of those before, the audit tells the moment, and
+        # the code was of a step in the window of it.
+        *before, _ = connection.scalars(_SPENT_AT, values).all() or [None]
+        steps = {step for at in before for step in window_of(at, window) if last < step < highest}
+        ahead = _as_ranges(_spent_ahead(row.spent_ahead) | steps | {highest})
+        values = {"peer": peer, "scope": row.scope, "subject": row.subject, "ahead": ahead}
+        connection.execute(_KEEP_AHEAD, values)
+
+
 def unlock(
     database: Database,
     connection: Connection,
@@ -460,7 +529,9 @@ def unlock(
 
     A step that was spent while the clock was ahead would refuse every code until the clock gets
     there. It becomes the last step that could have been spent until now, so that codes are good
-    again after three periods, and none that could have been spent is.
+    again after three periods, and none that could have been spent is. The steps that were spent
+    after it are written down and stay spent, so that no code is good twice when the clock gets
+    there, nor where it was this clock that was wrong, and behind.
 
     A ledger outside this database learns of it by the number of the unlock, which is the moment of
     it, so that it grows also where the database is restored from a backup. What that ledger
@@ -482,6 +553,7 @@ def unlock(
     # A clock that is behind can't tell what is ahead of it.
     last = 2**62 if now < EARLIEST else _last_good(now, window)
     values = {"peer": peer, "at": int(at), "last": last}
+    _keep_spent_ahead(connection, peer, last, window)
     if lane is None:
         connection.execute(_FREE_OWN_LANES, {"peer": peer})
         connection.execute(_UNLOCK_ALL, values)
@@ -489,7 +561,9 @@ def unlock(
         connection.execute(_UNLOCK_ONE, values | {"scope": scope, "subject": subject})
 
 
-def begin_secret(database: Database, connection: Connection, peer: str, *, at: float) -> None:
+def begin_secret(
+    database: Database, connection: Connection, peer: str, *, at: float, spent: bool = False
+) -> None:
     """Begins all lanes about a peer afresh: it gets a new secret, of which nothing is spent.
 
     Guesses at another secret are worth nothing against the new one. What was spent of the secret
@@ -502,8 +576,10 @@ def begin_secret(database: Database, connection: Connection, peer: str, *, at: f
         connection: In the transaction that writes the new secret.
         peer: Whose secret.
         at: The moment, Unix seconds.
+        spent: Whether the steps that were spent are spent of the new secret too, as it may be one
+            of before.
     """
     database.lock(connection, f"ledger:{peer}")
     values = {"peer": peer, "at": int(at)}
-    connection.execute(_NEW_SECRET, values)
+    connection.execute(_NEW_SECRET_SPENT if spent else _NEW_SECRET, values)
     connection.execute(_NEW_GENERATION, values)

@@ -73,7 +73,8 @@ _READ: Final = (
     "LEFT JOIN pipelit_ledger s ON s.peer = :peer AND s.scope = 'peer' AND s.subject = '' {joins}"
 )
 _SPENT: Final = (
-    "COALESCE({row}.spent_step, -1) AS spent, COALESCE({row}.spent_previous, -1) AS previous"
+    "COALESCE({row}.spent_step, -1) AS spent, COALESCE({row}.spent_previous, -1) AS previous, "
+    "{row}.spent_ahead"
 )
 _READS: Final = {
     "audience": Statement(
@@ -239,7 +240,7 @@ class RedisLedger:
             now = round(self._clock(), 6) if self._clock else time.time() + self._ahead
             account, unfit = account_of(attempt, row, now)
             tried = window_of(now, self._window)
-            found = find_steps(attempt, account, unfit, tried)
+            found = find_steps(attempt, account, unfit, tried, row.spent_ahead)
             answer = self._called(attempt, row, found, tried, now)
             if answer.verdict != "clock":
                 return answer
@@ -375,10 +376,11 @@ class RedisLedger:
             "version": answer.version,
             "in_a_row": answer.in_a_row,
             "locked_until": answer.locked_until,
-            "whole_at": answer.at + cost,
+            "whole_at": answer.at + cost if cost else 0.0,
             "step": -1,
             "unlocks": _unlocks(row),
-            "at": answer.at,
+            # Without a guess nothing is owed, also not by a clock that is set back.
+            "at": answer.at if cost else 0.0,
             "cost": cost,
             "most": answer.at + self._rules.longest_debt(lanes),
         }

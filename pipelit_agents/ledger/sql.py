@@ -71,9 +71,10 @@ def _reading(now: str, kind: str) -> Statement:
         f"LEFT JOIN pipelit_ledger {row} ON {row}.peer = :peer AND {where}"
         for row, where in rows.items()
     )
+    spender = "l" if kind == "audience" else "s"
     return Statement(
         f"SELECT {now} AS now, {VERIFIER_ACTIVE} AS verifier_active, {UNFIT_VERIFIER} AS unfit, "
-        f"{SHARED_LANE} AS shared, p.active, p.kind, p.domain, "
+        f"{SHARED_LANE} AS shared, {spender}.spent_ahead, p.active, p.kind, p.domain, "
         f"p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, "
         f"e.changed_at, e.clock_offset, {read} "
         "FROM (SELECT 1 AS one) AS base "
@@ -225,7 +226,9 @@ class SqlLedger:
         if held is not None:
             return held
         account, unfit = account_of(attempt, row, now)
-        found = find_steps(attempt, account, unfit or forgotten.unfit, window_of(now, window))
+        found = find_steps(
+            attempt, account, unfit or forgotten.unfit, window_of(now, window), row.spent_ahead
+        )
         return rules.judged(
             lane,
             spender.spent,
