@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -507,6 +507,47 @@ def test_what_was_in_use_while_it_was_closed_is_not_kept(pipelit: Pipelit, tmp_p
     rows = counted(database)
     with database.reading() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pipelit_audit")) == rows > 0
+
+
+def is_closed(connection: Any) -> bool:
+    """Whether a driver's connection is closed: sqlite3 says so by refusing, psycopg is asked."""
+    if hasattr(connection, "closed"):
+        return bool(connection.closed)
+    try:
+        connection.execute("SELECT 1")
+    except sqlite3.ProgrammingError:
+        return True
+    return False
+
+
+@pytest.mark.backends("sqlite", "postgres")
+@pytest.mark.parametrize("how", ["reading", "writing", "deciding", "late", "failing"])
+def test_what_comes_back_after_close_is_closed(pipelit: Pipelit, how: str) -> None:
+    """Nothing is left for the garbage collector, whatever the connection was in use for."""
+    database = pipelit._database
+    used: list[Any] = []
+    if how in ("reading", "writing"):
+        with getattr(database, how)() as connection:
+            used.append(connection.connection.dbapi_connection)
+            database.close()
+            assert not is_closed(used[0])
+    elif how == "late":
+        # This thread had seen it open, and takes and gives back a connection afterwards.
+        opened = database._ready()
+        database.close()
+        for _ in range(2):
+            driver = database._checked_out(opened)
+            used.append(driver.dbapi_connection)
+            database._give_back(driver, opened)
+    else:
+        with suppress(ZeroDivisionError), database.deciding() as inside:
+            used.append(inside.connection.dbapi_connection)
+            database.close()
+            assert not is_closed(used[0])
+            if how == "failing":
+                raise ZeroDivisionError
+    assert all(is_closed(each) for each in used)
+    assert counted(database)
 
 
 def test_it_may_be_closed_under_its_users(pipelit: Pipelit, editor: Agent, writer: Agent) -> None:

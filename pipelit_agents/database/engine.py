@@ -230,7 +230,7 @@ class Database:
                     if not isinstance(error, Exception):
                         raise
                 finally:
-                    _closed(driver)
+                    _closed(driver, opened)
                 raise
             self._give_back(driver, opened)
 
@@ -269,7 +269,7 @@ class Database:
         try:
             yield connection
         finally:
-            _closed(connection)
+            _closed(connection, opened)
 
     def _checked_out(self, opened: _Opened) -> PoolProxiedConnection:
         try:
@@ -349,7 +349,7 @@ class Database:
             try:
                 rows = statement.fetch_by(driver, opened.engine.dialect, values)
             except BaseException:
-                _closed(driver)
+                _closed(driver, opened)
                 raise
             self._give_back(driver, opened)
         except _REFUSED as error:
@@ -361,11 +361,11 @@ class Database:
     def _give_back(self, driver: PoolProxiedConnection, opened: _Opened) -> None:
         """Keeps a connection that is in no transaction, or lets the pool have it."""
         sqlite = opened.engine.dialect.name == "sqlite"
-        # What was closed meanwhile keeps none; one that is too late for this goes with its engine.
-        if sqlite and opened is self._opened and len(opened.spare) < _SPARE:
+        if sqlite and len(opened.spare) < _SPARE:
             opened.spare.append(driver)
+            opened.settle()
         else:
-            _closed(driver)
+            _closed(driver, opened)
 
     def lock(self, connection: Open, *names: str, shared: bool = False) -> None:
         """Makes transactions that lock the same name follow each other, up to their ends.
@@ -523,8 +523,8 @@ class Database:
         with self._opening:
             opened, self._opened = self._opened, None
         if opened is not None:
-            opened.close_spare()
-            opened.engine.dispose()
+            opened.shut.append(True)
+            opened.settle()
 
 
 class _Opened(NamedTuple):
@@ -539,17 +539,34 @@ class _Opened(NamedTuple):
     spare: deque[PoolProxiedConnection]
     # Two handles of one file would wait for each other as one does for itself.
     name: object
+    # True is in it once it was closed. A forked child has closed nothing of its parent's.
+    shut: list[bool]
 
     @classmethod
     def by(cls, engine: Engine) -> _Opened:
         sqlite = engine.dialect.name == "sqlite"
         name = Path(engine.url.database or "").resolve() if sqlite else engine
-        return cls(engine, deque(), name)
+        return cls(engine, deque(), name, [])
 
-    def close_spare(self) -> None:
-        with suppress(IndexError):
-            while True:
-                self.spare.pop().close()
+    def settle(self) -> None:
+        """Close what came back after it was closed; nobody would use it again, or close it.
+
+        Whoever gives a connection back calls this afterwards, and whoever closes says so before, so
+        one of them sees it.
+        """
+        if not self.shut:
+            return
+        depth = _HERE.connects
+        try:
+            _HERE.connects = depth + 1
+            with suppress(IndexError):
+                while True:
+                    self.spare.pop().close()
+            # Not the engine's own dispose, which gives it a new pool: a connection that is in use
+            # would come back to the old one, and lie there until it is collected.
+            self.engine.pool.dispose()
+        finally:
+            _HERE.connects = depth
 
 
 @cache
@@ -558,13 +575,14 @@ def _locking(take: str, count: int) -> Statement:
     return Statement(f"SELECT {taken}")
 
 
-def _closed(connection: Connection | PoolProxiedConnection) -> None:
+def _closed(connection: Connection | PoolProxiedConnection, opened: _Opened) -> None:
     depth = _HERE.connects
     try:
         _HERE.connects = depth + 1
         connection.close()
     finally:
         _HERE.connects = depth
+        opened.settle()
 
 
 def _lock_key(name: str) -> tuple[int, int]:
