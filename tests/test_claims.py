@@ -1,0 +1,770 @@
+"""Each claim of README.md and SECURITY.md, with the tests that fail when it turns false.
+
+A sentence that is added to SECURITY.md's promises, or a row to README's table, fails here until
+somebody names its tests, or says that it limits a promise and makes none.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+# The beginning of a claim, and its tests: file and names, without `test_`.
+README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
+    "a child that answers in another's name": {
+        "spawn": [
+            "another_identitys_proof_is_refused",
+            "an_answer_to_a_changed_request_is_refused",
+            "an_earlier_answer_is_refused",
+            "swapped_answers_of_parallel_children_are_refused",
+            "a_meddled_answer_is_refused_without_a_trace",
+        ]
+    },
+    "a child's server, or a proxy before it": {
+        "remote": [
+            "a_meddled_answer_is_refused",
+            "a_recorded_answer_is_refused",
+            "swapped_answers_of_two_children_are_refused",
+            "a_refusal_is_on_record_and_not_in_the_servers_words",
+        ]
+    },
+    "a caller whom a served child doesn't name": {
+        "remote": [
+            "a_caller_that_is_not_accepted_gets_no_work",
+            "an_answer_to_another_question_is_refused",
+            "a_replayed_request_is_not_worked_on_again",
+        ]
+    },
+    "`Command(graph=Command.PARENT)`, extra keys": {
+        "spawn": [
+            "a_command_to_the_parent_is_refused",
+            "a_meddled_answer_is_refused_without_a_trace",
+            "an_answer_over_the_limit_is_refused",
+        ]
+    },
+    "a prompt-injected model that wants another agent's code": {
+        "tools": ["a_model_cannot_choose_whom_it_acts_as"],
+        "tools_in_agents": ["no_code_of_another_by_injection"],
+        "verification": ["a_code_made_for_another_is_not_accepted"],
+    },
+    "a proven answer whose messages delete": {
+        "accepted_messages": [
+            "no_message_of_a_child_steers_its_parent",
+            "what_was_left_out_is_said",
+            "echoes_keep_their_ids_and_changes_of_them_do_not",
+        ],
+        "interrupts": [
+            "a_child_cannot_have_its_answer_given_to_another_node",
+            "two_children_that_claim_one_id_are_still_two",
+        ],
+    },
+    "an agent C that got hold of A's code for B": {
+        "verification": [
+            "a_code_made_for_another_is_not_accepted",
+            "a_code_is_good_with_its_own_message_alone",
+        ],
+        "tools_in_agents": [
+            "a_relayed_code_vouches_for_no_words",
+            "a_relayed_code_carries_its_makers_words_or_none",
+        ],
+    },
+    "a code guessed, replayed or raced for": {
+        "races": ["one_code_has_one_winner", "of_200_guesses_at_once_five_are_evaluated"],
+        "verification": ["a_spent_code_is_not_accepted_in_the_next_step"],
+        "ledger": ["ten_failures_in_a_row_lock_the_pair_for_15_minutes"],
+        "guessing": [
+            "a_year_of_guessing_at_a_person",
+            "a_year_of_guessing_at_an_agent",
+            "a_year_of_guessing_between_her_own_right_codes",
+            "a_year_of_guessing_with_a_redis_that_is_flushed_each_week",
+        ],
+    },
+    "a ledger that is gone, full, slow": {
+        "ledger": [
+            "without_its_database_nothing_is_accepted",
+            "with_a_full_disk_nothing_is_accepted",
+            "a_spent_code_that_was_forgotten_is_not_good_again",
+        ],
+        "faults_redis": [
+            "without_redis_nothing_is_accepted",
+            "a_flushed_redis_makes_no_spent_code_good",
+            "an_older_dump_makes_no_spent_code_good",
+            "a_promoted_replica_that_lags_makes_no_spent_code_good",
+        ],
+    },
+    "a node that returns, streams, stores": {
+        "canary": ["no_mistake_leaves_the_key_anywhere"],
+        "boundary": [
+            "state_that_holds_a_key_is_refused",
+            "an_exception_loses_the_key_and_keeps_all_else",
+        ],
+    },
+    "a stolen, edited or replayed checkpoint": {
+        "checkpoints": [
+            "a_sealed_saver_writes_nothing_in_clear",
+            "a_changed_or_exchanged_value_is_refused",
+        ],
+        "checkpoints_forged": [
+            "a_checkpoint_belongs_to_its_place",
+            "an_approval_is_not_replayed",
+            "an_older_checkpoint_is_no_newer_one",
+        ],
+    },
+    "an audit trail that somebody rewrites": {
+        "audit_chain": ["what_is_sealed_cant_be_changed_unseen"]
+    },
+    "a stolen database file": {
+        "stolen_database": [
+            "no_byte_of_the_files_is_a_secret",
+            "what_is_in_the_file_is_no_api_key",
+        ]
+    },
+    "a ciphertext moved to another row": {
+        "stolen_database": [
+            "a_credential_moved_to_another_row_does_not_open",
+            "a_credential_whose_fields_were_changed_does_not_open",
+            "a_totp_secret_moved_to_another_row_does_not_open",
+        ]
+    },
+}
+
+SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
+    "**Identity comes from the handle.**": {
+        "tools": ["a_model_cannot_choose_whom_it_acts_as"],
+        "spawn_tool": ["what_isnt_a_task_is_said"],
+    },
+    "Handles refuse to be pickled": {"verification": ["handles_show_and_give_away_nothing"]},
+    "**Codes.** A plain code (RFC 6238": {
+        "verification": [
+            "of_many_verifiers_with_one_plain_code_one_wins",
+            "audience_codes_are_spent_for_each_verifier",
+            "a_code_made_for_another_is_not_accepted",
+        ],
+        "otp": ["totp_matches_rfc_6238", "ocra_matches_rfc_6287_with_time"],
+    },
+    "The attempt, the limits and the spending are one step": {
+        "ledger": [
+            "an_attempt_is_charged_though_the_callers_transaction_rolls_back",
+            "limits_outlive_the_process",
+        ],
+        "races": ["one_code_has_one_winner", "seconds_of_everybody_verifying_everybody"],
+        "faults_redis": ["a_connection_cut_before_the_answer_is_a_refusal"],
+    },
+    "A code is accepted in its own time step": {
+        "verification": ["the_window_is_one_step_each_way"],
+        "faults": ["a_verifier_whose_clock_is_off_decides_by_the_ledgers"],
+    },
+    "An unknown name, an inactive account": {"verification": ["refusals_look_the_same"]},
+    "Proofs and API keys carry 256 bits": {
+        "proof": ["failures_lock_nobody"],
+        "api_keys": ["failed_tries_never_lock"],
+    },
+    "**What a ledger may forget.**": {
+        "ledger": ["a_spent_code_that_was_forgotten_is_not_good_again"]
+    },
+    "The ledger notices that the machine was started": {
+        "ledger": ["after_a_restart_what_may_have_been_spent_is_refused"]
+    },
+    "Where the system doesn't tell (Windows)": {"storage": ["connections_are_set_up"]},
+    "With a Redis that counts": {
+        "faults_redis": [
+            "a_flushed_redis_makes_no_spent_code_good",
+            "an_evicted_key_makes_no_spent_code_good",
+            "a_restarted_redis_makes_no_spent_code_good",
+        ]
+    },
+    "**What a code says.**": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
+    "It doesn't say who brought it": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
+    "A code that was made for a message": {
+        "verification": ["a_code_is_good_with_its_own_message_alone"],
+        "tools_in_agents": ["a_relayed_code_carries_its_makers_words_or_none"],
+    },
+    "The answers of the tools say which it was": {
+        "tools_in_agents": ["a_message_can_not_pose_as_the_tools_words"]
+    },
+    "A plain code can't be bound": {"verification": ["a_plain_code_is_bound_to_nothing"]},
+    "A verifier accepts one code of a peer every 30": {
+        "verification": ["one_code_of_a_step_is_accepted_bound_or_not"]
+    },
+    "**Limits.** Failures are counted in lanes": {
+        "ledger": [
+            "a_hundred_failures_of_others_lock_nobody_out",
+            "a_hundred_wrong_codes_said_to_one_verifier_close_its_own_lane_only",
+        ],
+        "lockout": ["100_wrong_codes_said_to_one_verifier_stop_no_other"],
+    },
+    "What is counted in one lane": {"ledger": ["a_hundred_failures_of_others_lock_nobody_out"]},
+    "an audience code (8 digits)": {
+        "ledger": ["a_hundred_wrong_codes_said_to_one_verifier_close_its_own_lane_only"]
+    },
+    "a plain code of an agent": {
+        "ledger": ["who_was_shown_a_right_plain_code_has_a_lane_of_its_own"]
+    },
+    "a plain code, by a handle that may verify nobody": {
+        "ledger": ["who_may_verify_nobody_closes_no_lane_of_others"]
+    },
+    "Agents of the agent's own root owner share": {
+        "ledger": [
+            "strangers_never_close_the_lane_of_the_peers_family",
+            "guesses_of_the_family_close_no_lane_of_others",
+        ]
+    },
+    "Who denied it is under the HMAC": {
+        "approvals": [
+            "a_denial_that_is_deleted_counts_still",
+            "who_denied_is_not_taken_out_of_an_approval",
+        ]
+    },
+    "A deactivation deletes the person's second factor": {
+        "approvals": ["who_left_is_not_brought_back"]
+    },
+    "a person's code, for somebody who is authenticated": {
+        "lockout": [
+            "alice_says_yes_after_150_resumes_by_a_stranger",
+            "plain_codes_of_an_agent_about_her_close_the_strangers_lane_only",
+        ]
+    },
+    "a person's code, from anybody else": {
+        "lockout": [
+            "alice_says_yes_after_150_resumes_by_a_stranger",
+            "plain_codes_of_an_agent_about_her_close_the_strangers_lane_only",
+        ]
+    },
+    "After 5 failures in a minute a lane waits": {
+        "ledger": ["after_five_failures_a_verifier_waits_and_others_do_not"]
+    },
+    "After 10 in a row it is locked": {
+        "ledger": [
+            "ten_failures_in_a_row_lock_the_pair_for_15_minutes",
+            "locks_double_and_give_one_try_each",
+            "a_lock_stays_the_longest_for_years",
+        ]
+    },
+    "A right code ends that": {
+        "ledger": [
+            "a_success_ends_the_row",
+            "unlocking_forgets_every_lock_and_nothing_that_was_spent",
+        ]
+    },
+    "The first lock of a lane": {"ledger": ["the_first_lock_of_a_lane_is_an_alarm"]},
+    "If everybody guesses for a year": {
+        "guessing": [
+            "a_year_of_guessing_at_a_person",
+            "a_year_of_guessing_at_an_agent",
+            "a_year_of_guessing_between_her_own_right_codes",
+            "a_year_of_guessing_with_a_redis_that_is_flushed_each_week",
+        ],
+        "ledger": ["a_policy_that_is_taken_keeps_the_promise"],
+    },
+    "A guess hits with 3 in 10^6": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
+    "Right codes between the guesses": {
+        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    },
+    "A `VerificationPolicy` that can't keep this": {
+        "ledger": ["a_policy_that_lets_guessing_succeed_is_refused"]
+    },
+    "**Clocks.** A new secret begins unspent": {
+        "clocks": [
+            "a_new_secret_begins_unspent",
+            "a_spent_code_of_the_old_secret_stays_spent",
+        ]
+    },
+    "The steps that were spent after it are written down": {
+        "ledger": [
+            "what_was_spent_ahead_of_the_clock_stays_spent_when_its_moment_comes",
+            "an_unlock_by_a_clock_that_is_behind_makes_no_spent_code_good",
+        ]
+    },
+    "A peer that is enrolled again keeps what was spent": {
+        "peering": ["a_spent_code_stays_spent_when_its_secret_is_enrolled_again"]
+    },
+    "`users unlock` sets a spent step back": {
+        "clocks": ["a_step_that_was_spent_ahead_of_the_clock_is_named_and_repaired"]
+    },
+    "A child has ten seconds": {
+        "possession": ["a_child_that_hangs_is_given_up", "it_holds_no_thread_of_anybodys"]
+    },
+    "**A challenge** is good once": {
+        "hostile_items": [
+            "a_challenge_is_not_changed_copied_or_inherited",
+            "a_challenge_from_before_a_fork_is_its_makers",
+        ]
+    },
+    "Of proofs that are checked together": {
+        "hostile_items": ["an_odd_item_fails_alone", "every_row_can_be_stored"]
+    },
+    "**Interrupted.** A proof may be made": {
+        "reentrancy": ["signals_stop_nothing", "finalizers_stop_nothing"]
+    },
+    "What writes (a check, a code": {"reentrancy": ["what_writes_within_a_transaction_is_refused"]},
+    "A spent step, a lock or an epoch": {
+        "clocks": [
+            "a_step_that_was_spent_ahead_of_the_clock_is_named_and_repaired",
+            "locks_and_waits_from_ahead_last_no_longer_than_others",
+            "an_epoch_ahead_of_the_clock_is_repaired_by_itself",
+        ]
+    },
+    "A clock that jumps while the machine runs": {
+        "clocks": [
+            "a_clock_that_is_behind_at_the_start_makes_no_spent_code_good",
+            "a_clock_that_is_set_begins_a_new_epoch",
+        ]
+    },
+    "**Agents that models make.**": {
+        "provisioning": ["names_with_a_prefix"],
+        "tools": ["a_developer_chooses_the_prefix"],
+    },
+    "A name is never given twice": {"users": ["a_name_is_not_given_again_after_deactivation"]},
+    "An agent may have ten living agents": {
+        "provisioning": [
+            "what_a_creators_agents_make_counts_as_its_own",
+            "agents_leave_places_for_agents_that_people_make",
+        ]
+    },
+    "Whether an agent is there can be asked": {
+        "tools_in_agents": ["a_deactivated_audience_gets_no_code"],
+        "tools": ["there_is_no_code_for_whoever_cannot_check_it"],
+    },
+    "Refused questions, malformed checks": {
+        "tools_in_agents": ["questions_about_names_are_bounded"],
+        "questions": ["each_asker_and_action_is_counted_by_itself"],
+    },
+    "A check that can be right is never held back": {
+        "tools_in_agents": ["questions_about_names_are_bounded"]
+    },
+    "**Handles.** A handle whose agent": {
+        "verification": [
+            "a_handle_of_nobody_writes_nothing",
+            "a_handle_of_nobody_gets_no_answer_and_no_ok",
+        ]
+    },
+    "A result is taken for a task only": {
+        "spawn_turns": ["answers_that_are_written_into_the_nodes_state_are_compared"]
+    },
+    "A spawn that a node, a tool or a task calls": {
+        "spawn_calls": [
+            "a_call_that_is_left_out_on_resume",
+            "calls_in_another_order_on_resume",
+            "another_plan_after_a_crash",
+        ],
+        "spawn_programs": ["each_task_has_its_own_answer_in_any_program"],
+    },
+    "A resume value answers only the question": {
+        "spawn_calls": ["an_answer_is_to_the_question_that_was_shown"]
+    },
+    '"Verified" says who answered': {
+        "accepted_messages": ["no_message_of_a_child_steers_its_parent"],
+        "values": ["a_class_is_never_found_by_its_name"],
+    },
+    "A local child's interrupt is made again": {
+        "interrupts": [
+            "a_question_is_answered_by_its_id_and_by_value",
+            "a_response_schema_stays_and_says_who_asks",
+        ]
+    },
+    "No account is locked": {"server": ["failures_lock_nobody_out"]},
+    "A source may have 100 wrong keys": {
+        "refusals": [
+            "above_its_budget_a_source_is_refused_unseen",
+            "many_sources_have_a_budget_together",
+        ]
+    },
+    "What comes above that gets 429": {"refusals": ["unseen_means_that_the_database_isnt_asked"]},
+    "A source is an IPv4 address": {"refusals": ["what_counts_as_one_source"]},
+    "A valid key is never refused because of others": {
+        "refusals": ["a_valid_key_gets_in_from_a_flooding_address"]
+    },
+    "A key that was issued less than five seconds ago": {
+        "refusals": ["a_key_made_during_a_flood_gets_in_when_retry_after_says"]
+    },
+    "`Retry-After` says when it is let in": {
+        "refusals": ["a_key_made_during_a_flood_gets_in_when_retry_after_says"]
+    },
+    "All spellings of a code": {"mfa": ["a_code_is_the_same_however_people_type_it"]},
+    "Refusals of `mfa.verify` look alike": {
+        "mfa": ["refusals_look_alike", "guesses_about_who_cant_be_right_lock_nobody_out"]
+    },
+    "**Approvals.** `approve_with_totp` stops": {
+        "approval": [
+            "a_named_persons_code_lets_it_go_on",
+            "a_wrong_code_asks_again_and_each_code_is_checked_once",
+        ]
+    },
+    "`pipelit.approvals` does the same": {
+        "approvals": ["a_question_is_asked_decided_and_used_once"]
+    },
+    "The question (its id, the SHA-256": {
+        "approvals": ["every_field_is_under_the_tag", "an_approval_that_ended_is_not_turned_back"]
+    },
+    "What is shown is encrypted": {"approvals": ["what_is_shown_is_stored_encrypted"]},
+    "`approvals.require` lets the step": {
+        "approvals": ["of_many_that_act_at_once_one_may", "an_older_copy_of_the_rows_is_not_enough"]
+    },
+    "Anyone who has the database and not the key": {
+        "approvals": [
+            "a_planted_approval_is_none",
+            "a_changed_question_is_nobodys",
+            "a_changed_answer_is_no_answer",
+            "a_planted_recovery_code_approves_nothing",
+        ]
+    },
+    "It is refused in words, and audited": {"approvals": ["a_planted_approval_is_none"]},
+    "An approval is good once": {
+        "approvals": ["a_used_approval_stays_used_whatever_the_clock_does"]
+    },
+    "A moment in the future is refused": {
+        "approvals": ["what_a_clock_that_was_ahead_made_is_refused_and_named"]
+    },
+    "A denial by a named approver": {
+        "approvals": [
+            "a_denial_afterwards_voids_an_approval",
+            "an_approval_ends_with_the_second_factor_or_the_account",
+        ]
+    },
+    "Nobody stops what others want": {"approvals": ["a_stranger_stops_nothing_without_a_code"]},
+    "In a graph it ends the question": {
+        "approval": ["a_denial_without_a_code_ends_this_question_alone"]
+    },
+    "`audit verify` counts every entry": {
+        "audit_numbers": ["many_planted_numbers_are_counted_and_some_named"]
+    },
+    "An entry with a number that": {
+        "audit_numbers": [
+            "a_number_that_was_never_given_is_named",
+            "a_planted_number_locks_nobody_out",
+        ]
+    },
+    "No transaction waits for the sealer": {
+        "audit_numbers": ["no_verification_waits_for_the_sealer"]
+    },
+    "An entry that PostgreSQL commits late": {
+        "audit_numbers": ["an_entry_that_is_committed_late_is_sealed_late"]
+    },
+    "Retention goes by the order": {
+        "audit_chain": [
+            "an_entry_from_a_clock_that_was_ahead_is_stepped_over",
+            "a_clock_that_was_behind_deletes_nothing_early",
+        ]
+    },
+    "Of refused API keys": {
+        "refusals": ["of_a_flood_the_first_are_written_and_the_rest_is_counted"]
+    },
+    "The others are counted": {"refusals": ["a_long_flood_makes_an_entry_a_minute"]},
+    "**Spawning.** A child proves": {
+        "spawn": ["an_impostor_of_the_same_name_is_refused", "another_identitys_proof_is_refused"],
+        "proof": [
+            "a_proof_of_something_else_is_refused",
+            "a_proof_of_another_challenge_is_refused",
+        ],
+    },
+    "The parent verifies these bytes and then parses": {
+        "spawn": ["proven_bytes_that_are_no_payload_are_refused"],
+        "payload": ["what_is_not_strict_json_is_refused"],
+    },
+    "Whatever else comes out of a child": {
+        "spawn": [
+            "a_meddled_answer_is_refused_without_a_trace",
+            "a_child_cannot_end_the_process_with_its_words",
+        ]
+    },
+    "**Children on other machines.**": {
+        "remote": [
+            "a_meddled_answer_is_refused",
+            "an_address_that_would_leak_is_refused",
+            "the_environments_proxy_is_not_shown_the_key",
+        ]
+    },
+    "The challenge is new in each attempt": {"remote": ["a_recorded_answer_is_refused"]},
+    "The child works only for parents that it names": {
+        "remote": [
+            "a_caller_that_is_not_accepted_gets_no_work",
+            "a_replayed_request_is_not_worked_on_again",
+        ]
+    },
+    "Its state can't be written from outside": {
+        "remote": [
+            "nobody_writes_a_childs_state",
+            "what_a_proxy_adds_to_the_configuration_changes_nothing",
+        ]
+    },
+    "Between two databases there is one secret": {
+        "peering": [
+            "one_domain_cannot_play_the_agent_to_another",
+            "a_secret_is_good_for_one_direction",
+        ]
+    },
+    "**A LangGraph Server** with": {"server": ["every_path_but_the_health_check_asks_for_a_key"]},
+    "A missing, wrong, cut, expired": {"server": ["every_other_key_is_refused_in_the_same_words"]},
+    "Refusals of a source that keeps failing": {
+        "server": [
+            "a_source_that_keeps_failing_waits_longer",
+            "a_valid_key_doesnt_wait_behind_refusals",
+            "failures_lock_nobody_out",
+        ]
+    },
+    "Threads, runs, assistants, crons and store items": {
+        "server": [
+            "what_another_made_is_not_there",
+            "a_store_has_a_room_for_each",
+            "a_search_finds_ones_own",
+        ]
+    },
+    "**Secrets at rest** are sealed": {
+        "keyring": ["another_place_does_not_open"],
+        "stolen_database": [
+            "no_byte_of_the_files_is_a_secret",
+            "a_credential_whose_fields_were_changed_does_not_open",
+        ],
+    },
+    "No key, a wrong key, a moved or changed row": {
+        "stolen_database": [
+            "under_a_wrong_key_nothing_opens",
+            "without_a_key_nothing_opens_and_nothing_is_stored",
+        ],
+        "rotation": ["nothing_is_sealed_under_another_databases_key"],
+    },
+    "Credentials are for all": {"credentials": ["a_credential_is_for_all_unless_kept"]},
+    "`created_by` is a record": {"credentials": ["a_credential_is_for_all_unless_kept"]},
+    "`allow=[…]` keeps one": {"credentials": ["a_kept_credential_opens_for_named_accounts_only"]},
+    "**Secrets in a running node.**": {
+        "secret_scope": [
+            "the_four_kinds_of_nodes",
+            "a_thread_that_outlives_its_node_cannot_read",
+            "a_closed_secret_has_no_plaintext",
+        ]
+    },
+    "A `Secret` refuses to be copied": {
+        "secret_scope": [
+            "refuses_to_be_carried_off",
+            "langgraph_serializer_refuses",
+            "prints_as_a_mask",
+        ]
+    },
+    "While it is open, every ordinary way out": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
+    "return value, `yield`, `Command`": {
+        "boundary": [
+            "state_that_holds_a_key_is_refused",
+            "commands_and_sends_are_searched",
+            "every_kind_of_function_is_guarded",
+        ],
+        "ways_out": ["state_that_was_changed_in_place_is_refused_and_cleaned"],
+    },
+    "`interrupt()`, stream writer, `store.put`": {
+        "canary": ["no_mistake_leaves_the_key_anywhere"],
+        "ways_out": ["a_store_is_searched_when_it_is_called"],
+    },
+    "what a runnable, model, tool or subgraph": {
+        "doors": [
+            "a_key_in_several_tokens_is_refused",
+            "an_inner_scope_guards_for_the_outer_one_too",
+        ],
+        "canary": ["no_mistake_leaves_the_key_anywhere"],
+    },
+    "an exception: text, arguments, notes": {
+        "redact": [
+            "an_exception_keeps_its_type_and_loses_the_key",
+            "what_can_not_be_mended_is_replaced",
+        ]
+    },
+    "logs, with `RedactingFilter`": {
+        "redaction": ["no_record_shows_an_open_secret", "langsmith_is_sent_no_open_secret"]
+    },
+    "It is looked for in clear and as base64": {
+        "needles": ["a_secret_is_found_as_it_is_used"],
+        "boundary": ["a_secret_is_found_wherever_it_hides"],
+        "ways_out": ["every_carrier_is_searched"],
+    },
+    "`make canary` prints what fifty": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
+    "`credentials.tool` makes a tool": {
+        "ways_out": ["a_tool_of_ours_refuses_what_the_model_makes_up"],
+        "middleware": [
+            "a_tool_gets_its_own_key",
+            "a_model_that_sends_the_parameter_is_refused",
+        ],
+    },
+    "Whatever was revealed or refused is in the audit": {
+        "middleware": ["each_opening_is_on_record"],
+        "ways_out": ["every_refusal_is_on_record"],
+    },
+    "**Checkpoints at rest.**": {
+        "checkpoints": ["a_sealed_saver_writes_nothing_in_clear"],
+        "checkpoints_forged": [
+            "a_checkpoint_belongs_to_its_place",
+            "a_write_belongs_to_its_place",
+        ],
+    },
+    "What is in clear (ids, names of nodes": {
+        "checkpoints_forged": [
+            "a_node_is_not_skipped_by_changed_versions",
+            "each_field_of_a_checkpoint_is_authenticated",
+            "an_approval_is_not_replayed",
+        ]
+    },
+    "Rows in clear, also under": {
+        "checkpoints": [
+            "rows_in_clear_are_refused",
+            "strict_msgpack_stays_strict_and_sealed",
+        ]
+    },
+    "A serializer alone": {"checkpoints": ["the_serializer_alone_seals_the_state"]},
+    "A key that sealed checkpoints stays": {
+        "rotation": ["checkpoints_are_counted"],
+        "checkpoints_forged": ["a_key_that_is_missing_is_named_with_its_checkpoint"],
+    },
+    "**People** may have a second factor": {
+        "mfa": [
+            "it_is_on_after_a_first_code",
+            "a_code_is_good_once",
+            "the_same_limits_hold",
+            "turning_it_off_needs_a_code",
+        ]
+    },
+    "Ten recovery codes of 80 bits": {
+        "mfa": ["a_recovery_code_works_once", "a_recovery_code_is_one_persons"]
+    },
+    "**A key can be replaced**": {
+        "rotation": [
+            "everything_opens_under_the_newer_key_alone",
+            "killed_five_times_with_writers_beside_it_loses_nothing",
+            "a_value_that_is_written_meanwhile_is_not_overwritten",
+        ]
+    },
+    "`--purge` makes old ciphertext": {
+        "rotation": ["old_ciphertext_leaves_the_file"],
+        "operations": ["a_key_that_is_purged_leaves_nothing"],
+    },
+    "**The audit trail** can be sealed": {
+        "audit_chain": [
+            "what_is_sealed_cant_be_changed_unseen",
+            "a_cut_off_end_shows_against_a_head",
+        ]
+    },
+    "**API keys** are 256 random bits": {
+        "api_keys": ["the_shape_of_a_key", "the_database_has_sha256_of_a_key_only"]
+    },
+    "**Everything that decides is audited**": {
+        "users": ["everything_that_decides_is_audited"],
+        "spawn": ["every_outcome_is_audited"],
+        "mfa": ["all_of_it_is_audited"],
+    },
+    "A successful `authenticate` is recorded": {
+        "api_keys": ["the_last_use_is_written_at_most_once_a_minute"]
+    },
+}
+
+# Sentences among the promises that limit one, or send the reader elsewhere.
+LIMITS: Final = (
+    "A disk that loses what it confirmed",
+    "What an operator changes (accounts, keys, credentials)",
+    "A database restored from a backup",
+    "PostgreSQL is told to confirm only",
+    "[docs/deployment.md](docs/deployment.md) has each fault",
+    "Deleted rows aren't missed",
+    "[docs/answers.md](docs/answers.md) has the rules",
+    "The server tells 100,000 valid keys apart",
+    "With more, those used least recently",
+    "Each process of a server has budgets of its own",
+    "A stranger can still close the lane",
+    "Audience codes at other verifiers, proofs and spawns go on",
+    "So:",
+    "A process that is killed loses the count",
+    "This counts no unlocks and no new secrets",
+    "Whoever unlocks or rotates weekly",
+    "Of those that were spent before the last one",
+    "On SQLite a planted number that is nearer",
+)
+
+NO_PROMISE: Final = ("**not defended**", "**no**")
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of each row of the tables in a text, but for their heads."""
+    found = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        is_head = re.fullmatch(r"[|\s:-]+", following)
+        if line.startswith("|") and not is_head and not re.fullmatch(r"[|\s:-]+", line):
+            found.append([each.strip() for each in line.strip().strip("|").split("|")])
+    return found
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text's paragraphs."""
+    found = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        if not block.lstrip().startswith(("|", "#")):
+            for item in re.split(r"(?m)^- ", block):
+                line = " ".join(item.split())
+                found += filter(None, re.split(r'(?<=[.:;])\s+(?=[A-Z*`\["])', line))
+    return found
+
+
+def claims_of_the_readme() -> list[str]:
+    """What README's table says that it defends."""
+    text = (ROOT / "README.md").read_text()
+    part = text.split("\n## What it defends")[1].split("\n## ")[0]
+    return [row[0] for row in rows(part) if not row[1].startswith(NO_PROMISE)]
+
+
+def claims_of_the_security_page() -> list[str]:
+    """What SECURITY.md promises, sentence by sentence and row by row."""
+    text = (ROOT / "SECURITY.md").read_text()
+    part = text.split("\n## What is promised\n")[1].split("\n## ")[0]
+    return [*sentences(part), *(row[0] for row in rows(part))]
+
+
+@cache
+def names_in(file: str) -> frozenset[str]:
+    """The tests of a file."""
+    tree = ast.parse((TESTS / f"test_{file}.py").read_text())
+    return frozenset(
+        each.name.removeprefix("test_")
+        for each in ast.walk(tree)
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+        and each.name.startswith("test_")
+    )
+
+
+@pytest.mark.parametrize("claim", claims_of_the_readme())
+def test_each_row_of_the_readme_names_its_tests(claim: str) -> None:
+    """A row that is added or reworded needs tests that would fail when it turns false."""
+    assert sum(claim.startswith(each) for each in README_CLAIMS) == 1
+
+
+@pytest.mark.parametrize("claim", claims_of_the_security_page())
+def test_each_promise_of_the_security_page_names_its_tests(claim: str) -> None:
+    """A promise that is added or reworded needs tests too, or is said to be a limit."""
+    assert sum(claim.startswith(each) for each in (*SECURITY_CLAIMS, *LIMITS)) == 1
+
+
+def test_no_claim_is_listed_that_nobody_makes() -> None:
+    """What was taken from the pages is taken from the tables here."""
+    made = claims_of_the_readme() + claims_of_the_security_page()
+    listed = (*README_CLAIMS, *SECURITY_CLAIMS, *LIMITS)
+    assert [each for each in listed if not any(claim.startswith(each) for claim in made)] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    sorted(
+        {
+            (file, name)
+            for table in (README_CLAIMS, SECURITY_CLAIMS)
+            for tests in table.values()
+            for file, names in tests.items()
+            for name in names
+        }
+    ),
+)
+def test_each_named_test_exists(file: str, name: str) -> None:
+    """A test that is renamed or removed leaves its claim without proof."""
+    assert name in names_in(file)
