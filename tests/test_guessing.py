@@ -145,17 +145,23 @@ def at_alice(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> Guessers:
     return guessers
 
 
+def plain_lane(pipelit: Pipelit, number: int) -> str:
+    """In which lane the plain codes of the peer count that an agent with this number verifies."""
+    if number % 2 == 0:
+        return "family"
+    return f"plain {number}" if number // 2 < pipelit.policy.own_lanes else "others"
+
+
 def at_the_peer(pipelit: Pipelit, clock: Clock) -> Guessers:
-    """Verifiers that have been shown a right plain code, strangers, and audience codes."""
+    """The peer's family, verifiers of another owner, known and unknown, and audience codes."""
     guessers, peer = Guessers(clock), pipelit.agent("agent_peer")
-    known = pipelit.policy.own_lanes
     for number in range(20):
         agent = pipelit.agent(f"agent_{number}")
-        if number < known:
+        if plain_lane(pipelit, number).startswith("plain"):
             agent.verify_peer("agent_peer", peer.totp_code().code, kind="plain")
             clock.advance(30)
         guessers.add(
-            f"plain {number}" if number < known else "others",
+            plain_lane(pipelit, number),
             lambda a=agent: a.verify_peer("agent_peer", wrong(peer.totp_code().code), kind="plain"),
         )
         guessers.add(
@@ -195,7 +201,7 @@ def test_a_year_of_guessing_at_an_agent(pipelit: Pipelit, clock: Clock) -> None:
     guessers.run()
     judge(guessers, pipelit.policy, people=False)
     most = pipelit.policy.tries_in_a_year()
-    assert len(guessers.evaluated) == pipelit.policy.own_lanes + 1 + 20
+    assert len(guessers.evaluated) == pipelit.policy.own_lanes + 2 + 20
     assert all(most - 3 <= count <= most for count in guessers.evaluated.values())
 
 
@@ -229,7 +235,7 @@ def test_a_year_of_guessing_between_an_agents_right_codes(pipelit: Pipelit, cloc
     for number in range(4):
         agent = pipelit.agent(f"agent_{number}")
         every = (11 + number) * 3600.0
-        plain = f"plain {number}" if number < pipelit.policy.own_lanes else "others"
+        plain = plain_lane(pipelit, number)
         guessers.add(
             f"right {plain}",
             lambda a=agent: a.verify_peer("agent_peer", peer.totp_code().code, kind="plain"),
