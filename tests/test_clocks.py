@@ -17,7 +17,6 @@ from pipelit_agents.errors import (
     CodeRejected,
     PeerLocked,
     RateLimited,
-    SecondFactorError,
     VerificationError,
 )
 from pipelit_agents.ledger.base import Ledger
@@ -216,7 +215,7 @@ def test_a_person_enrols_again_after_a_clock_was_ahead(pipelit: Pipelit, clock: 
     enrol()
     clock.now = NOW
     pipelit.mfa.reset("alice")
-    with pytest.raises(SecondFactorError):
+    with pytest.raises(CodeRejected):
         pipelit.mfa.verify("alice", "000000")
     app = enrol()
     clock.advance(30)
