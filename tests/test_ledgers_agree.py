@@ -96,9 +96,12 @@ def told(pipelit: Pipelit, act: Any) -> Any:
 
 
 def lanes(pipelit: Pipelit) -> Any:
-    """What the database keeps of each lane."""
+    """What the database keeps of each lane.
+
+    But for the ends of locks: where the clock was set back, Redis shortens them for itself.
+    """
     query = text(
-        "SELECT peer, scope, subject, in_a_row, locked_until, whole_at > :now AS owes "
+        "SELECT peer, scope, subject, in_a_row, whole_at > :now AS owes "
         "FROM pipelit_ledger WHERE in_a_row > 0 ORDER BY 1, 2, 3"
     )
     assert pipelit._clock is not None

@@ -142,7 +142,8 @@ _COUNT: Final = Statement(
         for each in ("version", "in_a_row", "locked_until")
     )
     + ", whole_at = CASE WHEN pipelit_ledger.whole_at > :most THEN :most "
-    "WHEN pipelit_ledger.whole_at > :at THEN pipelit_ledger.whole_at ELSE :at END + :cost"
+    "WHEN :cost > 0 AND pipelit_ledger.whole_at < :at THEN :at "
+    "ELSE pipelit_ledger.whole_at END + :cost"
 )
 
 
