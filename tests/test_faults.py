@@ -448,7 +448,9 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
             pipelit.agent("agent_editor").verify_peer("agent_other", "00000000")
         # What anybody had counted is counted in the lane of strangers.
         plain = pipelit.agent("agent_other").totp_code().code
-        stranger = pipelit.agent("agent_editor")
+        pipelit.users.create("bob")
+        pipelit.users.create_agent("agent_stranger", owner="bob", purpose="asks")
+        stranger = pipelit.agent("agent_stranger")
         with pytest.raises(CodeRejected):
             stranger.verify_peer("agent_other", f"{(int(plain) + 1) % 10**6:06d}", kind="plain")
         month = 30 * 86_400

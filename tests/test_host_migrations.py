@@ -52,6 +52,15 @@ def alembic(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def tables(url: str) -> set[str]:
+    """The names of the tables that are there."""
+    engine = create_engine(url)
+    try:
+        return set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+
+
 @pytest.fixture
 def application(tmp_path: Path, pipelit: Pipelit, settings: dict[str, Any]) -> Path:
     """An application with one table, set up by ``alembic init`` and the two lines of the page."""
@@ -84,7 +93,7 @@ def test_autogenerate_plans_nothing_of_ours_and_its_migration_runs(
     application: Path, pipelit: Pipelit, settings: dict[str, Any]
 ) -> None:
     """The application's table is made, and accounts and audit are as they were."""
-    before = set(inspect(create_engine(settings["database_url"])).get_table_names())
+    before = tables(settings["database_url"])
     alembic(application, "revision", "--autogenerate", "-m", "customers")
     (written,) = (application / "migrations" / "versions").glob("*.py")
     text = written.read_text()
@@ -92,12 +101,12 @@ def test_autogenerate_plans_nothing_of_ours_and_its_migration_runs(
     assert text.count("EncryptedString()") == 1
     assert text.count("from pipelit_agents import EncryptedString") == 1
     alembic(application, "upgrade", "head")
-    found = set(inspect(create_engine(settings["database_url"])).get_table_names())
+    found = tables(settings["database_url"])
     assert found == before | {"customers", "alembic_version"}
     assert [each.username for each in pipelit.users.list()] == ["alice"]
     alembic(application, "check")
     alembic(application, "downgrade", "base")
-    left = set(inspect(create_engine(settings["database_url"])).get_table_names())
+    left = tables(settings["database_url"])
     assert left == before | {"alembic_version"}
 
 

@@ -110,7 +110,7 @@ def lanes(pipelit: Pipelit) -> Any:
 
 
 @settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,

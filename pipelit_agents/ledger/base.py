@@ -25,11 +25,6 @@ from pipelit_agents.names import require_username
 from pipelit_agents.proof import PERIOD
 
 __all__ = [
-    "GIVE_OWN_LANE",
-    "IN_FAMILY",
-    "SHARED_LANE",
-    "UNFIT_VERIFIER",
-    "VERIFIER_ACTIVE",
     "Account",
     "Attempt",
     "CodeKind",
