@@ -222,6 +222,8 @@ class Mfa:
         """
         return self._verify(username, code, own=True)
 
+    averify = off_the_loop(verify)
+
     def approve(self, username: str, code: str, *, digest: str) -> Verification:
         """Checks a person's code, and records that the person approved what has this digest.
 

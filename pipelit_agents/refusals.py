@@ -100,7 +100,6 @@ class Refusals:
         Raises:
             StorageError: It can't be written; what was counted is kept.
         """
-        now = self._clock()
         with self._lock:
             timer, self._timer = self._timer, None
             counted = [(key, kind.counted) for key, kind in self._kinds.items() if kind.counted]
@@ -110,6 +109,7 @@ class Refusals:
             timer.cancel()
         if not counted:
             return
+        now = self._clock()
         try:
             with self._database.writing(durable=True) as connection:
                 write(connection, *(self._summary(*key, number, now) for key, number in counted))

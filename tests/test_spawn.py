@@ -174,7 +174,7 @@ def test_a_child_that_fails_proves_its_failure(lead: Agent, researcher: Agent) -
 
 
 def test_messages_come_back_as_messages(lead: Agent, researcher: Agent) -> None:
-    """LangChain messages keep their class, their tool calls and their text."""
+    """LangChain messages keep their class, text and tool calls, whose ids become the parent's."""
     call = {"name": "look", "args": {"x": 1}, "id": "1", "type": "tool_call"}
 
     def talk(state: Work) -> Work:
@@ -185,7 +185,9 @@ def test_messages_come_back_as_messages(lead: Agent, researcher: Agent) -> None:
     graph = parent_of(lead, {NAME: child}, tool_calls=True)
     (result,) = graph.invoke(tasks([HumanMessage("hi")]))["results"]
     first, second = result["output"]["a"]
-    assert first == AIMessage("hello", tool_calls=[call])
+    (made,) = first.tool_calls
+    assert made["id"] != call["id"]
+    assert first == AIMessage("hello", tool_calls=[{**call, "id": made["id"]}], id=first.id)
     assert second == HumanMessage("hi")
 
 
