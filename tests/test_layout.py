@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,3 +71,21 @@ def test_importing_the_package_loads_no_engine() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_wheel_has_every_package_and_file() -> None:
+    """A folder that ``pyproject.toml`` doesn't list would be missing in the wheel only."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    homes = {name: ROOT / path for name, path in setuptools["package-dir"].items()}
+    for home in homes.values():
+        name = next(name for name, path in homes.items() if path == home)
+        for folder in {file.parent for file in home.rglob("*.py")}:
+            assert ".".join([name, *folder.relative_to(home).parts]) in setuptools["packages"]
+        others = {
+            file.relative_to(home)
+            for file in home.rglob("*")
+            if file.is_file() and file.suffix != ".py" and "__pycache__" not in file.parts
+        }
+        for pattern in setuptools["package-data"].get(name, []):
+            others -= {file for file in others if file.match(pattern)}
+        assert others == set()
