@@ -167,6 +167,14 @@ def home() -> Iterator[Path]:
         yield Path(folder)
 
 
+def running(pid: int) -> bool:
+    """Whether a process runs. One that has ended keeps its number until its parent asks for it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def only(values: Any) -> Any:
     """The one value that all of them have."""
     (value,) = set(values)
@@ -212,7 +220,7 @@ def test_a_killed_worker_takes_its_own_servers_along_and_no_others(home: Path) -
     assert len(found) == 4
     for what in ("folder", "postgres", "redis"):
         only(each[what] for each in found)
-    assert not any(psutil.pid_exists(pid) for each in found for pid in each["own"])
+    until(lambda: not any(running(pid) for each in found for pid in each["own"]))
     assert run.left() == []
 
 
@@ -224,7 +232,7 @@ def test_a_killed_pytest_leaves_nothing(home: Path, workers: str, number: signal
     """However it is ended in the middle of a test: servers, processes and folders are gone."""
     run = Run(home, "gone", WAITING, "-n", workers)
     (found,) = run.first()
-    assert all(psutil.pid_exists(pid) for pid in (found["postgres"], found["redis"], *found["own"]))
+    assert all(running(pid) for pid in (found["postgres"], found["redis"], *found["own"]))
     if number == signal.SIGINT:  # Ctrl-C, which reaches all processes of a terminal.
         os.killpg(run.process.pid, number)
     else:
@@ -246,7 +254,7 @@ def test_it(keeper, postgres_url, redis_server):
     run = Run(home, "keeper", kill, "-n", "0")
     assert "1 passed" in run.end()
     (found,) = run.found()
-    until(lambda: not any(psutil.pid_exists(found[each]) for each in ("postgres", "redis")))
+    until(lambda: not any(running(found[each]) for each in ("postgres", "redis")))
     until(lambda: run.left() == [])
 
 
