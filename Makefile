@@ -15,6 +15,8 @@ BIN = $(VENV)/bin
 READY := $(VENV)/.ready-$(VERSION)
 # One more than two cores, as tests wait for servers and processes half of the time.
 WORKERS ?= 3
+# Tests start hundreds of processes; without stored bytecode each of them compiles our modules.
+export PYTHONDONTWRITEBYTECODE :=
 PIP_FLAGS := --quiet --disable-pip-version-check
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
@@ -70,7 +72,7 @@ docs: $(READY)
 
 # The notebooks, from top to bottom, each in a kernel of its own.
 notebooks: $(READY)
-	$(BIN)/python -m pytest --nbmake notebooks -n $(WORKERS) -q
+	$(BIN)/python -m pytest -p nbmake --nbmake notebooks -n $(WORKERS) -q
 
 # docs/commands.md, from the help texts.
 commands: $(READY)
@@ -86,12 +88,13 @@ bench: $(READY)
 canary: $(READY)
 	cd tests && ../$(BIN)/python canary.py
 
+# Stealing keeps the tests of a module, and so the servers that they share, in one process.
 pytest: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # Every test that stands on a database, on each kind of it: some minutes more than `make test`.
 everywhere: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --everywhere
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --everywhere
 
 # In this order, also under `make -j`; the tests last, so that their count is the last line.
 test: $(READY)
