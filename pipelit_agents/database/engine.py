@@ -30,6 +30,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
+from pipelit_agents.database.causes import LOST_PRIMARY, hint
+from pipelit_agents.database.server import READING, URL_SETTING, begin, server, without_limits
 from pipelit_agents.database.statement import Open, Statement, Transaction, named_by_driver
 from pipelit_agents.errors import ConfigurationError, StorageError
 from pipelit_agents.forks import begin_anew_in_children
@@ -41,19 +43,10 @@ __all__ = ["Database", "boot_id"]
 
 C = TypeVar("C")
 
-URL_SETTING: Final = "PIPELIT_DATABASE_URL"
 BUSY_TIMEOUT: Final = 15.0
 POOL_SIZE: Final = 8
 _SPARE: Final = 4
-# A line that is cut without a word is given up; milliseconds, as libpq takes them.
-_CLIENT_LIMITS: Final = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
 _migrating: Final = threading.RLock()
-# For locks that nobody gives back, and statements that don't end; a migration has no limit. And
-# what is confirmed has to last, whatever the server's own default.
-_SESSION: Final = (
-    "SET lock_timeout = '15s'; SET statement_timeout = '30s'; "
-    "SET idle_in_transaction_session_timeout = '60s'; SET synchronous_commit = 'on'"
-)
 
 
 class _Here(threading.local):
@@ -154,7 +147,8 @@ class Database:
             with self._opening:
                 opened = self._opened
                 if opened is None:
-                    made = _Opened.by(_engine(self._url(), self._pool_size, create=create))
+                    url = self._url()
+                    made = _Opened.by(_engine(url, self._pool_size, create=create), url)
                     # Another one, where this thread was interrupted just now, and used it.
                     opened = self._opened = self._opened or made
         return opened
@@ -218,6 +212,8 @@ class Database:
             try:
                 if sqlite:
                     self._driven(engine, driver, "BEGIN IMMEDIATE")
+                else:
+                    begin(driver, engine.dialect)
                 yield Transaction(driver, engine.dialect)
                 self._commit(engine, driver)
             except BaseException:
@@ -288,7 +284,7 @@ class Database:
         # The pool's locks may be this thread's own; and so may be the last of its connections.
         server = opened.engine.dialect.name != "sqlite"
         apart = depth > 0 or (server and _HERE.holds > 1)
-        engine = _engine(opened.engine.url, 0, create=False) if apart else opened.engine
+        engine = _engine(opened.source, 0, create=False) if apart else opened.engine
         try:
             _HERE.connects = depth + 1
             return connect(engine)
@@ -324,12 +320,7 @@ class Database:
         try:
             _HERE.holds = holds + 1
             with _NamedErrors(engine), self._connected(opened) as connection:
-                if engine.dialect.name == "sqlite":
-                    connection.execution_options(pipelit_read=True)
-                else:
-                    connection.execution_options(
-                        isolation_level="REPEATABLE READ", postgresql_readonly=True
-                    )
+                connection.execution_options(**{READING: True})
                 # Begun here: what the driver runs by itself would begin none.
                 with connection.begin():
                     yield connection
@@ -343,17 +334,20 @@ class Database:
             StorageError: The database can't be reached or refused it.
         """
         opened, holds = self._ready(), _HERE.holds
+        engine = opened.engine
         try:
             _HERE.holds = holds + 1
             driver = self._checked_out(opened)
             try:
-                rows = statement.fetch_by(driver, opened.engine.dialect, values)
+                if engine.dialect.name != "sqlite":
+                    begin(driver, engine.dialect)
+                rows = statement.fetch_by(driver, engine.dialect, values)
             except BaseException:
                 _closed(driver, opened)
                 raise
             self._give_back(driver, opened)
         except _REFUSED as error:
-            raise _storage_error(opened.engine, error) from None
+            raise _storage_error(engine, error) from None
         finally:
             _HERE.holds = holds
         return rows
@@ -461,14 +455,12 @@ class Database:
         # VACUUM is no part of a transaction, and ours begin one with every connection.
         with _NamedErrors(self.engine):
             if self.engine.dialect.name != "sqlite":
-                loose = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-                with loose.connect() as connection:
-                    connection.execute(text("SET statement_timeout = 0"))
-                    from pipelit_agents.database.models import Base
+                from pipelit_agents.database.models import Base
 
+                opened = self._open()
+                with without_limits(opened.engine, make_url(opened.source)) as run:
                     for table in Base.metadata.sorted_tables:
-                        connection.execute(text(f"VACUUM FULL {table.name}"))
-                    connection.invalidate()
+                        run(f"VACUUM FULL {table.name}")
                 return
             raw = self.engine.raw_connection()
             try:
@@ -541,12 +533,14 @@ class _Opened(NamedTuple):
     name: object
     # True is in it once it was closed. A forked child has closed nothing of its parent's.
     shut: list[bool]
+    # The address, whole.
+    source: str
 
     @classmethod
-    def by(cls, engine: Engine) -> _Opened:
+    def by(cls, engine: Engine, source: str) -> _Opened:
         sqlite = engine.dialect.name == "sqlite"
         name = Path(engine.url.database or "").resolve() if sqlite else engine
-        return cls(engine, deque(), name, [])
+        return cls(engine, deque(), name, [], source)
 
     def settle(self) -> None:
         """Close what came back after it was closed; nobody would use it again, or close it.
@@ -609,7 +603,7 @@ def _revisions() -> frozenset[str]:
 def _is_known(engine: Engine) -> bool:
     """Whether the tables were looked at; an error if they are newer than this package."""
     try:
-        with engine.connect().execution_options(pipelit_read=True) as connection:
+        with engine.connect().execution_options(**{READING: True}) as connection:
             found = connection.scalars(text("SELECT version_num FROM pipelit_version")).all()
     except OperationalError:
         # No server, or no tables yet: whoever uses them is told so.
@@ -639,21 +633,6 @@ def _alembic_config() -> Config:
     return config
 
 
-_TABLES: Final = "; make the tables with pipelit.create_schema() or: pipelit-agents init"
-_MENDS: Final = (
-    ("no such table", _TABLES),
-    ("no such column", _TABLES),
-    ("has no column named", _TABLES),
-    ("UndefinedTable", _TABLES),
-    ("UndefinedColumn", _TABLES),
-    ("readonly", "; SQLite writes files beside it, so the folder has to be writable too"),
-    ("is locked", "; wait, or stop the process that holds it"),
-    ("not a database", "; name another file, or move this one away"),
-    ("pipelit_audit_pkey", "; somebody wrote an entry under the next number: see audit verify"),
-    ("onnection refused", "; start the server, or mend the address"),
-)
-
-
 _REFUSED: Final = (UnicodeEncodeError, SQLAlchemyError)
 
 
@@ -674,40 +653,23 @@ class _NamedErrors:
 
 
 def _storage_error(engine: Engine, error: Exception) -> StorageError:
+    address = engine.url.render_as_string()
     if isinstance(error, UnicodeEncodeError):
-        return StorageError("text with a lone surrogate can't be stored")
+        # Without the text, which may be a secret.
+        if error.reason == "surrogates not allowed":
+            return StorageError("text with a lone surrogate can't be stored")
+        return StorageError(
+            f"the connection to the database at {address} has the encoding {error.encoding}, which "
+            f"lacks a character of the text: use a database in UTF-8 (setting: {URL_SETTING})"
+        )
     cause = getattr(error, "orig", None) or error
-    said, kind = str(cause), type(cause).__name__
-    hint = next((mend for words, mend in _MENDS if words in said or words == kind), "")
+    if getattr(cause, "sqlstate", None) == LOST_PRIMARY:
+        engine.get_execution_options()["pipelit_replace"]()
     # Only the driver's words: SQLAlchemy's own message repeats the statement's parameters.
     return StorageError(
-        f"the database at {engine.url.render_as_string()} did not do what was asked "
-        f"({type(cause).__name__}: {cause}){hint} (setting: {URL_SETTING})"
+        f"the database at {address} did not do what was asked "
+        f"({type(cause).__name__}: {cause}){hint(cause, engine.url)} (setting: {URL_SETTING})"
     )
-
-
-def _server(parsed: URL, pool_size: int) -> Engine:
-    engine = create_engine(
-        parsed,
-        # The statements that decide rely on seeing what was committed while they waited.
-        isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
-        **(
-            {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": BUSY_TIMEOUT}
-            if pool_size
-            else {"poolclass": NullPool}
-        ),
-        connect_args={k: parsed.query.get(k, v) for k, v in _CLIENT_LIMITS.items()},
-        hide_parameters=True,
-    )
-
-    @event.listens_for(engine, "connect")
-    def _limit(connection: Any, _record: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(_SESSION)
-        connection.commit()
-
-    return engine
 
 
 def _require_readable(url: str) -> None:
@@ -723,17 +685,16 @@ def _require_readable(url: str) -> None:
         raise ConfigurationError(f"{URL_SETTING} is not a database URL that can be used: {why}")
 
 
-def _engine(url: str | URL, pool_size: int, *, create: bool) -> Engine:
+def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
     """Makes an engine; without a pool where ``pool_size`` is 0."""
-    if isinstance(url, str):
-        _require_readable(url)
+    _require_readable(url)
     try:
         parsed = make_url(url)
         dialect = parsed.get_dialect()
         if dialect.is_async:
             raise ArgumentError(f"{dialect.name}+{dialect.driver} is an asyncio driver")  # noqa: TRY301 - said below
         if parsed.get_backend_name() == "postgresql":
-            return _server(parsed, pool_size)
+            return server(parsed, pool_size, wait=BUSY_TIMEOUT)
         if parsed.get_backend_name() != "sqlite":
             raise ArgumentError("it has to be sqlite:///… or postgresql+psycopg://…")  # noqa: TRY301 - said below
     except ValueError:
@@ -785,7 +746,7 @@ def _engine(url: str | URL, pool_size: int, *, create: bool) -> Engine:
     def _begin(connection: Connection) -> None:
         # A deferred transaction that first reads and then writes fails when another wrote
         # between; taking the write lock first waits instead.
-        reads = connection.get_execution_options().get("pipelit_read")
+        reads = connection.get_execution_options().get(READING)
         driver = connection.connection.dbapi_connection
         try:
             driver.execute("BEGIN" if reads else "BEGIN IMMEDIATE")  # type: ignore[union-attr]
