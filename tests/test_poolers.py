@@ -50,10 +50,14 @@ def everything(pipelit: Pipelit, number: int) -> None:
     name = f"agent_{number}"
     pipelit.users.create_agent(name, owner="alice", purpose="takes part")
     made, editor = pipelit.agent(name), pipelit.agent("agent_editor")
+    # Each many times in a row: psycopg counts executions, and begins again after a rollback.
     for _ in range(8):
         pipelit.credentials.put(f"key-{number}", "sk-abcdefghijkl", kind="llm", created_by="alice")
+    for _ in range(8):
         assert pipelit.credentials.get(f"key-{number}").name == f"key-{number}"
+    for _ in range(8):
         assert pipelit.users.get(name).username == name
+    for _ in range(8):
         challenge = editor.challenge(name)
         proof = made.prove(challenge.value, b"done", verifier="agent_editor")
         assert editor.verify_proof(proof, challenge=challenge, payload=b"done").peer == name
