@@ -203,8 +203,14 @@ class Deployment:
     # What is asked over a wire
 
     def _tables(self) -> Finding:
+        if not self._database.has_tables():
+            found = "there are none"
+            if self._modes:
+                # Of a new database, SQLite's log has everything until it is written back.
+                found += "; a copy of an SQLite file without its -wal file has none either"
+            return found, "pipelit-agents init; of a copy: pipelit-agents backup, once more"
         if self._database.pending_migrations():
-            return "they aren't there, or are older than this package", "pipelit-agents init"
+            return "they are older than this package", "pipelit-agents init"
         return _OK, ""
 
     def _ledger(self) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 from zlib import crc32
 
 from sqlalchemy import (
@@ -135,6 +136,14 @@ class Database:
         # SQLite has one writer at a time, and makes others sleep and ask again; threads of one
         # process wait here instead, and go on at once.
         self._writer = threading.RLock()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied, and so does everything that uses the database."""
+        raise TypeError(
+            "pipelit's services have keys and connections of their process, so they can't be "
+            "pickled or copied: make a Pipelit in the other process (Pipelit.from_env()), and pass "
+            "names and values only"
+        )
 
     @property
     def engine(self) -> Engine:
@@ -435,6 +444,11 @@ class Database:
                     "database_id": secrets.token_hex(16),
                 }
                 connection.execute(insert(EpochRow).values(epoch))
+
+    def has_tables(self) -> bool:
+        """Whether there are tables of ours, of any version."""
+        with self.reading() as connection:
+            return _revision(connection) is not None
 
     def pending_migrations(self) -> bool:
         """Whether the tables are older than this package."""
@@ -761,6 +775,16 @@ def _synchronous() -> str:
     return "NORMAL" if boot_id() else "FULL"
 
 
+_WHY_CLOSED: Final = {
+    errno.EISDIR: f"name a file in this folder in {URL_SETTING}, for example agents.db",
+    errno.EROFS: "SQLite needs to write, also for reading: mount the file system writable, or name "
+    f"a file on another one in {URL_SETTING}",
+    errno.ENOSPC: "free space on this disk",
+    errno.ENOTDIR: f"a part of its path is a file, so correct the path in {URL_SETTING}",
+    errno.ELOOP: f"a symbolic link leads to itself, so correct the path in {URL_SETTING}",
+}
+
+
 def _make_private(path: Path, *, create: bool) -> None:
     try:
         if create and not path.parent.exists():
@@ -782,6 +806,6 @@ def _make_private(path: Path, *, create: bool) -> None:
         ) from None
     except OSError as error:
         raise ConfigurationError(
-            f"the database file {path.absolute()} can't be opened for writing ({error.strerror}); "
-            f"change {URL_SETTING} or the folder's permissions"
+            f"the database file {path.absolute()} can't be opened for writing ({error.strerror}): "
+            + _WHY_CLOSED.get(error.errno or 0, f"change {URL_SETTING} or the folder's permissions")
         ) from None

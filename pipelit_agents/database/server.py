@@ -177,7 +177,7 @@ def _why_unusable(name: str, value: Any, known: set[str]) -> str:
     if name in _OURS:
         return "pipelit-agents sets it itself; leave it out"
     if name not in known:
-        near = get_close_matches(name, {*known, _PREPARED}, 1)
+        near = get_close_matches(name.lower(), {*known, _PREPARED}, 1)
         meant = f"write {near[0]}" if near else "leave it out"
         return f"neither PostgreSQL's libpq nor psycopg has it; {meant}"
     if name in _MANY:
