@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
@@ -35,7 +36,7 @@ from pipelit_agents.database.causes import LOST_PRIMARY, hint
 from pipelit_agents.database.server import READING, URL_SETTING, begin, server, without_limits
 from pipelit_agents.database.statement import Open, Statement, Transaction, named_by_driver
 from pipelit_agents.errors import ConfigurationError, StorageError
-from pipelit_agents.forks import begin_anew_in_children
+from pipelit_agents.forks import Unforked, begin_anew_in_children, was_in_use
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -47,7 +48,24 @@ C = TypeVar("C")
 BUSY_TIMEOUT: Final = 15.0
 POOL_SIZE: Final = 8
 _SPARE: Final = 4
-_migrating: Final = threading.RLock()
+
+
+class _Global:
+    """Locks that all databases of the process share."""
+
+    def __init__(self) -> None:
+        self.begin_here()
+        begin_anew_in_children(self)
+
+    def begin_here(self) -> None:
+        """Forget who held them; in a forked child nobody does."""
+        # Alembic keeps the migration that is under way in a global variable.
+        self.migrating = threading.RLock()
+        # For a file between its being made and its being closed: see _make_private.
+        self.making = threading.RLock()
+
+
+_GLOBAL: Final = _Global()
 
 
 class _Here(threading.local):
@@ -123,11 +141,12 @@ class Database:
         begin_anew_in_children(self)
 
     def begin_here(self) -> None:
-        """Forgets all connections; in a forked child they are the parent's.
+        """Forget all connections; in a forked child they are the parent's.
 
-        SQLite's connections and locks don't survive a fork. They aren't closed either: the parent
-        still uses the file.
+        They aren't closed: the parent still uses them.
         """
+        if self._opened is not None:
+            self._opened.disconnect()
         self._inherited = self._opened, self._inherited
         self._opened = None
         self._known: _Opened | None = None
@@ -136,6 +155,21 @@ class Database:
         # SQLite has one writer at a time, and makes others sleep and ask again; threads of one
         # process wait here instead, and go on at once.
         self._writer = threading.RLock()
+
+    def before_fork(self) -> object:
+        """Close SQLite's connections, so that the child gets none; return the name if one is left.
+
+        SQLite in the child would believe that it has the parent's locks on the file. Whoever closes
+        the last connection that has a lock deletes the log, also with what the child has written.
+        """
+        opened = self._opened
+        if opened is None or opened.engine.dialect.name != "sqlite":
+            return None
+        if _HERE.connects:
+            # This thread was interrupted while it has the locks of the pool.
+            return opened.name
+        opened.drain()
+        return None
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied, and so does everything that uses the database."""
@@ -149,6 +183,11 @@ class Database:
     def engine(self) -> Engine:
         """The engine; made at first use, and anew in a forked child."""
         return self._open().engine
+
+    @staticmethod
+    def _unforked(opened: _Opened) -> AbstractContextManager[None]:
+        sqlite = opened.engine.dialect.name == "sqlite"
+        return Unforked(opened.name) if sqlite else nullcontext()
 
     def _open(self, *, create: bool = False) -> _Opened:
         opened = self._opened
@@ -169,8 +208,10 @@ class Database:
             StorageError: A newer pipelit-agents has migrated them.
         """
         opened = self._open()
-        if opened is not self._known and _is_known(opened.engine):
-            self._known = opened
+        if opened is not self._known:
+            with self._unforked(opened):
+                if _is_known(opened.engine):
+                    self._known = opened
         return opened
 
     @property
@@ -203,7 +244,7 @@ class Database:
                 with connection.begin():
                     yield connection
             finally:
-                if flushes:
+                if flushes and opened.is_ours:
                     driver.execute(f"PRAGMA synchronous={_synchronous()}")  # type: ignore[union-attr]
 
     @contextmanager
@@ -224,10 +265,12 @@ class Database:
                 else:
                     begin(driver, engine.dialect)
                 yield Transaction(driver, engine.dialect)
+                opened.require_ours()
                 self._commit(engine, driver)
             except BaseException:
                 try:
-                    driver.rollback()
+                    if opened.is_ours:
+                        driver.rollback()
                 except BaseException as error:
                     # The line is gone, and the server rolls back by itself; or this was
                     # interrupted, and nobody may get the connection as it is.
@@ -250,6 +293,13 @@ class Database:
         sqlite = opened.engine.dialect.name == "sqlite"
         if opened.name in writes:
             raise StorageError(_INTERRUPTED.format(what="a transaction that writes"))
+        if was_in_use(opened.name):
+            raise StorageError(
+                "this process was forked in the middle of a transaction of the database at "
+                f"{opened.engine.url.render_as_string()}, so it can't write to it: fork where no "
+                "transaction is under way (not in a signal handler or a finalizer), or use the "
+                "start method spawn or forkserver of multiprocessing"
+            )
         try:
             _HERE.writes, _HERE.holds = (*writes, opened.name), holds + 1
             if sqlite and not writer.acquire(timeout=BUSY_TIMEOUT):
@@ -258,7 +308,8 @@ class Database:
                     f"thread of this process has written to it for {BUSY_TIMEOUT:.0f} seconds "
                     f"(setting: {URL_SETTING})"
                 )
-            yield
+            with self._unforked(opened):
+                yield
         finally:
             if sqlite:
                 # Tried, where it may not be this thread's: see Gathering.ask.
@@ -328,7 +379,11 @@ class Database:
         engine = opened.engine
         try:
             _HERE.holds = holds + 1
-            with _NamedErrors(engine), self._connected(opened) as connection:
+            with (
+                self._unforked(opened),
+                _NamedErrors(engine),
+                self._connected(opened) as connection,
+            ):
                 connection.execution_options(**{READING: True})
                 # Begun here: what the driver runs by itself would begin none.
                 with connection.begin():
@@ -346,15 +401,16 @@ class Database:
         engine = opened.engine
         try:
             _HERE.holds = holds + 1
-            driver = self._checked_out(opened)
-            try:
-                if engine.dialect.name != "sqlite":
-                    begin(driver, engine.dialect)
-                rows = statement.fetch_by(driver, engine.dialect, values)
-            except BaseException:
-                _closed(driver, opened)
-                raise
-            self._give_back(driver, opened)
+            with self._unforked(opened):
+                driver = self._checked_out(opened)
+                try:
+                    if engine.dialect.name != "sqlite":
+                        begin(driver, engine.dialect)
+                    rows = statement.fetch_by(driver, engine.dialect, values)
+                except BaseException:
+                    _closed(driver, opened)
+                    raise
+                self._give_back(driver, opened)
         except _REFUSED as error:
             raise _storage_error(engine, error) from None
         finally:
@@ -422,7 +478,7 @@ class Database:
 
         self._open(create=True)
         # Alembic keeps the migration that is under way in a global variable.
-        with _migrating, self.writing() as connection:
+        with _GLOBAL.migrating, self.writing() as connection:
             if connection.dialect.name != "sqlite":
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
             self.lock(connection, "schema")
@@ -467,7 +523,7 @@ class Database:
         import sqlite3
 
         # VACUUM is no part of a transaction, and ours begin one with every connection.
-        with _NamedErrors(self.engine):
+        with self._unforked(self._open()), _NamedErrors(self.engine):
             if self.engine.dialect.name != "sqlite":
                 from pipelit_agents.database.models import Base
 
@@ -514,7 +570,7 @@ class Database:
                 f"the copy {path} can't be made ({error.strerror}): name a file that isn't there "
                 "yet, in a folder that is"
             ) from None
-        with _NamedErrors(self.engine):
+        with self._unforked(self._open()), _NamedErrors(self.engine):
             raw = self.engine.raw_connection()
             try:
                 raw.cursor().execute("VACUUM INTO ?", (str(path),))
@@ -530,7 +586,8 @@ class Database:
             opened, self._opened = self._opened, None
         if opened is not None:
             opened.shut.append(True)
-            opened.settle()
+            with self._unforked(opened):
+                opened.settle()
 
 
 class _Opened(NamedTuple):
@@ -549,12 +606,14 @@ class _Opened(NamedTuple):
     shut: list[bool]
     # The address, whole.
     source: str
+    # Of the process that opened it.
+    process: int
 
     @classmethod
     def by(cls, engine: Engine, source: str) -> _Opened:
         sqlite = engine.dialect.name == "sqlite"
         name = Path(engine.url.database or "").resolve() if sqlite else engine
-        return cls(engine, deque(), name, [], source)
+        return cls(engine, deque(), name, [], source, os.getpid())
 
     def settle(self) -> None:
         """Close what came back after it was closed; nobody would use it again, or close it.
@@ -562,8 +621,11 @@ class _Opened(NamedTuple):
         Whoever gives a connection back calls this afterwards, and whoever closes says so before, so
         one of them sees it.
         """
-        if not self.shut:
-            return
+        if self.shut and self.is_ours:
+            self.drain()
+
+    def drain(self) -> None:
+        """Close all connections that nobody uses at the moment."""
         depth = _HERE.connects
         try:
             _HERE.connects = depth + 1
@@ -576,6 +638,26 @@ class _Opened(NamedTuple):
         finally:
             _HERE.connects = depth
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process opened it, and not the one that it was forked from."""
+        return self.process == os.getpid()
+
+    def require_ours(self) -> None:
+        """Refuse to go on in a transaction of the process that this one was forked from.
+
+        Raises:
+            StorageError: It is the parent's.
+        """
+        if not self.is_ours:
+            raise StorageError(_FORKED)
+
+    def disconnect(self) -> None:
+        """In a forked child: let nothing that is sent here reach the parent's server."""
+        disconnect = self.engine.get_execution_options().get("pipelit_disconnect")
+        if disconnect is not None:
+            disconnect()
+
 
 @cache
 def _locking(take: str, count: int) -> Statement:
@@ -583,7 +665,18 @@ def _locking(take: str, count: int) -> Statement:
     return Statement(f"SELECT {taken}")
 
 
+# Connections that a child was forked in the middle of. They aren't closed, as that would roll back.
+_NOT_OURS: Final[list[object]] = []
+_FORKED: Final = (
+    "this process was forked in the middle of this transaction, which is its parent's: nothing was "
+    "done here. In the child, do something else than going on with it, and end by os._exit"
+)
+
+
 def _closed(connection: Connection | PoolProxiedConnection, opened: _Opened) -> None:
+    if not opened.is_ours:
+        _NOT_OURS.append(connection)
+        return
     depth = _HERE.connects
     try:
         _HERE.connects = depth + 1
@@ -756,6 +849,15 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
         connection.execute(f"PRAGMA synchronous={_synchronous()}")
         connection.execute("PRAGMA foreign_keys=ON")
 
+    process = os.getpid()
+
+    def require_ours(*_: object) -> None:
+        if os.getpid() != process:
+            raise StorageError(_FORKED)
+
+    for each in ("commit", "rollback", "before_cursor_execute"):
+        event.listen(engine, each, require_ours)
+
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # A deferred transaction that first reads and then writes fails when another wrote
@@ -786,15 +888,26 @@ _WHY_CLOSED: Final = {
 
 
 def _make_private(path: Path, *, create: bool) -> None:
+    # Never opened if it is there: when a process closes a file, the system drops all locks that
+    # the process has on it, and so those of SQLite's connections.
     try:
-        if create and not path.parent.exists():
-            path.parent.mkdir(parents=True, mode=0o700)
-        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
-        try:
-            if os.fstat(descriptor).st_mode & 0o077:
-                os.chmod(path, 0o600)  # noqa: PTH101 - beside os.open
-        finally:
-            os.close(descriptor)
+        with _GLOBAL.making:
+            if create and not path.parent.exists():
+                path.parent.mkdir(parents=True, mode=0o700)
+            if create and not path.exists():
+                # Where a link leads, as O_EXCL follows none.
+                target = os.path.realpath(path)
+                with suppress(FileExistsError):
+                    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise _os_error(errno.EISDIR)
+        if mode & 0o077:
+            path.chmod(0o600)
+        effective = os.access in os.supports_effective_ids
+        if not os.access(path, os.R_OK | os.W_OK, effective_ids=effective):
+            flags = os.statvfs(path).f_flag if hasattr(os, "statvfs") else 0
+            raise _os_error(errno.EROFS if flags & getattr(os, "ST_RDONLY", 0) else errno.EACCES)
     except FileNotFoundError:
         if create:
             raise ConfigurationError(
@@ -809,3 +922,7 @@ def _make_private(path: Path, *, create: bool) -> None:
             f"the database file {path.absolute()} can't be opened for writing ({error.strerror}): "
             + _WHY_CLOSED.get(error.errno or 0, f"change {URL_SETTING} or the folder's permissions")
         ) from None
+
+
+def _os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))

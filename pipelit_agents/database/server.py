@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any, Final
+from weakref import WeakSet
 
 from sqlalchemy import (
     URL,
@@ -111,12 +112,23 @@ def _prepare_connections(engine: Engine) -> None:
     def replace() -> None:
         generation[0] += 1
 
-    engine.update_execution_options(pipelit_replace=replace)
+    alive: WeakSet[Any] = WeakSet()
+
+    def disconnect() -> None:
+        # In a forked child: what it would send, also at its end, goes nowhere.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for each in list(alive):
+            with suppress(Exception):
+                os.dup2(nowhere, each.fileno())
+        os.close(nowhere)
+
+    engine.update_execution_options(pipelit_replace=replace, pipelit_disconnect=disconnect)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, record: Any) -> None:
         # The driver begins no transaction: we do, with the limits in the same message.
         connection.autocommit = True
+        alive.add(connection)
         record.info["generation"] = generation[0]
 
     @event.listens_for(engine, "checkout")
