@@ -34,7 +34,14 @@ from pipelit_agents.ledger.address import (
     named_errors,
     without_password,
 )
-from pipelit_agents.ledger.base import clock_trouble, is_person, lane_name, ledger_now
+from pipelit_agents.ledger.base import (
+    clock_trouble,
+    described,
+    is_person,
+    kernels_at,
+    lane_name,
+    ledger_now,
+)
 from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of
 from pipelit_agents.policy import YEAR
 
@@ -214,7 +221,12 @@ class Deployment:
         return _OK, ""
 
     def _ledger(self) -> Finding:
-        return f"attempts are counted in {self._pipelit.check_ledger()}", ""
+        where = self._pipelit.check_ledger()
+        with self._database.reading() as connection:
+            kernels = kernels_at(connection, ledger_now(self._database, connection, self._now))
+        if kernels:
+            return described(kernels), "use the file from one of them only, or use PostgreSQL"
+        return f"attempts are counted in {where}", ""
 
     def _redis_password(self) -> Finding:
         url = self._pipelit._redis_url()
