@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from sqlalchemy import text
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import CodeRejected, LedgerUnavailable
@@ -129,6 +130,25 @@ def test_it_tells_nothing_of_peers_and_codes(
             (host, guest)[number % 2].verify_peer(peer, shown)
         said.append(str(caught.value).replace("aaaaaaaa", "x").replace("bbbbbbbb", "x"))
     assert len(set(said)) == 1
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("reason", ["", "nonsense", "boot id a after", "boot id " * 8])
+def test_a_planted_entry_keeps_nobody_from_working(
+    pipelit: Pipelit, clock: Clock, writer: Agent, machine: Machine, reason: str
+) -> None:
+    """What isn't of our form is passed over."""
+    planted = {"at": clock(), "reason": reason[:64]}
+    with pipelit._database.writing() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO pipelit_audit (at, actor, subject, action, outcome, reason, run, node)"
+                " VALUES (:at, '', 'ledger', 'ledger.boot', 'ok', :reason, '', '')"
+            ),
+            planted,
+        )
+    alternate(clock, writer, machine("aaaaaaaa-host"))
+    assert ledger_check(pipelit).ok
 
 
 @pytest.mark.backends("sqlite")

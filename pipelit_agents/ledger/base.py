@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -149,6 +150,7 @@ _BOOTS: Final = Statement(
     "SELECT reason FROM pipelit_audit WHERE subject = 'ledger' AND action = :action "
     "AND at > :since ORDER BY id DESC LIMIT 200"
 )
+_CHANGED: Final = re.compile(r"boot id (.{1,8}) after (.{1,8})\Z")
 # Boot ids are random, so one that comes back within this time, in seconds, is another kernel's that
 # runs beside this one. Longer ago, a volume may have been moved there and back.
 _BOTH_WITHIN: Final = 3600.0
@@ -252,7 +254,10 @@ def kernels_at(connection: Open, now: float) -> tuple[str, ...]:
     rows = _BOOTS.fetch(connection, {"action": _BOOT, "since": now - _BOTH_WITHIN})
     replaced: set[str] = set()
     for row in reversed(rows):
-        _, _, new, _, old = row.reason.split(" ")
+        found = _CHANGED.match(row.reason)
+        if found is None:
+            continue
+        new, old = found.groups()
         if new in replaced:
             return new, old
         replaced.add(old)
