@@ -34,7 +34,14 @@ from pipelit_agents.ledger.address import (
     named_errors,
     without_password,
 )
-from pipelit_agents.ledger.base import clock_trouble, is_person, lane_name, ledger_now
+from pipelit_agents.ledger.base import (
+    clock_trouble,
+    described,
+    is_person,
+    kernels_at,
+    lane_name,
+    ledger_now,
+)
 from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of
 from pipelit_agents.policy import YEAR
 
@@ -203,12 +210,23 @@ class Deployment:
     # What is asked over a wire
 
     def _tables(self) -> Finding:
+        if not self._database.has_tables():
+            found = "there are none"
+            if self._modes:
+                # Of a new database, SQLite's log has everything until it is written back.
+                found += "; a copy of an SQLite file without its -wal file has none either"
+            return found, "pipelit-agents init; of a copy: pipelit-agents backup, once more"
         if self._database.pending_migrations():
-            return "they aren't there, or are older than this package", "pipelit-agents init"
+            return "they are older than this package", "pipelit-agents init"
         return _OK, ""
 
     def _ledger(self) -> Finding:
-        return f"attempts are counted in {self._pipelit.check_ledger()}", ""
+        where = self._pipelit.check_ledger()
+        with self._database.reading() as connection:
+            kernels = kernels_at(connection, ledger_now(self._database, connection, self._now))
+        if kernels:
+            return described(kernels), "use the file from one of them only, or use PostgreSQL"
+        return f"attempts are counted in {where}", ""
 
     def _redis_password(self) -> Finding:
         url = self._pipelit._redis_url()

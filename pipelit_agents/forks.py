@@ -1,36 +1,148 @@
-"""Lets what a process can't share with the one that forked it begin anew in the child.
+"""Reset in a forked child what a process can't share with the one that forked it.
 
-It happens within the fork, before a second thread of the child can be there to see it half done.
+A child has the memory of its parent and one thread. Locks that other threads held stay held in it,
+and SQLite believes that it has the file locks of its parent, which it hasn't. So a fork waits until
+no other thread is in the middle of SQLite, for some seconds at the most, and has the connections
+closed first. In the child, everything begins anew before a second thread can see it half done.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import time
+from collections.abc import Hashable
+from contextlib import suppress
+from threading import get_ident
 from typing import Final, Protocol
 from weakref import WeakSet
 
-__all__ = ["BeginsAnew", "begin_anew_in_children"]
+__all__ = ["BeginsAnew", "Unforked", "begin_anew_in_children", "was_in_use"]
+
+# Seconds that a fork waits for other threads. SQLite's own statements take milliseconds.
+_PATIENCE: Final = 5.0
+_INTERVAL: Final = 0.0005
+# Seconds that other threads wait for a fork. Longer, as each thread that forks waits in turn; but
+# never for good: the code of somebody else that runs before a fork may wait for one of them.
+_LONG_PATIENCE: Final = 30.0
 
 
 class BeginsAnew(Protocol):
     """What has locks or connections of its process."""
 
     def begin_here(self) -> None:
-        """Forgets the parent's, and closes none of them: the parent still uses them."""
+        """Forget the parent's, and close none of them: the parent still uses them."""
 
 
 _ALIVE: Final[WeakSet[BeginsAnew]] = WeakSet()
 
 
 def begin_anew_in_children(thing: BeginsAnew) -> None:
-    """Has it begin anew in each child that is forked from now on, as long as it lives."""
+    """Have it begin anew in each child that is forked from now on, as long as it lives.
+
+    If it has a method ``before_fork``, that is called before each fork. It returns the name of what
+    is still in use, or None.
+    """
     _ALIVE.add(thing)
 
 
-def _after_fork() -> None:
+class Unforked:
+    """Around what mustn't be half done in a forked child.
+
+    A fork waits for the threads that are in one, and they wait for a fork. A thread that is in one
+    already doesn't wait, and neither does one that forks within it.
+
+    Args:
+        name: Of what is used.
+    """
+
+    __slots__ = ("_thread", "name")
+
+    def __init__(self, name: Hashable) -> None:
+        self.name: Final = name
+        self._thread = 0
+
+    def __enter__(self) -> None:
+        """Wait for a fork that is under way."""
+        # In this order, with nothing called between: a fork sees this, or this sees the fork. And
+        # nothing can interrupt the thread after the first step before it is in the block.
+        self._thread = me = get_ident()
+        _INSIDE[self] = me
+        if _FORKING:
+            self._wait(me)
+
+    def __exit__(self, *_: object) -> None:
+        """Let forks go on."""
+        _INSIDE.pop(self, None)
+
+    def _wait(self, me: int) -> None:
+        del _INSIDE[self]
+        if me not in _FORKING and me not in _INSIDE.values():
+            patience = time.monotonic() + _LONG_PATIENCE
+            while _FORKING and time.monotonic() < patience:
+                time.sleep(_INTERVAL)
+        _INSIDE[self] = me
+
+
+# By thread.
+_INSIDE: Final[dict[Unforked, int]] = {}
+_FORKING: Final[dict[int, int]] = {}
+# What stays in use in a fork that is under way.
+_LEFT: Final[set[Hashable]] = set()
+# What was in use when this process was forked.
+_IN_USE: Final[set[Hashable]] = set()
+
+
+def was_in_use(name: Hashable) -> bool:
+    """Whether it was in the middle of something when this process, or one before, was forked."""
+    return name in _IN_USE
+
+
+def _before_fork() -> None:
+    me = get_ident()
+    _FORKING[me] = _FORKING.get(me, 0) + 1
+    patience = time.monotonic() + _PATIENCE
+    while _others(me) and time.monotonic() < patience:
+        time.sleep(_INTERVAL)
     for each in list(_ALIVE):
-        each.begin_here()
+        # Whatever it is: the fork can't be stopped, and nobody would be told.
+        with suppress(Exception):
+            left = getattr(each, "before_fork", _nothing)()
+            if left is not None:
+                _LEFT.add(left)
+
+
+def _nothing() -> None:
+    """Stand in for a method that isn't there."""
+
+
+def _others(me: int) -> bool:
+    # A generator that was left in the middle may have been its thread's last.
+    inside = set(_INSIDE.copy().values()) - {me}
+    return bool(inside) and not inside.isdisjoint(sys._current_frames())
+
+
+def _after_fork_in_parent() -> None:
+    me = get_ident()
+    if _FORKING.get(me, 0) > 1:
+        _FORKING[me] -= 1
+    else:
+        _FORKING.pop(me, None)
+    if not _FORKING:
+        _LEFT.clear()
+
+
+def _after_fork_in_child() -> None:
+    _IN_USE.update(_LEFT, (each.name for each in _INSIDE))
+    for each in (_INSIDE, _FORKING, _LEFT):
+        each.clear()
+    for thing in list(_ALIVE):
+        thing.begin_here()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

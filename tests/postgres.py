@@ -43,7 +43,7 @@ def programs() -> Path:
 
 
 @cache
-def _other_user() -> pwd.struct_passwd | None:
+def other_user() -> pwd.struct_passwd | None:
     """The user that runs the server if we are root, as PostgreSQL refuses to be root's."""
     if os.geteuid() != 0:
         return None
@@ -51,12 +51,13 @@ def _other_user() -> pwd.struct_passwd | None:
     for each in sorted(pwd.getpwall(), key=lambda user: user.pw_name != "nobody"):
         with suppress(OSError, subprocess.SubprocessError):
             if each.pw_uid != 0:
-                subprocess.run(["true"], check=True, cwd="/", **_as(each))  # noqa: S607
+                subprocess.run(["true"], check=True, cwd="/", **as_user(each))  # noqa: S607
                 return each
     raise RuntimeError("PostgreSQL refuses to run as root, and there is no other user: add one")
 
 
-def _as(user: pwd.struct_passwd | None) -> dict[str, Any]:
+def as_user(user: pwd.struct_passwd | None) -> dict[str, Any]:
+    """What has a program run as that user, for ``subprocess``."""
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
 
 
@@ -66,18 +67,21 @@ class PostgresServer:
     Args:
         folder: It exists; its path has to be short, as the server's socket is in it.
         options: Of ``postgres``, as on its command line.
+
+    Attributes:
+        folder: Where its socket is.
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._data = folder / "data"
         self._options = options
-        self._user = _other_user()
+        self._user = other_user()
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres") -> str:
         """The address of a database, for psycopg, SQLAlchemy and us."""
-        return f"postgresql://postgres:@/{database}?host={self._folder}"
+        return f"postgresql://postgres:@/{database}?host={self.folder}"
 
     def start(self) -> None:
         """Start it, and wait until it answers; the first time, make its files.
@@ -88,15 +92,15 @@ class PostgresServer:
         if not self._data.exists():
             self._make()
         options = [word for each in QUICK for word in ("-c", each)]
-        options += ["-c", "listen_addresses=", "-k", str(self._folder), "-p", "5432"]
-        with (self._folder / "log").open("ab") as log:
+        options += ["-c", "listen_addresses=", "-k", str(self.folder), "-p", "5432"]
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._program("postgres"), "-D", self._data, *options, *self._options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=self._folder,
-                **_as(self._user),
+                cwd=self.folder,
+                **as_user(self._user),
             )
         ends_with_us(self._process)
         patience = time.monotonic() + STARTS_WITHIN
@@ -105,7 +109,7 @@ class PostgresServer:
                 return
             if self._process.poll() is not None or time.monotonic() > patience:
                 self.stop()
-                raise RuntimeError((self._folder / "log").read_text(errors="replace")[-3000:])
+                raise RuntimeError((self.folder / "log").read_text(errors="replace")[-3000:])
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -132,26 +136,26 @@ class PostgresServer:
         self.stop()
 
     def _make(self) -> None:
-        self._folder.chmod(0o700)
+        self.folder.chmod(0o700)
         if self._user:
-            os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+            os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
         made = subprocess.run(
             [
                 *(self._program("initdb"), "-D", self._data, "-U", "postgres", "-A", "trust"),
                 # The same on each machine, whatever its language is.
                 *("-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"),
             ],
-            cwd=self._folder,
+            cwd=self.folder,
             capture_output=True,
             text=True,
             check=False,
-            **_as(self._user),
+            **as_user(self._user),
         )
         if made.returncode != 0:
             raise RuntimeError(f"initdb failed: {made.stdout}{made.stderr}")
 
     def _program(self, name: str) -> Path:
-        own = self._folder / "programs"
+        own = self.folder / "programs"
         if not own.exists() and self._may_run(programs() / name):
             return programs() / name
         if not own.exists():
@@ -163,10 +167,10 @@ class PostgresServer:
         try:
             done = subprocess.run(
                 [program, "--version"],
-                cwd=self._folder,
+                cwd=self.folder,
                 capture_output=True,
                 check=False,
-                **_as(self._user),
+                **as_user(self._user),
             )
         except PermissionError:
             return False

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 from zlib import crc32
 
 from sqlalchemy import (
@@ -30,9 +32,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
+from pipelit_agents.database.causes import LOST_PRIMARY, hint
+from pipelit_agents.database.server import READING, URL_SETTING, begin, server, without_limits
 from pipelit_agents.database.statement import Open, Statement, Transaction, named_by_driver
 from pipelit_agents.errors import ConfigurationError, StorageError
-from pipelit_agents.forks import begin_anew_in_children
+from pipelit_agents.forks import Unforked, begin_anew_in_children, was_in_use
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -41,19 +45,27 @@ __all__ = ["Database", "boot_id"]
 
 C = TypeVar("C")
 
-URL_SETTING: Final = "PIPELIT_DATABASE_URL"
 BUSY_TIMEOUT: Final = 15.0
 POOL_SIZE: Final = 8
 _SPARE: Final = 4
-# A line that is cut without a word is given up; milliseconds, as libpq takes them.
-_CLIENT_LIMITS: Final = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
-_migrating: Final = threading.RLock()
-# For locks that nobody gives back, and statements that don't end; a migration has no limit. And
-# what is confirmed has to last, whatever the server's own default.
-_SESSION: Final = (
-    "SET lock_timeout = '15s'; SET statement_timeout = '30s'; "
-    "SET idle_in_transaction_session_timeout = '60s'; SET synchronous_commit = 'on'"
-)
+
+
+class _Global:
+    """Locks that all databases of the process share."""
+
+    def __init__(self) -> None:
+        self.begin_here()
+        begin_anew_in_children(self)
+
+    def begin_here(self) -> None:
+        """Forget who held them; in a forked child nobody does."""
+        # Alembic keeps the migration that is under way in a global variable.
+        self.migrating = threading.RLock()
+        # For a file between its being made and its being closed: see _make_private.
+        self.making = threading.RLock()
+
+
+_GLOBAL: Final = _Global()
 
 
 class _Here(threading.local):
@@ -129,11 +141,12 @@ class Database:
         begin_anew_in_children(self)
 
     def begin_here(self) -> None:
-        """Forgets all connections; in a forked child they are the parent's.
+        """Forget all connections; in a forked child they are the parent's.
 
-        SQLite's connections and locks don't survive a fork. They aren't closed either: the parent
-        still uses the file.
+        They aren't closed: the parent still uses them.
         """
+        if self._opened is not None:
+            self._opened.disconnect()
         self._inherited = self._opened, self._inherited
         self._opened = None
         self._known: _Opened | None = None
@@ -143,10 +156,38 @@ class Database:
         # process wait here instead, and go on at once.
         self._writer = threading.RLock()
 
+    def before_fork(self) -> object:
+        """Close SQLite's connections, so that the child gets none; return the name if one is left.
+
+        SQLite in the child would believe that it has the parent's locks on the file. Whoever closes
+        the last connection that has a lock deletes the log, also with what the child has written.
+        """
+        opened = self._opened
+        if opened is None or opened.engine.dialect.name != "sqlite":
+            return None
+        if _HERE.connects:
+            # This thread was interrupted while it has the locks of the pool.
+            return opened.name
+        opened.drain()
+        return None
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied, and so does everything that uses the database."""
+        raise TypeError(
+            "pipelit's services have keys and connections of their process, so they can't be "
+            "pickled or copied: make a Pipelit in the other process (Pipelit.from_env()), and pass "
+            "names and values only"
+        )
+
     @property
     def engine(self) -> Engine:
         """The engine; made at first use, and anew in a forked child."""
         return self._open().engine
+
+    @staticmethod
+    def _unforked(opened: _Opened) -> AbstractContextManager[None]:
+        sqlite = opened.engine.dialect.name == "sqlite"
+        return Unforked(opened.name) if sqlite else nullcontext()
 
     def _open(self, *, create: bool = False) -> _Opened:
         opened = self._opened
@@ -154,7 +195,8 @@ class Database:
             with self._opening:
                 opened = self._opened
                 if opened is None:
-                    made = _Opened.by(_engine(self._url(), self._pool_size, create=create))
+                    url = self._url()
+                    made = _Opened.by(_engine(url, self._pool_size, create=create), url)
                     # Another one, where this thread was interrupted just now, and used it.
                     opened = self._opened = self._opened or made
         return opened
@@ -166,8 +208,10 @@ class Database:
             StorageError: A newer pipelit-agents has migrated them.
         """
         opened = self._open()
-        if opened is not self._known and _is_known(opened.engine):
-            self._known = opened
+        if opened is not self._known:
+            with self._unforked(opened):
+                if _is_known(opened.engine):
+                    self._known = opened
         return opened
 
     @property
@@ -200,7 +244,7 @@ class Database:
                 with connection.begin():
                     yield connection
             finally:
-                if flushes:
+                if flushes and opened.is_ours:
                     driver.execute(f"PRAGMA synchronous={_synchronous()}")  # type: ignore[union-attr]
 
     @contextmanager
@@ -218,11 +262,15 @@ class Database:
             try:
                 if sqlite:
                     self._driven(engine, driver, "BEGIN IMMEDIATE")
+                else:
+                    begin(driver, engine.dialect)
                 yield Transaction(driver, engine.dialect)
+                opened.require_ours()
                 self._commit(engine, driver)
             except BaseException:
                 try:
-                    driver.rollback()
+                    if opened.is_ours:
+                        driver.rollback()
                 except BaseException as error:
                     # The line is gone, and the server rolls back by itself; or this was
                     # interrupted, and nobody may get the connection as it is.
@@ -245,6 +293,13 @@ class Database:
         sqlite = opened.engine.dialect.name == "sqlite"
         if opened.name in writes:
             raise StorageError(_INTERRUPTED.format(what="a transaction that writes"))
+        if was_in_use(opened.name):
+            raise StorageError(
+                "this process was forked in the middle of a transaction of the database at "
+                f"{opened.engine.url.render_as_string()}, so it can't write to it: fork where no "
+                "transaction is under way (not in a signal handler or a finalizer), or use the "
+                "start method spawn or forkserver of multiprocessing"
+            )
         try:
             _HERE.writes, _HERE.holds = (*writes, opened.name), holds + 1
             if sqlite and not writer.acquire(timeout=BUSY_TIMEOUT):
@@ -253,7 +308,8 @@ class Database:
                     f"thread of this process has written to it for {BUSY_TIMEOUT:.0f} seconds "
                     f"(setting: {URL_SETTING})"
                 )
-            yield
+            with self._unforked(opened):
+                yield
         finally:
             if sqlite:
                 # Tried, where it may not be this thread's: see Gathering.ask.
@@ -288,7 +344,7 @@ class Database:
         # The pool's locks may be this thread's own; and so may be the last of its connections.
         server = opened.engine.dialect.name != "sqlite"
         apart = depth > 0 or (server and _HERE.holds > 1)
-        engine = _engine(opened.engine.url, 0, create=False) if apart else opened.engine
+        engine = _engine(opened.source, 0, create=False) if apart else opened.engine
         try:
             _HERE.connects = depth + 1
             return connect(engine)
@@ -323,13 +379,12 @@ class Database:
         engine = opened.engine
         try:
             _HERE.holds = holds + 1
-            with _NamedErrors(engine), self._connected(opened) as connection:
-                if engine.dialect.name == "sqlite":
-                    connection.execution_options(pipelit_read=True)
-                else:
-                    connection.execution_options(
-                        isolation_level="REPEATABLE READ", postgresql_readonly=True
-                    )
+            with (
+                self._unforked(opened),
+                _NamedErrors(engine),
+                self._connected(opened) as connection,
+            ):
+                connection.execution_options(**{READING: True})
                 # Begun here: what the driver runs by itself would begin none.
                 with connection.begin():
                     yield connection
@@ -343,17 +398,21 @@ class Database:
             StorageError: The database can't be reached or refused it.
         """
         opened, holds = self._ready(), _HERE.holds
+        engine = opened.engine
         try:
             _HERE.holds = holds + 1
-            driver = self._checked_out(opened)
-            try:
-                rows = statement.fetch_by(driver, opened.engine.dialect, values)
-            except BaseException:
-                _closed(driver, opened)
-                raise
-            self._give_back(driver, opened)
+            with self._unforked(opened):
+                driver = self._checked_out(opened)
+                try:
+                    if engine.dialect.name != "sqlite":
+                        begin(driver, engine.dialect)
+                    rows = statement.fetch_by(driver, engine.dialect, values)
+                except BaseException:
+                    _closed(driver, opened)
+                    raise
+                self._give_back(driver, opened)
         except _REFUSED as error:
-            raise _storage_error(opened.engine, error) from None
+            raise _storage_error(engine, error) from None
         finally:
             _HERE.holds = holds
         return rows
@@ -419,7 +478,7 @@ class Database:
 
         self._open(create=True)
         # Alembic keeps the migration that is under way in a global variable.
-        with _migrating, self.writing() as connection:
+        with _GLOBAL.migrating, self.writing() as connection:
             if connection.dialect.name != "sqlite":
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
             self.lock(connection, "schema")
@@ -442,6 +501,11 @@ class Database:
                 }
                 connection.execute(insert(EpochRow).values(epoch))
 
+    def has_tables(self) -> bool:
+        """Whether there are tables of ours, of any version."""
+        with self.reading() as connection:
+            return _revision(connection) is not None
+
     def pending_migrations(self) -> bool:
         """Whether the tables are older than this package."""
         from alembic.script import ScriptDirectory
@@ -459,16 +523,14 @@ class Database:
         import sqlite3
 
         # VACUUM is no part of a transaction, and ours begin one with every connection.
-        with _NamedErrors(self.engine):
+        with self._unforked(self._open()), _NamedErrors(self.engine):
             if self.engine.dialect.name != "sqlite":
-                loose = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-                with loose.connect() as connection:
-                    connection.execute(text("SET statement_timeout = 0"))
-                    from pipelit_agents.database.models import Base
+                from pipelit_agents.database.models import Base
 
+                opened = self._open()
+                with without_limits(opened.engine, make_url(opened.source)) as run:
                     for table in Base.metadata.sorted_tables:
-                        connection.execute(text(f"VACUUM FULL {table.name}"))
-                    connection.invalidate()
+                        run(f"VACUUM FULL {table.name}")
                 return
             raw = self.engine.raw_connection()
             try:
@@ -508,7 +570,7 @@ class Database:
                 f"the copy {path} can't be made ({error.strerror}): name a file that isn't there "
                 "yet, in a folder that is"
             ) from None
-        with _NamedErrors(self.engine):
+        with self._unforked(self._open()), _NamedErrors(self.engine):
             raw = self.engine.raw_connection()
             try:
                 raw.cursor().execute("VACUUM INTO ?", (str(path),))
@@ -524,7 +586,8 @@ class Database:
             opened, self._opened = self._opened, None
         if opened is not None:
             opened.shut.append(True)
-            opened.settle()
+            with self._unforked(opened):
+                opened.settle()
 
 
 class _Opened(NamedTuple):
@@ -541,12 +604,16 @@ class _Opened(NamedTuple):
     name: object
     # True is in it once it was closed. A forked child has closed nothing of its parent's.
     shut: list[bool]
+    # The address, whole.
+    source: str
+    # Of the process that opened it.
+    process: int
 
     @classmethod
-    def by(cls, engine: Engine) -> _Opened:
+    def by(cls, engine: Engine, source: str) -> _Opened:
         sqlite = engine.dialect.name == "sqlite"
         name = Path(engine.url.database or "").resolve() if sqlite else engine
-        return cls(engine, deque(), name, [])
+        return cls(engine, deque(), name, [], source, os.getpid())
 
     def settle(self) -> None:
         """Close what came back after it was closed; nobody would use it again, or close it.
@@ -554,8 +621,11 @@ class _Opened(NamedTuple):
         Whoever gives a connection back calls this afterwards, and whoever closes says so before, so
         one of them sees it.
         """
-        if not self.shut:
-            return
+        if self.shut and self.is_ours:
+            self.drain()
+
+    def drain(self) -> None:
+        """Close all connections that nobody uses at the moment."""
         depth = _HERE.connects
         try:
             _HERE.connects = depth + 1
@@ -568,6 +638,26 @@ class _Opened(NamedTuple):
         finally:
             _HERE.connects = depth
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process opened it, and not the one that it was forked from."""
+        return self.process == os.getpid()
+
+    def require_ours(self) -> None:
+        """Refuse to go on in a transaction of the process that this one was forked from.
+
+        Raises:
+            StorageError: It is the parent's.
+        """
+        if not self.is_ours:
+            raise StorageError(_FORKED)
+
+    def disconnect(self) -> None:
+        """In a forked child: let nothing that is sent here reach the parent's server."""
+        disconnect = self.engine.get_execution_options().get("pipelit_disconnect")
+        if disconnect is not None:
+            disconnect()
+
 
 @cache
 def _locking(take: str, count: int) -> Statement:
@@ -575,7 +665,18 @@ def _locking(take: str, count: int) -> Statement:
     return Statement(f"SELECT {taken}")
 
 
+# Connections that a child was forked in the middle of. They aren't closed, as that would roll back.
+_NOT_OURS: Final[list[object]] = []
+_FORKED: Final = (
+    "this process was forked in the middle of this transaction, which is its parent's: nothing was "
+    "done here. In the child, do something else than going on with it, and end by os._exit"
+)
+
+
 def _closed(connection: Connection | PoolProxiedConnection, opened: _Opened) -> None:
+    if not opened.is_ours:
+        _NOT_OURS.append(connection)
+        return
     depth = _HERE.connects
     try:
         _HERE.connects = depth + 1
@@ -609,7 +710,7 @@ def _revisions() -> frozenset[str]:
 def _is_known(engine: Engine) -> bool:
     """Whether the tables were looked at; an error if they are newer than this package."""
     try:
-        with engine.connect().execution_options(pipelit_read=True) as connection:
+        with engine.connect().execution_options(**{READING: True}) as connection:
             found = connection.scalars(text("SELECT version_num FROM pipelit_version")).all()
     except OperationalError:
         # No server, or no tables yet: whoever uses them is told so.
@@ -639,21 +740,6 @@ def _alembic_config() -> Config:
     return config
 
 
-_TABLES: Final = "; make the tables with pipelit.create_schema() or: pipelit-agents init"
-_MENDS: Final = (
-    ("no such table", _TABLES),
-    ("no such column", _TABLES),
-    ("has no column named", _TABLES),
-    ("UndefinedTable", _TABLES),
-    ("UndefinedColumn", _TABLES),
-    ("readonly", "; SQLite writes files beside it, so the folder has to be writable too"),
-    ("is locked", "; wait, or stop the process that holds it"),
-    ("not a database", "; name another file, or move this one away"),
-    ("pipelit_audit_pkey", "; somebody wrote an entry under the next number: see audit verify"),
-    ("onnection refused", "; start the server, or mend the address"),
-)
-
-
 _REFUSED: Final = (UnicodeEncodeError, SQLAlchemyError)
 
 
@@ -674,40 +760,23 @@ class _NamedErrors:
 
 
 def _storage_error(engine: Engine, error: Exception) -> StorageError:
+    address = engine.url.render_as_string()
     if isinstance(error, UnicodeEncodeError):
-        return StorageError("text with a lone surrogate can't be stored")
+        # Without the text, which may be a secret.
+        if error.reason == "surrogates not allowed":
+            return StorageError("text with a lone surrogate can't be stored")
+        return StorageError(
+            f"the connection to the database at {address} has the encoding {error.encoding}, which "
+            f"lacks a character of the text: use a database in UTF-8 (setting: {URL_SETTING})"
+        )
     cause = getattr(error, "orig", None) or error
-    said, kind = str(cause), type(cause).__name__
-    hint = next((mend for words, mend in _MENDS if words in said or words == kind), "")
+    if getattr(cause, "sqlstate", None) == LOST_PRIMARY:
+        engine.get_execution_options()["pipelit_replace"]()
     # Only the driver's words: SQLAlchemy's own message repeats the statement's parameters.
     return StorageError(
-        f"the database at {engine.url.render_as_string()} did not do what was asked "
-        f"({type(cause).__name__}: {cause}){hint} (setting: {URL_SETTING})"
+        f"the database at {address} did not do what was asked "
+        f"({type(cause).__name__}: {cause}){hint(cause, engine.url)} (setting: {URL_SETTING})"
     )
-
-
-def _server(parsed: URL, pool_size: int) -> Engine:
-    engine = create_engine(
-        parsed,
-        # The statements that decide rely on seeing what was committed while they waited.
-        isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
-        **(
-            {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": BUSY_TIMEOUT}
-            if pool_size
-            else {"poolclass": NullPool}
-        ),
-        connect_args={k: parsed.query.get(k, v) for k, v in _CLIENT_LIMITS.items()},
-        hide_parameters=True,
-    )
-
-    @event.listens_for(engine, "connect")
-    def _limit(connection: Any, _record: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(_SESSION)
-        connection.commit()
-
-    return engine
 
 
 def _require_readable(url: str) -> None:
@@ -723,17 +792,16 @@ def _require_readable(url: str) -> None:
         raise ConfigurationError(f"{URL_SETTING} is not a database URL that can be used: {why}")
 
 
-def _engine(url: str | URL, pool_size: int, *, create: bool) -> Engine:
+def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
     """Makes an engine; without a pool where ``pool_size`` is 0."""
-    if isinstance(url, str):
-        _require_readable(url)
+    _require_readable(url)
     try:
         parsed = make_url(url)
         dialect = parsed.get_dialect()
         if dialect.is_async:
             raise ArgumentError(f"{dialect.name}+{dialect.driver} is an asyncio driver")  # noqa: TRY301 - said below
         if parsed.get_backend_name() == "postgresql":
-            return _server(parsed, pool_size)
+            return server(parsed, pool_size, wait=BUSY_TIMEOUT)
         if parsed.get_backend_name() != "sqlite":
             raise ArgumentError("it has to be sqlite:///… or postgresql+psycopg://…")  # noqa: TRY301 - said below
     except ValueError:
@@ -781,11 +849,20 @@ def _engine(url: str | URL, pool_size: int, *, create: bool) -> Engine:
         connection.execute(f"PRAGMA synchronous={_synchronous()}")
         connection.execute("PRAGMA foreign_keys=ON")
 
+    process = os.getpid()
+
+    def require_ours(*_: object) -> None:
+        if os.getpid() != process:
+            raise StorageError(_FORKED)
+
+    for each in ("commit", "rollback", "before_cursor_execute"):
+        event.listen(engine, each, require_ours)
+
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # A deferred transaction that first reads and then writes fails when another wrote
         # between; taking the write lock first waits instead.
-        reads = connection.get_execution_options().get("pipelit_read")
+        reads = connection.get_execution_options().get(READING)
         driver = connection.connection.dbapi_connection
         try:
             driver.execute("BEGIN" if reads else "BEGIN IMMEDIATE")  # type: ignore[union-attr]
@@ -800,16 +877,37 @@ def _synchronous() -> str:
     return "NORMAL" if boot_id() else "FULL"
 
 
+_WHY_CLOSED: Final = {
+    errno.EISDIR: f"name a file in this folder in {URL_SETTING}, for example agents.db",
+    errno.EROFS: "SQLite needs to write, also for reading: mount the file system writable, or name "
+    f"a file on another one in {URL_SETTING}",
+    errno.ENOSPC: "free space on this disk",
+    errno.ENOTDIR: f"a part of its path is a file, so correct the path in {URL_SETTING}",
+    errno.ELOOP: f"a symbolic link leads to itself, so correct the path in {URL_SETTING}",
+}
+
+
 def _make_private(path: Path, *, create: bool) -> None:
+    # Never opened if it is there: when a process closes a file, the system drops all locks that
+    # the process has on it, and so those of SQLite's connections.
     try:
-        if create and not path.parent.exists():
-            path.parent.mkdir(parents=True, mode=0o700)
-        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
-        try:
-            if os.fstat(descriptor).st_mode & 0o077:
-                os.chmod(path, 0o600)  # noqa: PTH101 - beside os.open
-        finally:
-            os.close(descriptor)
+        with _GLOBAL.making:
+            if create and not path.parent.exists():
+                path.parent.mkdir(parents=True, mode=0o700)
+            if create and not path.exists():
+                # Where a link leads, as O_EXCL follows none.
+                target = os.path.realpath(path)
+                with suppress(FileExistsError):
+                    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise _os_error(errno.EISDIR)
+        if mode & 0o077:
+            path.chmod(0o600)
+        effective = os.access in os.supports_effective_ids
+        if not os.access(path, os.R_OK | os.W_OK, effective_ids=effective):
+            flags = os.statvfs(path).f_flag if hasattr(os, "statvfs") else 0
+            raise _os_error(errno.EROFS if flags & getattr(os, "ST_RDONLY", 0) else errno.EACCES)
     except FileNotFoundError:
         if create:
             raise ConfigurationError(
@@ -821,6 +919,10 @@ def _make_private(path: Path, *, create: bool) -> None:
         ) from None
     except OSError as error:
         raise ConfigurationError(
-            f"the database file {path.absolute()} can't be opened for writing ({error.strerror}); "
-            f"change {URL_SETTING} or the folder's permissions"
+            f"the database file {path.absolute()} can't be opened for writing ({error.strerror}): "
+            + _WHY_CLOSED.get(error.errno or 0, f"change {URL_SETTING} or the folder's permissions")
         ) from None
+
+
+def _os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))

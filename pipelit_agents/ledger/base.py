@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, text
 from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Open, Statement
+from pipelit_agents.errors import LedgerUnavailable
 from pipelit_agents.ledger.rules import (
     EARLIEST,
     Found,
@@ -142,6 +144,16 @@ _LARGEST_STEP: Final = 5.0
 _LANES: Final[dict[str, LaneKind]] = {"audience": "pair", "plain": "plain", "nobody": "nobody"}
 _SHARED: Final = ("self", "family", "others")
 _CLOCK: Final = "ledger.clock"
+_BOOT: Final = "ledger.boot"
+_TWO_KERNELS: Final = "two kernels use the file"
+_BOOTS: Final = Statement(
+    "SELECT reason FROM pipelit_audit WHERE subject = 'ledger' AND action = :action "
+    "AND at > :since ORDER BY id DESC LIMIT 200"
+)
+_CHANGED: Final = re.compile(r"boot id (.{1,8}) after (.{1,8})\Z")
+# Boot ids are random, so one that comes back within this time, in seconds, is another kernel's that
+# runs beside this one. Longer ago, a volume may have been moved there and back.
+_BOTH_WITHIN: Final = 3600.0
 _LOCK: Final = "lane.lock"
 
 
@@ -203,10 +215,65 @@ class Forgotten(NamedTuple):
     Attributes:
         step: The last time step that may have been spent in commits that a power cut undid.
         unfit: Why no code is accepted at all; empty where one may be.
+        kernels: The boot ids of two kernels that use the file at the same time, shortened; empty
+            where there is one.
     """
 
     step: int
     unfit: str = ""
+    kernels: tuple[str, ...] = ()
+
+    def require_one_kernel(self, attempt: Attempt) -> None:
+        """Refuse to decide where each kernel's checks undo what the other's have established.
+
+        It doesn't depend on the peer or the code, so nobody learns anything from it.
+
+        Raises:
+            LedgerUnavailable: Two kernels use the file.
+        """
+        if self.kernels:
+            raise LedgerUnavailable(
+                f"nothing is accepted: {described(self.kernels)}: use the file from one of them "
+                "only, or use PostgreSQL (setting: PIPELIT_DATABASE_URL)",
+                peer=attempt.peer,
+                verifier=attempt.verifier,
+            )
+
+
+def described(kernels: Sequence[str]) -> str:
+    """Return in words that kernels use one file, by their boot ids."""
+    return (
+        f"two kernels use this SQLite file, with the boot ids {' and '.join(kernels)}, for example "
+        "a virtual machine beside its host, or two nodes with one volume; SQLite's locks and log "
+        "don't work between them"
+    )
+
+
+def kernels_at(connection: Open, now: float) -> tuple[str, ...]:
+    """Return the boot ids of two kernels that used the file in the last hour, or nothing."""
+    rows = _BOOTS.fetch(connection, {"action": _BOOT, "since": now - _BOTH_WITHIN})
+    replaced: set[str] = set()
+    for row in reversed(rows):
+        found = _CHANGED.match(row.reason)
+        if found is None:
+            continue
+        new, old = found.groups()
+        if new in replaced:
+            return new, old
+        replaced.add(old)
+    return ()
+
+
+def _record_boot(connection: Open, verifier: str, new: str, old: str, now: float) -> None:
+    written = entry(
+        at=now,
+        actor=verifier,
+        subject="ledger",
+        action=_BOOT,
+        outcome="ok",
+        reason=f"boot id {new[:8] or '-'} after {old[:8] or '-'}",
+    )
+    write(connection, written)
 
 
 class Ledger(Protocol):
@@ -334,7 +401,11 @@ def last_forgotten(
     elif offset is None and now < _newest_moment(connection, window):
         return Forgotten(_last_good(now, window), "the clock is behind")
     _EPOCH.write(connection, {"boot_id": boot_id, "at": now, "offset": offset})
-    return Forgotten(_last_good(now, window))
+    kernels: tuple[str, ...] = ()
+    if row.boot_id is not None and row.boot_id != boot_id:
+        _record_boot(connection, verifier, boot_id, row.boot_id, now)
+        kernels = kernels_at(connection, now)
+    return Forgotten(_last_good(now, window), _TWO_KERNELS if kernels else "", kernels)
 
 
 def _last_good(moment: float, window: int) -> int:

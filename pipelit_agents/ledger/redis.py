@@ -354,6 +354,7 @@ class RedisLedger:
             accepted = verdict == "accepted"
             decision = Decision(verdict, at, answer.step if accepted else 0, answer.wait)
             record_decision(connection, attempt, decision, reason, locked=locked)
+        forgotten.require_one_kernel(attempt)
         return decision
 
     def _locks(self, failures: int) -> bool:

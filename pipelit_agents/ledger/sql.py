@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.statement import Open, Statement
+from pipelit_agents.database.statement import Statement, Transaction
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.base import (
     GIVE_OWN_LANE,
@@ -23,6 +23,7 @@ from pipelit_agents.ledger.base import (
     VERIFIER_ACTIVE,
     Attempt,
     Decision,
+    Forgotten,
     Life,
     account_of,
     find_steps,
@@ -190,37 +191,56 @@ class SqlLedger:
             read = _reading(self._database.server_clock, attempt.kind)
             (row,) = read.fetch(connection, names | {"own": attempt.own})
             now = self._now(row.now)
-            person = is_person(row)
-            counted, spender = _rows(attempt, row, person)
-            ruling = self._ruled(connection, attempt, row, counted, spender, now)
-            written = [counted]
-            if ruling.verdict == "accepted":
-                # The lane only where there is something to forgive: a row less to write.
-                written = [spender]
-                if counted is not spender and ruling.lane != counted.lane:
-                    written.append(counted)
-            counted.lane, spender.spent = ruling.lane, ruling.spent
-            values: dict[str, Any] = {"peer": attempt.peer}
-            for number, each in enumerate(written):
-                values |= each.written(number)
-            if _writing(len(written)).write(connection, values) != len(written):
-                connection.rollback()
-                return None
-            if ruling.verdict == "accepted" and counted.scope == "others" and not person:
-                own_lanes = self._rules.policy.own_lanes
-                GIVE_OWN_LANE.write(connection, names | {"own_lanes": own_lanes})
-            decision = Decision(ruling.verdict, now, ruling.step, ruling.retry_after)
-            locked: Any = counted.scope if ruling.first_lock else None
-            record_decision(connection, attempt, decision, ruling.reason, locked=locked)
+            life = self._life or self._begin_life()
+            forgotten = last_forgotten(connection, row, life, attempt.verifier, now, self._window)
+            decision: Decision | None
+            if forgotten.kernels:
+                decision = Decision("rejected", now)
+                record_decision(connection, attempt, decision, forgotten.unfit)
+            else:
+                decision = self._decided(connection, attempt, row, now, forgotten)
+        # When it is written, so that the other kernel learns of it too.
+        forgotten.require_one_kernel(attempt)
+        return decision
+
+    def _decided(
+        self, connection: Transaction, attempt: Attempt, row: Any, now: float, forgotten: Forgotten
+    ) -> Decision | None:
+        names, person = {"verifier": attempt.verifier, "peer": attempt.peer}, is_person(row)
+        counted, spender = _rows(attempt, row, person)
+        ruling = self._ruled(attempt, row, counted, spender, now, forgotten)
+        written = [counted]
+        if ruling.verdict == "accepted":
+            # The lane only where there is something to forgive: a row less to write.
+            written = [spender]
+            if counted is not spender and ruling.lane != counted.lane:
+                written.append(counted)
+        counted.lane, spender.spent = ruling.lane, ruling.spent
+        values: dict[str, Any] = {"peer": attempt.peer}
+        for number, each in enumerate(written):
+            values |= each.written(number)
+        if _writing(len(written)).write(connection, values) != len(written):
+            connection.rollback()
+            return None
+        if ruling.verdict == "accepted" and counted.scope == "others" and not person:
+            own_lanes = self._rules.policy.own_lanes
+            GIVE_OWN_LANE.write(connection, names | {"own_lanes": own_lanes})
+        decision = Decision(ruling.verdict, now, ruling.step, ruling.retry_after)
+        locked: Any = counted.scope if ruling.first_lock else None
+        record_decision(connection, attempt, decision, ruling.reason, locked=locked)
         return decision
 
     def _ruled(
-        self, connection: Open, attempt: Attempt, row: Any, counted: _Row, spender: _Row, now: float
+        self,
+        attempt: Attempt,
+        row: Any,
+        counted: _Row,
+        spender: _Row,
+        now: float,
+        forgotten: Forgotten,
     ) -> Ruling:
         rules, window = self._rules, self._window
         lanes = class_of(counted.scope, person=is_person(row))
-        life = self._life or self._begin_life()
-        forgotten = last_forgotten(connection, row, life, attempt.verifier, now, window)
         lane = rules.seen(counted.lane, now, lanes)
         held = rules.held(lane, spender.spent, now)
         if held is not None:

@@ -1,0 +1,118 @@
+"""The options of a PostgreSQL address: each is checked when it is first used."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import make_url
+
+from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.database.server import server
+from pipelit_agents.errors import ConfigurationError, PipelitError
+
+ADDRESS = "postgresql+psycopg://someone:secret-word@127.0.0.1:1/db?"
+
+
+def called_with(query: str) -> dict[str, object]:
+    """What psycopg is called with, for an address with these options."""
+    engine = server(make_url(ADDRESS + query), 1, wait=1)
+    found: dict[str, object] = {}
+    engine.dialect.connect = lambda *_args, **given: found.update(given)  # type: ignore[method-assign]
+    with pytest.raises(AttributeError):
+        engine.connect()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("prepare_threshold=x", "a whole number such as 5, or None"),
+        ("prepare_threshold=-1", "a whole number such as 5, or None"),
+        ("prepare_threshold=%C2%B2", "a whole number such as 5, or None"),
+        ("prepare_threshold=1&prepare_threshold=2", "a whole number such as 5, or None"),
+        ("row_factory=dict_row", "'row_factory': pipelit-agents sets it itself"),
+        ("cursor_factory=x", "'cursor_factory': pipelit-agents sets it itself"),
+        ("autocommit=true", "'autocommit': pipelit-agents sets it itself"),
+        ("preparethreshold=5", "write prepare_threshold"),
+        ("connect_timout=5", "write connect_timeout"),
+        ("SSLmode=require", "write sslmode"),
+        ("nonsense=1", "'nonsense': neither .* has it; leave it out"),
+        ("connect_timeout=soon", "'connect_timeout': its value has to be a whole number"),
+        ("tcp_user_timeout=3.5", "'tcp_user_timeout': its value has to be a whole number"),
+        ("keepalives=yes", "'keepalives': its value has to be a whole number"),
+        ("sslmode=require&sslmode=disable", "'sslmode': it is there more than once"),
+        ("client_encoding=latin1", "'client_encoding': .* has to be utf8"),
+        ("client_encoding=SQL_ASCII", "'client_encoding': .* has to be utf8"),
+    ],
+)
+def test_an_option_that_can_not_be_used_is_named(query: str, words: str) -> None:
+    """It is a ConfigurationError with the setting, the option and the fix, from every call."""
+    with Pipelit(database_url=ADDRESS + query, encryption_keys=[Keyring.generate_key()]) as pipelit:
+        for use in (
+            pipelit.create_schema,
+            lambda: pipelit.users.get("alice"),
+            lambda: pipelit.agent("agent_x").verify_peer("agent_y", "12345678"),
+        ):
+            with pytest.raises(ConfigurationError, match=words) as caught:
+                use()
+            assert "PIPELIT_DATABASE_URL" in str(caught.value)
+            assert "secret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "value"),
+    [
+        ("", "prepare_threshold", None),
+        ("prepare_threshold=0", "prepare_threshold", 0),
+        ("prepare_threshold=5", "prepare_threshold", 5),
+        ("prepare_threshold=None", "prepare_threshold", None),
+        ("prepare_threshold=none", "prepare_threshold", None),
+        ("", "target_session_attrs", "read-write"),
+        ("target_session_attrs=any", "target_session_attrs", "any"),
+        ("", "connect_timeout", "5"),
+        ("connect_timeout=20", "connect_timeout", "20"),
+        ("", "client_encoding", "utf8"),
+        ("client_encoding=UTF-8", "client_encoding", "UTF-8"),
+        ("sslmode=require", "sslmode", "require"),
+        ("application_name=mine", "application_name", "mine"),
+        ("options=-c%20search_path%3Dagents", "options", "-c search_path=agents"),
+        ("host=a:5432&host=b:5433", "host", "a,b"),
+        ("password=other", "password", "other"),
+    ],
+)
+def test_an_option_reaches_the_driver(query: str, name: str, value: object) -> None:
+    """As the kind of value that it takes; those that aren't there have our defaults."""
+    assert called_with(query)[name] == value
+
+
+@pytest.mark.parametrize("variable", ["PGTARGETSESSIONATTRS", "PGCONNECT_TIMEOUT"])
+def test_the_environment_of_libpq_wins_over_our_defaults(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an operator has set there isn't overridden by a default of ours."""
+    monkeypatch.setenv(variable, "7")
+    names = {"PGTARGETSESSIONATTRS": "target_session_attrs", "PGCONNECT_TIMEOUT": "connect_timeout"}
+    assert names[variable] not in called_with("")
+
+
+@pytest.mark.parametrize("option", ["password", "sslpassword", "oauth_client_secret"])
+def test_a_secret_option_is_in_no_message(option: str) -> None:
+    """A password behind the question mark is hidden like the one before the host."""
+    address = f"{ADDRESS}{option}=hunter2&connect_timeout=1"
+    with Pipelit(database_url=address, encryption_keys=[Keyring.generate_key()]) as pipelit:
+        assert "hunter2" not in pipelit.database_url
+        with pytest.raises(PipelitError) as caught:
+            pipelit.users.list()
+    assert "hunter2" not in str(caught.value)
+    assert "127.0.0.1:1" in str(caught.value)
+
+
+def test_another_driver_is_refused() -> None:
+    """Transactions are begun as psycopg 3 lets us; another driver wouldn't commit them."""
+    with (
+        Pipelit(
+            database_url="postgresql+psycopg2://x@127.0.0.1:1/y",
+            encryption_keys=[Keyring.generate_key()],
+        ) as pipelit,
+        pytest.raises(ConfigurationError, match="has to be psycopg, not psycopg2"),
+    ):
+        pipelit.users.list()
