@@ -25,6 +25,7 @@ from pipelit_agents.ledger.base import (
     Decision,
     Life,
     account_of,
+    compared,
     find_steps,
     is_person,
     last_forgotten,
@@ -188,7 +189,7 @@ class SqlLedger:
         with self._database.deciding() as connection:
             lock_attempt(self._database, connection, attempt)
             read = _reading(self._database.server_clock, attempt.kind)
-            (row,) = read.fetch(connection, names | {"own": attempt.own})
+            (row,) = read.fetch(connection, names | {"own": attempt.own, "first": attempt.first})
             now = self._now(row.now)
             person = is_person(row)
             counted, spender = _rows(attempt, row, person)
@@ -226,6 +227,7 @@ class SqlLedger:
         if held is not None:
             return held
         account, unfit = account_of(attempt, row, now)
+        account, secrets = compared(account, rules, lane, now, lanes)
         found = find_steps(
             attempt, account, unfit or forgotten.unfit, window_of(now, window), row.spent_ahead
         )
@@ -237,6 +239,7 @@ class SqlLedger:
             forgotten=forgotten.step,
             lanes=lanes,
             was_expired=lambda: was_expired(attempt, account, now, window),
+            secrets=secrets,
         )
 
     def _begin_life(self) -> Life:
