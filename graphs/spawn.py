@@ -57,6 +57,7 @@ from pipelit_agents.threads import Apart, Stuck, aside
 
 from .calls import Call, without_an_answer
 from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, UNLIMITED, ShowingStep, Step, VerifiedChild
+from .containment import Containment, is_of_a_person
 from .envelope import Envelope, SpawnRequest
 from .interrupts import INTERRUPTS, child_answers, rebuilt_interrupt
 from .messages import (
@@ -1047,7 +1048,7 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> Step:
 
         async def work() -> Any:
             request = await parent.aask(spawn, child, order, challenge)
-            with _Exits(partial(parent.interrupt, order)):
+            with _Exits(partial(parent.interrupt, order)), Containment():
                 return await child.aanswer(request, inherited)
 
         async def believe(answer: Any) -> SpawnResult:
@@ -1066,7 +1067,11 @@ def _remote_node(parent: _Parent, child: RemoteChild) -> Step:
         async def work() -> Any:
             request = await aside(parent.ask_remote, order, challenge)
             # A class of another's is a child's own code, as a local child's is.
-            with nullcontext() if type(child) is RemoteChild else _Exits(also=_AWAY):
+            trusted = type(child) is RemoteChild
+            with (
+                nullcontext() if trusted else _Exits(also=_AWAY),
+                nullcontext() if trusted else Containment(),
+            ):
                 try:
                     return await child.answer(request, parent.lead, limit=parent.max_bytes)
                 except ProofRejected:
@@ -1136,7 +1141,7 @@ def _unbound_node(parent: _Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
         inherited = parent.config(order, config)
 
         async def work() -> tuple[str, bytes]:
-            with _Exits(partial(parent.interrupt, order)):
+            with _Exits(partial(parent.interrupt, order)), Containment():
                 return _code_and_output(await graph.ainvoke(given(order), inherited))
 
         async def believe(answer: tuple[str, bytes]) -> SpawnResult:
@@ -1210,7 +1215,7 @@ class _Exits:
 
 def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
     # What ends the task or the run from outside ends it, and says nothing of the child's. A child's
-    # own SystemExit ends only the child; nothing tells its KeyboardInterrupt from a person's.
+    # own SystemExit or KeyboardInterrupt ends only the child.
     kind = type(error)
     if kind is GraphDrained:
         runtime = get_runtime()
@@ -1222,7 +1227,7 @@ def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseE
         return asyncio.CancelledError()
     if kind is GeneratorExit and task is not began_in:
         return GeneratorExit()
-    if kind is KeyboardInterrupt and threading.current_thread() is threading.main_thread():
+    if is_of_a_person(error):
         return KeyboardInterrupt()
     return _BrokeOff()
 
