@@ -65,7 +65,8 @@ _SEPARATOR: Final = "|"
 _COUNTS: Final[weakref.WeakKeyDictionary[Any, dict[Any, Iterator[int]]]] = (
     weakref.WeakKeyDictionary()
 )
-
+# For each run of a task: which graph asked a question first.
+_ASKED: Final[weakref.WeakKeyDictionary[Any, dict[bytes, Any]]] = weakref.WeakKeyDictionary()
 
 # For each loop that runs a graph: whether tasks, by their version, were done in an earlier turn.
 _DONE: Final[weakref.WeakKeyDictionary[Any, dict[Any, bool]]] = weakref.WeakKeyDictionary()
@@ -107,7 +108,9 @@ class Call:
             return False
         return bool(conf.get(_RESUMING)) if self.nested else conf.get(_THREAD_ID) is not None
 
-    def take_place(self, question: Callable[[], bytes]) -> None:
+    def take_place(
+        self, question: Callable[[], bytes], same: Callable[[Any], bool] = lambda _: True
+    ) -> None:
         """Gives a nested call its own namespace.
 
         A graph that is the node by itself keeps the task's own namespace, where
@@ -116,9 +119,12 @@ class Call:
 
         Args:
             question: A digest of what the call asks; called where it is needed.
+            same: Whether another graph that this task asked the same question is as good as this
+                one.
 
         Raises:
-            ConfigurationError: LangGraph's own counters aren't where they were.
+            ConfigurationError: LangGraph's own counters aren't where they were; or another graph
+                was asked the same question, and nothing but the order of calls tells them apart.
         """
         if not self.nested or self.saver is None:
             return
@@ -137,6 +143,13 @@ class Call:
         if self._is_the_node() and _next(counts, (attempt, b"")) == 0:
             return
         digest = question()
+        asked = _ASKED.setdefault(pad.get_null_resume, {}).setdefault(digest, self._graph)
+        if asked is not self._graph and not same(asked):
+            raise ConfigurationError(
+                f"two spawn graphs that are called {self._graph.get_name()!r} and have the same "
+                "lead are asked the same in one node, so that a resumed run couldn't tell whose "
+                "record it finds: give each a name of its own, spawn_and_await(…, name=…)"
+            )
         nth = _next(counts, (attempt, digest))
         number = hashlib.sha256(b"%b\0%d" % (digest, nth)).digest()
         # Of digits alone, as LangGraph's own: it knows these parts of a namespace, and leaves them

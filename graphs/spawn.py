@@ -57,7 +57,9 @@ from pipelit_agents.threads import Apart, Stuck, aside
 
 from .calls import Call, without_an_answer
 from .child import ANYONE, DEPTH, MAX_ERROR_TEXT, UNLIMITED, ShowingStep, Step, VerifiedChild
+from .containment import Containment, is_of_a_person
 from .envelope import Envelope, SpawnRequest
+from .forms import code_of, form_of
 from .interrupts import INTERRUPTS, child_answers, rebuilt_interrupt
 from .messages import (
     DEFAULT_MESSAGES,
@@ -254,15 +256,26 @@ class _Terms:
         kinds: How each child proves its answers.
         remote: The children on other machines.
         on_failure: As for :func:`spawn_and_await`.
+        accept: What answers may hold.
+        children: The children.
     """
 
     def __init__(
-        self, lead: str, kinds: Mapping[str, str], remote: Collection[str], on_failure: str
+        self,
+        lead: str,
+        kinds: Mapping[str, str],
+        remote: Collection[str],
+        on_failure: str,
+        accept: Acceptance,
+        children: Mapping[str, Any],
     ) -> None:
         self.lead = lead
         self.kinds = kinds
         self.remote = remote
         self.on_failure = on_failure
+        self.accepted = f"{sorted(accept.kinds)} {accept.tool_calls:d}"
+        self.forms = {name: form_of(child).hex() for name, child in children.items()}
+        self.code = {name: code_of(child) for name, child in children.items()}
 
     def read(self, tasks: Any) -> list[_Read]:
         """Reads the tasks of a state.
@@ -275,14 +288,15 @@ class _Terms:
         return [_read(index, task, self) for index, task in enumerate(tasks)]
 
     def question(self, name: str, read: list[_Read]) -> bytes:
-        """A digest of what a call asks, of whom, and as whom.
+        """A digest of what a call asks, of whom, and as whom, and what it accepts.
 
-        Timeouts and limits are left out: a new version of the graph may change them, and goes on.
+        Timeouts and limits are left out, and children that aren't asked: a new version of the graph
+        may change them, and goes on.
         """
-        fields = [name, self.lead, self.on_failure]
+        fields = [name, self.lead, self.on_failure, self.accepted]
         for each in read:
-            kind = self.kinds.get(each.agent, "bound")
-            fields += [each.agent, kind, each.digest or each.problem or ""]
+            kind, form = self.kinds.get(each.agent, "bound"), self.forms.get(each.agent, "")
+            fields += [each.agent, kind, form, each.digest or each.problem or ""]
         digest = hashlib.sha256(b"pipelit-agents/spawn-call/v1\0")
         for field in fields:
             data = field.encode("utf-8", "surrogatepass")
@@ -363,7 +377,12 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
             run.read = self.terms.read(_tasks_of(given) or [])
             return self.terms.question(self.get_name(), run.read)
 
-        call.take_place(question)
+        def same(other: Any) -> bool:
+            # Of one question; so they ask the same agents.
+            mine, code = self.terms.code, other.terms.code
+            return all(mine.get(each.agent) == code.get(each.agent) for each in run.read or ())
+
+        call.take_place(question, same)
         return call, run
 
     def _configured(self, call: Call, run: _Run, config: RunnableConfig | None) -> RunnableConfig:
@@ -460,10 +479,11 @@ def spawn_and_await(
             exactly ``{"code": …, "output": …}``, with the plain code of its authenticator. That
             says who is there, and nothing about the output.
         max_answer_bytes: How large an answer may be, and what a child's interrupts hold together.
-        name: What the graph is called, in traces and where one node calls several: give two that
-            have the same lead and may be asked the same names of their own. Equal calls of one
-            graph in a node are told apart by their order only: where the first is left out when
-            the node runs again, the second gets its record.
+        name: What the graph is called, in traces and where one node calls several. Two that have
+            the same lead and are asked the same are told apart by their children's graphs: by the
+            names of graphs, nodes and functions. Give those that one function of yours makes names
+            of their own. Equal calls of one graph in a node are told apart by their order only:
+            where the first is left out when the node runs again, the second gets its record.
         accept_messages: The types of messages that answers may hold: ``ai``, ``human``, ``tool``,
             ``system``, ``function``, ``chat``, ``remove``. Others are left out, and the result says
             so. A proof says who sent a message, not what it does to the state that it is put into.
@@ -509,6 +529,11 @@ def spawn_and_await(
         {each: kinds.get(each, "bound") for each in children},
         {name for name, each in children.items() if isinstance(each, RemoteChild | RemoteGraph)},
         on_failure,
+        accept,
+        {
+            name: from_remote_graph(name, each) if isinstance(each, RemoteGraph) else each
+            for name, each in children.items()
+        },
     )
     builder = StateGraph(_State, input_schema=SpawnInput, output_schema=SpawnOutput)
     seeing: dict[str, Callable[[_Run], asyncio.Future[None]]] = {}
@@ -1047,7 +1072,7 @@ def _bound_node(parent: _Parent, child: VerifiedChild) -> Step:
 
         async def work() -> Any:
             request = await parent.aask(spawn, child, order, challenge)
-            with _Exits(partial(parent.interrupt, order)):
+            with _Exits(partial(parent.interrupt, order)), Containment():
                 return await child.aanswer(request, inherited)
 
         async def believe(answer: Any) -> SpawnResult:
@@ -1066,7 +1091,11 @@ def _remote_node(parent: _Parent, child: RemoteChild) -> Step:
         async def work() -> Any:
             request = await aside(parent.ask_remote, order, challenge)
             # A class of another's is a child's own code, as a local child's is.
-            with nullcontext() if type(child) is RemoteChild else _Exits(also=_AWAY):
+            trusted = type(child) is RemoteChild
+            with (
+                nullcontext() if trusted else _Exits(also=_AWAY),
+                nullcontext() if trusted else Containment(),
+            ):
                 try:
                     return await child.answer(request, parent.lead, limit=parent.max_bytes)
                 except ProofRejected:
@@ -1136,7 +1165,7 @@ def _unbound_node(parent: _Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
         inherited = parent.config(order, config)
 
         async def work() -> tuple[str, bytes]:
-            with _Exits(partial(parent.interrupt, order)):
+            with _Exits(partial(parent.interrupt, order)), Containment():
                 return _code_and_output(await graph.ainvoke(given(order), inherited))
 
         async def believe(answer: tuple[str, bytes]) -> SpawnResult:
@@ -1210,7 +1239,7 @@ class _Exits:
 
 def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
     # What ends the task or the run from outside ends it, and says nothing of the child's. A child's
-    # own SystemExit ends only the child; nothing tells its KeyboardInterrupt from a person's.
+    # own SystemExit or KeyboardInterrupt ends only the child.
     kind = type(error)
     if kind is GraphDrained:
         runtime = get_runtime()
@@ -1222,7 +1251,7 @@ def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseE
         return asyncio.CancelledError()
     if kind is GeneratorExit and task is not began_in:
         return GeneratorExit()
-    if kind is KeyboardInterrupt and threading.current_thread() is threading.main_thread():
+    if is_of_a_person(error):
         return KeyboardInterrupt()
     return _BrokeOff()
 

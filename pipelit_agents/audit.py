@@ -16,6 +16,7 @@ from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
 from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.display import Rows, html_of
+from pipelit_agents.errors import StorageError
 from pipelit_agents.keyring import Keyring
 from pipelit_agents.numbering import highest_number_in_sqlite
 from pipelit_agents.running import RunContext, run_context
@@ -38,10 +39,16 @@ _NEXT: Final = (
     f"nullif(coalesce((SELECT id FROM pipelit_audit WHERE id BETWEEN 1 AND {_HIGHEST} "  # noqa: S608 - fixed words
     f"ORDER BY id DESC LIMIT 1), 0) + 1, {_HIGHEST} + 1)"
 )
-_INSERTS: Final = {
-    "postgresql": Statement(f"INSERT INTO pipelit_audit ({_FIELDS}) VALUES ({_VALUES})"),  # noqa: S608 - fixed words
-    "sqlite": Statement(f"INSERT INTO pipelit_audit (id, {_FIELDS}) VALUES ({_NEXT}, {_VALUES})"),  # noqa: S608 - fixed words
-}
+_SQLITE: Final = Statement(f"INSERT INTO pipelit_audit (id, {_FIELDS}) VALUES ({_NEXT}, {_VALUES})")  # noqa: S608 - fixed words
+# Somebody who can write to the table may plant entries where the sequence hasn't been yet. The next
+# number is taken then, instead of ending what is to be recorded.
+_POSTGRES: Final = Statement(
+    f"INSERT INTO pipelit_audit ({_FIELDS}) VALUES ({_VALUES}) ON CONFLICT (id) DO NOTHING"  # noqa: S608 - fixed words
+)
+_LAST: Final = Statement("SELECT currval(pg_get_serial_sequence('pipelit_audit', 'id')) AS number")
+# So many planted entries one after another are stepped over at a time.
+_MOST_PLANTED: Final = 100
+_PLANTED: Final = "audit.planted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +122,52 @@ def entry(
 
 
 def write(connection: Open, *entries: dict[str, Any]) -> None:
-    """Writes entries in the caller's transaction."""
-    if entries:
-        _INSERTS[connection.dialect.name].write(connection, entries)
+    """Writes entries in the caller's transaction.
+
+    On PostgreSQL an entry that was planted ahead of the numbering is stepped over, and an entry
+    with the action ``audit.planted`` names its number.
+
+    Raises:
+        StorageError: So many entries were planted there that none of the next hundred numbers is
+            free.
+    """
+    if not entries:
+        return
+    if connection.dialect.name == "sqlite":
+        _SQLITE.write(connection, entries)
+        return
+    left = _POSTGRES.write_each(connection, entries)
+    if left:
+        number = _written_behind(connection, left)
+        found = f"planted entries among the numbers up to {number}"
+        planted = entries[0] | {
+            "actor": "audit",
+            "subject": "audit",
+            "action": _PLANTED,
+            "outcome": "refused",
+            "reason": _storable(found, 64),
+        }
+        left = _POSTGRES.write_each(connection, [planted])
+        if left:
+            _written_behind(connection, left)
+
+
+def _written_behind(connection: Open, left: Sequence[dict[str, Any]]) -> int:
+    """Writes entries whose numbers were taken; the last number that was."""
+    taken, number = 0, 0
+    while left:
+        # At least one of the numbers that were drawn last; which, the rows say.
+        ((number,),) = _LAST.fetch(connection, {})
+        taken += len(left)
+        if taken > _MOST_PLANTED:
+            raise StorageError(
+                f"the numbers of the audit's entries up to {number} are taken: somebody planted "
+                "rows in pipelit_audit ahead of its sequence. Nothing is decided while it can't be "
+                f"recorded: look at the rows with id > {number - taken} (pipelit-agents audit "
+                "verify names them), delete them, and ask again"
+            )
+        left = _POSTGRES.write_each(connection, left)
+    return number
 
 
 def entry_of(row: Any) -> AuditEntry:

@@ -24,6 +24,7 @@ from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserR
 from pipelit_agents.errors import (
     CodeRejected,
     NotPermitted,
+    PeerLocked,
     SecondFactorError,
     UserInactive,
     UserNotFound,
@@ -31,12 +32,15 @@ from pipelit_agents.errors import (
 from pipelit_agents.factors import factor_id, read_code
 from pipelit_agents.fitting import require_fitting
 from pipelit_agents.keyring import Keyring, Sealed
-from pipelit_agents.ledger.base import begin_secret
+from pipelit_agents.ledger.base import begin_secret, charge_first_code, wait_for_first_code
+from pipelit_agents.ledger.rules import Rules
 from pipelit_agents.names import require_username
 from pipelit_agents.otp import totp
+from pipelit_agents.policy import FIRST_CODE_WINDOW, VerificationPolicy
 from pipelit_agents.proof import PERIOD, same
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.verification import (
+    NO_PERSON,
     PLAIN_DIGITS,
     Verification,
     Verifier,
@@ -51,7 +55,6 @@ RECOVERY_CODES: Final = 10
 # What RFC 4226 recommends, and short enough for a small QR code.
 _SECRET_BYTES: Final = 20
 _FIRST_CODE_TRIES: Final = 5
-_WINDOW: Final = 1
 _RECOVERY_TAG: Final = "recovery-code"
 # An approval that nobody asked for expires too, however long ago `within` allows. Seconds.
 _APPROVED_FOR: Final = 30 * 86_400.0
@@ -88,6 +91,8 @@ class Mfa:
         verifier: Checks codes, under the limits that hold for agents too.
         clock: Unix seconds.
         register: Where approvals are written down.
+        policy: The limits.
+        ledger_clock: The ledger's clock, if it isn't the database server's or the machine's.
     """
 
     def __init__(
@@ -97,12 +102,15 @@ class Mfa:
         verifier: Verifier,
         clock: Callable[[], float],
         register: Register,
+        policy: VerificationPolicy,
+        ledger_clock: Callable[[], float] | None = None,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._verifier = verifier
         self._clock = clock
         self._register = register
+        self._limits: Any = {"rules": Rules(policy), "clock": ledger_clock}
 
     def enroll(self, username: str, *, by: str = OPERATOR) -> SecretStr:
         """Makes a person's second factor; it is on when :meth:`confirm` has seen a first code.
@@ -136,6 +144,10 @@ class Mfa:
     def confirm(self, username: str, code: str) -> Sequence[SecretStr]:
         """Turns a second factor on, by its first code; five wrong codes end the enrolment.
 
+        A person's enrolments together may have 45 wrong first codes a year, of which 33 at once;
+        then a first code is evaluated once in about 33 days. Otherwise whoever may type first codes
+        could guess without end wherever enrolments are begun again and again.
+
         Args:
             username: Whose.
             code: Six digits, as people type them: spaces and dashes make no difference. They are
@@ -147,6 +159,8 @@ class Mfa:
         Raises:
             MalformedCode: What was typed can't be a code; it counts as no wrong code.
             CodeRejected: The code is wrong; the message says how many more may be.
+            PeerLocked: Too many first codes were wrong; ``retry_after`` says when the next one is
+                evaluated. It counts as no wrong code.
             VerificationError: The code can't be spent now, so it isn't on; the limits hold here.
             SecondFactorError: Nothing was enrolled, or it is on already.
             AccountError: As :meth:`enroll`.
@@ -169,8 +183,12 @@ class Mfa:
                     f"pipelit-agents mfa enroll {name}",
                     username=name,
                 )
+            wait = wait_for_first_code(self._database, connection, name, **self._limits)
+            if wait > 0:
+                raise _too_many_first_codes(name, wait)
             secret = self._keyring().unseal(pending.secret.token, pending_purpose(name))
             if not _is_code(secret, plain, self._clock()):
+                charge_first_code(self._database, connection, name, **self._limits)
                 left = _FIRST_CODE_TRIES - pending.failures - 1
                 self._wrong_first_code(connection, name, pending.failures + 1)
             else:
@@ -179,8 +197,8 @@ class Mfa:
                 connection.execute(
                     update(UserRow).where(UserRow.username == name).values(totp_secret=sealed)
                 )
-                # Guesses from before she had this secret can't keep her from turning it on.
-                begin_secret(self._database, connection, name, at=self._clock())
+                # Guesses from before she had a secret can't keep her from turning it on.
+                begin_secret(self._database, connection, name, at=self._clock(), **self._limits)
                 connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
                 codes = self._new_codes(connection, name, secret)
                 self._record(connection, name, name, "mfa.confirm")
@@ -188,7 +206,7 @@ class Mfa:
             raise CodeRejected(_wrong_first(name, left), peer=name, verifier=name)
         try:
             # Spent like any other, before anybody hears that it is on.
-            self._verifier.check_person(name, plain, own=True)
+            self._verifier.check_person(name, plain, own=True, first=True)
         except BaseException:
             self._take_back(name, secret)
             raise
@@ -646,7 +664,7 @@ def _unfit(row: Any) -> str:
     if row is None:
         return "unknown account"
     if row.kind != "human" or row.domain:
-        return "no person"
+        return NO_PERSON
     if not row.active:
         return "inactive"
     return "" if row.totp_secret is not None else "no second factor"
@@ -657,6 +675,16 @@ def _require_digest(digest: object) -> None:
         raise TypeError("digest has to be text: approval_digest(what)")
     if not is_digest(digest):
         raise ValueError("digest has to be 64 lowercase hexadecimal digits: approval_digest(what)")
+
+
+def _too_many_first_codes(name: str, wait: float) -> PeerLocked:
+    return PeerLocked(
+        f"too many first codes of {name!r} were wrong within a year: the next one is evaluated in "
+        f"{wait:.0f} s; this one wasn't, and the enrolment goes on",
+        retry_after=wait,
+        peer=name,
+        verifier=name,
+    )
 
 
 def _wrong_first(name: str, left: int) -> str:
@@ -691,6 +719,6 @@ def _tag_state(keyring: Keyring, row: Any) -> str:
 
 def _is_code(secret: bytes, code: str, now: float) -> bool:
     present, found = int(now) // PERIOD, False
-    for step in range(max(0, present - _WINDOW), present + _WINDOW + 1):
+    for step in range(max(0, present - FIRST_CODE_WINDOW), present + FIRST_CODE_WINDOW + 1):
         found |= same(totp(secret, step * PERIOD, digits=PLAIN_DIGITS), code)
     return found

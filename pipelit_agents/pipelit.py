@@ -162,7 +162,9 @@ class Pipelit:
         self._verifier = Verifier(self._database, self._open_keyring, self._open_ledger, here)
         self.users = Users(self._database, self._open_keyring, self.policy, here, clock)
         register = Register(self._database, self._open_keyring, clock)
-        self.mfa = Mfa(self._database, self._open_keyring, self._verifier, here, register)
+        self.mfa = Mfa(
+            self._database, self._open_keyring, self._verifier, here, register, self.policy, clock
+        )
         self.approvals = Approvals(register, self.mfa)
         self.credentials = Credentials(self._database, self._open_keyring, here)
         self.audit = AuditTrail(self._database, self._open_keyring, here)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Final, Literal
 
-__all__ = ["LaneClass", "VerificationPolicy", "tries_in_a_year"]
+__all__ = ["FIRST_CODES", "LaneClass", "VerificationPolicy", "tries_in_a_year"]
 
-LaneClass = Literal["people", "plain", "audience"]
+LaneClass = Literal["people", "plain", "audience", "first"]
 
 YEAR: Final = 366 * 86_400.0
 # The chance of guessing that an account bears in a year has to stay below this.
@@ -18,12 +18,20 @@ _BUDGET: Final = 0.95 * PROMISED
 _AUDIENCE_VERIFIERS: Final = 100
 # "self" and "others".
 _LANES_OF_A_PERSON: Final = 2
+# How many wrong first codes of a person's enrolments are evaluated in a year, whoever begins the
+# enrolments: an accepted first code brings the recovery codes, so a wrong one is a guess.
+FIRST_CODES: Final = 45
+# Time steps on both sides of the present one in which a first code is good, whatever the policy.
+FIRST_CODE_WINDOW: Final = 1
+# The chance of guessing a first code in a year.
+_FIRST: Final = FIRST_CODES * (2 * FIRST_CODE_WINDOW + 1) / 10.0**6
 # Of an agent: "family" and "others".
 _SHARED_LANES: Final = 2
 # Of an agent's budget: a guess at a plain code hits a hundred times as often as one at an audience
 # code, but there are more lanes for audience codes, and models make mistakes with them.
 _FOR_PLAIN: Final = 0.75
-_FEWEST_FORGIVEN: Final = 2
+# While an overlap lasts, a guess counts twice, and three quarters may be used at once.
+_FEWEST_FORGIVEN: Final = 3
 # More than anybody counts to, and what every ledger can write down.
 _MOST: Final = 10**9
 _SECONDS: Final = frozenset({"lock_seconds", "longest_lock_seconds"})
@@ -43,11 +51,14 @@ class VerificationPolicy:
     count of failures, as long as the lane hasn't used up its wrong guesses of the year
     (:meth:`forgiven_in_a_year`). After that a right code is still accepted, but the count stays.
     Without that bound, somebody who guesses between the right codes of others is never stopped.
+    An operator's unlock and a new secret end the count under the same condition, so the promise
+    doesn't depend on how often accounts are unlocked, rotated or enrolled again.
 
     Attributes:
         failures_per_minute: Failures of one lane in 60 seconds; then it waits.
         lock_after: Failures in a row after which a lane is locked. From then on it gets one try
-            after each lock, until a code is right or an operator unlocks it.
+            after each lock, until a code is right or an operator unlocks it, as long as the lane
+            has something left to forgive.
         lock_seconds: How long the first lock lasts. Each further failure doubles it.
         longest_lock_seconds: How long a lock lasts at the most.
         own_lanes: How many verifiers of other owners get a lane of their own for an agent's plain
@@ -114,14 +125,19 @@ class VerificationPolicy:
         return tries_in_a_year(self.lock_after, self.lock_seconds, self.longest_lock_seconds)
 
     def forgiven_in_a_year(self, lanes: LaneClass) -> int:
-        """Return how many wrong guesses in a year right codes may forgive in one lane.
+        """Return how many wrong guesses in a year may be forgiven in one lane.
+
+        Right codes, unlocks and new secrets forgive them.
 
         Args:
             lanes: ``people`` for the lanes of a person, ``plain`` and ``audience`` for those of an
-                agent's plain codes and audience codes.
+                agent's plain codes and audience codes; ``first`` for wrong first codes of a
+                person's enrolments, which are refused unevaluated beyond that.
         """
+        if lanes == "first":
+            return FIRST_CODES
         each = {
-            "people": _BUDGET / (_LANES_OF_A_PERSON * _hits(self.window, 6)),
+            "people": (_BUDGET - _FIRST) / (_LANES_OF_A_PERSON * _hits(self.window, 6)),
             "plain": _FOR_PLAIN
             * _BUDGET
             / ((self.own_lanes + _SHARED_LANES) * _hits(self.window, 6)),
@@ -135,7 +151,7 @@ class VerificationPolicy:
         """Return the most that a year of guessing by everybody can succeed with, at one account.
 
         It adds up all lanes about the account, each at its worst: it uses up what may be forgiven,
-        and then tries once after each lock.
+        and then tries once after each lock. For a person it adds the first codes of enrolments.
 
         Args:
             people: Whether the account is a person's; otherwise an agent's.
@@ -143,7 +159,7 @@ class VerificationPolicy:
                 lane of its own, so each adds a little; people have no audience codes.
         """
         if people:
-            return _LANES_OF_A_PERSON * self._worst("people") * _hits(self.window, 6)
+            return _LANES_OF_A_PERSON * self._worst("people") * _hits(self.window, 6) + _FIRST
         plain = (self.own_lanes + _SHARED_LANES) * self._worst("plain") * _hits(self.window, 6)
         return plain + audience_verifiers * self._worst("audience") * _hits(self.window, 8)
 

@@ -159,13 +159,13 @@ class LaneInfo:
     """What was counted about an account in one lane: by whom, and how many failures.
 
     Attributes:
-        lane: Its name, for ``unlock``: ``self``, ``family``, ``others``,
+        lane: Its name, for ``unlock``: ``self``, ``family``, ``others``, ``first``,
             ``plain:NAME``, ``audience:NAME`` or ``nobody:NAME``.
         about: The same in words.
         failures: Failures since the last right code.
         locked_until: The end of its lock, UTC, or None where it isn't locked.
         allowance_used: Whether it has used up its wrong guesses of the year: a right code is
-            accepted, and doesn't end the count of failures.
+            accepted, and doesn't end the count of failures; nor does ``unlock`` or a new secret.
         clock_trouble: What was written while the clock was ahead, in words; empty where nothing
             was. ``unlock`` fixes it.
     """
@@ -205,6 +205,7 @@ class Users:
         self._policy = policy
         self._clock = clock
         self._ledger_clock = ledger_clock
+        self._rules = Rules(policy)
         self.refusals = Refusals(database, clock)
 
     def create(
@@ -444,8 +445,15 @@ class Users:
 
     adeactivate = off_the_loop(deactivate)
 
-    def unlock(self, username: str, *, lane: str | None = None, by: str = OPERATOR) -> None:
-        """Forgets failures about an account, so that its short codes are checked again.
+    def unlock(
+        self, username: str, *, lane: str | None = None, by: str = OPERATOR
+    ) -> Sequence[LaneInfo]:
+        """Ends locks about an account, so that its short codes are checked again.
+
+        A lane that has used up its wrong guesses of the year stays as it is, however often it is
+        unlocked: it evaluates one code after each lock, of 30 days at most, and a right one is
+        accepted. Meanwhile a person can use a recovery code, which has no lane, and an agent
+        audience codes at other verifiers, proofs and spawns.
 
         Codes that were spent stay spent. It also repairs what was written while the clock was
         ahead: a spent time step that the clock hasn't reached becomes the last one that could have
@@ -454,9 +462,11 @@ class Users:
 
         Args:
             username: The account.
-            lane: The only lane to unlock, as :meth:`lanes` names it; by default all of them. An
-                unlock of all also gives the own lanes of verifiers that were deactivated to others.
+            lane: The only lane to unlock, as :meth:`lanes` names it; by default all of them.
             by: Who asked for it, for the record.
+
+        Returns:
+            The lanes among them that are still locked, with the end of each lock.
 
         Raises:
             InvalidUsername: The name has another form.
@@ -471,11 +481,14 @@ class Users:
                 connection,
                 name,
                 at=self._clock(),
-                window=self._policy.window,
+                rules=self._rules,
                 clock=self._ledger_clock,
                 lane=only,
             )
             self._record(connection, by, name, "user.unlock", lane or "")
+        return [
+            each for each in self.lanes(name) if each.locked_until and lane in (None, each.lane)
+        ]
 
     aunlock = off_the_loop(unlock)
 
@@ -496,9 +509,9 @@ class Users:
                 select(LedgerRow.__table__).where(LedgerRow.peer == name)
             ).all()
             now = ledger_now(self._database, connection, self._ledger_clock)
-        rules = Rules(self._policy)
-        found = [_lane_info(row, rules, now, person=is_person(account)) for row in rows]
-        shown = [each for each in found if each.failures or each.clock_trouble]
+        person = is_person(account)
+        found = [_lane_info(row, self._rules, now, person=person) for row in rows]
+        shown = [e for e in found if e.failures or e.clock_trouble or e.allowance_used]
         return sorted(shown, key=lambda each: each.lane)
 
     alanes = off_the_loop(lanes)
@@ -508,14 +521,16 @@ class Users:
     ) -> SecretStr:
         """Gives an agent a new TOTP secret.
 
-        Nothing is spent of it yet, and all lanes begin afresh: guesses at the old secret are worth
-        nothing against it. What was spent of the old secret stays spent while its codes are good.
+        Nothing is spent of it yet. What was spent of the old secret stays spent while its codes are
+        good. Locks about the agent end as by :meth:`unlock`: not in a lane that has used up its
+        wrong guesses of the year, as a guess hits the new secret as often as the old.
 
         Args:
             username: The agent.
             overlap: How long codes and proofs under the old secret stay good; by default they
                 don't. After a compromise leave it out. Keep it short: until it ends, two codes are
-                right in each time step, so a guess hits twice as often.
+                right in each time step, so a wrong guess uses up twice as much of the year's
+                allowance. Where that is used up, a short code under the old secret is refused.
             by: Who asked for it, for the record.
 
         Returns:
@@ -543,7 +558,7 @@ class Users:
                     totp_previous_until=self._clock() + overlap.total_seconds() if overlap else 0.0,
                 )
             )
-            begin_secret(self._database, connection, row.username, at=self._clock())
+            self._begin_secret(connection, row.username)
             self._record(connection, by, row.username, "totp.rotate")
         return provisioning_uri(row.username, secret)
 
@@ -852,8 +867,19 @@ class Users:
         )
         if not same:
             # Nor is it good again when it is enrolled after another one.
-            begin_secret(self._database, connection, name, at=now, spent=True)
+            self._begin_secret(connection, name, spent=True)
         self._record(connection, by, name, "peer.enroll", "anew; its keys revoked")
+
+    def _begin_secret(self, connection: Connection, username: str, *, spent: bool = False) -> None:
+        begin_secret(
+            self._database,
+            connection,
+            username,
+            at=self._clock(),
+            rules=self._rules,
+            clock=self._ledger_clock,
+            spent=spent,
+        )
 
     def _lock_accounts(self, connection: Connection, *usernames: str) -> None:
         # Verifications that have begun end first; none that begins later finds them as they were.
@@ -899,7 +925,7 @@ class Users:
             )
         )
         # Nobody is born locked by guesses that were made before.
-        begin_secret(self._database, connection, username, at=self._clock())
+        self._begin_secret(connection, username)
         action = "peer.enroll" if domain else f"{kind}.create"
         self._record(connection, created_by, username, action)
 
@@ -983,13 +1009,19 @@ def _find_agent(connection: Connection, username: str) -> Row[Any]:
 
 def _lane_info(row: Any, rules: Rules, now: float, *, person: bool) -> LaneInfo:
     trouble = clock_trouble(row, rules, now, person=person)
-    lane = Lane(row.in_a_row, (), row.locked_until, row.whole_at)
-    lane = rules.seen(lane, now, class_of(row.scope, person=person))
-    until = datetime.fromtimestamp(lane.locked_until, UTC) if lane.locked_until > now else None
+    lanes = class_of(row.scope, person=person)
+    lane = rules.seen(Lane(row.in_a_row, (), row.locked_until, row.whole_at), now, lanes)
+    used, locked_until = not rules.forgives(lane, now), lane.locked_until
+    if row.scope == "first":
+        # It isn't locked: there are no more first codes than the year has.
+        locked_until = now + rules.wait(1, lane, now, lanes)
+        used = locked_until > now
+    until = datetime.fromtimestamp(locked_until, UTC) if locked_until > now else None
     words = {
         "self": "checks for the person herself",
         "family": "plain codes that agents of the same owner check",
         "others": "everybody who has no lane of their own",
+        "first": "first codes of enrolments",
         "nobody": f"plain codes that {row.subject} checks, who was no active agent",
         "pair": f"audience codes that {row.subject} checks",
         "plain": f"plain codes that {row.subject} checks",
@@ -1000,7 +1032,7 @@ def _lane_info(row: Any, rules: Rules, now: float, *, person: bool) -> LaneInfo:
         words.get(row.scope, row.scope),
         row.in_a_row,
         until,
-        not rules.forgives(lane, now),
+        used,
         trouble,
     )
 

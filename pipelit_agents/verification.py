@@ -101,6 +101,7 @@ _LONGEST_KIND: Final = 64
 _NOT_SECONDS: Final = 1e11
 # How many names one statement looks up: some databases take 999 parameters.
 _NAMES_AT_ONCE: Final = 400
+NO_PERSON: Final = "no person"
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
     ConfigurationError: "a setting is unusable",
     UnsealError: "secret doesn't open",
@@ -495,7 +496,7 @@ class Verifier:
         return replace(self._check(verifier, name, code, kind, said), message=said)
 
     def check_person(
-        self, username: str, code: object, *, own: bool, unfit: str = ""
+        self, username: str, code: object, *, own: bool, unfit: str = "", first: bool = False
     ) -> Verification:
         """Checks a person's plain code and spends it: who shows it is who checks it.
 
@@ -507,13 +508,15 @@ class Verifier:
                 that all strangers share.
             unfit: Why no code of this account can be right: nobody's, an agent's, deactivated,
                 without a second factor. It is refused like a wrong code, by the same statements
-                and limits, but what is counted isn't counted about this account.
+                and limits. What is counted for whoever is authenticated, or about an agent, isn't
+                counted about this account.
+            first: Whether it is the first code of an enrolment, and known to be right.
 
         Raises:
             VerificationError: As :meth:`Agent.verify_peer`.
         """
         given = self.require_plain_form(username, code)
-        return self._check(username, username, given, "plain", own=own, unfit=unfit)
+        return self._check(username, username, given, "plain", own=own, unfit=unfit, first=first)
 
     def require_plain_form(self, username: str, code: object) -> str:
         """Returns a person's plain code, if it has the form of one.
@@ -552,6 +555,7 @@ class Verifier:
         *,
         own: bool = False,
         unfit: str = "",
+        first: bool = False,
     ) -> Verification:
         def matches(account: Account | None, steps: range) -> Sequence[int]:
             # Every step under every key is compared, so that the time taken tells nothing.
@@ -572,9 +576,12 @@ class Verifier:
             # Whether it is an active person, the ledger looks up as it decides.
             own = acts_for(self._database, name)
         try:
-            attempt = Attempt(verifier, name, code_kind, matches, own)
+            attempt = Attempt(verifier, name, code_kind, matches, own, first=first)
             if unfit:
-                nobody = _nobody(name, own=own)
+                # Where agents count about the same name, so that nobody learns from a wait there
+                # whether it is a person's. An agent has other lanes, which aren't closed by this.
+                shared = not own and unfit != NO_PERSON
+                nobody = name if shared else _nobody(name, own=own)
                 attempt = Attempt(nobody, nobody, code_kind, matches, own, named=name, unfit=unfit)
             decision = self._ledger().decide(attempt)
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:

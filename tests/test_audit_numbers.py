@@ -15,8 +15,14 @@ from conftest import Clock
 from sqlalchemy import text
 from test_audit_chain import note
 
-from pipelit_agents import Agent, Pipelit, chain
-from pipelit_agents.errors import AuditTampered, ConfigurationError, ProofRejected, StorageError
+from pipelit_agents import Agent, Pipelit, Verification, chain
+from pipelit_agents.errors import (
+    AuditTampered,
+    CodeRejected,
+    ConfigurationError,
+    LedgerUnavailable,
+    ProofRejected,
+)
 from pipelit_agents.numbering import Gaps, OpenGap, OpenTransactions, Ranges
 
 BACKENDS = ("sqlite", "postgres")
@@ -98,6 +104,73 @@ def test_a_planted_number_locks_nobody_out(
 
 
 @pytest.mark.backends("sqlite")
+def ahead(pipelit: Pipelit, count: int) -> list[int]:
+    """Plant entries where the numbering is next; their numbers."""
+    last = last_number(pipelit)
+    numbers = list(range(last + 1, last + 1 + count))
+    plant(pipelit, *numbers)
+    return numbers
+
+
+@pytest.mark.backends("postgres")
+@pytest.mark.parametrize("count", [1, 7])
+def test_an_entry_planted_just_ahead_stops_nobody(
+    pipelit: Pipelit, writer: Agent, editor: Agent, count: int
+) -> None:
+    """A code, a wrong code, proofs together and an operator's change are decided and recorded."""
+
+    def named() -> bool:
+        """Whether an entry says where the planted ones are."""
+        (found,) = pipelit.audit.list(limit=1, action="audit.planted")
+        return numbers[-1] <= int(found.reason.rsplit(" ", 1)[1]) < found.id
+
+    numbers = ahead(pipelit, count)
+    code = writer.totp_code(audience="agent_editor").code
+    assert editor.verify_peer("agent_writer", code).peer == "agent_writer"
+    assert named()
+    numbers = ahead(pipelit, count)
+    with pytest.raises(CodeRejected):
+        editor.verify_peer("agent_writer", code)
+    assert pipelit.audit.list(action="verify.audience", limit=1)[0].reason == "replay"
+    numbers = ahead(pipelit, count)
+    before = len(pipelit.audit.list(limit=1000, action="verify.proof"))
+    challenges = [editor.challenge("agent_writer") for _ in range(5)]
+    checks: Any = [
+        editor._check(
+            writer.prove(each.value, b"x", verifier="agent_editor"),
+            each,
+            "spawn-result",
+            b"",
+            None,
+            "result",
+            b"x",
+        )
+        for each in challenges
+    ]
+    found = pipelit._verifier._check_proofs(checks)
+    assert [type(each) for each in found] == [Verification] * 5
+    assert len(pipelit.audit.list(limit=1000, action="verify.proof")) == before + 5
+    assert named()
+    numbers = ahead(pipelit, count)
+    pipelit.users.unlock("agent_writer")
+    assert pipelit.audit.list(action="user.unlock", limit=1)
+    assert not [each for each in pipelit.audit.verify().problems if "missing" in each]
+
+
+@pytest.mark.backends("postgres")
+def test_many_entries_planted_ahead_are_refused_in_words_until_the_numbering_is_past_them(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Nothing is decided that can't be recorded; the error says where, and to delete them."""
+    numbers = ahead(pipelit, 250)
+    code = writer.totp_code(audience="agent_editor").code
+    for _ in range(2):
+        with pytest.raises(LedgerUnavailable, match=r"planted rows in pipelit_audit.*delete them"):
+            editor.verify_peer("agent_writer", code)
+    assert editor.verify_peer("agent_writer", code).peer == "agent_writer"
+    assert pipelit.audit.list(action="verify.audience", limit=1)[0].id > numbers[-1]
+
+
 def test_a_planted_number_below_the_bound_is_sealed_and_its_gap_is_named(pipelit: Pipelit) -> None:
     """The bound is 2**40 above the last sealed entry, also after a seal has moved it."""
     note(pipelit, "honest")
@@ -129,9 +202,11 @@ def test_a_number_ahead_of_the_sequence_is_named_and_not_sealed(pipelit: Pipelit
     assert (report.outside, report.unsealed) == (1, 0)
     assert f"entry {ahead}:" in report.problems[0]
     note(pipelit, "a", "b")
-    with pytest.raises(StorageError, match="audit verify"):
-        note(pipelit, "taken")
+    # Its number is stepped over, and named.
+    note(pipelit, "taken")
     note(pipelit, "c")
+    (found,) = pipelit.audit.list(limit=10, action="audit.planted")
+    assert found.reason == f"planted entries among the numbers up to {ahead}"
     pipelit.audit.seal()
     assert pipelit.audit.verify().unsealed == 0
 

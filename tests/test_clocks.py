@@ -278,7 +278,7 @@ def test_an_unlock_ends_a_lock_from_ahead_at_once(
 def test_an_allowance_that_was_used_up_ahead_comes_back(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
-    """A right code ends the count of failures again after an unlock, and before some years."""
+    """After an unlock the lane gets its guesses back month by month, and not after some years."""
     clock.advance(YEARS)
     with pytest.raises(CodeRejected):
         editor.verify_peer("agent_writer", "00000000")
@@ -288,10 +288,14 @@ def test_an_allowance_that_was_used_up_ahead_comes_back(
     (lane,) = pipelit.users.lanes("agent_writer")
     assert lane.allowance_used
     pipelit.users.unlock("agent_writer")
+    # What is left isn't known, so the unlock ends the count of failures, and gives nothing more.
+    assert not pipelit.users.lanes("agent_writer")
+    clock.advance(40 * DAY)
     with pytest.raises(CodeRejected):
         editor.verify_peer("agent_writer", "00000000")
     (lane,) = pipelit.users.lanes("agent_writer")
     assert not lane.allowance_used
+    assert not lane.clock_trouble
 
 
 def test_an_overlap_that_was_begun_ahead_is_named(

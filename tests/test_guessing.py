@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pyotp
@@ -20,7 +21,8 @@ from test_mfa import app_of
 
 from pipelit_agents import Pipelit, VerificationPolicy
 from pipelit_agents.errors import CodeRejected, PeerLocked, RateLimited
-from pipelit_agents.policy import YEAR
+from pipelit_agents.ledger import base, redis, sql
+from pipelit_agents.policy import FIRST_CODES, YEAR
 
 BACKENDS = True
 PROMISED = 1e-3
@@ -50,6 +52,8 @@ class Guessers:
         self.in_a_row: Counter[str] = Counter()
         self.most_in_a_row = 0
         self.longest_wait = 0.0
+        # With how many secrets the last code was compared.
+        self.secrets = 1
         self._number = 0
         self._queue: list[tuple[float, int, str, Attempt, float]] = []
 
@@ -59,7 +63,7 @@ class Guessers:
         heapq.heappush(self._queue, (self.clock.now, self._number, lane, attempt, every))
 
     def run(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Runs a year."""
+        """Runs a year, and does something else each week."""
         day = self.began
         while self._queue:
             at, _, lane, attempt, every = heapq.heappop(self._queue)
@@ -81,7 +85,7 @@ class Guessers:
         except CodeRejected:
             if lane.startswith("right"):
                 return 0.0
-            self.evaluated[lane] += 1
+            self.evaluated[lane] += self.secrets
             self.in_a_row[lane] += 1
             if self.clock.now < self.began + HALF_A_YEAR:
                 self.most_in_a_row = max(self.most_in_a_row, self.in_a_row[lane])
@@ -129,16 +133,15 @@ def wrong(code: str) -> str:
     return f"{(int(code) + 1) % 10 ** len(code):0{len(code)}d}"
 
 
-def at_alice(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> Guessers:
+def at_alice(
+    pipelit: Pipelit, app: pyotp.TOTP, clock: Clock, code: Any = None, agents: int = 20
+) -> Guessers:
     """A thief of her API key, resumes of graphs, and every agent, all at once."""
     guessers = Guessers(clock)
-
-    def code() -> str:
-        return wrong(app.at(clock()))
-
+    code = code or (lambda: wrong(app.at(clock())))
     guessers.add("self", lambda: pipelit.mfa.verify("alice", code()))
     guessers.add("others", lambda: pipelit.mfa._verify("alice", code(), own=False))
-    for number in range(20):
+    for number in range(agents):
         agent = pipelit.agent(f"agent_{number}")
         guessers.add("others", lambda a=agent: a.verify_peer("alice", code(), kind="plain"))
         guessers.add(f"nothing {number}", lambda a=agent: a.verify_peer("alice", "00000000"))
@@ -152,10 +155,10 @@ def plain_lane(pipelit: Pipelit, number: int) -> str:
     return f"plain {number}" if number // 2 < pipelit.policy.own_lanes else "others"
 
 
-def at_the_peer(pipelit: Pipelit, clock: Clock) -> Guessers:
+def at_the_peer(pipelit: Pipelit, clock: Clock, agents: int = 20) -> Guessers:
     """The peer's family, verifiers of another owner, known and unknown, and audience codes."""
     guessers, peer = Guessers(clock), pipelit.agent("agent_peer")
-    for number in range(20):
+    for number in range(agents):
         agent = pipelit.agent(f"agent_{number}")
         if plain_lane(pipelit, number).startswith("plain"):
             agent.verify_peer("agent_peer", peer.totp_code().code, kind="plain")
@@ -283,6 +286,99 @@ def test_a_year_of_guessing_by_ever_new_accounts(pipelit: Pipelit, clock: Clock)
     guessers.run(meanwhile)
     judge(guessers, pipelit.policy, people=False)
     assert made > 30
+
+
+@pytest.mark.backends("redis")
+def test_a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again(
+    pipelit: Pipelit, app: pyotp.TOTP, clock: Clock
+) -> None:
+    """Unlocks and new factors forgive what right codes may forgive, and no guess more."""
+    apps, weeks = [app], 0
+
+    def meanwhile() -> None:
+        nonlocal weeks
+        weeks += 1
+        guessers.in_a_row.clear()
+        if weeks % 2:
+            pipelit.users.unlock("alice")
+        else:
+            pipelit.mfa.reset("alice")
+            apps.append(app_of(pipelit.mfa.enroll("alice")))
+            # Her locked lane doesn't keep her from turning it on.
+            assert len(pipelit.mfa.confirm("alice", apps[-1].at(clock()))) == 10
+
+    guessers = at_alice(pipelit, app, clock, lambda: wrong(apps[-1].at(clock())), agents=2)
+    guessers.run(meanwhile)
+    judge(guessers, pipelit.policy, people=True)
+    assert len(apps) > 20
+    for lane in ("self", "others"):
+        assert guessers.evaluated[lane] > pipelit.policy.forgiven_in_a_year("people") * 0.75
+    # A recovery code works in the place of a locked lane.
+    with pytest.raises(PeerLocked):
+        pipelit.mfa.verify("alice", apps[-1].at(clock()))
+    pipelit.mfa.reset("alice")
+    app = app_of(pipelit.mfa.enroll("alice"))
+    codes = pipelit.mfa.confirm("alice", app.at(clock()))
+    assert pipelit.mfa.verify("alice", codes[0].get_secret_value()).kind == "recovery"
+
+
+@pytest.mark.backends("sqlite")
+def test_a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_again(
+    pipelit: Pipelit, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while an overlap never ends, in which a guess may hit the code of either secret."""
+    guessers = at_the_peer(pipelit, clock, agents=6)
+
+    def seen(*given: Any) -> Any:
+        nonlocal both
+        found = base.compared(*given)
+        guessers.secrets = found[1]
+        both += found[1] == 2
+        return found
+
+    both = 0
+    for ledger in (sql, redis):
+        monkeypatch.setattr(ledger, "compared", seen)
+
+    def meanwhile() -> None:
+        guessers.in_a_row.clear()
+        pipelit.users.unlock("agent_peer")
+        pipelit.users.rotate_totp("agent_peer", overlap=timedelta(days=7))
+
+    guessers.run(meanwhile)
+    judge(guessers, pipelit.policy, people=False)
+    assert both
+    for lane in ("family", "plain 1", "others"):
+        assert guessers.evaluated[lane] > pipelit.policy.forgiven_in_a_year("plain") * 0.75
+
+
+@pytest.mark.backends("sqlite")
+def test_a_year_of_guessing_at_first_codes(pipelit: Pipelit, clock: Clock) -> None:
+    """She is enrolled again and again, and somebody types first codes; then she turns it on."""
+    began, evaluated = clock(), 0
+    for _ in range(int(YEAR / (14 * DAY)) + 1):
+        app = app_of(pipelit.mfa.enroll("alice"))
+        for _ in range(5):
+            try:
+                pipelit.mfa.confirm("alice", wrong(app.at(clock())))
+            except CodeRejected:
+                evaluated += 1
+            except PeerLocked as error:
+                wait = error.retry_after
+                break
+        clock.advance(14 * DAY)
+        # Nor do these bring any back.
+        pipelit.users.unlock("alice")
+        pipelit.mfa.reset("alice")
+    assert FIRST_CODES * 0.75 < evaluated <= FIRST_CODES
+    assert clock() - began >= YEAR
+    people = pipelit.policy.chance_of_guessing(people=True)
+    lanes = 2 * (pipelit.policy.forgiven_in_a_year("people") + pipelit.policy.tries_in_a_year())
+    assert people == pytest.approx((lanes + FIRST_CODES) * CHANCES["plain"])
+    assert 0 < wait < 34 * DAY
+    clock.advance(34 * DAY)
+    app = app_of(pipelit.mfa.enroll("alice"))
+    assert len(pipelit.mfa.confirm("alice", app.at(clock()))) == 10
 
 
 @pytest.mark.backends("redis")

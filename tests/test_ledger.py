@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -381,8 +382,18 @@ def test_a_right_code_forgives_only_so_many_guesses_a_year(
     policy = pipelit.policy
     forgiven = policy.forgiven_in_a_year("audience")
     assert forgiven < evaluated <= forgiven + policy.tries_in_a_year()
-    pipelit.users.unlock("agent_writer")
-    assert [type(each) for each in guess(editor, "agent_writer", 5)] == [CodeRejected] * 5
+    # No unlock and no new secret gives the lane more guesses.
+    while not isinstance(guess(editor, "agent_writer")[0], PeerLocked):
+        clock.advance(61)
+    (locked,) = pipelit.users.unlock("agent_writer", lane="audience:agent_editor")
+    assert (locked.lane, locked.allowance_used) == ("audience:agent_editor", True)
+    pipelit.users.rotate_totp("agent_writer")
+    with pytest.raises(PeerLocked) as held:
+        verify(editor, writer)
+    assert datetime.fromtimestamp(clock() + held.value.retry_after, UTC) == locked.locked_until
+    # It opens by itself, and a right code is accepted.
+    clock.advance(held.value.retry_after)
+    verify(editor, writer)
 
 
 def test_codes_that_came_late_are_no_guesses(

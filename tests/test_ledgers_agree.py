@@ -19,6 +19,7 @@ from test_mfa import app_of
 
 from pipelit_agents import Keyring, Pipelit, VerificationPolicy
 from pipelit_agents.errors import VerificationError
+from pipelit_agents.ledger.rules import Lane, Rules, class_of
 
 VERIFIERS = ("agent_b", "agent_c", "agent_x", "agent_y", "agent_gone", "agent_ghost")
 PEERS = ("agent_a", "agent_nobody", "alice")
@@ -49,6 +50,7 @@ STEPS = st.one_of(
         ),
     ),
     st.tuples(st.just("unlock"), st.sampled_from(LANES)),
+    st.tuples(st.just("enrol")),
     st.tuples(st.just("deactivate"), st.sampled_from(["agent_x", "agent_c"])),
     st.tuples(st.just("rotate"), st.sampled_from([0, 45, 900])),
 )
@@ -86,6 +88,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Any]:
     return folder / "agents.db", key, app
 
 
+class _Confirmed:
+    """What :func:`told` reads of an enrolment that was confirmed."""
+
+    step = 0
+
+
 def told(pipelit: Pipelit, act: Any) -> Any:
     """What a caller was told, and the true reason."""
     try:
@@ -98,15 +106,24 @@ def told(pipelit: Pipelit, act: Any) -> Any:
 def lanes(pipelit: Pipelit) -> Any:
     """What the database keeps of each lane.
 
-    But for the ends of locks: where the clock was set back, Redis shortens them for itself.
+    With what is owed of the year's allowance, to the millisecond. But for the ends of locks: where
+    the clock was set back, Redis shortens them for itself.
     """
     query = text(
-        "SELECT peer, scope, subject, in_a_row, whole_at > :now AS owes "
-        "FROM pipelit_ledger WHERE in_a_row > 0 ORDER BY 1, 2, 3"
+        "SELECT peer, scope, subject, in_a_row, whole_at "
+        "FROM pipelit_ledger WHERE in_a_row > 0 OR whole_at > :now ORDER BY 1, 2, 3"
     )
     assert pipelit._clock is not None
+    now, rules = pipelit._clock(), Rules(pipelit.policy)
+
+    def owed(row: Any) -> float:
+        lanes = class_of(row.scope, person=row.peer == "alice")
+        owed = rules.seen(Lane(whole_at=row.whole_at), now, lanes).whole_at - now
+        return round(max(0.0, owed), 3)
+
     with pipelit._database.reading() as connection:
-        return [tuple(row) for row in connection.execute(query, {"now": pipelit._clock()})]
+        found = connection.execute(query, {"now": now}).all()
+        return [(*row[:4], owed(row)) for row in found]
 
 
 @settings(
@@ -179,6 +196,14 @@ def test_both_decide_alike(
                 for each in both:
                     each.users.unlock("agent_a", lane=step[1])
                     each.users.unlock("alice", lane=step[1])
+            elif step[0] == "enrol":
+                # A new factor with the secret of before, so that one app makes the codes of both.
+                for each in both:
+                    each.mfa.reset("alice")
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr("secrets.token_bytes", lambda _: app.byte_secret())
+                        each.mfa.enroll("alice")
+                compare(lambda p: p.mfa.confirm("alice", app.at(clock())) and _Confirmed)
             elif step[0] == "deactivate":
                 for each in both:
                     each.users.deactivate(step[1])

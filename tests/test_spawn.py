@@ -342,22 +342,8 @@ async def test_a_meddled_answer_is_refused_on_the_event_loop(
     assert CANARY not in repr(state)
 
 
-def test_a_child_cannot_end_the_process_with_its_words(
-    lead: Agent, researcher: Agent, tmp_path: Path
-) -> None:
-    """A KeyboardInterrupt, which may be a person's, ends the run with no word of the child's."""
-    path = tmp_path / "checkpoints.db"
-    child = hostile(researcher, _raise(KeyboardInterrupt(CANARY)))
-    with SqliteSaver.from_conn_string(str(path)) as saver:
-        graph = parent_of(lead, {NAME: child}, saver, on_failure="collect")
-        with pytest.raises(KeyboardInterrupt) as caught:
-            graph.invoke(tasks("x"), THREAD)
-    assert not caught.value.args
-    assert CANARY.encode() not in parents_own(path)
-
-
 @pytest.mark.parametrize("timeout", [None, 30])
-@pytest.mark.parametrize("ending", [SystemExit, GeneratorExit])
+@pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_a_child_that_exits_is_refused(
     lead: Agent, researcher: Agent, tmp_path: Path, ending: type[BaseException], timeout: Any
 ) -> None:

@@ -213,15 +213,23 @@ def unlock(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Forget failed codes about an account, so that its codes are checked again.
+    """End locks about an account, so that its codes are checked again.
 
-    It also repairs what was written while the clock was ahead.
+    A lane that has used up its wrong guesses of the year stays locked until its lock ends. It also
+    repairs what was written while the clock was ahead.
     """
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        pipelit.users.unlock(username, lane=lane)
-    show("Done.", {"unlocked": username, **({"lane": lane} if lane else {})}, as_json=as_json)
+        locked = pipelit.users.unlock(username, lane=lane)
+    fields: dict[str, str] = {"unlocked": username, **({"lane": lane} if lane else {})}
+    if locked:
+        # Not a refusal: the other lanes are open, and this one opens by itself.
+        fields["still_locked"] = ", ".join(
+            f"{each.lane} until {each.locked_until:%Y-%m-%d %H:%M} UTC" for each in locked
+        )
+        fields["why"] = "the wrong guesses of the year are used up (docs: SECURITY.md, Limits)"
+    show("Done.", fields, as_json=as_json)
 
 
 @keys.command("list")

@@ -108,6 +108,33 @@ class Statement:
         finally:
             cursor.close()
 
+    def write_each(
+        self, connection: Open, values: Sequence[dict[str, Any]]
+    ) -> Sequence[dict[str, Any]]:
+        """Runs it for each of several, on PostgreSQL; those of them that changed no row.
+
+        Raises:
+            DBAPIError: The database refused.
+        """
+        sql, _ = self._for(connection.dialect)
+        cursor: Any = connection.connection.cursor()
+        try:
+            if len(values) == 1:
+                cursor.execute(sql, values[0])
+                return [] if cursor.rowcount else values
+            cursor.executemany(sql, values, returning=True)
+            left = []
+            for each in values:
+                if not cursor.rowcount:
+                    left.append(each)
+                cursor.nextset()
+        except Exception as error:
+            raise named_by_driver(connection.dialect, error) from None
+        else:
+            return left
+        finally:
+            cursor.close()
+
     def _for(self, dialect: Dialect) -> tuple[str, Sequence[str] | None]:
         found = self._prepared.get(dialect.name)
         if found is None:

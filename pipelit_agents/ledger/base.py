@@ -16,6 +16,7 @@ from pipelit_agents.errors import LedgerUnavailable
 from pipelit_agents.ledger.rules import (
     EARLIEST,
     Found,
+    Lane,
     LaneKind,
     Rules,
     Verdict,
@@ -24,6 +25,7 @@ from pipelit_agents.ledger.rules import (
     window_of,
 )
 from pipelit_agents.names import require_username
+from pipelit_agents.policy import LaneClass
 from pipelit_agents.proof import PERIOD
 
 __all__ = [
@@ -37,7 +39,9 @@ __all__ = [
     "account_at",
     "account_of",
     "begin_secret",
+    "charge_first_code",
     "clock_trouble",
+    "compared",
     "find_steps",
     "is_person",
     "lane_name",
@@ -47,6 +51,7 @@ __all__ = [
     "read_lane_name",
     "record_decision",
     "unlock",
+    "wait_for_first_code",
     "was_expired",
 ]
 
@@ -66,10 +71,11 @@ VERIFIER_ACTIVE: Final = (
 UNFIT_VERIFIER: Final = (
     f"(:verifier <> :peer AND CASE WHEN {VERIFIER_ACTIVE} THEN 0 ELSE 1 END = 1)"
 )
-# Peers of other domains have no family here.
-IN_FAMILY: Final = "(p.kind = 'agent' AND v.root_owner = p.root_owner)"
+# Peers of other domains have no family here, and a deactivated agent is counted as an unknown name.
+IN_FAMILY: Final = "(p.kind = 'agent' AND p.active AND v.root_owner = p.root_owner)"
 SHARED_LANE: Final = (
-    "CASE WHEN :own AND p.kind = 'human' AND p.domain = '' THEN 'self' "
+    "CASE WHEN :first THEN 'first' "
+    "WHEN :own AND p.kind = 'human' AND p.domain = '' THEN 'self' "
     f"WHEN {IN_FAMILY} THEN 'family' ELSE 'others' END"
 )
 _OWN_LANES: Final = (
@@ -98,18 +104,27 @@ _NEWEST: Final = Statement(
     "(SELECT max(at) FROM (SELECT at FROM pipelit_audit ORDER BY id DESC LIMIT 1000) AS newest) "
     "AS audited"
 )
-_UNCOUNTED: Final = (
-    "in_a_row = 0, recent = '', locked_until = 0, whole_at = 0, version = version + 1, "
-    "unlocks = CASE WHEN unlocks < :at THEN :at ELSE unlocks + 1 END"
+_ONE_LANE: Final = " AND scope = :scope AND subject = :subject"
+_COUNTED: Final = (
+    "SELECT l.scope, l.subject, l.in_a_row, l.locked_until, l.whole_at, p.kind, p.domain "
+    "FROM pipelit_ledger l LEFT JOIN pipelit_users p ON p.username = l.peer WHERE l.peer = :peer"
 )
-_UNLOCK: Final = (
-    f"UPDATE pipelit_ledger SET {_UNCOUNTED}, "  # noqa: S608 - our words
+_COUNTED_IN_ALL: Final = text(_COUNTED)
+_COUNTED_IN_ONE: Final = text(_COUNTED + _ONE_LANE)
+_RECOUNT: Final = text(
+    "UPDATE pipelit_ledger SET in_a_row = :in_a_row, recent = '', locked_until = :locked_until, "  # noqa: S608 - our words
+    "whole_at = :whole_at, version = version + 1, "
+    "unlocks = CASE WHEN unlocks < :at THEN :at ELSE unlocks + 1 END "
+    f"WHERE peer = :peer{_ONE_LANE}"
+)
+_UNSPEND: Final = (
+    "UPDATE pipelit_ledger SET "
     "spent_step = CASE WHEN spent_step > :last THEN :last ELSE spent_step END, "
     "spent_previous = CASE WHEN spent_previous > :last THEN :last ELSE spent_previous END "
     "WHERE peer = :peer"
 )
-_UNLOCK_ALL: Final = text(_UNLOCK)
-_UNLOCK_ONE: Final = text(f"{_UNLOCK} AND scope = :scope AND subject = :subject")
+_UNSPEND_ALL: Final = text(_UNSPEND)
+_UNSPEND_ONE: Final = text(_UNSPEND + _ONE_LANE)
 _AHEAD: Final = text(
     "SELECT scope, subject, spent_step, spent_previous, spent_ahead FROM pipelit_ledger "
     "WHERE peer = :peer AND (spent_step > :last OR spent_previous > :last)"
@@ -122,17 +137,16 @@ _KEEP_AHEAD: Final = text(
     "UPDATE pipelit_ledger SET spent_ahead = :ahead "
     "WHERE peer = :peer AND scope = :scope AND subject = :subject"
 )
-_FREE_OWN_LANES: Final = text(
-    "DELETE FROM pipelit_ledger WHERE peer = :peer AND scope = 'plain' "
-    "AND subject NOT IN (SELECT username FROM pipelit_users WHERE active)"
-)
 _NEW_SECRET: Final = text(
-    f"UPDATE pipelit_ledger SET {_UNCOUNTED}, "  # noqa: S608 - our words
-    "spent_previous = spent_step, spent_step = -1 "
-    "WHERE peer = :peer"
+    "UPDATE pipelit_ledger SET spent_previous = spent_step, spent_step = -1 WHERE peer = :peer"
 )
-_NEW_SECRET_SPENT: Final = text(
-    f"UPDATE pipelit_ledger SET {_UNCOUNTED} WHERE peer = :peer"  # noqa: S608 - our words
+_FIRST_CODES: Final = Statement(
+    "SELECT whole_at FROM pipelit_ledger WHERE peer = :peer AND scope = 'first' AND subject = ''"
+)
+_CHARGE_FIRST_CODE: Final = Statement(
+    "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
+    "spent_step, whole_at) VALUES (:peer, 'first', '', 1, 0, '', 0, -1, :whole_at) "
+    "ON CONFLICT (peer, scope, subject) DO UPDATE SET whole_at = excluded.whole_at"
 )
 _NEW_GENERATION: Final = text(
     "UPDATE pipelit_users SET totp_generation = CASE WHEN totp_generation < :at THEN :at "
@@ -142,7 +156,7 @@ _NEW_GENERATION: Final = text(
 # longer.
 _LARGEST_STEP: Final = 5.0
 _LANES: Final[dict[str, LaneKind]] = {"audience": "pair", "plain": "plain", "nobody": "nobody"}
-_SHARED: Final = ("self", "family", "others")
+_SHARED: Final = ("self", "family", "others", "first")
 _CLOCK: Final = "ledger.clock"
 _BOOT: Final = "ledger.boot"
 _TWO_KERNELS: Final = "two kernels use the file"
@@ -173,6 +187,8 @@ class Attempt(NamedTuple):
         matches: Given the account (None if there is none) and a range of steps, those in which
             the code is right, in any order.
         own: Whether somebody who is authenticated as the peer asks. It counts for people only.
+        first: Whether it spends a person's first code, which was found to be right. No lock of the
+            other lanes holds it.
         named: The account that the caller named, where another name is counted in its place.
         unfit: Why no code of that account can be right; for the audit.
     """
@@ -184,6 +200,7 @@ class Attempt(NamedTuple):
     own: bool = False
     named: str = ""
     unfit: str = ""
+    first: bool = False
 
 
 class Decision(NamedTuple):
@@ -319,6 +336,25 @@ def account_of(attempt: Attempt, row: Any, now: float) -> tuple[Account | None, 
         # Her authenticator app makes plain codes only.
         return account, "people have no audience codes"
     return account, ""
+
+
+def compared(
+    account: Account | None, rules: Rules, lane: Lane, now: float, lanes: LaneClass
+) -> tuple[Account | None, int]:
+    """The account with the secrets that a code is compared with, and how many they are.
+
+    Args:
+        account: The peer's.
+        rules: The limits.
+        lane: In which the attempt counts, as :meth:`Rules.seen`.
+        now: By the ledger's clock, Unix seconds.
+        lanes: The class of the lane.
+    """
+    if account is None or account.previous is None:
+        return account, 1
+    if rules.bears(2, lane, now, lanes):
+        return account, 2
+    return account._replace(previous=None), 1
 
 
 def is_person(row: Any) -> bool:
@@ -479,7 +515,8 @@ def lock_attempt(database: Database, connection: Open, attempt: Attempt) -> None
 def lane_name(scope: str, subject: str) -> str:
     """Return how a lane is called.
 
-    It is ``self``, ``family``, ``others``, ``plain:NAME``, ``audience:NAME`` or ``nobody:NAME``.
+    It is ``self``, ``family``, ``others``, ``first``, ``plain:NAME``, ``audience:NAME`` or
+    ``nobody:NAME``.
     The row of spent plain codes is in no lane; it is called ``spent``.
     """
     for name, kind in _LANES.items():
@@ -500,7 +537,7 @@ def read_lane_name(lane: object) -> tuple[str, str]:
     kind, colon, subject = lane.partition(":") if isinstance(lane, str) else ("", "", "")
     if not colon or kind not in _LANES:
         raise ValueError(
-            "lane has to be 'self', 'family', 'others', 'plain:NAME', 'audience:NAME' or "
+            "lane has to be 'self', 'family', 'others', 'first', 'plain:NAME', 'audience:NAME' or "
             f"'nobody:NAME', where NAME is the verifier, not {lane!r:.60}; users.lanes lists them"
         )
     return _LANES[kind], require_username(subject, argument="lane")
@@ -587,11 +624,13 @@ def unlock(
     peer: str,
     *,
     at: float,
-    window: int,
+    rules: Rules,
     clock: Callable[[], float] | None = None,
     lane: tuple[str, str] | None = None,
 ) -> None:
-    """Forgets the failures about a peer, in every ledger; what was spent stays spent.
+    """Ends the count of failures about a peer, in every ledger; what was spent stays spent.
+
+    A lane that has used up its wrong guesses of the year keeps its count and its lock.
 
     A step that was spent while the clock was ahead would refuse every code until the clock gets
     there. It becomes the last step that could have been spent until now, so that codes are good
@@ -608,7 +647,7 @@ def unlock(
         connection: In a transaction that writes.
         peer: Whose lanes.
         at: The moment of the unlock, Unix seconds.
-        window: How many steps a code may be ahead of the clock.
+        rules: The limits.
         clock: The ledger's clock, if it isn't the database server's or the machine's.
         lane: Scope and subject of the only lane to unlock; None for all.
     """
@@ -617,35 +656,122 @@ def unlock(
     connection.execute(_KNOWN, {"peer": peer, "scope": scope, "subject": subject})
     now = ledger_now(database, connection, clock)
     # A clock that is behind can't tell what is ahead of it.
+    window = rules.policy.window
     last = 2**62 if now < EARLIEST else _last_good(now, window)
-    values = {"peer": peer, "at": int(at), "last": last}
+    values: dict[str, Any] = {"peer": peer, "last": last}
     _keep_spent_ahead(connection, peer, last, window)
+    _recount(connection, peer, at, now, rules, lane)
     if lane is None:
-        connection.execute(_FREE_OWN_LANES, {"peer": peer})
-        connection.execute(_UNLOCK_ALL, values)
+        connection.execute(_UNSPEND_ALL, values)
     else:
-        connection.execute(_UNLOCK_ONE, values | {"scope": scope, "subject": subject})
+        connection.execute(_UNSPEND_ONE, values | {"scope": scope, "subject": subject})
+
+
+def _recount(
+    connection: Connection,
+    peer: str,
+    at: float,
+    now: float,
+    rules: Rules,
+    lane: tuple[str, str] | None = None,
+) -> None:
+    names = {"peer": peer}
+    if lane is None:
+        rows = connection.execute(_COUNTED_IN_ALL, names).all()
+    else:
+        names |= {"scope": lane[0], "subject": lane[1]}
+        rows = connection.execute(_COUNTED_IN_ONE, names).all()
+    changed = []
+    for row in rows:
+        counted = Lane(row.in_a_row, (), row.locked_until, row.whole_at)
+        left = rules.unlocked(counted, now, class_of(row.scope, person=is_person(row)))
+        changed.append(
+            {
+                "peer": peer,
+                "scope": row.scope,
+                "subject": row.subject,
+                "at": int(at),
+                "in_a_row": left.in_a_row,
+                "locked_until": left.locked_until,
+                "whole_at": left.whole_at,
+            }
+        )
+    if changed:
+        connection.execute(_RECOUNT, changed)
+
+
+def wait_for_first_code(
+    database: Database,
+    connection: Connection,
+    peer: str,
+    *,
+    rules: Rules,
+    clock: Callable[[], float] | None = None,
+) -> float:
+    """Return the seconds until a first code of a person's enrolment may be evaluated; 0 for now.
+
+    Args:
+        database: The database.
+        connection: In the transaction that evaluates it.
+        peer: The person.
+        rules: The limits.
+        clock: The ledger's clock, if it isn't the database server's or the machine's.
+    """
+    database.lock(connection, f"ledger:{peer}")
+    now = ledger_now(database, connection, clock)
+    return max(0.0, rules.wait(1, _first_codes(connection, peer, rules, now), now, "first"))
+
+
+def charge_first_code(
+    database: Database,
+    connection: Connection,
+    peer: str,
+    *,
+    rules: Rules,
+    clock: Callable[[], float] | None = None,
+) -> None:
+    """Count a wrong first code of a person's enrolment; the arguments are the same."""
+    now = ledger_now(database, connection, clock)
+    lane = _first_codes(connection, peer, rules, now)
+    values = {"peer": peer, "whole_at": rules.charged(lane, now, "first")}
+    _CHARGE_FIRST_CODE.write(connection, values)
+
+
+def _first_codes(connection: Connection, peer: str, rules: Rules, now: float) -> Lane:
+    rows = _FIRST_CODES.fetch(connection, {"peer": peer})
+    lane = Lane(whole_at=rows[0].whole_at) if rows else Lane()
+    return rules.seen(lane, now, "first")
 
 
 def begin_secret(
-    database: Database, connection: Connection, peer: str, *, at: float, spent: bool = False
+    database: Database,
+    connection: Connection,
+    peer: str,
+    *,
+    at: float,
+    rules: Rules,
+    clock: Callable[[], float] | None = None,
+    spent: bool = False,
 ) -> None:
-    """Begins all lanes about a peer afresh: it gets a new secret, of which nothing is spent.
+    """Prepare the ledger for a new secret of a peer, of which nothing is spent.
 
-    Guesses at another secret are worth nothing against the new one. What was spent of the secret
-    before it stays spent, for as long as its codes are good. Only an operator, or the person
-    herself with a code, can give an account a new secret; otherwise a guesser could clear the
-    lanes by it.
+    What was spent of the secret before it stays spent, for as long as its codes are good. The lanes
+    are treated as by :func:`unlock`: a guess hits a code of the new secret as often as one of the
+    old, so a new secret brings no more guesses a year. Guesses about an account that had no secret
+    cost nothing, so nobody is born with used-up lanes.
 
     Args:
         database: The database.
         connection: In the transaction that writes the new secret.
         peer: Whose secret.
         at: The moment, Unix seconds.
+        rules: The limits.
+        clock: The ledger's clock, if it isn't the database server's or the machine's.
         spent: Whether the steps that were spent are spent of the new secret too, as it may be one
             of before.
     """
     database.lock(connection, f"ledger:{peer}")
-    values = {"peer": peer, "at": int(at)}
-    connection.execute(_NEW_SECRET_SPENT if spent else _NEW_SECRET, values)
-    connection.execute(_NEW_GENERATION, values)
+    _recount(connection, peer, at, ledger_now(database, connection, clock), rules)
+    if not spent:
+        connection.execute(_NEW_SECRET, {"peer": peer})
+    connection.execute(_NEW_GENERATION, {"peer": peer, "at": int(at)})

@@ -34,10 +34,12 @@ from pipelit_agents.ledger.base import (
     SHARED_LANE,
     UNFIT_VERIFIER,
     VERIFIER_ACTIVE,
+    Account,
     Attempt,
     Decision,
     Life,
     account_of,
+    compared,
     find_steps,
     is_person,
     last_forgotten,
@@ -240,6 +242,7 @@ class RedisLedger:
         for _ in range(_TRIES):
             now = round(self._clock(), 6) if self._clock else time.time() + self._ahead
             account, unfit = account_of(attempt, row, now)
+            account, _ = self._compared(attempt, row, account, now)
             tried = window_of(now, self._window)
             found = find_steps(attempt, account, unfit, tried, row.spent_ahead)
             answer = self._called(attempt, row, found, tried, now)
@@ -363,11 +366,20 @@ class RedisLedger:
     def _cost(self, attempt: Attempt, row: Any, answer: _Answer) -> float:
         """By how much a refused code moves on the moment at which the lane's allowance is whole."""
         account, _ = account_of(attempt, row, answer.at)
+        account, secrets = self._compared(attempt, row, account, answer.at)
         # A code that was right when it was made is the peer's own, and no guess.
         guessed = not was_expired(attempt, account, answer.at, self._window)
         if not guessed or answer.reason != "wrong code":
             return 0.0
-        return self._rules.cost(class_of(_lane_of(attempt, row)[0], person=is_person(row)))
+        cost = self._rules.cost(class_of(_lane_of(attempt, row)[0], person=is_person(row)))
+        return secrets * cost
+
+    def _compared(
+        self, attempt: Attempt, row: Any, account: Account | None, now: float
+    ) -> tuple[Account | None, int]:
+        lanes = class_of(_lane_of(attempt, row)[0], person=is_person(row))
+        lane = Lane(row.in_a_row, (), row.locked_until, row.whole_at)
+        return compared(account, self._rules, self._rules.seen(lane, now, lanes), now, lanes)
 
     def _count(
         self, connection: Open, names: dict[str, Any], row: Any, answer: _Answer, cost: float
@@ -460,6 +472,7 @@ def _names(attempt: Attempt) -> dict[str, Any]:
         "peer": attempt.peer,
         "kind": attempt.kind,
         "own": attempt.own,
+        "first": attempt.first,
     }
 
 

@@ -29,7 +29,8 @@ Verdict = Literal["accepted", "rejected", "limited", "locked"]
 # How the ledger's rows are named: "pair" is the lane of one verifier's audience codes, "plain" a
 # verifier's own lane for plain codes. "family" is for the agents of the peer's root owner, "others"
 # for everybody else. "nobody" is for who may verify nobody, so that it closes no other lane.
-LaneKind = Literal["pair", "plain", "self", "family", "others", "nobody"]
+# "first" is for the first codes of a person's enrolments.
+LaneKind = Literal["pair", "plain", "self", "family", "others", "nobody", "first"]
 
 # November 2023, before the first release: a clock that says less is wrong.
 EARLIEST: Final = 1_700_000_000.0
@@ -50,7 +51,7 @@ class Lane(NamedTuple):
         recent: The moments of the failures of the last minute, Unix seconds, ascending.
         locked_until: The end of its lock.
         whole_at: When the lane would have its whole yearly allowance of wrong guesses again. Each
-            wrong guess moves it on.
+            wrong guess moves it on. Nothing else changes it: no right code, unlock or new secret.
     """
 
     in_a_row: int = 0
@@ -119,7 +120,7 @@ class Rules:
         tries = policy.tries_in_a_year()
         self._costs: dict[LaneClass, float] = {}
         self._longest_debts: dict[LaneClass, float] = {}
-        classes: tuple[LaneClass, ...] = ("people", "plain", "audience")
+        classes: tuple[LaneClass, ...] = ("people", "plain", "audience", "first")
         for lanes in classes:
             forgiven = policy.forgiven_in_a_year(lanes)
             # In any year as many: three quarters of them at once, and a quarter as the allowance
@@ -156,8 +157,43 @@ class Rules:
         return Lane(lane.in_a_row, recent, locked_until, whole_at)
 
     def forgives(self, lane: Lane, now: float) -> bool:
-        """Return whether a right code ends the lane's count of failures."""
+        """Return whether a right code, an unlock or a new secret ends the lane's count."""
         return lane.whole_at <= now + _LONGEST_FORGIVEN
+
+    def bears(self, guesses: int, lane: Lane, now: float, lanes: LaneClass) -> bool:
+        """Return whether a lane has so many wrong guesses of its year left, beside its locks.
+
+        Of a lane that hasn't, a code is evaluated after each lock, and under the present secret
+        alone: while an overlap lasts, a guess may hit the code of either of two secrets.
+        """
+        return self.wait(guesses, lane, now, lanes) <= 0
+
+    def wait(self, guesses: int, lane: Lane, now: float, lanes: LaneClass) -> float:
+        """Return the seconds until a lane :meth:`bears` so many guesses; 0 or less for now."""
+        return max(lane.whole_at, now) + guesses * self._costs[lanes] - now - _LONGEST_FORGIVEN
+
+    def charged(self, lane: Lane, now: float, lanes: LaneClass, guesses: int = 1) -> float:
+        """Return ``whole_at`` of a lane after so many wrong guesses."""
+        return max(lane.whole_at, now) + guesses * self._costs[lanes]
+
+    def unlocked(self, lane: Lane, now: float, lanes: LaneClass) -> Lane:
+        """Return a lane after an unlock, or under a new secret of the peer.
+
+        The count of failures ends as it does after a right code: not where the year's guesses are
+        used up. Otherwise whoever unlocks or rotates often would give a guesser more guesses than
+        a year may have.
+
+        What was written while the clock was ahead is repaired. Then nobody knows what the lane has
+        left, so it has nothing left to give but this one unlock, and gets it back in time.
+        """
+        if now < EARLIEST:
+            # This clock can't tell what is ahead of it.
+            return lane
+        whole_at = lane.whole_at
+        if whole_at > now + self._longest_debts[lanes]:
+            whole_at = now + _LONGEST_FORGIVEN
+        lane = self.seen(lane, now, lanes)._replace(recent=(), whole_at=whole_at)
+        return Lane(whole_at=whole_at) if self.forgives(lane, now) else lane
 
     def held(self, lane: Lane, spent: Spent, now: float) -> Ruling | None:
         """Return why a lane, as :meth:`seen`, evaluates no code now; None where it does."""
@@ -179,6 +215,7 @@ class Rules:
         forgotten: int,
         lanes: LaneClass,
         was_expired: Callable[[], bool],
+        secrets: int = 1,
     ) -> Ruling:
         """Decide an attempt that isn't :meth:`held`.
 
@@ -191,6 +228,7 @@ class Rules:
             lanes: The class of the lane.
             was_expired: Tells whether the code was right a few minutes ago. It is asked at each
                 refusal, whatever its reason, because it takes time.
+            secrets: How many secrets the code was compared with; a guess may hit either of two.
         """
         step = max(
             (*_unspent(found.steps, spent.step), *_unspent(found.previous, spent.previous)),
@@ -210,7 +248,8 @@ class Rules:
             return self._accepted(lane, spent, step, now)
         # A code that was right when it was made is the peer's own, and no guess.
         guessed = not was_expired() and reason == "wrong code"
-        return self._failed(lane, spent, reason, now, self._costs[lanes] if guessed else 0.0)
+        cost = secrets * self._costs[lanes] if guessed else 0.0
+        return self._failed(lane, spent, reason, now, cost)
 
     def _accepted(self, lane: Lane, spent: Spent, step: int, now: float) -> Ruling:
         if self.forgives(lane, now):
@@ -239,7 +278,10 @@ def class_of(kind: str, *, person: bool) -> LaneClass:
     """
     if kind == "pair":
         return "audience"
-    return "people" if person else "plain"
+    if kind == "first":
+        return "first"
+    # No guess counts in the lane "nobody", so its class must not depend on the account.
+    return "people" if person or kind in ("self", "nobody") else "plain"
 
 
 def window_of(now: float, window: int) -> range:

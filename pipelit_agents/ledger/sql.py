@@ -26,6 +26,7 @@ from pipelit_agents.ledger.base import (
     Forgotten,
     Life,
     account_of,
+    compared,
     find_steps,
     is_person,
     last_forgotten,
@@ -189,7 +190,7 @@ class SqlLedger:
         with self._database.deciding() as connection:
             lock_attempt(self._database, connection, attempt)
             read = _reading(self._database.server_clock, attempt.kind)
-            (row,) = read.fetch(connection, names | {"own": attempt.own})
+            (row,) = read.fetch(connection, names | {"own": attempt.own, "first": attempt.first})
             now = self._now(row.now)
             life = self._life or self._begin_life()
             forgotten = last_forgotten(connection, row, life, attempt.verifier, now, self._window)
@@ -246,6 +247,7 @@ class SqlLedger:
         if held is not None:
             return held
         account, unfit = account_of(attempt, row, now)
+        account, secrets = compared(account, rules, lane, now, lanes)
         found = find_steps(
             attempt, account, unfit or forgotten.unfit, window_of(now, window), row.spent_ahead
         )
@@ -257,6 +259,7 @@ class SqlLedger:
             forgotten=forgotten.step,
             lanes=lanes,
             was_expired=lambda: was_expired(attempt, account, now, window),
+            secrets=secrets,
         )
 
     def _begin_life(self) -> Life:
