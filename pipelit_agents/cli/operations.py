@@ -8,14 +8,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
 
 import typer
 
-from pipelit_agents.bounds import LONGEST_WAIT, require_seconds
+from pipelit_agents.bounds import LONGEST_WAIT
 from pipelit_agents.cli.output import (
     AsJson,
     Yes,
@@ -55,6 +55,8 @@ NoCheckpoints = Annotated[
 ]
 _MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
 _FOLLOW_EVERY: Final = 1.0
+# Each time the whole trail's end is read, and a seal is written where there is anything new.
+_SEAL_EVERY: Final = timedelta(seconds=1)
 # Numbers are given before they are committed: what is shown late has a lower one.
 _LATE: Final = 1000
 
@@ -493,8 +495,8 @@ def seal(
 
     pause = None
     if every is not None:
-        seconds = duration("--every", every).total_seconds()
-        pause = require_seconds(seconds, "--every", most=LONGEST_WAIT)
+        most = timedelta(seconds=LONGEST_WAIT)
+        pause = duration("--every", every, least=_SEAL_EVERY, most=most).total_seconds()
     with Pipelit.from_env() as pipelit:
         while True:
             sealed = pipelit.audit.seal()
