@@ -168,6 +168,11 @@ class Keyring:
                 found.append(f"key {position} repeats itself")
         return found
 
+    def is_in(self, content: bytes) -> bool:
+        """Whether bytes hold one of the keys, as text; to find copies of a key."""
+        written = (base64.urlsafe_b64encode(key).rstrip(b"=") for key in self._keys)
+        return any(each in content for each in written)
+
     def __len__(self) -> int:
         return len(self._keys)
 

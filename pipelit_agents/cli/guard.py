@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from pipelit_agents.cli.output import TYPED, safe, unsaid
+from pipelit_agents.cli.output import safe, typed_words, unsaid
 
 __all__ = ["Guarded"]
 
@@ -51,7 +51,7 @@ class Guarded(TyperGroup):
         if not standalone_mode:
             return run()
         _open_missing_streams()
-        TYPED.set(tuple(words))
+        typed_words.set(tuple(words))
         try:
             code = run()
             sys.stdout.flush()

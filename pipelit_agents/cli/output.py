@@ -17,7 +17,6 @@ import typer
 from pipelit_agents.errors import PipelitError
 
 __all__ = [
-    "TYPED",
     "AsJson",
     "Yes",
     "at_a_terminal",
@@ -31,12 +30,13 @@ __all__ = [
     "safe",
     "show",
     "show_table",
+    "typed_words",
     "unsaid",
 ]
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # The words of the command line that is run.
-TYPED: ContextVar[tuple[str, ...]] = ContextVar("TYPED", default=())
+typed_words: ContextVar[tuple[str, ...]] = ContextVar("typed_words", default=())
 _SHORTEST_SECRET: Final = 4
 _TELLING: Final = 8
 _MOST_DIGITS: Final = 5
@@ -314,7 +314,7 @@ def unsaid(message: str) -> str:
 
 
 def _typed() -> Iterator[str]:
-    for word in TYPED.get():
+    for word in typed_words.get():
         # Its parts too, as a message may have the word in another form: a path, an address.
         for piece in (word, *word.split("=", 1), *re.split(r"[/?&=:,;@\s]", word)):
             if len(piece) >= _SHORTEST_SECRET and not is_wordy(piece):
