@@ -168,9 +168,9 @@ class Deployment:
         return _OK, ""
 
     def _opens(self) -> Finding:
-        status = self._pipelit.keys.status()
+        status = self._pipelit.keys._own(self._pipelit._open_keyring())
         if not status.unreadable:
-            sealed = status.newest + status.older
+            sealed = status.newest + sum(status.older.values())
             return (f"{sealed} values open" if sealed else "nothing is sealed"), ""
         return (
             f"no key opens {_some(status.unreadable)}",
@@ -179,9 +179,9 @@ class Deployment:
         )
 
     def _newest_key(self) -> Finding:
-        status = self._pipelit.keys.status()
-        if status.older:
-            return f"{status.older} values stand under an older key", "pipelit-agents rotate-key"
+        status = self._pipelit.keys._own(self._pipelit._open_keyring())
+        if older := sum(status.older.values()):
+            return f"{older} values stand under an older key", "pipelit-agents rotate-key"
         return f"{status.newest} values stand under the newest key", ""
 
     # Files

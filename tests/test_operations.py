@@ -60,7 +60,10 @@ def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
     assert len(blocks) == 5
     check, rotate, enroll, audit, copy = blocks
     assert "mend: pipelit-agents mfa enroll alice" in shell(f"{check.strip()} || true", folder)
-    assert "older keys can go: yes" in shell(rotate, folder)
+    rotated = shell(rotate, folder)
+    assert "under an older: 0" in rotated
+    assert "older keys can go: not known" in rotated
+    assert "not counted" in rotated
     assert "next: pipelit-agents mfa confirm alice" in shell(enroll, folder)
     assert "whole: yes" in shell(audit, folder)
     shell(copy, folder)
