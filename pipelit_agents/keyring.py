@@ -179,6 +179,13 @@ class Keyring:
                 found.append(f"key {position} repeats itself")
         return found
 
+    def has_the_keys_of(self, other: Keyring) -> bool:
+        """Whether another keyring has the same keys, in the same order."""
+        return self._keys == other._keys
+
+    def ask_again(self) -> None:
+        """Ask for the keys again, where they are from somewhere that can be asked."""
+
     def shares_a_key(self, other: Keyring) -> bool:
         """Whether another keyring has one of these keys too."""
         return not {*self._keys}.isdisjoint(other._keys)

@@ -234,7 +234,7 @@ class Keys:
             TypeError: ``models`` isn't a list of models.
             UnsealError: A checkpoint isn't sealed, or no key opens it.
         """
-        keyring, here = self._keyring(), Source.of(self._database)
+        keyring, here = self._asked_again(), Source.of(self._database)
         places = places_of(models or [], here)
         own = self._own(keyring)
         named = {each.column.table.fullname for each in places}
@@ -261,6 +261,11 @@ class Keys:
             others.older,
             tuple(not_counted),
         )
+
+    def _asked_again(self) -> Keyring:
+        keyring = self._keyring()
+        keyring.ask_again()
+        return keyring
 
     def _own(self, keyring: Keyring) -> Counted:
         """What this package's own tables hold."""
@@ -337,7 +342,7 @@ class Keys:
             ValueError: ``batch`` is less than 1.
         """
         require_count(batch, "batch")
-        keyring, total = self._keyring(), 0
+        keyring, total = self._asked_again(), 0
         tell = progress or (lambda _done, _all: None)
         places = places_of(models or [], Source.of(self._database)) + self._other_columns()
         for _ in range(_PASSES):

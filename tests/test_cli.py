@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.cli import app
-from pipelit_agents.cli.output import is_wordy
 from pipelit_agents.settings import ensure_key
+from pipelit_agents.wordy import is_wordy
 
 Run = Callable[..., Result]
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 import typer
 
 from pipelit_agents.errors import PipelitError
+from pipelit_agents.wordy import is_wordy
 
 __all__ = [
     "AsJson",
@@ -23,7 +24,6 @@ __all__ = [
     "confirm",
     "duration",
     "hand_over",
-    "is_wordy",
     "read_secret",
     "read_secrets",
     "reporting",
@@ -39,15 +39,6 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 typed_words: ContextVar[tuple[str, ...]] = ContextVar("typed_words", default=())
 _SHORTEST_SECRET: Final = 4
 _TELLING: Final = 8
-_MOST_DIGITS: Final = 5
-# A short word; one in capitals; or one or several in lower case, as in clientSecret or baseURL.
-_WORDY: Final = re.compile(
-    r"[A-Za-z0-9]{1,3}|[A-Za-z]{1,3}[0-9]{1,4}|[A-Z]{1,15}[0-9]{0,2}"
-    r"|[A-Za-z][a-z]{2,14}([A-Z][a-z]{2,14})*([A-Z]{2,4})?[0-9]{0,4}"
-)
-_TIME: Final = re.compile(
-    r"[0-9]{1,5}[smhd]?|[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.]{1,15}(Z|[+-][0-9:]{2,5})?)?"
-)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -288,15 +279,6 @@ def safe(text: str) -> str:
     """The text, with what would drive a terminal written out."""
     # What somebody put into a purpose must not drive the operator's terminal.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def is_wordy(text: str) -> bool:
-    """Whether a text is made of words, as names are, so that it is no key, code or address."""
-    if _TIME.fullmatch(text):
-        return True
-    parts = [part for part in re.split(r"[/\\_.,:\s-]", text) if part]
-    digits = sum(character.isdigit() for character in text)
-    return digits <= _MOST_DIGITS and all(map(_WORDY.fullmatch, parts))
 
 
 def unsaid(message: str) -> str:

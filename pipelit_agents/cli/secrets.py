@@ -12,7 +12,6 @@ from pipelit_agents.cli.output import (
     AsJson,
     Yes,
     confirm,
-    is_wordy,
     read_secret,
     read_secrets,
     reporting,
@@ -20,6 +19,7 @@ from pipelit_agents.cli.output import (
     show_table,
 )
 from pipelit_agents.errors import ShortSecretWarning
+from pipelit_agents.wordy import is_wordy
 
 __all__ = ["credentials"]
 
