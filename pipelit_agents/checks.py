@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import re
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from sqlalchemy import select, text
@@ -44,8 +42,23 @@ from pipelit_agents.ledger.base import (
 )
 from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of
 from pipelit_agents.policy import YEAR
+from pipelit_agents.surroundings import (
+    auth_troubles,
+    clear_postgres,
+    clear_redis,
+    clear_traces,
+    folder_troubles,
+    git_troubles,
+    header_troubles,
+    is_clear,
+    open_copies,
+    origin_troubles,
+    secrets_of_server,
+    webhook_troubles,
+)
 
 if TYPE_CHECKING:
+    from pipelit_agents.keyring import Keyring
     from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Check", "Deployment"]
@@ -121,8 +134,11 @@ class Deployment:
             in_file, self._readable = {}, False
         self._in_file = {name: value for name, value in in_file.items() if value}
         self._env = self._in_file | dict(environ)
+        self._served_env = self._env_of_server()
+        self._env = self._served_env | self._env
         # Opening the database makes its file private, so it is looked at first.
         self._modes = self._file_modes()
+        self._wide_folders = folder_troubles([folder.resolve(), *self._database_folder()])
         url = self._database.url
         self._missing = (
             url is not None
@@ -159,9 +175,9 @@ class Deployment:
         return _OK, ""
 
     def _opens(self) -> Finding:
-        status = self._pipelit.keys.status()
+        status = self._pipelit.keys._own(self._pipelit._open_keyring())
         if not status.unreadable:
-            sealed = status.newest + status.older
+            sealed = status.newest + sum(status.older.values())
             return (f"{sealed} values open" if sealed else "nothing is sealed"), ""
         return (
             f"no key opens {_some(status.unreadable)}",
@@ -170,9 +186,9 @@ class Deployment:
         )
 
     def _newest_key(self) -> Finding:
-        status = self._pipelit.keys.status()
-        if status.older:
-            return f"{status.older} values stand under an older key", "pipelit-agents rotate-key"
+        status = self._pipelit.keys._own(self._pipelit._open_keyring())
+        if older := sum(status.older.values()):
+            return f"{older} values stand under an older key", "pipelit-agents rotate-key"
         return f"{status.newest} values stand under the newest key", ""
 
     # Files
@@ -206,6 +222,59 @@ class Deployment:
             return {}
         paths = (Path(url.database + suffix) for suffix in ("", "-wal", "-shm"))
         return {path: path.stat().st_mode for path in paths if path.is_file()}
+
+    def _database_folder(self) -> list[Path]:
+        url = self._database.url
+        if url is None or url.get_backend_name() != "sqlite" or not url.database:
+            return []
+        return [Path(url.database).resolve().parent]
+
+    def _folders(self) -> Finding:
+        if os.name != "posix":
+            raise _NotApplicable("this system's permissions are others")
+        if self._wide_folders:
+            paths = " ".join(each.rpartition(" (")[0] for each in self._wide_folders)
+            return f"others may put files into {_some(self._wide_folders)}", f"chmod go-w {paths}"
+        return _OK, ""
+
+    def _copies(self) -> Finding:
+        there, wide = open_copies(self._folder, self._known_keys(), self._env_files())
+        if wide:
+            paths = " ".join(each.rpartition(" (")[0] for each in wide)
+            return (
+                f"others may read secrets in {_some(wide)}",
+                f"chmod 600 {paths}; or delete what isn't used",
+            )
+        if not there:
+            raise _NotApplicable("there is none")
+        return _OK, ""
+
+    def _git(self) -> Finding:
+        others = [*self._env_files(), *self._modes]
+        found = git_troubles(self._folder.resolve(), self._known_keys(), others)
+        if found is None:
+            raise _NotApplicable("it is in no repository")
+        if not found:
+            return _OK, ""
+        if all(each.startswith("git would take") for each in found):
+            names = [each.rpartition(" ")[2] for each in found]
+            return _some(found), f"add to .gitignore: {' '.join(names)}"
+        return (
+            _some(found),
+            "replace what is in it, as every copy of the repository has it: pipelit-agents keys "
+            "add, then rotate-key --purge, and new keys from those who issued the others; then "
+            "git rm --cached, and a line for it in .gitignore",
+        )
+
+    def _known_keys(self) -> Keyring | None:
+        try:
+            return self._pipelit._open_keyring()
+        except PipelitError:
+            return None
+
+    def _env_files(self) -> list[Path]:
+        named = self._served_or_nothing().get("env")
+        return [self._folder / named] if isinstance(named, str) and named else []
 
     # What is asked over a wire
 
@@ -253,6 +322,45 @@ class Deployment:
             f"{masked_address(url)} answers without a password",
             "set requirepass (or an ACL) in redis.conf, and the password in PIPELIT_REDIS_URL",
         )
+
+    def _addresses(self) -> dict[str, str]:
+        """The addresses of servers, by the settings that name them; ours first."""
+        found = {name: value for name, value in self._env.items() if "://" in value}
+        url = self._database.url
+        if url is not None:
+            found["PIPELIT_DATABASE_URL"] = url.render_as_string(hide_password=False)
+        if redis := self._pipelit._redis_url():
+            found["PIPELIT_REDIS_URL"] = redis
+        return found
+
+    def _redis_tls(self) -> Finding:
+        addresses = self._addresses()
+        if found := clear_redis(addresses):
+            return (
+                _some(found),
+                "rediss://…, with TLS on the server (tls-port, or your provider's setting) and its "
+                "certificate checked; or a server on this machine",
+            )
+        if not any(re.match(r"(rediss?|unix)[:+]", each) for each in addresses.values()):
+            raise _NotApplicable("no Redis is used")
+        return _OK, ""
+
+    def _postgres_tls(self) -> Finding:
+        addresses = self._addresses()
+        if found := clear_postgres(addresses, self._env):
+            return (
+                _some(found),
+                "…?sslmode=verify-full&sslrootcert=… in its address (sslmode=require encrypts, and "
+                "doesn't check whom it talks to)",
+            )
+        if not any(each.startswith("postgres") for each in addresses.values()):
+            raise _NotApplicable("no PostgreSQL is used")
+        return _OK, ""
+
+    def _tracing(self) -> Finding:
+        if found := clear_traces(self._env):
+            return f"{_some(found)}: traces are sent without TLS", f"{found[0]}=https://…"
+        return _OK, ""
 
     def _clock(self) -> Finding:
         url = self._pipelit._redis_url()
@@ -361,19 +469,22 @@ class Deployment:
         named = {
             name: value
             for name, value in self._env.items()
-            if _PUBLIC_URL.search(name) or (name.endswith("_URL") and name in self._in_file)
+            if _PUBLIC_URL.search(name) or (name.endswith("_URL") and self._is_set_here(name))
         }
-        open_ones = [name for name, value in sorted(named.items()) if _is_clear(value)]
+        open_ones = [name for name, value in sorted(named.items()) if is_clear(value)]
         if open_ones:
             return f"http:// in {_some(open_ones)}", f"{open_ones[0]}=https://…"
         if not any("http" in value for value in named.values()):
             raise _NotApplicable("none is set")
         return _OK, ""
 
+    def _is_set_here(self, name: str) -> bool:
+        return name in self._in_file or name in self._served_env
+
     def _child_urls(self) -> Finding:
         with self._database.reading() as connection:
             rows = connection.execute(select(CredentialRow.name, CredentialRow.public)).all()
-        open_ones = [row.name for row in rows if any(map(_is_clear, _texts(row.public)))]
+        open_ones = [row.name for row in rows if any(map(is_clear, _texts(row.public)))]
         if open_ones:
             return (
                 f"http:// in the public fields of {_some(open_ones)}",
@@ -415,34 +526,58 @@ class Deployment:
 
     def _server_cors(self) -> Finding:
         cors = self._part(self._served(), "http", "cors")
-        origins, pattern = cors.get("allow_origins"), cors.get("allow_origin_regex")
-        if origins is None and not pattern:
+        if named := self._env.get("CORS_CONFIG"):
+            # The server prefers it to the file.
+            cors = self._part({"CORS_CONFIG": _json_object("CORS_CONFIG", named)}, "CORS_CONFIG")
+        if cors.get("allow_origins") is None and not cors.get("allow_origin_regex"):
             return (
                 "langgraph.json names no origins, which lets every site in",
                 '"http": {"cors": {"allow_origins": []}} in langgraph.json',
             )
-        # An origin that nobody would mean to let in.
-        stranger = "https://stranger.invalid"
-        if "*" in str(origins or "") or (pattern and re.fullmatch(str(pattern), stranger)):
+        if found := origin_troubles(cors):
             return (
-                "langgraph.json lets every site in",
-                '"http": {"cors": {"allow_origins": ["https://your.site"]}} in langgraph.json',
+                f"langgraph.json {', '.join(found)}",
+                '"http": {"cors": {"allow_origins": ["https://your.site"]}} in langgraph.json, '
+                r"or an allow_origin_regex of your own names, dots escaped: https://\w+\.your\.site",
             )
         return _OK, ""
 
     def _server_auth(self) -> Finding:
         served = self._served()
         auth, http = self._part(served, "auth"), self._part(served, "http")
-        if not auth.get("path"):
+        troubles = auth_troubles(self._folder, auth, http)
+        return "; ".join(each for each, _ in troubles) or _OK, ", ".join(fix for _, fix in troubles)
+
+    def _server_secrets(self) -> Finding:
+        if found := secrets_of_server(self._served()):
             return (
-                "langgraph.json asks for no API key",
-                '"auth": {"path": "pipelit_agents.server:auth", "disable_studio_auth": true}',
+                f"langgraph.json holds secrets: {_some(found)}",
+                "take them out, replace them, and give them where it runs: "
+                '"env": ".env", or the platform\'s secrets',
             )
-        if auth.get("disable_studio_auth") is not True:
-            return "Studio's scheme goes around the API key", '"disable_studio_auth": true'
-        if http.get("disable_meta") is not True:
-            return "/info, /metrics and /docs ask for no key", '"http": {"disable_meta": true}'
         return _OK, ""
+
+    def _server_headers(self) -> Finding:
+        served = self._served()
+        found = header_troubles(self._part(served, "http"))
+        if found:
+            return _some(found), '"excludes": ["authorization", "x-api-key", "cookie"]'
+        return _OK, ""
+
+    def _server_webhooks(self) -> Finding:
+        if found := webhook_troubles(self._part(self._served(), "webhooks")):
+            return _some(found), '"webhooks": {"url": {"require_https": true}}, and no more'
+        return _OK, ""
+
+    def _env_of_server(self) -> dict[str, str]:
+        env = self._served_or_nothing().get("env")
+        return {str(n): str(v) for n, v in env.items()} if isinstance(env, dict) else {}
+
+    def _served_or_nothing(self) -> dict[str, Any]:
+        try:
+            return self._served()
+        except (ConfigurationError, _NotApplicable):
+            return {}
 
     def _served(self) -> dict[str, Any]:
         file = self._folder / "langgraph.json"
@@ -527,23 +662,14 @@ class Deployment:
         return f"{report.sealed} entries sealed, {report.unsealed} since", ""
 
 
-def _is_clear(value: str) -> bool:
-    # One address or several; what can't be read as one isn't taken for a private one.
-    return any(_is_one_clear(each.strip()) for each in value.split(","))
-
-
-def _is_one_clear(value: str) -> bool:
-    if not value.lower().startswith("http://"):
-        return False
+def _json_object(name: str, text: str) -> dict[str, Any]:
     try:
-        host = urlsplit(value).hostname or ""
-        return not ipaddress.ip_address(host).is_loopback
+        found = json.loads(text)
     except ValueError:
-        return (
-            not (value.lower().removeprefix("http://").split("/")[0])
-            .split(":")[0]
-            .endswith("localhost")
-        )
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{name} can't be read as an object of JSON")
+    return found
 
 
 def _texts(public: str) -> Iterable[str]:
@@ -589,7 +715,17 @@ _ALWAYS: Final = (
 )
 _DEPLOY: Final = (
     ("newest key", Deployment._newest_key, "an older key has to stay for as long"),
+    ("git", Deployment._git, "every copy of a repository has what was once in it"),
+    ("copies", Deployment._copies, "a copy of .env is the key too"),
+    ("folders", Deployment._folders, "who writes there puts in a .env or a database of his own"),
     ("redis password", Deployment._redis_password, "who reaches it clears locks and counters"),
+    ("redis TLS", Deployment._redis_tls, "its password, and what it counts, are read on the way"),
+    (
+        "PostgreSQL TLS",
+        Deployment._postgres_tls,
+        "its password, and whom it answers about, are read on the way",
+    ),
+    ("tracing", Deployment._tracing, "traces hold states and prompts, and the key to send them"),
     ("public URL", Deployment._public_url, "without TLS a Bearer key is anybody's"),
     ("child URLs", Deployment._child_urls, "a key that is sent in clear is anybody's"),
     ("SECRET_KEY", Deployment._secret_key, "who knows it signs sessions"),
@@ -597,6 +733,9 @@ _DEPLOY: Final = (
     ("CORS", Deployment._cors, "any site could call with a user's browser"),
     ("server CORS", Deployment._server_cors, "any site could call with a user's browser"),
     ("server auth", Deployment._server_auth, "every endpoint needs an API key"),
+    ("server secrets", Deployment._server_secrets, "the file is in git, and in each image"),
+    ("server headers", Deployment._server_headers, "an API key stays where a header is written"),
+    ("server webhooks", Deployment._server_webhooks, "a caller chooses where they go"),
     ("second factor", Deployment._second_factor, "a person is who has the key, and nobody more"),
     ("API keys expire", Deployment._key_expiry, "a forgotten key stays good for ever"),
     ("API keys used", Deployment._key_use, "a key that nobody misses is one that nobody guards"),

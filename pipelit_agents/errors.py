@@ -3,6 +3,7 @@
 ```text
 PipelitError
 ├── ConfigurationError            a setting is missing or unusable; names the setting
+│   └── EncryptionKeysUnavailable  the function of encryption_keys failed, or returned no keys
 ├── StorageError                  the database can't answer, or isn't migrated
 │   └── LedgerUnavailable         attempts can't be counted; .peer, .verifier
 ├── UnsealError                   a sealed value doesn't open; says no more, on purpose
@@ -63,6 +64,7 @@ __all__ = [
     "CredentialNotFound",
     "CredentialScopeError",
     "DepthExceeded",
+    "EncryptionKeysUnavailable",
     "InvalidUsername",
     "LedgerUnavailable",
     "LedgerWarning",
@@ -109,6 +111,14 @@ def _rebuilt(
 
 class ConfigurationError(PipelitError):
     """A setting is missing or unusable; the message names it and the mend."""
+
+
+class EncryptionKeysUnavailable(ConfigurationError):
+    """The function that ``encryption_keys`` names failed, or returned no keys.
+
+    Its cause, ``__cause__``, tells the type and the masked text of what the function raised, and
+    has none of its frames: they may hold keys.
+    """
 
 
 class StorageError(PipelitError):

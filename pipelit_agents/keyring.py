@@ -140,6 +140,17 @@ class Keyring:
         """
         return self.seal(self.unseal(token, purpose), purpose)
 
+    def renew(self, token: str) -> str:
+        """Put a value under the newest key; what it is bound to stays as it is.
+
+        Raises:
+            UnsealError: No key opens it.
+        """
+        try:
+            return self._fernet.rotate(token).decode("ascii")
+        except (InvalidToken, TypeError, ValueError):
+            raise UnsealError from None
+
     def is_newest(self, token: str) -> bool:
         """Whether a value was sealed under the newest key."""
         try:
@@ -167,6 +178,22 @@ class Keyring:
             elif len(set(key)) < _FEWEST_BYTES:
                 found.append(f"key {position} repeats itself")
         return found
+
+    def has_the_keys_of(self, other: Keyring) -> bool:
+        """Whether another keyring has the same keys, in the same order."""
+        return self._keys == other._keys
+
+    def ask_again(self) -> None:
+        """Ask for the keys again, where they are from somewhere that can be asked."""
+
+    def shares_a_key(self, other: Keyring) -> bool:
+        """Whether another keyring has one of these keys too."""
+        return not {*self._keys}.isdisjoint(other._keys)
+
+    def is_in(self, content: bytes) -> bool:
+        """Whether bytes hold one of the keys, as text; to find copies of a key."""
+        written = (base64.urlsafe_b64encode(key).rstrip(b"=") for key in self._keys)
+        return any(each in content for each in written)
 
     def __len__(self) -> int:
         return len(self._keys)

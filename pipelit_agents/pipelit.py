@@ -22,6 +22,7 @@ from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.models import UserRow
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.keyring import Keyring
+from pipelit_agents.keysource import KeySource, LiveKeyring
 from pipelit_agents.ledger.base import Ledger
 from pipelit_agents.ledger.redis import RedisLedger
 from pipelit_agents.ledger.sql import SqlLedger
@@ -52,7 +53,10 @@ class Pipelit:
 
     Args:
         database_url: An SQLAlchemy URL, ``sqlite:///…`` or ``postgresql+psycopg://…``.
-        encryption_keys: Fernet keys, newest first.
+        encryption_keys: Fernet keys, newest first; or a synchronous function that returns them, for
+            example from a secrets manager. It is called when the first key is needed, after five
+            minutes, at a rotation, and when something doesn't open under the keys that are known;
+            for that at most once a minute in the long run. One thread calls it at a time.
         redis_url: Where the ledger counts attempts, for many processes: ``redis://…``,
             ``rediss://…``, ``unix://…``, ``redis+sentinel://host:26379,host:26379/service/0`` or
             ``redis+cluster://host:6379``. Without one it counts in the SQL database. All processes
@@ -63,8 +67,10 @@ class Pipelit:
             that of its server.
 
     Raises:
-        ConfigurationError: ``encryption_keys`` is one key, or ``pool_size`` no whole number from
-            1 to 10,000. What is wrong with the other settings is said when they are first used.
+        ConfigurationError: ``encryption_keys`` is one key or an async function, or ``pool_size`` no
+            whole number from 1 to 10,000. What is wrong with the other settings is said when they
+            are first used; then also EncryptionKeysUnavailable, where the function of
+            ``encryption_keys`` failed.
 
     Attributes:
         users: The accounts.
@@ -89,14 +95,27 @@ class Pipelit:
         self,
         *,
         database_url: str,
-        encryption_keys: Sequence[str],
+        encryption_keys: Sequence[str] | Callable[[], Sequence[str] | str],
         redis_url: str | None = None,
         policy: VerificationPolicy | None = None,
         pool_size: int = POOL_SIZE,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        if callable(encryption_keys):
+            live = LiveKeyring(KeySource(encryption_keys))
+            self._build(
+                lambda: database_url,
+                lambda: live,
+                lambda: redis_url or "",
+                policy,
+                pool_size,
+                clock,
+            )
+            return
         if isinstance(encryption_keys, str):
-            raise ConfigurationError("encryption_keys is a list of keys, newest first")
+            raise ConfigurationError(
+                "encryption_keys is a list of keys, newest first, or a function that returns one"
+            )
         keys = tuple(encryption_keys)
         for position, key in enumerate(keys, 1):
             if not isinstance(key, str):
@@ -432,6 +451,8 @@ class Pipelit:
     def _open_keyring(self) -> Keyring:
         if self._keyring is None:
             self._keyring = self._make_keyring()
+        # Where the keys are asked for, a failure is said here, before anything is begun.
+        len(self._keyring)
         return self._keyring
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Replacing ``FIELD_ENCRYPTION_KEY`` while the system runs: what stands under which key, and anew.
+"""Replacing ``FIELD_ENCRYPTION_KEY`` while the system runs: what is under which key.
 
 Each value is replaced only where it still is what was read, so that nothing that is written
 meanwhile is lost; what is sealed under the newest key is left alone, so that a rotation that was
@@ -8,7 +8,8 @@ killed goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, delete, func, select, update
@@ -17,16 +18,21 @@ from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.tags import approval_purpose, reason_purpose
 from pipelit_agents.audit import AuditTrail, entry, write
 from pipelit_agents.bounds import require_count
+from pipelit_agents.columns import Counted, Models, Place, Source, elsewhere, places_of, scan
 from pipelit_agents.credentials.store import credential_place
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import (
     ApprovalAnswerRow,
     ApprovalRow,
+    AuditSealRow,
+    Base,
     CredentialRow,
     MfaPendingRow,
     PeeringRow,
+    RecoveryCodeRow,
     UserRow,
 )
+from pipelit_agents.database.types import EncryptedString
 from pipelit_agents.errors import ConfigurationError, StorageError, UnsealError
 from pipelit_agents.keyring import Keyring, Sealed
 from pipelit_agents.mfa import Mfa, pending_purpose
@@ -44,17 +50,35 @@ OPERATOR: Final = "operator"
 _PASSES: Final = 5
 
 
+# The columns of ours that hold a tag under a key; what has one is tagged again in a rotation.
+_TAGS: Final = frozenset(
+    {
+        ApprovalRow.__table__.c.mac,
+        ApprovalAnswerRow.__table__.c.mac,
+        AuditSealRow.__table__.c.mac,
+        AuditSealRow.__table__.c.pruned,
+        RecoveryCodeRow.__table__.c.mac,
+    }
+)
+_NO_CHECKPOINTS: Final = (
+    "sealed checkpoints: name the checkpointers that sealed_saver or checkpoint_serializer wrote to"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """What stands under which key.
+    """How many values are under which key.
 
     Attributes:
         keys: A name of each key of ``FIELD_ENCRYPTION_KEY``, newest first; nothing of the key.
-        newest: How many values stand under the newest key.
-        older: How many under an older one.
+        newest: How many values are under the newest key.
+        older: How many are under an older one, those of ``columns`` included.
         unreadable: Where values are that no key opens.
-        checkpoints: How many values that were read of checkpoints stand under an older key; None
-            where none were asked for.
+        checkpoints: How many values of the checkpoints that were read are under an older key; None
+            where none were read.
+        columns: How many values are under an older key in columns that aren't this package's, by
+            ``table.column``.
+        not_counted: What may need an older key and wasn't counted.
     """
 
     keys: tuple[str, ...]
@@ -62,13 +86,19 @@ class KeyStatus:
     older: int
     unreadable: tuple[str, ...]
     checkpoints: int | None
+    columns: Mapping[str, int] = field(default_factory=dict)
+    not_counted: tuple[str, ...] = ()
 
     @property
     def older_can_go(self) -> bool | None:
-        """Whether nothing needs the older keys; None where only checkpoints might."""
+        """Whether nothing needs the older keys.
+
+        False where something was found that does. None where nothing was found and something
+        wasn't counted: ``not_counted`` names it. True only where everything was counted.
+        """
         if self.older or self.unreadable or self.checkpoints:
             return False
-        return None if self.checkpoints is None else True
+        return None if self.not_counted or self.checkpoints is None else True
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,50 +210,106 @@ class Keys:
         self._mfa = mfa
 
     def status(
-        self, *, checkpointers: Sequence[BaseCheckpointSaver[Any]] | None = None
+        self,
+        *,
+        checkpointers: Sequence[BaseCheckpointSaver[Any]] | None = None,
+        models: Sequence[Models] | None = None,
     ) -> KeyStatus:
-        """Counts what stands under which key.
+        """Count how many values are under which key.
+
+        In this database all tables are looked at, those of an application too: a column with
+        ciphertexts is counted even if no model names it any more.
 
         Args:
-            checkpointers: Whose checkpoints were written through ``sealed_saver``; all are read.
-                An empty list says that there are none; left out, nothing is known of them.
+            checkpointers: The checkpointers that were written to through ``sealed_saver`` or
+                ``checkpoint_serializer``; all checkpoints are read. Without any, it stays open
+                whether the older keys can go.
+            models: An application's models with ``EncryptedString`` columns: declarative bases or
+                their metadata, ``[Base.metadata]``, or a pair with the engine of another database,
+                ``[(Base.metadata, engine)]``.
 
         Raises:
-            ConfigurationError: There is no key.
+            ConfigurationError: There is no key, or a table of the models isn't there.
+            StorageError: The database can't be reached.
+            TypeError: ``models`` isn't a list of models.
             UnsealError: A checkpoint isn't sealed, or no key opens it.
         """
+        keyring, here = self._asked_again(), Source.of(self._database)
+        places = places_of(models or [], here)
+        own = self._own(keyring)
+        named = {each.column.table.fullname for each in places}
+        ours = {each.fullname for each in Base.metadata.tables.values()}
+        others, tables = scan(here, named | ours, keyring)
+        for each in places:
+            each.count(keyring, others)
+        not_counted = [
+            *_unknown_tags(),
+            *others.not_counted,
+            *elsewhere(named | ours | tables, keyring),
+        ]
+        checkpoints = None
+        if checkpointers:
+            checkpoints = sum(_older_checkpoints(each, keyring) for each in checkpointers)
+        else:
+            not_counted.append(_NO_CHECKPOINTS)
+        return KeyStatus(
+            tuple(keyring.fingerprint(position) for position in range(len(keyring))),
+            own.newest + others.newest,
+            sum(own.older.values()) + sum(others.older.values()),
+            (*own.unreadable, *others.unreadable),
+            checkpoints,
+            others.older,
+            tuple(not_counted),
+        )
+
+    def _asked_again(self) -> Keyring:
         keyring = self._keyring()
-        newest = older = 0
-        unreadable = []
+        keyring.ask_again()
+        return keyring
+
+    def _own(self, keyring: Keyring) -> Counted:
+        """What this package's own tables hold."""
+        counted = Counted()
         for place in _PLACES:
+            older = 0
             for row in self._rows(place, 500):
                 if isinstance(row, _Unread):
-                    unreadable.append(f"{place.table.__tablename__} of {row.key!r:.80}")
+                    counted.unreadable.append(f"{place.table.__tablename__} of {row.key!r:.80}")
                     continue
                 for column, token in _tokens(place, row):
                     if keyring.is_newest(token):
-                        newest += 1
+                        counted.newest += 1
                         continue
                     try:
                         keyring.unseal(token, place.columns[column](row))
                         older += 1
                     except (TypeError, UnsealError, ValueError):
-                        unreadable.append(_name(place, row, column))
-        tagged, under_older, foreign = self._audit.chain.retag(keyring, only_count=True)
+                        counted.unreadable.append(_name(place, row, column))
+            counted.older[place.table.__tablename__] = older
+        for column_place in self._other_columns():
+            column_place.count(keyring, counted)
+        newest, older, foreign = self._audit.chain.retag(keyring, only_count=True)
+        counted.newest, counted.older["seals"] = counted.newest + newest, older
         if foreign:
-            unreadable.append(f"{foreign} seals of the audit trail (pipelit-agents audit verify)")
+            counted.unreadable.append(
+                f"{foreign} seals of the audit trail (pipelit-agents audit verify)"
+            )
         for kind, retag in self._tagged.items():
-            of_newest, of_older, foreign = retag(keyring, only_count=True)
-            tagged, under_older = tagged + of_newest, under_older + of_older
+            newest, older, foreign = retag(keyring, only_count=True)
+            counted.newest, counted.older[kind] = counted.newest + newest, older
             if foreign:
-                unreadable.append(f"{foreign} tags of {kind}")
-        checkpoints = None
-        if checkpointers is not None:
-            checkpoints = sum(_older_checkpoints(each, keyring) for each in checkpointers)
-        names = tuple(keyring.fingerprint(position) for position in range(len(keyring)))
-        return KeyStatus(
-            names, newest + tagged, older + under_older, tuple(unreadable), checkpoints
-        )
+                counted.unreadable.append(f"{foreign} tags of {kind}")
+        return counted
+
+    def _other_columns(self) -> list[Place]:
+        """The sealed columns of our own tables whose purpose no place tells."""
+        told = {(each.table.__table__, name) for each in _PLACES for name in each.columns}
+        return [
+            Place(column, Source.of(self._database))
+            for table in Base.metadata.sorted_tables
+            for column in table.columns
+            if isinstance(column.type, EncryptedString) and (table, column.name) not in told
+        ]
 
     astatus = off_the_loop(status)
 
@@ -233,30 +319,35 @@ class Keys:
         batch: int = 100,
         progress: Callable[[int, int], None] | None = None,
         checkpointers: Sequence[BaseCheckpointSaver[Any]] | None = None,
+        models: Sequence[Models] | None = None,
         by: str = OPERATOR,
     ) -> Rotation:
-        """Seals all values anew under the newest key; it may be called again at any time.
+        """Put all values under the newest key; it may be called again at any time.
 
-        Checkpoints aren't sealed anew: they are counted, and their key stays until their threads
-        are deleted.
+        Columns of an application's own models are put under the newest key only where ``models``
+        names them; others are counted. Checkpoints stay as they are: they are counted, and need
+        their key until their threads are deleted.
 
         Args:
             batch: How many rows are replaced in one transaction.
-            progress: Is told how many of how many rows are done.
+            progress: Is told how many of how many rows are done, of this package's own tables.
             checkpointers: As for :meth:`status`.
+            models: As for :meth:`status`.
             by: Who asked for it, for the record.
 
         Raises:
-            ConfigurationError: There is no key.
+            ConfigurationError: There is no key, or a table of the models isn't there.
             StorageError: The database can't be reached. What was done stays done.
-            TypeError: ``batch`` isn't a whole number.
+            TypeError: ``batch`` isn't a whole number, or ``models`` no list of models.
             ValueError: ``batch`` is less than 1.
         """
         require_count(batch, "batch")
-        keyring, total = self._keyring(), 0
+        keyring, total = self._asked_again(), 0
         tell = progress or (lambda _done, _all: None)
+        places = places_of(models or [], Source.of(self._database)) + self._other_columns()
         for _ in range(_PASSES):
             resealed = self._pass(keyring, batch, tell)
+            resealed += sum(each.reseal(keyring, batch) for each in places)
             resealed += sum(retag(keyring)[1] for retag in self._tagged.values())
             total += resealed
             if not resealed:
@@ -274,7 +365,7 @@ class Keys:
                     reason=f"{total} sealed anew under {keyring.fingerprint()}",
                 ),
             )
-        return Rotation(total, self.status(checkpointers=checkpointers))
+        return Rotation(total, self.status(checkpointers=checkpointers, models=models))
 
     arotate = off_the_loop(rotate)
 
@@ -522,12 +613,32 @@ class _Counting(Keyring):
         return _Counting.of(super().derive(label), self.older)
 
 
+def _unknown_tags() -> list[str]:
+    """Columns of ours that look like a tag, and that no rotation knows."""
+    return [
+        f"{table.name}.{column.name}, whose tags no rotation knows"
+        for table in Base.metadata.sorted_tables
+        for column in table.columns
+        if (column.name == "mac" or column.name.endswith("_mac")) and column not in _TAGS
+    ]
+
+
 def _older_checkpoints(saver: BaseCheckpointSaver[Any], keyring: Keyring) -> int:
     try:
-        from pipelit_agents.checkpoints import SealedSaver
+        from pipelit_agents.checkpoints import SealedSaver, SealedSerializer
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"checkpoints need LangGraph ({error})") from None
     older = [0]
-    for _ in SealedSaver(saver, _Counting.of(keyring, older)).list(None):
+    counting = _Counting.of(keyring, older)
+    if isinstance(saver, SealedSaver):
+        saver = saver._saver
+    reading: BaseCheckpointSaver[Any]
+    if isinstance(saver.serde, SealedSerializer):
+        # Only its values are sealed. The copy shares what the checkpointer has stored.
+        reading = copy(saver)
+        reading.serde = SealedSerializer.over(saver.serde, counting)
+    else:
+        reading = SealedSaver(saver, counting)
+    for _ in reading.list(None):
         pass
     return older[0]

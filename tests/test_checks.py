@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shutil import copyfile, which
 from typing import Any
 
 import pytest
@@ -17,10 +20,12 @@ from test_mfa import app_of
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.checks import Check
 from pipelit_agents.ledger.address import without_password
+from pipelit_agents.surroundings import auth_troubles, is_clear
 
 # Apache Airflow's documentation shows this one.
 PRINTED = "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs="
 YEAR = 365 * 86_400
+GIT = which("git") or "git"
 
 
 def wrong(checks: Any) -> dict[str, Check]:
@@ -31,10 +36,10 @@ def wrong(checks: Any) -> dict[str, Check]:
 class Deployment:
     """A folder with a .env, a database, and what stands in the environment."""
 
-    def __init__(self, folder: Path, redis: RedisServer) -> None:
+    def __init__(self, folder: Path, redis: RedisServer | None = None) -> None:
         self.folder = folder
         self.redis = redis
-        self.redis_url = redis.url
+        self.redis_url = redis.url if redis else None
         self.database = folder / "agents.db"
         self.old = Keyring.generate_key()
         self.keys = [self.old]
@@ -316,3 +321,332 @@ async def test_it_is_looked_at_off_the_loop(pipelit: Pipelit, tmp_path: Path) ->
     """The twin blocks no loop."""
     found = await pipelit.acheck(deploy=True, folder=tmp_path, environ=dict(os.environ))
     assert "second factor" in wrong(found)
+
+
+# What is around it
+
+
+@pytest.fixture
+def clean(tmp_path: Path, key: str, migrated_file: Path) -> Deployment:
+    """A deployment as the pages describe it: nothing is wrong with it."""
+    folder = tmp_path / "app"
+    folder.mkdir(mode=0o755)
+    env = folder / ".env"
+    env.write_text(
+        f"FIELD_ENCRYPTION_KEY={key}\nOPENAI_API_KEY=sk-proj-abcdefghijklmnopqrst\n"
+        "LANGSMITH_TRACING=true\nLANGSMITH_ENDPOINT=https://traces.example\n"
+    )
+    env.chmod(0o600)
+    (folder / ".env.example").write_text("FIELD_ENCRYPTION_KEY=\nOPENAI_API_KEY=sk-your-key-here\n")
+    (folder / "env.py").write_text("TOKEN = read_token()\n")
+    (folder / "compose.yml").write_text("services: {redis: {image: redis}}\n")
+    (folder / ".gitignore").write_text(".env\n.env.*\n!.env.example\n.pipelit/\n*.db*\n")
+    made = Deployment(folder)
+    made.keys = [key]
+    made.environ = {
+        "SHARED_REDIS_URL": "rediss://:pw@redis.example:6379/0",
+        "QUEUE_URL": "redis://127.0.0.1:6379/0",
+        "OTHER_DATABASE_URL": "postgresql://u:p@db.example/x?sslmode=verify-full",
+        "LOCAL_DATABASE_URL": "postgresql://u:p@/x?host=/var/run/postgresql",
+    }
+    made.serve(
+        env={"LOG_LEVEL": "info", "MAX_TOKENS": "4096", "OPENAI_API_KEY": "${OPENAI_API_KEY}",
+             "TOKENIZERS_PARALLELISM": "false", "KEYCLOAK_REALM": "agents"},
+        auth={"path": "pipelit_agents.server:auth", "disable_studio_auth": True},
+        http={"cors": {"allow_origins": ["https://app.example"],
+                       "allow_origin_regex": r"https://[a-z-]+\.preview\.example\.com",
+                       "allow_credentials": True},
+              "disable_meta": True, "app": "./web.py:app", "enable_custom_route_auth": True,
+              "configurable_headers": {"includes": ["x-*"], "excludes": ["x-api-key"]}},
+        webhooks={"url": {"require_https": True}},
+    )  # fmt: skip
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "all but the key")
+    copyfile(migrated_file, made.database)
+    made.database.chmod(0o600)
+    return made
+
+
+def git(folder: Path, *words: str) -> None:
+    """Runs git as nobody in particular."""
+    who = ("-c", "user.email=a@b.example", "-c", "user.name=a", "-c", "commit.gpgsign=false")
+    subprocess.run([GIT, *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+def serve_with(**changes: Any) -> Callable[[Deployment], None]:
+    """Changes parts of its langgraph.json, two levels deep."""
+
+    def change(made: Deployment) -> None:
+        file = made.folder / "langgraph.json"
+        served = json.loads(file.read_text())
+        for part, values in changes.items():
+            if isinstance(values, dict):
+                served.setdefault(part, {}).update(values)
+            else:
+                served[part] = values
+        file.write_text(json.dumps(served))
+
+    return change
+
+
+def cors(**changes: Any) -> Callable[[Deployment], None]:
+    """Changes its CORS."""
+    plain = {"allow_origins": ["https://app.example"], "allow_credentials": True}
+    return serve_with(http={"cors": {**plain, **changes}})
+
+
+def environ(**changes: str) -> Callable[[Deployment], None]:
+    """Sets something in its environment."""
+    return lambda made: made.environ.update(changes)
+
+
+def written(name: str, text: str, mode: int = 0o644) -> Callable[[Deployment], None]:
+    """Writes a file; {key} stands for the key."""
+
+    def write(made: Deployment) -> None:
+        path = made.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text.replace("{key}", made.keys[0]))
+        path.chmod(mode)
+
+    return write
+
+
+def in_git(name: str, text: str) -> Callable[[Deployment], None]:
+    """Writes a private file and commits it."""
+
+    def commit(made: Deployment) -> None:
+        written(name, text, 0o600)(made)
+        git(made.folder, "add", "--force", name)
+        git(made.folder, "commit", "--quiet", "--message", "more")
+
+    return commit
+
+
+def staged(made: Deployment) -> None:
+    """Puts .env into git's index."""
+    git(made.folder, "add", "--force", ".env")
+
+
+def once_in_git(made: Deployment) -> None:
+    """Commits .env, and takes it out again."""
+    git(made.folder, "add", "--force", ".env")
+    git(made.folder, "commit", "--quiet", "--message", "with the key")
+    git(made.folder, "rm", "--quiet", "--cached", ".env")
+    git(made.folder, "commit", "--quiet", "--message", "without it")
+
+
+def mode(name: str, bits: int) -> Callable[[Deployment], None]:
+    """Changes who may use a file or folder."""
+    return lambda made: (made.folder / name).chmod(bits)
+
+
+SECRET = "k3v9Qz7LmX2wR8tY5bN1"
+CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
+    # Git
+    (staged, "git", ".env is in git", "rotate-key"),
+    (once_in_git, "git", ".env is in git's history", "rotate-key"),
+    (written(".gitignore", "*.db*\n"), "git", "git would take .env", ".gitignore: .env"),
+    (in_git("deploy/prod.env", f"DB_PASSWORD={SECRET}\n"), "git", "deploy/prod.env", "git rm"),
+    (in_git("notes/todo.txt", "the key is {key}\n"), "git", "notes/todo.txt", "keys add"),
+    # Copies and folders
+    (written("compose.yml", "environment: [K={key}]\n"), "copies", "compose.yml", "chmod 600"),
+    (written(".env.bak", "FIELD_ENCRYPTION_KEY={key}\n"), "copies", ".env.bak", "chmod 600"),
+    (written("prod.env", f"DB_PASSWORD={SECRET}\n", 0o640), "copies", "prod.env", "chmod 600"),
+    (written(".env~", "A_TOKEN=ghp_" + "a1" * 18), "copies", ".env~", "chmod 600"),
+    (mode(".", 0o777), "folders", "app (drwxrwxrwx)", "chmod go-w"),
+    (mode(".", 0o1777), "folders", "app (drwxrwxrwt)", "chmod go-w"),
+    # langgraph.json
+    (serve_with(env={"FIELD_ENCRYPTION_KEY": "in-the-repo"}), "server secrets", "FIELD", ".env"),
+    (serve_with(env={"DB_URL": f"mysql://u:{SECRET}@h/x"}), "server secrets", "env.DB_URL", ".env"),
+    (serve_with(env={"STRIPE": "sk-" + SECRET}), "server secrets", "env.STRIPE", "replace them"),
+    (serve_with(dockerfile_lines=[f"ENV HF_TOKEN={SECRET}"]), "server secrets", "HF_TOKEN", ".env"),
+    (
+        serve_with(dependencies=[f"git+https://x:{SECRET}@git.example/a.git"]),
+        "server secrets", "dependencies", "replace them",
+    ),
+    (serve_with(env={"DEBUG": "true"}), "DEBUG", "DEBUG is on", "DEBUG=false"),
+    (serve_with(env={"SECRET_KEY": "changeme"}), "SECRET_KEY", "default", "token_urlsafe"),
+    (serve_with(auth={"path": "my_auth:anybody"}), "server auth", "isn't here", "server:auth"),
+    (serve_with(auth={"path": ""}), "server auth", "no API key", "server:auth"),
+    (serve_with(auth={"path": "pipelit_agents.server:open"}), "server auth", "no open", ":auth"),
+    (serve_with(auth={"disable_studio_auth": False}), "server auth", "Studio", "disable_studio"),
+    (serve_with(auth={"allow_langsmith_api_keys": True}), "server auth", "LangSmith", "keys"),
+    (serve_with(http={"enable_custom_route_auth": False}), "server auth", "http.app", "route_auth"),
+    (serve_with(http={"enable_custom_route_auth": None}), "server auth", "http.app", "route_auth"),
+    (serve_with(http={"disable_meta": False}), "server auth", "/metrics", "disable_meta"),
+    (cors(allow_origin_regex=r"https://.*\.(com|net|org|io|dev)"), "server CORS", ".com", "your"),
+    (cors(allow_origin_regex=r"https://[^.]+\.vercel\.app"), "server CORS", ".vercel.app", "your"),
+    (cors(allow_origin_regex=".*"), "server CORS", "every site in, and browsers", "allow_origins"),
+    (cors(allow_origin_regex="https://app.example.com"), "server CORS", "dots", "escaped"),
+    (cors(allow_origin_regex="https://(app"), "server CORS", "no regular expression", "escaped"),
+    (cors(allow_origins=["*"], allow_credentials=True), "server CORS", "and browsers", "your.site"),
+    (cors(allow_origins=["null"]), "server CORS", '"null"', "your.site"),
+    (cors(allow_origins=["http://app.example"]), "server CORS", "without TLS", "https://your.site"),
+    (environ(CORS_CONFIG='{"allow_origins": ["*"]}'), "server CORS", "every site", "your.site"),
+    (
+        serve_with(http={"configurable_headers": {"includes": ["*"]}}),
+        "server headers", "authorization into checkpoints", "excludes",
+    ),
+    (
+        serve_with(http={"logging_headers": {"include": ["Auth*"]}}),
+        "server headers", "into the logs", "excludes",
+    ),
+    (
+        serve_with(webhooks={"url": {"disable_loopback": False, "require_https": False}}),
+        "server webhooks", "past the API key", "require_https",
+    ),
+    # Addresses
+    (environ(LANGSMITH_ENDPOINT="http://traces.example:1984"), "tracing", "LANGSMITH_E", "https://"),
+    (environ(LANGCHAIN_ENDPOINT="HTTP://10.0.0.8"), "tracing", "LANGCHAIN_ENDPOINT", "https://"),
+    (
+        environ(LANGSMITH_RUNS_ENDPOINTS='[{"api_url": "http://a.example", "api_key": "x"}]'),
+        "tracing", "LANGSMITH_RUNS_ENDPOINTS", "https://",
+    ),
+    (
+        environ(
+            OTEL_EXPORTER_OTLP_ENDPOINT="collector:4317", OTEL_EXPORTER_OTLP_INSECURE="true"
+        ),
+        "tracing", "OTEL_EXPORTER_OTLP_INSECURE", "https://",
+    ),
+    (serve_with(env={"LANGFUSE_HOST": "http://fuse.example"}), "tracing", "LANGFUSE", "https:"),
+    (environ(QUEUE_URL="redis://:pw@10.0.0.7:6379/0"), "redis TLS", "QUEUE_URL", "rediss://"),
+    (
+        environ(QUEUE_URL="redis+sentinel://localhost:26379,b.example:26379/m/0"),
+        "redis TLS", "QUEUE_URL", "rediss://",
+    ),
+    (
+        environ(QUEUE_URL="rediss://r.example:6379/0?ssl_cert_reqs=none"),
+        "redis TLS", "certificate", "checked",
+    ),
+    (environ(DB="postgresql+psycopg://u:p@db.example/x"), "PostgreSQL TLS", "no sslmode", "verify"),
+    (environ(DB="postgres://u@db/x?sslmode=prefer"), "PostgreSQL TLS", "sslmode=prefer", "verify"),
+    (environ(DB="postgresql:///x?host=10.0.0.5"), "PostgreSQL TLS", "no sslmode", "verify-full"),
+    (
+        environ(DB="postgresql://localhost:5432,db.example:5432/x"),
+        "PostgreSQL TLS", "no sslmode", "verify-full",
+    ),
+]  # fmt: skip
+
+
+def test_a_clean_deployment_has_no_finding(clean: Deployment) -> None:
+    """In git, with an example file, tracing, servers over TLS, origins, routes of its own."""
+    assert clean.check() == {}
+
+
+def in_rounds() -> list[list[tuple[Callable[[Deployment], None], str, str, str]]]:
+    """All of them in few deployments: in each the next one of every item."""
+    rounds: list[list[tuple[Callable[[Deployment], None], str, str, str]]] = []
+    for each in CHECKED:
+        turn = sum(each[1] in [name for _, name, _, _ in listed] for listed in rounds)
+        rounds += [[]] * (turn == len(rounds))
+        rounds[turn] = [*rounds[turn], each]
+    return rounds
+
+
+@pytest.mark.parametrize("together", in_rounds())
+def test_each_trouble_is_found_with_its_fix(
+    clean: Deployment, together: list[tuple[Callable[[Deployment], None], str, str, str]]
+) -> None:
+    """One trouble of each item in a clean deployment: all are found, and no secret is repeated."""
+    for change, _, _, _ in together:
+        change(clean)
+    found = clean.check()
+    for _, name, says, mend in together:
+        assert says in found[name].found
+        assert mend in found[name].mend
+    assert found.keys() <= {*(name for _, name, _, _ in together), "git", "copies"}
+    told = str(found)
+    assert SECRET not in told
+    assert clean.keys[0] not in told
+
+
+@pytest.mark.parametrize(
+    ("source", "ours"),
+    [
+        ("from pipelit_agents.server import auth", True),
+        ("from pipelit_agents.server import auth as mine", False),
+        ("from pipelit_agents.server import make_auth\nauth = make_auth()", True),
+        (
+            "from pipelit_agents.server import make_auth as m\nauth: object = m(owner_filter=0)",
+            True,
+        ),
+        ("from pipelit_agents import server\nauth = server.make_auth(p)", True),
+        ("import pipelit_agents.server\nauth = pipelit_agents.server.make_auth(p)", True),
+        ("import pipelit_agents.server as s\nauth = s.auth", True),
+        ("from langgraph_sdk import Auth\nauth = Auth()", False),
+        (
+            "from pipelit_agents.server import auth\nfrom langgraph_sdk import Auth\nauth = Auth()",
+            False,
+        ),
+        ("from pipelit_agents.server import auth\ndef auth(): pass", False),
+        ("def make_auth(): ...\nauth = make_auth()", False),
+        ("from .server import make_auth\nauth = make_auth()", False),
+        ("auth = (", False),
+        ("", False),
+    ],
+)
+def test_an_auth_of_ours_is_told_from_others(tmp_path: Path, source: str, ours: bool) -> None:
+    """By what the module binds the name to; the module is read, and not run."""
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "auth.py").write_text(source + "\nraise SystemExit\n" * ours)
+    for path in ("my.auth:auth", "./my/auth.py:auth"):
+        auth = {"path": path, "disable_studio_auth": True}
+        assert (not auth_troubles(tmp_path, auth, {"disable_meta": True})) == ours
+
+
+def test_no_repository_and_no_git_program(
+    clean: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a repository it doesn't apply; in one, a git that can't be asked is a finding."""
+    monkeypatch.setenv("PATH", str(clean.folder / "nothing"))
+    assert "isn't installed" in clean.check()["git"].found
+    (clean.folder / ".git").rename(clean.folder / "git")
+    assert "git" not in clean.check()
+
+
+def test_git_runs_no_program_of_the_repositorys_own(clean: Deployment) -> None:
+    """A repository's configuration may name programs; looking at it starts none of them."""
+    seen = clean.folder / "seen"
+    program = clean.folder / "program"
+    program.write_text(f"#!/bin/sh\ntouch {seen}\n")
+    program.chmod(0o755)
+    for setting in ("core.fsmonitor", "core.pager", "pager.log", "core.sshCommand"):
+        git(clean.folder, "config", setting, str(program))
+    clean.check()
+    assert not seen.exists()
+
+
+def test_a_group_of_ones_own_is_nobody_else(
+    clean: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each account has its own group, a folder that its group may change is private."""
+    grp, pwd = pytest.importorskip("grp"), pytest.importorskip("pwd")
+    clean.folder.chmod(0o775)
+    owner = pwd.getpwuid(clean.folder.stat().st_uid).pw_name
+    for name, members, found in ((owner, [], False), (owner, ["bob"], True), ("www", [], True)):
+        group = grp.struct_group((name, "x", 1, members))
+        monkeypatch.setattr(grp, "getgrgid", lambda _, group=group: group)
+        assert ("folders" in clean.check()) == found
+
+
+@pytest.mark.parametrize(
+    ("address", "clear"),
+    [
+        ("http://localhost@evil.example/", True),
+        ("http://localhost:x@evil.example/", True),
+        ("http://notlocalhost/", True),
+        ("http://[::1]:80/", False),
+        ("http://127.8.8.8", False),
+        ("http://app.localhost:3000/x", False),
+        ("http://localhost.", False),
+        ("http://0.0.0.0:80", True),
+        ("http://169.254.169.254/", True),
+        ("https://a.example,http://b.example", True),
+        ("https://a.example/?next=https://b", False),
+    ],
+)
+def test_this_machine_is_told_from_another(address: str, clear: bool) -> None:
+    """By the host alone, whatever is written around it."""
+    assert is_clear(address) == clear

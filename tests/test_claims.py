@@ -637,6 +637,21 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_value_that_is_written_meanwhile_is_not_overwritten",
         ]
     },
+    "An older key is said to be free": {
+        "rotation": ["checkpoints_are_counted"],
+        "rotation_columns": [
+            "an_applications_columns_are_counted_and_rotated",
+            "a_column_that_no_model_has_any_more_is_counted",
+            "a_column_of_ours_that_no_place_tells_is_rotated_all_the_same",
+            "checkpoints_that_nobody_named_are_never_a_yes",
+        ],
+    },
+    "What wasn't counted is listed": {
+        "rotation_columns": [
+            "models_that_this_process_knows_and_nobody_named_are_said",
+            "a_tag_that_no_rotation_knows_is_said",
+        ],
+    },
     "`--purge` makes old ciphertext": {
         "rotation": ["old_ciphertext_leaves_the_file"],
         "operations": ["a_key_that_is_purged_leaves_nothing"],

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.cli import app
 from pipelit_agents.settings import ensure_key
+from pipelit_agents.wordy import is_wordy
 
 Run = Callable[..., Result]
 
@@ -211,6 +212,144 @@ def test_a_secret_that_was_typed_as_an_argument_is_not_repeated(ready: Run) -> N
     assert told(ready("credentials", "list", "--json")) == []
 
 
+SENTINELS = (
+    "sk-live-4eC39HqLyjWDarjtT1zdp7dc",
+    "12345678",
+    "otpauth://totp/a:b?secret=JBSWY3DPEHPK3PXP",
+    "-xSENTINEL9-vErYsEcReT7",
+    "line1-A7b9\nline2\x1b[31m-C3d5",
+    "Tr0ub4dor&3" * 20,
+)
+
+
+def shown_of(sentinel: str, output: str) -> str:
+    """What the output shows of a sentinel: a long part of it, or nothing."""
+    parts = [sentinel[:12], *(part for part in re.split(r"[\n&=?-]", sentinel) if len(part) > 7)]
+    return next((part for part in parts if part in output), "")
+
+
+def places_of(path: tuple[str, ...], command: Any, sentinel: str) -> list[list[str]]:
+    """A command line for each place of a command where somebody may type a secret."""
+    arguments = ["nobody" for each in command.params if each.param_type_name == "argument"]
+    options = [each for each in command.params if each.param_type_name == "option"]
+    required: list[str] = []
+    for each in options:
+        if each.required:
+            required += [f"{each.opts[0]}={'1d' if each.name == 'before' else 'x'}"]
+    good = [*path, *arguments, *required]
+    typed = [[*good, "--", sentinel], [*good, sentinel]]
+    typed += [[*good, f"--nothing={sentinel}"], [*good, f"--json={sentinel}"]]
+    for at in range(len(arguments)):
+        others = [*arguments[:at], sentinel, *arguments[at + 1 :]]
+        typed.append([*path, *required, "--", *others])
+    for each in options:
+        if not getattr(each, "is_flag", False):
+            left = [word for word in required if not word.startswith(f"{each.opts[0]}=")]
+            typed.append([*path, *arguments, *left, f"{each.opts[0]}={sentinel}"])
+    return typed
+
+
+def test_no_error_repeats_what_was_typed_where_a_secret_may_be(
+    ready: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command's arguments, one too many, an option that isn't there, each option's value."""
+    monkeypatch.setattr(sys, "stdin", None)
+    turn = failed = 0
+    for path, command in EVERY:
+        if path in ((), ("mcp",), ("demo",), ("check",), ("keys", "generate"), ("audit", "seal")):
+            continue
+        often = path in (("verify",), ("agents", "enroll"))
+        for place in places_of(path, command, "{}"):
+            turn += 1
+            for sentinel in SENTINELS if often else [SENTINELS[turn % len(SENTINELS)]]:
+                words = [word.replace("{}", sentinel) for word in place]
+                # The command that was built once: building it takes longer than most of them.
+                with pytest.raises(SystemExit) as ended:
+                    EVERY[0][1].main(words, "pipelit-agents")
+                output = "".join(capsys.readouterr())
+                if ended.value.code:
+                    assert not shown_of(sentinel, output), (words, output)
+                    failed += 1
+    assert failed > 200
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["verify", "agent_editor", "agent_writer", "12345678"], "no command takes a secret"),
+        (["agents", "enroll", "there", "otpauth://totp/x", "--domain", "d"], "standard input"),
+        (["users", "cretae", "bob"], "do you mean create?"),
+        (["users", "create", "bob", "--expire-in", "9d"], "do you mean --expires-in?"),
+        (["users"], "create"),
+        (["audit", "--limit", "0"], "--limit isn't a whole number of at least 1"),
+        (["rotate-key", "--batch", "many"], "--batch isn't a whole number"),
+        (["agents", "create", "a", "--owner"], "--owner needs a value"),
+        (["agents", "create"], "USERNAME is missing"),
+        (["credentials", "put", "x"], "--kind is missing"),
+        (["check", "--deploy=yes"], "--deploy takes no value"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_the_commands_own_words(
+    run: Run, words: list[str], says: str
+) -> None:
+    """The usage, one line of what is wrong, and where the help is."""
+    done = run(*words)
+    assert done.exit_code == 2
+    assert says.lower() in (done.stdout + done.stderr).lower()
+
+
+@pytest.mark.parametrize(
+    "name", ["hunter2=x", "sk-abcdefghijklmnop", "8f3a1b2c", "a" * 70, "é!", ""]
+)
+def test_a_field_is_a_name(run: Run, name: str) -> None:
+    """What looks like a value is refused as a field's name, and not repeated."""
+    done = run(*PUT_X, "--field", name, "--field", "other", stdin="one\ntwo\n")
+    assert done.exit_code == 1
+    assert "--field takes a field's name" in done.stderr
+    assert not name or name not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["user", "aws_secret_access_key", "oauth2-token", "x509.cert", "k8s_token", "clientSecret"],
+)
+def test_ordinary_names_are_made_of_words(name: str) -> None:
+    """With a digit or two; these may be a field's name, and stand in messages."""
+    assert is_wordy(name)
+
+
+def test_a_whole_key_that_is_typed_for_its_id_is_not_repeated(ready: Run) -> None:
+    """Who revokes a key has it in the clipboard, all of it."""
+    key = told(ready("users", "create", "carol", "--json"))["api_key"]
+    done = ready("users", "keys", "revoke", key, "--yes")
+    assert done.exit_code == 1
+    assert key[-20:] not in done.stderr
+    assert "list_api_keys" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("every", "says"),
+    [
+        ("0s", "at least 1s"),
+        ("0d", "at least 1s"),
+        ("-1s", "30s, 10m, 2h or 90d"),
+        ("0.001s", "30s, 10m, 2h or 90d"),
+        ("nan", "30s, 10m, 2h or 90d"),
+        ("inf", "30s, 10m, 2h or 90d"),
+        ("1", "30s, 10m, 2h or 90d"),
+        ("31d", "at most 30d"),
+        ("99999d", "at most 30d"),
+        ("999999999999s", "30s, 10m, 2h or 90d"),
+    ],
+)
+def test_seals_are_not_made_without_a_pause(run: Run, every: str, says: str) -> None:
+    """An interval of nothing would seal as fast as it can; the least one is named."""
+    done = run("audit", "seal", f"--every={every}")
+    assert done.exit_code == 1
+    assert "--every" in done.stderr
+    assert says in done.stderr
+
+
 def test_a_credential_is_sealed_from_standard_input(ready: Run) -> None:
     """The value comes from standard input, is masked everywhere, and is there afterwards."""
     secret = "sk-abcdefghijklmnop"
@@ -388,11 +527,11 @@ def test_every_command_fails_in_one_document(
         ),
         (
             [*PUT_X, "--public", "x=1", "--public", "x=2"],
-            "'x' is given twice",
+            "--public 2 has the name of --public 1",
         ),
         (
             [*PUT_X, "--field", "a", "--field", "a"],
-            "'a' is given twice",
+            "--field 2 has the name of --field 1",
         ),
         (["code", "alice"], "is a person"),
         (["code", "nobody"], "pipelit-agents agents create nobody"),

@@ -254,3 +254,33 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
         timeout=PATIENCE,
     )
     assert done.stdout.strip()[0].isdigit()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk to show")
+@pytest.mark.parametrize(
+    ("shell", "code", "says"),
+    [
+        ("users create bob >/dev/full", 1, "standard output can't be written"),
+        ("users show nobody --json >/dev/full", 1, "standard output can't be written"),
+        ("users nothing 2>/dev/full", 2, ""),
+        ("users list >/dev/full 2>&1", 1, ""),
+        ("users list --json >&-", 0, ""),
+        ("users list --json | true", 0, ""),
+    ],
+)
+def test_an_output_that_cannot_be_written_takes_one_line(
+    ready: Run, tmp_path: Path, shell: str, code: int, says: str
+) -> None:
+    """A full disk is one line and a failure; a reader that has seen enough is no error."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{COMMAND} {shell}"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == code
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == bool(says)

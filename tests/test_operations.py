@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pyotp
@@ -60,7 +61,10 @@ def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
     assert len(blocks) == 5
     check, rotate, enroll, audit, copy = blocks
     assert "mend: pipelit-agents mfa enroll alice" in shell(f"{check.strip()} || true", folder)
-    assert "older keys can go: yes" in shell(rotate, folder)
+    rotated = shell(rotate, folder)
+    assert "under an older: 0" in rotated
+    assert "older keys can go: not known" in rotated
+    assert "not counted" in rotated
     assert "next: pipelit-agents mfa confirm alice" in shell(enroll, folder)
     assert "whole: yes" in shell(audit, folder)
     shell(copy, folder)
@@ -73,13 +77,31 @@ def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
 
 def test_the_pages_code_runs(ready: Run, folder: Path) -> None:
     """The node of the page is made as it says, and what acts refuses without an approval."""
-    node, acting = [code for language, code in BLOCKS if language == "python"]
+    _, node, acting = [code for language, code in BLOCKS if language == "python"]
     refused = (
         "from pipelit_agents.errors import NotPermitted\ntry:\n    pay({'amount': 1})\nexcept "
     )
     refused += "NotPermitted as refusal:\n    print(refusal)"
     said = shell(f"python - <<'END'\n{node}\n{acting}\n{refused}\nEND", folder)
     assert "none of the approvers has approved this" in said
+
+
+def test_the_pages_keys_from_a_manager(ready: Run, folder: Path) -> None:
+    """The example runs as it is, with a stand-in for the manager's client."""
+    example, *_ = [code for language, code in BLOCKS if language == "python"]
+    ready("credentials", "put", "x", "--kind", "llm", "--created-by", "alice", stdin="s3cret-12345")
+    key = (folder / ".env").read_text().strip().partition("=")[2]
+    (folder / ".env").unlink()
+    answer = f"""
+        class client:
+            def __init__(self, service, config): assert service == "secretsmanager"
+            def get_secret_value(self, SecretId): return {{"SecretString": "{key}"}}
+    """
+    (folder / "boto3.py").write_text(dedent(answer))
+    (folder / "botocore").mkdir()
+    (folder / "botocore" / "config.py").write_text("Config = dict\n")
+    used = "print(pipelit.credentials.get('x').masked)\n"
+    assert "…2345" in shell(f"python - <<'END'\n{example}\n{used}\nEND", folder)
 
 
 def test_a_dump_of_postgres_is_restored(postgres_url: str, tmp_path: Path) -> None:

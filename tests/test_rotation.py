@@ -12,6 +12,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from conftest import Clock
@@ -28,6 +29,13 @@ from pipelit_agents.errors import ConfigurationError, UnsealError
 
 BACKENDS = ("sqlite", "postgres")
 MANY = 3000
+NONE = InMemorySaver()
+
+
+@pytest.fixture(autouse=True)
+def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgets the models of other tests, which this process knows too."""
+    monkeypatch.setattr("pipelit_agents.database.types._KNOWN", WeakSet())
 
 
 @pytest.fixture
@@ -66,12 +74,12 @@ def test_everything_opens_under_the_newer_key_alone(
     """Agents, both their secrets, peerings, second factors, credentials, the audit's seals."""
     before = rotating.keys.status()
     assert (before.newest, before.unreadable, before.older_can_go) == (0, (), False)
-    done = rotating.keys.rotate(checkpointers=[])
+    done = rotating.keys.rotate(checkpointers=[NONE])
     assert (done.resealed, done.status.older) == (before.older - 1, 0)
     assert done.status.newest == before.older
     assert done.status.older_can_go
     with alone(settings, newer, clock) as after:
-        assert after.keys.status(checkpointers=[]).older_can_go
+        assert after.keys.status(checkpointers=[NONE]).older_can_go
         assert opened(after, "openai") == "sk-live-1234567890"
         assert after.credentials.get("openai").masked == "…7890"
         assert after.agent("agent_writer").totp_code().code
@@ -140,7 +148,7 @@ def test_killed_five_times_with_writers_beside_it_loses_nothing(
         each.join()
     assert killed == 5
     with Pipelit(**keys) as last:
-        assert last.keys.rotate(checkpointers=[]).status.older_can_go
+        assert last.keys.rotate(checkpointers=[NONE]).status.older_can_go
     with alone(settings, newer, clock) as after:
         found = {name: opened(after, name) for name in written}
     assert found == written
@@ -188,7 +196,7 @@ def test_a_row_that_somebody_made_stops_nothing(rotating: Pipelit, newer: str) -
     with rotating._database.writing() as connection:
         for statement in crafted:
             connection.execute(text(statement))
-    status = rotating.keys.rotate(checkpointers=[]).status
+    status = rotating.keys.rotate(checkpointers=[NONE]).status
     assert len(status.unreadable) >= len(crafted)
     assert (status.older, status.older_can_go) == (0, False)
 
@@ -290,7 +298,7 @@ def test_old_ciphertext_leaves_the_file(rotating: Pipelit, database_url: str) ->
     rotating.keys.purge()
     content = b"".join(path.read_bytes() for path in folder.iterdir())
     assert not any(token.encode() in content for token in found)
-    assert rotating.keys.status(checkpointers=[]).older_can_go
+    assert rotating.keys.status(checkpointers=[NONE]).older_can_go
     assert rotating.keys.status().older_can_go is None
 
 

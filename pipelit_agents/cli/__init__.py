@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from pipelit_agents.cli.accounts import agents, users
+from pipelit_agents.cli.guard import Guarded
 from pipelit_agents.cli.operations import audit, backup, check, keys, mfa, rotate_key
 from pipelit_agents.cli.output import AsJson, read_secret, reporting, show
 from pipelit_agents.cli.secrets import credentials
@@ -21,6 +22,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="pipelit-agents",
+    cls=Guarded,
     help="Identity that agents can prove, and secrets they can't leak.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,

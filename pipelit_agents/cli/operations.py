@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
 
 import typer
 
-from pipelit_agents.bounds import LONGEST_WAIT, require_seconds
+from pipelit_agents.bounds import LONGEST_WAIT
 from pipelit_agents.cli.output import (
     AsJson,
     Yes,
@@ -51,10 +54,26 @@ Checkpoints = Annotated[
     ),
 ]
 NoCheckpoints = Annotated[
-    bool, typer.Option("--no-checkpoints", help="There are no sealed checkpoints anywhere.")
+    bool,
+    typer.Option(
+        "--no-checkpoints",
+        help="Say that there are no sealed checkpoints, as none are named. They aren't counted, so "
+        "whether the older keys can go stays for you to decide.",
+    ),
+]
+Metadata = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metadata",
+        help="Your own models with EncryptedString columns, as module:Base, to count and rotate "
+        "them too; in another database module:Base=env:NAME, of a variable with its SQLAlchemy "
+        "URL. The module is imported. May be repeated.",
+    ),
 ]
 _MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
 _FOLLOW_EVERY: Final = 1.0
+# Each time the whole trail's end is read, and a seal is written where there is anything new.
+_SEAL_EVERY: Final = timedelta(seconds=1)
 # Numbers are given before they are committed: what is shown late has a lower one.
 _LATE: Final = 1000
 
@@ -135,14 +154,20 @@ def status(
     *,
     checkpoints: Checkpoints = None,
     no_checkpoints: NoCheckpoints = False,
+    metadata: Metadata = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count what stands under which key, and say whether the older ones can go."""
+    """Count what is under which key, and say whether the older ones can go."""
     from pipelit_agents import Pipelit
 
-    with Pipelit.from_env() as pipelit, _savers(checkpoints, none=no_checkpoints) as savers:
-        found = pipelit.keys.status(checkpointers=savers)
-    show("", _status(found), as_json=as_json)
+    with (
+        Pipelit.from_env() as pipelit,
+        _savers(checkpoints, none=no_checkpoints) as savers,
+        _models(metadata) as models,
+    ):
+        found = pipelit.keys.status(checkpointers=savers, models=models)
+    said = no_checkpoints and not checkpoints
+    show("", _status(found, models, said=said, as_json=as_json), as_json=as_json)
 
 
 @reporting
@@ -151,6 +176,7 @@ def rotate_key(
     batch: Annotated[int, typer.Option(help="How many rows are replaced at a time.", min=1)] = 100,
     checkpoints: Checkpoints = None,
     no_checkpoints: NoCheckpoints = False,
+    metadata: Metadata = None,
     purge: Annotated[
         bool,
         typer.Option(
@@ -167,12 +193,20 @@ def rotate_key(
     """
     from pipelit_agents import Pipelit
 
-    with Pipelit.from_env() as pipelit, _savers(checkpoints, none=no_checkpoints) as savers:
+    with (
+        Pipelit.from_env() as pipelit,
+        _savers(checkpoints, none=no_checkpoints) as savers,
+        _models(metadata) as models,
+    ):
         with _progress("sealing anew", quiet=as_json) as told:
-            done = pipelit.keys.rotate(batch=batch, progress=told, checkpointers=savers)
+            done = pipelit.keys.rotate(
+                batch=batch, progress=told, checkpointers=savers, models=models
+            )
         if purge:
             pipelit.keys.purge()
-    fields = {"sealed_anew": done.resealed, "purged": purge} | _status(done.status)
+    said = no_checkpoints and not checkpoints
+    fields = {"sealed_anew": done.resealed, "purged": purge}
+    fields |= _status(done.status, models, said=said, as_json=as_json)
     show("Rotated.", fields, as_json=as_json)
     if done.status.unreadable:
         raise typer.Exit(1)
@@ -251,21 +285,88 @@ def _saver(address: str) -> Any:
     return SqliteSaver.from_conn_string(address)
 
 
-def _status(found: KeyStatus) -> dict[str, Any]:
+@contextmanager
+def _models(named: Sequence[str] | None) -> Iterator[list[Any] | None]:
+    """The models that are named, imported from the working directory as `python -m` would."""
+    if named is None:
+        yield None
+        return
+    sys.path.insert(0, str(Path.cwd()))
+    with ExitStack() as opened:
+        opened.callback(sys.path.remove, sys.path[0])
+        yield [_model(each, opened) for each in named]
+
+
+def _model(named: str, opened: ExitStack) -> Any:
+    from sqlalchemy import MetaData, create_engine
+
+    where, equals, variable = named.partition("=")
+    module, colon, name = where.partition(":")
+    if not (module and colon and name) or (equals and not variable.startswith("env:")):
+        raise ConfigurationError("--metadata takes module:Base, or module:Base=env:NAME")
+    try:
+        found = attrgetter(name)(import_module(module))
+    except (AttributeError, ImportError) as error:
+        raise ConfigurationError(f"--metadata {where}: {error}") from None
+    except Exception as error:
+        raise ConfigurationError(
+            f"--metadata {where}: importing it failed ({type(error).__name__})"
+        ) from error
+    metadata = found if isinstance(found, MetaData) else getattr(found, "metadata", None)
+    if not isinstance(metadata, MetaData):
+        raise ConfigurationError(f"--metadata {where} is no declarative base and no MetaData")
+    if not equals:
+        return metadata
+    url = os.environ.get(variable.removeprefix("env:"), "")
+    try:
+        engine = create_engine(url)
+    except Exception as error:
+        # Its words may hold the password.
+        raise ConfigurationError(
+            f"--metadata {named}: the variable holds no SQLAlchemy URL that can be used "
+            f"({type(error).__name__})"
+        ) from None
+    opened.callback(engine.dispose)
+    return metadata, engine
+
+
+def _status(
+    found: KeyStatus, models: list[Any] | None, *, said: bool, as_json: bool
+) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "keys": list(found.keys),
         "under_the_newest": found.newest,
         "under_an_older": found.older,
     }
+    if found.columns:
+        fields["of_these_in_other_tables"] = dict(found.columns)
     if found.unreadable:
         fields["no_key_opens"] = list(found.unreadable)
+    missing = list(found.not_counted)
+    if models is None:
+        # This process doesn't know the application's models.
+        missing.append(
+            "EncryptedString columns in other databases: --metadata module:Base=env:NAME"
+        )
     fields["checkpoints_under_an_older"] = (
         "not counted" if found.checkpoints is None else found.checkpoints
     )
-    if len(found.keys) > 1:
-        fields["older_keys_can_go"] = found.older_can_go
-        if found.older_can_go is None:
-            fields["next"] = "count sealed checkpoints: --checkpoints …, or --no-checkpoints"
+    if len(found.keys) < 2:
+        return fields
+    can_go = found.older_can_go
+    if can_go and missing:
+        can_go = None
+    if missing:
+        fields["not_counted"] = missing
+    fields["older_keys_can_go"] = can_go if can_go is not None or as_json else "not known"
+    if found.columns and not models:
+        fields["next"] = "rotate-key --metadata module:Base, for the columns in other tables"
+    elif can_go is None:
+        fields["next"] = (
+            "nothing that was counted needs an older key. Keep it, unless you know that nothing of "
+            "what wasn't counted does"
+            + (": you said that there are no sealed checkpoints" if said else "")
+        )
     return fields
 
 
@@ -493,8 +594,8 @@ def seal(
 
     pause = None
     if every is not None:
-        seconds = duration("--every", every).total_seconds()
-        pause = require_seconds(seconds, "--every", most=LONGEST_WAIT)
+        most = timedelta(seconds=LONGEST_WAIT)
+        pause = duration("--every", every, least=_SEAL_EVERY, most=most).total_seconds()
     with Pipelit.from_env() as pipelit:
         while True:
             sealed = pipelit.audit.seal()

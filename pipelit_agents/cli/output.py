@@ -7,13 +7,15 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
 import typer
 
 from pipelit_agents.errors import PipelitError
+from pipelit_agents.wordy import is_wordy
 
 __all__ = [
     "AsJson",
@@ -28,9 +30,15 @@ __all__ = [
     "safe",
     "show",
     "show_table",
+    "typed_words",
+    "unsaid",
 ]
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+# The words of the command line that is run.
+typed_words: ContextVar[tuple[str, ...]] = ContextVar("typed_words", default=())
+_SHORTEST_SECRET: Final = 4
+_TELLING: Final = 8
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -147,7 +155,7 @@ def read_secrets(names: Sequence[str]) -> dict[str, str]:
         ValueError: Something is missing, left over, or no text. The message holds none of it.
     """
     values = [_ask(name) for name in names] if at_a_terminal() else _piped(names)
-    asked = ", ".join(names)
+    asked = _asked(names)
     if not all(values):
         raise ValueError(f"{asked}: nothing was given; type it at the prompt or pipe it in")
     if len(values) != len(names):
@@ -171,16 +179,29 @@ def confirm(question: str, *, yes: bool) -> None:
     typer.confirm(safe(question), abort=True, err=True)
 
 
-def duration(option: str, value: str) -> timedelta:
+def duration(
+    option: str, value: str, *, least: timedelta = timedelta(0), most: timedelta | None = None
+) -> timedelta:
     """Reads a duration such as ``90d``.
 
+    Args:
+        option: What the message names.
+        value: What was typed.
+        least: The shortest duration that is accepted, in whole seconds.
+        most: The longest duration that is accepted, in whole days.
+
     Raises:
-        ValueError: It is none; the option is named.
+        ValueError: It is none, or is out of range; the option is named.
     """
     found = re.fullmatch(r"([0-9]{1,5})([smhd])", value)
     if not found:
         raise ValueError(f"{option} {value!r} is not a duration; for example 30s, 10m, 2h or 90d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    read = timedelta(**{_UNITS[found[2]]: int(found[1])})
+    if read < least:
+        raise ValueError(f"{option} {value} is too short: at least {least.total_seconds():.0f}s")
+    if most is not None and read > most:
+        raise ValueError(f"{option} {value} is too long: at most {most.days}d")
+    return read
 
 
 def moment(value: datetime | None) -> str:
@@ -201,12 +222,17 @@ def _ask(name: str) -> str:
         raise typer.Abort from None
 
 
+def _asked(names: Sequence[str]) -> str:
+    # What a prompt shows may have been typed, and isn't repeated in a message.
+    return names[0].partition(" ")[0] if len(names) == 1 else "Values"
+
+
 def _piped(names: Sequence[str]) -> list[str]:
     try:
         text = sys.stdin.buffer.read().decode() if sys.stdin else ""
     except UnicodeDecodeError:
         raise ValueError(
-            f"{', '.join(names)}: standard input is no UTF-8 text; encode it first, for example "
+            f"{_asked(names)}: standard input is no UTF-8 text; encode it first, for example "
             "with base64"
         ) from None
     text = text.removesuffix("\n").removesuffix("\r")
@@ -221,6 +247,7 @@ def at_a_terminal() -> bool:
 
 def _fail(error: Exception, *, as_json: bool) -> NoReturn:
     message = str(error) or "stopped at the question; nothing was done"
+    message = unsaid(message)
     if as_json:
         typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
     else:
@@ -252,3 +279,37 @@ def safe(text: str) -> str:
     """The text, with what would drive a terminal written out."""
     # What somebody put into a purpose must not drive the operator's terminal.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def unsaid(message: str) -> str:
+    """A message without the words of the command line that may be a secret or a code.
+
+    A person may type one where a name belongs, and what ran the command keeps its output.
+    """
+    kept = message
+    for word in sorted(set(_typed()), key=len, reverse=True):
+        for form in {word, repr(word)[1:-1], ascii(word)[1:-1], json.dumps(word)[1:-1]}:
+            message = _cut(message, form)
+    if message == kept:
+        return message
+    return f"{message} (… is what you typed, which may be a secret)"
+
+
+def _typed() -> Iterator[str]:
+    for word in typed_words.get():
+        # Its parts too, as a message may have the word in another form: a path, an address.
+        for piece in (word, *word.split("=", 1), *re.split(r"[/?&=:,;@\s]", word)):
+            if len(piece) >= _SHORTEST_SECRET and not is_wordy(piece):
+                yield piece
+
+
+def _cut(message: str, form: str) -> str:
+    # The message may have its beginning only.
+    start, at = form[:_TELLING], 0
+    while (at := message.find(start, at)) >= 0:
+        end = at + len(start)
+        while end < len(message) and message[end : end + 1] == form[end - at : end - at + 1]:
+            end += 1
+        message = f"{message[:at]}…{message[end:]}"
+        at += 1
+    return message

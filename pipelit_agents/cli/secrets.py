@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -19,6 +19,7 @@ from pipelit_agents.cli.output import (
     show_table,
 )
 from pipelit_agents.errors import ShortSecretWarning
+from pipelit_agents.wordy import is_wordy
 
 __all__ = ["credentials"]
 
@@ -27,6 +28,11 @@ credentials = typer.Typer(help="Sealed secrets: put, list masked, delete.", no_a
 T = TypeVar("T")
 
 Name = Annotated[str, typer.Argument(help="The credential's name.")]
+_REPLACE: Final = (
+    "the shell's history has it now, so replace it where it is from. Type the new one at the "
+    "prompt, or pipe it in"
+)
+_LONGEST_NAME: Final = 64
 
 
 @credentials.command("put", context_settings={"allow_extra_args": True})
@@ -59,12 +65,9 @@ def put(
     from pipelit_agents import Pipelit
 
     if context.args:
-        raise ValueError(
-            "the secret isn't an argument: the shell's history has it now, so replace it where it "
-            "is from. Type the new one at the prompt, or pipe it in"
-        )
+        raise ValueError(f"the secret isn't an argument: {_REPLACE}")
     shown = _once("--public", [_pair(each) for each in public or []])
-    fields = _once("--field", [(each, f"Value of {each}") for each in field or []])
+    fields = _once("--field", [(_field(each), f"Value of {each}") for each in field or []])
     value: str | dict[str, str]
     if fields:
         given = read_secrets(list(fields.values()))
@@ -129,11 +132,23 @@ def _fields(info: Any) -> dict[str, Any]:
 def _pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ValueError(f"--public {text!r:.60} is not key=value")
+        raise ValueError(
+            "--public takes key=value, such as base_url=https://…, and one is given without it. "
+            f"If that was the secret: {_REPLACE}"
+        )
     try:
         return key, json.loads(value, parse_constant=_no_json)
     except (ValueError, RecursionError):
         return key, value
+
+
+def _field(name: str) -> str:
+    if len(name) > _LONGEST_NAME or not name[:1].isalpha() or not is_wordy(name):
+        raise ValueError(
+            "--field takes a field's name, such as user or password, and one that is given is no "
+            f"name (letters, digits and _ . -). If that was the secret: {_REPLACE}"
+        )
+    return name
 
 
 def _no_json(constant: str) -> Any:
@@ -143,6 +158,10 @@ def _no_json(constant: str) -> Any:
 def _once(option: str, pairs: list[tuple[str, T]]) -> dict[str, T]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(key for key in found if [each for each, _ in pairs].count(key) > 1)
-        raise ValueError(f"{option} {twice!r:.60} is given twice; give each name once")
+        names = [key for key, _ in pairs]
+        second = next(at for at, key in enumerate(names) if key in names[:at])
+        first = names.index(names[second])
+        raise ValueError(
+            f"{option} {second + 1} has the name of {option} {first + 1}; give each name once"
+        )
     return found

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, NoReturn
+from weakref import WeakSet
 
 from sqlalchemy import (
     BinaryExpression,
@@ -30,11 +31,13 @@ from sqlalchemy.types import TypeDecorator
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.keyring import Keyring, Sealed
 
-__all__ = ["EncryptedString"]
+__all__ = ["EncryptedString", "encrypted_tables"]
 
 _NULL_TESTS: Final = (operators.eq, operators.ne, operators.is_, operators.is_not)
 # The tables whose rows SQLAlchemy's errors must not repeat.
 _TABLES: Final = set[str]()
+# The tables themselves, for as long as somebody uses them.
+_KNOWN: Final = WeakSet[Table]()
 
 
 # SQLAlchemy wraps what is raised while it writes, and then repeats the row's values, the plaintext
@@ -215,9 +218,15 @@ def _bind_to_the_column(column: Column[Any], parent: Any) -> None:
     where = ".".join(filter(None, (parent.schema, parent.name, column.name)))
     column.type = EncryptedString(keyring=column.type.keyring, purpose=column.type.place or where)
     _TABLES.add(parent.name)
+    _KNOWN.add(parent)
     _names.cache_clear()
     if column.primary_key or column.unique or column.foreign_keys:
         _refuse_key(column)
+
+
+def encrypted_tables() -> list[Table]:
+    """The tables of this process that have an encrypted column."""
+    return list(_KNOWN)
 
 
 @event.listens_for(UniqueConstraint, "after_parent_attach")

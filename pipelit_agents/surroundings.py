@@ -1,0 +1,568 @@
+"""What is around a deployment: files, git, the environment, addresses and ``langgraph.json``.
+
+Each function looks and changes nothing. It returns what is wrong, one sentence for each thing,
+and none of them repeats a value: a value may be the secret that is in the wrong place. No code of
+the application is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import ipaddress
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from dotenv import dotenv_values
+
+from pipelit_agents.keyring import Keyring
+
+__all__ = [
+    "auth_troubles",
+    "clear_postgres",
+    "clear_redis",
+    "clear_traces",
+    "folder_troubles",
+    "git_troubles",
+    "header_troubles",
+    "holds_secrets",
+    "is_clear",
+    "is_private_host",
+    "open_copies",
+    "origin_troubles",
+    "secrets_of_server",
+    "webhook_troubles",
+]
+
+_YES: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
+_LARGEST_FILE: Final = 1_000_000
+_MOST_FILES: Final = 500
+_MOST_TRACKED: Final = 5_000
+_ENV_FILE: Final = re.compile(r"(\A|[._-])env(\Z|[._~-])", re.IGNORECASE)
+_GIT_PATIENCE: Final = 10.0
+_HTTP: Final = re.compile(r"http://[^\s\"',}\\]*", re.IGNORECASE)
+
+# Names of settings
+
+_SECRET_WORDS: Final = frozenset(
+    {
+        "APIKEY", "CREDENTIAL", "CREDENTIALS", "DSN", "KEY", "KEYS", "PASS", "PASSPHRASE",
+        "PASSWD", "PASSWORD", "PAT", "PRIVATE", "PW", "PWD", "SECRET", "SECRETS", "TOKEN",
+    }
+)  # fmt: skip
+_NO_SECRET: Final = re.compile(r"(\A|_)(PUBLIC|PUBLISHABLE|ANON)_", re.IGNORECASE)
+# Something that says where a secret is, or that there is none yet.
+_REFERENCE: Final = re.compile(
+    r"\$\{?[A-Za-z_]\w*(:?[-?][^}]*)?\}?|<[^>]*>|\{\{.*\}\}|(arn:|vault:|op://|secret://|projects/).*"
+    r"|.*(change[-_ ]?me|your[-_ ]|example|placeholder|replace|todo|xxx|\.\.\.|…).*"
+    r"|true|false|yes|no|on|off|none|null|[0-9]{0,5}|\*+",
+    re.IGNORECASE,
+)
+_TELLING: Final = re.compile(
+    r"(?<![\w-])(plit_[A-Za-z0-9]+_[\w-]{43}|sk-[\w-]{16,}|gh[pousr]_\w{30,}|github_pat_\w{30,}"
+    r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}|lsv2_(pt|sk)_\w{20,}|AIza[\w-]{30,}"
+    r"|[A-Za-z0-9_-]{43}=)(?![\w=-])|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+_TRACING: Final = re.compile(
+    r"(LANGSMITH|LANGCHAIN|OTEL_EXPORTER|OTLP|LANGFUSE|PHOENIX|SENTRY|LOGFIRE|MLFLOW|OPIK|ARIZE"
+    r"|HELICONE|TRACELOOP|TRACING|TRACES|JAEGER|ZIPKIN|WANDB)",
+    re.IGNORECASE,
+)
+
+# Origins
+
+# One label that nobody would mean, under what anyone can have a name in.
+_OPEN_DOMAINS: Final = (
+    "com", "net", "org", "io", "dev", "app", "ai", "co", "info", "biz", "xyz", "me", "cloud",
+    "site", "online", "eu", "de", "uk", "us", "co.uk", "com.au", "vercel.app", "netlify.app",
+    "pages.dev",
+    "workers.dev", "github.io", "gitlab.io", "web.app", "firebaseapp.com", "herokuapp.com",
+    "onrender.com", "fly.dev", "azurewebsites.net", "azurestaticapps.net", "cloudfront.net",
+    "amplifyapp.com", "ngrok.io", "ngrok.app", "ngrok-free.app", "trycloudflare.com", "surge.sh",
+)  # fmt: skip
+_STRANGERS: Final = ("https://zq7.invalid", *(f"https://zq7.{each}" for each in _OPEN_DOMAINS))
+_BARE_DOT: Final = re.compile(r"(?<!\\)\.(?![*+?{])")
+
+_OUR_AUTH: Final = "pipelit_agents.server"
+_OURS: Final = '"path": "pipelit_agents.server:auth"'
+
+
+# Hosts
+
+
+def is_private_host(host: str | None) -> bool:
+    """Whether a host is this machine, so that nothing crosses a wire."""
+    name = (host or "").strip("[]").rstrip(".").lower()
+    # A path is a Unix socket, and nothing at all is the driver's default: one too.
+    if not name or name.startswith(("/", "@")) or name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.endswith(".localhost")
+
+
+def is_clear(value: str) -> bool:
+    """Whether a value names an address that is reached over HTTP without TLS."""
+    return any(_crosses_a_wire(each[0]) for each in _HTTP.finditer(value))
+
+
+def _crosses_a_wire(url: str) -> bool:
+    try:
+        return not is_private_host(urlsplit(url).hostname or "unknown")
+    except ValueError:
+        return True
+
+
+def clear_traces(environ: Mapping[str, str]) -> list[str]:
+    """The settings that send traces, and with them states and prompts, without TLS."""
+    found = [
+        name
+        for name, value in sorted(environ.items())
+        if _TRACING.search(name) and value and is_clear(value)
+    ]
+    for name, value in sorted(environ.items()):
+        if re.fullmatch(r"OTEL_EXPORTER_OTLP(_\w+)?_INSECURE", name) and _is_yes(value):
+            endpoint = name.removesuffix("INSECURE") + "ENDPOINT"
+            # gRPC names a host and a port without a scheme.
+            host = environ.get(endpoint, environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
+            if "://" not in host and host and not is_private_host(host.rpartition(":")[0] or host):
+                found.append(name)
+    return found
+
+
+def clear_redis(addresses: Mapping[str, str]) -> list[str]:
+    """What is wrong with the addresses of Redis servers, by the name of the setting."""
+    found = []
+    for name, address in sorted(addresses.items()):
+        scheme, _, rest = address.strip().partition("://")
+        scheme = scheme.lower().partition("+")[0]
+        if scheme not in ("redis", "rediss"):
+            continue
+        netloc, _, query = re.split(r"[/?#]", rest, maxsplit=1)[0], "", rest.partition("?")[2]
+        hosts = [_host_of(each) for each in netloc.rpartition("@")[2].split(",")]
+        if all(map(is_private_host, hosts)):
+            continue
+        if scheme == "redis":
+            found.append(f"{name} reaches another machine without TLS")
+        elif (parse_qs(query).get("ssl_cert_reqs") or [""])[-1].lower() in ("none", "optional"):
+            found.append(f"{name} doesn't check the server's certificate")
+    return found
+
+
+def clear_postgres(addresses: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with the addresses of PostgreSQL servers, by the name of the setting."""
+    found = []
+    for name, address in sorted(addresses.items()):
+        scheme, _, rest = address.strip().partition("://")
+        if scheme.lower().partition("+")[0] not in ("postgresql", "postgres"):
+            continue
+        query = parse_qs(rest.partition("?")[2])
+        netloc = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+        named = query.get("host", []) + query.get("hostaddr", [])
+        hosts = [_host_of(each) for part in named or [netloc] for each in part.split(",")]
+        hosts = [each or environ.get("PGHOST", "") for each in hosts]
+        if all(map(is_private_host, hosts)):
+            continue
+        modes = query.get("sslmode") or query.get("ssl") or [environ.get("PGSSLMODE", "")]
+        if modes[-1].lower() not in ("require", "verify-ca", "verify-full", "true"):
+            said = f"sslmode={modes[-1]}" if modes[-1].isalpha() else "no sslmode"
+            found.append(f"{name} reaches another machine with {said}")
+    return found
+
+
+def _host_of(text: str) -> str:
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text if text.count(":") > 1 else text.partition(":")[0]
+
+
+def _is_yes(value: str) -> bool:
+    return value.strip().lower() in _YES
+
+
+# Files
+
+
+def folder_troubles(folders: Iterable[Path]) -> list[str]:
+    """The folders in which other accounts may put or replace files."""
+    found = []
+    for folder in dict.fromkeys(folders):
+        try:
+            state = folder.stat()
+        except OSError:
+            continue
+        if os.name != "posix":
+            return []
+        if state.st_mode & stat.S_IWOTH or (state.st_mode & stat.S_IWGRP and _is_shared(state)):
+            found.append(f"{folder} ({stat.filemode(state.st_mode)})")
+    return found
+
+
+def _is_shared(state: os.stat_result) -> bool:
+    """Whether a group is more than its owner's own one, as many systems make for each account."""
+    import grp
+    import pwd
+
+    try:
+        group, owner = grp.getgrgid(state.st_gid), pwd.getpwuid(state.st_uid)
+    except KeyError:
+        return True
+    return group.gr_name != owner.pw_name or any(each != owner.pw_name for each in group.gr_mem)
+
+
+def _small_files(folder: Path) -> Iterator[Path]:
+    try:
+        found = sorted(folder.iterdir())
+    except OSError:
+        return
+    yield from filter(_is_small, found[:_MOST_FILES])
+
+
+def _is_small(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size <= _LARGEST_FILE
+    except OSError:
+        return False
+
+
+def holds_secrets(path: Path, keyring: Keyring | None) -> bool:
+    """Whether a file holds one of the keys, or is an env file that sets a secret."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    if keyring is not None and keyring.is_in(content):
+        return True
+    if not _ENV_FILE.search(path.name) or path.suffix in (".py", ".md", ".rst", ".html"):
+        return False
+    try:
+        values = dotenv_values(path, interpolate=False)
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(_is_secret(name, value or "") for name, value in values.items())
+
+
+def _secret_files(folder: Path, keyring: Keyring | None) -> list[Path]:
+    return [path for path in _small_files(folder) if holds_secrets(path, keyring)]
+
+
+def open_copies(
+    folder: Path, keyring: Keyring | None, env_files: Sequence[Path] = ()
+) -> tuple[int, list[str]]:
+    """The files with secrets beside ``.env`` that other accounts may read.
+
+    Returns:
+        How many files with secrets there are beside it, and the open ones of them.
+    """
+    found = dict.fromkeys([*_secret_files(folder, keyring), *filter(Path.is_file, env_files)])
+    found.pop(folder / ".env", None)
+    wide = []
+    for path in found:
+        mode = path.stat().st_mode
+        if os.name == "posix" and mode & 0o077:
+            wide.append(f"{path} ({stat.filemode(mode)})")
+    return len(found), wide
+
+
+def git_troubles(
+    folder: Path, keyring: Keyring | None, others: Sequence[Path] = ()
+) -> list[str] | None:
+    """The files with secrets that git has, had, or would take.
+
+    Args:
+        folder: Where to look.
+        keyring: Whose keys to look for.
+        others: Files and folders to look at too: the database.
+
+    Returns:
+        What is wrong; None where the folder is in no repository.
+    """
+    top = next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
+    if top is None:
+        return None
+    git = shutil.which("git")
+    listed = _ask_git(git, top, "ls-files", "-z") if git else None
+    tracked_files = [top / each for each in (listed or "").split("\0")[:_MOST_TRACKED] if each]
+    secret = [path for path in filter(_is_small, tracked_files) if holds_secrets(path, keyring)]
+    # .env also when the file is gone: it may be in the history.
+    wanted = dict.fromkeys([folder / ".env", *_secret_files(folder, keyring), *secret, *others])
+    inside = [each for each in wanted if each.is_relative_to(top)]
+    if git is None:
+        kept = [str(each) for each in inside if each.exists()]
+        return ["git isn't installed here, so it can't be asked"] if kept else []
+    found = []
+    for path in inside:
+        name = os.path.relpath(path, folder)
+        tracked, history, ignored = (
+            _ask_git(git, folder, "ls-files", "--", name),
+            _ask_git(git, folder, "log", "--all", "-1", "--format=%H", "--", name),
+            _ask_git(git, folder, "check-ignore", "--no-index", "--", name),
+        )
+        if None in (tracked, history, ignored):
+            return [f"git can't be asked about {name}: see what `git status` says there"]
+        if tracked:
+            found.append(f"{name} is in git")
+        elif history:
+            found.append(f"{name} is in git's history")
+        elif not ignored and path.exists():
+            found.append(f"git would take {name}")
+    return found
+
+
+def _ask_git(git: str, folder: Path, *words: str) -> str | None:
+    # A repository's own configuration could name programs to run.
+    settings = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.pager=cat")
+    options = [option for each in settings for option in ("-c", each)]
+    literal = [] if words[0] == "check-ignore" else ["--literal-pathspecs"]
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(  # noqa: S603 - its own words, and the names of files
+            [git, "--no-pager", *options, *literal, *words],
+            cwd=folder,
+            env={**ours, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_GIT_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    # 1 is check-ignore's way of saying that nothing is ignored.
+    if done.returncode not in (0, 1):
+        return None
+    return done.stdout.decode("utf-8", "replace").strip()
+
+
+# langgraph.json
+
+
+def _is_secret(name: str, value: str) -> bool:
+    value = value.strip()
+    if not value or _REFERENCE.fullmatch(value):
+        return False
+    if _TELLING.search(value) or _has_password(value):
+        return True
+    words = re.split(r"[^A-Z0-9]+", name.upper())
+    if _NO_SECRET.search(name) or not words:
+        return False
+    return words[-1] in _SECRET_WORDS or name.upper().endswith(("PASSWORD", "SECRET", "APIKEY"))
+
+
+def _has_password(value: str) -> bool:
+    for found in re.finditer(r"[A-Za-z][\w+.-]*://[^\s/?#\"']*@", value):
+        login = found[0].partition("://")[2][:-1]
+        secret = login.partition(":")[2]
+        if secret and not _REFERENCE.fullmatch(secret):
+            return True
+    return False
+
+
+def secrets_of_server(served: Mapping[str, Any]) -> list[str]:
+    """Where ``langgraph.json`` holds a secret."""
+    found = []
+    env = served.get("env")
+    if isinstance(env, dict):
+        secret = [name for name, value in env.items() if _is_secret(str(name), str(value))]
+        found += [f"env.{name}" for name in secret]
+    lines = served.get("dockerfile_lines")
+    for line in lines if isinstance(lines, list) else []:
+        for name, value in re.findall(r"(\w+)=(\"[^\"]*\"|'[^']*'|\S+)", str(line)):
+            if _is_secret(name, value.strip("\"'")):
+                found.append(f"dockerfile_lines: {name}")
+        parts = re.fullmatch(r"\s*(?:ENV|ARG)\s+(\w+)\s+(\S.*)", str(line), re.IGNORECASE)
+        if parts and _is_secret(parts[1], parts[2]):
+            found.append(f"dockerfile_lines: {parts[1]}")
+    for key, text in _texts(served, ""):
+        inside = key.startswith(("env.", "dockerfile_lines"))
+        if not inside and (_TELLING.search(text) or _has_password(text)):
+            found.append(key)
+    return list(dict.fromkeys(found))
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _texts(each, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each, key)
+
+
+def auth_troubles(
+    folder: Path, auth: Mapping[str, Any], http: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """What lets a request in without an API key, each with its fix."""
+    path, found = auth.get("path"), []
+    if not path:
+        whole = '"auth": {"path": "pipelit_agents.server:auth", "disable_studio_auth": true}'
+        found.append(("langgraph.json asks for no API key", whole))
+    elif trouble := _not_ours(folder, str(path)):
+        found.append((f"auth.path names {path}, and {trouble}", _OURS))
+    if path and auth.get("disable_studio_auth") is not True:
+        found.append(("Studio's scheme goes around the API key", '"disable_studio_auth": true'))
+    if auth.get("allow_langsmith_api_keys"):
+        found.append(("LangSmith's API keys are accepted too", '"allow_langsmith_api_keys": false'))
+    if path and http.get("disable_meta") is not True:
+        meta = '"http": {"disable_meta": true}'
+        found.append(("/info, /metrics and /docs ask for no key", meta))
+    open_routes = http.get("enable_custom_route_auth") is not True
+    if open_routes and (http.get("app") or "enable_custom_route_auth" in http):
+        routes = '"http": {"enable_custom_route_auth": true}'
+        found.append(("the routes of http.app ask for no key", routes))
+    return found
+
+
+def _not_ours(folder: Path, path: str) -> str:
+    """What keeps an ``auth.path`` from being an authentication of ours; nothing if it is one."""
+    where, colon, name = path.rpartition(":")
+    if not colon or not name:
+        return "that names no object: module:name or ./file.py:name"
+    if where == _OUR_AUTH:
+        return "" if name == "auth" else f"{_OUR_AUTH} has no {name} for it"
+    found = _file_of(folder, where)
+    if found is None:
+        return "that file isn't here"
+    try:
+        tree = ast.parse(found.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return "that file can't be read as Python"
+    if _is_of_ours(tree, name):
+        return ""
+    return (
+        f"{name} there isn't made by {_OUR_AUTH}.make_auth: whom it lets in isn't known here, and "
+        "this package's accounts, keys and limits aren't asked"
+    )
+
+
+def _file_of(folder: Path, where: str) -> Path | None:
+    if where.endswith(".py") or "/" in where or "\\" in where:
+        candidates = [folder / where]
+    else:
+        parts = where.split(".")
+        roots = [folder, folder / "src"]
+        candidates = [root.joinpath(*parts).with_suffix(".py") for root in roots]
+        candidates += [root.joinpath(*parts, "__init__.py") for root in roots]
+    return next((each for each in candidates if each.is_file()), None)
+
+
+def _is_of_ours(tree: ast.Module, name: str) -> bool:
+    """Whether a module's name is bound to ``auth`` or ``make_auth(…)`` of our server module."""
+    # What our names are called in this module, and whether what was bound last is of ours.
+    ours: dict[str, str] = {}
+    bound = False
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            for each in node.names:
+                kept = each.asname or each.name
+                whole = f"{node.module}.{each.name}"
+                ours.pop(kept, None)
+                if node.level == 0 and whole.startswith("pipelit_agents"):
+                    ours[kept] = whole
+                if kept == name:
+                    bound = ours.get(kept) == f"{_OUR_AUTH}.auth"
+        elif isinstance(node, ast.Import):
+            for each in node.names:
+                if each.name.partition(".")[0] == "pipelit_agents":
+                    kept = each.asname or "pipelit_agents"
+                    ours[kept] = each.name if each.asname else kept
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(each, ast.Name) and each.id == name for each in targets):
+                value = node.value.func if isinstance(node.value, ast.Call) else node.value
+                wanted = "make_auth" if isinstance(node.value, ast.Call) else "auth"
+                bound = _dotted(value, ours) == f"{_OUR_AUTH}.{wanted}"
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound = bound and node.name != name
+    return bound
+
+
+def _dotted(node: ast.AST | None, ours: Mapping[str, str]) -> str:
+    if isinstance(node, ast.Name):
+        return ours.get(node.id, "")
+    if isinstance(node, ast.Attribute):
+        before = _dotted(node.value, ours)
+        return f"{before}.{node.attr}" if before else ""
+    return ""
+
+
+def origin_troubles(cors: Mapping[str, Any]) -> list[str]:
+    """Which sites a CORS configuration lets in that nobody would mean."""
+    found = []
+    origins, pattern = cors.get("allow_origins"), cors.get("allow_origin_regex")
+    listed = [origins] if isinstance(origins, str) else origins
+    listed = listed if isinstance(listed, list) else [] if listed is None else ["*"]
+    if any("*" in str(each) for each in listed):
+        found.append("lets every site in")
+    if any(str(each).strip().lower() == "null" for each in listed):
+        found.append('lets "null" in, which is every sandboxed page and local file')
+    if any(is_clear(str(each)) for each in listed):
+        found.append("lets a site without TLS in")
+    if pattern:
+        found += _wide_pattern(pattern)
+    if found and cors.get("allow_credentials") is True:
+        found.append("and browsers may send cookies and keys along")
+    return found
+
+
+def _wide_pattern(pattern: object) -> list[str]:
+    try:
+        origins = re.compile(str(pattern))
+    except re.error:
+        return ["has an allow_origin_regex that is no regular expression"]
+    strangers = [each for each in _STRANGERS if origins.fullmatch(each)]
+    if _STRANGERS[0] in strangers:
+        return ["lets every site in"]
+    if strangers:
+        domains = [each.partition(".")[2] for each in strangers]
+        more = " and others" if len(domains) > 3 else ""
+        return [f"lets every site of .{', .'.join(domains[:3])}{more} in"]
+    outside = re.sub(r"\[[^\]]*\]", "", str(pattern))
+    if _BARE_DOT.search(outside):
+        return [r"has an allow_origin_regex whose dots aren't escaped (\.), so other names fit"]
+    return []
+
+
+def header_troubles(http: Mapping[str, Any]) -> list[str]:
+    """Which headers with keys go into ``configurable``, and so into checkpoints, or into logs."""
+    found = []
+    for part, where in (
+        ("configurable_headers", "checkpoints and traces"),
+        ("logging_headers", "the logs"),
+    ):
+        rules = http.get(part)
+        if not isinstance(rules, dict):
+            continue
+        includes = [*(rules.get("includes") or []), *(rules.get("include") or [])]
+        excludes = [*(rules.get("excludes") or []), *(rules.get("exclude") or [])]
+        for header in ("authorization", "x-api-key", "cookie"):
+            taken = any(_fits(each, header) for each in includes)
+            if taken and not any(_fits(each, header) for each in excludes):
+                found.append(f"{part} puts the header {header} into {where}")
+    return found
+
+
+def _fits(pattern: object, header: str) -> bool:
+    parts = map(re.escape, str(pattern).lower().split("*"))
+    return re.fullmatch(".*".join(parts), header) is not None
+
+
+def webhook_troubles(webhooks: Mapping[str, Any]) -> list[str]:
+    """What a caller may make the server send, and where."""
+    policy = webhooks.get("url")
+    if not isinstance(policy, dict):
+        return []
+    found = []
+    if policy.get("disable_loopback") is False:
+        found.append("a webhook may call the server itself, past the API key (disable_loopback)")
+    if policy.get("require_https") is False:
+        found.append("a run's state may be sent without TLS (require_https)")
+    return found
