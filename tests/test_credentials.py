@@ -67,6 +67,7 @@ def test_what_is_shown_of_a_credential(pipelit: Pipelit, clock: Clock) -> None:
         allow=("alice", "bob"),
         created_at=at,
         updated_at=at,
+        searched=("value",),
     )
     assert pipelit.credentials.get("openai") == made
     assert pipelit.credentials.list() == [made]
