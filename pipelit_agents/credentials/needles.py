@@ -26,12 +26,14 @@ __all__ = ["Needles"]
 
 # Within the first line of base64 that is broken into lines.
 _HEAD: Final = 42
+_FEW: Final = 1000
 _ESCAPES: Final = re.compile(r"%[0-9A-F]{2}")
 _CODE_POINTS: Final = re.compile(r"\\u[0-9a-f]{4}")
 # What JSON, URLs, pages and Python all write as it is: of most API keys every character.
 _UNCHANGED: Final = re.compile(r"[A-Za-z0-9_.~-]+")
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{2}(?:[:-]?[0-9a-fA-F]{2})+")
 _UUID: Final = re.compile(r"[0-9a-f]{32}")
+_BASE32: Final = re.compile(r"(?:[A-Z2-7]{16,}|[a-z2-7]{16,})=*")
 
 
 class Needles:
@@ -61,14 +63,16 @@ class Needles:
                 texts.append(text)
             else:
                 rest.append(form)
-        # Where one stands in another, the other needn't be looked for.
+        # Where one is within another, the other needn't be looked for. Of very many, finding that
+        # out takes longer than looking for all.
+        few = len(sought) <= _FEW
         self._shortest_texts: list[str] = []
         for each in texts:
-            if not self.within(each):
+            if not (few and self.within(each)):
                 self._shortest_texts.append(each)
         self._shortest = [each.encode("utf-8", "surrogatepass") for each in self._shortest_texts]
         for raw in rest:
-            if not self.inside(raw):
+            if not (few and self.inside(raw)):
                 self._shortest.append(raw)
         self.names = ", ".join(sorted(set(revealed.values())))
 
@@ -158,6 +162,8 @@ def _forms(secret: str | bytes, *, encodes: bool = True) -> set[bytes]:
         encoded.add(json.dumps(secret)[1:-1].encode())
     if _HEXADECIMAL.fullmatch(secret):
         texts |= _cases(secret)
+    elif _BASE32.fullmatch(secret):
+        texts |= {secret.lower(), secret.upper()}
     forms = {plain, *(each.encode("utf-8", "surrogatepass") for each in texts), *_base64(encoded)}
     for raw in decoded(secret) if encodes else ():
         text = as_text(raw)

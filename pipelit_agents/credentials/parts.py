@@ -122,11 +122,10 @@ def _inside(text: str, path: str, level: Level, depth: int) -> _Parts:
     whole = text.replace("\\n", "\n") if "-----BEGIN " in text else text
     if whole.startswith("-----BEGIN ") or "\n-----BEGIN " in whole:
         yield from _of_pem(whole, path)
-    if text[0] in "{[":
+    if text[0] in '{["':
         with suppress(ValueError, RecursionError):
             yield from _of_json(json.loads(text, object_pairs_hook=_Pairs), path, level, depth)
             return
-    yield from _of_headers(text, path, depth)
     if "\n" in whole:
         yield from _of_lines(whole, path, level, depth)
     elif _SCHEME.match(text) or text.startswith("jdbc:"):
@@ -141,6 +140,15 @@ def _leaf(path: str, value: str, level: Level, depth: int) -> _Parts:
     """A value, and what is within it."""
     yield Part(path, value, level)
     yield from _inside(value, path, level, depth + 1)
+
+
+def _as_written(part: Part, *others: str) -> _Parts:
+    """A value, and how else it may be written: what its own form hides must not hide it."""
+    yield part
+    if verdict(part) is Verdict.SEARCHED:
+        for each in others:
+            if each != part.value:
+                yield part._replace(value=each, level=Level.CERTAIN)
 
 
 def _named(path: str, name: str, value: str, above: Level, depth: int) -> _Parts:
@@ -180,8 +188,10 @@ def _fields(path: str, pairs: _Pairs, above: Level) -> Iterator[tuple[str, Any, 
     called = names.get("name", names.get("key"))
     for name, value in pairs:
         level = level_of(name, above)
-        if "kty" in names and name in ("d", "p", "q", "dp", "dq", "qi", "k"):
-            level = Level.CERTAIN  # RFC 7518, section 6
+        if "kty" in names and isinstance(value, str):
+            # Of a JSON Web Key (RFC 7518, section 6) these are private, and all else is public.
+            private = name in ("d", "p", "q", "dp", "dq", "qi", "k")
+            level = Level.CERTAIN if private else Level.PUBLIC
         elif name in ("data", "stringData") and names.get("kind") == "Secret":
             level = Level.SECRET
         elif name == "value" and isinstance(called, str):
@@ -211,7 +221,7 @@ def _of_pem(text: str, path: str) -> _Parts:
         elif private and taken < _LINES and len(line) >= _SHORTEST_LINE and ": " not in line:
             taken += 1
             yield Part(name, line, Level.CERTAIN, encodes=False)
-    for found in _PEM.finditer(text):
+    for found in _PEM.finditer(text) if "-----END " in text else ():
         body = "".join(line for line in found[2].splitlines() if ":" not in line)
         with suppress(ValueError):
             der = base64.b64decode("".join(body.split()), validate=True)
@@ -226,7 +236,7 @@ def _private_number(pem: str, kind: str, der: bytes) -> bytes:
     """The private number of a key, in the bytes that each of its formats has."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     if "ENCRYPTED" in kind or "Proc-Type" in pem:
         return b""
@@ -237,23 +247,18 @@ def _private_number(pem: str, kind: str, der: bytes) -> bytes:
         else:
             key = serialization.load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
     if isinstance(key, rsa.RSAPrivateKey):
-        return _big_endian(key.private_numbers().d)
+        number = key.private_numbers().d
+        return number.to_bytes((number.bit_length() + 7) // 8)
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8)
-    if isinstance(key, dsa.DSAPrivateKey):
-        return _big_endian(key.private_numbers().x)
     return bytes(key.private_bytes_raw()) if hasattr(key, "private_bytes_raw") else b""
-
-
-def _big_endian(number: int) -> bytes:
-    return number.to_bytes((number.bit_length() + 7) // 8)
 
 
 # Headers and URLs
 
 
 _HEADER: Final = re.compile(
-    r"\b(bearer|basic|token|api-?key|negotiate)[ :]+(?:token=)?\"?([\w.~+/=:-]{8,})", re.IGNORECASE
+    r"\b(bearer|basic|token|api-?key|negotiate) +(?:token=)?\"?([\w.~+/=:-]{8,})", re.IGNORECASE
 )
 
 
@@ -330,10 +335,7 @@ def _password(path: str, value: str, depth: int) -> _Parts:
 
 def _quoted(path: str, value: str, level: Level = Level.SECRET) -> _Parts:
     """A value as it is meant, and as a URL has it."""
-    plain = unquote(value)
-    yield Part(path, plain, level)
-    if plain != value and len(plain) >= SHORTEST:
-        yield Part(path, value, level)
+    return _as_written(Part(path, unquote(value), level), value)
 
 
 def _of_a_query(query: str, path: str, depth: int) -> _Parts:
@@ -342,32 +344,46 @@ def _of_a_query(query: str, path: str, depth: int) -> _Parts:
         if not equals:
             continue
         name, plain = unquote_plus(name), unquote_plus(value)
-        yield from _named(path, name, plain, Level.UNKNOWN, depth)
-        for other in sorted({value, unquote(value)} - {plain}):
-            if len(plain) >= SHORTEST:
-                yield Part(_under(path, name), other, level_of(name))
+        part = Part(_under(path, name), plain, level_of(name))
+        yield from _as_written(part, value, unquote(value))
+        yield from _inside(plain, part.path, part.level, depth + 1)
 
 
 # Lines
 
 
-_PAIR: Final = re.compile(
-    r"\s*([^=;]*?)\s*=\s*"
-    r"(?:\{((?:[^}]|\}\})*)\}|\"((?:[^\"]|\"\")*)\"|'((?:[^']|'')*)'|([^;]*))\s*(?:;|$)"
+_IN_PAIRS: Final = re.compile(
+    r"\s*(?:\{((?:[^}]|\}\})*)\}|\"((?:[^\"]|\"\")*)\"|'((?:[^']|'')*)'|([^;]*))(?=\s*(?:;|$))"
 )
-_IS_PAIRS: Final = re.compile(r";\s*[\w .-]+=|=[^;]*;\s*$|=[^;]*;\s*[\w -]+;?")
+_NAMED: Final = re.compile(r"\s*[\w .-]+=")
+_FLAG: Final = re.compile(r"[\w -]*")
+
+
+def _is_pairs(text: str) -> bool:
+    first, semicolon, rest = text.partition(";")
+    if not semicolon or "=" not in text:
+        return False
+    fields = rest.split(";")
+    return any(map(_NAMED.match, fields)) or ("=" in first and all(map(_FLAG.fullmatch, fields)))
 
 
 def _of_pairs(text: str, path: str, level: Level, depth: int) -> _Parts:
     """``name=value;`` of ADO, ODBC, JDBC, Azure and cookies."""
-    for found in _PAIR.finditer(text):
-        name, braced, double, single, bare = found.groups()
-        value = next(each for each in (braced, double, single, bare) if each is not None).strip()
+    start = 0
+    while (equals := text.find("=", start)) >= 0:
+        name = text[start:equals].rpartition(";")[2]
+        found = _IN_PAIRS.match(text, equals + 1)
+        if found is None:
+            # A quote that isn't closed.
+            found = re.compile("([^;]*)").match(text, equals + 1)
+        start = found.end() if found else len(text)
+        kinds = found.groups() if found else ()
+        value = next((each for each in kinds if each is not None), "").strip()
         plain = value
-        for kind, quote in ((braced, "}"), (double, '"'), (single, "'")):
+        for kind, quote in zip(kinds[:-1], "}\"'", strict=False):
             if kind is not None:
                 plain = plain.replace(quote * 2, quote)
-        yield from _both(path, re.split(r"[:?;]", name)[-1].strip(), plain, value, level, depth)
+        yield from _both(path, re.split("[:?]", name)[-1], plain, value, level, depth)
 
 
 _KEYWORD: Final = re.compile(
@@ -386,9 +402,9 @@ def _of_keywords(text: str, path: str, level: Level, depth: int) -> _Parts:
 
 
 def _both(path: str, name: str, plain: str, written: str, level: Level, depth: int) -> _Parts:
-    yield from _named(path, name, plain, level, depth)
-    if plain != written and len(plain) >= SHORTEST:
-        yield Part(_under(path, name), written, level_of(name, level))
+    part = Part(_under(path, name.strip()), plain, level_of(name, level))
+    yield from _as_written(part, written)
+    yield from _inside(plain, part.path, part.level, depth + 1)
 
 
 def _is_keywords(text: str) -> bool:
@@ -417,15 +433,18 @@ _COLON: Final = re.compile(r"(?<!\\):")
 def _of_a_line(text: str, path: str, level: Level, depth: int) -> _Parts:
     """What one line says: pairs, a query, a login, a setting."""
     fields = _COLON.split(text, maxsplit=4)
+    pair = _assignment(text)
+    if pair is None:
+        yield from _of_headers(text, path, depth)
     if cookie := _match(_COOKIE, text):
         yield from _of_pairs(text[len(cookie) :], path, Level.LIKELY, depth)
-    elif len(fields) == 5 and re.fullmatch(r"\d{1,5}|\*", fields[1]):
+    elif len(fields) == 5 and level < Level.SECRET and re.fullmatch(r"\d{1,5}|\*", fields[1]):
         # PostgreSQL's password file.
         plain = re.sub(r"\\(.)", r"\1", fields[4])
         yield from _both(path, "password", plain, fields[4], level, depth)
     elif _is_keywords(text):
         yield from _of_keywords(text, path, level, depth)
-    elif _IS_PAIRS.search(text):
+    elif _is_pairs(text):
         yield from _of_pairs(text, path, level, depth)
         yield from _of_quoted(text, path, level, depth)
     elif _QUERY.fullmatch(text):
@@ -434,17 +453,18 @@ def _of_a_line(text: str, path: str, level: Level, depth: int) -> _Parts:
         for quoted, bare in _NETRC.findall(text):
             password = _unescaped(quoted) if quoted else bare
             yield from _named(path, "password", password, level, depth)
-    elif pair := _assignment(text):
-        for value in _values(pair[1]):
-            yield from _named(path, pair[0], value, level, depth)
+    elif pair is not None:
+        yield from _setting(_under(path, pair[0]), pair[1], level_of(pair[0], level), depth)
         if "<" in text or "{" in text:
             yield from _of_quoted(text, path, level, depth)
     else:
         yield from _of_quoted(text, path, level, depth)
-        if login := _LOGIN.fullmatch(text):
-            yield from _named(path, "password", login[1], Level.LIKELY, depth)
-        elif oracle := _LOGIN_OF_ORACLE.fullmatch(text):
-            yield from _password(path, oracle[1].strip('"'), depth)
+        login = _LOGIN.fullmatch(text) or _LOGIN_OF_ORACLE.fullmatch(text)
+        if login and Level.PUBLIC < level < Level.SECRET:
+            # Of a whole credential it is meant so; elsewhere it may be a host and its port.
+            part = Part(_under(path, "password"), login[1].strip('"'), Level.LIKELY)
+            if depth == 0 or verdict(part) is Verdict.SEARCHED:
+                yield part._replace(level=Level.LIKELY if depth else Level.SECRET)
 
 
 def _of_quoted(text: str, path: str, level: Level, depth: int) -> _Parts:
@@ -477,20 +497,19 @@ def _assignment(line: str) -> tuple[str, str] | None:
     return None if padding or value == "=" else (name, value.rstrip(","))
 
 
-def _values(value: str) -> Iterator[str]:
+def _setting(path: str, written: str, level: Level, depth: int) -> _Parts:
+    plain, other = _meant(written)
+    yield from _as_written(Part(path, plain, level), other)
+    yield from _inside(plain, path, level, depth + 1)
+
+
+def _meant(value: str) -> tuple[str, str]:
     """A value of a settings file as it is meant, and as another reader would take it."""
     if len(value) > 1 and value[0] in "\"'":
         inner, end, _ = value[1:].rpartition(value[0])
         if end:
-            plain = _unescaped(inner) if value[0] == '"' else inner.replace("''", "'")
-            yield plain
-            if plain != inner:
-                yield inner
-            return
-    bare = re.split(r"\s[#;]", value)[0].strip()
-    yield bare
-    if bare != value and len(bare) >= SHORTEST:
-        yield value
+            return _unescaped(inner) if value[0] == '"' else inner.replace("''", "'"), inner
+    return re.split(r"\s[#;]", value)[0].strip(), value
 
 
 def _unescaped(inner: str) -> str:
@@ -506,12 +525,15 @@ def _of_lines(text: str, path: str, level: Level, depth: int) -> _Parts:
         return
     if "</" in text or "/>" in text:
         yield from _of_quoted(text, path, level, depth)
+        return
     lines = _lines(text)
     kubernetes = (0, "kind: Secret") in lines
     # The names around a line, by its indentation.
     above: list[tuple[int, str, Level]] = [(-1, path, level)]
-    called, unnamed, named = "", list[str](), False
+    called, unnamed, named, skipped = "", list[str](), False, 0
     for place, (indent, line) in enumerate(lines):
+        if place < skipped:
+            continue
         if line.startswith("[") and line.endswith("]") and line.strip("[]"):
             above, named = [(-1, _under(path, line.strip("[]\"' ")), level)], True
             continue
@@ -519,13 +541,13 @@ def _of_lines(text: str, path: str, level: Level, depth: int) -> _Parts:
             above.pop()
         _, outer, outer_level = above[-1]
         item = line.removeprefix("- ").strip()
-        pair = None if _IS_PAIRS.search(item) or _COOKIE.match(item) else _assignment(item)
+        pair = None if _is_pairs(item) or _COOKIE.match(item) else _assignment(item)
         if pair is None:
             if item != line:
                 yield from _leaf(outer, item.strip("\"'"), outer_level, depth)
             elif _STRUCTURED.search(item):
                 yield from _inside(item, outer, outer_level, depth + 1)
-            if not re.search(r"\s", item):
+            if not re.search(r"\s|://", item):
                 unnamed.append(item)
             continue
         named = True
@@ -534,19 +556,19 @@ def _of_lines(text: str, path: str, level: Level, depth: int) -> _Parts:
         if kubernetes and name in ("data", "stringData"):
             found = Level.SECRET
         if name in ("name", "key"):
-            called = next(_values(value), "")
+            called = _meant(value)[0]
         elif name == "value" and called:
             name, found, called = called, level_of(called, outer_level), ""
         here = _under(outer, name)
         if re.fullmatch(r"[|>][+-]?\d?", value):
             block = _deeper(lines[place + 1 :], indent)
+            skipped = place + 1 + len(block)
             yield from _leaf(here, "\n".join(block), found, depth)
             yield Part(here, "".join(block), found)
         elif value in _OPENING:
             above.append((indent, here, found))
         else:
-            for each in _values(value):
-                yield from _leaf(here, each, found, depth)
+            yield from _setting(here, value, found, depth)
     yield from _of_unnamed(unnamed, path, Level.LIKELY if named else Level.SECRET, depth)
 
 
@@ -575,9 +597,10 @@ def _deeper(lines: Sequence[tuple[int, str]], indent: int) -> list[str]:
 
 def _of_unnamed(lines: Sequence[str], path: str, level: Level, depth: int) -> _Parts:
     """Lines without a name: one value that is broken into lines, or one for each."""
-    lengths = {len(line) for line in lines[:-1]}
-    if len(lengths) == 1 and len(lines[-1]) <= len(lines[0]) >= 2 * _SHORTEST_LINE:
-        yield from _leaf(path, "".join(lines), Level.CERTAIN, depth)
+    whole = "".join(lines)
+    even = len({len(line) for line in lines[:-1]}) == 1 and len(lines[-1]) <= len(lines[0])
+    if even and len(lines[0]) >= 2 * _SHORTEST_LINE and re.fullmatch(r"[\w+/=-]+", whole):
+        yield from _leaf(path, whole, Level.CERTAIN, depth)
         for line in lines[:_LINES]:
             yield Part(path, line, Level.CERTAIN, encodes=False)
         return

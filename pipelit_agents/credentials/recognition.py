@@ -87,7 +87,7 @@ def verdict(part: Part) -> Verdict:
             return Verdict.COMMON
         secret = True
     elif level is Level.LIKELY:
-        secret = is_token(value) or not is_wordy(value)
+        secret = is_token(value) or not (is_wordy(value) or _is_reference(value))
     else:
         secret = is_token(value) or (level is Level.UNKNOWN and is_generated(value))
     if not secret:
@@ -101,6 +101,7 @@ _CHANGE: Final = re.compile(r"(?<=[a-zA-Z])[0-9]|(?<=[0-9])[a-zA-Z]|(?<=[a-z])[A
 # A word with a number, a number with a unit, a time of ISO 8601: oauth2, 128k, 01T00.
 _NUMBERED: Final = re.compile(
     r"[A-Za-z]{1,10}[0-9]{1,6}|[0-9]{1,4}[A-Za-z]{1,3}|[0-9]{2,8}T[0-9]+Z?"
+    r"|v[0-9]+[a-z]+[0-9]*"
 )
 _UNPRONOUNCEABLE: Final = re.compile(r"[bcdfghjklmnpqrstvwxz]{7}", re.IGNORECASE)
 # What separates words in names, dates, paths, addresses, models and lists of scopes.
@@ -110,8 +111,10 @@ _TOKEN: Final = re.compile(
     r"|hf_|gsk_|xai-|pplx-|r8_|AIza|ya29\.|1//0|SG\.|key-|dop_v1_|shp(?:at|ss)_|ATATT|lin_api_|ntn_"
     r"|dckr_pat_|hvs\.|AGE-SECRET-KEY-|plit_|eyJ[\w-]+\.eyJ)[\w.+/=-]{8,}"
 )
+_LETTERS: Final = re.compile(r"[a-zA-Z]{16}")
 _NOTHING: Final = re.compile(
-    r"(?:none|null|nil|true|false|yes|no|on|off|undefined|unset|disabled|enabled|[*•.…_x\s-]*)",
+    r"(?:none|null|nil|true|false|yes|no|on|off|undefined|unset|disabled|enabled|[*•.…_x\s-]*"
+    r"|x-oauth-basic|x-access-token|x-token-auth)",
     re.IGNORECASE,
 )
 # A variable, a template or a placeholder, which names a secret and holds none.
@@ -120,7 +123,7 @@ _PLACEHOLDER: Final = re.compile(
     r"|\$\{\{[\w .-]+\}\}|env:\w+|projects/[\w./-]+|arn:[\w:./-]+"
 )
 _CONSTANT: Final = re.compile(
-    r"x-oauth-basic|x-access-token|x-token-auth|[a-z]{2}(?:-[a-z]+)+-[0-9]|your[-_ ][a-z_ -]*"
+    r"[a-z]{2}(?:-[a-z]+)+-[0-9]|your[-_ ][a-z_ -]*"
     r"|(?:change|replace)[-_ ]?(?:me|it|this)|[a-z_ -]*[-_ ](?:goes|here)[-_ ]?[a-z]*",
     re.IGNORECASE,
 )
@@ -131,7 +134,8 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}
 
 def is_token(value: str) -> bool:
     """Tell whether a value has the prefix of a well-known kind of token, such as ``ghp_``."""
-    return bool(_TOKEN.match(value)) and not is_wordy(value)
+    found = _TOKEN.match(value)
+    return bool(found) and (not is_wordy(value) or bool(_LETTERS.search(value)))
 
 
 def is_wordy(value: str) -> bool:
@@ -244,6 +248,8 @@ _KEYS: Final = _words(
     deploy developer encryption fernet hmac jwt license master private secret secure server service
     session shared signing ssh ssl storage stream subscription symmetric tls totp webhook"""
 )
+# Words that are written in one, such as PGPASSWORD.
+_ENDINGS: Final = ("password", "passwd", "passphrase", "secret", "apikey", "accesskey", "secretkey")
 _PHRASES: Final = _words("pass recovery secret seed")
 _TOKENS: Final = _words("access api auth bearer bot deploy id oauth personal refresh")
 _LIKELY: Final = _words(
@@ -306,13 +312,14 @@ def level_of(name: str, above: Level = Level.UNKNOWN) -> Level:
 def _of_a_word(word: str, before: str) -> Level | None:
     secret = (
         word in _SECRETS
+        or word.endswith(_ENDINGS)
         or (word == "key" and before in _KEYS)
         or (word == "token" and before in _TOKENS)
         or (word in ("phrase", "word") and before in _PHRASES)
     )
     if secret:
         return Level.SECRET
-    return Level.LIKELY if word in _LIKELY else None
+    return Level.LIKELY if word in _LIKELY or word.endswith("token") else None
 
 
 def _singular(word: str) -> str:
