@@ -243,9 +243,7 @@ def test_fields_are_read_one_by_one(ready: Run) -> None:
 def test_put_and_show_name_the_parts_that_are_searched_for(ready: Run) -> None:
     """In words for a person, as lists in JSON, and a part that can't be is warned of."""
     put = ("credentials", "put", "db", "--kind", "sql", "--created-by", "alice")
-    done = ready(
-        *put, stdin="host=db.example.com user=svc password=hunter2 sslpassword=k3y-pass-7"
-    )
+    done = ready(*put, stdin="host=db.example.com user=svc password=hunter2 sslpassword=k3y-pass-7")
     for printed in (done, ready("credentials", "show", "db")):
         assert "  searched for: value, sslpassword\n" in printed.output
         assert "  not searched for: password, host, user\n" in printed.output

@@ -300,6 +300,15 @@ def test_no_document_takes_long(document: str) -> None:
     assert Needles({document: "service"}).within(f"x {document} y")
 
 
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_whatever_is_masked_is_searched_for(kind: str) -> None:
+    """The search looks for less than there are forms, and finds each of them."""
+    needles = Needles({DOCUMENTS[kind][0]: "service"})
+    assert [form for form in needles.forms if not needles.inside(form)] == []
+    assert [text for text in needles.texts if not needles.within(text)] == []
+    assert not needles.within(needles.mask("\n".join(needles.texts), "****"))
+
+
 def test_decoded_forms_do_not_explode() -> None:
     """An ordinary key is looked for in a dozen forms, one that encodes bytes in two dozen."""
     assert len(Needles({"sk-proj-aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3zA5": "a"}).forms) <= 15

@@ -127,7 +127,8 @@ def _sought(secret: str) -> Iterator[bytes]:
     """The forms that show a secret: where a part shows, the document around it needn't."""
     found = _searched_parts(secret)
     values = [part.value for part in found]
-    if any(isinstance(each, str) and each in secret and each != secret for each in values):
+    within = any(isinstance(each, str) and each in secret and each != secret for each in values)
+    if within and not any(decoded(secret)):
         # Whatever rewrites a document rewrites its parts with it, but for base64 in lines.
         head = secret.encode("utf-8", "surrogatepass")[:_HEAD]
         yield from (form for form in _base64({head}) if len(form) >= SHORTEST)
@@ -232,6 +233,9 @@ def _written(secret: str, plain: bytes) -> set[str]:
         _in_yaml(as_it_is),
         repr(secret)[1:-1],
         repr(plain)[2:-1],
+        # Beside both kinds of quotes, as in a document.
+        repr("'\"" + secret)[4:-1],
+        repr(b"'\"" + plain)[5:-1],
         *pages,
         # CSV and SQL, ODBC, libpq, a shell.
         secret.replace('"', '""'),

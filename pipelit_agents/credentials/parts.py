@@ -122,10 +122,9 @@ def _inside(text: str, path: str, level: Level, depth: int) -> _Parts:
     whole = text.replace("\\n", "\n") if "-----BEGIN " in text else text
     if whole.startswith("-----BEGIN ") or "\n-----BEGIN " in whole:
         yield from _of_pem(whole, path)
-    if text[0] in '{["':
-        with suppress(ValueError, RecursionError):
-            yield from _of_json(json.loads(text, object_pairs_hook=_Pairs), path, level, depth)
-            return
+    if (document := _json(text)) is not None:
+        yield from _of_json(document, path, level, depth)
+        return
     if "\n" in whole:
         yield from _of_lines(whole, path, level, depth)
     elif _SCHEME.match(text) or text.startswith("jdbc:"):
@@ -166,6 +165,13 @@ def _under(path: str, name: str) -> str:
 
 class _Pairs(list[tuple[str, Any]]):
     """The fields of a JSON object; a name may be there twice."""
+
+
+def _json(text: str) -> Any:
+    if text[0] in '{["':
+        with suppress(ValueError, RecursionError):
+            return json.loads(text, object_pairs_hook=_Pairs)
+    return None
 
 
 def _of_json(document: Any, path: str, level: Level, depth: int) -> _Parts:
@@ -223,13 +229,14 @@ def _of_pem(text: str, path: str) -> _Parts:
             yield Part(name, line, Level.CERTAIN, encodes=False)
     for found in _PEM.finditer(text) if "-----END " in text else ():
         body = "".join(line for line in found[2].splitlines() if ":" not in line)
+        der = b""
         with suppress(ValueError):
             der = base64.b64decode("".join(body.split()), validate=True)
-            yield Part(name, der, Level.CERTAIN)
-            number = _private_number(found[0], found[1], der)
-            # A line of base64 has 48 bytes: its end can break one of these two.
-            yield Part(name, number[:16], Level.CERTAIN)
-            yield Part(name, number[16:32], Level.CERTAIN)
+        number = _private_number(found[0], found[1], der)
+        # A line of base64 has 48 bytes: its end can break one of these two.
+        for raw in (der, number[:16], number[16:32]):
+            if raw:
+                yield Part(name, raw, Level.CERTAIN)
 
 
 def _private_number(pem: str, kind: str, der: bytes) -> bytes:

@@ -176,7 +176,10 @@ def decoded(value: str) -> Iterator[bytes]:
     Args:
         value: A secret. Ordinary words, and tokens with a prefix such as ``sk-``, encode nothing.
     """
-    text = "".join(value.split()) if value[:64].split()[1:] or "\n" in value else value
+    # In lines, or in groups as of "JBSW Y3DP".
+    groups = value.split()
+    even = len({len(each) for each in groups[:-1]}) == 1 and len(groups[-1]) <= len(groups[0])
+    text = "".join(groups) if even else value
     bare = re.sub(r"[:-]", "", text[2:] if text[:2] in ("0x", "0X") else text)
     if re.fullmatch(r"(?:[0-9a-fA-F]{2}){8,}", bare):
         yield bytes.fromhex(bare)
