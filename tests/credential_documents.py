@@ -430,4 +430,57 @@ DOCUMENTS: Final[dict[str, tuple[str, list[str | bytes], list[str]]]] = {
         [P, "0ther-secret"],
         [],
     ),
+    "no scheme": ("svc:s3cr3t-value-1@db.example.com:5432/app", [P], ["db.example.com:5432/app"]),
+    "go": ("svc:pa:ss@w0rd@tcp(127.0.0.1:3306)/app?parseTime=true", ["pa:ss@w0rd"], ["127.0.0.1"]),
+    "scp": ("git@github.com:acme/repo.git", [], ["github.com", "acme/repo.git"]),
+    "yaml flow": (
+        "db: {user: svc, password: s3cr3t-value-1}\ntokens: [tk-0123456789ab, tk-ba9876543210]",
+        [P, "tk-ba9876543210"],
+        ["db: {user: svc"],
+    ),
+    "cookies.txt": (
+        "# Netscape HTTP Cookie File\n.example.com\tTRUE\t/\tTRUE\t1999999999\tsessionid\t38afes7a8zq1x9\n#HttpOnly_example.com\tFALSE\t/\tFALSE\t0\ttheme\tdark-mode",
+        ["38afes7a8zq1x9"],
+        ["dark-mode", "1999999999"],
+    ),
+    "environ": ('os.environ["API_KEY"] = "Zx81aBc9QwErTy12"', ["Zx81aBc9QwErTy12"], ["os.environ"]),
+    "systemd": (
+        '[Service]\nUser=deployer\nEnvironment="API_KEY=Zx81aBc9QwErTy12"',
+        ["Zx81aBc9QwErTy12"],
+        ["deployer"],
+    ),
+    "compose": (
+        "services:\n  app:\n    environment:\n      - API_KEY=Zx81aBc9QwErTy12\n      - LOG_LEVEL=information",
+        ["Zx81aBc9QwErTy12"],
+        ["information"],
+    ),
+    "wireguard": (
+        "[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n[Peer]\nPublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\nEndpoint = vpn.example.com:51820",
+        [
+            "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=",
+            base64.b64decode("yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="),
+        ],
+        ["xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "vpn.example.com:51820"],
+    ),
+    "json lines": (
+        '{"password": "s3cr3t-value-1"}\n{"password": "0ther-secret"}',
+        [P, "0ther-secret"],
+        [],
+    ),
+    "quoted json": (json.dumps(json.dumps({"password": P})), [P], []),
+    "json with a comment": (
+        '{\n  // of the test system\n  "password": "s3cr3t-value-1",\n  "host": "db.example.com",\n}',
+        [P],
+        ["db.example.com"],
+    ),
+    "a name twice": (
+        '{"password": "s3cr3t-value-1", "password": "0ther-secret"}',
+        [P, "0ther-secret"],
+        [],
+    ),
+    "windows": (
+        "HOST=db.example.com\r\nAPI_KEY=Zx81aBc9QwErTy12\r\n",
+        ["Zx81aBc9QwErTy12"],
+        ["db.example.com"],
+    ),
 }

@@ -429,10 +429,15 @@ _QUERY: Final = re.compile(r"\??[\w.$-]+=[^\s&]*(?:&[\w.$-]+=[^\s&]*)+")
 _ATTRIBUTES: Final = re.compile(r"\b(?:key|name)=\"([^\"]*)\"\s+value=\"([^\"]*)\"")
 _ELEMENT: Final = re.compile(r"<([\w.:-]+)[^<>]*>([^<>]+)</")
 _QUOTED: Final = re.compile(
-    r"([\"']?)\b([A-Za-z_][\w .$-]{0,60})\1\s*(?::|=>?)\s*([\"'])((?:(?!\3)[^\\]|\\.)*)\3"
+    r"([\"']?)\b([A-Za-z_][\w .$-]{0,60})\1\]?\s*(?::|=>?)\s*([\"'])((?:(?!\3)[^\\]|\\.)*)\3"
 )
+# YAML in braces and brackets.
+_FLOW: Final = re.compile(r"[{,]\s*([\w.-]+)\s*:\s+([^\s,{}\[\]\"'][^,{}\"']*)")
+_LIST: Final = re.compile(r"\[([^\[\]{}\"']+)\]")
+_COOKIES: Final = re.compile(r"(?:[^\t]*\t){5}([^\t]+)\t([^\t]*)")
 _NETRC: Final = re.compile(r"\bpassword\s+(?:\"((?:[^\"\\]|\\.)*)\"|(\S+))")
 _LOGIN: Final = re.compile(r"[\w.@+-]{1,64}:(\S{8,})")
+_ADDRESS: Final = re.compile(r"[\w.+%-]*:\S+@[\w.(\[][^\s@]*")
 _LOGIN_OF_ORACLE: Final = re.compile(r"[\w$#]+/(\"[^\"]*\"|[^@\s]+)@[\w./:-]+")
 _COLON: Final = re.compile(r"(?<!\\):")
 
@@ -443,7 +448,13 @@ def _of_a_line(text: str, path: str, level: Level, depth: int) -> _Parts:
     pair = _assignment(text)
     if pair is None:
         yield from _of_headers(text, path, depth)
-    if cookie := _match(_COOKIE, text):
+    if row := _COOKIES.fullmatch(text):
+        # A line of cookies.txt, as curl and browsers write it.
+        yield from _named(path, row[1], row[2], Level.LIKELY, depth)
+    elif items := _LIST.fullmatch(text):
+        for item in items[1].split(","):
+            yield from _leaf(path, item.strip(), level, depth)
+    elif cookie := _match(_COOKIE, text):
         yield from _of_pairs(text[len(cookie) :], path, Level.LIKELY, depth)
     elif len(fields) == 5 and level < Level.SECRET and re.fullmatch(r"\d{1,5}|\*", fields[1]):
         # PostgreSQL's password file.
@@ -466,12 +477,22 @@ def _of_a_line(text: str, path: str, level: Level, depth: int) -> _Parts:
             yield from _of_quoted(text, path, level, depth)
     else:
         yield from _of_quoted(text, path, level, depth)
-        login = _LOGIN.fullmatch(text) or _LOGIN_OF_ORACLE.fullmatch(text)
-        if login and Level.PUBLIC < level < Level.SECRET:
-            # Of a whole credential it is meant so; elsewhere it may be a host and its port.
-            part = Part(_under(path, "password"), login[1].strip('"'), Level.LIKELY)
-            if depth == 0 or verdict(part) is Verdict.SEARCHED:
-                yield part._replace(level=Level.LIKELY if depth else Level.SECRET)
+        yield from _of_logins(text, path, level, depth)
+
+
+def _of_logins(text: str, path: str, level: Level, depth: int) -> _Parts:
+    """``user:password``, ``user/password@host``, and userinfo of a URL without its scheme."""
+    # Of a whole credential it is meant so; elsewhere it may be a host and its port.
+    if not Level.PUBLIC < level < Level.SECRET:
+        return
+    if depth == 0 and _ADDRESS.fullmatch(text):
+        yield from _of_userinfo(text, path, depth)
+    elif login := _LOGIN.fullmatch(text) or _LOGIN_OF_ORACLE.fullmatch(text):
+        part = Part(_under(path, "password"), login[1].strip('"'), Level.LIKELY)
+        if depth == 0 and "@" not in text[: login.start(1)]:
+            yield part._replace(level=Level.SECRET)
+        elif verdict(part) is Verdict.SEARCHED:
+            yield part
 
 
 def _of_quoted(text: str, path: str, level: Level, depth: int) -> _Parts:
@@ -483,6 +504,8 @@ def _of_quoted(text: str, path: str, level: Level, depth: int) -> _Parts:
     for _, name, _, value in _QUOTED.findall(text):
         plain = html.unescape(value) if "<" in text else _unescaped(value)
         yield from _both(path, name, plain, value, level, depth)
+    for name, value in _FLOW.findall(text) if "{" in text else ():
+        yield from _named(path, name, value.strip(), level, depth)
 
 
 _ASSIGNMENT: Final = re.compile(
