@@ -40,8 +40,9 @@ PipelitError
 A check that fails raises; it never returns ``False``. Attributes carry the evidence, so that
 callers needn't parse messages. No message holds a code, a secret or a key.
 
-Four are warnings: ``UnguardedRevealWarning``, a secret is revealed where nothing searches what
+Five are warnings: ``UnguardedRevealWarning``, a secret is revealed where nothing searches what
 the node returns; ``ShortSecretWarning``, a secret is too short to be searched for;
+``CommonSecretWarning``, a secret is an ordinary word, which honest text may have;
 ``UnusedCredentialWarning``, a middleware's credential is for a model that isn't called;
 ``LedgerWarning``, the ledger's server may forget what it counts.
 """
@@ -58,6 +59,7 @@ __all__ = [
     "AuditTampered",
     "AuthenticationError",
     "CodeRejected",
+    "CommonSecretWarning",
     "ConfigurationError",
     "CredentialError",
     "CredentialNotAllowed",
@@ -370,6 +372,10 @@ class UnguardedRevealWarning(UserWarning):
 
 class ShortSecretWarning(UserWarning):
     """A secret is too short to be searched for in what leaves a node."""
+
+
+class CommonSecretWarning(UserWarning):
+    """A secret is an ordinary word or number, which honest text may have."""
 
 
 class UnusedCredentialWarning(UserWarning):

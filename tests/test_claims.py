@@ -582,6 +582,29 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "boundary": ["a_secret_is_found_wherever_it_hides"],
         "ways_out": ["every_carrier_is_searched"],
     },
+    "What a secret encodes in base64": {
+        "parts": [
+            "a_secret_is_found_decoded_and_rewritten",
+            "a_private_key_is_found_in_every_format",
+        ]
+    },
+    "A credential that is a document": {"parts": ["the_secrets_in_a_document_are_found"]},
+    "Names of fields are read as words": {
+        "parts": ["names_are_read_as_words", "ordinary_values_are_no_secrets"],
+        "honest": [
+            "an_honest_node_with_a_secret_is_not_refused",
+            "an_honest_node_with_all_secrets_is_not_refused",
+        ],
+    },
+    "`credentials.put` and `credentials.get`, and the commands": {
+        "parts": [
+            "put_says_which_parts_are_searched_for",
+            "put_says_it_of_each_field",
+            "put_warns_of_a_common_part",
+            "no_name_shows_a_value",
+        ],
+        "cli": ["put_and_show_name_the_parts_that_are_searched_for"],
+    },
     "`make canary` prints what fifty": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
     "`credentials.tool` makes a tool": {
         "ways_out": ["a_tool_of_ours_refuses_what_the_model_makes_up"],

@@ -379,6 +379,24 @@ def test_fields_are_read_one_by_one(ready: Run) -> None:
     assert told(ready("credentials", "show", "db", "--json"))["masked"] == "user=…, password=…ter2"
 
 
+def test_put_and_show_name_the_parts_that_are_searched_for(ready: Run) -> None:
+    """In words for a person, as lists in JSON, and a part that can't be is warned of."""
+    put = ("credentials", "put", "db", "--kind", "sql", "--created-by", "alice")
+    done = ready(*put, stdin="host=db.example.com user=svc password=hunter2 sslpassword=k3y-pass-7")
+    for printed in (done, ready("credentials", "show", "db")):
+        assert "  searched for: value, sslpassword\n" in printed.output
+        assert "  not searched for: password, host, user\n" in printed.output
+        assert "store it in a field of its own" in printed.output
+        assert "hunter2" not in printed.output
+    assert "less than 8 characters (password)" in done.stderr
+    shown = told(ready("credentials", "show", "db", "--json"))
+    assert shown["searched"] == ["value", "sslpassword"]
+    assert shown["unsearched"] == ["password", "host", "user"]
+    plain = ready(*put, stdin="sk-abcdefghijklmnop")
+    assert "  searched for: value\n" in plain.output
+    assert "not searched for" not in plain.output
+
+
 @pytest.mark.parametrize("stdin", ["one", "one\n", "one\n\n", "one\ntwo\nthree\n"])
 def test_each_field_needs_its_line(ready: Run, stdin: str) -> None:
     """A line that is missing or left over is refused, and nothing is sealed."""

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from conftest import Clock
 from pydantic import SecretStr
+from sqlalchemy import select, update
 
 from pipelit_agents import Agent, CredentialInfo, Pipelit, Secret
+from pipelit_agents.credentials.store import credential_place
+from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.errors import (
     CredentialError,
     CredentialNotAllowed,
@@ -20,6 +23,7 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
+from pipelit_agents.keyring import Sealed
 
 # Where attempts are counted makes no difference here.
 BACKENDS = ("sqlite", "postgres")
@@ -67,6 +71,7 @@ def test_what_is_shown_of_a_credential(pipelit: Pipelit, clock: Clock) -> None:
         allow=("alice", "bob"),
         created_at=at,
         updated_at=at,
+        searched=("value",),
     )
     assert pipelit.credentials.get("openai") == made
     assert pipelit.credentials.list() == [made]
@@ -289,3 +294,18 @@ def test_a_secret_that_is_too_short_to_be_searched_for_is_said(pipelit: Pipelit)
     with pytest.warns(ShortSecretWarning, match="'pin' has a secret of less than 8"):
         pipelit.credentials.put("pin", "abc1234", kind="pin", created_by="alice")
     assert opened(pipelit, "pin") == "abc1234"
+
+
+def test_what_an_earlier_version_stored_is_still_shown(pipelit: Pipelit) -> None:
+    """Its mask was sealed alone; which parts are searched for is known when it is put again."""
+    pipelit.credentials.put("db", VALUE, kind="llm", created_by="alice")
+    with pipelit._database.writing() as connection:
+        row = connection.execute(select(CredentialRow.__table__)).one()
+        place = f"{credential_place(row.name, row.kind, row.public, row.allow)}:hint"
+        old = Sealed(pipelit._open_keyring().seal("user=…, password=…cdef", place), place)
+        connection.execute(update(CredentialRow).values(hint=old))
+    shown = pipelit.credentials.get("db")
+    assert (shown.masked, shown.searched) == ("user=…, password=…cdef", ())
+    made = pipelit.credentials.put("db", VALUE, kind="llm", created_by="alice")
+    assert pipelit.credentials.get("db") == made
+    assert made.searched == ("value",)

@@ -90,6 +90,7 @@ def test_the_drawing_names_the_evidence() -> None:
 def test_every_error_is_exported() -> None:
     """``errors.__all__`` is every class of the tree, and the warnings."""
     warnings = {
+        "CommonSecretWarning",
         "LedgerWarning",
         "ShortSecretWarning",
         "UnguardedRevealWarning",

@@ -18,7 +18,7 @@ from pipelit_agents.cli.output import (
     show,
     show_table,
 )
-from pipelit_agents.errors import ShortSecretWarning
+from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning
 from pipelit_agents.wordy import is_wordy
 
 __all__ = ["credentials"]
@@ -76,13 +76,14 @@ def put(
         value = read_secret("Value")
     with Pipelit.from_env() as pipelit, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ShortSecretWarning)
+        warnings.simplefilter("always", CommonSecretWarning)
         info = pipelit.credentials.put(
             name, value, kind=kind, created_by=created_by, public=shown, allow=allow or None
         )
     if not as_json:
         for each in said:
             typer.echo(f"warning: {each.message}", err=True)
-    show("Sealed.", _fields(info), as_json=as_json)
+    _show("Sealed.", _fields(info), as_json=as_json)
 
 
 @credentials.command("list")
@@ -108,7 +109,7 @@ def show_credential(name: Name, *, as_json: AsJson = False) -> None:
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        show("", _fields(pipelit.credentials.get(name)), as_json=as_json)
+        _show("", _fields(pipelit.credentials.get(name)), as_json=as_json)
 
 
 @credentials.command("delete")
@@ -121,6 +122,22 @@ def delete(name: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
     with Pipelit.from_env() as pipelit:
         pipelit.credentials.delete(name)
     show("Done.", {"deleted": name}, as_json=as_json)
+
+
+def _show(title: str, fields: dict[str, Any], *, as_json: bool) -> None:
+    if not as_json:
+        # JSON has the names of the attributes, a person reads words.
+        searched, unsearched = fields.pop("searched"), fields.pop("unsearched")
+        if searched or unsearched:
+            fields["searched for"] = searched
+        if unsearched:
+            fields["not searched for"] = unsearched
+    show(title, fields, as_json=as_json)
+    if not as_json and unsearched:
+        typer.echo(
+            "What is not searched for can leave a node. If it is a secret, store it in a field of "
+            "its own (--field) of at least 8 characters."
+        )
 
 
 def _fields(info: Any) -> dict[str, Any]:

@@ -6,24 +6,34 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from typing import Any, Final
-from urllib.parse import quote, quote_plus, unquote
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+from urllib.parse import quote, quote_plus
+
+from pipelit_agents.credentials.parts import parts
+from pipelit_agents.credentials.recognition import (
+    SHORTEST,
+    Level,
+    Part,
+    Verdict,
+    as_text,
+    decoded,
+    is_common,
+    verdict,
+)
 
 __all__ = ["Needles"]
 
-# Shorter ones would be found everywhere.
-SHORTEST: Final = 8
-_SHORTEST_LINE: Final = 16
-_LINES: Final = 3
 # Within the first line of base64 that is broken into lines.
 _HEAD: Final = 42
-_SECRET_NAMES: Final = re.compile(r"key|secret|token|pass|pwd|credential|auth", re.IGNORECASE)
-_PASSWORD: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#@:]*:([^/?#]+)@")
+_FEW: Final = 1000
 _ESCAPES: Final = re.compile(r"%[0-9A-F]{2}")
+_CODE_POINTS: Final = re.compile(r"\\u[0-9a-f]{4}")
 # What JSON, URLs, pages and Python all write as it is: of most API keys every character.
 _UNCHANGED: Final = re.compile(r"[A-Za-z0-9_.~-]+")
+_HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{2}(?:[:-]?[0-9a-fA-F]{2})+")
+_UUID: Final = re.compile(r"[0-9a-f]{32}")
+_BASE32: Final = re.compile(r"(?:[A-Z2-7]{16,}|[a-z2-7]{16,})=*")
 
 
 class Needles:
@@ -34,30 +44,64 @@ class Needles:
             looked for.
 
     Attributes:
-        forms: Credential names by what their secrets look like, as UTF-8.
+        forms: Credential names by what their secrets look like, as UTF-8 or as the bytes that a
+            secret encodes; the longest first.
         texts: The same as text, the longest first.
         names: The credentials, for an error that can't say which.
     """
 
-    __slots__ = ("_shortest", "_shortest_texts", "forms", "names", "texts")
+    __slots__ = ("_forms", "_revealed", "_shortest", "_shortest_texts", "_texts", "names")
 
     def __init__(self, revealed: Mapping[str, str]) -> None:
-        self.forms = {
-            form: name
-            for secret, name in revealed.items()
-            for part in _parts(secret)
-            for form in _forms(part)
-            if len(form) >= SHORTEST
-        }
-        shown = {form.decode("utf-8", "surrogatepass") for form in self.forms}
-        self.texts = sorted(shown, key=len, reverse=True)
-        # Where one stands in another, the other needn't be looked for.
+        self._revealed = dict(revealed)
+        self._forms: dict[bytes, str] | None = None
+        self._texts: list[str] | None = None
+        sought = {form for secret in revealed for form in _sought(secret)}
+        texts, rest = list[str](), list[bytes]()
+        for form in sorted(sought, key=len):
+            if text := _as_text(form):
+                texts.append(text)
+            else:
+                rest.append(form)
+        # Where one is within another, the other needn't be looked for. Of very many, finding that
+        # out takes longer than looking for all.
+        few = len(sought) <= _FEW
         self._shortest_texts: list[str] = []
-        for each in reversed(self.texts):
-            if not self.within(each):
+        for each in texts:
+            if not (few and self.within(each)):
                 self._shortest_texts.append(each)
         self._shortest = [each.encode("utf-8", "surrogatepass") for each in self._shortest_texts]
+        for raw in rest:
+            if not (few and self.inside(raw)):
+                self._shortest.append(raw)
         self.names = ", ".join(sorted(set(revealed.values())))
+
+    @property
+    def forms(self) -> Mapping[bytes, str]:
+        """Credential names by what their secrets look like; see the class."""
+        # Made when it is needed: a node that leaks nothing needs none of it.
+        found = self._forms
+        if found is None:
+            every = {
+                form: name
+                for secret, name in self._revealed.items()
+                for part in (Part("", secret, Level.CERTAIN), *_searched_parts(secret))
+                for form in _forms(part.value, encodes=part.encodes)
+                if len(form) >= SHORTEST
+            }
+            # Masked in this order, so that none leaves the rest of a longer one.
+            ordered = sorted(every, key=len, reverse=True)
+            found = self._forms = {each: every[each] for each in ordered}
+        return found
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The same as text, the longest first."""
+        found = self._texts
+        if found is None:
+            shown = {text for form in self.forms if (text := _as_text(form))}
+            found = self._texts = sorted(shown, key=len, reverse=True)
+        return found
 
     def within(self, text: str) -> bool:
         """Whether a text shows one of them."""
@@ -74,82 +118,148 @@ class Needles:
         return text
 
 
-def _parts(secret: str) -> Iterator[str]:
-    """A secret as it is used: without its last newline, by lines, or a part of what holds it."""
-    yield secret
-    if secret != (bare := secret.strip()):
-        yield bare
-    # PEM keys stand in environment variables with their newlines escaped.
-    for whole in {secret, secret.replace("\\n", "\n")}:
-        yield from _lines(whole)
-    if "://" in bare and (found := _PASSWORD.match(bare)):
-        yield from {found[1], unquote(found[1])}
-    if bare.startswith(("{", "[")):
-        with suppress(ValueError):
-            for value in _named_secrets("", json.loads(bare)):
-                yield from _parts(value)
+def _searched_parts(secret: str) -> list[Part]:
+    """The parts of a secret that are secrets by themselves."""
+    return [part for part in parts(secret) if verdict(part) is Verdict.SEARCHED]
 
 
-def _lines(whole: str) -> Iterator[str]:
-    # Of a bundle each block counts for itself, and what isn't private is no secret.
-    private, taken = True, 0
-    lines = whole.splitlines()
-    for line in map(str.strip, lines if len(lines) > 1 else []):
-        if line.startswith("-----"):
-            private, taken = "PRIVATE" in line or not line.startswith("-----BEGIN"), 0
-        elif private and taken < _LINES and len(line) >= _SHORTEST_LINE and ": " not in line:
-            taken += 1
-            yield line
+def _sought(secret: str) -> Iterator[bytes]:
+    """The forms that show a secret: where a part shows, the document around it needn't."""
+    found = _searched_parts(secret)
+    values = [part.value for part in found]
+    within = any(isinstance(each, str) and each in secret and each != secret for each in values)
+    if within and not any(decoded(secret)):
+        # Whatever rewrites a document rewrites its parts with it, but for base64 in lines.
+        head = secret.encode("utf-8", "surrogatepass")[:_HEAD]
+        yield from (form for form in _base64({head}) if len(form) >= SHORTEST)
+    else:
+        found.append(Part("", secret, Level.CERTAIN))
+    for part in found:
+        forms = _forms(part.value, encodes=part.encodes)
+        yield from (form for form in forms if len(form) >= SHORTEST)
 
 
-def _named_secrets(name: str, value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for each, inner in value.items():
-            yield from _named_secrets(each, inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _named_secrets(name, inner)
-    elif isinstance(value, str) and _SECRET_NAMES.search(name) and "://" not in value:
-        yield value
+def _as_text(form: bytes) -> str:
+    try:
+        return form.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return ""
 
 
-def _forms(secret: str) -> set[bytes]:
+def _forms(secret: str | bytes, *, encodes: bool = True) -> set[bytes]:
+    """What encoding, escaping and quoting make of a secret, and of what it encodes itself."""
     if len(secret) < SHORTEST:
         return set()
+    if isinstance(secret, bytes):
+        return _of_bytes(secret)
     plain = secret.encode("utf-8", "surrogatepass")
-    texts = {plain.hex(), plain.hex().upper()}
-    if not _UNCHANGED.fullmatch(secret):
-        texts |= _written(secret, plain)
-    forms = {plain, *(each.encode("utf-8", "surrogatepass") for each in texts)}
+    texts = _hexadecimal(plain)
     # HTTP's basic authorization is Latin-1 where that will do.
     latin = secret.encode("latin-1", "ignore")
-    for part in {plain, plain[:_HEAD], latin if len(latin) == len(secret) else plain}:
+    encoded = {plain, plain[:_HEAD], latin if len(latin) == len(secret) else plain}
+    if not _UNCHANGED.fullmatch(secret):
+        texts |= _written(secret, plain)
+        # Of JSON that is encoded as a whole, such as the body of a request.
+        encoded.add(json.dumps(secret)[1:-1].encode())
+    if _HEXADECIMAL.fullmatch(secret):
+        texts |= _cases(secret)
+    elif _BASE32.fullmatch(secret):
+        texts |= {secret.lower(), secret.upper()}
+    forms = {plain, *(each.encode("utf-8", "surrogatepass") for each in texts), *_base64(encoded)}
+    for raw in decoded(secret) if encodes else ():
+        text = as_text(raw)
+        if not text:
+            forms |= _of_bytes(raw)
+        elif not is_common(text):
+            forms |= _forms(text, encodes=False)
+    return forms
+
+
+def _of_bytes(raw: bytes) -> set[bytes]:
+    """The same of a secret that is binary."""
+    if len(raw) < SHORTEST:
+        return set()
+    texts = {*_hexadecimal(raw), repr(raw)[2:-1], raw.decode("latin-1")}
+    return {raw, *(each.encode() for each in texts), *_base64({raw, raw[:_HEAD]})}
+
+
+def _hexadecimal(plain: bytes) -> set[str]:
+    bare, pairs = plain.hex(), plain.hex(":")
+    return {bare, bare.upper(), pairs, pairs.upper(), plain.hex(" ")}
+
+
+def _cases(secret: str) -> set[str]:
+    """Hexadecimal in both cases; a UUID with dashes and without."""
+    bare = re.sub("[:-]", "", secret).lower()
+    found = {bare, secret.lower()}
+    if _UUID.fullmatch(bare):
+        found.add("-".join((bare[:8], bare[8:12], bare[12:16], bare[16:20], bare[20:])))
+    return found | {each.upper() for each in found}
+
+
+def _base64(values: Iterable[bytes]) -> Iterator[bytes]:
+    for part in values:
         for shift in range(3):
             # What stands before it shifts a value's base64; what both alignments share is looked
             # for.
             encoded = base64.b64encode(bytes(shift) + part).rstrip(b"=")
             whole = encoded[(shift * 8 + 5) // 6 : (len(part) + shift) * 8 // 6]
-            forms |= {whole, whole.replace(b"+", b"-").replace(b"/", b"_")}
-    return forms
+            yield whole
+            yield whole.replace(b"+", b"-").replace(b"/", b"_")
 
 
 def _written(secret: str, plain: bytes) -> set[str]:
     """What escaping and quoting make of it."""
     in_json = json.dumps(secret)[1:-1]
+    as_it_is = json.dumps(secret, ensure_ascii=False)[1:-1]
     # As Python's libraries write it: requests and httpx, urllib, forms, SQLAlchemy.
     in_urls = {quote(plain, safe=each) for each in ("", "/", " +")} | {quote_plus(plain)}
     # As html, markupsafe and xml.sax write it.
     bare = html.escape(secret, quote=False)
     pages = {bare, html.escape(secret), bare.replace('"', "&quot;")}
     pages |= {each.replace("&quot;", "&#34;").replace("&#x27;", "&#39;") for each in pages}
+    pages |= {each.encode("ascii", "xmlcharrefreplace").decode() for each in pages}
     return {
         in_json,
-        json.dumps(secret, ensure_ascii=False)[1:-1],
+        as_it_is,
         json.dumps(in_json)[1:-1],
+        # PHP and ujson escape the slash, Go and Flask what a page would read, Java in upper case.
+        in_json.replace("/", "\\/"),
+        as_it_is.replace("/", "\\/"),
+        _for_pages(in_json, "<>&"),
+        _for_pages(as_it_is, "<>&"),
+        _for_pages(in_json, "<>&'"),
+        _CODE_POINTS.sub(lambda found: f"\\u{found[0][2:].upper()}", in_json),
+        _in_yaml(as_it_is),
         repr(secret)[1:-1],
         repr(plain)[2:-1],
+        # Beside both kinds of quotes, as in a document.
+        repr("'\"" + secret)[4:-1],
+        repr(b"'\"" + plain)[5:-1],
         *pages,
+        # CSV and SQL, ODBC, libpq, a shell.
         secret.replace('"', '""'),
+        secret.replace("'", "''"),
+        secret.replace("}", "}}"),
+        secret.replace("\\", "\\\\").replace("'", "\\'"),
+        secret.replace("'", "'\"'\"'"),
+        secret.replace("'", "'\\''"),
         *in_urls,
         *(_ESCAPES.sub(lambda found: found[0].lower(), each) for each in in_urls),
     }
+
+
+def _for_pages(in_json: str, characters: str) -> str:
+    return "".join(f"\\u{ord(c):04x}" if c in characters else c for c in in_json)
+
+
+def _in_yaml(in_json: str) -> str:
+    def written(c: str) -> str:
+        if c.isascii():
+            return c
+        number = ord(c)
+        if number < 0x100:
+            return f"\\x{number:02X}"
+        return f"\\u{number:04X}" if number < 0x10000 else f"\\U{number:08X}"
+
+    return "".join(map(written, in_json))

@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from pydantic import ConfigDict, SecretStr
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from pipelit_agents.audit import entry, write
-from pipelit_agents.credentials.needles import SHORTEST
+from pipelit_agents.credentials.parts import VALUE, Described, described
+from pipelit_agents.credentials.recognition import SHORTEST, is_common
 from pipelit_agents.credentials.scope import (
     Scope,
     current_scope,
@@ -31,6 +32,7 @@ from pipelit_agents.database.statement import Open, Statement
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.errors import (
     AccountError,
+    CommonSecretWarning,
     ConfigurationError,
     CredentialError,
     CredentialNotAllowed,
@@ -58,7 +60,6 @@ R = TypeVar("R")
 _READ_SECRET: Final = Statement(
     "SELECT kind, public, allow, sealed FROM pipelit_credentials WHERE name = :name"
 )
-VALUE: Final = "value"
 _MASKED_FROM: Final = 12
 _LONGEST_KIND: Final = 64
 _REFUSALS: Final[dict[type[Exception], str]] = {
@@ -81,6 +82,11 @@ class CredentialInfo:
         allow: The accounts that alone may open it, or None: any may.
         created_at: When it was put there first, UTC.
         updated_at: When it was last changed, UTC.
+        searched: The parts that are searched for where something leaves a node, by name: ``value``
+            or the names of the fields for a whole value, and ``password`` or ``db.password`` for
+            what is within a connection string or a document.
+        unsearched: The parts that aren't: too short, too common, or not known to be secrets. Both
+            are empty for a credential that an earlier version stored.
     """
 
     name: str
@@ -91,6 +97,8 @@ class CredentialInfo:
     allow: tuple[str, ...] | None
     created_at: datetime
     updated_at: datetime
+    searched: tuple[str, ...] = ()
+    unsearched: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         return html_of(self)
@@ -124,6 +132,11 @@ class Credentials:
     ) -> CredentialInfo:
         """Seals a secret under a name; what stood there before is replaced.
 
+        A secret may be a document: a connection string, a header, a key file, settings in JSON,
+        YAML, INI or as in ``.env``. The passwords and keys in it are found by well-known forms and
+        names, and each is searched for by itself. The result names the parts that are searched for
+        and those that aren't; store a secret that isn't found as a field of its own.
+
         Args:
             name: Of the form of a username.
             value: The secret, or several named ones.
@@ -134,7 +147,12 @@ class Credentials:
             allow: The accounts that alone may open it; by default any may.
 
         Warns:
-            ShortSecretWarning: A secret is too short to be searched for.
+            ShortSecretWarning: A secret, or a part of one, is too short to be searched for.
+            CommonSecretWarning: A secret is a single ordinary word, or digits in a row. As a part
+                it isn't searched for; as a whole it is, and honest text that has it is refused.
+
+        Returns:
+            What may be shown of it, with the names of the parts that are searched for.
 
         Raises:
             CredentialError: The name, the value or a public field is unusable; it says which.
@@ -200,13 +218,9 @@ class Credentials:
                 credential=name,
             )
         secrets = _secret_fields(name, value)
-        if any(len(secret) < SHORTEST for secret in secrets.values()):
-            warnings.warn(
-                f"credential {name!r} has a secret of less than {SHORTEST} characters: it is "
-                "sealed, and what a node returns or logs is not searched for it",
-                ShortSecretWarning,
-                stacklevel=3,
-            )
+        found = described(secrets)
+        for message, category in _warned(name, secrets, found):
+            warnings.warn(message, category, stacklevel=3)
         shown = _canonical(name, dict(public or {}))
         may = None
         if allow is not None:
@@ -221,7 +235,7 @@ class Credentials:
             "public": shown,
             "allow": may,
             "sealed": Sealed(keyring.seal(json.dumps(secrets), place), place),
-            "hint": Sealed(keyring.seal(_hint(secrets), hint_place), hint_place),
+            "hint": Sealed(keyring.seal(_hint(secrets, found), hint_place), hint_place),
             "updated_at": now,
         }
         self._database.lock(connection, f"credential:{name}")
@@ -556,16 +570,18 @@ class Credentials:
     def _info(self, row: Row[Any]) -> CredentialInfo:
         # Bound as the secret is: a base_url that was changed is not shown as if it were right.
         place = f"{credential_place(row.name, row.kind, row.public, row.allow)}:hint"
-        hint = self._keyring().unseal(row.hint.token, place).decode()
+        hint = _Hint.read(self._keyring().unseal(row.hint.token, place).decode())
         return CredentialInfo(
             row.name,
             row.kind,
-            hint,
+            hint.masked,
             json.loads(row.public),
             row.created_by,
             None if row.allow is None else tuple(json.loads(row.allow)),
             datetime.fromtimestamp(row.created_at, UTC),
             datetime.fromtimestamp(row.updated_at, UTC),
+            hint.searched,
+            hint.unsearched,
         )
 
     def _record(
@@ -668,11 +684,60 @@ def _canonical(name: str, public: builtins.dict[str, Any]) -> str:
         ) from None
 
 
-def _hint(secrets: Mapping[str, str]) -> str:
+class _Hint(NamedTuple):
+    """What is shown of the secrets of a credential, sealed beside them."""
+
+    masked: str
+    searched: tuple[str, ...] = ()
+    unsearched: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> _Hint:
+        # Earlier versions sealed the mask alone, which is no JSON.
+        try:
+            masked, searched, unsearched = json.loads(text)
+        except ValueError:
+            return cls(text)
+        return cls(masked, tuple(searched), tuple(unsearched))
+
+
+def _hint(secrets: Mapping[str, str], found: Described) -> str:
     masks = {
         key: "…" + (secret[-4:] if len(secret) >= _MASKED_FROM else "")
         for key, secret in secrets.items()
     }
+    masked = ", ".join(f"{key}={mask}" for key, mask in masks.items())
     if list(masks) == [VALUE]:
-        return masks[VALUE]
-    return ", ".join(f"{key}={mask}" for key, mask in masks.items())
+        masked = masks[VALUE]
+    unsearched = (*found.short, *found.common, *found.public)
+    return json.dumps(_Hint(masked, found.searched, unsearched))
+
+
+def _warned(
+    name: str, secrets: Mapping[str, str], found: Described
+) -> Iterator[tuple[str, type[Warning]]]:
+    """What is to be said of secrets that can't be searched for well."""
+    unsearched = "it is sealed, and what a node returns or logs is not searched for it"
+    if found.short:
+        yield (
+            f"credential {name!r} has a secret of less than {SHORTEST} characters "
+            f"({', '.join(found.short)}): {unsearched}",
+            ShortSecretWarning,
+        )
+    if found.common:
+        yield (
+            f"credential {name!r} has a secret that is an ordinary word or number "
+            f"({', '.join(found.common)}): {unsearched}, as honest text may have it; use a "
+            "generated secret",
+            CommonSecretWarning,
+        )
+    words = [
+        key for key, each in secrets.items() if len(each) >= SHORTEST and is_common(each.strip())
+    ]
+    if words:
+        yield (
+            f"credential {name!r} has a secret that is an ordinary word or number "
+            f"({', '.join(words)}): what a node returns is searched for it, so honest text that "
+            "has it is refused; use a generated secret, and store what is no secret in public",
+            CommonSecretWarning,
+        )
