@@ -53,6 +53,11 @@ def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableCo
         guard: Knows the open secrets.
     """
     made: Any = dict(config or {})
+    # What the node adds to these would be in the graph's own: they go into streams and checkpoints.
+    if isinstance(made.get("tags"), list):
+        made["tags"] = list(made["tags"])
+    if isinstance(made.get("metadata"), dict):
+        made["metadata"] = dict(made["metadata"])
     configurable = made.get("configurable")
     if configurable:
         made["configurable"] = {

@@ -22,6 +22,7 @@ from pipelit_agents.credentials.boundary import holds, redact, refuse_leak, scru
 from pipelit_agents.credentials.insides import Unsearched
 from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
+from pipelit_agents.credentials.surroundings import Surroundings
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 from pipelit_agents.running import running
 from pipelit_agents.threads import aside
@@ -55,6 +56,7 @@ class Scope(Unsearched):
         self.parent = current_scope()
         self.closed = False
         self.run: object | None = None
+        self.surroundings: Surroundings | None = None
         self._secrets: list[Secret] = []
         self._revealed: dict[str, str] = {}
         self._needles: Needles | None = None
@@ -134,6 +136,19 @@ class Scope(Unsearched):
             found = self._needles = Needles(self.revealed)
         return found
 
+    def leave(self, *, failed: bool) -> None:
+        """Search what outlives the node, and clean it; call it before the scope is closed.
+
+        Args:
+            failed: Whether an error is under way, which is then the one to tell.
+
+        Raises:
+            SecretLeakError: The node left a secret there.
+        """
+        if self._revealed and self.surroundings is not None:
+            look = self.surroundings.clean if failed else self.surroundings.check
+            look(self.sought())
+
 
 # Those that hold secrets. Without a lock: the collector closes generators that nobody ended, at any
 # moment and in any thread.
@@ -182,6 +197,7 @@ def _entered() -> tuple[Scope, _Step]:
     scope = Scope()
     config = guarded_config(var_child_runnable_config.get(), scope)
     step = _Step(scope, config)
+    scope.surroundings = Surroundings(config)
     with step:
         scope.run = running()
     return scope, step
@@ -261,14 +277,16 @@ class _left:  # noqa: N801 - used like a function
 
 
 def _leave(scope: Scope, error: BaseException | None) -> None:
-    """Close the scope, and take its secrets out of what is raised.
+    """Close the scope, and take its secrets out of what is raised and what outlives it.
 
     Raises:
+        SecretLeakError: The node left a secret where it would outlive the node.
         BaseException: What stands for an error that could not be changed.
     """
     from pipelit_agents.credentials.doors import redact_or_raise
 
     try:
+        scope.leave(failed=error is not None)
         if error is not None:
             redact_or_raise(error, scope)
     finally:
