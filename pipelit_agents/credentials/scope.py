@@ -15,7 +15,7 @@ from collections.abc import (
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial, wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from pipelit_agents.credentials.boundary import holds, redact, refuse_leak, scrub
@@ -26,6 +26,9 @@ from pipelit_agents.credentials.surroundings import Surroundings
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 from pipelit_agents.running import running
 from pipelit_agents.threads import aside
+
+if TYPE_CHECKING:
+    from pipelit_agents.credentials.pieces import Held
 
 __all__ = [
     "Scope",
@@ -57,6 +60,7 @@ class Scope(Unsearched):
         self.closed = False
         self.run: object | None = None
         self.surroundings: Surroundings | None = None
+        self._held: dict[int, tuple[Any, Held]] = {}
         self._secrets: list[Secret] = []
         self._revealed: dict[str, str] = {}
         self._needles: Needles | None = None
@@ -136,8 +140,23 @@ class Scope(Unsearched):
             found = self._needles = Needles(self.revealed)
         return found
 
+    def holding(self, call: Callable[..., Any], where: str) -> Held:
+        """Return what calls a stream's writer, and keeps back what may begin a secret.
+
+        Args:
+            call: The writer; each has one.
+            where: Which way out it is.
+        """
+        # Late: it imports LangChain, which `import pipelit_agents` doesn't.
+        from pipelit_agents.credentials.pieces import Held
+
+        # Kept with the writer, so that no other gets its id meanwhile.
+        return self._held.setdefault(id(call), (call, Held(call, self, where)))[1]
+
     def leave(self, *, failed: bool) -> None:
-        """Search what outlives the node, and clean it; call it before the scope is closed.
+        """Hand on what streams kept back; search what outlives the node, and clean it.
+
+        Call it before the scope is closed.
 
         Args:
             failed: Whether an error is under way, which is then the one to tell.
@@ -145,6 +164,13 @@ class Scope(Unsearched):
         Raises:
             SecretLeakError: The node left a secret there.
         """
+        for _, held in list(self._held.values()):
+            if failed:
+                # The node's own error is the one to tell.
+                with suppress(Exception):
+                    held.flush()
+            else:
+                held.flush()
         if self._revealed and self.surroundings is not None:
             look = self.surroundings.clean if failed else self.surroundings.check
             look(self.sought())
