@@ -28,6 +28,7 @@ from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.database.statement import Open, Statement
+from pipelit_agents.discretion import discreet
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.errors import (
     AccountError,
@@ -112,6 +113,7 @@ class Credentials:
         self._keyring = keyring
         self._clock = clock
 
+    @discreet
     def put(
         self,
         name: str,
@@ -154,6 +156,7 @@ class Credentials:
 
     aput = off_the_loop(put)
 
+    @discreet
     def put_in(
         self,
         connection: Connection,
@@ -205,7 +208,8 @@ class Credentials:
                 f"credential {name!r} has a secret of less than {SHORTEST} characters: it is "
                 "sealed, and what a node returns or logs is not searched for it",
                 ShortSecretWarning,
-                stacklevel=3,
+                # Past put and the two wrappers, to the caller.
+                stacklevel=5,
             )
         shown = _canonical(name, dict(public or {}))
         may = None
@@ -426,6 +430,7 @@ class Credentials:
         with opened_scope() as scope:
             yield scope.hold(await aside(self._open_secret, name, agent))
 
+    @discreet
     def open_in(
         self, scope: Scope, name: str, *, agent: Agent | None = None
     ) -> tuple[Mapping[str, Secret], Mapping[str, Any]]:
@@ -468,6 +473,7 @@ class Credentials:
             name = reference.partition(":")[0]
             self._record(connection, actor, name, "credential.reveal", "refused", reason)
 
+    @discreet
     def _open(self, reference: str, agent: Agent | None) -> Any:
         """A secret field of a credential, or a public one as it is."""
         name, _, wanted = reference.partition(":")
