@@ -16,6 +16,7 @@ from langchain_core.outputs import ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
+from pipelit_agents.credentials.boundary import holds
 from pipelit_agents.credentials.doors import guarded_argument, guarded_config, state_in
 from pipelit_agents.credentials.scope import Scope, opened_scope, searching_given
 from pipelit_agents.credentials.secret import Secret
@@ -249,6 +250,15 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 credential=name,
             )
         built: BaseChatModel = init_chat_model(str(model), **options)
+        for key, secret in given.items():
+            if not _takes(built, key, secret):
+                raise CredentialError(
+                    f"credential {name!r}: {type(built).__name__} has no parameter {key!r}, so "
+                    "this secret would be opened and never sent. Name the secret as the model "
+                    "names its parameter. For ChatOllama, build the model in a node or tool with "
+                    "credentials.inject, and send the key in client_kwargs={'headers': …}",
+                    credential=name,
+                )
         return built
 
     def _filled(
@@ -286,6 +296,21 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 )
             secrets[parameter] = next(iter(opened.values()))
         return request if tool is None else request.override(tool=_given(tool, secrets, scope))
+
+
+def _takes(model: BaseChatModel, name: str, secret: Secret) -> bool:
+    """Whether a chat model has taken a secret: many ignore what they don't know."""
+    kind = type(model)
+    if kind.model_config.get("extra") == "allow":
+        return True
+    for field, info in kind.model_fields.items():
+        aliases = getattr(info.validation_alias, "choices", [info.validation_alias])
+        if name in (field, info.alias, *aliases):
+            return True
+    # It may have been renamed on the way in.
+    kept = list(vars(model).values())
+    plain = {secret.get_secret_value(): name}
+    return any(each is secret for each in kept) or holds(kept, plain, opened=False)
 
 
 def _given(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseTool:

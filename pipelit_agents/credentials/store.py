@@ -281,12 +281,13 @@ class Credentials:
     adelete = off_the_loop(delete)
 
     def inject(
-        self, agent: Agent | None = None, /, **references: str
+        self, agent: Agent | None = None, **references: str
     ) -> Callable[[Callable[P, R]], Callable[..., R]]:
         """Decorates a node or tool, so that each call gets secrets that die with it.
 
         Args:
-            agent: Who opens them; needed for credentials that are kept for named accounts.
+            agent: Who opens them; needed for credentials that are kept for named accounts. By
+                position or by name. So no secret goes to a parameter that is called ``agent``.
             references: Parameter names and credentials: ``api_key="openai"``, or
                 ``password="database:password"`` for one of several fields. A public field
                 (``host="database:host"``) is passed as it is; put what is no secret there, or it
@@ -308,12 +309,16 @@ class Credentials:
             def call_model(state: State, *, api_key: SecretStr) -> dict: ...
             ```
         """
+        if agent is not None and not isinstance(agent, Agent):
+            raise TypeError(
+                'agent has to be a handle, who opens the secrets: pipelit.agent("agent_lead"), '
+                f"not {type(agent).__name__}. To inject a secret into a parameter that is called "
+                "agent, rename the parameter"
+            )
         if not references:
             raise TypeError(
                 'inject needs a credential for a parameter, for example inject(api_key="openai")'
             )
-        if agent is not None and not isinstance(agent, Agent):
-            raise TypeError('agent has to be a handle: pipelit.agent("agent_lead")')
         for parameter, reference in references.items():
             if not isinstance(reference, str):
                 raise TypeError(
@@ -331,7 +336,7 @@ class Credentials:
         return decorate
 
     def tool(
-        self, agent: Agent | None = None, /, **references: str
+        self, agent: Agent | None = None, **references: str
     ) -> Callable[[Callable[..., Any]], BaseTool]:
         """Decorates a function to be a LangChain tool with secrets: ``inject`` under ``@tool``.
 
