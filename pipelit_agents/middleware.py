@@ -158,9 +158,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             self._warn_unused(request.model)
             return handler(request)
         with opened_scope() as scope:
-            response = handler(request.override(model=self._built(scope)))
-            scope.check(response, "what the model answers")
-            return response
+            built = request.override(model=self._built(scope))
+            return _checked(scope, handler(built), "what the model answers")
 
     async def awrap_model_call(
         self,
@@ -174,9 +173,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             return await handler(request)
         with opened_scope() as scope:
             model = await asyncio.to_thread(self._built, scope)
-            response = await handler(request.override(model=model))
-            scope.check(response, "what the model answers")
-            return response
+            answer = handler(request.override(model=model))
+            return _checked(scope, await answer, "what the model answers")
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]
@@ -193,9 +191,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return handler(request)
         with opened_scope() as scope:
-            result = handler(self._filled(request, wanted, scope))
-            scope.check(result, "what the tool returns")
-            return result
+            filled = self._filled(request, wanted, scope)
+            return _checked(scope, handler(filled), "what the tool returns")
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
@@ -205,9 +202,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return await handler(request)
         with opened_scope() as scope:
-            result = await handler(await asyncio.to_thread(self._filled, request, wanted, scope))
-            scope.check(result, "what the tool returns")
-            return result
+            filled = await asyncio.to_thread(self._filled, request, wanted, scope)
+            return _checked(scope, await handler(filled), "what the tool returns")
 
     def _warn_unused(self, model: Any) -> None:
         # Another middleware's stands for a model of its own, as among fallbacks.
@@ -296,6 +292,15 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 )
             secrets[parameter] = next(iter(opened.values()))
         return request if tool is None else request.override(tool=_given(tool, secrets, scope))
+
+
+def _checked(scope: Scope, result: Any, where: str) -> Any:
+    try:
+        scope.check(result, where)
+        return result
+    finally:
+        # A leak is shown with the local variables of this frame.
+        del result
 
 
 def _takes(model: BaseChatModel, name: str, secret: Secret) -> bool:

@@ -148,12 +148,16 @@ def _passing(error: BaseException, guard: Guard) -> BaseException:
         return guard.redact(error)
     try:
         guard.check(error.args, "what the node interrupts or commands with")
+        # It may have been raised where another error was handled, which tracers write out.
+        guard.redact(error)
     except SecretLeakError as found:
         found.__context__ = None
         return found
-    # It may have been raised where another error was handled, which tracers write out.
-    guard.redact(error)
-    return error
+    else:
+        return error
+    finally:
+        # What is returned in its place has this frame in its traceback.
+        del error
 
 
 def _raise(instead: BaseException) -> NoReturn:

@@ -112,8 +112,17 @@ class Scope(Unsearched):
         Raises:
             SecretLeakError: It holds one.
         """
-        if self._revealed:
-            refuse_leak(value, self.sought(), where)
+        leak: SecretLeakError | None = None
+        try:
+            if self._revealed:
+                refuse_leak(value, self.sought(), where)
+        except SecretLeakError as error:
+            # Its frames hold what was searched, and error trackers show them.
+            leak = error.with_traceback(None)
+        finally:
+            del value
+        if leak is not None:
+            raise leak
 
     def check_given(self, given: Sequence[Any]) -> None:
         """Make sure that none was written into what the node was given: LangGraph would store it.
@@ -387,15 +396,19 @@ def injecting(
             opened[key] = scope.hold(value) if isinstance(value, Secret) else value
         return opened
 
-    def call(arguments: dict[str, Any], secrets: dict[str, Any]) -> Any:
+    def call(arguments: _Arguments, secrets: dict[str, Any]) -> Any:
         # Bound to the full signature: positional arguments may stand on both sides of a secret.
-        bound = inspect.BoundArguments(signature, arguments | secrets)
+        bound = inspect.BoundArguments(signature, arguments.values | secrets)
         return function(*bound.args, **bound.kwargs)
 
     def finished(scope: Scope, result: Any) -> Any:
-        _refuse_deferred(name, result)
-        scope.check(result)
-        return result
+        try:
+            _refuse_deferred(name, result)
+            scope.check(result)
+            return result
+        finally:
+            # A leak is shown with the local variables of this frame.
+            del result
 
     # LangGraph and LangChain ask inspect what kind of function it is, hence four real ones.
     wrapped: Callable[..., Any]
@@ -417,7 +430,11 @@ def injecting(
                                 item = await resume()
                             except StopAsyncIteration:
                                 return
-                        scope.check(item)
+                        try:
+                            scope.check(item)
+                        except BaseException:
+                            del item
+                            raise
                         try:
                             resume = partial(body.asend, (yield item))
                         except BaseException as error:
@@ -441,7 +458,11 @@ def injecting(
                                 item = resume()
                             except StopIteration as stop:
                                 return finished(scope, stop.value)
-                        scope.check(item)
+                        try:
+                            scope.check(item)
+                        except BaseException:
+                            del item
+                            raise
                         try:
                             resume = partial(body.send, (yield item))
                         except BaseException as error:
@@ -455,8 +476,7 @@ def injecting(
                 await _off_the_loop(refuse_passed, kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
                 with searching_given(scope, given):
-                    result = await call(arguments, await aside(open_all, scope))
-                    return finished(scope, result)
+                    return finished(scope, await call(arguments, await aside(open_all, scope)))
 
     else:
 
@@ -477,16 +497,23 @@ def injecting(
     return wrapped
 
 
+class _Arguments:
+    """What a function is called with, and may change: shown to nobody who looks at frames."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+
 def _bound(
     visible: inspect.Signature, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[dict[str, Any], list[Any]]:
+) -> tuple[_Arguments, list[Any]]:
     """The arguments with guarded doors, and what of them LangGraph keeps: the state."""
     from pipelit_agents.credentials.doors import guarded_argument, state_in
 
     bound = visible.bind(*args, **kwargs).arguments
     given = [state_in(key, value) for key, value in bound.items() if key not in ("self", "cls")]
     guarded = {key: guarded_argument(key, value, scope) for key, value in bound.items()}
-    return guarded, given
+    return _Arguments(guarded), given
 
 
 @contextmanager
