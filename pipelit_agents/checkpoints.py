@@ -54,6 +54,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import TASKS
 
+from pipelit_agents.credentials.scope import current_scope
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.keyring import Keyring
 
@@ -406,6 +407,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
     def _closed(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
     ) -> tuple[RunnableConfig, Checkpoint, CheckpointMetadata]:
+        _refuse_open_secrets([checkpoint["channel_values"], metadata])
         thread, ns, parent = _place(config)
         closed: Any = {**checkpoint}
         versions = checkpoint["channel_versions"]
@@ -469,6 +471,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
     def _written(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str
     ) -> tuple[RunnableConfig, Sequence[tuple[str, Any]]]:
+        _refuse_open_secrets(writes)
         thread, ns, belongs = _place(config)
         return _routed(config), [
             (name, self._boxed(value, [task_id, belongs], "write", thread, ns, name))
@@ -525,6 +528,12 @@ def _routed(config: RunnableConfig) -> RunnableConfig:
         if name in _ROUTING or name.startswith("__")
     }
     return {"configurable": configurable}
+
+
+def _refuse_open_secrets(values: Any) -> None:
+    # A node that updates a graph's state by itself saves past the node's own guards.
+    if (scope := current_scope()) is not None:
+        scope.check(values, "what the node saves")
 
 
 def _place(config: RunnableConfig) -> tuple[str, str, str]:

@@ -16,6 +16,7 @@ from typing import Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from pipelit_agents.discretion import discreet
 from pipelit_agents.errors import ConfigurationError, UnsealError
 
 __all__ = ["Keyring", "Sealed"]
@@ -55,6 +56,7 @@ class Keyring:
 
     __slots__ = ("_fernet", "_keys", "_newest")
 
+    @discreet
     def __init__(self, *keys: str) -> None:
         cleaned = [key.strip() for key in keys if key.strip()]
         if not cleaned:
@@ -81,6 +83,7 @@ class Keyring:
         self._fernet = MultiFernet(fernets)
 
     @classmethod
+    @discreet
     def parse(cls, setting: str) -> Keyring:
         """Read the setting's form: keys separated by commas or white space, newest first.
 
@@ -94,6 +97,7 @@ class Keyring:
         """Makes a new Fernet key from the system's random source."""
         return Fernet.generate_key().decode("ascii")
 
+    @discreet
     def seal(self, plaintext: str | bytes, purpose: str) -> str:
         """Encrypts a value for one place.
 
@@ -107,6 +111,7 @@ class Keyring:
         data = plaintext.encode() if isinstance(plaintext, str) else plaintext
         return self._fernet.encrypt(_head(purpose) + data).decode("ascii")
 
+    @discreet
     def unseal(self, token: str, purpose: str) -> bytes:
         """Decrypts a value that was sealed for this place.
 

@@ -21,6 +21,7 @@ from pipelit_agents.approvals.values import ApprovalDecision, Vote
 from pipelit_agents.audit import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserRow
+from pipelit_agents.discretion import discreet
 from pipelit_agents.errors import (
     CodeRejected,
     NotPermitted,
@@ -141,6 +142,7 @@ class Mfa:
 
     aenroll = off_the_loop(enroll)
 
+    @discreet
     def confirm(self, username: str, code: str) -> Sequence[SecretStr]:
         """Turns a second factor on, by its first code; five wrong codes end the enrolment.
 
@@ -214,6 +216,7 @@ class Mfa:
 
     aconfirm = off_the_loop(confirm)
 
+    @discreet
     def verify(self, username: str, code: str) -> Verification:
         """Checks a person's code and spends it.
 
@@ -303,6 +306,7 @@ class Mfa:
 
     adeny = off_the_loop(deny)
 
+    @discreet
     def disable(self, username: str, code: str) -> None:
         """Ends a person's second factor and its recovery codes.
 
@@ -321,6 +325,7 @@ class Mfa:
 
     adisable = off_the_loop(disable)
 
+    @discreet
     def renew_recovery_codes(self, username: str, code: str) -> Sequence[SecretStr]:
         """Replaces the recovery codes by ten new ones.
 

@@ -16,6 +16,7 @@ from langchain_core.outputs import ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
+from pipelit_agents.credentials.boundary import holds
 from pipelit_agents.credentials.doors import guarded_argument, guarded_config, state_in
 from pipelit_agents.credentials.scope import Scope, opened_scope, searching_given
 from pipelit_agents.credentials.secret import Secret
@@ -157,9 +158,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             self._warn_unused(request.model)
             return handler(request)
         with opened_scope() as scope:
-            response = handler(request.override(model=self._built(scope)))
-            scope.check(response, "what the model answers")
-            return response
+            built = request.override(model=self._built(scope))
+            return _checked(scope, handler(built), "what the model answers")
 
     async def awrap_model_call(
         self,
@@ -173,9 +173,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             return await handler(request)
         with opened_scope() as scope:
             model = await asyncio.to_thread(self._built, scope)
-            response = await handler(request.override(model=model))
-            scope.check(response, "what the model answers")
-            return response
+            answer = handler(request.override(model=model))
+            return _checked(scope, await answer, "what the model answers")
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]
@@ -192,9 +191,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return handler(request)
         with opened_scope() as scope:
-            result = handler(self._filled(request, wanted, scope))
-            scope.check(result, "what the tool returns")
-            return result
+            filled = self._filled(request, wanted, scope)
+            return _checked(scope, handler(filled), "what the tool returns")
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
@@ -204,9 +202,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return await handler(request)
         with opened_scope() as scope:
-            result = await handler(await asyncio.to_thread(self._filled, request, wanted, scope))
-            scope.check(result, "what the tool returns")
-            return result
+            filled = await asyncio.to_thread(self._filled, request, wanted, scope)
+            return _checked(scope, await handler(filled), "what the tool returns")
 
     def _warn_unused(self, model: Any) -> None:
         # Another middleware's stands for a model of its own, as among fallbacks.
@@ -249,6 +246,15 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 credential=name,
             )
         built: BaseChatModel = init_chat_model(str(model), **options)
+        for key, secret in given.items():
+            if not _takes(built, key, secret):
+                raise CredentialError(
+                    f"credential {name!r}: {type(built).__name__} has no parameter {key!r}, so "
+                    "this secret would be opened and never sent. Name the secret as the model "
+                    "names its parameter. For ChatOllama, build the model in a node or tool with "
+                    "credentials.inject, and send the key in client_kwargs={'headers': …}",
+                    credential=name,
+                )
         return built
 
     def _filled(
@@ -286,6 +292,30 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 )
             secrets[parameter] = next(iter(opened.values()))
         return request if tool is None else request.override(tool=_given(tool, secrets, scope))
+
+
+def _checked(scope: Scope, result: Any, where: str) -> Any:
+    try:
+        scope.check(result, where)
+        return result
+    finally:
+        # A leak is shown with the local variables of this frame.
+        del result
+
+
+def _takes(model: BaseChatModel, name: str, secret: Secret) -> bool:
+    """Whether a chat model has taken a secret: many ignore what they don't know."""
+    kind = type(model)
+    if kind.model_config.get("extra") == "allow":
+        return True
+    for field, info in kind.model_fields.items():
+        aliases = getattr(info.validation_alias, "choices", [info.validation_alias])
+        if name in (field, info.alias, *aliases):
+            return True
+    # It may have been renamed on the way in.
+    kept = list(vars(model).values())
+    plain = {secret.get_secret_value(): name}
+    return any(each is secret for each in kept) or holds(kept, plain, opened=False)
 
 
 def _given(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseTool:

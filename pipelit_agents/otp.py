@@ -17,6 +17,8 @@ from typing import Final, Literal, cast
 
 import pyotp
 
+from pipelit_agents.discretion import discreet
+
 __all__ = ["OcraSuite", "ocra", "ocra_each", "step_at", "totp"]
 
 Algorithm = Literal["sha1", "sha256", "sha512"]
@@ -74,6 +76,7 @@ def step_at(at: float, period: int = 30) -> int:
     return int(at) // period
 
 
+@discreet
 def totp(
     secret: str | bytes,
     at: float,
@@ -147,6 +150,7 @@ class OcraSuite:
         return _parse_suite(text)
 
 
+@discreet
 def ocra(key: bytes, suite: str, question: str, at: float | None = None) -> str:
     """Return the one-way OCRA response to a question (RFC 6287 sections 5 to 7.1).
 

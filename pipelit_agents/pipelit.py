@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import SecretStr
 from sqlalchemy import select
 
 from pipelit_agents import acting
@@ -20,6 +21,7 @@ from pipelit_agents.bounds import require_count
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.models import UserRow
+from pipelit_agents.discretion import discreet
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.keyring import Keyring
 from pipelit_agents.keysource import KeySource, LiveKeyring
@@ -91,6 +93,7 @@ class Pipelit:
         ```
     """
 
+    @discreet
     def __init__(
         self,
         *,
@@ -123,9 +126,11 @@ class Pipelit:
                     "encryption_keys has to be a list of text, newest first, and its item "
                     f"{position} is {type(key).__name__}"
                 )
+        # What is kept in closures is shown where they fail.
+        hidden = tuple(map(SecretStr, keys))
         self._build(
             lambda: database_url,
-            lambda: Keyring(*keys),
+            lambda: Keyring(*[each.get_secret_value() for each in hidden]),
             lambda: redis_url or "",
             policy,
             pool_size,

@@ -1,28 +1,65 @@
-"""Logs and traces without the secrets that are open in this process.
+"""Logs, traces and error reports without the secrets that are open in this process.
 
-A node that logs its key, or hands it to a tracer that callbacks don't see, is the mistake; the
-filter and the anonymizer are put where these are made, and mask what is revealed at that moment.
+A node that logs its key, or hands it to a tracer that callbacks don't see, is the mistake; what is
+here is put where logs and traces are made, and masks what is revealed at that moment. Nothing here
+needs structlog, loguru, Sentry or OpenTelemetry to be installed; docs/logging.md shows each.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+import sys
+from collections.abc import Mapping, MutableMapping
+from inspect import currentframe
+from types import FrameType, TracebackType
+from typing import Any, Final, TypeVar
 
-from pipelit_agents.credentials.boundary import masked
+from pipelit_agents.credentials.boundary import MASK, masked
+from pipelit_agents.credentials.frames import shown_in_frames
 from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.scope import open_needles
 
-__all__ = ["RedactingFilter", "anonymize"]
+__all__ = [
+    "RedactingFilter",
+    "RedactingSpanProcessor",
+    "anonymize",
+    "loguru_patcher",
+    "redact",
+    "sentry_before_breadcrumb",
+    "sentry_before_send",
+    "structlog_processor",
+]
 
+T = TypeVar("T")
 _FORMATTER: Final = logging.Formatter()
+# How deep in what is logged an exception is looked for.
+_DEEP: Final = 4
+
+
+def redact(value: T) -> T:
+    """Return a value without the secrets that are open in this process, to be shown or sent.
+
+    Args:
+        value: Text, bytes, containers, exceptions, or objects that are shown by their text.
+
+    Returns:
+        The value itself where it shows none. Otherwise a copy: containers are rebuilt, objects and
+        exceptions become text. An exception or traceback whose frames hold a secret in a local
+        variable becomes text too.
+    """
+    shown: Any = value
+    for secrets in open_needles():
+        shown = masked(_framed(shown, secrets, _DEEP), secrets)
+    return shown  # type: ignore[no-any-return]
 
 
 class RedactingFilter(logging.Filter):
     """A filter for log handlers that masks every secret that is open in this process.
 
     Message, arguments, extra fields and the traceback lose the plaintext and its usual encodings;
-    no record is dropped, and what was logged isn't changed. Add it to handlers: a logger's own
+    no record is dropped, and what was logged isn't changed. An exception whose frames hold a
+    secret in a local variable is replaced by its plain traceback as text, so that no handler or
+    formatter can show the variables. Add it to handlers: a logger's own
     filters don't see what its children log; of a ``QueueHandler`` to itself, as its listener runs
     later. A secret is masked while its node runs; what is logged of it later, or written by
     ``print``, is not.
@@ -44,12 +81,10 @@ class RedactingFilter(logging.Filter):
     def _mask(record: logging.LogRecord, secrets: Needles) -> None:
         for name, value in list(vars(record).items()):
             if name != "exc_info":
-                setattr(record, name, masked(value, secrets))
-        if record.exc_info:
+                setattr(record, name, masked(_framed(value, secrets, _DEEP), secrets))
+        if record.exc_info and (shown := _traceback(record.exc_info, secrets)) is not None:
             # Rendered here: the exception itself goes on in the program, and stays as it is.
-            shown = _FORMATTER.formatException(record.exc_info)
-            if secrets.within(shown + repr(record.exc_info[1])):
-                record.exc_info, record.exc_text = None, masked(shown, secrets)
+            record.exc_info, record.exc_text = None, shown
         try:
             message = record.getMessage()
         except Exception:
@@ -58,6 +93,129 @@ class RedactingFilter(logging.Filter):
         shown = masked(message, secrets)
         if shown != message:
             record.msg, record.args = shown, None
+
+
+def structlog_processor(
+    logger: Any, method_name: str, event_dict: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Mask every open secret in a structlog event; a processor.
+
+    Put it before what renders exceptions (``dict_tracebacks``, ``format_exc_info``,
+    ``ConsoleRenderer``) and the event. An exception that shows a secret, also in a local variable
+    of a frame, is rendered here, as text under ``exception``.
+
+    Args:
+        logger: Isn't used.
+        method_name: Isn't used.
+        event_dict: The event.
+
+    Returns:
+        The event, masked.
+    """
+    for secrets in open_needles():
+        found = _framed(event_dict, secrets, _DEEP)
+        shown = {key: masked(each, secrets) for key, each in found.items()}
+        event_dict = {masked(key, secrets): each for key, each in shown.items()}
+    return event_dict
+
+
+def loguru_patcher(record: Any) -> None:
+    """Mask every open secret in a loguru record; for ``logger.configure(patcher=…)``.
+
+    Message and ``extra`` are masked. An exception that shows a secret, also in a local variable of
+    a frame (loguru shows these, ``diagnose=True`` is its default), is taken out of the record, and
+    its plain traceback is appended to the message.
+
+    Args:
+        record: The record; it is changed.
+    """
+    for secrets in open_needles():
+        record["extra"] = masked(_framed(record["extra"], secrets, _DEEP), secrets)
+        record["message"] = masked(record["message"], secrets)
+        if record["exception"] and (shown := _traceback(record["exception"], secrets)) is not None:
+            record["exception"] = None
+            record["message"] += f"\n{shown}"
+
+
+def sentry_before_send(event: Any, hint: Mapping[str, Any]) -> Any:
+    """Mask every open secret in a Sentry event; for ``sentry_sdk.init(before_send=…)``.
+
+    An event that shows a secret, or whose frames hold one in a local variable, loses the variables
+    of all frames. The function fits ``before_send_transaction`` and ``before_send_log`` too; it
+    masks nothing in a transaction that ends after the node has ended.
+
+    Args:
+        event: The event, as Sentry has serialized it; it isn't changed.
+        hint: What Sentry tells of it; ``exc_info`` is looked into.
+
+    Returns:
+        The event, masked.
+    """
+    for secrets in open_needles():
+        held = any(shown_in_frames(each, secrets) for each in hint.get("exc_info") or ())
+        # With attach_stacktrace, the event shows the frames that are running.
+        held = held or ("threads" in event and shown_in_frames(currentframe(), secrets))
+        shown = masked(event, secrets)
+        # Sentry has cut long values, maybe in the middle of a secret, where it isn't found.
+        event = _without_variables(shown) if held or shown is not event else event
+    return event
+
+
+def sentry_before_breadcrumb(crumb: Any, hint: Mapping[str, Any]) -> Any:
+    """Mask every open secret in a breadcrumb; for ``sentry_sdk.init(before_breadcrumb=…)``.
+
+    Breadcrumbs are sent with a later event, when the secret may not be known any more.
+
+    Args:
+        crumb: The breadcrumb; it isn't changed.
+        hint: Isn't used.
+
+    Returns:
+        The breadcrumb, masked.
+    """
+    return redact(crumb)
+
+
+class RedactingSpanProcessor:
+    """Mask every open secret in OpenTelemetry's spans, in front of another span processor.
+
+    Spans are masked when they end, and the other processor gets a masked copy. A span that ends
+    after the node in which it was given a secret isn't masked here: what a node adds to a span that
+    was current when it began is refused as a leak when the node ends.
+
+    Args:
+        processor: What exports the spans, for example ``BatchSpanProcessor(exporter)``.
+
+    Example:
+        ```python
+        provider.add_span_processor(RedactingSpanProcessor(BatchSpanProcessor(exporter)))
+        ```
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        """Hands the span on as it is: it has no end yet."""
+        self._processor.on_start(span, parent_context)
+
+    def on_end(self, span: Any) -> None:
+        """Hands on the span, or a masked copy where it shows a secret."""
+        self._processor.on_end(_masked_span(span))
+
+    def shutdown(self) -> None:
+        """Shuts the other processor down."""
+        self._processor.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Flushes the other processor, within so many milliseconds."""
+        return bool(self._processor.force_flush(timeout_millis))
+
+    def __getattr__(self, name: str) -> Any:
+        # OpenTelemetry's further hooks, some of which have no public name.
+        if name == "_processor":
+            raise AttributeError(name)
+        return getattr(self._processor, name)
 
 
 def anonymize(payload: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +234,100 @@ def anonymize(payload: dict[str, Any]) -> dict[str, Any]:
         tracer = LangChainTracer(client=langsmith.Client(anonymizer=anonymize))
         ```
     """
-    shown = payload
-    for secrets in open_needles():
-        shown = masked(shown, secrets)
-    return shown
+    return redact(payload)
+
+
+def _framed(value: Any, secrets: Needles, deep: int) -> Any:
+    """A value in which exceptions and frames that hold a secret are text."""
+    if isinstance(value, BaseException | TracebackType | FrameType):
+        if not shown_in_frames(value, secrets):
+            return value
+        said = str(value) if isinstance(value, BaseException) else MASK
+        return masked(f"{type(value).__name__}: {said}", secrets)
+    if deep and isinstance(value, dict):
+        made = {key: _framed(each, secrets, deep - 1) for key, each in value.items()}
+        info = _exc_info(value.get("exc_info"))
+        if info is not None and (shown := _traceback(info, secrets)) is not None:
+            # As structlog's own processors name what they make of it.
+            del made["exc_info"]
+            made["exception"] = shown
+        return made if any(made.get(key) is not each for key, each in value.items()) else value
+    if deep and type(value) in (list, tuple):
+        if _is_exc_info(value) and (shown := _traceback(value, secrets)) is not None:
+            return shown
+        parts = [_framed(each, secrets, deep - 1) for each in value]
+        if any(a is not b for a, b in zip(parts, value, strict=True)):
+            return type(value)(parts)
+    return value
+
+
+def _exc_info(given: Any) -> Any:
+    """What structlog and logging take as ``exc_info``."""
+    if isinstance(given, BaseException):
+        return type(given), given, given.__traceback__
+    if _is_exc_info(given):
+        return given
+    return sys.exc_info() if given and not isinstance(given, str | tuple) else None
+
+
+def _is_exc_info(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and isinstance(value[1], BaseException)
+
+
+def _traceback(info: Any, secrets: Needles) -> str | None:
+    """The masked plain traceback of an exception that shows a secret; None where it doesn't."""
+    kind, error, where = info
+    if error is None:
+        return None
+    shown = _FORMATTER.formatException((kind, error, where))
+    if not (
+        secrets.within(shown + repr(error))
+        or shown_in_frames(error, secrets)
+        or shown_in_frames(where, secrets)
+    ):
+        return None
+    text: str = masked(shown, secrets)
+    return text
+
+
+def _without_variables(event: Any) -> Any:
+    if isinstance(event, dict):
+        return {
+            key: _without_variables(each)
+            for key, each in event.items()
+            if not (key == "vars" and "function" in event)
+        }
+    return [_without_variables(each) for each in event] if isinstance(event, list) else event
+
+
+def _masked_span(span: Any) -> Any:
+    name, attributes = redact(span.name), redact(dict(span.attributes or {}))
+    events = [(e, redact(e.name), redact(dict(e.attributes or {}))) for e in span.events]
+    links = [(each, redact(dict(each.attributes or {}))) for each in span.links]
+    description = redact(span.status.description)
+    if (
+        name == span.name
+        and attributes == dict(span.attributes or {})
+        and all(n == e.name and a == dict(e.attributes or {}) for e, n, a in events)
+        and all(a == dict(e.attributes or {}) for e, a in links)
+        and description == span.status.description
+    ):
+        return span
+    # Who has a span has the package.
+    from opentelemetry.sdk.trace import Event, ReadableSpan
+    from opentelemetry.trace import Link, Status
+
+    return ReadableSpan(
+        name=name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=attributes,
+        events=[Event(n, a, timestamp=e.timestamp) for e, n, a in events],
+        links=[Link(e.context, a) for e, a in links],
+        kind=span.kind,
+        status=Status(span.status.status_code, description),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )

@@ -48,8 +48,25 @@ async def aside(work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R
     Never a child's code, or another's: what hangs would hold a thread for good. That runs
     :class:`Apart`.
     """
-    run = partial(copy_context().run, work, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS.pool, run)
+    job = _Job(partial(copy_context().run, work, *args, **kwargs))
+    # They may be secrets, and this frame is in the traceback of what the work raises.
+    del args, kwargs
+    return await asyncio.get_running_loop().run_in_executor(_THREADS.pool, job)
+
+
+class _Job:
+    """A call that is made once, and shows its arguments to nobody who looks at frames."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call: Callable[[], Any] | None = call
+
+    def __call__(self) -> Any:
+        call, self._call = self._call, None
+        assert call is not None  # noqa: S101 - an executor calls it once
+        try:
+            return call()
+        finally:
+            del call
 
 
 class Stuck(Exception):

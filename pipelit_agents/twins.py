@@ -26,7 +26,10 @@ def off_the_loop(
 
     @wraps(method)
     async def twin(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await aside(method, self, *args, **kwargs)
+        call = aside(method, self, *args, **kwargs)
+        # They may be secrets, and this frame is in the traceback of what the method raises.
+        del args, kwargs
+        return await call
 
     twin.__name__ = f"a{method.__name__}"
     twin.__qualname__ = f"{method.__qualname__.rpartition('.')[0]}.{twin.__name__}"

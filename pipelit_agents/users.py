@@ -21,6 +21,7 @@ from pipelit_agents.bounds import require_duration, require_moment
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import ApiKeyRow, LedgerRow, PeeringRow, UserRow
 from pipelit_agents.database.statement import Statement
+from pipelit_agents.discretion import discreet
 from pipelit_agents.errors import (
     AuthenticationError,
     NotLocalAgent,
@@ -609,6 +610,7 @@ class Users:
 
     aissue_peering = off_the_loop(issue_peering)
 
+    @discreet
     def enroll_peer(
         self, uri: str | SecretStr, *, name: str, domain: str, by: str = OPERATOR
     ) -> User:
@@ -751,6 +753,7 @@ class Users:
 
     alist_api_keys = off_the_loop(list_api_keys)
 
+    @discreet
     def authenticate(self, bearer_token: str) -> User:
         """Finds whose API key this is.
 

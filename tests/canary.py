@@ -14,21 +14,27 @@ import functools
 import hmac
 import json
 import logging
+import os
 import pickle
 import sqlite3
+import sys
 import tempfile
+import threading
 import traceback
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 from langchain_core.callbacks import dispatch_custom_event
-from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.tracers import BaseTracer
@@ -39,7 +45,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.config import get_store, get_stream_writer
 from langgraph.func import task
 from langgraph.graph import START, StateGraph
-from langgraph.runtime import Runtime
+from langgraph.runtime import Runtime, get_runtime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, Overwrite, Send, StreamWriter, interrupt
@@ -61,6 +67,7 @@ FORMS = {
 }
 MODES = ["values", "updates", "custom", "messages", "debug", "tasks", "checkpoints"]
 CHANNELS = ["checkpoint", "store", "trace", "stream", "events", "log", "exception", "pickle"]
+CHANNELS += ["process"]
 logger = logging.getLogger("canary")
 
 Protect = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -136,6 +143,26 @@ for _name, _leave in {
     "returns Overwrite": lambda key: {"x": Overwrite(key.get_secret_value())},
     "returns Command": lambda key: Command(update={"x": key.get_secret_value()}),
     "returns Send": lambda key: Command(goto=[Send("after", {"x": key.get_secret_value()})]),
+    "returns a tool call": lambda key: {
+        "x": AIMessage(
+            "", tool_calls=[{"name": "t", "args": {"k": key.get_secret_value()}, "id": "1"}]
+        )
+    },
+    "returns response metadata": lambda key: {
+        "x": AIMessage("ok", response_metadata={"headers": {"k": key.get_secret_value()}})
+    },
+    "returns a message's name": lambda key: {"x": AIMessage("ok", name=key.get_secret_value())},
+    "returns a message's id": lambda key: {"x": AIMessage("ok", id=key.get_secret_value())},
+    "returns a document": lambda key: {
+        "x": Document("page", metadata={"source": f"https://x/?k={key.get_secret_value()}"})
+    },
+    "returns an exception": lambda key: {"x": ValueError(key.get_secret_value())},
+    "returns it as a key": lambda key: {"x": {key.get_secret_value(): 1}},
+    "returns a set": lambda key: {"x": {key.get_secret_value()}},
+    "returns a deque": lambda key: {"x": deque([key.get_secret_value()])},
+    "returns a path": lambda key: {"x": PurePosixPath("/keys") / key.get_secret_value()},
+    "returns hexadecimal": lambda key: {"x": key.get_secret_value().encode().hex()},
+    "goes to a node of its name": lambda key: Command(goto=key.get_secret_value()),
 }.items():
     _returning(_name, _leave)
 
@@ -523,6 +550,222 @@ def keeps_it_for_later(protect: Protect, kept: dict[str, Any]) -> Callable[..., 
     return protect(node)
 
 
+def _keeping(name: str, keep: Callable[[str, Any], Any]) -> None:
+    """A node that leaves it somewhere, given the key and the run's configuration."""
+
+    def make(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+        def node(state: State, config: RunnableConfig, *, key: SecretStr) -> State:
+            keep(key.get_secret_value(), config)
+            return {}
+
+        return protect(node)
+
+    MISTAKES[name] = make
+
+
+def _fails_after(leave: Callable[[str], Any]) -> Callable[[str, Any], Any]:
+    def keep(key: str, config: Any) -> None:
+        leave(key)
+        raise ConnectionError("no answer")
+
+    return keep
+
+
+LEFT = "CANARY_API_KEY"
+
+for _called, _keep in {
+    "sets a variable of the environment": lambda key, config: os.environ.update({LEFT: key}),
+    "sets a header in the environment": lambda key, config: os.environ.update(
+        {LEFT: f"Bearer {key}"}
+    ),
+    "sets the environment and fails": _fails_after(lambda key: os.environ.update({LEFT: key})),
+    "changes the context": lambda key, config: get_runtime().context["extras"].update(k=key),
+    "appends to the context": lambda key, config: get_runtime().context["log"].append([key]),
+    "changes the context and fails": _fails_after(
+        lambda key: get_runtime().context["extras"].update(k=key)
+    ),
+    "adds a tag and goes on": lambda key, config: (
+        config["tags"].append(key),
+        RunnableLambda(len).invoke("x", config),
+    ),
+    "adds metadata and goes on": lambda key, config: (
+        config["metadata"].update(k=key),
+        RunnableLambda(len).invoke("x", config),
+    ),
+    "names a run after it": lambda key, config: RunnableLambda(len).invoke(
+        "x", {**config, "run_name": key}
+    ),
+    "adds to metadata": lambda key, config: config["metadata"]["nested"].update(k=key),
+    "adds to configurable": lambda key, config: config["configurable"]["nested"].update(k=key),
+    "names its thread and logs": lambda key, config: (
+        setattr(threading.current_thread(), "name", key),
+        logger.warning("named"),
+    ),
+}.items():
+    _keeping(_called, _keep)
+
+
+class Says(BaseChatModel):
+    """Streams what it is given."""
+
+    chunks: list[AIMessageChunk]
+
+    @property
+    def _llm_type(self) -> str:
+        return "says"
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("unused"))])
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        for each in self.chunks:
+            yield ChatGenerationChunk(message=each.model_copy(deep=True))
+
+
+def _pieces(text: str) -> list[str]:
+    return [text[i : i + 4] for i in range(0, len(text), 4)]
+
+
+def _call(text: str, index: int) -> AIMessageChunk:
+    piece: Any = {"name": None, "args": text, "id": None, "index": index}
+    return AIMessageChunk(content="", tool_call_chunks=[piece])
+
+
+def _streaming(name: str, chunk: Callable[[str], list[AIMessageChunk]]) -> None:
+    """A model that spells the key out in a node, and one that does so asynchronously."""
+
+    def make(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+        def node(state: State, *, key: SecretStr) -> State:
+            pieces = _pieces(f"it is {key.get_secret_value()}")
+            chunks = [each for piece in pieces for each in chunk(piece)]
+            for _ in Says(chunks=chunks).stream("which?"):
+                pass
+            return {}
+
+        return protect(node)
+
+    MISTAKES[name] = make
+
+
+for _called, _chunk in {
+    "streams tokens": lambda piece: [AIMessageChunk(piece)],
+    "streams blocks": lambda piece: [AIMessageChunk([{"type": "text", "text": piece, "index": 0}])],
+    "streams blocks without index": lambda piece: [
+        AIMessageChunk([{"type": "text", "text": piece}])
+    ],
+    "streams reasoning": lambda piece: [
+        AIMessageChunk([{"type": "reasoning", "reasoning": piece, "index": 0}])
+    ],
+    "streams arguments": lambda piece: [_call(piece, 0)],
+    "streams two calls' arguments": lambda piece: [_call(piece, 0), _call("abcd", 1)],
+    "streams additional_kwargs": lambda piece: [
+        AIMessageChunk("", additional_kwargs={"reasoning_content": piece})
+    ],
+}.items():
+    _streaming(_called, _chunk)
+
+
+@mistake
+def writes_pieces_to_the_stream(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, writer: StreamWriter, *, key: SecretStr) -> State:
+        for piece in _pieces(key.get_secret_value()):
+            writer(piece)
+        return {}
+
+    return protect(node)
+
+
+@mistake
+def writes_pieces_in_fields(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, *, key: SecretStr) -> State:
+        for number, piece in enumerate(_pieces(key.get_secret_value())):
+            get_stream_writer()({"index": number, "text": piece})
+        return {}
+
+    return protect(node)
+
+
+@mistake
+def subgraph_writes_pieces(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, *, key: SecretStr) -> State:
+        secret = key.get_secret_value()
+
+        def inner(state: State, writer: StreamWriter) -> State:
+            for piece in _pieces(secret):
+                writer(piece)
+            return {}
+
+        _inner(inner).invoke({"x": 1})
+        return {}
+
+    return protect(node)
+
+
+@mistake
+def runnable_streams_pieces(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, *, key: SecretStr) -> State:
+        def chunks(_: Any) -> Iterator[str]:
+            yield from _pieces(key.get_secret_value())
+
+        list(RunnableLambda(chunks).stream(1))
+        return {}
+
+    return protect(node)
+
+
+def _request(header: str) -> None:
+    client = {"headers": {"Authorization": header}}
+    raise ConnectionError("no answer" if client else "")
+
+
+@mistake
+def logs_local_variables(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, *, key: SecretStr) -> State:
+        try:
+            _request(f"Bearer {key.get_secret_value()}")
+        except ConnectionError:
+            logger.exception("failed")
+        return {}
+
+    return protect(node)
+
+
+@mistake
+def logs_local_variables_of_a_cause(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, *, key: SecretStr) -> State:
+        try:
+            try:
+                _request(f"Bearer {key.get_secret_value()}")
+            except ConnectionError as error:
+                raise RuntimeError("gave up") from error
+        except RuntimeError as error:
+            logger.warning("failed", exc_info=error)
+        return {}
+
+    return protect(node)
+
+
+@mistake
+def logs_exc_info_as_an_extra(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, *, key: SecretStr) -> State:
+        try:
+            _request(f"Bearer {key.get_secret_value()}")
+        except ConnectionError:
+            logger.warning("failed", extra={"info": sys.exc_info()})
+        return {}
+
+    return protect(node)
+
+
+@mistake
+def fails_with_local_variables(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, *, key: SecretStr) -> State:
+        _request(f"Bearer {key.get_secret_value()}")
+        return {}
+
+    return protect(node)
+
+
 class Tracer(BaseTracer):
     """Keeps what any tracer is told."""
 
@@ -557,6 +800,42 @@ def count(*left: Any) -> int:
     return total
 
 
+def _with_variables(info: Any) -> str:
+    """A traceback as error trackers show it, with local variables."""
+    return "".join(traceback.TracebackException(*info, capture_locals=True).format())
+
+
+def _formatted(record: logging.LogRecord) -> str:
+    shown = logging.Formatter().format(record) + repr(vars(record))
+    for each in (record.exc_info, *vars(record).values()):
+        if isinstance(each, tuple) and len(each) == 3 and isinstance(each[1], BaseException):
+            shown += _with_variables(each)
+    return shown
+
+
+def joined(chunks: list[Any]) -> list[str]:
+    """What a consumer puts together of what comes in pieces: by block, call, or as it comes."""
+    texts: dict[Any, str] = {}
+
+    def add(place: Any, text: Any) -> None:
+        texts[place] = texts.get(place, "") + text if isinstance(text, str) else ""
+
+    for each in chunks:
+        if isinstance(each, AIMessageChunk):
+            blocks = each.content if isinstance(each.content, list) else [{"text": each.content}]
+            for block in blocks:
+                for name in ("text", "reasoning"):
+                    add((name, block.get("index")), block.get(name, ""))
+            add("kwargs", each.additional_kwargs.get("reasoning_content", ""))
+            for call in each.tool_call_chunks:
+                add(("args", call["index"]), call["args"] or "")
+        elif isinstance(each, str):
+            add("text", each)
+        elif isinstance(each, dict) and isinstance(each.get("text"), str):
+            add("field", each["text"])
+    return list(texts.values())
+
+
 def told(error: BaseException | None) -> str:
     """An exception as a log, a debugger or an error tracker shows it."""
     shown = ""
@@ -564,6 +843,12 @@ def told(error: BaseException | None) -> str:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         shown += "".join(traceback.format_exception(error)) + repr((error.args, vars(error)))
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            # This program holds the key by its nature.
+            if frame.f_code.co_name not in ("run", "stream", "astream", "watch"):
+                shown += repr(
+                    {name: each for name, each in frame.f_locals.items() if name != "self"}
+                )
         error = error.__cause__ or error.__context__
     return shown
 
@@ -640,18 +925,16 @@ def run(
 ) -> Found:
     """One mistake, and what is left of it."""
     kept: dict[str, Any] = {}
-    builder = StateGraph(State)
+    builder = StateGraph(State, context_schema=dict)
     builder.add_node("node", MISTAKES[name](protect, kept))
-    builder.add_node("after", lambda state: {})
+    builder.add_node("after", _after)
     builder.add_edge(START, "node")
     store = InMemoryStore()
     AsyncFriendly(place.saver)
     graph = builder.compile(checkpointer=place.saver, store=store)
     lines: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: lines.append(  # type: ignore[method-assign]
-        logging.Formatter().format(record) + repr(vars(record))
-    )
+    handler.emit = lambda record: lines.append(_formatted(record))  # type: ignore[method-assign]
     for each in filters:
         handler.addFilter(each)
     for each in (logger, logging.getLogger("langchain_core"), logging.getLogger("langgraph")):
@@ -659,24 +942,42 @@ def run(
     found, tracer = Found(), Tracer()
     streamed: list[str] = []
     thread, other = str(uuid.uuid4()), str(uuid.uuid4())
-    configurable = configurable or {}
-    config: Any = {"configurable": {**configurable, "thread_id": thread}, "callbacks": [tracer]}
+    configurable = {**(configurable or {}), "nested": {}}
+    about: Any = {"tags": ["t"], "metadata": {"nested": {}}}
+    config: Any = {
+        "configurable": {**configurable, "thread_id": thread},
+        "callbacks": [tracer],
+        **about,
+    }
+    context: Any = {"extras": {}, "log": []}
+    named, pieces = threading.current_thread().name, list[Any]()
     errors = ""
 
+    def keep(chunk: Any) -> None:
+        streamed.append(repr(chunk))
+        _, mode, data = chunk
+        pieces.extend([data[0]] if mode == "messages" else [data] if mode == "custom" else [])
+
     async def astream() -> None:
-        async for chunk in graph.astream({"x": []}, config, stream_mode=MODES, subgraphs=True):
-            streamed.append(repr(chunk))
+        async for chunk in graph.astream(
+            {"x": []}, config, stream_mode=MODES, subgraphs=True, context=context
+        ):
+            keep(chunk)
 
     def stream() -> None:
-        for chunk in graph.stream({"x": []}, config, stream_mode=MODES, subgraphs=True):
-            streamed.append(repr(chunk))
+        for chunk in graph.stream(
+            {"x": []}, config, stream_mode=MODES, subgraphs=True, context=context
+        ):
+            keep(chunk)
 
     events: list[str] = []
+    chunks: list[Any] = []
 
     async def watch() -> None:
-        where = {"configurable": {**configurable, "thread_id": other}}
-        async for event in graph.astream_events({"x": []}, where, version="v2"):
+        where: Any = {"configurable": {**configurable, "thread_id": other}, **about}
+        async for event in graph.astream_events({"x": []}, where, version="v2", context=context):
             events.append(repr(event))
+            chunks.append(event["data"].get("chunk"))
 
     only_async = name.startswith(("async", "get store"))
     for attempt in ((lambda: asyncio.run(astream())) if only_async else stream, watch):
@@ -698,13 +999,22 @@ def run(
         "checkpoint": count(place.read(thread), place.read(other)),
         "store": count([item.dict() for item in store.search(())], store.list_namespaces()),
         "trace": count(tracer.seen),
-        "stream": count(streamed),
-        "events": count(events),
+        "stream": count(streamed, joined(pieces)),
+        "events": count(events, joined(chunks)),
         "log": count(lines),
         "exception": count(errors),
         "pickle": count(kept.get("dumped"), kept.get("copied"), later),
+        "process": count(dict(os.environ), context, config, threading.current_thread().name),
     }
+    os.environ.pop(LEFT, None)
+    threading.current_thread().name = named
     return found
+
+
+def _after(state: State) -> State:
+    # As a node that shows what it was given, such as one that answers "debug".
+    context = get_runtime().context
+    return {"y": repr(context)} if context != {"extras": {}, "log": []} else {}
 
 
 def bare(function: Callable[..., Any]) -> Callable[..., Any]:

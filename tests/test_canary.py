@@ -11,10 +11,17 @@ from canary import HONEST, KEY, MISTAKES, both, in_memory, in_postgres, in_sqlit
 from pipelit_agents import Pipelit
 
 SAVERS = ["InMemorySaver", "SqliteSaver", "PostgresSaver"]
+# These leave nothing in a checkpoint: here on one saver, in `make canary` on all.
+APART = ("streams ", "writes pieces", "logs ", "names ", "sets ", "adds ")
+CASES = [
+    (saver, name)
+    for saver in SAVERS
+    for name in MISTAKES
+    if saver == "InMemorySaver" or not name.startswith(APART)
+]
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-@pytest.mark.parametrize("saver", SAVERS)
+@pytest.mark.parametrize(("saver", "name"), CASES)
 def test_no_mistake_leaves_the_key_anywhere(
     pipelit: Pipelit, tmp_path: Path, saver: str, name: str, request: pytest.FixtureRequest
 ) -> None:

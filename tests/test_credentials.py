@@ -309,3 +309,50 @@ def test_what_an_earlier_version_stored_is_still_shown(pipelit: Pipelit) -> None
     made = pipelit.credentials.put("db", VALUE, kind="llm", created_by="alice")
     assert pipelit.credentials.get("db") == made
     assert made.searched == ("value",)
+
+
+def test_an_agent_is_taken_by_name(pipelit: Pipelit, writer: Agent) -> None:
+    """`inject(agent=…)` and `tool(agent=…)` open as that agent, as the other classes take it."""
+    pipelit.credentials.put("own", VALUE, kind="api", created_by="alice", allow=["agent_writer"])
+    seen: list[str] = []
+
+    @pipelit.credentials.inject(agent=writer, secret="own")
+    def node(*, secret: SecretStr) -> None:
+        seen.append(secret.get_secret_value())
+
+    @pipelit.credentials.tool(agent=writer, secret="own")
+    def fetch(url: str, *, secret: SecretStr) -> str:
+        """Fetches."""
+        seen.append(secret.get_secret_value())
+        return url
+
+    node()
+    assert last(pipelit)[:4] == ("agent_writer", "own", "credential.reveal", "ok")
+    assert fetch.invoke({"url": "x"}) == "x"
+    assert seen == [VALUE, VALUE]
+    assert list(fetch.args) == ["url"]
+
+
+async def test_an_agent_by_name_may_be_refused(
+    pipelit: Pipelit, writer: Agent, editor: Agent
+) -> None:
+    """Another agent's handle doesn't open what is kept for one; async nodes too."""
+    pipelit.credentials.put("own", VALUE, kind="api", created_by="alice", allow=["agent_writer"])
+
+    @pipelit.credentials.inject(agent=editor, secret="own")
+    async def node(*, secret: SecretStr) -> None: ...
+
+    with pytest.raises(CredentialNotAllowed, match="'agent_editor' is none of them"):
+        await node()
+
+
+@pytest.mark.parametrize("agent", ["openai", "agent_writer", 7, object()])
+def test_an_agent_by_name_has_to_be_a_handle(pipelit: Pipelit, agent: Any) -> None:
+    """A name, which anybody could write, is no agent; nor is a parameter called so filled."""
+    for decorator in (pipelit.credentials.inject, pipelit.credentials.tool):
+        with pytest.raises(
+            TypeError, match=r'pipelit\.agent\("agent_lead"\).*rename the parameter'
+        ):
+            decorator(agent=agent, secret="own")
+    with pytest.raises(TypeError, match="needs a credential"):
+        pipelit.credentials.inject(agent=None)

@@ -28,6 +28,7 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import InjectedToolArg, tool
+from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.config import get_store, get_stream_writer
@@ -37,6 +38,7 @@ from openai_server import ChatServer, chat_server
 from pydantic import BaseModel, SecretStr
 
 from pipelit_agents import Agent, Pipelit
+from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import (
     ConfigurationError,
     CredentialError,
@@ -46,7 +48,7 @@ from pipelit_agents.errors import (
     UnusedCredentialWarning,
     UserInactive,
 )
-from pipelit_agents.middleware import CredentialMiddleware
+from pipelit_agents.middleware import CredentialMiddleware, _takes
 
 MODEL = "openai:gpt-test"
 OTHER = "serper-0123456789-abcdef"
@@ -520,3 +522,40 @@ def test_a_credential_that_no_model_gets_is_warned_of(stored: Pipelit) -> None:
     agent = create_agent(model, [], middleware=[secured])
     with pytest.warns(UnusedCredentialWarning, match=r"create_agent\(secured\.model"):
         agent.invoke({"messages": [("user", "hi")]})
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "missing"),
+    [
+        ("ollama:llama3", "sk-0123456789abcdef", "api_key"),
+        ("ollama:llama3", {"token": "sk-0123456789abcdef"}, "token"),
+        (MODEL, {"api_key": "sk-0123456789abcdef", "license": "lic-0123456789ab"}, "license"),
+    ],
+)
+async def test_a_key_that_a_model_ignores_is_said(
+    stored: Pipelit, model: str, value: Any, missing: str
+) -> None:
+    """A secret that the model's class doesn't know would be opened and never sent."""
+    stored.credentials.put("other", value, kind="llm", created_by="alice")
+    secured = CredentialMiddleware(stored.credentials, model=model, credential="other")
+    agent = create_agent(secured.model, [], middleware=[secured])
+    with pytest.raises(CredentialError, match=f"Chat.* has no parameter '{missing}'"):
+        agent.invoke(asked("hi"))
+    with pytest.raises(CredentialError, match="never sent"):
+        await agent.ainvoke(asked("hi"))
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"), [("api_key", True), ("openai_api_key", True), ("organisation", False)]
+)
+def test_a_models_parameters_are_known_by_name_and_alias(name: str, taken: bool) -> None:
+    """A field's own name, its alias, and what a model renames on the way in count as taken."""
+    secret = Secret("sk-0123456789abcdef")
+    built = ChatOpenAI(model="gpt-test", api_key="sk-other-0123456789")
+    assert _takes(built, name, secret) is taken
+    renamed = ChatOpenAI(model="gpt-test", api_key=secret)
+    assert _takes(renamed, "organisation", secret)
+    header = {"Authorization": f"Bearer {secret.get_secret_value()}"}
+    sent = ChatOllama(model="llama3", client_kwargs={"headers": header})
+    assert _takes(sent, "api_key", secret)
+    assert not _takes(ChatOllama(model="llama3"), "api_key", secret)

@@ -5,7 +5,9 @@ import contextvars
 import copy
 import functools
 import inspect
+import io
 import json
+import logging
 import operator
 import pickle
 import threading
@@ -171,11 +173,39 @@ def test_langgraph_serializer_refuses(secret: Secret, place: str, pickle_fallbac
     ],
 )
 def test_prints_as_a_mask(value: str, mask: str) -> None:
-    """str, repr and format show the last four of at least twelve characters, or none."""
+    """str, repr, print and logs show the last four of at least twelve characters, or none."""
     secret = Secret(value)
-    assert str(secret) == f"{secret}" == "%s" % secret == mask  # noqa: UP031
-    assert f"{secret:>10}" == mask.rjust(10)
+    assert str(secret) == f"{secret!s}" == "%s" % secret == mask  # noqa: UP031
+    assert logging.makeLogRecord({"msg": "with %s", "args": (secret,)}).getMessage() == (
+        f"with {mask}"
+    )
+    shown = io.StringIO()
+    print(secret, [secret], file=shown)
+    assert shown.getvalue() == f"{mask} [Secret({mask!r})]\n"
     assert f"{secret!r}" == repr(secret) == f"Secret({mask!r})"
+
+
+@pytest.mark.parametrize(
+    "put_into_text",
+    [
+        lambda secret: f"Bearer {secret}",
+        lambda secret: f"{secret:>10}",
+        lambda secret: "{}".format(secret),  # noqa: UP032
+        lambda secret: "{key}".format_map({"key": secret}),
+        lambda secret: format(secret),
+        lambda secret: "Bearer " + secret,
+        lambda secret: secret + "\n",
+        lambda secret: ("user:" + secret).encode(),
+    ],
+)
+def test_no_text_gets_the_mask_instead_of_the_secret(secret: Secret, put_into_text: Any) -> None:
+    """A header with the mask in it would be sent: the error names what to write."""
+    with pytest.raises(TypeError, match=r"'openai' was put into.*get_secret_value") as said:
+        put_into_text(secret)
+    assert PLAINTEXT not in str(said.value)
+    secret.close()
+    with pytest.raises(TypeError, match="get_secret_value"):
+        put_into_text(secret)
 
 
 def test_compares_by_value() -> None:

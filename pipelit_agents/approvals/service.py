@@ -17,6 +17,7 @@ from pipelit_agents.approvals.arguments import (
 from pipelit_agents.approvals.digest import canonical
 from pipelit_agents.approvals.register import OPERATOR, Register, running_thread
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, Verdict, Vote
+from pipelit_agents.discretion import discreet
 from pipelit_agents.errors import (
     AccountError,
     ApprovalNotFound,
@@ -108,6 +109,7 @@ class Approvals:
 
     arequest = off_the_loop(request)
 
+    @discreet
     def decide(self, id: str, username: str, code: str) -> ApprovalDecision:  # noqa: A002 - its name on the page and in the question
         """Approve, by a person's code.
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
 import typer
 
+from pipelit_agents.discretion import discreet
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.wordy import is_wordy
 
@@ -50,6 +51,8 @@ ONCE: Final = "Shown once; it can't be shown again."
 
 def reporting(command: Callable[P, R]) -> Callable[P, R]:
     """Turns an error of the library into one line, or one JSON document, and exit code 1."""
+    # Commands read secrets, and an error that nobody expected may reach an error tracker.
+    command = discreet(command)
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -31,7 +31,7 @@ from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import SecretLeakError
 
-__all__ = ["holds", "masked", "redact", "refuse_leak", "scrub"]
+__all__ = ["MASK", "holds", "masked", "redact", "refuse_leak", "scrub"]
 
 MASK: Final = "****"
 _LONGEST_PATH: Final = 200

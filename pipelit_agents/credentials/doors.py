@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from copy import copy
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any, NoReturn, Protocol, cast
 
-from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.callbacks import (
+    AsyncCallbackHandler,
+    BaseCallbackHandler,
+    BaseCallbackManager,
+)
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp
@@ -22,14 +27,15 @@ from langgraph.prebuilt import ToolRuntime
 from langgraph.pregel.protocol import StreamProtocol
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore, Op, Result
+from pydantic import BaseModel
 
 from pipelit_agents.credentials.insides import Unsearched
+from pipelit_agents.credentials.needles import Needles
+from pipelit_agents.credentials.pieces import Held, Pieces
 from pipelit_agents.errors import SecretLeakError
 
-__all__ = ["guarded_argument", "guarded_config", "redact_or_raise", "state_in"]
+__all__ = ["delayed", "guarded_argument", "guarded_config", "redact_or_raise", "state_in"]
 
-# A secret may come in several tokens: so much of what came before is searched with each.
-_TAIL = 4096
 _CONFIG_KEYS = RunnableConfig.__annotations__.keys()
 # Most of what a configuration holds, and asked of each kind of door it is slow to say no.
 _NO_DOORS = frozenset({str, int, float, bool, bytes, type(None), dict, list, tuple})
@@ -44,6 +50,12 @@ class Guard(Protocol):
     def redact(self, error: BaseException) -> BaseException:
         """Takes them out of an exception; what is to be raised for it."""
 
+    def sought(self) -> Needles:
+        """What they look like."""
+
+    def holding(self, call: Callable[..., Any], where: str) -> Held:
+        """What keeps back the beginnings of secrets until the node ends; one for each call."""
+
 
 def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableConfig:
     """A runnable configuration whose doors are guarded, for what runs inside the node.
@@ -53,6 +65,11 @@ def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableCo
         guard: Knows the open secrets.
     """
     made: Any = dict(config or {})
+    # What the node adds to these would be in the graph's own: they go into streams and checkpoints.
+    if isinstance(made.get("tags"), list):
+        made["tags"] = list(made["tags"])
+    if isinstance(made.get("metadata"), dict):
+        made["metadata"] = dict(made["metadata"])
     configurable = made.get("configurable")
     if configurable:
         made["configurable"] = {
@@ -63,13 +80,18 @@ def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableCo
     if isinstance(callbacks, BaseCallbackManager):
         callbacks = callbacks.copy()
         gate = _gate(guard, callbacks.handlers)
+        held = {id(each): delayed(each, gate) for each in callbacks.handlers}
         # First, so that it refuses before another handler has seen anything.
-        callbacks.handlers.insert(0, gate)
-        callbacks.inheritable_handlers.insert(0, gate)
+        callbacks.handlers = [gate, *held.values()]
+        callbacks.inheritable_handlers = [
+            gate,
+            *(held.get(id(each)) or delayed(each, gate) for each in callbacks.inheritable_handlers),
+        ]
         made["callbacks"] = callbacks
     else:
         handlers = list(callbacks or [])
-        made["callbacks"] = [_gate(guard, handlers), *handlers]
+        gate = _gate(guard, handlers)
+        made["callbacks"] = [gate, *(delayed(each, gate) for each in handlers)]
     return cast(RunnableConfig, made)
 
 
@@ -126,12 +148,16 @@ def _passing(error: BaseException, guard: Guard) -> BaseException:
         return guard.redact(error)
     try:
         guard.check(error.args, "what the node interrupts or commands with")
+        # It may have been raised where another error was handled, which tracers write out.
+        guard.redact(error)
     except SecretLeakError as found:
         found.__context__ = None
         return found
-    # It may have been raised where another error was handled, which tracers write out.
-    guard.redact(error)
-    return error
+    else:
+        return error
+    finally:
+        # What is returned in its place has this frame in its traceback.
+        del error
 
 
 def _raise(instead: BaseException) -> NoReturn:
@@ -166,9 +192,7 @@ def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
     if isinstance(value, BaseStore):
         return _Store(value, guard)
     if isinstance(value, StreamProtocol):
-        return StreamProtocol(
-            _checked(value, guard, "what a graph in the node streams"), value.modes
-        )
+        return StreamProtocol(_streaming(value, guard), value.modes)
     if isinstance(value, BaseCheckpointSaver):
         return _saver(value, guard)
     if inside and (inspect.isroutine(value) or isinstance(value, partial)):
@@ -185,9 +209,27 @@ def _runtime(runtime: Any, guard: Guard) -> dict[str, Any]:
 
 
 def _checked(call: Callable[..., Any], guard: Guard, where: str) -> Callable[..., Any]:
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        guard.check(args, where)
-        return call(*args, **kwargs)
+    held = guard.holding(call, where)
+
+    def checked(*args: Any, **kwargs: Any) -> None:
+        guard.check([args, kwargs], where)
+        held([args, kwargs], args, kwargs)
+
+    return checked
+
+
+def _streaming(stream: Any, guard: Guard) -> Callable[[Any], None]:
+    where = "what a graph in the node streams"
+    held = guard.holding(stream, where)
+
+    def checked(chunk: Any) -> None:
+        guard.check(chunk, where)
+        # The tokens of models are held back where callbacks hear of them; other modes tell of whole
+        # values.
+        if chunk[1] == "custom":
+            held(chunk[2:], (chunk,), {})
+        else:
+            stream(chunk)
 
     return checked
 
@@ -303,7 +345,7 @@ for _verb in ("get", "search", "put", "delete", "list_namespaces"):
         setattr(_Store, _name, _asking(_name))
 
 
-def _gate(guard: Guard, handlers: list[BaseCallbackHandler]) -> BaseCallbackHandler:
+def _gate(guard: Guard, handlers: list[BaseCallbackHandler]) -> _Gate:
     tap = next((each for each in handlers if hasattr(each, "tap_output_aiter")), None)
     return _Gate(guard) if tap is None else _TappingGate(guard, tap)
 
@@ -316,18 +358,28 @@ class _Gate(BaseCallbackHandler, Unsearched):
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._tails: dict[Any, str] = {}
+        self._streams: dict[Any, Pieces] = {}
+        self._safe: dict[Any, int] = {}
+        self._leaked: set[Any] = set()
+
+    def safe(self, run_id: Any) -> int:
+        """How many events of a model's stream may be told so far."""
+        return self._safe.get(run_id, 0)
+
+    def leaked(self, run_id: Any) -> bool:
+        """Whether what a model streamed held a secret, so that no more of it is told."""
+        return run_id in self._leaked
 
     def _given(self, serialized: Any, given: Any = None, *args: Any, **details: Any) -> None:
         found = {"input": given, "serialized": serialized, "more": args, **details}
         self._guard.check(found, "what something inside the node is given")
 
     def _made(self, output: Any = None, *args: Any, run_id: Any = None, **details: Any) -> None:
-        self._tails.pop(run_id, None)
+        self._streams.pop(run_id, None)
         self._guard.check({"output": output}, "what something inside the node returns")
 
     def _failed(self, error: BaseException, *, run_id: Any = None, **details: Any) -> None:
-        self._tails.pop(run_id, None)
+        self._streams.pop(run_id, None)
         try:
             redact_or_raise(error, self._guard)
         finally:
@@ -352,13 +404,21 @@ class _Gate(BaseCallbackHandler, Unsearched):
         self._guard.check({"name": name, "data": data, **details}, "an event of the node")
 
     def on_llm_new_token(self, token: Any, *, run_id: Any, **details: Any) -> None:
-        shown = token if isinstance(token, str) else ""
-        tail = self._tails[run_id] = (self._tails.get(run_id, "") + shown)[-_TAIL:]
-        found = {"token": [token, tail], "chunk": details.get("chunk")}
-        self._guard.check(found, "what a model in the node streams")
+        chunk = details.get("chunk")
+        self._streamed({"token": token, "chunk": chunk}, token if chunk is None else chunk, run_id)
 
-    def on_stream_event(self, event: Any, **details: Any) -> None:
-        self._guard.check(event, "what a model in the node streams")
+    def on_stream_event(self, event: Any, *, run_id: Any = None, **details: Any) -> None:
+        self._streamed(event, event, run_id)
+
+    def _streamed(self, whole: Any, text: Any, run_id: Any) -> None:
+        where = "what a model in the node streams"
+        try:
+            self._guard.check(whole, where)
+            stream = self._streams.setdefault(run_id, Pieces(self._guard, where))
+            self._safe[run_id] = self._safe.get(run_id, 0) + stream.take(text)
+        except SecretLeakError:
+            self._leaked.add(run_id)
+            raise
 
 
 class _TappingGate(_Gate):
@@ -370,22 +430,141 @@ class _TappingGate(_Gate):
 
     def tap_output_iter(self, run_id: Any, output: Iterator[Any]) -> Iterator[Any]:
         """Searches the chunks, then hands them to the handler that asked for them."""
+        stream, kept = self._stream()
 
         def checked() -> Iterator[Any]:
-            for chunk in output:
-                self._made(chunk)
-                yield chunk
+            try:
+                for chunk in output:
+                    for _ in range(self._taken(stream, kept, chunk)):
+                        yield kept.popleft()
+            except Exception:
+                if not stream.leaked:
+                    yield from kept
+                raise
+            yield from kept
 
         tapped: Iterator[Any] = self._tap.tap_output_iter(run_id, checked())
         return tapped
 
     def tap_output_aiter(self, run_id: Any, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """As :meth:`tap_output_iter`."""
+        stream, kept = self._stream()
 
         async def checked() -> AsyncIterator[Any]:
-            async for chunk in output:
-                self._made(chunk)
-                yield chunk
+            try:
+                async for chunk in output:
+                    for _ in range(self._taken(stream, kept, chunk)):
+                        yield kept.popleft()
+            except Exception:
+                if not stream.leaked:
+                    for each in kept:
+                        yield each
+                raise
+            for each in kept:
+                yield each
 
         tapped: AsyncIterator[Any] = self._tap.tap_output_aiter(run_id, checked())
         return tapped
+
+    def _stream(self) -> tuple[Pieces, deque[Any]]:
+        return Pieces(self._guard, "what something inside the node streams"), deque()
+
+    def _taken(self, stream: Pieces, kept: deque[Any], chunk: Any) -> int:
+        try:
+            self._made(chunk)
+        except SecretLeakError:
+            stream.leaked = True
+            raise
+        kept.append(chunk)
+        return stream.take(chunk)
+
+
+_EVENTS = ("on_llm_new_token", "on_stream_event")
+_ENDS = ("on_llm_end", "on_llm_error")
+
+
+def delayed(handler: Any, gate: _Gate) -> Any:
+    """A handler that hears of a model's tokens when the gate says that they are no secret's.
+
+    Args:
+        handler: Somebody's; it isn't changed.
+        gate: Stands before it.
+
+    Returns:
+        An object of a subclass that shares all attributes, as LangChain looks for handlers by their
+        types; or the handler itself, where it doesn't listen to tokens.
+    """
+    if isinstance(handler, _Gate):
+        return handler
+    own: Any = type(handler)
+    kind = _delaying(getattr(own, "_pipelit_kind", own))
+    if kind is None:
+        return handler
+    made = object.__new__(kind)
+    made.__dict__ = handler.__dict__
+    made._pipelit_handler, made._pipelit_gate, made._pipelit_runs = handler, gate, {}
+    return made
+
+
+@lru_cache(maxsize=256)
+def _delaying(kind: Any) -> Any:
+    bases = (BaseCallbackHandler, AsyncCallbackHandler)
+    listens = any(
+        all(getattr(kind, name, None) is not getattr(base, name, None) for base in bases)
+        for name in _EVENTS
+    )
+    # A pydantic model keeps more than its dictionary.
+    if not listens or not hasattr(kind, "__dict__") or issubclass(kind, BaseModel):
+        return None
+    waits = any(
+        inspect.iscoroutinefunction(getattr(kind, name, None)) for name in (*_EVENTS, *_ENDS)
+    )
+    members: dict[str, Any] = {
+        "__slots__": ("_pipelit_gate", "_pipelit_handler", "_pipelit_runs"),
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+        "_pipelit_kind": kind,
+    }
+    for name in (*_EVENTS, *_ENDS):
+        if hasattr(kind, name):
+            members[name] = _awaited(name) if waits else _at_once(name)
+    try:
+        return type(kind.__name__, (kind,), members)
+    except TypeError:
+        # A class that can't be subclassed hears of each token at once, and of none that makes a
+        # secret whole.
+        return None
+
+
+def _due(handler: Any, name: str, args: Any, kwargs: Any) -> Iterator[tuple[str, Any, Any]]:
+    """What a handler may hear now: of what it was told before, then of what it is told now."""
+    gate, runs, run_id = handler._pipelit_gate, handler._pipelit_runs, kwargs.get("run_id")
+    _, kept = runs.setdefault(run_id, [0, deque()])
+    if name in _EVENTS:
+        kept.append((name, args, kwargs))
+        while kept and runs[run_id][0] < gate.safe(run_id):
+            runs[run_id][0] += 1
+            yield kept.popleft()
+        return
+    del runs[run_id]
+    if not gate.leaked(run_id):
+        yield from kept
+    yield name, args, kwargs
+
+
+def _at_once(name: str) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        for each, given, more in _due(self, name, args, kwargs):
+            getattr(self._pipelit_handler, each)(*given, **more)
+
+    return call
+
+
+def _awaited(name: str) -> Callable[..., Any]:
+    async def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        for each, given, more in _due(self, name, args, kwargs):
+            result = getattr(self._pipelit_handler, each)(*given, **more)
+            if inspect.isawaitable(result):
+                await result
+
+    return call

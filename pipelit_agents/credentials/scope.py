@@ -15,16 +15,20 @@ from collections.abc import (
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial, wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from pipelit_agents.credentials.boundary import holds, redact, refuse_leak, scrub
 from pipelit_agents.credentials.insides import Unsearched
 from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
+from pipelit_agents.credentials.surroundings import Surroundings
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 from pipelit_agents.running import running
 from pipelit_agents.threads import aside
+
+if TYPE_CHECKING:
+    from pipelit_agents.credentials.pieces import Held
 
 __all__ = [
     "Scope",
@@ -55,6 +59,8 @@ class Scope(Unsearched):
         self.parent = current_scope()
         self.closed = False
         self.run: object | None = None
+        self.surroundings: Surroundings | None = None
+        self._held: dict[int, tuple[Any, Held]] = {}
         self._secrets: list[Secret] = []
         self._revealed: dict[str, str] = {}
         self._needles: Needles | None = None
@@ -106,8 +112,17 @@ class Scope(Unsearched):
         Raises:
             SecretLeakError: It holds one.
         """
-        if self._revealed:
-            refuse_leak(value, self.sought(), where)
+        leak: SecretLeakError | None = None
+        try:
+            if self._revealed:
+                refuse_leak(value, self.sought(), where)
+        except SecretLeakError as error:
+            # Its frames hold what was searched, and error trackers show them.
+            leak = error.with_traceback(None)
+        finally:
+            del value
+        if leak is not None:
+            raise leak
 
     def check_given(self, given: Sequence[Any]) -> None:
         """Make sure that none was written into what the node was given: LangGraph would store it.
@@ -133,6 +148,41 @@ class Scope(Unsearched):
         if found is None:
             found = self._needles = Needles(self.revealed)
         return found
+
+    def holding(self, call: Callable[..., Any], where: str) -> Held:
+        """Return what calls a stream's writer, and keeps back what may begin a secret.
+
+        Args:
+            call: The writer; each has one.
+            where: Which way out it is.
+        """
+        # Late: it imports LangChain, which `import pipelit_agents` doesn't.
+        from pipelit_agents.credentials.pieces import Held
+
+        # Kept with the writer, so that no other gets its id meanwhile.
+        return self._held.setdefault(id(call), (call, Held(call, self, where)))[1]
+
+    def leave(self, *, failed: bool) -> None:
+        """Hand on what streams kept back; search what outlives the node, and clean it.
+
+        Call it before the scope is closed.
+
+        Args:
+            failed: Whether an error is under way, which is then the one to tell.
+
+        Raises:
+            SecretLeakError: The node left a secret there.
+        """
+        for _, held in list(self._held.values()):
+            if failed:
+                # The node's own error is the one to tell.
+                with suppress(Exception):
+                    held.flush()
+            else:
+                held.flush()
+        if self._revealed and self.surroundings is not None:
+            look = self.surroundings.clean if failed else self.surroundings.check
+            look(self.sought())
 
 
 # Those that hold secrets. Without a lock: the collector closes generators that nobody ended, at any
@@ -182,6 +232,7 @@ def _entered() -> tuple[Scope, _Step]:
     scope = Scope()
     config = guarded_config(var_child_runnable_config.get(), scope)
     step = _Step(scope, config)
+    scope.surroundings = Surroundings(config)
     with step:
         scope.run = running()
     return scope, step
@@ -261,14 +312,16 @@ class _left:  # noqa: N801 - used like a function
 
 
 def _leave(scope: Scope, error: BaseException | None) -> None:
-    """Close the scope, and take its secrets out of what is raised.
+    """Close the scope, and take its secrets out of what is raised and what outlives it.
 
     Raises:
+        SecretLeakError: The node left a secret where it would outlive the node.
         BaseException: What stands for an error that could not be changed.
     """
     from pipelit_agents.credentials.doors import redact_or_raise
 
     try:
+        scope.leave(failed=error is not None)
         if error is not None:
             redact_or_raise(error, scope)
     finally:
@@ -343,15 +396,19 @@ def injecting(
             opened[key] = scope.hold(value) if isinstance(value, Secret) else value
         return opened
 
-    def call(arguments: dict[str, Any], secrets: dict[str, Any]) -> Any:
+    def call(arguments: _Arguments, secrets: dict[str, Any]) -> Any:
         # Bound to the full signature: positional arguments may stand on both sides of a secret.
-        bound = inspect.BoundArguments(signature, arguments | secrets)
+        bound = inspect.BoundArguments(signature, arguments.values | secrets)
         return function(*bound.args, **bound.kwargs)
 
     def finished(scope: Scope, result: Any) -> Any:
-        _refuse_deferred(name, result)
-        scope.check(result)
-        return result
+        try:
+            _refuse_deferred(name, result)
+            scope.check(result)
+            return result
+        finally:
+            # A leak is shown with the local variables of this frame.
+            del result
 
     # LangGraph and LangChain ask inspect what kind of function it is, hence four real ones.
     wrapped: Callable[..., Any]
@@ -373,7 +430,11 @@ def injecting(
                                 item = await resume()
                             except StopAsyncIteration:
                                 return
-                        scope.check(item)
+                        try:
+                            scope.check(item)
+                        except BaseException:
+                            del item
+                            raise
                         try:
                             resume = partial(body.asend, (yield item))
                         except BaseException as error:
@@ -397,7 +458,11 @@ def injecting(
                                 item = resume()
                             except StopIteration as stop:
                                 return finished(scope, stop.value)
-                        scope.check(item)
+                        try:
+                            scope.check(item)
+                        except BaseException:
+                            del item
+                            raise
                         try:
                             resume = partial(body.send, (yield item))
                         except BaseException as error:
@@ -411,8 +476,7 @@ def injecting(
                 await _off_the_loop(refuse_passed, kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
                 with searching_given(scope, given):
-                    result = await call(arguments, await aside(open_all, scope))
-                    return finished(scope, result)
+                    return finished(scope, await call(arguments, await aside(open_all, scope)))
 
     else:
 
@@ -433,16 +497,23 @@ def injecting(
     return wrapped
 
 
+class _Arguments:
+    """What a function is called with, and may change: shown to nobody who looks at frames."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+
 def _bound(
     visible: inspect.Signature, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[dict[str, Any], list[Any]]:
+) -> tuple[_Arguments, list[Any]]:
     """The arguments with guarded doors, and what of them LangGraph keeps: the state."""
     from pipelit_agents.credentials.doors import guarded_argument, state_in
 
     bound = visible.bind(*args, **kwargs).arguments
     given = [state_in(key, value) for key, value in bound.items() if key not in ("self", "cls")]
     guarded = {key: guarded_argument(key, value, scope) for key, value in bound.items()}
-    return guarded, given
+    return _Arguments(guarded), given
 
 
 @contextmanager

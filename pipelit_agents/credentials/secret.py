@@ -31,9 +31,11 @@ def _bytes(value: str) -> bytes:
 class Secret(SecretStr):
     """The opened value of a credential, readable while its scope is open.
 
-    A drop-in `pydantic.SecretStr`: fields of that type keep the same instance. It prints as a
-    mask, hashes by identity, compares in constant time, and refuses pickle, copy, LangGraph's
-    serializer and JSON. A model that holds it in a `SecretStr` field dumps pydantic's mask.
+    A drop-in `pydantic.SecretStr`: fields of that type keep the same instance. `str`, `repr`,
+    `print` and logging's ``%s`` show a mask. It hashes by identity, compares in constant time, and
+    refuses pickle, copy, LangGraph's serializer and JSON. It also refuses to be put into a longer
+    text by an f-string, `str.format` or ``+``, which would send the mask instead of the secret. A
+    model that holds it in a `SecretStr` field dumps pydantic's mask.
 
     Args:
         secret_value: The plaintext.
@@ -90,8 +92,15 @@ class Secret(SecretStr):
     def _display(self) -> str:
         return self._mask
 
-    def __format__(self, format_spec: str) -> str:
-        return format(self._mask, format_spec)
+    def _refuse_text(self, _: object = None) -> NoReturn:
+        raise TypeError(
+            f"the secret of credential {self.credential!r} was put into a text, which would get "
+            "its mask instead of the secret: use get_secret_value() where the plaintext is sent, "
+            "as in f'Bearer {key.get_secret_value()}', or str() for the mask, as in {key!s}"
+        )
+
+    # A header with the mask in it would go out, and be refused elsewhere without a reason.
+    __format__ = __add__ = __radd__ = _refuse_text
 
     # LangGraph's serializer asks for model_dump first, and for get_secret_value next: unless
     # this raises, the plaintext is written.

@@ -29,6 +29,7 @@ from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.database.statement import Open, Statement
+from pipelit_agents.discretion import discreet
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.errors import (
     AccountError,
@@ -120,6 +121,7 @@ class Credentials:
         self._keyring = keyring
         self._clock = clock
 
+    @discreet
     def put(
         self,
         name: str,
@@ -172,6 +174,7 @@ class Credentials:
 
     aput = off_the_loop(put)
 
+    @discreet
     def put_in(
         self,
         connection: Connection,
@@ -220,7 +223,8 @@ class Credentials:
         secrets = _secret_fields(name, value)
         found = described(secrets)
         for message, category in _warned(name, secrets, found):
-            warnings.warn(message, category, stacklevel=3)
+            # Past put and the two wrappers, to the caller.
+            warnings.warn(message, category, stacklevel=5)
         shown = _canonical(name, dict(public or {}))
         may = None
         if allow is not None:
@@ -291,12 +295,13 @@ class Credentials:
     adelete = off_the_loop(delete)
 
     def inject(
-        self, agent: Agent | None = None, /, **references: str
+        self, agent: Agent | None = None, **references: str
     ) -> Callable[[Callable[P, R]], Callable[..., R]]:
         """Decorates a node or tool, so that each call gets secrets that die with it.
 
         Args:
-            agent: Who opens them; needed for credentials that are kept for named accounts.
+            agent: Who opens them; needed for credentials that are kept for named accounts. By
+                position or by name. So no secret goes to a parameter that is called ``agent``.
             references: Parameter names and credentials: ``api_key="openai"``, or
                 ``password="database:password"`` for one of several fields. A public field
                 (``host="database:host"``) is passed as it is; put what is no secret there, or it
@@ -318,12 +323,16 @@ class Credentials:
             def call_model(state: State, *, api_key: SecretStr) -> dict: ...
             ```
         """
+        if agent is not None and not isinstance(agent, Agent):
+            raise TypeError(
+                'agent has to be a handle, who opens the secrets: pipelit.agent("agent_lead"), '
+                f"not {type(agent).__name__}. To inject a secret into a parameter that is called "
+                "agent, rename the parameter"
+            )
         if not references:
             raise TypeError(
                 'inject needs a credential for a parameter, for example inject(api_key="openai")'
             )
-        if agent is not None and not isinstance(agent, Agent):
-            raise TypeError('agent has to be a handle: pipelit.agent("agent_lead")')
         for parameter, reference in references.items():
             if not isinstance(reference, str):
                 raise TypeError(
@@ -341,7 +350,7 @@ class Credentials:
         return decorate
 
     def tool(
-        self, agent: Agent | None = None, /, **references: str
+        self, agent: Agent | None = None, **references: str
     ) -> Callable[[Callable[..., Any]], BaseTool]:
         """Decorates a function to be a LangChain tool with secrets: ``inject`` under ``@tool``.
 
@@ -440,6 +449,7 @@ class Credentials:
         with opened_scope() as scope:
             yield scope.hold(await aside(self._open_secret, name, agent))
 
+    @discreet
     def open_in(
         self, scope: Scope, name: str, *, agent: Agent | None = None
     ) -> tuple[Mapping[str, Secret], Mapping[str, Any]]:
@@ -482,6 +492,7 @@ class Credentials:
             name = reference.partition(":")[0]
             self._record(connection, actor, name, "credential.reveal", "refused", reason)
 
+    @discreet
     def _open(self, reference: str, agent: Agent | None) -> Any:
         """A secret field of a credential, or a public one as it is."""
         name, _, wanted = reference.partition(":")
