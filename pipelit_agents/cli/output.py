@@ -201,9 +201,9 @@ def duration(
         raise ValueError(f"{option} {value!r} is not a duration; for example 30s, 10m, 2h or 90d")
     read = timedelta(**{_UNITS[found[2]]: int(found[1])})
     if read < least:
-        raise ValueError(f"{option} {value} is too short: at least {least.total_seconds():.0f}s")
+        raise ValueError(f"{option} has to be at least {least.total_seconds():.0f}s")
     if most is not None and read > most:
-        raise ValueError(f"{option} {value} is too long: at most {most.days}d")
+        raise ValueError(f"{option} has to be at most {most.days}d")
     return read
 
 
