@@ -546,6 +546,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "refuses_to_be_carried_off",
             "langgraph_serializer_refuses",
             "prints_as_a_mask",
+            "no_text_gets_the_mask_instead_of_the_secret",
         ]
     },
     "While it is open, every ordinary way out": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
@@ -568,6 +569,30 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "canary": ["no_mistake_leaves_the_key_anywhere"],
     },
+    "what is streamed in pieces": {
+        "pieces": [
+            "no_consumer_gets_a_key_in_pieces",
+            "what_is_no_key_comes_whole_and_in_order",
+            "a_key_that_is_written_in_pieces_is_refused",
+            "chunks_of_a_runnable_are_held_back",
+            "pieces_of_any_size_are_found",
+        ]
+    },
+    "environment, the run's context": {
+        "surroundings": [
+            "a_key_in_the_environment_is_refused_and_removed",
+            "a_key_that_was_in_the_environment_before_is_no_leak",
+            "a_key_in_the_runs_context_is_refused",
+            "a_key_in_the_configuration_goes_nowhere",
+            "a_key_in_a_context_variable_is_refused",
+            "threads_and_tasks_are_not_named_after_a_key",
+            "a_span_that_goes_on_after_the_node_has_no_key",
+            "langsmiths_run_of_the_node_has_no_key",
+        ]
+    },
+    "`update_state` inside the node": {
+        "surroundings": ["state_updated_inside_a_node_is_refused_by_a_sealed_saver"]
+    },
     "an exception: text, arguments, notes": {
         "redact": [
             "an_exception_keeps_its_type_and_loses_the_key",
@@ -575,7 +600,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "logs, with `RedactingFilter`": {
-        "redaction": ["no_record_shows_an_open_secret", "langsmith_is_sent_no_open_secret"]
+        "redaction": ["no_record_shows_an_open_secret", "langsmith_is_sent_no_open_secret"],
+        "logging_page": [
+            "handlers_that_show_variables_show_no_key",
+            "the_recipes_for_structlog",
+            "the_recipe_for_loguru",
+            "the_recipe_for_sentry",
+            "the_recipe_for_opentelemetry",
+        ],
     },
     "It is looked for in clear and as base64": {
         "needles": ["a_secret_is_found_as_it_is_used"],
@@ -605,7 +637,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "cli": ["put_and_show_name_the_parts_that_are_searched_for"],
     },
-    "`make canary` prints what fifty": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
+    "`make canary` prints what ninety": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
     "`credentials.tool` makes a tool": {
         "ways_out": ["a_tool_of_ours_refuses_what_the_model_makes_up"],
         "middleware": [
@@ -617,6 +649,18 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "middleware": ["each_opening_is_on_record"],
         "ways_out": ["every_refusal_is_on_record"],
     },
+    "An error of what takes or opens a secret": {
+        "discretion": [
+            "a_put_with_a_bad_argument_shows_no_secret",
+            "a_put_that_cannot_seal_shows_no_secret",
+            "accounts_and_factors_show_no_secret",
+            "keys_are_in_no_frame",
+            "a_credential_that_is_not_allowed_is_in_no_frame",
+            "pure_functions_show_no_secret",
+            "commands_show_no_secret",
+        ]
+    },
+    "The variables of your own code stay": {"discretion": ["the_callers_own_frames_stay"]},
     "**Checkpoints at rest.**": {
         "checkpoints": ["a_sealed_saver_writes_nothing_in_clear"],
         "checkpoints_forged": [

@@ -91,6 +91,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
     run = {
         "README.md": "test_readme.py",
         "remote.md": "test_remote_page.py",
+        "logging.md": "test_logging_page.py",
         "guide.md": "test_guide.py",
         "answers.md": "test_answers_page.py",
         "operations.md": "test_operations.py",
