@@ -16,7 +16,12 @@ from langchain_core.outputs import ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
-from pipelit_agents.credentials.doors import guarded_argument, guarded_config, state_in
+from pipelit_agents.credentials.doors import (
+    guarded_argument,
+    guarded_config,
+    inputs_in,
+    state_in,
+)
 from pipelit_agents.credentials.scope import Scope, opened_scope, searching_given
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
@@ -157,6 +162,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             self._warn_unused(request.model)
             return handler(request)
         with opened_scope() as scope:
+            scope.note(inputs_in("request", request))
             response = handler(request.override(model=self._built(scope)))
             scope.check(response, "what the model answers")
             return response
@@ -172,6 +178,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             self._warn_unused(request.model)
             return await handler(request)
         with opened_scope() as scope:
+            scope.note(inputs_in("request", request))
             model = await asyncio.to_thread(self._built, scope)
             response = await handler(request.override(model=model))
             scope.check(response, "what the model answers")
@@ -192,6 +199,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return handler(request)
         with opened_scope() as scope:
+            scope.note(inputs_in("request", request))
             result = handler(self._filled(request, wanted, scope))
             scope.check(result, "what the tool returns")
             return result
@@ -204,6 +212,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return await handler(request)
         with opened_scope() as scope:
+            scope.note(inputs_in("request", request))
             result = await handler(await asyncio.to_thread(self._filled, request, wanted, scope))
             scope.check(result, "what the tool returns")
             return result

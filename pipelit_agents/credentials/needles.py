@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote
@@ -39,16 +39,54 @@ class Needles:
         names: The credentials, for an error that can't say which.
     """
 
-    __slots__ = ("_shortest", "_shortest_texts", "forms", "names", "texts")
+    __slots__ = (
+        "_known",
+        "_known_texts",
+        "_shortest",
+        "_shortest_texts",
+        "_sorts",
+        "forms",
+        "names",
+        "texts",
+    )
 
     def __init__(self, revealed: Mapping[str, str]) -> None:
-        self.forms = {
-            form: name
-            for secret, name in revealed.items()
-            for part in _parts(secret)
-            for form in _forms(part)
-            if len(form) >= SHORTEST
-        }
+        self.forms: dict[bytes, str] = {}
+        # What one part looks like belongs together.
+        self._sorts: list[set[bytes]] = []
+        self._known: list[bytes] = []
+        self._known_texts: list[str] = []
+        for secret, name in revealed.items():
+            for part in _parts(secret):
+                sort = {form for form in _forms(part) if len(form) >= SHORTEST}
+                self._sorts.append(sort)
+                self.forms.update(dict.fromkeys(sort, name))
+        self._prepare()
+        self.names = ", ".join(sorted(set(revealed.values())))
+
+    def without(self, known: Set[bytes]) -> Needles:
+        """The same without what is known already, in whatever form.
+
+        Args:
+            known: Forms that may be shown. With each of them go the other forms of the same
+                secret, or of the same part of one.
+
+        Returns:
+            Needles that take as long to search with as these.
+        """
+        left = Needles({})
+        gone = {form for sort in self._sorts if sort & known for form in sort}
+        left.forms = {form: name for form, name in self.forms.items() if form not in gone}
+        left._sorts = [sort - gone for sort in self._sorts]
+        left._prepare()
+        # How long a search takes doesn't tell what is known.
+        left._known = [each for each in self._shortest if each not in left._shortest]
+        texts = left._shortest_texts
+        left._known_texts = [each for each in self._shortest_texts if each not in texts]
+        left.names = self.names
+        return left
+
+    def _prepare(self) -> None:
         shown = {form.decode("utf-8", "surrogatepass") for form in self.forms}
         self.texts = sorted(shown, key=len, reverse=True)
         # Where one stands in another, the other needn't be looked for.
@@ -57,14 +95,17 @@ class Needles:
             if not self.within(each):
                 self._shortest_texts.append(each)
         self._shortest = [each.encode("utf-8", "surrogatepass") for each in self._shortest_texts]
-        self.names = ", ".join(sorted(set(revealed.values())))
 
     def within(self, text: str) -> bool:
         """Whether a text shows one of them."""
+        for known in self._known_texts:
+            text.count(known)
         return any(each in text for each in self._shortest_texts)
 
     def inside(self, data: bytes) -> bool:
         """Whether bytes hold one of them."""
+        for known in self._known:
+            data.count(known)
         return any(each in data for each in self._shortest)
 
     def mask(self, text: str, mask: str) -> str:

@@ -19,9 +19,11 @@ from typing import Any
 from weakref import ref
 
 from pipelit_agents.credentials.boundary import holds, redact, refuse_leak, scrub
+from pipelit_agents.credentials.given import Given
 from pipelit_agents.credentials.insides import Unsearched
 from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
+from pipelit_agents.credentials.written import Written, written
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 from pipelit_agents.running import running
 from pipelit_agents.threads import aside
@@ -55,9 +57,12 @@ class Scope(Unsearched):
         self.parent = current_scope()
         self.closed = False
         self.run: object | None = None
+        outer: Scope | None = self.parent
+        self.given: Given = Given(outer.given if outer is not None else None)
         self._secrets: list[Secret] = []
         self._revealed: dict[str, str] = {}
         self._needles: Needles | None = None
+        self._sought: Needles | None = None
 
     @property
     def revealed(self) -> Mapping[str, str]:
@@ -85,7 +90,7 @@ class Scope(Unsearched):
         scope: Scope | None = self
         while scope is not None:
             scope._revealed[value] = secret.credential
-            scope._needles = None
+            scope._needles = scope._sought = None
             if scope.closed:
                 scope.close()
             scope = scope.parent
@@ -97,29 +102,46 @@ class Scope(Unsearched):
         for secret in list(self._secrets):
             secret.close()
         self._revealed.clear()
-        self._needles = None
+        self._needles = self._sought = None
+        self.given = Given()
         _scopes.pop(id(self), None)
 
+    def note(self, value: Any) -> Written:
+        """Take a value as something that the node was given, and may give back."""
+        self._sought = None
+        return self.given.add(value)
+
     def check(self, value: Any, where: str = "what the node returns") -> None:
-        """Make sure that a value on its way out holds none of the secrets.
+        """Make sure that a value on its way out holds no secret that the node added.
 
         Raises:
             SecretLeakError: It holds one.
         """
-        if self._revealed:
+        if not self._revealed:
+            return
+        # A large input is searched only where there is something to compare it with.
+        every = self.needles()
+        wait = self._sought is None and not self.given.is_searched_always(every)
+        if not wait or holds(value, every):
             refuse_leak(value, self.sought(), where)
 
-    def check_given(self, given: Sequence[Any]) -> None:
+    def check_given(self, given: Sequence[Any], before: Written) -> None:
         """Make sure that none was written into what the node was given: LangGraph would store it.
 
+        Args:
+            given: What the node was given, as it is now.
+            before: What could be written of it before the node ran.
+
         Raises:
-            SecretLeakError: One was; it is masked there.
+            SecretLeakError: One was; it is masked there. What stood there before stays as it was.
         """
+        if not self._revealed or (after := written(given)) == before:
+            return
         # A Secret is no plaintext, and may be handed to a function that has secrets of its own.
-        if self._revealed and holds(given, self.sought(), opened=False):
+        if after.shows(self.sought()):
             try:
                 for each in given:
-                    self.check(each, "what the node was given")
+                    refuse_leak(each, self.sought(), "what the node was given")
             finally:
                 scrub(given, self.sought())
 
@@ -127,11 +149,19 @@ class Scope(Unsearched):
         """Take the secrets out of an exception and its chain; what is to be raised for it."""
         return redact(error, self.sought())
 
-    def sought(self) -> Needles:
+    def needles(self) -> Needles:
         """Return what the secrets of this scope, and of those inside it, look like."""
         found = self._needles
         if found is None:
             found = self._needles = Needles(self.revealed)
+        return found
+
+    def sought(self) -> Needles:
+        """Return the same for what the node adds, without what stood in its input before."""
+        found = self._sought
+        if found is None:
+            every = self.needles()
+            found = self._sought = every.without(self.given.known(every))
         return found
 
 
@@ -143,7 +173,7 @@ _scopes: dict[int, ref[Scope]] = {}
 def open_needles() -> list[Needles]:
     """Return what to look for, of all that is revealed in this process right now."""
     scopes = [each() for each in _scopes.copy().values()]
-    return [scope.sought() for scope in scopes if scope is not None and not scope.closed]
+    return [scope.needles() for scope in scopes if scope is not None and not scope.closed]
 
 
 def current_scope() -> Scope | None:
@@ -177,10 +207,12 @@ def _entered() -> tuple[Scope, _Step]:
     # Late: these import LangGraph, which `import pipelit_agents` doesn't.
     from langchain_core.runnables.config import var_child_runnable_config
 
-    from pipelit_agents.credentials.doors import guarded_config
+    from pipelit_agents.credentials.doors import guarded_config, inputs_in
 
     scope = Scope()
-    config = guarded_config(var_child_runnable_config.get(), scope)
+    present = var_child_runnable_config.get()
+    scope.note(inputs_in("config", present))
+    config = guarded_config(present, scope)
     step = _Step(scope, config)
     with step:
         scope.run = running()
@@ -375,7 +407,7 @@ def injecting(
                                 return
                         scope.check(item)
                         try:
-                            resume = partial(body.asend, (yield item))
+                            resume = partial(body.asend, _sent(scope, (yield item)))
                         except BaseException as error:
                             resume = partial(body.athrow, error)
 
@@ -399,7 +431,7 @@ def injecting(
                                 return finished(scope, stop.value)
                         scope.check(item)
                         try:
-                            resume = partial(body.send, (yield item))
+                            resume = partial(body.send, _sent(scope, (yield item)))
                         except BaseException as error:
                             resume = partial(body.throw, error)
 
@@ -437,9 +469,10 @@ def _bound(
     visible: inspect.Signature, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Any]]:
     """The arguments with guarded doors, and what of them LangGraph keeps: the state."""
-    from pipelit_agents.credentials.doors import guarded_argument, state_in
+    from pipelit_agents.credentials.doors import guarded_argument, inputs_in, state_in
 
     bound = visible.bind(*args, **kwargs).arguments
+    scope.note([inputs_in(key, value) for key, value in bound.items()])
     given = [state_in(key, value) for key, value in bound.items() if key not in ("self", "cls")]
     guarded = {key: guarded_argument(key, value, scope) for key, value in bound.items()}
     return guarded, given
@@ -457,15 +490,20 @@ def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[None]:
         SecretLeakError: One was written into it. Where the function failed by itself, its own error
             is the one to tell, and the state is masked.
     """
+    before = scope.note(given)
     try:
         yield
-    except SecretLeakError:
-        raise
     except BaseException:
         with suppress(SecretLeakError):
-            scope.check_given(given)
+            scope.check_given(given, before)
         raise
-    scope.check_given(given)
+    scope.check_given(given, before)
+
+
+def _sent(scope: Scope, value: Any) -> Any:
+    if value is not None:
+        scope.note(value)
+    return value
 
 
 async def _off_the_loop(refuse_passed: Callable[[dict[str, Any]], None], kwargs: Any) -> None:
