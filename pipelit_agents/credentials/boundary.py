@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from itertools import islice
@@ -48,35 +48,47 @@ _NEAREST: Final = 500
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 _LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
 
+_NONE: Final[Mapping[int, str]] = {}
+
 Revealed = Mapping[str, str] | Needles
 
 
-def refuse_leak(value: Any, revealed: Revealed, where: str = "what the node returns") -> None:
+def refuse_leak(
+    value: Any,
+    revealed: Revealed,
+    where: str = "what the node returns",
+    *,
+    besides: Sequence[Any] = (),
+    plain: Mapping[int, str] = _NONE,
+) -> None:
     """Makes sure that a value holds none of the secrets.
 
     Args:
         value: What leaves the node: state, messages, commands, or anything with attributes.
         revealed: Credential names by plaintext.
         where: Which way out it is, for the message.
+        besides: Objects that were searched already.
+        plain: Credential names by the ``id`` of texts that are an opened secret: no copy of what
+            looks like it, but the secret.
 
     Raises:
         SecretLeakError: It holds one, or can't be searched. The error names the place and the
             credential, never the secret.
     """
     needles = _needles(revealed)
-    if not needles.forms:
-        return
-    made = _written(value)
-    if made is not None and not (made.secret or made.unknown or made.shows(needles)):
-        return
-    _refuse(value, needles, where)
-    if made is not None and made.unknown and made.secret is None and not made.shows(needles):
-        raise _unsearched(made.unknown[0][1], needles, where)
+    made = _written(value, besides)
+    if made is not None:
+        found = made.shows(needles), not plain.keys().isdisjoint(map(id, made.texts))
+        if not (made.secret or any(found)):
+            if made.unknown:
+                raise _unsearched(made.unknown[0][1], needles, where)
+            return
+    _refuse(value, needles, where, plain)
     # It is there, in a form that only the whole shows, such as a list of its bytes.
     raise _leak(needles.names, "", where)
 
 
-def _refuse(value: Any, needles: Needles, where: str) -> None:
+def _refuse(value: Any, needles: Needles, where: str, plain: Mapping[int, str]) -> None:
     """Names the place of what was found."""
     waiting: list[tuple[Any, str, int]] = [(value, "", 0)]
     seen: dict[int, Any] = {}
@@ -85,6 +97,8 @@ def _refuse(value: Any, needles: Needles, where: str) -> None:
         kind: Any = type(each)
         if issubclass(kind, Secret):
             raise _leak(each.credential, path, where)
+        if id(each) in plain:
+            raise _leak(plain[id(each)], path, where)
         text = as_bytes(each)
         if text is not None:
             for form, credential in needles.forms.items():
@@ -117,10 +131,10 @@ def holds(value: Any, revealed: Revealed, *, opened: bool = True) -> bool:
     return made.shows(needles) or (opened and bool(made.secret or made.unknown))
 
 
-def _written(value: Any) -> Written | None:
+def _written(value: Any, besides: Sequence[Any] = ()) -> Written | None:
     """What could be written of a value; None where memory isn't enough for it."""
     try:
-        return written(value)
+        return written(value, besides=besides)
     except MemoryError:
         return None
 

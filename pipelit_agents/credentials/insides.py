@@ -55,6 +55,7 @@ __all__ = [
     "asks",
     "contents",
     "insides",
+    "is_a_plain_model",
     "members_of",
     "shown",
     "slots_of",
@@ -68,7 +69,7 @@ _Look = Callable[[Any], Iterable[_Inside]]
 PATIENCE: Final = 1.0
 SECONDS: Final = 3.0
 # How many parts of something that makes them while it is read are looked at.
-_ITEMS: Final = 1_000_000
+_ITEMS: Final = 250_000
 # Up to so many bytes, an array of wide numbers is read as text too.
 _WIDE: Final = 65_536
 _APART: Final = Apart(most=16)
@@ -117,7 +118,6 @@ _SHOWING_WHAT_THEY_KEEP: Final = frozenset(
         "pipelit_agents",
         "pydantic",
         "reprlib",
-        "types",
         "typing",
     }
 )
@@ -173,7 +173,7 @@ def insides(value: Any, *, code: bool = False) -> list[_Inside]:
 def contents(value: Any) -> Any:
     """What a value keeps, without the places, and without asking it."""
     kind: Any = type(value)
-    if _is_a_plain_model(kind):
+    if is_a_plain_model(kind):
         with suppress(Exception):
             extra, private = value.__pydantic_extra__, value.__pydantic_private__
             kept = value.__dict__
@@ -246,6 +246,10 @@ def _unanswered(value: Any, parts: list[_Inside], reason: str) -> Answer:
     return Answer(parts, "" if _kept(value) else reason)
 
 
+class _GivenUp(BaseException):
+    """Raised in a thread whose value takes too long."""
+
+
 class _Asking:
     """Asks one value after the other; a thread's work."""
 
@@ -263,6 +267,8 @@ class _Asking:
             for value, looks in self._questions:
                 self._parts = []
                 self._answered.append(self._answer(value, looks, self._parts))
+        except _GivenUp:
+            pass
         finally:
             with self._lock:
                 self._over = True
@@ -270,12 +276,15 @@ class _Asking:
     @staticmethod
     def _answer(value: Any, looks: tuple[_Look, ...], parts: list[_Inside]) -> Answer:
         for look in looks:
-            # What raises writes nothing.
-            with suppress(Exception):
+            try:
                 for each in look(value):
                     parts.append(each)
                     if len(parts) > _ITEMS:
                         return Answer(parts, f"it has more than {_ITEMS:,} parts")
+            except _GivenUp:
+                raise
+            except BaseException:  # noqa: S112 - what raises writes nothing, not even by exit()
+                continue
         return Answer(parts, "")
 
     def end(self) -> tuple[list[Answer], list[_Inside]]:
@@ -286,7 +295,7 @@ class _Asking:
                 # An endless loop would take a processor for good. The thread can't end before the
                 # lock is released, so that the number is still its own.
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._thread), ctypes.py_object(SystemExit)
+                    ctypes.c_ulong(self._thread), ctypes.py_object(_GivenUp)
                 )
             return list(self._answered), list(self._parts)
 
@@ -362,7 +371,9 @@ def _by_its_kind(kind: Any) -> tuple[list[_Look], list[_Look]]:
 
 def _forms_of(kind: Any) -> list[_Look]:
     """What to ask of a type whose values may be written as more than what they keep."""
-    if _is_a_table(kind) or issubclass(kind, _ATTRIBUTES_ARE_REFERENCES):
+    if issubclass(kind, type):
+        return [_of_a_text] if _is_its_own(kind, "__repr__") else []
+    if _is_a_table(kind) or issubclass(kind, types.FunctionType):
         return []
     found: list[_Look] = []
     if any(_is_its_own(kind, name) for name in ("__str__", "__repr__")):
@@ -370,7 +381,7 @@ def _forms_of(kind: Any) -> list[_Look]:
     pickled = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__")
     if kind in copyreg.dispatch_table or any(_is_its_own(kind, name) for name in pickled):
         found.append(_of_a_pickle)
-    if any(_is_its_own(kind, name) for name in _HOOKS) or _is_written_otherwise(kind) or found:
+    if any(_is_its_own(kind, name) for name in _HOOKS) or _is_written_otherwise(kind):
         found.append(_of_the_serializer)
     if found and not issubclass(kind, BaseModel | BaseException):
         found.append(_of_a_buffer)
@@ -409,7 +420,7 @@ def _is_written_otherwise(kind: Any) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _is_a_plain_model(kind: Any) -> bool:
+def is_a_plain_model(kind: Any) -> bool:
     """Whether a type is a pydantic model that keeps nothing in slots of its own."""
     try:
         plain = issubclass(kind, BaseModel) and kind.__getattribute__ is object.__getattribute__
@@ -671,6 +682,8 @@ def _of_an_array(value: Any) -> Iterator[_Inside]:
         elif getattr(value, "nbytes", size * len(value)) <= _WIDE:
             # Bytes of text that were taken for wider numbers, or code points.
             yield "", value.tobytes()
+            if getattr(value, "typecode", "") == "u":
+                yield "", value.tounicode()
             found = value.ravel().tolist() if kind else value.tolist()
             yield "", found if isinstance(found, list) else [found]
 

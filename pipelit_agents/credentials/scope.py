@@ -61,6 +61,8 @@ class Scope(Unsearched):
         self.given: Given = Given(outer.given if outer is not None else None)
         self._secrets: list[Secret] = []
         self._revealed: dict[str, str] = {}
+        # Texts that are these very objects come from a secret, not from the input.
+        self._plain: dict[int, tuple[str, str]] = {}
         self._needles: Needles | None = None
         self._sought: Needles | None = None
 
@@ -90,6 +92,7 @@ class Scope(Unsearched):
         scope: Scope | None = self
         while scope is not None:
             scope._revealed[value] = secret.credential
+            scope._plain[id(value)] = value, secret.credential
             scope._needles = scope._sought = None
             if scope.closed:
                 scope.close()
@@ -102,6 +105,7 @@ class Scope(Unsearched):
         for secret in list(self._secrets):
             secret.close()
         self._revealed.clear()
+        self._plain.clear()
         self._needles = self._sought = None
         self.given = Given()
         _scopes.pop(id(self), None)
@@ -111,8 +115,15 @@ class Scope(Unsearched):
         self._sought = None
         return self.given.add(value)
 
-    def check(self, value: Any, where: str = "what the node returns") -> None:
+    def check(
+        self, value: Any, where: str = "what the node returns", *, besides: Sequence[Any] = ()
+    ) -> None:
         """Make sure that a value on its way out holds no secret that the node added.
+
+        Args:
+            value: Anything.
+            where: Which way out it is, for the message.
+            besides: Objects that were searched already.
 
         Raises:
             SecretLeakError: It holds one.
@@ -123,7 +134,8 @@ class Scope(Unsearched):
         every = self.needles()
         wait = self._sought is None and not self.given.is_searched_always(every)
         if not wait or holds(value, every):
-            refuse_leak(value, self.sought(), where)
+            plain = {number: name for number, (_, name) in self._plain.items()}
+            refuse_leak(value, self.sought(), where, besides=besides, plain=plain)
 
     def check_given(self, given: Sequence[Any], before: Written) -> None:
         """Make sure that none was written into what the node was given: LangGraph would store it.
@@ -380,9 +392,10 @@ def injecting(
         bound = inspect.BoundArguments(signature, arguments | secrets)
         return function(*bound.args, **bound.kwargs)
 
-    def finished(scope: Scope, result: Any) -> Any:
+    def finished(scope: Scope, result: Any, state: _State) -> Any:
         _refuse_deferred(name, result)
-        scope.check(result)
+        state.check()
+        scope.check(result, besides=state.parts())
         return result
 
     # LangGraph and LangChain ask inspect what kind of function it is, hence four real ones.
@@ -419,7 +432,7 @@ def injecting(
             with _left(scope):
                 refuse_passed(kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
-                with searching_given(scope, given):
+                with searching_given(scope, given) as state:
                     with step:
                         body = call(arguments, open_all(scope))
                     resume = partial(body.send, None)
@@ -428,7 +441,7 @@ def injecting(
                             try:
                                 item = resume()
                             except StopIteration as stop:
-                                return finished(scope, stop.value)
+                                return finished(scope, stop.value, state)
                         scope.check(item)
                         try:
                             resume = partial(body.send, _sent(scope, (yield item)))
@@ -442,9 +455,9 @@ def injecting(
             with opened_scope() as scope:
                 await _off_the_loop(refuse_passed, kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
-                with searching_given(scope, given):
+                with searching_given(scope, given) as state:
                     result = await call(arguments, await aside(open_all, scope))
-                    return finished(scope, result)
+                    return finished(scope, result, state)
 
     else:
 
@@ -453,8 +466,8 @@ def injecting(
             with opened_scope() as scope:
                 refuse_passed(kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
-                with searching_given(scope, given):
-                    return finished(scope, call(arguments, open_all(scope)))
+                with searching_given(scope, given) as state:
+                    return finished(scope, call(arguments, open_all(scope)), state)
 
     wrapped.__annotations__ = {
         key: hint
@@ -478,8 +491,35 @@ def _bound(
     return guarded, given
 
 
+class _State:
+    """What a function was given and LangGraph keeps, and what it was like before."""
+
+    def __init__(self, scope: Scope, given: Sequence[Any]) -> None:
+        self._scope = scope
+        self._given = given
+        self._before = scope.note(given)
+        self._checked = False
+
+    def check(self) -> None:
+        """Search what was added to it, once the function has run.
+
+        Raises:
+            SecretLeakError: A secret was; it is masked there.
+        """
+        if not self._checked:
+            self._checked = True
+            self._scope.check_given(self._given, self._before)
+
+    def parts(self) -> list[Any]:
+        """Return what stands in the state: that was searched, and is often returned as it is."""
+        if self._before.secret is not None:
+            return []
+        dicts = [each.values() for each in self._given if type(each) is dict]
+        return [*self._given, *(each for values in dicts for each in values)]
+
+
 @contextmanager
-def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[None]:
+def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[_State]:
     """Search what a function was given when it has run: LangGraph stores what it changed there.
 
     Args:
@@ -490,14 +530,14 @@ def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[None]:
         SecretLeakError: One was written into it. Where the function failed by itself, its own error
             is the one to tell, and the state is masked.
     """
-    before = scope.note(given)
+    state = _State(scope, given)
     try:
-        yield
+        yield state
     except BaseException:
         with suppress(SecretLeakError):
-            scope.check_given(given, before)
+            state.check()
         raise
-    scope.check_given(given, before)
+    state.check()
 
 
 def _sent(scope: Scope, value: Any) -> Any:

@@ -5,6 +5,7 @@ A large state is written into one buffer by one pass in C. What that can't follo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from time import monotonic
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import ormsgpack
 
-from pipelit_agents.credentials.insides import SECONDS, answers, asks, contents
+from pipelit_agents.credentials.insides import SECONDS, answers, asks, contents, is_a_plain_model
 from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
 
@@ -31,6 +32,8 @@ _LARGE: Final = 4096
 _SMALLEST: Final = 10_000_000
 _LARGEST: Final = 2**64
 _DIGITS: Final = 21
+# So many models are written by a pass in C; with more they may be shared, and written without end.
+_MODELS: Final = 300_000
 # Asking a value gives further values, which are asked next.
 ROUNDS: Final = 12
 _BETWEEN: Final = "\n\0\n"
@@ -105,10 +108,15 @@ class Written:
         return found
 
 
-def written(value: Any) -> Written:
-    """What could be written of a value: what it keeps, and what it says of itself."""
+def written(value: Any, *, besides: Sequence[Any] = ()) -> Written:
+    """What could be written of a value: what it keeps, and what it says of itself.
+
+    Args:
+        value: Anything.
+        besides: Objects that were searched already, and needn't be looked at again.
+    """
     made = Written()
-    seen: dict[int, Any] = {}
+    seen: dict[int, Any] = {id(each): each for each in besides}
     waiting = [value]
     left = SECONDS
     for _ in range(ROUNDS):
@@ -197,15 +205,18 @@ def _walked(waiting: list[Any], seen: dict[int, Any], *, at_most: int) -> _Pass 
             else:
                 return None
         if kind is str:
-            found.texts.append(each)
+            if not seen or id(each) not in seen:
+                found.texts.append(each)
             continue
         if kind is int:
             found.number(each)
             continue
         if kind in _LEAVES or (kind in _CONTAINERS and not each):
             continue
-        if id(each) in met or id(each) in seen:
+        if id(each) in met:
             shared = True
+            continue
+        if id(each) in seen:
             continue
         met[id(each)] = each
         if kind is dict:
@@ -254,8 +265,24 @@ def _packed(waiting: list[Any], seen: dict[int, Any]) -> _Pass:
     found = _Pass()
     met: dict[int, Any] = {}
 
+    models: dict[Any, bool] = {}
+
+    left = iter(range(_MODELS))
+
     def unpacked(each: Any) -> Any:
         kind: Any = type(each)
+        model = models.get(kind)
+        if model is None:
+            model = models[kind] = is_a_plain_model(kind)
+        if model:
+            # Most of a large state are messages, and this is called for each of them: so they are
+            # counted instead of remembered. It ends where they refer to each other.
+            next(left)
+            extra, private = each.__pydantic_extra__, each.__pydantic_private__
+            return [each.__dict__, extra, private] if extra or private else each.__dict__
+        # Objects refer to each other in circles, and are kept so that none takes another's id.
+        if id(each) in met or id(each) in seen:
+            return None
         if _is_like_a_leaf(kind):
             found.leaf(each)
             if kind not in _EXACT and not issubclass(kind, Secret):
@@ -263,9 +290,6 @@ def _packed(waiting: list[Any], seen: dict[int, Any]) -> _Pass:
                 if asks(kind):
                     found.asking.append(each)
             return None
-        if id(each) in met or id(each) in seen:
-            return None
-        # Objects refer to each other in circles, and are kept so that none takes another's id.
         met[id(each)] = each
         if asks(kind):
             found.asking.append(each)
@@ -304,9 +328,10 @@ def as_bytes(value: Any) -> bytes | None:
 
 def shows_a_number(value: Any, needles: Needles) -> str | None:
     """The credential whose secret is written with the digits of a number."""
-    if not isinstance(value, int) or isinstance(value, bool) or not _SMALLEST <= value < _LARGEST:
+    kind: Any = type(value)
+    if not issubclass(kind, int) or not _SMALLEST <= int.__int__(value) < _LARGEST:
         return None
-    return needles.forms.get(b"%d" % value)
+    return needles.forms.get(b"%d" % int.__int__(value))
 
 
 def _packed_number(form: bytes) -> bytes:
