@@ -116,16 +116,19 @@ def _refuse(value: Any, needles: Needles, where: str, plain: Mapping[int, str]) 
                 waiting.extend(reversed(inner))
 
 
-def holds(value: Any, revealed: Revealed, *, opened: bool = True) -> bool:
+def holds(
+    value: Any, revealed: Revealed, *, opened: bool = True, besides: Sequence[Any] = ()
+) -> bool:
     """Whether a value holds one of the secrets, or can't be searched.
 
     Args:
         value: Anything.
         revealed: Credential names by plaintext.
         opened: Whether a :class:`Secret` itself, and what can't be searched, count too.
+        besides: Objects that were searched already.
     """
     needles = _needles(revealed)
-    made = _written(value)
+    made = _written(value, besides)
     if made is None:
         return True
     return made.shows(needles) or (opened and bool(made.secret or made.unknown))

@@ -133,7 +133,7 @@ class Scope(Unsearched):
         # A large input is searched only where there is something to compare it with.
         every = self.needles()
         wait = self._sought is None and not self.given.is_searched_always(every)
-        if not wait or holds(value, every):
+        if not wait or holds(value, every, besides=besides):
             plain = {number: name for number, (_, name) in self._plain.items()}
             refuse_leak(value, self.sought(), where, besides=besides, plain=plain)
 
