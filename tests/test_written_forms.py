@@ -372,6 +372,31 @@ def test_what_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
         release.set()
 
 
+def test_what_could_not_be_searched_may_be_given_back(
+    pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object that says nothing and was in the input passes; one that the node makes doesn't."""
+    monkeypatch.setattr(insides, "PATIENCE", 0.05)
+    pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
+
+    @pipelit.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> Any:
+        return {"y": [state["x"][0] if state["x"] else _Hangs(_for_ever)]}
+
+    hangs = _Hangs(_for_ever)
+    assert node({"x": [hangs]})["y"] == [hangs]
+    with pytest.raises(SecretLeakError, match="can't be searched"):
+        node({"x": []})
+
+
+def test_a_view_that_was_released_shows_nothing() -> None:
+    """It is no error of the node's."""
+    view = memoryview(b"abc")
+    view.release()
+    refuse_leak({"x": view, "y": KEY[:-1]}, {KEY: "service"})
+    refuse_leak({"x": view, "y": LARGE}, {KEY: "service"})
+
+
 def test_an_endless_loop_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread that a value's endless code ran on is ended."""
     monkeypatch.setattr(insides, "PATIENCE", 0.05)

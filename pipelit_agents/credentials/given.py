@@ -34,7 +34,7 @@ class Given:
     def add(self, value: Any) -> Written:
         """Take a value as it is now; what changes it later changes nothing here."""
         found = written(value)
-        if found.texts or found.data:
+        if found.texts or found.data or found.unknown:
             self._parts.append(found)
         return found
 
@@ -49,6 +49,10 @@ class Given:
     def is_searched_always(self, needles: Needles) -> bool:
         """Whether there is so little of it that it needn't wait until it matters."""
         return sum(part.size for part in self._all()) * len(needles.forms) <= _ALWAYS
+
+    def unsearched(self) -> list[Any]:
+        """Objects in it that could not be searched, and can't be afterwards."""
+        return [each for part in self._all() for each, _ in part.unknown]
 
     def _all(self) -> list[Written]:
         outer = self._outer._all() if self._outer is not None else []

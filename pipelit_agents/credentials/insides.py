@@ -222,7 +222,7 @@ def _ask(questions: Sequence[tuple[Any, tuple[_Look, ...]]], seconds: float) -> 
     while len(made) < len(questions):
         left = until - monotonic()
         if left <= 0:
-            reason = f"there is more to ask than {SECONDS:g} seconds are enough for"
+            reason = f"its parts together take longer than {SECONDS:g} s"
             return made + [_unanswered(value, [], reason) for value, _ in questions[len(made) :]]
         asking = _Asking(questions[len(made) :])
         reason = f"its own code doesn't end within {PATIENCE:g} s"

@@ -130,6 +130,7 @@ class Scope(Unsearched):
         """
         if not self._revealed:
             return
+        besides = [*besides, *self.given.unsearched()]
         # A large input is searched only where there is something to compare it with.
         every = self.needles()
         wait = self._sought is None and not self.given.is_searched_always(every)

@@ -64,13 +64,14 @@ class Written:
         unknown: Objects that could not be searched, each with the reason.
     """
 
-    __slots__ = ("data", "secret", "texts", "unknown")
+    __slots__ = ("_size", "data", "secret", "texts", "unknown")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.data: list[bytes] = []
         self.secret: Secret | None = None
         self.unknown: list[tuple[Any, str]] = []
+        self._size = -1
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Written):
@@ -82,7 +83,9 @@ class Written:
     @property
     def size(self) -> int:
         """Characters and bytes that it has."""
-        return sum(map(len, self.texts)) + sum(map(len, self.data))
+        if self._size < 0:
+            self._size = sum(map(len, self.texts)) + sum(map(len, self.data))
+        return self._size
 
     def shows(self, needles: Needles) -> bool:
         """Whether one of the secrets is in it."""
@@ -264,9 +267,7 @@ def _taken_as_numbers(values: Any, found: _Pass) -> bool:
 def _packed(waiting: list[Any], seen: dict[int, Any]) -> _Pass:
     found = _Pass()
     met: dict[int, Any] = {}
-
     models: dict[Any, bool] = {}
-
     left = iter(range(_MODELS))
 
     def unpacked(each: Any) -> Any:
@@ -323,7 +324,11 @@ def as_bytes(value: Any) -> bytes | None:
         return None
     if issubclass(kind, str):
         return str.encode(value, "utf-8", "surrogatepass")
-    return bytes(memoryview(value))
+    try:
+        return bytes(memoryview(value))
+    except Exception:
+        # A view that was released shows nothing.
+        return b""
 
 
 def shows_a_number(value: Any, needles: Needles) -> str | None:
