@@ -17,7 +17,12 @@ from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
 from pipelit_agents.credentials.boundary import holds
-from pipelit_agents.credentials.doors import guarded_argument, guarded_config, state_in
+from pipelit_agents.credentials.doors import (
+    guarded_argument,
+    guarded_config,
+    inputs_in,
+    state_in,
+)
 from pipelit_agents.credentials.scope import Scope, opened_scope, searching_given
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
@@ -158,6 +163,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             self._warn_unused(request.model)
             return handler(request)
         with opened_scope() as scope:
+            scope.note(inputs_in("request", request))
             built = request.override(model=self._built(scope))
             return _checked(scope, handler(built), "what the model answers")
 
@@ -172,6 +178,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             self._warn_unused(request.model)
             return await handler(request)
         with opened_scope() as scope:
+            scope.note(inputs_in("request", request))
             model = await asyncio.to_thread(self._built, scope)
             answer = handler(request.override(model=model))
             return _checked(scope, await answer, "what the model answers")
@@ -191,6 +198,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return handler(request)
         with opened_scope() as scope:
+            scope.note(inputs_in("request", request))
             filled = self._filled(request, wanted, scope)
             return _checked(scope, handler(filled), "what the tool returns")
 
@@ -202,6 +210,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return await handler(request)
         with opened_scope() as scope:
+            scope.note(inputs_in("request", request))
             filled = await asyncio.to_thread(self._filled, request, wanted, scope)
             return _checked(scope, await handler(filled), "what the tool returns")
 

@@ -637,6 +637,28 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "cli": ["put_and_show_name_the_parts_that_are_searched_for"],
     },
+    "Of a value of any other type everything": {"written_forms": ["every_form_is_searched"]},
+    "That code runs on a thread of its own": {"written_forms": ["what_hangs_is_left_behind"]},
+    "What counts is what the node adds.": {
+        "given_to_nodes": [
+            "what_was_given_may_be_given_back",
+            "the_secret_itself_is_no_copy",
+            "what_the_node_writes_into_the_state_was_not_given",
+        ]
+    },
+    "A text that was in its input": {
+        "given_to_nodes": [
+            "what_was_given_may_be_given_back",
+            "answers_and_stored_values_may_be_given_back",
+            "tools_may_give_back_what_they_were_given",
+        ]
+    },
+    "So somebody who writes guesses": {
+        "given_to_nodes": [
+            "sixty_thousand_guesses_tell_nothing",
+            "what_is_known_is_one_part_of_a_secret",
+        ]
+    },
     "`make canary` prints what ninety": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
     "`credentials.tool` makes a tool": {
         "ways_out": ["a_tool_of_ours_refuses_what_the_model_makes_up"],

@@ -270,20 +270,23 @@ def test_whatever_was_changed_is_cleaned(keyed: Pipelit, tmp_path: Path) -> None
 
 
 def test_other_objects_in_the_state_are_not_changed(keyed: Pipelit) -> None:
-    """A client in the state that has the key is refused, and goes on working."""
+    """A client that was given the key in the node is refused, and goes on working."""
 
     class Client:
-        def __init__(self) -> None:
-            self.api_key = KEY
+        api_key = ""
 
     client = Client()
 
     @keyed.credentials.inject(key="service")
     def node(state: Any, *, key: SecretStr) -> State:
+        state["client"].api_key = key.get_secret_value()
         return {}
 
     with pytest.raises(SecretLeakError):
         node({"client": client})
+    assert client.api_key == KEY
+    # Now it has had the key before, and so has whoever gave it to the node.
+    node({"client": client})
     assert client.api_key == KEY
 
 

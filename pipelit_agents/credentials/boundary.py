@@ -9,26 +9,32 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
-import ormsgpack
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pipelit_agents.credentials.insides import (
-    contents,
+    asks,
     insides,
     members_of,
+    shown,
     slots_of,
     state_of,
 )
 from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
+from pipelit_agents.credentials.written import (
+    ROUNDS,
+    Written,
+    as_bytes,
+    shows_a_number,
+    written,
+)
 from pipelit_agents.errors import SecretLeakError
 
 __all__ = ["MASK", "holds", "masked", "redact", "refuse_leak", "scrub"]
@@ -37,77 +43,103 @@ MASK: Final = "****"
 _LONGEST_PATH: Final = 200
 # More than any state has; what makes objects while it is looked at would never end.
 _MOST: Final = 20_000_000
-_FEW: Final = 300
-# Up to so many parts, texts of so many characters a part are put together sooner than a pass in C
-# writes them.
-_MANY: Final = 2000
-_LONG: Final = 500
 # What of a local variable is looked at.
 _NEAREST: Final = 500
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 _LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
-_PACKING: Final = (
-    ormsgpack.OPT_NON_STR_KEYS
-    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
-    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
-    | ormsgpack.OPT_PASSTHROUGH_UUID
-    | ormsgpack.OPT_PASSTHROUGH_ENUM
-)
+
+_NONE: Final[Mapping[int, str]] = {}
 
 Revealed = Mapping[str, str] | Needles
 
 
-def refuse_leak(value: Any, revealed: Revealed, where: str = "what the node returns") -> None:
+def refuse_leak(
+    value: Any,
+    revealed: Revealed,
+    where: str = "what the node returns",
+    *,
+    besides: Sequence[Any] = (),
+    plain: Mapping[int, str] = _NONE,
+) -> None:
     """Makes sure that a value holds none of the secrets.
 
     Args:
         value: What leaves the node: state, messages, commands, or anything with attributes.
         revealed: Credential names by plaintext.
         where: Which way out it is, for the message.
+        besides: Objects that were searched already.
+        plain: Credential names by the ``id`` of texts that are an opened secret: no copy of what
+            looks like it, but the secret.
 
     Raises:
-        SecretLeakError: It holds one. The error names the place and the credential, never the
-            secret.
+        SecretLeakError: It holds one, or can't be searched. The error names the place and the
+            credential, never the secret.
     """
     needles = _needles(revealed)
-    if not holds(value, needles):
-        return
-    waiting: list[tuple[Any, str]] = [(value, "")]
-    seen: dict[int, Any] = {}
-    while waiting:
-        each, path = waiting.pop()
-        if isinstance(each, Secret):
-            raise _leak(each.credential, path, where)
-        text = _bytes(each)
-        if text is not None:
-            for form, credential in needles.forms.items():
-                if form in text:
-                    raise _leak(credential, path, where)
-        elif type(each) not in _LEAVES and id(each) not in seen:
-            seen[id(each)] = each
-            inner = [(found, _under(path, place)) for place, found in insides(each)]
-            waiting.extend(reversed(inner))
+    made = _written(value, besides)
+    if made is not None:
+        found = made.shows(needles), not plain.keys().isdisjoint(map(id, made.texts))
+        if not (made.secret or any(found)):
+            if made.unknown:
+                raise _unsearched(made.unknown[0][1], needles, where)
+            return
+    _refuse(value, needles, where, plain)
     # It is there, in a form that only the whole shows, such as a list of its bytes.
     raise _leak(needles.names, "", where)
 
 
-def holds(value: Any, revealed: Revealed, *, opened: bool = True) -> bool:
-    """Whether a value holds one of the secrets.
+def _refuse(value: Any, needles: Needles, where: str, plain: Mapping[int, str]) -> None:
+    """Names the place of what was found."""
+    waiting: list[tuple[Any, str, int]] = [(value, "", 0)]
+    seen: dict[int, Any] = {}
+    while waiting and len(seen) < _MOST:
+        each, path, asked = waiting.pop()
+        kind: Any = type(each)
+        if issubclass(kind, Secret):
+            raise _leak(each.credential, path, where)
+        if id(each) in plain:
+            raise _leak(plain[id(each)], path, where)
+        text = as_bytes(each)
+        if text is not None:
+            for form, credential in needles.forms.items():
+                if form in text:
+                    raise _leak(credential, path, where)
+        if (owner := shows_a_number(each, needles)) is not None:
+            raise _leak(owner, path, where)
+        if kind not in _LEAVES and id(each) not in seen:
+            seen[id(each)] = each
+            asked += asks(kind)
+            if asked <= ROUNDS:
+                inner = [
+                    (part, _under(path, place), asked) for place, part in insides(each, code=True)
+                ]
+                waiting.extend(reversed(inner))
 
-    It runs over every state, so it has to be fast: a large one is written into one buffer by one
-    pass in C. What that can't follow is walked.
+
+def holds(
+    value: Any, revealed: Revealed, *, opened: bool = True, besides: Sequence[Any] = ()
+) -> bool:
+    """Whether a value holds one of the secrets, or can't be searched.
 
     Args:
         value: Anything.
         revealed: Credential names by plaintext.
-        opened: Whether a :class:`Secret` itself counts too.
+        opened: Whether a :class:`Secret` itself, and what can't be searched, count too.
+        besides: Objects that were searched already.
     """
     needles = _needles(revealed)
-    try:
-        found = _walked(value, needles, opened, at_most=_FEW)
-        return _packed(value, needles, opened) if found is None else found
-    except MemoryError:
+    made = _written(value, besides)
+    if made is None:
         return True
+    return made.shows(needles) or (opened and bool(made.secret or made.unknown))
+
+
+def _written(value: Any, besides: Sequence[Any] = ()) -> Written | None:
+    """What could be written of a value; None where memory isn't enough for it."""
+    try:
+        return written(value, besides=besides)
+    except MemoryError:
+        return None
 
 
 def redact(error: BaseException, revealed: Revealed) -> BaseException:
@@ -334,15 +366,10 @@ class _Masking:
     def _shown_by(self, value: Any) -> bool:
         if holds(value, self._needles, opened=False):
             return True
-        return type(value) not in _CONTAINERS and self._shows(value)
+        return type(value) not in _CONTAINERS and not asks(type(value)) and self._shows(value)
 
     def _shows(self, value: Any) -> bool:
-        shown = ""
-        for show in (str, repr):
-            # What can't be shown shows nothing; what it holds is searched apart.
-            with suppress(Exception):
-                shown += show(value)
-        return self._needles.within(shown)
+        return self._needles.within(shown(value))
 
     def _as_text(self, value: Any) -> Any:
         return MASK if self._shown_by(value) else value
@@ -396,108 +423,22 @@ def _unmendable(error: BaseException, needles: Needles) -> SecretLeakError:
     return _leak(needles.names, "", f"the text of an exception ({type(error).__name__})")
 
 
-def _packed(value: Any, needles: Needles, opened: bool) -> bool:
-    seen: dict[int, Any] = {}
-
-    def unpacked(each: Any) -> Any:
-        kind: Any = type(each)
-        if _is_like_a_leaf(kind):
-            text = _bytes(each)
-            if text is not None:
-                return str.__str__(each) if isinstance(each, str) else text
-            if opened and isinstance(each, Secret):
-                raise TypeError
-            return None
-        if id(each) in seen:
-            return None
-        # Objects refer to each other in circles, and are kept so that none takes another's id.
-        seen[id(each)] = each
-        return contents(each)
-
-    try:
-        packed = ormsgpack.packb(value, default=unpacked, option=_PACKING)
-    except Exception:
-        return _walked(value, needles, opened, at_most=_MOST) is not False
-    return needles.inside(packed)
-
-
-def _walked(value: Any, needles: Needles, opened: bool, *, at_most: int) -> bool | None:
-    """The same by a walk that no depth, cycle, shared part or foreign object ends.
-
-    Returns:
-        None where there is more than ``at_most`` of little things, and a pass in C may go on. Such
-        a pass goes through what is shared as often as it is referred to, which may be without an
-        end: so where anything is, the walk goes on itself.
-    """
-    texts: list[str] = []
-    others: list[bytes] = []
-    waiting: list[Any] = [value]
-    seen: dict[int, Any] = {}
-    shared = False
-    while waiting:
-        each = waiting.pop()
-        kind: Any = type(each)
-        if kind is str:
-            texts.append(each)
-            continue
-        if kind in _LEAVES or (kind in _CONTAINERS and not each):
-            continue
-        if id(each) in seen:
-            shared = True
-            continue
-        seen[id(each)] = each
-        if kind is dict:
-            waiting.extend(each)
-            waiting.extend(each.values())
-        elif kind is list or kind is tuple:
-            waiting.extend(each)
-            if each and type(each[0]) is int:
-                # The bytes of a text, written out as numbers.
-                others.append(bytes(n for n in each if type(n) is int and 0 <= n < 256))
-        elif not _is_like_a_leaf(kind):
-            waiting.extend(contents(each))
-        elif isinstance(each, Secret):
-            if opened:
-                return True
-        elif isinstance(each, str):
-            texts.append(str.__str__(each))
-        elif (data := _bytes(each)) is not None:
-            others.append(data)
-        if len(seen) > (_MOST if shared else at_most):
-            if shared or at_most > _MANY or sum(map(len, texts)) < _LONG * len(seen):
-                return None
-            at_most *= 2
-    whole = "\n\0\n".join(texts)
-    rest = b"\n\0\n".join(others)
-    return needles.within(whole) or needles.inside(rest)
-
-
 def _near(value: Any, needles: Needles) -> bool:
     """Whether a secret stands within the first parts of a value, the nearest first."""
     waiting: deque[Any] = deque([value])
     seen: dict[int, Any] = {}
     while waiting and len(seen) < _NEAREST:
         each = waiting.popleft()
-        text = _bytes(each) if not isinstance(each, memoryview) else None
+        kind: Any = type(each)
+        text = as_bytes(each) if kind is not memoryview else None
         if text is not None:
             if needles.inside(text):
                 return True
-        elif type(each) not in _LEAVES and not isinstance(each, Secret) and id(each) not in seen:
+        elif kind not in _LEAVES and not issubclass(kind, Secret) and id(each) not in seen:
             seen[id(each)] = each
-            if not hasattr(type(each), "tolist"):
+            if not hasattr(kind, "tolist"):
                 waiting.extend(inner for _, inner in islice(insides(each), _NEAREST))
     return False
-
-
-@lru_cache(maxsize=1024)
-def _is_like_a_leaf(kind: Any) -> bool:
-    return issubclass(kind, str | bytes | bytearray | memoryview | int | Secret)
-
-
-def _bytes(value: Any) -> bytes | None:
-    if isinstance(value, str):
-        return str.encode(value, "utf-8", "surrogatepass")
-    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else None
 
 
 def _needles(revealed: Revealed) -> Needles:
@@ -509,6 +450,14 @@ def _under(path: str, place: Any) -> str:
         return f"{path}[{place}]"[:_LONGEST_PATH]
     name = place if isinstance(place, str) else repr(place)
     return (f"{path}.{name}" if path and name else path or name)[:_LONGEST_PATH]
+
+
+def _unsearched(reason: str, needles: Needles, where: str) -> SecretLeakError:
+    return SecretLeakError(
+        f"{where} can't be searched for the secret of credential {needles.names!r}: in it is an "
+        f"object about which nothing is known, as {reason}; leave it out",
+        credential=needles.names,
+    )
 
 
 def _leak(credential: str, path: str, where: str) -> SecretLeakError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from copy import copy
 from functools import lru_cache, partial, wraps
 from typing import Any, NoReturn, Protocol, cast
@@ -29,15 +29,23 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore, Op, Result
 from pydantic import BaseModel
 
-from pipelit_agents.credentials.insides import Unsearched
+from pipelit_agents.credentials.insides import Unsearched, state_of
 from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.pieces import Held, Pieces
 from pipelit_agents.errors import SecretLeakError
 
-__all__ = ["delayed", "guarded_argument", "guarded_config", "redact_or_raise", "state_in"]
+__all__ = [
+    "delayed",
+    "guarded_argument",
+    "guarded_config",
+    "inputs_in",
+    "redact_or_raise",
+    "state_in",
+]
 
 _CONFIG_KEYS = RunnableConfig.__annotations__.keys()
 # Most of what a configuration holds, and asked of each kind of door it is slow to say no.
+_DATA = (str, bytes, dict, list, tuple, set, frozenset, BaseModel)
 _NO_DOORS = frozenset({str, int, float, bool, bytes, type(None), dict, list, tuple})
 
 
@@ -55,6 +63,9 @@ class Guard(Protocol):
 
     def holding(self, call: Callable[..., Any], where: str) -> Held:
         """What keeps back the beginnings of secrets until the node ends; one for each call."""
+
+    def note(self, value: Any) -> object:
+        """Takes a value as something that the node was given, and may give back."""
 
 
 def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableConfig:
@@ -123,6 +134,48 @@ def state_in(name: str, value: Any) -> Any:
     if isinstance(getattr(value, "runtime", None), Runtime | ToolRuntime):
         return None
     return None if isinstance(value, dict) and _is_config(name, value) else value
+
+
+def inputs_in(name: str, value: Any) -> list[Any]:
+    """What of an argument came from outside besides the state: a node may give it back.
+
+    Args:
+        name: The parameter.
+        value: A configuration, a runtime, a request of a middleware, or anything else.
+    """
+    if isinstance(value, dict):
+        return _inputs_in_a_config(value) if _is_config(name, value) else []
+    if isinstance(value, Runtime | ToolRuntime):
+        config = getattr(value, "config", None) or {}
+        found = [getattr(value, each, None) for each in ("context", "previous", "tool_call_id")]
+        return [*map(_data_in, found), *_inputs_in_a_config(config)]
+    runtime = getattr(value, "runtime", None)
+    if isinstance(runtime, Runtime | ToolRuntime):
+        # What a middleware of LangChain's is called with.
+        names = ("state", "messages", "system_message", "tool_call")
+        return [*inputs_in(name, runtime), *(getattr(value, each, None) for each in names)]
+    return []
+
+
+def _inputs_in_a_config(config: Mapping[str, Any]) -> list[Any]:
+    configurable = config.get("configurable") or {}
+    found = [config.get("tags"), config.get("metadata")]
+    for key, value in configurable.items():
+        if not key.startswith("__"):
+            found.append(_data_in(value))
+        elif isinstance(value, Runtime):
+            found += inputs_in(key, value)
+        elif hasattr(value, "get_null_resume"):
+            # The answers that interrupt() returns. They have no public name.
+            found += [list(value.resume), value.get_null_resume(False)]
+    return found
+
+
+def _data_in(value: Any) -> Any:
+    """A value if it is data; of an object the attributes that are: others may be the program."""
+    if isinstance(value, _DATA) or value is None:
+        return value
+    return [each for _, each in state_of(value) if isinstance(each, _DATA)]
 
 
 def redact_or_raise(error: BaseException, guard: Guard) -> None:
@@ -236,9 +289,12 @@ def _streaming(stream: Any, guard: Guard) -> Callable[[Any], None]:
 
 def _calling(call: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
     def calling(*args: Any, **kwargs: Any) -> Any:
-        guard.check(args, "what a task in the node is given")
         if args and inspect.isroutine(args[0]):
+            # The task's own function isn't written anywhere, and may use a secret.
+            guard.check(args[1:], "what a task in the node is given")
             args = (_task(args[0], guard), *args[1:])
+        else:
+            guard.check(args, "what a task in the node is given")
         return call(*args, **kwargs)
 
     return calling
@@ -316,12 +372,16 @@ class _Store(BaseStore, Unsearched):
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         ops = list(ops)
         self._guard.check(ops, "what the node stores")
-        return self._store.batch(ops)
+        found = self._store.batch(ops)
+        self._guard.note(found)
+        return found
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         ops = list(ops)
         self._guard.check(ops, "what the node stores")
-        return await self._store.abatch(ops)
+        found = await self._store.abatch(ops)
+        self._guard.note(found)
+        return found
 
     def __getattr__(self, name: str) -> Any:
         # Where nothing is set yet, as in a copy that is being made, there is nobody to ask.
@@ -335,9 +395,20 @@ def _asking(name: str) -> Any:
     # the store's own method, which may do more than the base class's.
     def ask(self: _Store, *args: Any, **kwargs: Any) -> Any:
         self._guard.check([args, kwargs], "what the node stores")
-        return getattr(self._store, name)(*args, **kwargs)
+        found = getattr(self._store, name)(*args, **kwargs)
+        if inspect.isawaitable(found):
+            return _noting(found, self._guard)
+        # What others stored may be given back.
+        self._guard.note(found)
+        return found
 
     return ask
+
+
+async def _noting(waited_for: Awaitable[Any], guard: Guard) -> Any:
+    found = await waited_for
+    guard.note(found)
+    return found
 
 
 for _verb in ("get", "search", "put", "delete", "list_namespaces"):

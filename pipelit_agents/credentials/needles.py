@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final
 from urllib.parse import quote, quote_plus
 
@@ -50,12 +50,23 @@ class Needles:
         names: The credentials, for an error that can't say which.
     """
 
-    __slots__ = ("_forms", "_revealed", "_shortest", "_shortest_texts", "_texts", "names")
+    __slots__ = (
+        "_forms",
+        "_known",
+        "_known_texts",
+        "_revealed",
+        "_shortest",
+        "_shortest_texts",
+        "_texts",
+        "names",
+    )
 
     def __init__(self, revealed: Mapping[str, str]) -> None:
         self._revealed = dict(revealed)
         self._forms: dict[bytes, str] | None = None
         self._texts: list[str] | None = None
+        self._known: list[bytes] = []
+        self._known_texts: list[str] = []
         sought = {form for secret in revealed for form in _sought(secret)}
         texts, rest = list[str](), list[bytes]()
         for form in sorted(sought, key=len):
@@ -79,20 +90,47 @@ class Needles:
     @property
     def forms(self) -> Mapping[bytes, str]:
         """Credential names by what their secrets look like; see the class."""
-        # Made when it is needed: a node that leaks nothing needs none of it.
+        # Made when it is needed: a node that opens nothing needs none of it.
         found = self._forms
         if found is None:
-            every = {
-                form: name
-                for secret, name in self._revealed.items()
-                for part in (Part("", secret, Level.CERTAIN), *_searched_parts(secret))
-                for form in _forms(part.value, encodes=part.encodes)
-                if len(form) >= SHORTEST
-            }
+            every = {form: name for name, alike in self._alike() for form in alike}
             # Masked in this order, so that none leaves the rest of a longer one.
             ordered = sorted(every, key=len, reverse=True)
             found = self._forms = {each: every[each] for each in ordered}
         return found
+
+    def _alike(self) -> Iterator[tuple[str, set[bytes]]]:
+        """The forms of each secret, and of each part of one, with the credential's name."""
+        for secret, name in self._revealed.items():
+            for part in (Part("", secret, Level.CERTAIN), *_searched_parts(secret)):
+                forms = _forms(part.value, encodes=part.encodes)
+                yield name, {form for form in forms if len(form) >= SHORTEST}
+
+    def without(self, known: Set[bytes]) -> Needles:
+        """Return the same without what is known already, in whatever form.
+
+        Args:
+            known: Forms that may be shown. With each of them go the other forms of the same
+                secret, or of the same part of one.
+
+        Returns:
+            Needles that take as long to search with as these.
+        """
+        gone = {form for _, alike in self._alike() if alike & known for form in alike}
+        left = Needles({})
+        left.names = self.names
+        left._forms = {form: name for form, name in self.forms.items() if form not in gone}
+        lost = [each for each in self._shortest if each in gone]
+        # What was found by a lost form within it has to be looked for itself. The same work is done
+        # where none is lost, so that how long it takes doesn't tell whether one is.
+        within = lost or self._shortest[:1]
+        found = [form for form in left._forms if any(each in form for each in within)]
+        kept = [each for each in self._shortest if each not in gone]
+        left._shortest = list(dict.fromkeys(kept + found if lost else kept))
+        left._shortest_texts = [text for each in left._shortest if (text := _as_text(each))]
+        left._known = lost
+        left._known_texts = [text for each in lost if (text := _as_text(each))]
+        return left
 
     @property
     def texts(self) -> Sequence[str]:
@@ -105,10 +143,15 @@ class Needles:
 
     def within(self, text: str) -> bool:
         """Whether a text shows one of them."""
+        # How long a search takes doesn't tell what is known.
+        for known in self._known_texts:
+            text.count(known)
         return any(each in text for each in self._shortest_texts)
 
     def inside(self, data: bytes) -> bool:
         """Whether bytes hold one of them."""
+        for known in self._known:
+            data.count(known)
         return any(each in data for each in self._shortest)
 
     def mask(self, text: str, mask: str) -> str:

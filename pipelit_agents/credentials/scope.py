@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from pipelit_agents.credentials.boundary import holds, redact, refuse_leak, scrub
+from pipelit_agents.credentials.given import Given
 from pipelit_agents.credentials.insides import Unsearched
 from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.surroundings import Surroundings
+from pipelit_agents.credentials.written import Written, written
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 from pipelit_agents.running import running
 from pipelit_agents.threads import aside
@@ -61,9 +63,14 @@ class Scope(Unsearched):
         self.run: object | None = None
         self.surroundings: Surroundings | None = None
         self._held: dict[int, tuple[Any, Held]] = {}
+        outer: Scope | None = self.parent
+        self.given: Given = Given(outer.given if outer is not None else None)
         self._secrets: list[Secret] = []
         self._revealed: dict[str, str] = {}
+        # Texts that are these very objects come from a secret, not from the input.
+        self._plain: dict[int, tuple[str, str]] = {}
         self._needles: Needles | None = None
+        self._sought: Needles | None = None
 
     @property
     def revealed(self) -> Mapping[str, str]:
@@ -91,7 +98,8 @@ class Scope(Unsearched):
         scope: Scope | None = self
         while scope is not None:
             scope._revealed[value] = secret.credential
-            scope._needles = None
+            scope._plain[id(value)] = value, secret.credential
+            scope._needles = scope._sought = None
             if scope.closed:
                 scope.close()
             scope = scope.parent
@@ -103,38 +111,75 @@ class Scope(Unsearched):
         for secret in list(self._secrets):
             secret.close()
         self._revealed.clear()
-        self._needles = None
+        self._plain.clear()
+        self._needles = self._sought = None
+        self.given = Given()
         _scopes.pop(id(self), None)
 
-    def check(self, value: Any, where: str = "what the node returns") -> None:
-        """Make sure that a value on its way out holds none of the secrets.
+    def note(self, value: Any) -> Written:
+        """Take a value as something that the node was given, and may give back."""
+        self._sought = None
+        return self.given.add(value)
+
+    def check(
+        self, value: Any, where: str = "what the node returns", *, besides: Sequence[Any] = ()
+    ) -> None:
+        """Make sure that a value on its way out holds no secret that the node added.
+
+        Args:
+            value: Anything.
+            where: Which way out it is, for the message.
+            besides: Objects that were searched already.
 
         Raises:
             SecretLeakError: It holds one.
         """
-        leak: SecretLeakError | None = None
         try:
             if self._revealed:
-                refuse_leak(value, self.sought(), where)
+                self._search(value, where, [*besides, *self.given.unsearched()])
+        finally:
+            del value, besides
+
+    def _search(self, value: Any, where: str, besides: Sequence[Any]) -> None:
+        # A large input is searched only where there is something to compare it with.
+        every = self.needles()
+        wait = self._sought is None and not self.given.is_searched_always(every)
+        try:
+            if not wait or holds(value, every, besides=besides):
+                plain = {number: name for number, (_, name) in self._plain.items()}
+                self._refuse(value, where, besides=besides, plain=plain)
+        finally:
+            del value, besides
+
+    def _refuse(self, value: Any, where: str, **how: Any) -> None:
+        leak: SecretLeakError | None = None
+        try:
+            refuse_leak(value, self.sought(), where, **how)
         except SecretLeakError as error:
             # Its frames hold what was searched, and error trackers show them.
             leak = error.with_traceback(None)
         finally:
-            del value
+            del value, how
         if leak is not None:
             raise leak
 
-    def check_given(self, given: Sequence[Any]) -> None:
+    def check_given(self, given: Sequence[Any], before: Written) -> None:
         """Make sure that none was written into what the node was given: LangGraph would store it.
 
+        Args:
+            given: What the node was given, as it is now.
+            before: What could be written of it before the node ran.
+
         Raises:
-            SecretLeakError: One was; it is masked there.
+            SecretLeakError: One was; it is masked there. What stood there before stays as it was.
         """
+        if not self._revealed or (after := written(given)) == before:
+            return
         # A Secret is no plaintext, and may be handed to a function that has secrets of its own.
-        if self._revealed and holds(given, self.sought(), opened=False):
+        if after.shows(self.sought()):
             try:
                 for each in given:
-                    self.check(each, "what the node was given")
+                    self._refuse(each, "what the node was given")
             finally:
                 scrub(given, self.sought())
 
@@ -142,11 +187,19 @@ class Scope(Unsearched):
         """Take the secrets out of an exception and its chain; what is to be raised for it."""
         return redact(error, self.sought())
 
-    def sought(self) -> Needles:
+    def needles(self) -> Needles:
         """Return what the secrets of this scope, and of those inside it, look like."""
         found = self._needles
         if found is None:
             found = self._needles = Needles(self.revealed)
+        return found
+
+    def sought(self) -> Needles:
+        """Return the same for what the node adds, without what stood in its input before."""
+        found = self._sought
+        if found is None:
+            every = self.needles()
+            found = self._sought = every.without(self.given.known(every))
         return found
 
     def holding(self, call: Callable[..., Any], where: str) -> Held:
@@ -193,7 +246,7 @@ _scopes: dict[int, ref[Scope]] = {}
 def open_needles() -> list[Needles]:
     """Return what to look for, of all that is revealed in this process right now."""
     scopes = [each() for each in _scopes.copy().values()]
-    return [scope.sought() for scope in scopes if scope is not None and not scope.closed]
+    return [scope.needles() for scope in scopes if scope is not None and not scope.closed]
 
 
 def current_scope() -> Scope | None:
@@ -227,10 +280,12 @@ def _entered() -> tuple[Scope, _Step]:
     # Late: these import LangGraph, which `import pipelit_agents` doesn't.
     from langchain_core.runnables.config import var_child_runnable_config
 
-    from pipelit_agents.credentials.doors import guarded_config
+    from pipelit_agents.credentials.doors import guarded_config, inputs_in
 
     scope = Scope()
-    config = guarded_config(var_child_runnable_config.get(), scope)
+    present = var_child_runnable_config.get()
+    scope.note(inputs_in("config", present))
+    config = guarded_config(present, scope)
     step = _Step(scope, config)
     scope.surroundings = Surroundings(config)
     with step:
@@ -401,10 +456,11 @@ def injecting(
         bound = inspect.BoundArguments(signature, arguments.values | secrets)
         return function(*bound.args, **bound.kwargs)
 
-    def finished(scope: Scope, result: Any) -> Any:
+    def finished(scope: Scope, result: Any, state: _State) -> Any:
         try:
             _refuse_deferred(name, result)
-            scope.check(result)
+            state.check()
+            scope.check(result, besides=state.parts())
             return result
         finally:
             # A leak is shown with the local variables of this frame.
@@ -436,7 +492,7 @@ def injecting(
                             del item
                             raise
                         try:
-                            resume = partial(body.asend, (yield item))
+                            resume = partial(body.asend, _sent(scope, (yield item)))
                         except BaseException as error:
                             resume = partial(body.athrow, error)
 
@@ -448,7 +504,7 @@ def injecting(
             with _left(scope):
                 refuse_passed(kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
-                with searching_given(scope, given):
+                with searching_given(scope, given) as state:
                     with step:
                         body = call(arguments, open_all(scope))
                     resume = partial(body.send, None)
@@ -457,14 +513,14 @@ def injecting(
                             try:
                                 item = resume()
                             except StopIteration as stop:
-                                return finished(scope, stop.value)
+                                return finished(scope, stop.value, state)
                         try:
                             scope.check(item)
                         except BaseException:
                             del item
                             raise
                         try:
-                            resume = partial(body.send, (yield item))
+                            resume = partial(body.send, _sent(scope, (yield item)))
                         except BaseException as error:
                             resume = partial(body.throw, error)
 
@@ -475,8 +531,9 @@ def injecting(
             with opened_scope() as scope:
                 await _off_the_loop(refuse_passed, kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
-                with searching_given(scope, given):
-                    return finished(scope, await call(arguments, await aside(open_all, scope)))
+                with searching_given(scope, given) as state:
+                    secrets = await aside(open_all, scope)
+                    return finished(scope, await call(arguments, secrets), state)
 
     else:
 
@@ -485,8 +542,8 @@ def injecting(
             with opened_scope() as scope:
                 refuse_passed(kwargs)
                 arguments, given = _bound(visible, scope, args, kwargs)
-                with searching_given(scope, given):
-                    return finished(scope, call(arguments, open_all(scope)))
+                with searching_given(scope, given) as state:
+                    return finished(scope, call(arguments, open_all(scope)), state)
 
     wrapped.__annotations__ = {
         key: hint
@@ -508,16 +565,44 @@ def _bound(
     visible: inspect.Signature, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[_Arguments, list[Any]]:
     """The arguments with guarded doors, and what of them LangGraph keeps: the state."""
-    from pipelit_agents.credentials.doors import guarded_argument, state_in
+    from pipelit_agents.credentials.doors import guarded_argument, inputs_in, state_in
 
     bound = visible.bind(*args, **kwargs).arguments
+    scope.note([inputs_in(key, value) for key, value in bound.items()])
     given = [state_in(key, value) for key, value in bound.items() if key not in ("self", "cls")]
     guarded = {key: guarded_argument(key, value, scope) for key, value in bound.items()}
     return _Arguments(guarded), given
 
 
+class _State:
+    """What a function was given and LangGraph keeps, and what it was like before."""
+
+    def __init__(self, scope: Scope, given: Sequence[Any]) -> None:
+        self._scope = scope
+        self._given = given
+        self._before = scope.note(given)
+        self._checked = False
+
+    def check(self) -> None:
+        """Search what was added to it, once the function has run.
+
+        Raises:
+            SecretLeakError: A secret was; it is masked there.
+        """
+        if not self._checked:
+            self._checked = True
+            self._scope.check_given(self._given, self._before)
+
+    def parts(self) -> list[Any]:
+        """Return what stands in the state: that was searched, and is often returned as it is."""
+        if self._before.secret is not None:
+            return []
+        dicts = [each.values() for each in self._given if type(each) is dict]
+        return [*self._given, *(each for values in dicts for each in values)]
+
+
 @contextmanager
-def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[None]:
+def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[_State]:
     """Search what a function was given when it has run: LangGraph stores what it changed there.
 
     Args:
@@ -528,15 +613,20 @@ def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[None]:
         SecretLeakError: One was written into it. Where the function failed by itself, its own error
             is the one to tell, and the state is masked.
     """
+    state = _State(scope, given)
     try:
-        yield
-    except SecretLeakError:
-        raise
+        yield state
     except BaseException:
         with suppress(SecretLeakError):
-            scope.check_given(given)
+            state.check()
         raise
-    scope.check_given(given)
+    state.check()
+
+
+def _sent(scope: Scope, value: Any) -> Any:
+    if value is not None:
+        scope.note(value)
+    return value
 
 
 async def _off_the_loop(refuse_passed: Callable[[dict[str, Any]], None], kwargs: Any) -> None:

@@ -1,0 +1,447 @@
+"""Whatever a value could be written as is searched, of types that nobody here knows too."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import datetime
+import decimal
+import fractions
+import ipaddress
+import re
+import threading
+import time
+import types
+import weakref
+from collections import ChainMap, UserDict, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from langgraph.graph import START, StateGraph
+from pydantic import (
+    AnyUrl,
+    BaseModel,
+    HttpUrl,
+    PostgresDsn,
+    SecretStr,
+    computed_field,
+    create_model,
+)
+from typing_extensions import TypedDict
+
+from pipelit_agents import Pipelit
+from pipelit_agents.credentials import insides
+from pipelit_agents.credentials.boundary import masked, redact, refuse_leak
+from pipelit_agents.errors import SecretLeakError
+
+KEY = "sk-Canary0123456789-end"
+OTHER = "sk-nothing-of-the-kind-0"
+LARGE = [{"n": n} for n in range(400)]
+
+
+class State(TypedDict, total=False):
+    x: Any
+    y: Any
+
+
+class Zone(datetime.tzinfo):
+    """Of somebody's, with a text."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def utcoffset(self, _: object) -> datetime.timedelta:
+        return datetime.timedelta(0)
+
+    dst = utcoffset
+
+    def tzname(self, _: object) -> str:
+        return "Z"
+
+
+class Client:
+    """Keeps its key as clients do."""
+
+    def __init__(self, key: str) -> None:
+        self.api_key = key
+
+    def search(self) -> None: ...
+
+
+class Pickled:
+    """Keeps nothing that is seen, and pickles it."""
+
+    __slots__ = ("__weakref__",)
+    kept: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+    def __init__(self, key: str) -> None:
+        self.kept[self] = key
+
+    def __reduce__(self) -> Any:
+        return (Pickled, (self.kept[self],))
+
+
+class Stateful(Pickled):
+    """The same by the other of pickle's methods."""
+
+    __slots__ = ()
+    __reduce__ = object.__reduce__
+
+    def __getstate__(self) -> Any:
+        return {"deep": [self.kept[self]]}
+
+
+class Shown(Pickled):
+    """The same by its text."""
+
+    __slots__ = ()
+    __reduce__ = object.__reduce__
+
+    def __repr__(self) -> str:
+        return f"Shown({self.kept[self]})"
+
+
+class Dumped(Pickled):
+    """The same by what LangGraph's serializer asks for."""
+
+    __slots__ = ()
+    __reduce__ = object.__reduce__
+
+    def model_dump(self) -> dict[str, str]:
+        return {"k": self.kept[self]}
+
+
+class Opened(Pickled):
+    """The same by the other method that the serializer calls."""
+
+    __slots__ = ()
+    __reduce__ = object.__reduce__
+
+    def get_secret_value(self) -> str:
+        return self.kept[self]
+
+
+class Lazy(Mapping[str, str]):
+    """Makes its items when they are asked for."""
+
+    def __init__(self, key: str) -> None:
+        self._make = partial(str.join, "", list(key))
+
+    def __getitem__(self, _: str) -> str:
+        return self._make()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["a"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Text(str):
+    """A text with attributes."""
+
+
+def _text(key: str) -> Text:
+    made = Text("x")
+    made.more = key  # type: ignore[attr-defined]
+    return made
+
+
+def _local_class(key: str) -> Any:
+    class Local:
+        def __repr__(self) -> str:
+            return key
+
+    return Local
+
+
+def _closure(key: str) -> Any:
+    return lambda: key
+
+
+def _default(key: str) -> Any:
+    def call(key: str = key) -> str:
+        return key
+
+    return call
+
+
+def _waiting(key: str) -> Any:
+    def steps() -> Iterator[str]:
+        held = key
+        yield ""
+        yield held
+
+    made = steps()
+    next(made)
+    return made
+
+
+def _computed(key: str) -> Any:
+    class Computed(BaseModel):
+        n: int = 1
+
+        @computed_field  # type: ignore[prop-decorator]
+        @property
+        def url(self) -> str:
+            return Pickled.kept[holder]
+
+    holder = Pickled(key)
+    return Computed()
+
+
+CARRIERS: dict[str, Callable[[str], Any]] = {
+    "a URL": lambda s: AnyUrl(f"https://maps.example/?key={s}"),
+    "what is in a URL": lambda s: AnyUrl(f"https://maps.example/?key={s}")._url,
+    "a URL of a type of its own": lambda s: PostgresDsn(f"postgresql://app:{s}@db/app"),
+    "a long pattern": lambda s: re.compile("x" * 300 + s),
+    "a match": lambda s: re.match("x", "x" * 300 + s),
+    "a zone": lambda s: datetime.timezone(datetime.timedelta(0), s),
+    "a moment in a zone": lambda s: datetime.datetime(2026, 1, 1, tzinfo=Zone(s)),
+    "a time in a zone": lambda s: datetime.time(1, tzinfo=Zone(s)),
+    "a slice": slice,
+    "a slice of more": lambda s: slice(None, {"a": [s]}),
+    "an array of characters": lambda s: array.array("u", s),
+    "an array of code points": lambda s: array.array("I", map(ord, s)),
+    "bytes as numbers": lambda s: np.frombuffer(s.encode().ljust(32), dtype=np.uint32),
+    "names of columns": lambda s: np.zeros(1, dtype=[(s, int)]),
+    "memory of C": lambda s: ctypes.create_string_buffer(s.encode()),
+    "a proxy": lambda s: types.MappingProxyType({"a": s}),
+    "a default": lambda s: defaultdict(partial(str, s)),
+    "a dictionary of the library's": lambda s: UserDict(a=s),
+    "a chain": lambda s: ChainMap({}, {"a": s}),
+    "an iterator": lambda s: map(str, zip([s], strict=True)),
+    "a type with a parameter": lambda s: list[Literal[s]],  # type: ignore[valid-type]
+    "a bound method": lambda s: Client(s).search,
+    "a method of C": lambda s: [s].append,
+    "a partial of a method": lambda s: partial(Client(s).search),
+    "a function's closure": _closure,
+    "a function's default": _default,
+    "a generator": _waiting,
+    "a class of the node's": _local_class,
+    "an object of such a class": lambda s: _local_class(s)(),
+    "a model's default": lambda s: create_model("Made", a=(str, s)),
+    "a computed field": _computed,
+    "a text's attribute": _text,
+    "what pickle writes": Pickled,
+    "what pickle keeps": Stateful,
+    "what repr shows": Shown,
+    "what the serializer writes": Dumped,
+    "what the serializer opens": Opened,
+    "items that are made": Lazy,
+}
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_every_form_is_searched(carrier: str) -> None:
+    """What is kept outside Python's attributes, computed, or held by code, is found."""
+    carry = CARRIERS[carrier]
+    with pytest.raises(SecretLeakError) as caught:
+        refuse_leak({"x": carry(KEY)}, {KEY: "service"})
+    assert caught.value.credential == "service"
+    # A large state is searched by another way.
+    with pytest.raises(SecretLeakError):
+        refuse_leak({"x": carry(KEY), "y": LARGE}, {KEY: "service"})
+    refuse_leak({"x": carry(OTHER), "y": LARGE}, {KEY: "service"})
+
+
+@pytest.mark.parametrize("among", [[], LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("secret", "value"),
+    [
+        ("203.0.113.77", ipaddress.ip_address("203.0.113.77")),
+        ("1234567890.12", decimal.Decimal("1234567890.12")),
+        ("12345678/7", fractions.Fraction(12345678, 7)),
+        ("2026-11-28", datetime.date(2026, 11, 28)),
+        ("12345678", 12345678),
+        ("12345678", [1, 12345678] * 5000),
+    ],
+)
+def test_what_is_a_number_is_searched_by_its_text(secret: str, value: Any, among: Any) -> None:
+    """A secret of digits is found where it was made a number, an address or a date."""
+    with pytest.raises(SecretLeakError):
+        refuse_leak({"x": value, "y": among}, {secret: "service"})
+    refuse_leak({"x": value, "y": among}, {secret + "0": "service"})
+
+
+def test_a_node_cannot_return_a_url_with_its_key(pipelit: Pipelit) -> None:
+    """A pydantic URL in a model, returned or raised, holds no key outside the node."""
+    pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
+
+    class Call(BaseModel):
+        url: HttpUrl
+
+    @pipelit.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> Any:
+        url = f"https://maps.example/geo?key={key.get_secret_value()}"
+        if state["x"]:
+            raise ConnectionError("no answer from", Call(url=url).url)
+        return {"y": Call(url=url)}
+
+    graph = StateGraph(State).add_node("node", node).add_edge(START, "node").compile()
+    with pytest.raises(SecretLeakError) as caught:
+        graph.invoke({"x": 0})
+    assert caught.value.path.startswith("y.url")
+    with pytest.raises(ConnectionError) as failed:
+        graph.invoke({"x": 1})
+    assert KEY not in repr(failed.value)
+
+
+def test_what_is_shown_of_it_is_masked() -> None:
+    """Logs and exceptions lose what only its text shows."""
+    url = AnyUrl(f"https://maps.example/?key={KEY}")
+    assert KEY not in repr(masked([url, Client(KEY).search, Shown(KEY)], {KEY: "service"}))
+    error = ValueError("no", url, Client(KEY).search)
+    assert KEY not in repr(redact(error, {KEY: "service"}))
+
+
+class _Raises:
+    def __repr__(self) -> str:
+        raise SystemExit
+
+
+class _Recurses:
+    def __repr__(self) -> str:
+        return repr(self)
+
+    def __reduce__(self) -> Any:
+        return (_Recurses, (_Recurses(),))
+
+
+class _Lies:
+    __class__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError
+
+    def __hash__(self) -> int:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("kind", [_Raises, _Recurses, _Lies])
+def test_what_an_object_does_when_it_is_asked_is_its_own_affair(kind: type) -> None:
+    """An object that raises, ends the program, recurses or lies disturbs no honest node."""
+    for value in ({"x": kind()}, {"x": kind(), "y": LARGE}):
+        refuse_leak(value, {KEY: "service"})
+        with pytest.raises(SecretLeakError) as caught:
+            refuse_leak({**value, "z": [KEY]}, {KEY: "service"})
+        assert caught.value.path == "z[0]"
+
+
+class _Hangs:
+    """Its text takes for ever, in Python or in C."""
+
+    def __init__(self, wait: Callable[[], object], **kept: Any) -> None:
+        _WAITS[type(self)] = wait
+        vars(self).update(kept)
+
+    def __repr__(self) -> str:
+        _WAITS[type(self)]()
+        return ""
+
+
+_WAITS: dict[type, Callable[[], object]] = {}
+
+
+def _for_ever() -> None:
+    while True:
+        pass
+
+
+def test_what_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an object that says nothing in time, what it keeps is searched; else it is refused."""
+    monkeypatch.setattr(insides, "PATIENCE", 0.05)
+    release = threading.Event()
+    try:
+        for wait in (_for_ever, release.wait):
+            with pytest.raises(SecretLeakError, match=r"can't be searched .* doesn't end"):
+                refuse_leak({"x": _Hangs(wait)}, {KEY: "service"})
+            refuse_leak({"x": _Hangs(wait, kept=1)}, {KEY: "service"})
+            with pytest.raises(SecretLeakError, match=r"at y\.kept"):
+                refuse_leak({"x": 1, "y": _Hangs(wait, kept=KEY)}, {KEY: "service"})
+            # It doesn't keep others from being asked.
+            with pytest.raises(SecretLeakError):
+                refuse_leak([_Hangs(wait, kept=1), Shown(KEY)], {KEY: "service"})
+    finally:
+        release.set()
+
+
+def test_what_could_not_be_searched_may_be_given_back(
+    pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object that says nothing and was in the input passes; one that the node makes doesn't."""
+    monkeypatch.setattr(insides, "PATIENCE", 0.05)
+    pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
+
+    @pipelit.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> Any:
+        return {"y": [state["x"][0] if state["x"] else _Hangs(_for_ever)]}
+
+    hangs = _Hangs(_for_ever)
+    assert node({"x": [hangs]})["y"] == [hangs]
+    with pytest.raises(SecretLeakError, match="can't be searched"):
+        node({"x": []})
+
+
+def test_a_view_that_was_released_shows_nothing() -> None:
+    """It is no error of the node's."""
+    view = memoryview(b"abc")
+    view.release()
+    refuse_leak({"x": view, "y": KEY[:-1]}, {KEY: "service"})
+    refuse_leak({"x": view, "y": LARGE}, {KEY: "service"})
+
+
+def test_an_endless_loop_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that a value's endless code ran on is ended."""
+    monkeypatch.setattr(insides, "PATIENCE", 0.05)
+    asking = insides._Asking([(_Hangs(_for_ever), (insides._of_a_text,))])
+    thread = threading.Thread(target=asking, daemon=True)
+    thread.start()
+    while not asking._thread:
+        time.sleep(0.001)
+    asking.end()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+class _Endless(Lazy):
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            yield "a"
+
+
+def test_items_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes items for as long as it is asked can't be searched, and the error says so."""
+    monkeypatch.setattr(insides, "_ITEMS", 1000)
+    with pytest.raises(SecretLeakError, match="more than 1,000 parts"):
+        refuse_leak({"x": _Endless(OTHER)}, {KEY: "service"})
+    refuse_leak({"x": Lazy(OTHER)}, {KEY: "service"})
+
+
+def test_objects_that_refer_to_each_other_often_are_searched_once() -> None:
+    """Models that share their parts, or are parts of themselves, don't take for ever."""
+
+    class Pair(BaseModel):
+        a: Any = None
+        b: Any = None
+
+    pair = Pair(a="x")
+    for _ in range(60):
+        pair = Pair(a=pair, b=pair)
+    refuse_leak([pair, *LARGE], {KEY: "service"})
+    refuse_leak([*LARGE, pair], {KEY: "service"})
+    loop = Pair(a=KEY)
+    loop.b = [*LARGE, loop]
+    with pytest.raises(SecretLeakError):
+        refuse_leak(loop, {KEY: "service"})
+
+
+def test_the_program_is_no_data() -> None:
+    """A function or class of a module is written by its name; what it refers to isn't searched."""
+    refuse_leak({"x": [_closure, Client, Client.search, re, print]}, {KEY: "service"})
