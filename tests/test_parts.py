@@ -74,6 +74,7 @@ def test_the_secrets_in_a_document_are_found(kind: str) -> None:
         (base64.encodebytes(RAW * 4).decode(), RAW * 4),
         (base64.encodebytes(RAW * 4).decode(), base64.b64encode(RAW * 4).decode()),
         (SPARE, RAW[:31]),
+        ("BaspY2U6czNjcjN0LX\nZhbHVlLTE=", base64.b64decode("BaspY2U6czNjcjN0LXZhbHVlLTE=")),
         (RAW.hex(), RAW),
         (RAW.hex(), base64.b64encode(RAW).decode()),
         (RAW.hex(), RAW.hex().upper()),
@@ -89,6 +90,8 @@ def test_the_secrets_in_a_document_are_found(kind: str) -> None:
         (UUID, bytes.fromhex(UUID.replace("-", ""))),
         # How a value is written.
         (SLASHES, json.dumps(SLASHES).replace("/", "\\/")),
+        ("pä/ssword-lang", '{"p":"p\\u00e4\\/ssword-lang"}'),
+        ("pä/ssword-lang", '{"p":"pä\\/ssword-lang"}'),
         (SLASHES, SLASHES.encode().hex(":")),
         (SLASHES, SLASHES.encode().hex(":").upper()),
         (SLASHES, SLASHES.encode().hex(" ")),
@@ -265,10 +268,10 @@ def test_a_whole_secret_is_searched_for_whatever_it_looks_like() -> None:
 
 
 def test_what_a_common_word_is_encoded_to_is_not_decoded() -> None:
-    """Base64 of "password" is looked for as it is written, and doesn't make "password" a secret."""
-    secret = base64.b64encode(b"password").decode()
+    """Base64 of a word is looked for as it is written, and doesn't make the word a secret."""
+    secret = base64.b64encode(b"administrator").decode()
     assert refused(secret, secret)
-    assert not refused(secret, "please reset my password")
+    assert not refused(secret, "ask the administrator")
 
 
 def test_a_document_in_a_document_in_a_document(pipelit: Pipelit) -> None:
@@ -314,6 +317,22 @@ def test_decoded_forms_do_not_explode() -> None:
     assert len(Needles({"sk-proj-aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3zA5": "a"}).forms) <= 15
     assert len(Needles({RAW.hex(): "a"}).forms) <= 30
     assert len(Needles({ENCODED: "a"}).forms) <= 36
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://registry.example.com:8443/@scope/package",
+        "https://example.com/@alice",
+        "http://[::1]:8080/@alice",
+        "https://example.com/?email=alice@example.com",
+        "postgresql://db.example.com:5432/app",
+    ],
+)
+def test_a_port_is_no_password(url: str) -> None:
+    """An at sign after the host makes no userinfo of what is before it."""
+    found = described({"value": url})
+    assert (found.searched, found.short, found.common) == (("value",), (), ())
 
 
 def test_put_says_which_parts_are_searched_for(pipelit: Pipelit) -> None:
