@@ -243,6 +243,7 @@ def test_ordinary_values_are_no_secrets(name: str, value: str) -> None:
         # Weak, and still no honest text.
         *[(each, Verdict.SEARCHED) for each in ("password1234", "Spring2024!", "hunter22")],
         ("correct horse battery staple", Verdict.SEARCHED),
+        *[(each, Verdict.SEARCHED) for each in ("AIzaabcdefghij", "sk-abcdefgh", "aBcDeFgHij")],
         ("correcthorsebatterystaple", Verdict.SEARCHED),
         *[
             (each, Verdict.SEARCHED)
