@@ -493,4 +493,9 @@ DOCUMENTS: Final[dict[str, tuple[str, list[str | bytes], list[str]]]] = {
         ["my-own-value"],
         ["information"],
     ),
+    "commented out": (
+        "# DB_PASSWORD=s3cr3t-value-1\n#API_KEY=Zx81aBc9QwErTy12\n# the log of the test system\nLOG_LEVEL=information",
+        [P, "Zx81aBc9QwErTy12"],
+        ["the log of the test system"],
+    ),
 }

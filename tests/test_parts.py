@@ -115,7 +115,8 @@ def test_a_secret_is_found_decoded_and_rewritten(secret: str, leak: Any) -> None
 KEYS: dict[str, Any] = {
     "rsa": rsa.generate_private_key(65537, 2048),
     "ec": ec.generate_private_key(ec.SECP256R1()),
-    "ec521": ec.generate_private_key(ec.SECP521R1()),
+    # A number that begins with zeros.
+    "ec521": ec.derive_private_key(int.from_bytes(bytes(range(100, 160))), ec.SECP521R1()),
     "ed25519": ed25519.Ed25519PrivateKey.generate(),
 }
 PLAIN = forms.NoEncryption()
@@ -260,6 +261,14 @@ def test_a_password_that_is_an_ordinary_word_is_not_searched_for(
     assert refused(json.dumps({"password": value}), f"it is {value}.") is (
         expected is Verdict.SEARCHED
     )
+
+
+@pytest.mark.parametrize(
+    "value", ["a1b2-c3d4", "ab12-cd34-ef56-gh78", "zqxwvtrplkmnbgf", "Zx81aBc9QwEr", "p@ss!w0rd"]
+)
+def test_what_no_words_make_is_a_secret_under_a_name_that_may_be(value: str) -> None:
+    """Under `auth` or `token`, whatever is no word, number or name is searched for."""
+    assert verdict(Part("auth", value, Level.LIKELY)) is Verdict.SEARCHED
 
 
 def test_a_whole_secret_is_searched_for_whatever_it_looks_like() -> None:
