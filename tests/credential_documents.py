@@ -439,8 +439,8 @@ DOCUMENTS: Final[dict[str, tuple[str, list[str | bytes], list[str]]]] = {
         ["db: {user: svc"],
     ),
     "cookies.txt": (
-        "# Netscape HTTP Cookie File\n.example.com\tTRUE\t/\tTRUE\t1999999999\tsessionid\t38afes7a8zq1x9\n#HttpOnly_example.com\tFALSE\t/\tFALSE\t0\ttheme\tdark-mode",
-        ["38afes7a8zq1x9"],
+        "# Netscape HTTP Cookie File\n.example.com\tTRUE\t/\tTRUE\t1999999999\tsessionid\t38afes7a8zq1x9\n#HttpOnly_example.com\tFALSE\t/\tFALSE\t0\ttheme\tdark-mode\n#HttpOnly_example.com\tTRUE\t/\tTRUE\t0\tsid\t0x7a8zq1x938afe",
+        ["38afes7a8zq1x9", "0x7a8zq1x938afe"],
         ["dark-mode", "1999999999"],
     ),
     "environ": ('os.environ["API_KEY"] = "Zx81aBc9QwErTy12"', ["Zx81aBc9QwErTy12"], ["os.environ"]),
@@ -482,5 +482,20 @@ DOCUMENTS: Final[dict[str, tuple[str, list[str | bytes], list[str]]]] = {
         "HOST=db.example.com\r\nAPI_KEY=Zx81aBc9QwErTy12\r\n",
         ["Zx81aBc9QwErTy12"],
         ["db.example.com"],
+    ),
+    "k8s words": (
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: my-secret-name\nstringData:\n  thing: my-own-value\n",
+        ["my-own-value"],
+        ["my-secret-name"],
+    ),
+    "pod": (
+        "containers:\n- name: app\n  env:\n  - name: API_KEY\n    value: my-own-value\n  - name: LOG_LEVEL\n    value: information",
+        ["my-own-value"],
+        ["information"],
+    ),
+    "commented out": (
+        "# DB_PASSWORD=s3cr3t-value-1\n#API_KEY=Zx81aBc9QwErTy12\n# the log of the test system\nLOG_LEVEL=information",
+        [P, "Zx81aBc9QwErTy12"],
+        ["the log of the test system"],
     ),
 }

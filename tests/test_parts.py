@@ -74,6 +74,7 @@ def test_the_secrets_in_a_document_are_found(kind: str) -> None:
         (base64.encodebytes(RAW * 4).decode(), RAW * 4),
         (base64.encodebytes(RAW * 4).decode(), base64.b64encode(RAW * 4).decode()),
         (SPARE, RAW[:31]),
+        ("BaspY2U6czNjcjN0LX\nZhbHVlLTE=", base64.b64decode("BaspY2U6czNjcjN0LXZhbHVlLTE=")),
         (RAW.hex(), RAW),
         (RAW.hex(), base64.b64encode(RAW).decode()),
         (RAW.hex(), RAW.hex().upper()),
@@ -89,6 +90,8 @@ def test_the_secrets_in_a_document_are_found(kind: str) -> None:
         (UUID, bytes.fromhex(UUID.replace("-", ""))),
         # How a value is written.
         (SLASHES, json.dumps(SLASHES).replace("/", "\\/")),
+        ("pä/ssword-lang", '{"p":"p\\u00e4\\/ssword-lang"}'),
+        ("pä/ssword-lang", '{"p":"pä\\/ssword-lang"}'),
         (SLASHES, SLASHES.encode().hex(":")),
         (SLASHES, SLASHES.encode().hex(":").upper()),
         (SLASHES, SLASHES.encode().hex(" ")),
@@ -112,7 +115,8 @@ def test_a_secret_is_found_decoded_and_rewritten(secret: str, leak: Any) -> None
 KEYS: dict[str, Any] = {
     "rsa": rsa.generate_private_key(65537, 2048),
     "ec": ec.generate_private_key(ec.SECP256R1()),
-    "ec521": ec.generate_private_key(ec.SECP521R1()),
+    # A number that begins with zeros.
+    "ec521": ec.derive_private_key(int.from_bytes(bytes(range(100, 160))), ec.SECP521R1()),
     "ed25519": ed25519.Ed25519PrivateKey.generate(),
 }
 PLAIN = forms.NoEncryption()
@@ -240,6 +244,7 @@ def test_ordinary_values_are_no_secrets(name: str, value: str) -> None:
         # Weak, and still no honest text.
         *[(each, Verdict.SEARCHED) for each in ("password1234", "Spring2024!", "hunter22")],
         ("correct horse battery staple", Verdict.SEARCHED),
+        *[(each, Verdict.SEARCHED) for each in ("AIzaabcdefghij", "sk-abcdefgh", "aBcDeFgHij")],
         ("correcthorsebatterystaple", Verdict.SEARCHED),
         *[
             (each, Verdict.SEARCHED)
@@ -258,6 +263,14 @@ def test_a_password_that_is_an_ordinary_word_is_not_searched_for(
     )
 
 
+@pytest.mark.parametrize(
+    "value", ["a1b2-c3d4", "ab12-cd34-ef56-gh78", "zqxwvtrplkmnbgf", "Zx81aBc9QwEr", "p@ss!w0rd"]
+)
+def test_what_no_words_make_is_a_secret_under_a_name_that_may_be(value: str) -> None:
+    """Under `auth` or `token`, whatever is no word, number or name is searched for."""
+    assert verdict(Part("auth", value, Level.LIKELY)) is Verdict.SEARCHED
+
+
 def test_a_whole_secret_is_searched_for_whatever_it_looks_like() -> None:
     """Somebody said that it is a secret: an ordinary word too, from eight characters on."""
     assert refused("password", "please reset my password")
@@ -265,10 +278,10 @@ def test_a_whole_secret_is_searched_for_whatever_it_looks_like() -> None:
 
 
 def test_what_a_common_word_is_encoded_to_is_not_decoded() -> None:
-    """Base64 of "password" is looked for as it is written, and doesn't make "password" a secret."""
-    secret = base64.b64encode(b"password").decode()
+    """Base64 of a word is looked for as it is written, and doesn't make the word a secret."""
+    secret = base64.b64encode(b"administrator").decode()
     assert refused(secret, secret)
-    assert not refused(secret, "please reset my password")
+    assert not refused(secret, "ask the administrator")
 
 
 def test_a_document_in_a_document_in_a_document(pipelit: Pipelit) -> None:
@@ -314,6 +327,22 @@ def test_decoded_forms_do_not_explode() -> None:
     assert len(Needles({"sk-proj-aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3zA5": "a"}).forms) <= 15
     assert len(Needles({RAW.hex(): "a"}).forms) <= 30
     assert len(Needles({ENCODED: "a"}).forms) <= 36
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://registry.example.com:8443/@scope/package",
+        "https://example.com/@alice",
+        "http://[::1]:8080/@alice",
+        "https://example.com/?email=alice@example.com",
+        "postgresql://db.example.com:5432/app",
+    ],
+)
+def test_a_port_is_no_password(url: str) -> None:
+    """An at sign after the host makes no userinfo of what is before it."""
+    found = described({"value": url})
+    assert (found.searched, found.short, found.common) == (("value",), (), ())
 
 
 def test_put_says_which_parts_are_searched_for(pipelit: Pipelit) -> None:

@@ -232,7 +232,8 @@ def _of_pem(text: str, path: str) -> _Parts:
         der = b""
         with suppress(ValueError):
             der = base64.b64decode("".join(body.split()), validate=True)
-        number = _private_number(found[0], found[1], der)
+        # Some formats write no zeros before a number.
+        number = _private_number(found[0], found[1], der).lstrip(b"\0")
         # A line of base64 has 48 bytes: its end can break one of these two.
         for raw in (der, number[:16], number[16:32]):
             if raw:
@@ -609,8 +610,9 @@ def _lines(text: str) -> list[tuple[int, str]]:
         bare = line.strip()
         if bare.startswith("-----"):
             pem = bare.startswith("-----BEGIN")
-        elif bare and not pem and not bare.startswith(("# ", "// ", "; ")):
-            bare = bare.removeprefix("#")
+        elif bare and not pem and ("=" in bare or not bare.startswith(("# ", "// ", "; "))):
+            # A setting that is commented out is a secret still.
+            bare = bare.lstrip("# ") if bare.startswith("#") else bare
             indent = len(line) - len(line.lstrip())
             found.append((indent + 2 if bare.startswith("- ") else indent, bare))
     return found

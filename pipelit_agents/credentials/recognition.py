@@ -111,6 +111,7 @@ _TOKEN: Final = re.compile(
     r"|hf_|gsk_|xai-|pplx-|r8_|AIza|ya29\.|1//0|SG\.|key-|dop_v1_|shp(?:at|ss)_|ATATT|lin_api_|ntn_"
     r"|dckr_pat_|hvs\.|AGE-SECRET-KEY-|plit_|eyJ[\w-]+\.eyJ)[\w.+/=-]{8,}"
 )
+_ONE_WORD: Final = re.compile(r"[^\W\d_]?[^\W\d_A-Z]+|[A-Z]+")
 _LETTERS: Final = re.compile(r"[a-zA-Z]{16}")
 _NOTHING: Final = re.compile(
     r"(?:none|null|nil|true|false|yes|no|on|off|undefined|unset|disabled|enabled|[*•.…_x\s-]*"
@@ -220,8 +221,10 @@ def _is_word(run: str) -> bool:
 
 def is_common(value: str) -> bool:
     """Tell whether honest text may have a password in it: a single word, a run of digits."""
-    if len(value) <= _LONGEST_WORD and value.isalpha() and _is_word(value):
-        return True
+    if _TOKEN.match(value):
+        return False
+    if len(value) <= _LONGEST_WORD and _ONE_WORD.fullmatch(value):
+        return not _UNPRONOUNCEABLE.search(value)
     in_a_row = any(value in row for row in _IN_A_ROW)
     return in_a_row or len(set(value)) < 4 or bool(_CONSTANT.fullmatch(value))
 
