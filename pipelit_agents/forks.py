@@ -104,12 +104,20 @@ def _before_fork() -> None:
     patience = time.monotonic() + _PATIENCE
     while _others(me) and time.monotonic() < patience:
         time.sleep(_INTERVAL)
-    for each in list(_ALIVE):
+    for each in _alive():
         # Whatever it is: the fork can't be stopped, and nobody would be told.
         with suppress(Exception):
             left = getattr(each, "before_fork", _nothing)()
             if left is not None:
                 _LEFT.add(left)
+
+
+def _alive() -> list[BeginsAnew]:
+    # Other threads may add to it meanwhile, and then a set can't be read to its end.
+    for _ in range(100):
+        with suppress(RuntimeError):
+            return list(_ALIVE)
+    return []
 
 
 def _nothing() -> None:
