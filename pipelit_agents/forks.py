@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Hashable
 from contextlib import suppress
@@ -84,9 +85,25 @@ class Unforked:
         _INSIDE[self] = me
 
 
-# By thread.
+class _Turn:
+    """Lets forks follow each other: the connections are closed in the course of one.
+
+    Attributes:
+        lock: Held from before a fork to its end.
+    """
+
+    def __init__(self) -> None:
+        self.begin_here()
+
+    def begin_here(self) -> None:
+        """Forget who holds it."""
+        self.lock = threading.RLock()
+
+
+_TURN: Final = _Turn()
+# By thread; of those that fork, whether it has the turn, for each fork within a fork.
 _INSIDE: Final[dict[Unforked, int]] = {}
-_FORKING: Final[dict[int, int]] = {}
+_FORKING: Final[dict[int, list[bool]]] = {}
 # What stays in use in a fork that is under way.
 _LEFT: Final[set[Hashable]] = set()
 # What was in use when this process was forked.
@@ -100,16 +117,26 @@ def was_in_use(name: Hashable) -> bool:
 
 def _before_fork() -> None:
     me = get_ident()
-    _FORKING[me] = _FORKING.get(me, 0) + 1
+    # Without it, in the end: nobody may keep others from forking.
+    held = _TURN.lock.acquire(timeout=_LONG_PATIENCE)
+    _FORKING.setdefault(me, []).append(held)
     patience = time.monotonic() + _PATIENCE
     while _others(me) and time.monotonic() < patience:
         time.sleep(_INTERVAL)
-    for each in list(_ALIVE):
+    for each in _alive():
         # Whatever it is: the fork can't be stopped, and nobody would be told.
         with suppress(Exception):
             left = getattr(each, "before_fork", _nothing)()
             if left is not None:
                 _LEFT.add(left)
+
+
+def _alive() -> list[BeginsAnew]:
+    # Other threads may add to it meanwhile, and then a set can't be read to its end.
+    for _ in range(100):
+        with suppress(RuntimeError):
+            return list(_ALIVE)
+    return []
 
 
 def _nothing() -> None:
@@ -124,18 +151,21 @@ def _others(me: int) -> bool:
 
 def _after_fork_in_parent() -> None:
     me = get_ident()
-    if _FORKING.get(me, 0) > 1:
-        _FORKING[me] -= 1
-    else:
+    turns = _FORKING.get(me, [])
+    held = bool(turns) and turns.pop()
+    if not turns:
         _FORKING.pop(me, None)
     if not _FORKING:
         _LEFT.clear()
+    if held:
+        _TURN.lock.release()
 
 
 def _after_fork_in_child() -> None:
     _IN_USE.update(_LEFT, (each.name for each in _INSIDE))
     for each in (_INSIDE, _FORKING, _LEFT):
         each.clear()
+    _TURN.begin_here()
     for thing in list(_ALIVE):
         thing.begin_here()
 
