@@ -387,9 +387,10 @@ class Deployment:
 
     def _locked_lanes(self) -> Finding:
         now, rules = self._ledger_now(), Rules(self._pipelit.policy)
+        rows = self._lanes(LedgerRow.locked_until > now)
         locked = [
             (row.peer, lane_name(row.scope, row.subject))
-            for row, person in self._lanes(LedgerRow.locked_until > now)
+            for row, person in rows
             if rules.seen(
                 Lane(row.in_a_row, (), row.locked_until), now, class_of(row.scope, person=person)
             ).locked_until
@@ -398,6 +399,13 @@ class Deployment:
         if not locked:
             return _OK, ""
         name, lane = locked[0]
+        if not any(rules.forgives(Lane(whole_at=row.whole_at), now) for row, _ in rows):
+            return (
+                f"{len(locked)} locked: {_some(f'{lane} about {name}' for name, lane in locked)}",
+                "see who guesses: pipelit-agents audit --action lane.lock; no unlock opens a lane "
+                "that has used up its wrong guesses of the year: it opens by itself, as says "
+                f"pipelit-agents agents lanes {name}",
+            )
         return (
             f"{len(locked)} locked: {_some(f'{lane} about {name}' for name, lane in locked)}",
             "see who guesses: pipelit-agents audit --action lane.lock; if that is settled: "

@@ -162,7 +162,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "verification": ["the_window_is_one_step_each_way"],
         "faults": ["a_verifier_whose_clock_is_off_decides_by_the_ledgers"],
     },
-    "An unknown name, an inactive account": {"verification": ["refusals_look_the_same"]},
+    "An unknown name, an inactive account": {
+        "verification": ["refusals_look_the_same"],
+        "same_work": [
+            "a_long_flood_hears_the_same_about_whatever_name",
+            "each_answer_costs_the_same_about_whatever_name",
+            "what_one_route_counts_tells_another_nothing",
+        ],
+    },
     "Proofs and API keys carry 256 bits": {
         "proof": ["failures_lock_nobody"],
         "api_keys": ["failed_tries_never_lock"],
@@ -265,8 +272,36 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "ledger": ["a_policy_that_is_taken_keeps_the_promise"],
     },
     "A guess hits with 3 in 10^6": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
-    "Right codes between the guesses": {
+    "Right codes, unlocks and new secrets between the guesses": {
         "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    },
+    "Then a right code is still accepted": {
+        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    },
+    "The bound holds whatever an operator or the owner does": {
+        "guessing": [
+            "a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again",
+            "a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_again",
+        ],
+        "ledgers_agree": ["both_decide_alike"],
+    },
+    "While an overlap lasts": {
+        "guessing": ["a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_again"]
+    },
+    "Of a person's enrolments 45 wrong first codes": {
+        "guessing": ["a_year_of_guessing_at_first_codes"]
+    },
+    "A lane that has used up its guesses": {
+        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    },
+    "a first code of a person's enrolment": {"guessing": ["a_year_of_guessing_at_first_codes"]},
+    "`users unlock` returns the lanes": {
+        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    },
+    "It opens by itself": {"ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]},
+    "Nobody but a person herself": {"lockout": ["alice_says_yes_after_150_resumes_by_a_stranger"]},
+    "If somebody has the key, revoke it": {
+        "guessing": ["a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again"]
     },
     "A `VerificationPolicy` that can't keep this": {
         "ledger": ["a_policy_that_lets_guessing_succeed_is_refused"]
@@ -436,6 +471,12 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "`audit verify` counts every entry": {
         "audit_numbers": ["many_planted_numbers_are_counted_and_some_named"]
     },
+    "An entry that is planted just ahead": {
+        "audit_numbers": [
+            "an_entry_planted_just_ahead_stops_nobody",
+            "many_entries_planted_ahead_are_refused_in_words_until_the_numbering_is_past_them",
+        ]
+    },
     "An entry with a number that": {
         "audit_numbers": [
             "a_number_that_was_never_given_is_named",
@@ -470,9 +511,19 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "payload": ["what_is_not_strict_json_is_refused"],
     },
     "Whatever else comes out of a child": {
-        "spawn": [
-            "a_meddled_answer_is_refused_without_a_trace",
-            "a_child_cannot_end_the_process_with_its_words",
+        "spawn": ["a_meddled_answer_is_refused_without_a_trace", "a_child_that_exits_is_refused"]
+    },
+    "Two spawns in one node are told apart": {
+        "spawn_names": [
+            "a_spawn_that_is_left_out_on_resume_lends_its_record_to_no_other",
+            "what_only_the_order_of_calls_tells_apart_is_refused",
+        ]
+    },
+    "What a local child raises to end the process": {
+        "contained_exits": [
+            "what_ends_a_process_ends_a_child",
+            "a_persons_ctrl_c_ends_the_run_on_the_event_loop",
+            "a_persons_ctrl_c_ends_the_run_on_the_main_thread",
         ]
     },
     "**Children on other machines.**": {
@@ -780,10 +831,9 @@ LIMITS: Final = (
     "Audience codes at other verifiers, proofs and spawns go on",
     "So:",
     "A process that is killed loses the count",
-    "This counts no unlocks and no new secrets",
-    "Whoever unlocks or rotates weekly",
     "Of those that were spent before the last one",
     "On SQLite a planted number that is nearer",
+    "For an agent audience codes at other verifiers",
 )
 
 NO_PROMISE: Final = ("**not defended**", "**no**")

@@ -169,6 +169,19 @@ def _mfa_confirm_wrong(pipelit: Pipelit, clock: Clock) -> Iterator[None]:
 
 
 @change
+def _mfa_confirm_taken_back(pipelit: Pipelit, clock: Clock) -> Iterator[None]:
+    # The code is right by this clock, and can't be spent: so its factor is pending again.
+    app = app_of(pipelit.mfa.enroll("alice"))
+    code = app.at(clock())
+    pipelit._verifier._ledger()._epoch = lambda: "another life"  # type: ignore[attr-defined]
+    yield
+    with pytest.raises(VerificationError):
+        pipelit.mfa.confirm("alice", code)
+    status = pipelit.mfa.status("alice")
+    assert (status.on, status.pending, status.recovery_codes) == (False, True, 0)
+
+
+@change
 def _refused_provisioning(pipelit: Pipelit, _clock: Clock) -> Iterator[None]:
     pipelit.users.create_agent("agent_x", owner="alice", purpose="p")
     yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from pipelit_agents.errors import (
     UserNotFound,
     VerificationError,
 )
+from pipelit_agents.ledger.rules import Rules, class_of
 from pipelit_agents.ledger.sql import SqlLedger
+from pipelit_agents.policy import YEAR
 from pipelit_agents.verification import Verifier
 
 BACKENDS = True
@@ -394,6 +396,48 @@ def test_a_right_code_forgives_only_so_many_guesses_a_year(
     # It opens by itself, and a right code is accepted.
     clock.advance(held.value.retry_after)
     verify(editor, writer)
+
+
+@pytest.mark.parametrize("kind", ["audience", "plain"])
+def test_a_guess_in_an_overlap_costs_two_and_a_used_up_lane_has_none(
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, kind: Any
+) -> None:
+    """It may hit a code of either secret; without allowance the old secret's codes are refused."""
+    rules, scope = Rules(pipelit.policy), "pair" if kind == "audience" else "family"
+    lanes = class_of(scope, person=False)
+
+    def code() -> str:
+        audience = "agent_editor" if kind == "audience" else None
+        return writer.totp_code(audience=audience).code
+
+    def owed(change: str = "") -> float:
+        where = f"WHERE peer = 'agent_writer' AND scope = '{scope}'"
+        with pipelit._database.writing() as connection:
+            if change:
+                connection.execute(text(f"UPDATE pipelit_ledger SET {change} {where}"))  # noqa: S608
+            query = f"SELECT whole_at FROM pipelit_ledger {where}"  # noqa: S608
+            found = connection.scalar(text(query))
+        return float(found or 0) - clock()
+
+    def wrong() -> None:
+        with pytest.raises(CodeRejected):
+            editor.verify_peer("agent_writer", "0" * len(code()), kind=kind)
+
+    old = code()
+    pipelit.users.rotate_totp("agent_writer", overlap=timedelta(hours=1))
+    wrong()
+    assert owed() == pytest.approx(2 * rules.cost(lanes))
+    # The old secret's code is good as long as a guess at either can be borne.
+    used = clock() + 3 * YEAR - rules.cost(lanes)
+    owed(f"whole_at = {used!r}")
+    with pytest.raises(CodeRejected):
+        editor.verify_peer("agent_writer", old, kind=kind)
+    assert owed() == pytest.approx(3 * YEAR)
+    editor.verify_peer("agent_writer", code(), kind=kind)
+    owed("whole_at = 0")
+    clock.advance(30)
+    wrong()
+    assert owed() == pytest.approx(2 * rules.cost(lanes))
 
 
 def test_codes_that_came_late_are_no_guesses(

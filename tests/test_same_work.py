@@ -10,10 +10,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from conftest import Clock
+from test_mfa import app_of
 from test_verification import code_for, other_code, statements
 
 from pipelit_agents import Agent, Keyring, Pipelit, Proof, verification
-from pipelit_agents.errors import AuthenticationError, VerificationError
+from pipelit_agents.errors import (
+    AuthenticationError,
+    CodeRejected,
+    PeerLocked,
+    RateLimited,
+    VerificationError,
+)
 
 BACKENDS = ("sqlite", "postgres")
 
@@ -98,3 +106,112 @@ def test_a_proof_of_nobody_costs_as_much_as_a_forged_one(
     known = cost(pipelit, forged("agent_writer"))
     assert known["unseal"] == 1
     assert cost(pipelit, forged("agent_nobody")) == known
+
+
+# Floods, in each lane
+
+ROUTES: dict[str, Callable[[Pipelit, str], Any]] = {
+    "others, by a stranger's agent": lambda p, name: p.agent("agent_bob").verify_peer(
+        name, "000000", kind="plain"
+    ),
+    "others, by a resumed graph": lambda p, name: p.mfa._verify(name, "000000", own=False),
+    "self": lambda p, name: p.mfa.verify(name, "000000"),
+    "nobody": lambda p, name: p.agent("ghost").verify_peer(name, "000000", kind="plain"),
+    "nobody, by a deactivated agent": lambda p, name: p.agent("agent_gone").verify_peer(
+        name, "000000", kind="plain"
+    ),
+    "audience": lambda p, name: p.agent("agent_bob").verify_peer(name, "00000000"),
+}
+
+
+@pytest.fixture
+def accounts(pipelit: Pipelit, clock: Clock) -> dict[str, list[str]]:
+    """People, agents and unknown names that a guesser mustn't tell apart, by who can be named."""
+    for name in ("bob", "carol", "dave"):
+        pipelit.users.create(name)
+    for name in ("bob", "carol"):
+        app = app_of(pipelit.mfa.enroll(name))
+        pipelit.mfa.confirm(name, app.at(clock()))
+    pipelit.users.deactivate("carol")
+    for name in ("agent_bob", "agent_gone"):
+        pipelit.users.create_agent(name, owner="bob", purpose="guesses")
+    for name in ("agent_here", "agent_left"):
+        pipelit.users.create_agent(name, owner="alice", purpose="is guessed at")
+    for name in ("agent_gone", "agent_left"):
+        pipelit.users.deactivate(name)
+    clock.advance(60)
+    # With a factor, deactivated, without a factor; an agent, and one that was deactivated.
+    return {
+        "mfa": ["bob", "carol", "dave"],
+        "agents": ["bob", "carol", "dave", "agent_here", "agent_left"],
+    }
+
+
+def flood(clock: Clock, ask: Callable[[], Any], name: str, times: int) -> list[Any]:
+    """What somebody hears who asks on and on, by a clock that begins at one moment each time."""
+    began, heard = clock.now, []
+    for _ in range(times):
+        with pytest.raises(VerificationError) as caught:
+            ask()
+        wait = getattr(caught.value, "retry_after", None)
+        heard.append((type(caught.value), str(caught.value).replace(name, "NAME"), wait))
+        # Now and then sooner than allowed, so that waits are heard too.
+        clock.advance((wait or 0.0) if len(heard) % 3 else 1.0)
+    clock.now = began
+    return heard
+
+
+@pytest.mark.backends("sqlite", "redis")
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_long_flood_hears_the_same_about_whatever_name(
+    pipelit: Pipelit, accounts: dict[str, list[str]], clock: Clock, route: str
+) -> None:
+    """Outcomes, words and waits, to the second, over waits and locks of a month."""
+    ask = ROUTES[route]
+    names = accounts["mfa" if "mfa" in ask.__code__.co_names else "agents"]
+    unknown = flood(clock, lambda: ask(pipelit, "nobody_here"), "nobody_here", 45)
+    assert {each[0] for each in unknown} == {CodeRejected, RateLimited, PeerLocked}
+    for name in names:
+        assert flood(clock, lambda n=name: ask(pipelit, n), name, 45) == unknown, name
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_each_answer_costs_the_same_about_whatever_name(
+    pipelit: Pipelit, accounts: dict[str, list[str]], clock: Clock, route: str
+) -> None:
+    """Statements and cryptography, of a refusal, of a wait and in a lock."""
+    ask = ROUTES[route]
+    names = accounts["mfa" if "mfa" in ask.__code__.co_names else "agents"]
+
+    def costs(name: str) -> list[Counter[str]]:
+        found = []
+        for failures in (0, 3, 5):
+            for _ in range(failures):
+                with pytest.raises(VerificationError):
+                    ask(pipelit, name)
+            # Twice: evaluated, and within the minute's or the lock's wait.
+            found.append(cost(pipelit, lambda: ask(pipelit, name)))
+            clock.advance(61 if failures == 3 else 0)
+        return found
+
+    unknown = costs("nobody_here")
+    assert unknown[0]["digest"] + unknown[0]["totp"] > 0
+    for name in names:
+        assert costs(name) == unknown, name
+
+
+@pytest.mark.backends("sqlite")
+def test_what_one_route_counts_tells_another_nothing(
+    pipelit: Pipelit, accounts: dict[str, list[str]]
+) -> None:
+    """After a flood of one lane each other lane answers alike, whether there is such a person."""
+    told = {}
+    for name in (*accounts["mfa"], "nobody_here"):
+        heard: list[Any] = []
+        for ask in ROUTES.values():
+            for _ in range(6):
+                with pytest.raises(VerificationError) as caught:
+                    ask(pipelit, name)
+                heard.append(type(caught.value))
+        told[name] = heard
+    assert all(each == told["nobody_here"] for each in told.values()), told
