@@ -442,6 +442,16 @@ def test_objects_that_refer_to_each_other_often_are_searched_once() -> None:
         refuse_leak(loop, {KEY: "service"})
 
 
+class Program:
+    """A class of a module."""
+
+    api_key = KEY
+
+
+def _program(key: str = KEY) -> str:
+    return key
+
+
 def test_the_program_is_no_data() -> None:
     """A function or class of a module is written by its name; what it refers to isn't searched."""
-    refuse_leak({"x": [_closure, Client, Client.search, re, print]}, {KEY: "service"})
+    refuse_leak({"x": [_program, Program, Client.search, re, print]}, {KEY: "service"})

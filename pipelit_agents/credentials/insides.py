@@ -66,8 +66,8 @@ _Inside = tuple[Any, Any]
 _Look = Callable[[Any], Iterable[_Inside]]
 
 # Seconds that the code of one value may take, and that of all values of one search.
-PATIENCE: Final = 1.0
-SECONDS: Final = 3.0
+PATIENCE: Final = 2.0
+SECONDS: Final = 6.0
 # How many parts of something that makes them while it is read are looked at.
 _ITEMS: Final = 250_000
 # Up to so many bytes, an array of wide numbers is read as text too.
