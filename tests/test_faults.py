@@ -473,10 +473,10 @@ from pipelit_agents import Pipelit
 settings, codes = map(json.loads, sys.argv[1:])
 
 def own():
-    # What the servers call our connections.
+    # What the servers call our connections. SQLite's are closed before a fork.
     with pipelit._database.reading() as connection:
         driver = connection.connection.driver_connection
-        session = driver.info.backend_pid if hasattr(driver, "info") else id(driver)
+        session = driver.info.backend_pid if hasattr(driver, "info") else "a file"
     client = getattr(pipelit._ledger, "_client", None)
     return session, client and client.client_id()
 
