@@ -48,7 +48,6 @@ from pydantic import BaseModel
 from pipelit_agents.threads import Apart, Stuck
 
 __all__ = [
-    "SECONDS",
     "Answer",
     "Unsearched",
     "answers",
