@@ -56,7 +56,7 @@ def main() -> None:
 
         return stood
 
-    for name in ("fetch_by", "write"):
+    for name in ("fetch_by", "write", "write_each"):
         setattr(Statement, name, standing_before(getattr(Statement, name)))
     commit = Database._commit
 

@@ -103,7 +103,6 @@ def test_a_planted_number_locks_nobody_out(
     assert report.sealed + report.outside == counted(pipelit)
 
 
-@pytest.mark.backends("sqlite")
 def ahead(pipelit: Pipelit, count: int) -> list[int]:
     """Plant entries where the numbering is next; their numbers."""
     last = last_number(pipelit)
@@ -171,6 +170,7 @@ def test_many_entries_planted_ahead_are_refused_in_words_until_the_numbering_is_
     assert pipelit.audit.list(action="verify.audience", limit=1)[0].id > numbers[-1]
 
 
+@pytest.mark.backends("sqlite")
 def test_a_planted_number_below_the_bound_is_sealed_and_its_gap_is_named(pipelit: Pipelit) -> None:
     """The bound is 2**40 above the last sealed entry, also after a seal has moved it."""
     note(pipelit, "honest")

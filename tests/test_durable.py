@@ -238,7 +238,8 @@ def _spend_request(pipelit: Pipelit, _clock: Clock) -> Iterator[None]:
 
 
 def _keys(pipelit: Pipelit) -> Any:
-    return pipelit._make_keyring.__closure__[0].cell_contents  # type: ignore[attr-defined]
+    kept = pipelit._make_keyring.__closure__[0].cell_contents  # type: ignore[attr-defined]
+    return [each.get_secret_value() for each in kept]
 
 
 def driver_of(connection: Any) -> Any:
