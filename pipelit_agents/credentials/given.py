@@ -17,7 +17,7 @@ __all__ = ["Given"]
 
 # Characters times forms of secrets. What is less is searched whether or not a secret was found in
 # what the node gives back: how long a node takes then doesn't tell that either.
-_ALWAYS: Final = 40_000_000
+_ALWAYS: Final = 20_000_000
 
 
 class Given:
@@ -48,7 +48,7 @@ class Given:
 
     def is_searched_always(self, needles: Needles) -> bool:
         """Whether there is so little of it that it needn't wait until it matters."""
-        return sum(part.size for part in self._all()) * len(needles.forms) <= _ALWAYS
+        return sum(part.size for part in self._all()) * len(needles) <= _ALWAYS
 
     def unsearched(self) -> list[Any]:
         """Objects in it that could not be searched, and can't be afterwards."""

@@ -51,6 +51,7 @@ class Needles:
     """
 
     __slots__ = (
+        "_alike",
         "_forms",
         "_known",
         "_known_texts",
@@ -65,6 +66,7 @@ class Needles:
         self._revealed = dict(revealed)
         self._forms: dict[bytes, str] | None = None
         self._texts: list[str] | None = None
+        self._alike: list[tuple[str, set[bytes]]] | None = None
         self._known: list[bytes] = []
         self._known_texts: list[str] = []
         sought = {form for secret in revealed for form in _sought(secret)}
@@ -93,18 +95,29 @@ class Needles:
         # Made when it is needed: a node that opens nothing needs none of it.
         found = self._forms
         if found is None:
-            every = {form: name for name, alike in self._alike() for form in alike}
+            every = {form: name for name, alike in self._made() for form in alike}
             # Masked in this order, so that none leaves the rest of a longer one.
             ordered = sorted(every, key=len, reverse=True)
             found = self._forms = {each: every[each] for each in ordered}
         return found
 
-    def _alike(self) -> Iterator[tuple[str, set[bytes]]]:
+    def _made(self) -> list[tuple[str, set[bytes]]]:
         """The forms of each secret, and of each part of one, with the credential's name."""
-        for secret, name in self._revealed.items():
-            for part in (Part("", secret, Level.CERTAIN), *_searched_parts(secret)):
-                forms = _forms(part.value, encodes=part.encodes)
-                yield name, {form for form in forms if len(form) >= SHORTEST}
+        found = self._alike
+        if found is None:
+            found = self._alike = [
+                (name, {form for form in _forms(each.value, encodes=each.encodes) if _fits(form)})
+                for secret, name in self._revealed.items()
+                for each in (Part("", secret, Level.CERTAIN), *_searched_parts(secret))
+            ]
+        return found
+
+    def __len__(self) -> int:
+        """How many texts and bytes a search looks for."""
+        return len(self._shortest) + len(self._known)
+
+    def __bool__(self) -> bool:
+        return True
 
     def without(self, known: Set[bytes]) -> Needles:
         """Return the same without what is known already, in whatever form.
@@ -116,7 +129,7 @@ class Needles:
         Returns:
             Needles that take as long to search with as these.
         """
-        gone = {form for _, alike in self._alike() if alike & known for form in alike}
+        gone = {form for _, alike in self._made() if alike & known for form in alike}
         left = Needles({})
         left.names = self.names
         left._forms = {form: name for form, name in self.forms.items() if form not in gone}
@@ -180,6 +193,10 @@ def _sought(secret: str) -> Iterator[bytes]:
     for part in found:
         forms = _forms(part.value, encodes=part.encodes)
         yield from (form for form in forms if len(form) >= SHORTEST)
+
+
+def _fits(form: bytes) -> bool:
+    return len(form) >= SHORTEST
 
 
 def _as_text(form: bytes) -> str:

@@ -235,7 +235,7 @@ class Scope(Unsearched):
                 held.flush()
         if self._revealed and self.surroundings is not None:
             look = self.surroundings.clean if failed else self.surroundings.check
-            look(self.sought())
+            look(self.needles(), self.sought)
 
 
 # Those that hold secrets. Without a lock: the collector closes generators that nobody ended, at any

@@ -52,18 +52,19 @@ class Surroundings:
             text for where, value, _ in self._roots for _, text, _ in _texts(value, where, None)
         }
 
-    def check(self, needles: Needles) -> None:
+    def check(self, needles: Needles, sought: Callable[[], Needles]) -> None:
         """Make sure that nothing that was left here by the node holds a secret.
 
         What does is taken out, so that it doesn't stay when the error has been handled.
 
         Args:
-            needles: What to look for.
+            needles: What the open secrets look like.
+            sought: Returns the same without what the node was given; asked where one is found.
 
         Raises:
             SecretLeakError: Something does. It names the place and the credential.
         """
-        found = self._clean(needles)
+        found = self._clean(needles, sought)
         if found is not None:
             where, credential = found
             raise SecretLeakError(
@@ -73,13 +74,16 @@ class Surroundings:
                 path=where,
             )
 
-    def clean(self, needles: Needles) -> None:
+    def clean(self, needles: Needles, sought: Callable[[], Needles]) -> None:
         """Take out what holds a secret, without an error: the node has failed by itself."""
-        self._clean(needles)
+        self._clean(needles, sought)
 
-    def _clean(self, needles: Needles) -> tuple[str, str] | None:
+    def _clean(self, every: Needles, sought: Callable[[], Needles]) -> tuple[str, str] | None:
         first: tuple[str, str] | None = None
         for where, text, put in self._new():
+            if not _shows(text, every):
+                continue
+            needles = sought()
             if not _shows(text, needles):
                 continue
             # A key of a mapping may be the secret, or hold it.
