@@ -13,7 +13,8 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import pytest
 import structlog
 from canary import KEY, count
 from loguru import logger as loguru_logger
+from opentelemetry.sdk.trace import export
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.trace import Link, SpanContext, StatusCode
 from pydantic import SecretStr
 from rich.console import Console
@@ -345,11 +348,12 @@ def test_the_recipe_for_loguru(in_a_node: Any, work: Work) -> None:
     assert not count(shown.getvalue())
 
 
-def test_the_recipe_for_opentelemetry(in_a_node: Any) -> None:
+def test_the_recipe_for_opentelemetry(in_a_node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names, attributes, events, links and descriptions of spans in the node are masked."""
     shown = io.StringIO()
-    with redirect_stdout(shown):
-        provider = recipe("OpenTelemetry")["provider"]
+    # It writes to what was the standard output when its module was imported.
+    monkeypatch.setattr(export, "ConsoleSpanExporter", partial(ConsoleSpanExporter, out=shown))
+    provider = recipe("OpenTelemetry")["provider"]
     tracer = provider.get_tracer("app")
 
     def node(key: str) -> None:
