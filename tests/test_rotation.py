@@ -28,7 +28,7 @@ from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError, UnsealError
 
 BACKENDS = ("sqlite", "postgres")
-MANY = 3000
+MANY = 1500
 NONE = InMemorySaver()
 
 
@@ -105,7 +105,7 @@ with Pipelit(**json.loads(sys.argv[1])) as pipelit:
 def test_killed_five_times_with_writers_beside_it_loses_nothing(
     pipelit: Pipelit, settings: dict[str, Any], newer: str, clock: Clock
 ) -> None:
-    """3,000 credentials, `kill -9` in the middle, other processes' values changing all the time."""
+    """1,500 credentials, `kill -9` in the middle, other processes' values changing all the time."""
     values = {f"c{count:04}": f"secret-{count:08}" for count in range(MANY)}
     with pipelit._database.writing() as connection:
         for name, value in values.items():
