@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
+
+import fresh
 
 from pipelit_agents import Pipelit
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.statement import Statement
 
 AFTER = "after the verification"
+PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); import killed; killed.main()"
 
 
 def kill_at(settings: dict[str, Any], place: str, verifier: str, peer: str, code: str) -> None:
@@ -26,16 +29,12 @@ def kill_at(settings: dict[str, Any], place: str, verifier: str, peer: str, code
         code: The code that is given.
     """
     given = json.dumps([settings, place, verifier, peer, code])
-    with subprocess.Popen([sys.executable, __file__, given], stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        said = process.stdout.readline()
-        process.kill()
-    assert said == b"there\n"
+    assert fresh.killed_after_a_line(PROGRAM, str(Path(__file__).parent), given) == "there\n"
 
 
 def main() -> None:
     """Verifies up to the place, says that it is there, and goes no further."""
-    settings, place, verifier, peer, code = json.loads(sys.argv[1])
+    settings, place, verifier, peer, code = json.loads(sys.argv[2])
     pipelit = Pipelit(**settings)
 
     def stand(reached: bool) -> None:
@@ -69,7 +68,3 @@ def main() -> None:
         pipelit.agent(verifier).verify_peer(peer, code)
     finally:
         stand(place == AFTER)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,10 +3,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -23,16 +22,7 @@ def _environment() -> dict[str, str]:
 
 def run(code: str, folder: Path, typed: str = "") -> str:
     """What a block prints in a folder, when somebody types that."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=_environment(),
-        input=typed,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = fresh.run(code, _environment(), folder=folder, typed=typed)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -43,10 +33,8 @@ def set_up(folder: Path) -> Path:
         words = shlex.split(line, comments=True)
         if words:
             assert words[0] == "pipelit-agents"
-            command = [sys.executable, "-m", "pipelit_agents.cli", *words[1:]]
-            done = subprocess.run(
-                command, cwd=folder, env=_environment(), capture_output=True, check=False
-            )
+            command = "from pipelit_agents.cli import app; app()"
+            done = fresh.run(command, _environment(), *words[1:], folder=folder)
             assert done.returncode == 0, done.stderr
     return folder
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import fresh
 import pytest
 from conftest import Clock
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
@@ -865,10 +866,7 @@ def test_a_killed_parent_runs_only_the_missing_child_again(
 
     def start(which: str) -> subprocess.CompletedProcess[str]:
         here, saver = str(Path(__file__).parent), str(tmp_path / "checkpoints.db")
-        command = [sys.executable, "-c", KILLED, here, str(ran), which, saver]
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
+        return fresh.run(KILLED, environment, here, str(ran), which, saver)
 
     assert start("first").returncode == -9
     second = start("second")

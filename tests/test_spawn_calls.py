@@ -11,13 +11,13 @@ import itertools
 import operator
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import fresh
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, ToolMessage
@@ -848,10 +848,7 @@ def test_another_plan_after_a_kill(team: Team, database_url: str, key: str, tmp_
 
     def start(which: str) -> subprocess.CompletedProcess[str]:
         here, saver = str(Path(__file__).parent), str(tmp_path / "checkpoints.db")
-        command = [sys.executable, "-c", KILLED, here, which, saver]
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
+        return fresh.run(KILLED, environment, here, which, saver)
 
     assert start("first").returncode == -9
     second = start("second")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 from conftest import Clock
 from langgraph.checkpoint.memory import InMemorySaver
@@ -189,10 +188,7 @@ def test_interrupts_outlive_the_process(
 
     def start(which: str) -> list[str]:
         here, saver = str(Path(__file__).parent), str(tmp_path / "checkpoints.db")
-        command = [sys.executable, "-c", ASKING, here, saver, which]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
+        done = fresh.run(ASKING, environment, here, saver, which)
         assert done.returncode == 0, done.stderr[-2000:]
         return sorted(done.stdout.splitlines())
 
