@@ -8,6 +8,7 @@ the application is imported.
 from __future__ import annotations
 
 import ast
+import io
 import ipaddress
 import os
 import re
@@ -44,8 +45,14 @@ _YES: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _LARGEST_FILE: Final = 1_000_000
 _MOST_FILES: Final = 500
 _MOST_TRACKED: Final = 5_000
-_ENV_FILE: Final = re.compile(r"(\A|[._-])env(\Z|[._~-])", re.IGNORECASE)
+_ENV_FILE: Final = re.compile(r"(\A|[._-])env(rc)?(\Z|[._~-])", re.IGNORECASE)
+_NO_ENV_FILE: Final = (".py", ".md", ".rst", ".html")
 _GIT_PATIENCE: Final = 10.0
+_MOST_VERSIONS: Final = 1_000
+_LARGEST_VERSION: Final = 30_000
+# A line of `git log --raw`: modes, objects before and after, what was done.
+_RAW: Final = re.compile(r":(\d+) (\d+) ([0-9a-f]+) ([0-9a-f]+) [A-Z]\d*")
+_FILE_MODE: Final = "100"
 _HTTP: Final = re.compile(r"http://[^\s\"',}\\]*", re.IGNORECASE)
 
 # Names of settings
@@ -238,13 +245,21 @@ def holds_secrets(path: Path, keyring: Keyring | None) -> bool:
         content = path.read_bytes()
     except OSError:
         return False
+    return _is_with_secrets(path, content, keyring)
+
+
+def _is_env_file(path: Path) -> bool:
+    return bool(_ENV_FILE.search(path.name)) and path.suffix not in _NO_ENV_FILE
+
+
+def _is_with_secrets(path: Path, content: bytes, keyring: Keyring | None) -> bool:
     if keyring is not None and keyring.is_in(content):
         return True
-    if not _ENV_FILE.search(path.name) or path.suffix in (".py", ".md", ".rst", ".html"):
+    if not _is_env_file(path):
         return False
     try:
-        values = dotenv_values(path, interpolate=False)
-    except (OSError, UnicodeDecodeError):
+        values = dotenv_values(stream=io.StringIO(content.decode()), interpolate=False)
+    except UnicodeDecodeError:
         return False
     return any(_is_secret(name, value or "") for name, value in values.items())
 
@@ -313,21 +328,83 @@ def git_troubles(
             found.append(f"{name} is in git's history")
         elif not ignored and path.exists():
             found.append(f"git would take {name}")
+    earlier = _earlier_secrets(git, top, keyring)
+    if earlier is None:
+        found.append("git can't list the files of earlier commits: see git log --all --name-only")
+    for path in earlier or ():
+        name = os.path.relpath(path, folder)
+        if path not in inside:
+            found.append(f"{name} is in git's history")
     return found
 
 
-def _ask_git(git: str, folder: Path, *words: str) -> str | None:
+def _earlier_secrets(git: str, top: Path, keyring: Keyring | None) -> list[Path] | None:
+    """The env files of which some commit, of any branch or stash, has a version with a secret.
+
+    Returns:
+        Their paths, whether they still exist or not; None if git can't be asked.
+    """
+    listed = _ask_git(
+        git, top, "log", "--all", "--no-renames", "--raw", "--no-abbrev", "--format=", "-z",
+        "--", ":(icase)*env*",
+    )  # fmt: skip
+    if listed is None:
+        return None
+    versions: dict[tuple[Path, str], None] = {}
+    words = iter(listed.split("\0"))
+    for word in words:
+        if raw := _RAW.fullmatch(word.strip()):
+            path = top / next(words, "")
+            # A shallow copy begins in the middle, so the object before a change counts too.
+            for mode, version in zip(raw.groups()[:2], raw.groups()[2:], strict=True):
+                if mode.startswith(_FILE_MODE) and _is_env_file(path):
+                    versions[path, version] = None
+    asked = list(versions)[:_MOST_VERSIONS]
+    contents = _contents(git, top, [version for _, version in asked])
+    secret = [
+        path
+        for path, version in asked
+        # A version that isn't in this copy can't be looked at, and may hold anything.
+        if version not in contents or _is_with_secrets(path, contents[version], keyring)
+    ]
+    return list(dict.fromkeys(secret))
+
+
+def _contents(git: str, top: Path, versions: Sequence[str]) -> dict[str, bytes]:
+    """The small ones of git's objects."""
+    sizes = _ask_git(git, top, "cat-file", "--batch-check", said="\n".join(versions)) or ""
+    rows = [row.split() for row in sizes.splitlines()]
+    # A large file is no env file.
+    found = {row[0]: b"" for row in rows if row[1:2] == ["blob"]}
+    small = [row[0] for row in rows if row[0] in found and int(row[2]) <= _LARGEST_VERSION]
+    rest = _asked_git(git, top, "cat-file", "--batch", said="\n".join(small)) or b""
+    while rest:
+        head, _, rest = rest.partition(b"\n")
+        name, _, size = head.decode("ascii", "replace").split()
+        found[name], rest = rest[: int(size)], rest[int(size) + 1 :]
+    return found
+
+
+def _ask_git(git: str, folder: Path, *words: str, said: str = "") -> str | None:
+    done = _asked_git(git, folder, *words, said=said)
+    return None if done is None else done.decode("utf-8", "replace").strip()
+
+
+def _asked_git(git: str, folder: Path, *words: str, said: str = "") -> bytes | None:
     # A repository's own configuration could name programs to run.
     settings = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.pager=cat")
     options = [option for each in settings for option in ("-c", each)]
-    literal = [] if words[0] == "check-ignore" else ["--literal-pathspecs"]
+    magic = words[0] == "check-ignore" or words[-1].startswith(":(")
+    literal = [] if magic else ["--literal-pathspecs"]
     ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(  # noqa: S603 - its own words, and the names of files
             [git, "--no-pager", *options, *literal, *words],
             cwd=folder,
-            env={**ours, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
+            env={**ours, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+            # What a partial copy lacks isn't fetched.
+            | {"GIT_NO_LAZY_FETCH": "1"},
+            input=said.encode(),
             capture_output=True,
             timeout=_GIT_PATIENCE,
             check=False,
@@ -337,7 +414,7 @@ def _ask_git(git: str, folder: Path, *words: str) -> str | None:
     # 1 is check-ignore's way of saying that nothing is ignored.
     if done.returncode not in (0, 1):
         return None
-    return done.stdout.decode("utf-8", "replace").strip()
+    return done.stdout
 
 
 # langgraph.json

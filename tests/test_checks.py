@@ -437,6 +437,30 @@ def once_in_git(made: Deployment) -> None:
     git(made.folder, "commit", "--quiet", "--message", "without it")
 
 
+def deleted(name: str, text: str) -> Callable[[Deployment], None]:
+    """Commits a private file, and deletes it in the next commit."""
+
+    def commit(made: Deployment) -> None:
+        in_git(name, text)(made)
+        git(made.folder, "rm", "--quiet", name)
+        git(made.folder, "commit", "--quiet", "--message", "without it")
+
+    return commit
+
+
+def emptied(made: Deployment) -> None:
+    """Commits an env file with a secret, and then the same file without it."""
+    in_git("test.env", f"DB_PASSWORD={SECRET}\n")(made)
+    in_git("test.env", "DB_PASSWORD=\n")(made)
+
+
+def on_a_branch(made: Deployment) -> None:
+    """Commits an env file on another branch only."""
+    git(made.folder, "checkout", "--quiet", "-b", "other")
+    in_git("sub/.env.prod", "A={key}\n")(made)
+    git(made.folder, "checkout", "--quiet", "-")
+
+
 def mode(name: str, bits: int) -> Callable[[Deployment], None]:
     """Changes who may use a file or folder."""
     return lambda made: (made.folder / name).chmod(bits)
@@ -450,6 +474,10 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     (written(".gitignore", "*.db*\n"), "git", "git would take .env", ".gitignore: .env"),
     (in_git("deploy/prod.env", f"DB_PASSWORD={SECRET}\n"), "git", "deploy/prod.env", "git rm"),
     (in_git("notes/todo.txt", "the key is {key}\n"), "git", "notes/todo.txt", "keys add"),
+    (deleted("prod.env", "FIELD_ENCRYPTION_KEY={key}\n"), "git", "prod.env is in git's", "purge"),
+    (deleted("a b/.ENVRC", f"export DB_PASSWORD={SECRET}\n"), "git", "a b/.ENVRC is in", "keys"),
+    (emptied, "git", "test.env is in git's history", "rotate-key"),
+    (on_a_branch, "git", "sub/.env.prod is in git's history", "rotate-key"),
     # Copies and folders
     (written("compose.yml", "environment: [K={key}]\n"), "copies", "compose.yml", "chmod 600"),
     (written(".env.bak", "FIELD_ENCRYPTION_KEY={key}\n"), "copies", ".env.bak", "chmod 600"),
@@ -532,6 +560,13 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
 
 def test_a_clean_deployment_has_no_finding(clean: Deployment) -> None:
     """In git, with an example file, tracing, servers over TLS, origins, routes of its own."""
+    assert clean.check() == {}
+
+
+def test_an_example_that_was_deleted_is_no_finding(clean: Deployment) -> None:
+    """Names don't tell: an env file of an earlier commit is looked into."""
+    deleted("old.env.sample", "FIELD_ENCRYPTION_KEY=\nDB_PASSWORD=your-password\n")(clean)
+    deleted("environment.env", "LOG_LEVEL=info\n")(clean)
     assert clean.check() == {}
 
 
