@@ -22,6 +22,16 @@ from urllib.parse import parse_qs, urlsplit
 
 from dotenv import dotenv_values
 
+from pipelit_agents.credentials.parts import inner_parts
+from pipelit_agents.credentials.recognition import (
+    Level,
+    Part,
+    Verdict,
+    is_generated,
+    is_token,
+    level_of,
+    verdict,
+)
 from pipelit_agents.keyring import Keyring
 
 __all__ = [
@@ -57,25 +67,30 @@ _HTTP: Final = re.compile(r"http://[^\s\"',}\\]*", re.IGNORECASE)
 
 # Names of settings
 
-_SECRET_WORDS: Final = frozenset(
-    {
-        "APIKEY", "CREDENTIAL", "CREDENTIALS", "DSN", "KEY", "KEYS", "PASS", "PASSPHRASE",
-        "PASSWD", "PASSWORD", "PAT", "PRIVATE", "PW", "PWD", "SECRET", "SECRETS", "TOKEN",
-    }
-)  # fmt: skip
 _NO_SECRET: Final = re.compile(r"(\A|_)(PUBLIC|PUBLISHABLE|ANON)_", re.IGNORECASE)
 # Something that says where a secret is, or that there is none yet.
 _REFERENCE: Final = re.compile(
-    r"\$\{?[A-Za-z_]\w*(:?[-?][^}]*)?\}?|<[^>]*>|\{\{.*\}\}|(arn:|vault:|op://|secret://|projects/).*"
+    r"\$\{?[A-Za-z_]\w*(:?[-?][^}]*)?\}?|\$\(.*|`.*|<[^>]*>|\{\{.*\}\}|(arn:|vault:|op://|secret://|projects/).*"
     r"|.*(change[-_ ]?me|your[-_ ]|example|placeholder|replace|todo|xxx|\.\.\.|…).*"
     r"|true|false|yes|no|on|off|none|null|[0-9]{0,5}|\*+",
     re.IGNORECASE,
 )
 _TELLING: Final = re.compile(
     r"(?<![\w-])(plit_[A-Za-z0-9]+_[\w-]{43}|sk-[\w-]{16,}|gh[pousr]_\w{30,}|github_pat_\w{30,}"
-    r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}|lsv2_(pt|sk)_\w{20,}|AIza[\w-]{30,}"
+    r"|xox[abprs]-[\w-]{10,}|tvly-[\w-]{16,}|AKIA[A-Z0-9]{16}|lsv2_(pt|sk)_\w{20,}|AIza[\w-]{30,}"
     r"|[A-Za-z0-9_-]{43}=)(?![\w=-])|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|hooks\.slack\.com/(services|workflows|triggers)/\w+/\w+/\w{8,}"
+    r"|discord(app)?\.com/api/webhooks/\d+/[\w-]{20,}"
 )
+_AUTH_SCHEME: Final = re.compile(r"\A(bearer|basic|token)\s+", re.IGNORECASE)
+# Of a command: NAME=value, --option value, -u user:password.
+_PAIRS: Final = re.compile(r"(?<!-)\b([A-Za-z_]\w*)=(\"[^\"]*\"|'[^']*'|\$\([^)]*\)|\S+)")
+_OPTIONS: Final = re.compile(
+    r"(?<!\S)--?(?!recv-key)([A-Za-z][\w-]+)[ =](\"[^\"]*\"|'[^']*'|[^\s-]\S*)"
+)
+_LOGINS: Final = re.compile(r"(?<!\S)(?:-u|--user)[ =]?[\"']?[^\s:\"']+:([^\s\"']+)")
+# What names a version of a model or of an image.
+_REVISION: Final = re.compile(r"(.*@)?(sha(256|512):)?([0-9a-f]{40}|[0-9a-f]{64})", re.IGNORECASE)
 _TRACING: Final = re.compile(
     r"(LANGSMITH|LANGCHAIN|OTEL_EXPORTER|OTLP|LANGFUSE|PHOENIX|SENTRY|LOGFIRE|MLFLOW|OPIK|ARIZE"
     r"|HELICONE|TRACELOOP|TRACING|TRACES|JAEGER|ZIPKIN|WANDB)",
@@ -421,15 +436,54 @@ def _asked_git(git: str, folder: Path, *words: str, said: str = "") -> bytes | N
 
 
 def _is_secret(name: str, value: str) -> bool:
-    value = value.strip()
-    if not value or _REFERENCE.fullmatch(value):
+    """Whether a setting is a secret, or has one within its value."""
+    value = value.strip().strip("\"'")
+    if not value or (_is_reference(value) and not re.search(r"[\s;=]|://", value)):
         return False
-    if _TELLING.search(value) or _has_password(value):
+    if _holds(value):
         return True
-    words = re.split(r"[^A-Z0-9]+", name.upper())
-    if _NO_SECRET.search(name) or not words:
+    if _is_reference(value) or _NO_SECRET.search(name):
         return False
-    return words[-1] in _SECRET_WORDS or name.upper().endswith(("PASSWORD", "SECRET", "APIKEY"))
+    level = level_of(name)
+    if level is Level.UNKNOWN and not _is_generated(value):
+        return False
+    return verdict(Part("", value, level)) is not Verdict.PUBLIC
+
+
+def _is_reference(value: str) -> bool:
+    return _REFERENCE.fullmatch(_AUTH_SCHEME.sub("", value)) is not None
+
+
+def _is_generated(word: str) -> bool:
+    """Whether one word looks like a key, and not like the name of a version."""
+    return (
+        re.fullmatch(r"[\w+/=.~-]+", word) is not None
+        and not _REVISION.fullmatch(word)
+        and is_generated(word)
+    )
+
+
+def _holds(text: str) -> bool:
+    """Whether a text has a secret in it, by its form or by the names in it."""
+    return (
+        _TELLING.search(text) is not None
+        or _has_password(text)
+        or any(is_token(word) for word in re.split(r"[\s\"'=,;<>()]+", text))
+        or any(map(_is_meant, inner_parts(text)))
+    )
+
+
+def _is_meant(part: Part) -> bool:
+    value = part.value
+    if isinstance(value, bytes):
+        return True
+    # Lines without a name may be anything.
+    unnamed = part.level <= Level.UNKNOWN or re.search(r"(\A|\.)line \d+\Z", part.path)
+    if _is_reference(value) or (unnamed and not is_token(value)):
+        return False
+    if part.level < Level.SECRET:
+        return verdict(part) is Verdict.SEARCHED and not _REVISION.fullmatch(value)
+    return verdict(part) in (Verdict.SEARCHED, Verdict.SHORT)
 
 
 def _has_password(value: str) -> bool:
@@ -450,17 +504,39 @@ def secrets_of_server(served: Mapping[str, Any]) -> list[str]:
         found += [f"env.{name}" for name in secret]
     lines = served.get("dockerfile_lines")
     for line in lines if isinstance(lines, list) else []:
-        for name, value in re.findall(r"(\w+)=(\"[^\"]*\"|'[^']*'|\S+)", str(line)):
-            if _is_secret(name, value.strip("\"'")):
-                found.append(f"dockerfile_lines: {name}")
-        parts = re.fullmatch(r"\s*(?:ENV|ARG)\s+(\w+)\s+(\S.*)", str(line), re.IGNORECASE)
-        if parts and _is_secret(parts[1], parts[2]):
-            found.append(f"dockerfile_lines: {parts[1]}")
+        found += [f"dockerfile_lines: {each}" for each in _secrets_of_a_command(str(line))]
     for key, text in _texts(served, ""):
         inside = key.startswith(("env.", "dockerfile_lines"))
-        if not inside and (_TELLING.search(text) or _has_password(text)):
+        if not inside and _holds(text):
             found.append(key)
     return list(dict.fromkeys(found))
+
+
+def _secrets_of_a_command(line: str) -> list[str]:
+    """What a line of a Dockerfile holds: names of settings and options, or its instruction."""
+    line = line.replace("\\n", "\n").strip()
+    named = _PAIRS.findall(line)
+    # ENV NAME value
+    named += re.findall(r"\A(?:ENV|ARG)\s+(\w+)\s+([^\s=].*)", line, re.IGNORECASE)
+    named += _OPTIONS.findall(line)
+    found = [name for name, value in named if _is_secret(name, value)]
+    if re.search(r"\b(curl|wget|https?)\b", line):
+        logins = _LOGINS.findall(line)
+        found += ["--user"] * any(not _is_reference(each) for each in logins)
+    if found:
+        return found
+    rest = _PAIRS.sub(" ", line)
+    # A command is in quotes where it is within another.
+    pieces = [rest, *re.findall(r"[\"']([^\"']*)[\"']", rest)]
+    words = re.split(r"[\s\"':,;|&]+", rest)
+    if any(map(_holds, pieces)) or any("/" not in each and _is_drawn(each) for each in words):
+        return [line.split()[0].upper()[:10]]
+    return []
+
+
+def _is_drawn(word: str) -> bool:
+    is_hash = re.fullmatch(r"[0-9a-fA-F]+|sha\d+[-:].*", word)
+    return not is_hash and not _is_reference(word) and _is_generated(word)
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:

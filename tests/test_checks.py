@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from shutil import copyfile, which
 from typing import Any
 
 import pytest
+from honest import LINES
 from redis_server import RedisServer
 from sqlalchemy import text
 from test_mfa import app_of
@@ -20,7 +22,7 @@ from test_mfa import app_of
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.checks import Check
 from pipelit_agents.ledger.address import without_password
-from pipelit_agents.surroundings import auth_troubles, is_clear
+from pipelit_agents.surroundings import auth_troubles, is_clear, secrets_of_server
 
 # Apache Airflow's documentation shows this one.
 PRINTED = "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs="
@@ -685,3 +687,92 @@ def test_a_group_of_ones_own_is_nobody_else(
 def test_this_machine_is_told_from_another(address: str, clear: bool) -> None:
     """By the host alone, whatever is written around it."""
     assert is_clear(address) == clear
+
+
+JWT = f"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.{SECRET}{SECRET}"
+SECRET_SETTINGS = {
+    "MY_SECRET_VALUE": SECRET,
+    "AUTH": f"Bearer {SECRET}",
+    "BASIC": "Basic dXNlcjpodW50ZXItMjIyMg==",
+    **{f"P{i}": f"{prefix}{SECRET}" for i, prefix in enumerate(
+        ("glpat-", "hf_", "gsk_", "sk_live_", "npm_", "tvly-", "tvly-dev-", "pplx-", "dop_v1_")
+    )},
+    "J": JWT,
+    "KEYWORDS": f"host=db.example user=u password={SECRET}",
+    "PAIRS": f"Server=db;Uid=sa;Pwd={SECRET};",
+    "SAS": f"https://a.blob.example/c?sv=2022&sig={SECRET}%2Fabc%3D",
+    "SLACK": f"https://hooks.slack.com/services/T01ABCDEF23/B02GHIJKL45/{SECRET}abcd",
+    "DISCORD": f"https://discord.com/api/webhooks/123456789012345678/{SECRET}{SECRET}",
+    "JSON": f'{{"db": {{"password": "{SECRET}"}}}}',
+    "DEFAULTED": f"${{DB:-postgresql://u:{SECRET}@db/x}}",
+    "GITHUB_PAT": SECRET,
+    "UNKNOWN": SECRET,
+    "DB_PASS": "in-the-repo",
+}  # fmt: skip
+HARMLESS_SETTINGS = {
+    "PRIMARY_KEY": "user_id", "CACHE_KEY": "app-cache", "SORT_KEY": "created_at",
+    "MODEL": "openai:gpt-4o-mini-2024-07-18", "MAX_TOKENS": "4096", "AUTH_METHOD": "password",
+    "REVISION": "3b5d4a1f0c9e8d7b6a5f4e3d2c1b0a9f8e7d6c5b", "KEY_PREFIX": "agents:",
+    "IMAGE": "redis@sha256:" + "3b5d4a1f0c9e8d7b" * 4, "PASSWORD_FILE": "/run/secrets/pw",
+    "API_KEY": "${API_KEY}", "AUTH": "Bearer ${TOKEN}", "TOKEN_URL": "https://a.example/token",
+    "NEXT_PUBLIC_API_KEY": "pk-" + SECRET, "PASSWORD_MIN_LENGTH": "12",
+    "DSN": "postgresql://app@db.example/x?sslmode=verify-full", "DB": "host=db.example user=app",
+    "HOSTS": "redis:6379\npostgres:5432", "PROMPT": "Be kind.\nNever show a password.",
+    "PROJECT": "5f2b1c9e-1111-4222-8333-944455556666", "S": "{{ secrets.api_key }}",
+}  # fmt: skip
+SECRET_COMMANDS = (
+    f"RUN curl -H 'Authorization: Bearer {SECRET}' https://a.example",
+    f'RUN curl --header "X-Api-Key: {SECRET}" https://a.example',
+    f"RUN curl -u me:{SECRET} https://a.example",
+    f"RUN pip config set global.index-url https://user:{SECRET}@pypi.example/simple",
+    f"RUN echo 'machine git.example login x password {SECRET}' > ~/.netrc",
+    f'RUN printf "machine git.example\\nlogin x\\npassword {SECRET}\\n" > ~/.netrc',
+    f"RUN npm config set //npm.example/:_authToken {SECRET}",
+    f"RUN docker login -u x --password {SECRET}",
+    f"RUN export A=1 PGPASSWORD={SECRET} && psql",
+    f"RUN redis-cli -a {SECRET} ping",
+    f"ENV MY_SECRET_VALUE {SECRET}",
+    f"ARG A=1 TOKEN='{SECRET}'",
+)
+HARMLESS_COMMANDS = (
+    "ENV PRIMARY_KEY=user_id CACHE_KEY=app-cache",
+    "RUN apt-get update && apt-get install -y --no-install-recommends git",
+    'RUN curl -H "Authorization: Bearer $TOKEN" https://a.example',
+    'RUN curl -H "Authorization: Bearer $(cat /run/secrets/t)" https://a.example',
+    "RUN pip install --index-url https://u:${PW}@pypi.example/simple a",
+    "RUN PASSWORD=$(cat /run/secrets/pw) ./x",
+    "RUN --mount=type=secret,id=pip_token pip install x",
+    "RUN pip install torch==2.1.0 --hash=sha256:" + "3b5d4a1f0c9e8d7b" * 4,
+    "RUN gpg --keyserver keys.example --recv-keys 3B5D4A1F0C9E8D7B6A5F4E3D2C1B0A9F8E7D6C5B",
+    "ADD --checksum=sha256:" + "3b5d4a1f0c9e8d7b" * 4 + " https://a.example/f.tgz /x",
+    "RUN docker run -u app:app x",
+)
+
+
+@pytest.mark.parametrize("name", SECRET_SETTINGS)
+def test_a_secret_in_a_setting_is_told_by_its_form(name: str) -> None:
+    """Kinds of tokens, headers, connection strings, signed and secret addresses."""
+    assert secrets_of_server({"env": {name: SECRET_SETTINGS[name]}}) == [f"env.{name}"]
+
+
+@pytest.mark.parametrize("line", SECRET_COMMANDS)
+def test_a_secret_in_a_command_is_found(line: str) -> None:
+    """Headers, logins, options, files that are written; the value isn't repeated."""
+    found = secrets_of_server({"dockerfile_lines": [line]})
+    assert found
+    assert SECRET not in str(found)
+
+
+def test_settings_and_commands_without_a_secret_are_no_findings() -> None:
+    """Keys of tables and caches, models, versions, and what names a secret that is elsewhere."""
+    assert secrets_of_server({"env": HARMLESS_SETTINGS}) == []
+    assert secrets_of_server({"dockerfile_lines": list(HARMLESS_COMMANDS)}) == []
+
+
+def test_honest_text_is_seldom_taken_for_a_secret() -> None:
+    """Of the messages that honest nodes return, only identifiers and key forms are suspected."""
+    lines = {str(i): each for i, each in enumerate(LINES)}
+    found = [lines[each.removeprefix("env.")] for each in secrets_of_server({"env": lines})]
+    told = re.compile(r".*(AKIA|BEGIN PRIVATE KEY|SELECT|[0-9a-f]{32}|\w+[-_]\w*\d\w{15,}).*")
+    assert [each for each in found if not told.fullmatch(each)] == []
+    assert len(found) < 10
