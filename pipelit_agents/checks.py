@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dotenv import dotenv_values
 from sqlalchemy import select, text
 
+from pipelit_agents.credentials.recognition import Level, level_of
 from pipelit_agents.database.models import (
     ApiKeyRow,
     AuditRow,
@@ -82,6 +83,13 @@ _PUBLIC_URL: Final = re.compile(
 _NO: Final = frozenset({"", "0", "false", "no", "off", "n", "f"})
 _CORS: Final = re.compile(r"(\w*CORS\w*(ORIGIN|ALL)\w*|ALLOWED_ORIGINS)\Z")
 _SHOWN: Final = 5
+# Their names don't say that there is a secret in the file.
+_FILE_SETTINGS: Final = frozenset(
+    {
+        "GOOGLE_APPLICATION_CREDENTIALS", "KUBECONFIG", "PGPASSFILE", "PIPELIT_DATABASE_URL_FILE",
+        "PIPELIT_REDIS_URL_FILE", "AWS_SHARED_CREDENTIALS_FILE", "DATABASE_URL_FILE",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +246,7 @@ class Deployment:
         return _OK, ""
 
     def _copies(self) -> Finding:
-        there, wide = open_copies(self._folder, self._known_keys(), self._env_files())
+        there, wide = open_copies(self._folder.resolve(), self._known_keys(), self._named_files())
         if wide:
             paths = " ".join(each.rpartition(" (")[0] for each in wide)
             return (
@@ -250,7 +258,7 @@ class Deployment:
         return _OK, ""
 
     def _git(self) -> Finding:
-        others = [*self._env_files(), *self._modes]
+        others = [*self._named_files(), *self._modes]
         found = git_troubles(self._folder.resolve(), self._known_keys(), others)
         if found is None:
             raise _NotApplicable("it is in no repository")
@@ -272,9 +280,16 @@ class Deployment:
         except PipelitError:
             return None
 
-    def _env_files(self) -> list[Path]:
-        named = self._served_or_nothing().get("env")
-        return [self._folder / named] if isinstance(named, str) and named else []
+    def _named_files(self) -> list[Path]:
+        """The files with secrets that settings name: ``env`` of the server, ``…_KEY_FILE``."""
+        env = self._served_or_nothing().get("env")
+        named = [self._folder / env] if isinstance(env, str) and env else []
+        for name, value in sorted(self._env.items()):
+            if _names_a_secret(name) and value.strip():
+                # A relative one is meant from where the process starts, which is mostly here.
+                there = Path(value.strip())
+                named.append(there if there.is_file() else self._folder / there)
+        return [each.parent.resolve() / each.name for each in named]
 
     # What is asked over a wire
 
@@ -668,6 +683,14 @@ class Deployment:
                 "pipelit-agents audit seal, by a timer",
             )
         return f"{report.sealed} entries sealed, {report.unsealed} since", ""
+
+
+def _names_a_secret(name: str) -> bool:
+    """Whether a setting's value is the path of a file with a secret."""
+    if name in _FILE_SETTINGS:
+        return True
+    held = re.sub(r"_?(FILE|PATH)\Z", "", name)
+    return held != name and level_of(held) >= Level.LIKELY
 
 
 def _json_object(name: str, text: str) -> dict[str, Any]:

@@ -56,6 +56,9 @@ _LARGEST_FILE: Final = 1_000_000
 _MOST_FILES: Final = 500
 _MOST_TRACKED: Final = 5_000
 _ENV_FILE: Final = re.compile(r"(\A|[._-])env(rc)?(\Z|[._~-])", re.IGNORECASE)
+_COMPOSE_FILE: Final = re.compile(r"(docker-|podman-)?compose([._-].*)?\.ya?ml", re.IGNORECASE)
+# What git is asked to list of both: the names are looked at again.
+_NAMES: Final = (":(icase)*env*", ":(icase)*compose*ml")
 _NO_ENV_FILE: Final = (".py", ".md", ".rst", ".html")
 _GIT_PATIENCE: Final = 10.0
 _MOST_VERSIONS: Final = 1_000
@@ -270,28 +273,67 @@ def _is_env_file(path: Path) -> bool:
 def _is_with_secrets(path: Path, content: bytes, keyring: Keyring | None) -> bool:
     if keyring is not None and keyring.is_in(content):
         return True
-    if not _is_env_file(path):
-        return False
     try:
-        values = dotenv_values(stream=io.StringIO(content.decode()), interpolate=False)
+        text = content.decode()
     except UnicodeDecodeError:
         return False
+    if _COMPOSE_FILE.fullmatch(path.name):
+        # A password of one word is an image's default, for a developer's own machine.
+        found = filter(_is_meant, inner_parts(text))
+        return _has_password(text) or any(
+            isinstance(each.value, bytes) or not re.fullmatch("[a-z]+", each.value)
+            for each in found
+        )
+    if not _is_env_file(path):
+        return False
+    values = dotenv_values(stream=io.StringIO(text), interpolate=False)
     return any(_is_secret(name, value or "") for name, value in values.items())
+
+
+def _is_looked_into(path: Path) -> bool:
+    return _is_env_file(path) or _COMPOSE_FILE.fullmatch(path.name) is not None
 
 
 def _secret_files(folder: Path, keyring: Keyring | None) -> list[Path]:
     return [path for path in _small_files(folder) if holds_secrets(path, keyring)]
 
 
+def _secret_files_below(folder: Path, keyring: Keyring | None) -> list[Path]:
+    """The env files with secrets, in any folder of the repository, that git has or would take."""
+    top, git = _top_of(folder), shutil.which("git")
+    if top is None or git is None:
+        return []
+    asked = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *_NAMES)
+    listed = (_ask_git(git, top, *asked) or "").split("\0")
+    files = [top / each for each in dict.fromkeys(listed) if _is_looked_into(Path(each))]
+    return [path for path in filter(_is_small, files[:_MOST_FILES]) if holds_secrets(path, keyring)]
+
+
+def _top_of(folder: Path) -> Path | None:
+    return next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
+
+
+def _is_mounted(path: Path) -> bool:
+    """Whether Docker or Kubernetes has put a file there, where no other account is."""
+    return path.resolve().is_relative_to("/run/secrets") or (path.parent / "..data").is_symlink()
+
+
 def open_copies(
-    folder: Path, keyring: Keyring | None, env_files: Sequence[Path] = ()
+    folder: Path, keyring: Keyring | None, named: Sequence[Path] = ()
 ) -> tuple[int, list[str]]:
     """The files with secrets beside ``.env`` that other accounts may read.
+
+    Args:
+        folder: Where ``.env`` is.
+        keyring: Whose keys to look for.
+        named: Files that settings name as ones with secrets.
 
     Returns:
         How many files with secrets there are beside it, and the open ones of them.
     """
-    found = dict.fromkeys([*_secret_files(folder, keyring), *filter(Path.is_file, env_files)])
+    named = [each for each in named if each.is_file() and not _is_mounted(each)]
+    below = _secret_files_below(folder, keyring)
+    found = dict.fromkeys([*_secret_files(folder, keyring), *named, *below])
     found.pop(folder / ".env", None)
     wide = []
     for path in found:
@@ -314,7 +356,7 @@ def git_troubles(
     Returns:
         What is wrong; None where the folder is in no repository.
     """
-    top = next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
+    top = _top_of(folder)
     if top is None:
         return None
     git = shutil.which("git")
@@ -322,7 +364,8 @@ def git_troubles(
     tracked_files = [top / each for each in (listed or "").split("\0")[:_MOST_TRACKED] if each]
     secret = [path for path in filter(_is_small, tracked_files) if holds_secrets(path, keyring)]
     # .env also when the file is gone: it may be in the history.
-    wanted = dict.fromkeys([folder / ".env", *_secret_files(folder, keyring), *secret, *others])
+    beside = [*_secret_files(folder, keyring), *_secret_files_below(folder, keyring)]
+    wanted = dict.fromkeys([folder / ".env", *beside, *secret, *map(_absolute, others)])
     inside = [each for each in wanted if each.is_relative_to(top)]
     if git is None:
         kept = [str(each) for each in inside if each.exists()]
@@ -353,15 +396,20 @@ def git_troubles(
     return found
 
 
+def _absolute(path: Path) -> Path:
+    # The last part stays: of a link git has the link.
+    return path.parent.resolve() / path.name
+
+
 def _earlier_secrets(git: str, top: Path, keyring: Keyring | None) -> list[Path] | None:
-    """The env files of which some commit, of any branch or stash, has a version with a secret.
+    """The env and Compose files of which a commit, branch or stash has a version with a secret.
 
     Returns:
         Their paths, whether they still exist or not; None if git can't be asked.
     """
     listed = _ask_git(
         git, top, "log", "--all", "--no-renames", "--raw", "--no-abbrev", "--format=", "-z",
-        "--", ":(icase)*env*",
+        "--", *_NAMES,
     )  # fmt: skip
     if listed is None:
         return None
@@ -372,7 +420,7 @@ def _earlier_secrets(git: str, top: Path, keyring: Keyring | None) -> list[Path]
             path = top / next(words, "")
             # A shallow copy begins in the middle, so the object before a change counts too.
             for mode, version in zip(raw.groups()[:2], raw.groups()[2:], strict=True):
-                if mode.startswith(_FILE_MODE) and _is_env_file(path):
+                if mode.startswith(_FILE_MODE) and _is_looked_into(path):
                     versions[path, version] = None
     asked = list(versions)[:_MOST_VERSIONS]
     contents = _contents(git, top, [version for _, version in asked])

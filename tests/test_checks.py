@@ -341,11 +341,19 @@ def clean(tmp_path: Path, key: str, migrated_file: Path) -> Deployment:
     env.chmod(0o600)
     (folder / ".env.example").write_text("FIELD_ENCRYPTION_KEY=\nOPENAI_API_KEY=sk-your-key-here\n")
     (folder / "env.py").write_text("TOKEN = read_token()\n")
-    (folder / "compose.yml").write_text("services: {redis: {image: redis}}\n")
+    (folder / "compose.yml").write_text(
+        "services:\n  redis: {image: redis}\n  db:\n    image: postgres@sha256:"
+        + "0a1b2c3d" * 8
+        + "\n    environment:\n      POSTGRES_PASSWORD: ${PGPASSWORD:?}\n      POSTGRES_USER: a\n"
+        "  dev:\n    environment: [POSTGRES_PASSWORD=postgres]\n    env_file: .env\n"
+    )
     (folder / ".gitignore").write_text(".env\n.env.*\n!.env.example\n.pipelit/\n*.db*\n")
     made = Deployment(folder)
     made.keys = [key]
+    (folder / ".envrc").write_text("dotenv\nexport LOG_LEVEL=info\n")
+    (folder / "server.crt").write_text("a certificate\n")
     made.environ = {
+        "SSL_CERT_FILE": "server.crt",
         "SHARED_REDIS_URL": "rediss://:pw@redis.example:6379/0",
         "QUEUE_URL": "redis://127.0.0.1:6379/0",
         "OTHER_DATABASE_URL": "postgresql://u:p@db.example/x?sslmode=verify-full",
@@ -463,12 +471,23 @@ def on_a_branch(made: Deployment) -> None:
     git(made.folder, "checkout", "--quiet", "-")
 
 
+def named_file(setting: str, mode: int) -> Callable[[Deployment], None]:
+    """Writes a secret into a file that a setting names by a relative path."""
+
+    def write(made: Deployment) -> None:
+        written("password.txt", SECRET, mode)(made)
+        made.environ[setting] = "password.txt"
+
+    return write
+
+
 def mode(name: str, bits: int) -> Callable[[Deployment], None]:
     """Changes who may use a file or folder."""
     return lambda made: (made.folder / name).chmod(bits)
 
 
 SECRET = "k3v9Qz7LmX2wR8tY5bN1"
+COMPOSE = f"services:\n  db:\n    environment:\n      POSTGRES_PASSWORD: {SECRET}\n"
 CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     # Git
     (staged, "git", ".env is in git", "rotate-key"),
@@ -480,7 +499,16 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     (deleted("a b/.ENVRC", f"export DB_PASSWORD={SECRET}\n"), "git", "a b/.ENVRC is in", "keys"),
     (emptied, "git", "test.env is in git's history", "rotate-key"),
     (on_a_branch, "git", "sub/.env.prod is in git's history", "rotate-key"),
+    (named_file("DB_PASSWORD_FILE", 0o600), "git", "git would take password.txt", ".gitignore"),
+    (written("deploy/api.env", f"DB_PASSWORD={SECRET}\n", 0o600), "git", "take deploy/api", "add"),
+    (in_git("compose.yaml", COMPOSE), "git", "compose.yaml is in git", "rotate-key"),
+    (deleted("ops/docker-compose.prod.yml", COMPOSE), "git", "prod.yml is in git's", "rotate"),
     # Copies and folders
+    (named_file("FIELD_ENCRYPTION_KEY_FILE", 0o644), "copies", "password.txt", "chmod 600"),
+    (named_file("GOOGLE_APPLICATION_CREDENTIALS", 0o640), "copies", "password.txt", "chmod 600"),
+    (written("deploy/api.env", f"DB_PASSWORD={SECRET}\n"), "copies", "deploy/api.env", "chmod 600"),
+    (written(".envrc", f"export DB_PASSWORD={SECRET}\n"), "copies", ".envrc", "chmod 600"),
+    (written("docker-compose.yml", COMPOSE), "copies", "docker-compose.yml", "chmod 600"),
     (written("compose.yml", "environment: [K={key}]\n"), "copies", "compose.yml", "chmod 600"),
     (written(".env.bak", "FIELD_ENCRYPTION_KEY={key}\n"), "copies", ".env.bak", "chmod 600"),
     (written("prod.env", f"DB_PASSWORD={SECRET}\n", 0o640), "copies", "prod.env", "chmod 600"),
