@@ -22,7 +22,12 @@ from test_mfa import app_of
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.checks import Check
 from pipelit_agents.ledger.address import without_password
-from pipelit_agents.surroundings import auth_troubles, is_clear, secrets_of_server
+from pipelit_agents.surroundings import (
+    auth_troubles,
+    is_clear,
+    origin_troubles,
+    secrets_of_server,
+)
 
 # Apache Airflow's documentation shows this one.
 PRINTED = "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs="
@@ -804,3 +809,53 @@ def test_honest_text_is_seldom_taken_for_a_secret() -> None:
     told = re.compile(r".*(AKIA|BEGIN PRIVATE KEY|SELECT|[0-9a-f]{32}|\w+[-_]\w*\d\w{15,}).*")
     assert [each for each in found if not told.fullmatch(each)] == []
     assert len(found) < 10
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        (r"https://app\.example\.com.*", "longer names"),
+        (r"https://app[.]example[.]com\S*", "longer names"),
+        (r"https://app\.example\.(com|net)[a-z.]*", "longer names"),
+        (r"https://app\.example\..*", "longer names"),
+        (r".*example\.com", "longer names"),
+        (r"https://[a-z]+example\.co\.uk", "longer names"),
+        (r"https://myapp-\w+\.vercel\.app", "longer names"),
+        (r"https://.*-team\.vercel\.app", "longer names"),
+        (r"https://app-\d+\.com", "longer names"),
+        (r"(?i)https://.+\.evil\.[a-z]+", "longer names"),
+        (r"https?://localhost.*", "longer names"),
+        (r"http://app\.example\.com", "without TLS"),
+        (r"https?://(app|admin)\.example\.com", "without TLS"),
+        (r"https?://[a-z]+\.example\.com(:\d+)?", "without TLS"),
+        (r"https://.*\.jp", "every site of .jp"),
+        (r"https://.*\.(ch|at)", "every site of .ch, .at"),
+        (r"https://(a|b)\.example\.com|.*\.fr", "every site of .fr"),
+        (r"https://[a-z]+\.com\.br", "every site of .com.br"),
+    ],
+)
+def test_an_origin_that_strangers_can_have_is_found(pattern: str, says: str) -> None:
+    """Longer names, other names under the same ending, and names without TLS."""
+    assert says in ", ".join(origin_troubles({"allow_origin_regex": pattern}))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"https://(app|admin)\.example\.com",
+        r"^https://app\.example\.com(:\d+)?$",
+        r"https://app[.]example[.](com|org)",
+        r"https://([a-z]+\.)?example\.co\.uk",
+        r"https://.*\.example\.com",
+        r"https://.*-app\.example\.com",
+        r"https://app-[a-z0-9]+\.example\.com",
+        r"https://pr-\d+\.apps\.example\.co\.jp",
+        r"https://[\w-]+\.my-app\.pages\.dev",
+        r"https://[a-z]+\.corp\.internal",
+        r"(?i:https://(?:www\.)?example\.de)",
+        r"https?://(localhost|127\.0\.0\.1)(:\d+)?",
+    ],
+)
+def test_a_pattern_of_ones_own_names_is_no_finding(pattern: str) -> None:
+    """Names under a registered domain, other ports, and this machine."""
+    assert origin_troubles({"allow_origin_regex": pattern}) == []
