@@ -45,13 +45,13 @@ from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of
 from pipelit_agents.policy import YEAR
 from pipelit_agents.surroundings import (
     auth_troubles,
+    clear_http,
     clear_postgres,
     clear_redis,
     clear_traces,
     folder_troubles,
     git_troubles,
     header_troubles,
-    is_clear,
     open_copies,
     origin_troubles,
     secrets_of_server,
@@ -79,6 +79,11 @@ _DEFAULT_SECRETS: Final = re.compile(
 _YES: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _PUBLIC_URL: Final = re.compile(
     r"(?:\A|_)(PUBLIC|BASE|SERVER|API|SITE|READER|CHILD\w*|PIPELIT\w*)_URL\Z"
+)
+# Addresses of pages and of names, to which no key is sent.
+_PAGE_URL: Final = re.compile(
+    r"(?:\A|_)(DOCS?|DOCUMENTATION|SCHEMA|NAMESPACE|NS|SPEC|VOCABULARY|HELP|SUPPORT|HOMEPAGE|TERMS"
+    r"|PRIVACY|LICEN[SC]E|LOGO|ICON|IMAGE|AVATAR|REPO|REPOSITORY|BLOG)_URL\Z"
 )
 _NO: Final = frozenset({"", "0", "false", "no", "off", "n", "f"})
 _CORS: Final = re.compile(r"(\w*CORS\w*(ORIGIN|ALL)\w*|ALLOWED_ORIGINS)\Z")
@@ -350,19 +355,21 @@ class Deployment:
 
     def _redis_tls(self) -> Finding:
         addresses = self._addresses()
-        if found := clear_redis(addresses):
+        found, notes = clear_redis(addresses)
+        if found:
             return (
                 _some(found),
                 "rediss://…, with TLS on the server (tls-port, or your provider's setting) and its "
                 "certificate checked; or a server on this machine",
             )
-        if not any(re.match(r"(rediss?|unix)[:+]", each) for each in addresses.values()):
+        if not any(re.match(r"(rediss?|valkeys?|unix)[:+-]", each) for each in addresses.values()):
             raise _NotApplicable("no Redis is used")
-        return _OK, ""
+        return _noted(notes), ""
 
     def _postgres_tls(self) -> Finding:
         addresses = self._addresses()
-        if found := clear_postgres(addresses, self._env):
+        found, notes = clear_postgres(addresses, self._env)
+        if found:
             return (
                 _some(found),
                 "…?sslmode=verify-full&sslrootcert=… in its address (sslmode=require encrypts, and "
@@ -370,12 +377,13 @@ class Deployment:
             )
         if not any(each.startswith("postgres") for each in addresses.values()):
             raise _NotApplicable("no PostgreSQL is used")
-        return _OK, ""
+        return _noted(notes), ""
 
     def _tracing(self) -> Finding:
-        if found := clear_traces(self._env):
+        found, notes = clear_traces(self._env)
+        if found:
             return f"{_some(found)}: traces are sent without TLS", f"{found[0]}=https://…"
-        return _OK, ""
+        return _noted([f"{each} sends traces without TLS" for each in notes]), ""
 
     def _clock(self) -> Finding:
         url = self._pipelit._redis_url()
@@ -493,13 +501,14 @@ class Deployment:
             name: value
             for name, value in self._env.items()
             if _PUBLIC_URL.search(name) or (name.endswith("_URL") and self._is_set_here(name))
+            if not _PAGE_URL.search(name)
         }
-        open_ones = [name for name, value in sorted(named.items()) if is_clear(value)]
+        open_ones, notes = clear_http(named)
         if open_ones:
             return f"http:// in {_some(open_ones)}", f"{open_ones[0]}=https://…"
         if not any("http" in value for value in named.values()):
             raise _NotApplicable("none is set")
-        return _OK, ""
+        return _noted([f"http:// in {each}" for each in notes]), ""
 
     def _is_set_here(self, name: str) -> bool:
         return name in self._in_file or name in self._served_env
@@ -507,13 +516,14 @@ class Deployment:
     def _child_urls(self) -> Finding:
         with self._database.reading() as connection:
             rows = connection.execute(select(CredentialRow.name, CredentialRow.public)).all()
-        open_ones = [row.name for row in rows if any(map(is_clear, _texts(row.public)))]
+        # Spaces keep two addresses apart.
+        open_ones, notes = clear_http({row.name: " ".join(_texts(row.public)) for row in rows})
         if open_ones:
             return (
                 f"http:// in the public fields of {_some(open_ones)}",
                 f"pipelit-agents credentials put {open_ones[0]} … --public base_url=https://…",
             )
-        return _OK, ""
+        return _noted([f"http:// in the public fields of {each}" for each in notes]), ""
 
     def _secret_key(self) -> Finding:
         named = {n: v for n, v in sorted(self._env.items()) if re.search(r"(\A|_)SECRET_KEY\Z", n)}
@@ -720,6 +730,16 @@ def _renewed(key: str, username: str) -> str:
     return (
         f"{issue}, put it where the old one is used (an agent that an agent made has it in the "
         f"credential agent-key.{username}), and then: pipelit-agents users keys revoke {key} --yes"
+    )
+
+
+def _noted(notes: list[str]) -> str:
+    """What is well, with what can't be known by the name of a host."""
+    if not notes:
+        return _OK
+    return (
+        f"{_some(notes)}: if that host is on this machine, or in a private network of containers, "
+        "nothing is to be done"
     )
 
 

@@ -8,17 +8,19 @@ the application is imported.
 from __future__ import annotations
 
 import ast
+import enum
 import io
 import ipaddress
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from dotenv import dotenv_values
 
@@ -35,22 +37,31 @@ from pipelit_agents.credentials.recognition import (
 from pipelit_agents.keyring import Keyring
 
 __all__ = [
+    "Distance",
+    "Found",
     "auth_troubles",
+    "clear_http",
     "clear_postgres",
     "clear_redis",
     "clear_traces",
+    "distance_in_clear",
+    "distance_of",
     "folder_troubles",
     "git_troubles",
     "header_troubles",
     "holds_secrets",
     "is_clear",
-    "is_private_host",
     "open_copies",
     "origin_troubles",
     "secrets_of_server",
     "webhook_troubles",
 ]
 
+_FALSE: Final = frozenset({"0", "false", "no", "off", "n", "f"})
+# Names that Docker, Podman and Kubernetes give within their own networks.
+_CONTAINER_DOMAINS: Final = (
+    ".docker.internal", ".containers.internal", ".svc", ".svc.cluster.local",
+)  # fmt: skip
 _YES: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _LARGEST_FILE: Final = 1_000_000
 _MOST_FILES: Final = 500
@@ -96,7 +107,8 @@ _LOGINS: Final = re.compile(r"(?<!\S)(?:-u|--user)[ =]?[\"']?[^\s:\"']+:([^\s\"'
 _REVISION: Final = re.compile(r"(.*@)?(sha(256|512):)?([0-9a-f]{40}|[0-9a-f]{64})", re.IGNORECASE)
 _TRACING: Final = re.compile(
     r"(LANGSMITH|LANGCHAIN|OTEL_EXPORTER|OTLP|LANGFUSE|PHOENIX|SENTRY|LOGFIRE|MLFLOW|OPIK|ARIZE"
-    r"|HELICONE|TRACELOOP|TRACING|TRACES|JAEGER|ZIPKIN|WANDB)",
+    r"|HELICONE|TRACELOOP|TRACING|TRACES|(\A|_)TRACE_|JAEGER|ZIPKIN|WANDB|WEAVE|DATADOG|(\A|_)DD_"
+    r"|ELASTIC_APM|NEW_RELIC|HONEYCOMB|BRAINTRUST|COMET|LANGTRACE|LUNARY|GALILEO|SPLUNK)",
     re.IGNORECASE,
 )
 
@@ -135,84 +147,132 @@ _OURS: Final = '"path": "pipelit_agents.server:auth"'
 # Hosts
 
 
-def is_private_host(host: str | None) -> bool:
-    """Whether a host is this machine, so that nothing crosses a wire."""
-    name = (host or "").strip("[]").rstrip(".").lower()
+class Distance(enum.IntEnum):
+    """How far away a host is."""
+
+    HERE = 0
+    """On this machine."""
+    UNKNOWN = 1
+    """A name without a dot: a service of Docker Compose, a machine of the same network."""
+    ELSEWHERE = 2
+    """On another machine."""
+
+
+def distance_of(host: str | None) -> Distance:
+    """How far away a host is, as far as its name says it."""
+    name = unquote(host or "").strip("[]").rstrip(".").lower()
     # A path is a Unix socket, and nothing at all is the driver's default: one too.
     if not name or name.startswith(("/", "@")) or name == "localhost":
-        return True
+        return Distance.HERE
+    if name.endswith(".localhost"):
+        return Distance.HERE
     try:
-        return ipaddress.ip_address(name).is_loopback
+        # 127.1, 0x7f000001
+        short = (
+            socket.inet_aton(name) if re.fullmatch(r"[0-9a-fx.]*[0-9][0-9a-fx.]*", name) else b""
+        )
+    except OSError:
+        short = b""
+    try:
+        loopback = ipaddress.ip_address(short or name).is_loopback
     except ValueError:
-        return name.endswith(".localhost")
+        near = "." not in name or name.endswith(_CONTAINER_DOMAINS)
+        return Distance.UNKNOWN if near else Distance.ELSEWHERE
+    return Distance.HERE if loopback else Distance.ELSEWHERE
+
+
+def distance_in_clear(value: str) -> Distance:
+    """How far HTTP without TLS goes to the addresses in a value; ``HERE`` where there is none."""
+    return max((_distance(each[0]) for each in _HTTP.finditer(value)), default=Distance.HERE)
 
 
 def is_clear(value: str) -> bool:
-    """Whether a value names an address that is reached over HTTP without TLS."""
-    return any(_crosses_a_wire(each[0]) for each in _HTTP.finditer(value))
+    """Whether a value names an address, not of this machine, that is reached without TLS."""
+    return distance_in_clear(value) > Distance.HERE
 
 
-def _crosses_a_wire(url: str) -> bool:
+def _distance(url: str) -> Distance:
     try:
-        return not is_private_host(urlsplit(url).hostname or "unknown")
+        return distance_of(urlsplit(url).hostname or "host.unknown")
     except ValueError:
-        return True
+        return Distance.ELSEWHERE
 
 
-def clear_traces(environ: Mapping[str, str]) -> list[str]:
+class Found(NamedTuple):
+    """What was found at the addresses of servers.
+
+    Attributes:
+        troubles: What is wrong.
+        notes: What is wrong unless the host is on this machine, or in a private network.
+    """
+
+    troubles: list[str]
+    notes: list[str]
+
+    def add(self, far: Distance, what: str) -> None:
+        """Take up what is wrong at an address that is so far away."""
+        if far > Distance.HERE:
+            (self.troubles if far is Distance.ELSEWHERE else self.notes).append(what)
+
+
+def clear_http(environ: Mapping[str, str]) -> Found:
+    """The settings that name addresses that are reached over HTTP without TLS."""
+    found = Found([], [])
+    for name, value in sorted(environ.items()):
+        found.add(distance_in_clear(value), name)
+    return found
+
+
+def clear_traces(environ: Mapping[str, str]) -> Found:
     """The settings that send traces, and with them states and prompts, without TLS."""
-    found = [
-        name
-        for name, value in sorted(environ.items())
-        if _TRACING.search(name) and value and is_clear(value)
-    ]
+    found = clear_http({name: each for name, each in environ.items() if _TRACING.search(name)})
     for name, value in sorted(environ.items()):
         if re.fullmatch(r"OTEL_EXPORTER_OTLP(_\w+)?_INSECURE", name) and _is_yes(value):
             endpoint = name.removesuffix("INSECURE") + "ENDPOINT"
             # gRPC names a host and a port without a scheme.
             host = environ.get(endpoint, environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
-            if "://" not in host and host and not is_private_host(host.rpartition(":")[0] or host):
-                found.append(name)
+            if "://" not in host and host:
+                found.add(distance_of(host.rpartition(":")[0] or host), name)
     return found
 
 
-def clear_redis(addresses: Mapping[str, str]) -> list[str]:
+def clear_redis(addresses: Mapping[str, str]) -> Found:
     """What is wrong with the addresses of Redis servers, by the name of the setting."""
-    found = []
+    found = Found([], [])
     for name, address in sorted(addresses.items()):
         scheme, _, rest = address.strip().partition("://")
-        scheme = scheme.lower().partition("+")[0]
+        scheme = re.split(r"[+-]", scheme.lower())[0].replace("valkey", "redis")
         if scheme not in ("redis", "rediss"):
             continue
         netloc, _, query = re.split(r"[/?#]", rest, maxsplit=1)[0], "", rest.partition("?")[2]
         hosts = [_host_of(each) for each in netloc.rpartition("@")[2].split(",")]
-        if all(map(is_private_host, hosts)):
-            continue
+        far, options = max(map(distance_of, hosts)), parse_qs(query)
+        checked = (options.get("ssl_cert_reqs") or [""])[-1].lower().removeprefix("cert_")
         if scheme == "redis":
-            found.append(f"{name} reaches another machine without TLS")
-        elif (parse_qs(query).get("ssl_cert_reqs") or [""])[-1].lower() in ("none", "optional"):
-            found.append(f"{name} doesn't check the server's certificate")
+            found.add(far, f"{name} reaches another machine without TLS")
+        elif checked in ("none", "optional", "0", "1"):
+            found.add(far, f"{name} doesn't check the server's certificate")
+        elif (options.get("ssl_check_hostname") or [""])[-1].lower() in _FALSE:
+            found.add(far, f"{name} doesn't check that the server's certificate has its name")
     return found
 
 
-def clear_postgres(addresses: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+def clear_postgres(addresses: Mapping[str, str], environ: Mapping[str, str]) -> Found:
     """What is wrong with the addresses of PostgreSQL servers, by the name of the setting."""
-    found = []
+    found = Found([], [])
     for name, address in sorted(addresses.items()):
         scheme, _, rest = address.strip().partition("://")
         if scheme.lower().partition("+")[0] not in ("postgresql", "postgres"):
             continue
         query = parse_qs(rest.partition("?")[2])
         netloc = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
-        named = query.get("host", []) + query.get("hostaddr", [])
-        hosts = [_host_of(each) for part in named or [netloc] for each in part.split(",")]
+        named = query.get("hostaddr") or query.get("host") or [netloc]
+        hosts = [_host_of(each) for part in named for each in part.split(",")]
         hosts = [each or environ.get("PGHOST", "") for each in hosts]
-        if all(map(is_private_host, hosts)):
-            continue
         modes = query.get("sslmode") or query.get("ssl") or [environ.get("PGSSLMODE", "")]
         if modes[-1].lower() not in ("require", "verify-ca", "verify-full", "true"):
             said = f"sslmode={modes[-1]}" if modes[-1].isalpha() else "no sslmode"
-            found.append(f"{name} reaches another machine with {said}")
+            found.add(max(map(distance_of, hosts)), f"{name} reaches another machine with {said}")
     return found
 
 

@@ -569,7 +569,7 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     ),
     (
         environ(
-            OTEL_EXPORTER_OTLP_ENDPOINT="collector:4317", OTEL_EXPORTER_OTLP_INSECURE="true"
+            OTEL_EXPORTER_OTLP_ENDPOINT="otel.example:4317", OTEL_EXPORTER_OTLP_INSECURE="true"
         ),
         "tracing", "OTEL_EXPORTER_OTLP_INSECURE", "https://",
     ),
@@ -579,12 +579,18 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
         environ(QUEUE_URL="redis+sentinel://localhost:26379,b.example:26379/m/0"),
         "redis TLS", "QUEUE_URL", "rediss://",
     ),
+    (environ(DD_TRACE_AGENT_URL="http://dd.example:8126"), "tracing", "DD_TRACE", "https://"),
+    (environ(QUEUE_URL="valkey://v.example"), "redis TLS", "QUEUE_URL", "rediss://"),
+    (
+        environ(QUEUE_URL="rediss://r.example/0?ssl_check_hostname=false"),
+        "redis TLS", "has its name", "checked",
+    ),
     (
         environ(QUEUE_URL="rediss://r.example:6379/0?ssl_cert_reqs=none"),
         "redis TLS", "certificate", "checked",
     ),
     (environ(DB="postgresql+psycopg://u:p@db.example/x"), "PostgreSQL TLS", "no sslmode", "verify"),
-    (environ(DB="postgres://u@db/x?sslmode=prefer"), "PostgreSQL TLS", "sslmode=prefer", "verify"),
+    (environ(DB="postgres://u@d.b/x?sslmode=prefer"), "PostgreSQL TLS", "sslmode=prefer", "verify"),
     (environ(DB="postgresql:///x?host=10.0.0.5"), "PostgreSQL TLS", "no sslmode", "verify-full"),
     (
         environ(DB="postgresql://localhost:5432,db.example:5432/x"),
@@ -859,3 +865,55 @@ def test_an_origin_that_strangers_can_have_is_found(pattern: str, says: str) -> 
 def test_a_pattern_of_ones_own_names_is_no_finding(pattern: str) -> None:
     """Names under a registered domain, other ports, and this machine."""
     assert origin_troubles({"allow_origin_regex": pattern}) == []
+
+
+NEARBY = {
+    "redis TLS": {"QUEUE_URL": "redis://:pw@redis:6379/0"},
+    "PostgreSQL TLS": {"DB": "postgresql://u:pw@db/x"},
+    "tracing": {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel-collector:4318",
+        "LANGFUSE_HOST": "http://host.docker.internal:3000",
+    },
+    "public URL": {"READER_URL": "http://reader:2024"},
+}
+
+
+def test_a_host_without_a_dot_is_a_note(pipelit: Pipelit, tmp_path: Path) -> None:
+    """Whether a service of Compose is on this machine isn't known: it is said, and no failure."""
+    together = {name: value for each in NEARBY.values() for name, value in each.items()}
+    checks = {
+        each.name: each for each in pipelit.check(deploy=True, folder=tmp_path, environ=together)
+    }
+    for name, settings in NEARBY.items():
+        assert checks[name].ok, name
+        assert all(each in checks[name].found for each in settings)
+        assert "nothing is to be done" in checks[name].found
+        assert "pw" not in checks[name].found
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"DB": "postgresql://u:p@%2Fvar%2Frun%2Fpostgresql/x", "Q": "redis://127.1:6379"},
+        {"DB": "postgresql://u:p@h.example/x?hostaddr=127.0.0.1", "LANGFUSE_HOST": "http://127.1"},
+        {"Q": "rediss://r.example?ssl_check_hostname=true", "PHOENIX_HOST": "http://0x7f000001"},
+    ],
+)
+def test_this_machine_is_known_by_each_form_of_its_name(
+    pipelit: Pipelit, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """Quoted sockets, short and hexadecimal addresses, and where libpq really connects to."""
+    checks = {
+        each.name: each for each in pipelit.check(deploy=True, folder=tmp_path, environ=environ)
+    }
+    for name in ("redis TLS", "PostgreSQL TLS", "tracing"):
+        assert checks[name].ok is not False
+        assert "nothing is to be done" not in checks[name].found
+
+
+def test_the_address_of_a_page_takes_no_key(pipelit: Pipelit, tmp_path: Path) -> None:
+    """Documentation and schemas are read by people or by name."""
+    (tmp_path / ".env").write_text(
+        "DOCS_URL=http://www.w3.org/TR\nJSON_SCHEMA_URL=http://s.example/a\n"
+    )
+    assert "public URL" not in wrong(pipelit.check(deploy=True, folder=tmp_path, environ={}))
