@@ -8,7 +8,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -119,6 +119,8 @@ class Check:
 # What was found, and the mend; no mend where it is well.
 Finding = tuple[str, str]
 _OK: Final = "as it should be"
+# An error says by itself what is to be done.
+_AS_SAID: Final = "mend what it says, and check again"
 
 
 class _NotApplicable(Exception):
@@ -162,7 +164,7 @@ class Deployment:
     def checks(self, *, deploy: bool) -> list[Check]:
         """Looks at everything; what can't be looked at is not well."""
         asked = [*_ALWAYS, *(_DEPLOY if deploy else ())]
-        return [self._check(*each) for each in asked]
+        return _said_once([self._check(*each) for each in asked])
 
     def _check(self, name: str, look: Callable[[Deployment], Finding], why: str) -> Check:
         if self._missing and name in _OF_THE_DATABASE:
@@ -172,7 +174,7 @@ class Deployment:
         except _NotApplicable as nothing:
             return Check(name, None, str(nothing), why, "")
         except (PipelitError, RedisUnusable) as error:
-            return Check(name, False, str(error), why, "mend what it says, and check again")
+            return Check(name, False, str(error), why, _AS_SAID)
         except Exception as error:
             # What can't be looked at may be anything, and its words too.
             found = f"it can't be looked at ({type(error).__name__})"
@@ -693,6 +695,18 @@ class Deployment:
                 "pipelit-agents audit seal, by a timer",
             )
         return f"{report.sealed} entries sealed, {report.unsealed} since", ""
+
+
+def _said_once(checks: Iterable[Check]) -> list[Check]:
+    """The checks, with what stops several of them said at the first one only."""
+    first: dict[str, str] = {}
+    found = []
+    for check in checks:
+        name = first.setdefault(check.found, check.name)
+        if check.mend == _AS_SAID and name != check.name:
+            check = replace(check, found=f"the same as of {name!r}", mend=f"what mends {name!r}")
+        found.append(check)
+    return found
 
 
 def _names_a_secret(name: str) -> bool:

@@ -917,3 +917,17 @@ def test_the_address_of_a_page_takes_no_key(pipelit: Pipelit, tmp_path: Path) ->
         "DOCS_URL=http://www.w3.org/TR\nJSON_SCHEMA_URL=http://s.example/a\n"
     )
     assert "public URL" not in wrong(pipelit.check(deploy=True, folder=tmp_path, environ={}))
+
+
+def test_a_database_that_cant_be_reached_is_told_once(tmp_path: Path) -> None:
+    """Every item that needs it has failed; the first says why, and the others name that one."""
+    url = "postgresql+psycopg://alice:S3cretPass@127.0.0.1:1/agents"
+    with Pipelit(database_url=url, encryption_keys=[Keyring.generate_key()]) as pipelit:
+        checks = pipelit.check(deploy=True, folder=tmp_path, environ={})
+    found = wrong(checks)
+    whole = [each.name for each in found.values() if "PIPELIT_DATABASE_URL" in each.found]
+    assert whole == ["tables"]
+    for name in ("key opens", "ledger", "newest key", "API keys expire", "audit"):
+        assert "'tables'" in found[name].found
+        assert "'tables'" in found[name].mend
+    assert "S3cret" not in str(checks)
