@@ -272,8 +272,12 @@ class Deployment:
         if not found:
             return _OK, ""
         if all(each.startswith("git would take") for each in found):
-            names = [each.rpartition(" ")[2] for each in found]
-            return _some(found), f"add to .gitignore: {' '.join(names)}"
+            names = [each.removeprefix("git would take ") for each in found]
+            return (
+                _some(found),
+                f"add to .gitignore: {' '.join(names)}; in a Compose file, name a secret instead: "
+                "${POSTGRES_PASSWORD}, with its value in .env",
+            )
         return (
             _some(found),
             "replace what is in it, as every copy of the repository has it: pipelit-agents keys "

@@ -211,8 +211,10 @@ class Found(NamedTuple):
 
     def add(self, far: Distance, what: str) -> None:
         """Take up what is wrong at an address that is so far away."""
-        if far > Distance.HERE:
-            (self.troubles if far is Distance.ELSEWHERE else self.notes).append(what)
+        if far is Distance.ELSEWHERE:
+            self.troubles.append(what)
+        elif far is Distance.UNKNOWN:
+            self.notes.append(what.replace(" reaches ", " may reach "))
 
 
 def clear_http(environ: Mapping[str, str]) -> Found:
