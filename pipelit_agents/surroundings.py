@@ -105,6 +105,8 @@ _OPTIONS: Final = re.compile(
 _LOGINS: Final = re.compile(r"(?<!\S)(?:-u|--user)[ =]?[\"']?[^\s:\"']+:([^\s\"']+)")
 # What names a version of a model or of an image.
 _REVISION: Final = re.compile(r"(.*@)?(sha(256|512):)?([0-9a-f]{40}|[0-9a-f]{64})", re.IGNORECASE)
+# A file of a package index, the archive of a commit.
+_HASH: Final = re.compile(r"[0-9a-fA-F]{40,}(\.\w+)*")
 _TRACING: Final = re.compile(
     r"(LANGSMITH|LANGCHAIN|OTEL_EXPORTER|OTLP|LANGFUSE|PHOENIX|SENTRY|LOGFIRE|MLFLOW|OPIK|ARIZE"
     r"|HELICONE|TRACELOOP|TRACING|TRACES|(\A|_)TRACE_|JAEGER|ZIPKIN|WANDB|WEAVE|DATADOG|(\A|_)DD_"
@@ -604,6 +606,8 @@ def _is_meant(part: Part) -> bool:
     # Lines without a name may be anything.
     unnamed = part.level <= Level.UNKNOWN or re.search(r"(\A|\.)line \d+\Z", part.path)
     if _is_reference(value) or (unnamed and not is_token(value)):
+        return False
+    if re.fullmatch(r"(.*\.)?path", part.path) and _HASH.fullmatch(value):
         return False
     if part.level < Level.SECRET:
         return verdict(part) is Verdict.SEARCHED and not _REVISION.fullmatch(value)

@@ -806,6 +806,13 @@ def test_settings_and_commands_without_a_secret_are_no_findings() -> None:
     """Keys of tables and caches, models, versions, and what names a secret that is elsewhere."""
     assert secrets_of_server({"env": HARMLESS_SETTINGS}) == []
     assert secrets_of_server({"dockerfile_lines": list(HARMLESS_COMMANDS)}) == []
+    commit = "3b5d4a1f0c9e8d7b6a5f4e3d2c1b0a9f8e7d6c5b"
+    harmless = [
+        f"https://files.example/packages/{commit}{commit[:20]}/a-1.0-py3-none-any.whl",
+        f"https://git.example/a/b/archive/{commit}.zip",
+        f"git+https://git.example/a/b@{commit}",
+    ]
+    assert secrets_of_server({"dependencies": harmless}) == []
 
 
 def test_honest_text_is_seldom_taken_for_a_secret() -> None:
