@@ -533,7 +533,10 @@ def _ask_git(git: str, folder: Path, *words: str, said: str = "") -> str | None:
 
 def _asked_git(git: str, folder: Path, *words: str, said: str = "") -> bytes | None:
     # A repository's own configuration could name programs to run.
-    settings = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.pager=cat")
+    settings = (
+        "core.fsmonitor=false", "core.hooksPath=/dev/null", "core.pager=cat",
+        "log.showSignature=false",
+    )  # fmt: skip
     options = [option for each in settings for option in ("-c", each)]
     magic = words[0] == "check-ignore" or words[-1].startswith(":(")
     literal = [] if magic else ["--literal-pathspecs"]

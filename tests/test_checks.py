@@ -25,6 +25,7 @@ from pipelit_agents.ledger.address import without_password
 from pipelit_agents.surroundings import (
     auth_troubles,
     is_clear,
+    open_copies,
     origin_troubles,
     secrets_of_server,
 )
@@ -686,11 +687,20 @@ def test_git_runs_no_program_of_the_repositorys_own(clean: Deployment) -> None:
     """A repository's configuration may name programs; looking at it starts none of them."""
     seen = clean.folder / "seen"
     program = clean.folder / "program"
-    program.write_text(f"#!/bin/sh\ntouch {seen}\n")
+    program.write_text(
+        f"#!/bin/sh\ntouch {seen}\ncat > {os.devnull}\necho '[GNUPG:] SIG_CREATED ' >&2\n"
+        "echo -----BEGIN PGP SIGNATURE-----\n"
+    )
     program.chmod(0o755)
+    git(clean.folder, "config", "gpg.program", str(program))
+    # The program that checks signatures runs where a commit has one.
+    in_git("test.env", "A=1\n")(clean)
+    git(clean.folder, "commit", "--quiet", "--amend", "--gpg-sign=a", "--message", "signed")
+    seen.unlink()
+    git(clean.folder, "config", "log.showSignature", "true")
     for setting in ("core.fsmonitor", "core.pager", "pager.log", "core.sshCommand"):
         git(clean.folder, "config", setting, str(program))
-    clean.check()
+    assert "git" not in clean.check()
     assert not seen.exists()
 
 
@@ -924,6 +934,17 @@ def test_the_address_of_a_page_takes_no_key(pipelit: Pipelit, tmp_path: Path) ->
         "DOCS_URL=http://www.w3.org/TR\nJSON_SCHEMA_URL=http://s.example/a\n"
     )
     assert "public URL" not in wrong(pipelit.check(deploy=True, folder=tmp_path, environ={}))
+
+
+def test_a_secret_that_is_mounted_may_have_any_mode(tmp_path: Path) -> None:
+    """Kubernetes gives files through a link beside them; without it, others may read the file."""
+    secret = tmp_path / "volume" / "key"
+    secret.parent.mkdir()
+    secret.write_text(SECRET)
+    secret.chmod(0o644)
+    assert len(open_copies(tmp_path, None, [secret])[1]) == 1
+    (secret.parent / "..data").symlink_to(secret.parent)
+    assert open_copies(tmp_path, None, [secret]) == (0, [])
 
 
 def test_a_database_that_cant_be_reached_is_told_once(tmp_path: Path) -> None:
