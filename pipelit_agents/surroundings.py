@@ -546,8 +546,8 @@ def _asked_git(git: str, folder: Path, *words: str, said: str = "") -> bytes | N
             [git, "--no-pager", *options, *literal, *words],
             cwd=folder,
             env={**ours, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-            # What a partial copy lacks isn't fetched.
-            | {"GIT_NO_LAZY_FETCH": "1"},
+            # What a partial copy lacks isn't fetched; an older git knows only the second.
+            | {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"},
             input=said.encode(),
             capture_output=True,
             timeout=_GIT_PATIENCE,

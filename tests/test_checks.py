@@ -704,6 +704,23 @@ def test_git_runs_no_program_of_the_repositorys_own(clean: Deployment) -> None:
     assert not seen.exists()
 
 
+def test_git_fetches_nothing_that_a_copy_lacks(clean: Deployment) -> None:
+    """A partial copy's missing file may hold anything: it is a finding, and no remote is asked."""
+    deleted("prod.env", "A=1\n")(clean)
+    where = subprocess.check_output([GIT, "rev-parse", "HEAD~1:prod.env"], cwd=clean.folder)
+    name = where.decode().strip()
+    (clean.folder / ".git" / "objects" / name[:2] / name[2:]).unlink()
+    seen = clean.folder / "seen"
+    for setting, value in (
+        ("core.repositoryFormatVersion", "1"), ("extensions.partialClone", "origin"),
+        ("remote.origin.promisor", "true"), ("remote.origin.url", "ssh://127.0.0.1/a"),
+        ("protocol.ssh.allow", "always"), ("core.sshCommand", f"touch {seen}; false"),
+    ):  # fmt: skip
+        git(clean.folder, "config", setting, value)
+    assert "prod.env is in git's history" in clean.check()["git"].found
+    assert not seen.exists()
+
+
 def test_a_group_of_ones_own_is_nobody_else(
     clean: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
