@@ -8,7 +8,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dotenv import dotenv_values
 from sqlalchemy import select, text
 
+from pipelit_agents.credentials.recognition import Level, level_of
 from pipelit_agents.database.models import (
     ApiKeyRow,
     AuditRow,
@@ -44,13 +45,13 @@ from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of
 from pipelit_agents.policy import YEAR
 from pipelit_agents.surroundings import (
     auth_troubles,
+    clear_http,
     clear_postgres,
     clear_redis,
     clear_traces,
     folder_troubles,
     git_troubles,
     header_troubles,
-    is_clear,
     open_copies,
     origin_troubles,
     secrets_of_server,
@@ -79,9 +80,21 @@ _YES: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _PUBLIC_URL: Final = re.compile(
     r"(?:\A|_)(PUBLIC|BASE|SERVER|API|SITE|READER|CHILD\w*|PIPELIT\w*)_URL\Z"
 )
+# Addresses of pages and of names, to which no key is sent.
+_PAGE_URL: Final = re.compile(
+    r"(?:\A|_)(DOCS?|DOCUMENTATION|SCHEMA|NAMESPACE|NS|SPEC|VOCABULARY|HELP|SUPPORT|HOMEPAGE|TERMS"
+    r"|PRIVACY|LICEN[SC]E|LOGO|ICON|IMAGE|AVATAR|REPO|REPOSITORY|BLOG)_URL\Z"
+)
 _NO: Final = frozenset({"", "0", "false", "no", "off", "n", "f"})
 _CORS: Final = re.compile(r"(\w*CORS\w*(ORIGIN|ALL)\w*|ALLOWED_ORIGINS)\Z")
 _SHOWN: Final = 5
+# Their names don't say that there is a secret in the file.
+_FILE_SETTINGS: Final = frozenset(
+    {
+        "GOOGLE_APPLICATION_CREDENTIALS", "KUBECONFIG", "PGPASSFILE", "PIPELIT_DATABASE_URL_FILE",
+        "PIPELIT_REDIS_URL_FILE", "AWS_SHARED_CREDENTIALS_FILE", "DATABASE_URL_FILE",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +119,8 @@ class Check:
 # What was found, and the mend; no mend where it is well.
 Finding = tuple[str, str]
 _OK: Final = "as it should be"
+# An error says by itself what is to be done.
+_AS_SAID: Final = "mend what it says, and check again"
 
 
 class _NotApplicable(Exception):
@@ -149,7 +164,7 @@ class Deployment:
     def checks(self, *, deploy: bool) -> list[Check]:
         """Looks at everything; what can't be looked at is not well."""
         asked = [*_ALWAYS, *(_DEPLOY if deploy else ())]
-        return [self._check(*each) for each in asked]
+        return _said_once([self._check(*each) for each in asked])
 
     def _check(self, name: str, look: Callable[[Deployment], Finding], why: str) -> Check:
         if self._missing and name in _OF_THE_DATABASE:
@@ -159,7 +174,7 @@ class Deployment:
         except _NotApplicable as nothing:
             return Check(name, None, str(nothing), why, "")
         except (PipelitError, RedisUnusable) as error:
-            return Check(name, False, str(error), why, "mend what it says, and check again")
+            return Check(name, False, str(error), why, _AS_SAID)
         except Exception as error:
             # What can't be looked at may be anything, and its words too.
             found = f"it can't be looked at ({type(error).__name__})"
@@ -238,7 +253,7 @@ class Deployment:
         return _OK, ""
 
     def _copies(self) -> Finding:
-        there, wide = open_copies(self._folder, self._known_keys(), self._env_files())
+        there, wide = open_copies(self._folder.resolve(), self._known_keys(), self._named_files())
         if wide:
             paths = " ".join(each.rpartition(" (")[0] for each in wide)
             return (
@@ -250,15 +265,19 @@ class Deployment:
         return _OK, ""
 
     def _git(self) -> Finding:
-        others = [*self._env_files(), *self._modes]
+        others = [*self._named_files(), *self._modes]
         found = git_troubles(self._folder.resolve(), self._known_keys(), others)
         if found is None:
             raise _NotApplicable("it is in no repository")
         if not found:
             return _OK, ""
         if all(each.startswith("git would take") for each in found):
-            names = [each.rpartition(" ")[2] for each in found]
-            return _some(found), f"add to .gitignore: {' '.join(names)}"
+            names = [each.removeprefix("git would take ") for each in found]
+            return (
+                _some(found),
+                f"add to .gitignore: {' '.join(names)}; in a Compose file, name a secret instead: "
+                "${POSTGRES_PASSWORD}, with its value in .env",
+            )
         return (
             _some(found),
             "replace what is in it, as every copy of the repository has it: pipelit-agents keys "
@@ -272,9 +291,16 @@ class Deployment:
         except PipelitError:
             return None
 
-    def _env_files(self) -> list[Path]:
-        named = self._served_or_nothing().get("env")
-        return [self._folder / named] if isinstance(named, str) and named else []
+    def _named_files(self) -> list[Path]:
+        """The files with secrets that settings name: ``env`` of the server, ``…_KEY_FILE``."""
+        env = self._served_or_nothing().get("env")
+        named = [self._folder / env] if isinstance(env, str) and env else []
+        for name, value in sorted(self._env.items()):
+            if _names_a_secret(name) and value.strip():
+                # A relative one is meant from where the process starts, which is mostly here.
+                there = Path(value.strip())
+                named.append(there if there.is_file() else self._folder / there)
+        return [each.parent.resolve() / each.name for each in named]
 
     # What is asked over a wire
 
@@ -335,19 +361,21 @@ class Deployment:
 
     def _redis_tls(self) -> Finding:
         addresses = self._addresses()
-        if found := clear_redis(addresses):
+        found, notes = clear_redis(addresses)
+        if found:
             return (
                 _some(found),
                 "rediss://…, with TLS on the server (tls-port, or your provider's setting) and its "
                 "certificate checked; or a server on this machine",
             )
-        if not any(re.match(r"(rediss?|unix)[:+]", each) for each in addresses.values()):
+        if not any(re.match(r"(rediss?|valkeys?|unix)[:+-]", each) for each in addresses.values()):
             raise _NotApplicable("no Redis is used")
-        return _OK, ""
+        return _noted(notes), ""
 
     def _postgres_tls(self) -> Finding:
         addresses = self._addresses()
-        if found := clear_postgres(addresses, self._env):
+        found, notes = clear_postgres(addresses, self._env)
+        if found:
             return (
                 _some(found),
                 "…?sslmode=verify-full&sslrootcert=… in its address (sslmode=require encrypts, and "
@@ -355,12 +383,13 @@ class Deployment:
             )
         if not any(each.startswith("postgres") for each in addresses.values()):
             raise _NotApplicable("no PostgreSQL is used")
-        return _OK, ""
+        return _noted(notes), ""
 
     def _tracing(self) -> Finding:
-        if found := clear_traces(self._env):
+        found, notes = clear_traces(self._env)
+        if found:
             return f"{_some(found)}: traces are sent without TLS", f"{found[0]}=https://…"
-        return _OK, ""
+        return _noted([f"{each} sends traces without TLS" for each in notes]), ""
 
     def _clock(self) -> Finding:
         url = self._pipelit._redis_url()
@@ -478,13 +507,14 @@ class Deployment:
             name: value
             for name, value in self._env.items()
             if _PUBLIC_URL.search(name) or (name.endswith("_URL") and self._is_set_here(name))
+            if not _PAGE_URL.search(name)
         }
-        open_ones = [name for name, value in sorted(named.items()) if is_clear(value)]
+        open_ones, notes = clear_http(named)
         if open_ones:
             return f"http:// in {_some(open_ones)}", f"{open_ones[0]}=https://…"
         if not any("http" in value for value in named.values()):
             raise _NotApplicable("none is set")
-        return _OK, ""
+        return _noted([f"http:// in {each}" for each in notes]), ""
 
     def _is_set_here(self, name: str) -> bool:
         return name in self._in_file or name in self._served_env
@@ -492,13 +522,14 @@ class Deployment:
     def _child_urls(self) -> Finding:
         with self._database.reading() as connection:
             rows = connection.execute(select(CredentialRow.name, CredentialRow.public)).all()
-        open_ones = [row.name for row in rows if any(map(is_clear, _texts(row.public)))]
+        # Spaces keep two addresses apart.
+        open_ones, notes = clear_http({row.name: " ".join(_texts(row.public)) for row in rows})
         if open_ones:
             return (
                 f"http:// in the public fields of {_some(open_ones)}",
                 f"pipelit-agents credentials put {open_ones[0]} … --public base_url=https://…",
             )
-        return _OK, ""
+        return _noted([f"http:// in the public fields of {each}" for each in notes]), ""
 
     def _secret_key(self) -> Finding:
         named = {n: v for n, v in sorted(self._env.items()) if re.search(r"(\A|_)SECRET_KEY\Z", n)}
@@ -670,6 +701,26 @@ class Deployment:
         return f"{report.sealed} entries sealed, {report.unsealed} since", ""
 
 
+def _said_once(checks: Iterable[Check]) -> list[Check]:
+    """The checks, with what stops several of them said at the first one only."""
+    first: dict[str, str] = {}
+    found = []
+    for check in checks:
+        name = first.setdefault(check.found, check.name)
+        if check.mend == _AS_SAID and name != check.name:
+            check = replace(check, found=f"the same as of {name!r}", mend=f"what mends {name!r}")
+        found.append(check)
+    return found
+
+
+def _names_a_secret(name: str) -> bool:
+    """Whether a setting's value is the path of a file with a secret."""
+    if name in _FILE_SETTINGS:
+        return True
+    held = re.sub(r"_?(FILE|PATH)\Z", "", name)
+    return held != name and level_of(held) >= Level.LIKELY
+
+
 def _json_object(name: str, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
@@ -697,6 +748,16 @@ def _renewed(key: str, username: str) -> str:
     return (
         f"{issue}, put it where the old one is used (an agent that an agent made has it in the "
         f"credential agent-key.{username}), and then: pipelit-agents users keys revoke {key} --yes"
+    )
+
+
+def _noted(notes: list[str]) -> str:
+    """What is well, with what can't be known by the name of a host."""
+    if not notes:
+        return _OK
+    return (
+        f"{_some(notes)}: if that host is on this machine, or in a private network of containers, "
+        "nothing is to be done"
     )
 
 

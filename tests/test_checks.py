@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from shutil import copyfile, which
 from typing import Any
 
 import pytest
+from honest import LINES
 from redis_server import RedisServer
 from sqlalchemy import text
 from test_mfa import app_of
@@ -20,7 +22,13 @@ from test_mfa import app_of
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.checks import Check
 from pipelit_agents.ledger.address import without_password
-from pipelit_agents.surroundings import auth_troubles, is_clear
+from pipelit_agents.surroundings import (
+    auth_troubles,
+    is_clear,
+    open_copies,
+    origin_troubles,
+    secrets_of_server,
+)
 
 # Apache Airflow's documentation shows this one.
 PRINTED = "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs="
@@ -339,11 +347,19 @@ def clean(tmp_path: Path, key: str, migrated_file: Path) -> Deployment:
     env.chmod(0o600)
     (folder / ".env.example").write_text("FIELD_ENCRYPTION_KEY=\nOPENAI_API_KEY=sk-your-key-here\n")
     (folder / "env.py").write_text("TOKEN = read_token()\n")
-    (folder / "compose.yml").write_text("services: {redis: {image: redis}}\n")
+    (folder / "compose.yml").write_text(
+        "services:\n  redis: {image: redis}\n  db:\n    image: postgres@sha256:"
+        + "0a1b2c3d" * 8
+        + "\n    environment:\n      POSTGRES_PASSWORD: ${PGPASSWORD:?}\n      POSTGRES_USER: a\n"
+        "  dev:\n    environment: [POSTGRES_PASSWORD=postgres]\n    env_file: .env\n"
+    )
     (folder / ".gitignore").write_text(".env\n.env.*\n!.env.example\n.pipelit/\n*.db*\n")
     made = Deployment(folder)
     made.keys = [key]
+    (folder / ".envrc").write_text("dotenv\nexport LOG_LEVEL=info\n")
+    (folder / "server.crt").write_text("a certificate\n")
     made.environ = {
+        "SSL_CERT_FILE": "server.crt",
         "SHARED_REDIS_URL": "rediss://:pw@redis.example:6379/0",
         "QUEUE_URL": "redis://127.0.0.1:6379/0",
         "OTHER_DATABASE_URL": "postgresql://u:p@db.example/x?sslmode=verify-full",
@@ -437,12 +453,47 @@ def once_in_git(made: Deployment) -> None:
     git(made.folder, "commit", "--quiet", "--message", "without it")
 
 
+def deleted(name: str, text: str) -> Callable[[Deployment], None]:
+    """Commits a private file, and deletes it in the next commit."""
+
+    def commit(made: Deployment) -> None:
+        in_git(name, text)(made)
+        git(made.folder, "rm", "--quiet", name)
+        git(made.folder, "commit", "--quiet", "--message", "without it")
+
+    return commit
+
+
+def emptied(made: Deployment) -> None:
+    """Commits an env file with a secret, and then the same file without it."""
+    in_git("test.env", f"DB_PASSWORD={SECRET}\n")(made)
+    in_git("test.env", "DB_PASSWORD=\n")(made)
+
+
+def on_a_branch(made: Deployment) -> None:
+    """Commits an env file on another branch only."""
+    git(made.folder, "checkout", "--quiet", "-b", "other")
+    in_git("sub/.env.prod", "A={key}\n")(made)
+    git(made.folder, "checkout", "--quiet", "-")
+
+
+def named_file(setting: str, mode: int) -> Callable[[Deployment], None]:
+    """Writes a secret into a file that a setting names by a relative path."""
+
+    def write(made: Deployment) -> None:
+        written("password.txt", SECRET, mode)(made)
+        made.environ[setting] = "password.txt"
+
+    return write
+
+
 def mode(name: str, bits: int) -> Callable[[Deployment], None]:
     """Changes who may use a file or folder."""
     return lambda made: (made.folder / name).chmod(bits)
 
 
 SECRET = "k3v9Qz7LmX2wR8tY5bN1"
+COMPOSE = f"services:\n  db:\n    environment:\n      POSTGRES_PASSWORD: {SECRET}\n"
 CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     # Git
     (staged, "git", ".env is in git", "rotate-key"),
@@ -450,7 +501,20 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     (written(".gitignore", "*.db*\n"), "git", "git would take .env", ".gitignore: .env"),
     (in_git("deploy/prod.env", f"DB_PASSWORD={SECRET}\n"), "git", "deploy/prod.env", "git rm"),
     (in_git("notes/todo.txt", "the key is {key}\n"), "git", "notes/todo.txt", "keys add"),
+    (deleted("prod.env", "FIELD_ENCRYPTION_KEY={key}\n"), "git", "prod.env is in git's", "purge"),
+    (deleted("a b/.ENVRC", f"export DB_PASSWORD={SECRET}\n"), "git", "a b/.ENVRC is in", "keys"),
+    (emptied, "git", "test.env is in git's history", "rotate-key"),
+    (on_a_branch, "git", "sub/.env.prod is in git's history", "rotate-key"),
+    (named_file("DB_PASSWORD_FILE", 0o600), "git", "git would take password.txt", ".gitignore"),
+    (written("deploy/api.env", f"DB_PASSWORD={SECRET}\n", 0o600), "git", "take deploy/api", "add"),
+    (in_git("compose.yaml", COMPOSE), "git", "compose.yaml is in git", "rotate-key"),
+    (deleted("ops/docker-compose.prod.yml", COMPOSE), "git", "prod.yml is in git's", "rotate"),
     # Copies and folders
+    (named_file("FIELD_ENCRYPTION_KEY_FILE", 0o644), "copies", "password.txt", "chmod 600"),
+    (named_file("GOOGLE_APPLICATION_CREDENTIALS", 0o640), "copies", "password.txt", "chmod 600"),
+    (written("deploy/api.env", f"DB_PASSWORD={SECRET}\n"), "copies", "deploy/api.env", "chmod 600"),
+    (written(".envrc", f"export DB_PASSWORD={SECRET}\n"), "copies", ".envrc", "chmod 600"),
+    (written("docker-compose.yml", COMPOSE), "copies", "docker-compose.yml", "chmod 600"),
     (written("compose.yml", "environment: [K={key}]\n"), "copies", "compose.yml", "chmod 600"),
     (written(".env.bak", "FIELD_ENCRYPTION_KEY={key}\n"), "copies", ".env.bak", "chmod 600"),
     (written("prod.env", f"DB_PASSWORD={SECRET}\n", 0o640), "copies", "prod.env", "chmod 600"),
@@ -506,7 +570,7 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     ),
     (
         environ(
-            OTEL_EXPORTER_OTLP_ENDPOINT="collector:4317", OTEL_EXPORTER_OTLP_INSECURE="true"
+            OTEL_EXPORTER_OTLP_ENDPOINT="otel.example:4317", OTEL_EXPORTER_OTLP_INSECURE="true"
         ),
         "tracing", "OTEL_EXPORTER_OTLP_INSECURE", "https://",
     ),
@@ -516,12 +580,18 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
         environ(QUEUE_URL="redis+sentinel://localhost:26379,b.example:26379/m/0"),
         "redis TLS", "QUEUE_URL", "rediss://",
     ),
+    (environ(DD_TRACE_AGENT_URL="http://dd.example:8126"), "tracing", "DD_TRACE", "https://"),
+    (environ(QUEUE_URL="valkey://v.example"), "redis TLS", "QUEUE_URL", "rediss://"),
+    (
+        environ(QUEUE_URL="rediss://r.example/0?ssl_check_hostname=false"),
+        "redis TLS", "has its name", "checked",
+    ),
     (
         environ(QUEUE_URL="rediss://r.example:6379/0?ssl_cert_reqs=none"),
         "redis TLS", "certificate", "checked",
     ),
     (environ(DB="postgresql+psycopg://u:p@db.example/x"), "PostgreSQL TLS", "no sslmode", "verify"),
-    (environ(DB="postgres://u@db/x?sslmode=prefer"), "PostgreSQL TLS", "sslmode=prefer", "verify"),
+    (environ(DB="postgres://u@d.b/x?sslmode=prefer"), "PostgreSQL TLS", "sslmode=prefer", "verify"),
     (environ(DB="postgresql:///x?host=10.0.0.5"), "PostgreSQL TLS", "no sslmode", "verify-full"),
     (
         environ(DB="postgresql://localhost:5432,db.example:5432/x"),
@@ -532,6 +602,13 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
 
 def test_a_clean_deployment_has_no_finding(clean: Deployment) -> None:
     """In git, with an example file, tracing, servers over TLS, origins, routes of its own."""
+    assert clean.check() == {}
+
+
+def test_an_example_that_was_deleted_is_no_finding(clean: Deployment) -> None:
+    """Names don't tell: an env file of an earlier commit is looked into."""
+    deleted("old.env.sample", "FIELD_ENCRYPTION_KEY=\nDB_PASSWORD=your-password\n")(clean)
+    deleted("environment.env", "LOG_LEVEL=info\n")(clean)
     assert clean.check() == {}
 
 
@@ -610,11 +687,37 @@ def test_git_runs_no_program_of_the_repositorys_own(clean: Deployment) -> None:
     """A repository's configuration may name programs; looking at it starts none of them."""
     seen = clean.folder / "seen"
     program = clean.folder / "program"
-    program.write_text(f"#!/bin/sh\ntouch {seen}\n")
+    program.write_text(
+        f"#!/bin/sh\ntouch {seen}\ncat > {os.devnull}\necho '[GNUPG:] SIG_CREATED ' >&2\n"
+        "echo -----BEGIN PGP SIGNATURE-----\n"
+    )
     program.chmod(0o755)
+    git(clean.folder, "config", "gpg.program", str(program))
+    # The program that checks signatures runs where a commit has one.
+    in_git("test.env", "A=1\n")(clean)
+    git(clean.folder, "commit", "--quiet", "--amend", "--gpg-sign=a", "--message", "signed")
+    seen.unlink()
+    git(clean.folder, "config", "log.showSignature", "true")
     for setting in ("core.fsmonitor", "core.pager", "pager.log", "core.sshCommand"):
         git(clean.folder, "config", setting, str(program))
-    clean.check()
+    assert "git" not in clean.check()
+    assert not seen.exists()
+
+
+def test_git_fetches_nothing_that_a_copy_lacks(clean: Deployment) -> None:
+    """A partial copy's missing file may hold anything: it is a finding, and no remote is asked."""
+    deleted("prod.env", "A=1\n")(clean)
+    where = subprocess.check_output([GIT, "rev-parse", "HEAD~1:prod.env"], cwd=clean.folder)
+    name = where.decode().strip()
+    (clean.folder / ".git" / "objects" / name[:2] / name[2:]).unlink()
+    seen = clean.folder / "seen"
+    for setting, value in (
+        ("core.repositoryFormatVersion", "1"), ("extensions.partialClone", "origin"),
+        ("remote.origin.promisor", "true"), ("remote.origin.url", "ssh://127.0.0.1/a"),
+        ("protocol.ssh.allow", "always"), ("core.sshCommand", f"touch {seen}; false"),
+    ):  # fmt: skip
+        git(clean.folder, "config", setting, value)
+    assert "prod.env is in git's history" in clean.check()["git"].found
     assert not seen.exists()
 
 
@@ -650,3 +753,226 @@ def test_a_group_of_ones_own_is_nobody_else(
 def test_this_machine_is_told_from_another(address: str, clear: bool) -> None:
     """By the host alone, whatever is written around it."""
     assert is_clear(address) == clear
+
+
+JWT = f"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.{SECRET}{SECRET}"
+SECRET_SETTINGS = {
+    "MY_SECRET_VALUE": SECRET,
+    "AUTH": f"Bearer {SECRET}",
+    "BASIC": "Basic dXNlcjpodW50ZXItMjIyMg==",
+    **{f"P{i}": f"{prefix}{SECRET}" for i, prefix in enumerate(
+        ("glpat-", "hf_", "gsk_", "sk_live_", "npm_", "tvly-", "tvly-dev-", "pplx-", "dop_v1_")
+    )},
+    "J": JWT,
+    "KEYWORDS": f"host=db.example user=u password={SECRET}",
+    "PAIRS": f"Server=db;Uid=sa;Pwd={SECRET};",
+    "SAS": f"https://a.blob.example/c?sv=2022&sig={SECRET}%2Fabc%3D",
+    "SLACK": f"https://hooks.slack.com/services/T01ABCDEF23/B02GHIJKL45/{SECRET}abcd",
+    "DISCORD": f"https://discord.com/api/webhooks/123456789012345678/{SECRET}{SECRET}",
+    "JSON": f'{{"db": {{"password": "{SECRET}"}}}}',
+    "DEFAULTED": f"${{DB:-postgresql://u:{SECRET}@db/x}}",
+    "GITHUB_PAT": SECRET,
+    "UNKNOWN": SECRET,
+    "DB_PASS": "in-the-repo",
+}  # fmt: skip
+HARMLESS_SETTINGS = {
+    "PRIMARY_KEY": "user_id", "CACHE_KEY": "app-cache", "SORT_KEY": "created_at",
+    "MODEL": "openai:gpt-4o-mini-2024-07-18", "MAX_TOKENS": "4096", "AUTH_METHOD": "password",
+    "REVISION": "3b5d4a1f0c9e8d7b6a5f4e3d2c1b0a9f8e7d6c5b", "KEY_PREFIX": "agents:",
+    "IMAGE": "redis@sha256:" + "3b5d4a1f0c9e8d7b" * 4, "PASSWORD_FILE": "/run/secrets/pw",
+    "API_KEY": "${API_KEY}", "AUTH": "Bearer ${TOKEN}", "TOKEN_URL": "https://a.example/token",
+    "NEXT_PUBLIC_API_KEY": "pk-" + SECRET, "PASSWORD_MIN_LENGTH": "12",
+    "DSN": "postgresql://app@db.example/x?sslmode=verify-full", "DB": "host=db.example user=app",
+    "HOSTS": "redis:6379\npostgres:5432", "PROMPT": "Be kind.\nNever show a password.",
+    "PROJECT": "5f2b1c9e-1111-4222-8333-944455556666", "S": "{{ secrets.api_key }}",
+}  # fmt: skip
+SECRET_COMMANDS = (
+    f"RUN curl -H 'Authorization: Bearer {SECRET}' https://a.example",
+    f'RUN curl --header "X-Api-Key: {SECRET}" https://a.example',
+    f"RUN curl -u me:{SECRET} https://a.example",
+    f"RUN pip config set global.index-url https://user:{SECRET}@pypi.example/simple",
+    f"RUN echo 'machine git.example login x password {SECRET}' > ~/.netrc",
+    f'RUN printf "machine git.example\\nlogin x\\npassword {SECRET}\\n" > ~/.netrc',
+    f"RUN npm config set //npm.example/:_authToken {SECRET}",
+    f"RUN docker login -u x --password {SECRET}",
+    f"RUN export A=1 PGPASSWORD={SECRET} && psql",
+    f"RUN redis-cli -a {SECRET} ping",
+    f"ENV MY_SECRET_VALUE {SECRET}",
+    f"ARG A=1 TOKEN='{SECRET}'",
+)
+HARMLESS_COMMANDS = (
+    "ENV PRIMARY_KEY=user_id CACHE_KEY=app-cache",
+    "RUN apt-get update && apt-get install -y --no-install-recommends git",
+    'RUN curl -H "Authorization: Bearer $TOKEN" https://a.example',
+    'RUN curl -H "Authorization: Bearer $(cat /run/secrets/t)" https://a.example',
+    "RUN pip install --index-url https://u:${PW}@pypi.example/simple a",
+    "RUN PASSWORD=$(cat /run/secrets/pw) ./x",
+    "RUN --mount=type=secret,id=pip_token pip install x",
+    "RUN pip install torch==2.1.0 --hash=sha256:" + "3b5d4a1f0c9e8d7b" * 4,
+    "RUN gpg --keyserver keys.example --recv-keys 3B5D4A1F0C9E8D7B6A5F4E3D2C1B0A9F8E7D6C5B",
+    "ADD --checksum=sha256:" + "3b5d4a1f0c9e8d7b" * 4 + " https://a.example/f.tgz /x",
+    "RUN docker run -u app:app x",
+)
+
+
+@pytest.mark.parametrize("name", SECRET_SETTINGS)
+def test_a_secret_in_a_setting_is_told_by_its_form(name: str) -> None:
+    """Kinds of tokens, headers, connection strings, signed and secret addresses."""
+    assert secrets_of_server({"env": {name: SECRET_SETTINGS[name]}}) == [f"env.{name}"]
+
+
+@pytest.mark.parametrize("line", SECRET_COMMANDS)
+def test_a_secret_in_a_command_is_found(line: str) -> None:
+    """Headers, logins, options, files that are written; the value isn't repeated."""
+    found = secrets_of_server({"dockerfile_lines": [line]})
+    assert found
+    assert SECRET not in str(found)
+
+
+def test_settings_and_commands_without_a_secret_are_no_findings() -> None:
+    """Keys of tables and caches, models, versions, and what names a secret that is elsewhere."""
+    assert secrets_of_server({"env": HARMLESS_SETTINGS}) == []
+    assert secrets_of_server({"dockerfile_lines": list(HARMLESS_COMMANDS)}) == []
+    commit = "3b5d4a1f0c9e8d7b6a5f4e3d2c1b0a9f8e7d6c5b"
+    harmless = [
+        f"https://files.example/packages/{commit}{commit[:20]}/a-1.0-py3-none-any.whl",
+        f"https://git.example/a/b/archive/{commit}.zip",
+        f"git+https://git.example/a/b@{commit}",
+    ]
+    assert secrets_of_server({"dependencies": harmless}) == []
+
+
+def test_honest_text_is_seldom_taken_for_a_secret() -> None:
+    """Of the messages that honest nodes return, only identifiers and key forms are suspected."""
+    lines = {str(i): each for i, each in enumerate(LINES)}
+    found = [lines[each.removeprefix("env.")] for each in secrets_of_server({"env": lines})]
+    told = re.compile(r".*(AKIA|BEGIN PRIVATE KEY|SELECT|[0-9a-f]{32}|\w+[-_]\w*\d\w{15,}).*")
+    assert [each for each in found if not told.fullmatch(each)] == []
+    assert len(found) < 10
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        (r"https://app\.example\.com.*", "longer names"),
+        (r"https://app[.]example[.]com\S*", "longer names"),
+        (r"https://app\.example\.(com|net)[a-z.]*", "longer names"),
+        (r"https://app\.example\..*", "longer names"),
+        (r".*example\.com", "longer names"),
+        (r"https://[a-z]+example\.co\.uk", "longer names"),
+        (r"https://myapp-\w+\.vercel\.app", "longer names"),
+        (r"https://.*-team\.vercel\.app", "longer names"),
+        (r"https://app-\d+\.com", "longer names"),
+        (r"(?i)https://.+\.evil\.[a-z]+", "longer names"),
+        (r"https?://localhost.*", "longer names"),
+        (r"http://app\.example\.com", "without TLS"),
+        (r"https?://(app|admin)\.example\.com", "without TLS"),
+        (r"https?://[a-z]+\.example\.com(:\d+)?", "without TLS"),
+        (r"https://.*\.jp", "every site of .jp"),
+        (r"https://.*\.(ch|at)", "every site of .ch, .at"),
+        (r"https://(a|b)\.example\.com|.*\.fr", "every site of .fr"),
+        (r"https://[a-z]+\.com\.br", "every site of .com.br"),
+    ],
+)
+def test_an_origin_that_strangers_can_have_is_found(pattern: str, says: str) -> None:
+    """Longer names, other names under the same ending, and names without TLS."""
+    assert says in ", ".join(origin_troubles({"allow_origin_regex": pattern}))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"https://(app|admin)\.example\.com",
+        r"^https://app\.example\.com(:\d+)?$",
+        r"https://app[.]example[.](com|org)",
+        r"https://([a-z]+\.)?example\.co\.uk",
+        r"https://.*\.example\.com",
+        r"https://.*-app\.example\.com",
+        r"https://app-[a-z0-9]+\.example\.com",
+        r"https://pr-\d+\.apps\.example\.co\.jp",
+        r"https://[\w-]+\.my-app\.pages\.dev",
+        r"https://[a-z]+\.corp\.internal",
+        r"(?i:https://(?:www\.)?example\.de)",
+        r"https?://(localhost|127\.0\.0\.1)(:\d+)?",
+    ],
+)
+def test_a_pattern_of_ones_own_names_is_no_finding(pattern: str) -> None:
+    """Names under a registered domain, other ports, and this machine."""
+    assert origin_troubles({"allow_origin_regex": pattern}) == []
+
+
+NEARBY = {
+    "redis TLS": {"QUEUE_URL": "redis://:pw@redis:6379/0"},
+    "PostgreSQL TLS": {"DB": "postgresql://u:pw@db/x"},
+    "tracing": {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel-collector:4318",
+        "LANGFUSE_HOST": "http://host.docker.internal:3000",
+    },
+    "public URL": {"READER_URL": "http://reader:2024"},
+}
+
+
+def test_a_host_without_a_dot_is_a_note(pipelit: Pipelit, tmp_path: Path) -> None:
+    """Whether a service of Compose is on this machine isn't known: it is said, and no failure."""
+    together = {name: value for each in NEARBY.values() for name, value in each.items()}
+    checks = {
+        each.name: each for each in pipelit.check(deploy=True, folder=tmp_path, environ=together)
+    }
+    for name, settings in NEARBY.items():
+        assert checks[name].ok, name
+        assert all(each in checks[name].found for each in settings)
+        assert "nothing is to be done" in checks[name].found
+        assert "pw" not in checks[name].found
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"DB": "postgresql://u:p@%2Fvar%2Frun%2Fpostgresql/x", "Q": "redis://127.1:6379"},
+        {"DB": "postgresql://u:p@h.example/x?hostaddr=127.0.0.1", "LANGFUSE_HOST": "http://127.1"},
+        {"Q": "rediss://r.example?ssl_check_hostname=true", "PHOENIX_HOST": "http://0x7f000001"},
+    ],
+)
+def test_this_machine_is_known_by_each_form_of_its_name(
+    pipelit: Pipelit, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """Quoted sockets, short and hexadecimal addresses, and where libpq really connects to."""
+    checks = {
+        each.name: each for each in pipelit.check(deploy=True, folder=tmp_path, environ=environ)
+    }
+    for name in ("redis TLS", "PostgreSQL TLS", "tracing"):
+        assert checks[name].ok is not False
+        assert "nothing is to be done" not in checks[name].found
+
+
+def test_the_address_of_a_page_takes_no_key(pipelit: Pipelit, tmp_path: Path) -> None:
+    """Documentation and schemas are read by people or by name."""
+    (tmp_path / ".env").write_text(
+        "DOCS_URL=http://www.w3.org/TR\nJSON_SCHEMA_URL=http://s.example/a\n"
+    )
+    assert "public URL" not in wrong(pipelit.check(deploy=True, folder=tmp_path, environ={}))
+
+
+def test_a_secret_that_is_mounted_may_have_any_mode(tmp_path: Path) -> None:
+    """Kubernetes gives files through a link beside them; without it, others may read the file."""
+    secret = tmp_path / "volume" / "key"
+    secret.parent.mkdir()
+    secret.write_text(SECRET)
+    secret.chmod(0o644)
+    assert len(open_copies(tmp_path, None, [secret])[1]) == 1
+    (secret.parent / "..data").symlink_to(secret.parent)
+    assert open_copies(tmp_path, None, [secret]) == (0, [])
+
+
+def test_a_database_that_cant_be_reached_is_told_once(tmp_path: Path) -> None:
+    """Every item that needs it has failed; the first says why, and the others name that one."""
+    url = "postgresql+psycopg://alice:S3cretPass@127.0.0.1:1/agents"
+    with Pipelit(database_url=url, encryption_keys=[Keyring.generate_key()]) as pipelit:
+        checks = pipelit.check(deploy=True, folder=tmp_path, environ={})
+    found = wrong(checks)
+    whole = [each.name for each in found.values() if "PIPELIT_DATABASE_URL" in each.found]
+    assert whole == ["tables"]
+    for name in ("key opens", "ledger", "newest key", "API keys expire", "audit"):
+        assert "'tables'" in found[name].found
+        assert "'tables'" in found[name].mend
+    assert "S3cret" not in str(checks)

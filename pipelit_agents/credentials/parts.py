@@ -29,7 +29,7 @@ from pipelit_agents.credentials.recognition import (
     verdict,
 )
 
-__all__ = ["Described", "described", "parts"]
+__all__ = ["Described", "described", "inner_parts", "parts"]
 
 # The field of a credential with one secret.
 VALUE: Final = "value"
@@ -60,6 +60,15 @@ def parts(secret: str) -> _Parts:
         bare = bare[1:-1]
         yield Part("", bare, Level.CERTAIN)
     yield from _inside(bare, "", Level.UNKNOWN, 0)
+
+
+def inner_parts(text: str) -> _Parts:
+    """Yield the values within a text that isn't known to be a credential: a setting, a command.
+
+    Args:
+        text: What may have a secret in it. ``openai:gpt-4o`` isn't taken for a login here.
+    """
+    yield from _inside(text.strip(), "", Level.UNKNOWN, 1)
 
 
 class Described(NamedTuple):
