@@ -8,6 +8,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,6 +128,16 @@ class _NotApplicable(Exception):
     """The item has nothing to look at here."""
 
 
+def _is_missing(path: Path) -> bool:
+    """Whether there is no such file; what can't be looked at may be there."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+
+
 class Deployment:
     """What there is to be looked at.
 
@@ -158,7 +169,7 @@ class Deployment:
         self._missing = (
             url is not None
             and url.get_backend_name() == "sqlite"
-            and not Path(url.database or "").is_file()
+            and _is_missing(Path(url.database or ""))
         )
 
     def checks(self, *, deploy: bool) -> list[Check]:
@@ -210,9 +221,9 @@ class Deployment:
 
     def _env_file(self) -> Finding:
         file = self._folder / ".env"
-        if not file.exists():
+        if self._readable and not file.exists():
             raise _NotApplicable("there is none")
-        if not file.is_file() or not self._readable:
+        if not self._readable or not file.is_file():
             return "it can't be read, so what stands in it is unknown", f"make {file} a UTF-8 text"
         if os.name == "posix" and file.stat().st_mode & 0o077:
             return f"others may read it ({stat.filemode(file.stat().st_mode)})", f"chmod 600 {file}"
@@ -236,7 +247,15 @@ class Deployment:
         if url.get_backend_name() != "sqlite":
             return {}
         paths = (Path(url.database + suffix) for suffix in ("", "-wal", "-shm"))
-        return {path: path.stat().st_mode for path in paths if path.is_file()}
+        modes = {}
+        for path in paths:
+            # In a folder that can't be entered nothing can be looked at; whatever opens the
+            # database says so.
+            with suppress(OSError):
+                mode = path.stat().st_mode
+                if stat.S_ISREG(mode):
+                    modes[path] = mode
+        return modes
 
     def _database_folder(self) -> list[Path]:
         url = self._database.url

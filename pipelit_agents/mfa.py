@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ from pipelit_agents.verification import (
     provisioning_uri,
     totp_purpose,
 )
+from pipelit_agents.wording import in_words
 
 __all__ = ["Mfa", "MfaStatus", "pending_purpose"]
 
@@ -56,6 +58,10 @@ RECOVERY_CODES: Final = 10
 # What RFC 4226 recommends, and short enough for a small QR code.
 _SECRET_BYTES: Final = 20
 _FIRST_CODE_TRIES: Final = 5
+# Ten minutes: how far the clock of a phone may be off, in steps, for its first code to be told from
+# a wrong one.
+_NEAR: Final = 600 // PERIOD
+_STEP_BYTES: Final = 8
 _RECOVERY_TAG: Final = "recovery-code"
 # An approval that nobody asked for expires too, however long ago `within` allows. Seconds.
 _APPROVED_FOR: Final = 30 * 86_400.0
@@ -143,37 +149,53 @@ class Mfa:
     aenroll = off_the_loop(enroll)
 
     @discreet
-    def confirm(self, username: str, code: str) -> Sequence[SecretStr]:
+    def confirm(
+        self, username: str, code: str, *, enrolled: SecretStr | None = None
+    ) -> Sequence[SecretStr]:
         """Turns a second factor on, by its first code; five wrong codes end the enrolment.
 
         A person's enrolments together may have 45 wrong first codes a year, of which 33 at once;
         then a first code is evaluated once in about 33 days. Otherwise whoever may type first codes
         could guess without end wherever enrolments are begun again and again.
 
+        A code of another moment, up to ten minutes away, isn't accepted and counts as no wrong
+        code: the phone's clock is off, and the message says by how much. That code is never
+        accepted later.
+
         Args:
             username: Whose.
             code: Six digits, as people type them: spaces and dashes make no difference. They are
                 spent.
+            enrolled: What :meth:`enroll` returned for this enrolment. It holds the secret, so
+                whoever gives it has nothing to guess: the code is evaluated although too many first
+                codes were wrong, and a wrong one isn't counted for the year. Give it only where the
+                person who types the code is the one who was shown the URI, as at an operator's
+                desk.
 
         Returns:
             Ten recovery codes, shown now and never again. Each works once, in the place of a code.
 
         Raises:
             MalformedCode: What was typed can't be a code; it counts as no wrong code.
-            CodeRejected: The code is wrong; the message says how many more may be.
+            CodeRejected: The code is wrong; the message says how many more may be. Or it is of
+                another moment; the message says how far the phone's clock is off.
             PeerLocked: Too many first codes were wrong; ``retry_after`` says when the next one is
                 evaluated. It counts as no wrong code.
             VerificationError: The code can't be spent now, so it isn't on; the limits hold here.
-            SecondFactorError: Nothing was enrolled, or it is on already.
+            SecondFactorError: Nothing was enrolled, it is on already, or ``enrolled`` is of another
+                enrolment.
+            TypeError: ``enrolled`` is no ``SecretStr``.
             AccountError: As :meth:`enroll`.
         """
         codes: list[SecretStr] = []
-        left = 0
+        refused = ""
         kind, plain = read_code(code)
         # What can't be a first code is refused here, before it could count as a wrong one.
         plain = self._verifier.require_plain_form(
             require_username(username), plain if kind == "plain" else code
         )
+        if not isinstance(enrolled, SecretStr | None):
+            raise TypeError("enrolled has to be what mfa.enroll returned, or left out")
         with self._database.writing(durable=True) as connection:
             name = self._locked(connection, username, on=False)
             pending = connection.execute(
@@ -185,14 +207,26 @@ class Mfa:
                     f"pipelit-agents mfa enroll {name}",
                     username=name,
                 )
-            wait = wait_for_first_code(self._database, connection, name, **self._limits)
+            wait = 0.0
+            if enrolled is None:
+                wait = wait_for_first_code(self._database, connection, name, **self._limits)
             if wait > 0:
                 raise _too_many_first_codes(name, wait)
-            secret = self._keyring().unseal(pending.secret.token, pending_purpose(name))
-            if not _is_code(secret, plain, self._clock()):
-                charge_first_code(self._database, connection, name, **self._limits)
-                left = _FIRST_CODE_TRIES - pending.failures - 1
+            whole = self._keyring().unseal(pending.secret.token, pending_purpose(name))
+            secret, told = _opened(whole)
+            if enrolled is not None:
+                _require_of_this_enrolment(name, secret, enrolled)
+            now = self._clock()
+            step = _step_of(secret, plain, now)
+            ahead = 0 if step is None else step - int(now) // PERIOD
+            if step is None:
+                if enrolled is None:
+                    charge_first_code(self._database, connection, name, **self._limits)
                 self._wrong_first_code(connection, name, pending.failures + 1)
+                refused = _wrong_first(name, _FIRST_CODE_TRIES - pending.failures - 1)
+            elif abs(ahead) > FIRST_CODE_WINDOW or step in told:
+                self._tell(connection, name, secret, {*told, step}, now)
+                refused = _of_another_moment(ahead)
             else:
                 place = totp_purpose(name)
                 sealed = Sealed(self._keyring().seal(secret, place), place)
@@ -205,12 +239,12 @@ class Mfa:
                 codes = self._new_codes(connection, name, secret)
                 self._record(connection, name, name, "mfa.confirm")
         if not codes:
-            raise CodeRejected(_wrong_first(name, left), peer=name, verifier=name)
+            raise CodeRejected(refused, peer=name, verifier=name)
         try:
             # Spent like any other, before anybody hears that it is on.
             self._verifier.check_person(name, plain, own=True, first=True)
         except BaseException:
-            self._take_back(name, secret)
+            self._take_back(name, whole)
             raise
         return codes
 
@@ -449,12 +483,12 @@ class Mfa:
         for each in (MfaPendingRow, RecoveryCodeRow):
             connection.execute(delete(each).where(each.username == name))
 
-    def _take_back(self, name: str, secret: bytes) -> None:
+    def _take_back(self, name: str, whole: bytes) -> None:
         # Nobody has seen the recovery codes, and the secret is as pending as it was.
         with self._database.writing(durable=True) as connection:
             self._database.lock(connection, f"account:{name}")
             self._end(connection, name)
-            self._insert_pending(connection, name, secret)
+            self._insert_pending(connection, name, whole)
 
     def _insert_pending(self, connection: Connection, name: str, secret: bytes) -> None:
         purpose, keyring = pending_purpose(name), self._keyring()
@@ -514,6 +548,26 @@ class Mfa:
         else:
             connection.execute(update(MfaPendingRow).where(row).values(failures=failures))
         self._record(connection, name, name, "mfa.confirm", "wrong code", outcome="refused")
+
+    def _tell(
+        self, connection: Connection, name: str, secret: bytes, told: set[int], now: float
+    ) -> None:
+        """Write down whose moments were told, so that no code of them turns the factor on later.
+
+        Whoever guesses the code of a moment to come would only have to wait for it. The steps are
+        sealed with the secret, so that nobody takes them out who can write to the database.
+        """
+        purpose, oldest = pending_purpose(name), int(now) // PERIOD - 2 * _NEAR
+        steps = b"".join(
+            step.to_bytes(_STEP_BYTES, "big") for step in sorted(told) if step >= oldest
+        )
+        sealed = Sealed(self._keyring().seal(secret + steps, purpose), purpose)
+        connection.execute(
+            update(MfaPendingRow).where(MfaPendingRow.username == name).values(secret=sealed)
+        )
+        self._record(
+            connection, name, name, "mfa.confirm", "code of another moment", outcome="refused"
+        )
 
     def _new_codes(self, connection: Connection, name: str, secret: bytes) -> list[SecretStr]:
         keyring, factor = self._keyring(), factor_id(name, secret)
@@ -685,7 +739,8 @@ def _require_digest(digest: object) -> None:
 def _too_many_first_codes(name: str, wait: float) -> PeerLocked:
     return PeerLocked(
         f"too many first codes of {name!r} were wrong within a year: the next one is evaluated in "
-        f"{wait:.0f} s; this one wasn't, and the enrolment goes on",
+        f"{in_words(wait)}; this one wasn't, and the enrolment goes on. An operator can enrol at "
+        f"once, with the phone at hand, at a terminal: pipelit-agents mfa enroll {name}",
         retry_after=wait,
         peer=name,
         verifier=name,
@@ -722,8 +777,45 @@ def _tag_state(keyring: Keyring, row: Any) -> str:
     return state_of(keyring, _RECOVERY_TAG, fields, row.mac)
 
 
-def _is_code(secret: bytes, code: str, now: float) -> bool:
-    present, found = int(now) // PERIOD, False
-    for step in range(max(0, present - FIRST_CODE_WINDOW), present + FIRST_CODE_WINDOW + 1):
-        found |= same(totp(secret, step * PERIOD, digits=PLAIN_DIGITS), code)
-    return found
+def _opened(sealed: bytes) -> tuple[bytes, frozenset[int]]:
+    """The secret of an enrolment, and the steps whose moments were told."""
+    rest = sealed[_SECRET_BYTES:]
+    return sealed[:_SECRET_BYTES], frozenset(
+        int.from_bytes(rest[start : start + _STEP_BYTES], "big")
+        for start in range(0, len(rest), _STEP_BYTES)
+    )
+
+
+def _step_of(secret: bytes, code: str, now: float) -> int | None:
+    """The time step nearest to now whose code this is; None if there is none within ten minutes."""
+    present, found = int(now) // PERIOD, []
+    for step in range(max(0, present - _NEAR), present + _NEAR + 1):
+        if same(totp(secret, step * PERIOD, digits=PLAIN_DIGITS), code):
+            found.append(step)
+    return min(found, key=lambda step: abs(step - present), default=None)
+
+
+def _require_of_this_enrolment(name: str, secret: bytes, enrolled: SecretStr) -> None:
+    shown = provisioning_uri(name, secret).get_secret_value()
+    given = enrolled.get_secret_value().encode("utf-8", "surrogatepass")
+    if not hmac.compare_digest(shown.encode(), given):
+        raise SecondFactorError(
+            f"enrolled isn't what mfa.enroll returned for the present enrolment of {name!r}: enrol "
+            "again, or leave it out",
+            username=name,
+        )
+
+
+def _of_another_moment(ahead: int) -> str:
+    if abs(ahead) <= FIRST_CODE_WINDOW:
+        return (
+            "the code was not accepted: it was typed before its time; wait for the app's next one"
+        )
+    minutes = max(1, round(abs(ahead) * PERIOD / 60))
+    off = "1 minute" if minutes == 1 else f"{minutes} minutes"
+    return (
+        f"the code was not accepted: it is right for a clock that is about {off} "
+        f"{'ahead' if ahead > 0 else 'behind'}. Set the phone's clock (automatic date and time) "
+        "and type the app's next code; this one counts as no wrong code. If the phone shows the "
+        "right time, the clock of this machine is off"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 import unicodedata
@@ -31,6 +30,7 @@ from pipelit_agents.names import OPERATOR, require_username
 from pipelit_agents.questions import QuestionLimit
 from pipelit_agents.users import Users
 from pipelit_agents.verification import Agent
+from pipelit_agents.wording import in_words
 
 __all__ = ["ProvisionedAgent", "provision", "require_prefix"]
 
@@ -92,7 +92,7 @@ def provision(
                 reason = "too many refused; more are not recorded"
                 _record(connection, creator, "", "refused", reason)
         raise RateLimited(
-            f"too many agents were refused: wait {math.ceil(admitted.wait)} s",
+            f"too many agents were refused: wait {in_words(admitted.wait)}",
             retry_after=admitted.wait,
         )
     name: Any = username

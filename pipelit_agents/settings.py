@@ -43,7 +43,8 @@ class Settings(BaseSettings):
 
     Each setting can be given as a file: ``FIELD_ENCRYPTION_KEY_FILE``,
     ``PIPELIT_DATABASE_URL_FILE`` and ``PIPELIT_REDIS_URL_FILE`` name one that holds the value.
-    White space around a value is left out.
+    White space around a value is left out. No other variable is read: ``DATABASE_URL`` and
+    ``REDIS_URL`` are usually the host application's.
 
     Attributes:
         field_encryption_key: ``FIELD_ENCRYPTION_KEY``, Fernet keys, newest first, separated by
@@ -52,7 +53,9 @@ class Settings(BaseSettings):
         redis_url: ``PIPELIT_REDIS_URL``, where the ledger is kept in Redis; empty for SQL.
     """
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True)
+    # By alias only: where fields are also populated by name, pydantic-settings takes their names
+    # for variables too, and so would read the host application's DATABASE_URL.
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
 
     field_encryption_key: SecretStr = Field(SecretStr(""), alias="FIELD_ENCRYPTION_KEY")
     database_url: str = Field(DEFAULT_DATABASE_URL, alias="PIPELIT_DATABASE_URL")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -52,7 +51,7 @@ from pipelit_agents.proof import CODE_SUITE, PERIOD, Binding, Challenge, Proof, 
 from pipelit_agents.questions import QuestionLimit
 from pipelit_agents.running import RunContext, run_context
 from pipelit_agents.twins import off_the_loop
-from pipelit_agents.wording import bindable
+from pipelit_agents.wording import bindable, in_words
 
 __all__ = [
     "Agent",
@@ -603,12 +602,16 @@ class Verifier:
         if decision.verdict == "limited":
             wait = decision.retry_after or 0.0
             raise RateLimited(
-                f"too many failed codes about {name!r}: wait {wait:.0f} s", retry_after=wait, **who
+                f"too many failed codes about {name!r}: wait {in_words(wait)}",
+                retry_after=wait,
+                **who,
             )
         if decision.verdict == "locked":
             wait = decision.retry_after or 0.0
             raise PeerLocked(
-                f"codes of {name!r} are not checked here for {wait:.0f} s", retry_after=wait, **who
+                f"codes of {name!r} are not checked here for {in_words(wait)}",
+                retry_after=wait,
+                **who,
             )
         return Verification(name, verifier, kind, decision.step, _utc(decision.at))
 
@@ -742,7 +745,7 @@ class Verifier:
         if admitted.wait:
             raise RateLimited(
                 f"too many names, codes and messages that can't be right: wait "
-                f"{math.ceil(admitted.wait)} s",
+                f"{in_words(admitted.wait)}",
                 retry_after=admitted.wait,
                 peer=peer,
                 verifier=verifier,
@@ -766,8 +769,7 @@ class Verifier:
                 self._record_refusal(connection, username, audience, _MAKING, shown)
         if admitted.wait:
             raise RateLimited(
-                "too many questions about agents that aren't here: wait "
-                f"{math.ceil(admitted.wait)} s",
+                f"too many questions about agents that aren't here: wait {in_words(admitted.wait)}",
                 retry_after=admitted.wait,
             )
         # One and the same, so that nobody learns who was here.

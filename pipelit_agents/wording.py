@@ -1,13 +1,14 @@
-"""Messages that codes are bound to: which text can be bound, and how it is shown to a model."""
+"""Texts for people and models: messages that codes are bound to, and durations in words."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from typing import Final
 
-__all__ = ["LONGEST_MESSAGE", "bindable", "json_line"]
+__all__ = ["LONGEST_MESSAGE", "bindable", "in_words", "json_line"]
 
 LONGEST_MESSAGE: Final = 4_000
 
@@ -19,6 +20,7 @@ _INVISIBLE: Final = (
 )
 # Joiners and variation selectors are part of Persian, of Indic scripts and of emoji.
 _NEEDED: Final = "\u200c\u200d\ufe00-\ufe0f"
+_IN_SECONDS: Final = 120
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _REFUSED: Final = re.compile(
     rf"(?![{_NEEDED}\t\n])[\x00-\x1f\x7f-\x9f\u2028\u2029\ufdd0-\ufdef\ufffe\uffff{_INVISIBLE}]"
@@ -69,6 +71,33 @@ def json_line(text: str) -> str:
     """
     quoted = json.dumps(text, ensure_ascii=not unicodedata.is_normalized("NFC", text))
     return "".join(_escaped(c) if _HIDDEN.match(c) or not c.isprintable() else c for c in quoted)
+
+
+def in_words(seconds: float) -> str:
+    """Return a wait in words, rounded up, so that nobody comes back too early.
+
+    Args:
+        seconds: How long. Below two minutes the seconds are said, then minutes, hours and minutes,
+            and days and hours.
+    """
+    whole = math.ceil(seconds)
+    if whole < _IN_SECONDS:
+        return f"{max(whole, 0)} s"
+    minutes = -(-whole // 60)
+    if minutes < 60:
+        return _counted(minutes, "minute")
+    if minutes < 24 * 60:
+        return _both(*divmod(minutes, 60), "hour", "minute")
+    return _both(*divmod(-(-minutes // 60), 24), "day", "hour")
+
+
+def _both(large: int, small: int, unit: str, smaller: str) -> str:
+    first = _counted(large, unit)
+    return f"{first} and {_counted(small, smaller)}" if small else first
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _escaped(character: str) -> str:

@@ -291,6 +291,22 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "Of a person's enrolments 45 wrong first codes": {
         "guessing": ["a_year_of_guessing_at_first_codes"]
     },
+    "A first code of another moment, up to ten minutes": {
+        "mfa": [
+            "a_phone_whose_clock_is_off_uses_up_nothing",
+            "a_code_that_was_told_to_be_of_a_later_moment_never_confirms",
+        ]
+    },
+    'The lane "first" can be used up by': {"guessing": ["a_year_of_guessing_at_first_codes"]},
+    "Then `mfa.confirm` evaluates one code of hers": {
+        "mfa": [
+            "who_was_shown_the_secret_enrols_whoever_used_up_first_codes",
+            "only_the_present_enrolment_proves_possession",
+        ]
+    },
+    "An operator enrols her at once, at a terminal": {
+        "operations": ["at_a_terminal_the_first_code_is_asked_for_until_it_is_right"]
+    },
     "A lane that has used up its guesses": {
         "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
     },

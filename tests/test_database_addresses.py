@@ -1,6 +1,12 @@
-"""The options of a PostgreSQL address: each is checked when it is first used."""
+"""The options of an address: each is checked when it is first used."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import make_url
@@ -116,3 +122,116 @@ def test_another_driver_is_refused() -> None:
         pytest.raises(ConfigurationError, match="has to be psycopg, not psycopg2"),
     ):
         pipelit.users.list()
+
+
+# SQLite
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Under an account that owns none of the files, where the tests run as root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another account")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def opened(address: str) -> str:
+    """What is said about an address when it is first used."""
+    with (
+        Pipelit(database_url=address, encryption_keys=[Keyring.generate_key()]) as pipelit,
+        pytest.raises(ConfigurationError, match="PIPELIT_DATABASE_URL") as caught,
+    ):
+        pipelit.create_schema()
+    return str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("timeout=abc", "'timeout': pipelit-agents sets it itself"),
+        ("timeout=30", "'timeout': pipelit-agents sets it itself"),
+        ("isolation_level=x", "'isolation_level': pipelit-agents sets it itself"),
+        ("check_same_thread=x", "'check_same_thread': pipelit-agents sets it itself"),
+        ("detect_types=x", "'detect_types': pipelit-agents sets it itself"),
+        ("key=secret-word", "'key': SQLite addresses have no such option"),
+        ("password=secret-word", "'password': SQLite addresses have no such option"),
+        ("cached_statements=x", "'cached_statements': its value has to be one whole number"),
+        ("cached_statements=1&cached_statements=2", "has to be one whole number"),
+        ("uri=true", "has to name a file by its path, not by an SQLite URI"),
+    ],
+)
+def test_an_option_of_sqlite_that_can_not_be_used_is_named(
+    query: str, words: str, tmp_path: Path
+) -> None:
+    """With the setting, and without its value; no file is made."""
+    said = opened(f"sqlite:///{tmp_path}/agents.db?{query}")
+    assert words in said
+    assert "secret-word" not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("query", ["", "?cached_statements=64"])
+def test_an_option_of_sqlite_that_changes_no_promise_is_taken(query: str, tmp_path: Path) -> None:
+    """How many statements are kept at hand is for the operator to say."""
+    address = f"sqlite:///{tmp_path}/agents.db{query}"
+    with Pipelit(database_url=address, encryption_keys=[Keyring.generate_key()]) as pipelit:
+        pipelit.create_schema()
+        assert pipelit.users.list() == []
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("", "it is empty"),
+        ("  ", "it is empty"),
+        ("'sqlite:///a.db'", "quotes"),
+        (" sqlite:///a.db", "white space"),
+        ("sqlite+pysqlcipher://:secret-word@/a.db", "the driver has to be pysqlite"),
+        ("sqlite+aiosqlite:///a.db", "asyncio"),
+        ("sqlite:///file:/tmp/x.db?mode=ro&uri=true", "not by an SQLite URI"),
+        ("sqlite:///file:x.db", "not by an SQLite URI"),
+        ("sqlite://", "in memory"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_said(
+    address: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The true reason, and no password."""
+    monkeypatch.chdir(tmp_path)
+    said = opened(address)
+    assert words in said
+    assert "secret-word" not in said
+
+
+def test_a_file_of_another_account_is_told_with_its_owner() -> None:
+    """Where others may read it, and this account can't change that."""
+    # Not below the folders of pytest, which nobody else may enter.
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "agents.db")
+        file.touch()
+        file.chmod(0o666)
+        file.parent.chmod(0o755)
+        with as_nobody():
+            assert "it is a file of 'root' (uid 0)" in opened(f"sqlite:///{file}")
+
+
+@pytest.mark.parametrize("how", ["not entered", "too long"])
+def test_a_folder_that_can_not_be_looked_at_is_a_finding(how: str, tmp_path: Path) -> None:
+    """``check`` goes on, and says that the database can't be opened; it raises nothing."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    file = closed / ("a.db" if how == "not entered" else "a" * 300)
+    with Pipelit(
+        database_url=f"sqlite:///{file}", encryption_keys=[Keyring.generate_key()]
+    ) as pipelit:
+        if how == "not entered":
+            with as_nobody():
+                found = pipelit.check()
+        else:
+            found = pipelit.check()
+    assert any(each.ok is False and str(file) in each.found for each in found)

@@ -511,6 +511,112 @@ def test_it_is_said_how_many_wrong_first_codes_are_left(pipelit: Pipelit, clock:
     assert "mfa enroll alice" in said[4]
 
 
+# A phone whose clock is off
+
+
+@pytest.mark.parametrize(
+    ("off", "said"),
+    [
+        (-600, "10 minutes behind"),
+        (-120, "2 minutes behind"),
+        (-60, "1 minute behind"),
+        (60, "1 minute ahead"),
+        (600, "10 minutes ahead"),
+    ],
+)
+@pytest.mark.backends("sqlite")
+def test_a_phone_whose_clock_is_off_uses_up_nothing(
+    pipelit: Pipelit, clock: Clock, off: int, said: str
+) -> None:
+    """However often its codes are typed, it is told by how much, and the right clock confirms."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    for _ in range(50):
+        with pytest.raises(CodeRejected, match=f"about {said}.*phone's clock"):
+            pipelit.mfa.confirm("alice", app.at(clock() + off))
+        assert not pipelit.mfa.status("alice").on
+    clock.advance(1200)
+    assert len(pipelit.mfa.confirm("alice", app.at(clock()))) == 10
+
+
+@pytest.mark.parametrize("off", [-660, -630, 630, 660])
+@pytest.mark.backends("sqlite")
+def test_a_code_of_another_time_is_a_wrong_one(pipelit: Pipelit, clock: Clock, off: int) -> None:
+    """Ten minutes are the most that is told, on either side."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    with pytest.raises(CodeRejected, match="4 more wrong codes"):
+        pipelit.mfa.confirm("alice", app.at(clock() + off))
+
+
+@pytest.mark.parametrize("later", [270, 300, 330])
+@pytest.mark.backends("sqlite")
+def test_a_code_that_was_told_to_be_of_a_later_moment_never_confirms(
+    pipelit: Pipelit, clock: Clock, later: int
+) -> None:
+    """Whoever guessed it would only have to wait; other codes of that time are good."""
+    app = app_of(pipelit.mfa.enroll("alice"))
+    told = app.at(clock() + 300)
+    with pytest.raises(CodeRejected, match="5 minutes ahead"):
+        pipelit.mfa.confirm("alice", told)
+    with pytest.raises(CodeRejected):
+        pipelit.mfa.confirm("alice", app.at(clock() + 420))
+    clock.advance(later)
+    with pytest.raises(CodeRejected, match="before its time"):
+        pipelit.mfa.confirm("alice", told)
+    assert not pipelit.mfa.status("alice").on
+    good = {app.at(clock() + each) for each in (-30, 0, 30)} - {told}
+    assert len(pipelit.mfa.confirm("alice", good.pop())) == 10
+
+
+# Too many wrong first codes
+
+
+def use_up_first_codes(pipelit: Pipelit, clock: Clock) -> None:
+    """Somebody types wrong first codes in one enrolment after the other."""
+    for _ in range(12):
+        app = app_of(pipelit.mfa.enroll("alice"))
+        for _ in range(5):
+            try:
+                pipelit.mfa.confirm("alice", wrong(app, clock))
+            except PeerLocked:
+                return
+            except CodeRejected:
+                pass
+    raise AssertionError("first codes go on for ever")
+
+
+@pytest.mark.backends("sqlite")
+def test_who_was_shown_the_secret_enrols_whoever_used_up_first_codes(
+    pipelit: Pipelit, clock: Clock
+) -> None:
+    """At the desk; the others are told to go there, and how long they would wait."""
+    use_up_first_codes(pipelit, clock)
+    uri = pipelit.mfa.enroll("alice")
+    app = app_of(uri)
+    with pytest.raises(PeerLocked, match=r"in \d+ days.*pipelit-agents mfa enroll alice"):
+        pipelit.mfa.confirm("alice", app.at(clock()))
+    with pytest.raises(CodeRejected, match="4 more wrong codes"):
+        pipelit.mfa.confirm("alice", wrong(app, clock), enrolled=uri)
+    with pytest.raises(CodeRejected, match="2 minutes behind"):
+        pipelit.mfa.confirm("alice", app.at(clock() - 120), enrolled=uri)
+    assert len(pipelit.mfa.confirm("alice", app.at(clock()), enrolled=uri)) == 10
+
+
+@pytest.mark.backends("sqlite")
+def test_only_the_present_enrolment_proves_possession(pipelit: Pipelit, clock: Clock) -> None:
+    """Neither that of before, nor another person's, nor any text; no secret is in the message."""
+    pipelit.users.create("bob")
+    before, other = pipelit.mfa.enroll("alice"), pipelit.mfa.enroll("bob")
+    use_up_first_codes(pipelit, clock)
+    app = app_of(pipelit.mfa.enroll("alice"))
+    for each in (before, other, SecretStr(""), SecretStr("é\ud800")):
+        with pytest.raises(SecondFactorError, match="enrol again") as caught:
+            pipelit.mfa.confirm("alice", app.at(clock()), enrolled=each)
+        assert "secret=" not in str(caught.value)
+    with pytest.raises(TypeError, match="enrolled"):
+        pipelit.mfa.confirm("alice", app.at(clock()), enrolled="x")  # type: ignore[arg-type]
+    assert not pipelit.mfa.status("alice").on
+
+
 # Who asks learns nothing
 
 

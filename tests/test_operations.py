@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from textwrap import dedent
@@ -20,14 +21,16 @@ import zxingcpp
 from commands_page import PAGE, commands, page
 from PIL import Image
 from postgres import programs
+from pydantic import SecretStr
 from sqlalchemy import make_url
 from test_cli import Run, folder, ready, run, told
 from test_stolen_database import opened
 from typer.main import get_command
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.cli import app
-from pipelit_agents.errors import MalformedCode
+from pipelit_agents.cli import app, operations
+from pipelit_agents.errors import CodeRejected, MalformedCode, PeerLocked
+from pipelit_agents.mfa import Mfa
 
 __all__ = ["folder", "ready", "run"]
 
@@ -283,6 +286,51 @@ def test_a_second_factor_is_reset_by_an_operator(ready: Run) -> None:
     assert not told(ready("mfa", "status", "alice", "--json"))["on"]
     assert ready("audit", "--action", "mfa.reset", "--json").stdout
     assert "in a folder that is" in ready("mfa", "enroll", "alice", "--png", "no/x.png").stderr
+
+
+def test_at_a_terminal_the_first_code_is_asked_for_until_it_is_right(
+    ready: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where too many first codes were wrong: the secret was shown here."""
+    shown: list[pyotp.TOTP] = []
+    enroll = Mfa.enroll
+
+    def scanned(self: Mfa, username: str) -> SecretStr:
+        uri = enroll(self, username)
+        app = pyotp.parse_uri(uri.get_secret_value())
+        assert isinstance(app, pyotp.TOTP)
+        shown.append(app)
+        return uri
+
+    def typed(_name: str) -> str:
+        return next(codes)()
+
+    monkeypatch.setattr(Mfa, "enroll", scanned)
+    monkeypatch.setattr(operations, "at_a_terminal", lambda: True)
+    monkeypatch.setattr(operations, "read_secret", typed)
+    far = [lambda each=each: shown[-1].at(time.time() + each) for each in (4e6, 5e6, 6e6, 7e6, 8e6)]
+    for _ in range(7):
+        with Pipelit.from_env() as pipelit:
+            pipelit.mfa.enroll("alice")
+            for each in far:
+                with pytest.raises((CodeRejected, PeerLocked)):
+                    pipelit.mfa.confirm("alice", each())
+    codes = iter(far)
+    ended = ready("mfa", "enroll", "alice")
+    assert (ended.exit_code, "enrol again" in ended.stderr) == (1, True)
+    codes = iter(
+        [
+            far[0],
+            lambda: "no code",
+            lambda: shown[-1].at(time.time() - 300),
+            lambda: shown[-1].now(),
+        ]
+    )
+    done = ready("mfa", "enroll", "alice")
+    assert done.exit_code == 0, done.stderr
+    for said in ("4 more wrong codes", "6 digits", "5 minutes behind"):
+        assert said in done.stderr
+    assert "recovery codes" in done.stdout
 
 
 def test_what_a_name_holds_drives_no_terminal(ready: Run) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError
-from pipelit_agents.settings import Settings, add_key, ensure_key
+from pipelit_agents.settings import DEFAULT_DATABASE_URL, Settings, add_key, ensure_key
 
 # The same in each process that collects these tests.
 KEY, OLDER = (
@@ -57,6 +57,55 @@ def test_each_setting_can_stand_in_a_file(
     else:
         monkeypatch.setenv(f"{setting}_FILE", str(file))
     assert value(setting) == KEY
+
+
+@pytest.mark.parametrize("where", ["environment", ".env"])
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "DATABASE_URL",
+        "database_url",
+        "DATABASE_URL_FILE",
+        "REDIS_URL",
+        "redis_url",
+        "REDIS_URL_FILE",
+        "ENCRYPTION_KEY",
+        "ENCRYPTION_KEYS",
+        "encryption_keys",
+    ],
+)
+def test_variables_of_the_host_application_are_not_read(
+    variable: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the documented names set something, in whatever case others are written."""
+    if where == ".env":
+        (tmp_path / ".env").write_text(f"{variable}=postgresql://host/application\n")
+    else:
+        monkeypatch.setenv(variable, "postgresql://host/application")
+    assert {each: value(each) for each in SETTINGS} == {
+        "FIELD_ENCRYPTION_KEY": "",
+        "PIPELIT_DATABASE_URL": DEFAULT_DATABASE_URL,
+        "PIPELIT_REDIS_URL": "",
+    }
+
+
+@pytest.mark.parametrize("where", ["environment", ".env", "argument"])
+def test_the_address_is_ours_beside_that_of_the_host_application(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is set, it wins over a DATABASE_URL in either place."""
+    ours = f"sqlite:///{tmp_path}/ours.db"
+    line = f"PIPELIT_DATABASE_URL={ours}\n" if where == ".env" else ""
+    (tmp_path / ".env").write_text(f"{line}DATABASE_URL=sqlite:///application.db\n")
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///application.db")
+    if where == "environment":
+        monkeypatch.setenv("PIPELIT_DATABASE_URL", ours)
+    argued = where == "argument"
+    made = Pipelit(database_url=ours, encryption_keys=[KEY]) if argued else Pipelit.from_env()
+    with made as pipelit:
+        pipelit.create_schema()
+    assert (tmp_path / "ours.db").is_file()
+    assert not (tmp_path / "application.db").exists()
 
 
 def test_the_environments_file_wins_over_the_env_files_value(

@@ -459,14 +459,16 @@ def test_a_deactivated_agent_is_told_so(pipelit: Pipelit, writer: Agent, editor:
         assert str(answer.content).startswith("Not done: 'agent_writer' was deactivated")
 
 
-def test_a_locked_peer_is_told_with_seconds(writer: Agent, editor: Agent, clock: Clock) -> None:
+def test_a_locked_peer_is_told_for_how_long(writer: Agent, editor: Agent, clock: Clock) -> None:
     """After ten failures in a row the model is told to leave it, and for how long."""
     tool = VerifyPeer(agent=editor)
     for _ in range(10):
         tool.invoke({"username": "agent_writer", "code": "00000000"})
         clock.advance(20)
     said = answer_to([tool], calls("verify_peer", username="agent_writer", code="00000000"))
-    assert said.startswith("Not verified: codes of 'agent_writer' are not checked here for 8")
+    assert said.startswith(
+        "Not verified: codes of 'agent_writer' are not checked here for 15 minutes"
+    )
 
 
 @pytest.mark.parametrize("name", ["agent_nobody", "alice"])

@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipelit_agents.cli.output import safe, typed_words, unsaid
+from pipelit_agents.wordy import has_code_form, is_wordy
 
 __all__ = ["Guarded"]
 
@@ -125,6 +126,8 @@ def _usage(root: Any, error: Any, words: list[str]) -> list[str]:
     lines = [] if context is None else [context.get_usage()]
     command, path = _reached(root, words)
     said = _said(kind, error, command, words)
+    if _NEVER_TYPED not in said and _may_have_a_secret(command, words[path.count(" ") :]):
+        said = f"{said}. {_NEVER_TYPED}"
     return [*lines, f"error: {safe(said)}", f"See: {path} --help"]
 
 
@@ -164,6 +167,29 @@ def _said(kind: str, error: Any, command: Any, words: list[str]) -> str:
     if kind == "UsageError":
         return f"there are more arguments than the command takes. {_NEVER_TYPED}"
     return "the command line can't be read"
+
+
+def _may_have_a_secret(command: Any, words: list[str]) -> bool:
+    """Whether the words after a command are more than it takes, or one is no ordinary word."""
+    takes_value = {
+        option
+        for each in command.params
+        if each.param_type_name == "option" and not getattr(each, "is_flag", False)
+        for option in each.opts
+    }
+    arguments, values, last = 0, [], ""
+    for word in words:
+        if word.startswith("-"):
+            values.append(word.partition("=")[2])
+        else:
+            values.append(word)
+            arguments += last not in takes_value
+        last = word
+    taken = [each for each in command.params if each.param_type_name == "argument"]
+    unlimited = any(each.nargs < 0 for each in taken)
+    return (arguments > len(taken) and not unlimited) or any(
+        has_code_form(each) or not is_wordy(each) for each in values
+    )
 
 
 def _name(parameter: Any) -> str:

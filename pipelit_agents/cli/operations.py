@@ -33,9 +33,17 @@ from pipelit_agents.cli.output import (
     show,
     show_table,
 )
-from pipelit_agents.errors import ConfigurationError, PipelitError, SecondFactorError
+from pipelit_agents.errors import (
+    CodeRejected,
+    ConfigurationError,
+    MalformedCode,
+    PipelitError,
+    SecondFactorError,
+)
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from pipelit_agents import KeyStatus, Pipelit
 
 __all__ = ["audit", "backup", "check", "keys", "mfa", "rotate_key"]
@@ -398,7 +406,8 @@ def enroll(
     if png is not None and not os.access(png.parent, os.W_OK):
         raise ConfigurationError(f"--png {png}: the folder can't be written to; name another")
     with Pipelit.from_env() as pipelit:
-        uri = pipelit.mfa.enroll(username).get_secret_value()
+        enrolled = pipelit.mfa.enroll(username)
+        uri = enrolled.get_secret_value()
         asks = at_a_terminal() and not as_json
         drawn = segno.make(uri, error="m", micro=False)
         if png is not None:
@@ -414,7 +423,20 @@ def enroll(
         title = "Scan it." if asks or png else "Put this address into an authenticator app."
         show(title, fields, as_json=as_json, once=["provisioning_uri"])
         if asks:
-            _show_recovery(pipelit.mfa.confirm(username, read_secret("Code")), username)
+            _show_recovery(_first_code(pipelit, username, enrolled), username)
+
+
+def _first_code(pipelit: Pipelit, username: str, enrolled: SecretStr) -> Sequence[SecretStr]:
+    """Ask for a first code until one is right, or the enrolment has ended."""
+    while True:
+        # Whoever sits here was shown the secret, so however many first codes others got wrong,
+        # this one is evaluated.
+        try:
+            return pipelit.mfa.confirm(username, read_secret("Code"), enrolled=enrolled)
+        except (CodeRejected, MalformedCode) as error:
+            if not pipelit.mfa.status(username).pending:
+                raise
+            typer.echo(safe(str(error)), err=True)
 
 
 @mfa.command("confirm")

@@ -16,7 +16,8 @@ import typer
 
 from pipelit_agents.discretion import discreet
 from pipelit_agents.errors import PipelitError
-from pipelit_agents.wordy import is_wordy
+from pipelit_agents.names import is_username
+from pipelit_agents.wordy import has_code_form, is_wordy
 
 __all__ = [
     "AsJson",
@@ -250,7 +251,7 @@ def at_a_terminal() -> bool:
 
 def _fail(error: Exception, *, as_json: bool) -> NoReturn:
     message = str(error) or "stopped at the question; nothing was done"
-    message = unsaid(message)
+    message = unsaid(message, unfit=isinstance(error, ValueError))
     if as_json:
         typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
     else:
@@ -284,12 +285,21 @@ def safe(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def unsaid(message: str) -> str:
+def unsaid(message: str, *, unfit: bool = False) -> str:
     """A message without the words of the command line that may be a secret or a code.
 
     A person may type one where a name belongs, and what ran the command keeps its output.
+
+    Args:
+        message: What would be shown.
+        unfit: Whether a word was refused for its form. Then it may be anything, also a password,
+            and none that the message quotes is kept; otherwise only names are.
     """
     kept = message
+    for word in typed_words.get():
+        for piece in {word, word.partition("=")[2]} - {""}:
+            if unfit or not is_username(piece):
+                message = _cut(message, repr(piece))
     for word in sorted(set(_typed()), key=len, reverse=True):
         for form in {word, repr(word)[1:-1], ascii(word)[1:-1], json.dumps(word)[1:-1]}:
             message = _cut(message, form)
@@ -302,7 +312,7 @@ def _typed() -> Iterator[str]:
     for word in typed_words.get():
         # Its parts too, as a message may have the word in another form: a path, an address.
         for piece in (word, *word.split("=", 1), *re.split(r"[/?&=:,;@\s]", word)):
-            if len(piece) >= _SHORTEST_SECRET and not is_wordy(piece):
+            if len(piece) >= _SHORTEST_SECRET and (has_code_form(piece) or not is_wordy(piece)):
                 yield piece
 
 

@@ -18,8 +18,9 @@ from pipelit_agents.cli.output import (
     show,
     show_table,
 )
+from pipelit_agents.credentials.recognition import is_token
 from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning
-from pipelit_agents.wordy import is_wordy
+from pipelit_agents.wordy import has_code_form, is_wordy
 
 __all__ = ["credentials"]
 
@@ -66,6 +67,14 @@ def put(
 
     if context.args:
         raise ValueError(f"the secret isn't an argument: {_REPLACE}")
+    _require_label("--kind", kind, "what it is for, such as llm")
+    _require_label("--created-by", created_by, "who puts it there, such as alice")
+    for option, label in (("NAME", name), *(("--allow", each) for each in allow or [])):
+        # The names of accounts may have numbers, so only what is known as a secret is refused.
+        if is_token(label) or (has_code_form(label) and not is_wordy(label)):
+            raise ValueError(
+                f"{option} has the form of a secret, and it is shown to everybody: {_REPLACE}"
+            )
     shown = _once("--public", [_pair(each) for each in public or []])
     fields = _once("--field", [(_field(each), f"Value of {each}") for each in field or []])
     value: str | dict[str, str]
@@ -166,6 +175,16 @@ def _field(name: str) -> str:
             f"name (letters, digits and _ . -). If that was the secret: {_REPLACE}"
         )
     return name
+
+
+def _require_label(option: str, value: str, what: str) -> None:
+    # Stored in clear and listed. Addresses and names in any language are fine.
+    plain = "".join("x" if c.isalpha() and not c.isascii() else c for c in value)
+    if len(value) > _LONGEST_NAME or not is_wordy(plain.replace("@", " ")) or is_token(value):
+        raise ValueError(
+            f"{option} takes {what}, and what is given are no words. If that was the secret: "
+            f"{_REPLACE}"
+        )
 
 
 def _no_json(constant: str) -> Any:

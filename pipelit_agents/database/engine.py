@@ -740,6 +740,13 @@ def _alembic_config() -> Config:
     return config
 
 
+# Options of Python's sqlite3 module, and of SQLite URIs, on which its transactions and locks rely.
+_SET_BY_US: Final = frozenset(
+    {
+        "autocommit", "cache", "check_same_thread", "detect_types", "factory", "immutable",
+        "isolation_level", "nolock", "timeout",
+    }
+)  # fmt: skip
 _REFUSED: Final = (UnicodeEncodeError, SQLAlchemyError)
 
 
@@ -782,7 +789,9 @@ def _storage_error(engine: Engine, error: Exception) -> StorageError:
 def _require_readable(url: str) -> None:
     """Refuse what SQLAlchemy would read otherwise than it was meant; repeat none of it."""
     why = ""
-    if url[:1] in "'\"":
+    if not url.strip():
+        why = "it is empty: unset it for the default, sqlite:///.pipelit/agents.db, or fill it in"
+    elif url[0] in "'\"":
         why = "it has quotes around it, which belong to the shell or to .env: take them out"
     elif url != url.strip() or any(ord(each) < 0x20 for each in url):
         why = "it has a line's end or white space in it: take that out"
@@ -804,6 +813,8 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
             return server(parsed, pool_size, wait=BUSY_TIMEOUT)
         if parsed.get_backend_name() != "sqlite":
             raise ArgumentError("it has to be sqlite:///… or postgresql+psycopg://…")  # noqa: TRY301 - said below
+        if dialect.driver != "pysqlite":
+            raise ArgumentError(f"the driver has to be pysqlite, not {dialect.driver}")  # noqa: TRY301 - said below
     except ValueError:
         # Its words repeat a part of the address, which may be the password.
         raise ConfigurationError(
@@ -827,12 +838,18 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
             f"{URL_SETTING}: a file stands behind three slashes, sqlite:///{parsed.host}, or four "
             "where its path begins with one"
         )
-    if name == ":memory:" or name.startswith("file:") or {"mode", "uri"} & parsed.query.keys():
+    if ":memory:" in name or parsed.query.get("mode") == "memory":
         raise ConfigurationError(
             f"{URL_SETTING} has to name a file by its path: an SQLite database in memory can't be "
             "shared by threads safely. In tests use a temporary directory, for example "
             "sqlite:////tmp/agents.db"
         )
+    if name.startswith("file:") or {"mode", "uri"} & parsed.query.keys():
+        raise ConfigurationError(
+            f"{URL_SETTING} has to name a file by its path, not by an SQLite URI (file:…): write "
+            "sqlite:///agents.db, or four slashes where the path begins with one"
+        )
+    _require_sqlite_options(parsed)
     import sqlite3
 
     path = Path(name)
@@ -872,6 +889,20 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
     return engine
 
 
+def _require_sqlite_options(parsed: URL) -> None:
+    """Refuse options of an address that would be ignored, or fail without naming the setting."""
+    for name, value in parsed.query.items():
+        if name in _SET_BY_US:
+            why = "pipelit-agents sets it itself; leave it out"
+        elif name != "cached_statements":
+            why = "SQLite addresses have no such option here; leave it out"
+        elif not isinstance(value, str) or not (value.isascii() and value.isdecimal()):
+            why = "its value has to be one whole number"
+        else:
+            continue
+        raise ConfigurationError(f"{URL_SETTING} has the option {name!r:.60}: {why}")
+
+
 def _synchronous() -> str:
     # A machine without a boot id can't tell that it forgot commits, so it must not forget any.
     return "NORMAL" if boot_id() else "FULL"
@@ -903,7 +934,7 @@ def _make_private(path: Path, *, create: bool) -> None:
         if stat.S_ISDIR(mode):
             raise _os_error(errno.EISDIR)
         if mode & 0o077:
-            path.chmod(0o600)
+            _take_from_others(path)
         effective = os.access in os.supports_effective_ids
         if not os.access(path, os.R_OK | os.W_OK, effective_ids=effective):
             flags = os.statvfs(path).f_flag if hasattr(os, "statvfs") else 0
@@ -922,6 +953,28 @@ def _make_private(path: Path, *, create: bool) -> None:
             f"the database file {path.absolute()} can't be opened for writing ({error.strerror}): "
             + _WHY_CLOSED.get(error.errno or 0, f"change {URL_SETTING} or the folder's permissions")
         ) from None
+
+
+def _take_from_others(path: Path) -> None:
+    try:
+        path.chmod(0o600)
+    except PermissionError:
+        raise ConfigurationError(
+            f"the database file {path.absolute()} may be read by others, and its permissions can't "
+            f"be changed by this account, as it is a file of {_owner(path)}: let that account run "
+            f"this, or chmod 600 it and chown it to this account, or change {URL_SETTING}"
+        ) from None
+
+
+def _owner(path: Path) -> str:
+    """The account that a file belongs to, for a message."""
+    number = path.stat().st_uid
+    try:
+        import pwd
+
+        return f"{pwd.getpwuid(number).pw_name!r} (uid {number})"
+    except (ImportError, KeyError):
+        return f"uid {number}"
 
 
 def _os_error(number: int) -> OSError:
