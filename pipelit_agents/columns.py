@@ -420,7 +420,7 @@ def _look(
             if kind == "postgresql":
                 _require_all_rows(connection, where)
     except (SQLAlchemyError, StorageError) as error:
-        counted.not_counted.append(f"{where.name}, which can't be read ({_why(error)})")
+        counted.not_counted.append(f"{where.name}, whose rows can't all be read ({_why(error)})")
         return
     for each in where.columns:
         if not where.spots(each["name"]).isdisjoint(known) or (

@@ -88,7 +88,8 @@ class KeyStatus:
         checkpoints: How many values of the checkpoints that were read are under an older key; None
             where none were read.
         columns: How many values are under an older key in columns that aren't this package's, by
-            ``table.column``.
+            ``table.column``; those of checkpoints included, where they are in a database that was
+            looked at.
         not_counted: What may need an older key and wasn't counted.
     """
 
@@ -228,8 +229,12 @@ class Keys:
     ) -> KeyStatus:
         """Count how many values are under which key.
 
-        In this database all tables are looked at, those of an application too: a column with
-        ciphertexts is counted even if no model names it any more.
+        In this database, and in those that ``models`` names by an engine, all columns that can hold
+        text are looked at, those of an application too: a column with ciphertexts is counted even
+        if no model names it any more. Checkpoints that are there are counted among ``columns``,
+        also where no checkpointer for them is named.
+
+        All of it is counted by the keys that are known after they were asked for at the beginning.
 
         Args:
             checkpointers: The checkpointers that were written to through ``sealed_saver`` or
