@@ -56,11 +56,10 @@ from langgraph.checkpoint.serde.types import TASKS
 
 from pipelit_agents.credentials.scope import current_scope
 from pipelit_agents.errors import ConfigurationError, UnsealError
-from pipelit_agents.keyring import Keyring
+from pipelit_agents.keyring import CHECKPOINTS, Keyring
 
 __all__ = ["SealedSaver", "SealedSerializer"]
 
-_LABEL: Final = "checkpoints"
 _MARK: Final = "+pipelit"
 _SEALED: Final = "pipelit_sealed"
 # What LangGraph itself reads from metadata without having written it into the state.
@@ -172,7 +171,7 @@ class SealedSerializer(JsonPlusSerializer):
     def _keys(self) -> Keyring:
         if self._derived is None:
             keyring = self._keyring if isinstance(self._keyring, Keyring) else self._keyring()
-            self._derived = keyring.derive(_LABEL)
+            self._derived = keyring.derive(CHECKPOINTS)
         return self._derived
 
     def __repr__(self) -> str:

@@ -37,7 +37,14 @@ _PUBLISHED: Final = frozenset(
 # Of 32 random bytes fewer than these are different in one of 10^17 keys.
 _FEWEST_BYTES: Final = 16
 _KEY_LENGTH: Final = 44
+# What the keys of sealed checkpoints are derived for.
+CHECKPOINTS: Final = "checkpoints"
 _MARK: Final = b"plit1"
+_ORIGIN: Final = b"pipelit-agents/name"
+# A Fernet token: version, time and initialization vector; blocks of the cipher; HMAC-SHA256.
+_TOKEN_HEAD: Final = 25
+_TOKEN_BLOCK: Final = 16
+_TOKEN_TAG: Final = 32
 _HEAD: Final = len(_MARK) + hashlib.sha256().digest_size
 
 
@@ -54,7 +61,7 @@ class Keyring:
             never in the message.
     """
 
-    __slots__ = ("_fernet", "_keys", "_newest")
+    __slots__ = ("_fernet", "_keys", "_newest", "_origins")
 
     @discreet
     def __init__(self, *keys: str) -> None:
@@ -78,6 +85,8 @@ class Keyring:
                     f"it out there, and make one with: {MAKE_A_KEY}"
                 )
         self._keys = tuple(raw)
+        # What each key is, or is derived from.
+        self._origins = tuple(hmac.digest(key, _ORIGIN, "sha256") for key in raw)
         fernets = [Fernet(key) for key in cleaned]
         self._newest = fernets[0]
         self._fernet = MultiFernet(fernets)
@@ -170,7 +179,7 @@ class Keyring:
         Args:
             position: Which key, 0 for the newest.
         """
-        return hmac.digest(self._keys[position], b"pipelit-agents/name", "sha256").hex()[:12]
+        return hmac.digest(self._keys[position], _ORIGIN, "sha256").hex()[:12]
 
     def weak(self) -> list[str]:
         """Names the keys that weren't drawn by chance, by position and what gives them away."""
@@ -191,9 +200,52 @@ class Keyring:
     def ask_again(self) -> None:
         """Ask for the keys again, where they are from somewhere that can be asked."""
 
+    def snapshot(self) -> Keyring:
+        """The keys as they are now; later changes at their source don't reach it."""
+        return self
+
+    @property
+    def origins(self) -> tuple[bytes, ...]:
+        """A digest of each key, newest first; a derived key has that of the one it is made from."""
+        return self._origins
+
     def shares_a_key(self, other: Keyring) -> bool:
-        """Whether another keyring has one of these keys too."""
-        return not {*self._keys}.isdisjoint(other._keys)
+        """Whether another keyring has one of these keys too, or one derived from it."""
+        return not {*self._origins}.isdisjoint(other._origins)
+
+    def origin_of(self, token: str) -> bytes | None:
+        """The origin of the key that a value was sealed under; None where it is none of these."""
+        for key, origin in zip(self._keys, self._origins, strict=True):
+            try:
+                Fernet(base64.urlsafe_b64encode(key)).decrypt(token)
+            except (InvalidToken, TypeError, ValueError):
+                continue
+            return origin
+        return None
+
+    def origin_within(self, content: bytes) -> tuple[bytes, int] | None:
+        """Find a token at the beginning of bytes, whatever follows it.
+
+        A token doesn't say how long it is, so each possible length is tried. The time that this
+        takes grows with the number of bytes.
+
+        Args:
+            content: The bytes of a token and what follows, decoded from base64.
+
+        Returns:
+            The origin of its key, and how many bytes the token has; None where there is no token
+            under one of these keys.
+        """
+        for key, origin in zip(self._keys, self._origins, strict=True):
+            # The first half of a Fernet key signs.
+            tag = hmac.new(key[:16], content[:_TOKEN_HEAD], "sha256")
+            for end in range(
+                _TOKEN_HEAD + _TOKEN_BLOCK, len(content) - _TOKEN_TAG + 1, _TOKEN_BLOCK
+            ):
+                tag.update(content[end - _TOKEN_BLOCK : end])
+                if hmac.compare_digest(tag.copy().digest(), content[end : end + _TOKEN_TAG]):
+                    return origin, end + _TOKEN_TAG
+        return None
 
     def is_in(self, content: bytes) -> bool:
         """Whether bytes hold one of the keys, as text; to find copies of a key."""
@@ -238,7 +290,9 @@ class Keyring:
             hmac.digest(key, b"pipelit-agents/keyring\0" + label.encode(), "sha256")
             for key in self._keys
         )
-        return Keyring(*(base64.urlsafe_b64encode(key).decode("ascii") for key in derived))
+        made = Keyring(*(base64.urlsafe_b64encode(key).decode("ascii") for key in derived))
+        made._origins = self._origins
+        return made
 
     def __repr__(self) -> str:
         return f"Keyring({len(self._keys)} key{'s' if len(self._keys) > 1 else ''})"

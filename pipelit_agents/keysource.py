@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
@@ -67,6 +67,7 @@ class KeySource:
         """Make a lock of this process's own: the parent's may be held by a thread of the parent."""
         self._turn = threading.Lock()
         self._asking: int | None = None
+        self._asking_since: float | None = None
 
     def current(self) -> Keyring:
         """The keys that are known; asked for where there are none, or they are old.
@@ -158,8 +159,7 @@ class KeySource:
             return None, "", str(unfit)
         except Exception as error:
             # Its text is somebody else's, and its class may be anything.
-            kind = f"{type(error).__module__}.{type(error).__qualname__}"
-            return None, kind, _text_of(error)
+            return None, _kind_of(error), _text_of(error)
 
     @contextmanager
     def _my_turn(self, patience: float) -> Iterator[bool]:
@@ -169,15 +169,19 @@ class KeySource:
             )
         # In a fork this is the child's own lock from the beginning, and so is what is released.
         turn = self._turn
+        since = self._asking_since
+        if since is not None:
+            # The patience is with the function: it isn't longer for those who come later.
+            patience = max(0.0, min(patience, patience - (self._clock() - since)))
         mine = turn.acquire(timeout=patience) if patience else turn.acquire(blocking=False)
         if not mine:
             yield False
             return
         try:
-            self._asking = threading.get_ident()
+            self._asking, self._asking_since = threading.get_ident(), self._clock()
             yield True
         finally:
-            self._asking = None
+            self._asking = self._asking_since = None
             turn.release()
 
     def __repr__(self) -> str:
@@ -214,6 +218,11 @@ class LiveKeyring(Keyring):
     _keys: Any = property(lambda self: self._now()[1]._keys)
     _fernet: Any = property(lambda self: self._now()[1]._fernet)
     _newest: Any = property(lambda self: self._now()[1]._newest)
+    _origins: Any = property(lambda self: self._now()[1]._origins)
+
+    def snapshot(self) -> Keyring:
+        """The keys that are known now."""
+        return self._now()[1]
 
     def ask_again(self) -> None:
         """Ask the function for the keys now."""
@@ -280,6 +289,8 @@ def _keyring_of(answer: Any) -> Keyring:
         raise _Unfit("it returned something to be awaited; give a synchronous function")
     if isinstance(answer, str):
         answer = re.split(r"[,\s]+", answer)
+    if isinstance(answer, Set):
+        raise _Unfit("it returned a set, which has no order; give a list of keys, newest first")
     if isinstance(answer, bytes | bytearray | Mapping) or not isinstance(answer, Iterable):
         raise _Unfit(f"it returned {type(answer).__name__}, not a list of keys, newest first")
     keys = [_text(each) for each in answer]
@@ -305,10 +316,18 @@ def _text(key: Any) -> str:
     return found.strip()
 
 
+def _kind_of(error: Exception) -> str:
+    try:
+        return f"{type(error).__module__}.{type(error).__qualname__}"
+    except BaseException:
+        return "Exception"
+
+
 def _text_of(error: Exception) -> str:
+    # Whatever making the text raises, SystemExit too, isn't what the function raised.
     try:
         return masked(str(error))
-    except Exception:
+    except BaseException:
         return ""
 
 

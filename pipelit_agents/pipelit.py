@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -118,6 +118,10 @@ class Pipelit:
         if isinstance(encryption_keys, str):
             raise ConfigurationError(
                 "encryption_keys is a list of keys, newest first, or a function that returns one"
+            )
+        if isinstance(encryption_keys, Set):
+            raise ConfigurationError(
+                "encryption_keys is a set, which has no order: give a list of keys, newest first"
             )
         keys = tuple(encryption_keys)
         for position, key in enumerate(keys, 1):

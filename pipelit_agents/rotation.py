@@ -18,7 +18,18 @@ from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.tags import approval_purpose, reason_purpose
 from pipelit_agents.audit import AuditTrail, entry, write
 from pipelit_agents.bounds import require_count
-from pipelit_agents.columns import Counted, Models, Place, Source, elsewhere, places_of, scan
+from pipelit_agents.columns import (
+    Counted,
+    Models,
+    Place,
+    Source,
+    Spot,
+    elsewhere,
+    keyrings_of,
+    places_of,
+    scan,
+    spot_of,
+)
 from pipelit_agents.credentials.store import credential_place
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import (
@@ -34,7 +45,7 @@ from pipelit_agents.database.models import (
 )
 from pipelit_agents.database.types import EncryptedString
 from pipelit_agents.errors import ConfigurationError, StorageError, UnsealError
-from pipelit_agents.keyring import Keyring, Sealed
+from pipelit_agents.keyring import CHECKPOINTS, Keyring, Sealed
 from pipelit_agents.mfa import Mfa, pending_purpose
 from pipelit_agents.twins import off_the_loop
 from pipelit_agents.verification import peering_purpose, totp_purpose
@@ -77,7 +88,8 @@ class KeyStatus:
         checkpoints: How many values of the checkpoints that were read are under an older key; None
             where none were read.
         columns: How many values are under an older key in columns that aren't this package's, by
-            ``table.column``.
+            ``table.column``; those of checkpoints included, where they are in a database that was
+            looked at.
         not_counted: What may need an older key and wasn't counted.
     """
 
@@ -217,8 +229,12 @@ class Keys:
     ) -> KeyStatus:
         """Count how many values are under which key.
 
-        In this database all tables are looked at, those of an application too: a column with
-        ciphertexts is counted even if no model names it any more.
+        In this database, and in those that ``models`` names by an engine, all columns that can hold
+        text are looked at, those of an application too: a column with ciphertexts is counted even
+        if no model names it any more. Checkpoints that are there are counted among ``columns``,
+        also where no checkpointer for them is named.
+
+        All of it is counted by the keys that are known after they were asked for at the beginning.
 
         Args:
             checkpointers: The checkpointers that were written to through ``sealed_saver`` or
@@ -234,24 +250,26 @@ class Keys:
             TypeError: ``models`` isn't a list of models.
             UnsealError: A checkpoint isn't sealed, or no key opens it.
         """
-        keyring, here = self._asked_again(), Source.of(self._database)
+        live = self._asked_again()
+        # One set of keys from the beginning to the end.
+        keyring, here = live.snapshot(), Source.of(self._database)
         places = places_of(models or [], here)
         own = self._own(keyring)
-        named = {each.column.table.fullname for each in places}
-        ours = {each.fullname for each in Base.metadata.tables.values()}
-        others, tables = scan(here, named | ours, keyring)
+        others, looked = self._others(places, here, keyring)
         for each in places:
             each.count(keyring, others)
         not_counted = [
             *_unknown_tags(),
             *others.not_counted,
-            *elsewhere(named | ours | tables, keyring),
+            *elsewhere(looked, keyring),
         ]
         checkpoints = None
         if checkpointers:
             checkpoints = sum(_older_checkpoints(each, keyring) for each in checkpointers)
         else:
             not_counted.append(_NO_CHECKPOINTS)
+        if not live.snapshot().has_the_keys_of(keyring):
+            not_counted.append("what other keys sealed: the keys changed while it was counted")
         return KeyStatus(
             tuple(keyring.fingerprint(position) for position in range(len(keyring))),
             own.newest + others.newest,
@@ -261,6 +279,35 @@ class Keys:
             others.older,
             tuple(not_counted),
         )
+
+    def _others(
+        self, places: Sequence[Place], here: Source, keyring: Keyring
+    ) -> tuple[Counted, set[Spot]]:
+        """What all other columns hold, of this database and of those of the models."""
+        rings = keyrings_of(keyring, CHECKPOINTS)
+        sources = {here.key: here} | {each.source.key: each.source for each in places}
+        counted, looked = Counted(), set[Spot]()
+        for source in sources.values():
+            known = {
+                spot_of(each.column)
+                for each in places
+                if each.source.key == source.key and each.needs(keyring)
+            }
+            if source.key == here.key:
+                known |= {spot_of(each.column) for each in self._sealed()}
+            found, seen = scan(source, known, keyring, rings)
+            counted.add(found)
+            looked |= seen
+        return counted, looked
+
+    def _sealed(self) -> list[Place]:
+        """All sealed columns of our own tables."""
+        return [
+            Place(column, Source.of(self._database))
+            for table in Base.metadata.sorted_tables
+            for column in table.columns
+            if isinstance(column.type, EncryptedString)
+        ]
 
     def _asked_again(self) -> Keyring:
         keyring = self._keyring()
@@ -305,10 +352,7 @@ class Keys:
         """The sealed columns of our own tables whose purpose no place tells."""
         told = {(each.table.__table__, name) for each in _PLACES for name in each.columns}
         return [
-            Place(column, Source.of(self._database))
-            for table in Base.metadata.sorted_tables
-            for column in table.columns
-            if isinstance(column.type, EncryptedString) and (table, column.name) not in told
+            each for each in self._sealed() if (each.column.table, each.column.name) not in told
         ]
 
     astatus = off_the_loop(status)

@@ -798,6 +798,10 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "rotation_columns": [
             "an_applications_columns_are_counted_and_rotated",
             "a_column_that_no_model_has_any_more_is_counted",
+            "a_forgotten_column_of_a_named_table_is_counted",
+            "any_column_of_sqlite_may_hold_a_token",
+            "any_type_of_postgresql_that_can_hold_a_token_is_read",
+            "a_checkpointer_in_this_database_is_noticed",
             "a_column_of_ours_that_no_place_tells_is_rotated_all_the_same",
             "checkpoints_that_nobody_named_are_never_a_yes",
         ],
@@ -806,6 +810,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "rotation_columns": [
             "models_that_this_process_knows_and_nobody_named_are_said",
             "a_tag_that_no_rotation_knows_is_said",
+            "rows_that_a_policy_hides_are_not_taken_for_none",
         ],
     },
     "`--purge` makes old ciphertext": {

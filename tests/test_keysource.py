@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -202,6 +203,14 @@ class ClientError(Exception):
     """As boto3's."""
 
 
+class Ending(Exception):
+    """Its text ends the process of whoever asks for it."""
+
+    def __str__(self) -> str:
+        """Raise."""
+        raise SystemExit(3)
+
+
 def failing(error: Exception) -> Callable[[], Any]:
     """A function that has keys in its frame, and fails."""
 
@@ -225,6 +234,9 @@ BAD = "k9Xw2QzL7mR4tYbN1vC8pA5sD3fG6hJ0kE2uW9oI4"
         (lambda: None, "NoneType", ""),
         (lambda: BAD.encode(), "bytes", ""),
         (lambda: {"key": BAD}, "dict", ""),
+        (lambda: {BAD}, "a set, which has no order", ""),
+        (lambda: frozenset({BAD}), "a set, which has no order", ""),
+        (failing(Ending()), "failed (Ending)", "test_keysource.Ending"),
         (lambda: [BAD.encode()], "a key that is bytes", ""),
         (lambda: [Keyring.generate_key(), BAD], "key 2 of 2", ""),
         (lambda: BAD, "key 1 of 1", ""),
@@ -360,6 +372,71 @@ def test_others_wait_no_longer_than_they_have_to(
         asking.join(WAIT)
         begun.clear()
         go.clear()
+
+
+def test_nobody_waits_for_a_function_that_hangs_longer_than_the_patience(
+    seconds: Seconds, key: str
+) -> None:
+    """However many come later: it is the patience with the function, and not of each caller."""
+    begun, go = threading.Event(), threading.Event()
+    hangs = [False]
+
+    def ask() -> list[str]:
+        if hangs[0]:
+            begun.set()
+            assert go.wait(WAIT)
+        return [key]
+
+    source, first = KeySource(ask, seconds), KeySource(ask, seconds)
+    ring = LiveKeyring(source)
+    assert ring.seal("x", "p")
+    hangs[0] = True
+    for each, after in ((source, 6.0), (first, 31.0)):
+        begun.clear()
+        go.clear()
+        asking = threading.Thread(target=each.ask_again)
+        asking.start()
+        assert begun.wait(WAIT)
+        seconds.now += after
+        started = time.monotonic()
+        for _ in range(20):
+            if each is source:
+                with pytest.raises(UnsealError):
+                    ring.unseal("gAAAAA", "p")
+            else:
+                with pytest.raises(EncryptionKeysUnavailable, match="another thread"):
+                    each.current()
+        assert time.monotonic() - started < 4.0
+        go.set()
+        asking.join(WAIT)
+
+
+def test_keys_that_change_while_they_are_counted_are_no_yes(
+    pipelit: Pipelit, served: Pipelit, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The count is of one set of keys; that there are others by now is said."""
+    pipelit.credentials.put("openai", "sk-live-1234567890", kind="llm", created_by="alice")
+    manager.keys = [*manager.keys, Keyring.generate_key()]
+    own, keyring = served.keys._own, served._open_keyring()
+
+    def changing(ring: Keyring) -> Any:
+        counted = own(ring)
+        manager.keys = [Keyring.generate_key(), *manager.keys]
+        keyring.ask_again()
+        return counted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(served.keys, "_own", changing)
+        status = served.keys.status(checkpointers=[InMemorySaver()])
+    assert (len(status.keys), status.older, status.older_can_go) == (2, 0, None)
+    assert "changed while it was counted" in status.not_counted[0]
+    assert served.keys.status(checkpointers=[InMemorySaver()]).older_can_go is False
+
+
+def test_a_set_of_keys_is_refused_in_words(settings: dict[str, Any], key: str) -> None:
+    """It has no order, so nobody knows which of them is the newest."""
+    with pytest.raises(ConfigurationError, match="which has no order"):
+        Pipelit(**settings | {"encryption_keys": {key}})
 
 
 def test_a_function_that_needs_its_own_pipelit_is_told(settings: dict[str, Any]) -> None:

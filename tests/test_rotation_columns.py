@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
 from sqlalchemy import (
     Column,
@@ -281,6 +283,257 @@ def test_what_are_no_models_is_refused(rotating: Pipelit, models: Any) -> None:
         rotating.keys.status(models=models)
 
 
+# What is forgotten
+
+
+def put(pipelit: Pipelit, *statements: str, token: Any) -> None:
+    """Runs statements, with a token where they want one."""
+    with pipelit._database.writing() as connection:
+        for each in statements:
+            connection.execute(text(each), {"v": token} if ":v" in each else {})
+
+
+def test_a_forgotten_column_of_a_named_table_is_counted(
+    rotating: Pipelit, old: Keyring, tmp_path: Path
+) -> None:
+    """Here, in another database that is named by its engine, and in a table of ours."""
+    metadata, _ = filled(rotating, old)
+    rotating.keys.rotate(models=[metadata])
+    engine = create_engine(f"sqlite:///{tmp_path}/other.db")
+    metadata.create_all(engine)
+    token = old.seal("x", "y")
+    named = [metadata, (metadata, engine)]
+    assert rotating.keys.status(checkpointers=[NONE], models=named).older_can_go
+    put(rotating, "ALTER TABLE customers ADD COLUMN iban TEXT", token=token)
+    put(rotating, "UPDATE customers SET iban = :v WHERE id = 1", token=token)
+    status = rotating.keys.status(checkpointers=[NONE], models=named)
+    assert (status.columns, status.older_can_go) == ({"customers.iban": 1}, False)
+    put(rotating, "ALTER TABLE customers DROP COLUMN iban", token=token)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE left_over (kept)"))
+        connection.execute(text("INSERT INTO left_over VALUES (:v)"), {"v": token})
+    status = rotating.keys.status(checkpointers=[NONE], models=named)
+    assert status.columns == {"left_over.kept": 1}
+    engine.dispose()
+    put(rotating, "UPDATE pipelit_credentials SET kind = :v", token=token)
+    assert rotating.keys.status(checkpointers=[NONE]).columns == {"pipelit_credentials.kind": 1}
+
+
+def test_tables_of_one_name_in_two_databases_are_two(
+    rotating: Pipelit, old: Keyring, tmp_path: Path
+) -> None:
+    """Named there, the one that is here is looked at all the same."""
+    rotating.keys.rotate()
+    engine = create_engine(f"sqlite:///{tmp_path}/other.db")
+    metadata, _ = customers(None)
+    metadata.create_all(engine)
+    put(
+        rotating,
+        "CREATE TABLE customers (id INTEGER, token TEXT)",
+        "INSERT INTO customers VALUES (1, :v)",
+        token=old.seal("x", "y"),
+    )
+    status = rotating.keys.status(checkpointers=[NONE], models=[(metadata, engine)])
+    assert (status.columns, status.older_can_go) == ({"customers.token": 1}, False)
+    engine.dispose()
+
+
+def test_a_table_of_the_same_name_is_not_the_models_table(rotating: Pipelit) -> None:
+    """It lacks a sealed column of the model, so that column is somewhere else."""
+    rotating.keys.rotate()
+    put(rotating, "CREATE TABLE customers (id INTEGER, token TEXT)", token=None)
+    metadata, _ = customers(None)
+    status = rotating.keys.status(checkpointers=[NONE])
+    assert status.older_can_go is None
+    assert [each.partition(",")[0] for each in status.not_counted] == ["customers.note"]
+    assert metadata.tables
+
+
+def test_any_column_of_sqlite_may_hold_a_token(rotating: Pipelit, old: Keyring) -> None:
+    """It doesn't enforce types: text or bytes, whatever the column is declared to be."""
+    rotating.keys.rotate()
+    kinds = (
+        "STRING", "BLOB", "", "VARCHAR(64)", "UUID", "ANY", "INTEGER", "DATETIME", "BOOLEAN",
+    )  # fmt: skip
+    names = [f"c{number}" for number in range(len(kinds))]
+    declared = ", ".join(f"{name} {kind}" for name, kind in zip(names, kinds, strict=True))
+    put(rotating, f"CREATE TABLE t ({declared})", token=None)
+    token = old.seal("x", "y")
+    for value in (token, token.encode(), b"\0\xff" + token.encode(), f"\0{token}"):
+        row = "INSERT INTO t VALUES (:v, :v, :v, :v, :v, :v, :v, :v, :v)"
+        put(rotating, "DELETE FROM t", row, token=value)
+        status = rotating.keys.status(checkpointers=[NONE])
+        assert status.columns == {f"t.{name}": 1 for name in names}
+        assert status.older_can_go is False
+
+
+@pytest.mark.filterwarnings("ignore:Did not recognize type")
+@pytest.mark.backends("postgres")
+def test_any_type_of_postgresql_that_can_hold_a_token_is_read(
+    rotating: Pipelit, old: Keyring
+) -> None:
+    """Arrays, domains, bytes, composite types, and what a materialized view keeps."""
+    rotating.keys.rotate()
+    put(
+        rotating,
+        "CREATE DOMAIN word AS text",
+        "CREATE TYPE pair AS (one text, two bytea)",
+        "CREATE TABLE t (a text[], b word, c bytea, d pair, e jsonb[], f bytea[], g varchar(64), "
+        "h pair, i numeric)",
+        "INSERT INTO t VALUES (array[:v], :v, convert_to(:v, 'UTF8'), row(:v, null), "
+        "array[to_jsonb(cast(:v AS text))], array[convert_to(:v, 'UTF8')], 'x', "
+        "row(null, convert_to(:v, 'UTF8')), 1)",
+        "CREATE TABLE source (a text)",
+        "INSERT INTO source VALUES (:v)",
+        "CREATE MATERIALIZED VIEW seen AS SELECT a FROM source",
+        "DELETE FROM source",
+        token=old.seal("x", "y"),
+    )
+    status = rotating.keys.status(checkpointers=[NONE])
+    assert status.not_counted == ()
+    put(rotating, "SELECT lo_from_bytea(0, convert_to(:v, 'UTF8'))", token="x")
+    aside = rotating.keys.status(checkpointers=[NONE]).not_counted
+    put(rotating, "SELECT lo_unlink(oid) FROM pg_largeobject_metadata", token="x")
+    assert aside == ("large objects of the database, which aren't read",)
+    assert status.columns == dict.fromkeys(
+        ("t.a", "t.b", "t.c", "t.d", "t.e", "t.f", "t.h", "seen.a"), 1
+    )
+
+
+@pytest.mark.backends("postgres")
+def test_rows_that_a_policy_hides_are_not_taken_for_none(rotating: Pipelit, old: Keyring) -> None:
+    """With row-level security the table is named as not counted, and so is one of ours."""
+    rotating.keys.rotate()
+    put(
+        rotating,
+        "CREATE ROLE app",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO app",
+        "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app",
+        "CREATE TABLE t (kept text)",
+        "INSERT INTO t VALUES (:v)",
+        "GRANT ALL ON t TO app",
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE pipelit_peerings ENABLE ROW LEVEL SECURITY",
+        token=old.seal("x", "y"),
+    )
+    source = _source(rotating)
+
+    @contextmanager
+    def reading() -> Iterator[Any]:
+        with source.reading() as connection:
+            connection.execute(text("SET LOCAL ROLE app"))
+            yield connection
+
+    ring = rotating._open_keyring()
+    counted, _ = columns.scan(replace(source, reading=reading), set(), ring, [ring])
+    assert counted.older == {}
+    assert sorted(each.partition(",")[0] for each in counted.not_counted) == [
+        "pipelit_peerings",
+        "t",
+    ]
+    with rotating._database.writing() as connection:
+        connection.execute(text("DROP OWNED BY app"))
+        connection.execute(text("DROP ROLE app"))
+
+
+@pytest.mark.parametrize(
+    ("around", "number"),
+    [
+        ("{}_v1", 1),
+        ("gAAAAA{}", 1),
+        ("x{}x", 1),
+        ("gAAAAAgAAAAA{}{}abc", 2),
+        ('{{"a": "{}", "b": "{}"}}', 2),
+        ("{}gAAAAA", 1),
+    ],
+)
+@pytest.mark.parametrize("plain", ["x", "x" * 16, "x" * 32])
+def test_a_token_with_anything_around_it_is_found(around: str, number: int, plain: str) -> None:
+    """Of each length, with and without its padding, in lines too."""
+    keys = [Keyring.generate_key(), Keyring.generate_key()]
+    old, rings = Keyring(keys[1]), [Keyring(*keys)]
+    token = old.seal(plain, "y")
+    wrapped = "\n".join(token[at : at + 64] for at in range(0, len(token), 64))
+    for each in (token, token.rstrip("="), token.replace("=", "%3D"), wrapped):
+        if "{}{}" in around and each != token.rstrip("="):
+            continue
+        found, whole = columns._origins_in(around.format(*[each] * number).encode(), rings)
+        assert (found, whole) == ([old.origins[0]] * number, True)
+
+
+def test_a_value_of_many_beginnings_takes_no_hours(rotating: Pipelit, old: Keyring) -> None:
+    """Whoever may write text doesn't keep the count from its end: the column is named."""
+    rotating.keys.rotate()
+    hostile = "gAAAAA" * 20_000
+    put(
+        rotating,
+        "CREATE TABLE t (kept TEXT)",
+        *["INSERT INTO t VALUES (:v)"] * 2,
+        token=hostile,
+    )
+    status = rotating.keys.status(checkpointers=[NONE])
+    assert status.older_can_go is None
+    assert status.not_counted == ("t.kept, where a value has too much that may be a ciphertext",)
+
+
+def test_derived_keys_are_known_by_what_they_are_made_from(
+    rotating: Pipelit, old: Keyring, newer: str, key: str
+) -> None:
+    """A model whose keyring is derived from the keys is counted and rotated."""
+    ring = Keyring(newer, key).derive("mine")
+    metadata, _ = customers(ring)
+    metadata.create_all(rotating._database.engine)
+    token = old.derive("mine").seal("x", "customers.token")
+    put(rotating, "INSERT INTO customers VALUES (1, 'r', :v, NULL)", token=token)
+    assert rotating.keys.rotate(checkpointers=[NONE]).status.columns == {"customers.token": 1}
+    done = rotating.keys.rotate(checkpointers=[NONE], models=[metadata])
+    assert (done.resealed, done.status.older_can_go) == (1, True)
+    assert ring.shares_a_key(old.derive("mine").derive("deeper"))
+    assert not ring.shares_a_key(Keyring(Keyring.generate_key()).derive("mine"))
+
+
+def test_a_column_with_an_older_key_alone_needs_that_key(rotating: Pipelit, old: Keyring) -> None:
+    """What is newest in a model's own keyring is an older key here."""
+    rotating.keys.rotate()
+    metadata, _ = customers(old)
+    metadata.create_all(rotating._database.engine)
+    token = old.seal("x", "customers.token")
+    put(rotating, "INSERT INTO customers VALUES (1, 'r', :v, NULL)", token=token)
+    status = rotating.keys.status(checkpointers=[NONE], models=[metadata])
+    assert (status.columns, status.older_can_go) == ({"customers.token": 1}, False)
+
+
+def test_rows_whose_key_has_null_are_counted_and_rotated(
+    rotating: Pipelit, old: Keyring, newer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NULL has no place in the order that pages follow."""
+    monkeypatch.setattr(columns, "_PAGE", 2)
+    metadata, table = customers(None)
+    put(
+        rotating,
+        "CREATE TABLE customers (id INTEGER, region TEXT, token TEXT, note TEXT)",
+        *["INSERT INTO customers VALUES (1, NULL, :v, NULL)"] * 3,
+        "INSERT INTO customers VALUES (2, 'r', :v, NULL)",
+        token=old.seal("token", "customers.token"),
+    )
+    before = rotating.keys.status(checkpointers=[NONE], models=[metadata])
+    assert before.columns == {"customers.token": 4}
+    assert rotating.keys.rotate(checkpointers=[NONE], models=[metadata]).status.older_can_go
+    assert opened(rotating, table, Keyring(newer)) == ["token"] * 4
+
+
+def test_a_checkpointer_in_this_database_is_noticed(
+    pipelit: Pipelit, rotating: Pipelit, database_url: str
+) -> None:
+    """Although another one was named: its keys are derived, and its columns are bytes."""
+    rotating.keys.rotate()
+    with SqliteSaver.from_conn_string(database_url.removeprefix("sqlite:///")) as saver:
+        run(pipelit.sealed_saver(saver))
+    status = rotating.keys.status(checkpointers=[NONE])
+    assert status.older_can_go is False
+    assert {"checkpoints.checkpoint", "writes.value"} <= {*status.columns}
+
+
 # Our own columns
 
 
@@ -411,8 +664,6 @@ def test_the_command_counts_and_rotates_an_applications_models(
     assert done["checkpoints_under_an_older"] == "not counted"
     assert done["older_keys_can_go"] is None
     with closing(sqlite3.connect("threads.db")) as file:
-        from langgraph.checkpoint.sqlite import SqliteSaver
-
         SqliteSaver(file).setup()
     every = ("--checkpoints", "threads.db", "--metadata", f"{name}:Base")
     assert told(typed("keys", "status", *every, "--json"))["older_keys_can_go"] is True

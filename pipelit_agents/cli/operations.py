@@ -368,7 +368,10 @@ def _status(
         fields["not_counted"] = missing
     fields["older_keys_can_go"] = can_go if can_go is not None or as_json else "not known"
     if found.columns and not models:
-        fields["next"] = "rotate-key --metadata module:Base, for the columns in other tables"
+        fields["next"] = (
+            "rotate-key --metadata module:Base, for the columns in other tables; checkpoints stay "
+            "until their threads are deleted"
+        )
     elif can_go is None:
         fields["next"] = (
             "nothing that was counted needs an older key. Keep it, unless you know that nothing of "
