@@ -627,6 +627,9 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_key_that_is_written_in_pieces_is_refused",
             "chunks_of_a_runnable_are_held_back",
             "pieces_of_any_size_are_found",
+            "the_order_of_events_does_not_tell_whether_a_guess_is_right",
+            "nothing_is_kept_back_that_could_be_guessed",
+            "half_of_a_short_secret_is_kept_back",
         ]
     },
     "environment, the run's context": {

@@ -61,6 +61,9 @@ class Guard(Protocol):
     def sought(self) -> Needles:
         """What they look like."""
 
+    def was_given(self, text: str) -> bool:
+        """Whether a text stood in what the node was given."""
+
     def holding(self, call: Callable[..., Any], where: str) -> Held:
         """What keeps back the beginnings of secrets until the node ends; one for each call."""
 

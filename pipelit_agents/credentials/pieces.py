@@ -1,8 +1,12 @@
 """Secrets that come in pieces: tokens of a model, writes to a stream, chunks of a runnable.
 
 What is streamed is handed on at once, unless its end may be the beginning of a secret: then it is
-kept back until more text shows that it isn't. So a consumer never gets more than the first three
-characters of a secret that a stream spells out.
+kept back until more text shows that it isn't, or until the stream ends.
+
+What is kept back comes later than the rest, which anybody sees who reads the stream. So nothing
+that the node was given is kept back, and nothing is that shows fewer characters than somebody
+could guess: of a secret, a consumer gets what everybody knows of its kind, such as ``sk-proj-``,
+and up to seven characters more (of a short one, less than half).
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from pipelit_agents.credentials.needles import Needles
 
 __all__ = ["Held", "Pieces", "Searched"]
 
-# So many characters of a secret may be handed on, less one: they tell nothing, and "sk-" is common.
+# By so many characters the secrets are looked up that may go on. No beginning is shorter.
 _HEAD: Final = 4
 # So much of what came before is searched with each piece, or as much as the longest secret.
 _TAIL: Final = 4096
@@ -44,6 +48,9 @@ class Searched(Protocol):
 
     def sought(self) -> Needles:
         """What they look like."""
+
+    def was_given(self, text: str) -> bool:
+        """Whether a text stood in what the node was given."""
 
 
 class Pieces:
@@ -80,7 +87,7 @@ class Pieces:
         """
         needles = self._guard.sought()
         if self._beginnings is None or self._beginnings.needles is not needles:
-            self._beginnings = _Beginnings(needles)
+            self._beginnings = _Beginnings(needles, self._guard.was_given)
         changed: dict[Place, str] = {}
         for place, text in _texts(value):
             changed[place] = changed.get(place, self._tails.get(place, "")) + text
@@ -151,12 +158,13 @@ class Held:
 class _Beginnings:
     """Finds what may be the beginning of a secret at the end of a text."""
 
-    def __init__(self, needles: Needles) -> None:
+    def __init__(self, needles: Needles, was_given: Callable[[str], bool]) -> None:
         self.needles = needles
         self.longest = max(map(len, needles.texts), default=0)
-        self._by_head: dict[str, list[str]] = {}
-        for each in needles.texts:
-            self._by_head.setdefault(each[:_HEAD], []).append(each)
+        self._was_given = was_given
+        self._by_head: dict[str, list[tuple[str, int]]] = {}
+        for each, least in needles.beginnings.items():
+            self._by_head.setdefault(each[:_HEAD], []).append((each, least))
         heads = "|".join(map(re.escape, self._by_head))
         self._heads = re.compile(f"(?=({heads}))", re.DOTALL)
 
@@ -167,7 +175,10 @@ class _Beginnings:
         begin = max(0, len(text) - self.longest + 1)
         for found in self._heads.finditer(text, begin):
             rest = text[found.start() :]
-            if any(each.startswith(rest) for each in self._by_head[found[1]]):
+            if any(
+                len(rest) >= least and each.startswith(rest)
+                for each, least in self._by_head[found[1]]
+            ) and not self._was_given(rest):
                 return found.start()
         return None
 

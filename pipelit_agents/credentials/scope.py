@@ -202,6 +202,10 @@ class Scope(Unsearched):
             found = self._sought = every.without(self.given.known(every))
         return found
 
+    def was_given(self, text: str) -> bool:
+        """Whether a text stood in what the node was given."""
+        return self.given.shows(text)
+
     def holding(self, call: Callable[..., Any], where: str) -> Held:
         """Return what calls a stream's writer, and keeps back what may begin a secret.
 
