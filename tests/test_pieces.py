@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+from collections import UserString, deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -509,6 +512,25 @@ def test_an_agents_tokens_are_held_back(keyed: Pipelit) -> None:
 # Writers and chunks of runnables
 
 
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    """Keeps it in a slot."""
+
+    t: str
+
+
+class Plain:
+    """Keeps it in an attribute."""
+
+    def __init__(self, t: str) -> None:
+        self.t = t
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plain) and other.t == self.t
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 WRITES: dict[str, Callable[[str], Any]] = {
     "text": lambda piece: piece,
     "a field": lambda piece: {"token": piece},
@@ -516,6 +538,18 @@ WRITES: dict[str, Callable[[str], Any]] = {
     "numbered": lambda piece: {"seq": len(piece), "index": id(piece), "token": piece},
     "a pair": lambda piece: ("token", piece),
     "bytes": lambda piece: piece.encode(),
+    "a bytearray": lambda piece: bytearray(piece.encode()),
+    "a view": lambda piece: memoryview(piece.encode()),
+    "numbers": lambda piece: list(piece.encode()),
+    "an object": Plain,
+    "a slotted object": Slotted,
+    "objects in objects": lambda piece: Plain(Slotted(piece)),  # type: ignore[arg-type]
+    "a namespace": lambda piece: SimpleNamespace(t=piece),
+    "a user's string": UserString,
+    "a set": lambda piece: {piece},
+    "a deque": lambda piece: deque([piece]),
+    "a key": lambda piece: {piece: 1},
+    "a proxy": lambda piece: MappingProxyType({"t": piece}),
     "a message": lambda piece: AIMessageChunk(content=piece),
     "blocks": lambda piece: AIMessageChunk(content=[{"type": "text", "text": piece, "index": 0}]),
 }

@@ -23,8 +23,8 @@ from typing import Any, Final, Protocol
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import Generation
-from pydantic import BaseModel
 
+from pipelit_agents.credentials.insides import kept_in
 from pipelit_agents.credentials.needles import Needles
 
 __all__ = ["Held", "Pieces", "Searched"]
@@ -36,6 +36,7 @@ _TAIL: Final = 4096
 # What tells one stream from another that goes the same way.
 _APART: Final = ("id", "index", "run_id", "message_id", "tool_call_id", "name", "type")
 _DEEP: Final = 12
+_KEY: Final = "<key>"
 
 Place = tuple[Hashable, ...]
 
@@ -206,43 +207,49 @@ def _texts(value: Any) -> Iterator[tuple[Place, str]]:
     source: Place = ()
     if isinstance(value, tuple) and value and isinstance(value[0], _Apart):
         source, value = (value[0],), value[1]
-    for apart, merged, text in _walk(value, (), (), 0):
+    for apart, merged, text in _walk(value, (), (), 0, set()):
         yield ("apart", *source, *apart), text
         yield ("merged", *merged), text
 
 
-def _walk(value: Any, apart: Place, merged: Place, deep: int) -> Iterator[tuple[Place, Place, str]]:
+def _walk(
+    value: Any, apart: Place, merged: Place, deep: int, seen: set[int]
+) -> Iterator[tuple[Place, Place, str]]:
     if isinstance(value, str):
         yield apart, merged, value
-    elif isinstance(value, bytes):
-        yield apart, merged, value.decode("utf-8", "replace")
-    elif deep > _DEEP:
+    elif isinstance(value, bytes | bytearray | memoryview):
+        yield apart, merged, bytes(value).decode("utf-8", "replace")
+    elif value is None or isinstance(value, int | float) or deep > _DEEP:
         return
     elif isinstance(value, Generation):
         message = getattr(value, "message", None)
-        yield from _walk(value.text if message is None else message, apart, merged, deep + 1)
+        yield from _walk(value.text if message is None else message, apart, merged, deep + 1, seen)
     elif isinstance(value, BaseMessage):
         apart = (*apart, value.id)
-        yield from _walk(value.content, (*apart, "content"), (*merged, "content"), deep + 1)
+        yield from _walk(value.content, (*apart, "content"), (*merged, "content"), deep + 1, seen)
         if not isinstance(value.content, str):
             yield apart, (*merged, "text"), str(value.text)
         for field in ("tool_call_chunks", "additional_kwargs"):
             found = getattr(value, field, None)
-            yield from _walk(found, (*apart, field), (*merged, field), deep + 1)
+            yield from _walk(found, (*apart, field), (*merged, field), deep + 1, seen)
     elif isinstance(value, Mapping):
         told = tuple((name, value[name]) for name in _APART if _tells(value.get(name)))
         for key, each in value.items():
+            # Of a piece as a key, the place is that it is one.
+            yield from _walk(key, (*apart, told, _KEY), (*merged, _KEY), deep + 1, seen)
             if key not in _APART or not _tells(each):
-                yield from _walk(each, (*apart, told, key), (*merged, key), deep + 1)
+                yield from _walk(each, (*apart, told, key), (*merged, key), deep + 1, seen)
     elif isinstance(value, list | tuple):
+        if value and all(type(each) is int and 0 <= each < 256 for each in value):
+            yield apart, merged, bytes(value).decode("utf-8", "replace")
         for place, each in enumerate(value):
             indexed = isinstance(each, Mapping) and "index" in each
-            yield from _walk(each, apart if indexed else (*apart, place), merged, deep + 1)
-    elif isinstance(value, BaseModel) or (
-        dataclasses.is_dataclass(value) and not isinstance(value, type)
-    ):
-        for attribute, each in getattr(value, "__dict__", {}).items():
-            yield from _walk(each, (*apart, attribute), (*merged, attribute), deep + 1)
+            yield from _walk(each, apart if indexed else (*apart, place), merged, deep + 1, seen)
+    elif id(value) not in seen:
+        # Of objects that point at each other, each once.
+        seen.add(id(value))
+        for name, each in kept_in(value):
+            yield from _walk(each, (*apart, name), (*merged, name), deep + 1, seen)
 
 
 def _tells(value: Any) -> bool:
