@@ -625,12 +625,19 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "ways_out": ["state_that_was_changed_in_place_is_refused_and_cleaned"],
     },
-    "`interrupt()`, stream writer, `store.put`": {
+    "`interrupt()`, stream writer, a tool's `emit_output_delta`": {
+        "doors": [
+            "what_a_tool_streams_is_guarded",
+            "the_reason_to_stop_a_run_is_searched",
+            "langgraph_has_no_writers_but_those_that_are_guarded",
+        ],
         "canary": ["no_mistake_leaves_the_key_anywhere"],
         "ways_out": ["a_store_is_searched_when_it_is_called"],
     },
     "what a runnable, model, tool or subgraph": {
         "doors": [
+            "what_a_run_tells_besides_is_searched",
+            "an_error_that_is_tried_again_loses_the_key",
             "a_key_in_several_tokens_is_refused",
             "an_inner_scope_guards_for_the_outer_one_too",
         ],
@@ -643,6 +650,9 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_key_that_is_written_in_pieces_is_refused",
             "chunks_of_a_runnable_are_held_back",
             "pieces_of_any_size_are_found",
+            "the_order_of_events_does_not_tell_whether_a_guess_is_right",
+            "nothing_is_kept_back_that_could_be_guessed",
+            "half_of_a_short_secret_is_kept_back",
         ]
     },
     "environment, the run's context": {

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import array
 import asyncio
+import dataclasses
 import gc
 import threading
 import traceback
 from collections import UserList, deque
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from contextlib import nullcontext
+from contextvars import ContextVar
+from typing import Any, get_args
 
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.agents import AgentAction, AgentFinish
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
@@ -22,14 +26,18 @@ from langgraph.config import get_stream_writer
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.prebuilt import ToolNode, ToolRuntime
+from langgraph.pregel import _tools
+from langgraph.runtime import RunControl, Runtime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
-from langgraph.types import Command, StreamWriter, interrupt
+from langgraph.types import Command, StreamMode, StreamWriter, interrupt
 from pydantic import SecretStr
+from tenacity import RetryCallState, Retrying
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.boundary import redact, refuse_leak
+from pipelit_agents.credentials.doors import _Gate
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError, UnguardedRevealWarning
 
 KEY = "sk-Zq/+8w_Canary-0123456789"
@@ -266,6 +274,155 @@ def test_a_tool_with_its_runtime_is_guarded(keyed: Pipelit) -> None:
         with pytest.raises(SecretLeakError):
             graph.invoke({"x": [AIMessage("", tool_calls=[call])]})
     assert builder
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("where", ["its own", "inside"])
+@pytest.mark.parametrize("pieces", [True, False])
+async def test_what_a_tool_streams_is_guarded(
+    keyed: Pipelit, sync: bool, where: str, pieces: bool
+) -> None:
+    """`emit_output_delta` refuses a key, whole and in pieces, also in a tool that begins inside."""
+
+    def emit(runtime: ToolRuntime, key: str) -> str:
+        for each in [key[i : i + 4] for i in range(0, len(key), 4)] if pieces else [key]:
+            runtime.emit_output_delta(each)
+        return "ok"
+
+    @tool
+    def inner(key: Any, runtime: ToolRuntime) -> str:
+        """Streams what a variable holds."""
+        return emit(runtime, "".join(map(chr, reversed(key))))
+
+    call: dict[str, Any] = {"name": "fetch", "args": {"q": "a"}, "id": "1", "type": "tool_call"}
+
+    @tool
+    @keyed.credentials.inject(key="service")
+    def fetch(q: str, runtime: ToolRuntime, *, key: SecretStr) -> str:
+        """Fetches."""
+        plain = key.get_secret_value()
+        runtime.emit_output_delta("connecting")
+        if where == "its own":
+            return emit(runtime, plain)
+        args = {"key": list(map(ord, reversed(plain)))}
+        return str(
+            ToolNode([inner], handle_tool_errors=False, messages_key="x").invoke(
+                {"x": [AIMessage("", tool_calls=[{**call, "name": "inner", "args": args}])]},
+                runtime.config,
+            )
+        )
+
+    graph = graph_of(ToolNode([fetch], handle_tool_errors=False, messages_key="x"))
+    given = {"x": [AIMessage("", tool_calls=[call])]}
+    seen: list[Any] = []
+
+    async def consume() -> None:
+        if sync:
+            seen.extend(graph.stream(given, stream_mode=["tools", "custom"]))
+        else:
+            async for each in graph.astream(given, stream_mode=["tools", "custom"]):
+                seen.append(each)
+
+    with pytest.raises(SecretLeakError):
+        await consume()
+    told = [each["delta"] for _, each in seen if "delta" in each]
+    assert told[0] == "connecting"
+    assert len("".join(told[1:])) < 11
+
+
+def test_langgraph_has_no_writers_but_those_that_are_guarded() -> None:
+    """A version that adds a stream mode, a door of a runtime or a callback fails here."""
+    modes = {"values", "updates", "checkpoints", "tasks", "debug", "messages", "custom"}
+    assert set(get_args(StreamMode)) == modes, "guard the new mode's writer in doors.py"
+    # Written with a context variable that has no public name.
+    assert _tools._tool_call_writer.get() is None
+    holders = [name for name, each in vars(_tools).items() if isinstance(each, ContextVar)]
+    assert holders == ["_tool_call_writer"]
+    guarded = {"store", "stream_writer", "control", "config"}
+    harmless = {"context", "heartbeat", "previous", "execution_info", "server_info", "state"}
+    harmless |= {"tool_call_id", "tools"}
+    fields = {each.name for kind in (Runtime, ToolRuntime) for each in dataclasses.fields(kind)}
+    assert fields <= guarded | harmless, "guard the new door in doors.py"
+    events = {name for name in dir(BaseCallbackHandler) if name.startswith("on_")}
+    assert events <= vars(_Gate).keys(), "search the new event in doors.py"
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_the_reason_to_stop_a_run_is_searched(keyed: Pipelit, honest: bool) -> None:
+    """`request_drain` refuses a key, and an honest reason stops the run as without the guard."""
+    control = RunControl()
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, runtime: Runtime, *, key: SecretStr) -> State:
+        assert runtime.control is not None
+        assert not runtime.control.drain_requested
+        runtime.control.request_drain("busy" if honest else key.get_secret_value())
+        assert runtime.control.drain_reason == "busy"
+        return {}
+
+    with nullcontext() if honest else pytest.raises(SecretLeakError):
+        graph_of(node).invoke({"x": 1}, control=control)
+    assert control.drain_reason == ("busy" if honest else None)
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda run, key: run.on_text(f"using {key}"),
+        lambda run, key: run.on_agent_action(AgentAction("look", {"q": key}, "")),
+        lambda run, key: run.on_agent_finish(AgentFinish({"output": key}, "")),
+    ],
+)
+def test_what_a_run_tells_besides_is_searched(keyed: Pipelit, tell: Any) -> None:
+    """Text, actions and ends of agents are refused before a handler hears of them."""
+    heard: list[Any] = []
+
+    class Hears(BaseCallbackHandler):
+        def on_text(self, text: str, **details: Any) -> None:
+            heard.append(text)
+
+        def on_agent_action(self, action: Any, **details: Any) -> None:
+            heard.append(action)
+
+        def on_agent_finish(self, finish: Any, **details: Any) -> None:
+            heard.append(finish)
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, config: RunnableConfig, *, key: SecretStr) -> State:
+        manager = CallbackManager.configure(inheritable_callbacks=config["callbacks"])
+        run = manager.on_tool_start({}, "x")
+        chain = manager.on_chain_start({}, {})
+        for each in ("nothing", key.get_secret_value()):
+            tell(run if hasattr(run, "on_agent_action") else chain, each)
+        return {}
+
+    with pytest.raises(SecretLeakError):
+        graph_of(node).invoke({"x": 1}, {"callbacks": [Hears()]})
+    assert len(heard) == 1
+
+
+def test_an_error_that_is_tried_again_loses_the_key(keyed: Pipelit) -> None:
+    """What a tracer writes down of a retry shows none."""
+    events: list[Any] = []
+
+    class Traces(BaseCallbackHandler):
+        def on_retry(self, retry_state: Any, **details: Any) -> None:
+            events.append(repr(retry_state.outcome.exception()))
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, config: RunnableConfig, *, key: SecretStr) -> State:
+        manager = CallbackManager.configure(inheritable_callbacks=config["callbacks"])
+        run = manager.on_llm_start({}, ["x"])[0]
+        retrying = RetryCallState(Retrying(), None, (), {})
+        error = ValueError(f"401 for Bearer {key.get_secret_value()}")
+        retrying.set_exception((ValueError, error, None))
+        run.on_retry(retrying)
+        return {}
+
+    graph_of(node).invoke({"x": 1}, {"callbacks": [Traces()]})
+    assert len(events) == 1
+    assert "401 for Bearer" in events[0]
+    assert KEY not in events[0]
 
 
 async def test_async_tasks_are_guarded(keyed: Pipelit) -> None:

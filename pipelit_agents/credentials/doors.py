@@ -24,8 +24,11 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import ToolRuntime
+
+# What ToolRuntime.emit_output_delta writes with has no public name; a test says when it changes.
+from langgraph.pregel._tools import StreamToolCallHandler
 from langgraph.pregel.protocol import StreamProtocol
-from langgraph.runtime import Runtime
+from langgraph.runtime import RunControl, Runtime
 from langgraph.store.base import BaseStore, Op, Result
 from pydantic import BaseModel
 
@@ -38,6 +41,7 @@ __all__ = [
     "delayed",
     "guarded_argument",
     "guarded_config",
+    "guarded_writer",
     "inputs_in",
     "redact_or_raise",
     "state_in",
@@ -60,6 +64,9 @@ class Guard(Protocol):
 
     def sought(self) -> Needles:
         """What they look like."""
+
+    def was_given(self, text: str) -> bool:
+        """Whether a text stood in what the node was given."""
 
     def holding(self, call: Callable[..., Any], where: str) -> Held:
         """What keeps back the beginnings of secrets until the node ends; one for each call."""
@@ -104,6 +111,16 @@ def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableCo
         gate = _gate(guard, handlers)
         made["callbacks"] = [gate, *(delayed(each, gate) for each in handlers)]
     return cast(RunnableConfig, made)
+
+
+def guarded_writer(writer: Callable[[Any], Any] | None, guard: Guard) -> Any:
+    """What a tool's runtime writes its partial output with, guarded; None where nobody listens.
+
+    Args:
+        writer: The one of the tool that runs.
+        guard: Knows the open secrets.
+    """
+    return None if writer is None else _checked(writer, guard, "what the tool streams")
 
 
 def guarded_argument(name: str, value: Any, guard: Guard) -> Any:
@@ -255,10 +272,32 @@ def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
 
 
 def _runtime(runtime: Any, guard: Guard) -> dict[str, Any]:
+    control = getattr(runtime, "control", None)
     return {
+        **({} if control is None else {"control": _Control(control, guard)}),
         "store": None if runtime.store is None else _Store(runtime.store, guard),
         "stream_writer": _checked(runtime.stream_writer, guard, "what the node streams"),
     }
+
+
+class _Control(RunControl, Unsearched):
+    """Asks the run to stop; the reason is told to whoever started it."""
+
+    def __init__(self, control: RunControl, guard: Guard) -> None:
+        self._control = control
+        self._guard = guard
+
+    def request_drain(self, reason: str = "shutdown") -> None:
+        self._guard.check(reason, "why the node asks the run to stop")
+        self._control.request_drain(reason)
+
+    @property
+    def drain_requested(self) -> bool:
+        return self._control.drain_requested
+
+    @property
+    def drain_reason(self) -> str | None:
+        return self._control.drain_reason
 
 
 def _checked(call: Callable[..., Any], guard: Guard, where: str) -> Callable[..., Any]:
@@ -279,7 +318,7 @@ def _streaming(stream: Any, guard: Guard) -> Callable[[Any], None]:
         guard.check(chunk, where)
         # The tokens of models are held back where callbacks hear of them; other modes tell of whole
         # values.
-        if chunk[1] == "custom":
+        if chunk[1] == "custom" or (chunk[1] == "tools" and "delta" in chunk[2]):
             held(chunk[2:], (chunk,), {})
         else:
             stream(chunk)
@@ -471,6 +510,26 @@ class _Gate(BaseCallbackHandler, Unsearched):
     on_retriever_error: Any = _failed
     on_llm_error: Any = _failed
 
+    def on_text(self, text: Any, **details: Any) -> None:
+        self._guard.check({"text": text, **details}, "what something inside the node tells")
+
+    def on_agent_action(self, action: Any, **details: Any) -> None:
+        self._guard.check({"action": action, **details}, "what an agent inside the node does")
+
+    def on_agent_finish(self, finish: Any, **details: Any) -> None:
+        self._guard.check({"finish": finish, **details}, "what an agent inside the node returns")
+
+    def on_retry(self, retry_state: Any, **details: Any) -> None:
+        # Tracers write the error down for which something is tried again.
+        outcome = retry_state.outcome
+        if outcome is not None and (error := outcome.exception()) is not None:
+            try:
+                redact_or_raise(error, self._guard)
+            finally:
+                del error
+        elif outcome is not None:
+            self._guard.check(outcome.result(), "what something inside the node returns")
+
     def on_custom_event(self, name: str, data: Any, **details: Any) -> None:
         self._guard.check({"name": name, "data": data, **details}, "an event of the node")
 
@@ -567,6 +626,11 @@ def delayed(handler: Any, gate: _Gate) -> Any:
     """
     if isinstance(handler, _Gate):
         return handler
+    if isinstance(handler, StreamToolCallHandler):
+        # It hands each tool that begins a writer of its own. What it keeps of them is shared.
+        made = copy(handler)
+        made.stream = _streaming(handler.stream, gate._guard)
+        return made
     own: Any = type(handler)
     kind = _delaying(getattr(own, "_pipelit_kind", own))
     if kind is None:

@@ -46,6 +46,11 @@ class Given:
             found |= part.holding(forms)
         return found
 
+    def shows(self, text: str) -> bool:
+        """Whether a text stood in it, as it is."""
+        form = [text.encode("utf-8", "surrogatepass")]
+        return any(part.holding(form) for part in self._all())
+
     def is_searched_always(self, needles: Needles) -> bool:
         """Whether there is so little of it that it needn't wait until it matters."""
         return sum(part.size for part in self._all()) * len(needles) <= _ALWAYS

@@ -55,6 +55,7 @@ __all__ = [
     "contents",
     "insides",
     "is_a_plain_model",
+    "kept_in",
     "members_of",
     "shown",
     "slots_of",
@@ -178,6 +179,11 @@ def contents(value: Any) -> Any:
             kept = value.__dict__
             return [kept, extra, private] if extra or private else kept
     return [inner for _, inner in _kept(value)]
+
+
+def kept_in(value: Any) -> list[_Inside]:
+    """What a value keeps, each with its place, without asking it: nobody's code runs."""
+    return _kept(value)
 
 
 def asks(kind: Any) -> bool:

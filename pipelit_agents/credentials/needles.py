@@ -34,6 +34,19 @@ _UNCHANGED: Final = re.compile(r"[A-Za-z0-9_.~-]+")
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{2}(?:[:-]?[0-9a-fA-F]{2})+")
 _UUID: Final = re.compile(r"[0-9a-f]{32}")
 _BASE32: Final = re.compile(r"(?:[A-Z2-7]{16,}|[a-z2-7]{16,})=*")
+# How keys of a kind begin, which everybody knows: a scheme with its host, the first line of a PEM
+# file and the start of its data, a JWT's header, the prefix of a service's tokens.
+_PUBLIC: Final = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9.:-]+/(?:[a-z]+/)*)?"
+    r"|-----BEGIN [A-Z0-9 ]+-----\s*(?:M[A-Za-z0-9+/]{50}|b3BlbnNz[A-Za-z0-9+/]{44})?"
+    r"|M[HI][A-Z][A-Za-z0-9+/]{48}|b3BlbnNz[A-Za-z0-9+/]{44}"
+    r"|eyJ[A-Za-z0-9_-]*\.eyJ"
+    r"|A[KS]IA|AIza|(?:Basic|Bearer) "
+    r"|(?:[A-Za-z][A-Za-z0-9]{1,6}[_.-]){1,3}"
+)
+# So many characters beyond that have to be right before anything tells that they are.
+_UNGUESSED: Final = 8
+_LEAST: Final = 4
 
 
 class Needles:
@@ -52,18 +65,22 @@ class Needles:
 
     __slots__ = (
         "_alike",
+        "_beginnings",
         "_forms",
         "_known",
         "_known_texts",
         "_revealed",
         "_shortest",
         "_shortest_texts",
+        "_source",
         "_texts",
         "names",
     )
 
     def __init__(self, revealed: Mapping[str, str]) -> None:
         self._revealed = dict(revealed)
+        self._source = self._revealed
+        self._beginnings: dict[str, int] | None = None
         self._forms: dict[bytes, str] | None = None
         self._texts: list[str] | None = None
         self._alike: list[tuple[str, set[bytes]]] | None = None
@@ -132,6 +149,7 @@ class Needles:
         gone = {form for _, alike in self._made() if alike & known for form in alike}
         left = Needles({})
         left.names = self.names
+        left._source = self._source
         left._forms = {form: name for form, name in self.forms.items() if form not in gone}
         lost = [each for each in self._shortest if each in gone]
         # What was found by a lost form within it has to be looked for itself. The same work is done
@@ -152,6 +170,24 @@ class Needles:
         if found is None:
             shown = {text for form in self.forms if (text := _as_text(form))}
             found = self._texts = sorted(shown, key=len, reverse=True)
+        return found
+
+    @property
+    def beginnings(self) -> Mapping[str, int]:
+        """The same, each with the number of characters from which on it is a beginning of one.
+
+        A shorter one is no more than the public beginning of its kind and a few characters: whoever
+        sees what a stream keeps back can't find out a secret a character at a time.
+        """
+        found = self._beginnings
+        if found is None:
+            known = set(self.texts)
+            found = {}
+            for secret in self._source:
+                for form, least in _beginnings(secret):
+                    if form in known:
+                        found[form] = min(least, found.get(form, least))
+            self._beginnings = found
         return found
 
     def within(self, text: str) -> bool:
@@ -193,6 +229,51 @@ def _sought(secret: str) -> Iterator[bytes]:
     for part in found:
         forms = _forms(part.value, encodes=part.encodes)
         yield from (form for form in forms if len(form) >= SHORTEST)
+
+
+def _beginnings(secret: str) -> Iterator[tuple[str, int]]:
+    """Each form of a secret and its parts as text, with the least length of a beginning of it."""
+    found = _searched_parts(secret)
+    # A document's beginning is public up to the first part of it that is secret.
+    within = [
+        secret.index(each.value)
+        for each in found
+        if isinstance(each.value, str) and each.value != secret and each.value in secret
+    ]
+    for part in (Part("", secret, Level.CERTAIN), *found):
+        value = part.value
+        if isinstance(value, str):
+            public = _public(value)
+            if value == secret and within:
+                public = max(public, min(within))
+            head: str | bytes = value[: public + _guessed(len(value) - public)]
+        else:
+            head = value[: _guessed(len(value))]
+        share = len(head) / max(1, len(value))
+        # What is written of a beginning is the beginning of what is written, but for short ones
+        # and for what a secret encodes.
+        heads = [text for each in _forms(head, encodes=False) if (text := _as_text(each))]
+        for form in _forms(value, encodes=part.encodes):
+            if text := _as_text(form):
+                lengths = [len(each) for each in heads if text.startswith(each)]
+                least = max(lengths) if lengths else int(len(text) * share + 1)
+                yield text, max(_LEAST, least)
+
+
+def _public(value: str) -> int:
+    """How long the beginning is that everybody knows; of what may be words, no more than a third.
+
+    Nobody can tell a token's prefix from the first word of a passphrase.
+    """
+    found = _PUBLIC.match(value)
+    if found is None:
+        return 0
+    return found.end() if found.end() > _UNGUESSED * 3 else min(found.end(), len(value) // 3)
+
+
+def _guessed(rest: int) -> int:
+    """How many characters of so many somebody has to guess at once: of few, half of them."""
+    return min(_UNGUESSED, max(_LEAST, rest // 2))
 
 
 def _fits(form: bytes) -> bool:

@@ -1,8 +1,12 @@
 """Secrets that come in pieces: tokens of a model, writes to a stream, chunks of a runnable.
 
 What is streamed is handed on at once, unless its end may be the beginning of a secret: then it is
-kept back until more text shows that it isn't. So a consumer never gets more than the first three
-characters of a secret that a stream spells out.
+kept back until more text shows that it isn't, or until the stream ends.
+
+What is kept back comes later than the rest, which anybody sees who reads the stream. So nothing
+that the node was given is kept back, and nothing is that shows fewer characters than somebody
+could guess: of a secret, a consumer gets what everybody knows of its kind, such as ``sk-proj-``,
+and up to seven characters more (of a short one, less than half).
 """
 
 from __future__ import annotations
@@ -19,19 +23,20 @@ from typing import Any, Final, Protocol
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import Generation
-from pydantic import BaseModel
 
+from pipelit_agents.credentials.insides import kept_in
 from pipelit_agents.credentials.needles import Needles
 
 __all__ = ["Held", "Pieces", "Searched"]
 
-# So many characters of a secret may be handed on, less one: they tell nothing, and "sk-" is common.
+# By so many characters the secrets are looked up that may go on. No beginning is shorter.
 _HEAD: Final = 4
 # So much of what came before is searched with each piece, or as much as the longest secret.
 _TAIL: Final = 4096
 # What tells one stream from another that goes the same way.
 _APART: Final = ("id", "index", "run_id", "message_id", "tool_call_id", "name", "type")
 _DEEP: Final = 12
+_KEY: Final = "<key>"
 
 Place = tuple[Hashable, ...]
 
@@ -44,6 +49,9 @@ class Searched(Protocol):
 
     def sought(self) -> Needles:
         """What they look like."""
+
+    def was_given(self, text: str) -> bool:
+        """Whether a text stood in what the node was given."""
 
 
 class Pieces:
@@ -80,7 +88,7 @@ class Pieces:
         """
         needles = self._guard.sought()
         if self._beginnings is None or self._beginnings.needles is not needles:
-            self._beginnings = _Beginnings(needles)
+            self._beginnings = _Beginnings(needles, self._guard.was_given)
         changed: dict[Place, str] = {}
         for place, text in _texts(value):
             changed[place] = changed.get(place, self._tails.get(place, "")) + text
@@ -151,12 +159,13 @@ class Held:
 class _Beginnings:
     """Finds what may be the beginning of a secret at the end of a text."""
 
-    def __init__(self, needles: Needles) -> None:
+    def __init__(self, needles: Needles, was_given: Callable[[str], bool]) -> None:
         self.needles = needles
         self.longest = max(map(len, needles.texts), default=0)
-        self._by_head: dict[str, list[str]] = {}
-        for each in needles.texts:
-            self._by_head.setdefault(each[:_HEAD], []).append(each)
+        self._was_given = was_given
+        self._by_head: dict[str, list[tuple[str, int]]] = {}
+        for each, least in needles.beginnings.items():
+            self._by_head.setdefault(each[:_HEAD], []).append((each, least))
         heads = "|".join(map(re.escape, self._by_head))
         self._heads = re.compile(f"(?=({heads}))", re.DOTALL)
 
@@ -167,7 +176,10 @@ class _Beginnings:
         begin = max(0, len(text) - self.longest + 1)
         for found in self._heads.finditer(text, begin):
             rest = text[found.start() :]
-            if any(each.startswith(rest) for each in self._by_head[found[1]]):
+            if any(
+                len(rest) >= least and each.startswith(rest)
+                for each, least in self._by_head[found[1]]
+            ) and not self._was_given(rest):
                 return found.start()
         return None
 
@@ -195,43 +207,49 @@ def _texts(value: Any) -> Iterator[tuple[Place, str]]:
     source: Place = ()
     if isinstance(value, tuple) and value and isinstance(value[0], _Apart):
         source, value = (value[0],), value[1]
-    for apart, merged, text in _walk(value, (), (), 0):
+    for apart, merged, text in _walk(value, (), (), 0, set()):
         yield ("apart", *source, *apart), text
         yield ("merged", *merged), text
 
 
-def _walk(value: Any, apart: Place, merged: Place, deep: int) -> Iterator[tuple[Place, Place, str]]:
+def _walk(
+    value: Any, apart: Place, merged: Place, deep: int, seen: set[int]
+) -> Iterator[tuple[Place, Place, str]]:
     if isinstance(value, str):
         yield apart, merged, value
-    elif isinstance(value, bytes):
-        yield apart, merged, value.decode("utf-8", "replace")
-    elif deep > _DEEP:
+    elif isinstance(value, bytes | bytearray | memoryview):
+        yield apart, merged, bytes(value).decode("utf-8", "replace")
+    elif value is None or isinstance(value, int | float) or deep > _DEEP:
         return
     elif isinstance(value, Generation):
         message = getattr(value, "message", None)
-        yield from _walk(value.text if message is None else message, apart, merged, deep + 1)
+        yield from _walk(value.text if message is None else message, apart, merged, deep + 1, seen)
     elif isinstance(value, BaseMessage):
         apart = (*apart, value.id)
-        yield from _walk(value.content, (*apart, "content"), (*merged, "content"), deep + 1)
+        yield from _walk(value.content, (*apart, "content"), (*merged, "content"), deep + 1, seen)
         if not isinstance(value.content, str):
             yield apart, (*merged, "text"), str(value.text)
         for field in ("tool_call_chunks", "additional_kwargs"):
             found = getattr(value, field, None)
-            yield from _walk(found, (*apart, field), (*merged, field), deep + 1)
+            yield from _walk(found, (*apart, field), (*merged, field), deep + 1, seen)
     elif isinstance(value, Mapping):
         told = tuple((name, value[name]) for name in _APART if _tells(value.get(name)))
         for key, each in value.items():
+            # Of a piece as a key, the place is that it is one.
+            yield from _walk(key, (*apart, told, _KEY), (*merged, _KEY), deep + 1, seen)
             if key not in _APART or not _tells(each):
-                yield from _walk(each, (*apart, told, key), (*merged, key), deep + 1)
+                yield from _walk(each, (*apart, told, key), (*merged, key), deep + 1, seen)
     elif isinstance(value, list | tuple):
+        if value and all(type(each) is int and 0 <= each < 256 for each in value):
+            yield apart, merged, bytes(value).decode("utf-8", "replace")
         for place, each in enumerate(value):
             indexed = isinstance(each, Mapping) and "index" in each
-            yield from _walk(each, apart if indexed else (*apart, place), merged, deep + 1)
-    elif isinstance(value, BaseModel) or (
-        dataclasses.is_dataclass(value) and not isinstance(value, type)
-    ):
-        for attribute, each in getattr(value, "__dict__", {}).items():
-            yield from _walk(each, (*apart, attribute), (*merged, attribute), deep + 1)
+            yield from _walk(each, apart if indexed else (*apart, place), merged, deep + 1, seen)
+    elif id(value) not in seen:
+        # Of objects that point at each other, each once.
+        seen.add(id(value))
+        for name, each in kept_in(value):
+            yield from _walk(each, (*apart, name), (*merged, name), deep + 1, seen)
 
 
 def _tells(value: Any) -> bool:

@@ -202,6 +202,10 @@ class Scope(Unsearched):
             found = self._sought = every.without(self.given.known(every))
         return found
 
+    def was_given(self, text: str) -> bool:
+        """Whether a text stood in what the node was given."""
+        return self.given.shows(text)
+
     def holding(self, call: Callable[..., Any], where: str) -> Held:
         """Return what calls a stream's writer, and keeps back what may begin a secret.
 
@@ -280,13 +284,16 @@ def _entered() -> tuple[Scope, _Step]:
     # Late: these import LangGraph, which `import pipelit_agents` doesn't.
     from langchain_core.runnables.config import var_child_runnable_config
 
-    from pipelit_agents.credentials.doors import guarded_config, inputs_in
+    # No public name: what ToolRuntime.emit_output_delta writes with.
+    from langgraph.pregel._tools import _tool_call_writer
+
+    from pipelit_agents.credentials.doors import guarded_config, guarded_writer, inputs_in
 
     scope = Scope()
     present = var_child_runnable_config.get()
     scope.note(inputs_in("config", present))
     config = guarded_config(present, scope)
-    step = _Step(scope, config)
+    step = _Step(scope, config, guarded_writer(_tool_call_writer.get(), scope))
     scope.surroundings = Surroundings(config)
     with step:
         scope.run = running()
@@ -323,14 +330,14 @@ def require_running(credential: str) -> None:
 
 
 class _Step:
-    """Sets the scope and the guarded configuration for a block, and the outer ones again after it.
+    """Sets the scope and its guarded doors for a block, and the outer ones again after it.
 
     A generator enters once for each of its steps; between them its consumer runs.
     """
 
-    def __init__(self, scope: Scope, config: Mapping[str, Any]) -> None:
-        self._inside: tuple[Scope | None, Any] = (scope, config)
-        self._outside: tuple[Scope | None, Any] = (None, None)
+    def __init__(self, scope: Scope, config: Mapping[str, Any], writer: Any) -> None:
+        self._inside: tuple[Scope | None, Any, Any] = (scope, config, writer)
+        self._outside: tuple[Scope | None, Any, Any] = (None, None, None)
 
     def __enter__(self) -> None:
         self._outside = self._exchange(self._inside)
@@ -341,12 +348,14 @@ class _Step:
         self._inside = self._exchange(self._outside)
 
     @staticmethod
-    def _exchange(new: tuple[Scope | None, Any]) -> tuple[Scope | None, Any]:
+    def _exchange(new: tuple[Scope | None, Any, Any]) -> tuple[Scope | None, Any, Any]:
         from langchain_core.runnables.config import var_child_runnable_config as config
+        from langgraph.pregel._tools import _tool_call_writer as writer
 
-        old = _current.get(), config.get()
+        old = _current.get(), config.get(), writer.get()
         _current.set(new[0])
         config.set(new[1])
+        writer.set(new[2])
         return old
 
 
