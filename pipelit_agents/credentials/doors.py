@@ -197,7 +197,7 @@ def redact_or_raise(error: BaseException, guard: Guard) -> None:
 
 def _passing(error: BaseException, guard: Guard) -> BaseException:
     """What is raised for an error; the same object if it can be."""
-    if not isinstance(error, GraphBubbleUp):
+    if not issubclass(type(error), GraphBubbleUp):
         return guard.redact(error)
     try:
         guard.check(error.args, "what the node interrupts or commands with")
