@@ -15,7 +15,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
+from langgraph.config import get_config
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import InjectedState, ToolNode, ToolRuntime
 from langgraph.runtime import Runtime
@@ -342,6 +343,73 @@ async def test_a_store_that_is_awaited_gives_back_as_well(keyed: Pipelit) -> Non
     store = InMemoryStore()
     store.put(("a",), "k", {"v": SECRET})
     assert SECRET in (await graph_of(node, store=store).ainvoke({}))["y"][0]
+
+
+def conversation() -> Any:
+    """A graph with a memory of its own, which a node calls."""
+    graph = StateGraph(MessagesState).add_node("say", lambda state: {"messages": [("ai", "hello")]})
+    return graph.add_edge(START, "say").compile(checkpointer=True)
+
+
+@pytest.mark.parametrize("guess", [SECRET, "winter 2026!"])
+async def test_a_thread_inside_a_node_may_hold_a_word_of_the_secret(
+    keyed: Pipelit, guess: str
+) -> None:
+    """What a subgraph's memory held before the turn tells nothing, and stops no later turn."""
+    inner = conversation()
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> Any:
+        return {"y": inner.invoke({"messages": [("user", state["x"])]})["messages"][-2].content}
+
+    @keyed.credentials.inject(key="service")
+    async def anode(state: State, *, key: SecretStr) -> Any:
+        made = await inner.ainvoke({"messages": [("user", state["x"])]})
+        return {"y": made["messages"][-2].content}
+
+    config: Any = {"configurable": {"thread_id": "1"}}
+    for each in (node, anode):
+        graph = graph_of(each, checkpointer=InMemorySaver())
+        for text in (f"it is {guess}", "hi", "hi again"):
+            assert (await graph.ainvoke({"x": text}, config))["y"] == text
+
+
+async def test_past_states_may_be_given_back(keyed: Pipelit) -> None:
+    """A node may read the history of the thread that it runs in."""
+    inner = conversation()
+    config: Any = {"configurable": {"thread_id": "1"}}
+
+    @keyed.credentials.inject(key="service")
+    async def node(state: State, *, key: SecretStr) -> Any:
+        saver = get_config()["configurable"]["__pregel_checkpointer"]
+        past = [each.checkpoint async for each in saver.alist(config)]
+        assert [each.checkpoint["id"] for each in saver.list(config)] == [e["id"] for e in past]
+        return {"y": past}
+
+    def first(state: State) -> Any:
+        inner.invoke({"messages": [("user", f"it is {SECRET}")]})
+
+    saver = InMemorySaver()
+    graph_of(first, checkpointer=saver).invoke({"x": f"it is {SECRET}"}, config)
+    made = await graph_of(node, checkpointer=saver).ainvoke({"x": "hi"}, config)
+    assert SECRET in repr(made["y"])
+
+
+def test_a_memory_inside_a_node_is_still_searched(keyed: Pipelit) -> None:
+    """What a subgraph adds to a thread is refused, though another secret's word stands there."""
+    keyed.credentials.put("other", "another-0123456789", kind="api", created_by="alice")
+    inner = conversation()
+
+    @keyed.credentials.inject(key="service", other="other")
+    def node(state: State, *, key: SecretStr, other: SecretStr) -> Any:
+        inner.invoke({"messages": [("user", other.get_secret_value() if state["y"] else SECRET)]})
+
+    saver = InMemorySaver()
+    graph, config = graph_of(node, checkpointer=saver), {"configurable": {"thread_id": "1"}}
+    graph.invoke({"x": SECRET, "y": False}, config)
+    with pytest.raises(SecretLeakError, match="'other'"):
+        graph.invoke({"x": "", "y": True}, config)
+    assert "another-0123456789" not in repr([saver.storage, saver.writes, saver.blobs])
 
 
 def test_a_middleware_of_ones_own_may_give_back_what_it_was_called_with(keyed: Pipelit) -> None:

@@ -161,3 +161,53 @@ def test_only_what_nothing_rewrites_is_left_as_it_is(character: str) -> None:
     for each in written:
         with pytest.raises(SecretLeakError):
             refuse_leak({"a": [each]}, {secret: "openai"})
+
+
+def _jwt(claims: str, signature: str) -> str:
+    header = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
+    body = base64.urlsafe_b64encode(f'{{"sub":"{claims}"}}'.encode()).decode().rstrip("=")
+    return f"{header}.{body}.{signature}"
+
+
+NOTE = "# Copy this file to .env and fill in the values.\n"
+CONFIG = "apiVersion: v1\nkind: Config\nclusters:\n- cluster:\n    server: https://10.0.0.1\n"
+USER = "users:\n- name: u\n  user:\n    token: "
+FIRST, SECOND = "tR7pX2qLm9Zk4VbN8wYc", "Hd5Gs1Jf6Ua3Qe0Ti7Po"
+ACCOUNTS = '{"type":"service_account","project_id":"example",'
+# Secrets, and honest texts that begin and end as they do.
+ALIKE = {
+    "key file": (f'{ACCOUNTS}"private_key":{json.dumps(PEM)}}}', f'{ACCOUNTS}"note":"the form"}}'),
+    "settings": (f"{NOTE}API_KEY=sk-{FIRST}{SECOND}\n", f"{NOTE}API_KEY=\nDEBUG=1\n"),
+    "cluster": (f"{CONFIG}{USER}{FIRST}{SECOND}\n", CONFIG),
+    "nested": (json.dumps({"config": f"{CONFIG}{USER}{FIRST}{SECOND}\n"}), CONFIG),
+    "encoded": (base64.b64encode(f"{NOTE}API_KEY=sk-{FIRST}\n".encode()).decode(), NOTE),
+    "token": (_jwt("service", FIRST + SECOND + "abc"), _jwt("anyone", SECOND + FIRST + "cba")),
+    "bundle": (BUNDLE, CERTIFICATE),
+    "certificate": (CERTIFICATE, CERTIFICATE.replace("public", "others")),
+    "address": (f"postgresql://application:{FIRST}@db.example/app", "postgresql://application:x@h"),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_base64_of_a_document_is_refused_only_for_its_secrets(name: str) -> None:
+    """Another of the same kind begins and ends alike, and may be encoded."""
+    secret, honest = ALIKE[name]
+    for text in (honest, base64.b64encode(honest.encode()).decode()):
+        refuse_leak({"x": text}, {secret: "service"})
+    for width in (64, 76):
+        encoded = base64.b64encode(secret.encode()).decode()
+        lines = "\n".join(encoded[i : i + width] for i in range(0, len(encoded), width))
+        with pytest.raises(SecretLeakError):
+            refuse_leak({"x": lines}, {secret: "service"})
+
+
+@pytest.mark.parametrize("place", range(57))
+def test_a_line_break_hides_no_secret(place: int) -> None:
+    """A long secret is found wherever it begins in a line, a short one where its document does."""
+    token, address = f"sk-{FIRST}{SECOND}", f"https://{'u' * place}:x9K!{FIRST[:8]}@db.example/"
+    for plain, secret in ((b"x" * place + token.encode(), token + FIRST), (None, address)):
+        encoded = base64.b64encode(plain + FIRST.encode() if plain else secret.encode()).decode()
+        for width in (64, 76):
+            lines = "\n".join(encoded[i : i + width] for i in range(0, len(encoded), width))
+            with pytest.raises(SecretLeakError):
+                refuse_leak({"x": lines}, {secret: "service"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -316,6 +317,128 @@ def test_an_exception_that_can_not_say_what_it_is_stays() -> None:
     error.kept = mute = Mute()  # type: ignore[attr-defined]
     assert redact(error, {KEY: "service"}) is error
     assert error.kept is mute  # type: ignore[attr-defined]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenInSlots(Exception):
+    text: str
+
+
+class Immutable(Exception):
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise RuntimeError("immutable")
+
+
+class Closed(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("closed")
+
+
+class Property(Exception):
+    @property
+    def __cause__(self) -> Any:
+        raise RuntimeError("no cause")
+
+
+REFUSING = [Frozen, FrozenInSlots, Immutable, Closed, Property]
+
+
+def all_of(error: BaseException) -> str:
+    """Everything that C keeps of an exception, its chain and its parts."""
+    found, waiting = "", [error]
+    while waiting:
+        each = waiting.pop()
+        links: list[Any] = [
+            BaseException.__dict__[name].__get__(each) for name in ("__cause__", "__context__")
+        ]
+        found += repr([BaseException.__repr__(each), BaseException.__dict__["args"].__get__(each)])
+        found += repr(BaseException.__dict__["__dict__"].__get__(each))
+        if type(each) is FrozenInSlots:
+            found += each.text
+        for frame, _ in walk_tb(BaseException.__dict__["__traceback__"].__get__(each)):
+            if frame.f_globals is not globals():
+                found += repr(frame.f_locals)
+        waiting += [link for link in links if link is not None]
+        waiting += each.exceptions if issubclass(type(each), BaseExceptionGroup) else ()
+    return found
+
+
+def _cause(error: Exception) -> None:
+    raise ValueError("outer") from error
+
+
+def _itself(error: Exception) -> None:
+    raise error
+
+
+def _in_a_group(error: Exception) -> None:
+    raise ExceptionGroup("several", [ValueError("x"), ExceptionGroup("inner", [error])])
+
+
+@pytest.mark.parametrize("way", [_itself, _cause, _in_a_group])
+@pytest.mark.parametrize("kind", REFUSING)
+def test_an_exception_that_can_not_be_set_loses_the_key_and_keeps_its_type(
+    keyed: Pipelit, kind: Any, way: Callable[[Exception], None]
+) -> None:
+    """Whatever its class does with attributes, what Python keeps of it is masked."""
+    made: list[Any] = []
+
+    def fail(key: str) -> None:
+        made.append(kind(f"bad {key}"))
+        way(made[0])
+
+    error = raised(keyed, fail)
+    assert type(error) is {_itself: kind, _cause: ValueError}.get(way, ExceptionGroup)
+    assert KEY not in all_of(error)
+    assert all_of(error).count("bad ****") >= 1
+    honest = kind("bad")
+    assert redact(honest, {KEY: "service"}) is honest
+
+
+def test_an_exception_that_fails_to_be_masked_is_replaced_without_its_chain() -> None:
+    """A failure of the masking itself shows nothing of what was to be masked."""
+
+    class Odd(dict[str, Any]):
+        def items(self) -> Any:
+            raise RuntimeError
+
+    class Strange(Exception):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.__dict__ = Odd(key=KEY)
+
+    strange = Strange(KEY)
+    strange.__cause__ = KeyError(KEY)
+    outer = ValueError("x")
+    outer.__cause__ = strange
+    for error in (strange, outer):
+        assert KEY not in all_of(redact(error, {KEY: "service"}))
+
+
+def test_a_cause_that_is_replaced_late_is_replaced_everywhere() -> None:
+    """No order of links keeps an exception that shows the key by itself."""
+
+    class Told(Exception):
+        def __str__(self) -> str:
+            return f"told {KEY}"
+
+    told, middle, last = Told(), ValueError("middle"), ValueError("last")
+    middle.__cause__, last.__cause__, last.__context__ = told, middle, told
+    told.__context__ = group = ExceptionGroup("group", [ExceptionGroup("inner", [told])])
+    for error in (last, told, group, middle):
+        waiting: list[Any] = [redact(error, {KEY: "service"})]
+        seen: set[int] = set()
+        while waiting:
+            each = waiting.pop()
+            if each is not None and id(each) not in seen:
+                seen.add(id(each))
+                assert not isinstance(each, Told)
+                waiting += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
 
 
 def test_a_chain_may_be_longer_than_python_calls_deep() -> None:

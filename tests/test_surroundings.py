@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
+from pipelit_agents.credentials.boundary import MASK
 from pipelit_agents.errors import SecretLeakError
 
 NAME = "PIPELIT_TEST_API_KEY"
@@ -219,6 +220,44 @@ def test_a_context_that_held_the_key_before_is_no_leak(keyed: Pipelit) -> None:
     assert context == Settings({"k": KEY, "calls": 1}, key=f"Bearer {KEY}")
 
 
+class InSlots:
+    __slots__ = ("kept", "key")
+
+
+class InFrozenSlots(InSlots):
+    __slots__ = ("__own",)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError
+
+    def take(self, key: str) -> None:
+        object.__setattr__(self, "_InFrozenSlots__own", key)
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "name"),
+    [
+        (InSlots, lambda made, key: setattr(made, "key", f"Bearer {key}"), "key"),
+        (InSlots, lambda made, key: setattr(made, "kept", {"k": [key]}), "kept"),
+        (InFrozenSlots, lambda made, key: made.take(key), "_InFrozenSlots__own"),
+    ],
+)
+def test_a_key_in_a_slot_of_the_context_is_refused(
+    keyed: Pipelit, make: Any, change: Callable[[Any, str], Any], name: str
+) -> None:
+    """A context of a class without a dictionary is data, too."""
+    context = make()
+    with pytest.raises(SecretLeakError, match=r"'service' was left in runtime\.context"):
+        run(
+            keyed,
+            lambda key: change(get_runtime().context, key),
+            schema=make,
+            context=context,
+        )
+    assert MASK in repr(getattr(context, name))
+    assert KEY not in repr(getattr(context, name))
+
+
 def test_a_client_in_the_context_may_hold_its_key(keyed: Pipelit) -> None:
     """Only data is searched: an object that a node connects with its key is used by later nodes."""
 
@@ -289,6 +328,38 @@ def test_a_key_in_a_context_variable_is_refused(keyed: Pipelit, make: Callable[[
     with pytest.raises(SecretLeakError, match="the context variable 'variable'"):
         work()
     assert variable.get() == "before"
+
+
+@pytest.mark.parametrize(
+    ("kept", "change"),
+    [
+        ({"user": "a"}, lambda kept, key: kept.update(token=key)),
+        ({"user": {}}, lambda kept, key: kept["user"].update({key: 1})),
+        ([["a"]], lambda kept, key: kept[0].append(f"Bearer {key}")),
+        ({"a"}, lambda kept, key: kept.add(key)),
+        (deque(["a"]), lambda kept, key: kept.appendleft(key)),
+        ({"a": "b"}, lambda kept, key: (kept.update(a=key), variable.set("another"))),
+        ({"a": "b"}, lambda kept, key: (kept.update(a=key), variable.set(dict(kept)))),
+    ],
+)
+def test_what_a_context_variable_holds_is_not_changed_to_hold_a_key(
+    keyed: Pipelit, kept: Any, change: Callable[[Any, str], Any]
+) -> None:
+    """A request's dictionary that the whole application refers to is changed in place."""
+    variable.set(kept)
+
+    @keyed.credentials.inject(key="service")
+    def work(*, key: SecretStr) -> None:
+        change(kept, key.get_secret_value())
+
+    with pytest.raises(SecretLeakError, match="the context variable 'variable'"):
+        work()
+    assert KEY not in repr([kept, variable.get()])
+
+    # What stood there before the node isn't its doing.
+    variable.set(given := {"token": KEY})
+    keyed.credentials.inject(key="service")(lambda *, key: given.update(calls=1))()
+    assert variable.get() == {"token": KEY, "calls": 1}
 
 
 def test_a_context_variable_without_a_value_before_is_masked(keyed: Pipelit) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from itertools import islice
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
@@ -47,6 +48,10 @@ _MOST: Final = 20_000_000
 _NEAREST: Final = 500
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 _LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
+
+_LINKS: Final = ("__cause__", "__context__")
+# They can't be set; a group with other ones is made.
+_OF_GROUPS: Final = frozenset({"message", "exceptions"})
 
 _NONE: Final[Mapping[int, str]] = {}
 
@@ -161,7 +166,8 @@ def redact(error: BaseException, revealed: Revealed) -> BaseException:
         return error
     try:
         return _Masking(needles, inside=True).of_an_exception(error)
-    except RecursionError:
+    except Exception:
+        # Without its links, which nobody has looked at.
         return _unmendable(error, needles)
 
 
@@ -289,47 +295,85 @@ class _Masking:
             if each is not None and id(each) not in self._made:
                 self._keep(each, each)
                 chain.append(each)
-                waiting += [each.__cause__, each.__context__]
-                waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
-        for each in reversed(chain):
-            self._mend(each)
+                waiting += [_read(each, name) for name in _LINKS]
+                waiting += _parts_of(each)
+        # The parts of a group before the group, whatever else refers to them.
+        chain.reverse()
+        for each in sorted(chain, key=_Depths(chain).of):
+            try:
+                self._mend(each)
+            except Exception:
+                # An exception may have any code of its own, and its text doesn't go out for that.
+                self._keep(each, _unmendable(each, self._needles))
+        # An exception may refer to one that was replaced after it.
+        for each in chain:
+            self._link(each)
         found: BaseException = self._made[id(error)][1]
         return found
 
     def _mend(self, error: BaseException) -> None:
-        for name, kept in state_of(error):
-            vars(error)[name] = self.of(kept)
         kind: Any = type(error)
+        kept: Any = _read(error, "__dict__")
+        for name, found in list(dict.items(kept)):
+            if (shown := self.of(found)) is not found:
+                kept[name] = shown
+        fixed = False
         for name in ("args", *members_of(error), *slots_of(kind)):
-            # Each by itself: what fails may be anybody's property, and the rest is masked still.
-            with suppress(Exception):
-                kept = getattr(error, name)
-                if (shown := self.of(kept)) is not kept:
-                    setattr(error, name, shown)
+            member = _member(kind, name)
+            if member is None or name in _OF_GROUPS:
+                continue
+            try:
+                found = member.__get__(error)
+            except AttributeError:
+                # It is empty.
+                continue
+            if (shown := self.of(found)) is not found:
+                try:
+                    # Not by setattr: a frozen class refuses it, and others do what they like.
+                    member.__set__(error, shown)
+                except (AttributeError, TypeError):
+                    fixed = True
         self._clear_frames(error)
-        suppressed = error.__suppress_context__
-        for link in ("__cause__", "__context__"):
-            linked = getattr(error, link)
-            if linked is not None:
-                setattr(error, link, self._made[id(linked)][1])
-        error.__suppress_context__ = suppressed
-        parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-        if self._tells(error) or any(self._made[id(each)][1] is not each for each in parts):
+        self._link(error)
+        parts = _parts_of(error)
+        if fixed or self._tells(error) or any(self._made[id(p)][1] is not p for p in parts):
             made = self._remade(error)
             if made is None or self._tells(made):
                 made = _unmendable(error, self._needles)
-            made.__cause__, made.__context__ = error.__cause__, error.__context__
-            made.__suppress_context__ = suppressed
-            vars(made).update({k: v for k, v in vars(error).items() if k == "__notes__"})
-            self._keep(error, made.with_traceback(error.__traceback__))
+            for name in (*_LINKS, "__suppress_context__", "__traceback__"):
+                _write(made, name, _read(error, name))
+            if "__notes__" in kept:
+                made.__notes__ = kept["__notes__"]
+            self._keep(error, made)
+
+    def _link(self, error: BaseException) -> None:
+        """Let the links of an exception, and of what replaces it, lead to what replaces them."""
+        for each in {
+            id(error): error,
+            id(self._made[id(error)][1]): self._made[id(error)][1],
+        }.values():
+            suppressed = _read(each, "__suppress_context__")
+            for name in _LINKS:
+                linked = _read(each, name)
+                shown = self._made.get(id(linked), (None, linked))[1]
+                if shown is not linked:
+                    _write(each, name, shown)
+            # A cause sets it.
+            if _read(each, "__suppress_context__") is not suppressed:
+                _write(each, "__suppress_context__", suppressed)
 
     def _remade(self, error: BaseException) -> BaseException | None:
         """Another exception of the type, where the text of this one can't be changed."""
         with suppress(Exception):
-            if isinstance(error, BaseExceptionGroup):
-                parts = [self._made[id(each)][1] for each in error.exceptions]
-                return type(error)(self.of(error.message), parts)
-            if isinstance(error, ValidationError):
+            if type(error).__setattr__ is not BaseException.__setattr__:
+                # Whoever raises it sets its links and its traceback.
+                return None
+            if issubclass(type(error), BaseExceptionGroup):
+                parts = [self._made[id(each)][1] for each in _parts_of(error)]
+                return type(error)(
+                    self.of(_member(BaseExceptionGroup, "message").__get__(error)), parts
+                )
+            if type(error) is ValidationError:
                 return self._remade_by_pydantic(error)
         return None
 
@@ -349,15 +393,17 @@ class _Masking:
     def _clear_frames(self, error: BaseException) -> None:
         # Error trackers show local variables, the near end of them. Frames that still run keep
         # theirs.
-        for frame, _ in traceback.walk_tb(error.__traceback__):
+        for frame, _ in traceback.walk_tb(_read(error, "__traceback__")):
             with suppress(RuntimeError):
                 if _near(frame.f_locals, self._needles):
                     frame.clear()
 
     def _tells(self, error: BaseException) -> bool:
         # What Python's own exceptions show is what was masked, and may be endless to write out.
-        if isinstance(error, BaseExceptionGroup) and self._needles.within(error.message):
-            return True
+        if issubclass(type(error), BaseExceptionGroup):
+            message = _member(BaseExceptionGroup, "message").__get__(error)
+            if self.of(message) is not message:
+                return True
         kind = type(error)
         makers = {getattr(each, "__objclass__", kind) for each in (kind.__str__, kind.__repr__)}
         own = any(each.__module__ != "builtins" for each in makers)
@@ -417,6 +463,56 @@ class _Masking:
     def _keep(self, value: Any, made: Any) -> Any:
         self._made[id(value)] = (value, made)
         return made
+
+
+class _Depths:
+    """How deep groups of exceptions are nested: a group is deeper than each of its parts."""
+
+    def __init__(self, chain: Sequence[BaseException]) -> None:
+        self._depths: dict[int, int] = {}
+        for each in chain:
+            self._measure(each)
+
+    def of(self, error: BaseException) -> int:
+        return self._depths[id(error)]
+
+    def _measure(self, error: BaseException) -> None:
+        # Without recursion: a group can't hold itself, but be nested deeper than Python calls.
+        waiting = [error]
+        while waiting:
+            parts = _parts_of(waiting[-1])
+            if missing := [each for each in parts if id(each) not in self._depths]:
+                waiting += missing
+            else:
+                deepest = max((self._depths[id(each)] for each in parts), default=-1)
+                self._depths[id(waiting.pop())] = deepest + 1
+
+
+# Of an exception's class nothing is asked: it may be frozen, or do whatever it likes.
+
+
+def _read(error: BaseException, name: str) -> Any:
+    return BaseException.__dict__[name].__get__(error)
+
+
+def _write(error: BaseException, name: str, value: Any) -> None:
+    BaseException.__dict__[name].__set__(error, value)
+
+
+def _parts_of(error: BaseException) -> tuple[BaseException, ...]:
+    if not issubclass(type(error), BaseExceptionGroup):
+        return ()
+    found: tuple[BaseException, ...] = _member(BaseExceptionGroup, "exceptions").__get__(error)
+    return found
+
+
+def _member(kind: Any, name: str) -> Any:
+    """What reads and sets something that C keeps of an object; None where C doesn't keep it."""
+    for each in kind.__mro__:
+        found = each.__dict__.get(name)
+        if isinstance(found, MemberDescriptorType | GetSetDescriptorType):
+            return found
+    return None
 
 
 def _unmendable(error: BaseException, needles: Needles) -> SecretLeakError:

@@ -21,7 +21,7 @@ from langchain_core.callbacks import (
     BaseCallbackManager,
 )
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import ToolRuntime
 
@@ -214,7 +214,7 @@ def redact_or_raise(error: BaseException, guard: Guard) -> None:
 
 def _passing(error: BaseException, guard: Guard) -> BaseException:
     """What is raised for an error; the same object if it can be."""
-    if not isinstance(error, GraphBubbleUp):
+    if not issubclass(type(error), GraphBubbleUp):
         return guard.redact(error)
     try:
         guard.check(error.args, "what the node interrupts or commands with")
@@ -398,7 +398,57 @@ def _saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpointSaver
         # By its signature LangGraph knows what it may pass.
         checked.__wrapped__ = real  # type: ignore[attr-defined]
         setattr(made, name, checked)
+    # What a thread held before is input: a subgraph saves the whole of it again with each step.
+    for name in _READS:
+        if (real := getattr(saver, name, None)) is not None:
+            setattr(made, name, _reading(real, guard))
     return made
+
+
+# The newest versions also read the writes of single channels.
+_READS = tuple(
+    f"{prefix}{verb}"
+    for verb in ("get", "get_tuple", "list", "get_delta_channel_history")
+    for prefix in ("", "a")
+)
+
+
+def _reading(read: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
+    @wraps(read)
+    def reading(*args: Any, **kwargs: Any) -> Any:
+        found = read(*args, **kwargs)
+        if isinstance(found, AsyncIterator):
+            return _noting_each_async(found, guard)
+        if isinstance(found, Iterator):
+            return _noting_each(found, guard)
+        if inspect.isawaitable(found):
+            return _noting_read(found, guard)
+        return _noted(found, guard)
+
+    return reading
+
+
+def _noting_each(found: Iterator[Any], guard: Guard) -> Iterator[Any]:
+    for each in found:
+        yield _noted(each, guard)
+
+
+async def _noting_each_async(found: AsyncIterator[Any], guard: Guard) -> AsyncIterator[Any]:
+    async for each in found:
+        yield _noted(each, guard)
+
+
+async def _noting_read(waited_for: Awaitable[Any], guard: Guard) -> Any:
+    return _noted(await waited_for, guard)
+
+
+def _noted(found: Any, guard: Guard) -> Any:
+    if isinstance(found, CheckpointTuple):
+        # Not its configuration: that is the caller's own.
+        guard.note([found.checkpoint, found.metadata, found.pending_writes])
+    elif found is not None:
+        guard.note(found)
+    return found
 
 
 class _Store(BaseStore, Unsearched):

@@ -675,12 +675,16 @@ def _of_a_mapping(value: Mapping[Any, Any]) -> Iterator[_Inside]:
 
 def _of_an_array(value: Any) -> Iterator[_Inside]:
     # Of text, objects and records by its items, of bytes as it lies in memory; numbers hold none.
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray):
+        # A masked array shows less than is written of it.
+        value = numpy.asarray(value)
     dtype = getattr(value, "dtype", None)
     kind = getattr(dtype, "kind", "")
     if kind and kind in "OSUVT":
         yield "", repr(dtype)
         yield from enumerate(value.ravel().tolist())
-    elif kind in ("", "b", "i", "u", "f"):
+    elif kind in ("", "b", "i", "u", "f", "c", "m", "M"):
         size = getattr(value, "itemsize", 1)
         if size == 1:
             yield "", value.tobytes()
@@ -689,6 +693,8 @@ def _of_an_array(value: Any) -> Iterator[_Inside]:
             yield "", value.tobytes()
             if getattr(value, "typecode", "") == "u":
                 yield "", value.tounicode()
+            if kind in ("c", "m", "M"):
+                return
             found = value.ravel().tolist() if kind else value.tolist()
             yield "", found if isinstance(found, list) else [found]
 
@@ -696,10 +702,16 @@ def _of_an_array(value: Any) -> Iterator[_Inside]:
 def _of_a_column(value: Any) -> Any:
     if getattr(value.dtype, "kind", "O") in "biufcmM":
         return []
-    found: list[_Inside] = [("name", getattr(value, "name", None))]
+    found: list[_Inside] = [("name", getattr(value, "name", None)), *_categories(value)]
     if hasattr(value, "index"):
         found.append(("index", value.index))
     return [*found, *enumerate(value.tolist())]
+
+
+def _categories(column: Any) -> list[_Inside]:
+    # They are written whether or not the column has one of them.
+    found = getattr(column.dtype, "categories", None)
+    return [] if found is None else [("categories", list(found))]
 
 
 def _of_a_table(value: Any) -> list[_Inside]:
@@ -711,4 +723,5 @@ def _of_a_table(value: Any) -> list[_Inside]:
     for name, column in columns:
         if getattr(column.dtype, "kind", "O") not in "biufcmM":
             found.append((name, column.tolist() if hasattr(column, "tolist") else list(column)))
+            found += _categories(column)
     return found

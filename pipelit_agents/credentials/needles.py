@@ -19,18 +19,27 @@ from pipelit_agents.credentials.recognition import (
     as_text,
     decoded,
     is_common,
+    is_wordy,
     verdict,
 )
 
 __all__ = ["Needles"]
 
-# Within the first line of base64 that is broken into lines.
-_HEAD: Final = 42
+# Base64 is broken into lines after so many bytes: RFC 7468 (PEM) and RFC 2045 (MIME).
+_LINES: Final = (48, 57)
+# A longer secret is broken by that, wherever it begins: so two pieces of it are looked for, of
+# which a line holds one. A JWT's signature has two of them.
+_LONGEST_UNBROKEN: Final = 42
+_PIECE: Final = 20
+_SHORTEST_PIECE: Final = 12
+# So much of a short secret shows it, where the document around it stands before or after.
+_SHORTEST_REST: Final = 4
 _FEW: Final = 1000
 _ESCAPES: Final = re.compile(r"%[0-9A-F]{2}")
 _CODE_POINTS: Final = re.compile(r"\\u[0-9a-f]{4}")
 # What JSON, URLs, pages and Python all write as it is: of most API keys every character.
 _UNCHANGED: Final = re.compile(r"[A-Za-z0-9_.~-]+")
+_STRUCTURED: Final = re.compile(r"[\s:=<{\[/]")
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{2}(?:[:-]?[0-9a-fA-F]{2})+")
 _UUID: Final = re.compile(r"[0-9a-f]{32}")
 _BASE32: Final = re.compile(r"(?:[A-Z2-7]{16,}|[a-z2-7]{16,})=*")
@@ -86,7 +95,7 @@ class Needles:
         self._alike: list[tuple[str, set[bytes]]] | None = None
         self._known: list[bytes] = []
         self._known_texts: list[str] = []
-        sought = {form for secret in revealed for form in _sought(secret)}
+        sought = {form for secret in revealed for form in _Forms(secret).sought()}
         texts, rest = list[str](), list[bytes]()
         for form in sorted(sought, key=len):
             if text := _as_text(form):
@@ -123,9 +132,9 @@ class Needles:
         found = self._alike
         if found is None:
             found = self._alike = [
-                (name, {form for form in _forms(each.value, encodes=each.encodes) if _fits(form)})
+                (name, forms)
                 for secret, name in self._revealed.items()
-                for each in (Part("", secret, Level.CERTAIN), *_searched_parts(secret))
+                for forms in _Forms(secret).of_each()
             ]
         return found
 
@@ -215,20 +224,85 @@ def _searched_parts(secret: str) -> list[Part]:
     return [part for part in parts(secret) if verdict(part) is Verdict.SEARCHED]
 
 
-def _sought(secret: str) -> Iterator[bytes]:
-    """The forms that show a secret: where a part shows, the document around it needn't."""
-    found = _searched_parts(secret)
-    values = [part.value for part in found]
-    within = any(isinstance(each, str) and each in secret and each != secret for each in values)
-    if within and not any(decoded(secret)):
-        # Whatever rewrites a document rewrites its parts with it, but for base64 in lines.
-        head = secret.encode("utf-8", "surrogatepass")[:_HEAD]
-        yield from (form for form in _base64({head}) if len(form) >= SHORTEST)
-    else:
-        found.append(Part("", secret, Level.CERTAIN))
-    for part in found:
-        forms = _forms(part.value, encodes=part.encodes)
-        yield from (form for form in forms if len(form) >= SHORTEST)
+class _Forms:
+    """What a secret looks like, and each of its parts.
+
+    Args:
+        secret: The plaintext.
+    """
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+        self._parts = _searched_parts(secret)
+        values = {part.value for part in self._parts if isinstance(part.value, str)}
+        self._whole = Part("", secret, Level.CERTAIN)
+        # Of a document its secrets are the pieces: it begins and ends as all of its kind do.
+        self._documents = {
+            value
+            for value in (secret, *values)
+            if _STRUCTURED.search(value) and any(v in value for v in values if v != value)
+        }
+
+    def of_each(self) -> Iterator[set[bytes]]:
+        """Yield the forms of the secret, then those of each part."""
+        yield self._of(self._whole) | set(filter(_fits, self._across_lines()))
+        for part in self._parts:
+            yield self._of(part)
+
+    def sought(self) -> Iterator[bytes]:
+        """Yield the forms that show it: where a part shows, the document around it needn't."""
+        if self._secret in self._documents and not any(decoded(self._secret)):
+            # Whatever rewrites a document rewrites its parts with it, but for base64 in lines.
+            yield from filter(_fits, self._across_lines())
+        else:
+            yield from self._of(self._whole)
+        for part in self._parts:
+            yield from self._of(part)
+
+    def _of(self, part: Part) -> set[bytes]:
+        value = part.value
+        # A part of a document may stand anywhere in a line.
+        broken = len(value) > _LONGEST_UNBROKEN or self._secret in self._documents
+        forms = _forms(value, encodes=part.encodes)
+        if broken and value not in self._documents:
+            forms.update(_base64(_pieces(value)))
+        return set(filter(_fits, forms))
+
+    def _across_lines(self) -> Iterator[bytes]:
+        """Base64 of lines of a document that hold a part too short to be found in pieces."""
+        if self._secret not in self._documents:
+            return
+        plain = self._secret.encode("utf-8", "surrogatepass")
+        for part in self._parts:
+            value = part.value
+            if not isinstance(value, str) or len(value) >= 2 * _SHORTEST_PIECE:
+                continue
+            raw = value.encode("utf-8", "surrogatepass")
+            if (start := plain.find(raw)) < 0:
+                continue
+            for width in _LINES:
+                end = start + len(raw)
+                line = (end - 1) // width * width
+                if line <= start:
+                    continue
+                if line - start >= _SHORTEST_REST:
+                    yield from _base64({plain[max(line - width, line - _LONGEST_UNBROKEN) : line]})
+                if end - line >= _SHORTEST_REST:
+                    yield from _base64({plain[line : line + _LONGEST_UNBROKEN]})
+
+
+def _pieces(value: str | bytes) -> Iterator[bytes]:
+    """Two pieces of a secret, one beside the other, that only it has."""
+    text = isinstance(value, str)
+    raw = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+    size = min(_PIECE, len(raw) // 2)
+    if size < _SHORTEST_PIECE:
+        return
+    # A token begins as others do, and a document of lines or bytes ends so, too.
+    start = len(raw) - 2 * size if text and b"\n" not in raw else (len(raw) - 2 * size) // 2
+    for piece in (raw[start : start + size], raw[start + size : start + 2 * size]):
+        if size == _PIECE or not is_wordy(piece.decode("latin-1")):
+            yield piece
 
 
 def _beginnings(secret: str) -> Iterator[tuple[str, int]]:
@@ -297,7 +371,7 @@ def _forms(secret: str | bytes, *, encodes: bool = True) -> set[bytes]:
     texts = _hexadecimal(plain)
     # HTTP's basic authorization is Latin-1 where that will do.
     latin = secret.encode("latin-1", "ignore")
-    encoded = {plain, plain[:_HEAD], latin if len(latin) == len(secret) else plain}
+    encoded = {plain, latin if len(latin) == len(secret) else plain}
     if not _UNCHANGED.fullmatch(secret):
         texts |= _written(secret, plain)
         # Of JSON that is encoded as a whole, such as the body of a request.
@@ -321,7 +395,7 @@ def _of_bytes(raw: bytes) -> set[bytes]:
     if len(raw) < SHORTEST:
         return set()
     texts = {*_hexadecimal(raw), repr(raw)[2:-1], raw.decode("latin-1")}
-    return {raw, *(each.encode() for each in texts), *_base64({raw, raw[:_HEAD]})}
+    return {raw, *(each.encode() for each in texts), *_base64({raw})}
 
 
 def _hexadecimal(plain: bytes) -> set[str]:

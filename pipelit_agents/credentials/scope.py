@@ -12,7 +12,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -610,8 +610,7 @@ class _State:
         return [*self._given, *(each for values in dicts for each in values)]
 
 
-@contextmanager
-def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[_State]:
+class searching_given:  # noqa: N801 - used like a function
     """Search what a function was given when it has run: LangGraph stores what it changed there.
 
     Args:
@@ -622,14 +621,21 @@ def searching_given(scope: Scope, given: Sequence[Any]) -> Iterator[_State]:
         SecretLeakError: One was written into it. Where the function failed by itself, its own error
             is the one to tell, and the state is masked.
     """
-    state = _State(scope, given)
-    try:
-        yield state
-    except BaseException:
+
+    # No generator: contextlib sets the traceback of what is raised, which may be frozen.
+    def __init__(self, scope: Scope, given: Sequence[Any]) -> None:
+        self._state = _State(scope, given)
+
+    def __enter__(self) -> _State:
+        return self._state
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if error is None:
+            self._state.check()
+            return
         with suppress(SecretLeakError):
-            state.check()
-        raise
-    state.check()
+            self._state.check()
+        del error
 
 
 def _sent(scope: Scope, value: Any) -> Any:

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Set
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -22,6 +22,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from pipelit_agents.credentials.boundary import MASK, masked
+from pipelit_agents.credentials.insides import slots_of, state_of
 from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import SecretLeakError
@@ -31,6 +32,8 @@ __all__ = ["Surroundings"]
 # More than a context, tags or metadata have; what is larger is searched up to here.
 _MOST: Final = 50_000
 _ABSENT: Final = object()
+# What of a context variable is data; others may hold clients.
+_DATA: Final = Mapping | list | tuple | set | deque
 
 _Put = Callable[[Any], object]
 _Found = tuple[str, Any, "_Put | None"]
@@ -45,7 +48,9 @@ class Surroundings:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._environment = _environment()
-        self._variables = dict(copy_context().items())
+        self._variables = {
+            variable: (value, _texts_of_data(value)) for variable, value in _variables()
+        }
         self._names = _names()
         self._roots = list(_roots(config))
         self._texts = {
@@ -112,16 +117,35 @@ class Surroundings:
                 yield f"os.environ[{name!r:.60}]", f"{name}={value}", partial(_reset, name, before)
 
     def _new_in_variables(self) -> Iterator[_Found]:
-        for variable, value in copy_context().items():
-            before = self._variables.get(variable, _ABSENT)
-            if value is before or not isinstance(value, str | bytes | Mapping | list | tuple | set):
-                continue
-            known = {text for _, text, _ in _texts(before, "", None)}
+        for variable, value in _variables():
+            before, known = self._variables.get(variable, (_ABSENT, frozenset()))
             where = f"the context variable {variable.name!r:.60}"
+            if isinstance(before, _DATA):
+                # It may have been changed in place, also where another took its place since.
+                for path, text, put in _texts(before, where, None):
+                    if text not in known:
+                        yield path, text, put
+            if value is before or not isinstance(value, str | bytes | _DATA):
+                continue
             for path, text, _ in _texts(value, where, None):
                 if text not in known:
                     # A variable that had no value can't get none again.
                     yield path, text, partial(_restore, variable, before)
+
+
+def _variables() -> list[tuple[ContextVar[Any], Any]]:
+    from langchain_core.runnables.config import var_child_runnable_config
+
+    # What a node changes in its configuration, it changes in a copy, which is looked at by itself.
+    return [each for each in copy_context().items() if each[0] is not var_child_runnable_config]
+
+
+def _texts_of_data(value: Any) -> Set[Any]:
+    if isinstance(value, str | bytes):
+        return {value}
+    if not isinstance(value, _DATA):
+        return frozenset()
+    return {text for _, text, _ in _texts(value, "", None)}
 
 
 def _environment() -> dict[str, str]:
@@ -194,16 +218,30 @@ class _Attributes:
     def found(self, where: str) -> list[_Found]:
         value = self._value
         return [
-            (f"{where}.{name}", getattr(value, name, None), partial(setattr, value, name))
-            for name in (list(vars(value)) if self._names is None else self._names)
+            (f"{where}.{name}", getattr(value, name, None), partial(self._put, name))
+            for name in (_attributes(value) if self._names is None else self._names)
         ]
+
+    def _put(self, name: str, shown: Any) -> None:
+        if self._names is None:
+            # It may be frozen.
+            object.__setattr__(self._value, name, shown)
+        else:
+            setattr(self._value, name, shown)
+
+
+def _attributes(value: Any) -> list[str]:
+    kind: Any = type(value)
+    return [name for name, _ in state_of(value)] + list(slots_of(kind))
 
 
 def _whole(context: Any) -> Any:
     # A context may be of any class; what else it refers to may be clients.
     if isinstance(context, Mapping | BaseModel) or dataclasses.is_dataclass(context):
         return context
-    return _Attributes(context) if hasattr(context, "__dict__") else context
+    kind: Any = type(context)
+    kept = hasattr(context, "__dict__") or slots_of(kind)
+    return _Attributes(context) if kept else context
 
 
 class _Span:
