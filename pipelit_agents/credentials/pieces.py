@@ -27,7 +27,7 @@ from langchain_core.outputs import Generation
 from pipelit_agents.credentials.insides import kept_in
 from pipelit_agents.credentials.needles import Needles
 
-__all__ = ["Held", "Pieces", "Searched"]
+__all__ = ["Held", "Pieces", "Searched", "here"]
 
 # By so many characters the secrets are looked up that may go on. No beginning is shorter.
 _HEAD: Final = 4
@@ -144,7 +144,7 @@ class Held:
         """
         with self._lock:
             self._kept.append((args, kwargs))
-            for _ in range(self._pieces.take((_here(), value))):
+            for _ in range(self._pieces.take((here(), value))):
                 args, kwargs = self._kept.popleft()
                 self._call(*args, **kwargs)
 
@@ -184,7 +184,8 @@ class _Beginnings:
         return None
 
 
-def _here() -> Any:
+def here() -> Any:
+    """What tells the task or thread that streams from others; to stand before what it streams."""
     # Two tasks of a node may write by turns, each what its own model says.
     with suppress(RuntimeError):
         if (task := asyncio.current_task()) is not None:
