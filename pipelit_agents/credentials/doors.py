@@ -50,7 +50,7 @@ __all__ = [
     "state_in",
 ]
 
-_CONFIG_KEYS = RunnableConfig.__annotations__.keys()
+_OF_A_CONFIG = frozenset({"callbacks", "configurable"})
 # Most of what a configuration holds, and asked of each kind of door it is slow to say no.
 _DATA = (str, bytes, dict, list, tuple, set, frozenset, BaseModel)
 _NO_DOORS = frozenset({str, int, float, bool, bytes, type(None), dict, list, tuple})
@@ -253,7 +253,8 @@ def _is_config(name: str, value: dict[Any, Any]) -> bool:
     by_callbacks = isinstance(callbacks, BaseCallbackManager) or any(
         isinstance(each, BaseCallbackHandler) for each in handlers
     )
-    return by_callbacks or (name == "config" and bool(value.keys() & _CONFIG_KEYS))
+    # Others have tags and metadata, too; LangChain's always has these.
+    return by_callbacks or (name == "config" and bool(value.keys() & _OF_A_CONFIG))
 
 
 def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
@@ -309,9 +310,9 @@ class _Control(RunControl, Unsearched):
 def _checked(call: Callable[..., Any], guard: Guard, where: str) -> Callable[..., Any]:
     held = guard.holding(call, where)
 
-    def checked(*args: Any, **kwargs: Any) -> None:
+    def checked(*args: Any, **kwargs: Any) -> Any:
         guard.check([args, kwargs], where)
-        held([args, kwargs], args, kwargs)
+        return held([args, kwargs], args, kwargs)
 
     return checked
 

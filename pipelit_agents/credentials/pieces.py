@@ -131,7 +131,7 @@ class Held:
         # A node may write from several threads.
         self._lock = threading.RLock()
 
-    def __call__(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Hand something on, now or later.
 
         Args:
@@ -139,14 +139,19 @@ class Held:
             args: What the function is called with.
             kwargs: As args.
 
+        Returns:
+            What the function returns; None where it is called later.
+
         Raises:
             SecretLeakError: With it, a secret is whole. What was kept back isn't handed on.
         """
         with self._lock:
             self._kept.append((args, kwargs))
+            result = None
             for _ in range(self._pieces.take((here(), value))):
                 args, kwargs = self._kept.popleft()
-                self._call(*args, **kwargs)
+                result = self._call(*args, **kwargs)
+            return None if self._kept else result
 
     def flush(self) -> None:
         """Hand on what is left: nothing comes any more that could make a secret of it."""
