@@ -653,6 +653,8 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "the_order_of_events_does_not_tell_whether_a_guess_is_right",
             "nothing_is_kept_back_that_could_be_guessed",
             "half_of_a_short_secret_is_kept_back",
+            "a_handler_of_any_class_is_held_back",
+            "events_of_a_node_are_held_back",
         ]
     },
     "environment, the run's context": {

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 from collections import UserString, deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
 from canary import KEY
 from langchain.agents import create_agent
-from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.callbacks import (
+    AsyncCallbackHandler,
+    BaseCallbackHandler,
+    CallbackManager,
+    adispatch_custom_event,
+    dispatch_custom_event,
+)
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.config import get_stream_writer
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
@@ -438,26 +446,129 @@ async def test_models_that_talk_at_once_are_told_apart(keyed: Pipelit) -> None:
     assert not [each for each in by_id.values() if HARMLESS in each]
 
 
-class Frozen(BaseCallbackHandler):
+class Frozen(Listens):
     """A handler that can't be subclassed."""
-
-    seen: list[Any] = []
 
     def __init_subclass__(cls) -> None:
         raise TypeError("this class is final")
 
+
+class Registered(Listens):
+    """A handler whose subclasses are registered, by names that have to differ."""
+
+    names: set[str] = set()
+
+    def __init_subclass__(cls) -> None:
+        if cls.__name__ in Registered.names:
+            raise ValueError(f"{cls.__name__} is registered already")
+        Registered.names.add(cls.__name__)
+
+
+class OnceRegistered(Registered):
+    """One of them."""
+
+
+class Closing(Listens):
+    """A handler that closes what it writes to when it is dropped."""
+
+    closed = False
+
+    def __del__(self) -> None:
+        self.closed = True
+
+
+class Slots(Listens):
+    """A handler with slots of its own."""
+
+    __slots__ = ("kept",)
+
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
-        self.seen.append(chunk.message)
+        self.kept = token
+        assert isinstance(self, Slots)
+        super().on_llm_new_token(token, chunk=chunk, **kwargs)
 
 
-def test_a_handler_that_cannot_be_stood_in_for_never_gets_the_last_piece(keyed: Pipelit) -> None:
-    """Such a handler hears of tokens at once, and not of the one that makes the secret whole."""
-    handler = Frozen()
-    graph = asking(keyed, lambda key: as_text(f"it is {key} so"), by_handler)
-    with pytest.raises(SecretLeakError):
-        graph.invoke({"x": 1}, {"callbacks": [handler]})
-    assert handler.seen
-    assert KEY not in "".join(str(each.text) for each in handler.seen)
+class Itself(Listens):
+    """A handler that knows itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.me = self
+
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
+        assert self.me is self
+        super().on_llm_new_token(token, chunk=chunk, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Frozen, OnceRegistered, Closing, Slots, Itself])
+@pytest.mark.parametrize("leaks", [True, False])
+def test_a_handler_of_any_class_is_held_back(keyed: Pipelit, kind: Any, leaks: bool) -> None:
+    """It hears of all that is no key, and of a key no more than everybody may; it stays usable."""
+    handler = kind()
+    text = f"it is {KEY if leaks else KEY[:13]} so"
+    graph = asking(keyed, lambda key: as_text(text), by_handler)
+    for _ in range(2):
+        with pytest.raises(SecretLeakError) if leaks else nullcontext():
+            graph.invoke({"x": 1}, {"callbacks": [handler]})
+        gc.collect()
+    assert handler.text == ("it is sk-Canary" if leaks else text) * 2
+    assert handler.ended == (0 if leaks else 2)
+    assert not getattr(handler, "closed", False)
+
+
+def test_langchain_finds_a_delayed_handler_by_its_type(keyed: Pipelit) -> None:
+    """What stands for a handler is equal to it, and of its type."""
+    handler = Listens()
+    found: list[Any] = []
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, config: RunnableConfig, *, key: SecretStr) -> State:
+        found.extend(each for each in config["callbacks"].handlers if isinstance(each, Listens))
+        manager = CallbackManager.configure(config["callbacks"], [handler])
+        found.append(sum(each == handler for each in manager.handlers))
+        return {}
+
+    graph_of(node).invoke({"x": 1}, {"callbacks": [handler]})
+    assert found[0] == handler
+    assert hash(found[0]) == hash(handler)
+    assert found[1] == 1
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("ends", [KEY, KEY[:13], KEY[:13] + " so"])
+async def test_events_of_a_node_are_held_back(keyed: Pipelit, sync: bool, ends: str) -> None:
+    """`dispatch_custom_event` tells no key in pieces, and all else whole, also the last of it."""
+    heard: list[str] = []
+
+    class Hears(BaseCallbackHandler):
+        def on_custom_event(self, name: str, data: Any, **details: Any) -> None:
+            heard.append(data["t"])
+
+    pieces = cut(f"it is {ends}")
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> State:
+        for each in pieces:
+            dispatch_custom_event("token", {"t": each})
+        return {}
+
+    @keyed.credentials.inject(key="service")
+    async def anode(state: State, *, key: SecretStr) -> State:
+        for each in pieces:
+            await adispatch_custom_event("token", {"t": each})
+        return {}
+
+    async def consume() -> None:
+        if sync:
+            graph_of(node).invoke({"x": 1}, {"callbacks": [Hears()]})
+            return
+        async for event in graph_of(anode).astream_events({"x": 1}, version="v2"):
+            if event["event"] == "on_custom_event":
+                heard.append(event["data"]["t"])
+
+    with pytest.raises(SecretLeakError) if ends == KEY else nullcontext():
+        await consume()
+    assert heard == (cut("it is sk-Canary") if ends == KEY else pieces)
 
 
 def test_handlers_are_the_same_objects_afterwards(keyed: Pipelit) -> None:

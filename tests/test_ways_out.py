@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import gc
 import io
+import json
 import uuid
 from collections import UserString, deque
 from collections.abc import Callable, Iterator
@@ -393,6 +394,18 @@ def test_a_store_does_what_it_does_without_the_guard(keyed: Pipelit) -> None:
     builder.add_edge(START, "node")
     assert builder.compile(store=store).invoke({})["x"] == [{"v": 1}, {"v": 2}]
     assert {item.namespace for item in store.search(())} == {("tenant7", "a"), ("tenant7", "b")}
+
+
+@pytest.mark.parametrize("given", [{"tags": ["v1"]}, {"metadata": {"name": "app"}, "spec": {}}])
+def test_arguments_of_a_helper_are_passed_as_they_are(keyed: Pipelit, given: Any) -> None:
+    """Somebody's dict with tags is no configuration of LangChain's, and a writer may return."""
+
+    @keyed.credentials.inject(key="service")
+    def helper(config: Any, writer: Any, *, key: SecretStr) -> str:
+        return json.dumps([config, writer("a prompt")])
+
+    made = helper(given, lambda text: f"text of {text}")
+    assert json.loads(made) == [given, "text of a prompt"]
 
 
 def test_a_dictionary_named_config_is_passed_as_it_is(keyed: Pipelit) -> None:

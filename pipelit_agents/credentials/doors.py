@@ -7,11 +7,14 @@ is replaced by one that refuses a value that holds one of them.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from copy import copy
+from contextlib import suppress
+from copy import copy, deepcopy
 from functools import lru_cache, partial, wraps
 from typing import Any, NoReturn, Protocol, cast
 
@@ -34,7 +37,7 @@ from pydantic import BaseModel
 
 from pipelit_agents.credentials.insides import Unsearched, state_of
 from pipelit_agents.credentials.needles import Needles
-from pipelit_agents.credentials.pieces import Held, Pieces
+from pipelit_agents.credentials.pieces import Held, Pieces, here
 from pipelit_agents.errors import SecretLeakError
 
 __all__ = [
@@ -47,7 +50,7 @@ __all__ = [
     "state_in",
 ]
 
-_CONFIG_KEYS = RunnableConfig.__annotations__.keys()
+_OF_A_CONFIG = frozenset({"callbacks", "configurable"})
 # Most of what a configuration holds, and asked of each kind of door it is slow to say no.
 _DATA = (str, bytes, dict, list, tuple, set, frozenset, BaseModel)
 _NO_DOORS = frozenset({str, int, float, bool, bytes, type(None), dict, list, tuple})
@@ -67,6 +70,9 @@ class Guard(Protocol):
 
     def was_given(self, text: str) -> bool:
         """Whether a text stood in what the node was given."""
+
+    def at_the_end(self, call: Callable[[], Any]) -> None:
+        """Calls a function when the node has run, and before it is searched once more."""
 
     def holding(self, call: Callable[..., Any], where: str) -> Held:
         """What keeps back the beginnings of secrets until the node ends; one for each call."""
@@ -247,7 +253,8 @@ def _is_config(name: str, value: dict[Any, Any]) -> bool:
     by_callbacks = isinstance(callbacks, BaseCallbackManager) or any(
         isinstance(each, BaseCallbackHandler) for each in handlers
     )
-    return by_callbacks or (name == "config" and bool(value.keys() & _CONFIG_KEYS))
+    # Others have tags and metadata, too; LangChain's always has these.
+    return by_callbacks or (name == "config" and bool(value.keys() & _OF_A_CONFIG))
 
 
 def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
@@ -303,9 +310,9 @@ class _Control(RunControl, Unsearched):
 def _checked(call: Callable[..., Any], guard: Guard, where: str) -> Callable[..., Any]:
     held = guard.holding(call, where)
 
-    def checked(*args: Any, **kwargs: Any) -> None:
+    def checked(*args: Any, **kwargs: Any) -> Any:
         guard.check([args, kwargs], where)
-        held([args, kwargs], args, kwargs)
+        return held([args, kwargs], args, kwargs)
 
     return checked
 
@@ -521,6 +528,27 @@ class _Gate(BaseCallbackHandler, Unsearched):
         self._streams: dict[Any, Pieces] = {}
         self._safe: dict[Any, int] = {}
         self._leaked: set[Any] = set()
+        # A node may tell of events from several threads.
+        self._lock = threading.RLock()
+        self._told: list[Any] = []
+
+    def tell_at_the_end(self, handler: Any) -> None:
+        """Tell a handler of what it wasn't told, when the node ends."""
+        if not self._told:
+            self._guard.at_the_end(self._tell)
+        self._told.append(handler)
+
+    def _tell(self) -> None:
+        for handler in self._told:
+            for name, args, kwargs in _left_over(handler):
+                # LangChain tells others too where one handler raises.
+                with suppress(Exception):
+                    result = getattr(handler._pipelit_handler, name)(*args, **kwargs)
+                    if inspect.isawaitable(result):
+                        # The node ends without waiting for it.
+                        task = asyncio.get_running_loop().create_task(_told_later(result))
+                        _telling.add(task)
+                        task.add_done_callback(_telling.discard)
 
     def safe(self, run_id: Any) -> int:
         """How many events of a model's stream may be told so far."""
@@ -581,7 +609,11 @@ class _Gate(BaseCallbackHandler, Unsearched):
             self._guard.check(outcome.result(), "what something inside the node returns")
 
     def on_custom_event(self, name: str, data: Any, **details: Any) -> None:
-        self._guard.check({"name": name, "data": data, **details}, "an event of the node")
+        where = "an event of the node"
+        with self._lock:
+            found = {"name": name, "data": data, **details}
+            # By the name, what belongs together.
+            self._streamed(found, (here(), data), (details.get("run_id"), name), where)
 
     def on_llm_new_token(self, token: Any, *, run_id: Any, **details: Any) -> None:
         chunk = details.get("chunk")
@@ -590,8 +622,13 @@ class _Gate(BaseCallbackHandler, Unsearched):
     def on_stream_event(self, event: Any, *, run_id: Any = None, **details: Any) -> None:
         self._streamed(event, event, run_id)
 
-    def _streamed(self, whole: Any, text: Any, run_id: Any) -> None:
-        where = "what a model in the node streams"
+    def _streamed(
+        self,
+        whole: Any,
+        text: Any,
+        run_id: Any,
+        where: str = "what a model in the node streams",
+    ) -> None:
         try:
             self._guard.check(whole, where)
             stream = self._streams.setdefault(run_id, Pieces(self._guard, where))
@@ -659,20 +696,20 @@ class _TappingGate(_Gate):
         return stream.take(chunk)
 
 
-_EVENTS = ("on_llm_new_token", "on_stream_event")
+_EVENTS = ("on_llm_new_token", "on_stream_event", "on_custom_event")
 _ENDS = ("on_llm_end", "on_llm_error")
 
 
 def delayed(handler: Any, gate: _Gate) -> Any:
-    """A handler that hears of a model's tokens when the gate says that they are no secret's.
+    """A handler that hears of what is streamed when the gate says that it is no secret's.
 
     Args:
         handler: Somebody's; it isn't changed.
         gate: Stands before it.
 
     Returns:
-        An object of a subclass that shares all attributes, as LangChain looks for handlers by their
-        types; or the handler itself, where it doesn't listen to tokens.
+        An object that passes on to the handler whatever it is asked for, and that ``isinstance``
+        takes for the handler; or the handler itself, where it doesn't listen to what is streamed.
     """
     if isinstance(handler, _Gate):
         return handler
@@ -681,49 +718,100 @@ def delayed(handler: Any, gate: _Gate) -> Any:
         made = copy(handler)
         made.stream = _streaming(handler.stream, gate._guard)
         return made
-    own: Any = type(handler)
-    kind = _delaying(getattr(own, "_pipelit_kind", own))
-    if kind is None:
-        return handler
-    made = object.__new__(kind)
-    made.__dict__ = handler.__dict__
-    made._pipelit_handler, made._pipelit_gate, made._pipelit_runs = handler, gate, {}
-    return made
+    # A handler's own code may answer, and raise: then it hears of each piece at once, and of none
+    # that makes a secret whole.
+    with suppress(Exception):
+        kind: Any = type(handler)
+        if _listens(kind):
+            waits = any(
+                inspect.iscoroutinefunction(getattr(handler, name, None))
+                for name in (*_EVENTS, *_ENDS)
+            )
+            return _Delayed(handler, gate, waits=waits)
+    return handler
 
 
 @lru_cache(maxsize=256)
-def _delaying(kind: Any) -> Any:
+def _listens(kind: Any) -> bool:
+    if issubclass(kind, _Delayed):
+        return True
     bases = (BaseCallbackHandler, AsyncCallbackHandler)
-    listens = any(
+    return any(
         all(getattr(kind, name, None) is not getattr(base, name, None) for base in bases)
         for name in _EVENTS
     )
-    # A pydantic model keeps more than its dictionary.
-    if not listens or not hasattr(kind, "__dict__") or issubclass(kind, BaseModel):
-        return None
-    waits = any(
-        inspect.iscoroutinefunction(getattr(kind, name, None)) for name in (*_EVENTS, *_ENDS)
+
+
+class _Delayed(Unsearched):
+    """Stands for a handler: no copy and no subclass of it, which its class may not be made for."""
+
+    __slots__ = (
+        "_pipelit_gate",
+        "_pipelit_handler",
+        "_pipelit_runs",
+        "_pipelit_waits",
     )
-    members: dict[str, Any] = {
-        "__slots__": ("_pipelit_gate", "_pipelit_handler", "_pipelit_runs"),
-        "__module__": kind.__module__,
-        "__doc__": kind.__doc__,
-        "_pipelit_kind": kind,
-    }
-    for name in (*_EVENTS, *_ENDS):
-        if hasattr(kind, name):
-            members[name] = _awaited(name) if waits else _at_once(name)
-    try:
-        return type(kind.__name__, (kind,), members)
-    except TypeError:
-        # A class that can't be subclassed hears of each token at once, and of none that makes a
-        # secret whole.
-        return None
+
+    def __init__(self, handler: Any, gate: _Gate, *, waits: bool) -> None:
+        own = object.__setattr__
+        own(self, "_pipelit_handler", handler)
+        own(self, "_pipelit_gate", gate)
+        own(self, "_pipelit_waits", waits)
+        own(self, "_pipelit_runs", {})
+        gate.tell_at_the_end(self)
+
+    # LangChain looks for handlers by their types.
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return self._pipelit_handler.__class__
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_pipelit_"):
+            raise AttributeError(name)
+        found = getattr(self._pipelit_handler, name)
+        if name in _EVENTS or name in _ENDS:
+            call = _awaited if self._pipelit_waits else _at_once
+            return call(self, name)
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._pipelit_handler, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._pipelit_handler, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(_handler_of(self) == _handler_of(other))
+
+    def __hash__(self) -> int:
+        return hash(_handler_of(self))
+
+    def __repr__(self) -> str:
+        return repr(self._pipelit_handler)
+
+    def __copy__(self) -> Any:
+        return _Delayed(copy(self._pipelit_handler), self._pipelit_gate, waits=self._pipelit_waits)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        handler = deepcopy(self._pipelit_handler, memo)
+        return _Delayed(handler, self._pipelit_gate, waits=self._pipelit_waits)
+
+
+def _is_delayed(handler: Any) -> bool:
+    return issubclass(type(handler), _Delayed)
+
+
+def _handler_of(handler: Any) -> Any:
+    while _is_delayed(handler):
+        handler = handler._pipelit_handler
+    return handler
 
 
 def _due(handler: Any, name: str, args: Any, kwargs: Any) -> Iterator[tuple[str, Any, Any]]:
     """What a handler may hear now: of what it was told before, then of what it is told now."""
     gate, runs, run_id = handler._pipelit_gate, handler._pipelit_runs, kwargs.get("run_id")
+    if name == "on_custom_event":
+        run_id = run_id, args[0] if args else kwargs.get("name")
     _, kept = runs.setdefault(run_id, [0, deque()])
     if name in _EVENTS:
         kept.append((name, args, kwargs))
@@ -737,19 +825,36 @@ def _due(handler: Any, name: str, args: Any, kwargs: Any) -> Iterator[tuple[str,
     yield name, args, kwargs
 
 
-def _at_once(name: str) -> Callable[..., Any]:
-    def call(self: Any, *args: Any, **kwargs: Any) -> None:
-        for each, given, more in _due(self, name, args, kwargs):
-            getattr(self._pipelit_handler, each)(*given, **more)
+def _left_over(handler: Any) -> Iterator[tuple[str, Any, Any]]:
+    """What a handler wasn't told yet of the node's own events, which no end follows."""
+    for run_id, (_, kept) in list(handler._pipelit_runs.items()):
+        if isinstance(run_id, tuple) and not handler._pipelit_gate.leaked(run_id):
+            while kept:
+                yield kept.popleft()
+
+
+def _at_once(handler: Any, name: str) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> None:
+        for each, given, more in _due(handler, name, args, kwargs):
+            getattr(handler._pipelit_handler, each)(*given, **more)
 
     return call
 
 
-def _awaited(name: str) -> Callable[..., Any]:
-    async def call(self: Any, *args: Any, **kwargs: Any) -> None:
-        for each, given, more in _due(self, name, args, kwargs):
-            result = getattr(self._pipelit_handler, each)(*given, **more)
+def _awaited(handler: Any, name: str) -> Callable[..., Any]:
+    async def call(*args: Any, **kwargs: Any) -> None:
+        for each, given, more in _due(handler, name, args, kwargs):
+            result = getattr(handler._pipelit_handler, each)(*given, **more)
             if inspect.isawaitable(result):
                 await result
 
     return call
+
+
+async def _told_later(waited_for: Awaitable[Any]) -> None:
+    with suppress(Exception):
+        await waited_for
+
+
+# So that none is collected before it has run.
+_telling: set[Any] = set()

@@ -27,7 +27,7 @@ from langchain_core.outputs import Generation
 from pipelit_agents.credentials.insides import kept_in
 from pipelit_agents.credentials.needles import Needles
 
-__all__ = ["Held", "Pieces", "Searched"]
+__all__ = ["Held", "Pieces", "Searched", "here"]
 
 # By so many characters the secrets are looked up that may go on. No beginning is shorter.
 _HEAD: Final = 4
@@ -131,7 +131,7 @@ class Held:
         # A node may write from several threads.
         self._lock = threading.RLock()
 
-    def __call__(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Hand something on, now or later.
 
         Args:
@@ -139,14 +139,19 @@ class Held:
             args: What the function is called with.
             kwargs: As args.
 
+        Returns:
+            What the function returns; None where it is called later.
+
         Raises:
             SecretLeakError: With it, a secret is whole. What was kept back isn't handed on.
         """
         with self._lock:
             self._kept.append((args, kwargs))
-            for _ in range(self._pieces.take((_here(), value))):
+            result = None
+            for _ in range(self._pieces.take((here(), value))):
                 args, kwargs = self._kept.popleft()
-                self._call(*args, **kwargs)
+                result = self._call(*args, **kwargs)
+            return None if self._kept else result
 
     def flush(self) -> None:
         """Hand on what is left: nothing comes any more that could make a secret of it."""
@@ -184,7 +189,8 @@ class _Beginnings:
         return None
 
 
-def _here() -> Any:
+def here() -> Any:
+    """What tells the task or thread that streams from others; to stand before what it streams."""
     # Two tasks of a node may write by turns, each what its own model says.
     with suppress(RuntimeError):
         if (task := asyncio.current_task()) is not None:

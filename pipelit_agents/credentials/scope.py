@@ -63,6 +63,7 @@ class Scope(Unsearched):
         self.run: object | None = None
         self.surroundings: Surroundings | None = None
         self._held: dict[int, tuple[Any, Held]] = {}
+        self._at_the_end: list[Callable[[], Any]] = []
         outer: Scope | None = self.parent
         self.given: Given = Given(outer.given if outer is not None else None)
         self._secrets: list[Secret] = []
@@ -219,6 +220,10 @@ class Scope(Unsearched):
         # Kept with the writer, so that no other gets its id meanwhile.
         return self._held.setdefault(id(call), (call, Held(call, self, where)))[1]
 
+    def at_the_end(self, call: Callable[[], Any]) -> None:
+        """Call a function when the node has run; it raises nothing."""
+        self._at_the_end.append(call)
+
     def leave(self, *, failed: bool) -> None:
         """Hand on what streams kept back; search what outlives the node, and clean it.
 
@@ -237,6 +242,9 @@ class Scope(Unsearched):
                     held.flush()
             else:
                 held.flush()
+        for call in self._at_the_end:
+            call()
+        self._at_the_end.clear()
         if self._revealed and self.surroundings is not None:
             look = self.surroundings.clean if failed else self.surroundings.check
             look(self.needles(), self.sought)
