@@ -7,6 +7,7 @@ import csv
 import html
 import io
 import json
+import shlex
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlencode, urlsplit
@@ -21,6 +22,7 @@ from pydantic import BaseModel
 from sqlalchemy import URL
 
 from pipelit_agents.credentials.boundary import masked, refuse_leak
+from pipelit_agents.credentials.needles import Needles
 from pipelit_agents.errors import SecretLeakError
 
 PEM = (
@@ -211,3 +213,35 @@ def test_a_line_break_hides_no_secret(place: int) -> None:
             lines = "\n".join(encoded[i : i + width] for i in range(0, len(encoded), width))
             with pytest.raises(SecretLeakError):
                 refuse_leak({"x": lines}, {secret: "service"})
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s: quote(json.dumps({"t": s})),
+        lambda s: urlencode({"q": json.dumps({"t": s})}),
+        lambda s: quote("https://y.example/?t=" + quote(s, safe=""), safe=""),
+        lambda s: urlencode({"next": f"https://y.example/?{urlencode({'t': s})}"}),
+        lambda s: html.escape(json.dumps({"t": s})),
+        lambda s: json.dumps(html.escape(s)),
+        lambda s: quote(html.escape(s)),
+        lambda s: repr(json.dumps({"t": s})),
+        lambda s: json.dumps(repr({"t": s})),
+        lambda s: _csv(json.dumps({"t": s})),
+        lambda s: shlex.join(["curl", "-d", json.dumps({"t": s})]),
+        lambda s: json.dumps({"cmd": shlex.join(["curl", "-H", f"X: {s}"])}),
+    ],
+)
+@pytest.mark.parametrize("secret", ["p4ss/W+rd==xY&z'q\"9\\k", "abc<def>12345", "pässwörd-ключ-9"])
+def test_a_secret_in_a_document_within_a_document_is_found(
+    secret: str, use: Callable[[str], str]
+) -> None:
+    """One encoding changes what another has made of it."""
+    with pytest.raises(SecretLeakError):
+        refuse_leak({"x": use(secret)}, {secret: "service"})
+
+
+def test_an_ordinary_key_is_as_quick_to_look_for_as_before() -> None:
+    """What no encoding changes has no further forms."""
+    assert len(Needles({f"sk-{FIRST}": "service"})) == 9
+    assert len(Needles({f"{SECOND}/+'\"<&{FIRST}": "service"})) < 80

@@ -284,6 +284,21 @@ def test_what_a_common_word_is_encoded_to_is_not_decoded() -> None:
     assert not refused(secret, "ask the administrator")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PASSWORD_HASHERS", "argon2,bcrypt_sha256"),
+        ("AUTH_PASSWORD_VALIDATORS", "length8min,x2common_5"),
+        ("SESSION_ENGINE", "redis4backend.x86_64"),
+    ],
+)
+def test_a_setting_about_secrets_is_none(name: str, value: str) -> None:
+    """What hashes, checks or keeps passwords is the name of a program."""
+    secret = f"{name}={value}\nAPI_KEY=tR7pX2qLm9Zk4VbN8wYc\n"
+    assert not refused(secret, value)
+    assert refused(secret, "tR7pX2qLm9Zk4VbN8wYc")
+
+
 def test_a_document_in_a_document_in_a_document(pipelit: Pipelit) -> None:
     """A password in a URL in JSON in base64 in a header is found."""
     inner = json.dumps({"databases": [{"dsn": "postgres://u:s3cr3t-value-1@h/db"}]})

@@ -455,3 +455,40 @@ def _program(key: str = KEY) -> str:
 def test_the_program_is_no_data() -> None:
     """A function or class of a module is written by its name; what it refers to isn't searched."""
     refuse_leak({"x": [_program, Program, Client.search, re, print]}, {KEY: "service"})
+
+
+def test_a_type_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its values are searched by what they keep and otherwise say, and refused as before."""
+    monkeypatch.setattr(insides, "PATIENCE", 0.2)
+    released = threading.Event()
+    asked: list[Any] = []
+
+    class Hanging:
+        def __init__(self, **kept: Any) -> None:
+            self.__dict__.update(kept)
+
+        def __repr__(self) -> str:
+            asked.append(self)
+            released.wait(30)
+            return "x"
+
+        def __reduce__(self) -> Any:
+            return (Hanging, (KEY if "pickled" in self.__dict__ else "",))
+
+    class Empty:
+        __slots__ = ()
+        __repr__ = Hanging.__repr__
+
+    try:
+        for _ in range(3):
+            refuse_leak({"x": [Hanging(a=1)]}, {KEY: "service"})
+        assert len(asked) == 1
+        for kept in ({"a": KEY}, {"pickled": 1}):
+            with pytest.raises(SecretLeakError):
+                refuse_leak({"x": Hanging(**kept)}, {KEY: "service"})
+        for _ in range(2):
+            with pytest.raises(SecretLeakError, match="doesn't end within"):
+                refuse_leak({"x": Empty()}, {KEY: "service"})
+        assert len(asked) == 2
+    finally:
+        released.set()

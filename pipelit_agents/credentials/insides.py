@@ -40,6 +40,7 @@ from ipaddress import (
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from time import monotonic
 from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
 import ormsgpack
@@ -68,6 +69,9 @@ _Look = Callable[[Any], Iterable[_Inside]]
 # Seconds that the code of one value may take, and that of all values of one search.
 PATIENCE: Final = 2.0
 SECONDS: Final = 6.0
+_HANGS: Final = f"its own code doesn't end within {PATIENCE:g} s"
+# Seconds for which values of a type aren't asked in a way that one of them didn't answer.
+_NOT_ASKED_AGAIN: Final = 300.0
 # How many parts of something that makes them while it is read are looked at.
 _ITEMS: Final = 250_000
 # Up to so many bytes, an array of wide numbers is read as text too.
@@ -230,11 +234,14 @@ def _ask(questions: Sequence[tuple[Any, tuple[_Look, ...]]], seconds: float) -> 
             reason = f"its parts together take longer than {SECONDS:g} s"
             return made + [_unanswered(value, [], reason) for value, _ in questions[len(made) :]]
         asking = _Asking(questions[len(made) :])
-        reason = f"its own code doesn't end within {PATIENCE:g} s"
+        reason = _HANGS
+        within = min(PATIENCE, left)
+        stuck = False
         try:
-            _APART.run(asking, within=min(PATIENCE, left))
+            _APART.run(asking, within=within)
         except Stuck:
-            pass
+            # With less time than that, or after other values, it may not be this one's doing.
+            stuck = within == PATIENCE
         except Exception:
             # None can be started when the interpreter ends.
             reason = "there is no thread to ask it on"
@@ -242,6 +249,8 @@ def _ask(questions: Sequence[tuple[Any, tuple[_Look, ...]]], seconds: float) -> 
         made += answered
         # As long as it goes on from value to value, it may.
         if not answered:
+            if stuck:
+                _HUNG.add(type(questions[len(made)][0]), asking.look)
             made.append(_unanswered(questions[len(made)][0], parts, reason))
     return made
 
@@ -249,6 +258,32 @@ def _ask(questions: Sequence[tuple[Any, tuple[_Look, ...]]], seconds: float) -> 
 def _unanswered(value: Any, parts: list[_Inside], reason: str) -> Answer:
     # What shows what it keeps has been searched; others hold nobody knows what.
     return Answer(parts, "" if _kept(value) else reason)
+
+
+class _Hung:
+    """Types whose values took too long to answer, so that not each node waits for them again.
+
+    After a while they are asked again: it may have been a database that was slow for once.
+    """
+
+    def __init__(self) -> None:
+        self._until: WeakKeyDictionary[Any, dict[Any, float]] = WeakKeyDictionary()
+
+    def add(self, kind: Any, look: Any) -> None:
+        with suppress(Exception):
+            if look not in _plan(kind).asked:
+                return
+            self._until.setdefault(kind, {})[look] = monotonic() + _NOT_ASKED_AGAIN
+
+    def has(self, kind: Any, look: Any) -> bool:
+        if not self._until:
+            return False
+        with suppress(Exception):
+            return self._until.get(kind, {}).get(look, 0.0) > monotonic()
+        return False
+
+
+_HUNG: Final = _Hung()
 
 
 class _GivenUp(BaseException):
@@ -265,6 +300,7 @@ class _Asking:
         self._thread = 0
         self._answered: list[Answer] = []
         self._parts: list[_Inside] = []
+        self.look: Any = None
 
     def __call__(self) -> None:
         self._thread = threading.get_ident()
@@ -278,9 +314,13 @@ class _Asking:
             with self._lock:
                 self._over = True
 
-    @staticmethod
-    def _answer(value: Any, looks: tuple[_Look, ...], parts: list[_Inside]) -> Answer:
+    def _answer(self, value: Any, looks: tuple[_Look, ...], parts: list[_Inside]) -> Answer:
+        skipped = False
         for look in looks:
+            if _HUNG.has(type(value), look):
+                skipped = True
+                continue
+            self.look = look
             try:
                 for each in look(value):
                     parts.append(each)
@@ -290,7 +330,7 @@ class _Asking:
                 raise
             except BaseException:  # noqa: S112 - what raises writes nothing, not even by exit()
                 continue
-        return Answer(parts, "")
+        return _unanswered(value, parts, _HANGS) if skipped else Answer(parts, "")
 
     def end(self) -> tuple[list[Answer], list[_Inside]]:
         """Stop the thread where it still runs, and return what was answered until then."""

@@ -460,8 +460,41 @@ def _written(secret: str, plain: bytes) -> set[str]:
         secret.replace("'", "'\"'\"'"),
         secret.replace("'", "'\\''"),
         *in_urls,
+        *_written_twice(in_json, html.escape(secret), in_urls),
+        *(
+            json.dumps(each)[1:-1]
+            for each in (
+                repr(secret)[1:-1],
+                repr("'\"" + secret)[4:-1],
+                secret.replace("'", "'\"'\"'"),
+                secret.replace("'", "'\\''"),
+            )
+        ),
         *(_ESCAPES.sub(lambda found: found[0].lower(), each) for each in in_urls),
     }
+
+
+def _written_twice(in_json: str, in_html: str, in_urls: Set[str]) -> Iterator[str]:
+    """What one encoding makes of the other, where documents are put into documents.
+
+    JSON in a URL, a page, a table, a shell command or a log; a page in JSON; a URL in a URL.
+    """
+    for safe in ("", "/"):
+        yield quote(in_json, safe=safe)
+        yield quote(in_html, safe=safe)
+    yield quote_plus(in_json)
+    yield from (quote(each, safe="") for each in in_urls)
+    yield html.escape(in_json)
+    yield html.escape(in_json).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+    yield html.escape(in_json, quote=False)
+    yield json.dumps(in_html)[1:-1]
+    yield json.dumps(json.dumps(in_json)[1:-1])[1:-1]
+    yield repr(in_json)[1:-1]
+    yield repr("'\"" + in_json)[4:-1]
+    yield in_json.replace('"', '""')
+    yield in_json.replace("'", "''")
+    yield in_json.replace("'", "'\"'\"'")
+    yield in_json.replace("'", "'\\''")
 
 
 def _for_pages(in_json: str, characters: str) -> str:

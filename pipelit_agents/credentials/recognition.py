@@ -264,10 +264,11 @@ _LIKELY: Final = _words(
 )
 # After these a name says something about a secret, which is public ...
 _IDENTIFYING: Final = _words(
-    """alg algorithm alias arn digest domain email endpoint file filename fingerprint format header
+    """alg algorithm alias arn backend digest domain email encoder endpoint engine file filename
+    fingerprint format hasher hashing header
     hint host hostname id ident identifier issuer kind label len length method mode name namespace
     path port prefix provider realm region scheme scope size space store thumbprint type uri url
-    user username uuid vault version"""
+    user username uuid validator vault version"""
 )
 # ... or may be.
 _ABOUT: Final = _IDENTIFYING | _words(
