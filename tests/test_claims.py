@@ -718,6 +718,9 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     },
     "Of a value of any other type everything": {"written_forms": ["every_form_is_searched"]},
     "That code runs on a thread of its own": {"written_forms": ["what_hangs_is_left_behind"]},
+    "So an object with a hanging `repr`": {
+        "written_forms": ["a_type_that_hangs_is_waited_for_once"]
+    },
     "What counts is what the node adds.": {
         "given_to_nodes": [
             "what_was_given_may_be_given_back",
