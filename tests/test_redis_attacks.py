@@ -7,12 +7,12 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 from conftest import Clock
-from redis_server import RedisServer, until
+from redis_server import RedisServer
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import (
@@ -58,6 +58,13 @@ def test_an_answer_that_was_left_on_a_connection_is_nobodys(
         left.send_command("EVAL", f"return {left_there}", 0)
         pool.release(left)
         seen: list[Exception] = []
+        sent, send = Event(), left.send_packed_command
+
+        def sending(*given: Any, **options: Any) -> None:
+            send(*given, **options)
+            sent.set()
+
+        left.send_packed_command = sending
 
         def guess() -> None:
             try:
@@ -67,8 +74,8 @@ def test_an_answer_that_was_left_on_a_connection_is_nobodys(
 
         thread = Thread(target=guess)
         thread.start()
-        # It has taken the connection, and waits for an answer.
-        until(lambda: left not in pool._available_connections)
+        # It has looked whether anything is left on the connection, and waits for an answer.
+        assert sent.wait(60)
         own_redis.signal(signal.SIGCONT)
         thread.join()
         assert [type(each) for each in seen] == [LedgerUnavailable]
