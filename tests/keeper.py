@@ -158,6 +158,9 @@ def ends_with_us(process: subprocess.Popen[Any]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Take the settings of the user's own PostgreSQL away, and the keeper that xdist told us."""
     global _current
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in the background so, and our processes would ignore it, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [each for each in os.environ if each.startswith("PG")]:
         del os.environ[name]
     told = getattr(config, "workerinput", {}).get("keeper")
