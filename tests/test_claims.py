@@ -804,7 +804,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "**A key can be replaced**": {
         "rotation": [
             "everything_opens_under_the_newer_key_alone",
-            "killed_five_times_with_writers_beside_it_loses_nothing",
+            "killed_three_times_with_writers_beside_it_loses_nothing",
             "a_value_that_is_written_meanwhile_is_not_overwritten",
         ]
     },

@@ -102,7 +102,7 @@ with Pipelit(**json.loads(sys.argv[1])) as pipelit:
 
 
 @pytest.mark.backends("sqlite")
-def test_killed_five_times_with_writers_beside_it_loses_nothing(
+def test_killed_three_times_with_writers_beside_it_loses_nothing(
     pipelit: Pipelit, settings: dict[str, Any], newer: str, clock: Clock
 ) -> None:
     """1,500 credentials, `kill -9` in the middle, other processes' values changing all the time."""
@@ -133,7 +133,7 @@ def test_killed_five_times_with_writers_beside_it_loses_nothing(
     for each in writers:
         each.start()
     killed = 0
-    for _ in range(5):
+    for _ in range(3):
         rotation = subprocess.Popen(
             [sys.executable, "-c", KILLED, json.dumps(keys)], stdout=subprocess.PIPE, text=True
         )
@@ -146,7 +146,7 @@ def test_killed_five_times_with_writers_beside_it_loses_nothing(
     stop.set()
     for each in writers:
         each.join()
-    assert killed == 5
+    assert killed == 3
     with Pipelit(**keys) as last:
         assert last.keys.rotate(checkpointers=[NONE]).status.older_can_go
     with alone(settings, newer, clock) as after:
