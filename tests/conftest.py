@@ -167,3 +167,17 @@ def editor(pipelit: Pipelit) -> Agent:
     """Another agent of alice's."""
     pipelit.users.create_agent("agent_editor", owner="alice", purpose="edits")
     return pipelit.agent("agent_editor")
+
+
+@pytest.fixture
+def lead(pipelit: Pipelit) -> Agent:
+    """The parent's agent."""
+    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
+    return pipelit.agent("agent_lead")
+
+
+@pytest.fixture
+def researcher(pipelit: Pipelit) -> Agent:
+    """The child's agent."""
+    pipelit.users.create_agent("agent_researcher", owner="alice", purpose="looks things up")
+    return pipelit.agent("agent_researcher")

@@ -31,7 +31,7 @@ from pydantic import BaseModel
 from spawning import NAME, Work, graph_of, parent_of, tasks
 from typing_extensions import TypedDict
 
-from pipelit_agents import Agent, Pipelit
+from pipelit_agents import Agent
 from pipelit_agents.errors import PayloadError
 from pipelit_agents.graphs import spawn_and_await, verified_child
 from pipelit_agents.graphs.messages import (
@@ -50,20 +50,6 @@ HISTORY = [
     HumanMessage("hi", id="human"),
 ]
 DEFAULT = Acceptance(required_kinds(["ai", "human", "tool"]), tool_calls=False, seed=b"s" * 32)
-
-
-@pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """The parent's agent."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
-
-
-@pytest.fixture
-def researcher(pipelit: Pipelit) -> Agent:
-    """The child's agent."""
-    pipelit.users.create_agent(NAME, owner="alice", purpose="looks things up")
-    return pipelit.agent(NAME)
 
 
 def admitted(value: Any, accept: Acceptance = DEFAULT) -> Any:

@@ -21,20 +21,6 @@ from pipelit_agents.proof import derive_challenge
 PAYLOAD = state_to_bytes({"q": "x"})
 
 
-@pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """The parent's agent."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
-
-
-@pytest.fixture
-def researcher(pipelit: Pipelit) -> Agent:
-    """The child's agent."""
-    pipelit.users.create_agent(NAME, owner="alice", purpose="looks things up")
-    return pipelit.agent(NAME)
-
-
 def request_of(lead: Agent, **changes: Any) -> dict[str, Any]:
     """A proven request, or a changed one."""
     # Each has a challenge of its own: a child works on one once.

@@ -48,20 +48,6 @@ EXITS: dict[str, Callable[[], BaseException]] = {
 
 
 @pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """The parent's agent."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
-
-
-@pytest.fixture
-def researcher(pipelit: Pipelit) -> Agent:
-    """The child's agent."""
-    pipelit.users.create_agent(NAME, owner="alice", purpose="looks things up")
-    return pipelit.agent(NAME)
-
-
-@pytest.fixture
 def other(pipelit: Pipelit) -> Any:
     """A sibling that does its work."""
     pipelit.users.create_agent(OTHER, owner="alice", purpose="looks other things up")

@@ -36,20 +36,6 @@ MODES = ["values", "updates", "custom", "messages", "tasks", "checkpoints", "deb
 
 
 @pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """The parent's agent."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
-
-
-@pytest.fixture
-def researcher(pipelit: Pipelit) -> Agent:
-    """The child's agent."""
-    pipelit.users.create_agent(NAME, owner="alice", purpose="looks things up")
-    return pipelit.agent(NAME)
-
-
-@pytest.fixture
 def other(pipelit: Pipelit) -> Any:
     """A sibling that does its work."""
     pipelit.users.create_agent(OTHER, owner="alice", purpose="looks other things up")

@@ -70,20 +70,6 @@ Meddle = Callable[[dict[str, Any], SpawnRequest], Any]
 
 
 @pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """The parent's agent."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
-
-
-@pytest.fixture
-def researcher(pipelit: Pipelit) -> Agent:
-    """The child's agent."""
-    pipelit.users.create_agent(NAME, owner="alice", purpose="looks things up")
-    return pipelit.agent(NAME)
-
-
-@pytest.fixture
 def elsewhere(tmp_path: Path, clock: Clock) -> Pipelit:
     """Another database with another key, and agents of the same names."""
     other = Pipelit(

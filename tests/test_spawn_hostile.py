@@ -47,20 +47,6 @@ MODES = ["values", "updates", "custom", "messages", "tasks", "checkpoints", "deb
 GIVEN = tasks_of("x", "y")
 
 
-@pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """The parent's agent."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
-
-
-@pytest.fixture
-def researcher(pipelit: Pipelit) -> Agent:
-    """The child's agent."""
-    pipelit.users.create_agent(NAME, owner="alice", purpose="looks things up")
-    return pipelit.agent(NAME)
-
-
 def run(graph: Callable[..., Any], path: Path) -> tuple[list[str], Any]:
     """Runs a parent; how its tasks ended, and everything that it said."""
     with SqliteSaver.from_conn_string(str(path)) as saver:

@@ -25,20 +25,6 @@ from pipelit_agents.errors import LedgerUnavailable, SpawnError, StorageError
 from pipelit_agents.graphs import SpawnRequest, spawn_and_await, verified_child
 
 
-@pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """The parent's agent."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
-
-
-@pytest.fixture
-def researcher(pipelit: Pipelit) -> Agent:
-    """The child's agent."""
-    pipelit.users.create_agent(NAME, owner="alice", purpose="looks things up")
-    return pipelit.agent(NAME)
-
-
 def statuses(state: Any) -> list[str]:
     """How each task ended."""
     return [result["status"] for result in state["results"]]

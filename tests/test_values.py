@@ -43,7 +43,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from spawning import CANARY, NAME, Work, graph_of, parent_of, tasks
 from typing_extensions import TypedDict
 
-from pipelit_agents import Agent, Pipelit, Secret
+from pipelit_agents import Agent, Secret
 from pipelit_agents.errors import PayloadError, SpawnError
 from pipelit_agents.graphs import verified_child
 from pipelit_agents.graphs.messages import state_from_bytes, state_to_bytes
@@ -103,20 +103,6 @@ class Ticket(BaseModel):
     urgency: Urgency
     tags: set[str] = set()
     parent: Ticket | None = None
-
-
-@pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """The parent's agent."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
-
-
-@pytest.fixture
-def researcher(pipelit: Pipelit) -> Agent:
-    """The child's agent."""
-    pipelit.users.create_agent(NAME, owner="alice", purpose="looks things up")
-    return pipelit.agent(NAME)
 
 
 def there_and_back(value: Any, **options: Any) -> Any:
