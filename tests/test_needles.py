@@ -243,5 +243,5 @@ def test_a_secret_in_a_document_within_a_document_is_found(
 
 def test_an_ordinary_key_is_as_quick_to_look_for_as_before() -> None:
     """What no encoding changes has no further forms."""
-    assert len(Needles({f"sk-{FIRST}": "service"})) == 9
-    assert len(Needles({f"{SECOND}/+'\"<&{FIRST}": "service"})) < 80
+    assert Needles({f"sk-{FIRST}": "service"}).count == 9
+    assert Needles({f"{SECOND}/+'\"<&{FIRST}": "service"}).count < 80

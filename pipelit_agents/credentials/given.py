@@ -53,7 +53,7 @@ class Given:
 
     def is_searched_always(self, needles: Needles) -> bool:
         """Whether there is so little of it that it needn't wait until it matters."""
-        return sum(part.size for part in self._all()) * len(needles) <= _ALWAYS
+        return sum(part.size for part in self._all()) * needles.count <= _ALWAYS
 
     def unsearched(self) -> list[Any]:
         """Objects in it that could not be searched, and can't be afterwards."""

@@ -138,12 +138,10 @@ class Needles:
             ]
         return found
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """How many texts and bytes a search looks for."""
         return len(self._shortest) + len(self._known)
-
-    def __bool__(self) -> bool:
-        return True
 
     def without(self, known: Set[bytes]) -> Needles:
         """Return the same without what is known already, in whatever form.
