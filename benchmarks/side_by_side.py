@@ -41,7 +41,7 @@ from langgraph.types import Send
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent, Keyring, Pipelit, VerificationPolicy
-from pipelit_agents.credentials.boundary import refuse_leak
+from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await, verified_child
 
 HERE = Path(__file__).parent

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from .approval import Approval, approval_digest, approve_with_totp
-from .calls import keyed_by_input
 from .child import ANYONE, VerifiedChild, verified_child
 from .envelope import Envelope, SpawnRequest
 from .interrupts import asking_agent
 from .remote import RemoteChild, remote_child
-from .spawn import SpawnResult, SpawnTask, request_digest, spawn_and_await
+from .spawn.calls import keyed_by_input
+from .spawn.node import SpawnResult, SpawnTask, request_digest, spawn_and_await
 
 __all__ = [
     "ANYONE",

@@ -17,6 +17,7 @@ from langgraph.types import StateUpdate
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
+from pipelit_agents._threads import aside
 from pipelit_agents.errors import (
     AccountError,
     PayloadError,
@@ -24,13 +25,12 @@ from pipelit_agents.errors import (
     RequestRefused,
     UserNotFound,
 )
-from pipelit_agents.names import require_username
-from pipelit_agents.proof import PERIOD, Challenge, Proof
-from pipelit_agents.threads import aside
+from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof
+from pipelit_agents.protocol.usernames import require_username
 
+from .codec import MESSAGE_PARTS, state_from_bytes, state_to_bytes
 from .envelope import Envelope, SpawnRequest
 from .interrupts import INTERRUPTS, interrupts_to_bytes
-from .messages import MESSAGE_PARTS, state_from_bytes, state_to_bytes
 from .schemas import known_inputs, uncarried_outputs
 
 __all__ = ["ANYONE", "VerifiedChild", "verified_child"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 from pipelit_agents.errors import ProofRejected, RequestRefused
-from pipelit_agents.names import is_username
-from pipelit_agents.proof import Proof
+from pipelit_agents.protocol.binding import Proof
+from pipelit_agents.protocol.usernames import is_username
 
 __all__ = ["Envelope", "SpawnRequest", "from_base64", "to_base64"]
 

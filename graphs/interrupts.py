@@ -21,7 +21,7 @@ from langgraph.types import Interrupt
 
 from pipelit_agents.errors import PayloadError
 
-from .messages import Acceptance, read_state, state_to_bytes
+from .codec import Acceptance, read_state, state_to_bytes
 from .values import Known
 
 __all__ = [

@@ -22,15 +22,15 @@ import httpx
 from langgraph.pregel.remote import RemoteGraph
 from pydantic import SecretStr
 
-import pipelit_agents.credentials.doors  # noqa: F401 - here, not on the loop at the first call
+import pipelit_agents.credentials.leak_guard.langgraph_io  # noqa: F401 - here, not on the loop at the first call
 from pipelit_agents import Agent
-from pipelit_agents.bounds import LONGEST_WAIT, require_seconds
+from pipelit_agents._bounds import LONGEST_WAIT, require_seconds
+from pipelit_agents._forks import begin_anew_in_children
+from pipelit_agents._threads import aside
 from pipelit_agents.credentials.scope import opened_scope
 from pipelit_agents.errors import CredentialError, PayloadError
-from pipelit_agents.forks import begin_anew_in_children
-from pipelit_agents.names import require_username
-from pipelit_agents.payload import decode
-from pipelit_agents.threads import aside
+from pipelit_agents.protocol.payload import decode
+from pipelit_agents.protocol.usernames import require_username
 
 from .envelope import Envelope, SpawnRequest
 

@@ -45,7 +45,7 @@ from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import ModelPrivateAttr
 
 from pipelit_agents.errors import PayloadError
-from pipelit_agents.payload import RESERVED, SecretFound, Tagged, WrittenInParts
+from pipelit_agents.protocol.payload import RESERVED, SecretFound, Tagged, WrittenInParts
 
 from .envelope import from_base64, to_base64
 

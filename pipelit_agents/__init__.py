@@ -10,22 +10,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipelit_agents.accounts.provisioning import ProvisionedAgent
+    from pipelit_agents.accounts.second_factor import MfaStatus
+    from pipelit_agents.accounts.users import (
+        ApiKeyInfo,
+        LaneInfo,
+        NewAgent,
+        NewApiKey,
+        NewUser,
+        User,
+    )
     from pipelit_agents.approvals import ApprovalDecision, ApprovalRequest, Approvals
-    from pipelit_agents.audit import AuditEntry
-    from pipelit_agents.chain import AuditHead, AuditReport
+    from pipelit_agents.audit.seals import AuditHead, AuditReport
+    from pipelit_agents.audit.trail import AuditEntry
     from pipelit_agents.credentials.secret import Secret
     from pipelit_agents.credentials.store import CredentialInfo
-    from pipelit_agents.database.types import EncryptedString
+    from pipelit_agents.database.encrypted_string import EncryptedString
     from pipelit_agents.errors import PipelitError
-    from pipelit_agents.keyring import Keyring, Sealed
-    from pipelit_agents.mfa import MfaStatus
+    from pipelit_agents.identity.proofs import Agent, TotpCode, Verification
+    from pipelit_agents.operations.key_rotation import KeyStatus, Rotation
     from pipelit_agents.pipelit import Pipelit
     from pipelit_agents.policy import VerificationPolicy
-    from pipelit_agents.proof import Challenge, Proof
-    from pipelit_agents.provisioning import ProvisionedAgent
-    from pipelit_agents.rotation import KeyStatus, Rotation
-    from pipelit_agents.users import ApiKeyInfo, LaneInfo, NewAgent, NewApiKey, NewUser, User
-    from pipelit_agents.verification import Agent, TotpCode, Verification
+    from pipelit_agents.protocol.binding import Challenge, Proof
+    from pipelit_agents.sealing.keyring import Keyring, Sealed
 
 __all__ = [
     "Agent",
@@ -62,22 +69,22 @@ __all__ = [
 # Imported when they are first used: a command's help, or a graph's module that only names this
 # package, needs no SQLAlchemy.
 _HOMES = {
+    "accounts.provisioning": ["ProvisionedAgent"],
+    "accounts.second_factor": ["MfaStatus"],
+    "accounts.users": ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User"],
     "approvals": ["ApprovalDecision", "ApprovalRequest", "Approvals"],
-    "audit": ["AuditEntry"],
-    "chain": ["AuditHead", "AuditReport"],
+    "audit.seals": ["AuditHead", "AuditReport"],
+    "audit.trail": ["AuditEntry"],
     "credentials.secret": ["Secret"],
     "credentials.store": ["CredentialInfo"],
-    "database.types": ["EncryptedString"],
+    "database.encrypted_string": ["EncryptedString"],
     "errors": ["PipelitError"],
-    "keyring": ["Keyring", "Sealed"],
-    "mfa": ["MfaStatus"],
+    "identity.proofs": ["Agent", "TotpCode", "Verification"],
+    "operations.key_rotation": ["KeyStatus", "Rotation"],
     "pipelit": ["Pipelit"],
     "policy": ["VerificationPolicy"],
-    "proof": ["Challenge", "Proof"],
-    "provisioning": ["ProvisionedAgent"],
-    "rotation": ["KeyStatus", "Rotation"],
-    "users": ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User"],
-    "verification": ["Agent", "TotpCode", "Verification"],
+    "protocol.binding": ["Challenge", "Proof"],
+    "sealing.keyring": ["Keyring", "Sealed"],
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

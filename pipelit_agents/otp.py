@@ -17,7 +17,7 @@ from typing import Final, Literal, cast
 
 import pyotp
 
-from pipelit_agents.discretion import discreet
+from pipelit_agents._discretion import discreet
 
 __all__ = ["OcraSuite", "ocra", "ocra_each", "step_at", "totp"]
 

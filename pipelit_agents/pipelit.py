@@ -13,35 +13,35 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from pipelit_agents import acting
+from pipelit_agents._bounds import require_count
+from pipelit_agents._discretion import discreet
+from pipelit_agents._twins import off_the_loop
+from pipelit_agents.accounts.provisioning import ProvisionedAgent, provision
+from pipelit_agents.accounts.second_factor import Mfa
+from pipelit_agents.accounts.users import Users
 from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.service import Approvals
-from pipelit_agents.audit import AuditTrail
-from pipelit_agents.bounds import require_count
+from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.models import UserRow
-from pipelit_agents.discretion import discreet
 from pipelit_agents.errors import ConfigurationError, UnsealError
-from pipelit_agents.keyring import Keyring
-from pipelit_agents.keysource import KeySource, LiveKeyring
+from pipelit_agents.identity import acting
+from pipelit_agents.identity.proofs import Agent, Verifier, totp_purpose
 from pipelit_agents.ledger.base import Ledger
 from pipelit_agents.ledger.redis import RedisLedger
 from pipelit_agents.ledger.sql import SqlLedger
-from pipelit_agents.mfa import Mfa
+from pipelit_agents.operations.key_rotation import Keys
 from pipelit_agents.policy import VerificationPolicy
-from pipelit_agents.provisioning import ProvisionedAgent, provision
-from pipelit_agents.rotation import Keys
+from pipelit_agents.sealing.key_source import KeySource, LiveKeyring
+from pipelit_agents.sealing.keyring import Keyring
 from pipelit_agents.settings import Settings
-from pipelit_agents.twins import off_the_loop
-from pipelit_agents.users import Users
-from pipelit_agents.verification import Agent, Verifier, totp_purpose
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
-    from pipelit_agents.checkpoints import SealedSaver, SealedSerializer
-    from pipelit_agents.checks import Check
+    from pipelit_agents.checkpoints.saver import SealedSaver, SealedSerializer
+    from pipelit_agents.operations.deployment_checks import Check
 
 __all__ = ["Pipelit"]
 
@@ -280,7 +280,7 @@ class Pipelit:
         Returns:
             Each item, with what was found, why it matters, and what mends it.
         """
-        from pipelit_agents.checks import Deployment
+        from pipelit_agents.operations.deployment_checks import Deployment
 
         environ = os.environ if environ is None else environ
         return Deployment(self, Path(folder), environ).checks(deploy=deploy)
@@ -430,7 +430,7 @@ class Pipelit:
         What a checkpointer writes without its serializer stays in clear: see
         :meth:`sealed_saver`. The key is asked for when the first checkpoint is written or read.
         """
-        from pipelit_agents.checkpoints import SealedSerializer
+        from pipelit_agents.checkpoints.saver import SealedSerializer
 
         return SealedSerializer(self._open_keyring)
 
@@ -443,7 +443,7 @@ class Pipelit:
             saver: Any checkpointer; it isn't changed.
             clear_metadata: Metadata that may stand in clear, so that ``list`` can filter by it.
         """
-        from pipelit_agents.checkpoints import SealedSaver
+        from pipelit_agents.checkpoints.saver import SealedSaver
 
         return SealedSaver(saver, self._open_keyring, clear_metadata=clear_metadata)
 

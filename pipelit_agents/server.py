@@ -18,11 +18,11 @@ from typing import Any, Final, cast
 from langgraph_sdk import Auth
 from sqlalchemy import or_, select
 
+from pipelit_agents._threads import aside
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import ApiKeyRow, UserRow
 from pipelit_agents.errors import AuthenticationError, ConfigurationError, StorageError
 from pipelit_agents.pipelit import Pipelit
-from pipelit_agents.threads import aside
 
 __all__ = ["FailureBudget", "FailureDelay", "auth", "make_auth"]
 

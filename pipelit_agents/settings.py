@@ -27,7 +27,7 @@ from pydantic_settings import (
 )
 
 from pipelit_agents.errors import ConfigurationError
-from pipelit_agents.keyring import KEY_SETTING, Keyring
+from pipelit_agents.sealing.keyring import KEY_SETTING, Keyring
 
 __all__ = ["Settings", "add_key", "ensure_key"]
 

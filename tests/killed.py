@@ -12,7 +12,7 @@ import fresh
 
 from pipelit_agents import Pipelit
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.statement import Statement
+from pipelit_agents.database.fast_path import Statement
 
 AFTER = "after the verification"
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); import killed; killed.main()"

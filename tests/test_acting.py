@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.acting import acting_person
 from pipelit_agents.errors import InvalidUsername
+from pipelit_agents.identity.acting import acting_person
 
 
 def test_it_ends_with_its_block_also_after_an_error(pipelit: Pipelit) -> None:

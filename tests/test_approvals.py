@@ -848,7 +848,7 @@ def test_a_planted_recovery_code_approves_nothing(
     pipelit: Pipelit, people: People, thief: Callable[..., int]
 ) -> None:
     """A digest of the thief's own choice, with and without the tag of a code that is real."""
-    from pipelit_agents.mfa import _digest
+    from pipelit_agents.accounts.second_factor import _digest
 
     code = "ABCD-EFGH-IJKL-MNOP"
     question = asked(pipelit)
@@ -1055,9 +1055,9 @@ def test_what_no_key_has_tagged_is_named_and_can_be_forgotten(
 
 def test_every_sealed_column_has_its_place_in_a_rotation() -> None:
     """One that is forgotten is lost when the older key goes."""
+    from pipelit_agents.database.encrypted_string import EncryptedString
     from pipelit_agents.database.models import Base
-    from pipelit_agents.database.types import EncryptedString
-    from pipelit_agents.rotation import _PLACES
+    from pipelit_agents.operations.key_rotation import _PLACES
 
     sealed = {
         (table.name, column.name)

@@ -15,7 +15,9 @@ from conftest import Clock
 from sqlalchemy import text
 from test_audit_chain import note
 
-from pipelit_agents import Agent, Pipelit, Verification, chain
+from pipelit_agents import Agent, Pipelit, Verification
+from pipelit_agents.audit import seals as chain
+from pipelit_agents.audit.numbering import Gaps, OpenGap, OpenTransactions, Ranges
 from pipelit_agents.errors import (
     AuditTampered,
     CodeRejected,
@@ -23,7 +25,6 @@ from pipelit_agents.errors import (
     LedgerUnavailable,
     ProofRejected,
 )
-from pipelit_agents.numbering import Gaps, OpenGap, OpenTransactions, Ranges
 
 BACKENDS = ("sqlite", "postgres")
 LARGEST = 2**63 - 1
@@ -446,7 +447,7 @@ def test_with_too_many_gaps_the_sealer_stops_before_the_next(
     pipelit: Pipelit, late: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An old transaction doesn't make seals grow for ever, and nothing is lost by the limit."""
-    monkeypatch.setattr("pipelit_agents.chain._MOST_GAPS", 2)
+    monkeypatch.setattr("pipelit_agents.audit.seals._MOST_GAPS", 2)
     pipelit.audit.seal()
     for name in "abcd":
         late.execute(INSERT)

@@ -13,7 +13,7 @@ from spawning import NAME, graph_of
 from typer.testing import CliRunner
 
 from pipelit_agents import Agent, Pipelit
-from pipelit_agents.bounds import require_count, require_duration, require_moment, require_seconds
+from pipelit_agents._bounds import require_count, require_duration, require_moment, require_seconds
 from pipelit_agents.cli import app
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.graphs import remote_child, spawn_and_await, verified_child

@@ -20,9 +20,9 @@ from sqlalchemy import text
 from test_mfa import app_of
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.checks import Check
-from pipelit_agents.ledger.address import without_password
-from pipelit_agents.surroundings import (
+from pipelit_agents.ledger.redis_url import without_password
+from pipelit_agents.operations.deployment_checks import Check
+from pipelit_agents.operations.surroundings import (
     auth_troubles,
     is_clear,
     open_copies,

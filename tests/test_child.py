@@ -15,8 +15,8 @@ from spawning import NAME, Work, b64, graph_of, upper
 from pipelit_agents import Agent, Challenge, Pipelit, Proof
 from pipelit_agents.errors import InvalidUsername, ProofRejected, RequestRefused
 from pipelit_agents.graphs import ANYONE, Envelope, SpawnRequest, VerifiedChild, verified_child
-from pipelit_agents.graphs.messages import state_from_bytes, state_to_bytes
-from pipelit_agents.proof import derive_challenge
+from pipelit_agents.graphs.codec import state_from_bytes, state_to_bytes
+from pipelit_agents.protocol.binding import derive_challenge
 
 PAYLOAD = state_to_bytes({"q": "x"})
 

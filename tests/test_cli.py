@@ -16,9 +16,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from pipelit_agents import Keyring, Pipelit
+from pipelit_agents._words import is_wordy
 from pipelit_agents.cli import app
 from pipelit_agents.settings import ensure_key
-from pipelit_agents.wordy import is_wordy
 
 Run = Callable[..., Result]
 

@@ -19,10 +19,10 @@ from pipelit_agents.errors import (
     RateLimited,
     VerificationError,
 )
+from pipelit_agents.identity.proofs import Verifier
 from pipelit_agents.ledger.base import Ledger
 from pipelit_agents.ledger.redis import RedisLedger
 from pipelit_agents.ledger.sql import SqlLedger
-from pipelit_agents.verification import Verifier
 
 BACKENDS = True
 DAY = 86_400.0

@@ -23,7 +23,7 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
-from pipelit_agents.keyring import Sealed
+from pipelit_agents.sealing.keyring import Sealed
 
 # Where attempts are counted makes no difference here.
 BACKENDS = ("sqlite", "postgres")

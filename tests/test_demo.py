@@ -12,7 +12,7 @@ import pytest
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError, CredentialNotFound
-from pipelit_agents.graphs.demo import run
+from pipelit_agents.graphs.demo.run import run
 
 
 def test_the_demonstration_keeps_every_promise(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from pipelit_agents import Keyring, Pipelit, otp
+from pipelit_agents._discretion import discreet
 from pipelit_agents.cli import app
-from pipelit_agents.discretion import discreet
 from pipelit_agents.errors import CredentialNotAllowed
 
 PLAIN = "sk-Plain/+8wZq_0123456789-end"

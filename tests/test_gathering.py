@@ -14,7 +14,7 @@ from redis_server import until
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import ProofRejected, StorageError
-from pipelit_agents.gathering import Gathering
+from pipelit_agents.identity.batching import Gathering
 
 BACKENDS = ("sqlite", "postgres")
 

@@ -27,9 +27,9 @@ from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.given import Given
-from pipelit_agents.credentials.needles import Needles
-from pipelit_agents.credentials.written import written
+from pipelit_agents.credentials.leak_guard.given import Given
+from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.written import written
 from pipelit_agents.errors import SecretLeakError
 
 # Weak enough to be guessed, and of two parts.
@@ -433,7 +433,7 @@ def test_a_large_input_is_compared_when_it_matters(
     keyed: Pipelit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An input that isn't searched always gives the same answers."""
-    monkeypatch.setattr("pipelit_agents.credentials.given._ALWAYS", 0)
+    monkeypatch.setattr("pipelit_agents.credentials.leak_guard.given._ALWAYS", 0)
 
     @keyed.credentials.inject(key="service")
     def node(state: State, *, key: SecretStr) -> Any:

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.credentials.needles import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Needles
 from pipelit_agents.errors import SecretLeakError
 
 NAMES = [f"kinds:{kind}" for kind in DOCUMENTS]

@@ -18,10 +18,10 @@ from conftest import Clock
 from sqlalchemy import event, text
 
 from pipelit_agents import Agent, Challenge, Pipelit, Proof, Verification
-from pipelit_agents.audit import entry, write
+from pipelit_agents._run_context import RunContext
+from pipelit_agents.audit.trail import entry, write
 from pipelit_agents.errors import ConfigurationError, ProofRejected, StorageError
-from pipelit_agents.gathering import Gathering
-from pipelit_agents.running import RunContext
+from pipelit_agents.identity.batching import Gathering
 
 BACKENDS = ("sqlite", "postgres")
 SQLITE = pytest.mark.backends("sqlite")

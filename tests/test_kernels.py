@@ -12,9 +12,9 @@ from sqlalchemy import text
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import CodeRejected, LedgerUnavailable
+from pipelit_agents.identity.proofs import Verifier
 from pipelit_agents.ledger.redis import RedisLedger
 from pipelit_agents.ledger.sql import SqlLedger
-from pipelit_agents.verification import Verifier
 
 BACKENDS = ("sqlite", "redis")
 Machine = Callable[[str], Agent]

@@ -20,7 +20,7 @@ from test_stolen_database import opened
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError, EncryptionKeysUnavailable, UnsealError
-from pipelit_agents.keysource import KeySource, LiveKeyring
+from pipelit_agents.sealing.key_source import KeySource, LiveKeyring
 
 BACKENDS = False
 WAIT = 20.0
@@ -346,8 +346,8 @@ def test_others_wait_no_longer_than_they_have_to(
     live: LiveKeyring, manager: Manager, seconds: Seconds, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     """Without any keys until the patience ends; with keys they go on with those."""
-    monkeypatch.setattr("pipelit_agents.keysource._PATIENCE", 0.05)
-    monkeypatch.setattr("pipelit_agents.keysource._PATIENCE_WITH_KEYS", 0.05)
+    monkeypatch.setattr("pipelit_agents.sealing.key_source._PATIENCE", 0.05)
+    monkeypatch.setattr("pipelit_agents.sealing.key_source._PATIENCE_WITH_KEYS", 0.05)
     begun, go = threading.Event(), threading.Event()
 
     def ask() -> list[str]:

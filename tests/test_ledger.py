@@ -23,10 +23,10 @@ from pipelit_agents.errors import (
     UserNotFound,
     VerificationError,
 )
+from pipelit_agents.identity.proofs import Verifier
 from pipelit_agents.ledger.rules import Rules, class_of
 from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.policy import YEAR
-from pipelit_agents.verification import Verifier
 
 BACKENDS = True
 

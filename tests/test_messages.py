@@ -21,7 +21,7 @@ from pydantic import BaseModel, SecretStr
 
 from pipelit_agents import Secret
 from pipelit_agents.errors import PayloadError
-from pipelit_agents.graphs.messages import MARK, state_from_bytes, state_to_bytes
+from pipelit_agents.graphs.codec import MARK, state_from_bytes, state_to_bytes
 
 LIMIT = 2**20
 CALL = {"name": "look", "args": {"x": [1, None]}, "id": "1", "type": "tool_call"}

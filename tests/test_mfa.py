@@ -29,7 +29,7 @@ from pipelit_agents.errors import (
     UserNotFound,
     VerificationError,
 )
-from pipelit_agents.factors import read_code
+from pipelit_agents.identity.factors import read_code
 
 BACKENDS = True
 

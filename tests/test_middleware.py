@@ -48,7 +48,7 @@ from pipelit_agents.errors import (
     UnusedCredentialWarning,
     UserInactive,
 )
-from pipelit_agents.middleware import CredentialMiddleware, _takes
+from pipelit_agents.middleware.credentials import CredentialMiddleware, _takes
 
 MODEL = "openai:gpt-test"
 OTHER = "serper-0123456789-abcdef"

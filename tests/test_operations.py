@@ -28,9 +28,9 @@ from test_stolen_database import opened
 from typer.main import get_command
 
 from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.cli import app, operations
 from pipelit_agents.errors import CodeRejected, MalformedCode, PeerLocked
-from pipelit_agents.mfa import Mfa
 
 __all__ = ["folder", "ready", "run"]
 

@@ -14,10 +14,16 @@ from cryptography.hazmat.primitives import serialization as forms
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.boundary import masked, refuse_leak
-from pipelit_agents.credentials.needles import Needles
-from pipelit_agents.credentials.parts import described, parts
-from pipelit_agents.credentials.recognition import Level, Part, Verdict, level_of, verdict
+from pipelit_agents.credentials.leak_guard.parts import described, parts
+from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.recognition import (
+    Level,
+    Part,
+    Verdict,
+    level_of,
+    verdict,
+)
+from pipelit_agents.credentials.leak_guard.search import masked, refuse_leak
 from pipelit_agents.errors import CommonSecretWarning, SecretLeakError, ShortSecretWarning
 
 # Where it is stored makes no difference here.

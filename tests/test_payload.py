@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelit_agents.errors import PayloadError
-from pipelit_agents.payload import MAX_DEPTH, decode, encode
+from pipelit_agents.protocol.payload import MAX_DEPTH, decode, encode
 
 LIMIT = 2**20
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

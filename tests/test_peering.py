@@ -31,7 +31,7 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 from pipelit_agents.otp import totp
-from pipelit_agents.peering import PeerRelation
+from pipelit_agents.protocol.peering_uri import PeerRelation
 
 # Where attempts are counted makes no difference here.
 BACKENDS = ("sqlite", "postgres")

@@ -34,8 +34,8 @@ from pydantic import SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.needles import Needles
-from pipelit_agents.credentials.pieces import Held, Pieces
+from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.pieces import Held, Pieces
 from pipelit_agents.errors import SecretLeakError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The v3 streaming protocol")

@@ -17,7 +17,7 @@ from pgbouncer import MISSING, PROGRAM, pgbouncer, pooled
 from postgres import PostgresServer
 
 from pipelit_agents import Pipelit
-from pipelit_agents.database.statement import Statement
+from pipelit_agents.database.fast_path import Statement
 from pipelit_agents.errors import StorageError
 
 BACKENDS = ("postgres",)

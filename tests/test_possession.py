@@ -15,8 +15,9 @@ import pytest
 from spawning import NAME, graph_of, parent_of, tasks
 
 from pipelit_agents import Agent, Challenge, Pipelit
-from pipelit_agents.graphs import VerifiedChild, spawn, verified_child
-from pipelit_agents.threads import Apart, Stuck, aside
+from pipelit_agents._threads import Apart, Stuck, aside
+from pipelit_agents.graphs import VerifiedChild, verified_child
+from pipelit_agents.graphs.spawn import node as spawn
 
 BACKENDS = ("sqlite",)
 

@@ -24,7 +24,7 @@ from sqlalchemy import text
 
 from pipelit_agents import Agent, Challenge, Pipelit, Proof
 from pipelit_agents.errors import InvalidUsername, ProofRejected
-from pipelit_agents.proof import Binding, derive_challenge
+from pipelit_agents.protocol.binding import Binding, derive_challenge
 
 VECTORS = Path(__file__).parent.parent / "docs" / "proof-vectors.json"
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pipelit_agents.questions import MOST_REFUSED, QuestionLimit
+from pipelit_agents.ledger.questions import MOST_REFUSED, QuestionLimit
 
 BACKENDS = False
 

@@ -18,7 +18,7 @@ from redis_server import Gate, RedisServer, free_port, until
 
 from pipelit_agents import Pipelit
 from pipelit_agents.errors import CodeRejected, ConfigurationError, LedgerUnavailable
-from pipelit_agents.ledger.address import masked_address
+from pipelit_agents.ledger.redis_url import masked_address
 
 PASSWORD = "s3cret-%2F:word"
 

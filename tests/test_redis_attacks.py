@@ -23,7 +23,7 @@ from pipelit_agents.errors import (
     VerificationError,
 )
 from pipelit_agents.ledger.base import Account, Attempt
-from pipelit_agents.proof import PERIOD
+from pipelit_agents.protocol.binding import PERIOD
 
 BACKENDS = True
 PAGE = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()

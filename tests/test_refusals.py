@@ -18,7 +18,8 @@ from sqlalchemy import text
 from starlette.exceptions import HTTPException
 from virtual_time import run
 
-from pipelit_agents import Pipelit, refusals
+from pipelit_agents import Pipelit
+from pipelit_agents.audit import refusals
 from pipelit_agents.errors import AuthenticationError, StorageError
 from pipelit_agents.server import FailureBudget, FailureDelay, _source, make_auth
 

@@ -16,7 +16,7 @@ from spawning import NAME, Work, b64, graph_of
 from pipelit_agents import Agent, Challenge, Keyring, Pipelit, Proof
 from pipelit_agents.errors import InvalidUsername, ProofRejected, RequestRefused
 from pipelit_agents.graphs import ANYONE, Envelope, VerifiedChild, verified_child
-from pipelit_agents.graphs.messages import state_to_bytes
+from pipelit_agents.graphs.codec import state_to_bytes
 
 BACKENDS = ("sqlite", "postgres")
 PAYLOAD = state_to_bytes({"q": "x"})

@@ -31,7 +31,7 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 from pipelit_agents.graphs import Envelope, SpawnRequest, remote_child, spawn_and_await
-from pipelit_agents.graphs.messages import state_to_bytes
+from pipelit_agents.graphs.codec import state_to_bytes
 
 HERE = Path(__file__).parent
 CREDENTIAL = "research-server"

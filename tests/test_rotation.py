@@ -35,7 +35,7 @@ NONE = InMemorySaver()
 @pytest.fixture(autouse=True)
 def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgets the models of other tests, which this process knows too."""
-    monkeypatch.setattr("pipelit_agents.database.types._KNOWN", WeakSet())
+    monkeypatch.setattr("pipelit_agents.database.encrypted_string._KNOWN", WeakSet())
 
 
 @pytest.fixture

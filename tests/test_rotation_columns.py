@@ -29,12 +29,14 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from typing_extensions import TypedDict
 
-from pipelit_agents import EncryptedString, Keyring, Pipelit, columns, rotation
-from pipelit_agents.columns import Place
+from pipelit_agents import EncryptedString, Keyring, Pipelit
+from pipelit_agents.database import sealed_columns as columns
+from pipelit_agents.database.encrypted_string import EncryptedString as Kind
 from pipelit_agents.database.models import Base as Ours
-from pipelit_agents.database.types import EncryptedString as Kind
+from pipelit_agents.database.sealed_columns import Place
 from pipelit_agents.errors import ConfigurationError
-from pipelit_agents.keyring import Sealed
+from pipelit_agents.operations import key_rotation as rotation
+from pipelit_agents.sealing.keyring import Sealed
 
 BACKENDS = False
 NONE = InMemorySaver()
@@ -43,7 +45,7 @@ NONE = InMemorySaver()
 @pytest.fixture(autouse=True)
 def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgets the models of other tests, which this process knows too."""
-    monkeypatch.setattr("pipelit_agents.database.types._KNOWN", WeakSet())
+    monkeypatch.setattr("pipelit_agents.database.encrypted_string._KNOWN", WeakSet())
 
 
 @pytest.fixture
@@ -248,7 +250,7 @@ def test_a_value_that_is_written_meanwhile_stays(rotating: Pipelit, old: Keyring
 
 
 def _source(pipelit: Pipelit) -> Any:
-    from pipelit_agents.columns import Source
+    from pipelit_agents.database.sealed_columns import Source
 
     return Source.of(pipelit._database)
 

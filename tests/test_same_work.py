@@ -14,7 +14,7 @@ from conftest import Clock
 from test_mfa import app_of
 from test_verification import code_for, other_code, statements
 
-from pipelit_agents import Agent, Keyring, Pipelit, Proof, verification
+from pipelit_agents import Agent, Keyring, Pipelit, Proof
 from pipelit_agents.errors import (
     AuthenticationError,
     CodeRejected,
@@ -22,6 +22,7 @@ from pipelit_agents.errors import (
     RateLimited,
     VerificationError,
 )
+from pipelit_agents.identity import proofs as verification
 
 BACKENDS = ("sqlite", "postgres")
 

@@ -34,6 +34,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from redis_server import until
 from typing_extensions import TypedDict
 
+from pipelit_agents._run_context import run_context
 from pipelit_agents.credentials.scope import (
     Scope,
     current_scope,
@@ -43,7 +44,6 @@ from pipelit_agents.credentials.scope import (
 )
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError
-from pipelit_agents.running import run_context
 
 PLAINTEXT = "sk-proj-0123456789abcdef"
 

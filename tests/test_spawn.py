@@ -62,8 +62,8 @@ from pipelit_agents.graphs import (
     spawn_and_await,
     verified_child,
 )
-from pipelit_agents.graphs.messages import state_to_bytes
-from pipelit_agents.graphs.spawn import _on_another_loop
+from pipelit_agents.graphs.codec import state_to_bytes
+from pipelit_agents.graphs.spawn.node import _on_another_loop
 
 Meddle = Callable[[dict[str, Any], SpawnRequest], Any]
 

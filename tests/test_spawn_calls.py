@@ -47,7 +47,7 @@ from pipelit_agents.graphs import (
     spawn_and_await,
     verified_child,
 )
-from pipelit_agents.graphs.spawn import SpawnGraph
+from pipelit_agents.graphs.spawn.node import SpawnGraph
 from pipelit_agents.tools import SpawnAndAwait
 
 BACKENDS = False

@@ -13,7 +13,7 @@ from test_spawn_calls import Parent, Question, Team, one_node, questions, team, 
 
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.graphs import ANYONE, remote_child, spawn_and_await, verified_child
-from pipelit_agents.graphs.forms import form_of
+from pipelit_agents.graphs.spawn.forms import form_of
 
 __all__ = ["team"]
 BACKENDS = False

@@ -24,7 +24,7 @@ from pipelit_agents.graphs import (
     spawn_and_await,
     verified_child,
 )
-from pipelit_agents.graphs.messages import state_to_bytes
+from pipelit_agents.graphs.codec import state_to_bytes
 from pipelit_agents.tools import SpawnAndAwait
 
 BACKENDS = False

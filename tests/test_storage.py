@@ -23,8 +23,8 @@ from sqlalchemy.exc import IntegrityError
 
 from pipelit_agents import Agent, Keyring, Pipelit, Proof
 from pipelit_agents.database.engine import Database, _alembic_config, _lock_key, boot_id
+from pipelit_agents.database.fast_path import Statement
 from pipelit_agents.database.models import Base
-from pipelit_agents.database.statement import Statement
 from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,

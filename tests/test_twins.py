@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from pipelit_agents import Agent, Approvals, AuditEntry, Pipelit
-from pipelit_agents.audit import AuditTrail
+from pipelit_agents.accounts.second_factor import Mfa
+from pipelit_agents.accounts.users import Users
+from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.errors import CodeRejected, UserNotFound
-from pipelit_agents.mfa import Mfa
-from pipelit_agents.rotation import Keys
-from pipelit_agents.users import Users
+from pipelit_agents.operations.key_rotation import Keys
 
 BACKENDS = True
 # What opens nothing, works inside a caller's transaction, or is no single call.

@@ -46,7 +46,7 @@ from typing_extensions import TypedDict
 from pipelit_agents import Agent, Secret
 from pipelit_agents.errors import PayloadError, SpawnError
 from pipelit_agents.graphs import verified_child
-from pipelit_agents.graphs.messages import state_from_bytes, state_to_bytes
+from pipelit_agents.graphs.codec import state_from_bytes, state_to_bytes
 from pipelit_agents.graphs.schemas import known_classes
 from pipelit_agents.tools import SpawnAndAwait
 
@@ -188,7 +188,7 @@ def test_a_value_arrives_as_itself(value: Any) -> None:
 def test_a_set_has_the_same_bytes_in_each_process() -> None:
     """Python's own order of text differs from process to process; what is asked is digested."""
     code = (
-        "from pipelit_agents.graphs.messages import state_to_bytes; "
+        "from pipelit_agents.graphs.codec import state_to_bytes; "
         "print(state_to_bytes([{'a', 'b', 'c', 'd', (1, frozenset('xyz'))}]))"
     )
     found = {

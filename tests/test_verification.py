@@ -16,7 +16,7 @@ from conftest import Clock
 from sqlalchemy import event, text
 
 from pipelit_agents import Agent, Pipelit, Verification, VerificationPolicy
-from pipelit_agents.database.statement import Statement
+from pipelit_agents.database.fast_path import Statement
 from pipelit_agents.errors import (
     AccountError,
     CodeRejected,

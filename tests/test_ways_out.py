@@ -41,7 +41,7 @@ from pydantic import BaseModel, PrivateAttr, SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.boundary import refuse_leak
+from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.credentials.scope import open_needles
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 

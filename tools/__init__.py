@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .identity import CreateAgentUser, GetTotpCode, IdentityToolkit, VerifyPeer
-from .spawning import SpawnAndAwait
+from .spawn import SpawnAndAwait
 
 __all__ = ["CreateAgentUser", "GetTotpCode", "IdentityToolkit", "SpawnAndAwait", "VerifyPeer"]

@@ -9,6 +9,9 @@ from langchain_core.tools import BaseTool, BaseToolkit, ToolException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
 from pipelit_agents import Agent, Pipelit, Verification
+from pipelit_agents._threads import aside
+from pipelit_agents._wording import bindable, json_line
+from pipelit_agents.accounts.provisioning import require_prefix
 from pipelit_agents.errors import (
     AccountError,
     CodeRejected,
@@ -20,11 +23,8 @@ from pipelit_agents.errors import (
     RateLimited,
     UserNotFound,
 )
-from pipelit_agents.names import require_username
-from pipelit_agents.proof import PERIOD
-from pipelit_agents.provisioning import require_prefix
-from pipelit_agents.threads import aside
-from pipelit_agents.wording import bindable, json_line
+from pipelit_agents.protocol.binding import PERIOD
+from pipelit_agents.protocol.usernames import require_username
 
 __all__ = [
     "AgentTool",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
-from pipelit_agents.names import require_username
+from pipelit_agents.protocol.usernames import require_username
 
 __all__ = ["WEEK", "require_approvers", "require_lifetime", "require_seconds"]
 

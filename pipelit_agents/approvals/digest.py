@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from pipelit_agents.payload import decode, encode
+from pipelit_agents.protocol.payload import decode, encode
 
 __all__ = ["approval_digest", "canonical"]
 

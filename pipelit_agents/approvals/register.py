@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from sqlalchemy import Connection, delete, insert, select, text, update
 
+from pipelit_agents._run_context import run_context
 from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest
 from pipelit_agents.approvals.values import (
@@ -29,8 +30,9 @@ from pipelit_agents.approvals.values import (
     Verdict,
     Vote,
 )
-from pipelit_agents.audit import entry, write
+from pipelit_agents.audit.trail import entry, write
 from pipelit_agents.database.engine import Database
+from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import (
     ApprovalAnswerRow,
     ApprovalRow,
@@ -44,12 +46,10 @@ from pipelit_agents.errors import (
     NotPermitted,
     UnsealError,
 )
-from pipelit_agents.factors import factor_id
-from pipelit_agents.fitting import require_fitting
-from pipelit_agents.keyring import Keyring, Sealed
-from pipelit_agents.payload import decode
-from pipelit_agents.running import run_context
-from pipelit_agents.verification import totp_purpose
+from pipelit_agents.identity.factors import factor_id
+from pipelit_agents.identity.proofs import totp_purpose
+from pipelit_agents.protocol.payload import decode
+from pipelit_agents.sealing.keyring import Keyring, Sealed
 
 __all__ = ["Register", "running_thread", "void_unused"]
 

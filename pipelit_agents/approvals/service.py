@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelit_agents.acting import acting_person
+from pipelit_agents._discretion import discreet
+from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.arguments import (
     WEEK,
@@ -17,7 +18,6 @@ from pipelit_agents.approvals.arguments import (
 from pipelit_agents.approvals.digest import canonical
 from pipelit_agents.approvals.register import OPERATOR, Register, running_thread
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, Verdict, Vote
-from pipelit_agents.discretion import discreet
 from pipelit_agents.errors import (
     AccountError,
     ApprovalNotFound,
@@ -25,11 +25,11 @@ from pipelit_agents.errors import (
     SecondFactorError,
     UserInactive,
 )
-from pipelit_agents.names import require_username
-from pipelit_agents.twins import off_the_loop
+from pipelit_agents.identity.acting import acting_person
+from pipelit_agents.protocol.usernames import require_username
 
 if TYPE_CHECKING:
-    from pipelit_agents.mfa import Mfa
+    from pipelit_agents.accounts.second_factor import Mfa
 
 __all__ = ["Approvals"]
 

@@ -13,8 +13,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from pipelit_agents.keyring import Keyring
-from pipelit_agents.names import is_username
+from pipelit_agents.protocol.usernames import is_username
+from pipelit_agents.sealing.keyring import Keyring
 
 __all__ = [
     "answer_fields",

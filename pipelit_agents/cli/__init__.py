@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
+from pipelit_agents.cli._guard import Guarded
+from pipelit_agents.cli._io import AsJson, read_secret, reporting, show
 from pipelit_agents.cli.accounts import agents, users
-from pipelit_agents.cli.guard import Guarded
+from pipelit_agents.cli.credentials import credentials
 from pipelit_agents.cli.operations import audit, backup, check, keys, mfa, rotate_key
-from pipelit_agents.cli.output import AsJson, read_secret, reporting, show
-from pipelit_agents.cli.secrets import credentials
 
 __all__ = ["app"]
 
@@ -174,7 +174,7 @@ def demo(
 
     try:
         # By name: the command reaches up to the graphs, which the library below never does.
-        run = import_module("pipelit_agents.graphs.demo").run
+        run = import_module("pipelit_agents.graphs.demo.run").run
     except ModuleNotFoundError as error:
         raise ValueError(
             f"the demonstration needs {error.name}: pip install 'pipelit-agents[demo]'"

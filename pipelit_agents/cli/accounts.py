@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelit_agents.cli.output import (
+from pipelit_agents.cli._io import (
     AsJson,
     Yes,
     confirm,

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import typer
 
-from pipelit_agents.bounds import LONGEST_WAIT
-from pipelit_agents.cli.output import (
+from pipelit_agents._bounds import LONGEST_WAIT
+from pipelit_agents.cli._io import (
     AsJson,
     Yes,
     at_a_terminal,

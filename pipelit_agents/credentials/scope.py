@@ -18,19 +18,19 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from pipelit_agents.credentials.boundary import holds, redact, refuse_leak, scrub
-from pipelit_agents.credentials.given import Given
-from pipelit_agents.credentials.insides import Unsearched
-from pipelit_agents.credentials.needles import Needles
+from pipelit_agents._run_context import running
+from pipelit_agents._threads import aside
+from pipelit_agents.credentials.leak_guard.given import Given
+from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.search import holds, redact, refuse_leak, scrub
+from pipelit_agents.credentials.leak_guard.surroundings import Surroundings
+from pipelit_agents.credentials.leak_guard.traversal import Unsearched
+from pipelit_agents.credentials.leak_guard.written import Written, written
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.credentials.surroundings import Surroundings
-from pipelit_agents.credentials.written import Written, written
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
-from pipelit_agents.running import running
-from pipelit_agents.threads import aside
 
 if TYPE_CHECKING:
-    from pipelit_agents.credentials.pieces import Held
+    from pipelit_agents.credentials.leak_guard.pieces import Held
 
 __all__ = [
     "Scope",
@@ -215,7 +215,7 @@ class Scope(Unsearched):
             where: Which way out it is.
         """
         # Late: it imports LangChain, which `import pipelit_agents` doesn't.
-        from pipelit_agents.credentials.pieces import Held
+        from pipelit_agents.credentials.leak_guard.pieces import Held
 
         # Kept with the writer, so that no other gets its id meanwhile.
         return self._held.setdefault(id(call), (call, Held(call, self, where)))[1]
@@ -295,7 +295,11 @@ def _entered() -> tuple[Scope, _Step]:
     # No public name: what ToolRuntime.emit_output_delta writes with.
     from langgraph.pregel._tools import _tool_call_writer
 
-    from pipelit_agents.credentials.doors import guarded_config, guarded_writer, inputs_in
+    from pipelit_agents.credentials.leak_guard.langgraph_io import (
+        guarded_config,
+        guarded_writer,
+        inputs_in,
+    )
 
     scope = Scope()
     present = var_child_runnable_config.get()
@@ -390,7 +394,7 @@ def _leave(scope: Scope, error: BaseException | None) -> None:
         SecretLeakError: The node left a secret where it would outlive the node.
         BaseException: What stands for an error that could not be changed.
     """
-    from pipelit_agents.credentials.doors import redact_or_raise
+    from pipelit_agents.credentials.leak_guard.langgraph_io import redact_or_raise
 
     try:
         scope.leave(failed=error is not None)
@@ -582,7 +586,11 @@ def _bound(
     visible: inspect.Signature, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[_Arguments, list[Any]]:
     """The arguments with guarded doors, and what of them LangGraph keeps: the state."""
-    from pipelit_agents.credentials.doors import guarded_argument, inputs_in, state_in
+    from pipelit_agents.credentials.leak_guard.langgraph_io import (
+        guarded_argument,
+        inputs_in,
+        state_in,
+    )
 
     bound = visible.bind(*args, **kwargs).arguments
     scope.note([inputs_in(key, value) for key, value in bound.items()])

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 from pydantic import ConfigDict, SecretStr
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from pipelit_agents.audit import entry, write
-from pipelit_agents.credentials.parts import VALUE, Described, described
-from pipelit_agents.credentials.recognition import SHORTEST, is_common
+from pipelit_agents._discretion import discreet
+from pipelit_agents._threads import aside
+from pipelit_agents._twins import off_the_loop
+from pipelit_agents.audit.trail import entry, write
+from pipelit_agents.credentials.leak_guard.parts import VALUE, Described, described
+from pipelit_agents.credentials.leak_guard.recognition import SHORTEST, is_common
 from pipelit_agents.credentials.scope import (
     Scope,
     current_scope,
@@ -27,9 +30,9 @@ from pipelit_agents.credentials.scope import (
 )
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.engine import Database
+from pipelit_agents.database.fast_path import Open, Statement
+from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import CredentialRow
-from pipelit_agents.database.statement import Open, Statement
-from pipelit_agents.discretion import discreet
 from pipelit_agents.display import Rows, html_of
 from pipelit_agents.errors import (
     AccountError,
@@ -43,12 +46,9 @@ from pipelit_agents.errors import (
     UnguardedRevealWarning,
     UnsealError,
 )
-from pipelit_agents.fitting import require_fitting
-from pipelit_agents.keyring import Keyring, Sealed
-from pipelit_agents.names import OPERATOR, is_username, require_username
-from pipelit_agents.threads import aside
-from pipelit_agents.twins import off_the_loop
-from pipelit_agents.verification import Agent
+from pipelit_agents.identity.proofs import Agent
+from pipelit_agents.protocol.usernames import OPERATOR, is_username, require_username
+from pipelit_agents.sealing.keyring import Keyring, Sealed
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool

@@ -32,11 +32,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
+from pipelit_agents._forks import Unforked, begin_anew_in_children, was_in_use
 from pipelit_agents.database.causes import LOST_PRIMARY, hint
+from pipelit_agents.database.fast_path import Open, Statement, Transaction, named_by_driver
 from pipelit_agents.database.server import READING, URL_SETTING, begin, server, without_limits
-from pipelit_agents.database.statement import Open, Statement, Transaction, named_by_driver
 from pipelit_agents.errors import ConfigurationError, StorageError
-from pipelit_agents.forks import Unforked, begin_anew_in_children, was_in_use
 
 if TYPE_CHECKING:
     from alembic.config import Config

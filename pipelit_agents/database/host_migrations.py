@@ -55,7 +55,7 @@ def render_item(type_: str, item: Any, autogen_context: AutogenContext) -> str |
     if type_ != "type":
         return False
     # Here, so that importing this package loads no SQLAlchemy.
-    from pipelit_agents.database.types import EncryptedString
+    from pipelit_agents.database.encrypted_string import EncryptedString
 
     if not isinstance(item, EncryptedString):
         return False

@@ -15,8 +15,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from pipelit_agents.database.types import EncryptedString
-from pipelit_agents.keyring import Sealed
+from pipelit_agents.database.encrypted_string import EncryptedString
+from pipelit_agents.sealing.keyring import Sealed
 
 __all__ = [
     "ApiKeyRow",

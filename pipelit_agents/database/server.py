@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, DisconnectionError, OperationalError
 
-from pipelit_agents.database.statement import named_by_driver
+from pipelit_agents.database.fast_path import named_by_driver
 from pipelit_agents.errors import ConfigurationError, StorageError
 
 __all__ = ["READING", "URL_SETTING", "begin", "server", "without_limits"]

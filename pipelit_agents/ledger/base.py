@@ -9,9 +9,9 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from sqlalchemy import Connection, text
 
-from pipelit_agents.audit import entry, write
+from pipelit_agents.audit.trail import entry, write
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.statement import Open, Statement
+from pipelit_agents.database.fast_path import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable
 from pipelit_agents.ledger.rules import (
     EARLIEST,
@@ -24,9 +24,9 @@ from pipelit_agents.ledger.rules import (
     expired,
     window_of,
 )
-from pipelit_agents.names import require_username
 from pipelit_agents.policy import LaneClass
-from pipelit_agents.proof import PERIOD
+from pipelit_agents.protocol.binding import PERIOD
+from pipelit_agents.protocol.usernames import require_username
 
 __all__ = [
     "Account",

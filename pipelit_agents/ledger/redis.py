@@ -17,17 +17,10 @@ from importlib.resources import files
 from secrets import token_hex
 from typing import Any, Final, NamedTuple, cast
 
+from pipelit_agents._forks import begin_anew_in_children
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.statement import Open, Statement
+from pipelit_agents.database.fast_path import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
-from pipelit_agents.forks import begin_anew_in_children
-from pipelit_agents.ledger.address import (
-    RedisUnusable,
-    connect,
-    masked_address,
-    named_errors,
-    report_eviction,
-)
 from pipelit_agents.ledger.base import (
     GIVE_OWN_LANE,
     IN_FAMILY,
@@ -47,9 +40,16 @@ from pipelit_agents.ledger.base import (
     record_decision,
     was_expired,
 )
+from pipelit_agents.ledger.redis_url import (
+    RedisUnusable,
+    connect,
+    masked_address,
+    named_errors,
+    report_eviction,
+)
 from pipelit_agents.ledger.rules import Found, Lane, LaneKind, Rules, Verdict, class_of, window_of
 from pipelit_agents.policy import VerificationPolicy
-from pipelit_agents.proof import PERIOD
+from pipelit_agents.protocol.binding import PERIOD
 
 __all__ = ["RedisLedger"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from pipelit_agents.policy import YEAR, LaneClass, VerificationPolicy
-from pipelit_agents.proof import PERIOD
+from pipelit_agents.protocol.binding import PERIOD
 
 __all__ = [
     "EARLIEST",

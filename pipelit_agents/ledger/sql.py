@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.statement import Statement, Transaction
+from pipelit_agents.database.fast_path import Statement, Transaction
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.base import (
     GIVE_OWN_LANE,

@@ -1,0 +1,30 @@
+"""The demonstration's graphs for a LangGraph Server; ``langgraph.json`` names them.
+
+With ``READER_URL`` in the environment the lead's reader is on the server at that address;
+``docs/remote.md`` goes there step by step.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from pipelit_agents import Pipelit
+
+from ..child import verified_child
+from ..remote import remote_child
+from ..spawn.node import Child
+from .graphs import lead_graph, reader_graph
+
+__all__ = ["lead", "reader"]
+
+LEAD: Final = "agent_lead"
+READER: Final = "agent_reader"
+CREDENTIAL: Final = "reader-server"
+
+_pipelit = Pipelit.from_env()
+_url = os.environ.get("READER_URL")
+
+reader = verified_child(reader_graph(), _pipelit.agent(READER), accept_from=[LEAD])
+_child: Child = remote_child(READER, url=_url, credential=CREDENTIAL) if _url else reader
+lead = lead_graph(_pipelit, _pipelit.agent(LEAD), {READER: _child}).compile(name="lead")

@@ -1,0 +1,3 @@
+"""Spawning: fan out to children and believe only what they prove."""
+
+from __future__ import annotations

@@ -1,0 +1,85 @@
+"""What a child looks like, so that two spawn graphs in one node don't get each other's records.
+
+Two spawn graphs of one name and one lead may ask the same agent the same thing, and have another
+graph answer as that agent. What LangGraph recorded for the one mustn't be taken for the other's.
+The form is of names alone, so a new process finds its records, and so does a new version in
+which limits, texts or the inside of functions change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+from langgraph.pregel import Pregel
+
+from ..child import VerifiedChild
+from ..remote import RemoteChild
+
+__all__ = ["code_of", "form_of"]
+
+_DEEPEST: Final = 8
+
+
+def form_of(child: Pregel[Any, Any, Any, Any] | RemoteChild) -> bytes:
+    """Return a digest of a child's form: its graph's name and nodes, and what their functions are.
+
+    Args:
+        child: As the spawn node has it; a remote one has an address and a graph's name.
+    """
+    digest = hashlib.sha256(b"pipelit-agents/child-form/v1\0")
+    for part in _parts(child, 0):
+        data = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.digest()
+
+
+def code_of(child: Pregel[Any, Any, Any, Any] | RemoteChild) -> tuple[Any, ...]:
+    """Return the code that a child's nodes run, to be compared within one process."""
+    graph = child.graph if isinstance(child, VerifiedChild) else child
+    if not isinstance(graph, Pregel):
+        return (type(graph),)
+    found: list[Any] = []
+    for name, node in sorted(graph.nodes.items()):
+        function = _function_of(_first(node.bound))
+        found += [name, getattr(function, "__code__", function)]
+    return tuple(found)
+
+
+def _parts(child: Any, depth: int) -> Iterator[str | bytes]:
+    if isinstance(child, RemoteChild):
+        yield from ("remote", str(child.url), str(child.graph))
+        return
+    graph = child.graph if isinstance(child, VerifiedChild) else child
+    yield from ("graph", graph.get_name())
+    for name, node in sorted(graph.nodes.items()):
+        yield from ("node", name)
+        inside = _first(node.bound)
+        if isinstance(inside, Pregel):
+            if depth < _DEEPEST:
+                yield from _parts(inside, depth + 1)
+            continue
+        function = _function_of(inside)
+        yield str(getattr(function, "__qualname__", type(inside).__qualname__))
+        code = getattr(function, "__code__", None)
+        if getattr(function, "__name__", "") == "<lambda>" and code is not None:
+            # All of one place have one name.
+            yield code.co_code
+            yield repr([each for each in code.co_consts if isinstance(each, str | int | bytes)])
+
+
+def _first(runnable: Any) -> Any:
+    return next(iter(getattr(runnable, "steps", ())), runnable)
+
+
+def _function_of(runnable: Any) -> Any:
+    function = getattr(runnable, "func", None) or getattr(runnable, "afunc", None)
+    for _ in range(_DEEPEST):
+        # A partial, a method, and a function that another one wraps.
+        inner = getattr(function, "func", None) or getattr(function, "__func__", None)
+        inner = inner or getattr(function, "__wrapped__", None)
+        if inner is None:
+            break
+        function = inner
+    return function

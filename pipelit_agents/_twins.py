@@ -1,0 +1,37 @@
+"""Async twins: the same method, off the event loop, under LangChain's ``a`` prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from pipelit_agents._threads import aside
+
+__all__ = ["off_the_loop"]
+
+S = TypeVar("S")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def off_the_loop(
+    method: Callable[Concatenate[S, P], R],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+    """Makes the twin of a method: one hop to a worker thread, with the caller's context.
+
+    Args:
+        method: The method; its parameters and errors are the twin's.
+    """
+
+    @wraps(method)
+    async def twin(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        call = aside(method, self, *args, **kwargs)
+        # They may be secrets, and this frame is in the traceback of what the method raises.
+        del args, kwargs
+        return await call
+
+    twin.__name__ = f"a{method.__name__}"
+    twin.__qualname__ = f"{method.__qualname__.rpartition('.')[0]}.{twin.__name__}"
+    twin.__doc__ = f"As :meth:`{method.__name__}`, off the event loop."
+    return twin

@@ -1,0 +1,250 @@
+"""Agents that agents make: the account and its sealed key, in one transaction."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import unicodedata
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, select
+
+from pipelit_agents._wording import in_words
+from pipelit_agents.accounts.users import Users
+from pipelit_agents.audit.trail import entry, write
+from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.database.engine import Database
+from pipelit_agents.database.models import CredentialRow, UserRow
+from pipelit_agents.errors import (
+    AccountError,
+    CredentialError,
+    InvalidUsername,
+    NotLocalAgent,
+    NotPermitted,
+    QuotaExceeded,
+    RateLimited,
+    UserExists,
+    UserInactive,
+    UserNotFound,
+)
+from pipelit_agents.identity.proofs import Agent
+from pipelit_agents.ledger.questions import QuestionLimit
+from pipelit_agents.protocol.usernames import OPERATOR, require_username
+
+__all__ = ["ProvisionedAgent", "provision", "require_prefix"]
+
+KEY_KIND: Final = "agent-key"
+KEY_PREFIX: Final = "agent-key."
+LONGEST: Final = 149 - len(KEY_PREFIX)
+_SLUG_LENGTH: Final = 40
+# Eight random hexadecimal digits, and an underscore before them.
+_SHORTEST_DERIVED: Final = 9
+_OWN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
+_ACTION: Final = "agent.create"
+_REASONS: Final[dict[type[Exception], str]] = {
+    CredentialError: "credential is there",
+    InvalidUsername: "malformed name",
+    NotLocalAgent: "creator is no agent",
+    NotPermitted: "not permitted",
+    QuotaExceeded: "quota used up",
+    UserExists: "name is taken",
+    UserInactive: "creator inactive",
+    UserNotFound: "creator unknown",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionedAgent:
+    """An agent that an agent made. Its API key isn't in here: it is sealed for its creator.
+
+    Attributes:
+        username: Its name.
+        credential: The credential that holds its API key; only the creator may open it.
+        last_four: The last four characters of that key, to tell it from others.
+        created: False where the creator had made it before.
+    """
+
+    username: str
+    credential: str
+    last_four: str
+    created: bool
+
+
+def provision(
+    database: Database,
+    users: Users,
+    credentials: Credentials,
+    questions: QuestionLimit,
+    *,
+    creator: Agent,
+    purpose: str,
+    username: str | None,
+    prefix: str | None = None,
+) -> ProvisionedAgent:
+    """Makes an agent for an agent; see :meth:`Pipelit.provision_agent`."""
+    if creator.username == OPERATOR:
+        creator.require_active()
+    admitted = questions.admit(creator.username, _ACTION, creator.now())
+    if admitted.wait:
+        if admitted.is_noted:
+            with database.writing(durable=True) as connection:
+                reason = "too many refused; more are not recorded"
+                _record(connection, creator, "", "refused", reason)
+        raise RateLimited(
+            f"too many agents were refused: wait {in_words(admitted.wait)}",
+            retry_after=admitted.wait,
+        )
+    name: Any = username
+    made = None
+    taken = ""
+    try:
+        if username is not None:
+            _require_fitting(username)
+        with database.writing(durable=True) as connection:
+            _require_creator(users, connection, creator)
+            # Without the prefix it was made before names had one, or by the creator's own code.
+            if username is None or not _is_own(connection, username, creator):
+                name = _named(purpose, username, prefix)
+            credential = f"{KEY_PREFIX}{name}"
+            there = _find(connection, UserRow, UserRow.username == name)
+            key = _find(connection, CredentialRow, CredentialRow.name == credential)
+            taken = _why_taken(there, key, creator)
+            # A name that was derived here is for a new agent: if chance hit upon one of the
+            # creator's own, creating it says so.
+            if there is not None and not taken and username is not None:
+                _record(connection, creator, name, "ok", "was there")
+            else:
+                made = users.create_agent_in(
+                    connection, name, owner=creator.username, purpose=purpose
+                )
+                _require_free(key)
+                credentials.put_in(
+                    connection,
+                    credential,
+                    made.api_key,
+                    kind=KEY_KIND,
+                    created_by=creator.username,
+                    allow=[creator.username],
+                )
+    except (AccountError, CredentialError) as error:
+        questions.count(creator.username, _ACTION, creator.now())
+        true = taken if isinstance(error, UserExists) else ""
+        reason = true or _REASONS.get(type(error), "refused")
+        # The refusal took its transaction with it, so it is recorded in another.
+        with database.writing(durable=True) as connection:
+            _record(connection, creator, str(name or ""), "refused", reason)
+        raise
+    if made is None:
+        return ProvisionedAgent(name, credential, credentials.get(credential).masked[-4:], False)
+    return ProvisionedAgent(name, credential, made.api_key.get_secret_value()[-4:], True)
+
+
+def require_prefix(prefix: str) -> str:
+    """Return what names of made agents begin with, unchanged.
+
+    Raises:
+        InvalidUsername: It isn't the beginning of a username, or leaves no room for a name.
+    """
+    if len(require_username(prefix, argument="prefix")) > LONGEST - _SHORTEST_DERIVED:
+        raise InvalidUsername(
+            f"prefix {prefix!r:.40} is too long: {LONGEST - _SHORTEST_DERIVED} characters at most, "
+            "so that there is room for a name after it",
+            username=prefix,
+        )
+    return prefix
+
+
+def _named(purpose: str, username: str | None, prefix: str | None) -> str:
+    """The full name of the agent that was asked for."""
+    if not prefix:
+        return _derived_name(purpose, "agent_") if username is None else username
+    require_prefix(prefix)
+    if username is None:
+        return _derived_name(purpose, prefix)
+    own = username.removeprefix(prefix)
+    # Without a dot: what stands before the last one names the creator, and nobody else.
+    if not _OWN_NAME.match(own):
+        raise InvalidUsername(
+            f"username {username!r:.80} can't be used: give 1 or more of the characters a-z 0-9 _ "
+            f"- and the first a letter or digit; it becomes {prefix}<username>",
+            username=username,
+        )
+    _require_fitting(f"{prefix}{own}")
+    return f"{prefix}{own}"
+
+
+def _derived_name(purpose: str, prefix: str) -> str:
+    plain = unicodedata.normalize("NFKD", purpose).encode("ascii", "ignore").decode().lower()
+    room = min(_SLUG_LENGTH, LONGEST - len(prefix) - _SHORTEST_DERIVED)
+    slug = re.sub(r"[^a-z0-9]+", "_", plain)[: max(0, room)].strip("_")
+    return prefix + "_".join(filter(None, [slug, secrets.token_hex(4)]))
+
+
+def _is_own(connection: Connection, username: str, creator: Agent) -> bool:
+    """Whether this is one of the agents that the creator made here, and is still active."""
+    there = _find(connection, UserRow, UserRow.username == username)
+    key = _find(connection, CredentialRow, CredentialRow.name == f"{KEY_PREFIX}{username}")
+    return there is not None and not _why_taken(there, key, creator)
+
+
+def _require_fitting(name: str) -> None:
+    if len(require_username(name)) > LONGEST:
+        raise InvalidUsername(
+            f"username {name!r:.40} is too long: {LONGEST} characters at most, so that its key "
+            f"can be kept as {KEY_PREFIX}<username>",
+            username=name,
+        )
+
+
+def _require_free(key: Row[Any] | None) -> None:
+    if key is not None:
+        raise CredentialError(
+            f"there is a credential {key.name!r} already, which the new agent's key would "
+            "replace: delete it, or choose another username",
+            credential=key.name,
+        )
+
+
+def _require_creator(users: Users, connection: Connection, creator: Agent) -> None:
+    name = creator.username
+    row = users.find_in(connection, name)
+    if row.kind != "agent":
+        raise NotLocalAgent(f"{name!r} is a person, not an agent", username=name)
+    if not row.active:
+        raise UserInactive(f"{name!r} was deactivated", username=name)
+
+
+def _why_taken(there: Row[Any] | None, key: Row[Any] | None, creator: Agent) -> str:
+    """Why the account isn't one that the creator made here; empty where it is, or there's none."""
+    if there is None:
+        return ""
+    if there.kind != "agent":
+        return "taken by a person"
+    if there.owner != creator.username:
+        return "taken by another owner's agent"
+    if not there.active:
+        return "taken by a deactivated agent"
+    if key is None or key.kind != KEY_KIND or key.created_by != creator.username:
+        return "taken by an agent without a sealed key"
+    return ""
+
+
+def _find(connection: Connection, table: Any, which: Any) -> Row[Any] | None:
+    return connection.execute(select(table.__table__).where(which)).one_or_none()
+
+
+def _record(
+    connection: Connection, creator: Agent, subject: str, outcome: str, reason: str
+) -> None:
+    write(
+        connection,
+        entry(
+            at=creator.now(),
+            actor=creator.username,
+            subject=subject,
+            action=_ACTION,
+            outcome=outcome,
+            reason=reason,
+        ),
+    )

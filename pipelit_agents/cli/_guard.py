@@ -1,0 +1,218 @@
+"""The command line's outermost frame: usage errors that repeat nothing, and streams that fail.
+
+A person types a secret where none belongs: as one argument too many, for an option that isn't
+there. Typer's own messages repeat it, and so it reaches the logs of whatever ran the command. The
+messages here are made of the command's own names only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, Final, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from pipelit_agents._words import has_code_form, is_wordy
+from pipelit_agents.cli._io import safe, typed_words, unsaid
+
+__all__ = ["Guarded"]
+
+_USAGE: Final = 2
+_FAILED: Final = 1
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+_NEVER_TYPED: Final = (
+    "No command takes a secret or a code as an argument: it asks for it, or reads it from standard "
+    "input. If you typed one, replace it, as the shell's history has it now"
+)
+
+
+class Guarded(TyperGroup):
+    """The root of the commands."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command, and say in one line what keeps it from running."""
+        words = list(sys.argv[1:] if args is None else args)
+        run = partial(
+            super().main, words, prog_name, complete_var, False, windows_expand_args, **extra
+        )
+        if not standalone_mode:
+            return run()
+        _open_missing_streams()
+        typed_words.set(tuple(words))
+        try:
+            code = run()
+            sys.stdout.flush()
+        except typer.Abort:
+            _end(_FAILED, "error: stopped; nothing was done")
+        except BrokenPipeError:
+            # `| head -1` has seen enough; it is no error of anybody's.
+            _end(_FAILED)
+        except OSError as error:
+            _end(_FAILED, f"error: {_unwritable(error)}")
+        except Exception as error:
+            if not _is_usage(error):
+                raise
+            _end(_USAGE, *_usage(self, error, words))
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_missing_streams() -> None:
+    # `>&-`: what is opened next would be file 1, and a print would go into the database.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8"))
+
+
+def _end(code: int, *lines: str) -> NoReturn:
+    try:
+        for line in lines:
+            typer.echo(line, err=True)
+    except OSError:
+        pass
+    for stream in (sys.stdout, sys.stderr):
+        _give_up(stream)
+    sys.exit(code)
+
+
+def _give_up(stream: Any) -> None:
+    """Let nothing that can't be written be tried again when the interpreter ends."""
+    try:
+        stream.flush()
+    except OSError:
+        if stream not in (sys.__stdout__, sys.__stderr__):
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _unwritable(error: OSError) -> str:
+    # What a command opens itself has a name; what is left without one is its output.
+    if error.filename is None and error.errno in _FULL:
+        return (
+            f"standard output can't be written to ({error.strerror}). What the command was to do "
+            "may be done; what it was to show is lost, and so is a secret that is shown once"
+        )
+    named = f" ({error.filename})" if error.filename else ""
+    return safe(unsaid(f"{error.strerror or type(error).__name__}{named}"))
+
+
+def _is_usage(error: Exception) -> bool:
+    # Its class has no public name in Typer; the one that has is derived from it.
+    usage: type[BaseException] = typer.BadParameter.__mro__[1]
+    return isinstance(error, usage)
+
+
+def _usage(root: Any, error: Any, words: list[str]) -> list[str]:
+    kind, context = type(error).__name__, error.ctx
+    if kind == "NoArgsIsHelpError":
+        # The help text was made of the command alone.
+        return [error.format_message()]
+    lines = [] if context is None else [context.get_usage()]
+    command, path = _reached(root, words)
+    said = _said(kind, error, command, words)
+    if _NEVER_TYPED not in said and _may_have_a_secret(command, words[path.count(" ") :]):
+        said = f"{said}. {_NEVER_TYPED}"
+    return [*lines, f"error: {safe(said)}", f"See: {path} --help"]
+
+
+def _reached(root: Any, words: list[str]) -> tuple[Any, str]:
+    """The command that the words lead to, as not every error tells it."""
+    command, path = root, ["pipelit-agents"]
+    for word in words:
+        if word not in getattr(command, "commands", {}):
+            break
+        command = command.commands[word]
+        path.append(word)
+    return command, " ".join(path)
+
+
+def _said(kind: str, error: Any, command: Any, words: list[str]) -> str:
+    if kind == "MissingParameter":
+        return f"{_name(error.param)} is missing"
+    if kind == "BadParameter":
+        return f"{_name(error.param)} isn't {_expected(error.param)}"
+    options = {
+        option: each
+        for each in command.params
+        for option in (*each.opts, *each.secondary_opts)
+        if option.startswith("-")
+    }
+    if kind == "NoSuchOption":
+        return f"there is no such option{_meant(words, options)}. {_NEVER_TYPED}"
+    if kind == "BadOptionUsage" and error.option_name in options:
+        flag = getattr(options[error.option_name], "is_flag", False)
+        return f"{error.option_name} {'takes no value' if flag else 'needs a value'}"
+    inner = getattr(command, "commands", None)
+    if inner:
+        return (
+            f"a command is missing, or there is none of that name{_meant(words, inner)}: there "
+            f"are {', '.join(inner)}. {_NEVER_TYPED}"
+        )
+    if kind == "UsageError":
+        return f"there are more arguments than the command takes. {_NEVER_TYPED}"
+    return "the command line can't be read"
+
+
+def _may_have_a_secret(command: Any, words: list[str]) -> bool:
+    """Whether the words after a command are more than it takes, or one is no ordinary word."""
+    takes_value = {
+        option
+        for each in command.params
+        if each.param_type_name == "option" and not getattr(each, "is_flag", False)
+        for option in each.opts
+    }
+    arguments, values, last = 0, [], ""
+    for word in words:
+        if word.startswith("-"):
+            values.append(word.partition("=")[2])
+        else:
+            values.append(word)
+            arguments += last not in takes_value
+        last = word
+    taken = [each for each in command.params if each.param_type_name == "argument"]
+    unlimited = any(each.nargs < 0 for each in taken)
+    return (arguments > len(taken) and not unlimited) or any(
+        has_code_form(each) or not is_wordy(each) for each in values
+    )
+
+
+def _name(parameter: Any) -> str:
+    if parameter is None:
+        return "an argument"
+    if parameter.param_type_name == "option":
+        return str(parameter.opts[0])
+    return str(parameter.metavar or parameter.name).upper()
+
+
+def _expected(parameter: Any) -> str:
+    # Typer keeps the bounds in the one place or in the other, by its version.
+    described = getattr(parameter, "type_descriptor", None)
+    bounds = getattr(described, "parameter_info", None) or getattr(parameter, "type", None)
+    least, most = getattr(bounds, "min", None), getattr(bounds, "max", None)
+    if least is None and most is None:
+        return "what it takes"
+    upper = "" if most is None else f", at most {most}"
+    return f"a whole number of at least {0 if least is None else least}{upper}"
+
+
+def _meant(words: list[str], names: Any) -> str:
+    """A hint that is one of the command's own names."""
+    typed = [word.partition("=")[0] for word in words if word not in names]
+    close = [match for word in typed for match in get_close_matches(word, list(names), 1)]
+    return f" (do you mean {close[0]}?)" if close else ""

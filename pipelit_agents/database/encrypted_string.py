@@ -1,0 +1,284 @@
+"""Column types: text that is ciphertext in the database, and stays so until it is opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final, NoReturn
+from weakref import WeakSet
+
+from sqlalchemy import (
+    BinaryExpression,
+    ClauseElement,
+    Column,
+    Dialect,
+    Index,
+    Null,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+)
+from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.exc import ArgumentError, DontWrapMixin, StatementError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql import operators
+from sqlalchemy.types import TypeDecorator
+
+from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.sealing.keyring import Keyring, Sealed
+
+__all__ = ["EncryptedString", "encrypted_tables"]
+
+_NULL_TESTS: Final = (operators.eq, operators.ne, operators.is_, operators.is_not)
+# The tables whose rows SQLAlchemy's errors must not repeat.
+_TABLES: Final = set[str]()
+# The tables themselves, for as long as somebody uses them.
+_KNOWN: Final = WeakSet[Table]()
+
+
+# SQLAlchemy wraps what is raised while it writes, and then repeats the row's values, the plaintext
+# among them, in the message; except where the exception asks it not to.
+class _NoKey(ConfigurationError, DontWrapMixin):
+    pass
+
+
+class _NotText(TypeError, DontWrapMixin):
+    pass
+
+
+class _Refused(BinaryExpression[Any]):
+    """A comparison of two columns, of which no statement can be made.
+
+    SQLAlchemy looks columns up in lists of its own by ``==``, so building it has to succeed.
+    """
+
+    inherit_cache = True
+
+
+@compiles(_Refused)
+def _refuse_to_compile(refused: _Refused, _compiler: Any, **_options: Any) -> NoReturn:
+    _refuse_comparison(refused.left, refused.operator)
+
+
+class _NotComparable(TypeDecorator.Comparator[Any]):
+    """Refuses to compare a ciphertext, but with NULL and with the ciphertext that was read."""
+
+    __slots__ = ()
+
+    def operate(self, op: Any, *other: Any, **options: Any) -> Any:
+        against = other[0] if other else self.expr
+        equality = op in (operators.eq, operators.ne)
+        null = against is None or isinstance(against, Null)
+        # The very ciphertext that was read is for a compare-and-swap.
+        if (null and op in _NULL_TESTS) or (equality and isinstance(against, Sealed)):
+            return super().operate(op, *other, **options)
+        if not equality or not isinstance(against, ClauseElement):
+            _refuse_comparison(self.expr, op)
+        refused = _Refused.__new__(_Refused)
+        vars(refused).update(vars(super().operate(op, *other, **options)))
+        return refused
+
+    def reverse_operate(self, op: Any, other: Any, **options: Any) -> Any:
+        _refuse_comparison(self.expr, op)
+
+
+def _refuse_comparison(expression: Any, op: Any) -> NoReturn:
+    name = getattr(op, "__name__", "this operator")
+    raise TypeError(
+        f"{expression} is an EncryptedString, and {name} would compare ciphertexts, which differ "
+        "even where the values are equal. Use is_(None) or is_not(None), or keep a keyed hash of "
+        "the value in a column of its own and compare that"
+    )
+
+
+class EncryptedString(TypeDecorator[Any]):
+    """Text that is encrypted at rest under ``FIELD_ENCRYPTION_KEY``, for any application's models.
+
+    A ``str`` is encrypted when the row is written. The database returns a :class:`Sealed`, which
+    opens with ``value.unseal(keyring)`` and shows nothing before that. When the ORM has flushed an
+    object, its attribute is a :class:`Sealed` too, also with ``expire_on_commit=False``.
+
+    The purpose, by default ``table.column`` or ``schema.table.column``, is authenticated: a
+    ciphertext that is copied to another column doesn't open. Text that isn't a ciphertext doesn't
+    open either, so plaintext that found its way into the column is never returned.
+
+    Two equal values have different ciphertexts. So comparisons and ``unique`` are refused; only
+    ``is_(None)`` and ``is_not(None)`` work, and ``==`` with the :class:`Sealed` that was loaded,
+    which asks whether the row still holds that very ciphertext. SQLAlchemy doesn't ask the column
+    where its value is wrapped in a tuple, a cast or a function: such a comparison finds nothing.
+
+    To rename a table or a column, keep the purpose of the values that are already stored:
+    ``EncryptedString(purpose="old_table.old_column")``.
+
+    Args:
+        keyring: The keyring, or a function that returns it when a row is written. Without one,
+            the keyring is read from the environment at that moment, never at import.
+        purpose: What the ciphertexts are bound to. Set it to keep values readable after a rename,
+            or where tables of one name in different schemas hold each other's copies.
+        place: The earlier name of ``purpose``.
+
+    Raises:
+        ConfigurationError: On write, when there is no usable key.
+        TypeError: On write, when the value is neither ``str``, ``Sealed`` nor None. When a
+            statement is built, if it compares the column with anything but None or a ``Sealed``.
+        sqlalchemy.exc.ArgumentError: When a table is defined, if the column is unique or part of a
+            primary key.
+
+    Example:
+        ```python
+        class Customer(Base):
+            __tablename__ = "customers"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            token: Mapped[Sealed | None] = mapped_column(EncryptedString())
+        ```
+    """
+
+    impl = Text
+    comparator_factory: Any = _NotComparable
+    # Two columns' types differ by their purpose, so compiled statements are cached apart.
+    cache_ok = True
+
+    def __init__(
+        self,
+        *,
+        keyring: Keyring | Callable[[], Keyring] | None = None,
+        purpose: str = "",
+        place: str = "",
+    ) -> None:
+        super().__init__()
+        if purpose and place and purpose != place:
+            raise ValueError("purpose and place are two names of one setting: give purpose alone")
+        self.keyring = keyring
+        # The name that SQLAlchemy looks for when it copies or compares the type.
+        self.place = purpose or place
+
+    @property
+    def purpose(self) -> str:
+        """What the ciphertexts of this column are bound to."""
+        return self.place
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Encrypt a value that is about to be written."""
+        sealed = self.sealed(value)
+        return None if sealed is None else sealed.token
+
+    def sealed(self, value: Any) -> Sealed | None:
+        """Encrypt a value for this column; a :class:`Sealed` or None is returned as it is.
+
+        Raises:
+            ConfigurationError: There is no usable key.
+            TypeError: The value is of another type, or the type belongs to no column.
+        """
+        if value is None or isinstance(value, Sealed):
+            return value
+        if not isinstance(value, str):
+            raise _NotText(
+                f"{self.place or 'EncryptedString'} takes str, Sealed or None, "
+                f"not {type(value).__name__}"
+            )
+        if not self.place:
+            raise _NotText("EncryptedString has to belong to a table's column to seal a value")
+        try:
+            return Sealed(self._keyring().seal(value, self.place), self.place)
+        except ConfigurationError as error:
+            raise _NoKey(str(error)) from None
+        except UnicodeEncodeError:
+            raise _NotText(f"{self.place}: text with a lone surrogate can't be stored") from None
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Sealed | None:
+        """Wrap a loaded ciphertext; nothing is decrypted here."""
+        return None if value is None else Sealed(value, self.place)
+
+    def literal_processor(self, dialect: Dialect) -> Any:
+        """Refuse: a literal would put a value into the text of a statement.
+
+        Raised here, and not while a value is rendered, as SQLAlchemy would add the value to it.
+        """
+        raise TypeError("an EncryptedString is never rendered as a literal")
+
+    def _keyring(self) -> Keyring:
+        if isinstance(self.keyring, Keyring):
+            return self.keyring
+        if self.keyring is not None:
+            return self.keyring()
+        from pipelit_agents.settings import Settings
+
+        return Settings.read().keyring()
+
+
+@event.listens_for(Column, "after_parent_attach")
+def _bind_to_the_column(column: Column[Any], parent: Any) -> None:
+    # A type instance may be shared by columns (mixins), so each column gets its own.
+    if not isinstance(column.type, EncryptedString) or not isinstance(parent, Table):
+        return
+    where = ".".join(filter(None, (parent.schema, parent.name, column.name)))
+    column.type = EncryptedString(keyring=column.type.keyring, purpose=column.type.place or where)
+    _TABLES.add(parent.name)
+    _KNOWN.add(parent)
+    _names.cache_clear()
+    if column.primary_key or column.unique or column.foreign_keys:
+        _refuse_key(column)
+
+
+def encrypted_tables() -> list[Table]:
+    """The tables of this process that have an encrypted column."""
+    return list(_KNOWN)
+
+
+@event.listens_for(UniqueConstraint, "after_parent_attach")
+@event.listens_for(PrimaryKeyConstraint, "after_parent_attach")
+@event.listens_for(Index, "after_parent_attach")
+def _refuse_unique(constraint: Any, _parent: Any) -> None:
+    if isinstance(constraint, Index) and not constraint.unique:
+        return
+    for column in constraint.columns:
+        if isinstance(column.type, EncryptedString):
+            _refuse_key(column)
+
+
+def _refuse_key(column: Column[Any]) -> NoReturn:
+    raise ArgumentError(
+        f"{column} is an EncryptedString, and can be neither unique nor a key: equal values have "
+        "different ciphertexts. Keep a keyed hash of the value in a column of its own, and make "
+        "that one unique"
+    )
+
+
+@event.listens_for(Mapper, "before_insert")
+@event.listens_for(Mapper, "before_update")
+def _seal_attributes(mapper: Mapper[Any], _connection: Any, target: Any) -> None:
+    # Before the flush, so that no object keeps a plaintext that is already stored, and no error
+    # about another column of the row repeats it.
+    for name, kind in _encrypted(mapper):
+        value = target.__dict__.get(name)
+        if isinstance(value, str):
+            setattr(target, name, kind.sealed(value))
+
+
+@cache
+def _encrypted(mapper: Mapper[Any]) -> list[tuple[str, EncryptedString]]:
+    return [
+        (each.key, each.columns[0].type)
+        for each in mapper.column_attrs
+        if isinstance(each.columns[0].type, EncryptedString)
+    ]
+
+
+@event.listens_for(Engine, "handle_error")
+def _hide_parameters(context: ExceptionContext) -> None:
+    # A statement that fails before it is sent, or in the driver, is shown with its parameters; of
+    # a Core statement those are the plaintexts, as only the statement's own types know them.
+    error = context.sqlalchemy_exception
+    if isinstance(error, StatementError) and _names().search(context.statement or ""):
+        error.hide_parameters = True
+        error.params = ("hidden",)
+
+
+@cache
+def _names() -> re.Pattern[str]:
+    listed = "|".join(map(re.escape, sorted(_TABLES)))
+    return re.compile(rf"(?<!\w)(?:{listed})(?!\w)" if listed else r"(?!)")

@@ -1,0 +1,837 @@
+"""The checklist for production, looked at where each thing really is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dotenv import dotenv_values
+from sqlalchemy import select, text
+
+from pipelit_agents.credentials.leak_guard.recognition import Level, level_of
+from pipelit_agents.database.models import (
+    ApiKeyRow,
+    AuditRow,
+    CredentialRow,
+    EpochRow,
+    LedgerRow,
+    UserRow,
+)
+from pipelit_agents.errors import ConfigurationError, PipelitError
+from pipelit_agents.ledger.base import (
+    clock_trouble,
+    described,
+    is_person,
+    kernels_at,
+    lane_name,
+    ledger_now,
+)
+from pipelit_agents.ledger.redis_url import (
+    RedisUnusable,
+    connect,
+    masked_address,
+    named_errors,
+    without_password,
+)
+from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of
+from pipelit_agents.operations.surroundings import (
+    auth_troubles,
+    clear_http,
+    clear_postgres,
+    clear_redis,
+    clear_traces,
+    folder_troubles,
+    git_troubles,
+    header_troubles,
+    open_copies,
+    origin_troubles,
+    secrets_of_server,
+    webhook_troubles,
+)
+from pipelit_agents.policy import YEAR
+
+if TYPE_CHECKING:
+    from pipelit_agents.pipelit import Pipelit
+    from pipelit_agents.sealing.keyring import Keyring
+
+__all__ = ["Check", "Deployment"]
+
+_UNUSED: Final = 90 * 86_400
+_UNSEALED: Final = 86_400
+_FARTHEST_CLOCK: Final = 2.0
+# Codes are good for a minute on either side.
+_FARTHEST_MOMENT: Final = 60.0
+_SET_CLOCK: Final = "timedatectl set-ntp true"
+_SHORTEST_SECRET: Final = 32
+_FEWEST_LETTERS: Final = 10
+_DEFAULT_SECRETS: Final = re.compile(
+    r"django-insecure-.*|.*(change[-_ ]?me|your[-_ ]?secret|insecure|default|example).*|secret.*",
+    re.IGNORECASE,
+)
+_YES: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
+_PUBLIC_URL: Final = re.compile(
+    r"(?:\A|_)(PUBLIC|BASE|SERVER|API|SITE|READER|CHILD\w*|PIPELIT\w*)_URL\Z"
+)
+# Addresses of pages and of names, to which no key is sent.
+_PAGE_URL: Final = re.compile(
+    r"(?:\A|_)(DOCS?|DOCUMENTATION|SCHEMA|NAMESPACE|NS|SPEC|VOCABULARY|HELP|SUPPORT|HOMEPAGE|TERMS"
+    r"|PRIVACY|LICEN[SC]E|LOGO|ICON|IMAGE|AVATAR|REPO|REPOSITORY|BLOG)_URL\Z"
+)
+_NO: Final = frozenset({"", "0", "false", "no", "off", "n", "f"})
+_CORS: Final = re.compile(r"(\w*CORS\w*(ORIGIN|ALL)\w*|ALLOWED_ORIGINS)\Z")
+_SHOWN: Final = 5
+# Their names don't say that there is a secret in the file.
+_FILE_SETTINGS: Final = frozenset(
+    {
+        "GOOGLE_APPLICATION_CREDENTIALS", "KUBECONFIG", "PGPASSFILE", "PIPELIT_DATABASE_URL_FILE",
+        "PIPELIT_REDIS_URL_FILE", "AWS_SHARED_CREDENTIALS_FILE", "DATABASE_URL_FILE",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One item of the checklist.
+
+    Attributes:
+        name: Its short name.
+        ok: Whether it is as it should be; None where it doesn't apply.
+        found: What was found.
+        why: Why it matters.
+        mend: The command or setting that mends it; empty where nothing is to be done.
+    """
+
+    name: str
+    ok: bool | None
+    found: str
+    why: str
+    mend: str
+
+
+# What was found, and the mend; no mend where it is well.
+Finding = tuple[str, str]
+_OK: Final = "as it should be"
+# An error says by itself what is to be done.
+_AS_SAID: Final = "mend what it says, and check again"
+
+
+class _NotApplicable(Exception):
+    """The item has nothing to look at here."""
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether there is no such file; what can't be looked at may be there."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+
+
+class Deployment:
+    """What there is to be looked at.
+
+    Args:
+        pipelit: The accounts, keys and ledger.
+        folder: Where ``.env`` and ``langgraph.json`` are.
+        environ: The environment; it wins over ``.env``.
+    """
+
+    def __init__(self, pipelit: Pipelit, folder: Path, environ: Mapping[str, str]) -> None:
+        self._pipelit = pipelit
+        self._database = pipelit._database
+        self._folder = folder
+        self._now = pipelit._clock or time.time
+        file = folder / ".env"
+        self._readable = True
+        try:
+            in_file = dotenv_values(file) if file.is_file() else {}
+        except (OSError, UnicodeDecodeError):
+            in_file, self._readable = {}, False
+        self._in_file = {name: value for name, value in in_file.items() if value}
+        self._env = self._in_file | dict(environ)
+        self._served_env = self._env_of_server()
+        self._env = self._served_env | self._env
+        # Opening the database makes its file private, so it is looked at first.
+        self._modes = self._file_modes()
+        self._wide_folders = folder_troubles([folder.resolve(), *self._database_folder()])
+        url = self._database.url
+        self._missing = (
+            url is not None
+            and url.get_backend_name() == "sqlite"
+            and _is_missing(Path(url.database or ""))
+        )
+
+    def checks(self, *, deploy: bool) -> list[Check]:
+        """Looks at everything; what can't be looked at is not well."""
+        asked = [*_ALWAYS, *(_DEPLOY if deploy else ())]
+        return _said_once([self._check(*each) for each in asked])
+
+    def _check(self, name: str, look: Callable[[Deployment], Finding], why: str) -> Check:
+        if self._missing and name in _OF_THE_DATABASE:
+            return Check(name, False, "there is no database", why, "pipelit-agents init")
+        try:
+            found, mend = look(self)
+        except _NotApplicable as nothing:
+            return Check(name, None, str(nothing), why, "")
+        except (PipelitError, RedisUnusable) as error:
+            return Check(name, False, str(error), why, _AS_SAID)
+        except Exception as error:
+            # What can't be looked at may be anything, and its words too.
+            found = f"it can't be looked at ({type(error).__name__})"
+            return Check(name, False, found, why, "see whether somebody changed it by hand")
+        return Check(name, not mend, found, why, mend)
+
+    # The key
+
+    def _key(self) -> Finding:
+        weak = self._pipelit._open_keyring().weak()
+        if weak:
+            return "; ".join(weak), "pipelit-agents keys generate, and then: rotate-key"
+        return _OK, ""
+
+    def _opens(self) -> Finding:
+        status = self._pipelit.keys._own(self._pipelit._open_keyring())
+        if not status.unreadable:
+            sealed = status.newest + sum(status.older.values())
+            return (f"{sealed} values open" if sealed else "nothing is sealed"), ""
+        return (
+            f"no key opens {_some(status.unreadable)}",
+            "put the key back that sealed them, behind the newest; or set them anew: "
+            "pipelit-agents credentials put NAME …, agents rotate-totp NAME, mfa reset NAME",
+        )
+
+    def _newest_key(self) -> Finding:
+        status = self._pipelit.keys._own(self._pipelit._open_keyring())
+        if older := sum(status.older.values()):
+            return f"{older} values stand under an older key", "pipelit-agents rotate-key"
+        return f"{status.newest} values stand under the newest key", ""
+
+    # Files
+
+    def _env_file(self) -> Finding:
+        file = self._folder / ".env"
+        if self._readable and not file.exists():
+            raise _NotApplicable("there is none")
+        if not self._readable or not file.is_file():
+            return "it can't be read, so what stands in it is unknown", f"make {file} a UTF-8 text"
+        if os.name == "posix" and file.stat().st_mode & 0o077:
+            return f"others may read it ({stat.filemode(file.stat().st_mode)})", f"chmod 600 {file}"
+        return _OK, ""
+
+    def _database_file(self) -> Finding:
+        if not self._modes:
+            raise _NotApplicable("there is none" if self._missing else "it is a server's")
+        wide = [str(path) for path, mode in self._modes.items() if mode & 0o077]
+        if wide:
+            return (
+                f"others may read {_some(wide)}",
+                f"chmod 600 {' '.join(wide)} (opening the database did it just now)",
+            )
+        return _OK, ""
+
+    def _file_modes(self) -> dict[Path, int]:
+        url = self._database.url
+        if os.name != "posix" or url is None or not url.database:
+            return {}
+        if url.get_backend_name() != "sqlite":
+            return {}
+        paths = (Path(url.database + suffix) for suffix in ("", "-wal", "-shm"))
+        modes = {}
+        for path in paths:
+            # In a folder that can't be entered nothing can be looked at; whatever opens the
+            # database says so.
+            with suppress(OSError):
+                mode = path.stat().st_mode
+                if stat.S_ISREG(mode):
+                    modes[path] = mode
+        return modes
+
+    def _database_folder(self) -> list[Path]:
+        url = self._database.url
+        if url is None or url.get_backend_name() != "sqlite" or not url.database:
+            return []
+        return [Path(url.database).resolve().parent]
+
+    def _folders(self) -> Finding:
+        if os.name != "posix":
+            raise _NotApplicable("this system's permissions are others")
+        if self._wide_folders:
+            paths = " ".join(each.rpartition(" (")[0] for each in self._wide_folders)
+            return f"others may put files into {_some(self._wide_folders)}", f"chmod go-w {paths}"
+        return _OK, ""
+
+    def _copies(self) -> Finding:
+        there, wide = open_copies(self._folder.resolve(), self._known_keys(), self._named_files())
+        if wide:
+            paths = " ".join(each.rpartition(" (")[0] for each in wide)
+            return (
+                f"others may read secrets in {_some(wide)}",
+                f"chmod 600 {paths}; or delete what isn't used",
+            )
+        if not there:
+            raise _NotApplicable("there is none")
+        return _OK, ""
+
+    def _git(self) -> Finding:
+        others = [*self._named_files(), *self._modes]
+        found = git_troubles(self._folder.resolve(), self._known_keys(), others)
+        if found is None:
+            raise _NotApplicable("it is in no repository")
+        if not found:
+            return _OK, ""
+        if all(each.startswith("git would take") for each in found):
+            names = [each.removeprefix("git would take ") for each in found]
+            return (
+                _some(found),
+                f"add to .gitignore: {' '.join(names)}; in a Compose file, name a secret instead: "
+                "${POSTGRES_PASSWORD}, with its value in .env",
+            )
+        return (
+            _some(found),
+            "replace what is in it, as every copy of the repository has it: pipelit-agents keys "
+            "add, then rotate-key --purge, and new keys from those who issued the others; then "
+            "git rm --cached, and a line for it in .gitignore",
+        )
+
+    def _known_keys(self) -> Keyring | None:
+        try:
+            return self._pipelit._open_keyring()
+        except PipelitError:
+            return None
+
+    def _named_files(self) -> list[Path]:
+        """The files with secrets that settings name: ``env`` of the server, ``…_KEY_FILE``."""
+        env = self._served_or_nothing().get("env")
+        named = [self._folder / env] if isinstance(env, str) and env else []
+        for name, value in sorted(self._env.items()):
+            if _names_a_secret(name) and value.strip():
+                # A relative one is meant from where the process starts, which is mostly here.
+                there = Path(value.strip())
+                named.append(there if there.is_file() else self._folder / there)
+        return [each.parent.resolve() / each.name for each in named]
+
+    # What is asked over a wire
+
+    def _tables(self) -> Finding:
+        if not self._database.has_tables():
+            found = "there are none"
+            if self._modes:
+                # Of a new database, SQLite's log has everything until it is written back.
+                found += "; a copy of an SQLite file without its -wal file has none either"
+            return found, "pipelit-agents init; of a copy: pipelit-agents backup, once more"
+        if self._database.pending_migrations():
+            return "they are older than this package", "pipelit-agents init"
+        return _OK, ""
+
+    def _ledger(self) -> Finding:
+        where = self._pipelit.check_ledger()
+        with self._database.reading() as connection:
+            kernels = kernels_at(connection, ledger_now(self._database, connection, self._now))
+        if kernels:
+            return described(kernels), "use the file from one of them only, or use PostgreSQL"
+        return f"attempts are counted in {where}", ""
+
+    def _redis_password(self) -> Finding:
+        url = self._pipelit._redis_url()
+        if not url:
+            raise _NotApplicable("no Redis is used")
+        from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+
+        try:
+            with named_errors(url):
+                client = connect(without_password(url))
+                try:
+                    client.ping()
+                except (AuthenticationError, NoPermissionError):
+                    return "it asks for a password", ""
+                except RedisError as error:
+                    if "NOAUTH" in str(error):
+                        return "it asks for a password", ""
+                    raise
+                finally:
+                    client.close()
+        except RedisUnusable as error:
+            return f"it can't be asked: {error}", "make it reachable, and check again"
+        return (
+            f"{masked_address(url)} answers without a password",
+            "set requirepass (or an ACL) in redis.conf, and the password in PIPELIT_REDIS_URL",
+        )
+
+    def _addresses(self) -> dict[str, str]:
+        """The addresses of servers, by the settings that name them; ours first."""
+        found = {name: value for name, value in self._env.items() if "://" in value}
+        url = self._database.url
+        if url is not None:
+            found["PIPELIT_DATABASE_URL"] = url.render_as_string(hide_password=False)
+        if redis := self._pipelit._redis_url():
+            found["PIPELIT_REDIS_URL"] = redis
+        return found
+
+    def _redis_tls(self) -> Finding:
+        addresses = self._addresses()
+        found, notes = clear_redis(addresses)
+        if found:
+            return (
+                _some(found),
+                "rediss://…, with TLS on the server (tls-port, or your provider's setting) and its "
+                "certificate checked; or a server on this machine",
+            )
+        if not any(re.match(r"(rediss?|valkeys?|unix)[:+-]", each) for each in addresses.values()):
+            raise _NotApplicable("no Redis is used")
+        return _noted(notes), ""
+
+    def _postgres_tls(self) -> Finding:
+        addresses = self._addresses()
+        found, notes = clear_postgres(addresses, self._env)
+        if found:
+            return (
+                _some(found),
+                "…?sslmode=verify-full&sslrootcert=… in its address (sslmode=require encrypts, and "
+                "doesn't check whom it talks to)",
+            )
+        if not any(each.startswith("postgres") for each in addresses.values()):
+            raise _NotApplicable("no PostgreSQL is used")
+        return _noted(notes), ""
+
+    def _tracing(self) -> Finding:
+        found, notes = clear_traces(self._env)
+        if found:
+            return f"{_some(found)}: traces are sent without TLS", f"{found[0]}=https://…"
+        return _noted([f"{each} sends traces without TLS" for each in notes]), ""
+
+    def _clock(self) -> Finding:
+        url = self._pipelit._redis_url()
+        if url:
+            with named_errors(url):
+                client = connect(url)
+                try:
+                    before = self._now()
+                    seconds, micro = client.time()
+                    there = seconds + micro / 1e6
+                finally:
+                    client.close()
+        else:
+            there_is = self._database.url
+            if there_is is not None and there_is.get_backend_name() == "sqlite":
+                raise _NotApplicable("there is one clock")
+            with self._database.reading() as connection:
+                before = self._now()
+                there = connection.scalar(text(f"SELECT {self._database.server_clock}")) or 0.0
+        apart = there - (before + self._now()) / 2
+        if abs(apart) > _FARTHEST_CLOCK:
+            return f"the server's is {apart:+.1f} s from this one", "timedatectl set-ntp true"
+        return f"{apart:+.2f} s apart", ""
+
+    def _locked_lanes(self) -> Finding:
+        now, rules = self._ledger_now(), Rules(self._pipelit.policy)
+        rows = self._lanes(LedgerRow.locked_until > now)
+        locked = [
+            (row.peer, lane_name(row.scope, row.subject))
+            for row, person in rows
+            if rules.seen(
+                Lane(row.in_a_row, (), row.locked_until), now, class_of(row.scope, person=person)
+            ).locked_until
+            > now
+        ]
+        if not locked:
+            return _OK, ""
+        name, lane = locked[0]
+        if not any(rules.forgives(Lane(whole_at=row.whole_at), now) for row, _ in rows):
+            return (
+                f"{len(locked)} locked: {_some(f'{lane} about {name}' for name, lane in locked)}",
+                "see who guesses: pipelit-agents audit --action lane.lock; no unlock opens a lane "
+                "that has used up its wrong guesses of the year: it opens by itself, as says "
+                f"pipelit-agents agents lanes {name}",
+            )
+        return (
+            f"{len(locked)} locked: {_some(f'{lane} about {name}' for name, lane in locked)}",
+            "see who guesses: pipelit-agents audit --action lane.lock; if that is settled: "
+            f"pipelit-agents agents unlock {name} --lane {lane}",
+        )
+
+    def _moments(self) -> Finding:
+        now, rules = self._ledger_now(), Rules(self._pipelit.policy)
+        if now < EARLIEST:
+            return f"this clock says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}", _SET_CLOCK
+        with self._database.reading() as connection:
+            newest = connection.scalar(select(AuditRow.at).order_by(AuditRow.id.desc()).limit(1))
+            changed_at = connection.scalar(select(EpochRow.changed_at))
+            forever = select(UserRow.username).where(
+                UserRow.active,
+                UserRow.totp_previous.is_not(None),
+                UserRow.totp_previous_until > now + YEAR,
+            )
+            kept = list(connection.scalars(forever.order_by(UserRow.username)))
+        ahead = sorted(
+            {
+                row.peer
+                for row, person in self._lanes()
+                if clock_trouble(row, rules, now, person=person)
+            }
+        )
+        if kept:
+            return (
+                f"the old TOTP secret of {_some(kept)} stays good for more than a year",
+                f"pipelit-agents agents rotate-totp {kept[0]}",
+            )
+        if changed_at is not None and changed_at > now + _FARTHEST_MOMENT:
+            return (
+                "the clock was ahead when this machine was started; the next check of a code "
+                "repairs that, and for three periods no code is accepted",
+                "pipelit-agents audit --action ledger.clock, to see that it did",
+            )
+        if ahead:
+            return (
+                f"the clock was ahead once, and what it left is counted about {_some(ahead)}",
+                f"pipelit-agents agents unlock {ahead[0]}",
+            )
+        if newest is not None and newest > now + _FARTHEST_MOMENT:
+            return (
+                f"the newest entry of the audit is {newest - now:.0f} s ahead of this clock: it "
+                "is behind, or it was ahead once",
+                _SET_CLOCK,
+            )
+        return _OK, ""
+
+    def _ledger_now(self) -> float:
+        with self._database.reading() as connection:
+            return ledger_now(self._database, connection, self._pipelit._clock)
+
+    def _lanes(self, *where: Any) -> list[tuple[Any, bool]]:
+        """The rows of the ledger of accounts that are there, and whether they are people's."""
+        query = (
+            select(LedgerRow.__table__, UserRow.kind, UserRow.domain)
+            .join(UserRow, UserRow.username == LedgerRow.peer)
+            .where(UserRow.active, *where)
+            .order_by(LedgerRow.peer, LedgerRow.scope, LedgerRow.subject)
+        )
+        with self._database.reading() as connection:
+            return [(row, is_person(row)) for row in connection.execute(query)]
+
+    # Addresses and switches
+
+    def _public_url(self) -> Finding:
+        named = {
+            name: value
+            for name, value in self._env.items()
+            if _PUBLIC_URL.search(name) or (name.endswith("_URL") and self._is_set_here(name))
+            if not _PAGE_URL.search(name)
+        }
+        open_ones, notes = clear_http(named)
+        if open_ones:
+            return f"http:// in {_some(open_ones)}", f"{open_ones[0]}=https://…"
+        if not any("http" in value for value in named.values()):
+            raise _NotApplicable("none is set")
+        return _noted([f"http:// in {each}" for each in notes]), ""
+
+    def _is_set_here(self, name: str) -> bool:
+        return name in self._in_file or name in self._served_env
+
+    def _child_urls(self) -> Finding:
+        with self._database.reading() as connection:
+            rows = connection.execute(select(CredentialRow.name, CredentialRow.public)).all()
+        # Spaces keep two addresses apart.
+        open_ones, notes = clear_http({row.name: " ".join(_texts(row.public)) for row in rows})
+        if open_ones:
+            return (
+                f"http:// in the public fields of {_some(open_ones)}",
+                f"pipelit-agents credentials put {open_ones[0]} … --public base_url=https://…",
+            )
+        return _noted([f"http:// in the public fields of {each}" for each in notes]), ""
+
+    def _secret_key(self) -> Finding:
+        named = {n: v for n, v in sorted(self._env.items()) if re.search(r"(\A|_)SECRET_KEY\Z", n)}
+        if not named:
+            raise _NotApplicable("none is set; pipelit-agents itself needs none")
+        for name, secret in named.items():
+            mend = f'{name}=$(python -c "import secrets; print(secrets.token_urlsafe(48))")'
+            if _DEFAULT_SECRETS.fullmatch(secret):
+                return f"{name} is a default", mend
+            if len(secret) < _SHORTEST_SECRET:
+                return f"{name} has {len(secret)} characters", mend
+            if len(set(secret)) < _FEWEST_LETTERS:
+                return f"{name} repeats itself", mend
+        return _OK, ""
+
+    def _debug(self) -> Finding:
+        on = [
+            name
+            for name, value in sorted(self._env.items())
+            if re.search(r"(\A|_)DEBUG(_MODE)?\Z", name) and value.strip().lower() not in _NO
+        ]
+        return (f"{_some(on)} is on", f"{on[0]}=false") if on else (_OK, "")
+
+    def _cors(self) -> Finding:
+        wide = [
+            name
+            for name, value in sorted(self._env.items())
+            if _CORS.match(name) and (value.strip().lower() in _YES or re.search(r"\*|\.\+", value))
+        ]
+        if wide:
+            return f"{_some(wide)} lets every site in", f"{wide[0]}=https://your.site"
+        return _OK, ""
+
+    def _server_cors(self) -> Finding:
+        cors = self._part(self._served(), "http", "cors")
+        if named := self._env.get("CORS_CONFIG"):
+            # The server prefers it to the file.
+            cors = self._part({"CORS_CONFIG": _json_object("CORS_CONFIG", named)}, "CORS_CONFIG")
+        if cors.get("allow_origins") is None and not cors.get("allow_origin_regex"):
+            return (
+                "langgraph.json names no origins, which lets every site in",
+                '"http": {"cors": {"allow_origins": []}} in langgraph.json',
+            )
+        if found := origin_troubles(cors):
+            return (
+                f"langgraph.json {', '.join(found)}",
+                '"http": {"cors": {"allow_origins": ["https://your.site"]}} in langgraph.json, '
+                r"or an allow_origin_regex of your own names, dots escaped: https://\w+\.your\.site",
+            )
+        return _OK, ""
+
+    def _server_auth(self) -> Finding:
+        served = self._served()
+        auth, http = self._part(served, "auth"), self._part(served, "http")
+        troubles = auth_troubles(self._folder, auth, http)
+        return "; ".join(each for each, _ in troubles) or _OK, ", ".join(fix for _, fix in troubles)
+
+    def _server_secrets(self) -> Finding:
+        if found := secrets_of_server(self._served()):
+            return (
+                f"langgraph.json holds secrets: {_some(found)}",
+                "take them out, replace them, and give them where it runs: "
+                '"env": ".env", or the platform\'s secrets',
+            )
+        return _OK, ""
+
+    def _server_headers(self) -> Finding:
+        served = self._served()
+        found = header_troubles(self._part(served, "http"))
+        if found:
+            return _some(found), '"excludes": ["authorization", "x-api-key", "cookie"]'
+        return _OK, ""
+
+    def _server_webhooks(self) -> Finding:
+        if found := webhook_troubles(self._part(self._served(), "webhooks")):
+            return _some(found), '"webhooks": {"url": {"require_https": true}}, and no more'
+        return _OK, ""
+
+    def _env_of_server(self) -> dict[str, str]:
+        env = self._served_or_nothing().get("env")
+        return {str(n): str(v) for n, v in env.items()} if isinstance(env, dict) else {}
+
+    def _served_or_nothing(self) -> dict[str, Any]:
+        try:
+            return self._served()
+        except (ConfigurationError, _NotApplicable):
+            return {}
+
+    def _served(self) -> dict[str, Any]:
+        file = self._folder / "langgraph.json"
+        if not file.is_file():
+            raise _NotApplicable("there is no langgraph.json")
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            raise ConfigurationError("langgraph.json can't be read as an object of JSON")
+        return found
+
+    @staticmethod
+    def _part(served: dict[str, Any], *names: str) -> dict[str, Any]:
+        for name in names:
+            found = served.get(name) or {}
+            if not isinstance(found, dict):
+                raise ConfigurationError(f"langgraph.json: {name!r} has to be an object")
+            served = found
+        return served
+
+    # People and keys
+
+    def _second_factor(self) -> Finding:
+        people = select(UserRow.username).where(
+            UserRow.kind == "human", UserRow.domain == "", UserRow.active,
+            UserRow.totp_secret.is_(None),
+        )  # fmt: skip
+        with self._database.reading() as connection:
+            without = list(connection.scalars(people.order_by(UserRow.username)))
+        if without:
+            mend = f"pipelit-agents mfa enroll {without[0]}"
+            return f"{_some(without)} without one", mend
+        return _OK, ""
+
+    def _key_expiry(self) -> Finding:
+        forever = self._api_keys(lambda row: row.expires_at is None)
+        if forever:
+            return (
+                f"{len(forever)} never end: {_some(forever)}",
+                _renewed(*forever[0].split(" of ")),
+            )
+        return _OK, ""
+
+    def _key_use(self) -> Finding:
+        since = self._now() - _UNUSED
+        unused = self._api_keys(lambda row: (row.last_used_at or row.created_at) < since)
+        if unused:
+            return (
+                f"{len(unused)} weren't used for 90 days: {_some(unused)}",
+                f"pipelit-agents users keys revoke {unused[0].split()[0]} --yes",
+            )
+        return _OK, ""
+
+    def _api_keys(self, wanted: Callable[[Any], bool]) -> list[str]:
+        query = (
+            select(ApiKeyRow.__table__)
+            .join(UserRow, UserRow.username == ApiKeyRow.username)
+            .where(UserRow.active, ApiKeyRow.revoked_at.is_(None))
+            .order_by(ApiKeyRow.created_at)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        now = self._now()
+        living = [row for row in rows if row.expires_at is None or row.expires_at > now]
+        return [f"{row.id} of {row.username}" for row in living if wanted(row)]
+
+    def _audit(self) -> Finding:
+        report = self._pipelit.audit.verify()
+        if report.problems:
+            return _some(report.problems), "see: pipelit-agents audit verify"
+        head = self._pipelit.audit.head()
+        if report.unsealed and not head.number:
+            return f"{report.unsealed} entries, and none is sealed", "pipelit-agents audit seal"
+        age = self._now() - datetime.fromisoformat(head.at).timestamp()
+        if report.unsealed and age > _UNSEALED:
+            return (
+                f"{report.unsealed} entries came since the last seal, {age / 3600:.0f} hours ago",
+                "pipelit-agents audit seal, by a timer",
+            )
+        return f"{report.sealed} entries sealed, {report.unsealed} since", ""
+
+
+def _said_once(checks: Iterable[Check]) -> list[Check]:
+    """The checks, with what stops several of them said at the first one only."""
+    first: dict[str, str] = {}
+    found = []
+    for check in checks:
+        name = first.setdefault(check.found, check.name)
+        if check.mend == _AS_SAID and name != check.name:
+            check = replace(check, found=f"the same as of {name!r}", mend=f"what mends {name!r}")
+        found.append(check)
+    return found
+
+
+def _names_a_secret(name: str) -> bool:
+    """Whether a setting's value is the path of a file with a secret."""
+    if name in _FILE_SETTINGS:
+        return True
+    held = re.sub(r"_?(FILE|PATH)\Z", "", name)
+    return held != name and level_of(held) >= Level.LIKELY
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{name} can't be read as an object of JSON")
+    return found
+
+
+def _texts(public: str) -> Iterable[str]:
+    level: list[Any] = [json.loads(public)]
+    while level:
+        found = level.pop()
+        if isinstance(found, str):
+            yield found
+        elif isinstance(found, dict):
+            level += found.values()
+        elif isinstance(found, list):
+            level += found
+
+
+def _renewed(key: str, username: str) -> str:
+    issue = f"pipelit-agents users keys issue {username} --name renewed --expires-in 90d"
+    return (
+        f"{issue}, put it where the old one is used (an agent that an agent made has it in the "
+        f"credential agent-key.{username}), and then: pipelit-agents users keys revoke {key} --yes"
+    )
+
+
+def _noted(notes: list[str]) -> str:
+    """What is well, with what can't be known by the name of a host."""
+    if not notes:
+        return _OK
+    return (
+        f"{_some(notes)}: if that host is on this machine, or in a private network of containers, "
+        "nothing is to be done"
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return ", ".join(every[:_SHOWN]) + more
+
+
+_ALWAYS: Final = (
+    ("key", Deployment._key, "without a key that nobody else knows nothing is protected"),
+    ("env file", Deployment._env_file, "who reads it has the key"),
+    ("database file", Deployment._database_file, "who reads it has hashes, names and ciphertext"),
+    ("tables", Deployment._tables, "code and tables of two versions don't fit"),
+    ("key opens", Deployment._opens, "with another key nothing that is sealed opens"),
+    ("ledger", Deployment._ledger, "nothing is accepted that can't be counted"),
+    ("clock", Deployment._clock, "codes live half a minute"),
+    (
+        "moments",
+        Deployment._moments,
+        "what is ahead of the clock refuses codes until it gets there",
+    ),
+    ("lanes", Deployment._locked_lanes, "somebody guesses codes, or makes many mistakes"),
+)
+_DEPLOY: Final = (
+    ("newest key", Deployment._newest_key, "an older key has to stay for as long"),
+    ("git", Deployment._git, "every copy of a repository has what was once in it"),
+    ("copies", Deployment._copies, "a copy of .env is the key too"),
+    ("folders", Deployment._folders, "who writes there puts in a .env or a database of his own"),
+    ("redis password", Deployment._redis_password, "who reaches it clears locks and counters"),
+    ("redis TLS", Deployment._redis_tls, "its password, and what it counts, are read on the way"),
+    (
+        "PostgreSQL TLS",
+        Deployment._postgres_tls,
+        "its password, and whom it answers about, are read on the way",
+    ),
+    ("tracing", Deployment._tracing, "traces hold states and prompts, and the key to send them"),
+    ("public URL", Deployment._public_url, "without TLS a Bearer key is anybody's"),
+    ("child URLs", Deployment._child_urls, "a key that is sent in clear is anybody's"),
+    ("SECRET_KEY", Deployment._secret_key, "who knows it signs sessions"),
+    ("DEBUG", Deployment._debug, "error pages show settings and frames"),
+    ("CORS", Deployment._cors, "any site could call with a user's browser"),
+    ("server CORS", Deployment._server_cors, "any site could call with a user's browser"),
+    ("server auth", Deployment._server_auth, "every endpoint needs an API key"),
+    ("server secrets", Deployment._server_secrets, "the file is in git, and in each image"),
+    ("server headers", Deployment._server_headers, "an API key stays where a header is written"),
+    ("server webhooks", Deployment._server_webhooks, "a caller chooses where they go"),
+    ("second factor", Deployment._second_factor, "a person is who has the key, and nobody more"),
+    ("API keys expire", Deployment._key_expiry, "a forgotten key stays good for ever"),
+    ("API keys used", Deployment._key_use, "a key that nobody misses is one that nobody guards"),
+    ("audit", Deployment._audit, "what isn't sealed can be changed unseen"),
+)
+_OF_THE_DATABASE: Final = frozenset(
+    {
+        "tables", "key opens", "ledger", "moments", "lanes", "newest key", "child URLs",
+        "second factor", "API keys expire", "API keys used", "audit",
+    }
+)  # fmt: skip

@@ -1,0 +1,146 @@
+"""Peerings: what two domains tell each other about one agent, once, by an ``otpauth://`` URI.
+
+Nothing here reads a clock, a database or a key.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import SecretStr
+
+__all__ = ["Enrolment", "PeerRelation", "is_relation", "read_uri"]
+
+LEAST_BYTES: Final = 16
+MOST_BYTES: Final = 128
+_LONGEST: Final = 2048
+_RELATION: Final = re.compile(r"[0-9a-f]{32}\Z")
+_BASE32: Final = re.compile(r"[A-Z2-7]+\Z")
+_FIXED: Final = {"algorithm": "SHA1", "digits": "6", "period": "30"}
+_KNOWN: Final = {"secret", "issuer", "relation", "image", *_FIXED}
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What a URI tells of a peer.
+
+    Attributes:
+        secret: Its TOTP secret.
+        relation: The peering's id, or an empty string.
+    """
+
+    secret: bytes = field(repr=False)
+    relation: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRelation:
+    """How an agent and a peer prove themselves to each other.
+
+    Attributes:
+        domain: The peer's domain.
+        theirs: The id of the peering by which the peer proves itself here.
+        ours: The id of the peering that this agent issued to that domain, or None.
+    """
+
+    domain: str
+    theirs: str
+    ours: str | None
+
+
+def is_relation(value: object) -> bool:
+    """Whether this is the id of a peering: 32 lowercase hexadecimal digits."""
+    return isinstance(value, str) and _RELATION.match(value) is not None
+
+
+def read_uri(uri: SecretStr, *, name: str) -> Enrolment:
+    """Reads an ``otpauth://totp/…`` URI, and nothing else.
+
+    Args:
+        uri: What the other domain issued.
+        name: Whose it has to be.
+
+    Raises:
+        ValueError: It isn't such a URI, or not this account's; neither is quoted.
+    """
+    found = _read(uri, name)
+    # What went wrong was caught further down, so that no traceback holds a frame of it.
+    if isinstance(found, str):
+        raise ValueError(found)  # noqa: TRY004 - of the URI
+    return found
+
+
+def _read(uri: SecretStr, name: str) -> Enrolment | str:
+    text = uri.get_secret_value()
+    if len(text) > _LONGEST or not re.fullmatch(r"[!-~]+", text):
+        return (
+            f"uri: it has to be one line of ASCII without spaces, {_LONGEST} characters at most; "
+            "copy it again"
+        )
+    try:
+        parts = urlsplit(text)
+        account = unquote(parts.path, errors="strict").removeprefix("/").rpartition(":")[2]
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True, errors="strict")
+    except ValueError:
+        return "uri: it can't be read; it has to be otpauth://totp/…?secret=…: copy it again"
+    values = dict(pairs)
+    if parts.scheme != "otpauth":
+        return "uri: the scheme has to be otpauth://; enter what users.issue_peering returned"
+    if parts.netloc == "hotp":
+        return (
+            "uri: the type hotp counts, and two domains' counters run apart; only totp, by time, "
+            "is accepted"
+        )
+    if parts.netloc != "totp":
+        return "uri: the type has to be totp, as in otpauth://totp/…"
+    if parts.fragment or "#" in text:
+        return "uri: nothing may follow a '#'; copy it again"
+    if account != name:
+        return f"uri: the account in its label is {_shown(account)}, not {name!r}; enrol that one"
+    return (
+        _values(values)
+        if len(values) == len(pairs)
+        else ("uri: a parameter is given twice; each may stand once")
+    )
+
+
+def _values(values: dict[str, str]) -> Enrolment | str:
+    if not values.keys() <= _KNOWN:
+        return f"uri: it has a parameter that isn't known; known are {', '.join(sorted(_KNOWN))}"
+    for parameter, only in _FIXED.items():
+        if values.get(parameter, only) != only:
+            return f"{parameter}: only {only} is accepted here; leave it out, or have it {only}"
+    relation = values.get("relation")
+    if relation is not None and not is_relation(relation):
+        return "relation: it has to be 32 digits 0-9 a-f, or left out; copy the URI again"
+    secret = _secret(values.get("secret", ""))
+    if secret is None:
+        return "secret: it has to be base32 (A-Z 2-7), without padding; copy the URI again"
+    if not LEAST_BYTES <= len(secret) <= MOST_BYTES:
+        return (
+            f"secret: it has to have {LEAST_BYTES} to {MOST_BYTES} bytes (128 bits at least), and "
+            f"has {len(secret)}; have the other domain issue another"
+        )
+    return Enrolment(secret, relation or "")
+
+
+def _secret(text: str) -> bytes | None:
+    if not _BASE32.match(text):
+        return None
+    try:
+        secret = base64.b32decode(text + "=" * (-len(text) % 8))
+    except ValueError:
+        return None
+    # Of two spellings of the same bytes only one is right.
+    return secret if base64.b32encode(secret).decode("ascii").rstrip("=") == text else None
+
+
+def _shown(account: str) -> str:
+    # What isn't a name may be anything, the secret among it.
+    from pipelit_agents.protocol.usernames import is_username
+
+    return repr(account) if is_username(account) else "no username"

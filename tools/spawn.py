@@ -1,0 +1,163 @@
+"""The tool form of a spawn: a model hands out tasks and hears what was proven."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import ToolException
+from langgraph.pregel import Pregel
+from pydantic import Field
+from pydantic_core import to_jsonable_python
+
+from pipelit_agents import Agent
+from pipelit_agents._bounds import require_count
+from pipelit_agents.errors import SpawnError
+from pipelit_agents.graphs import SpawnResult, spawn_and_await
+
+from .identity import AgentTool, Arguments
+
+__all__ = ["SpawnAndAwait"]
+
+_MOST_TASKS: Final = 20
+
+
+class _Task(Arguments):
+    agent: Annotated[str, Field(description="Which agent; one of those that are named.")]
+    input: Annotated[dict[str, Any], Field(description="The input that this agent takes.")]
+
+
+class _SpawnArguments(Arguments):
+    tasks: Annotated[list[_Task], Field(min_length=1, description="One task for each answer.")]
+
+
+class SpawnAndAwait(AgentTool):
+    """Lets the model give tasks to other agents; it hears what they proved, and nothing else.
+
+    The engine is that of the node ``spawn_and_await``: children run at once, what one of them
+    doesn't prove is refused, and one that fails or isn't there leaves the others alone. The answer
+    is JSON, an object for each task in order: ``agent``, ``status``, and ``output`` or ``error``.
+    The tool message's artifact is the list of ``SpawnResult``.
+
+    Args:
+        agent: Who asks and verifies.
+        children: As for ``spawn_and_await``.
+        timeout: Seconds that one child may take.
+        max_concurrency: How many children run at once.
+        max_depth: How deep spawns may be nested.
+        proof: As for ``spawn_and_await``.
+        max_answer_bytes: How large one answer may be.
+        max_tasks: How many tasks one call may hold.
+
+    Raises:
+        TypeError: A child can't prove its answers, or an option is of another type.
+        ValueError: An option is out of range.
+
+    Example:
+        ```python
+        child = verified_child(research_graph, pipelit.agent("agent_researcher"))
+        tool = SpawnAndAwait(agent=lead, children={"agent_researcher": child}, timeout=60)
+        agent = create_agent(model, [tool])
+        ```
+    """
+
+    name: str = "spawn_and_await"
+    args_schema: Any = Field(default=_SpawnArguments, exclude=True)
+    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    max_tasks: int = _MOST_TASKS
+    spawn: Any = Field(exclude=True, repr=False)
+
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        children: Mapping[str, Any],
+        timeout: float | None = None,
+        max_concurrency: int | None = None,
+        max_depth: int = 3,
+        proof: Mapping[str, Literal["bound", "unbound-totp"]] | None = None,
+        max_answer_bytes: int = 2**20,
+        max_tasks: int = _MOST_TASKS,
+        **options: Any,
+    ) -> None:
+        options["max_tasks"] = require_count(max_tasks, "max_tasks")
+        options["spawn"] = spawn_and_await(
+            agent,
+            children,
+            timeout=timeout,
+            max_concurrency=max_concurrency,
+            max_depth=max_depth,
+            on_failure="collect",
+            proof=proof,
+            max_answer_bytes=max_answer_bytes,
+        )
+        options.setdefault("description", _description(children, max_tasks))
+        super().__init__(agent=agent, **options)
+
+    def _run(self, tasks: list[Any], config: RunnableConfig) -> tuple[str, list[SpawnResult]]:
+        try:
+            return _told(self.spawn.invoke(self._given(tasks), config)["results"])
+        except SpawnError as error:
+            raise ToolException(f"Not done: {error}.") from error
+
+    async def _arun(
+        self, tasks: list[Any], config: RunnableConfig
+    ) -> tuple[str, list[SpawnResult]]:
+        try:
+            return _told((await self.spawn.ainvoke(self._given(tasks), config))["results"])
+        except SpawnError as error:
+            raise ToolException(f"Not done: {error}.") from error
+
+    def _given(self, tasks: list[Any]) -> dict[str, Any]:
+        if len(tasks) > self.max_tasks:
+            raise ToolException(
+                f"Not done: {len(tasks)} tasks, and {self.max_tasks} are allowed at once."
+            )
+        return {"tasks": [{"agent": task.agent, "input": task.input} for task in tasks]}
+
+
+def _told(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]]:
+    told = [
+        {"agent": each["agent"], "status": each["status"]}
+        | (
+            {"output": _as_json(each["output"])}
+            if each["status"] == "verified"
+            else {"error": each["error"]}
+        )
+        for each in results
+    ]
+    return json.dumps(told, ensure_ascii=False), list(results)
+
+
+def _as_json(value: Any) -> Any:
+    """A verified output as a model reads it: dates, sets and the like in JSON's form."""
+    if isinstance(value, BaseMessage):
+        return {"type": value.type, "content": value.content}
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return [_as_json(each) for each in value]
+    return to_jsonable_python(value, bytes_mode="base64", fallback=str)
+
+
+def _description(children: Mapping[str, Any], most: int) -> str:
+    lines = [
+        "Give tasks to other agents, all at once, and get their answers. Each answer is proven to "
+        "be that agent's own: use only those with status 'verified'; the others say what went "
+        f"wrong. At most {most} tasks a call. The agents:"
+    ]
+    for name, child in children.items():
+        takes = ""
+        if isinstance(child, Pregel):
+            try:
+                fields = child.get_input_jsonschema().get("properties", {})
+            except Exception:
+                # A state that pydantic has no schema of, as a plain TypedDict on Python 3.11.
+                fields = {}
+            takes = f" takes {', '.join(fields)}" if fields else ""
+        lines.append(f"- {name}{takes}")
+    return "\n".join(lines)
