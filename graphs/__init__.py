@@ -8,7 +8,9 @@ from .envelope import Envelope, SpawnRequest
 from .interrupts import asking_agent
 from .remote import RemoteChild, remote_child
 from .spawn.calls import keyed_by_input
-from .spawn.node import SpawnResult, SpawnTask, request_digest, spawn_and_await
+from .spawn.node import spawn_and_await
+from .spawn.plan import request_digest
+from .spawn.results import SpawnResult, SpawnTask
 
 __all__ = [
     "ANYONE",

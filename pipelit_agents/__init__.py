@@ -10,9 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelit_agents.accounts.provisioning import ProvisionedAgent
-    from pipelit_agents.accounts.second_factor import MfaStatus
-    from pipelit_agents.accounts.users import (
+    from pipelit_agents.accounts.models import (
         ApiKeyInfo,
         LaneInfo,
         NewAgent,
@@ -20,14 +18,17 @@ if TYPE_CHECKING:
         NewUser,
         User,
     )
+    from pipelit_agents.accounts.provisioning import ProvisionedAgent
+    from pipelit_agents.accounts.second_factor import MfaStatus
     from pipelit_agents.approvals import ApprovalDecision, ApprovalRequest, Approvals
+    from pipelit_agents.audit.records import AuditEntry
     from pipelit_agents.audit.seals import AuditHead, AuditReport
-    from pipelit_agents.audit.trail import AuditEntry
     from pipelit_agents.credentials.secret import Secret
     from pipelit_agents.credentials.store import CredentialInfo
     from pipelit_agents.database.encrypted_string import EncryptedString
     from pipelit_agents.errors import PipelitError
-    from pipelit_agents.identity.proofs import Agent, TotpCode, Verification
+    from pipelit_agents.identity.agent import Agent
+    from pipelit_agents.identity.evidence import TotpCode, Verification
     from pipelit_agents.operations.key_rotation import KeyStatus, Rotation
     from pipelit_agents.pipelit import Pipelit
     from pipelit_agents.policy import VerificationPolicy
@@ -69,17 +70,18 @@ __all__ = [
 # Imported when they are first used: a command's help, or a graph's module that only names this
 # package, needs no SQLAlchemy.
 _HOMES = {
+    "accounts.models": ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User"],
     "accounts.provisioning": ["ProvisionedAgent"],
     "accounts.second_factor": ["MfaStatus"],
-    "accounts.users": ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User"],
     "approvals": ["ApprovalDecision", "ApprovalRequest", "Approvals"],
+    "audit.records": ["AuditEntry"],
     "audit.seals": ["AuditHead", "AuditReport"],
-    "audit.trail": ["AuditEntry"],
     "credentials.secret": ["Secret"],
     "credentials.store": ["CredentialInfo"],
     "database.encrypted_string": ["EncryptedString"],
     "errors": ["PipelitError"],
-    "identity.proofs": ["Agent", "TotpCode", "Verification"],
+    "identity.agent": ["Agent"],
+    "identity.evidence": ["TotpCode", "Verification"],
     "operations.key_rotation": ["KeyStatus", "Rotation"],
     "pipelit": ["Pipelit"],
     "policy": ["VerificationPolicy"],

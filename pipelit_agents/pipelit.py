@@ -20,14 +20,15 @@ from pipelit_agents.accounts.provisioning import ProvisionedAgent, provision
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.approvals.register import Register
-from pipelit_agents.approvals.service import Approvals
+from pipelit_agents.approvals.service import Approvals, People
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.models import UserRow
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.identity import acting
-from pipelit_agents.identity.proofs import Agent, Verifier, totp_purpose
+from pipelit_agents.identity.agent import Agent
+from pipelit_agents.identity.proofs import Verifier
 from pipelit_agents.ledger.base import Ledger
 from pipelit_agents.ledger.redis import RedisLedger
 from pipelit_agents.ledger.sql import SqlLedger
@@ -35,12 +36,14 @@ from pipelit_agents.operations.key_rotation import Keys
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.sealing.key_source import KeySource, LiveKeyring
 from pipelit_agents.sealing.keyring import Keyring
+from pipelit_agents.sealing.purposes import totp_purpose
 from pipelit_agents.settings import Settings
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
-    from pipelit_agents.checkpoints.saver import SealedSaver, SealedSerializer
+    from pipelit_agents.checkpoints.saver import SealedSaver
+    from pipelit_agents.checkpoints.serializer import SealedSerializer
     from pipelit_agents.operations.deployment_checks import Check
 
 __all__ = ["Pipelit"]
@@ -193,7 +196,12 @@ class Pipelit:
         self.mfa = Mfa(
             self._database, self._open_keyring, self._verifier, here, register, self.policy, clock
         )
-        self.approvals = Approvals(register, self.mfa)
+        people = People(
+            require_active=self.mfa._require_active,
+            has_factor=lambda username: self.mfa.status(username).on,
+            verify=self.mfa._verify,
+        )
+        self.approvals = Approvals(register, people)
         self.credentials = Credentials(self._database, self._open_keyring, here)
         self.audit = AuditTrail(self._database, self._open_keyring, here)
         self.keys = Keys(self._database, self._open_keyring, self.audit, here, register, self.mfa)
@@ -280,10 +288,20 @@ class Pipelit:
         Returns:
             Each item, with what was found, why it matters, and what mends it.
         """
-        from pipelit_agents.operations.deployment_checks import Deployment
+        from pipelit_agents.operations.deployment_checks import Deployment, Installation
 
+        installation = Installation(
+            database=self._database,
+            keyring=self._open_keyring,
+            redis_url=self._redis_url,
+            check_ledger=self.check_ledger,
+            keys=self.keys,
+            audit=self.audit,
+            policy=self.policy,
+            clock=self._clock,
+        )
         environ = os.environ if environ is None else environ
-        return Deployment(self, Path(folder), environ).checks(deploy=deploy)
+        return Deployment(installation, Path(folder), environ).checks(deploy=deploy)
 
     acheck = off_the_loop(check)
 
@@ -430,7 +448,7 @@ class Pipelit:
         What a checkpointer writes without its serializer stays in clear: see
         :meth:`sealed_saver`. The key is asked for when the first checkpoint is written or read.
         """
-        from pipelit_agents.checkpoints.saver import SealedSerializer
+        from pipelit_agents.checkpoints.serializer import SealedSerializer
 
         return SealedSerializer(self._open_keyring)
 

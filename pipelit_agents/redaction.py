@@ -15,8 +15,8 @@ from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
 
 from pipelit_agents.credentials.leak_guard.frames import shown_in_frames
+from pipelit_agents.credentials.leak_guard.masking import MASK, masked
 from pipelit_agents.credentials.leak_guard.patterns import Needles
-from pipelit_agents.credentials.leak_guard.search import MASK, masked
 from pipelit_agents.credentials.scope import open_needles
 
 __all__ = [

@@ -15,8 +15,8 @@ from conftest import Clock
 from sqlalchemy import text
 
 from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.audit.records import entry, write
 from pipelit_agents.audit.seals import AuditHead
-from pipelit_agents.audit.trail import entry, write
 from pipelit_agents.errors import AuditTampered, ConfigurationError, StorageError
 
 BACKENDS = ("sqlite", "postgres")

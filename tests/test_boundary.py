@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.leak_guard.search import redact, refuse_leak
+from pipelit_agents.credentials.leak_guard.masking import redact
+from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.errors import SecretLeakError
 
 KEY = "sk-Zq/+8w_Canary-0123456789é"

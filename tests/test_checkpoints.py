@@ -33,7 +33,8 @@ from psycopg import Connection
 from typing_extensions import TypedDict
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.checkpoints.saver import SealedSaver, SealedSerializer
+from pipelit_agents.checkpoints.saver import SealedSaver
+from pipelit_agents.checkpoints.serializer import SealedSerializer
 from pipelit_agents.errors import ConfigurationError, UnsealError
 
 # The canary suite's key, so that its search finds it in every form.

@@ -27,7 +27,8 @@ from psycopg.types.json import Jsonb
 from typing_extensions import TypedDict
 
 from pipelit_agents import Keyring
-from pipelit_agents.checkpoints.saver import SealedSaver, SealedSerializer
+from pipelit_agents.checkpoints.saver import SealedSaver
+from pipelit_agents.checkpoints.serializer import SealedSerializer
 from pipelit_agents.errors import UnsealError
 
 

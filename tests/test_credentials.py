@@ -11,7 +11,6 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 
 from pipelit_agents import Agent, CredentialInfo, Pipelit, Secret
-from pipelit_agents.credentials.store import credential_place
 from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.errors import (
     CredentialError,
@@ -24,6 +23,7 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 from pipelit_agents.sealing.keyring import Sealed
+from pipelit_agents.sealing.purposes import credential_purpose
 
 # Where attempts are counted makes no difference here.
 BACKENDS = ("sqlite", "postgres")
@@ -301,7 +301,7 @@ def test_what_an_earlier_version_stored_is_still_shown(pipelit: Pipelit) -> None
     pipelit.credentials.put("db", VALUE, kind="llm", created_by="alice")
     with pipelit._database.writing() as connection:
         row = connection.execute(select(CredentialRow.__table__)).one()
-        place = f"{credential_place(row.name, row.kind, row.public, row.allow)}:hint"
+        place = f"{credential_purpose(row.name, row.kind, row.public, row.allow)}:hint"
         old = Sealed(pipelit._open_keyring().seal("user=…, password=…cdef", place), place)
         connection.execute(update(CredentialRow).values(hint=old))
     shown = pipelit.credentials.get("db")

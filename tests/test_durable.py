@@ -14,9 +14,9 @@ from sqlalchemy import event, text
 from test_mfa import app_of, wrong
 
 from pipelit_agents import Agent, Keyring, Pipelit
-from pipelit_agents.database.engine import boot_id
+from pipelit_agents.database.machine import boot_id
 from pipelit_agents.errors import UserExists, VerificationError
-from pipelit_agents.identity.proofs import base32_secret
+from pipelit_agents.protocol.provisioning_uri import base32_secret
 
 BACKENDS = ("sqlite", "postgres")
 # What each means that a power cut loses nothing of: SQLite's FULL, PostgreSQL's own word.

@@ -26,8 +26,9 @@ from redis import Redis
 from sqlalchemy import MetaData, Table, inspect, text
 
 from pipelit_agents import Agent, Keyring, Pipelit
-from pipelit_agents.database.engine import Database, _alembic_config, _lock_key
+from pipelit_agents.database.engine import Database, _lock_key
 from pipelit_agents.database.models import Base
+from pipelit_agents.database.schema import alembic_config
 from pipelit_agents.errors import (
     CodeRejected,
     LedgerUnavailable,
@@ -382,7 +383,7 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
     old = Database(lambda: database_url)
     old._open(create=True)
     with old.writing() as connection:
-        config = _alembic_config()
+        config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
     # What a version of today writes, in as far as those tables could hold it.

@@ -19,7 +19,7 @@ from sqlalchemy import event, text
 
 from pipelit_agents import Agent, Challenge, Pipelit, Proof, Verification
 from pipelit_agents._run_context import RunContext
-from pipelit_agents.audit.trail import entry, write
+from pipelit_agents.audit.records import entry, write
 from pipelit_agents.errors import ConfigurationError, ProofRejected, StorageError
 from pipelit_agents.identity.batching import Gathering
 

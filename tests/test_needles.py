@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import BaseModel
 from sqlalchemy import URL
 
+from pipelit_agents.credentials.leak_guard.masking import masked
 from pipelit_agents.credentials.leak_guard.patterns import Needles
-from pipelit_agents.credentials.leak_guard.search import masked, refuse_leak
+from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.errors import SecretLeakError
 
 PEM = (

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization as forms
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from pipelit_agents import Pipelit
+from pipelit_agents.credentials.leak_guard.masking import masked
 from pipelit_agents.credentials.leak_guard.parts import described, parts
 from pipelit_agents.credentials.leak_guard.patterns import Needles
 from pipelit_agents.credentials.leak_guard.recognition import (
@@ -23,7 +24,7 @@ from pipelit_agents.credentials.leak_guard.recognition import (
     level_of,
     verdict,
 )
-from pipelit_agents.credentials.leak_guard.search import masked, refuse_leak
+from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.errors import CommonSecretWarning, SecretLeakError, ShortSecretWarning
 
 # Where it is stored makes no difference here.

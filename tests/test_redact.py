@@ -23,7 +23,7 @@ from pydantic import BaseModel, SecretStr, ValidationError, field_validator
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.leak_guard.search import masked, redact
+from pipelit_agents.credentials.leak_guard.masking import masked, redact
 from pipelit_agents.errors import SecretLeakError
 
 KEY = "sk-Canary/+8wZq_0123456789-end"

@@ -35,13 +35,8 @@ from redis_server import until
 from typing_extensions import TypedDict
 
 from pipelit_agents._run_context import run_context
-from pipelit_agents.credentials.scope import (
-    Scope,
-    current_scope,
-    injecting,
-    opened_scope,
-    require_running,
-)
+from pipelit_agents.credentials.inject import injecting
+from pipelit_agents.credentials.scope import Scope, current_scope, opened_scope, require_running
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError
 

@@ -63,7 +63,7 @@ from pipelit_agents.graphs import (
     verified_child,
 )
 from pipelit_agents.graphs.codec import state_to_bytes
-from pipelit_agents.graphs.spawn.node import _on_another_loop
+from pipelit_agents.graphs.spawn.remote import _on_another_loop
 
 Meddle = Callable[[dict[str, Any], SpawnRequest], Any]
 

@@ -22,9 +22,11 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError
 
 from pipelit_agents import Agent, Keyring, Pipelit, Proof
-from pipelit_agents.database.engine import Database, _alembic_config, _lock_key, boot_id
+from pipelit_agents.database.engine import Database, _lock_key
 from pipelit_agents.database.fast_path import Statement
+from pipelit_agents.database.machine import boot_id
 from pipelit_agents.database.models import Base
+from pipelit_agents.database.schema import alembic_config
 from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,
@@ -320,7 +322,7 @@ def test_there_is_no_way_back_to_older_tables(pipelit: Pipelit, to: str) -> None
 
     def downgrade() -> None:
         with pipelit._database.writing() as connection:
-            config = _alembic_config()
+            config = alembic_config()
             config.attributes["connection"] = connection
             command.downgrade(config, to)
 

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.leak_guard.search import MASK
+from pipelit_agents.credentials.leak_guard.masking import MASK
 from pipelit_agents.errors import SecretLeakError
 
 NAME = "PIPELIT_TEST_API_KEY"

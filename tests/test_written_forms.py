@@ -34,7 +34,8 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.leak_guard import traversal as insides
-from pipelit_agents.credentials.leak_guard.search import masked, redact, refuse_leak
+from pipelit_agents.credentials.leak_guard.masking import masked, redact
+from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.errors import SecretLeakError
 
 KEY = "sk-Canary0123456789-end"

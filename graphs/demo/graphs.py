@@ -17,7 +17,8 @@ from typing_extensions import TypedDict
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import ConfigurationError
 
-from ..spawn.node import Child, SpawnResult, SpawnTask, spawn_and_await
+from ..spawn.node import spawn_and_await
+from ..spawn.results import Child, SpawnResult, SpawnTask
 
 __all__ = ["CREDENTIAL", "lead_graph", "reader_graph", "sign"]
 

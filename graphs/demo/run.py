@@ -36,7 +36,9 @@ from pipelit_agents.errors import ConfigurationError
 
 from ..child import ANYONE, VerifiedChild, verified_child
 from ..envelope import SpawnRequest
-from ..spawn.node import EVENT, SpawnResult, SpawnTask, spawn_and_await
+from ..spawn.node import spawn_and_await
+from ..spawn.results import SpawnResult, SpawnTask
+from ..spawn.run import EVENT
 from .graphs import CREDENTIAL, lead_graph, reader_graph, sign
 
 __all__ = ["run"]

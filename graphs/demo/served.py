@@ -13,7 +13,7 @@ from pipelit_agents import Pipelit
 
 from ..child import verified_child
 from ..remote import remote_child
-from ..spawn.node import Child
+from ..spawn.results import Child
 from .graphs import lead_graph, reader_graph
 
 __all__ = ["lead", "reader"]

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, select
 
 from pipelit_agents._wording import in_words
 from pipelit_agents.accounts.users import Users
-from pipelit_agents.audit.trail import entry, write
+from pipelit_agents.audit.records import entry, write
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow, UserRow
@@ -28,7 +28,7 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
-from pipelit_agents.identity.proofs import Agent
+from pipelit_agents.identity.agent import Agent
 from pipelit_agents.ledger.questions import QuestionLimit
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 

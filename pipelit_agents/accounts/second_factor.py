@@ -21,7 +21,7 @@ from pipelit_agents.approvals.arguments import require_approvers
 from pipelit_agents.approvals.register import Register, void_unused
 from pipelit_agents.approvals.tags import is_digest, state_of
 from pipelit_agents.approvals.values import ApprovalDecision, Vote
-from pipelit_agents.audit.trail import entry, write
+from pipelit_agents.audit.records import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserRow
@@ -34,24 +34,21 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 from pipelit_agents.identity.acting import acting_person
+from pipelit_agents.identity.codes import PLAIN_DIGITS
+from pipelit_agents.identity.evidence import Verification
 from pipelit_agents.identity.factors import factor_id, read_code
-from pipelit_agents.identity.proofs import (
-    NO_PERSON,
-    PLAIN_DIGITS,
-    Verification,
-    Verifier,
-    provisioning_uri,
-    totp_purpose,
-)
+from pipelit_agents.identity.proofs import NO_PERSON, Verifier
 from pipelit_agents.ledger.base import begin_secret, charge_first_code, wait_for_first_code
 from pipelit_agents.ledger.rules import Rules
 from pipelit_agents.otp import totp
 from pipelit_agents.policy import FIRST_CODE_WINDOW, VerificationPolicy
 from pipelit_agents.protocol.binding import PERIOD, same
+from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import require_username
 from pipelit_agents.sealing.keyring import Keyring, Sealed
+from pipelit_agents.sealing.purposes import pending_purpose, totp_purpose
 
-__all__ = ["Mfa", "MfaStatus", "pending_purpose"]
+__all__ = ["Mfa", "MfaStatus"]
 
 OPERATOR: Final = "operator"
 RECOVERY_CODES: Final = 10
@@ -82,11 +79,6 @@ class MfaStatus:
     on: bool
     pending: bool
     recovery_codes: int
-
-
-def pending_purpose(username: str) -> str:
-    """The place that the secret of a second factor is sealed for until it is on."""
-    return f"user:{username}:totp:pending"
 
 
 class Mfa:

@@ -8,7 +8,6 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -18,39 +17,49 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from pipelit_agents._bounds import require_duration, require_moment
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
+from pipelit_agents.accounts.lookup import find_account, find_agent
+from pipelit_agents.accounts.models import (
+    ApiKeyInfo,
+    LaneInfo,
+    NewAgent,
+    NewApiKey,
+    NewUser,
+    User,
+    lane_info,
+    moment_of,
+    user_of,
+)
 from pipelit_agents.approvals.register import void_unused
+from pipelit_agents.audit.records import entry, write
 from pipelit_agents.audit.refusals import Refusals
-from pipelit_agents.audit.trail import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Statement
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import ApiKeyRow, LedgerRow, PeeringRow, UserRow
 from pipelit_agents.errors import (
     AuthenticationError,
-    NotLocalAgent,
     NotPermitted,
     QuotaExceeded,
     UserExists,
     UserInactive,
     UserNotFound,
 )
-from pipelit_agents.identity.proofs import holds, peering_purpose, provisioning_uri, totp_purpose
 from pipelit_agents.ledger.base import (
     begin_secret,
-    clock_trouble,
     is_person,
-    lane_name,
     ledger_now,
     read_lane_name,
     unlock,
 )
-from pipelit_agents.ledger.rules import Lane, Rules, class_of
+from pipelit_agents.ledger.rules import Rules
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.protocol.peering_uri import Enrolment, read_uri
+from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 from pipelit_agents.sealing.keyring import Keyring, Sealed
+from pipelit_agents.sealing.purposes import holds, peering_purpose, totp_purpose
 
-__all__ = ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User", "Users"]
+__all__ = ["Users"]
 
 _TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _READ_KEY: Final = Statement(
@@ -62,121 +71,6 @@ _LAST_USED_EVERY: Final = 60.0
 _SECRET_BYTES: Final = 32
 # One in so many of an owner's places is for agents that people make.
 _KEPT_FOR_PEOPLE: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """An account.
-
-    Attributes:
-        username: Its name.
-        kind: ``human``, ``agent``, or ``peer``: an agent of another domain, which can be verified
-            here and not acted as.
-        owner: Who an agent belongs to: a person or another agent; None for a person or a peer.
-        root_owner: The person at the end of the owners; a peer is its own.
-        purpose: What an agent is for.
-        active: Whether it may act.
-        may_create_agents: Whether an agent may make others; people may.
-        created_at: When, UTC.
-        created_by: Who made it.
-        domain: Where a peer comes from; empty for others.
-    """
-
-    username: str
-    kind: Literal["human", "agent", "peer"]
-    owner: str | None
-    root_owner: str
-    purpose: str
-    active: bool
-    may_create_agents: bool
-    created_at: datetime
-    created_by: str
-    domain: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NewApiKey:
-    """A fresh API key. The key is shown here and never again.
-
-    Attributes:
-        id: Its public id, for ``revoke_api_key``.
-        username: Whose it is.
-        api_key: ``plit_<id>_<43 characters>``.
-    """
-
-    id: str
-    username: str
-    api_key: SecretStr
-
-
-@dataclass(frozen=True, slots=True)
-class NewUser:
-    """A fresh account of a person. The key is shown here and never again."""
-
-    username: str
-    api_key: SecretStr
-
-
-@dataclass(frozen=True, slots=True)
-class NewAgent:
-    """A fresh agent user. Both secrets are shown here and never again.
-
-    Attributes:
-        username: Its name.
-        api_key: Its Bearer key.
-        provisioning_uri: ``otpauth://…`` for an authenticator app.
-    """
-
-    username: str
-    api_key: SecretStr
-    provisioning_uri: SecretStr
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKeyInfo:
-    """What is known of an API key; the key itself isn't.
-
-    Attributes:
-        id: Its public id.
-        name: What it was named.
-        masked: ``…`` and its last four characters.
-        created_at: When, UTC.
-        expires_at: From when it isn't accepted, UTC, or None.
-        revoked_at: When it was revoked, UTC, or None.
-        last_used_at: To within a minute, UTC, or None.
-    """
-
-    id: str
-    name: str
-    masked: str
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class LaneInfo:
-    """What was counted about an account in one lane: by whom, and how many failures.
-
-    Attributes:
-        lane: Its name, for ``unlock``: ``self``, ``family``, ``others``, ``first``,
-            ``plain:NAME``, ``audience:NAME`` or ``nobody:NAME``.
-        about: The same in words.
-        failures: Failures since the last right code.
-        locked_until: The end of its lock, UTC, or None where it isn't locked.
-        allowance_used: Whether it has used up its wrong guesses of the year: a right code is
-            accepted, and doesn't end the count of failures; nor does ``unlock`` or a new secret.
-        clock_trouble: What was written while the clock was ahead, in words; empty where nothing
-            was. ``unlock`` fixes it.
-    """
-
-    lane: str
-    about: str
-    failures: int
-    locked_until: datetime | None
-    allowance_used: bool
-    clock_trouble: str
 
 
 class Users:
@@ -360,7 +254,7 @@ class Users:
                     limit=most,
                 )
             # What an agent's agents make counts as its own too.
-            owner = _find(connection, owner.owner)
+            owner = find_account(connection, owner.owner)
 
     @staticmethod
     def _count_made_by(connection: Connection, agent: str) -> int:
@@ -379,9 +273,9 @@ class Users:
         Raises:
             UserNotFound: There is none.
         """
-        row = _find(connection, username)
+        row = find_account(connection, username)
         self._database.lock(connection, f"family:{row.root_owner}")
-        return _find(connection, username)
+        return find_account(connection, username)
 
     def get(self, username: str) -> User:
         """The account of that name.
@@ -391,7 +285,7 @@ class Users:
             UserNotFound: There is none.
         """
         with self._database.reading() as connection:
-            return _user(_find(connection, require_username(username)))
+            return user_of(find_account(connection, require_username(username)))
 
     aget = off_the_loop(get)
 
@@ -401,7 +295,7 @@ class Users:
         if owner is not None:
             query = query.where(UserRow.root_owner == owner)
         with self._database.reading() as connection:
-            return [_user(row) for row in connection.execute(query)]
+            return [user_of(row) for row in connection.execute(query)]
 
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
 
@@ -476,7 +370,7 @@ class Users:
         """
         only = None if lane is None else read_lane_name(lane)
         with self._database.writing(durable=True) as connection:
-            name = _find(connection, require_username(username)).username
+            name = find_account(connection, require_username(username)).username
             unlock(
                 self._database,
                 connection,
@@ -505,13 +399,13 @@ class Users:
         """
         name = require_username(username)
         with self._database.reading() as connection:
-            account = _find(connection, name)
+            account = find_account(connection, name)
             rows = connection.execute(
                 select(LedgerRow.__table__).where(LedgerRow.peer == name)
             ).all()
             now = ledger_now(self._database, connection, self._ledger_clock)
         person = is_person(account)
-        found = [_lane_info(row, self._rules, now, person=person) for row in rows]
+        found = [lane_info(row, self._rules, now, person=person) for row in rows]
         shown = [e for e in found if e.failures or e.clock_trouble or e.allowance_used]
         return sorted(shown, key=lambda each: each.lane)
 
@@ -549,7 +443,7 @@ class Users:
         secret = secrets.token_bytes(_SECRET_BYTES)
         with self._database.writing(durable=True) as connection:
             self._lock_accounts(connection, require_username(username))
-            row = _find_agent(connection, username)
+            row = find_agent(connection, username)
             connection.execute(
                 update(UserRow)
                 .where(UserRow.username == row.username)
@@ -591,7 +485,7 @@ class Users:
         purpose = peering_purpose(relation)
         with self._database.writing(durable=True) as connection:
             self._lock_accounts(connection, agent)
-            _find_agent(connection, agent)
+            find_agent(connection, agent)
             connection.execute(
                 delete(PeeringRow).where(PeeringRow.agent == agent, PeeringRow.domain == domain)
             )
@@ -660,7 +554,7 @@ class Users:
                 )
             else:
                 self._enroll_anew(connection, name, sealed, peer.secret, peer.relation, by)
-            return _user(_find(connection, name))
+            return user_of(find_account(connection, name))
 
     aenroll_peer = off_the_loop(enroll_peer)
 
@@ -688,7 +582,7 @@ class Users:
         """
         expires = self._expiry("expires_at", expires_at)
         with self._database.writing(durable=True) as connection:
-            row = _find(connection, require_username(username))
+            row = find_account(connection, require_username(username))
             if not row.active:
                 raise UserInactive(f"{username!r} was deactivated", username=username)
             return self._insert_key(connection, row.username, name, expires, by)
@@ -732,7 +626,7 @@ class Users:
             UserNotFound: There is no such account.
         """
         with self._database.reading() as connection:
-            name = _find(connection, require_username(username)).username
+            name = find_account(connection, require_username(username)).username
             rows = connection.execute(
                 select(ApiKeyRow.__table__)
                 .where(ApiKeyRow.username == name)
@@ -744,9 +638,9 @@ class Users:
                 row.name,
                 f"…{row.last_four}",
                 datetime.fromtimestamp(row.created_at, UTC),
-                _moment(row.expires_at),
-                _moment(row.revoked_at),
-                _moment(row.last_used_at),
+                moment_of(row.expires_at),
+                moment_of(row.revoked_at),
+                moment_of(row.last_used_at),
             )
             for row in rows
         ]
@@ -800,7 +694,7 @@ class Users:
                     update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now)
                 )
                 self._record(connection, who, who, "authenticate", key_id)
-        return _user(row)
+        return user_of(row)
 
     aauthenticate = off_the_loop(authenticate)
 
@@ -978,92 +872,11 @@ class Users:
         )
 
 
-def _find(connection: Connection, username: str) -> Row[Any]:
-    row = connection.execute(
-        select(UserRow.__table__).where(UserRow.username == username)
-    ).one_or_none()
-    if row is None:
-        raise UserNotFound(
-            f"there is no account {username!r}: users.create makes a person's, "
-            "users.create_agent an agent's (pipelit-agents users list, agents list)",
-            username=username,
-        )
-    return row
-
-
-def _find_agent(connection: Connection, username: str) -> Row[Any]:
-    row = _find(connection, username)
-    if row.domain:
-        raise NotLocalAgent(
-            f"{username!r} is a peer of the domain {row.domain!r}: its secrets are made there",
-            username=username,
-        )
-    if row.kind != "agent":
-        raise NotLocalAgent(
-            f"{username!r} is a person, and an agent is needed (pipelit-agents agents list)",
-            username=username,
-        )
-    if not row.active:
-        raise UserInactive(
-            f"{username!r} was deactivated, which is for good: make another", username=username
-        )
-    return row
-
-
-def _lane_info(row: Any, rules: Rules, now: float, *, person: bool) -> LaneInfo:
-    trouble = clock_trouble(row, rules, now, person=person)
-    lanes = class_of(row.scope, person=person)
-    lane = rules.seen(Lane(row.in_a_row, (), row.locked_until, row.whole_at), now, lanes)
-    used, locked_until = not rules.forgives(lane, now), lane.locked_until
-    if row.scope == "first":
-        # It isn't locked: there are no more first codes than the year has.
-        locked_until = now + rules.wait(1, lane, now, lanes)
-        used = locked_until > now
-    until = datetime.fromtimestamp(locked_until, UTC) if locked_until > now else None
-    words = {
-        "self": "checks for the person herself",
-        "family": "plain codes that agents of the same owner check",
-        "others": "everybody who has no lane of their own",
-        "first": "first codes of enrolments",
-        "nobody": f"plain codes that {row.subject} checks, who was no active agent",
-        "pair": f"audience codes that {row.subject} checks",
-        "plain": f"plain codes that {row.subject} checks",
-        "peer": "spent plain codes",
-    }
-    return LaneInfo(
-        lane_name(row.scope, row.subject),
-        words.get(row.scope, row.scope),
-        row.in_a_row,
-        until,
-        used,
-        trouble,
-    )
-
-
 def _storable(words: str, argument: str) -> str:
     if not isinstance(words, str):
         raise TypeError(f"{argument} has to be text, not {type(words).__name__}")
     # PostgreSQL takes every character but this one.
     return words.replace("\0", "\ufffd")
-
-
-def _user(row: Any) -> User:
-    return User(
-        row.username,
-        "peer" if row.domain else row.kind,
-        row.owner,
-        row.root_owner,
-        row.purpose,
-        bool(row.active),
-        bool(row.may_create_agents),
-        datetime.fromtimestamp(row.created_at, UTC),
-        row.created_by,
-        row.domain,
-    )
-
-
-def _moment(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
 def _fingerprint(secret: str) -> str:

@@ -30,7 +30,7 @@ from pipelit_agents.approvals.values import (
     Verdict,
     Vote,
 )
-from pipelit_agents.audit.trail import entry, write
+from pipelit_agents.audit.records import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import (
@@ -47,9 +47,9 @@ from pipelit_agents.errors import (
     UnsealError,
 )
 from pipelit_agents.identity.factors import factor_id
-from pipelit_agents.identity.proofs import totp_purpose
 from pipelit_agents.protocol.payload import decode
 from pipelit_agents.sealing.keyring import Keyring, Sealed
+from pipelit_agents.sealing.purposes import totp_purpose
 
 __all__ = ["Register", "running_thread", "void_unused"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
@@ -29,11 +29,32 @@ from pipelit_agents.identity.acting import acting_person
 from pipelit_agents.protocol.usernames import require_username
 
 if TYPE_CHECKING:
-    from pipelit_agents.accounts.second_factor import Mfa
+    from pipelit_agents.identity.evidence import Verification
 
-__all__ = ["Approvals"]
+__all__ = ["Approvals", "People"]
 
 _LONGEST_REASON: Final = 1000
+
+
+class VerifyCode(Protocol):
+    """Verifies a code of a person's second factor."""
+
+    def __call__(self, username: str, code: str, *, own: bool) -> Verification:
+        """Verify a code, or raise the error that says why it isn't good."""
+
+
+class People(NamedTuple):
+    """What approvals have to know about people, answered by their accounts.
+
+    Attributes:
+        require_active: Raises an AccountError unless this is an active person.
+        has_factor: Returns whether the person's second factor is on.
+        verify: Verifies a code of the person.
+    """
+
+    require_active: Callable[[str], None]
+    has_factor: Callable[[str], bool]
+    verify: VerifyCode
 
 
 class Approvals:
@@ -47,7 +68,7 @@ class Approvals:
 
     Args:
         register: Where questions and answers are.
-        mfa: Checks people's codes.
+        people: Knows the people and verifies their codes.
 
     Example:
         ```python
@@ -59,9 +80,9 @@ class Approvals:
         ```
     """
 
-    def __init__(self, register: Register, mfa: Mfa) -> None:
+    def __init__(self, register: Register, people: People) -> None:
         self._register = register
-        self._mfa = mfa
+        self._people = people
 
     def request(
         self,
@@ -188,7 +209,7 @@ class Approvals:
                 username=name,
             )
         self._register.require_open(_identifier(id), name, "denied")
-        self._mfa._require_active(name)
+        self._people.require_active(name)
         vote = Vote(name, "denied", "vouched" if vouched else "", reason=reason)
         return self._register.answer(id, vote, only_pending=not vouched)
 
@@ -280,7 +301,7 @@ class Approvals:
         own = acting_person(self._register.database) == name
         # The factor that is on before the code is checked has to be the one that is on afterwards.
         factor = self._register.factor(name)
-        found = self._mfa._verify(name, code, own=own)
+        found = self._people.verify(name, code, own=own)
         return self._register.answer(id, Vote(name, verdict, found.kind, factor, reason))
 
     def _require_somebody(self, names: Sequence[str]) -> None:
@@ -288,8 +309,8 @@ class Approvals:
         problems, able = [], False
         for name in names:
             try:
-                self._mfa._require_active(name)
-                able = able or self._mfa.status(name).on
+                self._people.require_active(name)
+                able = able or self._people.has_factor(name)
                 problems.append(f"{name!r} has no second factor: pipelit-agents mfa enroll {name}")
             except AccountError as error:
                 if not isinstance(error, UserInactive):

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from pipelit_agents._forks import begin_anew_in_children
 from pipelit_agents._run_context import RunContext
-from pipelit_agents.audit.trail import entry, write
+from pipelit_agents.audit.records import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import PipelitError
 

@@ -15,8 +15,11 @@ import typer
 from pipelit_agents.cli._guard import Guarded
 from pipelit_agents.cli._io import AsJson, read_secret, reporting, show
 from pipelit_agents.cli.accounts import agents, users
+from pipelit_agents.cli.audit import audit
 from pipelit_agents.cli.credentials import credentials
-from pipelit_agents.cli.operations import audit, backup, check, keys, mfa, rotate_key
+from pipelit_agents.cli.keys import keys, rotate_key
+from pipelit_agents.cli.mfa import mfa
+from pipelit_agents.cli.system import backup, check
 
 __all__ = ["app"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
 
+from pipelit_agents.cli._arguments import ExpiresIn, Name, expiry
 from pipelit_agents.cli._io import (
     AsJson,
     Yes,
@@ -18,19 +18,13 @@ from pipelit_agents.cli._io import (
     show,
     show_table,
 )
+from pipelit_agents.cli.api_keys import keys
 
-__all__ = ["agents", "keys", "users"]
+__all__ = ["agents", "users"]
 
 users = typer.Typer(help="People: accounts and API keys.", no_args_is_help=True)
 agents = typer.Typer(help="Agent users: accounts that act by key and code.", no_args_is_help=True)
-keys = typer.Typer(help="API keys of any account.", no_args_is_help=True)
 users.add_typer(keys, name="keys")
-
-Name = Annotated[str, typer.Argument(help="The account, exactly as it is written.")]
-ExpiresIn = Annotated[
-    str | None,
-    typer.Option(help="How long its API key is good, such as 90d; by default for ever."),
-]
 _COLUMNS: Final = ("username", "owner", "purpose", "active", "created_at")
 
 
@@ -41,7 +35,7 @@ def create_user(username: Name, *, expires_in: ExpiresIn = None, as_json: AsJson
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        new = pipelit.users.create(username, key_expires_at=_expiry(expires_in))
+        new = pipelit.users.create(username, key_expires_at=expiry(expires_in))
     fields = {"username": new.username, "api_key": new.api_key.get_secret_value()}
     show("Created.", fields, as_json=as_json, once=["api_key"])
 
@@ -79,7 +73,7 @@ def create_agent(
             owner=owner,
             purpose=purpose,
             may_create_agents=may_create_agents,
-            key_expires_at=_expiry(expires_in),
+            key_expires_at=expiry(expires_in),
         )
     fields = {
         "username": new.username,
@@ -230,59 +224,3 @@ def unlock(
         )
         fields["why"] = "the wrong guesses of the year are used up (docs: SECURITY.md, Limits)"
     show("Done.", fields, as_json=as_json)
-
-
-@keys.command("list")
-@reporting
-def list_keys(username: Name, *, as_json: AsJson = False) -> None:
-    """List what is known of an account's API keys; the keys themselves aren't."""
-    from pipelit_agents import Pipelit
-
-    with Pipelit.from_env() as pipelit:
-        columns = ("id", "name", "masked", "created_at", "expires_at", "revoked_at", "last_used_at")
-        show_table(pipelit.users.list_api_keys(username), columns, as_json=as_json)
-
-
-@keys.command("issue")
-@reporting
-def issue_key(
-    username: Name,
-    *,
-    name: Annotated[str, typer.Option(help="What to list the key as.")],
-    expires_in: Annotated[
-        str | None,
-        typer.Option(help="How long it is good, such as 90d; by default for ever."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make another API key of an account, and show it once; into a pipe goes the key alone."""
-    from pipelit_agents import Pipelit
-
-    expires_at = _expiry(expires_in)
-    with Pipelit.from_env() as pipelit:
-        new = pipelit.users.issue_api_key(username, name=name, expires_at=expires_at)
-    fields = {"id": new.id, "username": new.username, "api_key": new.api_key.get_secret_value()}
-    hand_over("Issued.", fields, "api_key", as_json=as_json)
-
-
-@keys.command("revoke")
-@reporting
-def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="The id, the middle part of the key.")],
-    *,
-    yes: Yes = False,
-    as_json: AsJson = False,
-) -> None:
-    """End an API key at once."""
-    from pipelit_agents import Pipelit
-
-    confirm(f"Revoke the API key {key_id}?", yes=yes)
-    with Pipelit.from_env() as pipelit:
-        pipelit.users.revoke_api_key(key_id)
-    show("Done.", {"revoked": key_id}, as_json=as_json)
-
-
-def _expiry(expires_in: str | None) -> datetime | None:
-    if expires_in is None:
-        return None
-    return datetime.now(UTC) + duration("--expires-in", expires_in)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
 import json
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -18,16 +17,11 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from pipelit_agents._discretion import discreet
 from pipelit_agents._threads import aside
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.audit.trail import entry, write
+from pipelit_agents.audit.records import entry, write
+from pipelit_agents.credentials.inject import injecting
 from pipelit_agents.credentials.leak_guard.parts import VALUE, Described, described
 from pipelit_agents.credentials.leak_guard.recognition import SHORTEST, is_common
-from pipelit_agents.credentials.scope import (
-    Scope,
-    current_scope,
-    injecting,
-    opened_scope,
-    require_running,
-)
+from pipelit_agents.credentials.scope import Scope, current_scope, opened_scope, require_running
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Open, Statement
@@ -46,14 +40,15 @@ from pipelit_agents.errors import (
     UnguardedRevealWarning,
     UnsealError,
 )
-from pipelit_agents.identity.proofs import Agent
+from pipelit_agents.identity.agent import Agent
 from pipelit_agents.protocol.usernames import OPERATOR, is_username, require_username
 from pipelit_agents.sealing.keyring import Keyring, Sealed
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
+from pipelit_agents.sealing.purposes import credential_purpose
 
-__all__ = ["CredentialInfo", "Credentials", "credential_place"]
+__all__ = ["CredentialInfo", "Credentials"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -232,7 +227,7 @@ class Credentials:
         now = self._clock()
         keyring = self._keyring()
         require_fitting(connection, keyring)
-        place = credential_place(name, kind, shown, may)
+        place = credential_purpose(name, kind, shown, may)
         hint_place = f"{place}:hint"
         values = {
             "kind": kind,
@@ -539,7 +534,7 @@ class Credentials:
                     raise _not_found(name)
                 (row,) = rows
                 # It opens first: only then the allow-list beside it is to be believed.
-                place = credential_place(name, row.kind, row.public, row.allow)
+                place = credential_purpose(name, row.kind, row.public, row.allow)
                 fields = json.loads(self._keyring().unseal(row.sealed, place))
             except (ConfigurationError, CredentialNotFound, UnsealError) as error:
                 refused, reason = error, _REFUSALS.get(type(error), "not opened")
@@ -580,7 +575,7 @@ class Credentials:
 
     def _info(self, row: Row[Any]) -> CredentialInfo:
         # Bound as the secret is: a base_url that was changed is not shown as if it were right.
-        place = f"{credential_place(row.name, row.kind, row.public, row.allow)}:hint"
+        place = f"{credential_purpose(row.name, row.kind, row.public, row.allow)}:hint"
         hint = _Hint.read(self._keyring().unseal(row.hint.token, place).decode())
         return CredentialInfo(
             row.name,
@@ -626,14 +621,6 @@ def _warn_unguarded(name: str) -> None:
             # Past this helper, the generator and contextlib's __enter__: the with statement.
             stacklevel=4,
         )
-
-
-def credential_place(name: str, kind: str, public: str, allow: str | None) -> str:
-    """The place that a credential's fields are sealed for."""
-    # What says where the secret may go is part of where it belongs: a base_url or an allow-list
-    # that was changed behind our back doesn't get the secret.
-    digest = hashlib.sha256(json.dumps([kind, public, allow]).encode()).hexdigest()
-    return f"credential:{name}:{digest}"
 
 
 def _find(connection: Connection, name: str) -> Row[Any]:

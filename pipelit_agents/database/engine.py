@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
-import stat
-import subprocess
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -39,86 +34,20 @@ from pipelit_agents.database.server import READING, URL_SETTING, begin, server, 
 from pipelit_agents.errors import ConfigurationError, StorageError
 
 if TYPE_CHECKING:
-    from alembic.config import Config
+    pass
+from pipelit_agents.database.machine import boot_id, machine_uptime
+from pipelit_agents.database.private_files import make_private
+from pipelit_agents.database.process import INTERRUPTED, PROCESS_LOCKS, THIS_THREAD
+from pipelit_agents.database.schema import alembic_config, is_known_revision, schema_revision
 
-__all__ = ["Database", "boot_id"]
+__all__ = ["Database"]
 
 C = TypeVar("C")
 
 BUSY_TIMEOUT: Final = 15.0
 POOL_SIZE: Final = 8
 _SPARE: Final = 4
-
-
-class _Global:
-    """Locks that all databases of the process share."""
-
-    def __init__(self) -> None:
-        self.begin_here()
-        begin_anew_in_children(self)
-
-    def begin_here(self) -> None:
-        """Forget who held them; in a forked child nobody does."""
-        # Alembic keeps the migration that is under way in a global variable.
-        self.migrating = threading.RLock()
-        # For a file between its being made and its being closed: see _make_private.
-        self.making = threading.RLock()
-
-
-_GLOBAL: Final = _Global()
-
-
-class _Here(threading.local):
-    """What this thread is in the middle of.
-
-    A signal handler, a finalizer (``__del__``) or a tracing function may interrupt it there and use
-    a database too: it gets what the thread doesn't hold, or an error. It never waits for a lock
-    that its own thread has, as nobody would ever give that back.
-
-    Attributes:
-        writes: The databases in which it has a transaction that writes, by their addresses.
-        holds: How many connections it has.
-        connects: How deep it is in a connection pool, where SQLAlchemy holds locks.
-    """
-
-    writes: tuple[object, ...] = ()
-    holds = 0
-    connects = 0
-
-    def begin_here(self) -> None:
-        """Forget all of it; in a forked child it is the parent that is in the middle of it."""
-        self.writes, self.holds, self.connects = (), 0, 0
-
-
-_HERE: Final = _Here()
-begin_anew_in_children(_HERE)
-_INTERRUPTED: Final = (
-    "this thread is in the middle of {what}, and a signal handler, a finalizer (__del__) or another"
-    " callback that interrupted it there asked for the same database: it would wait for itself, so "
-    "nothing was done. Set a flag in the handler, and do the work when the interrupted call is over"
-)
-
-
-@cache
-def boot_id() -> str:
-    """What names this life of the machine, or an empty string where nothing does."""
-    if sys.platform == "linux":
-        try:
-            return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        except OSError:
-            return ""
-    if sys.platform == "darwin":
-        command_line = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
-        done = subprocess.run(command_line, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
-        return done.stdout.strip()
-    return ""
-
-
-def _uptime() -> float:
-    # Both count while the machine sleeps, and no setting of the wall clock moves them.
-    if sys.platform == "linux":
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+begin_anew_in_children(THIS_THREAD)
 
 
 class Database:
@@ -165,7 +94,7 @@ class Database:
         opened = self._opened
         if opened is None or opened.engine.dialect.name != "sqlite":
             return None
-        if _HERE.connects:
+        if THIS_THREAD.connects:
             # This thread was interrupted while it has the locks of the pool.
             return opened.name
         opened.drain()
@@ -210,7 +139,7 @@ class Database:
         opened = self._open()
         if opened is not self._known:
             with self._unforked(opened):
-                if _is_known(opened.engine):
+                if is_known_revision(opened.engine):
                     self._known = opened
         return opened
 
@@ -289,10 +218,10 @@ class Database:
         Raises:
             StorageError: This thread is in one already, or another holds it for too long.
         """
-        writes, holds, writer = _HERE.writes, _HERE.holds, self._writer
+        writes, holds, writer = THIS_THREAD.writes, THIS_THREAD.holds, self._writer
         sqlite = opened.engine.dialect.name == "sqlite"
         if opened.name in writes:
-            raise StorageError(_INTERRUPTED.format(what="a transaction that writes"))
+            raise StorageError(INTERRUPTED.format(what="a transaction that writes"))
         if was_in_use(opened.name):
             raise StorageError(
                 "this process was forked in the middle of a transaction of the database at "
@@ -301,7 +230,7 @@ class Database:
                 "start method spawn or forkserver of multiprocessing"
             )
         try:
-            _HERE.writes, _HERE.holds = (*writes, opened.name), holds + 1
+            THIS_THREAD.writes, THIS_THREAD.holds = (*writes, opened.name), holds + 1
             if sqlite and not writer.acquire(timeout=BUSY_TIMEOUT):
                 raise StorageError(
                     f"the database at {opened.engine.url.render_as_string()} is locked: another "
@@ -317,7 +246,7 @@ class Database:
                     writer.release()
                 except RuntimeError:
                     pass
-            _HERE.writes, _HERE.holds = writes, holds
+            THIS_THREAD.writes, THIS_THREAD.holds = writes, holds
 
     @contextmanager
     def _connected(self, opened: _Opened) -> Iterator[Connection]:
@@ -338,18 +267,18 @@ class Database:
             raise named_by_driver(opened.engine.dialect, error) from None
 
     def _from_pool(self, opened: _Opened, connect: Callable[[Engine], C]) -> C:
-        depth = _HERE.connects
+        depth = THIS_THREAD.connects
         if depth > 1:
-            raise StorageError(_INTERRUPTED.format(what="opening a connection"))
+            raise StorageError(INTERRUPTED.format(what="opening a connection"))
         # The pool's locks may be this thread's own; and so may be the last of its connections.
         server = opened.engine.dialect.name != "sqlite"
-        apart = depth > 0 or (server and _HERE.holds > 1)
+        apart = depth > 0 or (server and THIS_THREAD.holds > 1)
         engine = _engine(opened.source, 0, create=False) if apart else opened.engine
         try:
-            _HERE.connects = depth + 1
+            THIS_THREAD.connects = depth + 1
             return connect(engine)
         finally:
-            _HERE.connects = depth
+            THIS_THREAD.connects = depth
 
     @staticmethod
     def _driven(engine: Engine, driver: PoolProxiedConnection, sql: str) -> None:
@@ -375,10 +304,10 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused a statement.
         """
-        opened, holds = self._ready(), _HERE.holds
+        opened, holds = self._ready(), THIS_THREAD.holds
         engine = opened.engine
         try:
-            _HERE.holds = holds + 1
+            THIS_THREAD.holds = holds + 1
             with (
                 self._unforked(opened),
                 _NamedErrors(engine),
@@ -389,7 +318,7 @@ class Database:
                 with connection.begin():
                     yield connection
         finally:
-            _HERE.holds = holds
+            THIS_THREAD.holds = holds
 
     def fetch(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """The rows of one statement, which sees one consistent state by itself.
@@ -397,10 +326,10 @@ class Database:
         Raises:
             StorageError: The database can't be reached or refused it.
         """
-        opened, holds = self._ready(), _HERE.holds
+        opened, holds = self._ready(), THIS_THREAD.holds
         engine = opened.engine
         try:
-            _HERE.holds = holds + 1
+            THIS_THREAD.holds = holds + 1
             with self._unforked(opened):
                 driver = self._checked_out(opened)
                 try:
@@ -414,7 +343,7 @@ class Database:
         except _REFUSED as error:
             raise _storage_error(engine, error) from None
         finally:
-            _HERE.holds = holds
+            THIS_THREAD.holds = holds
         return rows
 
     def _give_back(self, driver: PoolProxiedConnection, opened: _Opened) -> None:
@@ -461,7 +390,7 @@ class Database:
     @property
     def uptime(self) -> Callable[[], float] | None:
         """Seconds since this machine was started, where :meth:`epoch` names its life, or None."""
-        return _uptime if self.epoch() else None
+        return machine_uptime if self.epoch() else None
 
     def create_schema(self) -> None:
         """Makes the database's file, and brings the tables to the newest form.
@@ -478,13 +407,13 @@ class Database:
 
         self._open(create=True)
         # Alembic keeps the migration that is under way in a global variable.
-        with _GLOBAL.migrating, self.writing() as connection:
+        with PROCESS_LOCKS.migrating, self.writing() as connection:
             if connection.dialect.name != "sqlite":
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
             self.lock(connection, "schema")
-            config = _alembic_config()
+            config = alembic_config()
             config.attributes["connection"] = connection
-            fresh = _revision(connection) is None
+            fresh = schema_revision(connection) is None
             try:
                 command.upgrade(config, "head")
             except CommandError as error:
@@ -504,15 +433,15 @@ class Database:
     def has_tables(self) -> bool:
         """Whether there are tables of ours, of any version."""
         with self.reading() as connection:
-            return _revision(connection) is not None
+            return schema_revision(connection) is not None
 
     def pending_migrations(self) -> bool:
         """Whether the tables are older than this package."""
         from alembic.script import ScriptDirectory
 
         with self.reading() as connection:
-            newest = ScriptDirectory.from_config(_alembic_config()).get_current_head()
-            return _revision(connection) != newest
+            newest = ScriptDirectory.from_config(alembic_config()).get_current_head()
+            return schema_revision(connection) != newest
 
     def purge(self) -> None:
         """Rewrites the tables, so that what was replaced or deleted leaves the files.
@@ -626,9 +555,9 @@ class _Opened(NamedTuple):
 
     def drain(self) -> None:
         """Close all connections that nobody uses at the moment."""
-        depth = _HERE.connects
+        depth = THIS_THREAD.connects
         try:
-            _HERE.connects = depth + 1
+            THIS_THREAD.connects = depth + 1
             with suppress(IndexError):
                 while True:
                     self.spare.pop().close()
@@ -636,7 +565,7 @@ class _Opened(NamedTuple):
             # would come back to the old one, and lie there until it is collected.
             self.engine.pool.dispose()
         finally:
-            _HERE.connects = depth
+            THIS_THREAD.connects = depth
 
     @property
     def is_ours(self) -> bool:
@@ -677,12 +606,12 @@ def _closed(connection: Connection | PoolProxiedConnection, opened: _Opened) -> 
     if not opened.is_ours:
         _NOT_OURS.append(connection)
         return
-    depth = _HERE.connects
+    depth = THIS_THREAD.connects
     try:
-        _HERE.connects = depth + 1
+        THIS_THREAD.connects = depth + 1
         connection.close()
     finally:
-        _HERE.connects = depth
+        THIS_THREAD.connects = depth
         opened.settle()
 
 
@@ -691,53 +620,6 @@ def _lock_key(name: str) -> tuple[int, int]:
     kind, _, which = name.partition(":")
     first, second = (crc32(part.encode()) for part in (f"pipelit {kind}", which))
     return first - 2**31, second - 2**31
-
-
-def _revision(connection: Connection) -> str | None:
-    from alembic.runtime.migration import MigrationContext
-
-    options = {"version_table": "pipelit_version"}
-    return MigrationContext.configure(connection, opts=options).get_current_revision()
-
-
-@cache
-def _revisions() -> frozenset[str]:
-    # Of the files' names, as Alembic takes a third of a second to import.
-    folder = Path(__file__).parent / "migrations" / "versions"
-    return frozenset(file.name.partition("_")[0] for file in folder.glob("[0-9]*_*.py"))
-
-
-def _is_known(engine: Engine) -> bool:
-    """Whether the tables were looked at; an error if they are newer than this package."""
-    try:
-        with engine.connect().execution_options(**{READING: True}) as connection:
-            found = connection.scalars(text("SELECT version_num FROM pipelit_version")).all()
-    except OperationalError:
-        # No server, or no tables yet: whoever uses them is told so.
-        return False
-    except SQLAlchemyError:
-        # Or they may not be read.
-        return True
-    newer = sorted(set(found) - _revisions())
-    if newer:
-        raise StorageError(
-            f"the tables at {engine.url.render_as_string()} are of a newer pipelit-agents "
-            f"(migration {newer[-1]!r:.40}; this version knows those up to {max(_revisions())}): "
-            "install that version or a newer one (pip install --upgrade pipelit-agents), or "
-            f"restore the copy from before the upgrade (setting: {URL_SETTING})"
-        )
-    return True
-
-
-def _alembic_config() -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    # A percent sign in a folder's name would be taken for an interpolation.
-    folder = str(Path(__file__).parent / "migrations").replace("%", "%%")
-    config.set_main_option("script_location", folder)
-    config.set_main_option("path_separator", "os")
-    return config
 
 
 # Options of Python's sqlite3 module, and of SQLite URIs, on which its transactions and locks rely.
@@ -853,7 +735,7 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
     import sqlite3
 
     path = Path(name)
-    _make_private(path, create=create)
+    make_private(path, create=create)
     pool: dict[str, Any] = {"pool_size": 16 + _SPARE} if pool_size else {"poolclass": NullPool}
     engine = create_engine(
         parsed, connect_args={"timeout": BUSY_TIMEOUT}, hide_parameters=True, **pool
@@ -906,76 +788,3 @@ def _require_sqlite_options(parsed: URL) -> None:
 def _synchronous() -> str:
     # A machine without a boot id can't tell that it forgot commits, so it must not forget any.
     return "NORMAL" if boot_id() else "FULL"
-
-
-_WHY_CLOSED: Final = {
-    errno.EISDIR: f"name a file in this folder in {URL_SETTING}, for example agents.db",
-    errno.EROFS: "SQLite needs to write, also for reading: mount the file system writable, or name "
-    f"a file on another one in {URL_SETTING}",
-    errno.ENOSPC: "free space on this disk",
-    errno.ENOTDIR: f"a part of its path is a file, so correct the path in {URL_SETTING}",
-    errno.ELOOP: f"a symbolic link leads to itself, so correct the path in {URL_SETTING}",
-}
-
-
-def _make_private(path: Path, *, create: bool) -> None:
-    # Never opened if it is there: when a process closes a file, the system drops all locks that
-    # the process has on it, and so those of SQLite's connections.
-    try:
-        with _GLOBAL.making:
-            if create and not path.parent.exists():
-                path.parent.mkdir(parents=True, mode=0o700)
-            if create and not path.exists():
-                # Where a link leads, as O_EXCL follows none.
-                target = os.path.realpath(path)
-                with suppress(FileExistsError):
-                    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise _os_error(errno.EISDIR)
-        if mode & 0o077:
-            _take_from_others(path)
-        effective = os.access in os.supports_effective_ids
-        if not os.access(path, os.R_OK | os.W_OK, effective_ids=effective):
-            flags = os.statvfs(path).f_flag if hasattr(os, "statvfs") else 0
-            raise _os_error(errno.EROFS if flags & getattr(os, "ST_RDONLY", 0) else errno.EACCES)
-    except FileNotFoundError:
-        if create:
-            raise ConfigurationError(
-                f"no database can be made at {path.absolute()}; change {URL_SETTING}"
-            ) from None
-        raise StorageError(
-            f"there is no database at {path.absolute()}: start where .env is, or make one with "
-            f"pipelit.create_schema() or: pipelit-agents init (setting: {URL_SETTING})"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(
-            f"the database file {path.absolute()} can't be opened for writing ({error.strerror}): "
-            + _WHY_CLOSED.get(error.errno or 0, f"change {URL_SETTING} or the folder's permissions")
-        ) from None
-
-
-def _take_from_others(path: Path) -> None:
-    try:
-        path.chmod(0o600)
-    except PermissionError:
-        raise ConfigurationError(
-            f"the database file {path.absolute()} may be read by others, and its permissions can't "
-            f"be changed by this account, as it is a file of {_owner(path)}: let that account run "
-            f"this, or chmod 600 it and chown it to this account, or change {URL_SETTING}"
-        ) from None
-
-
-def _owner(path: Path) -> str:
-    """The account that a file belongs to, for a message."""
-    number = path.stat().st_uid
-    try:
-        import pwd
-
-        return f"{pwd.getpwuid(number).pw_name!r} (uid {number})"
-    except (ImportError, KeyError):
-        return f"uid {number}"
-
-
-def _os_error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from sqlalchemy import Connection, text
 
-from pipelit_agents.audit.trail import entry, write
+from pipelit_agents.audit.records import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable

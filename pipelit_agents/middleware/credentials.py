@@ -16,6 +16,7 @@ from langchain_core.outputs import ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
+from pipelit_agents.credentials.inject import searching_given
 from pipelit_agents.credentials.leak_guard.langgraph_io import (
     guarded_argument,
     guarded_config,
@@ -23,7 +24,7 @@ from pipelit_agents.credentials.leak_guard.langgraph_io import (
     state_in,
 )
 from pipelit_agents.credentials.leak_guard.search import holds
-from pipelit_agents.credentials.scope import Scope, opened_scope, searching_given
+from pipelit_agents.credentials.scope import Scope, opened_scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.errors import (
@@ -32,7 +33,7 @@ from pipelit_agents.errors import (
     CredentialScopeError,
     UnusedCredentialWarning,
 )
-from pipelit_agents.identity.proofs import Agent
+from pipelit_agents.identity.agent import Agent
 
 try:
     from langchain.agents.middleware import (

@@ -60,10 +60,13 @@ from pipelit_agents.operations.surroundings import (
 from pipelit_agents.policy import YEAR
 
 if TYPE_CHECKING:
-    from pipelit_agents.pipelit import Pipelit
+    from pipelit_agents.audit.trail import AuditTrail
+    from pipelit_agents.database.engine import Database
+    from pipelit_agents.operations.key_rotation import Keys
+    from pipelit_agents.policy import VerificationPolicy
     from pipelit_agents.sealing.keyring import Keyring
 
-__all__ = ["Check", "Deployment"]
+__all__ = ["Check", "Deployment", "Installation"]
 
 _UNUSED: Final = 90 * 86_400
 _UNSEALED: Final = 86_400
@@ -138,20 +141,47 @@ def _is_missing(path: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Installation:
+    """The parts of a running installation that the checks look at.
+
+    Attributes:
+        database: The accounts, credentials and audit.
+        keyring: Opens the keyring.
+        redis_url: Returns the address of the Redis, or an empty string.
+        check_ledger: Makes sure that attempts can be counted, and returns where.
+        keys: What is encrypted under which key.
+        audit: The audit trail.
+        policy: The limits of verification.
+        clock: Unix seconds, or None for each machine's own.
+    """
+
+    database: Database
+    keyring: Callable[[], Keyring]
+    redis_url: Callable[[], str]
+    check_ledger: Callable[[], str]
+    keys: Keys
+    audit: AuditTrail
+    policy: VerificationPolicy
+    clock: Callable[[], float] | None
+
+
 class Deployment:
-    """What there is to be looked at.
+    """An installation and its surroundings, checked against the list for production.
 
     Args:
-        pipelit: The accounts, keys and ledger.
+        installation: The accounts, keys and ledger.
         folder: Where ``.env`` and ``langgraph.json`` are.
         environ: The environment; it wins over ``.env``.
     """
 
-    def __init__(self, pipelit: Pipelit, folder: Path, environ: Mapping[str, str]) -> None:
-        self._pipelit = pipelit
-        self._database = pipelit._database
+    def __init__(
+        self, installation: Installation, folder: Path, environ: Mapping[str, str]
+    ) -> None:
+        self._installation = installation
+        self._database = installation.database
         self._folder = folder
-        self._now = pipelit._clock or time.time
+        self._now = installation.clock or time.time
         file = folder / ".env"
         self._readable = True
         try:
@@ -195,13 +225,13 @@ class Deployment:
     # The key
 
     def _key(self) -> Finding:
-        weak = self._pipelit._open_keyring().weak()
+        weak = self._installation.keyring().weak()
         if weak:
             return "; ".join(weak), "pipelit-agents keys generate, and then: rotate-key"
         return _OK, ""
 
     def _opens(self) -> Finding:
-        status = self._pipelit.keys._own(self._pipelit._open_keyring())
+        status = self._installation.keys._own(self._installation.keyring())
         if not status.unreadable:
             sealed = status.newest + sum(status.older.values())
             return (f"{sealed} values open" if sealed else "nothing is sealed"), ""
@@ -212,7 +242,7 @@ class Deployment:
         )
 
     def _newest_key(self) -> Finding:
-        status = self._pipelit.keys._own(self._pipelit._open_keyring())
+        status = self._installation.keys._own(self._installation.keyring())
         if older := sum(status.older.values()):
             return f"{older} values stand under an older key", "pipelit-agents rotate-key"
         return f"{status.newest} values stand under the newest key", ""
@@ -306,7 +336,7 @@ class Deployment:
 
     def _known_keys(self) -> Keyring | None:
         try:
-            return self._pipelit._open_keyring()
+            return self._installation.keyring()
         except PipelitError:
             return None
 
@@ -335,7 +365,7 @@ class Deployment:
         return _OK, ""
 
     def _ledger(self) -> Finding:
-        where = self._pipelit.check_ledger()
+        where = self._installation.check_ledger()
         with self._database.reading() as connection:
             kernels = kernels_at(connection, ledger_now(self._database, connection, self._now))
         if kernels:
@@ -343,7 +373,7 @@ class Deployment:
         return f"attempts are counted in {where}", ""
 
     def _redis_password(self) -> Finding:
-        url = self._pipelit._redis_url()
+        url = self._installation.redis_url()
         if not url:
             raise _NotApplicable("no Redis is used")
         from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
@@ -374,7 +404,7 @@ class Deployment:
         url = self._database.url
         if url is not None:
             found["PIPELIT_DATABASE_URL"] = url.render_as_string(hide_password=False)
-        if redis := self._pipelit._redis_url():
+        if redis := self._installation.redis_url():
             found["PIPELIT_REDIS_URL"] = redis
         return found
 
@@ -411,7 +441,7 @@ class Deployment:
         return _noted([f"{each} sends traces without TLS" for each in notes]), ""
 
     def _clock(self) -> Finding:
-        url = self._pipelit._redis_url()
+        url = self._installation.redis_url()
         if url:
             with named_errors(url):
                 client = connect(url)
@@ -434,7 +464,7 @@ class Deployment:
         return f"{apart:+.2f} s apart", ""
 
     def _locked_lanes(self) -> Finding:
-        now, rules = self._ledger_now(), Rules(self._pipelit.policy)
+        now, rules = self._ledger_now(), Rules(self._installation.policy)
         rows = self._lanes(LedgerRow.locked_until > now)
         locked = [
             (row.peer, lane_name(row.scope, row.subject))
@@ -461,7 +491,7 @@ class Deployment:
         )
 
     def _moments(self) -> Finding:
-        now, rules = self._ledger_now(), Rules(self._pipelit.policy)
+        now, rules = self._ledger_now(), Rules(self._installation.policy)
         if now < EARLIEST:
             return f"this clock says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}", _SET_CLOCK
         with self._database.reading() as connection:
@@ -506,7 +536,7 @@ class Deployment:
 
     def _ledger_now(self) -> float:
         with self._database.reading() as connection:
-            return ledger_now(self._database, connection, self._pipelit._clock)
+            return ledger_now(self._database, connection, self._installation.clock)
 
     def _lanes(self, *where: Any) -> list[tuple[Any, bool]]:
         """The rows of the ledger of accounts that are there, and whether they are people's."""
@@ -705,10 +735,10 @@ class Deployment:
         return [f"{row.id} of {row.username}" for row in living if wanted(row)]
 
     def _audit(self) -> Finding:
-        report = self._pipelit.audit.verify()
+        report = self._installation.audit.verify()
         if report.problems:
             return _some(report.problems), "see: pipelit-agents audit verify"
-        head = self._pipelit.audit.head()
+        head = self._installation.audit.head()
         if report.unsealed and not head.number:
             return f"{report.unsealed} entries, and none is sealed", "pipelit-agents audit seal"
         age = self._now() - datetime.fromisoformat(head.at).timestamp()

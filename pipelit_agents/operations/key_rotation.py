@@ -16,11 +16,11 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from pipelit_agents._bounds import require_count
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.accounts.second_factor import Mfa, pending_purpose
+from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.tags import approval_purpose, reason_purpose
-from pipelit_agents.audit.trail import AuditTrail, entry, write
-from pipelit_agents.credentials.store import credential_place
+from pipelit_agents.audit.records import entry, write
+from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.database.encrypted_string import EncryptedString
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import (
@@ -47,8 +47,13 @@ from pipelit_agents.database.sealed_columns import (
     spot_of,
 )
 from pipelit_agents.errors import ConfigurationError, StorageError, UnsealError
-from pipelit_agents.identity.proofs import peering_purpose, totp_purpose
 from pipelit_agents.sealing.keyring import CHECKPOINTS, Keyring, Sealed
+from pipelit_agents.sealing.purposes import (
+    credential_purpose,
+    peering_purpose,
+    pending_purpose,
+    totp_purpose,
+)
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -168,9 +173,9 @@ _PLACES: Final = (
         CredentialRow,
         CredentialRow.name,
         {
-            "sealed": lambda row: credential_place(row.name, row.kind, row.public, row.allow),
+            "sealed": lambda row: credential_purpose(row.name, row.kind, row.public, row.allow),
             "hint": lambda row: (
-                f"{credential_place(row.name, row.kind, row.public, row.allow)}:hint"
+                f"{credential_purpose(row.name, row.kind, row.public, row.allow)}:hint"
             ),
         },
         lambda row: f"credential:{row.name}",
@@ -669,7 +674,8 @@ def _unknown_tags() -> list[str]:
 
 def _older_checkpoints(saver: BaseCheckpointSaver[Any], keyring: Keyring) -> int:
     try:
-        from pipelit_agents.checkpoints.saver import SealedSaver, SealedSerializer
+        from pipelit_agents.checkpoints.saver import SealedSaver
+        from pipelit_agents.checkpoints.serializer import SealedSerializer
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"checkpoints need LangGraph ({error})") from None
     older = [0]

@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from pipelit_agents.credentials.leak_guard.masking import MASK, masked
 from pipelit_agents.credentials.leak_guard.patterns import Needles
-from pipelit_agents.credentials.leak_guard.search import MASK, masked
 from pipelit_agents.credentials.leak_guard.traversal import slots_of, state_of
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import SecretLeakError

@@ -1,0 +1,92 @@
+"""The node of a child on another machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import nullcontext
+from typing import Any, TypeVar, cast
+
+from langchain_core.runnables import RunnableConfig
+
+from pipelit_agents._threads import aside
+from pipelit_agents.errors import (
+    ProofRejected,
+)
+
+from ..child import Step
+from ..remote import RemoteChild
+from .attempts import acontained
+from .containment import Containment
+from .isolation import AWAY, MaskedChildErrors, NoEnvelope
+from .link import Parent
+from .results import Order, SpawnResult
+from .run import run_of
+from .timeouts import GRACE
+
+T = TypeVar("T")
+
+
+def remote_node(parent: Parent, child: RemoteChild) -> Step:
+    """Return the node that asks a child on another machine and verifies its proof."""
+
+    async def arun(order: Order, config: RunnableConfig) -> dict[str, Any]:
+        run_of(config).tell("running", order)
+        challenge = parent.fresh_challenge()
+
+        async def work() -> Any:
+            request = await aside(parent.ask_remote, order, challenge)
+            # A class of another's is a child's own code, as a local child's is.
+            trusted = type(child) is RemoteChild
+            with (
+                nullcontext() if trusted else MaskedChildErrors(also=AWAY),
+                nullcontext() if trusted else Containment(),
+            ):
+                try:
+                    return await child.answer(request, parent.lead, limit=parent.max_bytes)
+                except ProofRejected:
+                    raise NoEnvelope from None
+
+        async def believe(answer: Any) -> SpawnResult:
+            return await aside(parent.believe, order, challenge, answer)
+
+        result = await acontained(parent, work, believe)
+        return parent.finish(order, run_of(config), result)
+
+    def run(order: Order, config: RunnableConfig) -> dict[str, Any]:
+        return _on_another_loop(lambda: arun(order, config))
+
+    return Step(run, arun, child.name)
+
+
+def _on_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    # The calling thread may have a loop of its own, as in a notebook.
+    began: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]]
+    began, done = queue.SimpleQueue(), Future[T]()
+
+    async def tell_and_work() -> None:
+        began.put((asyncio.get_running_loop(), cast(asyncio.Task[Any], asyncio.current_task())))
+        try:
+            done.set_result(await work())
+        except BaseException as error:
+            # Told here: closing the loop may wait for a name to be looked up, and nobody else does.
+            done.set_exception(error)
+
+    def run() -> None:
+        asyncio.run(tell_and_work())
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    try:
+        return done.result()
+    except BaseException:
+        if not done.done():
+            # Interrupted here: the run over there ends too.
+            loop, task = began.get()
+            loop.call_soon_threadsafe(task.cancel)
+            thread.join(GRACE)
+        raise

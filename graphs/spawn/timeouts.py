@@ -1,0 +1,80 @@
+"""Stop waiting for a child when its time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar, cast
+
+from langgraph.runtime import RunControl
+
+from .isolation import ChildTimeout, NoEnvelope
+
+T = TypeVar("T")
+
+# Seconds that a cancelled child has to clean up.
+GRACE: Final = 1.0
+
+
+def in_time(work: Callable[[RunControl | None], T], timeout: float) -> T:
+    """Do work in a thread, and stop waiting for it after a timeout in seconds.
+
+    Raises:
+        ChildTimeout: It took longer.
+    """
+    # A thread can't be killed: it is told to stop at its next step, and what it says after that
+    # is heard by nobody.
+    control = RunControl()
+    done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work_and_tell() -> None:
+        try:
+            done.put((work(control), None))
+        except BaseException as error:
+            done.put((None, error))
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work_and_tell,), daemon=True).start()
+    try:
+        result, error = done.get(timeout=timeout)
+    except queue.Empty:
+        raise ChildTimeout from None
+    finally:
+        # Nobody listens any more; a child that is done doesn't notice.
+        control.request_drain(f"no answer within {timeout:g} seconds")
+    if error is not None:
+        raise error
+    return cast(T, result)
+
+
+async def ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float | None) -> T:
+    """Await work, and stop waiting for it after a timeout in seconds.
+
+    Raises:
+        ChildTimeout: It took longer.
+    """
+    # asyncio.wait_for would wait as long as a cancelled child likes to go on.
+    task = asyncio.create_task(work())
+    try:
+        await asyncio.wait({task}, timeout=within)
+        if not task.done():
+            raise ChildTimeout
+    finally:
+        if not task.done():
+            task.cancel()
+            # Without a time limit a child has all the time to clean up.
+            await asyncio.wait({task}, timeout=None if within is None else GRACE)
+        task.add_done_callback(forget_result)
+    if task.cancelled():
+        raise NoEnvelope
+    return task.result()
+
+
+def forget_result(task: asyncio.Task[Any]) -> None:
+    """Retrieve the exception of a task that nobody waits for any more."""
+    # Otherwise the loop logs an exception that nobody asked for.
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,70 @@
+"""The node of a plain graph that answers with a TOTP code of its agent."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.pregel import Pregel
+from langgraph.runtime import RunControl
+
+from pipelit_agents._threads import aside
+from pipelit_agents.errors import (
+    PayloadError,
+)
+
+from ..child import ShowingStep, Step
+from ..codec import (
+    state_from_bytes,
+    state_to_bytes,
+)
+from ..schemas import known_inputs
+from .attempts import acontained, contained
+from .containment import Containment
+from .isolation import MaskedChildErrors
+from .link import Parent
+from .results import Order, SpawnResult
+from .run import run_of
+
+
+def unbound_node(parent: Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
+    """Return the node that asks a plain graph and verifies its agent's TOTP code."""
+    graph = child
+
+    def given(order: Order) -> Any:
+        known = known_inputs(graph)
+        return state_from_bytes(order["request"], limit=len(order["request"]), known=known)
+
+    def run(order: Order, config: RunnableConfig) -> dict[str, Any]:
+        run_of(config).tell("running", order)
+        inherited = parent.config(order, config)
+
+        def work(control: RunControl | None) -> tuple[str, bytes]:
+            with MaskedChildErrors(partial(parent.interrupt, order)):
+                return _code_and_output(graph.invoke(given(order), inherited, control=control))
+
+        believe = partial(parent.believe_code, order)
+        return parent.finish(order, run_of(config), contained(parent, work, believe))
+
+    async def arun(order: Order, config: RunnableConfig) -> dict[str, Any]:
+        run_of(config).tell("running", order)
+        inherited = parent.config(order, config)
+
+        async def work() -> tuple[str, bytes]:
+            with MaskedChildErrors(partial(parent.interrupt, order)), Containment():
+                return _code_and_output(await graph.ainvoke(given(order), inherited))
+
+        async def believe(answer: tuple[str, bytes]) -> SpawnResult:
+            return await aside(parent.believe_code, order, answer)
+
+        return parent.finish(order, run_of(config), await acontained(parent, work, believe))
+
+    return ShowingStep(run, arun, graph)
+
+
+def _code_and_output(answer: Any) -> tuple[str, bytes]:
+    fields = dict(answer)
+    if fields.keys() != {"code", "output"} or type(fields["code"]) is not str:
+        raise PayloadError("an unbound child answers with exactly code and output")
+    return fields["code"], state_to_bytes(fields["output"])

@@ -1,0 +1,24 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from pipelit_agents.cli._io import (
+    duration,
+)
+
+Name = Annotated[str, typer.Argument(help="The account, exactly as it is written.")]
+ExpiresIn = Annotated[
+    str | None,
+    typer.Option(help="How long its API key is good, such as 90d; by default for ever."),
+]
+
+
+def expiry(expires_in: str | None) -> datetime | None:
+    if expires_in is None:
+        return None
+    return datetime.now(UTC) + duration("--expires-in", expires_in)

@@ -1,0 +1,71 @@
+"""Commands about API keys: ``keys`` of accounts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelit_agents.cli._arguments import Name, expiry
+from pipelit_agents.cli._io import (
+    AsJson,
+    Yes,
+    confirm,
+    hand_over,
+    reporting,
+    show,
+    show_table,
+)
+
+__all__ = ["keys"]
+keys = typer.Typer(help="API keys of any account.", no_args_is_help=True)
+
+
+@keys.command("list")
+@reporting
+def list_keys(username: Name, *, as_json: AsJson = False) -> None:
+    """List what is known of an account's API keys; the keys themselves aren't."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        columns = ("id", "name", "masked", "created_at", "expires_at", "revoked_at", "last_used_at")
+        show_table(pipelit.users.list_api_keys(username), columns, as_json=as_json)
+
+
+@keys.command("issue")
+@reporting
+def issue_key(
+    username: Name,
+    *,
+    name: Annotated[str, typer.Option(help="What to list the key as.")],
+    expires_in: Annotated[
+        str | None,
+        typer.Option(help="How long it is good, such as 90d; by default for ever."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make another API key of an account, and show it once; into a pipe goes the key alone."""
+    from pipelit_agents import Pipelit
+
+    expires_at = expiry(expires_in)
+    with Pipelit.from_env() as pipelit:
+        new = pipelit.users.issue_api_key(username, name=name, expires_at=expires_at)
+    fields = {"id": new.id, "username": new.username, "api_key": new.api_key.get_secret_value()}
+    hand_over("Issued.", fields, "api_key", as_json=as_json)
+
+
+@keys.command("revoke")
+@reporting
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The id, the middle part of the key.")],
+    *,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """End an API key at once."""
+    from pipelit_agents import Pipelit
+
+    confirm(f"Revoke the API key {key_id}?", yes=yes)
+    with Pipelit.from_env() as pipelit:
+        pipelit.users.revoke_api_key(key_id)
+    show("Done.", {"revoked": key_id}, as_json=as_json)

@@ -1,0 +1,174 @@
+"""Commands about people's second factors: ``mfa``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelit_agents.cli._io import (
+    AsJson,
+    Yes,
+    at_a_terminal,
+    confirm,
+    read_secret,
+    reporting,
+    safe,
+    show,
+)
+from pipelit_agents.errors import (
+    CodeRejected,
+    ConfigurationError,
+    MalformedCode,
+    SecondFactorError,
+)
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from pipelit_agents import Pipelit
+
+__all__ = ["mfa"]
+mfa = typer.Typer(help="Second factors of people, by an authenticator app.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The person's account.", metavar="username")]
+
+
+# Second factors
+
+
+@mfa.command("enroll")
+@reporting
+def enroll(
+    username: Name,
+    *,
+    png: Annotated[
+        Path | None, typer.Option(help="Write the QR code to this file instead of drawing it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a second factor, show it as a QR code, and turn it on by a first code of the app.
+
+    Without a terminal to ask at, the first code is for: pipelit-agents mfa confirm.
+    """
+    import segno
+
+    from pipelit_agents import Pipelit
+
+    if png is not None and (png.exists() or not png.parent.is_dir()):
+        raise ConfigurationError(
+            f"--png {png}: name a file that isn't there yet, in a folder that is"
+        )
+    if png is not None and not os.access(png.parent, os.W_OK):
+        raise ConfigurationError(f"--png {png}: the folder can't be written to; name another")
+    with Pipelit.from_env() as pipelit:
+        enrolled = pipelit.mfa.enroll(username)
+        uri = enrolled.get_secret_value()
+        asks = at_a_terminal() and not as_json
+        drawn = segno.make(uri, error="m", micro=False)
+        if png is not None:
+            with os.fdopen(os.open(png, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+                drawn.save(out, kind="png", scale=8)
+        elif asks:
+            drawn.terminal(compact=True)
+        fields: dict[str, Any] = {"username": username, "provisioning_uri": uri}
+        if png is not None:
+            fields["qr_code"] = str(png)
+        if not asks:
+            fields["next"] = f"pipelit-agents mfa confirm {username}"
+        title = "Scan it." if asks or png else "Put this address into an authenticator app."
+        show(title, fields, as_json=as_json, once=["provisioning_uri"])
+        if asks:
+            _show_recovery(_first_code(pipelit, username, enrolled), username)
+
+
+def _first_code(pipelit: Pipelit, username: str, enrolled: SecretStr) -> Sequence[SecretStr]:
+    """Ask for a first code until one is right, or the enrolment has ended."""
+    while True:
+        # Whoever sits here was shown the secret, so however many first codes others got wrong,
+        # this one is evaluated.
+        try:
+            return pipelit.mfa.confirm(username, read_secret("Code"), enrolled=enrolled)
+        except (CodeRejected, MalformedCode) as error:
+            if not pipelit.mfa.status(username).pending:
+                raise
+            typer.echo(safe(str(error)), err=True)
+
+
+@mfa.command("confirm")
+@reporting
+def confirm_factor(username: Name, *, as_json: AsJson = False) -> None:
+    """Turn a second factor on by its first code, from a hidden prompt or standard input."""
+    from pipelit_agents import Pipelit
+
+    given = read_secret("Code")
+    with Pipelit.from_env() as pipelit:
+        codes = pipelit.mfa.confirm(username, given)
+    _show_recovery(codes, username, as_json=as_json)
+
+
+@mfa.command("recovery-codes")
+@reporting
+def recovery_codes(username: Name, *, as_json: AsJson = False) -> None:
+    """Replace the recovery codes by ten new ones; it asks for a code."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        _require_on(pipelit, username)
+        codes = pipelit.mfa.renew_recovery_codes(username, read_secret("Code"))
+    _show_recovery(codes, username, as_json=as_json)
+
+
+@mfa.command("disable")
+@reporting
+def disable(username: Name, *, as_json: AsJson = False) -> None:
+    """End a second factor; it asks for a code of it, or a recovery code."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        _require_on(pipelit, username)
+        pipelit.mfa.disable(username, read_secret("Code"))
+    show("Off.", {"username": username}, as_json=as_json)
+
+
+@mfa.command("reset")
+@reporting
+def reset(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
+    """End a second factor without a code, for who lost phone and recovery codes."""
+    from pipelit_agents import Pipelit
+
+    confirm(f"End the second factor of {username} without a code?", yes=yes)
+    with Pipelit.from_env() as pipelit:
+        pipelit.mfa.reset(username)
+    fields = {"username": username, "next": f"pipelit-agents mfa enroll {username}"}
+    show("Off.", fields, as_json=as_json)
+
+
+@mfa.command("status")
+@reporting
+def factor(username: Name, *, as_json: AsJson = False) -> None:
+    """Show whether a person has a second factor, and how many recovery codes are left."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        found = pipelit.mfa.status(username)
+    show("", dataclasses.asdict(found), as_json=as_json)
+
+
+def _require_on(pipelit: Pipelit, username: str) -> None:
+    # The operator is told what a code's refusal doesn't say, and isn't asked for a code in vain.
+    if not pipelit.mfa.status(username).on:
+        raise SecondFactorError(
+            f"{username!r} has no second factor: pipelit-agents mfa enroll {username}",
+            username=username,
+        )
+
+
+def _show_recovery(codes: Sequence[Any], username: str, *, as_json: bool = False) -> None:
+    shown = [code.get_secret_value() for code in codes]
+    fields = {"username": username, "recovery_codes": shown}
+    show("On.", fields, as_json=as_json, once=["recovery_codes"])

@@ -1,0 +1,67 @@
+"""The operator's commands: check, keys, second factors, audit, copies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from pipelit_agents.cli._io import (
+    AsJson,
+    reporting,
+    show,
+)
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["backup", "check"]
+_MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
+
+
+@reporting
+def check(
+    *,
+    deploy: Annotated[
+        bool, typer.Option("--deploy", help="Go through the checklist for production too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look whether all is as it should be; exit code 1 means that something isn't.
+
+    Each item that isn't well is shown with why it matters and what mends it.
+    """
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        found = pipelit.check(deploy=deploy)
+    failed = [each for each in found if each.ok is False]
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
+    else:
+        for each in found:
+            typer.echo(f"{_MARKS[each.ok]}  {each.name}: {each.found}")
+            if each.ok is False:
+                typer.echo(f"        why:  {each.why}")
+                typer.echo(f"        mend: {each.mend}")
+        if not deploy:
+            typer.echo("For production: pipelit-agents check --deploy")
+    if failed:
+        raise typer.Exit(1)
+
+
+@reporting
+def backup(
+    path: Annotated[Path, typer.Argument(help="A file that isn't there yet.", metavar="file")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Copy an SQLite database while it is used; the key isn't in the copy."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        pipelit.backup(path)
+    show("Copied.", {"file": str(path), "keep": "the key, somewhere else"}, as_json=as_json)

@@ -1,0 +1,69 @@
+"""The version of a database's schema, and the configuration of Alembic."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    text,
+)
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from pipelit_agents.database.server import READING, URL_SETTING
+from pipelit_agents.errors import StorageError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+
+def schema_revision(connection: Connection) -> str | None:
+    """Return the migration that a database is at, or None where there is none."""
+    from alembic.runtime.migration import MigrationContext
+
+    options = {"version_table": "pipelit_version"}
+    return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+@cache
+def _revisions() -> frozenset[str]:
+    # Of the files' names, as Alembic takes a third of a second to import.
+    folder = Path(__file__).parent / "migrations" / "versions"
+    return frozenset(file.name.partition("_")[0] for file in folder.glob("[0-9]*_*.py"))
+
+
+def is_known_revision(engine: Engine) -> bool:
+    """Whether the tables were looked at; an error if they are newer than this package."""
+    try:
+        with engine.connect().execution_options(**{READING: True}) as connection:
+            found = connection.scalars(text("SELECT version_num FROM pipelit_version")).all()
+    except OperationalError:
+        # No server, or no tables yet: whoever uses them is told so.
+        return False
+    except SQLAlchemyError:
+        # Or they may not be read.
+        return True
+    newer = sorted(set(found) - _revisions())
+    if newer:
+        raise StorageError(
+            f"the tables at {engine.url.render_as_string()} are of a newer pipelit-agents "
+            f"(migration {newer[-1]!r:.40}; this version knows those up to {max(_revisions())}): "
+            "install that version or a newer one (pip install --upgrade pipelit-agents), or "
+            f"restore the copy from before the upgrade (setting: {URL_SETTING})"
+        )
+    return True
+
+
+def alembic_config() -> Config:
+    """Return Alembic's configuration for this package's migrations."""
+    from alembic.config import Config
+
+    config = Config()
+    # A percent sign in a folder's name would be taken for an interpolation.
+    folder = str(Path(__file__).parent / "migrations").replace("%", "%%")
+    config.set_main_option("script_location", folder)
+    config.set_main_option("path_separator", "os")
+    return config

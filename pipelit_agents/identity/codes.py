@@ -1,0 +1,65 @@
+"""The two kinds of short codes: which form each has, and how each is computed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from pydantic import SecretStr
+
+from pipelit_agents.identity.evidence import TotpCode
+from pipelit_agents.otp import totp
+from pipelit_agents.protocol.binding import (
+    CODE_SUITE,
+    PERIOD,
+    Binding,
+)
+
+PLAIN_DIGITS: Final = 6
+AUDIENCE_DIGITS: Final = 8
+CODE_FORMS: Final = {
+    "plain": re.compile(r"[0-9]{6}\Z"),
+    "audience": re.compile(r"[0-9]{8}\Z"),
+}
+
+
+def short_codes(
+    key: bytes,
+    steps: Sequence[int],
+    prover: str,
+    audience: str | None,
+    relation: str = "",
+    message: str | None = None,
+) -> list[str]:
+    """Return the codes of some steps: of both kinds the one that a checker accepts."""
+    if audience is None:
+        return [totp(key, step * PERIOD, digits=PLAIN_DIGITS) for step in steps]
+    binding = Binding(
+        role="audience-code",
+        suite=CODE_SUITE,
+        relation=relation,
+        prover=prover,
+        verifier=audience,
+        kind="" if message is None else "message",
+        payload=None if message is None else message.encode(),
+    )
+    return binding.answers(key, steps)
+
+
+def other_kind(code: object, kind: str) -> str:
+    """Describe what was given instead of a code of this kind."""
+    if not isinstance(code, str):
+        given = type(code).__name__
+        return f" (this is a {given}{': await it' if given == 'coroutine' else ''})"
+    if kind == "plain" and CODE_FORMS["audience"].match(code):
+        return "; with 8 digits it is an audience code: leave kind out"
+    if kind == "audience" and CODE_FORMS["plain"].match(code):
+        return '; with 6 digits it is a plain code: kind="plain", or make one for an audience'
+    return ""
+
+
+def not_text(code: TotpCode | SecretStr) -> str:
+    """Describe how to give a code as text."""
+    mend = ".code" if isinstance(code, TotpCode) else ".get_secret_value()"
+    return f"code has to be text, not {type(code).__name__}: give its {mend}"

@@ -1,0 +1,114 @@
+"""Read the accounts and peerings that a code or a proof is about."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection
+
+from pipelit_agents.database.fast_path import Open, Statement
+from pipelit_agents.protocol.peering_uri import is_relation
+from pipelit_agents.protocol.provisioning_uri import MAX_NAME
+
+_READ: Final = (
+    "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until, domain, "
+    "relation FROM pipelit_users WHERE username IN "
+)
+# Neither is ever empty, so that an empty one finds nothing.
+_READ_PEERING: Final = Statement(
+    "SELECT relation, secret FROM pipelit_peerings "
+    "WHERE agent = :agent AND (relation = :relation OR domain = :domain)"
+)
+# How many names one statement looks up: some databases take 999 parameters.
+MAX_NAMES_AT_ONCE: Final = 400
+
+
+def unknown_account(name: str, *, own: bool) -> str:
+    """Return the name under which failures about an account that can't be right are counted.
+
+    No account has such a name, so none is ever locked by it. A person who can be right has one lane
+    for who is authenticated as that person and one for all others, so here are two names as well.
+    """
+    lane = "-" if own else "--"
+    if len(lane) + len(name) > MAX_NAME:
+        # No name has a "#" in it.
+        return f"{lane}#{hashlib.sha256(name.encode()).hexdigest()}"
+    return lane + name
+
+
+@lru_cache(maxsize=64)
+def reading_accounts(count: int) -> Statement:
+    """Return the statement that reads so many accounts."""
+    return Statement(f"{_READ}({', '.join(f':name{number}' for number in range(count))})")
+
+
+def read_accounts(connection: Open, *names: str) -> dict[str, Any]:
+    """Return the rows of accounts by their names; a missing account has none."""
+    found = {}
+    for some in _in_parts(names):
+        for row in reading_accounts(len(some)).fetch(connection, numbered_names(some)):
+            found[row.username] = row
+    return found
+
+
+def _in_parts(names: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (names[at : at + MAX_NAMES_AT_ONCE] for at in range(0, len(names), MAX_NAMES_AT_ONCE))
+
+
+def numbered_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the parameters of a statement for these names."""
+    return {f"name{number}": name for number, name in enumerate(names)}
+
+
+def domain_of(rows: Mapping[str, Any], verifier: str, relation: str | None) -> str:
+    """Return the domain of a verifier that is a peer here, or an empty string."""
+    peer = rows.get(verifier)
+    return peer.domain if relation is None and peer is not None else ""
+
+
+class KeyPlace(NamedTuple):
+    """Which of an agent's secrets a proof is made by."""
+
+    domain: str
+    wanted: str
+    issued: Any
+
+
+OWN_SECRET: Final = KeyPlace("", "", None)
+
+
+def key_place(
+    connection: Connection,
+    rows: Mapping[str, Any],
+    username: str,
+    verifier: str,
+    relation: str | None,
+) -> KeyPlace:
+    """Return which secret an agent proves itself with: its own, or that of a peering."""
+    domain = domain_of(rows, verifier, relation)
+    wanted = relation or domain
+    issued = read_peering(connection, username, relation or "", domain) if wanted else None
+    return KeyPlace(domain, wanted, issued)
+
+
+def read_peering(connection: Connection, agent: str, relation: str, domain: str) -> Any:
+    """Return the row of a peering that an agent issued, or None."""
+    if not domain and not is_relation(relation):
+        return None
+    names = {"agent": agent, "relation": relation, "domain": domain}
+    found = _READ_PEERING.fetch(connection, names)
+    return found[0] if found else None
+
+
+def why_no_audience(row: Any) -> str:
+    """Return why a code can't be made for this account."""
+    if row is None:
+        return "audience unknown"
+    if row.domain:
+        return "audience is a peer"
+    if row.kind != "agent":
+        return "audience is a person"
+    return "" if row.active else "audience inactive"
