@@ -25,7 +25,7 @@ from pydantic import SecretStr
 import pipelit_agents.credentials.leak_guard.langgraph_io  # noqa: F401 - here, not on the loop at the first call
 from pipelit_agents import Agent
 from pipelit_agents._bounds import LONGEST_WAIT, require_seconds
-from pipelit_agents._forks import begin_anew_in_children
+from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._threads import aside
 from pipelit_agents.credentials.scope import opened_scope
 from pipelit_agents.errors import CredentialError, PayloadError
@@ -34,7 +34,7 @@ from pipelit_agents.protocol.usernames import require_username
 
 from .envelope import Envelope, SpawnRequest
 
-__all__ = ["NotLetIn", "RemoteChild", "Unfit", "Unreachable", "remote_child"]
+__all__ = ["RemoteChild", "ServerUnauthorized", "UnexpectedStatus", "Unreachable", "remote_child"]
 
 T = TypeVar("T")
 
@@ -63,11 +63,11 @@ class Unreachable(Exception):
         self.status = status
 
 
-class NotLetIn(Exception):
+class ServerUnauthorized(Exception):
     """The server doesn't accept the credential."""
 
 
-class Unfit(Exception):
+class UnexpectedStatus(Exception):
     """The server answers something else than it is asked for.
 
     Attributes:
@@ -88,10 +88,10 @@ class _Trust:
     """
 
     def __init__(self) -> None:
-        self.begin_here()
-        begin_anew_in_children(self)
+        self.reset_after_fork()
+        reset_in_forked_children(self)
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forgets the parent's: OpenSSL has locks in there, which another thread may hold."""
         self._lock = threading.Lock()
         self._read: tuple[Any, ssl.SSLContext] | None = None
@@ -181,8 +181,8 @@ class RemoteChild:
 
         Raises:
             Unreachable: The server was away for longer than ``patience``, or lost the run.
-            Unfit: It answers something else than it is asked for.
-            NotLetIn: It doesn't accept the credential.
+            UnexpectedStatus: It answers something else than it is asked for.
+            ServerUnauthorized: It doesn't accept the credential.
             ProofRejected: What came isn't an envelope.
             PayloadError: What came is too large, or no JSON.
             CredentialError: The credential isn't there, or isn't for this agent.
@@ -254,7 +254,7 @@ class _Run:
             record = await self._ask("POST", self._runs, json=body)
         except Unreachable as error:
             if error.status == 404:
-                raise Unfit(404) from None
+                raise UnexpectedStatus(404) from None
             # It may have begun all the same, and isn't begun twice.
             begun = await self._begun()
             if not begun:
@@ -438,11 +438,11 @@ async def _refuse(response: httpx.Response) -> None:
     # Before a byte of its body is read.
     status = response.status_code
     if status in (401, 403):
-        raise NotLetIn
+        raise ServerUnauthorized
     if status in _TRANSIENT or status == 404:
         raise Unreachable(status)
     if not response.is_success:
-        raise Unfit(status)
+        raise UnexpectedStatus(status)
     if response.headers.get("content-encoding", "identity") != "identity":
         raise ValueError("the server compressed what it was asked not to")
 

@@ -18,7 +18,7 @@ from threading import get_ident
 from typing import Final, Protocol
 from weakref import WeakSet
 
-__all__ = ["BeginsAnew", "Unforked", "begin_anew_in_children", "was_in_use"]
+__all__ = ["ForkAware", "Unforked", "reset_in_forked_children", "was_in_use"]
 
 # Seconds that a fork waits for other threads. SQLite's own statements take milliseconds.
 _PATIENCE: Final = 5.0
@@ -28,17 +28,17 @@ _INTERVAL: Final = 0.0005
 _LONG_PATIENCE: Final = 30.0
 
 
-class BeginsAnew(Protocol):
+class ForkAware(Protocol):
     """What has locks or connections of its process."""
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget the parent's, and close none of them: the parent still uses them."""
 
 
-_ALIVE: Final[WeakSet[BeginsAnew]] = WeakSet()
+_ALIVE: Final[WeakSet[ForkAware]] = WeakSet()
 
 
-def begin_anew_in_children(thing: BeginsAnew) -> None:
+def reset_in_forked_children(thing: ForkAware) -> None:
     """Have it begin anew in each child that is forked from now on, as long as it lives.
 
     If it has a method ``before_fork``, that is called before each fork. It returns the name of what
@@ -93,9 +93,9 @@ class _Turn:
     """
 
     def __init__(self) -> None:
-        self.begin_here()
+        self.reset_after_fork()
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget who holds it."""
         self.lock = threading.RLock()
 
@@ -131,7 +131,7 @@ def _before_fork() -> None:
                 _LEFT.add(left)
 
 
-def _alive() -> list[BeginsAnew]:
+def _alive() -> list[ForkAware]:
     # Other threads may add to it meanwhile, and then a set can't be read to its end.
     for _ in range(100):
         with suppress(RuntimeError):
@@ -165,9 +165,9 @@ def _after_fork_in_child() -> None:
     _IN_USE.update(_LEFT, (each.name for each in _INSIDE))
     for each in (_INSIDE, _FORKING, _LEFT):
         each.clear()
-    _TURN.begin_here()
+    _TURN.reset_after_fork()
     for thing in list(_ALIVE):
-        thing.begin_here()
+        thing.reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,7 +17,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
-from pipelit_agents._forks import begin_anew_in_children
+from pipelit_agents._forks import reset_in_forked_children
 
 __all__ = ["Apart", "Stuck", "aside"]
 
@@ -31,10 +31,10 @@ class _Threads:
     """Threads that come as they are needed, and stay; a forked child has its own."""
 
     def __init__(self) -> None:
-        self.begin_here()
-        begin_anew_in_children(self)
+        self.reset_after_fork()
+        reset_in_forked_children(self)
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forgets the parent's threads, which aren't in the child."""
         self.pool = ThreadPoolExecutor(_MOST, thread_name_prefix="pipelit")
 

@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar
 
 from pipelit_agents.credentials.leak_guard.frames import shown_in_frames
 from pipelit_agents.credentials.leak_guard.masking import MASK, masked
-from pipelit_agents.credentials.leak_guard.patterns import Needles
-from pipelit_agents.credentials.scope import open_needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
+from pipelit_agents.credentials.scope import open_patterns
 
 __all__ = [
     "RedactingFilter",
@@ -48,7 +48,7 @@ def redact(value: T) -> T:
         variable becomes text too.
     """
     shown: Any = value
-    for secrets in open_needles():
+    for secrets in open_patterns():
         shown = masked(_framed(shown, secrets, _DEEP), secrets)
     return shown  # type: ignore[no-any-return]
 
@@ -73,12 +73,12 @@ class RedactingFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Masks the record in place and lets it pass."""
-        for secrets in open_needles():
+        for secrets in open_patterns():
             self._mask(record, secrets)
         return True
 
     @staticmethod
-    def _mask(record: logging.LogRecord, secrets: Needles) -> None:
+    def _mask(record: logging.LogRecord, secrets: Patterns) -> None:
         for name, value in list(vars(record).items()):
             if name != "exc_info":
                 setattr(record, name, masked(_framed(value, secrets, _DEEP), secrets))
@@ -112,7 +112,7 @@ def structlog_processor(
     Returns:
         The event, masked.
     """
-    for secrets in open_needles():
+    for secrets in open_patterns():
         found = _framed(event_dict, secrets, _DEEP)
         shown = {key: masked(each, secrets) for key, each in found.items()}
         event_dict = {masked(key, secrets): each for key, each in shown.items()}
@@ -129,7 +129,7 @@ def loguru_patcher(record: Any) -> None:
     Args:
         record: The record; it is changed.
     """
-    for secrets in open_needles():
+    for secrets in open_patterns():
         record["extra"] = masked(_framed(record["extra"], secrets, _DEEP), secrets)
         record["message"] = masked(record["message"], secrets)
         if record["exception"] and (shown := _traceback(record["exception"], secrets)) is not None:
@@ -151,7 +151,7 @@ def sentry_before_send(event: Any, hint: Mapping[str, Any]) -> Any:
     Returns:
         The event, masked.
     """
-    for secrets in open_needles():
+    for secrets in open_patterns():
         held = any(shown_in_frames(each, secrets) for each in hint.get("exc_info") or ())
         # With attach_stacktrace, the event shows the frames that are running.
         held = held or ("threads" in event and shown_in_frames(currentframe(), secrets))
@@ -237,7 +237,7 @@ def anonymize(payload: dict[str, Any]) -> dict[str, Any]:
     return redact(payload)
 
 
-def _framed(value: Any, secrets: Needles, deep: int) -> Any:
+def _framed(value: Any, secrets: Patterns, deep: int) -> Any:
     """A value in which exceptions and frames that hold a secret are text."""
     if isinstance(value, BaseException | TracebackType | FrameType):
         if not shown_in_frames(value, secrets):
@@ -274,7 +274,7 @@ def _is_exc_info(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and isinstance(value[1], BaseException)
 
 
-def _traceback(info: Any, secrets: Needles) -> str | None:
+def _traceback(info: Any, secrets: Patterns) -> str | None:
     """The masked plain traceback of an exception that shows a secret; None where it doesn't."""
     kind, error, where = info
     if error is None:

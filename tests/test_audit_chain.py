@@ -169,12 +169,12 @@ def test_a_killed_sealer_leaves_a_whole_trail(pipelit: Pipelit, settings: dict[s
         "import os, sys, json\n"
         "from pipelit_agents import Pipelit\n"
         "pipelit = Pipelit(**json.loads(sys.argv[1]))\n"
-        "batch, made = pipelit.audit.chain._seal_batch, []\n"
+        "batch, made = pipelit.audit.seals._seal_batch, []\n"
         "def kill(*given):\n"
         "    made.append(batch(*given))\n"
         "    len(made) == 3 and os.kill(os.getpid(), 9)\n"
         "    return made[-1]\n"
-        "pipelit.audit.chain._seal_batch = kill\n"
+        "pipelit.audit.seals._seal_batch = kill\n"
         "pipelit.audit.seal(batch=5)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, json.dumps(settings)], check=False)
@@ -348,7 +348,7 @@ def test_two_that_prune_and_one_that_rotates_agree(sealed: Pipelit, clock: Clock
     keyring = sealed._open_keyring()
     with ThreadPoolExecutor(3) as pool:
         pruned = [pool.submit(sealed.audit.prune, before) for _ in range(2)]
-        tagged = pool.submit(sealed.audit.chain.retag, keyring)
+        tagged = pool.submit(sealed.audit.seals.retag, keyring)
         assert sum(each.result() for each in pruned) == 10
         tagged.result()
     assert sealed.audit.verify().problems == ()
@@ -422,8 +422,8 @@ def test_seals_outlive_a_change_of_keys(sealed: Pipelit, settings: dict[str, Any
     with Pipelit(**settings | {"encryption_keys": both}) as rotating:
         assert rotating.audit.verify().problems == ()
         keyring = rotating._open_keyring()
-        assert rotating.audit.chain.retag(keyring, only_count=True) == (0, 3, 0)
-        assert rotating.audit.chain.retag(keyring) == (3, 0, 0)
+        assert rotating.audit.seals.retag(keyring, only_count=True) == (0, 3, 0)
+        assert rotating.audit.seals.retag(keyring) == (3, 0, 0)
     with Pipelit(**settings | {"encryption_keys": [newer]}) as after:
         assert after.audit.verify().problems == ()
 

@@ -689,7 +689,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "It is looked for in clear and as base64": {
-        "needles": ["a_secret_is_found_as_it_is_used"],
+        "patterns": ["a_secret_is_found_as_it_is_used"],
         "boundary": ["a_secret_is_found_wherever_it_hides"],
         "ways_out": ["every_carrier_is_searched"],
     },

@@ -296,7 +296,7 @@ def test_threads_wait_for_a_fork_and_go_on(pipelit: Pipelit) -> None:
     class Slow:
         """Begins after the database's connections were closed."""
 
-        def begin_here(self) -> None:
+        def reset_after_fork(self) -> None:
             """Nothing of its own."""
 
         def before_fork(self) -> None:
@@ -313,7 +313,7 @@ def test_threads_wait_for_a_fork_and_go_on(pipelit: Pipelit) -> None:
     slow = Slow()
     thread = Thread(target=read)
     thread.start()
-    forks.begin_anew_in_children(slow)
+    forks.reset_in_forked_children(slow)
     assert Child(lambda: put(pipelit)).said() == "ok"
     forks._ALIVE.discard(slow)
     thread.join(HANGS_AFTER)

@@ -1,4 +1,4 @@
-"""Gathering: what is asked at once is answered together, and nobody's failure is another's."""
+"""Batching: what is asked at once is answered together, and nobody's failure is another's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redis_server import until
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import ProofRejected, StorageError
-from pipelit_agents.identity.batching import Gathering
+from pipelit_agents.identity.batching import Batching
 
 BACKENDS = ("sqlite", "postgres")
 
@@ -40,13 +40,13 @@ def server() -> Server:
     return Server()
 
 
-def waiting(gathering: Gathering[int, int], count: int) -> None:
+def waiting(gathering: Batching[int, int], count: int) -> None:
     """Returns when so many threads stand behind the one that is served."""
     until(lambda: len(gathering._waiting) == count)
 
 
 def one_and_two_behind(
-    gathering: Gathering[int, int], server: Server, pool: ThreadPoolExecutor
+    gathering: Batching[int, int], server: Server, pool: ThreadPoolExecutor
 ) -> list[Future[int]]:
     """Asks 1, and 2 and 3 while it is being served."""
     first = pool.submit(gathering.ask, 1)
@@ -57,7 +57,7 @@ def one_and_two_behind(
     return [first, *others]
 
 
-def asked_at_once(gathering: Gathering[int, int], server: Server, count: int) -> list[int]:
+def asked_at_once(gathering: Batching[int, int], server: Server, count: int) -> list[int]:
     """Asks so many numbers, all but the first while the first is being served."""
     with ThreadPoolExecutor(count) as pool:
         first = pool.submit(gathering.ask, 0)
@@ -70,20 +70,20 @@ def asked_at_once(gathering: Gathering[int, int], server: Server, count: int) ->
 
 def test_threads_that_wait_are_served_together(server: Server) -> None:
     """The first is served alone; all that came meanwhile are the second batch."""
-    assert asked_at_once(Gathering(server), server, 20) == [2 * n for n in range(20)]
+    assert asked_at_once(Batching(server), server, 20) == [2 * n for n in range(20)]
     assert [len(batch) for batch in server.batches] == [1, 19]
 
 
 def test_a_batch_has_a_limit(server: Server) -> None:
     """However many wait, one batch serves so many at the most, and nobody is left."""
-    assert asked_at_once(Gathering(server, largest=4), server, 11) == [2 * n for n in range(11)]
+    assert asked_at_once(Batching(server, largest=4), server, 11) == [2 * n for n in range(11)]
     assert max(len(batch) for batch in server.batches) == 4
 
 
 async def test_tasks_that_wait_are_served_together(server: Server) -> None:
     """A hundred tasks of one loop take two batches at the most, each in its own order."""
     server.gate.set()
-    gathering = Gathering(server)
+    gathering = Batching(server)
     assert await asyncio.gather(*map(gathering.aask, range(100))) == [2 * n for n in range(100)]
     assert len(server.batches) <= 2
 
@@ -91,7 +91,7 @@ async def test_tasks_that_wait_are_served_together(server: Server) -> None:
 async def test_an_error_is_its_own_questions(server: Server) -> None:
     """One that has no answer raises where it was asked; the others have theirs."""
     server.gate.set()
-    gathering = Gathering(server)
+    gathering = Batching(server)
     answers = await asyncio.gather(*map(gathering.aask, (1, -1, 2)), return_exceptions=True)
     assert (answers[0], answers[2], str(answers[1])) == (2, 4, "no -1")
     with pytest.raises(ValueError, match="no -5"):
@@ -107,7 +107,7 @@ async def test_a_server_that_fails_is_told_to_all() -> None:
             raise StorageError("away")
         return list(asked)
 
-    gathering = Gathering(serve)
+    gathering = Batching(serve)
     answers = await asyncio.gather(*map(gathering.aask, range(5)), return_exceptions=True)
     assert [str(each) for each in answers] == ["away"] * 5
     with pytest.raises(StorageError):
@@ -127,7 +127,7 @@ def test_who_serves_and_is_interrupted_leaves_the_others_served(server: Server) 
             raise KeyboardInterrupt
         return answers
 
-    gathering = Gathering(serve)
+    gathering = Batching(serve)
     with ThreadPoolExecutor(4) as pool:
         first, *others = one_and_two_behind(gathering, server, pool)
         assert [each.result(30) for each in others] == [4, 6]
@@ -146,7 +146,7 @@ def test_an_interrupt_while_answers_are_handed_out_loses_none(server: Server) ->
             yield from list.__iter__(self)
 
     once: list[bool] = []
-    gathering = Gathering(lambda asked: Answers(server(asked)))
+    gathering = Batching(lambda asked: Answers(server(asked)))
     with ThreadPoolExecutor(4) as pool:
         first, *others = one_and_two_behind(gathering, server, pool)
         ended = [each.exception(30) or each.result(30) for each in (first, *others)]
@@ -161,7 +161,7 @@ async def test_each_who_asked_gets_an_error_of_its_own() -> None:
     def serve(asked: Sequence[int]) -> list[int | Exception]:
         raise StorageError("away")
 
-    gathering = Gathering(serve)
+    gathering = Batching(serve)
     one, other = await asyncio.gather(*map(gathering.aask, range(2)), return_exceptions=True)
     assert isinstance(one, StorageError)
     assert isinstance(other, StorageError)
@@ -170,7 +170,7 @@ async def test_each_who_asked_gets_an_error_of_its_own() -> None:
 
 async def test_a_cancelled_task_takes_nobody_with_it(server: Server) -> None:
     """Who asked with it is answered."""
-    gathering = Gathering(server)
+    gathering = Batching(server)
     tasks = [asyncio.ensure_future(gathering.aask(number)) for number in range(4)]
     await asyncio.to_thread(server.entered.wait, 30)
     tasks[1].cancel()
@@ -183,7 +183,7 @@ async def test_a_cancelled_task_takes_nobody_with_it(server: Server) -> None:
 def test_each_loop_is_served(server: Server) -> None:
     """A loop after another, and two at once, in threads of their own."""
     server.gate.set()
-    gathering = Gathering(server)
+    gathering = Batching(server)
 
     async def ask(number: int) -> int:
         return await gathering.aask(number)
@@ -198,7 +198,7 @@ def test_each_loop_is_served(server: Server) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doesn't fork")
 def test_a_forked_child_waits_for_nobody_of_its_parent(server: Server) -> None:
     """A fork in the middle of a batch leaves no lock held in the child."""
-    gathering = Gathering(server)
+    gathering = Batching(server)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(gathering.ask, 1)
         assert server.entered.wait(30)

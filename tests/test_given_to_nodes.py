@@ -28,7 +28,7 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.leak_guard.given import Given
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.written import written
 from pipelit_agents.errors import SecretLeakError
 
@@ -449,7 +449,7 @@ def test_a_large_input_is_compared_when_it_matters(
 
 def test_a_right_guess_takes_no_other_work_than_a_wrong_one(keyed: Pipelit) -> None:
     """As many forms are searched for, in as much, whether or not one of them is known."""
-    every = Needles({SECRET: "service"})
+    every = Patterns({SECRET: "service"})
     work = []
     for text in ("winter 2026!", SECRET):
         given = Given()

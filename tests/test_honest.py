@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.errors import SecretLeakError
 
 NAMES = [f"kinds:{kind}" for kind in DOCUMENTS]
@@ -91,8 +91,8 @@ def test_an_honest_node_with_all_secrets_is_not_refused(every_kind: Pipelit) -> 
 
 def test_each_answer_is_honest_by_itself() -> None:
     """None of the corpus is refused, searched one by one with the name of what is found."""
-    needles = {kind: Needles({value: kind}) for kind, (value, _, _) in DOCUMENTS.items()}
-    false = [(line, kind) for line in LINES for kind, each in needles.items() if each.within(line)]
+    patterns = {kind: Patterns({value: kind}) for kind, (value, _, _) in DOCUMENTS.items()}
+    false = [(line, kind) for line in LINES for kind, each in patterns.items() if each.within(line)]
     assert false == []
 
 

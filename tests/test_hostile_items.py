@@ -21,7 +21,7 @@ from pipelit_agents import Agent, Challenge, Pipelit, Proof, Verification
 from pipelit_agents._run_context import RunContext
 from pipelit_agents.audit.records import entry, write
 from pipelit_agents.errors import ConfigurationError, ProofRejected, StorageError
-from pipelit_agents.identity.batching import Gathering
+from pipelit_agents.identity.batching import Batching
 
 BACKENDS = ("sqlite", "postgres")
 SQLITE = pytest.mark.backends("sqlite")
@@ -269,7 +269,7 @@ def test_one_by_one_ends_where_nothing_can_be_served() -> None:
         if len(looked) > 2:
             raise StorageError("away")
 
-    gathering: Gathering[int, int] = Gathering(serve, usable=usable)
+    gathering: Batching[int, int] = Batching(serve, usable=usable)
 
     async def ask() -> list[Any]:
         return await asyncio.gather(*map(gathering.aask, range(500)), return_exceptions=True)

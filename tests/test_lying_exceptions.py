@@ -29,7 +29,7 @@ from pipelit_agents.errors import (
     VerificationError,
 )
 from pipelit_agents.graphs import RemoteChild, verified_child
-from pipelit_agents.graphs.remote import NotLetIn, Unfit, Unreachable
+from pipelit_agents.graphs.remote import ServerUnauthorized, UnexpectedStatus, Unreachable
 
 OTHER = "agent_other"
 MODES = ["values", "updates", "custom", "messages", "tasks", "checkpoints", "debug"]
@@ -52,8 +52,15 @@ BELIEVED: dict[str, type[BaseException]] = {
         *(RequestRefused, StorageError, LedgerUnavailable, ConfigurationError, CredentialError),
         *(UnsealError, UserInactive, PayloadError, VerificationError, AuditTampered, PipelitError),
         *(GraphInterrupt, GraphDrained, ParentCommand, asyncio.CancelledError),
-        *(KeyboardInterrupt, SystemExit, GeneratorExit, StopIteration, Unfit, NotLetIn),
-        *(Unreachable, TimeoutError, BaseExceptionGroup),
+        *(
+            KeyboardInterrupt,
+            SystemExit,
+            GeneratorExit,
+            StopIteration,
+            UnexpectedStatus,
+            ServerUnauthorized,
+        ),
+        *(ServerUnauthorized, Unreachable, TimeoutError, BaseExceptionGroup),
     )
 }
 
@@ -68,7 +75,7 @@ def liar(base: type[BaseException], claimed: type[BaseException], after: int = 0
         @property
         def __class__(self) -> Any:
             Liar.asked += 1
-            return claimed if not after or Liar.asked <= after else Unfit
+            return claimed if not after or Liar.asked <= after else UnexpectedStatus
 
         def __str__(self) -> str:
             raise claimed(CANARY)
@@ -195,7 +202,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "a group of a stop": lambda: BaseExceptionGroup(CANARY, [KeyboardInterrupt(CANARY)]),
     "a group of a refusal": lambda: ExceptionGroup(CANARY, [RequestRefused(CANARY)]),
     "a remote child's": lambda: Unreachable(),
-    "another remote child's": lambda: Unfit(CANARY),  # type: ignore[arg-type]
+    "another remote child's": lambda: UnexpectedStatus(CANARY),  # type: ignore[arg-type]
 }
 
 
@@ -231,9 +238,9 @@ async def test_what_is_nearly_believed_is_refused(
         (lambda: liar(Exception, StorageError), "refused"),
         (lambda: type("Own", (StorageError,), {})(CANARY), "refused"),
         (lambda: GraphInterrupt((Interrupt(CANARY, id="1"),)), "refused"),
-        (lambda: Unfit(CANARY), "refused"),  # type: ignore[arg-type]
+        (lambda: UnexpectedStatus(CANARY), "refused"),  # type: ignore[arg-type]
         (Unreachable, "unreachable"),
-        (NotLetIn, "refused"),
+        (ServerUnauthorized, "refused"),
     ],
 )
 async def test_a_class_that_stands_for_a_remote_child_is_heard_as_little(

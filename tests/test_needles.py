@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from sqlalchemy import URL
 
 from pipelit_agents.credentials.leak_guard.masking import masked
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.errors import SecretLeakError
 
@@ -244,5 +244,5 @@ def test_a_secret_in_a_document_within_a_document_is_found(
 
 def test_an_ordinary_key_is_as_quick_to_look_for_as_before() -> None:
     """What no encoding changes has no further forms."""
-    assert Needles({f"sk-{FIRST}": "service"}).count == 9
-    assert Needles({f"{SECOND}/+'\"<&{FIRST}": "service"}).count < 80
+    assert Patterns({f"sk-{FIRST}": "service"}).count == 9
+    assert Patterns({f"{SECOND}/+'\"<&{FIRST}": "service"}).count < 80

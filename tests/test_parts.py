@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.leak_guard.masking import masked
 from pipelit_agents.credentials.leak_guard.parts import described, parts
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.recognition import (
     Level,
     Part,
@@ -332,23 +332,23 @@ def test_a_document_in_a_document_in_a_document(pipelit: Pipelit) -> None:
 def test_no_document_takes_long(document: str) -> None:
     """The largest and strangest documents are taken apart in a number of steps like their size."""
     assert len(list(parts(document))) < 5000
-    assert Needles({document: "service"}).within(f"x {document} y")
+    assert Patterns({document: "service"}).within(f"x {document} y")
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_whatever_is_masked_is_searched_for(kind: str) -> None:
     """The search looks for less than there are forms, and finds each of them."""
-    needles = Needles({DOCUMENTS[kind][0]: "service"})
-    assert [form for form in needles.forms if not needles.inside(form)] == []
-    assert [text for text in needles.texts if not needles.within(text)] == []
-    assert not needles.within(needles.mask("\n".join(needles.texts), "****"))
+    patterns = Patterns({DOCUMENTS[kind][0]: "service"})
+    assert [form for form in patterns.forms if not patterns.inside(form)] == []
+    assert [text for text in patterns.texts if not patterns.within(text)] == []
+    assert not patterns.within(patterns.mask("\n".join(patterns.texts), "****"))
 
 
 def test_decoded_forms_do_not_explode() -> None:
     """An ordinary key is looked for in a dozen forms, one that encodes bytes in two dozen."""
-    assert len(Needles({"sk-proj-aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3zA5": "a"}).forms) <= 15
-    assert len(Needles({RAW.hex(): "a"}).forms) <= 30
-    assert len(Needles({ENCODED: "a"}).forms) <= 36
+    assert len(Patterns({"sk-proj-aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3zA5": "a"}).forms) <= 15
+    assert len(Patterns({RAW.hex(): "a"}).forms) <= 30
+    assert len(Patterns({ENCODED: "a"}).forms) <= 36
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from pydantic import SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.pieces import Held, Pieces
 from pipelit_agents.errors import SecretLeakError
 
@@ -868,7 +868,7 @@ def test_half_of_a_short_secret_is_kept_back(secret: str) -> None:
 @pytest.mark.parametrize("secret", ["Käse/+8wZ q_0123456789-end", KEY, "p4ss/W+rd==xY&z"])
 def test_every_written_form_is_kept_back_as_the_secret_is(secret: str) -> None:
     """Of hexadecimal, base64 and escapes, as many characters of the secret have to be right."""
-    for form, least in Needles({secret: "service"}).beginnings.items():
+    for form, least in Patterns({secret: "service"}).beginnings.items():
         assert 4 <= least < len(form)
         assert least >= len(form) * min(0.25, 8 / len(secret))
 
@@ -904,14 +904,14 @@ class Guard:
     """Knows secrets, and finds them as a scope does."""
 
     def __init__(self, *secrets: str) -> None:
-        self.needles = Needles(dict.fromkeys(secrets, "service"))
+        self.patterns = Patterns(dict.fromkeys(secrets, "service"))
 
     def check(self, value: Any, where: str) -> None:
-        if any(self.needles.within(each) for each in value):
+        if any(self.patterns.within(each) for each in value):
             raise SecretLeakError("found")
 
-    def sought(self) -> Needles:
-        return self.needles
+    def sought(self) -> Patterns:
+        return self.patterns
 
     def was_given(self, text: str) -> bool:
         return False
@@ -938,7 +938,7 @@ def test_pieces_of_any_size_are_found(secret: str, size: int) -> None:
         held.flush()
         shown = "".join(handed)
         assert (before + secret).startswith(shown)
-        assert len(shown) < len(before) + guard.needles.beginnings[secret]
+        assert len(shown) < len(before) + guard.patterns.beginnings[secret]
 
 
 def test_a_secret_that_is_opened_while_something_streams_is_found() -> None:
@@ -946,7 +946,7 @@ def test_a_secret_that_is_opened_while_something_streams_is_found() -> None:
     guard = Guard()
     pieces = Pieces(guard, "a test")
     assert pieces.take("it is " + KEY[:10]) == 1
-    guard.needles = Guard(KEY).needles
+    guard.patterns = Guard(KEY).patterns
     assert pieces.take(KEY[10:14]) == 0
     with pytest.raises(SecretLeakError):
         pieces.take(KEY[14:])

@@ -42,7 +42,7 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.leak_guard.search import refuse_leak
-from pipelit_agents.credentials.scope import open_needles
+from pipelit_agents.credentials.scope import open_patterns
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 
 KEY = "sk-Canary/+8wZq_0123456789-end"
@@ -365,11 +365,11 @@ def test_generators_that_nobody_ended_may_be_collected_at_any_moment(keyed: Pipe
             holder.held = (holder, generator := node({}))
             next(generator)
             del holder, generator
-            open_needles()
+            open_patterns()
     finally:
         gc.set_threshold(*before)
     gc.collect()
-    assert open_needles() == []
+    assert open_patterns() == []
 
 
 class Tenants(InMemoryStore):

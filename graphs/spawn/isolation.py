@@ -19,7 +19,7 @@ from pipelit_agents.errors import (
 )
 
 from ..interrupts import INTERRUPTS
-from ..remote import NotLetIn, Unreachable
+from ..remote import ServerUnauthorized, Unreachable
 from .containment import is_of_a_person
 
 
@@ -52,7 +52,7 @@ PARENT_FAILED: Final = (
     UnsealError,
 )
 # What a remote child of another class may say of its server.
-AWAY: Final[frozenset[type[Exception]]] = frozenset({Unreachable, NotLetIn})
+AWAY: Final[frozenset[type[Exception]]] = frozenset({Unreachable, ServerUnauthorized})
 
 
 class MaskedChildErrors:
@@ -102,10 +102,10 @@ class MaskedChildErrors:
             except BaseException as raised:
                 # By the child's own code in what it was interrupted with.
                 error = raised
-        return _wordless(error, self._began_in)
+        return _masked_error(error, self._began_in)
 
 
-def _wordless(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
+def _masked_error(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
     # What ends the task or the run from outside ends it, and says nothing of the child's. A child's
     # own SystemExit or KeyboardInterrupt ends only the child.
     kind = type(error)

@@ -33,7 +33,7 @@ from ..codec import (
 )
 from ..envelope import Envelope, SpawnRequest
 from ..interrupts import child_answers, rebuilt_interrupt
-from ..remote import NotLetIn, RemoteChild, Unfit, Unreachable
+from ..remote import RemoteChild, ServerUnauthorized, UnexpectedStatus, Unreachable
 from ..schemas import known_outputs
 from ..values import Known
 from .calls import without_an_answer
@@ -378,13 +378,13 @@ class Parent:
         elif isinstance(error, Unreachable):
             status, reason = "unreachable", "unreachable"
             words = "the child's server is away, or lost the run: nothing was used, ask it again"
-        elif isinstance(error, Unfit):
+        elif isinstance(error, UnexpectedStatus):
             words = (
                 f"the child's server answered {error.status}: see the url, and the graph that it "
                 "has to serve under that name"
             )
             reason = f"answered {error.status}"
-        elif isinstance(error, NotLetIn):
+        elif isinstance(error, ServerUnauthorized):
             words = "the child's server doesn't accept the API key: see the child's credential"
             reason = "not let in"
         elif isinstance(error, AskedAPerson):

@@ -10,7 +10,7 @@ from threading import Lock, Timer
 from typing import Any, Final
 from weakref import WeakSet
 
-from pipelit_agents._forks import begin_anew_in_children
+from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._run_context import RunContext
 from pipelit_agents.audit.records import entry, write
 from pipelit_agents.database.engine import Database
@@ -52,11 +52,11 @@ class Refusals:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
-        self.begin_here()
-        begin_anew_in_children(self)
+        self.reset_after_fork()
+        reset_in_forked_children(self)
         _ALIVE.add(self)
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget what was counted; in a forked child the parent writes it."""
         self._lock = Lock()
         self._kinds: OrderedDict[tuple[str, str], _Kind] = OrderedDict()

@@ -32,7 +32,7 @@ from pipelit_agents.database.models import AuditRow, AuditSealRow
 from pipelit_agents.errors import AuditTampered, ConfigurationError
 from pipelit_agents.sealing.keyring import Keyring
 
-__all__ = ["AuditHead", "AuditReport", "Chain"]
+__all__ = ["AuditHead", "AuditReport", "Seals"]
 
 _LOG: Final = logging.getLogger(__name__)
 _START: Final = "0" * 64
@@ -128,7 +128,7 @@ class _Seal(NamedTuple):
     gaps: str
 
 
-class Chain:
+class Seals:
     """Seals and checks the trail of one database.
 
     Args:

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from pipelit_agents._bounds import require_count, require_moment
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.audit.records import SHOWN_FIELDS, AuditEntry, entry, entry_of, write
-from pipelit_agents.audit.seals import AuditHead, AuditReport, Chain
+from pipelit_agents.audit.seals import AuditHead, AuditReport, Seals
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
 from pipelit_agents.display import Rows
@@ -34,7 +34,7 @@ class AuditTrail:
     ) -> None:
         self._database = database
         self._clock = clock
-        self.chain = Chain(database, keyring, clock)
+        self.seals = Seals(database, keyring, clock)
 
     def list(
         self,
@@ -114,13 +114,13 @@ class AuditTrail:
             AuditTampered: The newest seal isn't one of ours: nothing is built on it.
             ConfigurationError: There is no key.
         """
-        return self.chain.seal(require_count(batch, "batch"))
+        return self.seals.seal(require_count(batch, "batch"))
 
     aseal = off_the_loop(seal)
 
     def head(self) -> AuditHead:
         """The newest seal. Kept away from the database's writers, it shows a cut-off end."""
-        return self.chain.head()
+        return self.seals.head()
 
     ahead = off_the_loop(head)
 
@@ -137,7 +137,7 @@ class AuditTrail:
         Raises:
             ConfigurationError: There is no key.
         """
-        return self.chain.verify([heads] if isinstance(heads, AuditHead) else heads)
+        return self.seals.verify([heads] if isinstance(heads, AuditHead) else heads)
 
     averify = off_the_loop(verify)
 
@@ -164,7 +164,7 @@ class AuditTrail:
             AuditTampered: A batch isn't as it was sealed; it and what follows stays.
             ConfigurationError: There is no key.
         """
-        deleted = self.chain.prune(require_moment(before, "before"))
+        deleted = self.seals.prune(require_moment(before, "before"))
         if deleted:
             with self._database.writing(durable=True) as connection:
                 write(

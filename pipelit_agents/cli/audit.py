@@ -91,14 +91,14 @@ def entries(
 def _follow(pipelit: Pipelit, filters: dict[str, Any], seen: set[int], *, as_json: bool) -> None:
     # What is asked for begins with the first one that was shown, or with what comes now. Only the
     # numbers that were given count: an entry that somebody put at their end would hide all others.
-    newest = pipelit.audit.chain.newest_number()
+    newest = pipelit.audit.seals.newest_number()
     first = min((each for each in seen if 1 <= each <= newest), default=newest + 1)
     while True:
         for entry in pipelit.audit.list(limit=_LATE, after=first - 1, **filters):
             if entry.id not in seen:
                 _print_entry(entry, as_json=as_json)
                 seen.add(entry.id)
-        first = max(first, pipelit.audit.chain.newest_number() - _LATE)
+        first = max(first, pipelit.audit.seals.newest_number() - _LATE)
         seen = {each for each in seen if each >= first}
         time.sleep(_FOLLOW_EVERY)
 

@@ -15,7 +15,7 @@ from weakref import ref
 from pipelit_agents._run_context import running
 from pipelit_agents.credentials.leak_guard.given import Given
 from pipelit_agents.credentials.leak_guard.masking import redact, scrub
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.search import holds, refuse_leak
 from pipelit_agents.credentials.leak_guard.surroundings import Surroundings
 from pipelit_agents.credentials.leak_guard.traversal import Unsearched
@@ -26,7 +26,7 @@ from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 if TYPE_CHECKING:
     from pipelit_agents.credentials.leak_guard.pieces import Held
 
-__all__ = ["Scope", "current_scope", "open_needles", "opened_scope", "require_running"]
+__all__ = ["Scope", "current_scope", "open_patterns", "opened_scope", "require_running"]
 
 _current: ContextVar[Scope | None] = ContextVar("pipelit_agents_scope", default=None)
 
@@ -56,8 +56,8 @@ class Scope(Unsearched):
         self._revealed: dict[str, str] = {}
         # Texts that are these very objects come from a secret, not from the input.
         self._plain: dict[int, tuple[str, str]] = {}
-        self._needles: Needles | None = None
-        self._sought: Needles | None = None
+        self._patterns: Patterns | None = None
+        self._sought: Patterns | None = None
 
     @property
     def revealed(self) -> Mapping[str, str]:
@@ -86,7 +86,7 @@ class Scope(Unsearched):
         while scope is not None:
             scope._revealed[value] = secret.credential
             scope._plain[id(value)] = value, secret.credential
-            scope._needles = scope._sought = None
+            scope._patterns = scope._sought = None
             if scope.closed:
                 scope.close()
             scope = scope.parent
@@ -99,7 +99,7 @@ class Scope(Unsearched):
             secret.close()
         self._revealed.clear()
         self._plain.clear()
-        self._needles = self._sought = None
+        self._patterns = self._sought = None
         self.given = Given()
         _scopes.pop(id(self), None)
 
@@ -129,7 +129,7 @@ class Scope(Unsearched):
 
     def _search(self, value: Any, where: str, besides: Sequence[Any]) -> None:
         # A large input is searched only where there is something to compare it with.
-        every = self.needles()
+        every = self.patterns()
         wait = self._sought is None and not self.given.is_searched_always(every)
         try:
             if not wait or holds(value, every, besides=besides):
@@ -174,18 +174,18 @@ class Scope(Unsearched):
         """Take the secrets out of an exception and its chain; what is to be raised for it."""
         return redact(error, self.sought())
 
-    def needles(self) -> Needles:
+    def patterns(self) -> Patterns:
         """Return what the secrets of this scope, and of those inside it, look like."""
-        found = self._needles
+        found = self._patterns
         if found is None:
-            found = self._needles = Needles(self.revealed)
+            found = self._patterns = Patterns(self.revealed)
         return found
 
-    def sought(self) -> Needles:
+    def sought(self) -> Patterns:
         """Return the same for what the node adds, without what stood in its input before."""
         found = self._sought
         if found is None:
-            every = self.needles()
+            every = self.patterns()
             found = self._sought = every.without(self.given.known(every))
         return found
 
@@ -233,7 +233,7 @@ class Scope(Unsearched):
         self._at_the_end.clear()
         if self._revealed and self.surroundings is not None:
             look = self.surroundings.clean if failed else self.surroundings.check
-            look(self.needles(), self.sought)
+            look(self.patterns(), self.sought)
 
 
 # Those that hold secrets. Without a lock: the collector closes generators that nobody ended, at any
@@ -241,10 +241,10 @@ class Scope(Unsearched):
 _scopes: dict[int, ref[Scope]] = {}
 
 
-def open_needles() -> list[Needles]:
+def open_patterns() -> list[Patterns]:
     """Return what to look for, of all that is revealed in this process right now."""
     scopes = [each() for each in _scopes.copy().values()]
-    return [scope.needles() for scope in scopes if scope is not None and not scope.closed]
+    return [scope.patterns() for scope in scopes if scope is not None and not scope.closed]
 
 
 def current_scope() -> Scope | None:

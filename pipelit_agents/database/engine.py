@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from pipelit_agents._forks import Unforked, begin_anew_in_children, was_in_use
+from pipelit_agents._forks import Unforked, reset_in_forked_children, was_in_use
 from pipelit_agents.database.causes import LOST_PRIMARY, hint
 from pipelit_agents.database.fast_path import Open, Statement, Transaction, named_by_driver
 from pipelit_agents.database.server import READING, URL_SETTING, begin, server, without_limits
@@ -47,7 +47,7 @@ C = TypeVar("C")
 BUSY_TIMEOUT: Final = 15.0
 POOL_SIZE: Final = 8
 _SPARE: Final = 4
-begin_anew_in_children(THIS_THREAD)
+reset_in_forked_children(THIS_THREAD)
 
 
 class Database:
@@ -66,10 +66,10 @@ class Database:
         self._pool_size = pool_size
         self._opened: _Opened | None = None
         self._inherited: tuple[Any, ...] = ()
-        self.begin_here()
-        begin_anew_in_children(self)
+        self.reset_after_fork()
+        reset_in_forked_children(self)
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget all connections; in a forked child they are the parent's.
 
         They aren't closed: the parent still uses them.
@@ -241,7 +241,7 @@ class Database:
                 yield
         finally:
             if sqlite:
-                # Tried, where it may not be this thread's: see Gathering.ask.
+                # Tried, where it may not be this thread's: see Batching.ask.
                 try:  # noqa: SIM105 - suppress is Python's own code, and can be interrupted too
                     writer.release()
                 except RuntimeError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from pipelit_agents._forks import begin_anew_in_children
+from pipelit_agents._forks import reset_in_forked_children
 
 if TYPE_CHECKING:
     pass
@@ -15,10 +15,10 @@ class _Global:
     """Locks that all databases of the process share."""
 
     def __init__(self) -> None:
-        self.begin_here()
-        begin_anew_in_children(self)
+        self.reset_after_fork()
+        reset_in_forked_children(self)
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget who held them; in a forked child nobody does."""
         # Alembic keeps the migration that is under way in a global variable.
         self.migrating = threading.RLock()
@@ -46,7 +46,7 @@ class _Here(threading.local):
     holds = 0
     connects = 0
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget all of it; in a forked child it is the parent that is in the middle of it."""
         self.writes, self.holds, self.connects = (), 0, 0
 

@@ -17,10 +17,10 @@ from copy import copy
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from pipelit_agents._forks import begin_anew_in_children
+from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._threads import aside
 
-__all__ = ["Gathering"]
+__all__ = ["Batching"]
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -38,16 +38,16 @@ class _Here(threading.local):
 
     serving = False
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget it; in a forked child it is the parent that serves."""
         self.serving = False
 
 
 _HERE: Final = _Here()
-begin_anew_in_children(_HERE)
+reset_in_forked_children(_HERE)
 
 
-class Gathering(Generic[A, R]):
+class Batching(Generic[A, R]):
     """Questions of many threads and tasks, and one function that answers many at once.
 
     Args:
@@ -69,10 +69,10 @@ class Gathering(Generic[A, R]):
         self._serve = serve
         self._largest = largest
         self._usable = usable
-        self.begin_here()
-        begin_anew_in_children(self)
+        self.reset_after_fork()
+        reset_in_forked_children(self)
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forgets who waits; in a forked child nobody of the parent's does."""
         # Held while questions of threads are served; the others wait for it as in a queue. A thread
         # that is interrupted just after it took it, or just before it gives it back, takes it once

@@ -35,7 +35,7 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 from pipelit_agents.identity.acting import acts_for
-from pipelit_agents.identity.batching import Gathering
+from pipelit_agents.identity.batching import Batching
 from pipelit_agents.identity.codes import (
     AUDIENCE_DIGITS,
     CODE_FORMS,
@@ -151,8 +151,8 @@ class Verifier:
         self._clock = clock
         self.questions = QuestionLimit()
         self._nobody = ""
-        self._proofs = Gathering(self._make_proofs, usable=self._require_reading)
-        self._checks = Gathering(self._check_proofs, usable=self._require_deciding)
+        self._proofs = Batching(self._make_proofs, usable=self._require_reading)
+        self._checks = Batching(self._check_proofs, usable=self._require_deciding)
 
     @property
     def database(self) -> Database:

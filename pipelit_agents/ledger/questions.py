@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from pipelit_agents._forks import begin_anew_in_children
+from pipelit_agents._forks import reset_in_forked_children
 
 __all__ = ["Admission", "QuestionLimit"]
 
@@ -42,10 +42,10 @@ class QuestionLimit:
     """
 
     def __init__(self) -> None:
-        self.begin_here()
-        begin_anew_in_children(self)
+        self.reset_after_fork()
+        reset_in_forked_children(self)
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Count from the beginning; a forked child doesn't inherit a lock that may be held."""
         self._lock = threading.Lock()
         self._askers: OrderedDict[tuple[str, str], _Asker] = OrderedDict()

@@ -17,7 +17,7 @@ from importlib.resources import files
 from secrets import token_hex
 from typing import Any, Final, NamedTuple, cast
 
-from pipelit_agents._forks import begin_anew_in_children
+from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
@@ -191,10 +191,10 @@ class RedisLedger:
         )
         self._script = (files(__package__) / "decide.lua").read_text("utf-8")
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        self.begin_here()
-        begin_anew_in_children(self)
+        self.reset_after_fork()
+        reset_in_forked_children(self)
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forgets the connections; in a forked child the sockets are the parent's."""
         self._client: Any = None
         # A thread that is interrupted while it connects can connect again.

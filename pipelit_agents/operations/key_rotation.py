@@ -340,7 +340,7 @@ class Keys:
             counted.older[place.table.__tablename__] = older
         for column_place in self._other_columns():
             column_place.count(keyring, counted)
-        newest, older, foreign = self._audit.chain.retag(keyring, only_count=True)
+        newest, older, foreign = self._audit.seals.retag(keyring, only_count=True)
         counted.newest, counted.older["seals"] = counted.newest + newest, older
         if foreign:
             counted.unreadable.append(
@@ -401,7 +401,7 @@ class Keys:
             total += resealed
             if not resealed:
                 break
-        self._audit.chain.retag(keyring)
+        self._audit.seals.retag(keyring)
         with self._database.writing(durable=True) as connection:
             write(
                 connection,

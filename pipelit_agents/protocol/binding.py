@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Final, Literal, NamedTuple, NoReturn, SupportsIndex
 
-from pipelit_agents._forks import begin_anew_in_children
+from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents.errors import ProofRejected
 from pipelit_agents.otp import ocra_each
 from pipelit_agents.protocol.usernames import is_username, require_username
@@ -125,10 +125,10 @@ class _Process:
     """Names the process that this code runs in; a forked child has another name."""
 
     def __init__(self) -> None:
-        self.begin_here()
-        begin_anew_in_children(self)
+        self.reset_after_fork()
+        reset_in_forked_children(self)
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Take a new name."""
         self._token = object()
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
-from pipelit_agents._forks import begin_anew_in_children
+from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._words import masked
 from pipelit_agents.errors import ConfigurationError, EncryptionKeysUnavailable, UnsealError
 from pipelit_agents.sealing.keyring import Keyring
@@ -60,10 +60,10 @@ class KeySource:
         self._asked_at = 0.0
         self._next = self._wait = 0.0
         self._failed: tuple[float, str, str] | None = None
-        self.begin_here()
-        begin_anew_in_children(self)
+        self.reset_after_fork()
+        reset_in_forked_children(self)
 
-    def begin_here(self) -> None:
+    def reset_after_fork(self) -> None:
         """Make a lock of this process's own: the parent's may be held by a thread of the parent."""
         self._turn = threading.Lock()
         self._asking: int | None = None

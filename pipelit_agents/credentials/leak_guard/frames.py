@@ -10,7 +10,7 @@ from itertools import islice
 from types import FrameType, TracebackType
 from typing import Any, Final
 
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.traversal import insides
 from pipelit_agents.credentials.secret import Secret
 
@@ -35,15 +35,15 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
         waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
 
 
-def shown_in_frames(shown: Any, needles: Needles) -> bool:
+def shown_in_frames(shown: Any, patterns: Patterns) -> bool:
     """Whether a local variable of an exception, a traceback or a frame holds a secret.
 
     Args:
         shown: The exception, with its whole chain; or a traceback, a frame, or anything else.
-        needles: What to look for.
+        patterns: What to look for.
     """
     seen: dict[int, Any] = {}
-    return any(_holds(frame.f_locals, needles, seen) for frame in _frames(shown))
+    return any(_holds(frame.f_locals, patterns, seen) for frame in _frames(shown))
 
 
 def _frames(shown: Any) -> Iterator[FrameType]:
@@ -56,17 +56,17 @@ def _frames(shown: Any) -> Iterator[FrameType]:
         yield from (frame for frame, _ in traceback.walk_stack(shown))
 
 
-def _holds(variables: Any, needles: Needles, seen: dict[int, Any]) -> bool:
+def _holds(variables: Any, patterns: Patterns, seen: dict[int, Any]) -> bool:
     # What several frames refer to is looked at once.
     waiting: deque[Any] = deque([dict(variables)])
     left = _MOST
     while waiting and left:
         each = waiting.popleft()
         if isinstance(each, str):
-            if needles.within(each):
+            if patterns.within(each):
                 return True
         elif isinstance(each, bytes | bytearray):
-            if needles.inside(bytes(each)):
+            if patterns.inside(bytes(each)):
                 return True
         elif not isinstance(each, Secret | int | float | None) and id(each) not in seen:
             seen[id(each)] = each
@@ -77,7 +77,7 @@ def _holds(variables: Any, needles: Needles, seen: dict[int, Any]) -> bool:
             parts = [*each, *each.values()] if isinstance(each, dict) else list(each)
             # Of long lists the texts in one go, also behind what trackers show.
             texts = [part for part in parts if type(part) is str]
-            if texts and needles.within("\n\0\n".join(texts)):
+            if texts and patterns.within("\n\0\n".join(texts)):
                 return True
             others = (p for p in parts if type(p) is not str and type(p) not in (int, float, bool))
             with suppress(RuntimeError):

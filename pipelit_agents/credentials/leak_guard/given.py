@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.written import Written, written
 
 __all__ = ["Given"]
@@ -38,9 +38,9 @@ class Given:
             self._parts.append(found)
         return found
 
-    def known(self, needles: Needles) -> set[bytes]:
+    def known(self, patterns: Patterns) -> set[bytes]:
         """What secrets look like that stood in the input, in the forms that stood there."""
-        forms = list(needles.forms)
+        forms = list(patterns.forms)
         found: set[bytes] = set()
         for part in self._all():
             found |= part.holding(forms)
@@ -51,9 +51,9 @@ class Given:
         form = [text.encode("utf-8", "surrogatepass")]
         return any(part.holding(form) for part in self._all())
 
-    def is_searched_always(self, needles: Needles) -> bool:
+    def is_searched_always(self, patterns: Patterns) -> bool:
         """Whether there is so little of it that it needn't wait until it matters."""
-        return sum(part.size for part in self._all()) * needles.count <= _ALWAYS
+        return sum(part.size for part in self._all()) * patterns.count <= _ALWAYS
 
     def unsearched(self) -> list[Any]:
         """Objects in it that could not be searched, and can't be afterwards."""

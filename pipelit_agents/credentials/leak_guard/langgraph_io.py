@@ -35,7 +35,7 @@ from langgraph.runtime import RunControl, Runtime
 from langgraph.store.base import BaseStore, Op, Result
 from pydantic import BaseModel
 
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.pieces import Held, Pieces, here
 from pipelit_agents.credentials.leak_guard.traversal import Unsearched, state_of
 from pipelit_agents.errors import SecretLeakError
@@ -65,7 +65,7 @@ class Guard(Protocol):
     def redact(self, error: BaseException) -> BaseException:
         """Takes them out of an exception; what is to be raised for it."""
 
-    def sought(self) -> Needles:
+    def sought(self) -> Patterns:
         """What they look like."""
 
     def was_given(self, text: str) -> bool:

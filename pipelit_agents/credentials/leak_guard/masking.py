@@ -15,13 +15,13 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.search import (
     LEAVES,
     Revealed,
     holds,
     leak_error,
-    needles_of,
+    patterns_of,
 )
 from pipelit_agents.credentials.leak_guard.traversal import (
     asks,
@@ -63,14 +63,14 @@ def redact(error: BaseException, revealed: Revealed) -> BaseException:
         What to raise in its place: the same object, without the secrets; one of the same type where
         it can't be changed; or a ``SecretLeakError`` where no such can be made.
     """
-    needles = needles_of(revealed)
-    if not needles.forms:
+    patterns = patterns_of(revealed)
+    if not patterns.forms:
         return error
     try:
-        return _Masking(needles, inside=True).of_an_exception(error)
+        return _Masking(patterns, inside=True).of_an_exception(error)
     except Exception:
         # Without its links, which nobody has looked at.
-        return _unmendable(error, needles)
+        return _unmaskable(error, patterns)
 
 
 def masked(value: Any, revealed: Revealed) -> Any:
@@ -83,11 +83,11 @@ def masked(value: Any, revealed: Revealed) -> Any:
     Returns:
         The value itself where it holds none; else it is rebuilt. The value isn't changed.
     """
-    needles = needles_of(revealed)
-    if not needles.forms:
+    patterns = patterns_of(revealed)
+    if not patterns.forms:
         return value
     try:
-        return _Masking(needles, inside=False).of(value)
+        return _Masking(patterns, inside=False).of(value)
     except RecursionError:
         return MASK
 
@@ -102,7 +102,7 @@ def scrub(value: Any, revealed: Revealed) -> None:
         value: The state.
         revealed: Credential names by plaintext.
     """
-    masking = _Masking(needles_of(revealed), inside=True)
+    masking = _Masking(patterns_of(revealed), inside=True)
     waiting, seen = [value], {}
     while waiting:
         each = waiting.pop()
@@ -154,12 +154,12 @@ class _Masking:
     """One pass over what is to be shown or raised.
 
     Args:
-        needles: What to look for.
+        patterns: What to look for.
         inside: Whether objects are replaced by copies of their kind, or by text.
     """
 
-    def __init__(self, needles: Needles, *, inside: bool) -> None:
-        self._needles = needles
+    def __init__(self, patterns: Patterns, *, inside: bool) -> None:
+        self._patterns = patterns
         self._inside = inside
         # Kept with what they were made of, so that no other object gets the same id meanwhile.
         self._made: dict[int, tuple[Any, Any]] = {}
@@ -167,15 +167,15 @@ class _Masking:
     def leaf(self, value: Any) -> Any:
         """What has no parts that could be changed, masked; anything else as it is."""
         numbers = isinstance(value, list) and value and type(value[0]) is int
-        if numbers and holds(value, self._needles, opened=False):
+        if numbers and holds(value, self._patterns, opened=False):
             return MASK
         return self.of(value) if isinstance(value, str | bytes | tuple | frozenset) else value
 
     def of(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self._needles.mask(value, MASK) if self._needles.within(value) else value
+            return self._patterns.mask(value, MASK) if self._patterns.within(value) else value
         if isinstance(value, bytes):
-            for form in self._needles.forms:
+            for form in self._patterns.forms:
                 value = value.replace(form, MASK.encode())
             return value
         if type(value) in LEAVES or isinstance(value, Secret):
@@ -206,7 +206,7 @@ class _Masking:
                 self._mend(each)
             except Exception:
                 # An exception may have any code of its own, and its text doesn't go out for that.
-                self._keep(each, _unmendable(each, self._needles))
+                self._keep(each, _unmaskable(each, self._patterns))
         # An exception may refer to one that was replaced after it.
         for each in chain:
             self._link(each)
@@ -241,7 +241,7 @@ class _Masking:
         if fixed or self._tells(error) or any(self._made[id(p)][1] is not p for p in parts):
             made = self._remade(error)
             if made is None or self._tells(made):
-                made = _unmendable(error, self._needles)
+                made = _unmaskable(error, self._patterns)
             for name in (*_LINKS, "__suppress_context__", "__traceback__"):
                 _write(made, name, _read(error, name))
             if "__notes__" in kept:
@@ -297,7 +297,7 @@ class _Masking:
         # theirs.
         for frame, _ in traceback.walk_tb(_read(error, "__traceback__")):
             with suppress(RuntimeError):
-                if _near(frame.f_locals, self._needles):
+                if _near(frame.f_locals, self._patterns):
                     frame.clear()
 
     def _tells(self, error: BaseException) -> bool:
@@ -312,12 +312,12 @@ class _Masking:
         return own and self._shows(error)
 
     def _shown_by(self, value: Any) -> bool:
-        if holds(value, self._needles, opened=False):
+        if holds(value, self._patterns, opened=False):
             return True
         return type(value) not in _CONTAINERS and not asks(type(value)) and self._shows(value)
 
     def _shows(self, value: Any) -> bool:
-        return self._needles.within(shown(value))
+        return self._patterns.within(shown(value))
 
     def _as_text(self, value: Any) -> Any:
         return MASK if self._shown_by(value) else value
@@ -417,11 +417,11 @@ def _member(kind: Any, name: str) -> Any:
     return None
 
 
-def _unmendable(error: BaseException, needles: Needles) -> SecretLeakError:
-    return leak_error(needles.names, "", f"the text of an exception ({type(error).__name__})")
+def _unmaskable(error: BaseException, patterns: Patterns) -> SecretLeakError:
+    return leak_error(patterns.names, "", f"the text of an exception ({type(error).__name__})")
 
 
-def _near(value: Any, needles: Needles) -> bool:
+def _near(value: Any, patterns: Patterns) -> bool:
     """Whether a secret stands within the first parts of a value, the nearest first."""
     waiting: deque[Any] = deque([value])
     seen: dict[int, Any] = {}
@@ -430,7 +430,7 @@ def _near(value: Any, needles: Needles) -> bool:
         kind: Any = type(each)
         text = as_bytes(each) if kind is not memoryview else None
         if text is not None:
-            if needles.inside(text):
+            if patterns.inside(text):
                 return True
         elif kind not in LEAVES and not issubclass(kind, Secret) and id(each) not in seen:
             seen[id(each)] = each

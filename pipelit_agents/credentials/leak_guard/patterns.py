@@ -23,7 +23,7 @@ from pipelit_agents.credentials.leak_guard.recognition import (
     verdict,
 )
 
-__all__ = ["Needles"]
+__all__ = ["Patterns"]
 
 # Base64 is broken into lines after so many bytes: RFC 7468 (PEM) and RFC 2045 (MIME).
 _LINES: Final = (48, 57)
@@ -58,7 +58,7 @@ _UNGUESSED: Final = 8
 _LEAST: Final = 4
 
 
-class Needles:
+class Patterns:
     """What to look for, made once for the secrets that are open.
 
     Args:
@@ -143,7 +143,7 @@ class Needles:
         """How many texts and bytes a search looks for."""
         return len(self._shortest) + len(self._known)
 
-    def without(self, known: Set[bytes]) -> Needles:
+    def without(self, known: Set[bytes]) -> Patterns:
         """Return the same without what is known already, in whatever form.
 
         Args:
@@ -151,10 +151,10 @@ class Needles:
                 secret, or of the same part of one.
 
         Returns:
-            Needles that take as long to search with as these.
+            Patterns that take as long to search with as these.
         """
         gone = {form for _, alike in self._made() if alike & known for form in alike}
-        left = Needles({})
+        left = Patterns({})
         left.names = self.names
         left._source = self._source
         left._forms = {form: name for form, name in self.forms.items() if form not in gone}

@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import Generation
 
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.traversal import kept_in
 
 __all__ = ["Held", "Pieces", "Searched", "here"]
@@ -47,7 +47,7 @@ class Searched(Protocol):
     def check(self, value: Any, where: str) -> None:
         """Raises SecretLeakError for a value that holds one of them."""
 
-    def sought(self) -> Needles:
+    def sought(self) -> Patterns:
         """What they look like."""
 
     def was_given(self, text: str) -> bool:
@@ -86,9 +86,9 @@ class Pieces:
         Raises:
             SecretLeakError: With it, a secret is whole.
         """
-        needles = self._guard.sought()
-        if self._beginnings is None or self._beginnings.needles is not needles:
-            self._beginnings = _Beginnings(needles, self._guard.was_given)
+        patterns = self._guard.sought()
+        if self._beginnings is None or self._beginnings.patterns is not patterns:
+            self._beginnings = _Beginnings(patterns, self._guard.was_given)
         changed: dict[Place, str] = {}
         for place, text in _texts(value):
             changed[place] = changed.get(place, self._tails.get(place, "")) + text
@@ -164,12 +164,12 @@ class Held:
 class _Beginnings:
     """Finds what may be the beginning of a secret at the end of a text."""
 
-    def __init__(self, needles: Needles, was_given: Callable[[str], bool]) -> None:
-        self.needles = needles
-        self.longest = max(map(len, needles.texts), default=0)
+    def __init__(self, patterns: Patterns, was_given: Callable[[str], bool]) -> None:
+        self.patterns = patterns
+        self.longest = max(map(len, patterns.texts), default=0)
         self._was_given = was_given
         self._by_head: dict[str, list[tuple[str, int]]] = {}
-        for each, least in needles.beginnings.items():
+        for each, least in patterns.beginnings.items():
             self._by_head.setdefault(each[:_HEAD], []).append((each, least))
         heads = "|".join(map(re.escape, self._by_head))
         self._heads = re.compile(f"(?=({heads}))", re.DOTALL)

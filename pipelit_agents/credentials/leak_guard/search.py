@@ -1,7 +1,7 @@
 """What may not cross the end of a node: the plaintext of a secret that was opened in it.
 
 What a node returns or yields is searched; what it raises loses the plaintext and keeps its type and
-chain. What a secret looks like, ``needles`` knows, and where it may stand, ``insides``.
+chain. What a secret looks like, ``patterns`` knows, and where it may stand, ``insides``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.traversal import (
     asks,
     insides,
@@ -32,7 +32,7 @@ LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
 
 _NONE: Final[Mapping[int, str]] = {}
 
-Revealed = Mapping[str, str] | Needles
+Revealed = Mapping[str, str] | Patterns
 
 
 def refuse_leak(
@@ -57,20 +57,20 @@ def refuse_leak(
         SecretLeakError: It holds one, or can't be searched. The error names the place and the
             credential, never the secret.
     """
-    needles = needles_of(revealed)
+    patterns = patterns_of(revealed)
     made = _written(value, besides)
     if made is not None:
-        found = made.shows(needles), not plain.keys().isdisjoint(map(id, made.texts))
+        found = made.shows(patterns), not plain.keys().isdisjoint(map(id, made.texts))
         if not (made.secret or any(found)):
             if made.unknown:
-                raise _unsearched(made.unknown[0][1], needles, where)
+                raise _unsearched(made.unknown[0][1], patterns, where)
             return
-    _refuse(value, needles, where, plain)
+    _refuse(value, patterns, where, plain)
     # It is there, in a form that only the whole shows, such as a list of its bytes.
-    raise leak_error(needles.names, "", where)
+    raise leak_error(patterns.names, "", where)
 
 
-def _refuse(value: Any, needles: Needles, where: str, plain: Mapping[int, str]) -> None:
+def _refuse(value: Any, patterns: Patterns, where: str, plain: Mapping[int, str]) -> None:
     """Names the place of what was found."""
     waiting: list[tuple[Any, str, int]] = [(value, "", 0)]
     seen: dict[int, Any] = {}
@@ -83,10 +83,10 @@ def _refuse(value: Any, needles: Needles, where: str, plain: Mapping[int, str]) 
             raise leak_error(plain[id(each)], path, where)
         text = as_bytes(each)
         if text is not None:
-            for form, credential in needles.forms.items():
+            for form, credential in patterns.forms.items():
                 if form in text:
                     raise leak_error(credential, path, where)
-        if (owner := shows_a_number(each, needles)) is not None:
+        if (owner := shows_a_number(each, patterns)) is not None:
             raise leak_error(owner, path, where)
         if kind not in LEAVES and id(each) not in seen:
             seen[id(each)] = each
@@ -109,11 +109,11 @@ def holds(
         opened: Whether a :class:`Secret` itself, and what can't be searched, count too.
         besides: Objects that were searched already.
     """
-    needles = needles_of(revealed)
+    patterns = patterns_of(revealed)
     made = _written(value, besides)
     if made is None:
         return True
-    return made.shows(needles) or (opened and bool(made.secret or made.unknown))
+    return made.shows(patterns) or (opened and bool(made.secret or made.unknown))
 
 
 def _written(value: Any, besides: Sequence[Any] = ()) -> Written | None:
@@ -124,8 +124,8 @@ def _written(value: Any, besides: Sequence[Any] = ()) -> Written | None:
         return None
 
 
-def needles_of(revealed: Revealed) -> Needles:
-    return revealed if isinstance(revealed, Needles) else Needles(revealed)
+def patterns_of(revealed: Revealed) -> Patterns:
+    return revealed if isinstance(revealed, Patterns) else Patterns(revealed)
 
 
 def _under(path: str, place: Any) -> str:
@@ -135,11 +135,11 @@ def _under(path: str, place: Any) -> str:
     return (f"{path}.{name}" if path and name else path or name)[:_LONGEST_PATH]
 
 
-def _unsearched(reason: str, needles: Needles, where: str) -> SecretLeakError:
+def _unsearched(reason: str, patterns: Patterns, where: str) -> SecretLeakError:
     return SecretLeakError(
-        f"{where} can't be searched for the secret of credential {needles.names!r}: in it is an "
+        f"{where} can't be searched for the secret of credential {patterns.names!r}: in it is an "
         f"object about which nothing is known, as {reason}; leave it out",
-        credential=needles.names,
+        credential=patterns.names,
     )
 
 

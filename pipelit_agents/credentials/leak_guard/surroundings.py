@@ -22,7 +22,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from pipelit_agents.credentials.leak_guard.masking import MASK, masked
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.traversal import slots_of, state_of
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import SecretLeakError
@@ -57,19 +57,19 @@ class Surroundings:
             text for where, value, _ in self._roots for _, text, _ in _texts(value, where, None)
         }
 
-    def check(self, needles: Needles, sought: Callable[[], Needles]) -> None:
+    def check(self, patterns: Patterns, sought: Callable[[], Patterns]) -> None:
         """Make sure that nothing that was left here by the node holds a secret.
 
         What does is taken out, so that it doesn't stay when the error has been handled.
 
         Args:
-            needles: What the open secrets look like.
+            patterns: What the open secrets look like.
             sought: Returns the same without what the node was given; asked where one is found.
 
         Raises:
             SecretLeakError: Something does. It names the place and the credential.
         """
-        found = self._clean(needles, sought)
+        found = self._clean(patterns, sought)
         if found is not None:
             where, credential = found
             raise SecretLeakError(
@@ -79,24 +79,24 @@ class Surroundings:
                 path=where,
             )
 
-    def clean(self, needles: Needles, sought: Callable[[], Needles]) -> None:
+    def clean(self, patterns: Patterns, sought: Callable[[], Patterns]) -> None:
         """Take out what holds a secret, without an error: the node has failed by itself."""
-        self._clean(needles, sought)
+        self._clean(patterns, sought)
 
-    def _clean(self, every: Needles, sought: Callable[[], Needles]) -> tuple[str, str] | None:
+    def _clean(self, every: Patterns, sought: Callable[[], Patterns]) -> tuple[str, str] | None:
         first: tuple[str, str] | None = None
         for where, text, put in self._new():
             if not _shows(text, every):
                 continue
-            needles = sought()
-            if not _shows(text, needles):
+            patterns = sought()
+            if not _shows(text, patterns):
                 continue
             # A key of a mapping may be the secret, or hold it.
-            first = first or (needles.mask(where, MASK), _credential(text, needles))
+            first = first or (patterns.mask(where, MASK), _credential(text, patterns))
             if put is not None:
                 # What can't be changed is somebody's property; the error tells of it.
                 with suppress(Exception):
-                    put(masked(text, needles))
+                    put(masked(text, patterns))
         return first
 
     def _new(self) -> Iterator[_Found]:
@@ -330,10 +330,10 @@ def _blank(put: _Put, _: Any) -> None:
     put(MASK)
 
 
-def _shows(text: Any, needles: Needles) -> bool:
-    return needles.inside(text) if isinstance(text, bytes) else needles.within(text)
+def _shows(text: Any, patterns: Patterns) -> bool:
+    return patterns.inside(text) if isinstance(text, bytes) else patterns.within(text)
 
 
-def _credential(text: Any, needles: Needles) -> str:
+def _credential(text: Any, patterns: Patterns) -> str:
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    return next((name for form, name in needles.forms.items() if form in data), needles.names)
+    return next((name for form, name in patterns.forms.items() if form in data), patterns.names)

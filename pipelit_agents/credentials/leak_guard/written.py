@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import ormsgpack
 
-from pipelit_agents.credentials.leak_guard.patterns import Needles
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.traversal import (
     SECONDS,
     answers,
@@ -93,13 +93,13 @@ class Written:
             self._size = sum(map(len, self.texts)) + sum(map(len, self.data))
         return self._size
 
-    def shows(self, needles: Needles) -> bool:
+    def shows(self, patterns: Patterns) -> bool:
         """Whether one of the secrets is in it."""
         texts = _joined(self.texts, _BETWEEN)
         data = _joined(self.data, _BETWEEN.encode())
         # Each of them, also when one was found: how long it takes tells nothing.
-        found = [needles.within(each) for each in texts] + [needles.inside(each) for each in data]
-        numbers = [_packed_number(form) for form in needles.forms if form.isdigit()]
+        found = [patterns.within(each) for each in texts] + [patterns.inside(each) for each in data]
+        numbers = [_packed_number(form) for form in patterns.forms if form.isdigit()]
         found += [number in each for number in numbers if number for each in data]
         return any(found)
 
@@ -337,12 +337,12 @@ def as_bytes(value: Any) -> bytes | None:
         return b""
 
 
-def shows_a_number(value: Any, needles: Needles) -> str | None:
+def shows_a_number(value: Any, patterns: Patterns) -> str | None:
     """The credential whose secret is written with the digits of a number."""
     kind: Any = type(value)
     if not issubclass(kind, int) or not _SMALLEST <= int.__int__(value) < _LARGEST:
         return None
-    return needles.forms.get(b"%d" % int.__int__(value))
+    return patterns.forms.get(b"%d" % int.__int__(value))
 
 
 def _packed_number(form: bytes) -> bytes:
