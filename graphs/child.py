@@ -25,6 +25,7 @@ from pipelit_agents.errors import (
     RequestRefused,
     UserNotFound,
 )
+from pipelit_agents.identity.agent import home_of
 from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof
 from pipelit_agents.protocol.usernames import require_username
 
@@ -304,7 +305,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             return False
         # A child that works for anyone needn't know its parents; those of its own domain it does.
         try:
-            self.agent.domain.users.get(request.parent)
+            home_of(self.agent).users.get(request.parent)
         except UserNotFound:
             return True
         return False

@@ -19,17 +19,19 @@ if TYPE_CHECKING:
         User,
     )
     from pipelit_agents.accounts.provisioning import ProvisionedAgent
-    from pipelit_agents.accounts.second_factor import MfaStatus
+    from pipelit_agents.accounts.second_factor import Mfa, MfaStatus
+    from pipelit_agents.accounts.users import Users
     from pipelit_agents.approvals import ApprovalDecision, ApprovalRequest, Approvals
     from pipelit_agents.audit.records import AuditEntry
     from pipelit_agents.audit.seals import AuditHead, AuditReport
+    from pipelit_agents.audit.trail import AuditTrail
     from pipelit_agents.credentials.secret import Secret
-    from pipelit_agents.credentials.store import CredentialInfo
+    from pipelit_agents.credentials.store import CredentialInfo, Credentials
     from pipelit_agents.database.encrypted_string import EncryptedString
     from pipelit_agents.errors import PipelitError
     from pipelit_agents.identity.agent import Agent
     from pipelit_agents.identity.evidence import TotpCode, Verification
-    from pipelit_agents.operations.key_rotation import KeyStatus, Rotation
+    from pipelit_agents.operations.key_rotation import Keys, KeyStatus, Rotation
     from pipelit_agents.pipelit import Pipelit
     from pipelit_agents.policy import VerificationPolicy
     from pipelit_agents.protocol.binding import Challenge, Proof
@@ -44,12 +46,16 @@ __all__ = [
     "AuditEntry",
     "AuditHead",
     "AuditReport",
+    "AuditTrail",
     "Challenge",
     "CredentialInfo",
+    "Credentials",
     "EncryptedString",
     "KeyStatus",
     "Keyring",
+    "Keys",
     "LaneInfo",
+    "Mfa",
     "MfaStatus",
     "NewAgent",
     "NewApiKey",
@@ -63,6 +69,7 @@ __all__ = [
     "Secret",
     "TotpCode",
     "User",
+    "Users",
     "Verification",
     "VerificationPolicy",
 ]
@@ -72,17 +79,19 @@ __all__ = [
 _HOMES = {
     "accounts.models": ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User"],
     "accounts.provisioning": ["ProvisionedAgent"],
-    "accounts.second_factor": ["MfaStatus"],
+    "accounts.second_factor": ["Mfa", "MfaStatus"],
+    "accounts.users": ["Users"],
     "approvals": ["ApprovalDecision", "ApprovalRequest", "Approvals"],
     "audit.records": ["AuditEntry"],
     "audit.seals": ["AuditHead", "AuditReport"],
+    "audit.trail": ["AuditTrail"],
     "credentials.secret": ["Secret"],
-    "credentials.store": ["CredentialInfo"],
+    "credentials.store": ["CredentialInfo", "Credentials"],
     "database.encrypted_string": ["EncryptedString"],
     "errors": ["PipelitError"],
     "identity.agent": ["Agent"],
     "identity.evidence": ["TotpCode", "Verification"],
-    "operations.key_rotation": ["KeyStatus", "Rotation"],
+    "operations.key_rotation": ["KeyStatus", "Keys", "Rotation"],
     "pipelit": ["Pipelit"],
     "policy": ["VerificationPolicy"],
     "protocol.binding": ["Challenge", "Proof"],

@@ -14,6 +14,7 @@ PipelitError
 │   ├── UserExists
 │   ├── UserNotFound              also a LookupError
 │   ├── UserInactive
+│   ├── ApiKeyNotFound            also a LookupError
 │   ├── SecondFactorError         a person's second factor is on already, or isn't
 │   ├── NotLocalAgent             the name is a person or a peer: it can't be acted as
 │   ├── NotPermitted
@@ -54,6 +55,7 @@ from typing import Any
 
 __all__ = [
     "AccountError",
+    "ApiKeyNotFound",
     "ApprovalClosed",
     "ApprovalNotFound",
     "AuditTampered",
@@ -112,7 +114,7 @@ def _rebuilt(
 
 
 class ConfigurationError(PipelitError):
-    """A setting is missing or unusable; the message names it and the mend."""
+    """A setting is missing or unusable; the message names it and the fix."""
 
 
 class EncryptionKeysUnavailable(ConfigurationError):
@@ -188,6 +190,10 @@ class UserNotFound(AccountError, LookupError):
 
 class UserInactive(AccountError):
     """The account was deactivated, or its owner was."""
+
+
+class ApiKeyNotFound(AccountError, LookupError):
+    """No API key has this id."""
 
 
 class SecondFactorError(AccountError):

@@ -27,7 +27,7 @@ from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.models import UserRow
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.identity import acting
-from pipelit_agents.identity.agent import Agent
+from pipelit_agents.identity.agent import Agent, home_of
 from pipelit_agents.identity.proofs import Verifier
 from pipelit_agents.ledger.base import Ledger
 from pipelit_agents.ledger.redis import RedisLedger
@@ -286,7 +286,7 @@ class Pipelit:
             environ: The environment; by default this process's.
 
         Returns:
-            Each item, with what was found, why it matters, and what mends it.
+            Each item, with what was found, why it matters, and what fixes it.
         """
         from pipelit_agents.operations.deployment_checks import Deployment, Installation
 
@@ -396,7 +396,7 @@ class Pipelit:
         """
         if not isinstance(creator, Agent):
             raise TypeError('creator has to be a handle: pipelit.agent("agent_lead")')
-        if creator.domain is not self:
+        if home_of(creator) is not self:
             raise ValueError(f"{creator!r} belongs to another Pipelit: it can't create agents here")
         return provision(
             self._database,

@@ -96,7 +96,7 @@ class Settings(BaseSettings):
             return cls(_env_file=env_file)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(
-                f"{env_file} is there and can't be read ({error}): mend its permissions or its "
+                f"{env_file} is there and can't be read ({error}): change its permissions or its "
                 "text (UTF-8), or set the settings in the environment from another folder"
             ) from None
 

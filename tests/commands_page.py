@@ -24,7 +24,8 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
     """Every command with the words that reach it."""
     yield path, command
     for name, child in getattr(command, "commands", {}).items():
-        yield from commands(child, (*path, name))
+        if not child.hidden:
+            yield from commands(child, (*path, name))
 
 
 def page() -> str:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from pipelit_agents import Pipelit
-from pipelit_agents.errors import AuthenticationError, UserNotFound
+from pipelit_agents.errors import ApiKeyNotFound, AuthenticationError
 
 # Where attempts are counted makes no difference here.
 BACKENDS = ("sqlite", "postgres")
@@ -203,7 +203,7 @@ def test_revoking_one_key_leaves_the_others(pipelit: Pipelit, token: str) -> Non
 )
 def test_an_id_that_is_no_text_revokes_nothing(pipelit: Pipelit, token: str, given: Any) -> None:
     """It is told what an id is, in the words for every wrong one, and never repeated."""
-    with pytest.raises(UserNotFound, match="12 characters between the underscores") as caught:
+    with pytest.raises(ApiKeyNotFound, match="12 characters between the underscores") as caught:
         pipelit.users.revoke_api_key(given)
     assert "0123456789ab" not in str(caught.value)
     assert pipelit.users.authenticate(token)
@@ -212,7 +212,7 @@ def test_an_id_that_is_no_text_revokes_nothing(pipelit: Pipelit, token: str, giv
 def test_a_whole_key_given_for_its_id_is_not_repeated(pipelit: Pipelit, token: str) -> None:
     """Nor revoked: a wrong argument changes nothing."""
     for given in (token, token[:20], "plit_"):
-        with pytest.raises(UserNotFound) as caught:
+        with pytest.raises(ApiKeyNotFound) as caught:
             pipelit.users.revoke_api_key(given)
         assert token.split("_", 2)[2] not in str(caught.value)
         assert token.split("_")[1] not in str(caught.value)

@@ -493,7 +493,7 @@ def test_a_malformed_row_is_refused(sqlite: SqliteSaver, keyring: Keyring, chang
 
 
 def test_a_key_that_is_missing_is_named_with_its_checkpoint(sqlite: SqliteSaver) -> None:
-    """Where a history meets a checkpoint of a removed key, it says which, and the mend."""
+    """Where a history meets a checkpoint of a removed key, it says which, and the fix."""
     old, new = Keyring.generate_key(), Keyring.generate_key()
     paying(SealedSaver(sqlite, Keyring(old))).invoke({"text": "x"}, at("1"))
     rotated = paying(SealedSaver(sqlite, Keyring(new, old)))
@@ -565,7 +565,7 @@ def wrapped() -> JsonPlusSerializer:
 def test_a_serializer_of_its_own_kind_is_not_dropped(
     keyring: Keyring, make: Callable[[], Any]
 ) -> None:
-    """What would be lost under the seal is refused, with the mend."""
+    """What would be lost under the seal is refused, with the fix."""
     with pytest.raises(TypeError, match="JsonPlusSerializer"):
         SealedSaver(InMemorySaver(serde=make()), keyring)
 

@@ -1,4 +1,4 @@
-"""The checklist, against a deployment in which everything is wrong, and the same one mended."""
+"""The checklist, against a deployment in which everything is wrong, and the same one fixed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ FAULTS = {
     "key": ("documentation", "keys generate"),
     "env file": ("others may read", "chmod 600"),
     "database file": ("others may read", "chmod 600"),
-    "newest key": ("older key", "rotate-key"),
+    "newest key": ("older key", "keys rotate"),
     "redis password": ("without a password", "requirepass"),
     "public URL": ("PUBLIC_URL", "https://"),
     "child URLs": ("child", "credentials put child"),
@@ -116,17 +116,17 @@ FAULTS = {
 
 
 def test_every_fault_is_found_with_its_mend(bad: Deployment) -> None:
-    """Sixteen faults, sixteen findings, each with what was found and what mends it."""
+    """Sixteen faults, sixteen findings, each with what was found and what fixes it."""
     found = bad.check()
     assert found.keys() == FAULTS.keys()
-    for name, (says, mend) in FAULTS.items():
+    for name, (says, fix) in FAULTS.items():
         assert says in found[name].found, name
-        assert mend in found[name].mend, name
+        assert fix in found[name].fix, name
         assert found[name].why
 
 
 def test_the_mended_one_has_none(bad: Deployment) -> None:
-    """Each mend done, nothing is left to find."""
+    """Each fix done, nothing is left to find."""
     for path in (bad.folder / ".env", bad.database):
         path.chmod(0o600)
     (bad.folder / ".env").write_text(
@@ -188,7 +188,7 @@ def test_looking_makes_no_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/sub/agents.db"
     with Pipelit(database_url=url, encryption_keys=[Keyring.generate_key()]) as pipelit:
         found = wrong(pipelit.check(deploy=True, folder=tmp_path, environ={}))
-    assert found["tables"].mend == "pipelit-agents init"
+    assert found["tables"].fix == "pipelit-agents init"
     assert not (tmp_path / "sub").exists()
 
 
@@ -226,7 +226,7 @@ def test_older_tables_are_found(tmp_path: Path) -> None:
             connection.execute(text("UPDATE pipelit_version SET version_num = '0004'"))
         found = wrong(pipelit.check(folder=tmp_path, environ={}))
         assert found.keys() == {"tables"}
-        assert found["tables"].mend == "pipelit-agents init"
+        assert found["tables"].fix == "pipelit-agents init"
 
 
 def test_a_database_that_isnt_there_is_no_clean_bill(tmp_path: Path) -> None:
@@ -496,18 +496,18 @@ SECRET = "k3v9Qz7LmX2wR8tY5bN1"
 COMPOSE = f"services:\n  db:\n    environment:\n      POSTGRES_PASSWORD: {SECRET}\n"
 CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     # Git
-    (staged, "git", ".env is in git", "rotate-key"),
-    (once_in_git, "git", ".env is in git's history", "rotate-key"),
+    (staged, "git", ".env is in git", "keys rotate"),
+    (once_in_git, "git", ".env is in git's history", "keys rotate"),
     (written(".gitignore", "*.db*\n"), "git", "git would take .env", ".gitignore: .env"),
     (in_git("deploy/prod.env", f"DB_PASSWORD={SECRET}\n"), "git", "deploy/prod.env", "git rm"),
     (in_git("notes/todo.txt", "the key is {key}\n"), "git", "notes/todo.txt", "keys add"),
     (deleted("prod.env", "FIELD_ENCRYPTION_KEY={key}\n"), "git", "prod.env is in git's", "purge"),
     (deleted("a b/.ENVRC", f"export DB_PASSWORD={SECRET}\n"), "git", "a b/.ENVRC is in", "keys"),
-    (emptied, "git", "test.env is in git's history", "rotate-key"),
-    (on_a_branch, "git", "sub/.env.prod is in git's history", "rotate-key"),
+    (emptied, "git", "test.env is in git's history", "keys rotate"),
+    (on_a_branch, "git", "sub/.env.prod is in git's history", "keys rotate"),
     (named_file("DB_PASSWORD_FILE", 0o600), "git", "git would take password.txt", ".gitignore"),
     (written("deploy/api.env", f"DB_PASSWORD={SECRET}\n", 0o600), "git", "take deploy/api", "add"),
-    (in_git("compose.yaml", COMPOSE), "git", "compose.yaml is in git", "rotate-key"),
+    (in_git("compose.yaml", COMPOSE), "git", "compose.yaml is in git", "keys rotate"),
     (deleted("ops/docker-compose.prod.yml", COMPOSE), "git", "prod.yml is in git's", "rotate"),
     # Copies and folders
     (named_file("FIELD_ENCRYPTION_KEY_FILE", 0o644), "copies", "password.txt", "chmod 600"),
@@ -630,9 +630,9 @@ def test_each_trouble_is_found_with_its_fix(
     for change, _, _, _ in together:
         change(clean)
     found = clean.check()
-    for _, name, says, mend in together:
+    for _, name, says, fix in together:
         assert says in found[name].found
-        assert mend in found[name].mend
+        assert fix in found[name].fix
     assert found.keys() <= {*(name for _, name, _, _ in together), "git", "copies"}
     told = str(found)
     assert SECRET not in told
@@ -974,5 +974,5 @@ def test_a_database_that_cant_be_reached_is_told_once(tmp_path: Path) -> None:
     assert whole == ["tables"]
     for name in ("key opens", "ledger", "newest key", "API keys expire", "audit"):
         assert "'tables'" in found[name].found
-        assert "'tables'" in found[name].mend
+        assert "'tables'" in found[name].fix
     assert "S3cret" not in str(checks)

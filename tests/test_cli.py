@@ -558,7 +558,7 @@ def test_every_command_fails_in_one_document(
     ],
 )
 def test_what_is_typed_wrong_is_told_in_one_line(ready: Run, words: list[str], says: str) -> None:
-    """No traceback: a line on standard error that names the mend, and exit code 1."""
+    """No traceback: a line on standard error that names the fix, and exit code 1."""
     done = ready(*words)
     assert done.exit_code == 1
     assert done.stdout == ""
@@ -592,7 +592,7 @@ def test_deactivating_an_owner_ends_its_agents(ready: Run) -> None:
 
 
 def test_unlock_and_rotate_say_what_they_did(ready: Run) -> None:
-    """An operator's two mends work from the command line."""
+    """An operator's two fixes work from the command line."""
     assert told(ready("agents", "unlock", "agent_writer", "--json")) == {"unlocked": "agent_writer"}
     uri = told(ready("agents", "rotate-totp", "agent_writer", "--json"))["provisioning_uri"]
     assert uri.startswith("otpauth://totp/")

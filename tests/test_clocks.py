@@ -123,7 +123,7 @@ def test_a_step_that_was_spent_ahead_of_the_clock_is_named_and_repaired(
     found = check_of(pipelit, "moments")
     assert not found.ok
     assert "agent_writer" in found.found
-    assert found.mend == "pipelit-agents agents unlock agent_writer"
+    assert found.fix == "pipelit-agents agents unlock agent_writer"
     (trouble,) = (each for each in pipelit.users.lanes("agent_writer") if each.clock_trouble)
     assert trouble.lane == ("audience:agent_editor" if kind == "audience" else "spent")
     pipelit.users.unlock("agent_writer")
@@ -307,7 +307,7 @@ def test_an_overlap_that_was_begun_ahead_is_named(
     clock.now = NOW
     found = check_of(pipelit, "moments")
     assert "agent_writer" in found.found
-    assert found.mend == "pipelit-agents agents rotate-totp agent_writer"
+    assert found.fix == "pipelit-agents agents rotate-totp agent_writer"
     pipelit.users.rotate_totp("agent_writer")
     assert check_of(pipelit, "moments").ok
 

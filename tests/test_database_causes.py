@@ -155,7 +155,7 @@ def test_a_copy_without_its_log_is_named(pipelit: Pipelit, tmp_path: Path, key: 
         (tables,) = [each for each in copied.check() if each.name == "tables"]
     assert tables.ok is False
     assert "-wal" in tables.found
-    assert "backup" in tables.mend
+    assert "backup" in tables.fix
     (tables,) = [each for each in pipelit.check() if each.name == "tables"]
     assert tables.ok
 

@@ -604,7 +604,7 @@ async def test_a_guarded_node_that_reveals_is_searched(keyed: Pipelit) -> None:
 
 
 def test_a_reveal_without_the_guard_says_so(keyed: Pipelit) -> None:
-    """A node without ``guard`` gets a warning that names the mend, at the line that reveals."""
+    """A node without ``guard`` gets a warning that names the fix, at the line that reveals."""
 
     def node(state: State) -> State:
         with keyed.credentials.reveal("service"):

@@ -74,7 +74,7 @@ def test_two_kernels_are_named_on_both(
     found = ledger_check(pipelit)
     assert not found.ok
     assert "bbbbbbbb" in found.found
-    assert "one of them" in found.mend
+    assert "one of them" in found.fix
 
 
 def test_a_restart_is_no_second_kernel(

@@ -1,4 +1,4 @@
-"""What a developer does wrong by hand: told what it was, in which argument, and the mend."""
+"""What a developer does wrong by hand: told what it was, in which argument, and the fix."""
 
 from __future__ import annotations
 

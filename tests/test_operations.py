@@ -63,7 +63,7 @@ def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
     blocks = [code for language, code in BLOCKS if language == "sh"]
     assert len(blocks) == 5
     check, rotate, enroll, audit, copy = blocks
-    assert "mend: pipelit-agents mfa enroll alice" in shell(f"{check.strip()} || true", folder)
+    assert "fix: pipelit-agents mfa enroll alice" in shell(f"{check.strip()} || true", folder)
     rotated = shell(rotate, folder)
     assert "under an older: 0" in rotated
     assert "older keys can go: not known" in rotated
@@ -190,7 +190,7 @@ def test_checkpoints_under_an_older_key_are_counted(ready: Run, folder: Path) ->
     with SqliteSaver.from_conn_string("threads.db") as saver, Pipelit.from_env() as pipelit:
         checkpoints(pipelit.sealed_saver(saver), "1")
     (folder / ".env").write_text(f"FIELD_ENCRYPTION_KEY={Keyring.generate_key()},{old}\n")
-    done = told(ready("rotate-key", "--checkpoints", "threads.db", "--json"))
+    done = told(ready("keys", "rotate", "--checkpoints", "threads.db", "--json"))
     assert done["checkpoints_under_an_older"] > 0
     assert (done["under_an_older"], done["older_keys_can_go"]) == (0, False)
     for address, says in (
@@ -206,7 +206,7 @@ def test_checkpoints_under_an_older_key_are_counted(ready: Run, folder: Path) ->
 
 
 def test_a_key_that_is_purged_leaves_nothing(ready: Run, folder: Path) -> None:
-    """rotate-key --purge rewrites the file."""
+    """Keys rotate --purge rewrites the file."""
     ready("credentials", "put", "x", "--kind", "llm", "--created-by", "alice", stdin="s3cret-12345")
     database = folder / ".pipelit" / "agents.db"
     with sqlite3.connect(database) as file:

@@ -30,6 +30,7 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
+from pipelit_agents.identity.agent import home_of
 from pipelit_agents.otp import totp
 from pipelit_agents.protocol.peering_uri import PeerRelation
 
@@ -159,7 +160,7 @@ def test_one_domain_cannot_play_the_agent_to_another(
     pipelit: Pipelit, lead: Agent, child: Agent, tmp_path: Path, clock: Clock
 ) -> None:
     """A domain that knows the child under its own peering can't answer for it to this one."""
-    other = child.domain
+    other = home_of(child)
     theirs = other.users.issue_peering("agent_child", domain="elsewhere").get_secret_value()
     assert secret_of(theirs) != secret_of(
         other.users.issue_peering("agent_child", domain="third").get_secret_value()
@@ -230,13 +231,13 @@ def test_what_was_not_issued_is_said_with_the_mend(
 ) -> None:
     """To a peer whose domain got no peering nothing is proven under the agent's own secret."""
     peer(other, "agent_child", "there", pipelit, "here")
-    mend = r'users.issue_peering\("agent_lead", domain="there"\)'
+    fix = r'users.issue_peering\("agent_lead", domain="there"\)'
     for use in (
         lambda: lead.prove(b"c" * 32, b"", verifier="agent_child"),
         lambda: lead.prove_request(b"c" * 32, b"", verifier="agent_child"),
         lambda: lead.totp_code(audience="agent_child"),
     ):
-        with pytest.raises(UserNotFound, match=mend):
+        with pytest.raises(UserNotFound, match=fix):
             use()
 
 
@@ -247,7 +248,7 @@ def test_issuing_again_replaces_the_secret(pipelit: Pipelit, lead: Agent, child:
     assert audited(pipelit) == ("peering.issue", "ok", "there")
     with pytest.raises(ProofRejected):
         asks(lead, child)
-    there = child.domain.users
+    there = home_of(child).users
     with pytest.raises(UserExists, match="deactivate it first"):
         there.enroll_peer(uri, name="agent_lead", domain="here")
     there.deactivate("agent_lead")

@@ -661,7 +661,7 @@ def test_the_command_counts_and_rotates_an_applications_models(
     assert found["of_these_in_other_tables"] == {"customers.token": 1}
     assert found["older_keys_can_go"] is False
     assert "--metadata" in found["next"]
-    done = told(typed("rotate-key", "--no-checkpoints", "--metadata", f"{name}:Base", "--json"))
+    done = told(typed("keys", "rotate", "--no-checkpoints", "--metadata", f"{name}:Base", "--json"))
     assert (done["sealed_anew"], done["under_an_older"]) == (1, 0)
     assert done["checkpoints_under_an_older"] == "not counted"
     assert done["older_keys_can_go"] is None

@@ -996,7 +996,7 @@ def test_a_child_that_was_deactivated_before_does_not_run(
 def test_a_fault_of_the_set_up_is_not_the_childs(
     lead: Agent, researcher: Agent, database_url: str, tmp_path: Path, fault: str
 ) -> None:
-    """What the operator has to mend is told as it is, not as an attack by the child."""
+    """What the operator has to fix is told as it is, not as an attack by the child."""
     keys = [] if fault == "no key" else [Keyring.generate_key()]
     url = f"sqlite:///{tmp_path}/none.db" if fault in ("no tables", "no lead") else database_url
     with Pipelit(database_url=url, encryption_keys=keys) as broken:

@@ -159,7 +159,7 @@ def test_a_childs_question_reaches_the_user_and_its_answer_the_child(
 def test_depth_is_told_and_a_broken_setting_raised(
     pipelit: Pipelit, lead: Agent, child: VerifiedChild, settings: dict[str, Any]
 ) -> None:
-    """What the model can't mend is for the developer."""
+    """What the model can't fix is for the developer."""
     tool = SpawnAndAwait(agent=lead, children={NAME: child}, max_depth=1)
     deep: Any = {"configurable": {"__pipelit_depth": 1}}
     arguments = {"tasks": [{"agent": NAME, "input": {"q": "x"}}]}

@@ -25,6 +25,7 @@ from pipelit_agents.graphs import (
     verified_child,
 )
 from pipelit_agents.graphs.codec import state_to_bytes
+from pipelit_agents.identity.agent import home_of
 from pipelit_agents.tools import SpawnAndAwait
 
 BACKENDS = False
@@ -55,7 +56,7 @@ def child(lead: Agent, runs: list[Any]) -> VerifiedChild:
             raise RuntimeError("broken")
         return upper(state)
 
-    return verified_child(graph_of(work), lead.domain.agent(NAME))
+    return verified_child(graph_of(work), home_of(lead).agent(NAME))
 
 
 def answers(state: Any) -> list[Any]:
@@ -79,7 +80,7 @@ def test_a_turn_that_writes_no_tasks_has_nothing_to_do(
     """The tasks of an earlier turn, which the state still has, aren't done again."""
     with SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.db")) as sqlite:
         savers = {"memory": InMemorySaver(), "sqlite": sqlite}
-        kept = savers.get(saver) or lead.domain.sealed_saver(InMemorySaver())
+        kept = savers.get(saver) or home_of(lead).sealed_saver(InMemorySaver())
         graph = parent_of(lead, {NAME: child}, kept)
         for turn in range(3):
             state = graph.invoke({**tasks("a", "b"), "note": "x"}, THREAD, durability=durability)
@@ -178,7 +179,7 @@ def test_a_loop_within_a_turn_asks_again(lead: Agent) -> None:
             raise RuntimeError("the first time")
         return upper(state)
 
-    child = verified_child(graph_of(work), lead.domain.agent(NAME))
+    child = verified_child(graph_of(work), home_of(lead).agent(NAME))
     builder = StateGraph(Lead)
     builder.add_node("delegate", spawn_and_await(lead, {NAME: child}, on_failure="collect"))
     builder.add_edge(START, "delegate")
@@ -339,7 +340,7 @@ async def test_a_spawn_by_itself_says_that_nobody_can_be_asked(
     lead: Agent, child: VerifiedChild, on_failure: Any
 ) -> None:
     """A child that asks a person, where no run can wait, is told of in words."""
-    asks = verified_child(graph_of(lambda _: {"a": interrupt("?")}), lead.domain.agent(OTHER))
+    asks = verified_child(graph_of(lambda _: {"a": interrupt("?")}), home_of(lead).agent(OTHER))
     children = {NAME: child, OTHER: asks}
     delegate = spawn_and_await(lead, children, on_failure=on_failure)
     given: Any = {"tasks": [*tasks("a")["tasks"], *tasks("x", agent=OTHER)["tasks"]]}
@@ -359,7 +360,7 @@ async def test_a_spawn_by_itself_says_that_nobody_can_be_asked(
 
 async def test_the_tool_by_itself_says_that_nobody_can_be_asked(lead: Agent) -> None:
     """The same in an agent loop of the user's own, and behind MCP: no KeyError."""
-    asks = verified_child(graph_of(lambda _: {"a": interrupt("?")}), lead.domain.agent(NAME))
+    asks = verified_child(graph_of(lambda _: {"a": interrupt("?")}), home_of(lead).agent(NAME))
     tool = SpawnAndAwait(agent=lead, children={NAME: asks})
     for said in (tool.invoke(dict(tasks("a"))), await tool.ainvoke(dict(tasks("a")))):
         assert "asks for a person's answer" in said
@@ -376,7 +377,7 @@ def test_a_child_that_is_added_later_is_no_child(
     children: dict[str, Any] = {NAME: child}
     graph = parent_of(lead, children, InMemorySaver(), on_failure=on_failure)
     graph.invoke(tasks("of an earlier turn"), THREAD)
-    children[OTHER] = verified_child(graph_of(), lead.domain.agent(OTHER))
+    children[OTHER] = verified_child(graph_of(), home_of(lead).agent(OTHER))
     given: Any = {"tasks": [*tasks("new", agent=OTHER)["tasks"], *tasks("old")["tasks"]]}
     if on_failure == "raise":
         with pytest.raises(SpawnError, match="'agent_second' is no child here"):
@@ -408,7 +409,7 @@ def test_the_child_that_is_looked_at_is_the_child_that_is_asked(
     lead: Agent, child: VerifiedChild, runs: list[Any]
 ) -> None:
     """Children are read once: none is exchanged between the check and the node."""
-    other = verified_child(graph_of(lambda _: {"a": "other"}), lead.domain.agent(NAME))
+    other = verified_child(graph_of(lambda _: {"a": "other"}), home_of(lead).agent(NAME))
     assert answers(parent_of(lead, Shifty(child, other)).invoke(tasks("a"))) == ["A"]
     with pytest.raises(TypeError, match="verified_child"):
         spawn_and_await(lead, Shifty(graph_of(), child))
@@ -419,7 +420,7 @@ def test_a_child_that_is_taken_away_later_is_still_one(lead: Agent, child: Verif
     """What is removed from the dict, or exchanged in it, was given all the same."""
     children: dict[str, Any] = {NAME: child}
     graph = parent_of(lead, children)
-    children[NAME] = verified_child(graph_of(lambda _: {"a": "other"}), lead.domain.agent(NAME))
+    children[NAME] = verified_child(graph_of(lambda _: {"a": "other"}), home_of(lead).agent(NAME))
     assert answers(graph.invoke(tasks("a"))) == ["A"]
     children.clear()
     assert answers(graph.invoke(tasks("a"))) == ["A"]
@@ -432,7 +433,7 @@ def test_the_tool_has_the_children_that_it_was_built_with(
     children: dict[str, Any] = {NAME: child}
     proof: dict[str, Any] = {}
     tool = SpawnAndAwait(agent=lead, children=children, proof=proof)
-    children[OTHER] = verified_child(graph_of(), lead.domain.agent(OTHER))
+    children[OTHER] = verified_child(graph_of(), home_of(lead).agent(OTHER))
     proof[NAME] = "unbound-totp"
     assert "is no child here" in tool.invoke(dict(tasks("x", agent=OTHER)))
     assert '"verified"' in tool.invoke(dict(tasks("x")))
@@ -440,7 +441,7 @@ def test_the_tool_has_the_children_that_it_was_built_with(
 
 def test_a_list_of_whom_a_child_works_for_is_copied(lead: Agent) -> None:
     """A name that is added to the list later isn't accepted, nor is a text a list of names."""
-    researcher = lead.domain.agent(NAME)
+    researcher = home_of(lead).agent(NAME)
     listed = [OTHER]
     made = verified_child(graph_of(), researcher, accept_from=listed)
     direct = VerifiedChild(graph=graph_of(), agent=researcher, accept_from=listed)
@@ -458,7 +459,7 @@ def test_answers_that_are_written_into_the_nodes_state_are_compared(
     lead: Agent, child: VerifiedChild
 ) -> None:
     """An answer to another task, in the place of one that is missing, is no answer."""
-    asks = verified_child(graph_of(lambda _: {"a": interrupt("?")}), lead.domain.agent(OTHER))
+    asks = verified_child(graph_of(lambda _: {"a": interrupt("?")}), home_of(lead).agent(OTHER))
     graph = parent_of(lead, {NAME: child, OTHER: asks}, InMemorySaver(), on_failure="collect")
     (stolen,) = graph.invoke(tasks("a"), {"configurable": {"thread_id": "2"}})["results"]
     given: Any = {"tasks": tasks("pay", agent=OTHER)["tasks"]}

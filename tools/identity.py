@@ -23,6 +23,7 @@ from pipelit_agents.errors import (
     RateLimited,
     UserNotFound,
 )
+from pipelit_agents.identity.agent import home_of
 from pipelit_agents.protocol.binding import PERIOD
 from pipelit_agents.protocol.usernames import require_username
 
@@ -134,7 +135,7 @@ class AgentTool(BaseTool):
     @property
     def pipelit(self) -> Pipelit:
         """The accounts that the agent belongs to."""
-        found: Pipelit = self.agent.domain
+        found: Pipelit = home_of(self.agent)
         return found
 
     def _tell(self, work: Callable[[], T], message: str | None = None) -> T:
@@ -154,7 +155,7 @@ class AgentTool(BaseTool):
             raise ToolException(_advice(error, message)) from error
 
     def _misbound(self, error: Exception) -> bool:
-        # The tool's own account was never made, or is a person's: no argument mends that.
+        # The tool's own account was never made, or is a person's: no argument fixes that.
         return (
             isinstance(error, NotLocalAgent | UserNotFound)
             and error.username == self.agent.username

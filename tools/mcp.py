@@ -63,7 +63,7 @@ def mcp_server(tools: Sequence[BaseTool], *, name: str) -> Server[Any]:
         try:
             answer = await tool.ainvoke(call)
         except Exception as error:
-            # Not the model's to mend; and the client's log is no place for a traceback.
+            # Not for the model to fix; and the client's log is no place for a traceback.
             print(f"error: {tool.name}: {error}", file=sys.stderr)  # noqa: T201 - the operator's
             return _said(f"The server can't do that now: {type(error).__name__}.", wrong=True)
         return _said(str(answer.content), wrong=answer.status == "error")

@@ -17,6 +17,8 @@ from .results import SpawnResult
 from .run import run_of
 from .timeouts import ain_time, in_time
 
+__all__ = ["acontained", "contained"]
+
 T = TypeVar("T")
 
 

@@ -16,6 +16,8 @@ from .link import Parent
 from .results import Order, SpawnResult
 from .run import run_of
 
+__all__ = ["bound_node"]
+
 
 def bound_node(parent: Parent, child: VerifiedChild) -> Step:
     """Return the node that asks a local child and verifies its proof."""

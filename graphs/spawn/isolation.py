@@ -22,6 +22,15 @@ from ..interrupts import INTERRUPTS
 from ..remote import ServerUnauthorized, Unreachable
 from .containment import is_of_a_person
 
+__all__ = [
+    "AskedAPerson",
+    "ChildFailed",
+    "ChildTimeout",
+    "MaskedChildErrors",
+    "NoEnvelope",
+    "Unaskable",
+]
+
 
 class ChildFailed(GraphBubbleUp):
     """Ends one child. LangGraph lets its siblings finish, and runs it again on resume."""

@@ -22,6 +22,7 @@ from pipelit_agents.errors import (
     UserNotFound,
     VerificationError,
 )
+from pipelit_agents.identity.agent import home_of
 from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof, derive_challenge
 
 from ..child import ANYONE, DEPTH, UNLIMITED, VerifiedChild
@@ -50,6 +51,8 @@ from .plan import with_index
 from .results import Order, SpawnResult, Status, error_text, make_result
 from .run import RUN, Run, run_of
 from .timeouts import forget_result
+
+__all__ = ["Parent"]
 
 # A challenge that nobody limits still ends: a day is longer than any child should take.
 _LONGEST: Final = 86_400.0
@@ -255,7 +258,7 @@ class Parent:
         Raises:
             PipelitError: There is no such peer or account, or none of the lead's.
         """
-        self.lead.domain.users.get(self.name)
+        home_of(self.lead).users.get(self.name)
         relation = self.lead.relation_to(self.name)
         theirs = "" if relation is None else relation.theirs
         proof = None
@@ -415,7 +418,7 @@ class Parent:
 
     def _account_problem(self) -> tuple[str, str] | None:
         try:
-            account = self.lead.domain.users.get(self.name)
+            account = home_of(self.lead).users.get(self.name)
         except UserNotFound:
             return (
                 f"there is no account {self.name!r} in the lead's database; make it with: "

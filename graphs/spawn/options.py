@@ -10,11 +10,14 @@ from langgraph.pregel.remote import RemoteGraph
 
 from pipelit_agents import Agent
 from pipelit_agents._bounds import LONGEST_WAIT, require_count, require_seconds
+from pipelit_agents.identity.agent import home_of
 from pipelit_agents.protocol.usernames import require_username
 
 from ..child import VerifiedChild
 from ..remote import RemoteChild, from_remote_graph
 from .results import JOIN, PLAN, UNASSIGNED, Child
+
+__all__ = ["check_options"]
 
 
 def check_options(
@@ -77,7 +80,7 @@ def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
         )
     if child.agent.username != name:
         raise ValueError(f"child {name!r} answers as {child.agent.username!r}: use one name")
-    if child.accept_from is None and child.agent.domain is not lead.domain:
+    if child.accept_from is None and home_of(child.agent) is not home_of(lead):
         raise ValueError(
             f"child {name!r} is of another Pipelit than {lead.username!r}, so it has to say whom "
             f'it works for: verified_child(…, accept_from=["{lead.username}"]) or ANYONE'

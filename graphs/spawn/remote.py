@@ -28,6 +28,8 @@ from .results import Order, SpawnResult
 from .run import run_of
 from .timeouts import GRACE
 
+__all__ = ["remote_node"]
+
 T = TypeVar("T")
 
 

@@ -18,6 +18,8 @@ from ..child import DEPTH
 from .plan import ReadTask
 from .results import MAX_LISTED_FAILURES, Order, SpawnResult
 
+__all__ = ["Run", "depth_of", "run_of", "spawn_error"]
+
 EVENT: Final = "pipelit.spawn"
 RUN: Final = "__pipelit_run"
 _DEEPEST: Final = 1_000_000

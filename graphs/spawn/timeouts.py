@@ -13,6 +13,8 @@ from langgraph.runtime import RunControl
 
 from .isolation import ChildTimeout, NoEnvelope
 
+__all__ = ["ain_time", "forget_result", "in_time"]
+
 T = TypeVar("T")
 
 # Seconds that a cancelled child has to clean up.

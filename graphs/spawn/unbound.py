@@ -27,6 +27,8 @@ from .link import Parent
 from .results import Order, SpawnResult
 from .run import run_of
 
+__all__ = ["unbound_node"]
+
 
 def unbound_node(parent: Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
     """Return the node that asks a plain graph and verifies its agent's TOTP code."""

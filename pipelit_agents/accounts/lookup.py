@@ -13,6 +13,8 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 
+__all__ = ["find_account", "find_agent"]
+
 
 def find_account(connection: Connection, username: str) -> Row[Any]:
     """Return the row of an account of this database.

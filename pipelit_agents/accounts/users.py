@@ -37,12 +37,12 @@ from pipelit_agents.database.fast_path import Statement
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import ApiKeyRow, LedgerRow, PeeringRow, UserRow
 from pipelit_agents.errors import (
+    ApiKeyNotFound,
     AuthenticationError,
     NotPermitted,
     QuotaExceeded,
     UserExists,
     UserInactive,
-    UserNotFound,
 )
 from pipelit_agents.ledger.base import (
     begin_secret,
@@ -538,8 +538,8 @@ class Users:
                 select(UserRow.__table__).where(UserRow.username == name)
             ).one_or_none()
             if before is not None and (before.active or before.domain != domain):
-                mend = "; deactivate it first" if before.domain == domain else ""
-                raise UserExists(f"there is an account {name!r} already{mend}", username=name)
+                fix = "; deactivate it first" if before.domain == domain else ""
+                raise UserExists(f"there is an account {name!r} already{fix}", username=name)
             self._require_unshared(connection, name, peer)
             if before is None:
                 self._insert(
@@ -597,18 +597,18 @@ class Users:
             by: Who asked for it, for the record.
 
         Raises:
-            UserNotFound: No key has that id.
+            ApiKeyNotFound: No key has that id.
         """
         if not isinstance(key_id, str) or key_id.startswith("plit_"):
             # Never repeated: that would be a piece of the key.
-            raise UserNotFound(
+            raise ApiKeyNotFound(
                 "key_id: give the 12 characters between the underscores, not the key "
                 "(pipelit-agents users keys list NAME, or list_api_keys)"
             )
         with self._database.writing(durable=True) as connection:
             owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
             if owner is None:
-                raise UserNotFound(f"no API key has the id {key_id!r:.13}; see list_api_keys")
+                raise ApiKeyNotFound(f"no API key has the id {key_id!r:.13}; see list_api_keys")
             connection.execute(
                 update(ApiKeyRow)
                 .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))

@@ -238,5 +238,6 @@ def serve_mcp(
 
 
 app.command("check")(check)
-app.command("rotate-key")(rotate_key)
+# The spelling of before, for scripts that have it.
+app.command("rotate-key", hidden=True)(rotate_key)
 app.command("backup")(backup)

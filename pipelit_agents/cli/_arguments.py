@@ -11,6 +11,8 @@ from pipelit_agents.cli._io import (
     duration,
 )
 
+__all__ = ["expiry"]
+
 Name = Annotated[str, typer.Argument(help="The account, exactly as it is written.")]
 ExpiresIn = Annotated[
     str | None,

@@ -68,7 +68,7 @@ def generate(*, as_json: AsJson = False) -> None:
 
     fields = {
         "key": Keyring.generate_key(),
-        "next": "FIELD_ENCRYPTION_KEY=<this>,<the old one>; start all processes again; rotate-key",
+        "next": "FIELD_ENCRYPTION_KEY=<this>,<the old one>; start all processes again; keys rotate",
     }
     hand_over("Made.", fields, "key", as_json=as_json)
 
@@ -82,7 +82,7 @@ def add(*, as_json: AsJson = False) -> None:
     path = add_key(Path(".env"))
     fields = {
         "file": str(path),
-        "next": "start all processes again, and then: pipelit-agents rotate-key",
+        "next": "start all processes again, and then: pipelit-agents keys rotate",
     }
     show("Added.", fields, as_json=as_json)
 
@@ -121,6 +121,7 @@ def status(
     show("", _status(found, models, said=said, as_json=as_json), as_json=as_json)
 
 
+@keys.command("rotate")
 @reporting
 def rotate_key(
     *,
@@ -312,7 +313,7 @@ def _status(
     fields["older_keys_can_go"] = can_go if can_go is not None or as_json else "not known"
     if found.columns and not models:
         fields["next"] = (
-            "rotate-key --metadata module:Base, for the columns in other tables; checkpoints stay "
+            "keys rotate --metadata module:Base, for the columns in other tables; checkpoints stay "
             "until their threads are deleted"
         )
     elif can_go is None:

@@ -32,7 +32,7 @@ def check(
 ) -> None:
     """Look whether all is as it should be; exit code 1 means that something isn't.
 
-    Each item that isn't well is shown with why it matters and what mends it.
+    Each item that isn't well is shown with why it matters and what fixes it.
     """
     from pipelit_agents import Pipelit
 
@@ -46,7 +46,7 @@ def check(
             typer.echo(f"{_MARKS[each.ok]}  {each.name}: {each.found}")
             if each.ok is False:
                 typer.echo(f"        why:  {each.why}")
-                typer.echo(f"        mend: {each.mend}")
+                typer.echo(f"        fix: {each.fix}")
         if not deploy:
             typer.echo("For production: pipelit-agents check --deploy")
     if failed:

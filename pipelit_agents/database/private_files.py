@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     pass
 from pipelit_agents.database.process import PROCESS_LOCKS
 
+__all__ = ["make_private"]
+
 _WHY_CLOSED: Final = {
     errno.EISDIR: f"name a file in this folder in {URL_SETTING}, for example agents.db",
     errno.EROFS: "SQLite needs to write, also for reading: mount the file system writable, or name "

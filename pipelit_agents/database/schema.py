@@ -19,6 +19,8 @@ from pipelit_agents.errors import StorageError
 if TYPE_CHECKING:
     from alembic.config import Config
 
+__all__ = ["alembic_config", "is_known_revision", "schema_revision"]
+
 
 def schema_revision(connection: Connection) -> str | None:
     """Return the migration that a database is at, or None where there is none."""

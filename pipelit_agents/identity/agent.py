@@ -31,7 +31,7 @@ from pipelit_agents.protocol.binding import (
 from pipelit_agents.protocol.peering_uri import PeerRelation
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "home_of"]
 
 _DEEPEST: Final = 2**31
 _LONGEST_KIND: Final = 64
@@ -47,18 +47,18 @@ class Agent:
     Args:
         username: The agent user's name.
         verifier: Makes and checks codes and proofs.
-        domain: The handle's ``Pipelit``; by it two handles can tell whether they share one.
+        home: The ``Pipelit`` that made the handle.
 
     Raises:
         InvalidUsername: The name is not in its normal form.
     """
 
-    __slots__ = ("_verifier", "domain", "username")
+    __slots__ = ("_home", "_verifier", "username")
 
-    def __init__(self, username: str, verifier: Verifier, domain: Any) -> None:
+    def __init__(self, username: str, verifier: Verifier, home: Any) -> None:
         self.username = require_username(username)
         self._verifier = verifier
-        self.domain = domain
+        self._home = home
 
     def totp_code(
         self,
@@ -589,3 +589,11 @@ def _require_bindable(request: object, depth: object, kind: object, payload: obj
         raise ValueError(
             f"kind has to be ASCII text of at most {_LONGEST_KIND} characters, for example 'result'"
         )
+
+
+def home_of(agent: Agent) -> Any:
+    """Return the ``Pipelit`` that made a handle, for this package's own graphs and tools.
+
+    A handle has no public attribute for it: whoever is given one agent isn't given all accounts.
+    """
+    return agent._home

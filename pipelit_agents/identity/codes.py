@@ -16,6 +16,8 @@ from pipelit_agents.protocol.binding import (
     Binding,
 )
 
+__all__ = ["not_text", "other_kind", "short_codes"]
+
 PLAIN_DIGITS: Final = 6
 AUDIENCE_DIGITS: Final = 8
 CODE_FORMS: Final = {
@@ -61,5 +63,5 @@ def other_kind(code: object, kind: str) -> str:
 
 def not_text(code: TotpCode | SecretStr) -> str:
     """Describe how to give a code as text."""
-    mend = ".code" if isinstance(code, TotpCode) else ".get_secret_value()"
-    return f"code has to be text, not {type(code).__name__}: give its {mend}"
+    fix = ".code" if isinstance(code, TotpCode) else ".get_secret_value()"
+    return f"code has to be text, not {type(code).__name__}: give its {fix}"

@@ -13,6 +13,18 @@ from pipelit_agents.database.fast_path import Open, Statement
 from pipelit_agents.protocol.peering_uri import is_relation
 from pipelit_agents.protocol.provisioning_uri import MAX_NAME
 
+__all__ = [
+    "KeyPlace",
+    "domain_of",
+    "key_place",
+    "numbered_names",
+    "read_accounts",
+    "read_peering",
+    "reading_accounts",
+    "unknown_account",
+    "why_no_audience",
+]
+
 _READ: Final = (
     "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until, domain, "
     "relation FROM pipelit_users WHERE username IN "

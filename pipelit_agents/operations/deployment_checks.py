@@ -110,21 +110,21 @@ class Check:
         ok: Whether it is as it should be; None where it doesn't apply.
         found: What was found.
         why: Why it matters.
-        mend: The command or setting that mends it; empty where nothing is to be done.
+        fix: The command or setting that fixes it; empty where nothing is to be done.
     """
 
     name: str
     ok: bool | None
     found: str
     why: str
-    mend: str
+    fix: str
 
 
-# What was found, and the mend; no mend where it is well.
+# What was found, and the fix; no fix where it is well.
 Finding = tuple[str, str]
 _OK: Final = "as it should be"
 # An error says by itself what is to be done.
-_AS_SAID: Final = "mend what it says, and check again"
+_AS_SAID: Final = "fix what it says, and check again"
 
 
 class _NotApplicable(Exception):
@@ -211,7 +211,7 @@ class Deployment:
         if self._missing and name in _OF_THE_DATABASE:
             return Check(name, False, "there is no database", why, "pipelit-agents init")
         try:
-            found, mend = look(self)
+            found, fix = look(self)
         except _NotApplicable as nothing:
             return Check(name, None, str(nothing), why, "")
         except (PipelitError, RedisUnusable) as error:
@@ -220,14 +220,14 @@ class Deployment:
             # What can't be looked at may be anything, and its words too.
             found = f"it can't be looked at ({type(error).__name__})"
             return Check(name, False, found, why, "see whether somebody changed it by hand")
-        return Check(name, not mend, found, why, mend)
+        return Check(name, not fix, found, why, fix)
 
     # The key
 
     def _key(self) -> Finding:
         weak = self._installation.keyring().weak()
         if weak:
-            return "; ".join(weak), "pipelit-agents keys generate, and then: rotate-key"
+            return "; ".join(weak), "pipelit-agents keys generate, and then: keys rotate"
         return _OK, ""
 
     def _opens(self) -> Finding:
@@ -244,7 +244,7 @@ class Deployment:
     def _newest_key(self) -> Finding:
         status = self._installation.keys._own(self._installation.keyring())
         if older := sum(status.older.values()):
-            return f"{older} values stand under an older key", "pipelit-agents rotate-key"
+            return f"{older} values stand under an older key", "pipelit-agents keys rotate"
         return f"{status.newest} values stand under the newest key", ""
 
     # Files
@@ -330,7 +330,7 @@ class Deployment:
         return (
             _some(found),
             "replace what is in it, as every copy of the repository has it: pipelit-agents keys "
-            "add, then rotate-key --purge, and new keys from those who issued the others; then "
+            "add, then keys rotate --purge, and new keys from those who issued the others; then "
             "git rm --cached, and a line for it in .gitignore",
         )
 
@@ -585,13 +585,13 @@ class Deployment:
         if not named:
             raise _NotApplicable("none is set; pipelit-agents itself needs none")
         for name, secret in named.items():
-            mend = f'{name}=$(python -c "import secrets; print(secrets.token_urlsafe(48))")'
+            fix = f'{name}=$(python -c "import secrets; print(secrets.token_urlsafe(48))")'
             if _DEFAULT_SECRETS.fullmatch(secret):
-                return f"{name} is a default", mend
+                return f"{name} is a default", fix
             if len(secret) < _SHORTEST_SECRET:
-                return f"{name} has {len(secret)} characters", mend
+                return f"{name} has {len(secret)} characters", fix
             if len(set(secret)) < _FEWEST_LETTERS:
-                return f"{name} repeats itself", mend
+                return f"{name} repeats itself", fix
         return _OK, ""
 
     def _debug(self) -> Finding:
@@ -698,8 +698,8 @@ class Deployment:
         with self._database.reading() as connection:
             without = list(connection.scalars(people.order_by(UserRow.username)))
         if without:
-            mend = f"pipelit-agents mfa enroll {without[0]}"
-            return f"{_some(without)} without one", mend
+            fix = f"pipelit-agents mfa enroll {without[0]}"
+            return f"{_some(without)} without one", fix
         return _OK, ""
 
     def _key_expiry(self) -> Finding:
@@ -756,8 +756,8 @@ def _said_once(checks: Iterable[Check]) -> list[Check]:
     found = []
     for check in checks:
         name = first.setdefault(check.found, check.name)
-        if check.mend == _AS_SAID and name != check.name:
-            check = replace(check, found=f"the same as of {name!r}", mend=f"what mends {name!r}")
+        if check.fix == _AS_SAID and name != check.name:
+            check = replace(check, found=f"the same as of {name!r}", fix=f"what fixes {name!r}")
         found.append(check)
     return found
 
