@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from pipelit_agents._bounds import require_count
+from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.provisioning import ProvisionedAgent, provision
@@ -189,22 +190,28 @@ class Pipelit:
         self._clock = clock
         self.policy = policy or VerificationPolicy()
         self._database = Database(database_url, pool_size=pool_size)
-        here = clock or time.time
-        self._verifier = Verifier(self._database, self._open_keyring, self._open_ledger, here)
-        self.users = Users(self._database, self._open_keyring, self.policy, here, clock)
-        register = Register(self._database, self._open_keyring, clock)
-        self.mfa = Mfa(
-            self._database, self._open_keyring, self._verifier, here, register, self.policy, clock
+        core = Core(
+            database=self._database,
+            keyring=self._open_keyring,
+            ledger=self._open_ledger,
+            policy=self.policy,
+            clock=clock or time.time,
+            shared_clock=clock,
         )
+        self._core = core
+        self._verifier = Verifier(core)
+        self.users = Users(core)
+        register = Register(core)
+        self.mfa = Mfa(core, self._verifier, register)
         people = People(
             require_active=self.mfa._require_active,
             has_factor=lambda username: self.mfa.status(username).on,
             verify=self.mfa._verify,
         )
         self.approvals = Approvals(register, people)
-        self.credentials = Credentials(self._database, self._open_keyring, here)
-        self.audit = AuditTrail(self._database, self._open_keyring, here)
-        self.keys = Keys(self._database, self._open_keyring, self.audit, here, register, self.mfa)
+        self.credentials = Credentials(core)
+        self.audit = AuditTrail(core.database, core.keyring, core.clock)
+        self.keys = Keys(core, self.audit, register, self.mfa)
 
     @property
     def database_url(self) -> str:
@@ -399,7 +406,7 @@ class Pipelit:
         if home_of(creator) is not self:
             raise ValueError(f"{creator!r} belongs to another Pipelit: it can't create agents here")
         return provision(
-            self._database,
+            self._core,
             self.users,
             self.credentials,
             self._verifier.questions,

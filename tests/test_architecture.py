@@ -21,6 +21,7 @@ FLOORS: list[set[str]] = [
     {"database"},
     {"audit"},
     {"ledger"},
+    {"_core"},
     {"identity"},
     {"approvals"},
     {"credentials"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -75,7 +76,7 @@ def restarted(
         ledger = RedisLedger(pipelit._database, pipelit.policy, url, clock, **life)
     else:
         ledger = SqlLedger(pipelit._database, pipelit.policy, clock, **life)
-    verifier = Verifier(pipelit._database, pipelit._open_keyring, lambda: ledger, clock)
+    verifier = Verifier(replace(pipelit._core, ledger=lambda: ledger))
     yield Agent("agent_editor", verifier, pipelit)
     ledger.close()
 

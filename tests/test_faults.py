@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -200,7 +201,7 @@ def test_a_power_cut_that_undoes_commits_makes_no_spent_code_good(
             # Other tests use this Redis at the same time, so FLUSHALL would be theirs as well.
             assert forgetting.delete(*forgetting.scan_iter(f"pipelit:{named}:*"))
         ledger = RedisLedger(database, policy, redis_url, clock, another)
-    verifier = Verifier(database, pipelit._open_keyring, lambda: ledger, clock)
+    verifier = Verifier(replace(pipelit._core, ledger=lambda: ledger))
     editor = Agent("agent_editor", verifier, pipelit)
     with pytest.raises(CodeRejected):
         editor.verify_peer("agent_writer", code)

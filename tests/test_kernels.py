@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def machine(pipelit: Pipelit, clock: Clock, editor: Agent) -> Any:
             else:
                 ledger = SqlLedger(pipelit._database, pipelit.policy, clock, lambda: boot_id)
             stack.callback(ledger.close)
-            verifier = Verifier(pipelit._database, pipelit._open_keyring, lambda: ledger, clock)
+            verifier = Verifier(replace(pipelit._core, ledger=lambda: ledger))
             return Agent("agent_editor", verifier, pipelit)
 
         yield made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def last_reason(pipelit: Pipelit) -> str:
 def with_epoch(pipelit: Pipelit, name: str, epoch: Callable[[], str], clock: Clock) -> Agent:
     """An agent whose ledger believes that the machine's life has this name."""
     ledger = SqlLedger(pipelit._database, pipelit.policy, clock, epoch)
-    verifier = Verifier(pipelit._database, pipelit._open_keyring, lambda: ledger, clock)
+    verifier = Verifier(replace(pipelit._core, ledger=lambda: ledger))
     return Agent(name, verifier, pipelit)
 
 

@@ -10,11 +10,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, select
 
+from pipelit_agents._core import Core
 from pipelit_agents._wording import in_words
 from pipelit_agents.accounts.users import Users
-from pipelit_agents.audit.records import entry, write
 from pipelit_agents.credentials.store import Credentials
-from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import CredentialRow, UserRow
 from pipelit_agents.errors import (
     AccountError,
@@ -72,7 +71,7 @@ class ProvisionedAgent:
 
 
 def provision(
-    database: Database,
+    core: Core,
     users: Users,
     credentials: Credentials,
     questions: QuestionLimit,
@@ -88,9 +87,9 @@ def provision(
     admitted = questions.admit(creator.username, _ACTION, creator.now())
     if admitted.wait:
         if admitted.is_noted:
-            with database.writing(durable=True) as connection:
+            with core.database.writing(durable=True) as connection:
                 reason = "too many refused; more are not recorded"
-                _record(connection, creator, "", "refused", reason)
+                core.record(connection, creator.username, "", _ACTION, reason, outcome="refused")
         raise RateLimited(
             f"too many agents were refused: wait {in_words(admitted.wait)}",
             retry_after=admitted.wait,
@@ -101,7 +100,7 @@ def provision(
     try:
         if username is not None:
             _require_fitting(username)
-        with database.writing(durable=True) as connection:
+        with core.database.writing(durable=True) as connection:
             _require_creator(users, connection, creator)
             # Without the prefix it was made before names had one, or by the creator's own code.
             if username is None or not _is_own(connection, username, creator):
@@ -113,7 +112,7 @@ def provision(
             # A name that was derived here is for a new agent: if chance hit upon one of the
             # creator's own, creating it says so.
             if there is not None and not taken and username is not None:
-                _record(connection, creator, name, "ok", "was there")
+                core.record(connection, creator.username, name, _ACTION, "was there")
             else:
                 made = users.create_agent_in(
                     connection, name, owner=creator.username, purpose=purpose
@@ -132,8 +131,9 @@ def provision(
         true = taken if isinstance(error, UserExists) else ""
         reason = true or _REASONS.get(type(error), "refused")
         # The refusal took its transaction with it, so it is recorded in another.
-        with database.writing(durable=True) as connection:
-            _record(connection, creator, str(name or ""), "refused", reason)
+        with core.database.writing(durable=True) as connection:
+            subject = str(name or "")
+            core.record(connection, creator.username, subject, _ACTION, reason, outcome="refused")
         raise
     if made is None:
         return ProvisionedAgent(name, credential, credentials.get(credential).masked[-4:], False)
@@ -232,19 +232,3 @@ def _why_taken(there: Row[Any] | None, key: Row[Any] | None, creator: Agent) -> 
 
 def _find(connection: Connection, table: Any, which: Any) -> Row[Any] | None:
     return connection.execute(select(table.__table__).where(which)).one_or_none()
-
-
-def _record(
-    connection: Connection, creator: Agent, subject: str, outcome: str, reason: str
-) -> None:
-    write(
-        connection,
-        entry(
-            at=creator.now(),
-            actor=creator.username,
-            subject=subject,
-            action=_ACTION,
-            outcome=outcome,
-            reason=reason,
-        ),
-    )

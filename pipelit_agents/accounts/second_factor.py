@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -14,6 +14,7 @@ from typing import Any, Final
 from pydantic import SecretStr
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._wording import in_words
@@ -21,8 +22,6 @@ from pipelit_agents.approvals.arguments import require_approvers
 from pipelit_agents.approvals.register import Register, void_unused
 from pipelit_agents.approvals.tags import is_digest, state_of
 from pipelit_agents.approvals.values import ApprovalDecision, Vote
-from pipelit_agents.audit.records import entry, write
-from pipelit_agents.database.engine import Database
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserRow
 from pipelit_agents.errors import (
@@ -41,7 +40,7 @@ from pipelit_agents.identity.proofs import NO_PERSON, Verifier
 from pipelit_agents.ledger.base import begin_secret, charge_first_code, wait_for_first_code
 from pipelit_agents.ledger.rules import Rules
 from pipelit_agents.otp import totp
-from pipelit_agents.policy import FIRST_CODE_WINDOW, VerificationPolicy
+from pipelit_agents.policy import FIRST_CODE_WINDOW
 from pipelit_agents.protocol.binding import PERIOD, same
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import require_username
@@ -85,31 +84,19 @@ class Mfa:
     """The second factors of people; ``pipelit.mfa``.
 
     Args:
-        database: Where the accounts are.
-        keyring: Seals secrets; called when one is needed.
+        core: The database, the keys that encrypt secrets, and the limits.
         verifier: Checks codes, under the limits that hold for agents too.
-        clock: Unix seconds.
         register: Where approvals are written down.
-        policy: The limits.
-        ledger_clock: The ledger's clock, if it isn't the database server's or the machine's.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        keyring: Callable[[], Keyring],
-        verifier: Verifier,
-        clock: Callable[[], float],
-        register: Register,
-        policy: VerificationPolicy,
-        ledger_clock: Callable[[], float] | None = None,
-    ) -> None:
-        self._database = database
-        self._keyring = keyring
+    def __init__(self, core: Core, verifier: Verifier, register: Register) -> None:
+        self._core = core
+        self._database = core.database
+        self._keyring = core.keyring
+        self._clock = core.clock
         self._verifier = verifier
-        self._clock = clock
         self._register = register
-        self._limits: Any = {"rules": Rules(policy), "clock": ledger_clock}
+        self._limits: Any = {"rules": Rules(core.policy), "clock": core.shared_clock}
 
     def enroll(self, username: str, *, by: str = OPERATOR) -> SecretStr:
         """Makes a person's second factor; it is on when :meth:`confirm` has seen a first code.
@@ -135,7 +122,7 @@ class Mfa:
             name = self._locked(connection, username, on=False)
             connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
             self._insert_pending(connection, name, secret)
-            self._record(connection, by, name, "mfa.enroll")
+            self._core.record(connection, by, name, "mfa.enroll")
         return provisioning_uri(name, secret)
 
     aenroll = off_the_loop(enroll)
@@ -229,7 +216,7 @@ class Mfa:
                 begin_secret(self._database, connection, name, at=self._clock(), **self._limits)
                 connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
                 codes = self._new_codes(connection, name, secret)
-                self._record(connection, name, name, "mfa.confirm")
+                self._core.record(connection, name, name, "mfa.confirm")
         if not codes:
             raise CodeRejected(refused, peer=name, verifier=name)
         try:
@@ -347,7 +334,7 @@ class Mfa:
         with self._database.writing(durable=True) as connection:
             name = self._locked(connection, username, on=True)
             self._end(connection, name)
-            self._record(connection, name, name, "mfa.disable")
+            self._core.record(connection, name, name, "mfa.disable")
 
     adisable = off_the_loop(disable)
 
@@ -364,7 +351,7 @@ class Mfa:
             row = self._person(connection, name)
             secret = self._keyring().unseal(row.totp_secret.token, totp_purpose(name))
             codes = self._new_codes(connection, name, secret)
-            self._record(connection, name, name, "mfa.recovery-codes")
+            self._core.record(connection, name, name, "mfa.recovery-codes")
         return codes
 
     arenew_recovery_codes = off_the_loop(renew_recovery_codes)
@@ -384,7 +371,7 @@ class Mfa:
             self._database.lock(connection, f"account:{require_username(username)}")
             name = self._person(connection, username).username
             self._end(connection, name)
-            self._record(connection, by, name, "mfa.reset")
+            self._core.record(connection, by, name, "mfa.reset")
 
     areset = off_the_loop(reset)
 
@@ -539,7 +526,7 @@ class Mfa:
             connection.execute(delete(MfaPendingRow).where(row))
         else:
             connection.execute(update(MfaPendingRow).where(row).values(failures=failures))
-        self._record(connection, name, name, "mfa.confirm", "wrong code", outcome="refused")
+        self._core.record(connection, name, name, "mfa.confirm", "wrong code", outcome="refused")
 
     def _tell(
         self, connection: Connection, name: str, secret: bytes, told: set[int], now: float
@@ -557,7 +544,7 @@ class Mfa:
         connection.execute(
             update(MfaPendingRow).where(MfaPendingRow.username == name).values(secret=sealed)
         )
-        self._record(
+        self._core.record(
             connection, name, name, "mfa.confirm", "code of another moment", outcome="refused"
         )
 
@@ -596,7 +583,7 @@ class Mfa:
             ).one_or_none()
             used = not unfit and self._use_code(connection, row, factor, now)
             reason = "" if used else unfit or "wrong or used"
-            self._record(
+            self._core.record(
                 connection,
                 name,
                 name,
@@ -680,28 +667,6 @@ class Mfa:
         with self._database.reading() as connection:
             names = select(RecoveryCodeRow.username).distinct()
             return connection.scalars(names.order_by(RecoveryCodeRow.username)).all()
-
-    def _record(
-        self,
-        connection: Connection,
-        actor: str,
-        subject: str,
-        action: str,
-        reason: str = "",
-        *,
-        outcome: str = "ok",
-    ) -> None:
-        write(
-            connection,
-            entry(
-                at=self._clock(),
-                actor=actor,
-                subject=subject,
-                action=action,
-                outcome=outcome,
-                reason=reason,
-            ),
-        )
 
 
 def _read_user(connection: Connection, name: str) -> Any:

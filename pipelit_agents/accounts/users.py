@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from pipelit_agents._bounds import require_duration, require_moment
+from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.lookup import find_account, find_agent
@@ -30,9 +31,7 @@ from pipelit_agents.accounts.models import (
     user_of,
 )
 from pipelit_agents.approvals.register import void_unused
-from pipelit_agents.audit.records import entry, write
 from pipelit_agents.audit.refusals import Refusals
-from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Statement
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import ApiKeyRow, LedgerRow, PeeringRow, UserRow
@@ -52,11 +51,10 @@ from pipelit_agents.ledger.base import (
     unlock,
 )
 from pipelit_agents.ledger.rules import Rules
-from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.protocol.peering_uri import Enrolment, read_uri
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
-from pipelit_agents.sealing.keyring import Keyring, Sealed
+from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import holds, peering_purpose, totp_purpose
 
 __all__ = ["Users"]
@@ -77,31 +75,20 @@ class Users:
     """The accounts of one database; ``pipelit.users``.
 
     Args:
-        database: Where they are.
-        keyring: Seals their TOTP secrets; called when one is needed.
-        policy: The quota and the limits.
-        clock: Unix seconds.
-        ledger_clock: The ledger's clock, if it isn't the database server's or the machine's.
+        core: The database, the keys that encrypt TOTP secrets, the quota and the limits.
 
     Attributes:
         refusals: Refused API keys that aren't in the audit yet.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        keyring: Callable[[], Keyring],
-        policy: VerificationPolicy,
-        clock: Callable[[], float],
-        ledger_clock: Callable[[], float] | None = None,
-    ) -> None:
-        self._database = database
-        self._keyring = keyring
-        self._policy = policy
-        self._clock = clock
-        self._ledger_clock = ledger_clock
-        self._rules = Rules(policy)
-        self.refusals = Refusals(database, clock)
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._database = core.database
+        self._keyring = core.keyring
+        self._policy = core.policy
+        self._clock = core.clock
+        self._rules = Rules(core.policy)
+        self.refusals = Refusals(core.database, core.clock)
 
     def create(
         self,
@@ -335,7 +322,7 @@ class Users:
             )
             void_unused(connection, ended)
             for each in ended:
-                self._record(connection, by, each, "user.deactivate", f"with {name}"[:64])
+                self._core.record(connection, by, each, "user.deactivate", f"with {name}"[:64])
         return ended
 
     adeactivate = off_the_loop(deactivate)
@@ -377,10 +364,10 @@ class Users:
                 name,
                 at=self._clock(),
                 rules=self._rules,
-                clock=self._ledger_clock,
+                clock=self._core.shared_clock,
                 lane=only,
             )
-            self._record(connection, by, name, "user.unlock", lane or "")
+            self._core.record(connection, by, name, "user.unlock", lane or "")
         return [
             each for each in self.lanes(name) if each.locked_until and lane in (None, each.lane)
         ]
@@ -403,7 +390,7 @@ class Users:
             rows = connection.execute(
                 select(LedgerRow.__table__).where(LedgerRow.peer == name)
             ).all()
-            now = ledger_now(self._database, connection, self._ledger_clock)
+            now = ledger_now(self._database, connection, self._core.shared_clock)
         person = is_person(account)
         found = [lane_info(row, self._rules, now, person=person) for row in rows]
         shown = [e for e in found if e.failures or e.clock_trouble or e.allowance_used]
@@ -454,7 +441,7 @@ class Users:
                 )
             )
             self._begin_secret(connection, row.username)
-            self._record(connection, by, row.username, "totp.rotate")
+            self._core.record(connection, by, row.username, "totp.rotate")
         return provisioning_uri(row.username, secret)
 
     arotate_totp = off_the_loop(rotate_totp)
@@ -499,7 +486,7 @@ class Users:
                     created_by=_storable(by, "by")[:149],
                 )
             )
-            self._record(connection, by, agent, "peering.issue", domain)
+            self._core.record(connection, by, agent, "peering.issue", domain)
         return provisioning_uri(agent, secret, relation)
 
     aissue_peering = off_the_loop(issue_peering)
@@ -614,7 +601,7 @@ class Users:
                 .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
                 .values(revoked_at=self._clock())
             )
-            self._record(connection, by, owner, "key.revoke", key_id)
+            self._core.record(connection, by, owner, "key.revoke", key_id)
 
     arevoke_api_key = off_the_loop(revoke_api_key)
 
@@ -693,7 +680,7 @@ class Users:
                 connection.execute(
                     update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now)
                 )
-                self._record(connection, who, who, "authenticate", key_id)
+                self._core.record(connection, who, who, "authenticate", key_id)
         return user_of(row)
 
     aauthenticate = off_the_loop(authenticate)
@@ -765,7 +752,7 @@ class Users:
         if not same:
             # Nor is it good again when it is enrolled after another one.
             self._begin_secret(connection, name, spent=True)
-        self._record(connection, by, name, "peer.enroll", "anew; its keys revoked")
+        self._core.record(connection, by, name, "peer.enroll", "anew; its keys revoked")
 
     def _begin_secret(self, connection: Connection, username: str, *, spent: bool = False) -> None:
         begin_secret(
@@ -774,7 +761,7 @@ class Users:
             username,
             at=self._clock(),
             rules=self._rules,
-            clock=self._ledger_clock,
+            clock=self._core.shared_clock,
             spent=spent,
         )
 
@@ -824,7 +811,7 @@ class Users:
         # Nobody is born locked by guesses that were made before.
         self._begin_secret(connection, username)
         action = "peer.enroll" if domain else f"{kind}.create"
-        self._record(connection, created_by, username, action)
+        self._core.record(connection, created_by, username, action)
 
     def _insert_key(
         self,
@@ -848,28 +835,8 @@ class Users:
                 expires_at=expires_at,
             )
         )
-        self._record(connection, created_by, username, "key.issue", key_id)
+        self._core.record(connection, created_by, username, "key.issue", key_id)
         return NewApiKey(key_id, username, SecretStr(f"plit_{key_id}_{secret}"))
-
-    def _record(
-        self,
-        connection: Connection,
-        actor: str,
-        subject: str,
-        action: str,
-        reason: str = "",
-    ) -> None:
-        write(
-            connection,
-            entry(
-                at=self._clock(),
-                actor=actor,
-                subject=subject,
-                action=action,
-                outcome="ok",
-                reason=reason,
-            ),
-        )
 
 
 def _storable(words: str, argument: str) -> str:

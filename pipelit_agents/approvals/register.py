@@ -10,7 +10,7 @@ unless they kept a copy of the rows as they were before.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from json import dumps
@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from sqlalchemy import Connection, delete, insert, select, text, update
 
+from pipelit_agents._core import Core
 from pipelit_agents._run_context import run_context
 from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest
@@ -30,7 +31,6 @@ from pipelit_agents.approvals.values import (
     Verdict,
     Vote,
 )
-from pipelit_agents.audit.records import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import (
@@ -90,21 +90,15 @@ class Register:
     """Writes and reads the register of one database.
 
     Args:
-        database: Where it is.
-        keyring: Tags the rows and seals what is shown; called when it is needed.
-        clock: Unix seconds; None for the database server's clock, or the machine's where the
-            database is a file, so that all processes go by the same one.
+        core: The database, the keys that tag the rows and encrypt what is displayed, and the clock
+            that all processes share.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        keyring: Callable[[], Keyring],
-        clock: Callable[[], float] | None,
-    ) -> None:
-        self._database = database
-        self._keyring = keyring
-        self._clock = clock
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._database = core.database
+        self._keyring = core.keyring
+        self._clock = core.shared_clock
 
     @property
     def database(self) -> Database:
@@ -689,8 +683,8 @@ class Register:
         found = connection.scalar(text(f"SELECT {self._database.server_clock}"))
         return time() if found is None else float(found)
 
-    @staticmethod
     def _record(
+        self,
         connection: Connection,
         now: float,
         actor: str,
@@ -700,17 +694,8 @@ class Register:
         *,
         refused: str = "",
     ) -> None:
-        write(
-            connection,
-            entry(
-                at=now,
-                actor=actor,
-                subject=subject,
-                action=action,
-                outcome="refused" if row is None else "ok",
-                reason=refused if row is None else row.digest,
-            ),
-        )
+        outcome, reason = ("refused", refused) if row is None else ("ok", row.digest)
+        self._core.record(connection, actor, subject, action, reason, outcome=outcome, at=now)
 
 
 class _Person(NamedTuple):

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 from pydantic import ConfigDict, SecretStr
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._threads import aside
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.audit.records import entry, write
 from pipelit_agents.credentials.inject import injecting
 from pipelit_agents.credentials.leak_guard.parts import VALUE, Described, described
 from pipelit_agents.credentials.leak_guard.recognition import SHORTEST, is_common
 from pipelit_agents.credentials.scope import Scope, current_scope, opened_scope, require_running
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Open, Statement
+from pipelit_agents.database.fast_path import Statement
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.display import Rows, html_of
@@ -42,7 +41,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.identity.agent import Agent
 from pipelit_agents.protocol.usernames import OPERATOR, is_username, require_username
-from pipelit_agents.sealing.keyring import Keyring, Sealed
+from pipelit_agents.sealing.keyring import Sealed
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
@@ -104,17 +103,14 @@ class Credentials:
     """The credentials of one database; ``pipelit.credentials``.
 
     Args:
-        database: Where they are.
-        keyring: Seals and opens them; called when it is needed.
-        clock: Unix seconds.
+        core: The database, and the keys that encrypt and decrypt them.
     """
 
-    def __init__(
-        self, database: Database, keyring: Callable[[], Keyring], clock: Callable[[], float]
-    ) -> None:
-        self._database = database
-        self._keyring = keyring
-        self._clock = clock
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._database = core.database
+        self._keyring = core.keyring
+        self._clock = core.clock
 
     @discreet
     def put(
@@ -244,7 +240,7 @@ class Credentials:
         if not changed.rowcount:
             first = {"name": name, "created_at": now, "created_by": created_by}
             connection.execute(insert(CredentialRow).values({**values, **first}))
-        self._record(connection, created_by, name, "credential.put")
+        self._core.record(connection, created_by, name, "credential.put")
         return _find(connection, name)
 
     def get(self, name: str) -> CredentialInfo:
@@ -285,7 +281,7 @@ class Credentials:
         with self._database.writing(durable=True) as connection:
             _find(connection, name)
             connection.execute(delete(CredentialRow).where(CredentialRow.name == name))
-            self._record(connection, by, name, "credential.delete")
+            self._core.record(connection, by, name, "credential.delete")
 
     adelete = off_the_loop(delete)
 
@@ -485,7 +481,9 @@ class Credentials:
             actor = ""
         with self._database.deciding() as connection:
             name = reference.partition(":")[0]
-            self._record(connection, actor, name, "credential.reveal", "refused", reason)
+            self._core.record(
+                connection, actor, name, "credential.reveal", reason, outcome="refused"
+            )
 
     @discreet
     def _open(self, reference: str, agent: Agent | None) -> Any:
@@ -548,7 +546,9 @@ class Credentials:
                     reason = "no such field"
                 else:
                     outcome = "ok"
-            self._record(transaction, actor, name, "credential.reveal", outcome, reason)
+            self._core.record(
+                transaction, actor, name, "credential.reveal", reason, outcome=outcome
+            )
         if refused is not None:
             raise refused
         if reason == "not allowed":
@@ -588,27 +588,6 @@ class Credentials:
             datetime.fromtimestamp(row.updated_at, UTC),
             hint.searched,
             hint.unsearched,
-        )
-
-    def _record(
-        self,
-        connection: Open,
-        actor: str,
-        name: str,
-        action: str,
-        outcome: str = "ok",
-        reason: str = "",
-    ) -> None:
-        write(
-            connection,
-            entry(
-                at=self._clock(),
-                actor=actor,
-                subject=name,
-                action=action,
-                outcome=outcome,
-                reason=reason,
-            ),
         )
 
 

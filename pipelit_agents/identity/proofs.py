@@ -13,11 +13,11 @@ from typing import Any, Final, NamedTuple, NoReturn
 from pydantic import SecretStr
 from sqlalchemy import delete, select, text
 
+from pipelit_agents._core import Core
 from pipelit_agents._run_context import RunContext
 from pipelit_agents._wording import bindable, in_words
 from pipelit_agents.audit.records import entry, write
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Open
 from pipelit_agents.database.models import SpentRequestRow
 from pipelit_agents.errors import (
     AccountError,
@@ -58,7 +58,7 @@ from pipelit_agents.identity.lookup import (
     unknown_account,
     why_no_audience,
 )
-from pipelit_agents.ledger.base import Account, Attempt, CodeKind, Ledger, account_at
+from pipelit_agents.ledger.base import Account, Attempt, CodeKind, account_at
 from pipelit_agents.ledger.questions import QuestionLimit
 from pipelit_agents.otp import step_at
 from pipelit_agents.protocol.binding import (
@@ -71,7 +71,7 @@ from pipelit_agents.protocol.binding import (
 )
 from pipelit_agents.protocol.peering_uri import PeerRelation, is_relation
 from pipelit_agents.protocol.usernames import OPERATOR, is_username
-from pipelit_agents.sealing.keyring import Keyring, Sealed
+from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import peering_purpose, totp_purpose
 
 __all__ = ["Verifier"]
@@ -129,26 +129,19 @@ class Verifier:
     """Makes and checks codes and proofs of the agents of one database.
 
     Args:
-        database: Where the accounts are.
-        keyring: Opens their secrets; called when one is needed.
-        ledger: Counts attempts and spends codes; called when it is needed.
-        clock: Makes codes and stamps proofs, Unix seconds.
+        core: The database, the keys that decrypt secrets, the ledger that counts attempts and
+            spends codes, and the clock that makes codes.
 
     Attributes:
         questions: Bounds the refused questions of each agent.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        keyring: Callable[[], Keyring],
-        ledger: Callable[[], Ledger],
-        clock: Callable[[], float],
-    ) -> None:
-        self._database = database
-        self._keyring = keyring
-        self._ledger = ledger
-        self._clock = clock
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._database = core.database
+        self._keyring = core.keyring
+        self._ledger = core.ledger
+        self._clock = core.clock
         self.questions = QuestionLimit()
         self._nobody = ""
         self._proofs = Batching(self._make_proofs, usable=self._require_reading)
@@ -335,16 +328,14 @@ class Verifier:
             connection.execute(delete(SpentRequestRow).where(SpentRequestRow.digest.in_(expired)))
             first = connection.execute(_SPEND_REQUEST, request).rowcount == 1
             if not first:
-                write(
+                self._core.record(
                     connection,
-                    entry(
-                        at=now,
-                        actor=username,
-                        subject=parent,
-                        action="verify.request",
-                        outcome="refused",
-                        reason="request used before",
-                    ),
+                    username,
+                    parent,
+                    "verify.request",
+                    "request used before",
+                    outcome="refused",
+                    at=now,
                 )
         return first
 
@@ -509,7 +500,9 @@ class Verifier:
             with suppress(StorageError):
                 reason = _NOT_DECIDED.get(type(error), "ledger unavailable")
                 with self._database.deciding() as connection:
-                    self._record_refusal(connection, verifier, name, f"verify.{kind}", reason)
+                    self._core.record(
+                        connection, verifier, name, f"verify.{kind}", reason, outcome="refused"
+                    )
             raise
         who = {"peer": name, "verifier": verifier}
         if decision.verdict == "rejected":
@@ -625,7 +618,7 @@ class Verifier:
             own = read_accounts(connection, verifier, verifier).get(verifier)
             self._require_acting(verifier, own)
             _require_refusal(peer, action, reason)
-            self._record_refusal(connection, verifier, peer, action, reason)
+            self._core.record(connection, verifier, peer, action, reason, outcome="refused")
 
     def _peer_name(self, verifier: str, peer: object) -> str:
         if not isinstance(peer, str) or not is_username(peer):
@@ -638,7 +631,7 @@ class Verifier:
 
     def _malformed(self, verifier: str, peer: str, message: str) -> NoReturn:
         with self._database.deciding() as connection:
-            self._record_refusal(connection, verifier, peer, "verify", "malformed")
+            self._core.record(connection, verifier, peer, "verify", "malformed", outcome="refused")
         raise MalformedCode(message, peer=peer, verifier=verifier)
 
     def _malformed_question(self, verifier: str, peer: str, message: str) -> NoReturn:
@@ -658,7 +651,9 @@ class Verifier:
                 # A handle of nobody is told, and writes nothing.
                 with suppress(AccountError):
                     self._require_acting(verifier, own)
-                    self._record_refusal(connection, verifier, peer, "verify", reason)
+                    self._core.record(
+                        connection, verifier, peer, "verify", reason, outcome="refused"
+                    )
         if admitted.wait:
             raise RateLimited(
                 f"too many names, codes and messages that can't be right: wait "
@@ -683,7 +678,7 @@ class Verifier:
         if not admitted.wait or admitted.is_noted:
             with self._database.deciding() as connection:
                 shown = "too many questions; more are not recorded" if admitted.wait else reason
-                self._record_refusal(connection, username, audience, _MAKING, shown)
+                self._core.record(connection, username, audience, _MAKING, shown, outcome="refused")
         if admitted.wait:
             raise RateLimited(
                 f"too many questions about agents that aren't here: wait {in_words(admitted.wait)}",
@@ -691,21 +686,6 @@ class Verifier:
             )
         # One and the same, so that nobody learns who was here.
         raise UserNotFound(f"there is no agent {audience!r}: check its name", username=audience)
-
-    def _record_refusal(
-        self, connection: Open, actor: str, subject: str, action: str, reason: str
-    ) -> None:
-        write(
-            connection,
-            entry(
-                at=self._clock(),
-                actor=actor,
-                subject=subject,
-                action=action,
-                outcome="refused",
-                reason=reason,
-            ),
-        )
 
     def _accounts(self, *names: str) -> dict[str, Any]:
         if len(names) > MAX_NAMES_AT_ONCE:

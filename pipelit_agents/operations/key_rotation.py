@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, delete, func, select, update
 
 from pipelit_agents._bounds import require_count
+from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.tags import approval_purpose, reason_purpose
-from pipelit_agents.audit.records import entry, write
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.database.encrypted_string import EncryptedString
-from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import (
     ApprovalAnswerRow,
     ApprovalRow,
@@ -202,27 +201,17 @@ class Keys:
     """The keys of one database; ``pipelit.keys``.
 
     Args:
-        database: What is sealed under them.
-        keyring: The keys; called when they are needed.
+        core: The database, and the keys that its values are encrypted under.
         audit: The trail, whose seals are tagged under them.
-        clock: Unix seconds.
         register: Of approvals, whose rows are tagged under them.
         mfa: Second factors, whose recovery codes are tagged under them.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        keyring: Callable[[], Keyring],
-        audit: AuditTrail,
-        clock: Callable[[], float],
-        register: Register,
-        mfa: Mfa,
-    ) -> None:
-        self._database = database
-        self._keyring = keyring
+    def __init__(self, core: Core, audit: AuditTrail, register: Register, mfa: Mfa) -> None:
+        self._core = core
+        self._database = core.database
+        self._keyring = core.keyring
         self._audit = audit
-        self._clock = clock
         self._register = register
         self._mfa = mfa
 
@@ -403,17 +392,8 @@ class Keys:
                 break
         self._audit.seals.retag(keyring)
         with self._database.writing(durable=True) as connection:
-            write(
-                connection,
-                entry(
-                    at=self._clock(),
-                    actor=by,
-                    subject="keys",
-                    action="keys.rotate",
-                    outcome="ok",
-                    reason=f"{total} sealed anew under {keyring.fingerprint()}",
-                ),
-            )
+            reason = f"{total} encrypted again under {keyring.fingerprint()}"
+            self._core.record(connection, by, "keys", "keys.rotate", reason)
         return Rotation(total, self.status(checkpointers=checkpointers, models=models))
 
     arotate = off_the_loop(rotate)
@@ -449,17 +429,7 @@ class Keys:
                     else:
                         connection.execute(delete(place.table).where(place.key == key))
                     name = f"{place.table.__tablename__.removeprefix('pipelit_')} {key}"
-                    write(
-                        connection,
-                        entry(
-                            at=self._clock(),
-                            actor=by,
-                            subject=str(key),
-                            action="keys.forget",
-                            outcome="ok",
-                            reason=name,
-                        ),
-                    )
+                    self._core.record(connection, by, str(key), "keys.forget", name)
                 forgotten.append(name)
         forgotten += self._forget_tagged(keyring, by)
         return forgotten
@@ -491,20 +461,8 @@ class Keys:
         gone = [f"approvals {each}" for each in self._register.forget(keyring)]
         gone += [f"recovery_codes of {each}" for each in self._mfa._forget_recovery_codes(keyring)]
         with self._database.writing(durable=True) as connection:
-            write(
-                connection,
-                *(
-                    entry(
-                        at=self._clock(),
-                        actor=by,
-                        subject=name.rpartition(" ")[2],
-                        action="keys.forget",
-                        outcome="ok",
-                        reason=name,
-                    )
-                    for name in gone
-                ),
-            )
+            for name in gone:
+                self._core.record(connection, by, name.rpartition(" ")[2], "keys.forget", name)
         return gone
 
     def _pass(self, keyring: Keyring, batch: int, tell: Callable[[int, int], None]) -> int:
