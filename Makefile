@@ -17,7 +17,7 @@ READY := $(VENV)/.ready-$(VERSION)
 WORKERS ?= 3
 # Tests start hundreds of processes; without stored bytecode each of them compiles our modules.
 export PYTHONDONTWRITEBYTECODE :=
-# Without --no-compile pip compiles 20,000 files, of which the tests import a tenth.
+# Without --no-compile pip compiles thousands of files that no test imports.
 PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
