@@ -848,7 +848,7 @@ def test_a_planted_recovery_code_approves_nothing(
     pipelit: Pipelit, people: People, thief: Callable[..., int]
 ) -> None:
     """A digest of the thief's own choice, with and without the tag of a code that is real."""
-    from pipelit_agents.accounts.second_factor import _digest
+    from pipelit_agents.accounts.recovery_codes import digest_of_code
 
     code = "ABCD-EFGH-IJKL-MNOP"
     question = asked(pipelit)
@@ -856,7 +856,7 @@ def test_a_planted_recovery_code_approves_nothing(
         "INSERT INTO pipelit_recovery_codes (digest, username, factor, mac) "
         "SELECT :digest, username, factor, mac FROM pipelit_recovery_codes "
         "WHERE username = 'alice' LIMIT 1",
-        digest=_digest("alice", code),
+        digest=digest_of_code("alice", code),
     )
     with pytest.raises(CodeRejected):
         pipelit.approvals.decide(question, "alice", code)

@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from pipelit_agents import Agent, Pipelit, User, VerificationPolicy
 from pipelit_agents.errors import (
+    ApiKeyNotFound,
     InvalidUsername,
     NotLocalAgent,
     NotPermitted,
@@ -289,11 +290,13 @@ def test_who_is_not_there_is_not_found(pipelit: Pipelit) -> None:
         lambda: users.rotate_totp("nobody"),
         lambda: users.issue_api_key("nobody", name="k"),
         lambda: users.list_api_keys("nobody"),
-        lambda: users.revoke_api_key("nobody"),
     ):
         with pytest.raises(UserNotFound) as caught:
             use()
         assert isinstance(caught.value, LookupError)
+    with pytest.raises(ApiKeyNotFound) as missing:
+        users.revoke_api_key("nobody")
+    assert isinstance(missing.value, LookupError)
 
 
 def test_accounts_are_listed_by_name_and_by_root_owner(pipelit: Pipelit, writer: Agent) -> None:

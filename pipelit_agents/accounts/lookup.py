@@ -58,3 +58,16 @@ def find_agent(connection: Connection, username: str) -> Row[Any]:
             f"{username!r} was deactivated, which is for good: make another", username=username
         )
     return row
+
+
+def storable(words: str, argument: str) -> str:
+    """Return words that every database can store.
+
+    Raises:
+        TypeError: They are no text.
+        ValueError: They hold a NUL character.
+    """
+    if not isinstance(words, str):
+        raise TypeError(f"{argument} has to be text, not {type(words).__name__}")
+    # PostgreSQL takes every character but this one.
+    return words.replace("\0", "\ufffd")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,48 +14,51 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents._wording import in_words
+from pipelit_agents.accounts.first_codes import (
+    FIRST_CODE_TRIES,
+    SECRET_BYTES,
+    count_wrong_code,
+    read_pending,
+    record_other_moment,
+    require_of_this_enrolment,
+    step_of_code,
+    too_many_first_codes,
+    wrong_first_code,
+    wrong_moment,
+)
+from pipelit_agents.accounts.recovery_codes import (
+    RecoveryCodes,
+    digest_of_code,
+)
 from pipelit_agents.approvals.arguments import require_approvers
 from pipelit_agents.approvals.register import Register, void_unused
-from pipelit_agents.approvals.tags import is_digest, state_of
+from pipelit_agents.approvals.tags import is_digest
 from pipelit_agents.approvals.values import ApprovalDecision, Vote
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserRow
 from pipelit_agents.errors import (
     CodeRejected,
     NotPermitted,
-    PeerLocked,
     SecondFactorError,
     UserInactive,
     UserNotFound,
 )
 from pipelit_agents.identity.acting import acting_person
-from pipelit_agents.identity.codes import PLAIN_DIGITS
 from pipelit_agents.identity.evidence import Verification
 from pipelit_agents.identity.factors import factor_id, read_code
 from pipelit_agents.identity.proofs import NO_PERSON, Verifier
 from pipelit_agents.ledger.base import begin_secret, charge_first_code, wait_for_first_code
 from pipelit_agents.ledger.rules import Rules
-from pipelit_agents.otp import totp
 from pipelit_agents.policy import FIRST_CODE_WINDOW
-from pipelit_agents.protocol.binding import PERIOD, same
+from pipelit_agents.protocol.binding import PERIOD
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import require_username
-from pipelit_agents.sealing.keyring import Keyring, Sealed
+from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import pending_purpose, totp_purpose
 
 __all__ = ["Mfa", "MfaStatus"]
 
 OPERATOR: Final = "operator"
-RECOVERY_CODES: Final = 10
-# What RFC 4226 recommends, and short enough for a small QR code.
-_SECRET_BYTES: Final = 20
-_FIRST_CODE_TRIES: Final = 5
-# Ten minutes: how far the clock of a phone may be off, in steps, for its first code to be told from
-# a wrong one.
-_NEAR: Final = 600 // PERIOD
-_STEP_BYTES: Final = 8
-_RECOVERY_TAG: Final = "recovery-code"
 # An approval that nobody asked for expires too, however long ago `within` allows. Seconds.
 _APPROVED_FOR: Final = 30 * 86_400.0
 
@@ -96,6 +96,7 @@ class Mfa:
         self._clock = core.clock
         self._verifier = verifier
         self._register = register
+        self.recovery = RecoveryCodes(core)
         self._limits: Any = {"rules": Rules(core.policy), "clock": core.shared_clock}
 
     def enroll(self, username: str, *, by: str = OPERATOR) -> SecretStr:
@@ -117,7 +118,7 @@ class Mfa:
             SecondFactorError: It is on already.
             ConfigurationError: There is no key to seal the secret under.
         """
-        secret = secrets.token_bytes(_SECRET_BYTES)
+        secret = secrets.token_bytes(SECRET_BYTES)
         with self._database.writing(durable=True) as connection:
             name = self._locked(connection, username, on=False)
             connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
@@ -190,22 +191,22 @@ class Mfa:
             if enrolled is None:
                 wait = wait_for_first_code(self._database, connection, name, **self._limits)
             if wait > 0:
-                raise _too_many_first_codes(name, wait)
+                raise too_many_first_codes(name, wait)
             whole = self._keyring().unseal(pending.secret.token, pending_purpose(name))
-            secret, told = _opened(whole)
+            secret, told = read_pending(whole)
             if enrolled is not None:
-                _require_of_this_enrolment(name, secret, enrolled)
+                require_of_this_enrolment(name, secret, enrolled)
             now = self._clock()
-            step = _step_of(secret, plain, now)
+            step = step_of_code(secret, plain, now)
             ahead = 0 if step is None else step - int(now) // PERIOD
             if step is None:
                 if enrolled is None:
                     charge_first_code(self._database, connection, name, **self._limits)
-                self._wrong_first_code(connection, name, pending.failures + 1)
-                refused = _wrong_first(name, _FIRST_CODE_TRIES - pending.failures - 1)
+                count_wrong_code(self._core, connection, name, pending.failures + 1)
+                refused = wrong_first_code(name, FIRST_CODE_TRIES - pending.failures - 1)
             elif abs(ahead) > FIRST_CODE_WINDOW or step in told:
-                self._tell(connection, name, secret, {*told, step}, now)
-                refused = _of_another_moment(ahead)
+                record_other_moment(self._core, connection, name, secret, {*told, step}, now)
+                refused = wrong_moment(ahead)
             else:
                 place = totp_purpose(name)
                 sealed = Sealed(self._keyring().seal(secret, place), place)
@@ -215,7 +216,7 @@ class Mfa:
                 # Guesses from before she had a secret can't keep her from turning it on.
                 begin_secret(self._database, connection, name, at=self._clock(), **self._limits)
                 connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
-                codes = self._new_codes(connection, name, secret)
+                codes = self.recovery.replace(connection, name, secret)
                 self._core.record(connection, name, name, "mfa.confirm")
         if not codes:
             raise CodeRejected(refused, peer=name, verifier=name)
@@ -350,7 +351,7 @@ class Mfa:
             name = self._locked(connection, username, on=True)
             row = self._person(connection, name)
             secret = self._keyring().unseal(row.totp_secret.token, totp_purpose(name))
-            codes = self._new_codes(connection, name, secret)
+            codes = self.recovery.replace(connection, name, secret)
             self._core.record(connection, name, name, "mfa.recovery-codes")
         return codes
 
@@ -520,56 +521,9 @@ class Mfa:
         self._database.lock(connection, f"account:{require_username(username)}")
         return self._require(connection, username, on=on)
 
-    def _wrong_first_code(self, connection: Connection, name: str, failures: int) -> None:
-        row = MfaPendingRow.username == name
-        if failures >= _FIRST_CODE_TRIES:
-            connection.execute(delete(MfaPendingRow).where(row))
-        else:
-            connection.execute(update(MfaPendingRow).where(row).values(failures=failures))
-        self._core.record(connection, name, name, "mfa.confirm", "wrong code", outcome="refused")
-
-    def _tell(
-        self, connection: Connection, name: str, secret: bytes, told: set[int], now: float
-    ) -> None:
-        """Write down whose moments were told, so that no code of them turns the factor on later.
-
-        Whoever guesses the code of a moment to come would only have to wait for it. The steps are
-        sealed with the secret, so that nobody takes them out who can write to the database.
-        """
-        purpose, oldest = pending_purpose(name), int(now) // PERIOD - 2 * _NEAR
-        steps = b"".join(
-            step.to_bytes(_STEP_BYTES, "big") for step in sorted(told) if step >= oldest
-        )
-        sealed = Sealed(self._keyring().seal(secret + steps, purpose), purpose)
-        connection.execute(
-            update(MfaPendingRow).where(MfaPendingRow.username == name).values(secret=sealed)
-        )
-        self._core.record(
-            connection, name, name, "mfa.confirm", "code of another moment", outcome="refused"
-        )
-
-    def _new_codes(self, connection: Connection, name: str, secret: bytes) -> list[SecretStr]:
-        keyring, factor = self._keyring(), factor_id(name, secret)
-        connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.username == name))
-        codes = []
-        for _ in range(RECOVERY_CODES):
-            drawn = base64.b32encode(secrets.token_bytes(10)).decode("ascii")
-            code = "-".join(drawn[start : start + 4] for start in range(0, 16, 4))
-            digest = _digest(name, code)
-            connection.execute(
-                insert(RecoveryCodeRow).values(
-                    digest=digest,
-                    username=name,
-                    factor=factor,
-                    mac=keyring.mac(_RECOVERY_TAG, *_recovery_fields(name, digest, factor, None)),
-                )
-            )
-            codes.append(SecretStr(code))
-        return codes
-
     def _recover(self, name: str, code: str) -> Verification:
         # 80 bits can't be guessed, so that failures are recorded and lock nobody out.
-        now, digest = self._clock(), _digest(name, code)
+        now, digest = self._clock(), digest_of_code(name, code)
         with self._database.writing(durable=True) as connection:
             self._database.lock(connection, f"account:{name}", shared=True)
             user = _read_user(connection, name)
@@ -581,7 +535,7 @@ class Mfa:
                     RecoveryCodeRow.digest == digest, RecoveryCodeRow.username == name
                 )
             ).one_or_none()
-            used = not unfit and self._use_code(connection, row, factor, now)
+            used = not unfit and self.recovery.use(connection, row, factor, now)
             reason = "" if used else unfit or "wrong or used"
             self._core.record(
                 connection,
@@ -597,76 +551,6 @@ class Mfa:
             )
         at = datetime.fromtimestamp(now, UTC)
         return Verification(name, name, "recovery", int(now) // PERIOD, at)
-
-    def _use_code(self, connection: Connection, row: Any, factor: str, now: float) -> bool:
-        """Uses a recovery code up; False where it was used, or isn't one that was made here."""
-        keyring = self._keyring()
-        if row is None or row.used_at is not None or row.factor != factor:
-            return False
-        # A digest alone could be anybody's: who can write to the table could put one in.
-        if _tag_state(keyring, row) == "foreign":
-            return False
-        used = _recovery_fields(row.username, row.digest, factor, float(now))
-        changed = connection.execute(
-            update(RecoveryCodeRow)
-            .where(
-                RecoveryCodeRow.digest == row.digest,
-                RecoveryCodeRow.used_at.is_(None),
-                RecoveryCodeRow.mac == row.mac,
-            )
-            .values(used_at=float(now), mac=keyring.mac(_RECOVERY_TAG, *used))
-        )
-        return changed.rowcount == 1
-
-    def _retag_recovery_codes(
-        self, keyring: Keyring, *, only_count: bool = False
-    ) -> tuple[int, int, int]:
-        """Tags under the newest key what was tagged under an older one.
-
-        Returns:
-            How many rows were tagged under the newest key, under an older one, and under none.
-        """
-        counts = {"newest": 0, "older": 0, "foreign": 0}
-        for name in self._with_recovery_codes():
-            with self._database.writing(durable=not only_count) as connection:
-                self._database.lock(connection, f"account:{name}")
-                for row in _recovery_rows(connection, name):
-                    state = _tag_state(keyring, row)
-                    counts[state] += 1
-                    if state == "older" and not only_count:
-                        fields = _recovery_fields(name, row.digest, row.factor, row.used_at)
-                        connection.execute(
-                            update(RecoveryCodeRow)
-                            .where(RecoveryCodeRow.digest == row.digest)
-                            .values(mac=keyring.mac(_RECOVERY_TAG, *fields))
-                        )
-        return counts["newest"], counts["older"], counts["foreign"]
-
-    def _forget_recovery_codes(self, keyring: Keyring) -> list[str]:
-        """Deletes the recovery codes that no key has tagged.
-
-        Returns:
-            Whose they were.
-        """
-        gone = []
-        for name in self._with_recovery_codes():
-            with self._database.writing(durable=True) as connection:
-                self._database.lock(connection, f"account:{name}")
-                foreign = [
-                    row.digest
-                    for row in _recovery_rows(connection, name)
-                    if _tag_state(keyring, row) == "foreign"
-                ]
-                connection.execute(
-                    delete(RecoveryCodeRow).where(RecoveryCodeRow.digest.in_(foreign))
-                )
-            gone += [name] if foreign else []
-        return gone
-
-    def _with_recovery_codes(self) -> Sequence[str]:
-        with self._database.reading() as connection:
-            names = select(RecoveryCodeRow.username).distinct()
-            return connection.scalars(names.order_by(RecoveryCodeRow.username)).all()
 
 
 def _read_user(connection: Connection, name: str) -> Any:
@@ -691,88 +575,3 @@ def _require_digest(digest: object) -> None:
         raise TypeError("digest has to be text: approval_digest(what)")
     if not is_digest(digest):
         raise ValueError("digest has to be 64 lowercase hexadecimal digits: approval_digest(what)")
-
-
-def _too_many_first_codes(name: str, wait: float) -> PeerLocked:
-    return PeerLocked(
-        f"too many first codes of {name!r} were wrong within a year: the next one is evaluated in "
-        f"{in_words(wait)}; this one wasn't, and the enrolment goes on. An operator can enrol at "
-        f"once, with the phone at hand, at a terminal: pipelit-agents mfa enroll {name}",
-        retry_after=wait,
-        peer=name,
-        verifier=name,
-    )
-
-
-def _wrong_first(name: str, left: int) -> str:
-    if left <= 0:
-        return (
-            f"the code was not accepted; it was the fifth wrong one, so enrol again: "
-            f"pipelit-agents mfa enroll {name}"
-        )
-    more = "1 more wrong code ends" if left == 1 else f"{left} more wrong codes end"
-    return f"the code was not accepted; wait for the app's next one ({more} this enrolment)"
-
-
-def _digest(name: str, code: str) -> str:
-    return hashlib.sha256(f"{name}\0{code}".encode()).hexdigest()
-
-
-def _recovery_fields(name: str, digest: str, factor: str, used_at: float | None) -> list[bytes]:
-    used = "" if used_at is None else repr(used_at)
-    return [str(each).encode("utf-8", "backslashreplace") for each in (name, digest, factor, used)]
-
-
-def _recovery_rows(connection: Connection, name: str) -> Sequence[Any]:
-    return connection.execute(
-        select(RecoveryCodeRow.__table__).where(RecoveryCodeRow.username == name)
-    ).all()
-
-
-def _tag_state(keyring: Keyring, row: Any) -> str:
-    fields = _recovery_fields(row.username, row.digest, row.factor, row.used_at)
-    return state_of(keyring, _RECOVERY_TAG, fields, row.mac)
-
-
-def _opened(sealed: bytes) -> tuple[bytes, frozenset[int]]:
-    """The secret of an enrolment, and the steps whose moments were told."""
-    rest = sealed[_SECRET_BYTES:]
-    return sealed[:_SECRET_BYTES], frozenset(
-        int.from_bytes(rest[start : start + _STEP_BYTES], "big")
-        for start in range(0, len(rest), _STEP_BYTES)
-    )
-
-
-def _step_of(secret: bytes, code: str, now: float) -> int | None:
-    """The time step nearest to now whose code this is; None if there is none within ten minutes."""
-    present, found = int(now) // PERIOD, []
-    for step in range(max(0, present - _NEAR), present + _NEAR + 1):
-        if same(totp(secret, step * PERIOD, digits=PLAIN_DIGITS), code):
-            found.append(step)
-    return min(found, key=lambda step: abs(step - present), default=None)
-
-
-def _require_of_this_enrolment(name: str, secret: bytes, enrolled: SecretStr) -> None:
-    shown = provisioning_uri(name, secret).get_secret_value()
-    given = enrolled.get_secret_value().encode("utf-8", "surrogatepass")
-    if not hmac.compare_digest(shown.encode(), given):
-        raise SecondFactorError(
-            f"enrolled isn't what mfa.enroll returned for the present enrolment of {name!r}: enrol "
-            "again, or leave it out",
-            username=name,
-        )
-
-
-def _of_another_moment(ahead: int) -> str:
-    if abs(ahead) <= FIRST_CODE_WINDOW:
-        return (
-            "the code was not accepted: it was typed before its time; wait for the app's next one"
-        )
-    minutes = max(1, round(abs(ahead) * PERIOD / 60))
-    off = "1 minute" if minutes == 1 else f"{minutes} minutes"
-    return (
-        f"the code was not accepted: it is right for a clock that is about {off} "
-        f"{'ahead' if ahead > 0 else 'behind'}. Set the phone's clock (automatic date and time) "
-        "and type the app's next code; this one counts as no wrong code. If the phone shows the "
-        "right time, the clock of this machine is off"
-    )

@@ -454,12 +454,12 @@ class Keys:
         # What has a tag and no ciphertext; an older tag is made again under the newest key.
         return {
             "approvals": self._register.retag,
-            "recovery codes": self._mfa._retag_recovery_codes,
+            "recovery codes": self._mfa.recovery.retag,
         }
 
     def _forget_tagged(self, keyring: Keyring, by: str) -> list[str]:
         gone = [f"approvals {each}" for each in self._register.forget(keyring)]
-        gone += [f"recovery_codes of {each}" for each in self._mfa._forget_recovery_codes(keyring)]
+        gone += [f"recovery_codes of {each}" for each in self._mfa.recovery.forget_foreign(keyring)]
         with self._database.writing(durable=True) as connection:
             for name in gone:
                 self._core.record(connection, by, name.rpartition(" ")[2], "keys.forget", name)

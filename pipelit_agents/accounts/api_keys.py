@@ -1,0 +1,219 @@
+"""API keys of accounts: issued once, stored as digests, checked at each call."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import SecretStr
+from sqlalchemy import Connection, insert, select, update
+
+from pipelit_agents._discretion import discreet
+from pipelit_agents._twins import off_the_loop
+from pipelit_agents.accounts.lookup import find_account, storable
+from pipelit_agents.accounts.models import (
+    ApiKeyInfo,
+    NewApiKey,
+    User,
+    moment_of,
+    user_of,
+)
+from pipelit_agents.accounts.service import AccountService
+from pipelit_agents.database.fast_path import Statement
+from pipelit_agents.database.models import ApiKeyRow
+from pipelit_agents.errors import (
+    ApiKeyNotFound,
+    AuthenticationError,
+    UserInactive,
+)
+from pipelit_agents.protocol.usernames import OPERATOR, require_username
+
+__all__ = ["ApiKeys"]
+
+_TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
+_READ_KEY: Final = Statement(
+    "SELECT k.digest, k.revoked_at, k.expires_at, k.last_used_at, u.username, u.kind, u.owner, "
+    "u.root_owner, u.purpose, u.active, u.may_create_agents, u.created_at, u.created_by, u.domain "
+    "FROM pipelit_api_keys k JOIN pipelit_users u ON u.username = k.username WHERE k.id = :id"
+)
+_LAST_USED_EVERY: Final = 60.0
+
+
+def _fingerprint(secret: str) -> str:
+    # No slow hash: the secret has 256 random bits, so that there is nothing to guess.
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class ApiKeys(AccountService):
+    """The API keys of accounts; a part of :class:`Users`."""
+
+    def issue_api_key(
+        self,
+        username: str,
+        *,
+        name: str,
+        expires_at: datetime | None = None,
+        by: str = OPERATOR,
+    ) -> NewApiKey:
+        """Makes another API key of an account.
+
+        Args:
+            username: Whose key it is to be.
+            name: What to list it as.
+            expires_at: From when it isn't accepted; with a time zone.
+            by: Who asked for it, for the record.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserNotFound: There is no such account.
+            UserInactive: It was deactivated.
+            ValueError: The expiry has no time zone, or is past.
+        """
+        expires = self._expiry("expires_at", expires_at)
+        with self._database.writing(durable=True) as connection:
+            row = find_account(connection, require_username(username))
+            if not row.active:
+                raise UserInactive(f"{username!r} was deactivated", username=username)
+            return self._insert_key(connection, row.username, name, expires, by)
+
+    aissue_api_key = off_the_loop(issue_api_key)
+
+    def revoke_api_key(self, key_id: str, *, by: str = OPERATOR) -> None:
+        """Ends an API key, at once. Revoking it twice does nothing.
+
+        Args:
+            key_id: Its public id, the middle part of the key.
+            by: Who asked for it, for the record.
+
+        Raises:
+            ApiKeyNotFound: No key has that id.
+        """
+        if not isinstance(key_id, str) or key_id.startswith("plit_"):
+            # Never repeated: that would be a piece of the key.
+            raise ApiKeyNotFound(
+                "key_id: give the 12 characters between the underscores, not the key "
+                "(pipelit-agents users keys list NAME, or list_api_keys)"
+            )
+        with self._database.writing(durable=True) as connection:
+            owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
+            if owner is None:
+                raise ApiKeyNotFound(f"no API key has the id {key_id!r:.13}; see list_api_keys")
+            connection.execute(
+                update(ApiKeyRow)
+                .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
+                .values(revoked_at=self._clock())
+            )
+            self._core.record(connection, by, owner, "key.revoke", key_id)
+
+    arevoke_api_key = off_the_loop(revoke_api_key)
+
+    def list_api_keys(self, username: str) -> Sequence[ApiKeyInfo]:
+        """What is known of an account's API keys, oldest first.
+
+        Raises:
+            InvalidUsername: The name has another form.
+            UserNotFound: There is no such account.
+        """
+        with self._database.reading() as connection:
+            name = find_account(connection, require_username(username)).username
+            rows = connection.execute(
+                select(ApiKeyRow.__table__)
+                .where(ApiKeyRow.username == name)
+                .order_by(ApiKeyRow.created_at, ApiKeyRow.id)
+            ).all()
+        return [
+            ApiKeyInfo(
+                row.id,
+                row.name,
+                f"…{row.last_four}",
+                datetime.fromtimestamp(row.created_at, UTC),
+                moment_of(row.expires_at),
+                moment_of(row.revoked_at),
+                moment_of(row.last_used_at),
+            )
+            for row in rows
+        ]
+
+    alist_api_keys = off_the_loop(list_api_keys)
+
+    @discreet
+    def authenticate(self, bearer_token: str) -> User:
+        """Finds whose API key this is.
+
+        A failure is recorded, and never locks the account: the key can't be guessed. Of a flood of
+        failures, the first twenty are recorded each, and then how many more there were. A success
+        is recorded when the key was last used more than a minute ago.
+
+        Args:
+            bearer_token: What stands behind ``Bearer`` in the ``Authorization`` header.
+
+        Raises:
+            AuthenticationError: It isn't a key, or one that was revoked, has expired, or belongs
+                to an account that was deactivated; the words are the same, and which of them it
+                was is in the audit.
+            TypeError: It isn't text: a ``SecretStr`` opens by ``get_secret_value()``.
+        """
+        if isinstance(bearer_token, SecretStr):
+            # No header of a request is that, so it tells no stranger anything.
+            raise TypeError(
+                "bearer_token has to be text, not SecretStr: give api_key.get_secret_value()"
+            )
+        found = _TOKEN.match(bearer_token) if isinstance(bearer_token, str) else None
+        key_id, secret = found.groups() if found else ("", "")
+        now = self._clock()
+        rows = self._database.fetch(_READ_KEY, {"id": key_id})
+        row = rows[0] if rows else None
+        genuine = hmac.compare_digest(_fingerprint(secret), row.digest if row else "0" * 64)
+        reason = ""
+        if row is None or not genuine:
+            reason = "unknown key" if found else "malformed key"
+        elif row.revoked_at is not None:
+            reason = "revoked key"
+        elif row.expires_at is not None and row.expires_at <= now:
+            reason = "expired key"
+        elif not row.active:
+            reason = "account inactive"
+        who = row.username if row is not None and genuine else ""
+        if reason or row is None:
+            self.refusals.note(who, reason)
+            raise AuthenticationError
+        if row.last_used_at is None or row.last_used_at <= now - _LAST_USED_EVERY:
+            with self._database.writing() as connection:
+                connection.execute(
+                    update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now)
+                )
+                self._core.record(connection, who, who, "authenticate", key_id)
+        return user_of(row)
+
+    aauthenticate = off_the_loop(authenticate)
+
+    def _insert_key(
+        self,
+        connection: Connection,
+        username: str,
+        name: str,
+        expires_at: float | None,
+        created_by: str,
+    ) -> NewApiKey:
+        key_id = secrets.token_hex(6)
+        secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode("ascii").rstrip("=")
+        connection.execute(
+            insert(ApiKeyRow).values(
+                id=key_id,
+                username=username,
+                name=storable(name, "name")[:149],
+                digest=_fingerprint(secret),
+                last_four=secret[-4:],
+                created_at=self._clock(),
+                created_by=storable(created_by, "created_by")[:149],
+                expires_at=expires_at,
+            )
+        )
+        self._core.record(connection, created_by, username, "key.issue", key_id)
+        return NewApiKey(key_id, username, SecretStr(f"plit_{key_id}_{secret}"))

@@ -1,0 +1,143 @@
+"""Recovery codes of people: made ten at a time, stored as digests, each used once."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pydantic import SecretStr
+from sqlalchemy import Connection, delete, insert, select, update
+
+from pipelit_agents._core import Core
+from pipelit_agents.approvals.tags import state_of
+from pipelit_agents.database.models import RecoveryCodeRow
+from pipelit_agents.identity.factors import factor_id
+from pipelit_agents.sealing.keyring import Keyring
+
+__all__ = ["RecoveryCodes", "digest_of_code"]
+
+RECOVERY_CODES: Final = 10
+_RECOVERY_TAG: Final = "recovery-code"
+
+
+def digest_of_code(name: str, code: str) -> str:
+    """Return the digest under which a recovery code is stored."""
+    return hashlib.sha256(f"{name}\0{code}".encode()).hexdigest()
+
+
+def _recovery_fields(name: str, digest: str, factor: str, used_at: float | None) -> list[bytes]:
+    used = "" if used_at is None else repr(used_at)
+    return [str(each).encode("utf-8", "backslashreplace") for each in (name, digest, factor, used)]
+
+
+def _recovery_rows(connection: Connection, name: str) -> Sequence[Any]:
+    return connection.execute(
+        select(RecoveryCodeRow.__table__).where(RecoveryCodeRow.username == name)
+    ).all()
+
+
+def _tag_state(keyring: Keyring, row: Any) -> str:
+    fields = _recovery_fields(row.username, row.digest, row.factor, row.used_at)
+    return state_of(keyring, _RECOVERY_TAG, fields, row.mac)
+
+
+class RecoveryCodes:
+    """The recovery codes of one database.
+
+    Args:
+        core: The database, and the keys that tag the codes' digests.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def replace(self, connection: Connection, name: str, secret: bytes) -> list[SecretStr]:
+        """Replace a person's recovery codes, and return the new ones."""
+        keyring, factor = self._core.keyring(), factor_id(name, secret)
+        connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.username == name))
+        codes = []
+        for _ in range(RECOVERY_CODES):
+            drawn = base64.b32encode(secrets.token_bytes(10)).decode("ascii")
+            code = "-".join(drawn[start : start + 4] for start in range(0, 16, 4))
+            digest = digest_of_code(name, code)
+            connection.execute(
+                insert(RecoveryCodeRow).values(
+                    digest=digest,
+                    username=name,
+                    factor=factor,
+                    mac=keyring.mac(_RECOVERY_TAG, *_recovery_fields(name, digest, factor, None)),
+                )
+            )
+            codes.append(SecretStr(code))
+        return codes
+
+    def use(self, connection: Connection, row: Any, factor: str, now: float) -> bool:
+        """Uses a recovery code up; False where it was used, or isn't one that was made here."""
+        keyring = self._core.keyring()
+        if row is None or row.used_at is not None or row.factor != factor:
+            return False
+        # A digest alone could be anybody's: who can write to the table could put one in.
+        if _tag_state(keyring, row) == "foreign":
+            return False
+        used = _recovery_fields(row.username, row.digest, factor, float(now))
+        changed = connection.execute(
+            update(RecoveryCodeRow)
+            .where(
+                RecoveryCodeRow.digest == row.digest,
+                RecoveryCodeRow.used_at.is_(None),
+                RecoveryCodeRow.mac == row.mac,
+            )
+            .values(used_at=float(now), mac=keyring.mac(_RECOVERY_TAG, *used))
+        )
+        return changed.rowcount == 1
+
+    def retag(self, keyring: Keyring, *, only_count: bool = False) -> tuple[int, int, int]:
+        """Tags under the newest key what was tagged under an older one.
+
+        Returns:
+            How many rows were tagged under the newest key, under an older one, and under none.
+        """
+        counts = {"newest": 0, "older": 0, "foreign": 0}
+        for name in self._usernames():
+            with self._core.database.writing(durable=not only_count) as connection:
+                self._core.database.lock(connection, f"account:{name}")
+                for row in _recovery_rows(connection, name):
+                    state = _tag_state(keyring, row)
+                    counts[state] += 1
+                    if state == "older" and not only_count:
+                        fields = _recovery_fields(name, row.digest, row.factor, row.used_at)
+                        connection.execute(
+                            update(RecoveryCodeRow)
+                            .where(RecoveryCodeRow.digest == row.digest)
+                            .values(mac=keyring.mac(_RECOVERY_TAG, *fields))
+                        )
+        return counts["newest"], counts["older"], counts["foreign"]
+
+    def forget_foreign(self, keyring: Keyring) -> list[str]:
+        """Deletes the recovery codes that no key has tagged.
+
+        Returns:
+            Whose they were.
+        """
+        gone = []
+        for name in self._usernames():
+            with self._core.database.writing(durable=True) as connection:
+                self._core.database.lock(connection, f"account:{name}")
+                foreign = [
+                    row.digest
+                    for row in _recovery_rows(connection, name)
+                    if _tag_state(keyring, row) == "foreign"
+                ]
+                connection.execute(
+                    delete(RecoveryCodeRow).where(RecoveryCodeRow.digest.in_(foreign))
+                )
+            gone += [name] if foreign else []
+        return gone
+
+    def _usernames(self) -> Sequence[str]:
+        with self._core.database.reading() as connection:
+            names = select(RecoveryCodeRow.username).distinct()
+            return connection.scalars(names.order_by(RecoveryCodeRow.username)).all()
