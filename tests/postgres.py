@@ -270,6 +270,7 @@ def _migrate(url: str) -> None:
 def postgres_url(
     postgres_server: PostgresServer,
     postgres_connection: Connection,
+    backend: str,
     request: pytest.FixtureRequest,
 ) -> Iterator[str]:
     """A database of the test's own, gone with it: empty, or with `pipelit` with our tables."""
@@ -281,7 +282,9 @@ def postgres_url(
     create = f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"
     postgres_connection.execute(create)
     url = postgres_server.url(name)
-    if template != "template1":
+    # Only a Redis knows a database by its name.
+    redis = backend == "both" or {"redis_server", "own_redis"} & {*request.fixturenames}
+    if template != "template1" and redis:
         with Connection.connect(url, autocommit=True) as copy:
             copy.execute(renaming(uuid.uuid4().hex))
     yield url
