@@ -12,17 +12,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_core.tools import tool
-from mcp import ClientSession, StdioServerParameters
-from mcp.client.stdio import stdio_client
 from test_cli import Run, folder, ready, run
 
 from pipelit_agents import Pipelit
 from pipelit_agents.errors import CodeRejected
-from pipelit_agents.tools.mcp import mcp_server
+
+if TYPE_CHECKING:
+    from mcp import ClientSession
 
 __all__ = ["folder", "ready", "run"]
 BACKENDS = False
@@ -32,6 +32,10 @@ COMMAND = ["-m", "pipelit_agents.cli", "mcp"]
 @asynccontextmanager
 async def client(folder: Path, *words: str) -> AsyncIterator[ClientSession]:
     """A client that has started the server, as an MCP host does."""
+    # Imported late, as it takes each test process a second, and one of them needs it.
+    from mcp import ClientSession, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
     server = StdioServerParameters(
         command=sys.executable, args=[*COMMAND, *words], cwd=str(folder), env=dict(os.environ)
     )
@@ -261,6 +265,7 @@ async def test_a_tool_that_fails_tells_the_client_no_more_than_its_kind(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What isn't foreseen is for the operator: no text of it, and no traceback, reaches a model."""
+    from pipelit_agents.tools.mcp import mcp_server
 
     @tool
     def broken(text: str) -> str:

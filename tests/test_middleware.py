@@ -13,7 +13,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
-import openai
 import pytest
 from canary import KEY as CANARY
 from canary import Tracer, count
@@ -28,8 +27,6 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import InjectedToolArg, tool
-from langchain_ollama import ChatOllama
-from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.config import get_store, get_stream_writer
 from langgraph.prebuilt import ToolRuntime
@@ -190,6 +187,9 @@ def _all_of(error: BaseException) -> str:
 
 def test_a_refused_key_stands_nowhere_in_the_error(stored: Pipelit, chat: ChatServer) -> None:
     """The provider's error keeps its type and status; text, body and headers lose the key."""
+    # Imported late, as it takes each test process a second, and one of them needs it.
+    import openai
+
     chat.keys.clear()
     with pytest.raises(openai.AuthenticationError) as caught:
         agent_of(stored).invoke(asked("hi"))
@@ -215,6 +215,8 @@ def test_a_replaced_credential_is_used_at_once(stored: Pipelit, chat: ChatServer
 
 def test_the_model_is_dropped(stored: Pipelit, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the call neither the chat model nor its client is alive, with the key in it."""
+    from langchain_openai import ChatOpenAI
+
     alive: list[weakref.ref[Any]] = []
     real = ChatOpenAI.model_post_init
 
@@ -368,6 +370,8 @@ def test_retries_open_it_anew_and_fallbacks_have_their_own(
     stored: Pipelit, chat: ChatServer
 ) -> None:
     """Around the middleware, retries and fallbacks to another credential's model work."""
+    import openai
+
     chat.keys = {"sk-second-0123456789"}
     stored.credentials.put(
         "second",
@@ -550,6 +554,9 @@ async def test_a_key_that_a_model_ignores_is_said(
 )
 def test_a_models_parameters_are_known_by_name_and_alias(name: str, taken: bool) -> None:
     """A field's own name, its alias, and what a model renames on the way in count as taken."""
+    from langchain_ollama import ChatOllama
+    from langchain_openai import ChatOpenAI
+
     secret = Secret("sk-0123456789abcdef")
     built = ChatOpenAI(model="gpt-test", api_key="sk-other-0123456789")
     assert _takes(built, name, secret) is taken

@@ -7,12 +7,12 @@ middle of whatever it has locked. Each test runs ``interrupted.py`` in a process
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fresh
 import pytest
 
 from pipelit_agents import Agent, Pipelit
@@ -20,9 +20,20 @@ from pipelit_agents import Agent, Pipelit
 BACKENDS = ("sqlite", "postgres")
 SQLITE = pytest.mark.backends("sqlite")
 POSIX = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer's signals here")
-PROGRAM = Path(__file__).parent / "interrupted.py"
+PROGRAM = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import interrupted
+interrupted.main(*sys.argv[1:])
+"""
 
 Run = Callable[..., dict[str, int]]
+
+
+@pytest.fixture
+def seconds(pytestconfig: pytest.Config) -> float:
+    """How long something is interrupted, and longer if nothing was done meanwhile."""
+    return 2 if pytestconfig.getoption("everywhere") else 0.5
 
 
 @pytest.fixture
@@ -30,8 +41,7 @@ def run(pipelit: Pipelit, database_url: str, key: str, writer: Agent, editor: Ag
     """Runs the program, and returns how often each outcome was seen."""
 
     def run(*options: object) -> dict[str, int]:
-        command = [sys.executable, str(PROGRAM), database_url, key, *map(str, options)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = fresh.run(PROGRAM, os.environ, database_url, key, *map(str, options))
         assert done.returncode == 0, done.stderr[-4000:]
         # What a finalizer raises is printed, and goes no further.
         assert "Traceback" not in done.stderr, done.stderr[-4000:]
@@ -78,9 +88,9 @@ def test_the_database_can_be_opened_in_the_middle_of_opening_it(run: Run, inner:
 
 @POSIX
 @pytest.mark.parametrize("inner", ["prove", "verify"])
-def test_signals_stop_nothing(run: Run, inner: str) -> None:
+def test_signals_stop_nothing(run: Run, inner: str, seconds: float) -> None:
     """A handler that asks, wherever a timer's signal falls."""
-    seen = run("signals", "verify", inner, 2)
+    seen = run("signals", "verify", inner, seconds)
     assert seen["done"]
     assert seen["outer"]
     assert inner == "verify" or "refused" not in seen
@@ -88,9 +98,9 @@ def test_signals_stop_nothing(run: Run, inner: str) -> None:
 
 @SQLITE
 @pytest.mark.parametrize("inner", ["prove", "verify"])
-def test_finalizers_stop_nothing(run: Run, inner: str) -> None:
+def test_finalizers_stop_nothing(run: Run, inner: str, seconds: float) -> None:
     """``__del__`` and weak references' callbacks that ask, in threads and in tasks at once."""
-    seen = run("finalizers", "verify", inner, 2)
+    seen = run("finalizers", "verify", inner, seconds)
     assert seen["done"]
     assert seen["outer"]
 

@@ -6,6 +6,7 @@ import base64
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,7 +19,6 @@ from pipelit_agents.errors import InvalidUsername, ProofRejected, RequestRefused
 from pipelit_agents.graphs import ANYONE, Envelope, VerifiedChild, verified_child
 from pipelit_agents.graphs.codec import state_to_bytes
 
-BACKENDS = ("sqlite", "postgres")
 PAYLOAD = state_to_bytes({"q": "x"})
 
 
@@ -50,17 +50,20 @@ class World:
 
 
 @pytest.fixture
-def world(pipelit: Pipelit, tmp_path: Path, clock: Clock) -> Iterator[World]:
+def world(pipelit: Pipelit, migrated_file: Path, tmp_path: Path, clock: Clock) -> Iterator[World]:
     """Three domains."""
     pipelit.users.create_agent(NAME, owner="alice", purpose="works")
     pipelit.users.create_agent("agent_own", owner="alice", purpose="asks here")
     made = []
     for domain, name in (("acme", "agent_lead"), ("evil", "agent_boss")):
-        url = f"sqlite:///{tmp_path}/{domain}/agents.db"
+        file = tmp_path / domain / "agents.db"
+        file.parent.mkdir(mode=0o700)
+        copyfile(migrated_file, file)
+        file.chmod(0o600)
+        url = f"sqlite:///{file}"
         made.append(
             Pipelit(database_url=url, encryption_keys=[Keyring.generate_key()], clock=clock)
         )
-        made[-1].create_schema()
         made[-1].users.create("owner")
         made[-1].users.create_agent(name, owner="owner", purpose="asks")
     yield World(pipelit, *made)
@@ -104,6 +107,7 @@ async def refused(world: World, given: dict[str, Any], reason: str, **child: Any
     assert [row.reason for row in rows] == [reason] * 2
 
 
+@pytest.mark.backends("sqlite", "postgres")
 async def test_a_parent_names_its_own_domains_relation(world: World) -> None:
     """Each peer's answer is proven under its own peering, and verifies there."""
     for pipelit, name, domain in (
