@@ -208,6 +208,8 @@ def _behave(request: dict[str, Any]) -> NoReturn:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    # It may have been asked for under another environment.
+    tempfile.tempdir = None
     sys.argv = request["words"]
     # As with -c: the working directory first, and not the folder of this file.
     sys.path[0] = ""
