@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import httpx
+import fresh
 from keeper import ends_with_us
 from redis_server import free_port, until
 
@@ -23,14 +25,29 @@ HTTP = {
 }
 
 
+# What a server imports and doesn't set up by its environment, which a fork has afterwards.
+IMPORTED = (
+    *("langgraph_cli.cli", "langchain_core.tracers.event_stream", "langgraph_sdk", "uvicorn"),
+    *("starlette.applications", "langgraph_grpc_common.checkpointer", "structlog"),
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+)
+FORKED = "import sys; sys.argv[0] = 'langgraph'; from langgraph_cli.cli import cli; sys.exit(cli())"
+
+
 class LangGraphServer:
-    """A server of its own process group.
+    """A server.
+
+    It is a new interpreter, so that what it imports late is seen to block, if it does. One that
+    is forked is as good for all else, and costs half.
 
     Args:
         directory: Where it runs, and keeps its files.
         graphs: The graphs by name, ``/path/file.py:graph`` or ``module:graph``.
         env: Its settings.
+        forked: From a process that has imported what a server is made of.
     """
+
+    forked = False
 
     def __init__(self, directory: Path, graphs: Mapping[str, str], env: Mapping[str, str]) -> None:
         config = {
@@ -49,6 +66,7 @@ class LangGraphServer:
     ) -> LangGraphServer:
         """A server of a folder that has a ``langgraph.json``."""
         made = cls.__new__(cls)
+        made.forked = True
         made._prepare(directory, env, port, options)
         return made
 
@@ -57,8 +75,8 @@ class LangGraphServer:
     ) -> None:
         self.directory = directory
         self.url = f"http://127.0.0.1:{port}"
-        self._command = [sys.executable, "-m", "langgraph_cli", "dev", "--port", str(port)]
-        self._command += options
+        self._port = port
+        self._words = ["dev", "--port", str(port), *options]
         ours = ("LANGSMITH_", "LANGCHAIN_", "LANGGRAPH_", "PIPELIT_", "FIELD_", "PYTEST_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self._env = kept | {
@@ -72,31 +90,55 @@ class LangGraphServer:
         """All that it has written."""
         return (self.directory / "server.log").read_text(errors="replace")
 
-    def start(self) -> None:
+    def start(self, *, forked: bool | None = None) -> None:
         """Starts it, and waits until it answers."""
-        with (self.directory / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=self.directory,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+        self._forked = self.forked if forked is None else forked
+        if self._forked:
+            self._pid = fresh.start(
+                FORKED,
+                self._env,
+                *self._words,
+                folder=self.directory,
+                says=self.directory / "server.log",
+                imports=",".join(IMPORTED),
             )
-        ends_with_us(self._process)
+        else:
+            with (self.directory / "server.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "langgraph_cli", *self._words],
+                    cwd=self.directory,
+                    env=self._env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            ends_with_us(self._process)
         until(self._answers)
 
+    def _ended(self) -> bool:
+        return fresh.ended(self._pid) if self._forked else self._process.poll() is not None
+
     def _answers(self) -> bool:
-        if self._process.poll() is not None:
+        if self._ended():
             raise RuntimeError(self.log()[-3000:])
+        # Asked every moment, so without a client that makes a TLS context each time.
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=1)
         try:
-            return httpx.get(f"{self.url}/ok", timeout=1).is_success
-        except httpx.TransportError:
+            connection.request("GET", "/ok")
+            return connection.getresponse().status == 200
+        except OSError:
             return False
+        finally:
+            connection.close()
 
     def stop(self) -> None:
         """Ends it with all that it started."""
+        if self._forked:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            fresh.wait(self._pid)
+            return
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

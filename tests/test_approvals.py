@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from shutil import copyfile
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pyotp
 import pytest
 from conftest import Clock
+from postgres import PostgresServer
+from psycopg import Connection
 from sqlalchemy import Engine, create_engine, text
 from test_mfa import app_of, wrong
 
@@ -52,6 +58,15 @@ class People:
                 pipelit.users.create(name)
             self.enroll(name)
 
+    @classmethod
+    def again(cls, first: People, pipelit: Pipelit, clock: Clock) -> People:
+        """The same people in a copy of their database."""
+        made = cls.__new__(cls)
+        made._clock, made.pipelit = clock, pipelit
+        made.apps = dict(first.apps)
+        made.recovery = {name: list(codes) for name, codes in first.recovery.items()}
+        return made
+
     def enroll(self, name: str) -> None:
         """A new app."""
         self._clock.advance(30)
@@ -66,10 +81,92 @@ class People:
         return self.apps[name].at(self._clock())
 
 
+@dataclass
+class Home:
+    """A database with people in it, which each test that needs them gets a copy of."""
+
+    key: str
+    place: str
+    people: People
+    now: float
+
+
+def _moved_in(url: str, place: str) -> Home:
+    clock, key = Clock(), Keyring.generate_key()
+    with Pipelit(database_url=url, encryption_keys=[key], clock=clock) as made:
+        made.create_schema()
+        made.users.create("alice")
+        return Home(key, place, People(made, clock), clock())
+
+
+@pytest.fixture(scope="module")
+def home_file(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A SQLite file: enrolling three people takes longer than most tests."""
+    file = tmp_path_factory.mktemp("people") / "agents.db"
+    return _moved_in(f"sqlite:///{file}", str(file))
+
+
+@pytest.fixture(scope="module")
+def home_database(
+    postgres_server: PostgresServer, postgres_connection: Connection
+) -> Iterator[Home]:
+    """A database of PostgreSQL."""
+    name = f"people_{uuid.uuid4().hex}"
+    postgres_connection.execute(f"CREATE DATABASE {name}")
+    yield _moved_in(postgres_server.url(name), name)
+    postgres_connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
-def people(pipelit: Pipelit, clock: Clock) -> People:
+def home(request: pytest.FixtureRequest, backend: str) -> Home | None:
+    """The one with people in it, if the test has people."""
+    if "people" not in request.fixturenames:
+        return None
+    kind = "home_database" if backend == "postgres" else "home_file"
+    return cast("Home", request.getfixturevalue(kind))
+
+
+@pytest.fixture
+def key(key: str, home: Home | None) -> str:
+    """The key of the copied database."""
+    return home.key if home else key
+
+
+@pytest.fixture
+def database_url(
+    request: pytest.FixtureRequest, home: Home | None, backend: str, tmp_path: Path
+) -> Iterator[str]:
+    """A copy with people, or our tables."""
+    if home is None:
+        yield request.getfixturevalue("database_url")
+    elif backend == "postgres":
+        run = request.getfixturevalue("postgres_connection").execute
+        name = f"test_{uuid.uuid4().hex}"
+        run(f"CREATE DATABASE {name} TEMPLATE {home.place} STRATEGY file_copy")
+        yield request.getfixturevalue("postgres_server").url(name)
+        run(f"DROP DATABASE {name} WITH (FORCE)")
+    else:
+        file = tmp_path / "agents.db"
+        copyfile(home.place, file)
+        file.chmod(0o600)
+        yield f"sqlite:///{file}"
+
+
+@pytest.fixture
+def pipelit(settings: dict[str, Any], clock: Clock, home: Home | None) -> Iterator[Pipelit]:
+    """As usual, or the one with people in it."""
+    if home:
+        clock.now = home.now
+    with Pipelit(**settings, clock=clock) as made:
+        if home is None:
+            made.users.create("alice")
+        yield made
+
+
+@pytest.fixture
+def people(pipelit: Pipelit, clock: Clock, home: Home) -> People:
     """People with second factors."""
-    return People(pipelit, clock)
+    return People.again(home.people, pipelit, clock)
 
 
 @pytest.fixture

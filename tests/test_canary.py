@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
-from canary import HONEST, KEY, MISTAKES, both, in_memory, in_postgres, in_sqlite
+from canary import HONEST, KEY, MISTAKES, Protect, both, in_memory, in_postgres, in_sqlite
 
-from pipelit_agents import Pipelit
+from pipelit_agents import Keyring, Pipelit
 
 SAVERS = ["InMemorySaver", "SqliteSaver", "PostgresSaver"]
 # These leave nothing in a checkpoint: here on one saver, in `make canary` on all.
 APART = ("streams ", "writes pieces", "logs ", "names ", "sets ", "adds ")
-CASES = [
-    (saver, name)
-    for saver in SAVERS
-    for name in MISTAKES
-    if saver == "InMemorySaver" or not name.startswith(APART)
-]
+# What a checkpoint has a place of its own for; the others are kept as one of these is.
+PLACES = (
+    *(HONEST, "returns it", "returns Command", "returns Send", "returns a message"),
+    *("returns it as a key", "changes its input", "interrupts with it", "puts it into metadata"),
+    *("goes to a node of its name", "task returns it", "subgraph interrupts with it"),
+)
 
 
-@pytest.mark.parametrize(("saver", "name"), CASES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each mistake on a saver; on those of databases, all with --everywhere."""
+    if "saver" in metafunc.fixturenames:
+        everywhere = metafunc.config.getoption("everywhere")
+        cases = [
+            (saver, name)
+            for saver in SAVERS
+            for name in MISTAKES
+            if saver == "InMemorySaver"
+            or name in PLACES
+            or (everywhere and not name.startswith(APART))
+        ]
+        metafunc.parametrize(("saver", "name"), cases)
+
+
+@pytest.fixture(scope="module")
+def protect(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Protect]:
+    """Gives the key to a node, from a store that all tests here read."""
+    file = tmp_path_factory.mktemp("canary") / "agents.db"
+    copyfile(migrated_file, file)
+    file.chmod(0o600)
+    keys = [Keyring.generate_key()]
+    with Pipelit(database_url=f"sqlite:///{file}", encryption_keys=keys) as pipelit:
+        pipelit.users.create("alice")
+        pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
+        yield pipelit.credentials.inject(key="service")
+
+
 def test_no_mistake_leaves_the_key_anywhere(
-    pipelit: Pipelit, tmp_path: Path, saver: str, name: str, request: pytest.FixtureRequest
+    protect: Protect, tmp_path: Path, saver: str, name: str, request: pytest.FixtureRequest
 ) -> None:
     """With pipelit-agents the key is in no channel; without, the same node leaves it in one."""
-    pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
     make = {"InMemorySaver": in_memory, "SqliteSaver": in_sqlite}.get(saver)
     if make is None:
         make = in_postgres(request.getfixturevalue("postgres_url"))
     with ExitStack() as stack:
-        protect = pipelit.credentials.inject(key="service")
         ours, theirs = both(name, protect, make, stack, tmp_path)
     assert ours.hits == dict.fromkeys(ours.hits, 0)
     assert sum(theirs.hits.values()) > 0

@@ -43,14 +43,27 @@ def run(folder: Path) -> Run:
     return typed
 
 
+# What the commands made once, by file; each test starts with a copy.
+_MADE: dict[str, tuple[int, bytes]] = {}
+
+
 @pytest.fixture
-def ready(run: Run) -> Run:
+def ready(run: Run, folder: Path) -> Run:
     """A folder that was set up: alice, and two agents of hers."""
+    if _MADE:
+        (folder / ".pipelit").mkdir(mode=0o700)
+        for name, (mode, content) in _MADE.items():
+            (folder / name).write_bytes(content)
+            (folder / name).chmod(mode)
+        return run
     assert run("init").exit_code == 0
     assert run("users", "create", "alice").exit_code == 0
     for name in ("agent_writer", "agent_editor"):
         done = run("agents", "create", name, "--owner", "alice", "--purpose", "tests")
         assert done.exit_code == 0
+    for file in (each for each in folder.rglob("*") if each.is_file()):
+        mode = stat.S_IMODE(file.stat().st_mode)
+        _MADE[str(file.relative_to(folder))] = (mode, file.read_bytes())
     return run
 
 

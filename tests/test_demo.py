@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import fresh
 import pytest
 
 from pipelit_agents import Keyring, Pipelit
@@ -62,7 +62,7 @@ def test_a_model_needs_its_provider(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_the_command_runs_it_without_a_terminal() -> None:
     """`pipelit-agents demo` ends well and shows progress, refusals and the verdict."""
-    command = [sys.executable, "-m", "pipelit_agents.cli", "demo"]
+    command = [*fresh.command(), "demo"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "reader_1: verified" in done.stdout

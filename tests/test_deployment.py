@@ -7,10 +7,10 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
+import fresh
 import pytest
 from redis_server import RedisServer
 
@@ -44,7 +44,7 @@ def test_its_commands_set_up_a_deployment(
     words = shlex.split(LINES[-1])
     assert words[0] == "pipelit-agents"
     done = subprocess.run(
-        [sys.executable, "-m", "pipelit_agents.cli", *words[1:], "--json"],
+        [*fresh.command(), *words[1:], "--json"],
         cwd=tmp_path,
         env={**os.environ, **ours},
         capture_output=True,
@@ -68,7 +68,7 @@ def test_its_commands_set_up_a_deployment(
 def test_init_says_when_redis_is_not_there(tmp_path: Path, key: str) -> None:
     """A ledger that can't be reached is found out when it is set up, by its setting."""
     done = subprocess.run(
-        [sys.executable, "-m", "pipelit_agents.cli", "init"],
+        [*fresh.command(), "init"],
         cwd=tmp_path,
         env={
             **os.environ,

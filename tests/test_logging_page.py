@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import structlog
 from canary import KEY, count
@@ -487,7 +488,7 @@ def test_the_recipe_for_sentry(tmp_path: Path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         dsn = f"http://public@127.0.0.1:{server.server_port}/1"
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            fresh.command(code),
             cwd=tmp_path,
             env={"SENTRY_DSN": dsn, "PATH": "/usr/bin:/bin"},
             capture_output=True,

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import fresh
 import pytest
 from langchain_core.tools import tool
 from test_cli import Run, folder, ready, run
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["folder", "ready", "run"]
 BACKENDS = False
-COMMAND = ["-m", "pipelit_agents.cli", "mcp"]
+
+
+def command(*words: str) -> list[str]:
+    """A server, in a process forked from one that has imported what it is made of."""
+    return [*fresh.command(fresh.AGENTS, "pipelit_agents.tools.mcp"), "mcp", *words]
 
 
 @asynccontextmanager
@@ -36,8 +41,9 @@ async def client(folder: Path, *words: str) -> AsyncIterator[ClientSession]:
     from mcp import ClientSession, StdioServerParameters
     from mcp.client.stdio import stdio_client
 
+    program, *arguments = command(*words)
     server = StdioServerParameters(
-        command=sys.executable, args=[*COMMAND, *words], cwd=str(folder), env=dict(os.environ)
+        command=program, args=arguments, cwd=str(folder), env=dict(os.environ)
     )
     async with stdio_client(server) as (reading, writing), ClientSession(reading, writing) as made:
         await made.initialize()
@@ -103,7 +109,7 @@ class Raw:
 
     def __init__(self, folder: Path) -> None:
         self.server = subprocess.Popen(
-            [sys.executable, *COMMAND, "agent_writer"],
+            command("agent_writer"),
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -291,17 +297,15 @@ async def test_a_tool_that_fails_tells_the_client_no_more_than_its_kind(
 )
 def test_who_cant_act_is_said_at_the_start(ready: Run, folder: Path, agent: str, says: str) -> None:
     """Before a client waits for a server that can do nothing."""
-    done = subprocess.run(
-        [sys.executable, *COMMAND, agent], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command(agent), cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert says in done.stderr
 
 
 def test_it_ends_when_the_client_goes(ready: Run, folder: Path) -> None:
-    """A closed standard input is the end, without a word."""
+    """A closed standard input is the end, without a word: here of a new interpreter."""
     done = subprocess.run(
-        [sys.executable, *COMMAND, "agent_writer"],
+        [sys.executable, "-m", "pipelit_agents.cli", "mcp", "agent_writer"],
         cwd=folder,
         input="",
         capture_output=True,
@@ -314,9 +318,8 @@ def test_it_ends_when_the_client_goes(ready: Run, folder: Path) -> None:
 
 def test_an_interrupt_ends_the_server(ready: Run, folder: Path) -> None:
     """Ctrl-C ends it while it waits for a client's next line."""
-    command = [sys.executable, *COMMAND, "agent_writer"]
     with subprocess.Popen(
-        command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command("agent_writer"), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as server:
         assert server.stdin
         assert server.stdout

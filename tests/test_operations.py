@@ -9,12 +9,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import fresh
 import pyotp
 import pytest
 import zxingcpp
@@ -43,16 +45,18 @@ def shell(script: str, folder: Path, **environment: str) -> str:
     """What a block of the page prints."""
     ours = ("FIELD_ENCRYPTION_KEY", "PIPELIT_DATABASE_URL", "PIPELIT_REDIS_URL")
     kept = {name: value for name, value in os.environ.items() if name not in ours}
-    path = os.pathsep.join([str(Path(sys.executable).parent), str(programs()), kept["PATH"]])
-    done = subprocess.run(
-        [BASH, "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env=kept | {"PATH": path} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    with tempfile.TemporaryDirectory() as first:
+        fresh.on_path(Path(first))
+        usual = (str(Path(sys.executable).parent), str(programs()), kept["PATH"])
+        done = subprocess.run(
+            [BASH, "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env=kept | {"PATH": os.pathsep.join([first, *usual])} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -353,9 +357,9 @@ def test_following_shows_what_comes(ready: Run, folder: Path, planted: int | Non
                 "reason, run, node, thread FROM pipelit_audit WHERE id = 1",
                 [planted],
             )
-    command = [sys.executable, "-m", "pipelit_agents.cli", "audit", "--follow", "--json"]
+    words = ("audit", "--follow", "--json", "--action", "agent.")
     follower = subprocess.Popen(
-        [*command, "--action", "agent."], cwd=folder, stdout=subprocess.PIPE, text=True
+        [*fresh.command(), *words], cwd=folder, stdout=subprocess.PIPE, text=True
     )
     assert follower.stdout is not None
     try:

@@ -555,7 +555,7 @@ def test_a_server_that_died_in_the_middle_is_asked_again(world: World) -> None:
         world.research_server.stop()
         with pytest.raises(SpawnError, match=r"unreachable .*nothing was used, ask it again"):
             asked.result()
-    world.research_server.start()
+    world.research_server.start(forked=True)
     assert lead.invoke(None, config)["results"][0]["status"] == "verified"
     assert world.work_done("wait once") == 2
 

@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import fresh
 import httpx
 import pytest
 from langgraph_server import LangGraphServer
@@ -42,16 +44,19 @@ class Typed:
         """What a command prints."""
         ours = ("FIELD_", "PIPELIT_", "LANGSMITH_", "LANGGRAPH_", "LANGCHAIN_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=kept | more,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        with tempfile.TemporaryDirectory() as first:
+            fresh.on_path(Path(first))
+            usual = (str(Path(sys.executable).parent), kept["PATH"])
+            kept["PATH"] = os.pathsep.join([first, *usual])
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=kept | more,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+            )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -83,7 +88,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Typed, 
         _start(typed, starts[0], FILES[0]),
         _start(typed, starts[1], FILES[1]),
     ):
-        yield typed, typed.run(sys.executable, "-c", typed.text(SCRIPT), ALICE_KEY=key)
+        yield typed, typed.run(*fresh.command(typed.text(SCRIPT)), ALICE_KEY=key)
 
 
 def test_the_page_ends_with_a_verified_answer(answered: tuple[Typed, str]) -> None:
@@ -101,7 +106,7 @@ def test_both_domains_wrote_down_what_was_proven(answered: tuple[Typed, str]) ->
     )
     typed, _ = answered
     for domain, action in (("research", "verify.request"), ("acme", "verify.proof")):
-        said = Typed(typed.folder / domain, {}).run(sys.executable, "-c", show)
+        said = Typed(typed.folder / domain, {}).run(*fresh.command(show))
         assert action in said
 
 

