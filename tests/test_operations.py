@@ -31,7 +31,8 @@ from typer.main import get_command
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.accounts.second_factor import Mfa
-from pipelit_agents.cli import app, operations
+from pipelit_agents.cli import app
+from pipelit_agents.cli import mfa as mfa_commands
 from pipelit_agents.errors import CodeRejected, MalformedCode, PeerLocked
 
 __all__ = ["folder", "ready", "run"]
@@ -310,8 +311,8 @@ def test_at_a_terminal_the_first_code_is_asked_for_until_it_is_right(
         return next(codes)()
 
     monkeypatch.setattr(Mfa, "enroll", scanned)
-    monkeypatch.setattr(operations, "at_a_terminal", lambda: True)
-    monkeypatch.setattr(operations, "read_secret", typed)
+    monkeypatch.setattr(mfa_commands, "at_a_terminal", lambda: True)
+    monkeypatch.setattr(mfa_commands, "read_secret", typed)
     far = [lambda each=each: shown[-1].at(time.time() + each) for each in (4e6, 5e6, 6e6, 7e6, 8e6)]
     for _ in range(7):
         with Pipelit.from_env() as pipelit:

@@ -15,10 +15,11 @@ import typer
 from pipelit_agents.cli._guard import Guarded
 from pipelit_agents.cli._io import AsJson, read_secret, reporting, show
 from pipelit_agents.cli.accounts import agents, users
-from pipelit_agents.cli.audit import audit
-from pipelit_agents.cli.credentials import credentials
-from pipelit_agents.cli.keys import keys, rotate_key
-from pipelit_agents.cli.mfa import mfa
+from pipelit_agents.cli.audit import audit as audit_commands
+from pipelit_agents.cli.credentials import credentials as credentials_commands
+from pipelit_agents.cli.keys import keys as keys_commands
+from pipelit_agents.cli.keys import rotate_key
+from pipelit_agents.cli.mfa import mfa as mfa_commands
 from pipelit_agents.cli.system import backup, check
 
 __all__ = ["app"]
@@ -32,10 +33,10 @@ app = typer.Typer(
 )
 app.add_typer(users, name="users")
 app.add_typer(agents, name="agents")
-app.add_typer(credentials, name="credentials")
-app.add_typer(keys, name="keys")
-app.add_typer(mfa, name="mfa")
-app.add_typer(audit, name="audit")
+app.add_typer(credentials_commands, name="credentials")
+app.add_typer(keys_commands, name="keys")
+app.add_typer(mfa_commands, name="mfa")
+app.add_typer(audit_commands, name="audit")
 
 
 def _version(wanted: bool) -> None:
