@@ -87,7 +87,7 @@ bench: $(READY)
 
 # Mistake by channel on three checkpointers, with pipelit-agents and without.
 canary: $(READY)
-	cd tests && ../$(BIN)/python canary.py
+	cd tests/support && ../../$(BIN)/python canary.py
 
 # Stealing keeps the tests of a module, and so the servers that they share, in one process.
 pytest: $(READY)

@@ -30,7 +30,7 @@ BATCH = 10_000
 @contextmanager
 def backends() -> Iterator[dict[str, dict[str, Any]]]:
     """What a Pipelit on each backend is made of."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
     from postgres import PostgresServer
     from redis_server import RedisServer
 

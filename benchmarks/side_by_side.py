@@ -223,7 +223,7 @@ def verify_redis(folder: Path, times: int) -> Iterator[Row]:
     """A code by the Redis ledger, beside six round trips to the same server."""
     import redis
 
-    sys.path.insert(0, str(HERE.parent / "tests"))
+    sys.path.insert(0, str(HERE.parent / "tests" / "support"))
     from redis_server import RedisServer
 
     home = folder / "redis"

@@ -101,7 +101,7 @@ def smoke(python: Path, version: tuple[int, int], wheel: Path) -> str:
     # With -P, what is imported is the wheel, and nothing of the folder.
     run([ours, "-P", "consumer.py"], TESTS)
     run([home / "bin" / "pipelit-agents", "demo", "--json"], home)
-    selected = [f"{each}.py" for each in SELECTED]
+    selected = [next(TESTS.rglob(f"{each}.py")).relative_to(TESTS) for each in SELECTED]
     quick = ("-q", "-p", "no:cacheprovider", "-k", "not postgres and not redis")
     said = run([home / "bin" / "pytest", *quick, *selected], TESTS)
     return said.strip().splitlines()[-1]

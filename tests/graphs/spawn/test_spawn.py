@@ -26,6 +26,7 @@ from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
+from paths import SUPPORT
 from pydantic import BaseModel, SecretStr
 from spawning import (
     CANARY,
@@ -851,7 +852,7 @@ def test_a_killed_parent_runs_only_the_missing_child_again(
     environment = os.environ | {"FIELD_ENCRYPTION_KEY": key, "PIPELIT_DATABASE_URL": database_url}
 
     def start(which: str) -> subprocess.CompletedProcess[str]:
-        here, saver = str(Path(__file__).parent), str(tmp_path / "checkpoints.db")
+        here, saver = str(SUPPORT), str(tmp_path / "checkpoints.db")
         return fresh.run(KILLED, environment, here, str(ran), which, saver)
 
     assert start("first").returncode == -9
@@ -1295,7 +1296,7 @@ def test_strict_msgpack_takes_everything_of_ours(
     """Under LANGGRAPH_STRICT_MSGPACK a spawn is saved, interrupted and resumed."""
     code = f"""
 import sys, warnings
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(SUPPORT)!r})
 from spawning import *
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def cells(path: Path) -> list[Any]:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import fresh
 import pytest
+from paths import ROOT
 from redis_server import RedisServer
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError, LedgerUnavailable
 
-ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
 LINES = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)[0].splitlines()
 

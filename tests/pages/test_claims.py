@@ -9,13 +9,10 @@ from __future__ import annotations
 import ast
 import re
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 import pytest
-
-TESTS = Path(__file__).parent
-ROOT = TESTS.parent
+from paths import ROOT, TESTS
 
 # The beginning of a claim, and its tests: file and names, without `test_`.
 README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
@@ -915,7 +912,7 @@ def claims_of_the_security_page() -> list[str]:
 @cache
 def names_in(file: str) -> frozenset[str]:
     """The tests of a file."""
-    tree = ast.parse((TESTS / f"test_{file}.py").read_text())
+    tree = ast.parse(next(TESTS.rglob(f"test_{file}.py")).read_text())
     return frozenset(
         each.name.removeprefix("test_")
         for each in ast.walk(tree)

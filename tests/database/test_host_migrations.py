@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from paths import ROOT
 from sqlalchemy import create_engine, inspect
 
 from pipelit_agents import EncryptedString, Pipelit
@@ -30,7 +31,7 @@ Table(
     Column("token", EncryptedString()),
 )
 """
-PAGE = Path(__file__).parent.parent / "docs" / "shared-database.md"
+PAGE = ROOT / "docs" / "shared-database.md"
 (SHOWN,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 IMPORT = SHOWN.splitlines()[0]
 CONFIGURED = "target_metadata=target_metadata"

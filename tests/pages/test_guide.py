@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pyotp
 import pytest
+from paths import ROOT
 from test_readme import run, set_up
 
 from pipelit_agents import Pipelit
 
-PAGE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
+PAGE = (ROOT / "docs" / "guide.md").read_text()
 RECIPES = dict(re.findall(r"^## (.*?)\n.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
 
 

@@ -10,10 +10,10 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import fresh
 import pytest
+from paths import SUPPORT
 
 from pipelit_agents import Agent, Pipelit
 
@@ -22,7 +22,7 @@ SQLITE = pytest.mark.backends("sqlite")
 POSIX = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer's signals here")
 PROGRAM = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(SUPPORT)!r})
 import interrupted
 interrupted.main(*sys.argv[1:])
 """

@@ -19,6 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.pregel.remote import RemoteGraph
 from langgraph_server import LangGraphServer
 from meddling import Meddler, Passing
+from paths import SUPPORT
 from redis_server import until
 from spawning import NAME, parent_of, tasks
 
@@ -33,7 +34,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.graphs import Envelope, SpawnRequest, remote_child, spawn_and_await
 from pipelit_agents.graphs.codec import state_to_bytes
 
-HERE = Path(__file__).parent
+HERE = SUPPORT
 CREDENTIAL = "research-server"
 Meddle = Callable[[Passing], None]
 

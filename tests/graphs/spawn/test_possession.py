@@ -8,10 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import SUPPORT
 from spawning import NAME, graph_of, parent_of, tasks
 
 from pipelit_agents import Agent, Challenge, Pipelit
@@ -135,7 +135,7 @@ def test_no_loop_and_no_process_waits_for_it(
     lead: Agent, hanging: Hanging, database_url: str, key: str
 ) -> None:
     """``asyncio.run`` and the interpreter end while it hangs."""
-    here = str(Path(__file__).parent)
+    here = str(SUPPORT)
     command = [sys.executable, "-c", HANGS, database_url, key, here]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["timeout", "timeout"]

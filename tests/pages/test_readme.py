@@ -7,8 +7,8 @@ from pathlib import Path
 
 import fresh
 import pytest
+from paths import ROOT, TESTS
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(python|sh)\n(.*?)```", README, re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
@@ -92,7 +92,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
     }
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         if "```" in page.read_text() and page.name not in shown:
-            assert page.name in (Path(__file__).parent / run[page.name]).read_text(), page
+            assert page.name in next(TESTS.rglob(run[page.name])).read_text(), page
 
 
 def test_every_block_isrun() -> None:

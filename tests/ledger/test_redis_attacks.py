@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from paths import ROOT
 from redis_server import RedisServer
 
 from pipelit_agents import Agent, Pipelit
@@ -26,7 +27,7 @@ from pipelit_agents.ledger.base import Account, Attempt
 from pipelit_agents.protocol.binding import PERIOD
 
 BACKENDS = True
-PAGE = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()
+PAGE = (ROOT / "docs" / "deployment.md").read_text()
 
 
 @pytest.mark.backends("sqlite")

@@ -8,19 +8,19 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from langgraph_sdk import Auth
 from langgraph_server import LangGraphServer
+from paths import SUPPORT
 from sqlalchemy import text
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.server import FailureDelay, make_auth
 
-HERE = Path(__file__).parent
+HERE = SUPPORT
 # Some second of each year's first day: a cron that doesn't run while this does.
 YEARLY = "0 0 1 1 *"
 REFUSED = {"detail": "a valid API key is needed: Authorization: Bearer plit_…"}

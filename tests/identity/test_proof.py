@@ -12,7 +12,6 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -20,13 +19,14 @@ import pytest
 from conftest import Clock
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import ROOT
 from sqlalchemy import text
 
 from pipelit_agents import Agent, Challenge, Pipelit, Proof
 from pipelit_agents.errors import InvalidUsername, ProofRejected
 from pipelit_agents.protocol.binding import Binding, derive_challenge
 
-VECTORS = Path(__file__).parent.parent / "docs" / "proof-vectors.json"
+VECTORS = ROOT / "docs" / "proof-vectors.json"
 
 # The worked example. What follows is written from docs/protocol.md with struct, hashlib and hmac
 # only; the library is compared with it, and so is the file that is published.

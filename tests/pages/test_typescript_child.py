@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT
 from spawning import parent_of
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.graphs import remote_child
 
-SOURCE = Path(__file__).parent.parent / "docs" / "examples" / "child.ts"
+SOURCE = ROOT / "docs" / "examples" / "child.ts"
 NPM = shutil.which("npm")
 PACKAGES = ["@langchain/langgraph@1", "@langchain/core@1", "tsx@4"]
 # Stands in for LangGraph.js's own server, which no test needs: it keeps one process of the child.

@@ -21,10 +21,11 @@ import fresh
 import psutil
 import pytest
 from keeper import ends_with_us
+from paths import SUPPORT
 from postgres import PostgresServer
 from redis_server import until
 
-HERE = Path(__file__).parent
+HERE = SUPPORT
 # A test of such a run: it says which servers and processes there are, and then does something.
 LOOK = """
 import json, os, pwd, signal, time

@@ -32,6 +32,7 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, RetryPolicy, Send, interrupt
+from paths import SUPPORT, TESTS
 from spawning import THREAD
 from test_tools import Scripted
 from typing_extensions import TypedDict
@@ -819,7 +820,7 @@ def test_a_retry_asks_only_what_failed(team: Team, called: bool) -> None:
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 from test_spawn_calls import *
 from pipelit_agents import Pipelit
 first, saver_at = sys.argv[2] == "first", sys.argv[3]
@@ -847,7 +848,10 @@ def test_another_plan_after_a_kill(team: Team, database_url: str, key: str, tmp_
     environment = os.environ | {"FIELD_ENCRYPTION_KEY": key, "PIPELIT_DATABASE_URL": database_url}
 
     def start(which: str) -> subprocess.CompletedProcess[str]:
-        here, saver = str(Path(__file__).parent), str(tmp_path / "checkpoints.db")
+        here = os.pathsep.join(
+            [str(SUPPORT), str(TESTS / "tools"), str(TESTS / "graphs" / "spawn")]
+        )
+        saver = str(tmp_path / "checkpoints.db")
         return fresh.run(KILLED, environment, here, which, saver)
 
     assert start("first").returncode == -9

@@ -21,6 +21,7 @@ import pyotp
 import pytest
 import zxingcpp
 from commands_page import PAGE, commands, page
+from paths import ROOT
 from PIL import Image
 from postgres import programs
 from pydantic import SecretStr
@@ -37,7 +38,7 @@ from pipelit_agents.errors import CodeRejected, MalformedCode, PeerLocked
 
 __all__ = ["folder", "ready", "run"]
 
-OPERATIONS = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 BLOCKS = re.findall(r"```(sh|sh postgres|python)\n(.*?)```", OPERATIONS, re.DOTALL)
 BASH = shutil.which("bash") or "/bin/bash"
 

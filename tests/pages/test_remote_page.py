@@ -16,9 +16,9 @@ import fresh
 import httpx
 import pytest
 from langgraph_server import LangGraphServer
+from paths import ROOT
 from redis_server import free_port
 
-ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "remote.md").read_text()
 BLOCKS = re.findall(r"```(sh|json|python)\n(.*?)```", PAGE, re.DOTALL)
 SHELL = [code for language, code in BLOCKS if language == "sh"]

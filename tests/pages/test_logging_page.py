@@ -27,6 +27,7 @@ from loguru import logger as loguru_logger
 from opentelemetry.sdk.trace import export
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.trace import Link, SpanContext, StatusCode
+from paths import ROOT, SUPPORT, TESTS
 from pydantic import SecretStr
 from rich.console import Console
 from rich.logging import RichHandler
@@ -34,7 +35,7 @@ from rich.logging import RichHandler
 from pipelit_agents import Pipelit
 from pipelit_agents.redaction import RedactingFilter
 
-PAGE = (Path(__file__).parent.parent / "docs" / "logging.md").read_text()
+PAGE = (ROOT / "docs" / "logging.md").read_text()
 RECIPES = {
     title: re.findall(r"```python\n(.*?)```", body, re.DOTALL)
     for title, body in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
@@ -400,7 +401,7 @@ def test_the_last_recipes(in_a_node: Any) -> None:
 
 SENTRY = """
 import logging, os, sys, tempfile
-sys.path.insert(0, TESTS)
+sys.path[:0] = TESTS
 {recipe}
 import httpx
 from canary import KEY
@@ -482,7 +483,7 @@ def test_the_recipe_for_sentry(tmp_path: Path) -> None:
             """Says nothing."""
 
     code = SENTRY.format(recipe=RECIPES["Sentry"][0]).replace(
-        "TESTS", repr(str(Path(__file__).parent))
+        "TESTS", repr([str(SUPPORT), str(TESTS / "pages")])
     )
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

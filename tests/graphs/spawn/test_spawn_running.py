@@ -18,6 +18,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import RunControl, Runtime
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, RetryPolicy, interrupt
+from paths import SUPPORT
 from spawning import NAME, THREAD, Hostile, Lead, Work, graph_of, parent_of, tasks, upper
 
 from pipelit_agents import Agent, Pipelit
@@ -173,7 +174,7 @@ def test_interrupts_outlive_the_process(
     environment = os.environ | {"FIELD_ENCRYPTION_KEY": key, "PIPELIT_DATABASE_URL": database_url}
 
     def start(which: str) -> list[str]:
-        here, saver = str(Path(__file__).parent), str(tmp_path / "checkpoints.db")
+        here, saver = str(SUPPORT), str(tmp_path / "checkpoints.db")
         done = fresh.run(ASKING, environment, here, saver, which)
         assert done.returncode == 0, done.stderr[-2000:]
         return sorted(done.stdout.splitlines())
