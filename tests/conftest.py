@@ -6,10 +6,12 @@ with ``--everywhere`` all do; a test of one backend says ``@pytest.mark.backends
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -38,6 +40,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", marked.args if marked else listed, indirect=True)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Modules and tests stay to the end: no search for garbage goes through them.
+
+    Not while they come, which would be a third of what collecting costs, and not later.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 class Clock:
     """A clock that stands still until a test moves it."""
 
@@ -62,15 +78,22 @@ def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
     if not inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
         yield
         return
+    guard = _guard()
+    guard.activate()
+    yield
+    guard.deactivate()
+
+
+@cache
+def _guard() -> BlockBuster:
+    # One for all tests, as it looks for the modules' files for each function that it guards.
     guard = BlockBuster(["pipelit_agents", "pipelit_agents.graphs", "pipelit_agents.tools"])
     for each in guard.functions.values():
         allowed = each.can_block_predicate
         each.can_block_predicate = lambda *args, allowed=allowed, **options: (
             allowed(*args, **options) or _is_called_by_a_test()
         )
-    guard.activate()
-    yield
-    guard.deactivate()
+    return guard
 
 
 def _is_called_by_a_test() -> bool:
