@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from blockbuster import BlockBuster
@@ -23,6 +24,8 @@ from pipelit_agents import Agent, Keyring, Pipelit
 
 pytest_plugins = ["keeper", "postgres", "redis_server"]
 BACKENDS = ("sqlite", "postgres", "redis")
+# The name of a database whose copies get one each.
+TO_BE_NAMED = "0123456789abcdef" * 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -137,7 +140,33 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         database_url=f"sqlite:///{file}", encryption_keys=[Keyring.generate_key()]
     ) as made:
         made.create_schema()
+    # A plugin; imported at the top of this file, pytest would rewrite none of its asserts.
+    from postgres import renaming
+
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(renaming(TO_BE_NAMED))
     return file
+
+
+@pytest.fixture(scope="session")
+def peopled_file(migrated_file: Path) -> Path:
+    """The same with alice in it: making her takes as long as the rest of `pipelit` does."""
+    file = migrated_file.with_name("peopled.db")
+    copyfile(migrated_file, file)
+    add_alice(f"sqlite:///{file}")
+    return file
+
+
+def add_alice(url: str) -> None:
+    """Make alice at the moment at which each test's clock stands at first; that needs no key."""
+    settings: dict[str, Any] = {"encryption_keys": [Keyring.generate_key()], "clock": Clock()}
+    with Pipelit(database_url=url, **settings) as made:
+        made.users.create("alice")
+
+
+@pytest.fixture
+def peopled() -> None:
+    """Asked for by the fixture that stands on a copy with alice in it."""
 
 
 @pytest.fixture
@@ -147,14 +176,12 @@ def database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -
         return str(request.getfixturevalue("postgres_url"))
     file = tmp_path / "pipelit" / "agents.db"
     if "pipelit" in request.fixturenames:
-        # A plugin; imported at the top of this file, pytest would rewrite none of its asserts.
-        from postgres import renaming
-
         file.parent.mkdir(mode=0o700)
-        copyfile(request.getfixturevalue("migrated_file"), file)
+        which = "peopled_file" if "peopled" in request.fixturenames else "migrated_file"
+        content = request.getfixturevalue(which).read_bytes()
+        # Another database, also to a Redis that all use; SQLite would take as long as the copy.
+        file.write_bytes(content.replace(TO_BE_NAMED.encode(), uuid4().hex.encode()))
         file.chmod(0o600)
-        with closing(sqlite3.connect(file)) as connection, connection:
-            connection.execute(renaming())
     return f"sqlite:///{file}"
 
 
@@ -171,10 +198,11 @@ def settings(database_url: str, redis_url: str | None, key: str) -> dict[str, An
 
 
 @pytest.fixture
-def pipelit(settings: dict[str, Any], clock: Clock) -> Iterator[Pipelit]:
+def pipelit(peopled: None, settings: dict[str, Any], clock: Clock) -> Iterator[Pipelit]:
     """An empty, migrated database with alice in it."""
     with Pipelit(**settings, clock=clock) as made:
-        made.users.create("alice")
+        # Opened, as many a test expects.
+        made.users.get("alice")
         yield made
 
 

@@ -194,9 +194,9 @@ def _copy(bin_folder: Path, target: Path) -> None:
             each.chmod(0o755)
 
 
-def renaming() -> str:
+def renaming(name: str) -> str:
     """The statement that makes a copy another database, also to a Redis that both use."""
-    return f"UPDATE pipelit_epoch SET database_id = '{uuid.uuid4().hex}'"  # noqa: S608 - digits
+    return f"UPDATE pipelit_epoch SET database_id = '{name}'"  # noqa: S608 - digits
 
 
 @pytest.fixture(scope="session")
@@ -223,15 +223,36 @@ def postgres_connection(postgres_server: PostgresServer) -> Iterator[Connection]
 @pytest.fixture(scope="session")
 def migrated_database(postgres_server: PostgresServer, postgres_connection: Connection) -> str:
     """The name of a database with our tables, to be copied; made by one test process for all."""
-    name, new = "migrated", "migrated_new"
-    run: Callable[[str], Any] = postgres_connection.execute
+    return _made_once("migrated", "template1", _migrate, postgres_server, postgres_connection)
+
+
+@pytest.fixture(scope="session")
+def peopled_database(
+    postgres_server: PostgresServer, postgres_connection: Connection, migrated_database: str
+) -> str:
+    """The same with alice in it."""
+    # A plugin; imported at the top of this file, it would be imported by the keeper, too.
+    from conftest import add_alice
+
+    return _made_once("peopled", migrated_database, add_alice, postgres_server, postgres_connection)
+
+
+def _made_once(
+    name: str,
+    template: str,
+    fill: Callable[[str], None],
+    server: PostgresServer,
+    connection: Connection,
+) -> str:
+    new = f"{name}_new"
+    run: Callable[[str], Any] = connection.execute
     # The server gives the lock back if its holder is killed.
     run("SELECT pg_advisory_lock(1)")
     if not run(f"SELECT 1 FROM pg_database WHERE datname = '{name}'").fetchone():  # noqa: S608
         # Left by a process that was killed while it made it.
         run(f"DROP DATABASE IF EXISTS {new} WITH (FORCE)")
-        run(f"CREATE DATABASE {new}")
-        _migrate(postgres_server.url(new))
+        run(f"CREATE DATABASE {new} TEMPLATE {template}")
+        fill(server.url(new))
         run(f"ALTER DATABASE {new} RENAME TO {name}")
     run("SELECT pg_advisory_unlock(1)")
     return name
@@ -254,13 +275,14 @@ def postgres_url(
     """A database of the test's own, gone with it: empty, or with `pipelit` with our tables."""
     name, template = f"test_{uuid.uuid4().hex}", "template1"
     if "pipelit" in request.fixturenames:
-        template = request.getfixturevalue("migrated_database")
+        which = "peopled_database" if "peopled" in request.fixturenames else "migrated_database"
+        template = request.getfixturevalue(which)
     # Without fsync, copying the files takes a quarter of the CPU time that writing a log does.
     create = f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"
     postgres_connection.execute(create)
     url = postgres_server.url(name)
     if template != "template1":
         with Connection.connect(url, autocommit=True) as copy:
-            copy.execute(renaming())
+            copy.execute(renaming(uuid.uuid4().hex))
     yield url
     postgres_connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
