@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from itertools import islice
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pipelit_agents.credentials.insides import (
     asks,
     insides,
+    insides_of,
     members_of,
     shown,
     slots_of,
@@ -393,9 +393,10 @@ class _Masking:
     def _clear_frames(self, error: BaseException) -> None:
         # Error trackers show local variables, the near end of them. Frames that still run keep
         # theirs.
+        known: dict[int, tuple[Any, list[Any]]] = {}
         for frame, _ in traceback.walk_tb(_read(error, "__traceback__")):
             with suppress(RuntimeError):
-                if _near(frame.f_locals, self._needles):
+                if _near(frame.f_locals, self._needles, known):
                     frame.clear()
 
     def _tells(self, error: BaseException) -> bool:
@@ -519,21 +520,34 @@ def _unmendable(error: BaseException, needles: Needles) -> SecretLeakError:
     return _leak(needles.names, "", f"the text of an exception ({type(error).__name__})")
 
 
-def _near(value: Any, needles: Needles) -> bool:
-    """Whether a secret stands within the first parts of a value, the nearest first."""
-    waiting: deque[Any] = deque([value])
+def _near(value: Any, needles: Needles, known: dict[int, tuple[Any, list[Any]]]) -> bool:
+    """Whether a secret stands within the first parts of a value, the nearest first.
+
+    Args:
+        value: What is searched.
+        needles: The secrets.
+        known: What has been looked into, by its ``id``: itself, and its parts. Frames share most.
+    """
+    level: list[Any] = [value]
     seen: dict[int, Any] = {}
-    while waiting and len(seen) < _NEAREST:
-        each = waiting.popleft()
-        kind: Any = type(each)
-        text = as_bytes(each) if kind is not memoryview else None
-        if text is not None:
-            if needles.inside(text):
-                return True
-        elif kind not in _LEAVES and not issubclass(kind, Secret) and id(each) not in seen:
-            seen[id(each)] = each
-            if not hasattr(kind, "tolist"):
-                waiting.extend(inner for _, inner in islice(insides(each), _NEAREST))
+    while level:
+        opened = []
+        for each in level:
+            if len(seen) >= _NEAREST:
+                return False
+            kind: Any = type(each)
+            text = as_bytes(each) if kind is not memoryview else None
+            if text is not None:
+                if needles.inside(text):
+                    return True
+            elif kind not in _LEAVES and not issubclass(kind, Secret) and id(each) not in seen:
+                seen[id(each)] = each
+                if not hasattr(kind, "tolist"):
+                    opened.append(each)
+        new = [each for each in opened if id(each) not in known]
+        for each, parts in zip(new, insides_of(new), strict=True):
+            known[id(each)] = each, [inner for _, inner in parts[:_NEAREST]]
+        level = [inner for each in opened for inner in known[id(each)][1]]
     return False
 
 
