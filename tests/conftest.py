@@ -1,7 +1,8 @@
 """What most tests stand on: a database of their own, a key of their own, and time they set.
 
 A module that sets ``BACKENDS = True`` runs on each of them, or on those that it names there, and
-with ``--everywhere`` all do; a test of one backend says ``@pytest.mark.backends("sqlite")``.
+with ``--everywhere`` all do; a test of one backend says ``@pytest.mark.backends("sqlite")``, and a
+test that has nothing to do with it, in a module that sets it, ``@pytest.mark.backends``.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs what stands on a backend on all that its module or its mark names."""
     marked = metafunc.definition.get_closest_marker("backends")
     named = getattr(metafunc.module, "BACKENDS", None)
+    if marked and not marked.args:
+        marked, named = None, None
     everywhere = metafunc.config.getoption("everywhere") and named is not False
     if "backend" in metafunc.fixturenames and (marked or named or everywhere):
         listed = named if isinstance(named, tuple) and not everywhere else BACKENDS

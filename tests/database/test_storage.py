@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import fresh
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -39,17 +40,28 @@ from pipelit_agents.errors import (
 
 def run(program: str, *arguments: str, cwd: Path | None = None) -> str:
     """Runs a program in a process of its own, without our settings."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("FIELD_", "PIPELIT_"))}
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
         check=False,
         cwd=cwd,
-        env=clean,
+        env=clean(),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_imported(program: str, *arguments: str) -> str:
+    """The same where it doesn't matter what is imported already."""
+    done = fresh.run(program, clean(), *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def clean() -> dict[str, str]:
+    """The environment without our settings."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("FIELD_", "PIPELIT_"))}
 
 
 def mode(path: Path) -> int:
@@ -115,7 +127,7 @@ with Pipelit(database_url=sys.argv[1], encryption_keys=[Keyring.generate_key()])
         print(each, oct(os.stat(os.path.join(sys.argv[2], each)).st_mode & 0o7777))
 """
     folder = tmp_path / "pipelit"
-    out = run(program, f"sqlite:///{folder}/agents.db", str(folder))
+    out = run_imported(program, f"sqlite:///{folder}/agents.db", str(folder))
     assert out.splitlines() == [
         "agents.db 0o600",
         "agents.db-shm 0o600",
@@ -210,31 +222,27 @@ def test_a_mistyped_address_makes_no_file(tmp_path: Path) -> None:
 def test_a_schema_can_be_made_by_two_processes_at_once(tmp_path: Path, clock: Clock) -> None:
     """Of processes that migrate a fresh file at once all succeed, and the tables are whole."""
     program = """
+import multiprocessing
 import sys
 from pipelit_agents import Pipelit
-with Pipelit(database_url=sys.argv[1], encryption_keys=[]) as pipelit:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    pipelit.create_schema()
-    print("made", flush=True)
+
+fork = multiprocessing.get_context("fork")
+barrier = fork.Barrier(3)
+
+def make():
+    with Pipelit(database_url=sys.argv[1], encryption_keys=[]) as pipelit:
+        barrier.wait(60)
+        pipelit.create_schema()
+
+processes = [fork.Process(target=make) for _ in range(3)]
+for each in processes:
+    each.start()
+for each in processes:
+    each.join()
+print([each.exitcode for each in processes])
 """
     url = f"sqlite:///{tmp_path}/agents.db"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-        for _ in range(3)
-    ]
-    pipes = [(each.stdin, each.stdout) for each in started]
-    assert [out.readline() for _, out in pipes if out] == ["ready\n"] * 3
-    for into, _out in pipes:
-        assert into
-        into.write("go\n")
-    assert [each.communicate()[0] for each in started] == ["made\n"] * 3
+    assert run_imported(program, url) == "[0, 0, 0]\n"
     with Pipelit(database_url=url, encryption_keys=[], clock=clock) as pipelit:
         assert pipelit._database.pending_migrations() is False
         assert pipelit.users.create("alice")
@@ -612,7 +620,7 @@ with Pipelit(database_url=sys.argv[1], encryption_keys=[Keyring.generate_key()])
     assert pipelit._database.engine is engine
     print(pipelit.users.create("alice").username)
 """
-    assert run(program, f"sqlite:///{tmp_path}/agents.db") == "alice\n"
+    assert run_imported(program, f"sqlite:///{tmp_path}/agents.db") == "alice\n"
 
 
 @pytest.mark.backends("sqlite", "postgres")

@@ -42,9 +42,14 @@ def other(pipelit: Pipelit) -> Any:
     return verified_child(graph_of(lambda _: {"a": "fine"}), pipelit.agent(OTHER))
 
 
-GIVEN: Any = {
-    "tasks": [{"agent": NAME, "input": {"q": "x"}}, {"agent": OTHER, "input": {"q": "x"}}]
-}
+@pytest.fixture
+def posing(pipelit: Pipelit) -> Agent:
+    """The agent of another that doesn't."""
+    pipelit.users.create_agent("agent_posing", owner="alice", purpose="looks nothing up")
+    return pipelit.agent("agent_posing")
+
+
+GIVEN = (NAME, OTHER)
 
 BELIEVED: dict[str, type[BaseException]] = {
     cls.__name__: cls
@@ -83,17 +88,20 @@ def liar(base: type[BaseException], claimed: type[BaseException], after: int = 0
     return Liar((Interrupt(CANARY, id="1"),))
 
 
-async def ended(graph: Callable[[Any], Any], path: Path) -> list[list[str]]:
+async def ended(
+    graph: Callable[[Any], Any], path: Path, asked: tuple[str, ...] = GIVEN
+) -> list[list[str]]:
     """How the tasks ended, sync and async; and that nothing of the child's is in the parent."""
     found = []
+    given: Any = {"tasks": [{"agent": name, "input": {"q": "x"}} for name in asked]}
     with SqliteSaver.from_conn_string(str(path)) as saver:
         made = graph(saver)
-        said: list[Any] = list(made.stream(GIVEN, THREAD, stream_mode=MODES))
+        said: list[Any] = list(made.stream(given, THREAD, stream_mode=MODES))
         state = made.get_state(THREAD)
         said.append((state, list(made.get_state_history(THREAD))))
         found.append([each["status"] for each in state.values["results"]])
     memory = graph(InMemorySaver())
-    said += [chunk async for chunk in memory.astream(GIVEN, THREAD, stream_mode=MODES)]
+    said += [chunk async for chunk in memory.astream(given, THREAD, stream_mode=MODES)]
     results = (await memory.aget_state(THREAD)).values["results"]
     found.append([each["status"] for each in results])
     assert CANARY not in repr(said) + repr(results)
@@ -107,6 +115,7 @@ async def test_a_childs_class_cannot_raise_its_way_out(
     lead: Agent,
     researcher: Agent,
     other: Any,
+    posing: Agent,
     tmp_path: Path,
     claimed: str,
     base: type[BaseException],
@@ -125,14 +134,17 @@ async def test_a_childs_class_cannot_raise_its_way_out(
         def prove_possession(self, _: Any) -> Any:
             raise liar(base, BELIEVED[claimed])
 
-    for kind in (Own, Posing):
-        children = {NAME: kind(graph=graph_of(), agent=researcher), OTHER: other}
+    children = {
+        NAME: Own(graph=graph_of(), agent=researcher),
+        OTHER: other,
+        "agent_posing": Posing(graph=graph_of(), agent=posing),
+    }
 
-        def graph(saver: Any, children: Any = children) -> Any:
-            return parent_of(lead, children, saver, on_failure="collect", timeout=timeout)
+    def graph(saver: Any) -> Any:
+        return parent_of(lead, children, saver, on_failure="collect", timeout=timeout)
 
-        found = await ended(graph, tmp_path / f"{kind.__name__}.db")
-        assert found == [["refused", "verified"]] * 2
+    found = await ended(graph, tmp_path / "checkpoints.db", (*GIVEN, "agent_posing"))
+    assert found == [["refused", "verified", "refused"]] * 2
 
 
 @pytest.mark.parametrize("claimed", BELIEVED)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any, Literal
 
+import fresh
 import pytest
 from conftest import Clock
 from sqlalchemy import event, text
@@ -117,6 +117,7 @@ def test_a_fresh_code_verifies(pipelit: Pipelit, writer: Agent, editor: Agent, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.backends
 async def test_the_async_twins_do_the_same(writer: Agent, editor: Agent, kind: Kind) -> None:
     """``atotp_code`` and ``averify_peer`` make and spend codes like their twins."""
     audience = None if kind == "plain" else "agent_editor"
@@ -166,52 +167,58 @@ def test_two_pipelits_on_one_file_share_what_is_spent(
     assert len(won) == 1
 
 
-PROCESS = """
+PROCESSES = """
+import multiprocessing
 import sys
 from pipelit_agents import Pipelit
 from pipelit_agents.errors import VerificationError
 
-url, key, kind, *codes = sys.argv[1:]
-now = [1_800_000_000.0]
-with Pipelit(database_url=url, encryption_keys=[key], clock=lambda: now[0]) as pipelit:
-    editor = pipelit.agent("agent_editor")
-    print("ready", flush=True)
-    for code in codes:
-        sys.stdin.readline()
-        try:
-            print(editor.verify_peer("agent_writer", code, kind=kind).kind, flush=True)
-        except VerificationError as error:
-            print("refused", type(error).__name__, flush=True)
-        now[0] += 90
+url, redis, key, kind, *codes = sys.argv[1:]
+fork = multiprocessing.get_context("fork")
+barrier, said = fork.Barrier(2), fork.SimpleQueue()
+
+def verify():
+    now = [1_800_000_000.0]
+    settings = {"redis_url": redis or None, "encryption_keys": [key], "clock": lambda: now[0]}
+    with Pipelit(database_url=url, **settings) as pipelit:
+        editor = pipelit.agent("agent_editor")
+        for number, code in enumerate(codes):
+            barrier.wait(60)
+            try:
+                said.put((number, editor.verify_peer("agent_writer", code, kind=kind).kind))
+            except VerificationError as error:
+                said.put((number, f"refused {type(error).__name__}"))
+            now[0] += 90
+
+processes = [fork.Process(target=verify) for _ in range(2)]
+for each in processes:
+    each.start()
+for each in processes:
+    each.join()
+while not said.empty():
+    print(*said.get())
 """
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_two_processes_with_one_code_one_wins(
-    database_url: str, key: str, clock: Clock, writer: Agent, editor: Agent, kind: Kind
+    database_url: str,
+    redis_url: str | None,
+    key: str,
+    clock: Clock,
+    writer: Agent,
+    editor: Agent,
+    kind: Kind,
 ) -> None:
     """One code in two processes at once: exactly one is accepted, in every round."""
     codes = []
     for _ in range(5):
         codes.append(code_for(writer, editor, kind))
         clock.advance(90)
-    command = [sys.executable, "-c", PROCESS, database_url, key, kind, *codes]
-    with (
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        ) as one,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        ) as other,
-    ):
-        pair = [(each.stdin, each.stdout) for each in (one, other)]
-        assert [out.readline() for _, out in pair if out] == ["ready\n", "ready\n"]
-        for _ in codes:
-            for into, _out in pair:
-                assert into
-                into.write("go\n")
-            answers = sorted(out.readline() for _, out in pair if out)
-            assert answers == sorted([f"{kind}\n", "refused CodeRejected\n"])
+    done = fresh.run(PROCESSES, os.environ, database_url, redis_url or "", key, kind, *codes)
+    assert sorted(done.stdout.splitlines()) == sorted(
+        f"{number} {said}" for number in range(5) for said in (kind, "refused CodeRejected")
+    ), done.stderr
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -239,6 +246,7 @@ def test_of_two_processes_with_one_code_one_wins(
         lambda code: "\ud800" * len(code),
     ],
 )
+@pytest.mark.backends
 def test_what_is_no_code_is_malformed_and_not_counted(
     pipelit: Pipelit, writer: Agent, editor: Agent, kind: Kind, change: Callable[[str], Any]
 ) -> None:
@@ -277,6 +285,7 @@ def test_what_is_no_code_is_malformed_and_not_counted(
         "\ud800",
     ],
 )
+@pytest.mark.backends
 def test_what_is_no_name_is_malformed_and_no_other_account(
     pipelit: Pipelit, writer: Agent, editor: Agent, name: Any
 ) -> None:
@@ -291,6 +300,7 @@ def test_what_is_no_name_is_malformed_and_no_other_account(
     editor.verify_peer("agent_writer", code)
 
 
+@pytest.mark.backends
 def test_an_agent_does_not_verify_itself(pipelit: Pipelit, writer: Agent) -> None:
     """Whoever verifies itself is refused, with a code that would be right."""
     with pytest.raises(MalformedCode, match="doesn't verify itself"):
@@ -302,6 +312,7 @@ def test_an_agent_does_not_verify_itself(pipelit: Pipelit, writer: Agent) -> Non
     assert failures(pipelit) == 0
 
 
+@pytest.mark.backends
 def test_the_other_kind_of_code_is_not_accepted(writer: Agent, editor: Agent) -> None:
     """A plain code isn't taken for an audience code, nor the other way round."""
     with pytest.raises(MalformedCode):
@@ -312,6 +323,7 @@ def test_the_other_kind_of_code_is_not_accepted(writer: Agent, editor: Agent) ->
         editor.verify_peer("agent_writer", "123456", kind="any")  # type: ignore[arg-type]
 
 
+@pytest.mark.backends
 def test_a_code_made_for_another_is_not_accepted(
     pipelit: Pipelit, writer: Agent, editor: Agent
 ) -> None:
@@ -338,6 +350,7 @@ def test_a_code_made_for_another_is_not_accepted(
         ("x" * 4000, "x" * 3999),
     ],
 )
+@pytest.mark.backends
 def test_a_code_is_good_with_its_own_message_alone(
     pipelit: Pipelit, writer: Agent, editor: Agent, made_for: str | None, given: str | None
 ) -> None:
@@ -351,6 +364,7 @@ def test_a_code_is_good_with_its_own_message_alone(
     assert (found.message, found.kind) == (made_for, "audience")
 
 
+@pytest.mark.backends
 def test_a_wrong_message_looks_like_a_wrong_code(
     pipelit: Pipelit, writer: Agent, editor: Agent
 ) -> None:
@@ -388,6 +402,7 @@ def test_of_32_threads_with_one_bound_code_one_wins(writer: Agent, editor: Agent
     assert [each.message for each in race([attempt] * 32)] == ["go"]
 
 
+@pytest.mark.backends
 async def test_the_async_twins_take_a_message(writer: Agent, editor: Agent) -> None:
     """``atotp_code`` and ``averify_peer`` bind and check like their twins."""
     code = (await writer.atotp_code(audience="agent_editor", message="go")).code
@@ -396,6 +411,7 @@ async def test_the_async_twins_take_a_message(writer: Agent, editor: Agent) -> N
     assert (await editor.averify_peer("agent_writer", code, message="go")).message == "go"
 
 
+@pytest.mark.backends
 def test_a_plain_code_is_bound_to_nothing(pipelit: Pipelit, writer: Agent, editor: Agent) -> None:
     """A message beside a plain code is an error that says what to do, and spends nothing."""
     with pytest.raises(ValueError, match="name the audience"):
@@ -512,6 +528,7 @@ def test_a_step_older_than_the_spent_one_is_refused(
 @pytest.mark.parametrize(
     ("steps", "good"), [(-2, False), (-1, True), (0, True), (1, True), (2, False)]
 )
+@pytest.mark.backends
 def test_the_window_is_one_step_each_way(
     clock: Clock, writer: Agent, editor: Agent, kind: Kind, steps: int, good: bool
 ) -> None:
@@ -526,6 +543,7 @@ def test_the_window_is_one_step_each_way(
             editor.verify_peer("agent_writer", code, kind=kind)
 
 
+@pytest.mark.backends
 def test_the_window_can_be_narrowed(
     pipelit: Pipelit, database_url: str, key: str, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -608,6 +626,7 @@ def test_an_agent_of_a_deactivated_owner_is_refused(
         writer.totp_code()
 
 
+@pytest.mark.backends
 def test_only_living_agents_make_codes(pipelit: Pipelit) -> None:
     """A handle for nobody, for a person or for a deactivated agent makes no code."""
     pipelit.users.create_agent("agent_gone", owner="alice", purpose="leaves")
@@ -673,6 +692,7 @@ def test_a_handle_of_nobody_writes_nothing(
 
 @pytest.mark.usefixtures("nobodies")
 @pytest.mark.parametrize("name", NOBODIES)
+@pytest.mark.backends
 def test_a_handle_of_nobody_gets_no_answer_and_no_ok(pipelit: Pipelit, name: str) -> None:
     """Whatever it calls is refused, and no row says ok or has the operator for an actor."""
     nobody, writer = pipelit.agent(name), pipelit.agent("agent_writer")
@@ -752,6 +772,7 @@ def test_a_refusal_is_of_a_check(pipelit: Pipelit, writer: Agent, action: Any) -
     assert pipelit.audit.list(limit=1000) == before
 
 
+@pytest.mark.backends
 def test_a_refusal_is_recorded_as_one(pipelit: Pipelit, writer: Agent) -> None:
     """With a reason it is one row, refused, by the handle's own name."""
     writer.note_refusal("no name at all", "verify.request", "x" * 64)
@@ -767,6 +788,7 @@ def test_a_refusal_is_recorded_as_one(pipelit: Pipelit, writer: Agent) -> None:
         writer.note_refusal(None, "verify.request", "x")  # type: ignore[arg-type]
 
 
+@pytest.mark.backends
 def test_a_code_says_when_it_dies_and_hides_itself(clock: Clock, writer: Agent) -> None:
     """A TotpCode knows the end of its step, and its repr has no digits of the code."""
     clock.advance(7)
@@ -777,6 +799,7 @@ def test_a_code_says_when_it_dies_and_hides_itself(clock: Clock, writer: Agent) 
     assert len(writer.totp_code().code) == 6
 
 
+@pytest.mark.backends
 def test_a_secret_that_does_not_open_verifies_nobody(
     pipelit: Pipelit, database_url: str, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -861,6 +884,7 @@ def test_a_rotation_without_overlap_ends_an_overlap_too(
             editor.verify_peer("agent_writer", code)
 
 
+@pytest.mark.backends
 def test_a_plain_code_is_what_an_authenticator_shows(
     pipelit: Pipelit, clock: Clock, editor: Agent
 ) -> None:
@@ -875,6 +899,7 @@ def test_a_plain_code_is_what_an_authenticator_shows(
     assert editor.verify_peer("agent_phone", code, kind="plain")
 
 
+@pytest.mark.backends
 def test_handles_show_and_give_away_nothing(writer: Agent) -> None:
     """An Agent prints its name only, and can't be pickled into a checkpoint."""
     import copy

@@ -25,7 +25,8 @@ from pipelit_agents.ledger.base import Ledger
 from pipelit_agents.ledger.redis import RedisLedger
 from pipelit_agents.ledger.sql import SqlLedger
 
-BACKENDS = True
+# The SQL is one; what else PostgreSQL may decide about is marked.
+BACKENDS = ("sqlite", "redis")
 DAY = 86_400.0
 YEARS = 10 * 366 * DAY
 NOW = 1_800_000_000.0
@@ -136,6 +137,7 @@ def test_a_step_that_was_spent_ahead_of_the_clock_is_named_and_repaired(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_only_the_lane_that_is_named_is_repaired(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, other: Agent, kind: Kind
 ) -> None:
@@ -154,6 +156,7 @@ def test_only_the_lane_that_is_named_is_repaired(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_a_new_secret_begins_unspent(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, kind: Kind
 ) -> None:
@@ -299,6 +302,7 @@ def test_an_allowance_that_was_used_up_ahead_comes_back(
     assert not lane.clock_trouble
 
 
+@pytest.mark.backends
 def test_an_overlap_that_was_begun_ahead_is_named(
     pipelit: Pipelit, clock: Clock, writer: Agent
 ) -> None:
@@ -313,6 +317,7 @@ def test_an_overlap_that_was_begun_ahead_is_named(
     assert check_of(pipelit, "moments").ok
 
 
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_a_clock_that_is_far_behind_accepts_nothing(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -379,6 +384,7 @@ def test_with_the_time_since_the_start_too(
     verify(timed_again, writer)
 
 
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_a_clock_that_is_set_begins_a_new_epoch(
     pipelit: Pipelit, clock: Clock, up: Clock, writer: Agent, timed: Agent
 ) -> None:
@@ -417,6 +423,7 @@ def test_a_clock_that_runs_on_begins_none(
 
 
 @pytest.mark.parametrize("ahead", [91.0, YEARS])
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_an_epoch_ahead_of_the_clock_is_repaired_by_itself(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, again: Agent, ahead: float
 ) -> None:

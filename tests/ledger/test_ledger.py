@@ -29,7 +29,8 @@ from pipelit_agents.ledger.rules import Rules, class_of
 from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.policy import YEAR
 
-BACKENDS = True
+# The SQL is one; what else PostgreSQL may decide about is marked.
+BACKENDS = ("sqlite", "redis")
 
 
 def make(pipelit: Pipelit, name: str, owner: str = "alice") -> Agent:
@@ -83,6 +84,7 @@ def reopened(pipelit: Pipelit, prepare: Callable[[Any], None]) -> None:
 # Limits
 
 
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_after_five_failures_a_verifier_waits_and_others_do_not(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -119,6 +121,7 @@ def test_attempts_while_waiting_are_not_counted(clock: Clock, writer: Agent, edi
     verify(editor, writer)
 
 
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_ten_failures_in_a_row_lock_the_pair_for_15_minutes(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -136,6 +139,7 @@ def test_ten_failures_in_a_row_lock_the_pair_for_15_minutes(
     verify(editor, writer)
 
 
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_a_success_ends_the_row(clock: Clock, writer: Agent, editor: Agent) -> None:
     """Nine failures, a success and nine failures lock nobody."""
     for _ in range(2):
@@ -305,6 +309,7 @@ def test_guesses_of_the_family_close_no_lane_of_others(
     verify_plain(clock, editor, writer)
 
 
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_own_lanes_are_given_up_when_their_verifiers_are_deactivated(
     pipelit: Pipelit, clock: Clock, writer: Agent
 ) -> None:
@@ -456,6 +461,7 @@ def test_codes_that_came_late_are_no_guesses(
         clock.advance(30)
 
 
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_unlocking_forgets_every_lock_and_nothing_that_was_spent(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -502,6 +508,7 @@ def test_an_unlock_by_a_clock_that_is_behind_makes_no_spent_code_good(
 
 
 @pytest.mark.parametrize("kind", ["audience", "plain"])
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_what_was_spent_ahead_of_the_clock_stays_spent_when_its_moment_comes(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, kind: str
 ) -> None:
@@ -690,6 +697,7 @@ def test_an_attempt_is_charged_though_the_callers_transaction_rolls_back(
     assert last_reason(pipelit) == "replay"
 
 
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_an_attempt_inside_our_own_reading_transaction_is_charged(
     pipelit: Pipelit, writer: Agent, editor: Agent
 ) -> None:
@@ -704,6 +712,7 @@ def test_an_attempt_inside_our_own_reading_transaction_is_charged(
         editor.verify_peer("agent_writer", code)
 
 
+@pytest.mark.backends("sqlite", "postgres", "redis")
 def test_limits_outlive_the_process(
     pipelit: Pipelit, settings: dict[str, Any], clock: Clock, writer: Agent, editor: Agent
 ) -> None:

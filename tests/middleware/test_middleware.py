@@ -66,11 +66,18 @@ def answer(messages: list[Any]) -> Any:
     return "hello from the model"
 
 
-@pytest.fixture
-def chat() -> Iterator[ChatServer]:
-    """A server that knows one key."""
-    with chat_server(answer, CANARY) as server:
+@pytest.fixture(scope="module")
+def served() -> Iterator[ChatServer]:
+    """One for all tests, as OpenAI's package makes its clients anew for each address."""
+    with chat_server(answer) as server:
         yield server
+
+
+@pytest.fixture
+def chat(served: ChatServer) -> ChatServer:
+    """A server that knows one key."""
+    served.answer, served.keys, served.shown, served.requests = answer, {CANARY}, [], []
+    return served
 
 
 @pytest.fixture

@@ -98,7 +98,8 @@ def chat_server(answer: Callable[[list[Any]], Answer], *keys: str) -> Iterator[C
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         chat.base_url = f"http://127.0.0.1:{server.server_port}/v1"
-        thread = threading.Thread(target=server.serve_forever)
+        # It is asked as often whether it should end, which a test waits for.
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])
         thread.start()
         try:
             yield chat

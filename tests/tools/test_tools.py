@@ -23,7 +23,7 @@ from pipelit_agents.tools import CreateAgentUser, GetTotpCode, IdentityToolkit, 
 CLOCK = Clock()
 
 # Where attempts are counted makes no difference here.
-BACKENDS = ("sqlite", "postgres")
+BACKENDS = ("sqlite",)
 
 
 class Scripted(BaseChatModel):
@@ -331,6 +331,7 @@ def test_a_name_that_could_be_anothers_is_refused(
     assert [user.username for user in pipelit.users.list()] == ["agent_writer", "alice"]
 
 
+@pytest.mark.backends("sqlite", "postgres")
 def test_two_creators_never_make_the_same_name(pipelit: Pipelit) -> None:
     """What "a" with "b.c" and "a.b" with "c" would both make is made by the latter alone."""
     made = []
@@ -360,6 +361,7 @@ def test_the_name_of_a_deactivated_agent_is_not_given_again(
     assert tool.invoke({"purpose": "x", "username": "helper_2"}).startswith("Created")
 
 
+@pytest.mark.backends("sqlite", "postgres")
 def test_agents_from_before_the_prefix_are_found(pipelit: Pipelit, writer: Agent) -> None:
     """An own agent under a free name is still found by it; another's, or an ended one, isn't."""
     pipelit.users.create_agent("agent_other", owner="alice", purpose="x")
@@ -415,6 +417,7 @@ def test_a_created_agent_cannot_create(pipelit: Pipelit, writer: Agent) -> None:
     assert "may not create agents" in tool.invoke({"purpose": "more"})
 
 
+@pytest.mark.backends("sqlite", "postgres")
 def test_one_prompt_can_not_use_up_the_owners_quota(pipelit: Pipelit, writer: Agent) -> None:
     """The eleventh living agent of one creator is refused; the operator and others go on."""
     tool = CreateAgentUser(agent=writer)

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from itertools import islice
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from pipelit_agents.credentials.leak_guard.search import (
 )
 from pipelit_agents.credentials.leak_guard.traversal import (
     asks,
-    insides,
+    insides_of,
     members_of,
     shown,
     slots_of,
@@ -295,9 +294,10 @@ class _Masking:
     def _clear_frames(self, error: BaseException) -> None:
         # Error trackers show local variables, the near end of them. Frames that still run keep
         # theirs.
+        known: dict[int, tuple[Any, list[Any]]] = {}
         for frame, _ in traceback.walk_tb(_read(error, "__traceback__")):
             with suppress(RuntimeError):
-                if _near(frame.f_locals, self._patterns):
+                if _near(frame.f_locals, self._patterns, known):
                     frame.clear()
 
     def _tells(self, error: BaseException) -> bool:
@@ -421,19 +421,32 @@ def _unmaskable(error: BaseException, patterns: Patterns) -> SecretLeakError:
     return leak_error(patterns.names, "", f"the text of an exception ({type(error).__name__})")
 
 
-def _near(value: Any, patterns: Patterns) -> bool:
-    """Whether a secret stands within the first parts of a value, the nearest first."""
-    waiting: deque[Any] = deque([value])
+def _near(value: Any, patterns: Patterns, known: dict[int, tuple[Any, list[Any]]]) -> bool:
+    """Whether a secret stands within the first parts of a value, the nearest first.
+
+    Args:
+        value: What is searched.
+        patterns: The secrets.
+        known: What has been looked into, by its ``id``: itself, and its parts. Frames share most.
+    """
+    level: list[Any] = [value]
     seen: dict[int, Any] = {}
-    while waiting and len(seen) < _NEAREST:
-        each = waiting.popleft()
-        kind: Any = type(each)
-        text = as_bytes(each) if kind is not memoryview else None
-        if text is not None:
-            if patterns.inside(text):
-                return True
-        elif kind not in LEAVES and not issubclass(kind, Secret) and id(each) not in seen:
-            seen[id(each)] = each
-            if not hasattr(kind, "tolist"):
-                waiting.extend(inner for _, inner in islice(insides(each), _NEAREST))
+    while level:
+        opened = []
+        for each in level:
+            if len(seen) >= _NEAREST:
+                return False
+            kind: Any = type(each)
+            text = as_bytes(each) if kind is not memoryview else None
+            if text is not None:
+                if patterns.inside(text):
+                    return True
+            elif kind not in LEAVES and not issubclass(kind, Secret) and id(each) not in seen:
+                seen[id(each)] = each
+                if not hasattr(kind, "tolist"):
+                    opened.append(each)
+        new = [each for each in opened if id(each) not in known]
+        for each, parts in zip(new, insides_of(new), strict=True):
+            known[id(each)] = each, [inner for _, inner in parts[:_NEAREST]]
+        level = [inner for each in opened for inner in known[id(each)][1]]
     return False

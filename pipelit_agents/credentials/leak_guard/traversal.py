@@ -174,6 +174,18 @@ def insides(value: Any, *, code: bool = False) -> list[_Inside]:
     return found
 
 
+def insides_of(values: Sequence[Any]) -> list[list[_Inside]]:
+    """As :func:`insides` of each: those that have to be asked are asked on one thread, in turn."""
+    found = [[] if type(each) in _CODE else _kept(each) for each in values]
+    asked = [
+        place for place, each in enumerate(values) if type(each) not in _CODE and asks(type(each))
+    ]
+    replies = answers([values[place] for place in asked], seconds=SECONDS * len(asked))
+    for place, reply in zip(asked, replies, strict=True):
+        found[place] += reply.parts
+    return found
+
+
 def contents(value: Any) -> Any:
     """What a value keeps, without the places, and without asking it."""
     kind: Any = type(value)

@@ -54,6 +54,10 @@ class Says(BaseChatModel):
 
     chunks: list[Any]
 
+    def __repr__(self) -> str:
+        # LangChain writes a model out whenever it is asked: with all chunks, longer than they take.
+        return "Says()"
+
     @property
     def _llm_type(self) -> str:
         return "says"
