@@ -46,6 +46,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", marked.args if marked else listed, indirect=True)
 
 
+# Who takes one of these has a server.
+SERVERS = {"own_postgres", "own_redis", "postgres_server", "postgres_url", "redis_server"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server or another process: ``-m "not process"`` leaves it out."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        backend = parameters.params.get("backend", "sqlite") if parameters else "sqlite"
+        needs = SERVERS.intersection(getattr(item, "fixturenames", ()))
+        if needs or backend != "sqlite" or "processes" in item.path.parts:
+            item.add_marker("process")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Modules and tests stay to the end: no search for garbage goes through them.
