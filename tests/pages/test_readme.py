@@ -88,6 +88,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
     shown = {
         "deployment.md": "set-up of servers",
         "index.md": "the README again",
+        "architecture.md": "a drawing, which test_contributing.py compares",
         "protocol.md": "forms of JSON",
     }
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
@@ -102,7 +103,8 @@ def test_every_block_isrun() -> None:
 
 def test_links_inside_the_repository_lead_somewhere() -> None:
     """Each relative link of the documents names a file that is there."""
-    for page in [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]:
+    pages = [ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")]
+    for page in [*pages, *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
