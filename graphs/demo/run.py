@@ -194,7 +194,9 @@ def _files(inputs: Sequence[Path]) -> list[Path]:
     ours = [package.parent / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")]
     if not all(each.is_file() for each in ours):
         # Installed from a wheel there are no documents; the modules' prose serves.
-        ours = [package / name for name in ("errors.py", "protocol/binding.py", "sealing/keyring.py")]
+        ours = [
+            package / name for name in ("errors.py", "protocol/binding.py", "sealing/keyring.py")
+        ]
     files = [path.resolve() for path in inputs] or ours
     for path in files:
         try:
