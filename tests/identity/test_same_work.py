@@ -22,7 +22,7 @@ from pipelit_agents.errors import (
     RateLimited,
     VerificationError,
 )
-from pipelit_agents.identity import proofs as verification
+from pipelit_agents.identity import codes
 
 BACKENDS = ("sqlite", "postgres")
 
@@ -41,7 +41,7 @@ def work(pipelit: Pipelit) -> Iterator[Counter[str]]:
 
     with statements(pipelit) as sent, pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (Keyring, "unseal"), (verification, "totp"), (hmac, "digest"),
+            (Keyring, "unseal"), (codes, "totp"), (hmac, "digest"),
             (hmac, "compare_digest"), (hashlib, "sha256"),
         ):  # fmt: skip
             patch.setattr(module, name, counting(name, getattr(module, name)))

@@ -21,6 +21,7 @@ from sqlalchemy import text
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents import _forks as forks
 from pipelit_agents.database import engine as engine_module
+from pipelit_agents.database.process import PROCESS_LOCKS
 from pipelit_agents.errors import StorageError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doesn't fork")
@@ -327,7 +328,7 @@ def test_a_migration_of_another_thread_does_not_hold_the_child(pipelit: Pipelit)
     held, done = Event(), Event()
 
     def hold() -> None:
-        with engine_module._GLOBAL.migrating:
+        with PROCESS_LOCKS.migrating:
             held.set()
             done.wait()
 

@@ -45,7 +45,10 @@ async def client(folder: Path, *words: str) -> AsyncIterator[ClientSession]:
     server = StdioServerParameters(
         command=program, args=arguments, cwd=str(folder), env=dict(os.environ)
     )
-    async with stdio_client(server) as (reading, writing), ClientSession(reading, writing) as made:
+    async with (
+        stdio_client(server, errlog=sys.__stderr__) as (reading, writing),
+        ClientSession(reading, writing) as made,
+    ):
         await made.initialize()
         yield made
 

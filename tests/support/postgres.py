@@ -270,7 +270,6 @@ def _migrate(url: str) -> None:
 def postgres_url(
     postgres_server: PostgresServer,
     postgres_connection: Connection,
-    backend: str,
     request: pytest.FixtureRequest,
 ) -> Iterator[str]:
     """A database of the test's own, gone with it: empty, or with `pipelit` with our tables."""
@@ -283,7 +282,9 @@ def postgres_url(
     postgres_connection.execute(create)
     url = postgres_server.url(name)
     # Only a Redis knows a database by its name.
-    redis = backend == "both" or {"redis_server", "own_redis"} & {*request.fixturenames}
+    named = {"redis_server", "own_redis"} & {*request.fixturenames}
+    backend = "backend" in request.fixturenames and request.getfixturevalue("backend")
+    redis = named or backend == "both"
     if template != "template1" and redis:
         with Connection.connect(url, autocommit=True) as copy:
             copy.execute(renaming(uuid.uuid4().hex))

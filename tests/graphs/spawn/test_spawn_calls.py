@@ -849,7 +849,7 @@ def test_another_plan_after_a_kill(team: Team, database_url: str, key: str, tmp_
 
     def start(which: str) -> subprocess.CompletedProcess[str]:
         here = os.pathsep.join(
-            [str(SUPPORT), str(TESTS / "tools"), str(TESTS / "graphs" / "spawn")]
+            [str(TESTS), str(SUPPORT), str(TESTS / "tools"), str(TESTS / "graphs" / "spawn")]
         )
         saver = str(tmp_path / "checkpoints.db")
         return fresh.run(KILLED, environment, here, which, saver)
