@@ -12,7 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from spawning import graph_of
 
 from pipelit_agents import Agent, Keyring, Pipelit, VerificationPolicy
-from pipelit_agents.errors import CredentialError
+from pipelit_agents.errors import ApiKeyNotFound, CredentialError
 from pipelit_agents.graphs import approve_with_totp, spawn_and_await, verified_child
 from pipelit_agents.middleware import CredentialMiddleware
 from pipelit_agents.tools import SpawnAndAwait
