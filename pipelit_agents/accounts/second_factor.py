@@ -45,7 +45,7 @@ from pipelit_agents.protocol.binding import PERIOD, same
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import require_username
 from pipelit_agents.sealing.keyring import Keyring, Sealed
-from pipelit_agents.sealing.purposes import pending_purpose, totp_purpose
+from pipelit_agents.sealing.purposes import RECOVERY_CODE, pending_purpose, totp_purpose
 
 __all__ = ["Mfa", "MfaStatus"]
 
@@ -58,7 +58,7 @@ _FIRST_CODE_TRIES: Final = 5
 # a wrong one.
 _NEAR: Final = 600 // PERIOD
 _STEP_BYTES: Final = 8
-_RECOVERY_TAG: Final = "recovery-code"
+_RECOVERY_TAG: Final = RECOVERY_CODE
 # An approval that nobody asked for expires too, however long ago `within` allows. Seconds.
 _APPROVED_FOR: Final = 30 * 86_400.0
 

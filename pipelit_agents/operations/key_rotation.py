@@ -19,7 +19,6 @@ from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.approvals.register import Register
-from pipelit_agents.approvals.tags import approval_purpose, reason_purpose
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.database.encrypted_string import EncryptedString
 from pipelit_agents.database.models import (
@@ -46,11 +45,14 @@ from pipelit_agents.database.sealed_columns import (
     spot_of,
 )
 from pipelit_agents.errors import ConfigurationError, StorageError, UnsealError
-from pipelit_agents.sealing.keyring import CHECKPOINTS, Keyring, Sealed
+from pipelit_agents.sealing.keyring import Keyring, Sealed
 from pipelit_agents.sealing.purposes import (
+    CHECKPOINTS,
+    approval_purpose,
     credential_purpose,
     peering_purpose,
     pending_purpose,
+    reason_purpose,
     totp_purpose,
 )
 

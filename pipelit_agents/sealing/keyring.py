@@ -37,8 +37,6 @@ _PUBLISHED: Final = frozenset(
 # Of 32 random bytes fewer than these are different in one of 10^17 keys.
 _FEWEST_BYTES: Final = 16
 _KEY_LENGTH: Final = 44
-# What the keys of sealed checkpoints are derived for.
-CHECKPOINTS: Final = "checkpoints"
 _MARK: Final = b"plit1"
 _ORIGIN: Final = b"pipelit-agents/name"
 # A Fernet token: version, time and initialization vector; blocks of the cipher; HMAC-SHA256.
