@@ -25,6 +25,7 @@ from test_stolen_database import opened
 from typing_extensions import TypedDict
 
 from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.database.sealed_columns import SealedTable
 from pipelit_agents.errors import ConfigurationError, UnsealError
 
 BACKENDS = ("sqlite", "postgres")
@@ -160,14 +161,14 @@ def test_a_value_that_is_written_meanwhile_is_not_overwritten(
     rotating: Pipelit, settings: dict[str, Any], newer: str, clock: Clock
 ) -> None:
     """Between reading and replacing somebody puts another secret: that one stays."""
-    replace = rotating.keys._replace
+    replace = rotating.keys._values._replace
 
-    def slow(place: Any, keyring: Keyring, pending: Any) -> int:
-        if any(getattr(row, "name", "") == "openai" for row, _ in pending):
+    def slow(table: SealedTable, pending: Any) -> int:
+        if any(getattr(each.row, "name", "") == "openai" for each in pending):
             rotating.credentials.put("openai", "sk-other-0987", kind="llm", created_by="alice")
-        return replace(place, keyring, pending)
+        return replace(table, pending)
 
-    rotating.keys._replace = slow  # type: ignore[method-assign]
+    rotating.keys._values._replace = slow  # type: ignore[method-assign]
     rotating.keys.rotate()
     with alone(settings, newer, clock) as after:
         assert opened(after, "openai") == "sk-other-0987"
@@ -330,7 +331,7 @@ def test_a_copy_is_whole_private_and_opens_with_the_key_of_its_day(
         assert opened(old, "openai") == "sk-live-1234567890"
         assert old.audit.verify().problems == ()
     with Pipelit(**restored | {"encryption_keys": [Keyring.generate_key()]}) as lost:
-        with pytest.raises(ConfigurationError, match="doesn't open"):
+        with pytest.raises(ConfigurationError, match="doesn't decrypt"):
             lost.check_key()
         with pytest.raises(UnsealError):
             opened(lost, "openai")

@@ -200,6 +200,10 @@ class EncryptedString(TypeDecorator[Any]):
         """
         raise TypeError("an EncryptedString is never rendered as a literal")
 
+    def _of_column(self, name: str) -> EncryptedString:
+        """The type of one column; ``name`` is ``table.column``."""
+        return EncryptedString(keyring=self.keyring, purpose=self.place or name)
+
     def _keyring(self) -> Keyring:
         if isinstance(self.keyring, Keyring):
             return self.keyring
@@ -216,7 +220,7 @@ def _bind_to_the_column(column: Column[Any], parent: Any) -> None:
     if not isinstance(column.type, EncryptedString) or not isinstance(parent, Table):
         return
     where = ".".join(filter(None, (parent.schema, parent.name, column.name)))
-    column.type = EncryptedString(keyring=column.type.keyring, purpose=column.type.place or where)
+    column.type = column.type._of_column(where)
     _TABLES.add(parent.name)
     _KNOWN.add(parent)
     _names.cache_clear()

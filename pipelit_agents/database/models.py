@@ -15,8 +15,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from pipelit_agents.database.encrypted_string import EncryptedString
+from pipelit_agents.database.row_encryption import RowEncryptedString, row_rules, tag_of
 from pipelit_agents.sealing.keyring import Sealed
+from pipelit_agents.sealing.purposes import (
+    approval_purpose,
+    credential_hint_purpose,
+    credential_purpose,
+    peering_purpose,
+    pending_purpose,
+    reason_purpose,
+    totp_purpose,
+)
 
 __all__ = [
     "ApiKeyRow",
@@ -39,6 +48,7 @@ __all__ = [
 NAME = String(149)
 # SQLite's integers are as long as they have to be.
 LONG = BigInteger().with_variant(Integer, "sqlite")
+_TOTP = RowEncryptedString(totp_purpose, "username")
 
 
 class Base(DeclarativeBase):
@@ -56,6 +66,8 @@ class UserRow(Base):
         CheckConstraint("kind IN ('human', 'agent')", name="pipelit_users_kind"),
         CheckConstraint("kind = 'human' OR owner IS NOT NULL", name="pipelit_users_agent_owner"),
         Index("pipelit_users_root", "root_owner", "active"),
+        # An agent whose secret is lost keeps its account, and can get another secret.
+        row_rules(lock="account:{username}", newest_by="created_at", unreadable="clear columns"),
     )
 
     username: Mapped[str] = mapped_column(NAME, primary_key=True)
@@ -65,8 +77,8 @@ class UserRow(Base):
     purpose: Mapped[str] = mapped_column(Text, default="")
     active: Mapped[bool] = mapped_column(default=True)
     may_create_agents: Mapped[bool] = mapped_column(default=False)
-    totp_secret: Mapped[Sealed | None] = mapped_column(EncryptedString())
-    totp_previous: Mapped[Sealed | None] = mapped_column(EncryptedString())
+    totp_secret: Mapped[Sealed | None] = mapped_column(_TOTP)
+    totp_previous: Mapped[Sealed | None] = mapped_column(_TOTP)
     totp_previous_until: Mapped[float] = mapped_column(Float, default=0.0)
     created_at: Mapped[float] = mapped_column(Float)
     created_by: Mapped[str] = mapped_column(NAME)
@@ -79,12 +91,15 @@ class PeeringRow(Base):
     """A secret by which one agent proves itself to one other domain."""
 
     __tablename__ = "pipelit_peerings"
-    __table_args__ = (UniqueConstraint("agent", "domain", name="pipelit_peerings_agent_domain"),)
+    __table_args__ = (
+        UniqueConstraint("agent", "domain", name="pipelit_peerings_agent_domain"),
+        row_rules(lock="account:{agent}", newest_by="created_at"),
+    )
 
     relation: Mapped[str] = mapped_column(String(32), primary_key=True)
     agent: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"))
     domain: Mapped[str] = mapped_column(NAME)
-    secret: Mapped[Sealed] = mapped_column(EncryptedString())
+    secret: Mapped[Sealed] = mapped_column(RowEncryptedString(peering_purpose, "relation"))
     created_at: Mapped[float] = mapped_column(Float)
     created_by: Mapped[str] = mapped_column(NAME)
 
@@ -119,13 +134,18 @@ class CredentialRow(Base):
     """A named sealed secret with public fields."""
 
     __tablename__ = "pipelit_credentials"
+    __table_args__ = (row_rules(lock="credential:{name}", newest_by="updated_at"),)
 
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
     kind: Mapped[str] = mapped_column(String(64))
     public: Mapped[str] = mapped_column(Text)
     allow: Mapped[str | None] = mapped_column(Text)
-    sealed: Mapped[Sealed] = mapped_column(EncryptedString())
-    hint: Mapped[Sealed] = mapped_column(EncryptedString())
+    sealed: Mapped[Sealed] = mapped_column(
+        RowEncryptedString(credential_purpose, "name", "kind", "public", "allow")
+    )
+    hint: Mapped[Sealed] = mapped_column(
+        RowEncryptedString(credential_hint_purpose, "name", "kind", "public", "allow")
+    )
     created_at: Mapped[float] = mapped_column(Float)
     updated_at: Mapped[float] = mapped_column(Float)
     created_by: Mapped[str] = mapped_column(NAME)
@@ -205,9 +225,9 @@ class AuditSealRow(Base):
     last_id: Mapped[int] = mapped_column(BigInteger)
     entries: Mapped[int] = mapped_column(Integer)
     digest: Mapped[str] = mapped_column(String(64))
-    mac: Mapped[str] = mapped_column(String(64))
+    mac: Mapped[str] = mapped_column(String(64), info=tag_of("seals"))
     sealed_at: Mapped[float] = mapped_column(Float)
-    pruned: Mapped[str] = mapped_column(String(64), server_default="")
+    pruned: Mapped[str] = mapped_column(String(64), server_default="", info=tag_of("seals"))
     gaps: Mapped[str] = mapped_column(Text, server_default="")
 
 
@@ -215,9 +235,10 @@ class MfaPendingRow(Base):
     """A person's second factor that isn't on yet: nobody has shown a code of it."""
 
     __tablename__ = "pipelit_mfa_pending"
+    __table_args__ = (row_rules(lock="account:{username}", newest_by="created_at"),)
 
     username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), primary_key=True)
-    secret: Mapped[Sealed] = mapped_column(EncryptedString())
+    secret: Mapped[Sealed] = mapped_column(RowEncryptedString(pending_purpose, "username"))
     failures: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[float] = mapped_column(Float)
 
@@ -235,7 +256,7 @@ class RecoveryCodeRow(Base):
     username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), index=True)
     used_at: Mapped[float | None] = mapped_column(Float)
     factor: Mapped[str] = mapped_column(String(32), server_default="")
-    mac: Mapped[str] = mapped_column(String(64), server_default="")
+    mac: Mapped[str] = mapped_column(String(64), server_default="", info=tag_of("recovery codes"))
 
 
 class ApprovalRow(Base):
@@ -245,11 +266,14 @@ class ApprovalRow(Base):
     __table_args__ = (
         Index("pipelit_approvals_digest", "digest", "state"),
         Index("pipelit_approvals_open", "state", "expires_at"),
+        row_rules(lock="approval:{digest}", newest_by="created_at"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
-    shown: Mapped[Sealed | None] = mapped_column(EncryptedString())
+    shown: Mapped[Sealed | None] = mapped_column(
+        RowEncryptedString(approval_purpose, "id", "digest")
+    )
     approvers: Mapped[str] = mapped_column(Text)
     asked_by: Mapped[str] = mapped_column(NAME)
     thread: Mapped[str] = mapped_column(NAME)
@@ -257,7 +281,7 @@ class ApprovalRow(Base):
     expires_at: Mapped[float] = mapped_column(Float)
     state: Mapped[str] = mapped_column(String(16))
     denied_by: Mapped[str] = mapped_column(Text, server_default="")
-    mac: Mapped[str] = mapped_column(String(64))
+    mac: Mapped[str] = mapped_column(String(64), info=tag_of("approvals"))
 
 
 class ApprovalAnswerRow(Base):
@@ -267,7 +291,10 @@ class ApprovalAnswerRow(Base):
     """
 
     __tablename__ = "pipelit_approval_answers"
-    __table_args__ = (Index("pipelit_approval_answers_person", "username", "verdict"),)
+    __table_args__ = (
+        Index("pipelit_approval_answers_person", "username", "verdict"),
+        row_rules(lock="approval:{digest}"),
+    )
 
     seq: Mapped[int] = mapped_column(LONG, primary_key=True, autoincrement=True)
     approval_id: Mapped[str] = mapped_column(String(36), index=True)
@@ -277,8 +304,10 @@ class ApprovalAnswerRow(Base):
     factor_kind: Mapped[str] = mapped_column(String(16))
     factor: Mapped[str] = mapped_column(String(32))
     at: Mapped[float] = mapped_column(Float)
-    reason: Mapped[Sealed | None] = mapped_column(EncryptedString())
-    mac: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[Sealed | None] = mapped_column(
+        RowEncryptedString(reason_purpose, "approval_id", "username")
+    )
+    mac: Mapped[str] = mapped_column(String(64), info=tag_of("approvals"))
 
 
 class ApprovalUseRow(Base):
