@@ -1,4 +1,4 @@
-"""The tables. Times are Unix seconds; usernames stand in them in their one normal form."""
+"""The tables. Times are Unix seconds; usernames are stored in their normal form."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ __all__ = [
 ]
 
 NAME = String(149)
-# SQLite's integers are as long as they have to be.
+# SQLite's integers have up to 64 bits, and only INTEGER keys are numbered automatically.
 LONG = BigInteger().with_variant(Integer, "sqlite")
 _TOTP = RowEncryptedString(totp_purpose, "username")
 
 
 class Base(DeclarativeBase):
-    """Tables of pipelit-agents; their names begin with ``pipelit_`` to live beside others."""
+    """The tables of pipelit-agents. Their names begin with ``pipelit_``, unlike those of others."""
 
 
 class UserRow(Base):
     """A person, an agent user, or a peer: an agent of another domain, which has a ``domain``.
 
-    A peer's kind is ``human`` here, so that whatever doesn't look at the domain can't act as it.
+    A peer's kind is ``human`` here, so code that doesn't read the domain can't use it as an agent.
     """
 
     __tablename__ = "pipelit_users"
@@ -88,7 +88,7 @@ class UserRow(Base):
 
 
 class PeeringRow(Base):
-    """A secret by which one agent proves itself to one other domain."""
+    """A secret with which one agent proves its identity to one other domain."""
 
     __tablename__ = "pipelit_peerings"
     __table_args__ = (
@@ -105,7 +105,7 @@ class PeeringRow(Base):
 
 
 class SpentRequestRow(Base):
-    """The digest of a request that an agent has worked on; it is refused until it expires."""
+    """The digest of a request that was processed. It is refused until it expires."""
 
     __tablename__ = "pipelit_spent_requests"
 
@@ -131,7 +131,7 @@ class ApiKeyRow(Base):
 
 
 class CredentialRow(Base):
-    """A named sealed secret with public fields."""
+    """A named, encrypted secret with public fields."""
 
     __tablename__ = "pipelit_credentials"
     __table_args__ = (row_rules(lock="credential:{name}", newest_by="updated_at"),)
@@ -152,13 +152,17 @@ class CredentialRow(Base):
 
 
 class LedgerRow(Base):
-    """What was counted and spent about a peer.
+    """The failed attempts on a peer, and its codes that were used.
 
-    ``scope`` and ``subject`` say what a row is for: ``peer`` has the spent steps of plain codes and
-    no failures; ``pair`` is the lane of one verifier's audience codes, with their spent steps;
-    ``plain`` the own lane of one verifier for plain codes; ``self``, ``family`` and ``others`` are
-    the shared lanes; ``nobody`` is the lane of one name that may verify nobody. The names are no
-    foreign keys: an account that isn't there is counted like one that is.
+    ``scope`` and ``subject`` say what a row counts:
+
+    - ``peer``: the used time steps of plain codes, and no failures.
+    - ``pair``: one verifier's attempts on audience codes, with their used time steps.
+    - ``plain``: one verifier's own attempts on plain codes.
+    - ``self``, ``family`` and ``others``: attempts that are counted together.
+    - ``nobody``: the attempts of a name that may verify nobody.
+
+    The names aren't foreign keys: attempts on an account that doesn't exist are counted too.
     """
 
     __tablename__ = "pipelit_ledger"
@@ -174,15 +178,15 @@ class LedgerRow(Base):
     unlocks: Mapped[int] = mapped_column(BigInteger, server_default="0")
     whole_at: Mapped[float] = mapped_column(Float, server_default="0")
     spent_previous: Mapped[int] = mapped_column(BigInteger, server_default="-1")
-    # Steps that an unlock made the last spent one go back behind; "first-last" ranges, ascending.
+    # An unlock can move spent_step back. The used steps after it: "first-last" ranges, ascending.
     spent_ahead: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class EpochRow(Base):
-    """One row: the life of the machine in which the ledger was last known to forget nothing.
+    """One row: the boot of the machine during which the ledger is known to be complete.
 
-    And the database's own name, by which a ledger outside it tells databases apart.
-    ``clock_offset`` is the wall clock minus the time since the machine was started.
+    ``database_id`` is the database's own name, with which a ledger outside it tells databases
+    apart. ``clock_offset`` is the wall clock minus the time since the machine was started.
     """
 
     __tablename__ = "pipelit_epoch"
@@ -195,7 +199,7 @@ class EpochRow(Base):
 
 
 class AuditRow(Base):
-    """What was decided, about whom, and why. Never a secret."""
+    """An entry of the audit trail: a decision, its subject, and the reason. Never a secret."""
 
     __tablename__ = "pipelit_audit"
     __table_args__ = (Index("pipelit_audit_subject", "subject", "id"),)
@@ -213,10 +217,11 @@ class AuditRow(Base):
 
 
 class AuditSealRow(Base):
-    """The seal of a batch of the audit trail: a hash over it and all before it, under a key.
+    """The seal of a batch of the audit trail: a tagged hash over the batch and all earlier ones.
 
-    ``pruned`` is a second tag, there when the batch's entries were deleted by who has the key.
-    ``gaps`` is JSON: numbers that an open transaction may still fill, and those that it has filled.
+    ``pruned`` is a second tag. It is set when the batch's entries were deleted by someone who has
+    the key. ``gaps`` is JSON: the numbers that an open transaction may still use, and those that it
+    has used.
     """
 
     __tablename__ = "pipelit_audit_seals"
@@ -232,7 +237,7 @@ class AuditSealRow(Base):
 
 
 class MfaPendingRow(Base):
-    """A person's second factor that isn't on yet: nobody has shown a code of it."""
+    """A person's second factor that isn't on yet: no code of it was entered so far."""
 
     __tablename__ = "pipelit_mfa_pending"
     __table_args__ = (row_rules(lock="account:{username}", newest_by="created_at"),)
@@ -260,7 +265,7 @@ class RecoveryCodeRow(Base):
 
 
 class ApprovalRow(Base):
-    """A question to named people, and what came of it. The state is under the tag too."""
+    """A request for the approval of named people, and its state. The tag covers the state too."""
 
     __tablename__ = "pipelit_approvals"
     __table_args__ = (
@@ -285,9 +290,9 @@ class ApprovalRow(Base):
 
 
 class ApprovalAnswerRow(Base):
-    """What one person answered to one question; its tag covers the question too.
+    """One person's answer to one request; its tag covers the request too.
 
-    No foreign key: a denial counts also where its question was deleted.
+    There is no foreign key: a denial counts even if its request was deleted.
     """
 
     __tablename__ = "pipelit_approval_answers"
@@ -311,7 +316,7 @@ class ApprovalAnswerRow(Base):
 
 
 class ApprovalUseRow(Base):
-    """An approval that was used. Rows are only ever added, and they don't expire."""
+    """An approval that was used. Rows are never changed or deleted, and they don't expire."""
 
     __tablename__ = "pipelit_approval_uses"
 
