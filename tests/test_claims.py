@@ -585,7 +585,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "**Secrets at rest** are sealed": {
-        "keyring": ["another_place_does_not_open"],
+        "keyring": ["another_purpose_does_not_open"],
         "stolen_database": [
             "no_byte_of_the_files_is_a_secret",
             "a_credential_whose_fields_were_changed_does_not_open",

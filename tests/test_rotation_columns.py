@@ -1,4 +1,4 @@
-"""Sealed columns of any application: found, counted, put under the newest key, never forgotten."""
+"""Encrypted columns of any application: found, counted and rotated, never forgotten."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def old(settings: dict[str, Any]) -> Keyring:
-    """The key that everything is sealed under."""
+    """The key that everything is encrypted under."""
     return Keyring(*settings["encryption_keys"])
 
 
@@ -93,7 +93,7 @@ def filled(pipelit: Pipelit, old: Keyring, rows: int = 3) -> tuple[MetaData, Tab
 
 
 def opened(pipelit: Pipelit, table: Table, ring: Keyring) -> list[str]:
-    """What the tokens open to, by one keyring."""
+    """Decrypt the tokens with one keyring."""
     with pipelit._database.reading() as connection:
         found = connection.scalars(select(table.c.token).order_by(table.c.id, table.c.region))
         return [each.unseal(ring) for each in found]
@@ -116,7 +116,7 @@ def test_an_applications_columns_are_counted_and_rotated(
 
 
 def test_a_declarative_base_is_named_too(rotating: Pipelit, old: Keyring, newer: str) -> None:
-    """models=[Base]: objects that were stored open under the newer key alone."""
+    """models=[Base]: stored objects can be decrypted with the newer key alone."""
 
     class Base(DeclarativeBase):
         """An application's."""
@@ -456,7 +456,7 @@ def test_a_token_with_anything_around_it_is_found(around: str, number: int, plai
 
 
 def test_a_value_of_many_beginnings_takes_no_hours(rotating: Pipelit, old: Keyring) -> None:
-    """Whoever may write text doesn't keep the count from its end: the column is named."""
+    """Nobody can make the count endless by storing text: the column is named instead."""
     rotating.keys.rotate()
     hostile = "gAAAAA" * 20_000
     put(
@@ -500,7 +500,7 @@ def test_a_column_with_an_older_key_alone_needs_that_key(rotating: Pipelit, old:
 def test_rows_whose_key_has_null_are_counted_and_rotated(
     rotating: Pipelit, old: Keyring, newer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NULL has no place in the order that pages follow."""
+    """Rows can't be ordered page by page if their key is NULL."""
     monkeypatch.setattr(columns, "_PAGE", 2)
     metadata, table = customers(None)
     put(

@@ -108,6 +108,7 @@ def read(pipelit: Pipelit, table: Table, ring: Keyring) -> list[bytes]:
 # A new column
 
 
+@pytest.mark.backends("sqlite", "postgres")
 def test_a_new_table_is_counted_and_rotated(
     rotating: Pipelit, notes: Table, old: Keyring, newer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,10 +156,10 @@ def test_unreadable_rows_of_a_new_table_are_forgotten(
 ) -> None:
     """Only these; by default the whole row is deleted."""
     write(rotating, notes, old, 2)
-    write_lost = Keyring(Keyring.generate_key()).seal("x", note_purpose("bob", 7))
+    lost = Keyring(Keyring.generate_key()).seal("x", note_purpose("bob", 7))
     with rotating._database.writing() as connection:
         connection.execute(
-            insert(notes).values(owner="bob", number=7, note=Sealed(write_lost, "")),
+            insert(notes).values(owner="bob", number=7, note=Sealed(lost, "")),
         )
     assert rotating.keys.forget_unreadable() == ["notes bob 7"]
     assert read(rotating, notes, old) == [b"note 0", b"note 1"]
@@ -219,7 +220,7 @@ def test_declarations_name_columns_that_are_there(table: Any) -> None:
 
 
 def test_no_two_columns_have_the_same_purpose() -> None:
-    """But an agent's current and previous secret, which change places."""
+    """Except an agent's current and previous secret: one becomes the other."""
     made = [
         (kind.row_purpose, name)
         for each in sealed_tables()

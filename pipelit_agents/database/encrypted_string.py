@@ -12,6 +12,8 @@ from sqlalchemy import (
     BinaryExpression,
     ClauseElement,
     Column,
+    ColumnElement,
+    Connection,
     Dialect,
     Index,
     Null,
@@ -26,6 +28,9 @@ from sqlalchemy.exc import ArgumentError, DontWrapMixin, StatementError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import operators
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.sql.schema import ColumnCollectionConstraint, SchemaItem
 from sqlalchemy.types import TypeDecorator
 
 from pipelit_agents.errors import ConfigurationError
@@ -60,7 +65,7 @@ class _Refused(BinaryExpression[Any]):
 
 
 @compiles(_Refused)
-def _refuse_to_compile(refused: _Refused, _compiler: Any, **_options: Any) -> NoReturn:
+def _refuse_to_compile(refused: _Refused, _compiler: SQLCompiler, **_options: Any) -> NoReturn:
     _refuse_comparison(refused.left, refused.operator)
 
 
@@ -69,7 +74,7 @@ class _NotComparable(TypeDecorator.Comparator[Any]):
 
     __slots__ = ()
 
-    def operate(self, op: Any, *other: Any, **options: Any) -> Any:
+    def operate(self, op: OperatorType, *other: Any, **options: Any) -> ColumnElement[Any]:
         against = other[0] if other else self.expr
         equality = op in (operators.eq, operators.ne)
         null = against is None or isinstance(against, Null)
@@ -82,11 +87,11 @@ class _NotComparable(TypeDecorator.Comparator[Any]):
         vars(refused).update(vars(super().operate(op, *other, **options)))
         return refused
 
-    def reverse_operate(self, op: Any, other: Any, **options: Any) -> Any:
+    def reverse_operate(self, op: OperatorType, other: Any, **options: Any) -> NoReturn:
         _refuse_comparison(self.expr, op)
 
 
-def _refuse_comparison(expression: Any, op: Any) -> NoReturn:
+def _refuse_comparison(expression: ColumnElement[Any], op: OperatorType) -> NoReturn:
     name = getattr(op, "__name__", "this operator")
     raise TypeError(
         f"{expression} is an EncryptedString, and {name} would compare ciphertexts, which differ "
@@ -161,12 +166,12 @@ class EncryptedString(TypeDecorator[Any]):
         """What the ciphertexts of this column are bound to."""
         return self.place
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
         """Encrypt a value that is about to be written."""
         sealed = self.sealed(value)
         return None if sealed is None else sealed.token
 
-    def sealed(self, value: Any) -> Sealed | None:
+    def sealed(self, value: object) -> Sealed | None:
         """Encrypt a value for this column. A :class:`Sealed` or None is returned as it is.
 
         Raises:
@@ -193,7 +198,7 @@ class EncryptedString(TypeDecorator[Any]):
         """Wrap a ciphertext that was loaded; nothing is decrypted here."""
         return None if value is None else Sealed(value, self.place)
 
-    def literal_processor(self, dialect: Dialect) -> Any:
+    def literal_processor(self, dialect: Dialect) -> NoReturn:
         """Refuse: a literal would put the value into the text of a statement.
 
         The error is raised before a value is rendered, as SQLAlchemy would repeat the value in it.
@@ -215,7 +220,7 @@ class EncryptedString(TypeDecorator[Any]):
 
 
 @event.listens_for(Column, "after_parent_attach")
-def _bind_to_the_column(column: Column[Any], parent: Any) -> None:
+def _bind_to_the_column(column: Column[Any], parent: SchemaItem) -> None:
     # A type instance may be shared by columns (mixins), so each column gets its own.
     if not isinstance(column.type, EncryptedString) or not isinstance(parent, Table):
         return
@@ -236,7 +241,7 @@ def encrypted_tables() -> list[Table]:
 @event.listens_for(UniqueConstraint, "after_parent_attach")
 @event.listens_for(PrimaryKeyConstraint, "after_parent_attach")
 @event.listens_for(Index, "after_parent_attach")
-def _refuse_unique(constraint: Any, _parent: Any) -> None:
+def _refuse_unique(constraint: ColumnCollectionConstraint | Index, _parent: SchemaItem) -> None:
     if isinstance(constraint, Index) and not constraint.unique:
         return
     for column in constraint.columns:
@@ -254,7 +259,7 @@ def _refuse_key(column: Column[Any]) -> NoReturn:
 
 @event.listens_for(Mapper, "before_insert")
 @event.listens_for(Mapper, "before_update")
-def _encrypt_attributes(mapper: Mapper[Any], _connection: Any, target: Any) -> None:
+def _encrypt_attributes(mapper: Mapper[Any], _connection: Connection, target: object) -> None:
     # Before the flush, so that no object keeps the plaintext of a stored value, and no error about
     # another column of the row repeats it.
     for name, kind in _encrypted(mapper):

@@ -96,12 +96,12 @@ class SealedTable:
                 found.append(name)
         return found
 
-    def newest(self, connection: Connection, limit: int) -> Iterator[Row[Any]]:
-        """Yield the newest rows that hold a ciphertext."""
+    def newest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
+        """Return the newest rows that hold a ciphertext."""
         by = [self.table.c[self.rules.newest_by]] if self.rules.newest_by else self.key
         stored = or_(*(self.table.c[name].is_not(None) for name in self.columns))
         wanted = select(*self.needed).where(stored).order_by(*(each.desc() for each in by))
-        yield from connection.execute(wanted.limit(limit))
+        return connection.execute(wanted.limit(limit)).all()
 
     def key_of(self, row: Row[Any]) -> tuple[Any, ...]:
         """Return a row's primary key."""

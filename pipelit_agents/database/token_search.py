@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     Boolean,
+    ColumnElement,
     Connection,
     Date,
     DateTime,
@@ -66,16 +67,16 @@ _PAGE: Final = 500
 def search_columns(
     here: Source, known: Collection[Location], keyring: Keyring, keyrings: Sequence[Keyring]
 ) -> tuple[Counted, set[Location]]:
-    """Count the tokens in all columns that aren't counted otherwise.
+    """Count the tokens in all columns but those that are counted otherwise.
 
     Args:
         here: The database.
         known: The columns that are counted otherwise.
         keyring: The keys.
-        keyrings: What may have sealed a token.
+        keyrings: The keyrings that may have encrypted a token.
 
     Returns:
-        What was found, and all columns that were looked at.
+        The counts, and all columns that the database has.
     """
     counted, looked, tables = Counted(), set[Location](), list[_Columns]()
     with here.reading() as connection:
@@ -119,7 +120,7 @@ class _Columns:
         return f"{self.shown}.{self.table}" if self.shown else self.table
 
     def locations(self, column: str) -> set[Location]:
-        """What a model may call a column; it names no schema, or the default one."""
+        """Return how models may name a column: without a schema, or with the default one."""
         return {(self.shown, self.table, column), (self.schema, self.table, column)}
 
 
@@ -161,7 +162,7 @@ def _look(
 
 
 def _show_all_rows(connection: Connection) -> None:
-    # Where a policy would hide rows, PostgreSQL refuses the statement instead.
+    # PostgreSQL then refuses a statement whose rows a policy would hide.
     connection.execute(text("SET LOCAL row_security = off"))
     if connection.scalar(text("SELECT current_setting('row_security')")) != "off":
         # No transaction is open: the engine commits each statement by itself.
@@ -182,11 +183,11 @@ def _may_hold(each: ReflectedColumn) -> bool:
 
 
 def _values(connection: Connection, where: _Columns, name: str) -> Iterator[bytes]:
-    """What a column holds that may be a token, whatever its type."""
-    stored: Any = column(name)
+    """Yield the values of a column that may contain a token, whatever the column's type."""
+    stored: ColumnElement[Any] = column(name)
     if connection.dialect.name == "sqlite":
-        # Any column may hold any type there. The bytes are those of the file's encoding.
-        shown: Any = cast(stored, LargeBinary)
+        # SQLite stores any type in any column. The bytes are in the encoding of the file.
+        shown: ColumnElement[Any] = cast(stored, LargeBinary)
         may = or_(
             func.instr(shown, literal(_BEGINNING.encode(), LargeBinary)) > 0,
             func.instr(stored, _BEGINNING) > 0,
@@ -200,9 +201,9 @@ def _values(connection: Connection, where: _Columns, name: str) -> Iterator[byte
 
 
 def _origins_in(value: bytes, keyrings: Sequence[Keyring]) -> tuple[list[bytes], bool]:
-    """The origins of the tokens in a value, and whether everything was tried.
+    """Return the origins of the tokens in a value, and whether the whole value was searched.
 
-    A value may hold several, with anything around them, or one in a document of JSON.
+    A value may contain several tokens, with any text around them, as a JSON document does.
     """
     value = value.replace(b"\0", b"")
     values = [value]
@@ -211,7 +212,7 @@ def _origins_in(value: bytes, keyrings: Sequence[Keyring]) -> tuple[list[bytes],
         values += [_unhexed(each[skipped:]) for each in runs for skipped in (0, 1)]
     found, left = list[bytes](), (_TRIED + _TRIED_FOR_EACH * len(value)) * len(keyrings)
     for each in values:
-        # Without what wraps the lines of a document.
+        # Without line breaks, as a document may wrap a token.
         joined = re.sub(r"\s+|\\[nrt]", "", each.decode("latin-1"))
         at = joined.find(_BEGINNING)
         while at >= 0:
@@ -220,7 +221,7 @@ def _origins_in(value: bytes, keyrings: Sequence[Keyring]) -> tuple[list[bytes],
             end = at + len(_BEGINNING)
             run = _RUN.match(joined, end)
             end = run.end() if run else end
-            origin, length = _sealed_by(joined[at:end], keyrings)
+            origin, length = _origin_of(joined[at:end], keyrings)
             if origin is None:
                 left -= (end - at) * len(keyrings)
             else:
@@ -232,8 +233,8 @@ def _origins_in(value: bytes, keyrings: Sequence[Keyring]) -> tuple[list[bytes],
 _RUN: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def _sealed_by(written: str, keyrings: Sequence[Keyring]) -> tuple[bytes | None, int]:
-    """The origin of the key of the token that a text begins with, and the token's length."""
+def _origin_of(written: str, keyrings: Sequence[Keyring]) -> tuple[bytes | None, int]:
+    """Return the key's origin of the token that a text begins with, and the token's length."""
     if len(written) < _SHORTEST_TOKEN:
         return None, 1
     padded = written + "=" * (-len(written) % 4)
@@ -241,7 +242,7 @@ def _sealed_by(written: str, keyrings: Sequence[Keyring]) -> tuple[bytes | None,
         origin = each.origin_of(padded)
         if origin is not None:
             return origin, len(written)
-    # One character behind groups of four is no byte.
+    # A single character after the groups of four encodes no byte.
     whole = written[:-1] if len(written) % 4 == 1 else written
     content = base64.urlsafe_b64decode(whole + "=" * (-len(whole) % 4))
     for each in keyrings:
