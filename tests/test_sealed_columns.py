@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pipelit_agents import EncryptedString, Keyring, Pipelit
 from pipelit_agents.approvals import tags
-from pipelit_agents.database.models import Base, UserRow
+from pipelit_agents.database.models import Base, CredentialRow, UserRow
 from pipelit_agents.database.row_encryption import RowEncryptedString, RowRules, row_rules, tag_of
 from pipelit_agents.database.sealed_columns import sealed_tables, tag_columns
 from pipelit_agents.errors import ConfigurationError
@@ -164,6 +164,25 @@ def test_unreadable_rows_of_a_new_table_are_forgotten(
     assert rotating.keys.forget_unreadable() == ["notes bob 7"]
     assert read(rotating, notes, old) == [b"note 0", b"note 1"]
     assert rotating.keys.status().unreadable == ()
+
+
+@pytest.mark.backends("sqlite", "postgres")
+def test_a_value_that_is_replaced_meanwhile_is_not_forgotten(
+    rotating: Pipelit, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process stores a credential again after it was found unreadable: it stays."""
+    rotating.credentials.put("openai", "sk-1b2c3d4e5f6a", kind="llm", created_by="alice")
+    newest = rotating._open_keyring()
+    with rotating._database.writing() as connection:
+        lost = Keyring(Keyring.generate_key()).seal("x", "y")
+        connection.execute(update(CredentialRow).values(sealed=Sealed(lost, "")))
+    found = list(rotating.keys._values.unreadable(newest))
+    assert [each.key for each in found] == [("openai",)]
+    rotating.credentials.put("openai", "sk-7g8h9i0j1k2l", kind="llm", created_by="alice")
+    monkeypatch.setattr(rotating.keys._values, "unreadable", lambda _: iter(found))
+    assert rotating.keys.forget_unreadable() == []
+    assert rotating.credentials.get("openai").masked == "…1k2l"
+    assert "keys.forget" not in {each.action for each in rotating.audit.list()}
 
 
 def test_a_column_without_a_purpose_loses_nothing(

@@ -9,9 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, MetaData, Row, Table, or_, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    or_,
+    select,
+)
 
 from pipelit_agents.database.encrypted_string import EncryptedString
 from pipelit_agents.database.models import Base
@@ -86,26 +98,43 @@ class SealedTable:
                 return keyring.reseal(token, kind.purpose_of(row))
             return keyring.renew(token)
 
-    def unreadable(self, keyring: Keyring, row: Row[Any]) -> list[str]:
-        """Return the columns of a row whose values can't be decrypted."""
-        found = []
+    def unreadable(self, keyring: Keyring, row: Row[Any]) -> dict[str, str]:
+        """Return the ciphertexts of a row that can't be decrypted, by their columns."""
+        found = {}
         for name, token in self.tokens(row):
             try:
                 self.require_readable(keyring, row, name, token)
             except UnsealError:
-                found.append(name)
+                found[name] = token
         return found
 
     def newest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
         """Return the newest rows that hold a ciphertext."""
-        by = [self.table.c[self.rules.newest_by]] if self.rules.newest_by else self.key
-        stored = or_(*(self.table.c[name].is_not(None) for name in self.columns))
-        wanted = select(*self.needed).where(stored).order_by(*(each.desc() for each in by))
-        return connection.execute(wanted.limit(limit)).all()
+        return connection.execute(_newest(self.table), {"limit": limit}).all()
 
     def key_of(self, row: Row[Any]) -> tuple[Any, ...]:
         """Return a row's primary key."""
         return tuple(getattr(row, column.name) for column in self.key)
+
+
+@cache
+def _sealed_table(table: Table) -> SealedTable:
+    columns = {
+        column.name: column.type
+        for column in table.columns
+        if isinstance(column.type, EncryptedString)
+    }
+    return SealedTable(table, columns, RowRules.of(table))
+
+
+@cache
+def _newest(table: Table) -> Select[Any]:
+    # Every service runs it before it encrypts, and building it takes longer than running it.
+    sealed = _sealed_table(table)
+    by = [table.c[sealed.rules.newest_by]] if sealed.rules.newest_by else sealed.key
+    stored = or_(*(table.c[name].is_not(None) for name in sealed.columns))
+    wanted = select(*sealed.needed).where(stored).order_by(*(each.desc() for each in by))
+    return wanted.limit(bindparam("limit", type_=Integer))
 
 
 @contextmanager
@@ -124,16 +153,8 @@ def key_text(key: Sequence[Any]) -> str:
 
 def sealed_tables(metadata: MetaData = Base.metadata) -> list[SealedTable]:
     """Return the tables with encrypted columns, in the order in which they are defined."""
-    found = []
-    for table in metadata.tables.values():
-        columns = {
-            column.name: column.type
-            for column in table.columns
-            if isinstance(column.type, EncryptedString)
-        }
-        if columns:
-            found.append(SealedTable(table, columns, RowRules.of(table)))
-    return found
+    found = map(_sealed_table, metadata.tables.values())
+    return [each for each in found if each.columns]
 
 
 def tag_columns(metadata: MetaData = Base.metadata) -> list[tuple[Column[Any], str | None]]:

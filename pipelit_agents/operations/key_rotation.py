@@ -328,7 +328,9 @@ class Keys:
             ConfigurationError: There is no key.
         """
         keyring = self._keyring()
-        forgotten = [self._forget(each, by) for each in self._values.unreadable(keyring)]
+        forgotten = [
+            name for each in self._values.unreadable(keyring) if (name := self._forget(each, by))
+        ]
         for tagged in self._tagged.values():
             if tagged.forget is not None:
                 gone = [f"{tagged.forgotten} {each}" for each in tagged.forget(keyring)]
@@ -342,15 +344,17 @@ class Keys:
     aforget_unreadable = off_the_loop(forget_unreadable)
 
     def _forget(self, row: UnreadableRow, by: str) -> str:
+        """Delete one row's values; return its name, or nothing if it was replaced meanwhile."""
         table, key = row.table.table, key_text(row.key)
-        is_row = [column == value for column, value in zip(row.table.key, row.key, strict=True)]
         name = f"{table.name.removeprefix('pipelit_')} {key}"
         with self._database.writing(durable=True) as connection:
             if row.table.rules.unreadable == "clear columns":
-                cleared = dict.fromkeys(row.columns)
-                connection.execute(update(table).where(*is_row).values(cleared))
+                cleared = dict.fromkeys(row.tokens)
+                done = connection.execute(update(table).where(*row.unchanged).values(cleared))
             else:
-                connection.execute(delete(table).where(*is_row))
+                done = connection.execute(delete(table).where(*row.unchanged))
+            if not done.rowcount:
+                return ""
             self._core.record(connection, by, key, "keys.forget", name)
         return name
 

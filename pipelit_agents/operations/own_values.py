@@ -7,11 +7,11 @@ continues where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Connection, Row, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, func, select, tuple_, update
 
 from pipelit_agents.database.application_columns import after
 from pipelit_agents.database.engine import Database
@@ -34,12 +34,20 @@ class UnreadableRow:
     Attributes:
         table: The row's table.
         key: The row's primary key.
-        columns: The columns with such values; all of them if the row itself can't be read.
+        tokens: Such values by their columns, as they were read; None where the row can't be read.
     """
 
     table: SealedTable
     key: tuple[Any, ...]
-    columns: Sequence[str]
+    tokens: Mapping[str, str | None]
+
+    @property
+    def unchanged(self) -> list[ColumnElement[bool]]:
+        """The conditions for this row, if its values are still those that were read."""
+        is_row = [column == value for column, value in zip(self.table.key, self.key, strict=True)]
+        read = {name: token for name, token in self.tokens.items() if token is not None}
+        columns = self.table.table.c
+        return is_row + [columns[name] == Sealed(token, "") for name, token in read.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +98,13 @@ class OwnValues:
         return counted
 
     def unreadable(self, keyring: Keyring) -> Iterator[UnreadableRow]:
-        """Yield the rows with values that no key decrypts; they may be changed meanwhile."""
+        """Yield the rows with values that no key decrypts."""
         for table in sealed_tables():
             for row in list(self._rows(table)):
                 if isinstance(row, _Unread):
-                    yield UnreadableRow(table, row.key, list(table.columns))
-                elif columns := table.unreadable(keyring, row):
-                    yield UnreadableRow(table, table.key_of(row), columns)
+                    yield UnreadableRow(table, row.key, dict.fromkeys(table.columns))
+                elif tokens := table.unreadable(keyring, row):
+                    yield UnreadableRow(table, table.key_of(row), tokens)
 
     def encrypt_again(self, keyring: Keyring, batch: int, progress: Progress) -> int:
         """Encrypt the values under older keys again, under the newest one.
