@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import SecretStr
-from sqlalchemy import select
 
 from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
@@ -25,7 +24,7 @@ from pipelit_agents.approvals.service import Approvals, People
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.engine import POOL_SIZE, Database
-from pipelit_agents.database.models import UserRow
+from pipelit_agents.database.key_match import newest_value
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.identity import acting
 from pipelit_agents.identity.agent import Agent, home_of
@@ -37,7 +36,6 @@ from pipelit_agents.operations.key_rotation import Keys
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.sealing.key_source import KeySource, LiveKeyring
 from pipelit_agents.sealing.keyring import Keyring
-from pipelit_agents.sealing.purposes import totp_purpose
 from pipelit_agents.settings import Settings
 
 if TYPE_CHECKING:
@@ -230,34 +228,30 @@ class Pipelit:
     acreate_schema = off_the_loop(create_schema)
 
     def check_key(self) -> bool:
-        """Opens one sealed value, to see that the key and the database belong together.
+        """Decrypt one value, to make sure that the key and the database belong together.
 
         Returns:
-            False where nothing is sealed yet.
+            False where nothing is encrypted yet.
 
         Raises:
-            ConfigurationError: There is no key, or it isn't the one that sealed what is there.
+            ConfigurationError: There is no key, or it doesn't decrypt the value.
             StorageError: The database can't be reached or isn't migrated.
         """
         with self._database.reading() as connection:
-            sample = connection.execute(
-                select(UserRow.username, UserRow.totp_secret)
-                .where(UserRow.totp_secret.is_not(None))
-                .limit(1)
-            ).one_or_none()
-        if sample is None:
+            value = newest_value(connection)
+        if value is None:
             return False
         try:
-            self._open_keyring().unseal(sample.totp_secret.token, totp_purpose(sample.username))
+            value.require_readable(self._open_keyring())
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"the database at {self.database_url} holds sealed values, so put the key that "
-                f"sealed them back: {error}"
+                f"the database at {self.database_url} holds encrypted values, so put the key that "
+                f"encrypted them back: {error}"
             ) from None
         except UnsealError:
             raise ConfigurationError(
                 f"the database at {self.database_url} holds values that this FIELD_ENCRYPTION_KEY "
-                "doesn't open: put the key that sealed them back (add it after a newer one, "
+                "doesn't decrypt: put the key that encrypted them back (add it after a newer one, "
                 "separated by a comma), or use another database"
             ) from None
         return True

@@ -16,11 +16,11 @@ from pipelit_agents.approvals.tags import state_of
 from pipelit_agents.database.models import RecoveryCodeRow
 from pipelit_agents.identity.factors import factor_id
 from pipelit_agents.sealing.keyring import Keyring
+from pipelit_agents.sealing.purposes import RECOVERY_CODE
 
 __all__ = ["RecoveryCodes", "digest_of_code"]
 
 RECOVERY_CODES: Final = 10
-_RECOVERY_TAG: Final = "recovery-code"
 
 
 def digest_of_code(name: str, code: str) -> str:
@@ -41,7 +41,7 @@ def _recovery_rows(connection: Connection, name: str) -> Sequence[Any]:
 
 def _tag_state(keyring: Keyring, row: Any) -> str:
     fields = _recovery_fields(row.username, row.digest, row.factor, row.used_at)
-    return state_of(keyring, _RECOVERY_TAG, fields, row.mac)
+    return state_of(keyring, RECOVERY_CODE, fields, row.mac)
 
 
 class RecoveryCodes:
@@ -68,7 +68,7 @@ class RecoveryCodes:
                     digest=digest,
                     username=name,
                     factor=factor,
-                    mac=keyring.mac(_RECOVERY_TAG, *_recovery_fields(name, digest, factor, None)),
+                    mac=keyring.mac(RECOVERY_CODE, *_recovery_fields(name, digest, factor, None)),
                 )
             )
             codes.append(SecretStr(code))
@@ -90,7 +90,7 @@ class RecoveryCodes:
                 RecoveryCodeRow.used_at.is_(None),
                 RecoveryCodeRow.mac == row.mac,
             )
-            .values(used_at=float(now), mac=keyring.mac(_RECOVERY_TAG, *used))
+            .values(used_at=float(now), mac=keyring.mac(RECOVERY_CODE, *used))
         )
         return changed.rowcount == 1
 
@@ -112,7 +112,7 @@ class RecoveryCodes:
                         connection.execute(
                             update(RecoveryCodeRow)
                             .where(RecoveryCodeRow.digest == row.digest)
-                            .values(mac=keyring.mac(_RECOVERY_TAG, *fields))
+                            .values(mac=keyring.mac(RECOVERY_CODE, *fields))
                         )
         return counts["newest"], counts["older"], counts["foreign"]
 

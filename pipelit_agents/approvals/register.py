@@ -49,7 +49,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.identity.factors import factor_id
 from pipelit_agents.protocol.payload import decode
 from pipelit_agents.sealing.keyring import Keyring, Sealed
-from pipelit_agents.sealing.purposes import totp_purpose
+from pipelit_agents.sealing.purposes import approval_purpose, reason_purpose, totp_purpose
 
 __all__ = ["Register", "running_thread", "void_unused"]
 
@@ -153,7 +153,7 @@ class Register:
             "state": state,
             "denied_by": "",
         }
-        purpose = tags.approval_purpose(identifier, digest)
+        purpose = approval_purpose(identifier, digest)
         sealed = None if shown is None else Sealed(keyring.seal(shown, purpose), purpose)
         values["mac"] = tags.tag_of(
             keyring, tags.REQUEST, tags.request_fields(SimpleNamespace(**values))
@@ -236,7 +236,7 @@ class Register:
 
     def _write(self, connection: Connection, row: Any, vote: Vote) -> ApprovalDecision:
         keyring, now = self._keyring(), self._now(connection)
-        purpose = tags.reason_purpose(row.id, vote.username)
+        purpose = reason_purpose(row.id, vote.username)
         sealed = Sealed(keyring.seal(vote.reason, purpose), purpose) if vote.reason else None
         values: dict[str, Any] = {
             "approval_id": row.id,
@@ -633,13 +633,13 @@ class Register:
         if row.shown is None:
             return None
         # The purpose names the digest, so nothing opens here but what was asked.
-        purpose = tags.approval_purpose(row.id, row.digest)
+        purpose = approval_purpose(row.id, row.digest)
         return decode(self._keyring().unseal(row.shown.token, purpose), limit=MAX_SHOWN)
 
     def _reason(self, answer: Any) -> str:
         if answer.reason is None:
             return ""
-        purpose = tags.reason_purpose(answer.approval_id, answer.username)
+        purpose = reason_purpose(answer.approval_id, answer.username)
         return Sealed(answer.reason.token, purpose).unseal(self._keyring())
 
     @staticmethod

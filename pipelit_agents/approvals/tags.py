@@ -15,14 +15,13 @@ from typing import Any, Final
 
 from pipelit_agents.protocol.usernames import is_username
 from pipelit_agents.sealing.keyring import Keyring
+from pipelit_agents.sealing.purposes import APPROVAL_ANSWER, APPROVAL_REQUEST
 
 __all__ = [
     "answer_fields",
-    "approval_purpose",
     "approvers_of",
     "is_digest",
     "is_id",
-    "reason_purpose",
     "request_fields",
     "state_of",
     "tag_of",
@@ -30,8 +29,8 @@ __all__ = [
 ]
 
 # Two labels, so that the tag of a question is never one of an answer.
-REQUEST: Final = "approval-request"
-ANSWER: Final = "approval"
+REQUEST: Final = APPROVAL_REQUEST
+ANSWER: Final = APPROVAL_ANSWER
 _ID: Final = re.compile(r"apr_[0-9a-f]{32}\Z")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -44,16 +43,6 @@ def is_id(value: str) -> bool:
 def is_digest(value: str) -> bool:
     """Whether a text has the form of a digest."""
     return _DIGEST.match(value) is not None
-
-
-def approval_purpose(identifier: str, digest: str) -> str:
-    """The purpose under which what is shown is sealed: it opens for one question alone."""
-    return f"approval:{identifier}:{digest}:shown"
-
-
-def reason_purpose(identifier: str, username: str) -> str:
-    """The purpose under which the reason of an answer is sealed."""
-    return f"approval:{identifier}:{username}:reason"
 
 
 def approvers_of(stored: object) -> tuple[str, ...]:

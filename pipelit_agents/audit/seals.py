@@ -31,13 +31,14 @@ from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow, AuditSealRow
 from pipelit_agents.errors import AuditTampered, ConfigurationError
 from pipelit_agents.sealing.keyring import Keyring
+from pipelit_agents.sealing.purposes import AUDIT_PRUNED, AUDIT_SEAL
 
 __all__ = ["AuditHead", "AuditReport", "Seals"]
 
 _LOG: Final = logging.getLogger(__name__)
 _START: Final = "0" * 64
-_LABEL: Final = "audit-seal"
-_PRUNED: Final = "audit-pruned"
+_LABEL: Final = AUDIT_SEAL
+_PRUNED: Final = AUDIT_PRUNED
 _PAGE: Final = 1000
 # As many gaps may wait for open transactions. With more, nothing behind the next gap is sealed.
 _MOST_GAPS: Final = 1000

@@ -54,6 +54,7 @@ from langgraph.checkpoint.serde.types import TASKS
 from pipelit_agents.checkpoints.serializer import SealedSerializer, refuse_open_secrets
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.sealing.keyring import Keyring
+from pipelit_agents.sealing.purposes import CHECKPOINT_METADATA
 
 __all__ = ["SealedSaver"]
 _SEALED: Final = "pipelit_sealed"
@@ -428,7 +429,7 @@ def _named(config: RunnableConfig) -> str:
 
 
 def _metadata_of(*place: str) -> str:
-    return f"checkpoint metadata {_canonical(place).decode('ascii')}"
+    return f"{CHECKPOINT_METADATA} {_canonical(place).decode('ascii')}"
 
 
 def _canonical(value: Any) -> bytes:

@@ -15,7 +15,8 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from pipelit_agents.credentials.scope import current_scope
 from pipelit_agents.errors import UnsealError
-from pipelit_agents.sealing.keyring import CHECKPOINTS, Keyring
+from pipelit_agents.sealing.keyring import Keyring
+from pipelit_agents.sealing.purposes import CHECKPOINT_BOX, CHECKPOINT_VALUE, CHECKPOINTS
 
 __all__ = ["SealedSerializer"]
 
@@ -83,7 +84,7 @@ class SealedSerializer(JsonPlusSerializer):
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         """Serializes and encrypts a value."""
-        return self._seal(obj, "checkpoint")
+        return self._seal(obj, CHECKPOINT_VALUE)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """Decrypts and rebuilds a value.
@@ -92,7 +93,7 @@ class SealedSerializer(JsonPlusSerializer):
             UnsealError: It was written in clear or by another cipher, under another key, or was
                 changed.
         """
-        return self._unseal(data, "checkpoint")
+        return self._unseal(data, CHECKPOINT_VALUE)
 
     def _seal(self, obj: Any, purpose: str) -> tuple[str, bytes]:
         kind, data = super().dumps_typed(obj)
@@ -118,7 +119,7 @@ class SealedSerializer(JsonPlusSerializer):
 
     def _tags(self, *place: str) -> Iterator[bytes]:
         """What stands in a box for this place, under each of the keys."""
-        tags = self._keys().macs("box", *(each.encode() for each in place))
+        tags = self._keys().macs(CHECKPOINT_BOX, *(each.encode() for each in place))
         return (tag.encode() for tag in tags)
 
     def _keys(self) -> Keyring:

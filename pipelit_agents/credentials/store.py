@@ -45,7 +45,7 @@ from pipelit_agents.sealing.keyring import Sealed
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
-from pipelit_agents.sealing.purposes import credential_purpose
+from pipelit_agents.sealing.purposes import credential_hint_purpose, credential_purpose
 
 __all__ = ["CredentialInfo", "Credentials"]
 
@@ -224,7 +224,7 @@ class Credentials:
         keyring = self._keyring()
         require_fitting(connection, keyring)
         place = credential_purpose(name, kind, shown, may)
-        hint_place = f"{place}:hint"
+        hint_place = credential_hint_purpose(name, kind, shown, may)
         values = {
             "kind": kind,
             "public": shown,
@@ -575,7 +575,7 @@ class Credentials:
 
     def _info(self, row: Row[Any]) -> CredentialInfo:
         # Bound as the secret is: a base_url that was changed is not shown as if it were right.
-        place = f"{credential_purpose(row.name, row.kind, row.public, row.allow)}:hint"
+        place = credential_hint_purpose(row.name, row.kind, row.public, row.allow)
         hint = _Hint.read(self._keyring().unseal(row.hint.token, place).decode())
         return CredentialInfo(
             row.name,

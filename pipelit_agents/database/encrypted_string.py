@@ -1,4 +1,4 @@
-"""Column types: text that is ciphertext in the database, and stays so until it is opened."""
+"""A column type for text that is encrypted in the database until it is decrypted on request."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from sqlalchemy import (
     BinaryExpression,
     ClauseElement,
     Column,
+    ColumnElement,
+    Connection,
     Dialect,
     Index,
     Null,
@@ -26,6 +28,9 @@ from sqlalchemy.exc import ArgumentError, DontWrapMixin, StatementError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import operators
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.sql.schema import ColumnCollectionConstraint, SchemaItem
 from sqlalchemy.types import TypeDecorator
 
 from pipelit_agents.errors import ConfigurationError
@@ -36,12 +41,12 @@ __all__ = ["EncryptedString", "encrypted_tables"]
 _NULL_TESTS: Final = (operators.eq, operators.ne, operators.is_, operators.is_not)
 # The tables whose rows SQLAlchemy's errors must not repeat.
 _TABLES: Final = set[str]()
-# The tables themselves, for as long as somebody uses them.
+# The tables themselves, as long as something refers to them.
 _KNOWN: Final = WeakSet[Table]()
 
 
-# SQLAlchemy wraps what is raised while it writes, and then repeats the row's values, the plaintext
-# among them, in the message; except where the exception asks it not to.
+# SQLAlchemy wraps an exception that is raised while it writes, and repeats the row's values in the
+# message, the plaintext too, unless the exception asks it not to.
 class _NoKey(ConfigurationError, DontWrapMixin):
     pass
 
@@ -51,29 +56,29 @@ class _NotText(TypeError, DontWrapMixin):
 
 
 class _Refused(BinaryExpression[Any]):
-    """A comparison of two columns, of which no statement can be made.
+    """A comparison of two columns that can't be compiled into a statement.
 
-    SQLAlchemy looks columns up in lists of its own by ``==``, so building it has to succeed.
+    SQLAlchemy itself compares columns by ``==`` to find them in lists, so creating it must succeed.
     """
 
     inherit_cache = True
 
 
 @compiles(_Refused)
-def _refuse_to_compile(refused: _Refused, _compiler: Any, **_options: Any) -> NoReturn:
+def _refuse_to_compile(refused: _Refused, _compiler: SQLCompiler, **_options: Any) -> NoReturn:
     _refuse_comparison(refused.left, refused.operator)
 
 
 class _NotComparable(TypeDecorator.Comparator[Any]):
-    """Refuses to compare a ciphertext, but with NULL and with the ciphertext that was read."""
+    """Refuses all comparisons of a ciphertext but those with NULL and with a ``Sealed``."""
 
     __slots__ = ()
 
-    def operate(self, op: Any, *other: Any, **options: Any) -> Any:
+    def operate(self, op: OperatorType, *other: Any, **options: Any) -> ColumnElement[Any]:
         against = other[0] if other else self.expr
         equality = op in (operators.eq, operators.ne)
         null = against is None or isinstance(against, Null)
-        # The very ciphertext that was read is for a compare-and-swap.
+        # The ciphertext that was read is used for compare-and-swap.
         if (null and op in _NULL_TESTS) or (equality and isinstance(against, Sealed)):
             return super().operate(op, *other, **options)
         if not equality or not isinstance(against, ClauseElement):
@@ -82,11 +87,11 @@ class _NotComparable(TypeDecorator.Comparator[Any]):
         vars(refused).update(vars(super().operate(op, *other, **options)))
         return refused
 
-    def reverse_operate(self, op: Any, other: Any, **options: Any) -> Any:
+    def reverse_operate(self, op: OperatorType, other: Any, **options: Any) -> NoReturn:
         _refuse_comparison(self.expr, op)
 
 
-def _refuse_comparison(expression: Any, op: Any) -> NoReturn:
+def _refuse_comparison(expression: ColumnElement[Any], op: OperatorType) -> NoReturn:
     name = getattr(op, "__name__", "this operator")
     raise TypeError(
         f"{expression} is an EncryptedString, and {name} would compare ciphertexts, which differ "
@@ -98,18 +103,18 @@ def _refuse_comparison(expression: Any, op: Any) -> NoReturn:
 class EncryptedString(TypeDecorator[Any]):
     """Text that is encrypted at rest under ``FIELD_ENCRYPTION_KEY``, for any application's models.
 
-    A ``str`` is encrypted when the row is written. The database returns a :class:`Sealed`, which
-    opens with ``value.unseal(keyring)`` and shows nothing before that. When the ORM has flushed an
-    object, its attribute is a :class:`Sealed` too, also with ``expire_on_commit=False``.
+    A ``str`` is encrypted when the row is written. The database returns a :class:`Sealed`, which is
+    decrypted by ``value.unseal(keyring)`` and shows nothing before that. After the ORM has flushed
+    an object, its attribute is a :class:`Sealed` too, also with ``expire_on_commit=False``.
 
     The purpose, by default ``table.column`` or ``schema.table.column``, is authenticated: a
-    ciphertext that is copied to another column doesn't open. Text that isn't a ciphertext doesn't
-    open either, so plaintext that found its way into the column is never returned.
+    ciphertext that is copied to another column can't be decrypted. Text that isn't a ciphertext
+    can't be decrypted either, so plaintext in the column is never returned.
 
-    Two equal values have different ciphertexts. So comparisons and ``unique`` are refused; only
-    ``is_(None)`` and ``is_not(None)`` work, and ``==`` with the :class:`Sealed` that was loaded,
-    which asks whether the row still holds that very ciphertext. SQLAlchemy doesn't ask the column
-    where its value is wrapped in a tuple, a cast or a function: such a comparison finds nothing.
+    Two equal values have different ciphertexts. So comparisons and ``unique`` are refused. Only
+    ``is_(None)`` and ``is_not(None)`` work, and ``==`` with the :class:`Sealed` that was loaded: it
+    tests whether the row still holds the same ciphertext. SQLAlchemy can't refuse a comparison in
+    which the column is wrapped in a tuple, a cast or a function; such a comparison finds nothing.
 
     To rename a table or a column, keep the purpose of the values that are already stored:
     ``EncryptedString(purpose="old_table.old_column")``.
@@ -118,7 +123,7 @@ class EncryptedString(TypeDecorator[Any]):
         keyring: The keyring, or a function that returns it when a row is written. Without one,
             the keyring is read from the environment at that moment, never at import.
         purpose: What the ciphertexts are bound to. Set it to keep values readable after a rename,
-            or where tables of one name in different schemas hold each other's copies.
+            or if ciphertexts are copied between tables of one name in different schemas.
         place: The earlier name of ``purpose``.
 
     Raises:
@@ -161,13 +166,13 @@ class EncryptedString(TypeDecorator[Any]):
         """What the ciphertexts of this column are bound to."""
         return self.place
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
         """Encrypt a value that is about to be written."""
         sealed = self.sealed(value)
         return None if sealed is None else sealed.token
 
-    def sealed(self, value: Any) -> Sealed | None:
-        """Encrypt a value for this column; a :class:`Sealed` or None is returned as it is.
+    def sealed(self, value: object) -> Sealed | None:
+        """Encrypt a value for this column. A :class:`Sealed` or None is returned as it is.
 
         Raises:
             ConfigurationError: There is no usable key.
@@ -181,7 +186,7 @@ class EncryptedString(TypeDecorator[Any]):
                 f"not {type(value).__name__}"
             )
         if not self.place:
-            raise _NotText("EncryptedString has to belong to a table's column to seal a value")
+            raise _NotText("EncryptedString has to belong to a table's column to encrypt a value")
         try:
             return Sealed(self._keyring().seal(value, self.place), self.place)
         except ConfigurationError as error:
@@ -190,15 +195,19 @@ class EncryptedString(TypeDecorator[Any]):
             raise _NotText(f"{self.place}: text with a lone surrogate can't be stored") from None
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Sealed | None:
-        """Wrap a loaded ciphertext; nothing is decrypted here."""
+        """Wrap a ciphertext that was loaded; nothing is decrypted here."""
         return None if value is None else Sealed(value, self.place)
 
-    def literal_processor(self, dialect: Dialect) -> Any:
-        """Refuse: a literal would put a value into the text of a statement.
+    def literal_processor(self, dialect: Dialect) -> NoReturn:
+        """Refuse: a literal would put the value into the text of a statement.
 
-        Raised here, and not while a value is rendered, as SQLAlchemy would add the value to it.
+        The error is raised before a value is rendered, as SQLAlchemy would repeat the value in it.
         """
         raise TypeError("an EncryptedString is never rendered as a literal")
+
+    def _of_column(self, name: str) -> EncryptedString:
+        """The type of one column; ``name`` is ``table.column``."""
+        return EncryptedString(keyring=self.keyring, purpose=self.place or name)
 
     def _keyring(self) -> Keyring:
         if isinstance(self.keyring, Keyring):
@@ -211,12 +220,12 @@ class EncryptedString(TypeDecorator[Any]):
 
 
 @event.listens_for(Column, "after_parent_attach")
-def _bind_to_the_column(column: Column[Any], parent: Any) -> None:
+def _bind_to_the_column(column: Column[Any], parent: SchemaItem) -> None:
     # A type instance may be shared by columns (mixins), so each column gets its own.
     if not isinstance(column.type, EncryptedString) or not isinstance(parent, Table):
         return
     where = ".".join(filter(None, (parent.schema, parent.name, column.name)))
-    column.type = EncryptedString(keyring=column.type.keyring, purpose=column.type.place or where)
+    column.type = column.type._of_column(where)
     _TABLES.add(parent.name)
     _KNOWN.add(parent)
     _names.cache_clear()
@@ -225,14 +234,14 @@ def _bind_to_the_column(column: Column[Any], parent: Any) -> None:
 
 
 def encrypted_tables() -> list[Table]:
-    """The tables of this process that have an encrypted column."""
+    """Return the tables of this process that have an encrypted column."""
     return list(_KNOWN)
 
 
 @event.listens_for(UniqueConstraint, "after_parent_attach")
 @event.listens_for(PrimaryKeyConstraint, "after_parent_attach")
 @event.listens_for(Index, "after_parent_attach")
-def _refuse_unique(constraint: Any, _parent: Any) -> None:
+def _refuse_unique(constraint: ColumnCollectionConstraint | Index, _parent: SchemaItem) -> None:
     if isinstance(constraint, Index) and not constraint.unique:
         return
     for column in constraint.columns:
@@ -250,9 +259,9 @@ def _refuse_key(column: Column[Any]) -> NoReturn:
 
 @event.listens_for(Mapper, "before_insert")
 @event.listens_for(Mapper, "before_update")
-def _seal_attributes(mapper: Mapper[Any], _connection: Any, target: Any) -> None:
-    # Before the flush, so that no object keeps a plaintext that is already stored, and no error
-    # about another column of the row repeats it.
+def _encrypt_attributes(mapper: Mapper[Any], _connection: Connection, target: object) -> None:
+    # Before the flush, so that no object keeps the plaintext of a stored value, and no error about
+    # another column of the row repeats it.
     for name, kind in _encrypted(mapper):
         value = target.__dict__.get(name)
         if isinstance(value, str):
@@ -270,8 +279,8 @@ def _encrypted(mapper: Mapper[Any]) -> list[tuple[str, EncryptedString]]:
 
 @event.listens_for(Engine, "handle_error")
 def _hide_parameters(context: ExceptionContext) -> None:
-    # A statement that fails before it is sent, or in the driver, is shown with its parameters; of
-    # a Core statement those are the plaintexts, as only the statement's own types know them.
+    # If a statement fails before it is sent, or in the driver, the error shows its parameters. In a
+    # Core statement these are the plaintexts: they are encrypted only when they are bound.
     error = context.sqlalchemy_exception
     if isinstance(error, StatementError) and _names().search(context.statement or ""):
         error.hide_parameters = True

@@ -1,4 +1,4 @@
-"""The tables. Times are Unix seconds; usernames stand in them in their one normal form."""
+"""The tables. Times are Unix seconds; usernames are stored in their normal form."""
 
 from __future__ import annotations
 
@@ -15,8 +15,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from pipelit_agents.database.encrypted_string import EncryptedString
+from pipelit_agents.database.row_encryption import RowEncryptedString, row_rules, tag_of
 from pipelit_agents.sealing.keyring import Sealed
+from pipelit_agents.sealing.purposes import (
+    approval_purpose,
+    credential_hint_purpose,
+    credential_purpose,
+    peering_purpose,
+    pending_purpose,
+    reason_purpose,
+    totp_purpose,
+)
 
 __all__ = [
     "ApiKeyRow",
@@ -37,18 +46,19 @@ __all__ = [
 ]
 
 NAME = String(149)
-# SQLite's integers are as long as they have to be.
+# SQLite's integers have up to 64 bits, and only INTEGER keys are numbered automatically.
 LONG = BigInteger().with_variant(Integer, "sqlite")
+_TOTP = RowEncryptedString(totp_purpose, "username")
 
 
 class Base(DeclarativeBase):
-    """Tables of pipelit-agents; their names begin with ``pipelit_`` to live beside others."""
+    """The tables of pipelit-agents. Their names begin with ``pipelit_``, unlike those of others."""
 
 
 class UserRow(Base):
     """A person, an agent user, or a peer: an agent of another domain, which has a ``domain``.
 
-    A peer's kind is ``human`` here, so that whatever doesn't look at the domain can't act as it.
+    A peer's kind is ``human`` here, so code that doesn't read the domain can't use it as an agent.
     """
 
     __tablename__ = "pipelit_users"
@@ -56,6 +66,8 @@ class UserRow(Base):
         CheckConstraint("kind IN ('human', 'agent')", name="pipelit_users_kind"),
         CheckConstraint("kind = 'human' OR owner IS NOT NULL", name="pipelit_users_agent_owner"),
         Index("pipelit_users_root", "root_owner", "active"),
+        # An agent whose secret is lost keeps its account, and can get another secret.
+        row_rules(lock="account:{username}", newest_by="created_at", unreadable="clear columns"),
     )
 
     username: Mapped[str] = mapped_column(NAME, primary_key=True)
@@ -65,8 +77,8 @@ class UserRow(Base):
     purpose: Mapped[str] = mapped_column(Text, default="")
     active: Mapped[bool] = mapped_column(default=True)
     may_create_agents: Mapped[bool] = mapped_column(default=False)
-    totp_secret: Mapped[Sealed | None] = mapped_column(EncryptedString())
-    totp_previous: Mapped[Sealed | None] = mapped_column(EncryptedString())
+    totp_secret: Mapped[Sealed | None] = mapped_column(_TOTP)
+    totp_previous: Mapped[Sealed | None] = mapped_column(_TOTP)
     totp_previous_until: Mapped[float] = mapped_column(Float, default=0.0)
     created_at: Mapped[float] = mapped_column(Float)
     created_by: Mapped[str] = mapped_column(NAME)
@@ -76,21 +88,24 @@ class UserRow(Base):
 
 
 class PeeringRow(Base):
-    """A secret by which one agent proves itself to one other domain."""
+    """A secret with which one agent proves its identity to one other domain."""
 
     __tablename__ = "pipelit_peerings"
-    __table_args__ = (UniqueConstraint("agent", "domain", name="pipelit_peerings_agent_domain"),)
+    __table_args__ = (
+        UniqueConstraint("agent", "domain", name="pipelit_peerings_agent_domain"),
+        row_rules(lock="account:{agent}", newest_by="created_at"),
+    )
 
     relation: Mapped[str] = mapped_column(String(32), primary_key=True)
     agent: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"))
     domain: Mapped[str] = mapped_column(NAME)
-    secret: Mapped[Sealed] = mapped_column(EncryptedString())
+    secret: Mapped[Sealed] = mapped_column(RowEncryptedString(peering_purpose, "relation"))
     created_at: Mapped[float] = mapped_column(Float)
     created_by: Mapped[str] = mapped_column(NAME)
 
 
 class SpentRequestRow(Base):
-    """The digest of a request that an agent has worked on; it is refused until it expires."""
+    """The digest of a request that was processed. It is refused until it expires."""
 
     __tablename__ = "pipelit_spent_requests"
 
@@ -116,29 +131,38 @@ class ApiKeyRow(Base):
 
 
 class CredentialRow(Base):
-    """A named sealed secret with public fields."""
+    """A named, encrypted secret with public fields."""
 
     __tablename__ = "pipelit_credentials"
+    __table_args__ = (row_rules(lock="credential:{name}", newest_by="updated_at"),)
 
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
     kind: Mapped[str] = mapped_column(String(64))
     public: Mapped[str] = mapped_column(Text)
     allow: Mapped[str | None] = mapped_column(Text)
-    sealed: Mapped[Sealed] = mapped_column(EncryptedString())
-    hint: Mapped[Sealed] = mapped_column(EncryptedString())
+    sealed: Mapped[Sealed] = mapped_column(
+        RowEncryptedString(credential_purpose, "name", "kind", "public", "allow")
+    )
+    hint: Mapped[Sealed] = mapped_column(
+        RowEncryptedString(credential_hint_purpose, "name", "kind", "public", "allow")
+    )
     created_at: Mapped[float] = mapped_column(Float)
     updated_at: Mapped[float] = mapped_column(Float)
     created_by: Mapped[str] = mapped_column(NAME)
 
 
 class LedgerRow(Base):
-    """What was counted and spent about a peer.
+    """The failed attempts on a peer, and its codes that were used.
 
-    ``scope`` and ``subject`` say what a row is for: ``peer`` has the spent steps of plain codes and
-    no failures; ``pair`` is the lane of one verifier's audience codes, with their spent steps;
-    ``plain`` the own lane of one verifier for plain codes; ``self``, ``family`` and ``others`` are
-    the shared lanes; ``nobody`` is the lane of one name that may verify nobody. The names are no
-    foreign keys: an account that isn't there is counted like one that is.
+    ``scope`` and ``subject`` say what a row counts:
+
+    - ``peer``: the used time steps of plain codes, and no failures.
+    - ``pair``: one verifier's attempts on audience codes, with their used time steps.
+    - ``plain``: one verifier's own attempts on plain codes.
+    - ``self``, ``family`` and ``others``: attempts that are counted together.
+    - ``nobody``: the attempts of a name that may verify nobody.
+
+    The names aren't foreign keys: attempts on an account that doesn't exist are counted too.
     """
 
     __tablename__ = "pipelit_ledger"
@@ -154,15 +178,15 @@ class LedgerRow(Base):
     unlocks: Mapped[int] = mapped_column(BigInteger, server_default="0")
     whole_at: Mapped[float] = mapped_column(Float, server_default="0")
     spent_previous: Mapped[int] = mapped_column(BigInteger, server_default="-1")
-    # Steps that an unlock made the last spent one go back behind; "first-last" ranges, ascending.
+    # An unlock can move spent_step back. The used steps after it: "first-last" ranges, ascending.
     spent_ahead: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class EpochRow(Base):
-    """One row: the life of the machine in which the ledger was last known to forget nothing.
+    """One row: the boot of the machine during which the ledger is known to be complete.
 
-    And the database's own name, by which a ledger outside it tells databases apart.
-    ``clock_offset`` is the wall clock minus the time since the machine was started.
+    ``database_id`` is the database's own name, with which a ledger outside it tells databases
+    apart. ``clock_offset`` is the wall clock minus the time since the machine was started.
     """
 
     __tablename__ = "pipelit_epoch"
@@ -175,7 +199,7 @@ class EpochRow(Base):
 
 
 class AuditRow(Base):
-    """What was decided, about whom, and why. Never a secret."""
+    """An entry of the audit trail: a decision, its subject, and the reason. Never a secret."""
 
     __tablename__ = "pipelit_audit"
     __table_args__ = (Index("pipelit_audit_subject", "subject", "id"),)
@@ -193,10 +217,11 @@ class AuditRow(Base):
 
 
 class AuditSealRow(Base):
-    """The seal of a batch of the audit trail: a hash over it and all before it, under a key.
+    """The seal of a batch of the audit trail: a tagged hash over the batch and all earlier ones.
 
-    ``pruned`` is a second tag, there when the batch's entries were deleted by who has the key.
-    ``gaps`` is JSON: numbers that an open transaction may still fill, and those that it has filled.
+    ``pruned`` is a second tag. It is set when the batch's entries were deleted by someone who has
+    the key. ``gaps`` is JSON: the numbers that an open transaction may still use, and those that it
+    has used.
     """
 
     __tablename__ = "pipelit_audit_seals"
@@ -205,19 +230,20 @@ class AuditSealRow(Base):
     last_id: Mapped[int] = mapped_column(BigInteger)
     entries: Mapped[int] = mapped_column(Integer)
     digest: Mapped[str] = mapped_column(String(64))
-    mac: Mapped[str] = mapped_column(String(64))
+    mac: Mapped[str] = mapped_column(String(64), info=tag_of("seals"))
     sealed_at: Mapped[float] = mapped_column(Float)
-    pruned: Mapped[str] = mapped_column(String(64), server_default="")
+    pruned: Mapped[str] = mapped_column(String(64), server_default="", info=tag_of("seals"))
     gaps: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class MfaPendingRow(Base):
-    """A person's second factor that isn't on yet: nobody has shown a code of it."""
+    """A person's second factor that isn't on yet: no code of it was entered so far."""
 
     __tablename__ = "pipelit_mfa_pending"
+    __table_args__ = (row_rules(lock="account:{username}", newest_by="created_at"),)
 
     username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), primary_key=True)
-    secret: Mapped[Sealed] = mapped_column(EncryptedString())
+    secret: Mapped[Sealed] = mapped_column(RowEncryptedString(pending_purpose, "username"))
     failures: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[float] = mapped_column(Float)
 
@@ -235,21 +261,24 @@ class RecoveryCodeRow(Base):
     username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), index=True)
     used_at: Mapped[float | None] = mapped_column(Float)
     factor: Mapped[str] = mapped_column(String(32), server_default="")
-    mac: Mapped[str] = mapped_column(String(64), server_default="")
+    mac: Mapped[str] = mapped_column(String(64), server_default="", info=tag_of("recovery codes"))
 
 
 class ApprovalRow(Base):
-    """A question to named people, and what came of it. The state is under the tag too."""
+    """A request for the approval of named people, and its state. The tag covers the state too."""
 
     __tablename__ = "pipelit_approvals"
     __table_args__ = (
         Index("pipelit_approvals_digest", "digest", "state"),
         Index("pipelit_approvals_open", "state", "expires_at"),
+        row_rules(lock="approval:{digest}", newest_by="created_at"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
-    shown: Mapped[Sealed | None] = mapped_column(EncryptedString())
+    shown: Mapped[Sealed | None] = mapped_column(
+        RowEncryptedString(approval_purpose, "id", "digest")
+    )
     approvers: Mapped[str] = mapped_column(Text)
     asked_by: Mapped[str] = mapped_column(NAME)
     thread: Mapped[str] = mapped_column(NAME)
@@ -257,17 +286,20 @@ class ApprovalRow(Base):
     expires_at: Mapped[float] = mapped_column(Float)
     state: Mapped[str] = mapped_column(String(16))
     denied_by: Mapped[str] = mapped_column(Text, server_default="")
-    mac: Mapped[str] = mapped_column(String(64))
+    mac: Mapped[str] = mapped_column(String(64), info=tag_of("approvals"))
 
 
 class ApprovalAnswerRow(Base):
-    """What one person answered to one question; its tag covers the question too.
+    """One person's answer to one request; its tag covers the request too.
 
-    No foreign key: a denial counts also where its question was deleted.
+    There is no foreign key: a denial counts even if its request was deleted.
     """
 
     __tablename__ = "pipelit_approval_answers"
-    __table_args__ = (Index("pipelit_approval_answers_person", "username", "verdict"),)
+    __table_args__ = (
+        Index("pipelit_approval_answers_person", "username", "verdict"),
+        row_rules(lock="approval:{digest}"),
+    )
 
     seq: Mapped[int] = mapped_column(LONG, primary_key=True, autoincrement=True)
     approval_id: Mapped[str] = mapped_column(String(36), index=True)
@@ -277,12 +309,14 @@ class ApprovalAnswerRow(Base):
     factor_kind: Mapped[str] = mapped_column(String(16))
     factor: Mapped[str] = mapped_column(String(32))
     at: Mapped[float] = mapped_column(Float)
-    reason: Mapped[Sealed | None] = mapped_column(EncryptedString())
-    mac: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[Sealed | None] = mapped_column(
+        RowEncryptedString(reason_purpose, "approval_id", "username")
+    )
+    mac: Mapped[str] = mapped_column(String(64), info=tag_of("approvals"))
 
 
 class ApprovalUseRow(Base):
-    """An approval that was used. Rows are only ever added, and they don't expire."""
+    """An approval that was used. Rows are never changed or deleted, and they don't expire."""
 
     __tablename__ = "pipelit_approval_uses"
 

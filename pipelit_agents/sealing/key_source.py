@@ -1,8 +1,8 @@
 """Keys from a function, such as one that asks a secrets manager.
 
-The function is called when the first key is needed, and again when something doesn't open under
-the keys that are known: after a rotation. How often a value that never opens makes it ask is
-bounded, as anyone who can write to the database may put one there.
+The function is called when the first key is needed, and again when a value can't be decrypted with
+the known keys, as after a rotation. A value that no key decrypts calls it less and less often:
+anyone who can write to the database may store such a value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._words import masked
@@ -25,29 +25,34 @@ from pipelit_agents.sealing.keyring import Keyring
 __all__ = ["KeySource", "LiveKeyring"]
 
 T = TypeVar("T")
+# A function that returns the keys, in any of the forms that are documented or refused below.
+Ask: TypeAlias = Callable[[], object]
 _LOG: Final = logging.getLogger(__name__)
-# Processes that only write would not notice a new key otherwise.
-_OLDEST: Final = 300.0
-# How long others wait for the one that asks: for the first keys, and for newer ones.
+# Seconds after which the keys are read again. A process that only encrypts wouldn't notice new keys
+# otherwise.
+_MAX_AGE: Final = 300.0
+# Seconds that other threads wait for the one that calls the function: without keys, and with keys.
 _PATIENCE: Final = 30.0
 _PATIENCE_WITH_KEYS: Final = 5.0
-_FAILED_FOR: Final = 1.0
+# Seconds for which a failure is repeated without calling the function again.
+_FAILURE_TTL: Final = 1.0
+# Seconds between two calls that values which can't be decrypted cause: the first, and the longest.
 _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 60.0
 
 
 class KeySource:
-    """What asks a function for the keys, and keeps them.
+    """Calls a function for the keys, and keeps them.
 
     Args:
         ask: Returns the keys, newest first.
-        clock: Seconds that only go forward.
+        clock: A monotonic clock, seconds.
 
     Raises:
         ConfigurationError: The function is asynchronous.
     """
 
-    def __init__(self, ask: Callable[[], Any], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, ask: Ask, clock: Callable[[], float] = time.monotonic) -> None:
         if _is_async(ask):
             raise ConfigurationError(
                 "encryption_keys: the function is async, and keys are needed in synchronous code "
@@ -64,13 +69,13 @@ class KeySource:
         reset_in_forked_children(self)
 
     def reset_after_fork(self) -> None:
-        """Make a lock of this process's own: the parent's may be held by a thread of the parent."""
+        """Replace the lock: a thread of the parent process may hold the old one."""
         self._turn = threading.Lock()
         self._asking: int | None = None
         self._asking_since: float | None = None
 
     def current(self) -> Keyring:
-        """The keys that are known; asked for where there are none, or they are old.
+        """Return the known keys; call the function if there are none, or they are old.
 
         Raises:
             EncryptionKeysUnavailable: There are none, and the function failed.
@@ -79,15 +84,15 @@ class KeySource:
         if known is None:
             return self._first()
         now = self._clock()
-        if now - self._asked_at >= _OLDEST and self._asking is None:
+        if now - self._asked_at >= _MAX_AGE and self._asking is None:
             self._look_again(known, now, patience=0.0)
         return self._known or known
 
     def ask_again(self) -> None:
-        """Ask now, whatever is known.
+        """Call the function now, also if keys are known.
 
         Raises:
-            EncryptionKeysUnavailable: The function failed; what was known stays known.
+            EncryptionKeysUnavailable: The function failed; the known keys are kept.
         """
         with self._my_turn(_PATIENCE) as mine:
             if not mine:
@@ -95,10 +100,10 @@ class KeySource:
             self._take(self._asked())
 
     def again(self, seen: Keyring) -> bool:
-        """Ask again, as something doesn't open under the keys that were seen.
+        """Call the function again, because a value can't be decrypted with the keys in ``seen``.
 
         Returns:
-            Whether there are others now.
+            Whether there are other keys now.
         """
         if self._known is not seen:
             return True
@@ -110,7 +115,7 @@ class KeySource:
         if (limited and now < self._next) or self._asking == threading.get_ident():
             return False
         with self._my_turn(patience) as mine:
-            # Somebody else may have asked meanwhile.
+            # Another thread may have called the function meanwhile.
             if not mine or self._known is not seen:
                 return self._known is not seen
             if limited and now < self._next:
@@ -118,12 +123,14 @@ class KeySource:
             found, kind, _ = self._answer()
             self._asked_at = now
             if found is None:
-                _LOG.warning("encryption_keys: asking again failed (%s); the keys stay", kind)
+                _LOG.warning(
+                    "encryption_keys: reading them again failed (%s); the known keys are kept", kind
+                )
             elif not found.has_the_keys_of(seen):
                 self._take(found)
                 return True
             if limited:
-                # A value that never opens makes it ask less and less often.
+                # A value that no key decrypts calls the function less and less often.
                 self._wait = min(max(_FIRST_WAIT, 2 * self._wait), _LONGEST_WAIT)
                 self._next = now + self._wait
             return False
@@ -134,7 +141,7 @@ class KeySource:
                 _give_up()
             if self._known is None:
                 failed = self._failed
-                if failed and self._clock() - failed[0] < _FAILED_FOR:
+                if failed and self._clock() - failed[0] < _FAILURE_TTL:
                     _fail(*failed[1:])
                 self._take(self._asked())
             assert self._known is not None  # noqa: S101 - for the type checker
@@ -145,7 +152,7 @@ class KeySource:
         self._asked_at, self._next, self._wait = self._clock(), 0.0, 0.0
 
     def _asked(self) -> Keyring:
-        # What the function raised is gone here, and its frames with it: they may hold keys.
+        # The exception isn't kept: its frames may hold keys.
         found, kind, text = self._answer()
         if found is None:
             self._failed = (self._clock(), kind, text)
@@ -155,23 +162,23 @@ class KeySource:
     def _answer(self) -> tuple[Keyring | None, str, str]:
         try:
             return _keyring_of(self._ask()), "", ""
-        except _Unfit as unfit:
-            return None, "", str(unfit)
+        except _UnusableAnswer as unusable:
+            return None, "", str(unusable)
         except Exception as error:
-            # Its text is somebody else's, and its class may be anything.
+            # Both its text and its class are foreign.
             return None, _kind_of(error), _text_of(error)
 
     @contextmanager
     def _my_turn(self, patience: float) -> Iterator[bool]:
         if self._asking == threading.get_ident():
             raise ConfigurationError(
-                "encryption_keys: the function uses the Pipelit that it is to give the keys to"
+                "encryption_keys: the function uses the Pipelit that it returns the keys for"
             )
-        # In a fork this is the child's own lock from the beginning, and so is what is released.
+        # Kept in a variable: a fork replaces the attribute, and this lock has to be released.
         turn = self._turn
         since = self._asking_since
         if since is not None:
-            # The patience is with the function: it isn't longer for those who come later.
+            # Counted from the beginning of the call, so later threads don't wait longer.
             patience = max(0.0, min(patience, patience - (self._clock() - since)))
         mine = turn.acquire(timeout=patience) if patience else turn.acquire(blocking=False)
         if not mine:
@@ -189,10 +196,10 @@ class KeySource:
 
 
 class LiveKeyring(Keyring):
-    """The keys of a source as they are now, or keys derived from them.
+    """The current keys of a source, or keys derived from them.
 
     Args:
-        source: Where the keys are from.
+        source: The source of the keys.
         labels: What the keys are derived for, one derivation after the other.
     """
 
@@ -204,7 +211,7 @@ class LiveKeyring(Keyring):
         self._kept: tuple[Keyring, Keyring] | None = None
 
     def _now(self) -> tuple[Keyring, Keyring]:
-        """The keys of the source, and those that are derived from them."""
+        """Return the keys of the source, and those that are derived from them."""
         root = self._source.current()
         kept = self._kept
         if kept is None or kept[0] is not root:
@@ -214,34 +221,34 @@ class LiveKeyring(Keyring):
             kept = self._kept = (root, derived)
         return kept
 
-    # What the methods of a keyring use.
+    # The methods of Keyring read these attributes.
     _keys: Any = property(lambda self: self._now()[1]._keys)
     _fernet: Any = property(lambda self: self._now()[1]._fernet)
     _newest: Any = property(lambda self: self._now()[1]._newest)
     _origins: Any = property(lambda self: self._now()[1]._origins)
 
     def snapshot(self) -> Keyring:
-        """The keys that are known now."""
+        """Return a keyring of the keys that are known now."""
         return self._now()[1]
 
     def ask_again(self) -> None:
-        """Ask the function for the keys now."""
+        """Call the function for the keys now."""
         self._source.ask_again()
 
     def unseal(self, token: str, purpose: str) -> bytes:
-        """As :meth:`Keyring.unseal`; what doesn't open is tried under new keys, if there are."""
+        """As :meth:`Keyring.unseal`; if the known keys fail, with new ones."""
         return self._tried(lambda ring: ring.unseal(token, purpose))
 
     def require_opening(self, token: str) -> None:
-        """As :meth:`Keyring.require_opening`, under new keys too."""
+        """As :meth:`Keyring.require_opening`, with new keys too."""
         self._tried(lambda ring: ring.require_opening(token))
 
     def renew(self, token: str) -> str:
-        """As :meth:`Keyring.renew`, under new keys too."""
+        """As :meth:`Keyring.renew`, with new keys too."""
         return self._tried(lambda ring: ring.renew(token))
 
     def is_newest(self, token: str) -> bool:
-        """As :meth:`Keyring.is_newest`, under new keys too."""
+        """As :meth:`Keyring.is_newest`, with new keys too."""
         _, ring = self._now()
         if ring.is_newest(token):
             return True
@@ -252,10 +259,10 @@ class LiveKeyring(Keyring):
         return self._now()[1] is not ring and self._now()[1].is_newest(token)
 
     def macs(self, label: str, *parts: bytes) -> Iterator[str]:
-        """As :meth:`Keyring.macs`; after those of the known keys, those of new ones."""
+        """As :meth:`Keyring.macs`; tags under new keys follow those under the known ones."""
         root, ring = self._now()
         yield from ring.macs(label, *parts)
-        # Who goes on asks for a tag that none of them has made.
+        # The caller goes on only if none of the known keys made the tag.
         if self._source.again(root):
             yield from self._now()[1].macs(label, *parts)
 
@@ -273,46 +280,50 @@ class LiveKeyring(Keyring):
         return act(self._now()[1])
 
     def __repr__(self) -> str:
-        # What shows it, a debugger or an error tracker, asks nobody.
+        # A debugger or an error tracker that shows it must not call the function.
         return "LiveKeyring()"
 
 
-class _Unfit(Exception):
-    """What the function returned, in words of ours; it holds nothing of it."""
+class _UnusableAnswer(Exception):
+    """Why the function's answer can't be used; its text contains nothing of the answer."""
 
 
-def _keyring_of(answer: Any) -> Keyring:
+def _keyring_of(answer: object) -> Keyring:
     if inspect.isawaitable(answer):
         close = getattr(answer, "close", None)
         if close is not None:
             close()
-        raise _Unfit("it returned something to be awaited; give a synchronous function")
+        raise _UnusableAnswer("it returned something to be awaited; give a synchronous function")
     if isinstance(answer, str):
         answer = re.split(r"[,\s]+", answer)
     if isinstance(answer, Set):
-        raise _Unfit("it returned a set, which has no order; give a list of keys, newest first")
+        raise _UnusableAnswer(
+            "it returned a set, which has no order; give a list of keys, newest first"
+        )
     if isinstance(answer, bytes | bytearray | Mapping) or not isinstance(answer, Iterable):
-        raise _Unfit(f"it returned {type(answer).__name__}, not a list of keys, newest first")
+        raise _UnusableAnswer(
+            f"it returned {type(answer).__name__}, not a list of keys, newest first"
+        )
     keys = [_text(each) for each in answer]
     keys = [each for each in keys if each]
     if not keys:
-        raise _Unfit("it returned no keys")
+        raise _UnusableAnswer("it returned no keys")
     for position, key in enumerate(keys, 1):
         try:
             Keyring(key)
         except ConfigurationError:
-            raise _Unfit(
+            raise _UnusableAnswer(
                 f"key {position} of {len(keys)} that it returned is not a Fernet key (32 bytes in "
                 "URL-safe base64, 44 characters)"
             ) from None
     return Keyring(*keys)
 
 
-def _text(key: Any) -> str:
+def _text(key: object) -> str:
     shown = getattr(key, "get_secret_value", None)
     found = shown() if callable(shown) else key
     if not isinstance(found, str):
-        raise _Unfit(f"it returned a key that is {type(found).__name__}, not text")
+        raise _UnusableAnswer(f"it returned a key that is {type(found).__name__}, not text")
     return found.strip()
 
 
@@ -324,7 +335,7 @@ def _kind_of(error: Exception) -> str:
 
 
 def _text_of(error: Exception) -> str:
-    # Whatever making the text raises, SystemExit too, isn't what the function raised.
+    # str() may raise anything, SystemExit too. That isn't what the function raised.
     try:
         return masked(str(error))
     except BaseException:
@@ -334,7 +345,7 @@ def _text_of(error: Exception) -> str:
 def _fail(kind: str, text: str) -> NoReturn:
     what = f"the function failed ({kind.rpartition('.')[2]})" if kind else text
     failed = EncryptionKeysUnavailable(
-        f"encryption_keys: {what}, so nothing can be sealed or opened"
+        f"encryption_keys: {what}, so nothing can be encrypted or decrypted"
     )
     if not kind:
         raise failed
@@ -348,7 +359,7 @@ def _give_up() -> NoReturn:
     )
 
 
-def _is_async(ask: Any) -> bool:
+def _is_async(ask: object) -> bool:
     while isinstance(ask, partial):
         ask = ask.func
     call = type(ask).__call__

@@ -1,7 +1,8 @@
-"""The keyring: seals values under ``FIELD_ENCRYPTION_KEY`` for one place each.
+"""The keyring: encrypts values under ``FIELD_ENCRYPTION_KEY``, each for one purpose.
 
-A sealed value is a Fernet token. Inside it, before the plaintext, stands the digest of its
-*purpose* (``credential:openai``), so that a token copied to another place does not open.
+An encrypted value is a Fernet token. It contains the SHA-256 of its *purpose*
+(``user:alice:totp``) and the plaintext. A token that was copied to where another purpose is
+expected can't be decrypted.
 """
 
 from __future__ import annotations
@@ -34,11 +35,9 @@ _PUBLISHED: Final = frozenset(
         "cbeb362f1fa69a6691db592f4529cf6bea1ce089eb132a3350c9081279ff8f34",
     }
 )
-# Of 32 random bytes fewer than these are different in one of 10^17 keys.
+# Fewer distinct bytes than these occur in one of 10^17 random keys.
 _FEWEST_BYTES: Final = 16
 _KEY_LENGTH: Final = 44
-# What the keys of sealed checkpoints are derived for.
-CHECKPOINTS: Final = "checkpoints"
 _MARK: Final = b"plit1"
 _ORIGIN: Final = b"pipelit-agents/name"
 # A Fernet token: version, time and initialization vector; blocks of the cipher; HMAC-SHA256.
@@ -51,7 +50,7 @@ _HEAD: Final = len(_MARK) + hashlib.sha256().digest_size
 class Keyring:
     """The Fernet keys of ``FIELD_ENCRYPTION_KEY``, newest first.
 
-    The first key seals; all of them open, so that a key can be replaced while the system runs.
+    The first key encrypts and all of them decrypt, so a key can be replaced while the system runs.
 
     Args:
         keys: Fernet keys (32 bytes, URL-safe base64), newest first.
@@ -68,8 +67,8 @@ class Keyring:
         cleaned = [key.strip() for key in keys if key.strip()]
         if not cleaned:
             raise ConfigurationError(
-                f"{KEY_SETTING} is not set, so nothing can be sealed or opened. Make a key with: "
-                f"{MAKE_A_KEY}"
+                f"{KEY_SETTING} is not set, so nothing can be encrypted or decrypted. Make a key "
+                f"with: {MAKE_A_KEY}"
             )
         raw = []
         for position, key in enumerate(cleaned, 1):
@@ -80,12 +79,12 @@ class Keyring:
             if len(raw[-1]) != 32:
                 raise ConfigurationError(
                     f"key {position} of {len(cleaned)} in {KEY_SETTING} is not a Fernet key "
-                    f"(32 bytes in URL-safe base64, 44 characters{_what_it_is(key)}). Mend it "
-                    "where it is set, in the environment or in .env. If it never was a key, take "
-                    f"it out there, and make one with: {MAKE_A_KEY}"
+                    f"(32 bytes in URL-safe base64, 44 characters{_what_it_is(key)}). Correct "
+                    "it where it is set, in the environment or in .env. If it never was a key, "
+                    f"remove it there, and make one with: {MAKE_A_KEY}"
                 )
         self._keys = tuple(raw)
-        # What each key is, or is derived from.
+        # A digest of each key, or of the key that it is derived from.
         self._origins = tuple(hmac.digest(key, _ORIGIN, "sha256") for key in raw)
         fernets = [Fernet(key) for key in cleaned]
         self._newest = fernets[0]
@@ -94,25 +93,26 @@ class Keyring:
     @classmethod
     @discreet
     def parse(cls, setting: str) -> Keyring:
-        """Read the setting's form: keys separated by commas or white space, newest first.
+        """Read keys as the setting has them: separated by commas or white space, newest first.
 
         Raises:
-            ConfigurationError: As the constructor.
+            ConfigurationError: As for the constructor.
         """
         return cls(*re.split(r"[,\s]+", setting))
 
     @staticmethod
     def generate_key() -> str:
-        """Makes a new Fernet key from the system's random source."""
+        """Generate a Fernet key from the system's random source."""
         return Fernet.generate_key().decode("ascii")
 
     @discreet
     def seal(self, plaintext: str | bytes, purpose: str) -> str:
-        """Encrypts a value for one place.
+        """Encrypt a value for one purpose, under the newest key.
 
         Args:
             plaintext: The value; text is encoded as UTF-8.
-            purpose: Where it belongs, for example ``user:alice:totp``.
+            purpose: What the value is for, for example ``user:alice:totp``. It is needed to decrypt
+                the value.
 
         Returns:
             A Fernet token, ASCII.
@@ -122,10 +122,10 @@ class Keyring:
 
     @discreet
     def unseal(self, token: str, purpose: str) -> bytes:
-        """Decrypts a value that was sealed for this place.
+        """Decrypt a value that was encrypted for this purpose.
 
         Raises:
-            UnsealError: It does not open, whatever the reason.
+            UnsealError: It can't be decrypted. The error doesn't say why.
         """
         try:
             content = self._fernet.decrypt(token)
@@ -136,7 +136,7 @@ class Keyring:
         return content[_HEAD:]
 
     def require_opening(self, token: str) -> None:
-        """Makes sure that a value was sealed under one of the keys, whatever for.
+        """Make sure that a value was encrypted under one of the keys, for any purpose.
 
         Raises:
             UnsealError: It wasn't.
@@ -147,18 +147,18 @@ class Keyring:
             raise UnsealError from None
 
     def reseal(self, token: str, purpose: str) -> str:
-        """Seals a value anew, under the newest key: what replaces the token in its place.
+        """Encrypt a value again, under the newest key, for the same purpose.
 
         Raises:
-            UnsealError: It does not open for this place.
+            UnsealError: It can't be decrypted for this purpose.
         """
         return self.seal(self.unseal(token, purpose), purpose)
 
     def renew(self, token: str) -> str:
-        """Put a value under the newest key; what it is bound to stays as it is.
+        """Encrypt a value again, under the newest key, whatever its purpose is.
 
         Raises:
-            UnsealError: No key opens it.
+            UnsealError: No key decrypts it.
         """
         try:
             return self._fernet.rotate(token).decode("ascii")
@@ -166,7 +166,7 @@ class Keyring:
             raise UnsealError from None
 
     def is_newest(self, token: str) -> bool:
-        """Whether a value was sealed under the newest key."""
+        """Return whether a value was encrypted under the newest key."""
         try:
             self._newest.decrypt(token)
         except (InvalidToken, TypeError, ValueError):
@@ -174,7 +174,7 @@ class Keyring:
         return True
 
     def fingerprint(self, position: int = 0) -> str:
-        """What tells a key from another, and nothing about it: 12 hexadecimal digits.
+        """Return a name for a key: 12 hexadecimal digits that reveal nothing about it.
 
         Args:
             position: Which key, 0 for the newest.
@@ -182,7 +182,7 @@ class Keyring:
         return hmac.digest(self._keys[position], _ORIGIN, "sha256").hex()[:12]
 
     def weak(self) -> list[str]:
-        """Names the keys that weren't drawn by chance, by position and what gives them away."""
+        """Name the keys that aren't random, by their position, and say why."""
         found = []
         for position, key in enumerate(self._keys, 1):
             if hashlib.sha256(key).hexdigest() in _PUBLISHED:
@@ -194,27 +194,27 @@ class Keyring:
         return found
 
     def has_the_keys_of(self, other: Keyring) -> bool:
-        """Whether another keyring has the same keys, in the same order."""
+        """Return whether another keyring has the same keys, in the same order."""
         return self._keys == other._keys
 
     def ask_again(self) -> None:
-        """Ask for the keys again, where they are from somewhere that can be asked."""
+        """Read the keys again, if they come from a function."""
 
     def snapshot(self) -> Keyring:
-        """The keys as they are now; later changes at their source don't reach it."""
+        """Return a keyring of the current keys, which doesn't change when they do."""
         return self
 
     @property
     def origins(self) -> tuple[bytes, ...]:
-        """A digest of each key, newest first; a derived key has that of the one it is made from."""
+        """A digest of each key, newest first; a derived key has the digest of its parent."""
         return self._origins
 
     def shares_a_key(self, other: Keyring) -> bool:
-        """Whether another keyring has one of these keys too, or one derived from it."""
+        """Return whether another keyring has one of these keys too, or one derived from it."""
         return not {*self._origins}.isdisjoint(other._origins)
 
     def origin_of(self, token: str) -> bytes | None:
-        """The origin of the key that a value was sealed under; None where it is none of these."""
+        """Return the origin of the key that encrypted a value; None if it is none of these."""
         for key, origin in zip(self._keys, self._origins, strict=True):
             try:
                 Fernet(base64.urlsafe_b64encode(key)).decrypt(token)
@@ -248,7 +248,7 @@ class Keyring:
         return None
 
     def is_in(self, content: bytes) -> bool:
-        """Whether bytes hold one of the keys, as text; to find copies of a key."""
+        """Return whether bytes contain one of the keys as text; used to find copies of a key."""
         written = (base64.urlsafe_b64encode(key).rstrip(b"=") for key in self._keys)
         return any(each in content for each in written)
 
@@ -256,7 +256,7 @@ class Keyring:
         return len(self._keys)
 
     def mac(self, label: str, *parts: bytes) -> str:
-        """HMAC-SHA256 under a key derived from the newest key, one derived key for each label.
+        """Return an HMAC-SHA256 under a key that is derived from the newest key for the label.
 
         Args:
             label: What the tag is for; tags of different labels never compare equal.
@@ -268,7 +268,7 @@ class Keyring:
         return next(self.macs(label, *parts))
 
     def macs(self, label: str, *parts: bytes) -> Iterator[str]:
-        """The same under each key, newest first: what was tagged before a rotation is one of them.
+        """Yield the tag under each key, newest first, to verify tags from before a rotation.
 
         Compare in constant time.
         """
@@ -278,10 +278,9 @@ class Keyring:
             yield hmac.digest(derived, data, "sha256").hex()
 
     def derive(self, label: str) -> Keyring:
-        """A keyring for another purpose: each key replaced by one derived from it (HMAC-SHA256).
+        """Return a keyring whose keys are derived from these (HMAC-SHA256), in the same order.
 
-        What one of the two seals never opens under the other. The order stays, and with it the
-        rotation of keys.
+        Neither keyring decrypts values of the other.
 
         Args:
             label: What the derived keys are for.
@@ -302,11 +301,11 @@ class Keyring:
 
 
 class Sealed:
-    """A ciphertext and the place it belongs to. It opens on request and shows nothing before.
+    """A ciphertext and its purpose. It is decrypted on request, and its ``repr`` shows nothing.
 
     Args:
         token: The Fernet token as stored.
-        purpose: The place it was sealed for.
+        purpose: What it was encrypted for.
     """
 
     __slots__ = ("_purpose", "_token")
@@ -322,14 +321,14 @@ class Sealed:
 
     @property
     def purpose(self) -> str:
-        """The place the ciphertext belongs to."""
+        """What the ciphertext was encrypted for."""
         return self._purpose
 
     def unseal(self, keyring: Keyring) -> str:
-        """Decrypts the value.
+        """Decrypt the value.
 
         Raises:
-            UnsealError: It does not open, whatever the reason.
+            UnsealError: It can't be decrypted. The error doesn't say why.
         """
         try:
             return keyring.unseal(self._token, self._purpose).decode()
@@ -343,9 +342,9 @@ class Sealed:
 
 
 def _what_it_is(key: str) -> str:
-    """What keeps a text from being a key, where that can be told; it repeats none of it."""
+    """Say why a text isn't a key, if that can be said without repeating any of it."""
     if key[:1] in "'\"" or key[-1:] in "'\"":
-        return ": this has quotes around it, which belong to the shell or to .env; take them out"
+        return ": this has quotes around it, which belong to the shell or to .env; remove them"
     if re.fullmatch(r"[A-Za-z0-9_-]{43}", key):
         return ": this lacks the = at its end"
     if re.fullmatch(r"[0-9A-Fa-f]{64}", key):

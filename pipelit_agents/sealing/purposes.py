@@ -1,4 +1,8 @@
-"""The purposes that values are encrypted for; a value opens for its own purpose only."""
+"""Every purpose of the package: what a ciphertext, a tag or a derived key is bound to.
+
+A value is decrypted for its own purpose only, so a ciphertext that was copied to another row or
+column is refused. The texts must never change: stored values are bound to them.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +11,94 @@ import hmac
 import json
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Final
 
-from pipelit_agents.errors import (
-    UnsealError,
-)
+from pipelit_agents.errors import UnsealError
 from pipelit_agents.sealing.keyring import Keyring, Sealed
 
-__all__ = ["credential_purpose", "holds", "peering_purpose", "pending_purpose", "totp_purpose"]
+__all__ = [
+    "APPROVAL_ANSWER",
+    "APPROVAL_REQUEST",
+    "AUDIT_PRUNED",
+    "AUDIT_SEAL",
+    "CHECKPOINTS",
+    "CHECKPOINT_BOX",
+    "CHECKPOINT_METADATA",
+    "CHECKPOINT_VALUE",
+    "RECOVERY_CODE",
+    "approval_purpose",
+    "credential_hint_purpose",
+    "credential_purpose",
+    "holds",
+    "peering_purpose",
+    "pending_purpose",
+    "reason_purpose",
+    "totp_purpose",
+]
+
+# Labels of keys that are derived from FIELD_ENCRYPTION_KEY (Keyring.derive).
+CHECKPOINTS: Final = "checkpoints"
+
+# Labels of tags (Keyring.mac): a tag that was made for one label is wrong for all others.
+APPROVAL_REQUEST: Final = "approval-request"
+APPROVAL_ANSWER: Final = "approval"
+AUDIT_PRUNED: Final = "audit-pruned"
+AUDIT_SEAL: Final = "audit-seal"
+CHECKPOINT_BOX: Final = "box"
+RECOVERY_CODE: Final = "recovery-code"
+
+# What the purposes of checkpointed values and metadata begin with; their kind or position follows.
+CHECKPOINT_METADATA: Final = "checkpoint metadata"
+CHECKPOINT_VALUE: Final = "checkpoint"
 
 
 def totp_purpose(username: str) -> str:
-    """The place that a TOTP secret is sealed for."""
+    """Return the purpose of an account's TOTP secret, the current and the previous one."""
     return f"user:{username}:totp"
 
 
+def pending_purpose(username: str) -> str:
+    """Return the purpose of a second factor's secret that isn't confirmed yet."""
+    return f"user:{username}:totp:pending"
+
+
 def peering_purpose(relation: str) -> str:
-    """The place that the secret of an issued peering is sealed for."""
+    """Return the purpose of the secret of an issued peering."""
     return f"peering:{relation}"
 
 
+def credential_purpose(name: str, kind: str, public: str, allow: str | None) -> str:
+    """Return the purpose of a credential's secret fields.
+
+    The public fields and the allow-list are part of it: they decide who gets the secret and where
+    it is sent. If someone changes a ``base_url`` in the database, the secret isn't decrypted.
+    """
+    digest = hashlib.sha256(json.dumps([kind, public, allow]).encode()).hexdigest()
+    return f"credential:{name}:{digest}"
+
+
+def credential_hint_purpose(name: str, kind: str, public: str, allow: str | None) -> str:
+    """Return the purpose of the masked form of a credential."""
+    return f"{credential_purpose(name, kind, public, allow)}:hint"
+
+
+def approval_purpose(identifier: str, digest: str) -> str:
+    """Return the purpose of the input that an approver is shown; it is bound to one request."""
+    return f"approval:{identifier}:{digest}:shown"
+
+
+def reason_purpose(identifier: str, username: str) -> str:
+    """Return the purpose of the reason that a person gives with an answer."""
+    return f"approval:{identifier}:{username}:reason"
+
+
 def holds(keyring: Keyring, sealed: Iterable[Sealed], secret: bytes) -> bool:
-    """Whether one of these sealed secrets is this one; what doesn't open isn't."""
+    """Return whether one of these ciphertexts holds this secret.
+
+    A ciphertext that can't be decrypted doesn't hold it.
+    """
     found = False
     for each in sealed:
         with suppress(UnsealError):
             found |= hmac.compare_digest(keyring.unseal(each.token, each.purpose), secret)
     return found
-
-
-def pending_purpose(username: str) -> str:
-    """The place that the secret of a second factor is sealed for until it is on."""
-    return f"user:{username}:totp:pending"
-
-
-def credential_purpose(name: str, kind: str, public: str, allow: str | None) -> str:
-    """The place that a credential's fields are sealed for."""
-    # What says where the secret may go is part of where it belongs: a base_url or an allow-list
-    # that was changed behind our back doesn't get the secret.
-    digest = hashlib.sha256(json.dumps([kind, public, allow]).encode()).hexdigest()
-    return f"credential:{name}:{digest}"

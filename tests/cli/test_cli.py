@@ -631,14 +631,14 @@ def test_init_never_makes_a_second_key_beside_sealed_values(ready: Run, folder: 
     (folder / ".env").unlink()
     done = ready("init")
     assert done.exit_code == 1
-    assert "put the key that sealed them back" in done.stderr
+    assert "put the key that encrypted them back" in done.stderr
     assert not (folder / ".env").exists()
 
 
 def test_init_tries_the_key_that_is_there(ready: Run, folder: Path) -> None:
     """A key that isn't the database's is told by init, not by the first command after it."""
     (folder / ".env").write_text(f"FIELD_ENCRYPTION_KEY={Keyring.generate_key()}\n")
-    assert "doesn't open" in ready("init").stderr
+    assert "doesn't decrypt" in ready("init").stderr
 
 
 def test_a_code_can_be_piped(ready: Run) -> None:

@@ -82,7 +82,7 @@ def read(engine: Engine) -> Customer:
 
 
 def test_a_value_loads_sealed_and_opens_on_request(engine: Engine) -> None:
-    """What is loaded is a Sealed, which opens with the keyring."""
+    """A loaded value is a Sealed, which the keyring decrypts."""
     write(engine, token=PLAIN)
     loaded = read(engine).token
     assert isinstance(loaded, Sealed)
@@ -98,7 +98,7 @@ def test_the_database_holds_ciphertext(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_equal_values_have_different_ciphertexts(engine: Engine) -> None:
-    """Who reads the database can't tell which rows hold the same value."""
+    """A reader of the database can't tell which rows hold the same value."""
     write(engine, token=PLAIN, called=PLAIN)
     loaded = read(engine)
     assert loaded.token is not None
@@ -134,7 +134,7 @@ def test_planted_plaintext_does_not_open(engine: Engine) -> None:
 
 @pytest.mark.parametrize("column", ["called", "from_env", "note"])
 def test_a_ciphertext_moved_to_another_column_does_not_open(engine: Engine, column: str) -> None:
-    """A ciphertext opens in its own column only."""
+    """A ciphertext is decrypted in its own column only."""
     write(engine, token=PLAIN)
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE customers SET {column} = token"))  # noqa: S608
@@ -144,7 +144,7 @@ def test_a_ciphertext_moved_to_another_column_does_not_open(engine: Engine, colu
 
 
 def test_a_ciphertext_moved_to_another_table_does_not_open(engine: Engine) -> None:
-    """Columns of one name, shared by a mixin, are different places in different tables."""
+    """A column that a mixin shares has a different purpose in each table."""
     write(engine, note=PLAIN)
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO suppliers (id, note) SELECT 1, note FROM customers"))
@@ -159,7 +159,7 @@ def test_a_ciphertext_moved_to_another_table_does_not_open(engine: Engine) -> No
 
 
 def test_a_sealed_value_from_elsewhere_does_not_open_here(engine: Engine) -> None:
-    """Assigning another column's Sealed stores it as it is, and here it doesn't open."""
+    """Another column's Sealed is stored as it is, and can't be decrypted here."""
     write(engine, token=PLAIN)
     with Session(engine) as session, session.begin():
         customer = session.scalars(select(Customer)).one()
@@ -171,7 +171,7 @@ def test_a_sealed_value_from_elsewhere_does_not_open_here(engine: Engine) -> Non
 
 
 def test_an_aliased_column_loads_like_the_column(engine: Engine) -> None:
-    """A column that is selected by another name opens with its own place."""
+    """A column that is selected by another name keeps its own purpose."""
     write(engine, token=PLAIN)
     with Session(engine) as session:
         loaded = session.scalars(select(Customer.token.label("other"))).one()
@@ -214,7 +214,7 @@ def test_without_a_key_nothing_is_written_and_nothing_told(
 
 @pytest.mark.parametrize("value", [7, b"bytes", ["sk-list"], {"sk": "dict"}, True, 1.5])
 def test_other_types_are_refused_and_not_repeated(engine: Engine, value: object) -> None:
-    """What is no text is a TypeError that names the column, and neither it nor its neighbours."""
+    """Another type is a TypeError that names the column, and shows no value of the row."""
     with pytest.raises(TypeError, match=r"customers\.token takes str, Sealed or None") as caught:
         write(engine, token=value, called=PLAIN)
     assert PLAIN not in str(caught.value)
@@ -222,7 +222,7 @@ def test_other_types_are_refused_and_not_repeated(engine: Engine, value: object)
 
 
 def test_text_that_is_no_text_is_refused_and_not_repeated(engine: Engine) -> None:
-    """A lone surrogate can't be sealed; the message names the column and not the value."""
+    """A lone surrogate can't be encrypted; the message names the column, not the value."""
     with pytest.raises(TypeError, match=r"customers\.token") as caught:
         write(engine, token=PLAIN + "\ud800")
     assert PLAIN not in str(caught.value)
@@ -237,7 +237,7 @@ def test_a_value_is_never_written_into_a_statement() -> None:
 
 
 def test_a_type_without_a_column_seals_nothing(engine: Engine) -> None:
-    """A bound value that belongs to no column has no place to be sealed for."""
+    """A bound value that belongs to no column has no purpose."""
     with engine.connect() as connection, pytest.raises(TypeError, match="belong to a table"):
         connection.execute(select(literal(PLAIN, EncryptedString(keyring=KEYRING))))
 
@@ -356,7 +356,7 @@ def renamed(engine: Engine, **options: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["purpose", "place"])
 def test_a_renamed_table_keeps_its_values_by_their_purpose(engine: Engine, name: str) -> None:
-    """Old values open, and new ones are bound to the same purpose."""
+    """Old values are decrypted, and new ones are bound to the same purpose."""
     write(engine, token=PLAIN)
     old, new = renamed(engine, **{name: "customers.token"})
     assert (old.unseal(KEYRING), new.unseal(KEYRING)) == (PLAIN, "new")
@@ -379,7 +379,7 @@ def test_two_purposes_at_once_are_refused() -> None:
 
 
 def test_a_value_belongs_to_its_schema() -> None:
-    """A ciphertext of one tenant's table doesn't open in the table of another."""
+    """A ciphertext of one tenant's table can't be decrypted in the table of another."""
     one, other = (
         Table(
             "customers", MetaData(), Column("token", EncryptedString(keyring=KEYRING)), schema=each

@@ -1,4 +1,4 @@
-"""Sealed columns of any application: found, counted, put under the newest key, never forgotten."""
+"""Encrypted columns of any application: found, counted and rotated, never forgotten."""
 
 from __future__ import annotations
 
@@ -30,12 +30,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from typing_extensions import TypedDict
 
 from pipelit_agents import EncryptedString, Keyring, Pipelit
-from pipelit_agents.database import sealed_columns as columns
-from pipelit_agents.database.encrypted_string import EncryptedString as Kind
+from pipelit_agents.database import application_columns as columns
+from pipelit_agents.database import token_search
 from pipelit_agents.database.models import Base as Ours
-from pipelit_agents.database.sealed_columns import Place
 from pipelit_agents.errors import ConfigurationError
-from pipelit_agents.operations import key_rotation as rotation
 from pipelit_agents.sealing.keyring import Sealed
 
 BACKENDS = False
@@ -50,7 +48,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def old(settings: dict[str, Any]) -> Keyring:
-    """The key that everything is sealed under."""
+    """The key that everything is encrypted under."""
     return Keyring(*settings["encryption_keys"])
 
 
@@ -95,7 +93,7 @@ def filled(pipelit: Pipelit, old: Keyring, rows: int = 3) -> tuple[MetaData, Tab
 
 
 def opened(pipelit: Pipelit, table: Table, ring: Keyring) -> list[str]:
-    """What the tokens open to, by one keyring."""
+    """Decrypt the tokens with one keyring."""
     with pipelit._database.reading() as connection:
         found = connection.scalars(select(table.c.token).order_by(table.c.id, table.c.region))
         return [each.unseal(ring) for each in found]
@@ -118,7 +116,7 @@ def test_an_applications_columns_are_counted_and_rotated(
 
 
 def test_a_declarative_base_is_named_too(rotating: Pipelit, old: Keyring, newer: str) -> None:
-    """models=[Base]: objects that were stored open under the newer key alone."""
+    """models=[Base]: stored objects can be decrypted with the newer key alone."""
 
     class Base(DeclarativeBase):
         """An application's."""
@@ -236,23 +234,17 @@ def test_a_value_that_is_written_meanwhile_stays(rotating: Pipelit, old: Keyring
     put = text("INSERT INTO loose VALUES (:v)")
     with rotating._database.writing() as connection:
         connection.execute(put, [{"v": first}, {"v": None}])
-    place = Place(table.c.token, _source(rotating))
+    column = columns.EncryptedColumn(table.c.token, columns.Source.of(rotating._database))
     ring = rotating._open_keyring()
     with rotating._database.writing() as connection:
         connection.execute(
             text("UPDATE loose SET token = :v WHERE token = :o"), {"v": second, "o": first}
         )
-    assert place._swap([((), first, ring.renew(first))]) == 0
-    assert place.reseal(ring, 10) == 1
+    assert column._swap([((), first, ring.renew(first))]) == 0
+    assert column.encrypt_again(ring, 10) == 1
     with rotating._database.reading() as connection:
         kept = connection.scalars(select(table.c.token).where(table.c.token.is_not(None))).one()
     assert (kept.unseal(ring), ring.is_newest(kept.token)) == ("two", True)
-
-
-def _source(pipelit: Pipelit) -> Any:
-    from pipelit_agents.database.sealed_columns import Source
-
-    return Source.of(pipelit._database)
 
 
 def test_what_is_no_ciphertext_is_named(rotating: Pipelit, old: Keyring) -> None:
@@ -418,7 +410,7 @@ def test_rows_that_a_policy_hides_are_not_taken_for_none(rotating: Pipelit, old:
         "ALTER TABLE pipelit_peerings ENABLE ROW LEVEL SECURITY",
         token=old.seal("x", "y"),
     )
-    source = _source(rotating)
+    source = columns.Source.of(rotating._database)
 
     @contextmanager
     def reading() -> Iterator[Any]:
@@ -427,7 +419,7 @@ def test_rows_that_a_policy_hides_are_not_taken_for_none(rotating: Pipelit, old:
             yield connection
 
     ring = rotating._open_keyring()
-    counted, _ = columns.scan(replace(source, reading=reading), set(), ring, [ring])
+    counted, _ = token_search.search_columns(replace(source, reading=reading), set(), ring, [ring])
     assert counted.older == {}
     assert sorted(each.partition(",")[0] for each in counted.not_counted) == [
         "pipelit_peerings",
@@ -459,12 +451,12 @@ def test_a_token_with_anything_around_it_is_found(around: str, number: int, plai
     for each in (token, token.rstrip("="), token.replace("=", "%3D"), wrapped):
         if "{}{}" in around and each != token.rstrip("="):
             continue
-        found, whole = columns._origins_in(around.format(*[each] * number).encode(), rings)
+        found, whole = token_search._origins_in(around.format(*[each] * number).encode(), rings)
         assert (found, whole) == ([old.origins[0]] * number, True)
 
 
 def test_a_value_of_many_beginnings_takes_no_hours(rotating: Pipelit, old: Keyring) -> None:
-    """Whoever may write text doesn't keep the count from its end: the column is named."""
+    """Nobody can make the count endless by storing text: the column is named instead."""
     rotating.keys.rotate()
     hostile = "gAAAAA" * 20_000
     put(
@@ -508,7 +500,7 @@ def test_a_column_with_an_older_key_alone_needs_that_key(rotating: Pipelit, old:
 def test_rows_whose_key_has_null_are_counted_and_rotated(
     rotating: Pipelit, old: Keyring, newer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NULL has no place in the order that pages follow."""
+    """Rows can't be ordered page by page if their key is NULL."""
     monkeypatch.setattr(columns, "_PAGE", 2)
     metadata, table = customers(None)
     put(
@@ -534,53 +526,6 @@ def test_a_checkpointer_in_this_database_is_noticed(
     status = rotating.keys.status(checkpointers=[NONE])
     assert status.older_can_go is False
     assert {"checkpoints.checkpoint", "writes.value"} <= {*status.columns}
-
-
-# Our own columns
-
-
-def test_a_column_of_ours_that_no_place_tells_is_rotated_all_the_same(
-    rotating: Pipelit, newer: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever adds a sealed column and forgets the rotation loses nothing."""
-    places = [
-        each for each in rotation._PLACES if each.table.__tablename__ != "pipelit_credentials"
-    ]
-    monkeypatch.setattr(rotation, "_PLACES", tuple(places))
-    before = rotating.keys.status(checkpointers=[NONE])
-    assert (before.newest, before.older, before.older_can_go) == (0, 2, False)
-    assert rotating.keys.rotate(checkpointers=[NONE]).status.older_can_go
-    with Pipelit(**settings | {"encryption_keys": [newer]}) as after:
-        assert after.credentials.get("openai").masked == "…7890"
-
-
-def test_every_sealed_column_of_ours_has_its_place() -> None:
-    """With its purpose, so that a value that was moved is named as one that doesn't open."""
-    sealed = {
-        (table.name, column.name)
-        for table in Ours.metadata.sorted_tables
-        for column in table.columns
-        if isinstance(column.type, Kind)
-    }
-    placed = {
-        (each.table.__tablename__, name) for each in rotation._PLACES for name in each.columns
-    }
-    assert sealed == placed
-
-
-def test_a_tag_that_no_rotation_knows_is_said(
-    rotating: Pipelit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tags need their key too, and can't be told from their form."""
-    rotating.keys.rotate()
-    monkeypatch.setattr(
-        rotation,
-        "_TAGS",
-        frozenset(each for each in rotation._TAGS if "recovery" not in each.table.name),
-    )
-    status = rotating.keys.status(checkpointers=[NONE])
-    assert status.older_can_go is None
-    assert status.not_counted == ("pipelit_recovery_codes.mac, whose tags no rotation knows",)
 
 
 # Checkpoints

@@ -582,7 +582,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "**Secrets at rest** are sealed": {
-        "keyring": ["another_place_does_not_open"],
+        "keyring": ["another_purpose_does_not_open"],
         "stolen_database": [
             "no_byte_of_the_files_is_a_secret",
             "a_credential_whose_fields_were_changed_does_not_open",
@@ -814,16 +814,19 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "any_column_of_sqlite_may_hold_a_token",
             "any_type_of_postgresql_that_can_hold_a_token_is_read",
             "a_checkpointer_in_this_database_is_noticed",
-            "a_column_of_ours_that_no_place_tells_is_rotated_all_the_same",
             "checkpoints_that_nobody_named_are_never_a_yes",
+        ],
+        "sealed_columns": [
+            "a_new_table_is_counted_and_rotated",
+            "a_column_without_a_purpose_loses_nothing",
         ],
     },
     "What wasn't counted is listed": {
         "rotation_columns": [
             "models_that_this_process_knows_and_nobody_named_are_said",
-            "a_tag_that_no_rotation_knows_is_said",
             "rows_that_a_policy_hides_are_not_taken_for_none",
         ],
+        "sealed_columns": ["a_new_tag_is_named_until_a_service_tags_it_again"],
     },
     "`--purge` makes old ciphertext": {
         "rotation": ["old_ciphertext_leaves_the_file"],

@@ -24,6 +24,7 @@ from test_stolen_database import opened
 from typing_extensions import TypedDict
 
 from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.database.sealed_columns import SealedTable
 from pipelit_agents.errors import ConfigurationError, UnsealError
 
 BACKENDS = ("sqlite", "postgres")
@@ -47,7 +48,7 @@ def newer() -> str:
 def rotating(
     pipelit: Pipelit, settings: dict[str, Any], newer: str, clock: Clock
 ) -> Iterator[Pipelit]:
-    """The same database with the newer key before the old; everything is sealed under the old."""
+    """The same database with the newer key before the old; all values are under the old."""
     pipelit.users.create_agent("agent_writer", owner="alice", purpose="writes")
     pipelit.users.rotate_totp("agent_writer", overlap=timedelta(hours=1))
     pipelit.users.issue_peering("agent_writer", domain="there")
@@ -87,7 +88,7 @@ def test_everything_opens_under_the_newer_key_alone(
 
 
 def test_a_second_rotation_does_nothing(rotating: Pipelit) -> None:
-    """What stands under the newest key is left alone."""
+    """Values under the newest key are left alone."""
     rotating.keys.rotate()
     assert rotating.keys.rotate().resealed == 0
 
@@ -113,7 +114,7 @@ def test_killed_three_times_with_writers_beside_it_loses_nothing(
     stop, written = threading.Event(), dict(values)
 
     def write(first: int) -> None:
-        # One of the writers hasn't been started again, and seals under the old key.
+        # One of the writers wasn't restarted, and encrypts under the old key.
         with Pipelit(**(settings if first else keys)) as writer:
             count = 0
             while not stop.is_set():
@@ -122,7 +123,7 @@ def test_killed_three_times_with_writers_beside_it_loses_nothing(
                 try:
                     writer.credentials.put(name, value, kind="llm", created_by="alice")
                 except ConfigurationError:
-                    # Told to start again: what was sealed last is under a key that it hasn't.
+                    # It has to be restarted: it lacks the key of the newest values.
                     assert first == 1
                     return
                 written[name] = value
@@ -149,15 +150,15 @@ def test_killed_three_times_with_writers_beside_it_loses_nothing(
 def test_a_value_that_is_written_meanwhile_is_not_overwritten(
     rotating: Pipelit, settings: dict[str, Any], newer: str, clock: Clock
 ) -> None:
-    """Between reading and replacing somebody puts another secret: that one stays."""
-    replace = rotating.keys._replace
+    """Another secret is stored between reading and replacing: it stays."""
+    replace = rotating.keys._values._replace
 
-    def slow(place: Any, keyring: Keyring, pending: Any) -> int:
-        if any(getattr(row, "name", "") == "openai" for row, _ in pending):
+    def slow(table: SealedTable, pending: Any) -> int:
+        if any(getattr(each.row, "name", "") == "openai" for each in pending):
             rotating.credentials.put("openai", "sk-other-0987", kind="llm", created_by="alice")
-        return replace(place, keyring, pending)
+        return replace(table, pending)
 
-    rotating.keys._replace = slow  # type: ignore[method-assign]
+    rotating.keys._values._replace = slow  # type: ignore[method-assign]
     rotating.keys.rotate()
     with alone(settings, newer, clock) as after:
         assert opened(after, "openai") == "sk-other-0987"
@@ -223,7 +224,7 @@ def test_nothing_is_sealed_under_another_databases_key(
 def test_what_a_lost_key_sealed_is_given_up_in_one_step(
     rotating: Pipelit, settings: dict[str, Any], clock: Clock
 ) -> None:
-    """What no key opens is deleted and named; agents keep their accounts for a new secret."""
+    """Values that no key decrypts are deleted and named; agents keep their accounts."""
     with alone(settings, Keyring.generate_key(), clock) as after:
         assert "credentials openai" in after.keys.forget_unreadable()
         assert after.keys.status().unreadable == (
@@ -254,7 +255,7 @@ def run(saver: Any, thread: str) -> None:
 
 @pytest.mark.backends("sqlite")
 def test_checkpoints_are_counted(pipelit: Pipelit, rotating: Pipelit, tmp_path: Path) -> None:
-    """While a thread that the old key sealed is there, the old key can't go."""
+    """The old key is needed until the threads that it encrypted are deleted."""
     with SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.db")) as saver:
         run(pipelit.sealed_saver(saver), "old")
         run(rotating.sealed_saver(saver), "new")
@@ -268,7 +269,7 @@ def test_checkpoints_are_counted(pipelit: Pipelit, rotating: Pipelit, tmp_path: 
 
 @pytest.mark.backends("sqlite")
 def test_checkpoints_in_clear_are_refused(rotating: Pipelit) -> None:
-    """A checkpointer that was never sealed can't be counted, and that is said."""
+    """A checkpointer whose values aren't encrypted can't be counted: an error says so."""
     saver = InMemorySaver()
     run(saver, "clear")
     with pytest.raises(UnsealError):
@@ -320,7 +321,7 @@ def test_a_copy_is_whole_private_and_opens_with_the_key_of_its_day(
         assert opened(old, "openai") == "sk-live-1234567890"
         assert old.audit.verify().problems == ()
     with Pipelit(**restored | {"encryption_keys": [Keyring.generate_key()]}) as lost:
-        with pytest.raises(ConfigurationError, match="doesn't open"):
+        with pytest.raises(ConfigurationError, match="doesn't decrypt"):
             lost.check_key()
         with pytest.raises(UnsealError):
             opened(lost, "openai")

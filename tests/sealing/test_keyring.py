@@ -1,4 +1,4 @@
-"""The keyring: what opens, what doesn't, and that keys are never shown."""
+"""The keyring: which values it decrypts, which it refuses, and that keys are never shown."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_what_was_sealed_opens_for_its_place(data: bytes, purpose: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), purposes, purposes)
-def test_another_place_does_not_open(text: str, one: str, other: str) -> None:
-    """A token opens for its own purpose and for no other."""
+def test_another_purpose_does_not_open(text: str, one: str, other: str) -> None:
+    """A token is decrypted for its own purpose and for no other."""
     token = SHARED.seal(text, one)
     if one == other:
         assert SHARED.unseal(token, other) == text.encode()
@@ -44,16 +44,16 @@ def test_what_is_no_token_does_not_open(text: str) -> None:
 
 @given(st.data())
 def test_a_changed_token_does_not_open(data: st.DataObject) -> None:
-    """A token with one byte changed doesn't open."""
-    raw = bytearray(base64.urlsafe_b64decode(SHARED.seal("value", "place")))
+    """A token with one changed byte is refused."""
+    raw = bytearray(base64.urlsafe_b64decode(SHARED.seal("value", "purpose")))
     position = data.draw(st.integers(0, len(raw) - 1))
     raw[position] ^= data.draw(st.integers(1, 255))
     with pytest.raises(UnsealError):
-        SHARED.unseal(base64.urlsafe_b64encode(raw).decode(), "place")
+        SHARED.unseal(base64.urlsafe_b64encode(raw).decode(), "purpose")
 
 
 def test_a_plain_fernet_token_of_the_same_key_does_not_open() -> None:
-    """A token that another program made under the same key carries no place, and doesn't open."""
+    """A token that another program made under the same key has no purpose, and is refused."""
     key = Keyring.generate_key()
     with pytest.raises(UnsealError):
         Keyring(key).unseal(Fernet(key).encrypt(b"value").decode(), "")
@@ -63,33 +63,33 @@ def test_a_plain_fernet_token_of_the_same_key_does_not_open() -> None:
 def test_nonsense_does_not_open(token: object) -> None:
     """What a column may hold by accident is an UnsealError."""
     with pytest.raises(UnsealError):
-        SHARED.unseal(token, "place")  # type: ignore[arg-type]
+        SHARED.unseal(token, "purpose")  # type: ignore[arg-type]
 
 
 def test_every_refusal_has_the_same_words() -> None:
-    """Wrong key, wrong place and damage can't be told apart."""
+    """A wrong key, a wrong purpose and damage have the same error."""
     words = set()
-    for keyring, token, place in (
+    for keyring, token, purpose in (
         (Keyring(Keyring.generate_key()), SHARED.seal("v", "p"), "p"),
         (SHARED, SHARED.seal("v", "p"), "q"),
         (SHARED, "damaged", "p"),
     ):
         with pytest.raises(UnsealError) as caught:
-            keyring.unseal(token, place)
+            keyring.unseal(token, purpose)
         words.add(str(caught.value))
         assert caught.value.__cause__ is None
     assert len(words) == 1
 
 
 def test_keys_can_be_replaced_while_values_stay() -> None:
-    """With a new key in front, old values open and new ones are sealed under the new key."""
+    """With a new key in front, old values are decrypted, and new ones are under the new key."""
     old, new = Keyring.generate_key(), Keyring.generate_key()
-    token = Keyring(old).seal("value", "place")
+    token = Keyring(old).seal("value", "purpose")
     both = Keyring.parse(f"{new},{old}")
-    assert both.unseal(token, "place") == b"value"
-    assert Keyring(new).unseal(both.seal("value", "place"), "place") == b"value"
+    assert both.unseal(token, "purpose") == b"value"
+    assert Keyring(new).unseal(both.seal("value", "purpose"), "purpose") == b"value"
     with pytest.raises(UnsealError):
-        Keyring(new).unseal(token, "place")
+        Keyring(new).unseal(token, "purpose")
 
 
 def test_spaces_and_empty_entries_of_the_setting_are_passed_over() -> None:
@@ -160,14 +160,14 @@ def test_tags_of_other_labels_and_other_splits_differ() -> None:
 
 def test_a_sealed_value_shows_nothing() -> None:
     """Neither repr, str nor format of a Sealed show ciphertext or plaintext."""
-    sealed = Sealed(SHARED.seal("value", "place"), "place")
+    sealed = Sealed(SHARED.seal("value", "purpose"), "purpose")
     assert {repr(sealed), str(sealed), f"{sealed}"} == {"Sealed(****)"}
     assert sealed.unseal(SHARED) == "value"
 
 
 def test_a_sealed_value_that_is_no_text_does_not_open_as_text() -> None:
     """Bytes that aren't UTF-8 are an UnsealError, without the bytes."""
-    sealed = Sealed(SHARED.seal(b"\xff\xfe", "place"), "place")
+    sealed = Sealed(SHARED.seal(b"\xff\xfe", "purpose"), "purpose")
     with pytest.raises(UnsealError) as caught:
         sealed.unseal(SHARED)
     assert caught.value.__cause__ is None

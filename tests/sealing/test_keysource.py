@@ -1,4 +1,4 @@
-"""Keys from a function: when it is asked, how often, by whom, and what its failures tell."""
+"""Keys from a function: when it is called, how often, by which thread, and its failures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Manager:
 
 
 class Seconds:
-    """A clock that goes forward when it is told to."""
+    """A clock that is set forward by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -80,7 +80,7 @@ def served(settings: dict[str, Any], manager: Manager, clock: Clock) -> Iterator
 def test_it_is_asked_at_the_first_use_and_once(
     pipelit: Pipelit, served: Pipelit, manager: Manager
 ) -> None:
-    """Not while a Pipelit is made; then its keys seal and open as a list of them does."""
+    """Not while a Pipelit is made; then its keys are used like a list of keys."""
     pipelit.credentials.put("openai", "sk-live-1234567890", kind="llm", created_by="alice")
     assert manager.calls == 0
     assert opened(served, "openai") == "sk-live-1234567890"
@@ -93,7 +93,7 @@ def test_it_is_asked_at_the_first_use_and_once(
 def test_a_new_key_is_found_when_something_does_not_open(
     pipelit: Pipelit, served: Pipelit, manager: Manager, settings: dict[str, Any]
 ) -> None:
-    """Another process has the new key first: what it writes opens here, credentials and proofs."""
+    """Another process has the new key first: its credentials and proofs are decrypted here."""
     pipelit.users.create_agent("agent_writer", owner="alice", purpose="writes")
     pipelit.credentials.put("openai", "sk-live-1234567890", kind="llm", created_by="alice")
     assert opened(served, "openai")
@@ -113,7 +113,7 @@ def test_a_new_key_is_found_when_something_does_not_open(
 
 
 def test_a_rotation_asks_first(pipelit: Pipelit, served: Pipelit, manager: Manager) -> None:
-    """It seals under the newest key that there is, and not under the newest that was known."""
+    """It encrypts under the newest key that exists, not under the newest that was known."""
     pipelit.credentials.put("openai", "sk-live-1234567890", kind="llm", created_by="alice")
     assert opened(served, "openai")
     manager.keys = [Keyring.generate_key(), *manager.keys]
@@ -312,7 +312,7 @@ def test_an_async_function_is_refused_in_words(settings: dict[str, Any], ask: An
 
 @pytest.mark.filterwarnings("error")
 def test_a_function_that_returns_a_coroutine_is_refused_too() -> None:
-    """Its coroutine is closed, so that nobody is warned of one that was never awaited."""
+    """Its coroutine is closed, so Python doesn't warn that it was never awaited."""
     live = LiveKeyring(KeySource(lambda: a_function()))
     with pytest.raises(EncryptionKeysUnavailable, match="awaited"):
         live.seal("x", "p")
@@ -429,12 +429,12 @@ def test_keys_that_change_while_they_are_counted_are_no_yes(
         patched.setattr(served.keys, "_own", changing)
         status = served.keys.status(checkpointers=[InMemorySaver()])
     assert (len(status.keys), status.older, status.older_can_go) == (2, 0, None)
-    assert any("changed while it was counted" in each for each in status.not_counted)
+    assert any("the keys changed during the count" in each for each in status.not_counted)
     assert served.keys.status(checkpointers=[InMemorySaver()]).older_can_go is False
 
 
 def test_a_set_of_keys_is_refused_in_words(settings: dict[str, Any], key: str) -> None:
-    """It has no order, so nobody knows which of them is the newest."""
+    """A set has no order, so the newest key is unknown."""
     with pytest.raises(ConfigurationError, match="which has no order"):
         Pipelit(**settings | {"encryption_keys": {key}})
 
@@ -485,7 +485,7 @@ def test_nothing_of_a_key_is_logged_or_shown(
     key: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A failure to ask again is a warning with the error's type; a repr asks nobody."""
+    """A failed second call is a warning with the error's type; a repr calls nothing."""
     assert repr(live) == "LiveKeyring()"
     assert repr(live._source) == "KeySource()"
     assert manager.calls == 0

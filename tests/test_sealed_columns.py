@@ -1,0 +1,381 @@
+"""Encrypted columns and tags of our own tables: what the models declare is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakSet
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, text, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from pipelit_agents import EncryptedString, Keyring, Pipelit
+from pipelit_agents.approvals import tags
+from pipelit_agents.database.models import Base, CredentialRow, UserRow
+from pipelit_agents.database.row_encryption import RowEncryptedString, RowRules, row_rules, tag_of
+from pipelit_agents.database.sealed_columns import sealed_tables, tag_columns
+from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.sealing import purposes
+from pipelit_agents.sealing.keyring import Sealed
+
+BACKENDS = ("sqlite",)
+NONE = InMemorySaver()
+
+
+@pytest.fixture(autouse=True)
+def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the models of other tests, which this process knows too."""
+    monkeypatch.setattr("pipelit_agents.database.encrypted_string._KNOWN", WeakSet())
+
+
+@pytest.fixture
+def old(settings: dict[str, Any]) -> Keyring:
+    """The key that everything is encrypted under."""
+    return Keyring(*settings["encryption_keys"])
+
+
+@pytest.fixture
+def newer() -> str:
+    """The key that replaces it."""
+    return Keyring.generate_key()
+
+
+@pytest.fixture
+def rotating(settings: dict[str, Any], pipelit: Pipelit, newer: str) -> Iterator[Pipelit]:
+    """The same database with the newer key before the old one."""
+    with Pipelit(**settings | {"encryption_keys": [newer, *settings["encryption_keys"]]}) as made:
+        yield made
+
+
+def note_purpose(owner: str, number: int) -> str:
+    """The purpose of a note."""
+    return f"note:{owner}:{number}"
+
+
+@pytest.fixture
+def notes(pipelit: Pipelit) -> Iterator[Table]:
+    """One more table of ours, with an encrypted column and a key of two columns."""
+    table = Table(
+        "pipelit_notes",
+        Base.metadata,
+        Column("owner", String(9), primary_key=True),
+        Column("number", Integer, primary_key=True),
+        Column("note", RowEncryptedString(note_purpose, "owner", "number")),
+    )
+    try:
+        table.create(pipelit._database.engine)
+        yield table
+    finally:
+        Base.metadata.remove(table)
+
+
+@pytest.fixture
+def unbound(pipelit: Pipelit) -> Iterator[Table]:
+    """One more table of ours, whose encrypted column declares no purpose."""
+    table = Table(
+        "pipelit_loose",
+        Base.metadata,
+        Column("id", Integer, primary_key=True),
+        Column("token", EncryptedString()),
+    )
+    try:
+        table.create(pipelit._database.engine)
+        yield table
+    finally:
+        Base.metadata.remove(table)
+
+
+def write(pipelit: Pipelit, table: Table, ring: Keyring, rows: int = 3) -> None:
+    """Write notes that are encrypted under a keyring."""
+    with pipelit._database.writing() as connection:
+        for number in range(rows):
+            purpose = note_purpose("alice", number)
+            sealed = Sealed(ring.seal(f"note {number}", purpose), purpose)
+            connection.execute(
+                insert(table).values(owner="alice", number=number, note=sealed),
+            )
+
+
+def read(pipelit: Pipelit, table: Table, ring: Keyring) -> list[bytes]:
+    """Decrypt the notes."""
+    with pipelit._database.reading() as connection:
+        found = connection.execute(select(table).order_by(table.c.number)).all()
+    return [ring.unseal(row.note.token, note_purpose(row.owner, row.number)) for row in found]
+
+
+# A new column
+
+
+@pytest.mark.backends("sqlite", "postgres")
+def test_a_new_table_is_counted_and_rotated(
+    rotating: Pipelit, notes: Table, old: Keyring, newer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the model has to change; more rows than a page, too."""
+    monkeypatch.setattr("pipelit_agents.operations.own_values._PAGE", 2)
+    rotating.keys.rotate()
+    write(rotating, notes, old, 5)
+    before = rotating.keys.status(checkpointers=[NONE])
+    assert (before.older, before.columns, before.older_can_go) == (5, {}, False)
+    done = rotating.keys.rotate(checkpointers=[NONE], batch=2)
+    assert (done.resealed, done.status.older_can_go) == (5, True)
+    assert read(rotating, notes, Keyring(newer)) == [b"note %d" % number for number in range(5)]
+
+
+def test_a_moved_value_of_a_new_table_is_named(
+    rotating: Pipelit, notes: Table, old: Keyring
+) -> None:
+    """It is checked for the purpose of its row, and the row is named by its whole key."""
+    write(rotating, notes, old, 2)
+    with rotating._database.writing() as connection:
+        connection.execute(text("UPDATE pipelit_notes SET number = 9 WHERE number = 0"))
+    status = rotating.keys.rotate(checkpointers=[NONE]).status
+    assert status.unreadable == ("pipelit_notes.note of alice 9",)
+
+
+def test_the_key_match_samples_a_new_table(
+    rotating: Pipelit, notes: Table, settings: dict[str, Any], old: Keyring
+) -> None:
+    """A key that decrypts none of its values may encrypt nothing, and is reported by check_key."""
+    rotating.keys.forget_unreadable()
+    with rotating._database.writing() as connection:
+        connection.execute(update(UserRow).values(totp_secret=None, totp_previous=None))
+    with Pipelit(**settings | {"encryption_keys": [Keyring.generate_key()]}) as wrong:
+        assert wrong.check_key() is False
+        write(rotating, notes, old)
+        with pytest.raises(ConfigurationError, match="decrypts none of the newest values"):
+            wrong.credentials.put("openai", "sk-1b2c3d4e5f6a", kind="llm", created_by="alice")
+        with pytest.raises(ConfigurationError, match="doesn't decrypt"):
+            wrong.check_key()
+    assert rotating.check_key() is True
+
+
+def test_unreadable_rows_of_a_new_table_are_forgotten(
+    rotating: Pipelit, notes: Table, old: Keyring
+) -> None:
+    """Only these; by default the whole row is deleted."""
+    write(rotating, notes, old, 2)
+    lost = Keyring(Keyring.generate_key()).seal("x", note_purpose("bob", 7))
+    with rotating._database.writing() as connection:
+        connection.execute(
+            insert(notes).values(owner="bob", number=7, note=Sealed(lost, "")),
+        )
+    assert rotating.keys.forget_unreadable() == ["notes bob 7"]
+    assert read(rotating, notes, old) == [b"note 0", b"note 1"]
+    assert rotating.keys.status().unreadable == ()
+
+
+@pytest.mark.backends("sqlite", "postgres")
+def test_a_value_that_is_replaced_meanwhile_is_not_forgotten(
+    rotating: Pipelit, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process stores a credential again after it was found unreadable: it stays."""
+    rotating.credentials.put("openai", "sk-1b2c3d4e5f6a", kind="llm", created_by="alice")
+    newest = rotating._open_keyring()
+    with rotating._database.writing() as connection:
+        lost = Keyring(Keyring.generate_key()).seal("x", "y")
+        connection.execute(update(CredentialRow).values(sealed=Sealed(lost, "")))
+    found = list(rotating.keys._values.unreadable(newest))
+    assert [each.key for each in found] == [("openai",)]
+    rotating.credentials.put("openai", "sk-7g8h9i0j1k2l", kind="llm", created_by="alice")
+    monkeypatch.setattr(rotating.keys._values, "unreadable", lambda _: iter(found))
+    assert rotating.keys.forget_unreadable() == []
+    assert rotating.credentials.get("openai").masked == "…1k2l"
+    assert "keys.forget" not in {each.action for each in rotating.audit.list()}
+
+
+def test_a_column_without_a_purpose_loses_nothing(
+    rotating: Pipelit, unbound: Table, old: Keyring, newer: str
+) -> None:
+    """It is counted and rotated all the same: whatever its values are bound to stays."""
+    rotating.keys.rotate()
+    with rotating._database.writing() as connection:
+        token = Sealed(old.seal("x", "anything"), "")
+        connection.execute(insert(unbound).values(id=1, token=token))
+    assert rotating.keys.status(checkpointers=[NONE]).older == 1
+    assert rotating.keys.rotate(checkpointers=[NONE]).status.older_can_go
+    with rotating._database.reading() as connection:
+        stored = connection.scalars(select(unbound.c.token)).one()
+    assert Keyring(newer).unseal(stored.token, "anything") == b"x"
+
+
+# What the models declare
+
+
+def without_purpose() -> list[str]:
+    """The encrypted columns of our tables that aren't bound to their row."""
+    return [
+        f"{each.table.name}.{name}"
+        for each in sealed_tables()
+        for name, kind in each.columns.items()
+        if not isinstance(kind, RowEncryptedString)
+    ]
+
+
+def test_every_encrypted_column_declares_its_purpose() -> None:
+    """So a value that is copied to another row can't be decrypted there."""
+    assert len(sealed_tables()) == 6
+    assert without_purpose() == []
+
+
+def test_a_column_without_a_purpose_is_noticed(unbound: Table) -> None:
+    """The test above fails for it."""
+    assert without_purpose() == ["pipelit_loose.token"]
+
+
+@pytest.mark.parametrize("table", sealed_tables(), ids=lambda each: each.table.name)
+def test_declarations_name_columns_that_are_there(table: Any) -> None:
+    """Purposes, locks and the order of rows are made of the table's own columns."""
+    assert set(table.columns) <= {column.name for column in table.needed}
+    assert table.rules.newest_by in {"", *table.table.c.keys()}
+    for name, kind in table.columns.items():
+        assert table.table.c[name].type is kind
+        assert kind.row_purpose(*map(str, kind.columns)) != kind.row_purpose(
+            *(f"other {each}" for each in kind.columns)
+        )
+    if table.rules.unreadable == "clear columns":
+        assert all(table.table.c[name].nullable for name in table.columns)
+
+
+def test_no_two_columns_have_the_same_purpose() -> None:
+    """Except an agent's current and previous secret: one becomes the other."""
+    made = [
+        (kind.row_purpose, name)
+        for each in sealed_tables()
+        for name, kind in each.columns.items()
+        if isinstance(kind, RowEncryptedString)
+    ]
+    shared = [name for purpose, name in made if [each for each, _ in made].count(purpose) > 1]
+    assert shared == ["totp_secret", "totp_previous"]
+
+
+def test_plaintext_is_refused_for_a_row() -> None:
+    """The type doesn't know the row, and must not bind the value to anything else."""
+    kind = UserRow.__table__.c.totp_secret.type
+    assert isinstance(kind, RowEncryptedString)
+    with pytest.raises(TypeError, match="encrypt the value for the purpose of its row first"):
+        kind.sealed("JBSWY3DPEHPK3PXP")
+    assert kind.sealed(None) is None
+
+
+def test_a_copied_column_keeps_its_purpose() -> None:
+    """In a mixin of two models, and in another metadata."""
+
+    class Other(DeclarativeBase):
+        """Of this test."""
+
+    class Mixed:
+        """Two tables have this column."""
+
+        token: Mapped[Sealed | None] = mapped_column(
+            RowEncryptedString(note_purpose, "owner", "id")
+        )
+        owner: Mapped[str]
+
+    class First(Mixed, Other):
+        """One of them."""
+
+        __tablename__ = "first"
+        __table_args__ = (row_rules(lock="{owner}:{id}", newest_by="id"),)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Second(Mixed, Other):
+        """The other one."""
+
+        __tablename__ = "second"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    copied = MetaData()
+    for table in Other.metadata.sorted_tables:
+        table.to_metadata(copied)
+    for metadata in (Other.metadata, copied):
+        first, second = sealed_tables(metadata)
+        assert [column.name for column in first.needed] == ["id", "token", "owner"]
+        for each in (first, second):
+            kind = each.columns["token"]
+            assert isinstance(kind, RowEncryptedString)
+            assert (kind.columns, kind.place) == (("owner", "id"), f"{each.table.name}.token")
+        assert first.rules == RowRules("{owner}:{id}", "id")
+        assert second.rules == RowRules()
+
+
+# Tags
+
+
+def test_a_new_tag_is_named_until_a_service_tags_it_again(rotating: Pipelit) -> None:
+    """By its name, or by a declaration of a kind that no service has."""
+    rotating.keys.rotate()
+    table = Table(
+        "pipelit_tagged",
+        Base.metadata,
+        Column("id", Integer, primary_key=True),
+        Column("row_mac", String(64)),
+        Column("pruned", String(64), info=tag_of("invoices")),
+    )
+    try:
+        status = rotating.keys.status(checkpointers=[NONE])
+    finally:
+        Base.metadata.remove(table)
+    assert status.older_can_go is None
+    assert status.not_counted == (
+        "pipelit_tagged.row_mac, whose tags no rotation knows",
+        "pipelit_tagged.pruned, whose tags no rotation knows",
+    )
+    assert rotating.keys.status(checkpointers=[NONE]).older_can_go
+
+
+def test_every_tag_is_declared() -> None:
+    """With what it is a tag of."""
+    assert sorted((column.table.name, column.name, kind) for column, kind in tag_columns()) == [
+        ("pipelit_approval_answers", "mac", "approvals"),
+        ("pipelit_approvals", "mac", "approvals"),
+        ("pipelit_audit_seals", "mac", "seals"),
+        ("pipelit_audit_seals", "pruned", "seals"),
+        ("pipelit_recovery_codes", "mac", "recovery codes"),
+    ]
+
+
+# Purposes
+
+
+def test_purposes_never_change() -> None:
+    """Stored values are bound to these texts."""
+    all_may = "acb0082f95be35ec08bea74282d65c44409fbd72e86ad81a9fc065a0fb7d6ab4"
+    alice_may = "1187f0eeaadf9e400f59e8ea454bb000ba839adb8fd9ea61b55c8ddb16f16b9f"
+    assert [
+        purposes.totp_purpose("alice"),
+        purposes.pending_purpose("alice"),
+        purposes.peering_purpose("r"),
+        purposes.approval_purpose("apr_1", "d"),
+        purposes.reason_purpose("apr_1", "alice"),
+        purposes.credential_purpose("openai", "llm", "{}", None),
+        purposes.credential_hint_purpose("openai", "llm", "{}", '["alice"]'),
+        purposes.CHECKPOINTS,
+        purposes.CHECKPOINT_BOX,
+        purposes.CHECKPOINT_METADATA,
+        purposes.CHECKPOINT_VALUE,
+        purposes.APPROVAL_REQUEST,
+        purposes.APPROVAL_ANSWER,
+        purposes.AUDIT_PRUNED,
+        purposes.AUDIT_SEAL,
+        purposes.RECOVERY_CODE,
+    ] == [
+        "user:alice:totp",
+        "user:alice:totp:pending",
+        "peering:r",
+        "approval:apr_1:d:shown",
+        "approval:apr_1:alice:reason",
+        f"credential:openai:{all_may}",
+        f"credential:openai:{alice_may}:hint",
+        "checkpoints",
+        "box",
+        "checkpoint metadata",
+        "checkpoint",
+        "approval-request",
+        "approval",
+        "audit-pruned",
+        "audit-seal",
+        "recovery-code",
+    ]
+    assert (tags.REQUEST, tags.ANSWER) == ("approval-request", "approval")
