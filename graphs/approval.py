@@ -35,9 +35,9 @@ from pipelit_agents.errors import (
 __all__ = ["Approval", "approval_digest", "approve_with_totp"]
 
 QUESTION: Final = "pipelit.approval"
-_APPROVES: Final = frozenset({"username", "code"})
-_DENIES: Final = frozenset({"username", "deny"})
-_FORM: Final = (
+_APPROVAL_KEYS: Final = frozenset({"username", "code"})
+_DENIAL_KEYS: Final = frozenset({"username", "deny"})
+_ANSWER_FORM: Final = (
     'the answer has to be {"username": …, "code": …}, or {"username": …, "deny": true} with or '
     'without a code; "id", the question that is answered, can be added'
 )
@@ -68,17 +68,17 @@ class Approval(TypedDict):
     id: str
 
 
-class _Shown(TypedDict):
+class _Displayed(TypedDict):
     shown: Any
     digest: str
 
 
-class _Asked(TypedDict):
+class _Requested(TypedDict):
     id: str
     expires_at: str
 
 
-class _State(_Shown, _Asked, total=False):
+class _State(_Displayed, _Requested, total=False):
     # Read in the first step, and kept no longer.
     state: Annotated[Any, EphemeralValue(Any)]
     error: str
@@ -160,14 +160,14 @@ def approve_with_totp(
     names = require_approvers(approvers)
     require_lifetime(expires_in)
 
-    def prepare(state: _State) -> _Shown:
-        _require_somebody(pipelit, names)
+    def prepare(state: _State) -> _Displayed:
+        _require_possible_approver(pipelit, names)
         shown = reason(state["state"]) if callable(reason) else reason
-        return _Shown(shown=shown, digest=approval_digest(shown))
+        return _Displayed(shown=shown, digest=approval_digest(shown))
 
-    def store(state: _State) -> _Asked:
+    def store(state: _State) -> _Requested:
         asked = pipelit.approvals.request(state["shown"], approvers=names, expires_in=expires_in)
-        return _Asked(id=asked.id, expires_at=asked.expires_at.isoformat())
+        return _Requested(id=asked.id, expires_at=asked.expires_at.isoformat())
 
     def ask(state: _State) -> dict[str, Any]:
         question = {
@@ -184,14 +184,14 @@ def approve_with_totp(
     def check(state: _State) -> Command[Any]:
         try:
             answer = _read(state["answer"], names, state.get("id", ""))
-            _require_own(pipelit, state, names)
-            found = answer.give(pipelit)
+            _require_same_request(pipelit, state, names)
+            found = answer.submit(pipelit)
         except (ApprovalClosed, ApprovalNotFound) as error:
             return Command(goto="store", update={"error": str(error)})
         except UserInactive:
             # In the words for a wrong code: who sends an answer learns nothing about the account.
             return Command(goto="ask", update={"error": _REJECTED})
-        except (AccountError, VerificationError, _Unreadable) as error:
+        except (AccountError, VerificationError, _MalformedAnswer) as error:
             return Command(goto="ask", update={"error": str(error)})
         approval = Approval(
             outcome=found.decision,
@@ -234,18 +234,18 @@ class ApprovalGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
         """As LangGraph's; whatever the state around the node is, it is what the reason is of."""
-        return super().stream(_whole(input), config, **options)
+        return super().stream(_wrap_input(input), config, **options)
 
     def astream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
         """As :meth:`stream`, for the event loop."""
-        return super().astream(_whole(input), config, **options)
+        return super().astream(_wrap_input(input), config, **options)
 
 
-def _whole(given: Any) -> Any:
+def _wrap_input(given: Any) -> Any:
     return given if given is None or isinstance(given, Command) else {"state": given}
 
 
-def _require_somebody(pipelit: Pipelit, approvers: Sequence[str]) -> None:
+def _require_possible_approver(pipelit: Pipelit, approvers: Sequence[str]) -> None:
     # Before anybody waits for an approval that can't come.
     problems = []
     for name in approvers:
@@ -258,7 +258,7 @@ def _require_somebody(pipelit: Pipelit, approvers: Sequence[str]) -> None:
     raise SecondFactorError(f"nobody of the approvers can approve: {'; '.join(problems)}")
 
 
-class _Unreadable(PipelitError):
+class _MalformedAnswer(PipelitError):
     """The answer isn't one."""
 
 
@@ -268,7 +268,7 @@ class _Answer(NamedTuple):
     code: str | None
     denies: bool
 
-    def give(self, pipelit: Pipelit) -> ApprovalDecision:
+    def submit(self, pipelit: Pipelit) -> ApprovalDecision:
         if self.denies:
             return pipelit.approvals.deny(self.id, self.username, self.code, unproven=True)
         return pipelit.approvals.decide(self.id, self.username, self.code or "")
@@ -278,21 +278,25 @@ def _read(answer: Any, approvers: Sequence[str], identifier: str) -> _Answer:
     fields = dict(answer) if isinstance(answer, Mapping) else {}
     denies = fields.get("deny") is True
     known = (
-        fields.keys() - {"id", "code"} == _DENIES
+        fields.keys() - {"id", "code"} == _DENIAL_KEYS
         if denies
-        else (fields.keys() - {"id"} == _APPROVES)
+        else (fields.keys() - {"id"} == _APPROVAL_KEYS)
     )
     name, code = fields.get("username"), fields.get("code")
     if not known or not isinstance(name, str) or not isinstance(code, str | None):
-        raise _Unreadable(_FORM)
+        raise _MalformedAnswer(_ANSWER_FORM)
     if name not in approvers:
-        raise _Unreadable(f"{name[:149]!r} is not asked here; asked are {', '.join(approvers)}")
+        raise _MalformedAnswer(
+            f"{name[:149]!r} is not asked here; asked are {', '.join(approvers)}"
+        )
     if fields.get("id", identifier) != identifier:
-        raise _Unreadable("this answers another question: look at what is asked now, and answer it")
+        raise _MalformedAnswer(
+            "this answers another question: look at what is asked now, and answer it"
+        )
     return _Answer(identifier, name, code, denies)
 
 
-def _require_own(pipelit: Pipelit, state: _State, approvers: Sequence[str]) -> None:
+def _require_same_request(pipelit: Pipelit, state: _State, approvers: Sequence[str]) -> None:
     # A thread's state can be copied to another one, or changed by anyone who may update it; and
     # while it waits, the graph can be replaced by one that asks other people.
     asked = pipelit.approvals.get(state.get("id", ""))

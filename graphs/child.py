@@ -42,13 +42,13 @@ REQUEST_LIFETIME: Final = 60.0
 # Beginning with two underscores keeps a key of `configurable` out of checkpoint metadata.
 DEPTH: Final = "__pipelit_depth"
 # What LangGraph and its server put there. The rest is the caller's, and no proof covers it.
-_LANGGRAPHS_OWN: Final = ("__pregel_", "checkpoint_", "langgraph_auth_")
+_LANGGRAPH_PREFIXES: Final = ("__pregel_", "checkpoint_", "langgraph_auth_")
 # LangGraph's own default, which it has under no public name.
 _RECURSION_LIMIT: Final = int(os.environ.get("LANGGRAPH_DEFAULT_RECURSION_LIMIT", "10007"))
 UNLIMITED: Final = 1_000_000
 # Where LangGraph puts a question into what a graph returns; it has no public name either.
 _INTERRUPT: Final = "__interrupt__"
-_LANGGRAPHS_KEYS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id"})
+_LANGGRAPH_KEYS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id"})
 
 
 class Anyone:
@@ -89,7 +89,7 @@ class Step(RunnableLambda[Any, Any]):
         return self._run(input, config) if self._arun is None else await self._arun(input, config)
 
 
-class ShowingStep(Step):
+class GraphStep(Step):
     """A step that runs a graph, and shows it to LangGraph: for its state and its drawing.
 
     Left to itself LangGraph would take the first graph in the function's closure, which is the
@@ -160,7 +160,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
                 "nodes": {
                     "answer": NodeBuilder()
                     .subscribe_only("request")
-                    .do(_served(self))
+                    .do(_serving_step(self))
                     .write_to("envelope")
                 },
                 "channels": {
@@ -214,11 +214,11 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         """As :meth:`answer`, for a request that was checked."""
         kind: Literal["result", "error"] = "result"
         try:
-            payload = self._finished(
-                self.graph.invoke(self._given(request), config, control=control)
+            payload = self._payload_of(
+                self.graph.invoke(self._graph_input(request), config, control=control)
             )
         except GraphBubbleUp as error:
-            kind, payload = "error", _unaskable(error)
+            kind, payload = "error", _interrupt_failure(error)
         except Exception as error:
             kind, payload = "error", _failure(error)
         return self.seal(request, kind, payload)
@@ -227,14 +227,14 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         """As :meth:`work`, for the event loop."""
         kind: Literal["result", "error"] = "result"
         try:
-            payload = await self._arun(self._given(request), config)
+            payload = await self._arun(self._graph_input(request), config)
         except GraphBubbleUp as error:
-            kind, payload = "error", _unaskable(error)
+            kind, payload = "error", _interrupt_failure(error)
         except Exception as error:
             kind, payload = "error", _failure(error)
         return await self.aseal(request, kind, payload)
 
-    def _given(self, request: SpawnRequest) -> Any:
+    def _graph_input(self, request: SpawnRequest) -> Any:
         known = known_inputs(self.graph)
         return state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES, known=known)
 
@@ -245,17 +245,17 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         """
         graph = self.graph
         if type(graph).ainvoke is not Pregel.ainvoke:
-            return self._finished(await graph.ainvoke(given, config))
+            return self._payload_of(await graph.ainvoke(given, config))
         output, asked = None, False
         values = graph.astream(
             given, config, stream_mode="values", output_keys=graph.output_channels
         )
         async for output in values:
-            asked = asked or _is_question(output)
-        return self._finished(output, asked=asked)
+            asked = asked or _is_interrupted(output)
+        return self._payload_of(output, asked=asked)
 
-    def _finished(self, output: Any, *, asked: bool = False) -> bytes:
-        if asked or _is_question(output):
+    def _payload_of(self, output: Any, *, asked: bool = False) -> bytes:
+        if asked or _is_interrupted(output):
             # A graph with a thread of its own keeps its question to itself, and has answered
             # nothing.
             raise RuntimeError(
@@ -278,7 +278,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
                 which isn't its parent's.
         """
         self.check(request)
-        if not self._may_name(request):
+        if not self._may_name_relation(request):
             self.agent.note_refusal(request.parent, "verify.request", "relation of another domain")
             raise self._refusal()
         if isinstance(self.accept_from, Anyone):
@@ -290,7 +290,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             return
         raise self._refusal()
 
-    def _may_name(self, request: SpawnRequest) -> bool:
+    def _may_name_relation(self, request: SpawnRequest) -> bool:
         """Whether the peering that a request names for its answer is its parent's to name.
 
         Otherwise a domain could have answers proven to it under the secret of another, and bring
@@ -322,7 +322,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             self._note_refusal(request, "not in accept_from")
             raise self._refusal()
         try:
-            self.agent.verify_request(request.proof, **self._asked(request))
+            self.agent.verify_request(request.proof, **self._proven_fields(request))
         except ProofRejected:
             raise self._refusal() from None
 
@@ -337,11 +337,11 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             )
             raise self._refusal()
         try:
-            await self.agent.averify_request(request.proof, **self._asked(request))
+            await self.agent.averify_request(request.proof, **self._proven_fields(request))
         except ProofRejected:
             raise self._refusal() from None
 
-    def _asked(self, request: SpawnRequest) -> dict[str, Any]:
+    def _proven_fields(self, request: SpawnRequest) -> dict[str, Any]:
         now = self.agent.now()
         challenge = Challenge(
             request.challenge,
@@ -372,14 +372,14 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
     ) -> dict[str, Any]:
         """Proves an answer to a request, and puts both in an envelope."""
-        proof = self.agent.prove(request.challenge, payload, **_bound(request, kind))
+        proof = self.agent.prove(request.challenge, payload, **_binding(request, kind))
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
     async def aseal(
         self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
     ) -> dict[str, Any]:
         """As :meth:`seal`, for the event loop."""
-        proof = await self.agent.aprove(request.challenge, payload, **_bound(request, kind))
+        proof = await self.agent.aprove(request.challenge, payload, **_binding(request, kind))
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
     def bulk_update_state(
@@ -390,15 +390,15 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         Raises:
             RequestRefused: Always.
         """
-        raise self._no_state()
+        raise self._state_refusal()
 
     async def abulk_update_state(
         self, config: RunnableConfig, supersteps: Sequence[Sequence[StateUpdate]]
     ) -> RunnableConfig:
         """As :meth:`bulk_update_state`."""
-        raise self._no_state()
+        raise self._state_refusal()
 
-    def _no_state(self) -> RequestRefused:
+    def _state_refusal(self) -> RequestRefused:
         return RequestRefused(
             f"the state of {self.agent.username!r} can't be written: it works on requests alone"
         )
@@ -481,7 +481,7 @@ def verified_child(
     return VerifiedChild(graph=graph, agent=agent, accept_from=names, leave_out=left_out)
 
 
-def _served(child: VerifiedChild) -> Step:
+def _serving_step(child: VerifiedChild) -> Step:
     def read(value: Any) -> SpawnRequest:
         if child.accept_from is None:
             raise RequestRefused(
@@ -498,18 +498,18 @@ def _served(child: VerifiedChild) -> Step:
 
     def answer(value: Any, config: RunnableConfig) -> dict[str, Any]:
         request = read(value)
-        child.admit(request, _identity())
-        return _wire(child.work(request, _inside(config, request, child.graph)))
+        child.admit(request, _caller_identity())
+        return _to_wire(child.work(request, _graph_config(config, request, child.graph)))
 
     async def aanswer(value: Any, config: RunnableConfig) -> dict[str, Any]:
         request = read(value)
-        await aside(child.admit, request, _identity())
-        return _wire(await child.awork(request, _inside(config, request, child.graph)))
+        await aside(child.admit, request, _caller_identity())
+        return _to_wire(await child.awork(request, _graph_config(config, request, child.graph)))
 
-    return ShowingStep(answer, aanswer, child.graph)
+    return GraphStep(answer, aanswer, child.graph)
 
 
-def _identity() -> str | None:
+def _caller_identity() -> str | None:
     server = get_runtime().server_info
     if server is None:
         return None
@@ -517,13 +517,13 @@ def _identity() -> str | None:
     return "" if server.user is None else server.user.identity
 
 
-def _inside(
+def _graph_config(
     config: RunnableConfig, request: SpawnRequest, graph: Pregel[Any, Any, Any, Any]
 ) -> RunnableConfig:
     configurable = {
         key: value
         for key, value in config.get("configurable", {}).items()
-        if key in _LANGGRAPHS_KEYS or key.startswith(_LANGGRAPHS_OWN)
+        if key in _LANGGRAPH_KEYS or key.startswith(_LANGGRAPH_PREFIXES)
     }
     # Set, not left out: LangGraph would take the caller's from its context, and whoever stands
     # between could have the child prove that it failed.
@@ -537,7 +537,7 @@ def _inside(
     return cast(RunnableConfig, inside)
 
 
-def _bound(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str, Any]:
+def _binding(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str, Any]:
     # What an answer is bound to, beside challenge and payload.
     return {
         "verifier": request.parent,
@@ -548,11 +548,11 @@ def _bound(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str,
     }
 
 
-def _is_question(output: Any) -> bool:
+def _is_interrupted(output: Any) -> bool:
     return isinstance(output, dict) and _INTERRUPT in output
 
 
-def _unaskable(error: GraphBubbleUp) -> bytes:
+def _interrupt_failure(error: GraphBubbleUp) -> bytes:
     """The payload that says why an interrupt can't be shown; any other leaves as it is."""
     # What was raised, not what says that it is one.
     if type(error) not in INTERRUPTS:
@@ -564,7 +564,7 @@ def _unaskable(error: GraphBubbleUp) -> bytes:
     raise error
 
 
-def _wire(envelope: dict[str, Any]) -> dict[str, Any]:
+def _to_wire(envelope: dict[str, Any]) -> dict[str, Any]:
     return Envelope.parse(envelope).to_wire()
 
 

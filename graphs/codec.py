@@ -42,7 +42,7 @@ from pipelit_agents.protocol.payload import (
     encode,
 )
 
-from .values import Known, converted, keyed, lost_parts, object_form, parts_of, revived
+from .values import Known, converted, keyed, lost_parts, object_form, parts_of, rebuilt
 
 __all__ = [
     "DEFAULT_MESSAGES",
@@ -64,13 +64,13 @@ MESSAGE_PARTS: Final = frozenset({"artifact", "response_metadata"})
 DEFAULT_MESSAGES: Final = ("ai", "human", "tool")
 _RESERVED: Final = RESERVED.encode()
 # WrittenInParts of a message that nobody needs to read the answer by.
-_SPARED: Final[dict[str, Any]] = {
+_OPTIONAL_PARTS: Final[dict[str, Any]] = {
     "artifact": None,
     "additional_kwargs": {},
     "response_metadata": {},
 }
-_MOST_TOLD: Final = 20
-_LONGEST_TOLD: Final = 300
+_MAX_LISTED_OMISSIONS: Final = 20
+_MAX_OMISSION_LENGTH: Final = 300
 
 _KINDS: Final[Mapping[type, str]] = {
     AIMessage: "ai",
@@ -94,7 +94,7 @@ _CALLS: Final = ("tool_call", "function_call", "tool_use", "toolUse")
 # Where providers say which call it is, and what a call passes to its tool.
 _CALL_IDS: Final = frozenset({"call_id", "tool_call_id", "tool_use_id", "toolUseId"})
 _ARGUMENTS: Final = frozenset({"args", "arguments", "input"})
-_STOPPED_FOR: Final = frozenset({"tool_calls", "tool_use", "function_call"})
+_TOOL_STOP_REASONS: Final = frozenset({"tool_calls", "tool_use", "function_call"})
 # LangGraph's reducers take a dict of either form for an order to replace all of a channel. It has
 # no public name.
 _OVERWRITE: Final = "__overwrite__"
@@ -115,7 +115,7 @@ def state_to_bytes(
     Raises:
         PayloadError: Something in it can't be carried; the message names the place. What can't be
             carried of a message's artifact, metadata or additional arguments is left out instead,
-            and told with the message.
+            and listed with the message.
     """
 
     def convert(given: Any) -> Any:
@@ -180,7 +180,7 @@ def read_state(data: bytes, *, limit: int, known: Known, accept: Acceptance) -> 
     reader = _Reader(known, accept)
     if _is_marked(data) or b'"messages"' in data or _OVERWRITE.encode() in data:
         value = reader.read(value)
-    return Read(value, reader.omitted[:_MOST_TOLD])
+    return Read(value, reader.omitted[:_MAX_LISTED_OMISSIONS])
 
 
 def sent_messages(data: bytes) -> dict[str, BaseMessage]:
@@ -211,11 +211,13 @@ def _written_message(
     data: dict[str, Any] = {}
     for name, part in message.model_dump().items():
         if name in leave_out:
-            data[name] = _SPARED[name]
-        elif name not in _SPARED:
+            data[name] = _OPTIONAL_PARTS[name]
+        elif name not in _OPTIONAL_PARTS:
             data[name] = walk(part, name, 3)
         elif isinstance(part, dict):
-            kept = [_spared(walk, {key: each}, name, 3, left) for key, each in part.items()]
+            kept = [
+                _written_or_omitted(walk, {key: each}, name, 3, left) for key, each in part.items()
+            ]
             data[name] = {}
             for one in kept:
                 if one is not _OMITTED and not next(iter(one)).startswith(RESERVED):
@@ -223,15 +225,17 @@ def _written_message(
                 elif one is not _OMITTED:
                     left.append(f"{name}: a key that isn't text, or that is reserved")
         else:
-            kept_part = _spared(walk, part, name, 3, left)
-            data[name] = _SPARED[name] if kept_part is _OMITTED else kept_part
+            kept_part = _written_or_omitted(walk, part, name, 3, left)
+            data[name] = _OPTIONAL_PARTS[name] if kept_part is _OMITTED else kept_part
     content = {"type": walk(message.type, "type", 2), "data": data}
     if left:
-        content["omitted"] = walk([each[:_LONGEST_TOLD] for each in left[:_MOST_TOLD]], "", 2)
+        content["omitted"] = walk(
+            [each[:_MAX_OMISSION_LENGTH] for each in left[:_MAX_LISTED_OMISSIONS]], "", 2
+        )
     return {MARK: content}
 
 
-def _spared(
+def _written_or_omitted(
     walk: Callable[[Any, str, int], Any], part: Any, name: str, down: int, left: list[str]
 ) -> Any:
     try:
@@ -250,7 +254,7 @@ class _Reader:
     known: Known
     accept: Acceptance | None
     omitted: list[str] = field(default_factory=list)
-    # Whether an outer value will be judged, with all that is in it.
+    # Whether an outer value will be filtered, with all that is in it.
     inside: bool = False
 
     def read(self, value: Any) -> Any:
@@ -274,7 +278,7 @@ class _Reader:
 
         # A list with one message holds messages.
         if any(type(each) is dict and MARK in each for each in value):
-            return cast(list[Any], self._of_messages(read, path))
+            return cast(list[Any], self._read_messages(read, path))
         return read()
 
     def _dict(self, pairs: Iterable[tuple[Any, Any]], path: str) -> Any:
@@ -282,14 +286,14 @@ class _Reader:
         for key, each in pairs:
             inner = f"{path}.{key}" if path else str(key)
             read = partial(self._value, each, inner)
-            made = self._of_messages(read, inner) if key == "messages" else read()
+            made = self._read_messages(read, inner) if key == "messages" else read()
             if made is not _OMITTED:
                 found[key] = made
         if self.accept is not None and _is_overwrite(found):
             return self._omit(path, "dict that LangGraph takes for an order to overwrite")
         return found
 
-    def _of_messages(self, read: Callable[[], Any], path: str) -> Any:
+    def _read_messages(self, read: Callable[[], Any], path: str) -> Any:
         """Read a value and judge all in it as messages.
 
         The outermost one judges what is in it. Otherwise each level would judge the same again.
@@ -301,9 +305,9 @@ class _Reader:
             found = read()
         finally:
             self.inside = False
-        return self._judged_inside(found, path, listed=True)
+        return self._filter(found, path, listed=True)
 
-    def _judged_inside(self, value: Any, path: str, *, listed: bool = False) -> Any:
+    def _filter(self, value: Any, path: str, *, listed: bool = False) -> Any:
         """Judge a value, and what it contains, as messages; an unchanged one is the same object.
 
         Args:
@@ -314,43 +318,43 @@ class _Reader:
         if self.accept is None or value is _OMITTED or isinstance(value, BaseMessage):
             return value
         if not (listed and type(value) is list):
-            is_message, judged = self._like_message(value, path)
+            is_message, filtered = self._like_message(value, path)
             if is_message:
-                return judged
+                return filtered
         cls = type(value)
         if cls is dict:
-            return self._judged_dict(value, path)
+            return self._filter_dict(value, path)
         if cls in (list, tuple, set, frozenset, deque):
-            return self._judged_items(value, path)
+            return self._filter_items(value, path)
         form = object_form(cls)
         if form in ("", "enum"):
             return value
         data = parts_of(value)
-        found = self._judged_inside(data, path, listed=True)
+        found = self._filter(data, path, listed=True)
         if found is data:
             return value
         # Its class may need what was left out, so it becomes its values.
         return tuple(found) if form == "namedtuple" and type(found) is list else found
 
-    def _judged_dict(self, value: dict[Any, Any], path: str) -> Any:
+    def _filter_dict(self, value: dict[Any, Any], path: str) -> Any:
         found = {}
         for key, each in value.items():
             inner = f"{path}.{key}" if type(key) is str else path
-            judged_key = key if type(key) is str else self._judged_inside(key, path)
+            filtered_key = key if type(key) is str else self._filter(key, path)
             # Text by a key is a part of something, as a title.
             is_part = type(each) is str and key != "messages"
-            judged = each if is_part else self._judged_inside(each, inner, listed=True)
-            if judged_key is not _OMITTED and judged is not _OMITTED:
-                found[judged_key] = judged
+            filtered = each if is_part else self._filter(each, inner, listed=True)
+            if filtered_key is not _OMITTED and filtered is not _OMITTED:
+                found[filtered_key] = filtered
         same = len(found) == len(value) and all(
             one is other for one, other in zip(found.values(), value.values(), strict=True)
         )
         return value if same and all(map(operator.is_, found, value)) else found
 
-    def _judged_items(self, value: Any, path: str) -> Any:
+    def _filter_items(self, value: Any, path: str) -> Any:
         items = list(value)
-        judged = [self._judged_inside(each, f"{path}[{at}]") for at, each in enumerate(items)]
-        found = [each for each in judged if each is not _OMITTED]
+        filtered = [self._filter(each, f"{path}[{at}]") for at, each in enumerate(items)]
+        found = [each for each in filtered if each is not _OMITTED]
         if len(found) == len(items) and all(map(operator.is_, found, items)):
             return value
         if isinstance(value, deque):
@@ -369,38 +373,38 @@ class _Reader:
         if tag == MARK:
             return self._message(data, path)
         if tag == _DICT:
-            pairs = revived(tag, [[self._value(k, path), v] for k, v in _pairs(data)], {})
+            pairs = rebuilt(tag, [[self._value(k, path), v] for k, v in _pairs(data)], {})
             return self._dict(pairs.items(), path)
         if tag == _OBJECT and type(data) is list and len(data) in (3, 4):
             # Its content may be left out, and then the object is.
             inside = self._value(data[2], path)
             if inside is _OMITTED:
                 return _OMITTED
-            made = revived(tag, [*data[:2], inside, *data[3:]], self.known)
+            made = rebuilt(tag, [*data[:2], inside, *data[3:]], self.known)
             for each in lost_parts(data[3:]) if data[3:] else ():
                 self.omitted.append(f"{path}.{each}" if path else each)
             return made
-        return revived(tag, self._value(data, path), self.known)
+        return rebuilt(tag, self._value(data, path), self.known)
 
     def _message(self, content: Any, path: str) -> Any:
         if not isinstance(content, dict) or not (
             {"type", "data"} <= content.keys() <= {"type", "data", "omitted"}
         ):
             raise PayloadError("the payload holds a message of unknown form")
-        # What is in a message isn't judged with those around it.
+        # What is in a message isn't filtered with those around it.
         inside, self.inside = self.inside, False
         data = self._value(content["data"], path)
         self.inside = inside
-        told = content.get("omitted", [])
-        if type(told) is not list or set(map(type, told)) - {str}:
+        listed = content.get("omitted", [])
+        if type(listed) is not list or set(map(type, listed)) - {str}:
             raise PayloadError("the payload holds a message of unknown form")
-        self.omitted.extend(each[:_LONGEST_TOLD] for each in told[:_MOST_TOLD])
+        self.omitted.extend(each[:_MAX_OMISSION_LENGTH] for each in listed[:_MAX_LISTED_OMISSIONS])
         try:
             (made,) = messages_from_dict([{"type": content["type"], "data": data}])
         except Exception:
             # Whatever LangChain's classes stumble over in what a child made up.
             raise PayloadError("the payload holds a message of unknown form") from None
-        return self._judged(made, path)[0]
+        return self._filter_message(made, path)[0]
 
     def _like_message(self, value: Any, path: str) -> tuple[bool, Any]:
         """Judge a value as the message that `add_messages` would make of it, where it makes one."""
@@ -411,18 +415,18 @@ class _Reader:
         except Exception:
             # Nothing makes a message of it.
             return False, value
-        judged, changed = self._judged(made, path)
+        filtered, changed = self._filter_message(made, path)
         # As it came, where it may be one: a reader may want dicts.
-        return True, judged if changed else value
+        return True, filtered if changed else value
 
-    def _judged(self, message: BaseMessage, path: str) -> tuple[Any, bool]:
+    def _filter_message(self, message: BaseMessage, path: str) -> tuple[Any, bool]:
         """What comes in of a message that was made here, and whether it was changed."""
         if self.accept is None:
             return message, False
         if isinstance(message, BaseMessageChunk):
             message = message_chunk_to_message(message)
         kind = _KINDS.get(type(message), "")
-        if not self._takes(kind):
+        if not self._is_accepted(kind):
             return self._omit(path, f"{kind or 'other'} message"), True
         update: dict[str, Any] = {}
         if not self.accept.tool_calls:
@@ -436,17 +440,19 @@ class _Reader:
         named = message.id is not None and kind != "remove"
         if self.accept.seed is not None and not was_sent:
             if named:
-                update["id"] = _own_id("message", self.accept.seed, str(message.id))
-            update |= _with_own_calls(message, update, partial(_own_id, "call", self.accept.seed))
+                update["id"] = _derived_id("message", self.accept.seed, str(message.id))
+            update |= _with_derived_call_ids(
+                message, update, partial(_derived_id, "call", self.accept.seed)
+            )
         for name, part in update.items():
             setattr(message, name, part)
         return message, bool(update)
 
-    def _takes(self, kind: str) -> bool:
+    def _is_accepted(self, kind: str) -> bool:
         return self.accept is None or kind in self.accept.kinds
 
     def _omit(self, path: str, what: str) -> Any:
-        self.omitted.append(f"{path[:_LONGEST_TOLD] or 'the answer'}: a {what}")
+        self.omitted.append(f"{path[:_MAX_OMISSION_LENGTH] or 'the answer'}: a {what}")
         return _OMITTED
 
 
@@ -460,7 +466,7 @@ def _pairs(data: Any) -> list[Any]:
     return data
 
 
-def _own_id(of: str, seed: bytes, given: str) -> str:
+def _derived_id(of: str, seed: bytes, given: str) -> str:
     # An id that a child chooses could be one of the parent's: it would replace that message, or
     # answer that call of a tool in the tool's place.
     start = f"pipelit-agents/{of}-id/v1\0".encode()
@@ -468,7 +474,7 @@ def _own_id(of: str, seed: bytes, given: str) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
-def _with_own_calls(
+def _with_derived_call_ids(
     message: BaseMessage, changed: Mapping[str, Any], own: Callable[[str], str]
 ) -> dict[str, Any]:
     """The fields of a message that differ with other ids for calls of tools.
@@ -484,16 +490,16 @@ def _with_own_calls(
     for name in ("tool_calls", "invalid_tool_calls", "content", "additional_kwargs"):
         part = changed.get(name, getattr(message, name, None))
         if part and not isinstance(part, str):
-            other = _renamed(part, own, in_call=name.endswith("tool_calls"))
+            other = _with_call_ids(part, own, in_call=name.endswith("tool_calls"))
             if other != part:
                 update[name] = other
     return update
 
 
-def _renamed(value: Any, own: Callable[[str], str], *, in_call: bool) -> Any:
+def _with_call_ids(value: Any, own: Callable[[str], str], *, in_call: bool) -> Any:
     """A part of a message with other ids of calls."""
     if isinstance(value, list):
-        return [_renamed(each, own, in_call=in_call) for each in value]
+        return [_with_call_ids(each, own, in_call=in_call) for each in value]
     if not isinstance(value, dict):
         return value
     kind = value.get("type")
@@ -506,7 +512,9 @@ def _renamed(value: Any, own: Callable[[str], str], *, in_call: bool) -> Any:
         elif key in _ARGUMENTS:
             found[key] = each
         else:
-            found[key] = _renamed(each, own, in_call=isinstance(key, str) and _names_call(key))
+            found[key] = _with_call_ids(
+                each, own, in_call=isinstance(key, str) and _names_call(key)
+            )
     return found
 
 
@@ -536,7 +544,7 @@ def _without_calls(message: BaseMessage) -> dict[str, Any]:
 
 
 def _is_call(key: str, value: Any) -> bool:
-    stopped = key in ("finish_reason", "stop_reason") and value in _STOPPED_FOR
+    stopped = key in ("finish_reason", "stop_reason") and value in _TOOL_STOP_REASONS
     return stopped or _names_call(key)
 
 

@@ -2,7 +2,7 @@
 
 LangGraph finds the answer to an interrupt by its id, and takes the id from the exception. A child
 that could choose it would direct an answer to another node, so the parent gives each interrupt an
-id that it alone can turn back into the child's.
+id that it alone can turn inverse into the child's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESUMED: Final = "__pregel_resume_map"
 # Below it a child finds out by which id the parent shows an interrupt of its own.
 RENAMED: Final = "__pipelit_renamed"
 # The key of an interrupt's response schema that names the agent. JSON Schema ignores unknown keys.
-ASKED_BY: Final = "x-pipelit-agent"
+AGENT_KEY: Final = "x-pipelit-agent"
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -64,7 +64,7 @@ def interrupts_to_bytes(error: BaseException) -> bytes:
     return state_to_bytes(
         [
             {"interrupt": each.value, "response_schema": getattr(each, "response_schema", None)}
-            for each in _held(error)
+            for each in _interrupts_of(error)
         ]
     )
 
@@ -85,7 +85,7 @@ def rebuilt_interrupt(
     Raises:
         PayloadError: They can't be carried, or are too large.
     """
-    held = _held(error)
+    held = _interrupts_of(error)
     read = read_state(interrupts_to_bytes(error), limit=limit, known=known, accept=accept)
     rebuilt = []
     for position, (each, content) in enumerate(zip(held, read.value, strict=True)):
@@ -93,10 +93,10 @@ def rebuilt_interrupt(
         if schema is not None and type(schema) is not dict:
             raise PayloadError("an interrupt's response_schema is no JSON Schema")
         made = Interrupt(
-            content.get("interrupt"), id=_own_id(getattr(each, "id", ""), seed, position)
+            content.get("interrupt"), id=_parent_id(getattr(each, "id", ""), seed, position)
         )
         if any(each.name == "response_schema" for each in dataclasses.fields(Interrupt)):
-            made.response_schema = {**(schema or {}), ASKED_BY: agent}
+            made.response_schema = {**(schema or {}), AGENT_KEY: agent}
         rebuilt.append(made)
     return GraphInterrupt(tuple(rebuilt))
 
@@ -111,21 +111,21 @@ def child_answers(configurable: Mapping[str, Any], seed: bytes) -> dict[str, Any
         configurable: Of the parent's node.
         seed: The secret of the child's task.
     """
-    renamed = {RENAMED: partial(_shown_id, seed)}
-    given = configurable.get(RESUMED)
-    if not isinstance(given, Mapping):
+    renamed = {RENAMED: partial(_displayed_id, seed)}
+    identifier = configurable.get(RESUMED)
+    if not isinstance(identifier, Mapping):
         return renamed
     opened = {
-        _permuted(key, seed, back=True): value
-        for key, value in given.items()
+        _permuted(key, seed, inverse=True): value
+        for key, value in identifier.items()
         if is_interrupt_id(key)
     }
     # A client that reads the child's own namespace sees the child's ids, and may answer by them.
-    return renamed | {RESUMED: {**given, **opened}}
+    return renamed | {RESUMED: {**identifier, **opened}}
 
 
-def _shown_id(seed: bytes, given: Any) -> str:
-    return _permuted(given, seed) if is_interrupt_id(given) else ""
+def _displayed_id(seed: bytes, identifier: Any) -> str:
+    return _permuted(identifier, seed) if is_interrupt_id(identifier) else ""
 
 
 def asking_agent(interrupt: Interrupt) -> str | None:
@@ -134,34 +134,36 @@ def asking_agent(interrupt: Interrupt) -> str | None:
     It is the child that this parent asked. Where that child spawns too, another may have asked it.
     """
     schema = getattr(interrupt, "response_schema", None)
-    name = schema.get(ASKED_BY) if isinstance(schema, dict) else None
+    name = schema.get(AGENT_KEY) if isinstance(schema, dict) else None
     return name if isinstance(name, str) else None
 
 
-def _held(error: BaseException) -> list[Any]:
+def _interrupts_of(error: BaseException) -> list[Any]:
     # A static breakpoint interrupts with nothing.
-    given = error.args[0] if error.args else ()
-    if type(given) not in (tuple, list) or any(type(each) is not Interrupt for each in given):
+    identifier = error.args[0] if error.args else ()
+    if type(identifier) not in (tuple, list) or any(
+        type(each) is not Interrupt for each in identifier
+    ):
         raise PayloadError("an interrupt holds something else than interrupts")
-    return list(given)
+    return list(identifier)
 
 
-def _own_id(given: Any, seed: bytes, position: int) -> str:
-    if is_interrupt_id(given):
-        return _permuted(given, seed)
+def _parent_id(identifier: Any, seed: bytes, position: int) -> str:
+    if is_interrupt_id(identifier):
+        return _permuted(identifier, seed)
     # Nothing can be resumed by it, but two of them are two.
     label = b"pipelit-agents/unnamed-interrupt/v1\0" + seed + position.to_bytes(4)
     return hashlib.sha256(label).hexdigest()[:32]
 
 
-def is_interrupt_id(given: Any) -> bool:
+def is_interrupt_id(identifier: Any) -> bool:
     """Whether it has the form of an interrupt's id."""
-    return type(given) is str and _ID.fullmatch(given) is not None
+    return type(identifier) is str and _ID.fullmatch(identifier) is not None
 
 
-def _permuted(given: str, seed: bytes, *, back: bool = False) -> str:
+def _permuted(identifier: str, seed: bytes, *, inverse: bool = False) -> str:
     # One block of AES is a permutation of all ids: none is lost, and nobody chooses its image.
     key = hashlib.sha256(b"pipelit-agents/interrupt-id/v1\0" + seed).digest()
     cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305 - a single block
-    step = cipher.decryptor() if back else cipher.encryptor()
-    return step.update(bytes.fromhex(given)).hex()
+    step = cipher.decryptor() if inverse else cipher.encryptor()
+    return step.update(bytes.fromhex(identifier)).hex()

@@ -40,13 +40,13 @@ __all__ = ["RemoteChild", "ServerUnauthorized", "UnexpectedStatus", "Unreachable
 T = TypeVar("T")
 
 # Of an answer that isn't the envelope itself: a run's record, a list of runs, an error.
-_MAX_RECORD: Final = 2**20
-_OVERHEAD: Final = 2**16
+_MAX_RECORD_BYTES: Final = 2**20
+_ENVELOPE_OVERHEAD: Final = 2**16
 # A run's record and a list of runs have some hundred.
-_MOST_BRACKETS: Final = 4096
-_SHORT: Final = 2**16
-_CANCEL_WITHIN: Final = 0.9
-_LONGEST_PAUSE: Final = 5.0
+_MAX_BRACKETS: Final = 4096
+_SMALL_BODY: Final = 2**16
+_CANCEL_TIMEOUT: Final = 0.9
+_MAX_PAUSE: Final = 5.0
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
 # Gone for now: overloaded, restarting, or a proxy in front of it that says so.
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -99,7 +99,7 @@ class _Trust:
 
     def context(self) -> ssl.SSLContext:
         """The context; another one where the environment or the file names other certificates."""
-        source = _certificates()
+        source = _certificate_sources()
         with self._lock:
             if self._read is None or self._read[0] != source:
                 context = httpx.create_ssl_context()
@@ -115,7 +115,7 @@ def _keep_protocols(_: Sequence[str]) -> None:
     return
 
 
-def _certificates() -> tuple[Any, ...]:
+def _certificate_sources() -> tuple[Any, ...]:
     # What httpx, and Python's ssl, would look at.
     found: list[Any] = [os.environ.get("SSLKEYLOGFILE")]
     for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
@@ -131,7 +131,7 @@ def _certificates() -> tuple[Any, ...]:
 _TRUST: Final = _Trust()
 
 
-class _Quiet(httpx.AsyncHTTPTransport):
+class _NoReasonPhrase(httpx.AsyncHTTPTransport):
     """Drops the words beside the status: httpx logs them, and they are the server's."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -203,7 +203,7 @@ class RemoteChild:
                         credential=self.credential,
                     )
                 key = next(iter(opened.values())).get_secret_value()
-                headers["authorization"] = f"Bearer {_sendable(self.credential, key)}"
+                headers["authorization"] = f"Bearer {_require_sendable(self.credential, key)}"
             # A compressed answer may be any size when it is unpacked.
             headers |= {"accept-encoding": "identity", "accept": "application/json"}
             # Off the loop: the first one reads the certificates of the machine.
@@ -212,10 +212,10 @@ class RemoteChild:
                 run = _Run(client, self.graph, self._patience)
                 try:
                     await run.start(request)
-                    found = await run.output(limit * 4 // 3 + _OVERHEAD)
+                    found = await run.output(limit * 4 // 3 + _ENVELOPE_OVERHEAD)
                 except BaseException:
                     with suppress(Exception):
-                        await asyncio.wait_for(run.cancel(), _CANCEL_WITHIN)
+                        await asyncio.wait_for(run.cancel(), _CANCEL_TIMEOUT)
                     raise
         return Envelope.from_wire(found).to_dict()
 
@@ -225,9 +225,9 @@ class RemoteChild:
             headers=headers,
             timeout=_TIMEOUT,
             follow_redirects=False,
-            event_hooks={"response": [_refuse]},
+            event_hooks={"response": [_check_status]},
             # With a transport of its own httpx asks no proxy that the environment names.
-            transport=_Quiet(verify=_TRUST.context()),
+            transport=_NoReasonPhrase(verify=_TRUST.context()),
         )
 
     def __repr__(self) -> str:
@@ -252,12 +252,12 @@ class _Run:
             "multitask_strategy": "reject",
         }
         try:
-            record = await self._ask("POST", self._runs, json=body)
+            record = await self._call("POST", self._runs, json=body)
         except Unreachable as error:
             if error.status == 404:
                 raise UnexpectedStatus(404) from None
             # It may have begun all the same, and isn't begun twice.
-            begun = await self._begun()
+            begun = await self._started_runs()
             if not begun:
                 raise
             record = begun[0]
@@ -269,8 +269,8 @@ class _Run:
         pause = 0.1
         while True:
             try:
-                found = await self._ask("GET", f"{self._runs}/{self._id}/join", limit=limit)
-                if found is not None and await self._is_over(found):
+                found = await self._call("GET", f"{self._runs}/{self._id}/join", limit=limit)
+                if found is not None and await self._is_finished(found):
                     break
                 away_since = None
             except Unreachable:
@@ -281,33 +281,35 @@ class _Run:
                     raise
             # The connection was dropped, or closed with the run going on: it is joined again.
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE, max(0.1, self._patience / 4))
+            pause = min(2 * pause, _MAX_PAUSE, max(0.1, self._patience / 4))
         if broke and not _has_envelope(found):
             # A server that was started again begins the run again, and the child doesn't work
             # twice for one request.
             raise Unreachable
         return found
 
-    async def _is_over(self, found: Any) -> bool:
+    async def _is_finished(self, found: Any) -> bool:
         if _has_envelope(found):
             return True
-        record = await self._ask("GET", f"{self._runs}/{self._id}")
+        record = await self._call("GET", f"{self._runs}/{self._id}")
         status = record.get("status") if isinstance(record, dict) else None
         return status not in ("pending", "running")
 
     async def cancel(self) -> None:
-        records = [{"run_id": self._id}] if self._id else await self._begun()
+        records = [{"run_id": self._id}] if self._id else await self._started_runs()
         for record in records:
-            await self._ask("POST", f"{self._runs}/{_run_id(record)}/cancel")
+            await self._call("POST", f"{self._runs}/{_run_id(record)}/cancel")
 
-    async def _begun(self) -> list[Any]:
+    async def _started_runs(self) -> list[Any]:
         try:
-            records = await self._ask("GET", self._runs)
+            records = await self._call("GET", self._runs)
         except Unreachable:
             return []
         return records if isinstance(records, list) else []
 
-    async def _ask(self, method: str, path: str, *, limit: int = _MAX_RECORD, **body: Any) -> Any:
+    async def _call(
+        self, method: str, path: str, *, limit: int = _MAX_RECORD_BYTES, **body: Any
+    ) -> Any:
         received = bytearray()
         try:
             async with self._client.stream(method, path, **body) as response:
@@ -318,10 +320,10 @@ class _Run:
         except httpx.TransportError:
             # Its words are the server's, and its request holds the key.
             raise Unreachable from None
-        if sum(map(received.count, (b"{", b"["))) > _MOST_BRACKETS:
+        if sum(map(received.count, (b"{", b"["))) > _MAX_BRACKETS:
             # An envelope has two, and base64url none: parsing a forest costs more than sending it.
             raise PayloadError("what came is no envelope")
-        if len(received) < _SHORT:
+        if len(received) < _SMALL_BODY:
             return decode(bytes(received), limit=limit) if received.strip() else None
         return await aside(lambda: decode(bytes(received), limit=limit))
 
@@ -387,7 +389,7 @@ def from_remote_graph(name: str, graph: RemoteGraph) -> RemoteChild:
     kept = {
         header: SecretStr(value)
         for header, value in client.headers.items()
-        if header not in _OF_THE_CLIENT
+        if header not in _CLIENT_HEADERS
     }
     if "authorization" in kept:
         # RemoteGraph takes it from LANGSMITH_API_KEY by itself: it is none of this server's.
@@ -402,7 +404,7 @@ def from_remote_graph(name: str, graph: RemoteGraph) -> RemoteChild:
     )
 
 
-_OF_THE_CLIENT: Final = frozenset(
+_CLIENT_HEADERS: Final = frozenset(
     {"accept", "accept-encoding", "connection", "user-agent", "host", "content-type"}
 )
 
@@ -435,7 +437,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-async def _refuse(response: httpx.Response) -> None:
+async def _check_status(response: httpx.Response) -> None:
     # Before a byte of its body is read.
     status = response.status_code
     if status in (401, 403):
@@ -448,7 +450,7 @@ async def _refuse(response: httpx.Response) -> None:
         raise ValueError("the server compressed what it was asked not to")
 
 
-def _sendable(credential: str, key: str) -> str:
+def _require_sendable(credential: str, key: str) -> str:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise CredentialError(
             f"credential {credential!r} holds no API key that can be sent: it has to be one word "

@@ -45,30 +45,30 @@ def known_classes(classes: Iterable[type]) -> Known:
     Raises:
         TypeError: One of them is no enum, pydantic model, dataclass or named tuple.
     """
-    look = _Look()
+    walk = _SchemaWalk()
     for cls in classes:
         if not isinstance(cls, type) or not object_form(cls):
             raise TypeError(
                 f"answer_types: {cls!r} has to be an Enum, a pydantic model, a dataclass or a "
                 "NamedTuple"
             )
-        look.at(cls, cls.__name__)
-    return look.known()
+        walk.visit(cls, cls.__name__)
+    return walk.known()
 
 
 def known_outputs(graph: Pregel[Any, Any, Any, Any]) -> Known:
     """The classes in a graph's output."""
-    return _looked(graph).outputs
+    return _inspected(graph).outputs
 
 
 def known_inputs(graph: Pregel[Any, Any, Any, Any]) -> Known:
     """The classes in a graph's input."""
-    return _looked(graph).inputs
+    return _inspected(graph).inputs
 
 
 def uncarried_outputs(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
     """What of a graph's output can't be carried, as its schema shows it: each path and type."""
-    return _looked(graph).problems
+    return _inspected(graph).problems
 
 
 class _Found(NamedTuple):
@@ -81,23 +81,23 @@ _FOUND: Final[WeakKeyDictionary[Any, _Found]] = WeakKeyDictionary()
 _LOCK: Final = threading.Lock()
 
 
-def _looked(graph: Pregel[Any, Any, Any, Any]) -> _Found:
+def _inspected(graph: Pregel[Any, Any, Any, Any]) -> _Found:
     with _LOCK:
         found = _FOUND.get(graph)
     if found is None:
-        given, made = _Look(), _Look()
-        for look, names in ((given, graph.input_channels), (made, graph.output_channels)):
+        given, made = _SchemaWalk(), _SchemaWalk()
+        for walk, names in ((given, graph.input_channels), (made, graph.output_channels)):
             for name in [names] if isinstance(names, str) else names:
                 # A graph's one unnamed channel is its whole state.
                 hint = getattr(graph.channels.get(name), "ValueType", Any)
-                look.at(hint, "" if name.startswith("__") else name)
+                walk.visit(hint, "" if name.startswith("__") else name)
         found = _Found(given.known(), made.known(), made.problems)
         with _LOCK:
             _FOUND[graph] = found
     return found
 
 
-class _Look:
+class _SchemaWalk:
     """A walk over type hints."""
 
     def __init__(self) -> None:
@@ -117,12 +117,12 @@ class _Look:
                     continue
         return found
 
-    def at(self, hint: Any, path: str) -> bool:
-        """Looks at a hint; whether no value of it can be carried."""
+    def visit(self, hint: Any, path: str) -> bool:
+        """Looks visit a hint; whether no value of it can be carried."""
         hint = _unwrapped(hint)
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin in (typing.Union, types.UnionType):
-            return self._at_union(args, path)
+            return self._visit_union(args, path)
         if origin is typing.Literal:
             for each in args:
                 if isinstance(each, Enum):
@@ -131,41 +131,43 @@ class _Look:
         if origin is type or origin is collections.abc.Callable:
             return self._problem(path, str(hint))
         if origin in _MANY:
-            return self._at_each((f"{path}[*]", each) for each in args if each is not ...)
+            return self._visit_each((f"{path}[*]", each) for each in args if each is not ...)
         cls = origin or hint
         if not isinstance(cls, type) or cls in _OPEN:
             return False
-        return self._at_class(cls, path)
+        return self._visit_class(cls, path)
 
-    def _at_each(self, parts: Iterable[tuple[str, Any]]) -> bool:
+    def _visit_each(self, parts: Iterable[tuple[str, Any]]) -> bool:
         # All of them: each says its own path.
-        return any([self.at(hint, path) for path, hint in parts])  # noqa: C419
+        return any([self.visit(hint, path) for path, hint in parts])  # noqa: C419
 
-    def _at_union(self, args: Collection[Any], path: str) -> bool:
+    def _visit_union(self, args: Collection[Any], path: str) -> bool:
         before = len(self.problems)
-        bad = [self.at(each, path) for each in args]
+        bad = [self.visit(each, path) for each in args]
         if not all(bad):
             # One of them can be carried, and it may be that one.
             del self.problems[before:]
         return all(bad)
 
-    def _at_class(self, cls: type, path: str) -> bool:
+    def _visit_class(self, cls: type, path: str) -> bool:
         if cls in self._seen:
             # Of a class that holds itself the outer one says it.
             bad = self._seen[cls]
             return self._problem(path, cls.__name__) if bad else False
         self._seen[cls] = False
-        self._seen[cls] = bad = self._at_new_class(cls, path)
+        self._seen[cls] = bad = self._visit_new_class(cls, path)
         return bad
 
-    def _at_new_class(self, cls: type, path: str) -> bool:
+    def _visit_new_class(self, cls: type, path: str) -> bool:
         if is_secret(cls):
             return self._problem(path, cls.__name__, "a secret doesn't leave its node")
         if issubclass(cls, BaseMessage):
             return False
         if typing_extensions.is_typeddict(cls) or object_form(cls):
             self._class(cls)
-            return self._at_each((_under(path, name), each) for name, each in _fields(cls).items())
+            return self._visit_each(
+                (_under(path, name), each) for name, each in _fields(cls).items()
+            )
         if is_carried(cls) or _is_open(cls):
             return False
         return self._problem(path, cls.__name__)

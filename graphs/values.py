@@ -60,15 +60,15 @@ __all__ = [
     "lost_parts",
     "object_form",
     "parts_of",
-    "revived",
+    "rebuilt",
 ]
 
 # Decimal128's. A larger exponent says a huge number in a few bytes, and `int` of it would be one.
-_MOST_EXPONENT: Final = 6144
-_MOST_DIGITS: Final = 4300
-_LONGEST_NAME: Final = 100
-_MOST_LOST: Final = 20
-_LONGEST_LOST: Final = 200
+_MAX_EXPONENT: Final = 6144
+_MAX_DIGITS: Final = 4300
+_MAX_NAME_LENGTH: Final = 100
+_MAX_LOST_PARTS: Final = 20
+_MAX_LOST_LENGTH: Final = 200
 _SERIALIZED: Final = "a value that its serializer changes"
 
 
@@ -159,7 +159,7 @@ def is_carried(cls: type) -> bool:
     return issubclass(cls, carried) or cls.__module__ == "numpy" or hasattr(cls, "__fields__")
 
 
-def revived(tag: str, data: Any, known: Known) -> Any:
+def rebuilt(tag: str, data: Any, known: Known) -> Any:
     """Build the value that a mark describes; the values inside it are built already.
 
     Raises:
@@ -168,7 +168,7 @@ def revived(tag: str, data: Any, known: Known) -> Any:
     read = _READERS.get(tag)
     try:
         if tag == f"{RESERVED}object__":
-            return _revived_object(data, known)
+            return _rebuilt_object(data, known)
         if read is not None:
             return read(data)
     except (ArithmeticError, AttributeError, TypeError, ValueError, LookupError):
@@ -183,7 +183,7 @@ def _tagged(name: str, data: Any) -> Tagged:
 
 def _uncarried(cls: type) -> TypeError:
     name = getattr(cls, "__name__", "")
-    shown = name[:_LONGEST_NAME] if type(name) is str else "?"
+    shown = name[:_MAX_NAME_LENGTH] if type(name) is str else "?"
     return TypeError(
         f"a value of type {shown} can't be carried: give text, numbers, dates, lists, sets, dicts, "
         "messages, or models and dataclasses of them"
@@ -212,7 +212,7 @@ def _object(form: str, cls: type, value: Any, portable: bool) -> Any:
     # In a list: a dict that is data could have keys like ours.
     written = [form, class_name(cls), data]
     if lost:
-        written.append([each[:_LONGEST_LOST] for each in lost[:_MOST_LOST]])
+        written.append([each[:_MAX_LOST_LENGTH] for each in lost[:_MAX_LOST_PARTS]])
     return _tagged("object", written)
 
 
@@ -409,7 +409,7 @@ def _alike_keys(first: Iterable[Any], second: Iterable[Any]) -> bool:
     return all(key in keys and _alike(key, keys[key]) for key in first)
 
 
-def _revived_object(data: Any, known: Known) -> Any:
+def _rebuilt_object(data: Any, known: Known) -> Any:
     form, name, content, *more = data if type(data) is list else []
     if form not in ("enum", "model", "dataclass", "namedtuple") or type(name) is not str:
         raise ValueError(form)
@@ -437,7 +437,7 @@ def lost_parts(more: list[Any]) -> list[str]:
     (lost,) = more
     if type(lost) is not list or not lost or set(map(type, lost)) != {str}:
         raise ValueError
-    return [each[:_LONGEST_LOST] for each in lost[:_MOST_LOST]]
+    return [each[:_MAX_LOST_LENGTH] for each in lost[:_MAX_LOST_PARTS]]
 
 
 def _made(found: KnownClass, content: Any) -> Any:
@@ -481,7 +481,7 @@ def _written_moment(value: datetime | time) -> Tagged:
             )
         name = value.tzname()
         if name is not None and name != timezone(value.utcoffset() or timedelta()).tzname(None):
-            fields["name"] = str(name)[:_LONGEST_NAME]
+            fields["name"] = str(name)[:_MAX_NAME_LENGTH]
     return _tagged(cls.__name__, fields["iso"] if len(fields) == 1 else fields)
 
 
@@ -500,7 +500,7 @@ def _read_moment(cls: Any, form: re.Pattern[str], data: Any) -> Any:
     if name is not None:
         if offset is None or type(name) is not str:
             raise ValueError
-        found = found.replace(tzinfo=timezone(offset, name[:_LONGEST_NAME]))
+        found = found.replace(tzinfo=timezone(offset, name[:_MAX_NAME_LENGTH]))
     return found
 
 
@@ -523,15 +523,15 @@ def _written_decimal(value: Decimal) -> Tagged:
     if not value.is_finite():
         raise TypeError(f"{value} can't be carried")
     digits, exponent = value.as_tuple().digits, value.as_tuple().exponent
-    if abs(value.adjusted()) > _MOST_EXPONENT or abs(int(exponent)) > _MOST_EXPONENT:
-        raise TypeError(f"a Decimal with an exponent beyond {_MOST_EXPONENT} can't be carried")
-    if len(digits) > _MOST_DIGITS:
-        raise TypeError(f"a Decimal with more than {_MOST_DIGITS} digits can't be carried")
+    if abs(value.adjusted()) > _MAX_EXPONENT or abs(int(exponent)) > _MAX_EXPONENT:
+        raise TypeError(f"a Decimal with an exponent beyond {_MAX_EXPONENT} can't be carried")
+    if len(digits) > _MAX_DIGITS:
+        raise TypeError(f"a Decimal with more than {_MAX_DIGITS} digits can't be carried")
     return _tagged("decimal", str(value))
 
 
 def _read_decimal(data: Any) -> Decimal:
-    if type(data) is not str or len(data) > 3 * _MOST_DIGITS or not _DECIMAL.fullmatch(data):
+    if type(data) is not str or len(data) > 3 * _MAX_DIGITS or not _DECIMAL.fullmatch(data):
         raise ValueError
     found = Decimal(data)
     if _written_decimal(found) != _tagged("decimal", data):

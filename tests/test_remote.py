@@ -437,7 +437,7 @@ def test_a_replayed_request_is_not_worked_on_again(world: World) -> None:
         ({"graph": "closed"}, "accept_from"),
         ({"credential": "bobs-key"}, "accept_from"),
         ({"graph": "keeping"}, "accept_from"),
-        ({"graph": "nothing"}, "answered 422: see the url, and the graph"),
+        ({"graph": "nothing"}, "answered 422: check the url, and that the server has a graph"),
         ({"credential": "no-key"}, "API key"),
         ({"credential": None}, "API key"),
     ],

@@ -380,12 +380,12 @@ def test_a_child_that_is_added_later_is_no_child(
     children[OTHER] = verified_child(graph_of(), home_of(lead).agent(OTHER))
     given: Any = {"tasks": [*tasks("new", agent=OTHER)["tasks"], *tasks("old")["tasks"]]}
     if on_failure == "raise":
-        with pytest.raises(SpawnError, match="'agent_second' is no child here"):
+        with pytest.raises(SpawnError, match="'agent_second' isn't a child of this node"):
             graph.invoke(given, THREAD)
         return
     first, second = graph.invoke(given, THREAD)["results"]
     assert first["agent"] == OTHER
-    assert "'agent_second' is no child here" in first["error"]
+    assert "'agent_second' isn't a child of this node" in first["error"]
     assert second["output"]["a"] == "OLD"
 
 
@@ -435,7 +435,7 @@ def test_the_tool_has_the_children_that_it_was_built_with(
     tool = SpawnAndAwait(agent=lead, children=children, proof=proof)
     children[OTHER] = verified_child(graph_of(), home_of(lead).agent(OTHER))
     proof[NAME] = "unbound-totp"
-    assert "is no child here" in tool.invoke(dict(tasks("x", agent=OTHER)))
+    assert "isn't a child of this node" in tool.invoke(dict(tasks("x", agent=OTHER)))
     assert '"verified"' in tool.invoke(dict(tasks("x")))
 
 

@@ -38,9 +38,9 @@ __all__ = [
 
 T = TypeVar("T")
 
-_MOST_PROBLEMS: Final = 5
+_MAX_LISTED_PROBLEMS: Final = 5
 # What a model can act on. Anything else, broken storage above all, is for the developer.
-_FOR_THE_MODEL: Final = (AccountError, CodeRejected, CredentialError, PeerLocked, RateLimited)
+_MODEL_ERRORS: Final = (AccountError, CodeRejected, CredentialError, PeerLocked, RateLimited)
 
 
 class Arguments(BaseModel):
@@ -50,7 +50,7 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _CheckArguments(Arguments):
+class _VerifyArguments(Arguments):
     username: Annotated[str, Field(description="The agent that made the code.")]
     code: Annotated[str, Field(description="The 8 digits, as they were given to you.")]
     message: Annotated[
@@ -62,7 +62,7 @@ class _CheckArguments(Arguments):
     ] = None
 
 
-class _CheckMessageArguments(_CheckArguments):
+class _VerifyMessageArguments(_VerifyArguments):
     message: Annotated[
         str,
         Field(
@@ -92,7 +92,7 @@ class _CreateNamedArguments(_CreateArguments):
     ] = None
 
 
-def _say_what_is_wrong(error: Any) -> str:
+def _validation_message(error: Any) -> str:
     # Without the values: what a model sent for a field may be anything.
     if not isinstance(error, ValidationError):
         return "The arguments are not what the tool takes."
@@ -100,10 +100,10 @@ def _say_what_is_wrong(error: Any) -> str:
         f"{_printable('.'.join(map(str, each['loc']))[:40]) or 'arguments'}: {each['msg']}"
         for each in error.errors(include_input=False, include_url=False, include_context=False)
     ]
-    told = problems[:_MOST_PROBLEMS]
-    if len(problems) > len(told):
-        told.append(f"and {len(problems) - len(told)} more")
-    return "The arguments are not what the tool takes. " + "; ".join(told)
+    listed = problems[:_MAX_LISTED_PROBLEMS]
+    if len(problems) > len(listed):
+        listed.append(f"and {len(problems) - len(listed)} more")
+    return "The arguments are not what the tool takes. " + "; ".join(listed)
 
 
 def _printable(name: str) -> str:
@@ -130,7 +130,7 @@ class AgentTool(BaseTool):
     _handle = field_validator("agent", mode="before")(_require_handle)
 
     handle_tool_error: Any = Field(default=True, exclude=True)
-    handle_validation_error: Any = Field(default=_say_what_is_wrong, exclude=True)
+    handle_validation_error: Any = Field(default=_validation_message, exclude=True)
 
     @property
     def pipelit(self) -> Pipelit:
@@ -138,23 +138,23 @@ class AgentTool(BaseTool):
         found: Pipelit = home_of(self.agent)
         return found
 
-    def _tell(self, work: Callable[[], T], message: str | None = None) -> T:
+    def _with_advice(self, work: Callable[[], T], message: str | None = None) -> T:
         try:
             return work()
-        except _FOR_THE_MODEL as error:
-            if self._misbound(error):
+        except _MODEL_ERRORS as error:
+            if self._is_own_account(error):
                 raise
             raise ToolException(_advice(error, message)) from error
 
-    async def _atell(self, work: Awaitable[T], message: str | None = None) -> T:
+    async def _awith_advice(self, work: Awaitable[T], message: str | None = None) -> T:
         try:
             return await work
-        except _FOR_THE_MODEL as error:
-            if self._misbound(error):
+        except _MODEL_ERRORS as error:
+            if self._is_own_account(error):
                 raise
             raise ToolException(_advice(error, message)) from error
 
-    def _misbound(self, error: Exception) -> bool:
+    def _is_own_account(self, error: Exception) -> bool:
         # The tool's own account was never made, or is a person's: no argument fixes that.
         return (
             isinstance(error, NotLocalAgent | UserNotFound)
@@ -236,10 +236,10 @@ class GetTotpCode(AgentTool):
         super().__init__(agent=agent, **options)
 
     def _run(self, audience: str | None = None, message: str | None = None) -> str:
-        return self._tell(lambda: self._code(audience, message))
+        return self._with_advice(lambda: self._code(audience, message))
 
     async def _arun(self, audience: str | None = None, message: str | None = None) -> str:
-        return await self._atell(aside(self._code, audience, message))
+        return await self._awith_advice(aside(self._code, audience, message))
 
     def _to_args_and_kwargs(
         self, tool_input: str | dict[str, Any], tool_call_id: str | None
@@ -291,21 +291,25 @@ class VerifyPeer(AgentTool):
 
     def __init__(self, *, agent: Agent, require_message: bool = False, **options: Any) -> None:
         _require_handle(agent)
-        schema = _CheckMessageArguments if require_message else _CheckArguments
+        schema = _VerifyMessageArguments if require_message else _VerifyArguments
         options.setdefault("args_schema", schema)
         options |= {"require_message": require_message}
         super().__init__(agent=agent, **options)
 
     def _run(self, username: str, code: str, message: str | None = None) -> str:
         self._require(message)
-        return self._shown(
-            self._tell(lambda: self.agent.verify_peer(username, code, message=message), message)
+        return self._verified_text(
+            self._with_advice(
+                lambda: self.agent.verify_peer(username, code, message=message), message
+            )
         )
 
     async def _arun(self, username: str, code: str, message: str | None = None) -> str:
         self._require(message)
-        return self._shown(
-            await self._atell(self.agent.averify_peer(username, code, message=message), message)
+        return self._verified_text(
+            await self._awith_advice(
+                self.agent.averify_peer(username, code, message=message), message
+            )
         )
 
     def _require(self, message: str | None) -> None:
@@ -314,7 +318,7 @@ class VerifyPeer(AgentTool):
                 "Not verified: message is missing: give the text that the code was made for"
             )
 
-    def _shown(self, found: Verification) -> str:
+    def _verified_text(self, found: Verification) -> str:
         seconds = PERIOD * (2 * self.pipelit.policy.window + 1)
         made = f"Verified: {found.peer} made this code for you within the last {seconds} seconds"
         if found.message is None:
@@ -369,8 +373,8 @@ class CreateAgentUser(AgentTool):
         super().__init__(agent=agent, **options)
 
     def _run(self, purpose: str, username: str | None = None) -> str:
-        return self._made(
-            self._tell(
+        return self._created_text(
+            self._with_advice(
                 lambda: self.pipelit.provision_agent(
                     self.agent, purpose=purpose, username=username, prefix=self.prefix
                 )
@@ -378,8 +382,8 @@ class CreateAgentUser(AgentTool):
         )
 
     async def _arun(self, purpose: str, username: str | None = None) -> str:
-        return self._made(
-            await self._atell(
+        return self._created_text(
+            await self._awith_advice(
                 self.pipelit.aprovision_agent(
                     self.agent, purpose=purpose, username=username, prefix=self.prefix
                 )
@@ -387,7 +391,7 @@ class CreateAgentUser(AgentTool):
         )
 
     @staticmethod
-    def _made(made: Any) -> str:
+    def _created_text(made: Any) -> str:
         did = "Created" if made.created else "You had created"
         return (
             f"{did} {made.username}. Its API key is kept as credential {made.credential!r} "

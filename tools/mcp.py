@@ -50,25 +50,25 @@ def mcp_server(tools: Sequence[BaseTool], *, name: str) -> Server[Any]:
     by_name = {tool.name: tool for tool in tools}
 
     async def on_list_tools(_context: Any, _params: Any) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[_shown(tool) for tool in tools])
+        return types.ListToolsResult(tools=[_tool_entry(tool) for tool in tools])
 
     async def on_call_tool(_context: Any, params: Any) -> types.CallToolResult:
         tool = by_name.get(params.name)
         if tool is None:
-            return _said(f"There is no such tool; there are {', '.join(by_name)}.", wrong=True)
+            return _result(f"There is no such tool; there are {', '.join(by_name)}.", wrong=True)
         arguments = {} if params.arguments is None else params.arguments
         if not isinstance(arguments, dict):
-            return _said(f"{_no_object(arguments)}.", wrong=True)
+            return _result(f"{_not_an_object(arguments)}.", wrong=True)
         call = {"type": "tool_call", "name": tool.name, "args": dict(arguments), "id": "mcp"}
         try:
             answer = await tool.ainvoke(call)
         except Exception as error:
             # Not for the model to fix; and the client's log is no place for a traceback.
             print(f"error: {tool.name}: {error}", file=sys.stderr)  # noqa: T201 - the operator's
-            return _said(f"The server can't do that now: {type(error).__name__}.", wrong=True)
-        return _said(str(answer.content), wrong=answer.status == "error")
+            return _result(f"The server can't do that now: {type(error).__name__}.", wrong=True)
+        return _result(str(answer.content), wrong=answer.status == "error")
 
-    async def say_what_is_wrong(ctx: Any, call_next: Any) -> Any:
+    async def explain_invalid_params(ctx: Any, call_next: Any) -> Any:
         # The SDK refuses these with "Invalid request parameters", and says no more.
         if ctx.method == "tools/call" and ctx.request_id is not None:
             problem = _problem(ctx.params, by_name)
@@ -85,7 +85,7 @@ def mcp_server(tools: Sequence[BaseTool], *, name: str) -> Server[Any]:
     # The SDK calls this list provisional. Without it only the words are worse.
     middleware = getattr(server, "middleware", None)
     if middleware is not None:
-        middleware.append(say_what_is_wrong)
+        middleware.append(explain_invalid_params)
     return server
 
 
@@ -132,10 +132,10 @@ def _problem(params: Mapping[str, Any] | None, tools: Mapping[str, BaseTool]) ->
     if not isinstance(given.get("name"), str):
         return f"name has to be the name of a tool: {', '.join(tools)}"
     arguments = given.get("arguments")
-    return "" if arguments is None or isinstance(arguments, dict) else _no_object(arguments)
+    return "" if arguments is None or isinstance(arguments, dict) else _not_an_object(arguments)
 
 
-def _no_object(arguments: object) -> str:
+def _not_an_object(arguments: object) -> str:
     found = _JSON_TYPES.get(type(arguments), "something else")
     return f"arguments has to be an object, each argument by its name, not {found}"
 
@@ -150,7 +150,7 @@ def _answer_to_unreadable(error: Exception) -> types.JSONRPCError | None:
                 return None
             head = _ID.match(given)
             number, text = head.groups() if head else (None, None)
-            return _refused(
+            return _error(
                 text if number is None else int(number),
                 types.PARSE_ERROR,
                 f"The line can't be read. {each['msg']}",
@@ -161,22 +161,22 @@ def _answer_to_unreadable(error: Exception) -> types.JSONRPCError | None:
                 return None
             of_request = given.get("id")
             known = type(of_request) in (int, str)
-            return _refused(of_request if known else None, types.INVALID_REQUEST, _NO_REQUEST)
-    return _refused(None, types.INVALID_REQUEST, _NO_REQUEST)
+            return _error(of_request if known else None, types.INVALID_REQUEST, _NO_REQUEST)
+    return _error(None, types.INVALID_REQUEST, _NO_REQUEST)
 
 
-def _refused(request: int | str | None, code: int, message: str) -> types.JSONRPCError:
+def _error(request: int | str | None, code: int, message: str) -> types.JSONRPCError:
     error = types.ErrorData(code=code, message=message)
     return types.JSONRPCError(jsonrpc="2.0", id=request, error=error)
 
 
-def _shown(tool: BaseTool) -> types.Tool:
+def _tool_entry(tool: BaseTool) -> types.Tool:
     schema: Any = tool.tool_call_schema
     found = schema if isinstance(schema, dict) else schema.model_json_schema()
     return types.Tool(name=tool.name, description=tool.description, input_schema=found)
 
 
-def _said(text: str, *, wrong: bool) -> types.CallToolResult:
+def _result(text: str, *, wrong: bool) -> types.CallToolResult:
     # A lone surrogate can't be sent, and would end the server.
     sendable = text.encode(errors="backslashreplace").decode()
     content = types.TextContent(type="text", text=sendable)

@@ -23,7 +23,7 @@ from .identity import AgentTool, Arguments
 
 __all__ = ["SpawnAndAwait"]
 
-_MOST_TASKS: Final = 20
+_MAX_TASKS: Final = 20
 
 
 class _Task(Arguments):
@@ -68,7 +68,7 @@ class SpawnAndAwait(AgentTool):
     name: str = "spawn_and_await"
     args_schema: Any = Field(default=_SpawnArguments, exclude=True)
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
-    max_tasks: int = _MOST_TASKS
+    max_tasks: int = _MAX_TASKS
     spawn: Any = Field(exclude=True, repr=False)
 
     def __init__(
@@ -81,7 +81,7 @@ class SpawnAndAwait(AgentTool):
         max_depth: int = 3,
         proof: Mapping[str, Literal["bound", "unbound-totp"]] | None = None,
         max_answer_bytes: int = 2**20,
-        max_tasks: int = _MOST_TASKS,
+        max_tasks: int = _MAX_TASKS,
         **options: Any,
     ) -> None:
         options["max_tasks"] = require_count(max_tasks, "max_tasks")
@@ -100,7 +100,7 @@ class SpawnAndAwait(AgentTool):
 
     def _run(self, tasks: list[Any], config: RunnableConfig) -> tuple[str, list[SpawnResult]]:
         try:
-            return _told(self.spawn.invoke(self._given(tasks), config)["results"])
+            return _tool_answer(self.spawn.invoke(self._spawn_input(tasks), config)["results"])
         except SpawnError as error:
             raise ToolException(f"Not done: {error}.") from error
 
@@ -108,11 +108,13 @@ class SpawnAndAwait(AgentTool):
         self, tasks: list[Any], config: RunnableConfig
     ) -> tuple[str, list[SpawnResult]]:
         try:
-            return _told((await self.spawn.ainvoke(self._given(tasks), config))["results"])
+            return _tool_answer(
+                (await self.spawn.ainvoke(self._spawn_input(tasks), config))["results"]
+            )
         except SpawnError as error:
             raise ToolException(f"Not done: {error}.") from error
 
-    def _given(self, tasks: list[Any]) -> dict[str, Any]:
+    def _spawn_input(self, tasks: list[Any]) -> dict[str, Any]:
         if len(tasks) > self.max_tasks:
             raise ToolException(
                 f"Not done: {len(tasks)} tasks, and {self.max_tasks} are allowed at once."
@@ -120,8 +122,8 @@ class SpawnAndAwait(AgentTool):
         return {"tasks": [{"agent": task.agent, "input": task.input} for task in tasks]}
 
 
-def _told(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]]:
-    told = [
+def _tool_answer(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]]:
+    answers = [
         {"agent": each["agent"], "status": each["status"]}
         | (
             {"output": _as_json(each["output"])}
@@ -130,7 +132,7 @@ def _told(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]]:
         )
         for each in results
     ]
-    return json.dumps(told, ensure_ascii=False), list(results)
+    return json.dumps(answers, ensure_ascii=False), list(results)
 
 
 def _as_json(value: Any) -> Any:

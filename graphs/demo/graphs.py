@@ -92,14 +92,16 @@ def reader_graph(
 
     builder = StateGraph(ReaderState, input_schema=Document, output_schema=Reading)
     builder.add_node("analyse", analyse)
-    builder.add_node("summarise", _asking(model, own or Pipelit.from_env()) if model else summarise)
+    builder.add_node(
+        "summarise", _summary_by_model(model, own or Pipelit.from_env()) if model else summarise
+    )
     builder.add_edge(START, "analyse")
     builder.add_edge("analyse", "summarise")
     builder.add_edge("summarise", END)
     return builder.compile(name="reader")
 
 
-def _asking(model: str, own: Pipelit) -> Any:
+def _summary_by_model(model: str, own: Pipelit) -> Any:
     try:
         from langchain.chat_models import init_chat_model
     except ModuleNotFoundError:

@@ -55,13 +55,13 @@ class _Report(TypedDict, total=False):
 class _Recorded(VerifiedChild):
     """An honest reader that somebody listens to."""
 
-    tape: Any = None
+    recording: Any = None
 
     def answer(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
     ) -> dict[str, Any]:
-        self.tape = super().answer(request, config, control)
-        return dict(self.tape)
+        self.recording = super().answer(request, config, control)
+        return dict(self.recording)
 
 
 class _Tampering(VerifiedChild):
@@ -78,12 +78,12 @@ class _Tampering(VerifiedChild):
 class _Replaying(VerifiedChild):
     """A reader that gives a recorded answer of the true one."""
 
-    tape: Any = None
+    recording: Any = None
 
     def answer(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
     ) -> dict[str, Any]:
-        return dict(self.tape)
+        return dict(self.recording)
 
 
 def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool = False) -> int:
@@ -138,7 +138,7 @@ def _show(
         console.print(_results_table(state["results"]))
 
         console.print("\n[bold]2. Three attacks on the same node[/]")
-        attacks = _attacks(pipelit, reader_graph(), recorded.tape, files[0])
+        attacks = _attacks(pipelit, reader_graph(), recorded.recording, files[0])
         console.print(_attacks_table(attacks))
 
         console.print("\n[bold]3. A sealed key, used inside the node that signs the report[/]")
@@ -242,12 +242,12 @@ def _delegate(
 
 
 def _attacks(
-    pipelit: Pipelit, reader: Pregel[Any, Any, Any, Any], tape: Any, file: Path
+    pipelit: Pipelit, reader: Pregel[Any, Any, Any, Any], recording: Any, file: Path
 ) -> list[dict[str, str]]:
     name = READERS[0]
     true = pipelit.agent(name)
     replaying = _Replaying(graph=reader, agent=true)
-    replaying.tape = tape
+    replaying.recording = recording
     found = []
     with (
         tempfile.TemporaryDirectory() as elsewhere,
