@@ -176,8 +176,8 @@ def test_a_code_approves_one_thing(pipelit: Pipelit, apps: Apps, clock: Clock) -
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        ({"username": "bob", "code": "bobs"}, "'bob' is not asked here"),
-        ({"username": "bob", "deny": True}, "'bob' is not asked here"),
+        ({"username": "bob", "code": "bobs"}, "'bob' isn't an approver here"),
+        ({"username": "bob", "deny": True}, "'bob' isn't an approver here"),
         ({"username": "carol", "code": "123456"}, "the code was not accepted"),
         ({"username": "alice", "code": "12345"}, "exactly 6 digits"),
         ({"username": "alice"}, "has to be"),
@@ -305,9 +305,7 @@ def test_what_is_wrong_with_the_node_is_said_at_once(pipelit: Pipelit, editor: A
         approve_with_totp(pipelit, approvers=["Alice"], reason="x")
     with pytest.raises(PayloadError):
         approval_digest({"amount": float("nan")})
-    with pytest.raises(
-        SecondFactorError, match=r"nobody of the approvers can approve: .*no person"
-    ):
+    with pytest.raises(SecondFactorError, match=r"none of the approvers can approve: .*no person"):
         paying(pipelit, editor.username, "carol").invoke(ASKED, THREAD)
 
 

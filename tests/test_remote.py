@@ -613,7 +613,7 @@ def test_what_is_wrong_with_a_remote_child_is_said_at_once(world: World) -> None
         spawn_and_await(lead, {"agent_writer": child})
     with pytest.raises(TypeError, match="compiled graph"):
         spawn_and_await(lead, {NAME: child}, proof={NAME: "unbound-totp"})
-    with pytest.raises(ValueError, match="in clear"):
+    with pytest.raises(ValueError, match="unencrypted"):
         spawn_and_await(lead, {NAME: RemoteGraph(NAME, url="http://research.example")})
 
 
