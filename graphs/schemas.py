@@ -1,6 +1,6 @@
-"""What the types in a graph's schema show before it runs: what can't be carried, and what is known.
+"""Inspect the types in a graph's schema: types that can't be carried, and known classes.
 
-A reader that shares the schema knows its classes, so that values of them come back as themselves.
+A reader that shares the schema knows its classes, so it can rebuild values of these classes.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _MANY: Final = (
     *(list, tuple, set, frozenset, dict, collections.deque, collections.abc.Mapping),
     *(collections.abc.Sequence, collections.abc.Set, collections.abc.Iterable),
 )
-# Types that say nothing of the values: anything may be behind them.
+# Types that don't restrict the values.
 _OPEN: Final = frozenset({object, type(None), Any})
 
 
 def known_classes(classes: Iterable[type]) -> Known:
-    """The classes that a user names, and those in their fields.
+    """Return the classes that a user names, and the classes of their fields.
 
     Raises:
-        TypeError: One of them is no enum, pydantic model, dataclass or named tuple.
+        TypeError: A class isn't an enum, pydantic model, dataclass or named tuple.
     """
     walk = _SchemaWalk()
     for cls in classes:
@@ -57,17 +57,17 @@ def known_classes(classes: Iterable[type]) -> Known:
 
 
 def known_outputs(graph: Pregel[Any, Any, Any, Any]) -> Known:
-    """The classes in a graph's output."""
+    """Return the classes in a graph's output schema."""
     return _inspected(graph).outputs
 
 
 def known_inputs(graph: Pregel[Any, Any, Any, Any]) -> Known:
-    """The classes in a graph's input."""
+    """Return the classes in a graph's input schema."""
     return _inspected(graph).inputs
 
 
 def uncarried_outputs(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
-    """What of a graph's output can't be carried, as its schema shows it: each path and type."""
+    """Return a message for each path in a graph's output schema that can't be carried."""
     return _inspected(graph).problems
 
 
@@ -85,13 +85,13 @@ def _inspected(graph: Pregel[Any, Any, Any, Any]) -> _Found:
     with _LOCK:
         found = _FOUND.get(graph)
     if found is None:
-        given, made = _SchemaWalk(), _SchemaWalk()
-        for walk, names in ((given, graph.input_channels), (made, graph.output_channels)):
+        inputs, outputs = _SchemaWalk(), _SchemaWalk()
+        for walk, names in ((inputs, graph.input_channels), (outputs, graph.output_channels)):
             for name in [names] if isinstance(names, str) else names:
                 # A graph's one unnamed channel is its whole state.
                 hint = getattr(graph.channels.get(name), "ValueType", Any)
                 walk.visit(hint, "" if name.startswith("__") else name)
-        found = _Found(given.known(), made.known(), made.problems)
+        found = _Found(inputs.known(), outputs.known(), outputs.problems)
         with _LOCK:
             _FOUND[graph] = found
     return found
@@ -106,19 +106,19 @@ class _SchemaWalk:
         self._seen: dict[Any, bool] = {}
 
     def known(self) -> Known:
-        """The classes that were found, by name; two of one name are none."""
+        """Return the classes by name. Leave out names that several classes share."""
         found = {class_name(Document): KnownClass(Document, "model", TypeAdapter(Document))}
         for name, classes in self.classes.items():
             (cls, *more) = classes
             if name and not more and not _holds_messages(cls, set()):
                 try:
                     found[name] = KnownClass(cls, object_form(cls), TypeAdapter(cls))
-                except Exception:  # noqa: S112 - pydantic has no schema of it: it stays a dict
+                except Exception:  # noqa: S112 - pydantic has no schema for it: it stays a dict
                     continue
         return found
 
     def visit(self, hint: Any, path: str) -> bool:
-        """Looks visit a hint; whether no value of it can be carried."""
+        """Visit a type hint. Return whether none of its values can be carried."""
         hint = _unwrapped(hint)
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin in (typing.Union, types.UnionType):
@@ -138,20 +138,20 @@ class _SchemaWalk:
         return self._visit_class(cls, path)
 
     def _visit_each(self, parts: Iterable[tuple[str, Any]]) -> bool:
-        # All of them: each says its own path.
+        # Visit all of them, because each adds its path to the problems.
         return any([self.visit(hint, path) for path, hint in parts])  # noqa: C419
 
     def _visit_union(self, args: Collection[Any], path: str) -> bool:
         before = len(self.problems)
         bad = [self.visit(each, path) for each in args]
         if not all(bad):
-            # One of them can be carried, and it may be that one.
+            # At least one member can be carried, and the value may be of that type.
             del self.problems[before:]
         return all(bad)
 
     def _visit_class(self, cls: type, path: str) -> bool:
         if cls in self._seen:
-            # Of a class that holds itself the outer one says it.
+            # For a recursive class the outer visit reports the problem.
             bad = self._seen[cls]
             return self._problem(path, cls.__name__) if bad else False
         self._seen[cls] = False
@@ -199,7 +199,7 @@ def _unwrapped(hint: Any) -> Any:
 
 
 def _is_open(cls: type) -> bool:
-    # Values may be of a class that is carried.
+    # Values may be of a class that can be carried.
     protocol = getattr(cls, "_is_protocol", False)
     return protocol or inspect.isabstract(cls) or cls.__module__ in ("typing", "collections.abc")
 
@@ -214,7 +214,7 @@ def _fields(cls: type) -> Mapping[str, Any]:
     try:
         hints = typing_extensions.get_type_hints(cls)
     except Exception:
-        # A name that only a type checker knows.
+        # A hint holds a name that is only imported for type checking.
         return {}
     if dataclasses.is_dataclass(cls):
         names = [field.name for field in dataclasses.fields(cls)]
@@ -226,7 +226,7 @@ def _fields(cls: type) -> Mapping[str, Any]:
 
 
 def _holds_messages(hint: Any, seen: set[Any]) -> bool:
-    """Whether a value of it could hold messages, which are judged before any class is made."""
+    """Return whether a value could hold messages, which are filtered before a class is built."""
     hint = _unwrapped(hint)
     args = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:

@@ -344,7 +344,7 @@ def test_an_answer_to_another_question_is_refused(
     own = question(graph.invoke(ASKED, THREAD))["id"]
     wrong_id = answer(apps, clock, id=other)
     again = question(graph.invoke(wrong_id, THREAD))
-    assert "another question" in again["error"]
+    assert "another request" in again["error"]
     assert again["id"] == own
     right = {**wrong_id.resume, "id": own}  # type: ignore[dict-item]
     assert graph.invoke(Command(resume=right), THREAD)["done"] == ["paid"]
@@ -417,7 +417,7 @@ def test_a_state_that_somebody_changed_is_asked_again(
     }[change]
     graph.update_state(waiting(graph).config, values, as_node="store")
     again = question(graph.invoke(answer(apps, clock), THREAD))
-    assert "ask again" in again["error"]
+    assert "answer the new request" in again["error"]
     assert again["id"] not in ("", other)
     assert pipelit.approvals.get(other).state == "pending"
     assert again["digest"] == approval_digest(SHOWN)
@@ -432,7 +432,9 @@ def test_a_graph_that_asks_others_by_now_asks_again(
     graph.invoke(ASKED, THREAD)
     newer = paying(pipelit, "alice", saver=saver)
     bobs = {"username": "bob", "code": apps["bob"].at(clock())}
-    assert "'bob' is not asked" in question(newer.invoke(Command(resume=bobs), THREAD))["error"]
+    assert (
+        "'bob' isn't an approver" in question(newer.invoke(Command(resume=bobs), THREAD))["error"]
+    )
     again = question(newer.invoke(answer(apps, clock), THREAD))
     assert (again["approvers"], "otherwise" in again["error"]) == (["alice"], True)
     assert newer.invoke(answer(apps, clock), THREAD)["done"] == ["paid"]

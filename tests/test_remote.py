@@ -553,7 +553,7 @@ def test_a_server_that_died_in_the_middle_is_asked_again(world: World) -> None:
         asked = pool.submit(lead.invoke, tasks("wait once"), config)
         until(lambda: world.work_done("wait once") == 1)
         world.research_server.stop()
-        with pytest.raises(SpawnError, match=r"unreachable .*nothing was used, ask it again"):
+        with pytest.raises(SpawnError, match=r"unreachable .*no answer was used, so you can send"):
             asked.result()
     world.research_server.start()
     assert lead.invoke(None, config)["results"][0]["status"] == "verified"
@@ -587,13 +587,13 @@ def test_nobody_at_the_address(world: World) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("http://research.example", "in clear"),
+        ("http://research.example", "unencrypted"),
         ("ftp://research.example", "https://"),
         ("research.example", "https://"),
-        ("https://user:word@research.example", "no user"),
-        ("https://research.example/?key=1", "no user"),
+        ("https://user:word@research.example", "must not hold a user"),
+        ("https://research.example/?key=1", "must not hold a user"),
         ("https://", "https://"),
-        ("http://127.0.0.1.evil.example", "in clear"),
+        ("http://127.0.0.1.evil.example", "unencrypted"),
         ("http://[::1", "can't be read"),
     ],
 )

@@ -349,7 +349,7 @@ async def test_a_spawn_by_itself_says_that_nobody_can_be_asked(
         return [delegate.invoke(given)["results"], (await delegate.ainvoke(given))["results"]]
 
     if on_failure == "raise":
-        with pytest.raises(SpawnError, match="asks for a person's answer"):
+        with pytest.raises(SpawnError, match="waits for a person's answer"):
             await both()
         return
     for first, second in await both():
@@ -363,7 +363,7 @@ async def test_the_tool_by_itself_says_that_nobody_can_be_asked(lead: Agent) -> 
     asks = verified_child(graph_of(lambda _: {"a": interrupt("?")}), home_of(lead).agent(NAME))
     tool = SpawnAndAwait(agent=lead, children={NAME: asks})
     for said in (tool.invoke(dict(tasks("a"))), await tool.ainvoke(dict(tasks("a")))):
-        assert "asks for a person's answer" in said
+        assert "waits for a person's answer" in said
 
 
 # What was given when the node was built
