@@ -250,7 +250,7 @@ def _written_or_omitted(
 
 @dataclass
 class _Reader:
-    """Builds values from verified JSON."""
+    """A reader that builds values from verified JSON."""
 
     known: Known
     accept: Acceptance | None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from langchain_core.tools import BaseTool, BaseToolkit, ToolException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
-from pipelit_agents import Agent, Pipelit, Verification
+from pipelit_agents import Agent, Pipelit, ProvisionedAgent, Verification
 from pipelit_agents._threads import aside
 from pipelit_agents._wording import bindable, json_line
 from pipelit_agents.accounts.provisioning import require_prefix
@@ -95,7 +95,7 @@ class _CreateNamedArguments(_CreateArguments):
     ] = None
 
 
-def _validation_message(error: Any) -> str:
+def _validation_message(error: object) -> str:
     # Without the values, which may be anything that the model sent.
     if not isinstance(error, ValidationError):
         return "The arguments are invalid."
@@ -394,7 +394,7 @@ class CreateAgentUser(AgentTool):
         )
 
     @staticmethod
-    def _created_text(made: Any) -> str:
+    def _created_text(made: ProvisionedAgent) -> str:
         did = "Created" if made.created else "You had created"
         return (
             f"{did} {made.username}. Its API key is stored as credential {made.credential!r} "

@@ -31,7 +31,7 @@ from rich.table import Table
 from typing_extensions import TypedDict
 
 import pipelit_agents
-from pipelit_agents import Keyring, Pipelit
+from pipelit_agents import AuditEntry, Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError
 
 from ..child import ANYONE, VerifiedChild, verified_child
@@ -325,7 +325,7 @@ def _attacks_table(attacks: list[dict[str, str]]) -> Table:
     return table
 
 
-def _audit_table(entries: Sequence[Any]) -> Table:
+def _audit_table(entries: Sequence[AuditEntry]) -> Table:
     table = Table("time", "actor", "about", "action", "outcome", "true reason", box=SIMPLE_HEAD)
     for column in table.columns[:5]:
         column.no_wrap = True

@@ -13,7 +13,7 @@ from .attempts import acontained, contained
 from .containment import Containment
 from .isolation import MaskedChildErrors
 from .link import Parent
-from .results import Order, SpawnResult
+from .results import AnswerUpdate, Order, SpawnResult
 from .run import run_of
 
 __all__ = ["bound_node"]
@@ -22,7 +22,7 @@ __all__ = ["bound_node"]
 def bound_node(parent: Parent, child: VerifiedChild) -> Step:
     """Return the node that calls a local child and verifies its proof."""
 
-    def run(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    def run(order: Order, config: RunnableConfig) -> AnswerUpdate:
         spawn = run_of(config)
         spawn.emit("running", order)
         inherited, challenge = parent.config(order, config), parent.challenge(order)
@@ -37,7 +37,7 @@ def bound_node(parent: Parent, child: VerifiedChild) -> Step:
 
         return parent.finish(order, spawn, contained(parent, work, verify_answer))
 
-    async def arun(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    async def arun(order: Order, config: RunnableConfig) -> AnswerUpdate:
         spawn = run_of(config)
         spawn.emit("running", order)
         inherited, challenge = parent.config(order, config), parent.challenge(order)

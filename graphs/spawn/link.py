@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.pregel import Pregel
@@ -48,7 +48,7 @@ from .isolation import (
     UndisplayableInterrupt,
 )
 from .plan import with_index
-from .results import Order, SpawnResult, Status, error_text, make_result
+from .results import AnswerUpdate, Order, ProofKind, SpawnResult, Status, error_text, make_result
 from .run import RUN, Run, run_of
 from .timeouts import forget_result
 
@@ -78,11 +78,11 @@ class Parent:
         name: str,
         timeout: float | None,
         max_depth: int,
-        on_failure: str,
+        on_failure: Literal["raise", "collect"],
         max_bytes: int,
         max_concurrency: int | None,
         child: Pregel[Any, Any, Any, Any] | RemoteChild,
-        kind: str,
+        kind: ProofKind,
         accept: Acceptance,
         known: Known,
     ) -> None:
@@ -444,7 +444,7 @@ class Parent:
             return f"{self.name!r} is a person: a child has to be an agent", "peer is a person"
         return None
 
-    def finish(self, order: Order, run: Run, result: SpawnResult) -> dict[str, Any]:
+    def finish(self, order: Order, run: Run, result: SpawnResult) -> AnswerUpdate:
         """Emit the outcome, and return it to the join or end the child's task."""
         result = with_index(order, result)
         run.results[order["index"]] = result

@@ -60,6 +60,7 @@ from .results import (
     JOIN,
     PLAN,
     UNASSIGNED,
+    AnswerUpdate,
     Child,
     Order,
     ProofKind,
@@ -404,14 +405,14 @@ def spawn_and_await(
             )
         return send(state, orders)
 
-    def unassigned(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    def unassigned(order: Order, config: RunnableConfig) -> AnswerUpdate:
         result = with_index(
             order, make_result(order["agent"], "failed", error=order.get("problem"))
         )
         run_of(config).emit("failed", order, error=result["error"])
         return {"answers": [{"index": order["index"], "result": result}]}
 
-    def join(state: SpawnState, config: RunnableConfig) -> dict[str, Any]:
+    def join(state: SpawnState, config: RunnableConfig) -> SpawnOutput:
         tasks = state["tasks"] or []
         requested = state.get("requested")
         found: dict[Any, list[SpawnResult]] = {}

@@ -20,7 +20,7 @@ from ..codec import (
     state_to_bytes,
 )
 from .forms import code_of, form_of
-from .results import MAX_LISTED_FAILURES, Order, SpawnResult, make_result
+from .results import MAX_LISTED_FAILURES, Order, ProofKind, SpawnResult, make_result
 
 __all__ = ["request_digest"]
 
@@ -53,7 +53,7 @@ class Terms:
     def __init__(
         self,
         lead: str,
-        kinds: Mapping[str, str],
+        kinds: Mapping[str, ProofKind],
         remote: Collection[str],
         on_failure: str,
         accept: Acceptance,

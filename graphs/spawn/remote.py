@@ -24,7 +24,7 @@ from .attempts import acontained
 from .containment import Containment
 from .isolation import SERVER_ERRORS, MaskedChildErrors, NoEnvelope
 from .link import Parent
-from .results import Order, SpawnResult
+from .results import AnswerUpdate, Order, SpawnResult
 from .run import run_of
 from .timeouts import GRACE
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 def remote_node(parent: Parent, child: RemoteChild) -> Step:
     """Return the node that calls a child on another machine and verifies its proof."""
 
-    async def arun(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    async def arun(order: Order, config: RunnableConfig) -> AnswerUpdate:
         run_of(config).emit("running", order)
         challenge = parent.fresh_challenge()
 
@@ -59,7 +59,7 @@ def remote_node(parent: Parent, child: RemoteChild) -> Step:
         result = await acontained(parent, work, verify_answer)
         return parent.finish(order, run_of(config), result)
 
-    def run(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    def run(order: Order, config: RunnableConfig) -> AnswerUpdate:
         return _on_another_loop(lambda: arun(order, config))
 
     return Step(run, arun, child.name)

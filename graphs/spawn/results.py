@@ -96,6 +96,12 @@ class _Answer(TypedDict):
     result: SpawnResult
 
 
+class AnswerUpdate(TypedDict):
+    """The update that a child's node writes to the state."""
+
+    answers: list[_Answer]
+
+
 class SpawnState(TypedDict):
     tasks: list[SpawnTask]
     results: list[SpawnResult]

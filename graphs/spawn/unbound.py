@@ -24,7 +24,7 @@ from .attempts import acontained, contained
 from .containment import Containment
 from .isolation import MaskedChildErrors
 from .link import Parent
-from .results import Order, SpawnResult
+from .results import AnswerUpdate, Order, SpawnResult
 from .run import run_of
 
 __all__ = ["unbound_node"]
@@ -38,7 +38,7 @@ def unbound_node(parent: Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
         known = known_inputs(graph)
         return state_from_bytes(order["request"], limit=len(order["request"]), known=known)
 
-    def run(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    def run(order: Order, config: RunnableConfig) -> AnswerUpdate:
         run_of(config).emit("running", order)
         inherited = parent.config(order, config)
 
@@ -51,7 +51,7 @@ def unbound_node(parent: Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
         verify_answer = partial(parent.verify_code, order)
         return parent.finish(order, run_of(config), contained(parent, work, verify_answer))
 
-    async def arun(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    async def arun(order: Order, config: RunnableConfig) -> AnswerUpdate:
         run_of(config).emit("running", order)
         inherited = parent.config(order, config)
 
