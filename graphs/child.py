@@ -285,7 +285,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         if isinstance(self.accept_from, Anyone):
             return
         if identity is not None and identity != request.parent:
-            reason = "sent by another account" if identity else "the server asks for no API key"
+            reason = "sent by another account" if identity else "the server requires no API key"
             self._note_refusal(request, reason)
         elif self.agent.spend_request(request.parent, request.challenge):
             return
