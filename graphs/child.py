@@ -304,7 +304,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             return True
         if not isinstance(self.accept_from, Anyone):
             return False
-        # A child that accepts anyone needs no accounts of parents, but it knows local parents.
+        # A child that accepts anyone needs no account of a remote parent. Local parents have one.
         try:
             home_of(self.agent).users.get(request.parent)
         except UserNotFound:
