@@ -1,4 +1,4 @@
-"""LangGraph nodes that check who answered; imported as ``pipelit_agents.graphs``."""
+"""LangGraph nodes with verified answers and approvals. Import as ``pipelit_agents.graphs``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A node that a person has to approve, by a code of the person's own authenticator app.
+"""A node that waits until a person approves with a code of an authenticator app.
 
-Asking and checking are two steps of it: LangGraph runs an interrupted step again from its
-beginning, and a code is to be checked once.
+The interrupt and the verification are separate steps: LangGraph runs an interrupted step again from
+its start, but a code must be verified only once.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from pipelit_agents.errors import (
 __all__ = ["Approval", "approval_digest", "approve_with_totp"]
 
 QUESTION: Final = "pipelit.approval"
-_APPROVES: Final = frozenset({"username", "code"})
-_DENIES: Final = frozenset({"username", "deny"})
-_FORM: Final = (
+_APPROVAL_KEYS: Final = frozenset({"username", "code"})
+_DENIAL_KEYS: Final = frozenset({"username", "deny"})
+_ANSWER_FORM: Final = (
     'the answer has to be {"username": …, "code": …}, or {"username": …, "deny": true} with or '
-    'without a code; "id", the question that is answered, can be added'
+    'without a code; you can add "id", the id of the request that it answers'
 )
 _REJECTED: Final = "the code was not accepted; wait for the next one"
 
@@ -47,16 +47,16 @@ Reason = str | Callable[[Any], Any]
 
 
 class Approval(TypedDict):
-    """What the node writes to ``state["approval"]``.
+    """The value that the node writes to ``state["approval"]``.
 
     Attributes:
         outcome: ``approved`` or ``denied``.
-        by: The person.
-        proven: Whether the person's code was checked; a denial may come without.
-        at: When, ISO 8601 in UTC; None for a denial without a code.
-        shown: What the person was shown.
-        digest: SHA-256 of it, as in the audit.
-        id: Of the question, for ``pipelit.approvals``.
+        by: The person's username.
+        proven: Whether the person's code was verified. A denial needs no code.
+        at: The time of the answer, ISO 8601 in UTC; None for a denial without a code.
+        shown: The value that was displayed to the person.
+        digest: The SHA-256 of ``shown``, as in the audit.
+        id: The id of the request, for ``pipelit.approvals``.
     """
 
     outcome: Literal["approved", "denied"]
@@ -68,18 +68,18 @@ class Approval(TypedDict):
     id: str
 
 
-class _Shown(TypedDict):
+class _Displayed(TypedDict):
     shown: Any
     digest: str
 
 
-class _Asked(TypedDict):
+class _Requested(TypedDict):
     id: str
     expires_at: str
 
 
-class _State(_Shown, _Asked, total=False):
-    # Read in the first step, and kept no longer.
+class _State(_Displayed, _Requested, total=False):
+    # Only the first step reads it, so it isn't stored.
     state: Annotated[Any, EphemeralValue(Any)]
     error: str
     answer: Any
@@ -97,48 +97,49 @@ def approve_with_totp(
     reason: Reason,
     expires_in: timedelta | float = WEEK,
 ) -> ApprovalGraph:
-    """Makes a graph node that goes on when a named person has approved.
+    """Create a graph node that waits until a named person approves.
 
-    It interrupts the graph with what is to be approved; whoever serves the graph shows that to a
-    person and resumes with ``Command(resume={"username": …, "code": …})``. A code of a person who
-    isn't named, a wrong or spent one: it interrupts again, with the error, under the limits that
-    hold for all codes. ``{"username": …, "deny": True}`` denies, with a code or without.
+    The node interrupts the graph with the value to approve. Your application displays it to a
+    person and resumes with ``Command(resume={"username": …, "code": …})``. If the person isn't an
+    approver, or the code is wrong or used, the node interrupts again with the error. The rate
+    limits of all codes apply. ``{"username": …, "deny": True}`` denies, with or without a code.
 
-    Each question is stored in ``pipelit.approvals`` under an id, which is in the interrupt, and an
-    answer decides that question only. Where the question is closed when the answer comes (expired,
-    answered elsewhere, or copied from another thread), it is asked again under another id. An
-    answer that carries an ``id`` is taken for that question alone. A denial without a code ends
-    this question and nothing else, because nobody has proved who denies; where the code that
-    resumes acts for the person (``pipelit.acting_for``), it is hers.
+    Each request is stored in ``pipelit.approvals`` under an id, which the interrupt contains. An
+    answer decides only that request. If the request is closed when the answer arrives (expired,
+    answered elsewhere, or copied from another thread), the node creates a new request with another
+    id. An answer with an ``id`` is accepted for that request only. A denial without a code closes
+    this request and nothing else, because it doesn't prove the person's identity. If the resuming
+    code acts for the person (``pipelit.acting_for``), the denial is attributed to that person.
 
-    The node writes ``state["approval"]``, an :class:`Approval`; branch on its ``outcome``. What was
-    shown, its digest and who approved are in the state, and in the audit. A plain code isn't bound
-    to what was shown: it says that the person was there. So a person has to trust what shows the
-    question.
+    The node writes ``state["approval"]``, an :class:`Approval`; branch on its ``outcome``. The
+    displayed value, its digest and the approver are in the state and in the audit. A plain code
+    isn't bound to the displayed value: it only proves that the person was present. The person
+    therefore has to trust the application that displays the request.
 
-    Whoever may send commands to a graph, or update its state, can go around any of its nodes. Where
-    that isn't the operator alone, the node that acts asks the database in the place of the state:
+    A client that may send commands to a graph, or update its state, can bypass any node. If that
+    isn't only the operator, the node that acts has to query the database instead of the state:
     ``pipelit.approvals.require(approval_digest(what), approvers=[…])``.
 
-    Before it asks, the node raises ``SecondFactorError`` when none of the approvers could answer,
-    and ``NotPermitted`` or ``UserNotFound`` when one of them is no person.
+    Before it interrupts, the node raises ``SecondFactorError`` if none of the approvers could
+    answer, and ``NotPermitted`` or ``UserNotFound`` if an approver isn't a person.
 
     Args:
-        pipelit: Whose people.
-        approvers: Who may approve; each a person with a second factor (``pipelit.mfa``).
-        reason: What is to be approved: text, or a function of the state that returns text or other
-            JSON. It is computed once, before anybody is asked.
-        expires_in: For how long a question can be answered and its approval used, in seconds or
-            as a timedelta; by default a week.
+        pipelit: The Pipelit with the approvers' accounts.
+        approvers: The usernames of the approvers, each a person with a second factor
+            (``pipelit.mfa``).
+        reason: The value to approve: text, or a function of the state that returns text or other
+            JSON. It is computed once, before the interrupt.
+        expires_in: How long a request can be answered and its approval used, in seconds or as a
+            timedelta; by default a week.
 
     Returns:
-        A graph, to be added as a node. The graph around it needs a checkpointer, as any that is
-        interrupted.
+        A graph, to be added as a node. The enclosing graph needs a checkpointer, as for every
+        interrupt.
 
     Raises:
-        TypeError: ``approvers`` is one name.
-        ValueError: ``approvers`` is empty, or ``expires_in`` out of its range.
-        InvalidUsername: A name has another form.
+        TypeError: ``approvers`` is one name instead of a list.
+        ValueError: ``approvers`` is empty, or ``expires_in`` is out of range.
+        InvalidUsername: An approver's name isn't a username.
 
     Example:
         ```python
@@ -156,18 +157,18 @@ def approve_with_totp(
         ```
     """
     if not isinstance(pipelit, Pipelit):
-        raise TypeError("pipelit has to be the Pipelit whose people are asked")
+        raise TypeError("pipelit has to be the Pipelit with the approvers' accounts")
     names = require_approvers(approvers)
     require_lifetime(expires_in)
 
-    def prepare(state: _State) -> _Shown:
-        _require_somebody(pipelit, names)
+    def prepare(state: _State) -> _Displayed:
+        _require_possible_approver(pipelit, names)
         shown = reason(state["state"]) if callable(reason) else reason
-        return _Shown(shown=shown, digest=approval_digest(shown))
+        return _Displayed(shown=shown, digest=approval_digest(shown))
 
-    def store(state: _State) -> _Asked:
-        asked = pipelit.approvals.request(state["shown"], approvers=names, expires_in=expires_in)
-        return _Asked(id=asked.id, expires_at=asked.expires_at.isoformat())
+    def store(state: _State) -> _Requested:
+        request = pipelit.approvals.request(state["shown"], approvers=names, expires_in=expires_in)
+        return _Requested(id=request.id, expires_at=request.expires_at.isoformat())
 
     def ask(state: _State) -> dict[str, Any]:
         question = {
@@ -184,14 +185,14 @@ def approve_with_totp(
     def check(state: _State) -> Command[Any]:
         try:
             answer = _read(state["answer"], names, state.get("id", ""))
-            _require_own(pipelit, state, names)
-            found = answer.give(pipelit)
+            _require_same_request(pipelit, state, names)
+            found = answer.submit(pipelit)
         except (ApprovalClosed, ApprovalNotFound) as error:
             return Command(goto="store", update={"error": str(error)})
         except UserInactive:
-            # In the words for a wrong code: who sends an answer learns nothing about the account.
+            # The message for a wrong code, so that the caller learns nothing about the account.
             return Command(goto="ask", update={"error": _REJECTED})
-        except (AccountError, VerificationError, _Unreadable) as error:
+        except (AccountError, VerificationError, _MalformedAnswer) as error:
             return Command(goto="ask", update={"error": str(error)})
         approval = Approval(
             outcome=found.decision,
@@ -222,10 +223,10 @@ def approve_with_totp(
 
 
 class ApprovalGraph(CompiledStateGraph[Any, Any, Any, Any]):
-    """The compiled node; made by :func:`approve_with_totp`.
+    """The compiled node. Create one with :func:`approve_with_totp`.
 
     Args:
-        state_graph: LangGraph's own arguments.
+        state_graph: Arguments of LangGraph's ``CompiledStateGraph``.
     """
 
     def __init__(self, **state_graph: Any) -> None:
@@ -233,20 +234,20 @@ class ApprovalGraph(CompiledStateGraph[Any, Any, Any, Any]):
         super().__init__(**state_graph)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
-        """As LangGraph's; whatever the state around the node is, it is what the reason is of."""
-        return super().stream(_whole(input), config, **options)
+        """Stream as LangGraph does, and pass the whole input state to ``reason``."""
+        return super().stream(_wrap_input(input), config, **options)
 
     def astream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
-        """As :meth:`stream`, for the event loop."""
-        return super().astream(_whole(input), config, **options)
+        """Async form of :meth:`stream`."""
+        return super().astream(_wrap_input(input), config, **options)
 
 
-def _whole(given: Any) -> Any:
-    return given if given is None or isinstance(given, Command) else {"state": given}
+def _wrap_input(state: Any) -> Any:
+    return state if state is None or isinstance(state, Command) else {"state": state}
 
 
-def _require_somebody(pipelit: Pipelit, approvers: Sequence[str]) -> None:
-    # Before anybody waits for an approval that can't come.
+def _require_possible_approver(pipelit: Pipelit, approvers: Sequence[str]) -> None:
+    # Otherwise the graph would wait for an approval that nobody can give.
     problems = []
     for name in approvers:
         try:
@@ -255,11 +256,11 @@ def _require_somebody(pipelit: Pipelit, approvers: Sequence[str]) -> None:
             problems.append(f"{name!r} has no second factor: pipelit-agents mfa enroll {name}")
         except AccountError as error:
             problems.append(str(error))
-    raise SecondFactorError(f"nobody of the approvers can approve: {'; '.join(problems)}")
+    raise SecondFactorError(f"none of the approvers can approve: {'; '.join(problems)}")
 
 
-class _Unreadable(PipelitError):
-    """The answer isn't one."""
+class _MalformedAnswer(PipelitError):
+    """The answer has another form, or isn't for this request."""
 
 
 class _Answer(NamedTuple):
@@ -268,7 +269,7 @@ class _Answer(NamedTuple):
     code: str | None
     denies: bool
 
-    def give(self, pipelit: Pipelit) -> ApprovalDecision:
+    def submit(self, pipelit: Pipelit) -> ApprovalDecision:
         if self.denies:
             return pipelit.approvals.deny(self.id, self.username, self.code, unproven=True)
         return pipelit.approvals.decide(self.id, self.username, self.code or "")
@@ -278,24 +279,31 @@ def _read(answer: Any, approvers: Sequence[str], identifier: str) -> _Answer:
     fields = dict(answer) if isinstance(answer, Mapping) else {}
     denies = fields.get("deny") is True
     known = (
-        fields.keys() - {"id", "code"} == _DENIES
+        fields.keys() - {"id", "code"} == _DENIAL_KEYS
         if denies
-        else (fields.keys() - {"id"} == _APPROVES)
+        else (fields.keys() - {"id"} == _APPROVAL_KEYS)
     )
     name, code = fields.get("username"), fields.get("code")
     if not known or not isinstance(name, str) or not isinstance(code, str | None):
-        raise _Unreadable(_FORM)
+        raise _MalformedAnswer(_ANSWER_FORM)
     if name not in approvers:
-        raise _Unreadable(f"{name[:149]!r} is not asked here; asked are {', '.join(approvers)}")
+        raise _MalformedAnswer(
+            f"{name[:149]!r} isn't an approver here; the approvers are {', '.join(approvers)}"
+        )
     if fields.get("id", identifier) != identifier:
-        raise _Unreadable("this answers another question: look at what is asked now, and answer it")
+        raise _MalformedAnswer(
+            "this answers another request: display the present one, and answer it"
+        )
     return _Answer(identifier, name, code, denies)
 
 
-def _require_own(pipelit: Pipelit, state: _State, approvers: Sequence[str]) -> None:
-    # A thread's state can be copied to another one, or changed by anyone who may update it; and
-    # while it waits, the graph can be replaced by one that asks other people.
-    asked = pipelit.approvals.get(state.get("id", ""))
-    same = asked.digest == approval_digest(state["shown"]) and asked.thread == running_thread()
-    if not same or set(asked.approvers) != set(approvers):
-        raise ApprovalNotFound("the question was asked elsewhere, or otherwise: ask again")
+def _require_same_request(pipelit: Pipelit, state: _State, approvers: Sequence[str]) -> None:
+    # A thread's state can be copied to another thread, or changed by a client that may update it.
+    # While it waits, the graph can be replaced by one with other approvers.
+    request = pipelit.approvals.get(state.get("id", ""))
+    same = request.digest == approval_digest(state["shown"]) and request.thread == running_thread()
+    if not same or set(request.approvers) != set(approvers):
+        raise ApprovalNotFound(
+            "the request belongs to another thread, or has another value or other approvers: "
+            "answer the new request"
+        )

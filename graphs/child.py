@@ -1,4 +1,4 @@
-"""A graph that proves its answers: the child's side of a spawn."""
+"""The child's side of a spawn: a graph that proves its answers."""
 
 from __future__ import annotations
 
@@ -37,18 +37,20 @@ from .schemas import known_inputs, uncarried_outputs
 __all__ = ["ANYONE", "VerifiedChild", "verified_child"]
 
 MAX_REQUEST_BYTES: Final = 64 * 2**20
+# In characters.
 MAX_ERROR_TEXT: Final = 2000
+# How long a request is valid, in seconds.
 REQUEST_LIFETIME: Final = 60.0
-# Beginning with two underscores keeps a key of `configurable` out of checkpoint metadata.
+# LangGraph keeps keys of `configurable` with two leading underscores out of checkpoint metadata.
 DEPTH: Final = "__pipelit_depth"
-# What LangGraph and its server put there. The rest is the caller's, and no proof covers it.
-_LANGGRAPHS_OWN: Final = ("__pregel_", "checkpoint_", "langgraph_auth_")
-# LangGraph's own default, which it has under no public name.
+# The keys of LangGraph and its server. All others are the caller's, and no proof covers them.
+_LANGGRAPH_PREFIXES: Final = ("__pregel_", "checkpoint_", "langgraph_auth_")
+# LangGraph's default, which has no public name.
 _RECURSION_LIMIT: Final = int(os.environ.get("LANGGRAPH_DEFAULT_RECURSION_LIMIT", "10007"))
 UNLIMITED: Final = 1_000_000
-# Where LangGraph puts a question into what a graph returns; it has no public name either.
+# The key of interrupts in a graph's output. It has no public name either.
 _INTERRUPT: Final = "__interrupt__"
-_LANGGRAPHS_KEYS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id"})
+_LANGGRAPH_KEYS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id"})
 
 
 class Anyone:
@@ -59,21 +61,21 @@ class Anyone:
 
 
 ANYONE: Final = Anyone()
-"""For ``accept_from``: the child works for whoever reaches it."""
+"""For ``accept_from``: the child accepts requests from every caller."""
 
 AcceptFrom = Sequence[str] | Anyone | None
 
 
 class Step(RunnableLambda[Any, Any]):
-    """A node's function, run as the node itself.
+    """A node's function, run directly as the node.
 
-    ``RunnableLambda`` would make one more run of it, in traces and for callbacks, at each call.
+    ``RunnableLambda`` would add another run to traces and callbacks at each call.
 
     Args:
         run: The function.
-        arun: Its async form; None for a function that waits for nothing, and is called as it is,
-            where LangGraph would give it a thread.
-        name: What it is called.
+        arun: Its async form. None for a function that doesn't block: it is called on the event
+            loop, where LangGraph would use a thread.
+        name: The name of the step.
     """
 
     def __init__(self, run: Callable[..., Any], arun: Callable[..., Any] | None, name: str) -> None:
@@ -81,24 +83,24 @@ class Step(RunnableLambda[Any, Any]):
         self._run, self._arun = run, arun
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **_: Any) -> Any:  # noqa: A002 - the name that LangChain calls it by
-        """Calls the function."""
+        """Call the function."""
         return self._run(input, config)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **_: Any) -> Any:  # noqa: A002 - the name that LangChain calls it by
-        """Calls its async form."""
+        """Call the async form."""
         return self._run(input, config) if self._arun is None else await self._arun(input, config)
 
 
-class ShowingStep(Step):
-    """A step that runs a graph, and shows it to LangGraph: for its state and its drawing.
+class GraphStep(Step):
+    """A step that runs a graph, and exposes it to LangGraph for state and drawing.
 
-    Left to itself LangGraph would take the first graph in the function's closure, which is the
-    child around it.
+    By default LangGraph would use the first graph in the function's closure, which is the enclosing
+    child.
 
     Args:
         run: The function.
         arun: Its async form.
-        graph: The graph that they run.
+        graph: The graph that both of them run.
     """
 
     def __init__(
@@ -109,18 +111,18 @@ class ShowingStep(Step):
 
     @property
     def deps(self) -> list[Runnable[Any, Any]]:
-        """The graph inside."""
+        """The graph that the step runs."""
         return [self._graph]
 
 
 class ChildInput(TypedDict):
-    """What a served child reads."""
+    """The input of a served child."""
 
     request: dict[str, Any]
 
 
 class ChildOutput(TypedDict):
-    """What a served child writes."""
+    """The output of a served child."""
 
     envelope: dict[str, Any]
 
@@ -128,15 +130,15 @@ class ChildOutput(TypedDict):
 class VerifiedChild(Pregel[Any, Any, Any, Any]):
     """A graph that answers spawn requests, each with a proof by its agent.
 
-    It is a graph itself: it reads ``request`` and writes ``envelope``. Make one with
-    :func:`verified_child`; ``spawn_and_await`` asks it without that detour.
+    It is itself a graph that reads ``request`` and writes ``envelope``. Create one with
+    :func:`verified_child`. ``spawn_and_await`` calls :meth:`answer` directly.
 
     Args:
         graph: The graph that does the work.
-        agent: As whom it answers.
-        accept_from: For whom it works.
+        agent: The agent that proves the answers.
+        accept_from: The parents whose requests it accepts.
         leave_out: Parts of messages that its answers leave out.
-        pregel: LangGraph's own arguments, when it copies the graph.
+        pregel: LangGraph's arguments, when it copies the graph.
     """
 
     def __init__(
@@ -151,7 +153,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         self.graph = graph
         self.agent = agent
         if accept_from is not None and not isinstance(accept_from, Anyone):
-            # Copied: whom it works for doesn't change with a list of the caller's.
+            # Copied, so that later changes of the caller's list have no effect.
             accept_from = tuple(accept_from)
         self.accept_from = accept_from
         self.leave_out = leave_out
@@ -160,7 +162,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
                 "nodes": {
                     "answer": NodeBuilder()
                     .subscribe_only("request")
-                    .do(_served(self))
+                    .do(_serving_step(self))
                     .write_to("envelope")
                 },
                 "channels": {
@@ -178,7 +180,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         super().__init__(**pregel)
 
     def prove_possession(self, challenge: Challenge) -> Proof:
-        """Shows, before any work, that this child holds its agent's secret."""
+        """Prove, before any work, that this child holds its agent's secret."""
         return self.agent.prove(
             challenge.value, b"", verifier=challenge.verifier, kind="possession"
         )
@@ -186,115 +188,114 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
     def answer(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
     ) -> dict[str, Any]:
-        """Runs the graph on a request and proves what it answers.
+        """Run the graph on a request and prove its answer.
 
         Args:
-            request: What is asked.
-            config: Of the node that asks.
+            request: The parent's request.
+            config: The configuration of the parent's node.
             control: Stops the graph at its next step.
 
         Returns:
             An envelope as a dict.
 
         Raises:
-            RequestRefused: The caller isn't accepted, or the request isn't proven.
+            RequestRefused: The child doesn't accept the caller, or the request isn't proven.
             GraphBubbleUp: The graph was interrupted or stopped.
         """
         self.check(request)
         return self.work(request, config, control)
 
     async def aanswer(self, request: SpawnRequest, config: RunnableConfig) -> dict[str, Any]:
-        """As :meth:`answer`, for the event loop."""
+        """Async form of :meth:`answer`."""
         await self.acheck(request)
         return await self.awork(request, config)
 
     def work(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
     ) -> dict[str, Any]:
-        """As :meth:`answer`, for a request that was checked."""
+        """Answer a request that was already checked."""
         kind: Literal["result", "error"] = "result"
         try:
-            payload = self._finished(
-                self.graph.invoke(self._given(request), config, control=control)
+            payload = self._payload_of(
+                self.graph.invoke(self._graph_input(request), config, control=control)
             )
         except GraphBubbleUp as error:
-            kind, payload = "error", _unaskable(error)
+            kind, payload = "error", _interrupt_failure(error)
         except Exception as error:
             kind, payload = "error", _failure(error)
         return self.seal(request, kind, payload)
 
     async def awork(self, request: SpawnRequest, config: RunnableConfig) -> dict[str, Any]:
-        """As :meth:`work`, for the event loop."""
+        """Async form of :meth:`work`."""
         kind: Literal["result", "error"] = "result"
         try:
-            payload = await self._arun(self._given(request), config)
+            payload = await self._arun(self._graph_input(request), config)
         except GraphBubbleUp as error:
-            kind, payload = "error", _unaskable(error)
+            kind, payload = "error", _interrupt_failure(error)
         except Exception as error:
             kind, payload = "error", _failure(error)
         return await self.aseal(request, kind, payload)
 
-    def _given(self, request: SpawnRequest) -> Any:
+    def _graph_input(self, request: SpawnRequest) -> Any:
         known = known_inputs(self.graph)
         return state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES, known=known)
 
-    async def _arun(self, given: Any, config: RunnableConfig) -> bytes:
-        """The payload of what the graph answers.
+    async def _arun(self, graph_input: Any, config: RunnableConfig) -> bytes:
+        """Run the graph and return the payload of its output.
 
-        As by ``ainvoke``, which streams the values too, and at each step its updates beside them.
+        This does the work of ``ainvoke`` without the updates that it also streams at each step.
         """
         graph = self.graph
         if type(graph).ainvoke is not Pregel.ainvoke:
-            return self._finished(await graph.ainvoke(given, config))
-        output, asked = None, False
+            return self._payload_of(await graph.ainvoke(graph_input, config))
+        output, interrupted = None, False
         values = graph.astream(
-            given, config, stream_mode="values", output_keys=graph.output_channels
+            graph_input, config, stream_mode="values", output_keys=graph.output_channels
         )
         async for output in values:
-            asked = asked or _is_question(output)
-        return self._finished(output, asked=asked)
+            interrupted = interrupted or _is_interrupted(output)
+        return self._payload_of(output, interrupted=interrupted)
 
-    def _finished(self, output: Any, *, asked: bool = False) -> bytes:
-        if asked or _is_question(output):
-            # A graph with a thread of its own keeps its question to itself, and has answered
-            # nothing.
+    def _payload_of(self, output: Any, *, interrupted: bool = False) -> bytes:
+        if interrupted or _is_interrupted(output):
+            # A graph on a separate thread doesn't raise its interrupt, and its output is no answer.
             raise RuntimeError(
-                "the graph waits for an answer in a thread of its own, where nobody gives one: "
+                "the graph was interrupted on a separate thread, where it can't be resumed: "
                 "leave thread_id out of its configuration"
             )
         return state_to_bytes(output, leave_out=self.leave_out)
 
     def admit(self, request: SpawnRequest, identity: str | None) -> None:
-        """Checks a request from outside, and spends it: it is worked on once.
+        """Admit a request from outside, and mark it as used: a child works on it only once.
 
         Args:
-            request: What came.
-            identity: As whom the caller reached this server; empty where the server didn't ask,
-                None where there is no server.
+            request: The request.
+            identity: The caller's identity on this server. Empty if the server doesn't
+                authenticate callers, None if there is no server.
 
         Raises:
-            RequestRefused: As :meth:`check`; also a request that came before, and one that
-                another account sends than the parent that proves it, or that names a peering
-                which isn't its parent's.
+            RequestRefused: As :meth:`check`. Also if the request was used before, if another
+                account than the proven parent sent it, or if it names a peering that isn't its
+                parent's.
         """
         self.check(request)
-        if not self._may_name(request):
+        if not self._may_name_relation(request):
             self.agent.note_refusal(request.parent, "verify.request", "relation of another domain")
             raise self._refusal()
         if isinstance(self.accept_from, Anyone):
             return
         if identity is not None and identity != request.parent:
-            reason = "sent by another account" if identity else "the server asks for no API key"
+            reason = "sent by another account" if identity else "the server requires no API key"
             self._note_refusal(request, reason)
         elif self.agent.spend_request(request.parent, request.challenge):
             return
         raise self._refusal()
 
-    def _may_name(self, request: SpawnRequest) -> bool:
-        """Whether the peering that a request names for its answer is its parent's to name.
+    def _may_name_relation(self, request: SpawnRequest) -> bool:
+        """Return whether the peering that a request names belongs to its parent.
 
-        Otherwise a domain could have answers proven to it under the secret of another, and bring
-        them there; or of this domain's own.
+        Otherwise a domain could obtain answers that are proven under the secret of another domain,
+        or of this one, and replay them there.
         """
         peer = self.agent.relation_to(request.parent)
         if peer is not None:
@@ -303,7 +304,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             return True
         if not isinstance(self.accept_from, Anyone):
             return False
-        # A child that works for anyone needn't know its parents; those of its own domain it does.
+        # A child that accepts anyone needs no account of a remote parent. Local parents have one.
         try:
             home_of(self.agent).users.get(request.parent)
         except UserNotFound:
@@ -311,10 +312,10 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         return False
 
     def check(self, request: SpawnRequest) -> None:
-        """Checks the caller before any node of the graph runs.
+        """Check the caller before any node of the graph runs.
 
         Raises:
-            RequestRefused: The caller isn't accepted, or the request isn't proven.
+            RequestRefused: The child doesn't accept the caller, or the request isn't proven.
         """
         if self.accept_from is None or isinstance(self.accept_from, Anyone):
             return
@@ -322,26 +323,26 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             self._note_refusal(request, "not in accept_from")
             raise self._refusal()
         try:
-            self.agent.verify_request(request.proof, **self._asked(request))
+            self.agent.verify_request(request.proof, **self._proven_fields(request))
         except ProofRejected:
             raise self._refusal() from None
 
     async def acheck(self, request: SpawnRequest) -> None:
-        """As :meth:`check`, for the event loop."""
+        """Async form of :meth:`check`."""
         if self.accept_from is None or isinstance(self.accept_from, Anyone):
             return
         if request.parent not in self.accept_from or request.proof is None:
-            # Not self.check, which may be another's: the package's threads are everybody's.
+            # Not self.check: a subclass may override it and block the package's shared threads.
             await aside(
                 self.agent.note_refusal, request.parent, "verify.request", "not in accept_from"
             )
             raise self._refusal()
         try:
-            await self.agent.averify_request(request.proof, **self._asked(request))
+            await self.agent.averify_request(request.proof, **self._proven_fields(request))
         except ProofRejected:
             raise self._refusal() from None
 
-    def _asked(self, request: SpawnRequest) -> dict[str, Any]:
+    def _proven_fields(self, request: SpawnRequest) -> dict[str, Any]:
         now = self.agent.now()
         challenge = Challenge(
             request.challenge,
@@ -358,67 +359,67 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         }
 
     def _note_refusal(self, request: SpawnRequest, reason: str) -> None:
-        # An agent that was deactivated writes nothing down; the caller is refused all the same.
+        # A deactivated agent can't write to the audit. The caller is refused regardless.
         with suppress(AccountError):
             self.agent.note_refusal(request.parent, "verify.request", reason)
 
     def _refusal(self) -> RequestRefused:
         return RequestRefused(
-            f"{self.agent.username!r} doesn't work for this caller: accept_from doesn't name it, "
-            "or the request isn't proven, or it came before"
+            f"{self.agent.username!r} doesn't accept this caller: accept_from doesn't name it, "
+            "or the request isn't proven, or it was used before"
         )
 
     def seal(
         self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
     ) -> dict[str, Any]:
-        """Proves an answer to a request, and puts both in an envelope."""
-        proof = self.agent.prove(request.challenge, payload, **_bound(request, kind))
+        """Prove an answer to a request, and return an envelope with answer and proof."""
+        proof = self.agent.prove(request.challenge, payload, **_binding(request, kind))
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
     async def aseal(
         self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
     ) -> dict[str, Any]:
-        """As :meth:`seal`, for the event loop."""
-        proof = await self.agent.aprove(request.challenge, payload, **_bound(request, kind))
+        """Async form of :meth:`seal`."""
+        proof = await self.agent.aprove(request.challenge, payload, **_binding(request, kind))
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
     def bulk_update_state(
         self, config: RunnableConfig, supersteps: Sequence[Sequence[StateUpdate]]
     ) -> RunnableConfig:
-        """Refused: a state that nobody proved would be worked on, and answered for.
+        """Refuse to write the state: the child would prove answers to unproven input.
 
         Raises:
             RequestRefused: Always.
         """
-        raise self._no_state()
+        raise self._state_refusal()
 
     async def abulk_update_state(
         self, config: RunnableConfig, supersteps: Sequence[Sequence[StateUpdate]]
     ) -> RunnableConfig:
-        """As :meth:`bulk_update_state`."""
-        raise self._no_state()
+        """Async form of :meth:`bulk_update_state`."""
+        raise self._state_refusal()
 
-    def _no_state(self) -> RequestRefused:
+    def _state_refusal(self) -> RequestRefused:
         return RequestRefused(
-            f"the state of {self.agent.username!r} can't be written: it works on requests alone"
+            f"the state of {self.agent.username!r} can't be written: it accepts only requests"
         )
 
     def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
-        """The drawing of the graph that does the work."""
+        """Return the drawing of the graph that does the work."""
         return self.graph.get_graph(config, xray=xray)
 
     async def aget_graph(
         self, config: RunnableConfig | None = None, *, xray: int | bool = False
     ) -> Graph:
-        """As :meth:`get_graph`."""
+        """Async form of :meth:`get_graph`."""
         return await self.graph.aget_graph(config, xray=xray)
 
     def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
-        """The schema of the graph that does the work: what a caller's tasks hold."""
+        """Return the input schema of the graph that does the work, which tasks have to match."""
         return self.graph.get_input_jsonschema(config)
 
     def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
-        """The schema of the graph that does the work: what a verified result holds."""
+        """Return the output schema of the graph that does the work, which results match."""
         return self.graph.get_output_jsonschema(config)
 
 
@@ -429,18 +430,18 @@ def verified_child(
     accept_from: AcceptFrom = None,
     leave_out: Collection[Literal["artifact", "response_metadata"]] = (),
 ) -> VerifiedChild:
-    """Makes a graph prove its answers as an agent.
+    """Create a child that proves a graph's answers as an agent.
 
     Args:
         graph: A compiled graph. Its output may hold JSON, messages, dates and times, UUIDs,
             decimals, bytes, sets, tuples, paths and IP addresses, and enums, pydantic models,
-            dataclasses and named tuples of them. ``docs/guide.md`` says how each arrives.
-        agent: As whom it answers; whoever builds the child holds this handle.
-        accept_from: The agents it works for, or :data:`ANYONE`. It may be left out where parent
-            and child share a ``Pipelit``; a graph that is served has to say it.
+            dataclasses and named tuples of them. ``docs/guide.md`` describes how each arrives.
+        agent: The agent that proves the answers.
+        accept_from: The agents whose requests the child accepts, or :data:`ANYONE`. You can omit it
+            if parent and child share a ``Pipelit``. A served graph requires it.
         leave_out: Parts of messages that don't leave the child: ``artifact`` and
-            ``response_metadata``. What can't be carried of these two and of
-            ``additional_kwargs`` is left out anyway, and the parent's result says so.
+            ``response_metadata``. Values in these two and in ``additional_kwargs`` that can't be
+            carried are always left out, and the parent's result lists them.
 
     Returns:
         A child for ``spawn_and_await``.
@@ -448,11 +449,11 @@ def verified_child(
     Raises:
         TypeError: ``graph`` isn't a compiled graph, its output schema has a type that can't be
             carried, or ``agent`` isn't an ``Agent``.
-        ValueError: ``leave_out`` names something else.
-        InvalidUsername: A name in ``accept_from`` has another form.
+        ValueError: ``leave_out`` names another part.
+        InvalidUsername: A name in ``accept_from`` isn't a username.
     """
     if isinstance(graph, VerifiedChild):
-        raise TypeError("graph is a verified child already")
+        raise TypeError("graph is already a verified child")
     if not isinstance(graph, Pregel):
         raise TypeError(
             f"graph has to be a compiled graph, not {type(graph).__name__}; "
@@ -466,7 +467,7 @@ def verified_child(
     if accept_from is not None and not isinstance(accept_from, Anyone):
         names = tuple(require_username(name, argument="accept_from") for name in accept_from)
     if isinstance(leave_out, str):
-        raise TypeError("leave_out is a list of parts, not one: ['artifact']")
+        raise TypeError("leave_out has to be a list of parts, not one part: ['artifact']")
     left_out = tuple(leave_out)
     if wrong := set(left_out) - MESSAGE_PARTS:
         raise ValueError(
@@ -481,64 +482,64 @@ def verified_child(
     return VerifiedChild(graph=graph, agent=agent, accept_from=names, leave_out=left_out)
 
 
-def _served(child: VerifiedChild) -> Step:
+def _serving_step(child: VerifiedChild) -> Step:
     def read(value: Any) -> SpawnRequest:
         if child.accept_from is None:
             raise RequestRefused(
-                f"{child.agent.username!r} is reached from outside, and has to say whom it works "
-                "for: verified_child(…, accept_from=[…]) or accept_from=ANYONE"
+                f"{child.agent.username!r} is called from outside, and needs accept_from: "
+                "verified_child(…, accept_from=[…]) or accept_from=ANYONE"
             )
         if child.graph.checkpointer:
-            # Whoever made the thread would have a say in what is answered for.
+            # The creator of the thread could influence the proven answer.
             raise RequestRefused(
-                f"the graph of {child.agent.username!r} is served, and has a checkpointer of its "
-                "own: compile it without one"
+                f"the graph of {child.agent.username!r} is served, and must not have a "
+                "checkpointer: compile it without one"
             )
         return SpawnRequest.parse(value, child.agent.username)
 
     def answer(value: Any, config: RunnableConfig) -> dict[str, Any]:
         request = read(value)
-        child.admit(request, _identity())
-        return _wire(child.work(request, _inside(config, request, child.graph)))
+        child.admit(request, _caller_identity())
+        return _to_wire(child.work(request, _graph_config(config, request, child.graph)))
 
     async def aanswer(value: Any, config: RunnableConfig) -> dict[str, Any]:
         request = read(value)
-        await aside(child.admit, request, _identity())
-        return _wire(await child.awork(request, _inside(config, request, child.graph)))
+        await aside(child.admit, request, _caller_identity())
+        return _to_wire(await child.awork(request, _graph_config(config, request, child.graph)))
 
-    return ShowingStep(answer, aanswer, child.graph)
+    return GraphStep(answer, aanswer, child.graph)
 
 
-def _identity() -> str | None:
+def _caller_identity() -> str | None:
     server = get_runtime().server_info
     if server is None:
         return None
-    # A server that doesn't ask who calls has nobody to show, so nobody is the parent.
+    # A server without authentication has no user. The empty identity matches no parent.
     return "" if server.user is None else server.user.identity
 
 
-def _inside(
+def _graph_config(
     config: RunnableConfig, request: SpawnRequest, graph: Pregel[Any, Any, Any, Any]
 ) -> RunnableConfig:
     configurable = {
         key: value
         for key, value in config.get("configurable", {}).items()
-        if key in _LANGGRAPHS_KEYS or key.startswith(_LANGGRAPHS_OWN)
+        if key in _LANGGRAPH_KEYS or key.startswith(_LANGGRAPH_PREFIXES)
     }
-    # Set, not left out: LangGraph would take the caller's from its context, and whoever stands
-    # between could have the child prove that it failed.
+    # Set explicitly: otherwise LangGraph uses the caller's limit from the context, and a server in
+    # between could make the child prove a failure.
     limit = (graph.config or {}).get("recursion_limit", _RECURSION_LIMIT)
-    inside = {
+    graph_config = {
         **config,
         "configurable": {**configurable, DEPTH: request.depth},
         "recursion_limit": limit,
         "max_concurrency": UNLIMITED,
     }
-    return cast(RunnableConfig, inside)
+    return cast(RunnableConfig, graph_config)
 
 
-def _bound(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str, Any]:
-    # What an answer is bound to, beside challenge and payload.
+def _binding(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str, Any]:
+    # The fields that an answer is bound to, besides challenge and payload.
     return {
         "verifier": request.parent,
         "request": request.payload,
@@ -548,13 +549,17 @@ def _bound(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str,
     }
 
 
-def _is_question(output: Any) -> bool:
+def _is_interrupted(output: Any) -> bool:
     return isinstance(output, dict) and _INTERRUPT in output
 
 
-def _unaskable(error: GraphBubbleUp) -> bytes:
-    """The payload that says why an interrupt can't be shown; any other leaves as it is."""
-    # What was raised, not what says that it is one.
+def _interrupt_failure(error: GraphBubbleUp) -> bytes:
+    """Return the payload that explains why an interrupt can't be carried.
+
+    Raises:
+        GraphBubbleUp: It isn't an interrupt, or its values can be carried.
+    """
+    # Compare the exact type: `isinstance` can be deceived by `__class__`.
     if type(error) not in INTERRUPTS:
         raise error
     try:
@@ -564,7 +569,7 @@ def _unaskable(error: GraphBubbleUp) -> bytes:
     raise error
 
 
-def _wire(envelope: dict[str, Any]) -> dict[str, Any]:
+def _to_wire(envelope: dict[str, Any]) -> dict[str, Any]:
     return Envelope.parse(envelope).to_wire()
 
 
@@ -572,7 +577,7 @@ def _failure(error: Exception) -> bytes:
     try:
         text = str(error)[:MAX_ERROR_TEXT].encode("utf-8", "replace").decode("utf-8")
     except Exception:
-        # An exception that can't say what it is was still a failure.
+        # An exception whose text can't be read is still a failure.
         text = ""
     try:
         return state_to_bytes({"type": type(error).__name__, "message": text})

@@ -1,9 +1,9 @@
-"""How states travel: as JSON, with marks for what JSON has no form for, and back again.
+"""Serialize graph states as JSON, with tags for values that JSON can't represent.
 
-Nothing is loaded by name: a payload becomes the message classes of LangChain, the standard
-library's scalars and containers, and classes that the reader knows by itself. Which messages of a
-proven answer come back as messages is the reader's choice: a proof says who sent them, not what
-they do to a state that they are put into.
+Nothing is loaded by name. A payload becomes LangChain's message classes, the standard library's
+scalars and containers, and classes that the reader already knows. The reader chooses which messages
+of a proven answer it accepts as messages: a proof authenticates the sender, but doesn't make a
+message harmless to the state that it is added to.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from pipelit_agents.protocol.payload import (
     encode,
 )
 
-from .values import Known, converted, keyed, lost_parts, object_form, parts_of, revived
+from .values import Known, converted, keyed, lost_parts, object_form, parts_of, rebuilt
 
 __all__ = [
     "DEFAULT_MESSAGES",
@@ -63,14 +63,15 @@ _OBJECT: Final = f"{RESERVED}object__"
 MESSAGE_PARTS: Final = frozenset({"artifact", "response_metadata"})
 DEFAULT_MESSAGES: Final = ("ai", "human", "tool")
 _RESERVED: Final = RESERVED.encode()
-# WrittenInParts of a message that nobody needs to read the answer by.
-_SPARED: Final[dict[str, Any]] = {
+# Parts of a message that an answer can be read without, with their empty values.
+_OPTIONAL_PARTS: Final[dict[str, Any]] = {
     "artifact": None,
     "additional_kwargs": {},
     "response_metadata": {},
 }
-_MOST_TOLD: Final = 20
-_LONGEST_TOLD: Final = 300
+_MAX_LISTED_OMISSIONS: Final = 20
+# In characters.
+_MAX_OMISSION_LENGTH: Final = 300
 
 _KINDS: Final[Mapping[type, str]] = {
     AIMessage: "ai",
@@ -81,7 +82,7 @@ _KINDS: Final[Mapping[type, str]] = {
     FunctionMessage: "function",
     RemoveMessage: "remove",
 }
-# Content that is to be read. Others call a tool, or answer one, at some provider.
+# Types of content that only hold text or media. Others call a provider's tool, or answer it.
 _READABLE: Final = frozenset(
     {
         *("text", "output_text", "text-plain", "refusal", "reasoning", "thinking"),
@@ -91,12 +92,12 @@ _READABLE: Final = frozenset(
     }
 )
 _CALLS: Final = ("tool_call", "function_call", "tool_use", "toolUse")
-# Where providers say which call it is, and what a call passes to its tool.
+# The keys of a call's id, and of the arguments that a call passes to its tool.
 _CALL_IDS: Final = frozenset({"call_id", "tool_call_id", "tool_use_id", "toolUseId"})
 _ARGUMENTS: Final = frozenset({"args", "arguments", "input"})
-_STOPPED_FOR: Final = frozenset({"tool_calls", "tool_use", "function_call"})
-# LangGraph's reducers take a dict of either form for an order to replace all of a channel. It has
-# no public name.
+_TOOL_STOP_REASONS: Final = frozenset({"tool_calls", "tool_use", "function_call"})
+# LangGraph's reducers treat a dict with this key or type as an instruction to replace the whole
+# channel. It has no public name.
 _OVERWRITE: Final = "__overwrite__"
 _OMITTED: Final[Any] = object()
 
@@ -104,37 +105,37 @@ _OMITTED: Final[Any] = object()
 def state_to_bytes(
     value: Any, *, portable: bool = False, leave_out: Collection[str] = frozenset()
 ) -> bytes:
-    """The bytes of a graph's input or output.
+    """Serialize a graph's input or output.
 
     Args:
-        value: What travels.
-        portable: For a reader in any language: without the names of classes, and with lists in
-            place of tuples.
-        leave_out: WrittenInParts of messages that stay here: ``artifact``, ``response_metadata``.
+        value: The input or output.
+        portable: Write a form for readers in any language, without class names and with lists
+            instead of tuples.
+        leave_out: Parts of messages to leave out: ``artifact``, ``response_metadata``.
 
     Raises:
-        PayloadError: Something in it can't be carried; the message names the place. What can't be
-            carried of a message's artifact, metadata or additional arguments is left out instead,
-            and told with the message.
+        PayloadError: A value can't be carried. The error names its path. A value in a message's
+            artifact, metadata or additional arguments is left out instead, and listed with the
+            message.
     """
 
-    def convert(given: Any) -> Any:
-        if issubclass(type(given), BaseMessage):
-            return WrittenInParts(lambda walk: _written_message(given, walk, leave_out))
-        return converted(given, portable=portable)
+    def convert(part: Any) -> Any:
+        if issubclass(type(part), BaseMessage):
+            return WrittenInParts(lambda walk: _written_message(part, walk, leave_out))
+        return converted(part, portable=portable)
 
     return encode(value, convert=convert, pairs=keyed)
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Which messages of an answer come back as messages.
+    """The messages of an answer that a reader accepts as messages.
 
     Attributes:
-        kinds: The types, as LangChain names them.
+        kinds: The accepted types, as LangChain names them.
         tool_calls: Whether they may call tools.
-        seed: Makes the ids of an answer its own; None leaves them as they are.
-        sent: The messages that were sent to the child, by their id.
+        seed: A secret from which new ids are derived. None keeps the ids.
+        sent: Returns the messages that were sent to the child, by id.
     """
 
     kinds: frozenset[str]
@@ -144,11 +145,11 @@ class Acceptance:
 
 
 class Read(NamedTuple):
-    """What was read of a payload.
+    """The value of a payload.
 
     Attributes:
         value: The value.
-        omitted: What was left out, by path.
+        omitted: The omitted parts, by path.
     """
 
     value: Any
@@ -156,35 +157,35 @@ class Read(NamedTuple):
 
 
 def state_from_bytes(data: bytes, *, limit: int, known: Known | None = None) -> Any:
-    """The way back; messages come out as LangChain messages, all of them.
+    """Read a payload with all its messages, as LangChain messages.
 
     Args:
-        data: The bytes.
-        limit: How many there may be.
-        known: Classes that values may become again.
+        data: The payload.
+        limit: The maximum size in bytes.
+        known: Classes that values may be rebuilt as.
 
     Raises:
-        PayloadError: The bytes are no payload, or a value in them is none.
+        PayloadError: The bytes aren't a payload, or hold an invalid value.
     """
     value = decode(data, limit=limit)
     return _Reader(known or {}, None).read(value) if _is_marked(data) else value
 
 
 def read_state(data: bytes, *, limit: int, known: Known, accept: Acceptance) -> Read:
-    """Reads an answer: as :func:`state_from_bytes`, with the messages that are accepted.
+    """Read an answer as :func:`state_from_bytes` does, but keep only accepted messages.
 
     Raises:
-        PayloadError: The bytes are no payload, or a value in them is none.
+        PayloadError: The bytes aren't a payload, or hold an invalid value.
     """
     value = decode(data, limit=limit)
     reader = _Reader(known, accept)
     if _is_marked(data) or b'"messages"' in data or _OVERWRITE.encode() in data:
         value = reader.read(value)
-    return Read(value, reader.omitted[:_MOST_TOLD])
+    return Read(value, reader.omitted[:_MAX_LISTED_OMISSIONS])
 
 
 def sent_messages(data: bytes) -> dict[str, BaseMessage]:
-    """The messages of a request, by their id."""
+    """Return the messages of a request by id."""
     found: dict[str, BaseMessage] = {}
     waiting = [state_from_bytes(data, limit=len(data))]
     while waiting:
@@ -200,7 +201,7 @@ def sent_messages(data: bytes) -> dict[str, BaseMessage]:
 
 
 def _is_marked(data: bytes) -> bool:
-    # A mark may also be written with escapes.
+    # A tag may also be written with escapes.
     return _RESERVED in data or b"\\u" in data
 
 
@@ -211,27 +212,31 @@ def _written_message(
     data: dict[str, Any] = {}
     for name, part in message.model_dump().items():
         if name in leave_out:
-            data[name] = _SPARED[name]
-        elif name not in _SPARED:
+            data[name] = _OPTIONAL_PARTS[name]
+        elif name not in _OPTIONAL_PARTS:
             data[name] = walk(part, name, 3)
         elif isinstance(part, dict):
-            kept = [_spared(walk, {key: each}, name, 3, left) for key, each in part.items()]
+            kept = [
+                _written_or_omitted(walk, {key: each}, name, 3, left) for key, each in part.items()
+            ]
             data[name] = {}
             for one in kept:
                 if one is not _OMITTED and not next(iter(one)).startswith(RESERVED):
                     data[name] |= one
                 elif one is not _OMITTED:
-                    left.append(f"{name}: a key that isn't text, or that is reserved")
+                    left.append(f"{name}: a key that isn't text or is reserved")
         else:
-            kept_part = _spared(walk, part, name, 3, left)
-            data[name] = _SPARED[name] if kept_part is _OMITTED else kept_part
+            kept_part = _written_or_omitted(walk, part, name, 3, left)
+            data[name] = _OPTIONAL_PARTS[name] if kept_part is _OMITTED else kept_part
     content = {"type": walk(message.type, "type", 2), "data": data}
     if left:
-        content["omitted"] = walk([each[:_LONGEST_TOLD] for each in left[:_MOST_TOLD]], "", 2)
+        content["omitted"] = walk(
+            [each[:_MAX_OMISSION_LENGTH] for each in left[:_MAX_LISTED_OMISSIONS]], "", 2
+        )
     return {MARK: content}
 
 
-def _spared(
+def _written_or_omitted(
     walk: Callable[[Any, str, int], Any], part: Any, name: str, down: int, left: list[str]
 ) -> Any:
     try:
@@ -245,12 +250,12 @@ def _spared(
 
 @dataclass
 class _Reader:
-    """Makes values of JSON that was verified."""
+    """A reader that builds values from verified JSON."""
 
     known: Known
     accept: Acceptance | None
     omitted: list[str] = field(default_factory=list)
-    # Whether an outer value will be judged, with all that is in it.
+    # Whether an enclosing value will be filtered, including this one.
     inside: bool = False
 
     def read(self, value: Any) -> Any:
@@ -272,9 +277,9 @@ class _Reader:
             found = [self._value(each, f"{path}[{at}]") for at, each in enumerate(value)]
             return [each for each in found if each is not _OMITTED]
 
-        # A list with one message holds messages.
+        # A list with at least one message is a list of messages.
         if any(type(each) is dict and MARK in each for each in value):
-            return cast(list[Any], self._of_messages(read, path))
+            return cast(list[Any], self._read_messages(read, path))
         return read()
 
     def _dict(self, pairs: Iterable[tuple[Any, Any]], path: str) -> Any:
@@ -282,17 +287,17 @@ class _Reader:
         for key, each in pairs:
             inner = f"{path}.{key}" if path else str(key)
             read = partial(self._value, each, inner)
-            made = self._of_messages(read, inner) if key == "messages" else read()
+            made = self._read_messages(read, inner) if key == "messages" else read()
             if made is not _OMITTED:
                 found[key] = made
         if self.accept is not None and _is_overwrite(found):
-            return self._omit(path, "dict that LangGraph takes for an order to overwrite")
+            return self._omit(path, "dict that LangGraph treats as an instruction to overwrite")
         return found
 
-    def _of_messages(self, read: Callable[[], Any], path: str) -> Any:
-        """Read a value and judge all in it as messages.
+    def _read_messages(self, read: Callable[[], Any], path: str) -> Any:
+        """Read a value and filter everything inside it as messages.
 
-        The outermost one judges what is in it. Otherwise each level would judge the same again.
+        Only the outermost call filters. Otherwise each level would filter the same values again.
         """
         if self.inside:
             return read()
@@ -301,56 +306,56 @@ class _Reader:
             found = read()
         finally:
             self.inside = False
-        return self._judged_inside(found, path, listed=True)
+        return self._filter(found, path, listed=True)
 
-    def _judged_inside(self, value: Any, path: str, *, listed: bool = False) -> Any:
-        """Judge a value, and what it contains, as messages; an unchanged one is the same object.
+    def _filter(self, value: Any, path: str, *, listed: bool = False) -> Any:
+        """Filter a value and its contents as messages. Return the same object if unchanged.
 
         Args:
-            value: What was read.
-            path: Where it is.
-            listed: Whether a list of two texts is two messages, not one by its role and its text.
+            value: The value.
+            path: Its path.
+            listed: Whether a list of two texts is two messages, and not one role and its text.
         """
         if self.accept is None or value is _OMITTED or isinstance(value, BaseMessage):
             return value
         if not (listed and type(value) is list):
-            is_message, judged = self._like_message(value, path)
+            is_message, filtered = self._like_message(value, path)
             if is_message:
-                return judged
+                return filtered
         cls = type(value)
         if cls is dict:
-            return self._judged_dict(value, path)
+            return self._filter_dict(value, path)
         if cls in (list, tuple, set, frozenset, deque):
-            return self._judged_items(value, path)
+            return self._filter_items(value, path)
         form = object_form(cls)
         if form in ("", "enum"):
             return value
         data = parts_of(value)
-        found = self._judged_inside(data, path, listed=True)
+        found = self._filter(data, path, listed=True)
         if found is data:
             return value
-        # Its class may need what was left out, so it becomes its values.
+        # The class may require the omitted part, so the object becomes its values.
         return tuple(found) if form == "namedtuple" and type(found) is list else found
 
-    def _judged_dict(self, value: dict[Any, Any], path: str) -> Any:
+    def _filter_dict(self, value: dict[Any, Any], path: str) -> Any:
         found = {}
         for key, each in value.items():
             inner = f"{path}.{key}" if type(key) is str else path
-            judged_key = key if type(key) is str else self._judged_inside(key, path)
-            # Text by a key is a part of something, as a title.
+            filtered_key = key if type(key) is str else self._filter(key, path)
+            # Text under a key is a field, such as a title, and not a message.
             is_part = type(each) is str and key != "messages"
-            judged = each if is_part else self._judged_inside(each, inner, listed=True)
-            if judged_key is not _OMITTED and judged is not _OMITTED:
-                found[judged_key] = judged
+            filtered = each if is_part else self._filter(each, inner, listed=True)
+            if filtered_key is not _OMITTED and filtered is not _OMITTED:
+                found[filtered_key] = filtered
         same = len(found) == len(value) and all(
             one is other for one, other in zip(found.values(), value.values(), strict=True)
         )
         return value if same and all(map(operator.is_, found, value)) else found
 
-    def _judged_items(self, value: Any, path: str) -> Any:
+    def _filter_items(self, value: Any, path: str) -> Any:
         items = list(value)
-        judged = [self._judged_inside(each, f"{path}[{at}]") for at, each in enumerate(items)]
-        found = [each for each in judged if each is not _OMITTED]
+        filtered = [self._filter(each, f"{path}[{at}]") for at, each in enumerate(items)]
+        found = [each for each in filtered if each is not _OMITTED]
         if len(found) == len(items) and all(map(operator.is_, found, items)):
             return value
         if isinstance(value, deque):
@@ -358,7 +363,7 @@ class _Reader:
         try:
             return type(value)(found)
         except TypeError:
-            # A message can't be in a set.
+            # Messages aren't hashable, so they can't be in a set.
             return found
 
     def _tagged(self, value: dict[str, Any], path: str) -> Any:
@@ -369,84 +374,87 @@ class _Reader:
         if tag == MARK:
             return self._message(data, path)
         if tag == _DICT:
-            pairs = revived(tag, [[self._value(k, path), v] for k, v in _pairs(data)], {})
+            pairs = rebuilt(tag, [[self._value(k, path), v] for k, v in _pairs(data)], {})
             return self._dict(pairs.items(), path)
         if tag == _OBJECT and type(data) is list and len(data) in (3, 4):
-            # Its content may be left out, and then the object is.
+            # If its content is omitted, the object is omitted too.
             inside = self._value(data[2], path)
             if inside is _OMITTED:
                 return _OMITTED
-            made = revived(tag, [*data[:2], inside, *data[3:]], self.known)
+            made = rebuilt(tag, [*data[:2], inside, *data[3:]], self.known)
             for each in lost_parts(data[3:]) if data[3:] else ():
                 self.omitted.append(f"{path}.{each}" if path else each)
             return made
-        return revived(tag, self._value(data, path), self.known)
+        return rebuilt(tag, self._value(data, path), self.known)
 
     def _message(self, content: Any, path: str) -> Any:
         if not isinstance(content, dict) or not (
             {"type", "data"} <= content.keys() <= {"type", "data", "omitted"}
         ):
             raise PayloadError("the payload holds a message of unknown form")
-        # What is in a message isn't judged with those around it.
+        # A message's content isn't filtered together with the enclosing value.
         inside, self.inside = self.inside, False
         data = self._value(content["data"], path)
         self.inside = inside
-        told = content.get("omitted", [])
-        if type(told) is not list or set(map(type, told)) - {str}:
+        listed = content.get("omitted", [])
+        if type(listed) is not list or set(map(type, listed)) - {str}:
             raise PayloadError("the payload holds a message of unknown form")
-        self.omitted.extend(each[:_LONGEST_TOLD] for each in told[:_MOST_TOLD])
+        self.omitted.extend(each[:_MAX_OMISSION_LENGTH] for each in listed[:_MAX_LISTED_OMISSIONS])
         try:
             (made,) = messages_from_dict([{"type": content["type"], "data": data}])
         except Exception:
-            # Whatever LangChain's classes stumble over in what a child made up.
+            # LangChain's classes may raise anything about data that a child made up.
             raise PayloadError("the payload holds a message of unknown form") from None
-        return self._judged(made, path)[0]
+        return self._filter_message(made, path)[0]
 
     def _like_message(self, value: Any, path: str) -> tuple[bool, Any]:
-        """Judge a value as the message that `add_messages` would make of it, where it makes one."""
-        # One level of a copy: what is made has parts of its own, and each level is tried.
-        given = {k: copy.copy(v) for k, v in value.items()} if type(value) is dict else value
+        """Filter a value as the message that `add_messages` would convert it to, if any."""
+        # Conversion may change the parts of a dict. A shallow copy of them suffices, because each
+        # level is tried.
+        copied = {k: copy.copy(v) for k, v in value.items()} if type(value) is dict else value
         try:
-            (made,) = convert_to_messages([given])
+            (made,) = convert_to_messages([copied])
         except Exception:
-            # Nothing makes a message of it.
+            # The value can't be converted to a message.
             return False, value
-        judged, changed = self._judged(made, path)
-        # As it came, where it may be one: a reader may want dicts.
-        return True, judged if changed else value
+        filtered, changed = self._filter_message(made, path)
+        # Keep the original value if the message is accepted: a reader may expect a dict.
+        return True, filtered if changed else value
 
-    def _judged(self, message: BaseMessage, path: str) -> tuple[Any, bool]:
-        """What comes in of a message that was made here, and whether it was changed."""
+    def _filter_message(self, message: BaseMessage, path: str) -> tuple[Any, bool]:
+        """Return the accepted form of a message, and whether it differs from the message."""
         if self.accept is None:
             return message, False
         if isinstance(message, BaseMessageChunk):
             message = message_chunk_to_message(message)
         kind = _KINDS.get(type(message), "")
-        if not self._takes(kind):
+        if not self._is_accepted(kind):
             return self._omit(path, f"{kind or 'other'} message"), True
         update: dict[str, Any] = {}
         if not self.accept.tool_calls:
             update = _without_calls(message)
             if update:
-                self._omit(path, "call of a tool")
+                self._omit(path, "tool call")
         was_sent = message.id is not None and self.accept.sent().get(message.id) == message
         if was_sent and update:
-            # The reader's own, and it has it.
+            # The reader sent this message itself, so it already has it.
             return _OMITTED, True
         named = message.id is not None and kind != "remove"
         if self.accept.seed is not None and not was_sent:
             if named:
-                update["id"] = _own_id("message", self.accept.seed, str(message.id))
-            update |= _with_own_calls(message, update, partial(_own_id, "call", self.accept.seed))
+                update["id"] = _derived_id("message", self.accept.seed, str(message.id))
+            update |= _with_derived_call_ids(
+                message, update, partial(_derived_id, "call", self.accept.seed)
+            )
         for name, part in update.items():
             setattr(message, name, part)
         return message, bool(update)
 
-    def _takes(self, kind: str) -> bool:
+    def _is_accepted(self, kind: str) -> bool:
         return self.accept is None or kind in self.accept.kinds
 
     def _omit(self, path: str, what: str) -> Any:
-        self.omitted.append(f"{path[:_LONGEST_TOLD] or 'the answer'}: a {what}")
+        self.omitted.append(f"{path[:_MAX_OMISSION_LENGTH] or 'the answer'}: a {what}")
         return _OMITTED
 
 
@@ -460,23 +468,24 @@ def _pairs(data: Any) -> list[Any]:
     return data
 
 
-def _own_id(of: str, seed: bytes, given: str) -> str:
-    # An id that a child chooses could be one of the parent's: it would replace that message, or
-    # answer that call of a tool in the tool's place.
+def _derived_id(of: str, seed: bytes, original: str) -> str:
+    # A child could choose an id of the parent's. Its message would then replace the parent's
+    # message, or answer the parent's tool call instead of the tool.
     start = f"pipelit-agents/{of}-id/v1\0".encode()
-    digest = hashlib.sha256(start + seed + given.encode()).digest()
+    digest = hashlib.sha256(start + seed + original.encode()).digest()
     return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
-def _with_own_calls(
+def _with_derived_call_ids(
     message: BaseMessage, changed: Mapping[str, Any], own: Callable[[str], str]
 ) -> dict[str, Any]:
-    """The fields of a message that differ with other ids for calls of tools.
+    """Return the fields of a message that change with new ids for tool calls.
 
     Args:
         message: The message.
-        changed: Fields that have another value already.
-        own: Makes an id of one; the same of the same, so that an answer still has its call.
+        changed: Fields that already have a new value.
+        own: Derives a new id. Equal ids get equal new ids, so that an answer still matches its
+            call.
     """
     update: dict[str, Any] = {}
     if isinstance(message, ToolMessage):
@@ -484,16 +493,16 @@ def _with_own_calls(
     for name in ("tool_calls", "invalid_tool_calls", "content", "additional_kwargs"):
         part = changed.get(name, getattr(message, name, None))
         if part and not isinstance(part, str):
-            other = _renamed(part, own, in_call=name.endswith("tool_calls"))
+            other = _with_call_ids(part, own, in_call=name.endswith("tool_calls"))
             if other != part:
                 update[name] = other
     return update
 
 
-def _renamed(value: Any, own: Callable[[str], str], *, in_call: bool) -> Any:
-    """A part of a message with other ids of calls."""
+def _with_call_ids(value: Any, own: Callable[[str], str], *, in_call: bool) -> Any:
+    """Return a part of a message with new ids for tool calls."""
     if isinstance(value, list):
-        return [_renamed(each, own, in_call=in_call) for each in value]
+        return [_with_call_ids(each, own, in_call=in_call) for each in value]
     if not isinstance(value, dict):
         return value
     kind = value.get("type")
@@ -506,7 +515,9 @@ def _renamed(value: Any, own: Callable[[str], str], *, in_call: bool) -> Any:
         elif key in _ARGUMENTS:
             found[key] = each
         else:
-            found[key] = _renamed(each, own, in_call=isinstance(key, str) and _names_call(key))
+            found[key] = _with_call_ids(
+                each, own, in_call=isinstance(key, str) and _names_call(key)
+            )
     return found
 
 
@@ -515,7 +526,7 @@ def _names_call(name: str) -> bool:
 
 
 def _without_calls(message: BaseMessage) -> dict[str, Any]:
-    """The fields of a message that differ without calls of tools."""
+    """Return the fields of a message that change when its tool calls are removed."""
     update: dict[str, Any] = {}
     for name in ("tool_calls", "invalid_tool_calls"):
         if getattr(message, name, None):
@@ -536,7 +547,7 @@ def _without_calls(message: BaseMessage) -> dict[str, Any]:
 
 
 def _is_call(key: str, value: Any) -> bool:
-    stopped = key in ("finish_reason", "stop_reason") and value in _STOPPED_FOR
+    stopped = key in ("finish_reason", "stop_reason") and value in _TOOL_STOP_REASONS
     return stopped or _names_call(key)
 
 
@@ -547,18 +558,20 @@ def _is_readable(block: Any) -> bool:
 
 
 def required_kinds(kinds: Iterable[str]) -> frozenset[str]:
-    """The kinds of messages that a parent names.
+    """Validate the types of messages that a parent accepts.
 
     Raises:
-        TypeError: It is one text.
-        ValueError: There is no such kind.
+        TypeError: ``kinds`` is one text instead of a list.
+        ValueError: A type is unknown.
     """
     if isinstance(kinds, str):
-        raise TypeError("accept_messages is a list of kinds, not one: ['ai', 'human', 'tool']")
+        raise TypeError(
+            "accept_messages has to be a list of types, not one: ['ai', 'human', 'tool']"
+        )
     found = frozenset(kinds)
     if wrong := found - set(_KINDS.values()):
         raise ValueError(
-            f"accept_messages: {sorted(map(str, wrong))[0]!r} is no kind of message; there are "
-            f"{', '.join(sorted(_KINDS.values()))}"
+            f"accept_messages: {sorted(map(str, wrong))[0]!r} isn't a type of message; the types "
+            f"are {', '.join(sorted(_KINDS.values()))}"
         )
     return found

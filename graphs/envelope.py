@@ -1,4 +1,4 @@
-"""What goes to a child and the one thing that comes back: a request and an envelope."""
+"""The request to a child, and the envelope with its answer."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _MAX_DEPTH: Final = 2**31
 
 @dataclass(frozen=True, slots=True)
 class SpawnRequest:
-    """What a parent asks of a child.
+    """A parent's request to a child.
 
     Attributes:
-        parent: Who asks.
-        challenge: What the answer's proof has to answer, 32 bytes.
-        depth: How deep in nested spawns, 1 for the outermost.
+        parent: The parent's username.
+        challenge: The challenge of the answer's proof, 32 bytes.
+        depth: The depth of nested spawns, 1 for the outermost.
         payload: The input of the child's graph, as bytes.
-        proof: The parent's proof over child, challenge, depth, payload and relation; None where
-            the child shares the parent's ``Pipelit`` and doesn't ask.
-        relation: The peering that the child has to prove under; empty for none, None where the
-            child finds it by the parent's name.
+        proof: The parent's proof over child, challenge, depth, payload and relation. None if the
+            child shares the parent's ``Pipelit`` and requires no proof.
+        relation: The peering under which the child has to prove its answer. Empty for none; None
+            if the child finds it by the parent's name.
     """
 
     parent: str
@@ -43,7 +43,7 @@ class SpawnRequest:
     relation: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
-        """The request as JSON carries it: bytes as base64url without padding."""
+        """Return the request for JSON, with bytes as base64url without padding."""
         proof = self.proof
         return {
             "parent": self.parent,
@@ -56,21 +56,21 @@ class SpawnRequest:
 
     @classmethod
     def parse(cls, value: Any, child: str) -> SpawnRequest:
-        """Reads what came to a child from outside.
+        """Parse a request that a child received from outside.
 
         Args:
-            value: What :meth:`to_wire` makes.
-            child: Who is asked.
+            value: A request as :meth:`to_wire` returns it.
+            child: The child's username.
 
         Raises:
-            RequestRefused: A field is missing, too much, or has the wrong type.
+            RequestRefused: A field is missing, unknown, or has the wrong type.
         """
         try:
             return cls._parse(value, child)
         except (AttributeError, TypeError, ValueError, LookupError, ProofRejected):
             raise RequestRefused(
-                "a request holds exactly parent, challenge (32 bytes), depth, payload, proof and "
-                "relation; bytes as base64url without padding"
+                "a request has to hold exactly parent, challenge (32 bytes), depth, payload, proof "
+                "and relation, with bytes as base64url without padding"
             ) from None
 
     @classmethod
@@ -88,21 +88,21 @@ class SpawnRequest:
         challenge = from_base64(fields["challenge"])
         if len(challenge) != 32:
             raise ValueError
-        given, proof = fields["proof"], None
-        if given is not None:
-            if given.keys() != {"step", "value"}:
+        sent, proof = fields["proof"], None
+        if sent is not None:
+            if sent.keys() != {"step", "value"}:
                 raise ValueError
-            proof = Proof(parent, child, given["step"], given["value"])
+            proof = Proof(parent, child, sent["step"], sent["value"])
         return cls(parent, challenge, depth, from_base64(fields["payload"]), proof, relation)
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A child's one exit.
+    """A child's answer with its proof.
 
     Attributes:
-        payload: The answer's exact bytes.
-        kind: ``result``, or ``error`` for a graph that failed.
+        payload: The exact bytes of the answer.
+        kind: ``result``, or ``error`` if the graph failed.
         step: The time step of the proof.
         proof: The proof's value.
     """
@@ -113,7 +113,7 @@ class Envelope:
     proof: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The envelope as it leaves the child."""
+        """Return the envelope's fields as a dict."""
         return {
             "payload": self.payload,
             "kind": self.kind,
@@ -122,42 +122,44 @@ class Envelope:
         }
 
     def to_wire(self) -> dict[str, Any]:
-        """The envelope as JSON carries it: the payload as base64url without padding."""
+        """Return the envelope for JSON, with the payload as base64url without padding."""
         return self.to_dict() | {"payload": to_base64(self.payload)}
 
     @classmethod
     def from_wire(cls, value: Any) -> Envelope:
-        """Reads what a server answered: an object with an envelope and nothing else.
+        """Parse a server's answer: an object with an envelope and nothing else.
 
         Raises:
-            ProofRejected: It is no envelope, or more than one.
+            ProofRejected: The answer isn't exactly one envelope.
         """
         fields = dict(value) if type(value) is dict else {}
         envelope = fields.get("envelope")
         if fields.keys() != {"envelope"} or type(envelope) is not dict:
-            raise ProofRejected("what came back is no envelope, or more than one")
+            raise ProofRejected("the answer isn't exactly one envelope")
         try:
             payload = from_base64(envelope.get("payload"))
         except (TypeError, ValueError):
-            raise ProofRejected("what came back is no envelope: its payload") from None
+            raise ProofRejected(
+                "the answer isn't an envelope: its payload isn't base64url"
+            ) from None
         return cls.parse(envelope | {"payload": payload})
 
     @classmethod
     def parse(cls, value: Any) -> Envelope:
-        """Reads what came out of a child.
+        """Parse the fields of a child's answer.
 
         Raises:
-            ProofRejected: It is no envelope, or more than one.
+            ProofRejected: The answer isn't exactly one envelope.
         """
-        # Exact types only, of one copy: nothing in here may answer for itself.
+        # Copy once and accept exact types only: a subclass could run code when it is compared.
         fields = dict(value) if type(value) is dict else {}
         if set(map(type, fields)) != {str} or fields.keys() != _KEYS:
-            raise ProofRejected("what came back is no envelope, or more than one")
+            raise ProofRejected("the answer isn't exactly one envelope")
         payload, kind = fields["payload"], fields["kind"]
         step, proof = fields["step"], fields["proof"]
         formed = type(payload) is bytes and type(step) is int and type(proof) is str
         if not formed or type(kind) is not str or kind not in ("result", "error"):
-            raise ProofRejected("what came back is no envelope: a field has the wrong type")
+            raise ProofRejected("the answer isn't an envelope: a field has the wrong type")
         return cls(payload, cast(Literal["result", "error"], kind), step, proof)
 
 
@@ -167,15 +169,15 @@ def to_base64(data: bytes) -> str:
 
 
 def from_base64(text: Any) -> bytes:
-    """Reads what :func:`to_base64` makes, and nothing else.
+    """Decode canonical base64url without padding, as :func:`to_base64` returns it.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The text isn't canonical base64url.
     """
     if not isinstance(text, str) or not _BASE64URL.match(text):
-        raise ValueError("no base64url")
+        raise ValueError("not base64url")
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if to_base64(data) != text:
-        # One text for each value: the last character may hold bits that nobody reads.
-        raise ValueError("no canonical base64url")
+        # Each value has exactly one text, although the last character may hold unused bits.
+        raise ValueError("not canonical base64url")
     return data

@@ -1,8 +1,8 @@
-"""A local child's interrupts, made again by the parent: with ids, values and a name of its own.
+"""Rebuild a local child's interrupts in the parent, with ids and values of the parent.
 
-LangGraph finds the answer to an interrupt by its id, and takes the id from the exception. A child
-that could choose it would direct an answer to another node, so the parent gives each interrupt an
-id that it alone can turn back into the child's.
+LangGraph finds the answer to an interrupt by its id, which it reads from the exception. A child
+that could choose the id could direct an answer to another node. The parent therefore gives each
+interrupt an id that only the parent can map back to the child's.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ __all__ = [
     "rebuilt_interrupt",
 ]
 
-# The answers by interrupt id, in the configuration of everything that a resumed run runs. LangGraph
+# The key of answers by interrupt id, in the configuration of every node of a resumed run. LangGraph
 # has no public name for it.
 RESUMED: Final = "__pregel_resume_map"
-# Below it a child finds out by which id the parent shows an interrupt of its own.
+# The key of a function that maps a child's interrupt id to the id that the parent displays.
 RENAMED: Final = "__pipelit_renamed"
 # The key of an interrupt's response schema that names the agent. JSON Schema ignores unknown keys.
-ASKED_BY: Final = "x-pipelit-agent"
+AGENT_KEY: Final = "x-pipelit-agent"
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
-# The second is deprecated, and will be gone.
+# NodeInterrupt is deprecated and will be removed.
 INTERRUPTS: Final = frozenset(
     {GraphInterrupt, getattr(langgraph.errors, "NodeInterrupt", GraphInterrupt)}
 )
-"""What LangGraph itself raises for an interrupt. A subclass of a child's own is none of them."""
+"""The exact types that LangGraph raises for an interrupt. A child's subclass isn't accepted."""
 
 
 def interrupts_to_bytes(error: BaseException) -> bytes:
-    """The values of the interrupts that an exception holds.
+    """Serialize the values of the interrupts in an exception.
 
     Args:
-        error: Of a type in :data:`INTERRUPTS`.
+        error: An exception whose type is in :data:`INTERRUPTS`.
 
     Raises:
-        PayloadError: One of them can't be carried, or it holds something else.
+        PayloadError: A value can't be carried, or the exception holds something else.
     """
     return state_to_bytes(
         [
             {"interrupt": each.value, "response_schema": getattr(each, "response_schema", None)}
-            for each in _held(error)
+            for each in _interrupts_of(error)
         ]
     )
 
@@ -72,96 +72,98 @@ def interrupts_to_bytes(error: BaseException) -> bytes:
 def rebuilt_interrupt(
     error: BaseException, *, agent: str, seed: bytes, limit: int, known: Known, accept: Acceptance
 ) -> GraphInterrupt:
-    """The parent's own form of a child's interrupts.
+    """Return a child's interrupts in the parent's form.
 
     Args:
-        error: What the child raised, of a type in :data:`INTERRUPTS`.
+        error: The child's exception, whose type is in :data:`INTERRUPTS`.
         agent: The child.
         seed: The secret of the child's task.
-        limit: How many bytes their values may have together.
-        known: Classes that values may become again.
-        accept: The messages that may be in them.
+        limit: The maximum size of all values together, in bytes.
+        known: Classes that values may be rebuilt as.
+        accept: Which messages the values may hold.
 
     Raises:
-        PayloadError: They can't be carried, or are too large.
+        PayloadError: The values can't be carried, or are too large.
     """
-    held = _held(error)
+    held = _interrupts_of(error)
     read = read_state(interrupts_to_bytes(error), limit=limit, known=known, accept=accept)
     rebuilt = []
     for position, (each, content) in enumerate(zip(held, read.value, strict=True)):
         schema = content.get("response_schema")
         if schema is not None and type(schema) is not dict:
-            raise PayloadError("an interrupt's response_schema is no JSON Schema")
+            raise PayloadError("an interrupt's response_schema isn't a JSON Schema")
         made = Interrupt(
-            content.get("interrupt"), id=_own_id(getattr(each, "id", ""), seed, position)
+            content.get("interrupt"), id=_parent_id(getattr(each, "id", ""), seed, position)
         )
         if any(each.name == "response_schema" for each in dataclasses.fields(Interrupt)):
-            made.response_schema = {**(schema or {}), ASKED_BY: agent}
+            made.response_schema = {**(schema or {}), AGENT_KEY: agent}
         rebuilt.append(made)
     return GraphInterrupt(tuple(rebuilt))
 
 
 def child_answers(configurable: Mapping[str, Any], seed: bytes) -> dict[str, Any]:
-    """What a child is told of interrupts, to be set in its configuration.
+    """Return the keys with a child's interrupt answers, for its configuration.
 
-    It finds the answers by the ids that it knows, and by :data:`RENAMED` a function from such an id
-    to the one that the parent shows.
+    The answers are under the child's own ids. :data:`RENAMED` holds a function that maps such an id
+    to the one that the parent displays.
 
     Args:
-        configurable: Of the parent's node.
+        configurable: The ``configurable`` of the parent's node.
         seed: The secret of the child's task.
     """
-    renamed = {RENAMED: partial(_shown_id, seed)}
-    given = configurable.get(RESUMED)
-    if not isinstance(given, Mapping):
+    renamed = {RENAMED: partial(_displayed_id, seed)}
+    resumed = configurable.get(RESUMED)
+    if not isinstance(resumed, Mapping):
         return renamed
-    opened = {
-        _permuted(key, seed, back=True): value
-        for key, value in given.items()
+    answers = {
+        _permuted(key, seed, inverse=True): value
+        for key, value in resumed.items()
         if is_interrupt_id(key)
     }
-    # A client that reads the child's own namespace sees the child's ids, and may answer by them.
-    return renamed | {RESUMED: {**given, **opened}}
+    # A client that reads the child's namespace sees the child's ids, and may answer by them.
+    return renamed | {RESUMED: {**resumed, **answers}}
 
 
-def _shown_id(seed: bytes, given: Any) -> str:
-    return _permuted(given, seed) if is_interrupt_id(given) else ""
+def _displayed_id(seed: bytes, identifier: Any) -> str:
+    return _permuted(identifier, seed) if is_interrupt_id(identifier) else ""
 
 
 def asking_agent(interrupt: Interrupt) -> str | None:
-    """The agent whose task an interrupt comes from; None for one of the parent's own nodes.
+    """Return the agent whose task was interrupted; None for a node of the parent.
 
-    It is the child that this parent asked. Where that child spawns too, another may have asked it.
+    This is the direct child of the parent. If that child spawns too, the interrupt may come from a
+    child of the child.
     """
     schema = getattr(interrupt, "response_schema", None)
-    name = schema.get(ASKED_BY) if isinstance(schema, dict) else None
+    name = schema.get(AGENT_KEY) if isinstance(schema, dict) else None
     return name if isinstance(name, str) else None
 
 
-def _held(error: BaseException) -> list[Any]:
-    # A static breakpoint interrupts with nothing.
-    given = error.args[0] if error.args else ()
-    if type(given) not in (tuple, list) or any(type(each) is not Interrupt for each in given):
-        raise PayloadError("an interrupt holds something else than interrupts")
-    return list(given)
+def _interrupts_of(error: BaseException) -> list[Any]:
+    # A static breakpoint has no interrupts.
+    held = error.args[0] if error.args else ()
+    if type(held) not in (tuple, list) or any(type(each) is not Interrupt for each in held):
+        raise PayloadError("a GraphInterrupt has to hold Interrupt objects only")
+    return list(held)
 
 
-def _own_id(given: Any, seed: bytes, position: int) -> str:
-    if is_interrupt_id(given):
-        return _permuted(given, seed)
-    # Nothing can be resumed by it, but two of them are two.
+def _parent_id(identifier: Any, seed: bytes, position: int) -> str:
+    if is_interrupt_id(identifier):
+        return _permuted(identifier, seed)
+    # Such an id can't be resumed, but each interrupt needs a different one.
     label = b"pipelit-agents/unnamed-interrupt/v1\0" + seed + position.to_bytes(4)
     return hashlib.sha256(label).hexdigest()[:32]
 
 
-def is_interrupt_id(given: Any) -> bool:
-    """Whether it has the form of an interrupt's id."""
-    return type(given) is str and _ID.fullmatch(given) is not None
+def is_interrupt_id(identifier: Any) -> bool:
+    """Return whether a value has the form of an interrupt's id."""
+    return type(identifier) is str and _ID.fullmatch(identifier) is not None
 
 
-def _permuted(given: str, seed: bytes, *, back: bool = False) -> str:
-    # One block of AES is a permutation of all ids: none is lost, and nobody chooses its image.
+def _permuted(identifier: str, seed: bytes, *, inverse: bool = False) -> str:
+    # One block of AES is a keyed permutation of all ids: no two ids collide, and a child can't
+    # choose the result.
     key = hashlib.sha256(b"pipelit-agents/interrupt-id/v1\0" + seed).digest()
     cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305 - a single block
-    step = cipher.decryptor() if back else cipher.encryptor()
-    return step.update(bytes.fromhex(given)).hex()
+    step = cipher.decryptor() if inverse else cipher.encryptor()
+    return step.update(bytes.fromhex(identifier)).hex()

@@ -1,7 +1,7 @@
-"""A child on another machine: asked over HTTP, heard by its envelope alone.
+"""A child on another machine: send requests over HTTP and read only the envelope.
 
-It speaks the API of LangGraph Server: start a run, wait for its output, cancel it. Streams are not
-read, so that no event of a server's making reaches the parent.
+The client uses the API of LangGraph Server: start a run, wait for its output, cancel it. It doesn't
+read streams, so that no event of the server reaches the parent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import httpx
 from langgraph.pregel.remote import RemoteGraph
 from pydantic import SecretStr
 
-import pipelit_agents.credentials.leak_guard.langgraph_io  # noqa: F401 - here, not on the loop at the first call
+import pipelit_agents.credentials.leak_guard.langgraph_io  # noqa: F401 - not on the loop at the first call
 from pipelit_agents import Agent
 from pipelit_agents._bounds import LONGEST_WAIT, require_seconds
 from pipelit_agents._forks import reset_in_forked_children
@@ -39,16 +39,19 @@ __all__ = ["RemoteChild", "ServerUnauthorized", "UnexpectedStatus", "Unreachable
 
 T = TypeVar("T")
 
-# Of an answer that isn't the envelope itself: a run's record, a list of runs, an error.
-_MAX_RECORD: Final = 2**20
-_OVERHEAD: Final = 2**16
-# A run's record and a list of runs have some hundred.
-_MOST_BRACKETS: Final = 4096
-_SHORT: Final = 2**16
-_CANCEL_WITHIN: Final = 0.9
-_LONGEST_PAUSE: Final = 5.0
+# The maximum size of an answer other than an envelope: a run's record, a list of runs, an error.
+_MAX_RECORD_BYTES: Final = 2**20
+# How many bytes an answer may have in addition to the payload.
+_ENVELOPE_OVERHEAD: Final = 2**16
+# A run's record or a list of runs has about a hundred.
+_MAX_BRACKETS: Final = 4096
+# A body of fewer bytes is decoded on the event loop.
+_SMALL_BODY: Final = 2**16
+# Seconds.
+_CANCEL_TIMEOUT: Final = 0.9
+_MAX_PAUSE: Final = 5.0
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
-# Gone for now: overloaded, restarting, or a proxy in front of it that says so.
+# The server is temporarily unavailable: overloaded, restarting, or a proxy reports one of these.
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -56,7 +59,7 @@ class Unreachable(Exception):
     """The server can't be reached, or no longer knows the run.
 
     Attributes:
-        status: The HTTP status, or 0 where there was none.
+        status: The HTTP status, or 0 if there was none.
     """
 
     def __init__(self, status: int = 0) -> None:
@@ -69,7 +72,7 @@ class ServerUnauthorized(Exception):
 
 
 class UnexpectedStatus(Exception):
-    """The server answers something else than it is asked for.
+    """The server answered with an unexpected HTTP status.
 
     Attributes:
         status: The HTTP status.
@@ -81,11 +84,11 @@ class UnexpectedStatus(Exception):
 
 
 class _Trust:
-    """The certificates by which servers are checked, read once in a process.
+    """The trusted certificates, read once per process.
 
-    Reading them takes some 20 ms of CPU, which each call of a child would spend. Only they are
-    shared: each call has connections of its own, so none is used by two event loops, or on both
-    sides of a fork.
+    Reading them takes about 20 ms of CPU time, which each call of a child would spend. Only the
+    certificates are shared. Each call opens new connections, so that no connection is used by two
+    event loops or on both sides of a fork.
     """
 
     def __init__(self) -> None:
@@ -93,19 +96,19 @@ class _Trust:
         reset_in_forked_children(self)
 
     def reset_after_fork(self) -> None:
-        """Forgets the parent's: OpenSSL has locks in there, which another thread may hold."""
+        """Drop the parent process's context: another thread may hold its OpenSSL locks."""
         self._lock = threading.Lock()
         self._read: tuple[Any, ssl.SSLContext] | None = None
 
     def context(self) -> ssl.SSLContext:
-        """The context; another one where the environment or the file names other certificates."""
-        source = _certificates()
+        """Return the context. Read it again if the environment or a certificate file changed."""
+        source = _certificate_sources()
         with self._lock:
             if self._read is None or self._read[0] != source:
                 context = httpx.create_ssl_context()
                 context.set_alpn_protocols(["http/1.1"])
-                # httpcore sets the same protocol again at each connection. OpenSSL would write that
-                # into the context while another thread may be copying it.
+                # httpcore sets the same protocol again at each connection. OpenSSL would write it
+                # to the context while another thread may be copying it.
                 setattr(context, "set_alpn_protocols", _keep_protocols)  # noqa: B010 - for mypy
                 self._read = source, context
             return self._read[1]
@@ -115,8 +118,8 @@ def _keep_protocols(_: Sequence[str]) -> None:
     return
 
 
-def _certificates() -> tuple[Any, ...]:
-    # What httpx, and Python's ssl, would look at.
+def _certificate_sources() -> tuple[Any, ...]:
+    # The sources that httpx and Python's ssl use.
     found: list[Any] = [os.environ.get("SSLKEYLOGFILE")]
     for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         path = os.environ.get(variable)
@@ -131,8 +134,8 @@ def _certificates() -> tuple[Any, ...]:
 _TRUST: Final = _Trust()
 
 
-class _Quiet(httpx.AsyncHTTPTransport):
-    """Drops the words beside the status: httpx logs them, and they are the server's."""
+class _NoReasonPhrase(httpx.AsyncHTTPTransport):
+    """Drop the reason phrase: httpx logs it, and the server controls its text."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await super().handle_async_request(request)
@@ -141,15 +144,15 @@ class _Quiet(httpx.AsyncHTTPTransport):
 
 
 class RemoteChild:
-    """A child that is served elsewhere; made by :func:`remote_child`.
+    """A child on another server. Create one with :func:`remote_child`.
 
     Args:
         name: The child's agent.
-        url: Where its server is.
-        graph: What the server calls the graph, or an assistant's id.
+        url: The URL of its server.
+        graph: The graph's name on the server, or an assistant's id.
         credential: The credential with the API key for that server; None for none.
-        headers: More headers for each request.
-        patience: Seconds that a server may be away while a run is awaited.
+        headers: Additional headers for each request.
+        patience: How long the server may be unavailable during a run, in seconds.
     """
 
     def __init__(
@@ -170,24 +173,24 @@ class RemoteChild:
         self._patience = patience
 
     async def answer(self, request: SpawnRequest, lead: Agent, *, limit: int) -> dict[str, Any]:
-        """Has the child work on a request.
+        """Send a request to the child and wait for its answer.
 
         Args:
-            request: What is asked; nothing else goes out but a thread's id.
-            lead: Who asks, and opens the credential.
-            limit: How many bytes the answer's payload may have.
+            request: The request. Nothing else is sent but a thread's id.
+            lead: The agent that sends the request and opens the credential.
+            limit: The maximum size of the answer's payload, in bytes.
 
         Returns:
-            The envelope's fields as they are for a local child; nothing in it is verified.
+            The envelope's fields, as for a local child. They are not verified.
 
         Raises:
-            Unreachable: The server was away for longer than ``patience``, or lost the run.
-            UnexpectedStatus: It answers something else than it is asked for.
-            ServerUnauthorized: It doesn't accept the credential.
-            ProofRejected: What came isn't an envelope.
-            PayloadError: What came is too large, or no JSON.
-            CredentialError: The credential isn't there, or isn't for this agent.
-            UnsealError: The credential doesn't open.
+            Unreachable: The server was unavailable for longer than ``patience``, or lost the run.
+            UnexpectedStatus: The server answered with an unexpected HTTP status.
+            ServerUnauthorized: The server doesn't accept the credential.
+            ProofRejected: The answer isn't an envelope.
+            PayloadError: The answer is too large, or isn't JSON.
+            CredentialError: The credential doesn't exist, or this agent may not open it.
+            UnsealError: The credential can't be decrypted.
         """
         with opened_scope() as scope:
             headers = {name: value.get_secret_value() for name, value in self._headers.items()}
@@ -198,24 +201,24 @@ class RemoteChild:
                 if len(opened) != 1:
                     one = f"{self.credential}:{next(iter(opened), 'field')}"
                     raise CredentialError(
-                        f"credential {self.credential!r} has several secrets: name the one that is "
-                        f"the API key, as {one}",
+                        f"credential {self.credential!r} has several secrets: name the field with "
+                        f"the API key, for example {one}",
                         credential=self.credential,
                     )
                 key = next(iter(opened.values())).get_secret_value()
-                headers["authorization"] = f"Bearer {_sendable(self.credential, key)}"
-            # A compressed answer may be any size when it is unpacked.
+                headers["authorization"] = f"Bearer {_require_sendable(self.credential, key)}"
+            # A compressed answer could have any size after decompression.
             headers |= {"accept-encoding": "identity", "accept": "application/json"}
-            # Off the loop: the first one reads the certificates of the machine.
+            # Not on the event loop: the first call reads the machine's certificates.
             made = await aside(self._client, headers)
             async with made as client:
                 run = _Run(client, self.graph, self._patience)
                 try:
                     await run.start(request)
-                    found = await run.output(limit * 4 // 3 + _OVERHEAD)
+                    found = await run.output(limit * 4 // 3 + _ENVELOPE_OVERHEAD)
                 except BaseException:
                     with suppress(Exception):
-                        await asyncio.wait_for(run.cancel(), _CANCEL_WITHIN)
+                        await asyncio.wait_for(run.cancel(), _CANCEL_TIMEOUT)
                     raise
         return Envelope.from_wire(found).to_dict()
 
@@ -225,9 +228,9 @@ class RemoteChild:
             headers=headers,
             timeout=_TIMEOUT,
             follow_redirects=False,
-            event_hooks={"response": [_refuse]},
-            # With a transport of its own httpx asks no proxy that the environment names.
-            transport=_Quiet(verify=_TRUST.context()),
+            event_hooks={"response": [_check_status]},
+            # With an explicit transport httpx ignores proxies in the environment.
+            transport=_NoReasonPhrase(verify=_TRUST.context()),
         )
 
     def __repr__(self) -> str:
@@ -235,7 +238,7 @@ class RemoteChild:
 
 
 class _Run:
-    """One run on a thread of its own."""
+    """One run on a new thread of the server."""
 
     def __init__(self, client: httpx.AsyncClient, graph: str, patience: float) -> None:
         self._client = client
@@ -252,15 +255,15 @@ class _Run:
             "multitask_strategy": "reject",
         }
         try:
-            record = await self._ask("POST", self._runs, json=body)
+            record = await self._call("POST", self._runs, json=body)
         except Unreachable as error:
             if error.status == 404:
                 raise UnexpectedStatus(404) from None
-            # It may have begun all the same, and isn't begun twice.
-            begun = await self._begun()
-            if not begun:
+            # The run may have started regardless, and must not be started twice.
+            started = await self._started_runs()
+            if not started:
                 raise
-            record = begun[0]
+            record = started[0]
         self._id = _run_id(record)
 
     async def output(self, limit: int) -> Any:
@@ -269,8 +272,8 @@ class _Run:
         pause = 0.1
         while True:
             try:
-                found = await self._ask("GET", f"{self._runs}/{self._id}/join", limit=limit)
-                if found is not None and await self._is_over(found):
+                found = await self._call("GET", f"{self._runs}/{self._id}/join", limit=limit)
+                if found is not None and await self._is_finished(found):
                     break
                 away_since = None
             except Unreachable:
@@ -279,35 +282,36 @@ class _Run:
                 away_since = now if away_since is None else away_since
                 if now - away_since >= self._patience:
                     raise
-            # The connection was dropped, or closed with the run going on: it is joined again.
+            # The connection was lost or closed while the run continues: join the run again.
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE, max(0.1, self._patience / 4))
+            pause = min(2 * pause, _MAX_PAUSE, max(0.1, self._patience / 4))
         if broke and not _has_envelope(found):
-            # A server that was started again begins the run again, and the child doesn't work
-            # twice for one request.
+            # A restarted server starts the run again, but the child works on a request only once.
             raise Unreachable
         return found
 
-    async def _is_over(self, found: Any) -> bool:
+    async def _is_finished(self, found: Any) -> bool:
         if _has_envelope(found):
             return True
-        record = await self._ask("GET", f"{self._runs}/{self._id}")
+        record = await self._call("GET", f"{self._runs}/{self._id}")
         status = record.get("status") if isinstance(record, dict) else None
         return status not in ("pending", "running")
 
     async def cancel(self) -> None:
-        records = [{"run_id": self._id}] if self._id else await self._begun()
+        records = [{"run_id": self._id}] if self._id else await self._started_runs()
         for record in records:
-            await self._ask("POST", f"{self._runs}/{_run_id(record)}/cancel")
+            await self._call("POST", f"{self._runs}/{_run_id(record)}/cancel")
 
-    async def _begun(self) -> list[Any]:
+    async def _started_runs(self) -> list[Any]:
         try:
-            records = await self._ask("GET", self._runs)
+            records = await self._call("GET", self._runs)
         except Unreachable:
             return []
         return records if isinstance(records, list) else []
 
-    async def _ask(self, method: str, path: str, *, limit: int = _MAX_RECORD, **body: Any) -> Any:
+    async def _call(
+        self, method: str, path: str, *, limit: int = _MAX_RECORD_BYTES, **body: Any
+    ) -> Any:
         received = bytearray()
         try:
             async with self._client.stream(method, path, **body) as response:
@@ -316,12 +320,13 @@ class _Run:
                     if len(received) > limit:
                         break
         except httpx.TransportError:
-            # Its words are the server's, and its request holds the key.
+            # The error holds the server's text, and its request holds the key.
             raise Unreachable from None
-        if sum(map(received.count, (b"{", b"["))) > _MOST_BRACKETS:
-            # An envelope has two, and base64url none: parsing a forest costs more than sending it.
-            raise PayloadError("what came is no envelope")
-        if len(received) < _SHORT:
+        if sum(map(received.count, (b"{", b"["))) > _MAX_BRACKETS:
+            # An envelope has two brackets, and base64url none. Deep nesting is cheap to send but
+            # expensive to parse.
+            raise PayloadError("the answer isn't an envelope")
+        if len(received) < _SMALL_BODY:
             return decode(bytes(received), limit=limit) if received.strip() else None
         return await aside(lambda: decode(bytes(received), limit=limit))
 
@@ -334,27 +339,27 @@ def remote_child(
     graph: str | None = None,
     patience: float = 30.0,
 ) -> RemoteChild:
-    """Names a child that is served by a LangGraph Server, for ``spawn_and_await``.
+    """Create a child that runs on a LangGraph Server, for ``spawn_and_await``.
 
-    The child's agent is an account of the parent's database, or a peer of another domain
+    The child's agent is an account in the parent's database, or a peer of another domain
     (``users.enroll_peer``). Its answers are verified like a local child's.
 
     Args:
         name: The child's agent, as its server knows it.
-        url: Where the server is: ``https://…``, or ``http://`` on this machine. No proxy that the
-            environment names is asked.
+        url: The server's URL: ``https://…``, or ``http://`` on this machine. Proxies in the
+            environment are ignored.
         credential: The credential that holds the API key for that server. It is opened while
             the server is called, and sent in the ``Authorization`` header. None sends none.
-        graph: What the server calls the graph, or an assistant's id; by default the name.
-        patience: Seconds that the server may be away while an answer is awaited.
+        graph: The graph's name on the server, or an assistant's id. By default the child's name.
+        patience: How long the server may be unavailable during a run, in seconds.
 
     Returns:
         A child for ``spawn_and_await``.
 
     Raises:
-        InvalidUsername: The name has another form.
-        TypeError: Patience isn't a number.
-        ValueError: The URL can't be used, or patience is negative or more than 30 days.
+        InvalidUsername: ``name`` isn't a username.
+        TypeError: ``patience`` isn't a number.
+        ValueError: The URL can't be used, or ``patience`` is negative or more than 30 days.
 
     Example:
         ```python
@@ -376,21 +381,21 @@ def remote_child(
 
 
 def from_remote_graph(name: str, graph: RemoteGraph) -> RemoteChild:
-    """The child that a ``RemoteGraph`` reaches; its own client is used for its address and headers.
+    """Return the child that a ``RemoteGraph`` calls, with its client's URL and headers.
 
     Raises:
-        ValueError: It has no address, or one that can't be used.
+        ValueError: The graph has no URL, or one that can't be used.
     """
     if graph.client is None:
-        raise ValueError(f"child {name!r}: give its RemoteGraph a url, or use remote_child")
+        raise ValueError(f"child {name!r}: pass url to its RemoteGraph, or use remote_child")
     client = graph.client.http.client
     kept = {
         header: SecretStr(value)
         for header, value in client.headers.items()
-        if header not in _OF_THE_CLIENT
+        if header not in _CLIENT_HEADERS
     }
     if "authorization" in kept:
-        # RemoteGraph takes it from LANGSMITH_API_KEY by itself: it is none of this server's.
+        # RemoteGraph reads it from LANGSMITH_API_KEY, which isn't meant for this server.
         kept.pop("x-api-key", None)
     return RemoteChild(
         name,
@@ -402,7 +407,7 @@ def from_remote_graph(name: str, graph: RemoteGraph) -> RemoteChild:
     )
 
 
-_OF_THE_CLIENT: Final = frozenset(
+_CLIENT_HEADERS: Final = frozenset(
     {"accept", "accept-encoding", "connection", "user-agent", "host", "content-type"}
 )
 
@@ -411,17 +416,17 @@ def _required_url(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError):
-        raise ValueError("url: it can't be read as a URL; for example https://host") from None
+        raise ValueError("url can't be read as a URL: use for example https://host") from None
     if parsed.scheme not in ("https", "http") or not parsed.host:
-        raise ValueError("url: it has to begin with https:// and name a host")
+        raise ValueError("url has to begin with https:// and name a host")
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise ValueError(
-            "url: no user, password, query or fragment belongs in it; the key is a credential"
+            "url must not hold a user, password, query or fragment: pass the API key as credential"
         )
     if parsed.scheme == "http" and not _is_loopback(parsed.host):
         raise ValueError(
-            f"url: http:// would send the key to {parsed.host} in clear; use https:// "
-            "(http:// is for this machine alone)"
+            f"url: http:// would send the API key to {parsed.host} unencrypted: use https:// "
+            "(http:// is only for this machine)"
         )
     return str(parsed).rstrip("/")
 
@@ -435,8 +440,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-async def _refuse(response: httpx.Response) -> None:
-    # Before a byte of its body is read.
+async def _check_status(response: httpx.Response) -> None:
+    # Called before the body is read.
     status = response.status_code
     if status in (401, 403):
         raise ServerUnauthorized
@@ -445,14 +450,14 @@ async def _refuse(response: httpx.Response) -> None:
     if not response.is_success:
         raise UnexpectedStatus(status)
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise ValueError("the server compressed what it was asked not to")
+        raise ValueError("the server compressed its answer, although the request forbids it")
 
 
-def _sendable(credential: str, key: str) -> str:
+def _require_sendable(credential: str, key: str) -> str:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise CredentialError(
             f"credential {credential!r} holds no API key that can be sent: it has to be one word "
-            f"of ASCII; put it anew with: pipelit-agents credentials put {credential} "
+            f"of ASCII; store it again with: pipelit-agents credentials put {credential} "
             "--kind … --created-by …",
             credential=credential,
         )
@@ -464,7 +469,7 @@ def _has_envelope(found: Any) -> bool:
 
 
 def _run_id(record: Any) -> str:
-    # It becomes part of a path, so it is nothing but a UUID.
+    # The id becomes part of a path, so only a UUID is accepted.
     if not isinstance(record, dict):
-        raise TypeError("a run is an object")
+        raise TypeError("a run has to be an object")
     return str(uuid.UUID(record.get("run_id")))

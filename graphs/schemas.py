@@ -1,6 +1,6 @@
-"""What the types in a graph's schema show before it runs: what can't be carried, and what is known.
+"""Inspect the types in a graph's schema: types that can't be carried, and known classes.
 
-A reader that shares the schema knows its classes, so that values of them come back as themselves.
+A reader that shares the schema knows its classes, so it can rebuild values of these classes.
 """
 
 from __future__ import annotations
@@ -35,40 +35,40 @@ _MANY: Final = (
     *(list, tuple, set, frozenset, dict, collections.deque, collections.abc.Mapping),
     *(collections.abc.Sequence, collections.abc.Set, collections.abc.Iterable),
 )
-# Types that say nothing of the values: anything may be behind them.
+# Types that don't restrict the values.
 _OPEN: Final = frozenset({object, type(None), Any})
 
 
 def known_classes(classes: Iterable[type]) -> Known:
-    """The classes that a user names, and those in their fields.
+    """Return the classes that a user names, and the classes of their fields.
 
     Raises:
-        TypeError: One of them is no enum, pydantic model, dataclass or named tuple.
+        TypeError: A class isn't an enum, pydantic model, dataclass or named tuple.
     """
-    look = _Look()
+    walk = _SchemaWalk()
     for cls in classes:
         if not isinstance(cls, type) or not object_form(cls):
             raise TypeError(
                 f"answer_types: {cls!r} has to be an Enum, a pydantic model, a dataclass or a "
                 "NamedTuple"
             )
-        look.at(cls, cls.__name__)
-    return look.known()
+        walk.visit(cls, cls.__name__)
+    return walk.known()
 
 
 def known_outputs(graph: Pregel[Any, Any, Any, Any]) -> Known:
-    """The classes in a graph's output."""
-    return _looked(graph).outputs
+    """Return the classes in a graph's output schema."""
+    return _inspected(graph).outputs
 
 
 def known_inputs(graph: Pregel[Any, Any, Any, Any]) -> Known:
-    """The classes in a graph's input."""
-    return _looked(graph).inputs
+    """Return the classes in a graph's input schema."""
+    return _inspected(graph).inputs
 
 
 def uncarried_outputs(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
-    """What of a graph's output can't be carried, as its schema shows it: each path and type."""
-    return _looked(graph).problems
+    """Return a message for each path in a graph's output schema that can't be carried."""
+    return _inspected(graph).problems
 
 
 class _Found(NamedTuple):
@@ -81,23 +81,23 @@ _FOUND: Final[WeakKeyDictionary[Any, _Found]] = WeakKeyDictionary()
 _LOCK: Final = threading.Lock()
 
 
-def _looked(graph: Pregel[Any, Any, Any, Any]) -> _Found:
+def _inspected(graph: Pregel[Any, Any, Any, Any]) -> _Found:
     with _LOCK:
         found = _FOUND.get(graph)
     if found is None:
-        given, made = _Look(), _Look()
-        for look, names in ((given, graph.input_channels), (made, graph.output_channels)):
+        inputs, outputs = _SchemaWalk(), _SchemaWalk()
+        for walk, names in ((inputs, graph.input_channels), (outputs, graph.output_channels)):
             for name in [names] if isinstance(names, str) else names:
                 # A graph's one unnamed channel is its whole state.
                 hint = getattr(graph.channels.get(name), "ValueType", Any)
-                look.at(hint, "" if name.startswith("__") else name)
-        found = _Found(given.known(), made.known(), made.problems)
+                walk.visit(hint, "" if name.startswith("__") else name)
+        found = _Found(inputs.known(), outputs.known(), outputs.problems)
         with _LOCK:
             _FOUND[graph] = found
     return found
 
 
-class _Look:
+class _SchemaWalk:
     """A walk over type hints."""
 
     def __init__(self) -> None:
@@ -106,23 +106,23 @@ class _Look:
         self._seen: dict[Any, bool] = {}
 
     def known(self) -> Known:
-        """The classes that were found, by name; two of one name are none."""
+        """Return the classes by name. Leave out names that several classes share."""
         found = {class_name(Document): KnownClass(Document, "model", TypeAdapter(Document))}
         for name, classes in self.classes.items():
             (cls, *more) = classes
             if name and not more and not _holds_messages(cls, set()):
                 try:
                     found[name] = KnownClass(cls, object_form(cls), TypeAdapter(cls))
-                except Exception:  # noqa: S112 - pydantic has no schema of it: it stays a dict
+                except Exception:  # noqa: S112 - pydantic has no schema for it: it stays a dict
                     continue
         return found
 
-    def at(self, hint: Any, path: str) -> bool:
-        """Looks at a hint; whether no value of it can be carried."""
+    def visit(self, hint: Any, path: str) -> bool:
+        """Visit a type hint. Return whether none of its values can be carried."""
         hint = _unwrapped(hint)
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin in (typing.Union, types.UnionType):
-            return self._at_union(args, path)
+            return self._visit_union(args, path)
         if origin is typing.Literal:
             for each in args:
                 if isinstance(each, Enum):
@@ -131,41 +131,43 @@ class _Look:
         if origin is type or origin is collections.abc.Callable:
             return self._problem(path, str(hint))
         if origin in _MANY:
-            return self._at_each((f"{path}[*]", each) for each in args if each is not ...)
+            return self._visit_each((f"{path}[*]", each) for each in args if each is not ...)
         cls = origin or hint
         if not isinstance(cls, type) or cls in _OPEN:
             return False
-        return self._at_class(cls, path)
+        return self._visit_class(cls, path)
 
-    def _at_each(self, parts: Iterable[tuple[str, Any]]) -> bool:
-        # All of them: each says its own path.
-        return any([self.at(hint, path) for path, hint in parts])  # noqa: C419
+    def _visit_each(self, parts: Iterable[tuple[str, Any]]) -> bool:
+        # Visit all of them, because each adds its path to the problems.
+        return any([self.visit(hint, path) for path, hint in parts])  # noqa: C419
 
-    def _at_union(self, args: Collection[Any], path: str) -> bool:
+    def _visit_union(self, args: Collection[Any], path: str) -> bool:
         before = len(self.problems)
-        bad = [self.at(each, path) for each in args]
+        bad = [self.visit(each, path) for each in args]
         if not all(bad):
-            # One of them can be carried, and it may be that one.
+            # At least one member can be carried, and the value may be of that type.
             del self.problems[before:]
         return all(bad)
 
-    def _at_class(self, cls: type, path: str) -> bool:
+    def _visit_class(self, cls: type, path: str) -> bool:
         if cls in self._seen:
-            # Of a class that holds itself the outer one says it.
+            # For a recursive class the outer visit reports the problem.
             bad = self._seen[cls]
             return self._problem(path, cls.__name__) if bad else False
         self._seen[cls] = False
-        self._seen[cls] = bad = self._at_new_class(cls, path)
+        self._seen[cls] = bad = self._visit_new_class(cls, path)
         return bad
 
-    def _at_new_class(self, cls: type, path: str) -> bool:
+    def _visit_new_class(self, cls: type, path: str) -> bool:
         if is_secret(cls):
             return self._problem(path, cls.__name__, "a secret doesn't leave its node")
         if issubclass(cls, BaseMessage):
             return False
         if typing_extensions.is_typeddict(cls) or object_form(cls):
             self._class(cls)
-            return self._at_each((_under(path, name), each) for name, each in _fields(cls).items())
+            return self._visit_each(
+                (_under(path, name), each) for name, each in _fields(cls).items()
+            )
         if is_carried(cls) or _is_open(cls):
             return False
         return self._problem(path, cls.__name__)
@@ -197,7 +199,7 @@ def _unwrapped(hint: Any) -> Any:
 
 
 def _is_open(cls: type) -> bool:
-    # Values may be of a class that is carried.
+    # Values may be of a class that can be carried.
     protocol = getattr(cls, "_is_protocol", False)
     return protocol or inspect.isabstract(cls) or cls.__module__ in ("typing", "collections.abc")
 
@@ -212,7 +214,7 @@ def _fields(cls: type) -> Mapping[str, Any]:
     try:
         hints = typing_extensions.get_type_hints(cls)
     except Exception:
-        # A name that only a type checker knows.
+        # A hint holds a name that is only imported for type checking.
         return {}
     if dataclasses.is_dataclass(cls):
         names = [field.name for field in dataclasses.fields(cls)]
@@ -224,7 +226,7 @@ def _fields(cls: type) -> Mapping[str, Any]:
 
 
 def _holds_messages(hint: Any, seen: set[Any]) -> bool:
-    """Whether a value of it could hold messages, which are judged before any class is made."""
+    """Return whether a value could hold messages, which are filtered before a class is built."""
     hint = _unwrapped(hint)
     args = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:

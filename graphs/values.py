@@ -1,8 +1,8 @@
-"""Values that JSON has no form for: how they are written, and how they become themselves again.
+"""Write values that JSON can't represent, and rebuild them.
 
-A payload may come from a stranger, so nothing is loaded or built by a name that is in it. A reader
-builds the standard library's scalars and containers, each from a strictly checked form, and the
-classes that it names itself.
+A payload may come from an untrusted sender, so nothing is loaded or built by a name in it. A reader
+builds the standard library's scalars and containers, each from a strictly validated form, and the
+classes that the reader itself names.
 """
 
 from __future__ import annotations
@@ -60,20 +60,26 @@ __all__ = [
     "lost_parts",
     "object_form",
     "parts_of",
-    "revived",
+    "rebuilt",
 ]
 
-# Decimal128's. A larger exponent says a huge number in a few bytes, and `int` of it would be one.
-_MOST_EXPONENT: Final = 6144
-_MOST_DIGITS: Final = 4300
-_LONGEST_NAME: Final = 100
-_MOST_LOST: Final = 20
-_LONGEST_LOST: Final = 200
+# The limit of Decimal128. A larger exponent would make a huge `int` from a few bytes.
+_MAX_EXPONENT: Final = 6144
+_MAX_DIGITS: Final = 4300
+_MAX_NAME_LENGTH: Final = 100
+_MAX_LOST_PARTS: Final = 20
+_MAX_LOST_LENGTH: Final = 200
 _SERIALIZED: Final = "a value that its serializer changes"
 
 
 class KnownClass(NamedTuple):
-    """A class that values may become again, and what checks the values for it."""
+    """A class that values may be rebuilt as.
+
+    Attributes:
+        cls: The class.
+        form: Its form, as :func:`object_form` returns it.
+        adapter: Validates the values.
+    """
 
     cls: type
     form: str
@@ -84,18 +90,18 @@ Known = Mapping[str, KnownClass]
 
 
 def class_name(cls: type) -> str:
-    """What a class is called in a payload."""
+    """Return a class's name in a payload."""
     module, name = getattr(cls, "__module__", ""), getattr(cls, "__qualname__", "")
     return f"{module}.{name}" if type(module) is type(name) is str else ""
 
 
 def is_secret(cls: type) -> bool:
-    """Whether it is a class of secrets: pydantic's, ours, or one with `get_secret_value`."""
+    """Return whether a class holds secrets: it has ``get_secret_value``, as pydantic's do."""
     return callable(getattr(cls, "get_secret_value", None))
 
 
 def object_form(cls: type) -> str:
-    """As what a class of a user's own is written; empty for one that isn't."""
+    """Return the form in which a user's class is written; empty for other classes."""
     if issubclass(cls, Enum):
         return "enum"
     if issubclass(cls, BaseModel):
@@ -108,20 +114,20 @@ def object_form(cls: type) -> str:
 
 
 def keyed(pairs: list[tuple[Any, Any]]) -> Any:
-    """A dict whose keys JSON can't say, or would take for one of ours."""
+    """Tag a dict whose keys JSON can't represent, or that look like a tag."""
     return _tagged("dict", [[key, each] for key, each in pairs])
 
 
 def converted(value: Any, *, portable: bool) -> Any:
-    """What a value is written as, or the value itself where JSON has a form for it.
+    """Return the written form of a value, or the value itself if JSON can represent it.
 
     Args:
-        value: Of any type but JSON's own.
-        portable: For a reader in any language: without the names of classes, and with lists in
-            place of tuples.
+        value: A value of any type but JSON's own types.
+        portable: Write a form for readers in any language, without class names and with lists
+            instead of tuples.
 
     Raises:
-        TypeError: It can't be carried.
+        TypeError: The value can't be carried.
     """
     cls = type(value)
     write = _WRITERS.get(cls)
@@ -142,7 +148,7 @@ def converted(value: Any, *, portable: bool) -> Any:
     if issubclass(cls, Item):
         return value.dict()
     if callable(getattr(cls, "dict", None)) and hasattr(cls, "__fields__"):
-        return value.dict()  # A model of pydantic 1.
+        return value.dict()  # A pydantic 1 model.
     for base in _BASES:
         if issubclass(cls, base):
             return _as_base(value, base)
@@ -152,27 +158,27 @@ def converted(value: Any, *, portable: bool) -> Any:
 
 
 def is_carried(cls: type) -> bool:
-    """Whether values of a class are carried, as far as the class shows it."""
+    """Return whether values of a class can be carried, as far as the class shows."""
     if cls in _WRITERS or object_form(cls):
         return True
     carried: Any = (str, int, float, type(None), Mapping, list, tuple, Item, *_BASES)
     return issubclass(cls, carried) or cls.__module__ == "numpy" or hasattr(cls, "__fields__")
 
 
-def revived(tag: str, data: Any, known: Known) -> Any:
-    """Build the value that a mark describes; the values inside it are built already.
+def rebuilt(tag: str, data: Any, known: Known) -> Any:
+    """Build the value that a tag describes from values that are already built.
 
     Raises:
-        PayloadError: There is no such tag, or its data has another form.
+        PayloadError: The tag is unknown, or its data has another form.
     """
     read = _READERS.get(tag)
     try:
         if tag == f"{RESERVED}object__":
-            return _revived_object(data, known)
+            return _rebuilt_object(data, known)
         if read is not None:
             return read(data)
     except (ArithmeticError, AttributeError, TypeError, ValueError, LookupError):
-        # What the constructors stumble over in what a child made up.
+        # The constructors raise these for data that a child made up.
         pass
     raise PayloadError("the payload holds a value of unknown form")
 
@@ -183,22 +189,23 @@ def _tagged(name: str, data: Any) -> Tagged:
 
 def _uncarried(cls: type) -> TypeError:
     name = getattr(cls, "__name__", "")
-    shown = name[:_LONGEST_NAME] if type(name) is str else "?"
+    displayed = name[:_MAX_NAME_LENGTH] if type(name) is str else "?"
     return TypeError(
-        f"a value of type {shown} can't be carried: give text, numbers, dates, lists, sets, dicts, "
-        "messages, or models and dataclasses of them"
+        f"a value of type {displayed} can't be carried: use text, numbers, dates, lists, sets, "
+        "dicts, messages, or models and dataclasses of them"
     )
 
 
-# Classes of a user's own
+# Users' classes
 
 
 class _Parts(NamedTuple):
-    """What is written of an object.
+    """The written parts of an object.
 
     Attributes:
-        data: Its values, with objects in them as objects.
-        lost: What of it isn't among them as it is; an object can't be built again without it.
+        data: The object's values. Objects inside them are still objects.
+        lost: The parts that ``data`` lacks or changes. If there are any, the object can't be
+            rebuilt.
     """
 
     data: Any
@@ -209,15 +216,15 @@ def _object(form: str, cls: type, value: Any, portable: bool) -> Any:
     data, lost = _parts(form, value)
     if portable:
         return data
-    # In a list: a dict that is data could have keys like ours.
+    # A list, because a dict could be confused with the object's own data.
     written = [form, class_name(cls), data]
     if lost:
-        written.append([each[:_LONGEST_LOST] for each in lost[:_MOST_LOST]])
+        written.append([each[:_MAX_LOST_LENGTH] for each in lost[:_MAX_LOST_PARTS]])
     return _tagged("object", written)
 
 
 def parts_of(value: Any) -> Any:
-    """What an object of a user's class is written as: a dict, a list, or what is in its root."""
+    """Return the written form of a user's object: a dict, a list, or the value of its root."""
     return _parts(object_form(type(value)), value).data
 
 
@@ -229,14 +236,14 @@ def _parts(form: str, value: Any) -> _Parts:
         return _model_parts(value)
     if form == "namedtuple":
         return _Parts(list(tuple.__iter__(value)), _more_attributes(value, ()))
-    given = _fields(value)
-    lost = _more_attributes(value, given)
+    fields = _fields(value)
+    lost = _more_attributes(value, fields)
     if not is_pydantic_dataclass(cls):
-        return _Parts(given, lost)
+        return _Parts(fields, lost)
     dumped = TypeAdapter(cls).dump_python(
         value, by_alias=False, serialize_as_any=True, warnings=False
     )
-    parts = _as_serialized(given, dumped, cls.__pydantic_fields__)
+    parts = _as_serialized(fields, dumped, cls.__pydantic_fields__)
     return _Parts(parts.data, parts.lost + lost)
 
 
@@ -246,7 +253,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def _more_attributes(value: Any, names: Collection[str]) -> list[str]:
     return [
-        f"{name}: an attribute that is no field"
+        f"{name}: an attribute that isn't a field"
         for name in getattr(value, "__dict__", ())
         if name not in names and not isinstance(getattr(type(value), name, None), cached_property)
     ]
@@ -263,21 +270,21 @@ def _model_parts(value: BaseModel) -> _Parts:
     if isinstance(value, RootModel):
         same = _agrees(value.root, dumped)
         return _Parts(value.root if same else dumped, lost if same else [*lost, _SERIALIZED])
-    given = _model_fields(value)
+    fields = _model_fields(value)
     computed = {name: getattr(value, name, None) for name in cls.model_computed_fields}
-    parts = _as_serialized(given, dumped, cls.model_fields, computed)
+    parts = _as_serialized(fields, dumped, cls.model_fields, computed)
     return _Parts(parts.data, parts.lost + lost)
 
 
 def _model_fields(value: BaseModel) -> dict[str, Any]:
-    given = value.__dict__
-    found = {name: given[name] for name in type(value).model_fields if name in given}
+    values = value.__dict__
+    found = {name: values[name] for name in type(value).model_fields if name in values}
     return found | (value.model_extra or {})
 
 
 def _dumped(value: BaseModel) -> Any:
-    # With every field of a subclass, which pydantic leaves out where only its base is declared. But
-    # then it doesn't use a serializer that an annotation names, and what that makes counts.
+    # `serialize_as_any` writes every field of a subclass, which pydantic otherwise leaves out if
+    # only the base is declared. But it ignores serializers in annotations, which take precedence.
     full = value.model_dump(by_alias=False, serialize_as_any=True, warnings=False)
     declared = value.model_dump(by_alias=False, warnings=False)
     return _joined(declared, full)
@@ -300,23 +307,23 @@ def _is_part(declared: Any, full: Any) -> bool:
 
 
 def _as_serialized(
-    given: dict[str, Any],
+    fields: dict[str, Any],
     dumped: Any,
     described: Mapping[str, Any],
     computed: Mapping[str, Any] = MappingProxyType({}),
 ) -> _Parts:
-    """The values of an object, except where its class says that others leave it.
+    """Return the values of an object, except where its class serializes other values.
 
-    Pydantic's own form makes dicts of the objects inside, and a reader couldn't tell their classes.
-    So the values themselves are written. A serializer, or the exclusion of a field, may be there to
-    hide something: what it makes is written then.
+    Pydantic's form turns inner objects into dicts, so that a reader couldn't know their classes.
+    Therefore the values themselves are written. But a serializer, or the exclusion of a field, may
+    hide something: its result is written then.
     """
     if type(dumped) is not dict:
         return _Parts(dumped, [_SERIALIZED])
     data: dict[str, Any] = {}
     lost: list[str] = []
     for name, each in dumped.items():
-        values = computed if name in computed else given
+        values = computed if name in computed else fields
         if name in values and _agrees(values[name], each):
             data[name] = values[name]
         else:
@@ -325,14 +332,14 @@ def _as_serialized(
                 lost.append(f"{name}: {_SERIALIZED}")
     lost += [
         f"{name}: a field that is excluded"
-        for name, each in given.items()
+        for name, each in fields.items()
         if name not in dumped and not _is_default(described.get(name), each)
     ]
     return _Parts(data, lost)
 
 
 def _is_default(described: Any, value: Any) -> bool:
-    # Then it is the same in an object that is built again.
+    # A rebuilt object gets the same default value.
     try:
         if isinstance(described, ModelPrivateAttr) and described.default_factory is not None:
             return _alike(cast(Any, described.default_factory)(), value)
@@ -340,39 +347,39 @@ def _is_default(described: Any, value: Any) -> bool:
             return _alike(described.default, value)
         return _alike(described.get_default(call_default_factory=True), value)
     except Exception:
-        # There is none, or its factory needs more than is there.
+        # There is no default, or its factory needs validated data.
         return False
 
 
-def _agrees(given: Any, dumped: Any) -> bool:
-    """Whether pydantic's form of a value says the same, but for the classes of objects in it."""
-    cls, plain = type(given), type(dumped)
+def _agrees(original: Any, dumped: Any) -> bool:
+    """Return whether pydantic's form of a value is equal to it, except for inner classes."""
+    cls, plain = type(original), type(dumped)
     form = object_form(cls)
-    if given is dumped:
+    if original is dumped:
         return True
     if form == "model":
-        return _alike(_dumped(given), dumped)
+        return _alike(_dumped(original), dumped)
     if form == "dataclass":
-        return plain is dict and _agree(_fields(given).items(), dumped.items())
+        return plain is dict and _agree(_fields(original).items(), dumped.items())
     if form != "enum" and issubclass(cls, tuple):
-        return plain in (cls, tuple) and _agree(tuple.__iter__(given), dumped)
+        return plain in (cls, tuple) and _agree(tuple.__iter__(original), dumped)
     if issubclass(cls, list | deque):
-        return issubclass(cls, plain) and _agree(given, dumped)
+        return issubclass(cls, plain) and _agree(original, dumped)
     if issubclass(cls, Mapping):
-        return issubclass(plain, Mapping) and _agree(given.items(), dumped.items())
+        return issubclass(plain, Mapping) and _agree(original.items(), dumped.items())
     if cls is plain:
-        return _alike(given, dumped)
-    # Another class than the one that it extends is no news to a reader: it never gets that.
-    return not form and issubclass(cls, plain) and plain is not object and bool(given == dumped)
+        return _alike(original, dumped)
+    # Such a subclass is written as its base anyway, so a reader loses nothing.
+    return not form and issubclass(cls, plain) and plain is not object and bool(original == dumped)
 
 
-def _agree(given: Iterable[Any], dumped: Iterable[Any]) -> bool:
-    first, second = list(given), list(dumped)
+def _agree(original: Iterable[Any], dumped: Iterable[Any]) -> bool:
+    first, second = list(original), list(dumped)
     return len(first) == len(second) and all(map(_agrees, first, second))
 
 
 def _alike(first: Any, second: Any) -> bool:
-    """Whether two values are the same, with the same types all the way down.
+    """Return whether two values are equal and have the same types at all levels.
 
     Equality isn't enough: `True == 1`, and `Decimal("1.0") == Decimal("1.00")`.
     """
@@ -409,7 +416,7 @@ def _alike_keys(first: Iterable[Any], second: Iterable[Any]) -> bool:
     return all(key in keys and _alike(key, keys[key]) for key in first)
 
 
-def _revived_object(data: Any, known: Known) -> Any:
+def _rebuilt_object(data: Any, known: Known) -> Any:
     form, name, content, *more = data if type(data) is list else []
     if form not in ("enum", "model", "dataclass", "namedtuple") or type(name) is not str:
         raise ValueError(form)
@@ -423,44 +430,44 @@ def _revived_object(data: Any, known: Known) -> Any:
     try:
         made = _made(found, content)
     except Exception:
-        # Its validators may raise anything about data that isn't what the class is for.
+        # The class's validators may raise anything about invalid data.
         return plain
     return plain if made is None else made
 
 
 def lost_parts(more: list[Any]) -> list[str]:
-    """What an object says that it lost: what follows its content.
+    """Return the lost parts of a written object, which follow its content.
 
     Raises:
-        ValueError: It is no list of texts.
+        ValueError: They aren't a list of texts.
     """
     (lost,) = more
     if type(lost) is not list or not lost or set(map(type, lost)) != {str}:
         raise ValueError
-    return [each[:_LONGEST_LOST] for each in lost[:_MOST_LOST]]
+    return [each[:_MAX_LOST_LENGTH] for each in lost[:_MAX_LOST_PARTS]]
 
 
 def _made(found: KnownClass, content: Any) -> Any:
-    """An instance that says exactly what the data says, or None."""
+    """Return an instance with exactly the values of the data, or None."""
     cls: Any = found.cls
     if found.form == "enum":
         made = cls(content)
         return made if _alike(made.value, content) else None
-    # A validator may change what it is given, and would change what it is compared with.
-    given = copy.deepcopy(content)
+    # Copied, because a validator may change its input, which is compared afterwards.
+    copied = copy.deepcopy(content)
     if found.form == "model":
-        if isinstance(given, dict):
-            given = {k: v for k, v in given.items() if k not in cls.model_computed_fields}
-        made = found.adapter.validate_python(given, by_alias=False, by_name=True)
+        if isinstance(copied, dict):
+            copied = {k: v for k, v in copied.items() if k not in cls.model_computed_fields}
+        made = found.adapter.validate_python(copied, by_alias=False, by_name=True)
     else:
-        made = found.adapter.validate_python(given)
+        made = found.adapter.validate_python(copied)
     if type(made) is not cls:
         return None
     data, lost = _parts(found.form, made)
     return made if not lost and _alike(data, content) else None
 
 
-# The standard library's
+# Classes of the standard library
 
 
 def _written_moment(value: datetime | time) -> Tagged:
@@ -476,12 +483,12 @@ def _written_moment(value: datetime | time) -> Tagged:
     elif zone is not None and zone is not UTC:
         if value.utcoffset() is None:
             raise TypeError(
-                f"a time zone of type {type(zone).__name__}, which says no offset without a date, "
+                f"a time zone of type {type(zone).__name__}, which has no offset without a date, "
                 "can't be carried"
             )
         name = value.tzname()
         if name is not None and name != timezone(value.utcoffset() or timedelta()).tzname(None):
-            fields["name"] = str(name)[:_LONGEST_NAME]
+            fields["name"] = str(name)[:_MAX_NAME_LENGTH]
     return _tagged(cls.__name__, fields["iso"] if len(fields) == 1 else fields)
 
 
@@ -500,7 +507,7 @@ def _read_moment(cls: Any, form: re.Pattern[str], data: Any) -> Any:
     if name is not None:
         if offset is None or type(name) is not str:
             raise ValueError
-        found = found.replace(tzinfo=timezone(offset, name[:_LONGEST_NAME]))
+        found = found.replace(tzinfo=timezone(offset, name[:_MAX_NAME_LENGTH]))
     return found
 
 
@@ -515,7 +522,7 @@ def _in_zone(found: Any, zone: Any, offset: timedelta | None) -> Any:
         return found.replace(tzinfo=tz)
     if offset is None:
         raise ValueError(zone)
-    # This machine doesn't know the zone, or knows another rule for it: the moment counts.
+    # This machine doesn't know the zone, or has another rule for it. Keep the point in time.
     return found.replace(tzinfo=timezone(offset, zone))
 
 
@@ -523,15 +530,15 @@ def _written_decimal(value: Decimal) -> Tagged:
     if not value.is_finite():
         raise TypeError(f"{value} can't be carried")
     digits, exponent = value.as_tuple().digits, value.as_tuple().exponent
-    if abs(value.adjusted()) > _MOST_EXPONENT or abs(int(exponent)) > _MOST_EXPONENT:
-        raise TypeError(f"a Decimal with an exponent beyond {_MOST_EXPONENT} can't be carried")
-    if len(digits) > _MOST_DIGITS:
-        raise TypeError(f"a Decimal with more than {_MOST_DIGITS} digits can't be carried")
+    if abs(value.adjusted()) > _MAX_EXPONENT or abs(int(exponent)) > _MAX_EXPONENT:
+        raise TypeError(f"a Decimal with an exponent beyond {_MAX_EXPONENT} can't be carried")
+    if len(digits) > _MAX_DIGITS:
+        raise TypeError(f"a Decimal with more than {_MAX_DIGITS} digits can't be carried")
     return _tagged("decimal", str(value))
 
 
 def _read_decimal(data: Any) -> Decimal:
-    if type(data) is not str or len(data) > 3 * _MOST_DIGITS or not _DECIMAL.fullmatch(data):
+    if type(data) is not str or len(data) > 3 * _MAX_DIGITS or not _DECIMAL.fullmatch(data):
         raise ValueError
     found = Decimal(data)
     if _written_decimal(found) != _tagged("decimal", data):
@@ -552,7 +559,7 @@ def _read_path(data: Any) -> PurePath:
     if type(text) is not str:
         raise ValueError
     if issubclass(cls, Path) and not isinstance(Path(), cls):
-        # Of another system: it can be read here, and opens nothing.
+        # A path of another operating system becomes a pure path, which can't access files.
         cls = PureWindowsPath if cls is WindowsPath else PurePosixPath
     return cls(text)
 
@@ -647,7 +654,7 @@ def _items(data: Any, count: int | None = None) -> list[Any]:
 
 
 def _written_set(name: str, value: Any) -> WrittenInParts:
-    # In one order: Python's differs from process to process, and equal values have equal bytes.
+    # Sorted, because Python's order differs between processes, and equal values need equal bytes.
     def build(walk: Callable[[Any, str, int], Any]) -> Any:
         items = [walk(each, f"[{position}]", 2) for position, each in enumerate(value)]
         return _tagged(name, sorted(items, key=_sortable))
@@ -666,7 +673,7 @@ def _written_memory(value: memoryview) -> Tagged:
 
 
 def _as_base(value: Any, base: type) -> Any:
-    """A subclass's value as its base's, where that is the same value."""
+    """Return a subclass's value as a value of its base, if both are equal."""
     made: Any
     if issubclass(base, datetime):
         made = datetime.combine(date(value.year, value.month, value.day), value.timetz())
@@ -689,7 +696,7 @@ def _as_base(value: Any, base: type) -> Any:
     else:
         raise _uncarried(type(value))
     if not made == value:
-        # As a pandas Timestamp with nanoseconds.
+        # For example a pandas Timestamp with nanoseconds.
         raise TypeError(
             f"a value of type {type(value).__name__} can't be carried: as {base.__name__} it would "
             "be another value"
@@ -724,7 +731,7 @@ _IPS: Final[dict[str, Any]] = {
     for cls in (IPv4Interface, IPv6Interface, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
 }
 
-# By the exact type; a subclass could say anything of itself.
+# By the exact type, because a subclass can override anything.
 _WRITERS: Final[dict[type, Callable[[Any], Any]]] = {
     datetime: _written_moment,
     time: _written_moment,
@@ -743,7 +750,7 @@ _WRITERS: Final[dict[type, Callable[[Any], Any]]] = {
     **dict.fromkeys(_PATHS.values(), _written_path),
     **dict.fromkeys(_IPS.values(), lambda v: _tagged("ip", [type(v).__name__, str(v)])),
 }
-# A subclass before its base.
+# Subclasses come before their bases.
 _BASES: Final[tuple[type, ...]] = (
     *(datetime, date, time, timedelta, UUID, Decimal, bytes, bytearray, set, frozenset, deque),
     *(PurePath, *_IPS.values()),

@@ -1,4 +1,4 @@
-"""LangChain tools that use an agent's identity; imported as ``pipelit_agents.tools``."""
+"""LangChain tools that use an agent's identity. Import as ``pipelit_agents.tools``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One agent's tools over MCP, for clients that speak the Model Context Protocol."""
+"""One agent's tools over MCP, for clients of the Model Context Protocol."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from pipelit_agents.errors import ConfigurationError
 
 __all__ = ["mcp_server", "serve_stdio"]
 
-# The id of a request whose parameters can't be read, where nothing but our protocol's words is
-# before it.
+# Matches the id of an unreadable request, if only members of JSON-RPC precede it.
 _ID: Final = re.compile(
     r'\s*\{\s*(?:"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*,\s*)*"id"\s*:\s*'
     r'(?:(?P<number>-?[0-9]{1,15})|"(?P<text>[^"\\]{0,200})")\s*[,}]'
 )
 _NO_REQUEST: Final = (
-    'The message is no JSON-RPC 2.0 request: jsonrpc has to be "2.0", id text or a whole number, '
-    "method text, and params an object. Batches are not taken."
+    'The message isn\'t a JSON-RPC 2.0 request: jsonrpc has to be "2.0", id text or a whole '
+    "number, method text, and params an object. Batches are not supported."
 )
 _JSON_TYPES: Final[dict[type, str]] = {
     bool: "a boolean",
@@ -40,36 +39,37 @@ _JSON_TYPES: Final[dict[type, str]] = {
 
 
 def mcp_server(tools: Sequence[BaseTool], *, name: str) -> Server[Any]:
-    """Makes an MCP server of LangChain tools.
+    """Create an MCP server from LangChain tools.
 
     Args:
-        tools: What it offers; each acts as the agent that it was built with, whatever a client
-            sends.
-        name: What the server is called.
+        tools: The tools. Each acts as the agent that it was built with; a client can't change that.
+        name: The server's name.
     """
     by_name = {tool.name: tool for tool in tools}
 
     async def on_list_tools(_context: Any, _params: Any) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[_shown(tool) for tool in tools])
+        return types.ListToolsResult(tools=[_tool_entry(tool) for tool in tools])
 
     async def on_call_tool(_context: Any, params: Any) -> types.CallToolResult:
         tool = by_name.get(params.name)
         if tool is None:
-            return _said(f"There is no such tool; there are {', '.join(by_name)}.", wrong=True)
+            return _result(
+                f"There is no such tool. The tools are {', '.join(by_name)}.", wrong=True
+            )
         arguments = {} if params.arguments is None else params.arguments
         if not isinstance(arguments, dict):
-            return _said(f"{_no_object(arguments)}.", wrong=True)
+            return _result(f"{_not_an_object(arguments)}.", wrong=True)
         call = {"type": "tool_call", "name": tool.name, "args": dict(arguments), "id": "mcp"}
         try:
             answer = await tool.ainvoke(call)
         except Exception as error:
-            # Not for the model to fix; and the client's log is no place for a traceback.
+            # The model can't fix this, and the client's log must not get a traceback.
             print(f"error: {tool.name}: {error}", file=sys.stderr)  # noqa: T201 - the operator's
-            return _said(f"The server can't do that now: {type(error).__name__}.", wrong=True)
-        return _said(str(answer.content), wrong=answer.status == "error")
+            return _result(f"The server can't do that now: {type(error).__name__}.", wrong=True)
+        return _result(str(answer.content), wrong=answer.status == "error")
 
-    async def say_what_is_wrong(ctx: Any, call_next: Any) -> Any:
-        # The SDK refuses these with "Invalid request parameters", and says no more.
+    async def explain_invalid_params(ctx: Any, call_next: Any) -> Any:
+        # The SDK refuses these with "Invalid request parameters" only.
         if ctx.method == "tools/call" and ctx.request_id is not None:
             problem = _problem(ctx.params, by_name)
             if problem:
@@ -82,15 +82,15 @@ def mcp_server(tools: Sequence[BaseTool], *, name: str) -> Server[Any]:
         on_list_tools=on_list_tools,
         on_call_tool=on_call_tool,
     )
-    # The SDK calls this list provisional. Without it only the words are worse.
+    # The SDK calls this list provisional. Without it only the error messages are worse.
     middleware = getattr(server, "middleware", None)
     if middleware is not None:
-        middleware.append(say_what_is_wrong)
+        middleware.append(explain_invalid_params)
     return server
 
 
 def serve_stdio(tools: Sequence[BaseTool], *, name: str) -> None:
-    """Serves tools on standard input and output until the client closes them.
+    """Serve tools on standard input and output until the client closes them.
 
     Args:
         tools: As for :func:`mcp_server`.
@@ -110,7 +110,7 @@ def serve_stdio(tools: Sequence[BaseTool], *, name: str) -> None:
             passing, readable = anyio.create_memory_object_stream[Any]()
 
             async def answer_unreadable() -> None:
-                # The SDK drops a line that it can't read, and the client would wait for ever.
+                # The SDK drops a line that it can't read, and the client would wait forever.
                 async with passing:
                     async for item in reading:
                         if not isinstance(item, Exception):
@@ -127,57 +127,57 @@ def serve_stdio(tools: Sequence[BaseTool], *, name: str) -> None:
 
 
 def _problem(params: Mapping[str, Any] | None, tools: Mapping[str, BaseTool]) -> str:
-    """What is wrong with the parameters of a call, before the tool looks at its arguments."""
-    given = {} if params is None else params
-    if not isinstance(given.get("name"), str):
+    """Return the problem with a call's parameters, before the tool validates its arguments."""
+    fields = {} if params is None else params
+    if not isinstance(fields.get("name"), str):
         return f"name has to be the name of a tool: {', '.join(tools)}"
-    arguments = given.get("arguments")
-    return "" if arguments is None or isinstance(arguments, dict) else _no_object(arguments)
+    arguments = fields.get("arguments")
+    return "" if arguments is None or isinstance(arguments, dict) else _not_an_object(arguments)
 
 
-def _no_object(arguments: object) -> str:
+def _not_an_object(arguments: object) -> str:
     found = _JSON_TYPES.get(type(arguments), "something else")
-    return f"arguments has to be an object, each argument by its name, not {found}"
+    return f"arguments has to be an object with each argument by its name, not {found}"
 
 
 def _answer_to_unreadable(error: Exception) -> types.JSONRPCError | None:
-    """The answer to a line that is no message; None where nobody waits for one."""
+    """Return the answer to a line that isn't a message; None if no answer is expected."""
     found = error.errors(include_url=False) if isinstance(error, ValidationError) else []
     for each in found:
-        given = each["input"]
-        if each["type"] == "json_invalid" and isinstance(given, str):
-            if not given.strip():
+        line = each["input"]
+        if each["type"] == "json_invalid" and isinstance(line, str):
+            if not line.strip():
                 return None
-            head = _ID.match(given)
+            head = _ID.match(line)
             number, text = head.groups() if head else (None, None)
-            return _refused(
+            return _error(
                 text if number is None else int(number),
                 types.PARSE_ERROR,
                 f"The line can't be read. {each['msg']}",
             )
-        if isinstance(given, dict) and each["type"] == "missing":
-            if "result" in given or "error" in given or ("method" in given and "id" not in given):
-                # An answer to something, or a notification: neither is answered.
+        if isinstance(line, dict) and each["type"] == "missing":
+            if "result" in line or "error" in line or ("method" in line and "id" not in line):
+                # A response or a notification gets no answer.
                 return None
-            of_request = given.get("id")
+            of_request = line.get("id")
             known = type(of_request) in (int, str)
-            return _refused(of_request if known else None, types.INVALID_REQUEST, _NO_REQUEST)
-    return _refused(None, types.INVALID_REQUEST, _NO_REQUEST)
+            return _error(of_request if known else None, types.INVALID_REQUEST, _NO_REQUEST)
+    return _error(None, types.INVALID_REQUEST, _NO_REQUEST)
 
 
-def _refused(request: int | str | None, code: int, message: str) -> types.JSONRPCError:
+def _error(request: int | str | None, code: int, message: str) -> types.JSONRPCError:
     error = types.ErrorData(code=code, message=message)
     return types.JSONRPCError(jsonrpc="2.0", id=request, error=error)
 
 
-def _shown(tool: BaseTool) -> types.Tool:
+def _tool_entry(tool: BaseTool) -> types.Tool:
     schema: Any = tool.tool_call_schema
     found = schema if isinstance(schema, dict) else schema.model_json_schema()
     return types.Tool(name=tool.name, description=tool.description, input_schema=found)
 
 
-def _said(text: str, *, wrong: bool) -> types.CallToolResult:
-    # A lone surrogate can't be sent, and would end the server.
+def _result(text: str, *, wrong: bool) -> types.CallToolResult:
+    # A lone surrogate can't be encoded, and would end the server.
     sendable = text.encode(errors="backslashreplace").decode()
     content = types.TextContent(type="text", text=sendable)
     return types.CallToolResult(content=[content], is_error=wrong)

@@ -1,4 +1,4 @@
-"""The tool form of a spawn: a model hands out tasks and hears what was proven."""
+"""The tool form of a spawn: a model sends tasks to agents and receives proven answers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .identity import AgentTool, Arguments
 
 __all__ = ["SpawnAndAwait"]
 
-_MOST_TASKS: Final = 20
+_MAX_TASKS: Final = 20
 
 
 class _Task(Arguments):
-    agent: Annotated[str, Field(description="Which agent; one of those that are named.")]
-    input: Annotated[dict[str, Any], Field(description="The input that this agent takes.")]
+    agent: Annotated[str, Field(description="The agent; one of those in the tool's description.")]
+    input: Annotated[dict[str, Any], Field(description="The input of this agent.")]
 
 
 class _SpawnArguments(Arguments):
@@ -36,25 +36,25 @@ class _SpawnArguments(Arguments):
 
 
 class SpawnAndAwait(AgentTool):
-    """Lets the model give tasks to other agents; it hears what they proved, and nothing else.
+    """Let the model send tasks to other agents and receive only proven answers.
 
-    The engine is that of the node ``spawn_and_await``: children run at once, what one of them
-    doesn't prove is refused, and one that fails or isn't there leaves the others alone. The answer
-    is JSON, an object for each task in order: ``agent``, ``status``, and ``output`` or ``error``.
-    The tool message's artifact is the list of ``SpawnResult``.
+    The tool uses the node ``spawn_and_await``: children run concurrently, an unproven answer is
+    refused, and a child that fails or is missing doesn't affect the others. The answer is JSON with
+    one object a task, in order: ``agent``, ``status``, and ``output`` or ``error``. The tool
+    message's artifact is the list of ``SpawnResult``.
 
     Args:
-        agent: Who asks and verifies.
+        agent: The agent that sends requests and verifies answers.
         children: As for ``spawn_and_await``.
-        timeout: Seconds that one child may take.
+        timeout: How long one child may take, in seconds.
         max_concurrency: How many children run at once.
         max_depth: How deep spawns may be nested.
         proof: As for ``spawn_and_await``.
-        max_answer_bytes: How large one answer may be.
-        max_tasks: How many tasks one call may hold.
+        max_answer_bytes: The maximum size of one answer.
+        max_tasks: How many tasks one call may have.
 
     Raises:
-        TypeError: A child can't prove its answers, or an option is of another type.
+        TypeError: A child can't prove its answers, or an option has the wrong type.
         ValueError: An option is out of range.
 
     Example:
@@ -68,7 +68,7 @@ class SpawnAndAwait(AgentTool):
     name: str = "spawn_and_await"
     args_schema: Any = Field(default=_SpawnArguments, exclude=True)
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
-    max_tasks: int = _MOST_TASKS
+    max_tasks: int = _MAX_TASKS
     spawn: Any = Field(exclude=True, repr=False)
 
     def __init__(
@@ -81,7 +81,7 @@ class SpawnAndAwait(AgentTool):
         max_depth: int = 3,
         proof: Mapping[str, Literal["bound", "unbound-totp"]] | None = None,
         max_answer_bytes: int = 2**20,
-        max_tasks: int = _MOST_TASKS,
+        max_tasks: int = _MAX_TASKS,
         **options: Any,
     ) -> None:
         options["max_tasks"] = require_count(max_tasks, "max_tasks")
@@ -100,7 +100,7 @@ class SpawnAndAwait(AgentTool):
 
     def _run(self, tasks: list[Any], config: RunnableConfig) -> tuple[str, list[SpawnResult]]:
         try:
-            return _told(self.spawn.invoke(self._given(tasks), config)["results"])
+            return _tool_answer(self.spawn.invoke(self._spawn_input(tasks), config)["results"])
         except SpawnError as error:
             raise ToolException(f"Not done: {error}.") from error
 
@@ -108,20 +108,22 @@ class SpawnAndAwait(AgentTool):
         self, tasks: list[Any], config: RunnableConfig
     ) -> tuple[str, list[SpawnResult]]:
         try:
-            return _told((await self.spawn.ainvoke(self._given(tasks), config))["results"])
+            return _tool_answer(
+                (await self.spawn.ainvoke(self._spawn_input(tasks), config))["results"]
+            )
         except SpawnError as error:
             raise ToolException(f"Not done: {error}.") from error
 
-    def _given(self, tasks: list[Any]) -> dict[str, Any]:
+    def _spawn_input(self, tasks: list[Any]) -> dict[str, Any]:
         if len(tasks) > self.max_tasks:
             raise ToolException(
-                f"Not done: {len(tasks)} tasks, and {self.max_tasks} are allowed at once."
+                f"Not done: {len(tasks)} tasks, but at most {self.max_tasks} are allowed at once."
             )
         return {"tasks": [{"agent": task.agent, "input": task.input} for task in tasks]}
 
 
-def _told(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]]:
-    told = [
+def _tool_answer(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]]:
+    answers = [
         {"agent": each["agent"], "status": each["status"]}
         | (
             {"output": _as_json(each["output"])}
@@ -130,11 +132,11 @@ def _told(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]]:
         )
         for each in results
     ]
-    return json.dumps(told, ensure_ascii=False), list(results)
+    return json.dumps(answers, ensure_ascii=False), list(results)
 
 
 def _as_json(value: Any) -> Any:
-    """A verified output as a model reads it: dates, sets and the like in JSON's form."""
+    """Return a verified output for the model: dates, sets and similar values as JSON."""
     if isinstance(value, BaseMessage):
         return {"type": value.type, "content": value.content}
     if isinstance(value, Mapping):
@@ -146,9 +148,9 @@ def _as_json(value: Any) -> Any:
 
 def _description(children: Mapping[str, Any], most: int) -> str:
     lines = [
-        "Give tasks to other agents, all at once, and get their answers. Each answer is proven to "
-        "be that agent's own: use only those with status 'verified'; the others say what went "
-        f"wrong. At most {most} tasks a call. The agents:"
+        "Send tasks to other agents, all at once, and get their answers. Use only answers with "
+        "status 'verified': the agent proved that they are its own. The others contain an error. "
+        f"At most {most} tasks a call. The agents:"
     ]
     for name, child in children.items():
         takes = ""
@@ -156,7 +158,7 @@ def _description(children: Mapping[str, Any], most: int) -> str:
             try:
                 fields = child.get_input_jsonschema().get("properties", {})
             except Exception:
-                # A state that pydantic has no schema of, as a plain TypedDict on Python 3.11.
+                # Pydantic has no schema for the state, as for a plain TypedDict on Python 3.11.
                 fields = {}
             takes = f" takes {', '.join(fields)}" if fields else ""
         lines.append(f"- {name}{takes}")

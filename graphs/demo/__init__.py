@@ -1,3 +1,3 @@
-"""The demonstration: real graphs, a real checkpointer, real files."""
+"""The demonstration, with real graphs, a real checkpointer and real files."""
 
 from __future__ import annotations

@@ -28,14 +28,14 @@ _MODEL_CHARACTERS: Final = 8_000
 
 
 class Document(TypedDict):
-    """What a reader is given."""
+    """The input of a reader."""
 
     name: str
     text: str
 
 
 class Reading(TypedDict, total=False):
-    """What a reader finds."""
+    """The output of a reader."""
 
     name: str
     words: int
@@ -46,13 +46,13 @@ class Reading(TypedDict, total=False):
 
 
 class ReaderState(Reading, total=False):
-    """What a reader knows."""
+    """The state of a reader."""
 
     text: str
 
 
 class LeadState(TypedDict, total=False):
-    """What the lead knows."""
+    """The state of the lead."""
 
     tasks: list[SpawnTask]
     results: list[SpawnResult]
@@ -63,16 +63,16 @@ class LeadState(TypedDict, total=False):
 def reader_graph(
     model: str | None = None, own: Pipelit | None = None
 ) -> Pregel[Any, Any, Any, Any]:
-    """Makes a graph that analyses a text.
+    """Create a graph that analyses a text.
 
     Args:
-        model: A chat model, ``provider:name``, that summarises; its key stands in the credential
-            store under the provider's name. Without one the summary is computed.
-        own: The Pipelit with that store, which the caller closes; by default the one that the
-            environment names.
+        model: A chat model, ``provider:name``, that summarises. Its API key is read from the
+            credential store, under the provider's name. Without a model the summary is computed.
+        own: The Pipelit with that store, which the caller closes. By default it is created from
+            the environment.
 
     Raises:
-        ConfigurationError: The model can't be had.
+        ConfigurationError: The model isn't available.
     """
 
     def analyse(state: ReaderState) -> ReaderState:
@@ -92,14 +92,16 @@ def reader_graph(
 
     builder = StateGraph(ReaderState, input_schema=Document, output_schema=Reading)
     builder.add_node("analyse", analyse)
-    builder.add_node("summarise", _asking(model, own or Pipelit.from_env()) if model else summarise)
+    builder.add_node(
+        "summarise", _summary_by_model(model, own or Pipelit.from_env()) if model else summarise
+    )
     builder.add_edge(START, "analyse")
     builder.add_edge("analyse", "summarise")
     builder.add_edge("summarise", END)
     return builder.compile(name="reader")
 
 
-def _asking(model: str, own: Pipelit) -> Any:
+def _summary_by_model(model: str, own: Pipelit) -> Any:
     try:
         from langchain.chat_models import init_chat_model
     except ModuleNotFoundError:
@@ -127,12 +129,12 @@ def _asking(model: str, own: Pipelit) -> Any:
 def lead_graph(
     pipelit: Pipelit, lead: Agent, children: Mapping[str, Child]
 ) -> StateGraph[Any, Any, Any, Any]:
-    """Makes a graph that gives texts to readers and signs a report of what they proved.
+    """Create a graph that sends texts to readers and signs a report of their proven answers.
 
     Args:
-        pipelit: Where the credential ``report-service`` is, with the key that signs.
-        lead: Who asks.
-        children: The readers.
+        pipelit: The Pipelit with the credential ``report-service``, which holds the signing key.
+        lead: The agent that sends the requests.
+        children: The readers by name.
     """
 
     @pipelit.credentials.inject(key=CREDENTIAL)
@@ -155,5 +157,5 @@ def lead_graph(
 
 
 def sign(text: str, key: str) -> str:
-    """The report's signature: HMAC-SHA256 in hexadecimal."""
+    """Return the report's signature: HMAC-SHA256 in hexadecimal."""
     return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()

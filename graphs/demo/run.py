@@ -1,8 +1,8 @@
-"""The demonstration: real graphs, a real checkpointer, real files; nothing is acted.
+"""Run the demonstration with real graphs, a real checkpointer and real files.
 
-A lead spawns three readers, each of which analyses one text file and proves its answer. Then three
-attacks are refused, a sealed key is used inside a node and looked for in every file that was
-written, and the audit trail is shown.
+A lead spawns three readers. Each analyses one text file and proves its answer. Then the lead
+refuses three attacks, a node uses an encrypted key, which is searched for in every written file,
+and the audit trail is displayed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rich.table import Table
 from typing_extensions import TypedDict
 
 import pipelit_agents
-from pipelit_agents import Keyring, Pipelit
+from pipelit_agents import AuditEntry, Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError
 
 from ..child import ANYONE, VerifiedChild, verified_child
@@ -53,19 +53,19 @@ class _Report(TypedDict, total=False):
 
 
 class _Recorded(VerifiedChild):
-    """An honest reader that somebody listens to."""
+    """An honest reader whose answers an attacker records."""
 
-    tape: Any = None
+    recording: Any = None
 
     def answer(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
     ) -> dict[str, Any]:
-        self.tape = super().answer(request, config, control)
-        return dict(self.tape)
+        self.recording = super().answer(request, config, control)
+        return dict(self.recording)
 
 
 class _Tampering(VerifiedChild):
-    """A reader whose answer is changed on its way, after it was proven."""
+    """A reader whose answer is changed in transit, after it was proven."""
 
     def answer(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
@@ -76,31 +76,31 @@ class _Tampering(VerifiedChild):
 
 
 class _Replaying(VerifiedChild):
-    """A reader that gives a recorded answer of the true one."""
+    """A reader that replays a recorded answer of the real one."""
 
-    tape: Any = None
+    recording: Any = None
 
     def answer(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
     ) -> dict[str, Any]:
-        return dict(self.tape)
+        return dict(self.recording)
 
 
 def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool = False) -> int:
-    """Runs the demonstration.
+    """Run the demonstration.
 
     Args:
         inputs: Up to three text files; by default documents of this project.
-        model: A chat model, ``provider:name``, whose key stands in the user's own credential
-            store under the provider's name, with public fields such as ``base_url`` beside it;
-            without one the readers compute.
+        model: A chat model, ``provider:name``. Its API key is read from the user's credential
+            store, under the provider's name, together with public fields such as ``base_url``.
+            Without a model the readers compute their summaries.
         as_json: Print one JSON document instead of tables.
 
     Returns:
-        0 if everything honest was verified, and everything else refused.
+        0 if all honest answers were verified and all attacks refused, otherwise 1.
 
     Raises:
-        ConfigurationError: An input can't be read, or the model can't be had.
+        ConfigurationError: An input can't be read, or the model isn't available.
     """
     began = time.monotonic()
     files = _files(inputs)
@@ -119,12 +119,12 @@ def _show(
 ) -> int:
     console = Console(quiet=as_json)
     folder = Path(tempfile.mkdtemp(prefix="pipelit-demo-"))
-    console.print(f"Working in [bold]{escape(str(folder))}[/] (all of it may be deleted)")
+    console.print(f"Working in [bold]{escape(str(folder))}[/] (you can delete it afterwards)")
     with _identities(folder / "agents.db") as pipelit:
         how = (
-            f"the readers ask {model}"
+            f"the readers use {model}"
             if model
-            else "the readers compute; no model is called (--model provider:name for a real one)"
+            else "the readers use no model (--model provider:name to use one)"
         )
         console.print(f"[bold]1. A lead spawns three readers[/]; {escape(how)}")
         recorded = _Recorded(graph=reader, agent=pipelit.agent(READERS[0]), accept_from=(LEAD,))
@@ -138,18 +138,17 @@ def _show(
         console.print(_results_table(state["results"]))
 
         console.print("\n[bold]2. Three attacks on the same node[/]")
-        attacks = _attacks(pipelit, reader_graph(), recorded.tape, files[0])
+        attacks = _attacks(pipelit, reader_graph(), recorded.recording, files[0])
         console.print(_attacks_table(attacks))
 
-        console.print("\n[bold]3. A sealed key, used inside the node that signs the report[/]")
+        console.print("\n[bold]3. An encrypted key, used inside the node that signs the report[/]")
         found = _count(key, folder)
         naive = _count_without(key, folder / "without.db")
         signed = hmac.compare_digest(state["signature"], sign(state["report"], key))
         console.print(
-            f"The report is signed with the key ({'checked' if signed else 'WRONG'}). The key "
-            f"stands [bold]{found}[/] times in the files that were written; passed in "
-            f"[italic]configurable[/] to the same node, without pipelit-agents: "
-            f"[bold]{naive}[/] times."
+            f"The report is signed with the key ({'verified' if signed else 'WRONG'}). The "
+            f"written files contain the key [bold]{found}[/] times. Without pipelit-agents, with "
+            f"the key in [italic]configurable[/], they contain it [bold]{naive}[/] times."
         )
 
         console.print("\n[bold]4. The audit trail[/] (each refusal with its true reason)")
@@ -178,7 +177,7 @@ def _show(
 
 
 def _identities(path: Path) -> Pipelit:
-    # The key lives in this process only: what stays in the folder can't be opened afterwards.
+    # The key exists in this process only, so the folder's data can't be decrypted afterwards.
     pipelit = Pipelit(database_url=f"sqlite:///{path}", encryption_keys=[Keyring.generate_key()])
     pipelit.create_schema()
     pipelit.users.create("demo")
@@ -193,10 +192,8 @@ def _files(inputs: Sequence[Path]) -> list[Path]:
     package = Path(pipelit_agents.__file__).parent
     ours = [package.parent / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")]
     if not all(each.is_file() for each in ours):
-        # Installed from a wheel there are no documents; the modules' prose serves.
-        ours = [
-            package / name for name in ("errors.py", "protocol/binding.py", "sealing/keyring.py")
-        ]
+        # A wheel has no documents, so use modules instead.
+        ours = [package / name for name in ("errors.py", "otp.py", "policy.py")]
     files = [path.resolve() for path in inputs] or ours
     for path in files:
         try:
@@ -244,30 +241,30 @@ def _delegate(
 
 
 def _attacks(
-    pipelit: Pipelit, reader: Pregel[Any, Any, Any, Any], tape: Any, file: Path
+    pipelit: Pipelit, reader: Pregel[Any, Any, Any, Any], recording: Any, file: Path
 ) -> list[dict[str, str]]:
     name = READERS[0]
     true = pipelit.agent(name)
     replaying = _Replaying(graph=reader, agent=true)
-    replaying.tape = tape
+    replaying.recording = recording
     found = []
     with (
         tempfile.TemporaryDirectory() as elsewhere,
         _identities(Path(elsewhere) / "agents.db") as other,
     ):
         hostile: dict[str, Pregel[Any, Any, Any, Any]] = {
-            "an impostor under the reader's name, without its secret": verified_child(
+            "an impostor with the reader's name, but without its secret": verified_child(
                 reader, other.agent(name), accept_from=ANYONE
             ),
             "the answer changed after it was proven": _Tampering(graph=reader, agent=true),
-            "the reader's own answer of before, replayed": replaying,
+            "the reader's own earlier answer, replayed": replaying,
         }
         for attack, child in hostile.items():
             node = spawn_and_await(pipelit.agent(LEAD), {name: child}, on_failure="collect")
             task = SpawnTask(agent=name, input=_document(file))
             result = node.invoke({"tasks": [task]})["results"][0]
-            told = f"{result['status']}: {result['error']}"
-            found.append({"attack": attack, "status": result["status"], "told": told})
+            answer = f"{result['status']}: {result['error']}"
+            found.append({"attack": attack, "status": result["status"], "result": answer})
     return found
 
 
@@ -276,7 +273,7 @@ def _count(secret: str, folder: Path) -> int:
 
 
 def _count_without(secret: str, path: Path) -> int:
-    # What LangGraph does with a key that is passed as configuration, for comparison.
+    # For comparison: LangGraph stores a key that is passed as configuration.
     def node(state: _Report) -> _Report:
         return {"report": "signed"}
 
@@ -321,14 +318,14 @@ def _results_table(results: list[SpawnResult]) -> Table:
 
 
 def _attacks_table(attacks: list[dict[str, str]]) -> Table:
-    table = Table("attack", "what the lead was told", box=SIMPLE_HEAD)
+    table = Table("attack", "result for the lead", box=SIMPLE_HEAD)
     for attack in attacks:
         colour = "green" if attack["status"] == "refused" else "red"
-        table.add_row(attack["attack"], f"[{colour}]{escape(attack['told'])}[/]")
+        table.add_row(attack["attack"], f"[{colour}]{escape(attack['result'])}[/]")
     return table
 
 
-def _audit_table(entries: Sequence[Any]) -> Table:
+def _audit_table(entries: Sequence[AuditEntry]) -> Table:
     table = Table("time", "actor", "about", "action", "outcome", "true reason", box=SIMPLE_HEAD)
     for column in table.columns[:5]:
         column.no_wrap = True

@@ -1,7 +1,7 @@
-"""The demonstration's graphs for a LangGraph Server; ``langgraph.json`` names them.
+"""The demonstration's graphs for a LangGraph Server, as listed in ``langgraph.json``.
 
-With ``READER_URL`` in the environment the lead's reader is on the server at that address;
-``docs/remote.md`` goes there step by step.
+If ``READER_URL`` is set in the environment, the lead uses the reader on the server at that URL.
+``docs/remote.md`` is a step-by-step guide.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""Spawning: fan out to children and believe only what they prove."""
+"""Run tasks on child agents and accept only proven answers."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run one attempt of a child within its time, and turn what it raises into a result."""
+"""Run one attempt of a child within its timeout, and turn its exceptions into a result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langgraph.runtime import RunControl
 
 from pipelit_agents._threads import aside
 
-from .isolation import PARENT_FAILED, AskedAPerson
+from .isolation import PARENT_ERRORS, UnanswerableInterrupt
 from .link import Parent
 from .results import SpawnResult
 from .run import run_of
@@ -23,17 +23,19 @@ T = TypeVar("T")
 
 
 def contained(
-    parent: Parent, work: Callable[[RunControl | None], T], believe: Callable[[T], SpawnResult]
+    parent: Parent,
+    work: Callable[[RunControl | None], T],
+    verify_answer: Callable[[T], SpawnResult],
 ) -> SpawnResult:
-    """Run a child's work, and turn whatever it raises into a result."""
+    """Run a child's work, and turn its exceptions into a result."""
     reason: Exception
     try:
         answer = work(None) if parent.timeout is None else in_time(work, parent.timeout)
-        return believe(answer)
-    except (GraphInterrupt, GraphDrained, *PARENT_FAILED) as error:
-        if not _is_unheard(error):
+        return verify_answer(answer)
+    except (GraphInterrupt, GraphDrained, *PARENT_ERRORS) as error:
+        if not _is_unanswerable(error):
             raise
-        reason = AskedAPerson()
+        reason = UnanswerableInterrupt()
     except Exception as error:
         reason = error
     return parent.refusal(reason)
@@ -42,23 +44,23 @@ def contained(
 async def acontained(
     parent: Parent,
     work: Callable[[], Coroutine[Any, Any, T]],
-    believe: Callable[[T], Coroutine[Any, Any, SpawnResult]],
+    verify_answer: Callable[[T], Coroutine[Any, Any, SpawnResult]],
 ) -> SpawnResult:
-    """As :func:`contained`, on the event loop."""
+    """Async form of :func:`contained`."""
     reason: Exception
     try:
-        # In a task of its own: a GeneratorExit of the child's would close what waits for it.
+        # ain_time uses a new task: a GeneratorExit of the child would close the awaiting coroutine.
         answer = await ain_time(work, within=parent.timeout)
-        return await believe(answer)
-    except (GraphInterrupt, GraphDrained, *PARENT_FAILED) as error:
-        if not _is_unheard(error):
+        return await verify_answer(answer)
+    except (GraphInterrupt, GraphDrained, *PARENT_ERRORS) as error:
+        if not _is_unanswerable(error):
             raise
-        reason = AskedAPerson()
+        reason = UnanswerableInterrupt()
     except Exception as error:
         reason = error
     return await aside(parent.refusal, reason)
 
 
-def _is_unheard(error: BaseException) -> bool:
-    # A question that would end with the run, as nothing keeps it.
+def _is_unanswerable(error: BaseException) -> bool:
+    # Without a saver, the interrupt would be lost when the run ends.
     return issubclass(type(error), GraphInterrupt) and run_of(get_config()).alone

@@ -1,4 +1,4 @@
-"""The node of a local child that proves each of its answers."""
+"""The node of a local child that proves its answers."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import RunControl
 
-from ..child import ShowingStep, Step, VerifiedChild
+from ..child import GraphStep, Step, VerifiedChild
 from .attempts import acontained, contained
 from .containment import Containment
 from .isolation import MaskedChildErrors
 from .link import Parent
-from .results import Order, SpawnResult
+from .results import AnswerUpdate, Order, SpawnResult
 from .run import run_of
 
 __all__ = ["bound_node"]
 
 
 def bound_node(parent: Parent, child: VerifiedChild) -> Step:
-    """Return the node that asks a local child and verifies its proof."""
+    """Return the node that calls a local child and verifies its proof."""
 
-    def run(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    def run(order: Order, config: RunnableConfig) -> AnswerUpdate:
         spawn = run_of(config)
-        spawn.tell("running", order)
+        spawn.emit("running", order)
         inherited, challenge = parent.config(order, config), parent.challenge(order)
 
         def work(control: RunControl | None) -> Any:
-            request = parent.ask(spawn, child, order, challenge)
+            request = parent.make_request(spawn, child, order, challenge)
             with MaskedChildErrors(partial(parent.interrupt, order)):
                 return child.answer(request, inherited, control)
 
-        def believe(answer: Any) -> SpawnResult:
-            return parent.believe(order, challenge, answer)
+        def verify_answer(answer: Any) -> SpawnResult:
+            return parent.verify_answer(order, challenge, answer)
 
-        return parent.finish(order, spawn, contained(parent, work, believe))
+        return parent.finish(order, spawn, contained(parent, work, verify_answer))
 
-    async def arun(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    async def arun(order: Order, config: RunnableConfig) -> AnswerUpdate:
         spawn = run_of(config)
-        spawn.tell("running", order)
+        spawn.emit("running", order)
         inherited, challenge = parent.config(order, config), parent.challenge(order)
 
         async def work() -> Any:
-            request = await parent.aask(spawn, child, order, challenge)
+            request = await parent.amake_request(spawn, child, order, challenge)
             with MaskedChildErrors(partial(parent.interrupt, order)), Containment():
                 return await child.aanswer(request, inherited)
 
-        async def believe(answer: Any) -> SpawnResult:
-            return await parent.abelieve(order, challenge, answer)
+        async def verify_answer(answer: Any) -> SpawnResult:
+            return await parent.averify_answer(order, challenge, answer)
 
-        return parent.finish(order, spawn, await acontained(parent, work, believe))
+        return parent.finish(order, spawn, await acontained(parent, work, verify_answer))
 
-    return ShowingStep(run, arun, child.graph)
+    return GraphStep(run, arun, child.graph)

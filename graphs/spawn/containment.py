@@ -1,8 +1,8 @@
-"""Keeps a child's own ``SystemExit`` and ``KeyboardInterrupt`` in the child, on the event loop.
+"""Contain a child's ``SystemExit`` and ``KeyboardInterrupt`` on the event loop.
 
-A task that ends with one of the two raises it out of the event loop, which ends the whole run with
-the child's words, whatever waits for the task. LangGraph runs each node of a graph in a task of its
-own, so the exception has to be caught inside the coroutine of every task that a child begins.
+When a task ends with one of these exceptions, asyncio raises it out of the event loop. The whole
+run then ends with the child's message. LangGraph runs each node in a separate task, so the
+exception must be caught inside the coroutine of every task that a child starts.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from contextvars import ContextVar, Token, copy_context
 from types import TracebackType
 from typing import Any, Final
 
-__all__ = ["Containment", "is_of_a_person"]
+__all__ = ["Containment", "is_from_signal"]
 
 _IN_CHILD: Final[ContextVar[bool]] = ContextVar("pipelit_agents_in_child", default=False)
-# A signal raises between two instructions; a child's own exception comes from one of these.
+# A signal raises between two instructions. A child's own exception comes from a raise instruction.
 _RAISE: Final = dis.opmap["RAISE_VARARGS"]
 
 
 class _ChildExited(BaseException):
-    """In a child's task, in the place of what would end the event loop."""
+    """Replace an exception of a child's task that would end the event loop."""
 
 
 class Containment:
-    """Around what a child does on the running event loop; without one it does nothing.
+    """Mark a block of code on the running event loop as a child's code.
 
-    Tasks that begin inside, also those of the child's own, know by their context that they are the
-    child's. The loop's task factory puts a coroutine of ours around theirs. It calls the factory
-    that was there before, and it stays, as a child that was given up may go on.
+    A context variable marks every task that starts inside the block. The loop's task factory wraps
+    the coroutines of these tasks. It calls the previous factory. It stays installed, because a
+    child that timed out may continue to run. Without a running event loop this does nothing.
     """
 
     __slots__ = ("_token",)
@@ -55,7 +55,7 @@ class Containment:
 
 
 class _Factory:
-    """A task factory, around the one that was there or the default."""
+    """A task factory that wraps the previous task factory or the default one."""
 
     __slots__ = ("_make",)
 
@@ -67,7 +67,7 @@ class _Factory:
     ) -> Any:
         context = options.get("context") or copy_context()
         if context.get(_IN_CHILD):
-            coro = _contained(coro)
+            coro = _exits_caught(coro)
         return self._make(loop, coro, **options)
 
 
@@ -75,25 +75,25 @@ def _new_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asy
     return asyncio.Task(coro, loop=loop, **options)
 
 
-async def _contained(coro: Coroutine[Any, Any, Any]) -> Any:
+async def _exits_caught(coro: Coroutine[Any, Any, Any]) -> Any:
     try:
         return await coro
     except (SystemExit, KeyboardInterrupt) as error:
-        if is_of_a_person(error):
+        if is_from_signal(error):
             raise
     raise _ChildExited
 
 
-def is_of_a_person(error: BaseException) -> bool:
-    """Return whether a signal (Ctrl-C) made an exception, and no statement of a child's code.
+def is_from_signal(error: BaseException) -> bool:
+    """Return whether a signal (Ctrl-C) raised an exception, and not a child's code.
 
     Args:
-        error: Any exception. Its type decides first, and nothing else is asked of another type.
+        error: Any exception. Nothing but its type is read unless it is a ``KeyboardInterrupt``.
     """
     if type(error) is not KeyboardInterrupt:
         return False
     if threading.current_thread() is not threading.main_thread():
-        # Python runs the handlers of signals on the main thread.
+        # Python runs signal handlers on the main thread.
         return False
     handler = _code_of(signal.getsignal(signal.SIGINT))
     trace: TracebackType | None = error.__traceback__
@@ -101,7 +101,7 @@ def is_of_a_person(error: BaseException) -> bool:
     while trace is not None:
         code = trace.tb_frame.f_code
         if code is handler:
-            # A handler in Python raises by a statement of its own, as asyncio's at a second Ctrl-C.
+            # A Python handler uses a raise statement, as asyncio's does at a second Ctrl-C.
             return True
         raised = code.co_code[trace.tb_lasti] == _RAISE
         trace = trace.tb_next
@@ -110,6 +110,6 @@ def is_of_a_person(error: BaseException) -> bool:
 
 def _code_of(handler: Any) -> Any:
     while hasattr(handler, "func"):
-        # A partial, as asyncio's.
+        # asyncio's handler is a partial.
         handler = handler.func
     return getattr(getattr(handler, "__func__", handler), "__code__", None)

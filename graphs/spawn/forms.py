@@ -1,9 +1,9 @@
-"""What a child looks like, so that two spawn graphs in one node don't get each other's records.
+"""Digest the form of a child, so that two spawn graphs in one node don't share records.
 
-Two spawn graphs of one name and one lead may ask the same agent the same thing, and have another
-graph answer as that agent. What LangGraph recorded for the one mustn't be taken for the other's.
-The form is of names alone, so a new process finds its records, and so does a new version in
-which limits, texts or the inside of functions change.
+Two spawn graphs with the same name and lead may send the same request to the same agent, while
+different graphs answer for it. The record of one must not be used for the other. The form consists
+of names only. A new process therefore finds its records, and so does a new version in which limits,
+texts or function bodies changed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..remote import RemoteChild
 
 __all__ = ["code_of", "form_of"]
 
-_DEEPEST: Final = 8
+_MAX_DEPTH: Final = 8
 
 
 def form_of(child: Pregel[Any, Any, Any, Any] | RemoteChild) -> bytes:
-    """Return a digest of a child's form: its graph's name and nodes, and what their functions are.
+    """Return a digest of a child's graph name, node names and function names.
 
     Args:
-        child: As the spawn node has it; a remote one has an address and a graph's name.
+        child: The child of the spawn node. For a remote child the digest covers URL and graph name.
     """
     digest = hashlib.sha256(b"pipelit-agents/child-form/v1\0")
     for part in _parts(child, 0):
@@ -36,7 +36,7 @@ def form_of(child: Pregel[Any, Any, Any, Any] | RemoteChild) -> bytes:
 
 
 def code_of(child: Pregel[Any, Any, Any, Any] | RemoteChild) -> tuple[Any, ...]:
-    """Return the code that a child's nodes run, to be compared within one process."""
+    """Return the code objects of a child's nodes, for comparison within one process."""
     graph = child.graph if isinstance(child, VerifiedChild) else child
     if not isinstance(graph, Pregel):
         return (type(graph),)
@@ -57,14 +57,14 @@ def _parts(child: Any, depth: int) -> Iterator[str | bytes]:
         yield from ("node", name)
         inside = _first(node.bound)
         if isinstance(inside, Pregel):
-            if depth < _DEEPEST:
+            if depth < _MAX_DEPTH:
                 yield from _parts(inside, depth + 1)
             continue
         function = _function_of(inside)
         yield str(getattr(function, "__qualname__", type(inside).__qualname__))
         code = getattr(function, "__code__", None)
         if getattr(function, "__name__", "") == "<lambda>" and code is not None:
-            # All of one place have one name.
+            # All lambdas of one scope have the same name.
             yield code.co_code
             yield repr([each for each in code.co_consts if isinstance(each, str | int | bytes)])
 
@@ -75,8 +75,8 @@ def _first(runnable: Any) -> Any:
 
 def _function_of(runnable: Any) -> Any:
     function = getattr(runnable, "func", None) or getattr(runnable, "afunc", None)
-    for _ in range(_DEEPEST):
-        # A partial, a method, and a function that another one wraps.
+    for _ in range(_MAX_DEPTH):
+        # A partial, a method or a wrapped function.
         inner = getattr(function, "func", None) or getattr(function, "__func__", None)
         inner = inner or getattr(function, "__wrapped__", None)
         if inner is None:

@@ -1,4 +1,4 @@
-"""Keep a child's exceptions, exits and secrets in the child."""
+"""Keep a child's exceptions, exits and secrets inside the child."""
 
 from __future__ import annotations
 
@@ -20,63 +20,63 @@ from pipelit_agents.errors import (
 
 from ..interrupts import INTERRUPTS
 from ..remote import ServerUnauthorized, Unreachable
-from .containment import is_of_a_person
+from .containment import is_from_signal
 
 __all__ = [
-    "AskedAPerson",
     "ChildFailed",
     "ChildTimeout",
     "MaskedChildErrors",
     "NoEnvelope",
-    "Unaskable",
+    "UnanswerableInterrupt",
+    "UndisplayableInterrupt",
 ]
 
 
 class ChildFailed(GraphBubbleUp):
-    """Ends one child. LangGraph lets its siblings finish, and runs it again on resume."""
+    """End one child. LangGraph lets its siblings finish, and runs it again on resume."""
 
 
-class Unaskable(Exception):
-    """The child was interrupted with something that can't be shown."""
+class UndisplayableInterrupt(Exception):
+    """The child was interrupted with a value that can't be displayed."""
 
 
 class NoEnvelope(Exception):
-    """The child ended without an envelope; what it said is not kept."""
+    """The child ended without an envelope. Its own message is discarded."""
 
 
-class AskedAPerson(Exception):
-    """The child asked for a person's answer, and nothing here can wait for one."""
+class UnanswerableInterrupt(Exception):
+    """The child was interrupted, but this run can't wait for an answer."""
 
 
 class ChildTimeout(Exception):
-    """The child was given up; what it says from now on is heard by nobody."""
+    """The child took longer than its timeout. Its later answer is discarded."""
 
 
-# Not the child's doing: the operator has to know, and a resume has to try again.
-PARENT_FAILED: Final = (
+# The child didn't cause these: the operator has to see them, and a resume has to try again.
+PARENT_ERRORS: Final = (
     AccountError,
     ConfigurationError,
     CredentialError,
     StorageError,
     UnsealError,
 )
-# What a remote child of another class may say of its server.
-AWAY: Final[frozenset[type[Exception]]] = frozenset({Unreachable, ServerUnauthorized})
+# Errors of its server that a subclass of RemoteChild may raise.
+SERVER_ERRORS: Final[frozenset[type[Exception]]] = frozenset({Unreachable, ServerUnauthorized})
 
 
 class MaskedChildErrors:
-    """Around a child's own code: of what it raises, only that it did is kept.
+    """Replace the exceptions of a child's code with exceptions that hold none of its data.
 
-    LangGraph would write the words of an exception into the parent's namespace. What is raised is
-    known by its exact type: `isinstance` believes what an exception says of its class, and a
-    subclass is the child's own. Nothing of the exception is asked before its type is known.
+    LangGraph would write an exception's message into the parent's namespace. Exceptions are
+    compared by their exact type: `isinstance` can be deceived by ``__class__``, and a child may
+    define a subclass. No attribute of the exception is read before its type is known.
 
     Args:
-        interrupt: Makes the parent's own form of an interrupt; where it is missing, none is due.
-        also: Types that may be raised too, with nothing in them.
+        interrupt: Makes the parent's form of an interrupt. Without it, no interrupt passes.
+        also: Other types that may pass, without their arguments.
     """
 
-    __slots__ = ("_also", "_began_in", "_interrupt")
+    __slots__ = ("_also", "_interrupt", "_task_at_entry")
 
     def __init__(
         self,
@@ -87,19 +87,19 @@ class MaskedChildErrors:
         self._also = also
 
     def __enter__(self) -> None:
-        self._began_in = _task()
+        self._task_at_entry = _task()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             return
-        said = self._said(error)
+        said = self._masked(error)
         try:
             raise said from None
         finally:
-            # What is only not shown can still be walked to.
+            # `from None` only hides the context: it would still be reachable.
             said.__context__ = None
 
-    def _said(self, error: BaseException) -> BaseException:
+    def _masked(self, error: BaseException) -> BaseException:
         kind = type(error)
         if kind is RequestRefused:
             return RequestRefused("the child refused the request")
@@ -109,26 +109,26 @@ class MaskedChildErrors:
             try:
                 return self._interrupt(error)
             except BaseException as raised:
-                # By the child's own code in what it was interrupted with.
+                # The child's own code raised this, in the interrupt's value.
                 error = raised
-        return _masked_error(error, self._began_in)
+        return _masked_error(error, self._task_at_entry)
 
 
 def _masked_error(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
-    # What ends the task or the run from outside ends it, and says nothing of the child's. A child's
-    # own SystemExit or KeyboardInterrupt ends only the child.
+    # A cancellation, drain or signal from outside ends the task or the run, and holds no data of
+    # the child. A child's own SystemExit or KeyboardInterrupt ends only the child.
     kind = type(error)
     if kind is GraphDrained:
         runtime = get_runtime()
         if runtime.drain_requested:
             return GraphDrained(runtime.drain_reason or "shutdown")
-    # A child may also raise these two by itself, with nobody having cancelled or closed anything.
+    # A child may also raise these two itself, although its task wasn't cancelled or closed.
     task = _task()
     if kind is asyncio.CancelledError and task is not None and task.cancelling():
         return asyncio.CancelledError()
     if kind is GeneratorExit and task is not began_in:
         return GeneratorExit()
-    if is_of_a_person(error):
+    if is_from_signal(error):
         return KeyboardInterrupt()
     return NoEnvelope()
 

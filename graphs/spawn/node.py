@@ -1,8 +1,7 @@
-"""The parent's side of a spawn: fan out to children, believe only what they prove.
+"""The parent's side of a spawn: run tasks on children and accept only proven answers.
 
-LangGraph does the running: each child is a ``Send`` with its own task, namespace, stream and
-cancellation. This module mints the challenges, and lets nothing of a child into the parent but what
-was verified.
+LangGraph runs the children: each is a ``Send`` with its own task, namespace, stream and
+cancellation. This module creates the challenges, and passes only verified answers to the parent.
 """
 
 from __future__ import annotations
@@ -61,6 +60,7 @@ from .results import (
     JOIN,
     PLAN,
     UNASSIGNED,
+    AnswerUpdate,
     Child,
     Order,
     ProofKind,
@@ -80,12 +80,12 @@ T = TypeVar("T")
 
 
 class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
-    """The compiled node; made by :func:`spawn_and_await`.
+    """The compiled node. Create one with :func:`spawn_and_await`.
 
     Args:
-        terms: What the node was built with.
+        terms: The options of the node.
         max_concurrency: How many children run at once.
-        state_graph: LangGraph's own arguments.
+        state_graph: Arguments of LangGraph's ``CompiledStateGraph``.
     """
 
     def __init__(
@@ -97,11 +97,15 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
         self.max_concurrency = max_concurrency
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
-        """As LangGraph's; a failed child ends it with ``SpawnError`` when its siblings are done."""
+        """Stream as LangGraph does.
+
+        Raises:
+            SpawnError: A child failed. The error is raised when its siblings have finished.
+        """
         call, run = self._begin(input, config)
         if call.resuming:
-            saved = self.get_state(call.recorded())
-            self._look_back(call, run, input, saved, call.parent())
+            saved = self.get_state(call.record_config())
+            self._compare_with_record(call, run, input, saved, call.parent())
         configured = self._configured(call, run, config)
         try:
             yield from super().stream(input, configured, **options)
@@ -110,7 +114,7 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
         else:
             return
         with suppress(ValueError):  # no saver
-            run.learn(self.get_state(call.recorded()))
+            run.load_saved_results(self.get_state(call.record_config()))
         raise spawn_error(run)
 
     async def astream(
@@ -119,11 +123,11 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
         config: RunnableConfig | None = None,
         **options: Any,
     ) -> Any:
-        """As :meth:`stream`, for the event loop."""
+        """Async form of :meth:`stream`."""
         call, run = self._begin(input, config)
         if call.resuming:
-            saved = await self.aget_state(call.recorded())
-            self._look_back(call, run, input, saved, await call.aparent())
+            saved = await self.aget_state(call.record_config())
+            self._compare_with_record(call, run, input, saved, await call.aparent())
         configured = self._configured(call, run, config)
         try:
             async for chunk in super().astream(input, configured, **options):
@@ -133,31 +137,32 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
         else:
             return
         with suppress(ValueError):  # no saver
-            run.learn(await self.aget_state(call.recorded()))
+            run.load_saved_results(await self.aget_state(call.record_config()))
         raise spawn_error(run)
 
-    def _begin(self, given: Any, config: RunnableConfig | None) -> tuple[Call, Run]:
-        # Nothing is awaited before a call has its place: equal ones are told apart by their order.
+    def _begin(self, state: Any, config: RunnableConfig | None) -> tuple[Call, Run]:
+        # Nothing may be awaited before a call has its namespace: equal calls are distinguished by
+        # their order.
         try:
-            # Here it is still the parent's writer; inside, a nested one that may write nowhere.
+            # Inside the node there would be a nested writer, which may have no destination.
             write: Callable[[Any], None] | None = get_stream_writer()
         except (KeyError, RuntimeError):
-            # In no graph at all, or in a runnable that isn't one.
+            # The call is outside any graph, or in a runnable that isn't a graph.
             write = None
         call, run = Call(self, config), Run(write)
         run.alone = not call.nested and call.saver is None
         run.repeats = call.is_repeat()
 
-        def question() -> bytes:
-            run.read = self.terms.read(tasks_of(given) or [])
-            return self.terms.question(self.get_name(), run.read)
+        def digest() -> bytes:
+            run.read = self.terms.read(tasks_of(state) or [])
+            return self.terms.call_digest(self.get_name(), run.read)
 
         def same(other: Any) -> bool:
-            # Of one question; so they ask the same agents.
+            # Of one question; so they make_request the same agents.
             mine, code = self.terms.code, other.terms.code
             return all(mine.get(each.agent) == code.get(each.agent) for each in run.read or ())
 
-        call.take_place(question, same)
+        call.assign_namespace(digest, same)
         return call, run
 
     def _configured(self, call: Call, run: Run, config: RunnableConfig | None) -> RunnableConfig:
@@ -168,32 +173,32 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
             configured["max_concurrency"] = self.max_concurrency
         return configured
 
-    def _look_back(
+    def _compare_with_record(
         self,
         call: Call,
         run: Run,
-        given: Any,
+        state: Any,
         saved: StateSnapshot,
         parent: CheckpointTuple | None,
     ) -> None:
-        """Compares what would be resumed with what is asked; what doesn't fit begins again.
+        """Compare the record with the input, and restart the run if they don't match.
 
         Raises:
-            SpawnError: A child of the tasks isn't among the children any more.
+            SpawnError: A task names a child that was removed.
         """
         if "tasks" not in saved.values:
-            # Ended before it took its input.
+            # The recorded run ended before it read its input.
             return
-        tasks = tasks_of(given)
+        tasks = tasks_of(state)
         if tasks is not None:
             if run.repeats:
                 run.read = []
             elif run.read is None:
                 run.read = self.terms.read(tasks)
             marks = marks_of_all(run.read)
-            recorded = saved.values.get("asked")
+            recorded = saved.values.get("requested")
             if recorded != marks and marks_of_all(self.terms.read(saved.values["tasks"])) != marks:
-                call.begin_again()
+                call.restart()
                 return
             gone = [each.problem for each in run.read if each.problem is not None]
             if not saved.tasks:
@@ -201,11 +206,11 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
                 if not all_answer(results, run.read):
                     if gone and self.terms.on_failure == "raise":
                         raise SpawnError(why_refused(gone))
-                    call.begin_again()
+                    call.restart()
                     return
             elif gone and self.terms.on_failure == "raise":
                 raise SpawnError(why_refused(gone))
-        run.waiting = call.waiting(given, saved, parent)
+        run.waiting = call.waiting(state, saved, parent)
 
 
 def spawn_and_await(
@@ -223,60 +228,61 @@ def spawn_and_await(
     tool_calls: bool = False,
     answer_types: Collection[type] = (),
 ) -> SpawnGraph:
-    """Makes a graph node that gives tasks to children and believes only what they prove.
+    """Create a graph node that runs tasks on children and accepts only proven answers.
 
-    The graph's state has to declare both: LangGraph drops what isn't declared, and says nothing. It
-    reads ``state["tasks"]``, a list of ``{"agent": …, "input": …}``, and writes
-    ``state["results"]``, one :class:`SpawnResult` a task in the same order. On LangGraph's custom
-    stream it tells ``{"type": "pipelit.spawn", "event": …, "agent": …, "index": …}`` with the event
-    spawned, running, verified, refused or failed.
+    The node reads ``state["tasks"]``, a list of ``{"agent": …, "input": …}``. It writes
+    ``state["results"]``, one :class:`SpawnResult` a task in the same order. Declare both keys in
+    the graph's state: LangGraph silently drops undeclared keys. The node emits
+    ``{"type": "pipelit.spawn", "event": …, "agent": …, "index": …}`` on LangGraph's custom stream,
+    with the event spawned, running, verified, refused or failed.
 
-    Called in a node's function, a tool or a task, it is resumed by what it asks, in whatever order
-    calls are made again. As a node, also of a sub-graph that is one, it does only tasks that were
-    written since a spawn node last did any, or that a loop within the turn brings back: a later
-    turn without new tasks has no results. A function that calls it, and ``Send``, bring their own.
-    When it fails, LangGraph keeps the state as it was before the node, also ``results`` of an
-    earlier turn; each result says what it answers.
+    When a node's function, a tool or a task calls the graph, the run is resumed by its input, in
+    any order of calls. As a node, also of a sub-graph that is a node, it runs only tasks that were
+    written after a spawn node last ran, or that a loop within the turn brings back. A later turn
+    without new tasks has no results. A function that calls it, and ``Send``, supply their own
+    tasks. When the node fails, LangGraph keeps the state from before the node, including
+    ``results`` of an earlier turn. Each result names the request that it answers.
 
     Args:
-        lead: As whom the parent asks and verifies.
-        children: The children by the name of their agent: each a ``verified_child``, a
-            ``remote_child`` or ``RemoteGraph`` that is one on its server, or any compiled graph
-            where ``proof`` says ``unbound-totp``.
-        timeout: Seconds that one child may take, at most 30 days; None for no limit. A child that
-            overstays is stopped at its next step.
-        max_concurrency: How many children run at once; what the caller's config says wins.
+        lead: The agent that sends requests and verifies answers.
+        children: The children by the name of their agent. Each is a ``verified_child``; a
+            ``remote_child`` or ``RemoteGraph`` that is a verified child on its server; or any
+            compiled graph if ``proof`` is ``unbound-totp`` for it.
+        timeout: How long one child may take, in seconds, at most 30 days; None for no limit. A
+            child that takes longer is stopped at its next step.
+        max_concurrency: How many children run at once. The caller's config takes precedence.
         max_depth: How deep spawns may be nested.
-        on_failure: ``raise`` ends with ``SpawnError`` when all siblings have finished; a resume,
-            or a retry by LangGraph's ``RetryPolicy``, runs only the failed children again, where
-            there is a checkpointer. ``collect`` puts failures in the results.
-        proof: Per child, ``bound`` (the default) or ``unbound-totp``: a graph whose output is
-            exactly ``{"code": …, "output": …}``, with the plain code of its authenticator. That
-            says who is there, and nothing about the output.
-        max_answer_bytes: How large an answer may be, and what a child's interrupts hold together.
-        name: What the graph is called, in traces and where one node calls several. Two that have
-            the same lead and are asked the same are told apart by their children's graphs: by the
-            names of graphs, nodes and functions. Give those that one function of yours makes names
-            of their own. Equal calls of one graph in a node are told apart by their order only:
-            where the first is left out when the node runs again, the second gets its record.
+        on_failure: ``raise`` raises ``SpawnError`` when all siblings have finished. With a
+            checkpointer, a resume or a retry by LangGraph's ``RetryPolicy`` runs only the failed
+            children again. ``collect`` puts failures in the results.
+        proof: For each child ``bound`` (the default) or ``unbound-totp``: a graph whose output is
+            exactly ``{"code": …, "output": …}``, with the plain code of its authenticator. The code
+            proves that the agent is present, and nothing about the output.
+        max_answer_bytes: The maximum size of an answer, and of the interrupts of a child together.
+        name: The graph's name, in traces and where one node calls several graphs. Two graphs with
+            the same name, lead and tasks are distinguished by the names of their children's
+            graphs, nodes and functions. If one function of yours creates several, pass different
+            names. Equal calls of one graph in a node are distinguished by their order only: if the
+            first is left out when the node runs again, the second gets its record.
         accept_messages: The types of messages that answers may hold: ``ai``, ``human``, ``tool``,
-            ``system``, ``function``, ``chat``, ``remove``. Others are left out, and the result says
-            so. A proof says who sent a message, not what it does to the state that it is put into.
-        tool_calls: Whether messages in answers may call tools. Where they may not, the calls are
-            taken out, and with them the content that calls a tool at a provider.
+            ``system``, ``function``, ``chat``, ``remove``. Others are omitted, and the result lists
+            them. A proof authenticates the sender of a message, but doesn't make the message
+            harmless to the state that it is added to.
+        tool_calls: Whether messages in answers may call tools. If not, the calls are removed, as is
+            content that calls a provider's tool.
         answer_types: Classes (enums, pydantic models, dataclasses, named tuples) that values in
-            answers may become again. Those in the output schema of a local child are known without
-            it. A value of another class arrives as its JSON form.
+            answers may be rebuilt as. The classes in the output schema of a local child are always
+            known. A value of another class arrives in its JSON form.
 
     Returns:
-        A compiled graph, to be added as a node. Run, it raises ``SpawnError`` also where the state
-        has no ``tasks``.
+        A compiled graph, to be added as a node. When it runs, it also raises ``SpawnError`` if the
+        state has no ``tasks``.
 
     Raises:
-        TypeError: A child isn't verified, and nothing says that it needn't be; or an option is of
-            another type.
-        ValueError: A child's name isn't its agent's, it doesn't say whom it works for, or an
-            option is out of range.
+        TypeError: A child can't prove its answers, and ``proof`` doesn't allow that; or an option
+            has the wrong type.
+        ValueError: A child's name isn't its agent's, a child needs ``accept_from``, or an option is
+            out of range.
 
     Example:
         ```python
@@ -286,7 +292,7 @@ def spawn_and_await(
     """
     if not isinstance(lead, Agent):
         raise TypeError('lead has to be a handle: pipelit.agent("agent_lead")')
-    # Copied: the nodes below are those of this moment, and a child that is added later has none.
+    # Copied, because a child that is added later has no node.
     if isinstance(children, Mapping):
         children = dict(children)
     kinds = dict(proof or {})
@@ -311,10 +317,10 @@ def spawn_and_await(
         },
     )
     builder = StateGraph(SpawnState, input_schema=SpawnInput, output_schema=SpawnOutput)
-    seeing: dict[str, Callable[[Run], asyncio.Future[None]]] = {}
-    for agent, given in children.items():
+    possession_checks: dict[str, Callable[[Run], asyncio.Future[None]]] = {}
+    for agent, graph in children.items():
         kind = terms.kinds[agent]
-        child = from_remote_graph(agent, given) if isinstance(given, RemoteGraph) else given
+        child = from_remote_graph(agent, graph) if isinstance(graph, RemoteGraph) else graph
         parent = Parent(
             lead,
             agent,
@@ -335,23 +341,24 @@ def spawn_and_await(
             node = unbound_node(parent, child)
         else:
             node = bound_node(parent, cast(VerifiedChild, child))
-            seeing[agent] = partial(parent.begin_to_see, child=cast(VerifiedChild, child))
+            start = partial(parent.start_possession_check, child=cast(VerifiedChild, child))
+            possession_checks[agent] = start
         builder.add_node(agent, node, input_schema=Order)
         builder.add_edge(agent, JOIN)
 
-    def order_all(state: SpawnState, config: RunnableConfig) -> list[Order]:
+    def make_orders(state: SpawnState, config: RunnableConfig) -> list[Order]:
         run = run_of(config)
-        # No key, no tables, no account of the lead's: none of it is a child's doing.
+        # Raises if the lead's key, tables or account are unusable, which no child can cause.
         lead.require_active()
         depth = depth_of(config) + 1
         if depth > max_depth:
             raise DepthExceeded(
-                f"spawns are nested {depth} deep, and max_depth is {max_depth}: a child that "
-                "spawns itself has to end somewhere",
+                f"spawns are nested {depth} deep, and max_depth is {max_depth}: end the recursion "
+                "of a child that spawns itself, or raise max_depth",
                 max_depth=max_depth,
             )
         if "tasks" not in state:
-            # LangGraph drops what a state's schema doesn't declare, and says nothing.
+            # LangGraph silently drops keys that a state's schema doesn't declare.
             raise SpawnError(
                 "the state has no 'tasks': declare it in the graph's state (tasks: "
                 "list[SpawnTask]) and write it before this node, an empty list for nothing to do"
@@ -364,15 +371,15 @@ def spawn_and_await(
             raise SpawnError(listed_problems(problems))
         orders = [make_order(index, each, depth, lead) for index, each in enumerate(read)]
         for order in orders:
-            run.tell("spawned", order)
+            run.emit("spawned", order)
         return orders
 
     def send(state: SpawnState, orders: list[Order]) -> Command[Any]:
-        update: dict[str, Any] = {"asked": b"".join(map(mark_of, orders))}
+        update: dict[str, Any] = {"requested": b"".join(map(mark_of, orders))}
         if state.get("results"):
-            # Of an earlier run in this namespace; what follows may fail.
+            # Results of an earlier run in this namespace must not remain if this run fails.
             update["results"] = []
-        # Without a task straight on: the parent would keep the results of an earlier turn.
+        # Without tasks, go to the join: otherwise the parent keeps the results of an earlier turn.
         return Command(
             update=update,
             goto=[
@@ -383,50 +390,53 @@ def spawn_and_await(
         )
 
     def plan(state: SpawnState, config: RunnableConfig) -> Command[Any]:
-        return send(state, order_all(state, config))
+        return send(state, make_orders(state, config))
 
     async def aplan(state: SpawnState, config: RunnableConfig) -> Command[Any]:
-        orders = await aside(order_all, state, config)
+        orders = await aside(make_orders, state, config)
         called = {each["agent"] for each in orders if "problem" not in each}
         run = run_of(config)
-        asked = [seeing[each](run) for each in seeing.keys() & called]
-        # Later on their threads would have few turns beside a loop that begins all the tasks. Who
-        # shows nothing now is asked again by the tasks, which wait for it together.
+        started = [possession_checks[each](run) for each in possession_checks.keys() & called]
+        # Once the loop starts all the tasks, the threads of these checks get little CPU time. The
+        # tasks check a child again that hasn't proven possession by then, and wait for it together.
         with suppress(TimeoutError):
             await asyncio.wait_for(
-                asyncio.gather(*asked, return_exceptions=True), POSSESSION_PREFETCH_TIMEOUT
+                asyncio.gather(*started, return_exceptions=True), POSSESSION_PREFETCH_TIMEOUT
             )
         return send(state, orders)
 
-    def unassigned(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    def unassigned(order: Order, config: RunnableConfig) -> AnswerUpdate:
         result = with_index(
             order, make_result(order["agent"], "failed", error=order.get("problem"))
         )
-        run_of(config).tell("failed", order, error=result["error"])
+        run_of(config).emit("failed", order, error=result["error"])
         return {"answers": [{"index": order["index"], "result": result}]}
 
-    def join(state: SpawnState, config: RunnableConfig) -> dict[str, Any]:
+    def join(state: SpawnState, config: RunnableConfig) -> SpawnOutput:
         tasks = state["tasks"] or []
-        asked = state.get("asked")
+        requested = state.get("requested")
         found: dict[Any, list[SpawnResult]] = {}
         for answer in state.get("answers") or []:
             found.setdefault(answer["index"], []).append(answer["result"])
-        if asked is None:
-            # Begun by a version that kept no marks, and whose results didn't say what they answer.
+        if requested is None:
+            # A version without marks started this run; its results have no index and request.
             read = terms.read(tasks)
-            asked = marks_of_all(read)
+            requested = marks_of_all(read)
             for index, each in enumerate(read):
                 placed = {"index": index, "request": each.digest}
                 found[index] = [cast(SpawnResult, placed | one) for one in found.get(index, [])]
         results = SpawnResults()
-        for index, mark in enumerate(split_marks(asked)):
-            given = found.pop(index, [])
-            if len(given) == 1 and answers(given[0], index, mark):
-                results.append(given[0])
+        for index, mark in enumerate(split_marks(requested)):
+            recorded = found.pop(index, [])
+            if len(recorded) == 1 and answers(recorded[0], index, mark):
+                results.append(recorded[0])
             else:
-                results.append(unanswered_result(index, tasks[index], given, terms))
+                results.append(unanswered_result(index, tasks[index], recorded, terms))
         if found:
-            raise SpawnError(f"there are answers to no task: {listed_problems(map(str, found))}")
+            raise SpawnError(
+                "the record holds answers to tasks that don't exist, with index "
+                f"{listed_problems(map(str, found))}"
+            )
         if on_failure == "raise" and any(each["status"] != "verified" for each in results):
             run = run_of(config)
             run.results = dict(enumerate(results))

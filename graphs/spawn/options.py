@@ -1,4 +1,4 @@
-"""Refuse options and children that a spawn can't work with."""
+"""Validate the options and children of a spawn."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def check_options(
     counts: Mapping[str, int | None],
     on_failure: str,
 ) -> None:
-    """Refuse options that a spawn can't work with.
+    """Validate the options of a spawn.
 
     Raises:
-        ValueError: One of them is out of its range, or unknown; the message names it.
+        TypeError: An option or a child has the wrong type. The message names it.
+        ValueError: An option or a child's name is out of range or unknown. The message names it.
     """
     if not isinstance(children, Mapping):
         raise TypeError('children has to be a dict: {"agent_researcher": verified_child(…)}')
@@ -46,7 +47,7 @@ def check_options(
             require_count(value, option, or_="None" if option == "max_concurrency" else "")
     for name in kinds.keys() - children.keys():
         raise ValueError(
-            f"proof names {name!r}, which is no child; the children are "
+            f"proof names {name!r}, which isn't a child; the children are "
             f"{', '.join(sorted(children))}"
         )
     for name, child in children.items():
@@ -56,11 +57,11 @@ def check_options(
 def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
     require_username(name, argument="child")
     if name in (PLAN, JOIN, UNASSIGNED):
-        raise ValueError(f"child {name!r}: the name is taken by a step of the node itself")
+        raise ValueError(f"child {name!r}: the node uses this name for one of its own steps")
     if name == lead.username:
-        raise ValueError(f"child {name!r} is the lead: give the child an agent of its own")
+        raise ValueError(f"child {name!r} is the lead: create another agent for the child")
     if kind not in ("bound", "unbound-totp"):
-        raise ValueError(f"proof of {name!r} is 'bound' or 'unbound-totp', not {kind!r}")
+        raise ValueError(f"proof of {name!r} has to be 'bound' or 'unbound-totp', not {kind!r}")
     if kind == "unbound-totp":
         if not isinstance(child, Pregel):
             raise TypeError(f"child {name!r} has to be a compiled graph: builder.compile()")
@@ -75,13 +76,13 @@ def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
     if not isinstance(child, VerifiedChild):
         raise TypeError(
             f"child {name!r} can't prove its answers: wrap its graph with "
-            f'verified_child(graph, pipelit.agent("{name}")), or accept a plain code for it with '
+            f'verified_child(graph, pipelit.agent("{name}")), or accept a plain code with '
             f'proof={{"{name}": "unbound-totp"}}'
         )
     if child.agent.username != name:
         raise ValueError(f"child {name!r} answers as {child.agent.username!r}: use one name")
     if child.accept_from is None and home_of(child.agent) is not home_of(lead):
         raise ValueError(
-            f"child {name!r} is of another Pipelit than {lead.username!r}, so it has to say whom "
-            f'it works for: verified_child(…, accept_from=["{lead.username}"]) or ANYONE'
+            f"child {name!r} belongs to another Pipelit than {lead.username!r}, so it needs "
+            f'accept_from: verified_child(…, accept_from=["{lead.username}"]) or ANYONE'
         )

@@ -1,4 +1,4 @@
-"""Read the tasks of a spawn, and recognize the results that answer them."""
+"""Read the tasks of a spawn, and match results to tasks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ..codec import (
     state_to_bytes,
 )
 from .forms import code_of, form_of
-from .results import MAX_LISTED_FAILURES, Order, SpawnResult, make_result
+from .results import MAX_LISTED_FAILURES, Order, ProofKind, SpawnResult, make_result
 
 __all__ = ["request_digest"]
 
 
 class ReadTask(NamedTuple):
-    """A task as it is sent, or why it can't be."""
+    """A task as it is sent, or the reason why it can't be sent."""
 
     agent: str
     request: bytes | None
@@ -34,26 +34,26 @@ class ReadTask(NamedTuple):
 
     @property
     def digest(self) -> str | None:
-        """What results say of it."""
+        """The value of ``request`` in the task's result."""
         return None if self.request is None else _sha256(self.request)
 
 
 class Terms:
-    """What a spawn node was built with, as far as it concerns its tasks.
+    """The options of a spawn node that affect its tasks.
 
     Args:
         lead: The lead's name.
-        kinds: How each child proves its answers.
-        remote: The children on other machines.
+        kinds: The kind of proof of each child.
+        remote: The names of the children on other machines.
         on_failure: As for :func:`spawn_and_await`.
-        accept: What answers may hold.
-        children: The children.
+        accept: Which messages answers may hold.
+        children: The children by name.
     """
 
     def __init__(
         self,
         lead: str,
-        kinds: Mapping[str, str],
+        kinds: Mapping[str, ProofKind],
         remote: Collection[str],
         on_failure: str,
         accept: Acceptance,
@@ -68,20 +68,20 @@ class Terms:
         self.code = {name: code_of(child) for name, child in children.items()}
 
     def read(self, tasks: Any) -> list[ReadTask]:
-        """Reads the tasks of a state.
+        """Read the tasks of a state.
 
         Raises:
-            SpawnError: They are no list.
+            SpawnError: The tasks are not a list.
         """
         if not isinstance(tasks, list | tuple):
             raise SpawnError("tasks has to be a list of {'agent': …, 'input': …}")
         return [_read(index, task, self) for index, task in enumerate(tasks)]
 
-    def question(self, name: str, read: list[ReadTask]) -> bytes:
-        """A digest of what a call asks, of whom, and as whom, and what it accepts.
+    def call_digest(self, name: str, read: list[ReadTask]) -> bytes:
+        """Return a digest of a call: its tasks, children, lead and accepted messages.
 
-        Timeouts and limits are left out, and children that aren't asked: a new version of the graph
-        may change them, and goes on.
+        Timeouts, limits and unused children are left out. A new version of the graph may change
+        them and still resume.
         """
         fields = [name, self.lead, self.on_failure, self.accepted]
         for each in read:
@@ -99,17 +99,17 @@ def request_digest(
     *,
     remote: bool = False,
 ) -> str:
-    """The SHA-256 of a task's input as it is sent to a child, 64 hexadecimal digits.
+    """Return the SHA-256 of a task's input as it is sent to a child, 64 hexadecimal digits.
 
-    Compare it with ``request`` of a :class:`SpawnResult`, to see whether a result answers a task.
+    Compare it with ``request`` of a :class:`SpawnResult` to see whether a result answers a task.
 
     Args:
-        input: What a task has as ``input``.
-        remote: Whether the child is on another machine. It is sent a form without the names of
-            classes.
+        input: The ``input`` of a task.
+        remote: Whether the child is on another machine. A remote child receives a form without
+            class names.
 
     Raises:
-        PayloadError: It can't be sent.
+        PayloadError: The input can't be sent.
     """
     return _sha256(state_to_bytes(input, portable=remote))
 
@@ -118,22 +118,23 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def tasks_of(given: Any) -> Any:
-    # LangGraph takes a state in any of its forms. None: the run is only resumed, or told nothing.
-    if given is None or isinstance(given, Command):
+def tasks_of(state: Any) -> Any:
+    # LangGraph accepts a state in several forms. None means that the run is only resumed, or that
+    # the input has no tasks.
+    if state is None or isinstance(state, Command):
         return None
-    tasks = given.get("tasks") if isinstance(given, Mapping) else getattr(given, "tasks", None)
-    has = "tasks" in given if isinstance(given, Mapping) else hasattr(given, "tasks")
+    tasks = state.get("tasks") if isinstance(state, Mapping) else getattr(state, "tasks", None)
+    has = "tasks" in state if isinstance(state, Mapping) else hasattr(state, "tasks")
     return (tasks or []) if has else None
 
 
 def _read(index: int, task: Any, terms: Terms) -> ReadTask:
     if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
         if isinstance(task, Mapping):
-            there = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
+            found = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
         else:
-            there = f", and is a {type(task).__name__}"[:80]
-        return ReadTask("", None, f"tasks[{index}] has to be {{'agent': …, 'input': …}}{there}")
+            found = f", and is a {type(task).__name__}"[:80]
+        return ReadTask("", None, f"tasks[{index}] has to be {{'agent': …, 'input': …}}{found}")
     agent = str(task["agent"])[:149]
     problem: str | None = None
     request: bytes | None = None
@@ -143,7 +144,7 @@ def _read(index: int, task: Any, terms: Terms) -> ReadTask:
         problem = f"tasks[{index}].input: {error}"
     if not isinstance(task["agent"], str) or task["agent"] not in terms.kinds:
         problem = (
-            f"tasks[{index}].agent {str(task['agent'])!r:.80} is no child here; "
+            f"tasks[{index}].agent {str(task['agent'])!r:.80} isn't a child of this node; "
             f"the children are {', '.join(sorted(terms.kinds))}"
         )
     return ReadTask(agent, request, problem)
@@ -164,15 +165,15 @@ def make_order(index: int, read: ReadTask, depth: int, lead: Agent) -> Order:
 
 
 def listed_problems(problems: Iterable[str]) -> str:
-    told = list(problems)
-    if len(told) > MAX_LISTED_FAILURES:
-        told[MAX_LISTED_FAILURES:] = [f"and {len(told) - MAX_LISTED_FAILURES} more"]
-    return "; ".join(told)
+    listed = list(problems)
+    if len(listed) > MAX_LISTED_FAILURES:
+        listed[MAX_LISTED_FAILURES:] = [f"and {len(listed) - MAX_LISTED_FAILURES} more"]
+    return "; ".join(listed)
 
 
 def why_refused(problems: list[str]) -> str:
     return (
-        "this spawn waits for children that aren't among them any more, and goes on when they are: "
+        "this spawn waits for children that were removed; add them again to resume it: "
         + listed_problems(problems)
     )
 
@@ -181,7 +182,7 @@ _MARK_SIZE: Final = 32
 
 
 def _mark(agent: str, request: str | None) -> bytes:
-    # Of a task, and of a result: whom was asked, and what.
+    # A task and its result have the same mark: it covers the agent and the request.
     return hashlib.sha256(f"{agent}\0{request or ''}".encode("utf-8", "surrogatepass")).digest()
 
 
@@ -194,7 +195,7 @@ def mark_of(order: Order) -> bytes:
 
 
 def digest_of(order: Order) -> str | None:
-    # An order of nothing isn't sent; JSON of nothing has at least two bytes.
+    # An order without a request isn't sent. The JSON of an empty input has at least two bytes.
     return _sha256(order["request"]) if order["request"] else None
 
 
@@ -203,7 +204,7 @@ def split_marks(marks: bytes) -> list[bytes]:
 
 
 def answers(result: Any, index: int, mark: bytes) -> bool:
-    """Whether a result answers the task at this place."""
+    """Return whether a result answers the task with this index and mark."""
     try:
         return bool(result["index"] == index and _mark(result["agent"], result["request"]) == mark)
     except (KeyError, TypeError, AttributeError):
@@ -217,13 +218,15 @@ def all_answer(results: Any, read: list[ReadTask]) -> bool:
     return all(answers(each, index, marks[index]) for index, each in enumerate(results))
 
 
-def unanswered_result(index: int, task: Any, given: list[SpawnResult], terms: Terms) -> SpawnResult:
-    """What is said of a task that has no answer of its own when all children are done."""
+def unanswered_result(
+    index: int, task: Any, recorded: list[SpawnResult], terms: Terms
+) -> SpawnResult:
+    """Return the result of a task that has no matching answer after all children finished."""
     read = _read(index, task, terms)
-    if given:
-        error = f"what is recorded for tasks[{index}] doesn't answer it; nothing of it is used"
+    if recorded:
+        error = f"the record of tasks[{index}] doesn't answer it and isn't used"
     else:
-        error = f"tasks[{index}] was given to a child, and has no answer"
+        error = f"tasks[{index}] was sent to a child, and has no answer"
     if read.problem is not None:
         error = f"{error}: {read.problem}"
     result = make_result(read.agent, "failed", error=error)

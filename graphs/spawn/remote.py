@@ -22,9 +22,9 @@ from ..child import Step
 from ..remote import RemoteChild
 from .attempts import acontained
 from .containment import Containment
-from .isolation import AWAY, MaskedChildErrors, NoEnvelope
+from .isolation import SERVER_ERRORS, MaskedChildErrors, NoEnvelope
 from .link import Parent
-from .results import Order, SpawnResult
+from .results import AnswerUpdate, Order, SpawnResult
 from .run import run_of
 from .timeouts import GRACE
 
@@ -34,18 +34,18 @@ T = TypeVar("T")
 
 
 def remote_node(parent: Parent, child: RemoteChild) -> Step:
-    """Return the node that asks a child on another machine and verifies its proof."""
+    """Return the node that calls a child on another machine and verifies its proof."""
 
-    async def arun(order: Order, config: RunnableConfig) -> dict[str, Any]:
-        run_of(config).tell("running", order)
+    async def arun(order: Order, config: RunnableConfig) -> AnswerUpdate:
+        run_of(config).emit("running", order)
         challenge = parent.fresh_challenge()
 
         async def work() -> Any:
-            request = await aside(parent.ask_remote, order, challenge)
-            # A class of another's is a child's own code, as a local child's is.
+            request = await aside(parent.make_remote_request, order, challenge)
+            # A subclass of RemoteChild is not our code, so it is isolated like a local child.
             trusted = type(child) is RemoteChild
             with (
-                nullcontext() if trusted else MaskedChildErrors(also=AWAY),
+                nullcontext() if trusted else MaskedChildErrors(also=SERVER_ERRORS),
                 nullcontext() if trusted else Containment(),
             ):
                 try:
@@ -53,33 +53,33 @@ def remote_node(parent: Parent, child: RemoteChild) -> Step:
                 except ProofRejected:
                     raise NoEnvelope from None
 
-        async def believe(answer: Any) -> SpawnResult:
-            return await aside(parent.believe, order, challenge, answer)
+        async def verify_answer(answer: Any) -> SpawnResult:
+            return await aside(parent.verify_answer, order, challenge, answer)
 
-        result = await acontained(parent, work, believe)
+        result = await acontained(parent, work, verify_answer)
         return parent.finish(order, run_of(config), result)
 
-    def run(order: Order, config: RunnableConfig) -> dict[str, Any]:
+    def run(order: Order, config: RunnableConfig) -> AnswerUpdate:
         return _on_another_loop(lambda: arun(order, config))
 
     return Step(run, arun, child.name)
 
 
 def _on_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    # The calling thread may have a loop of its own, as in a notebook.
+    # The calling thread may already run an event loop, as in a notebook.
     began: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]]
     began, done = queue.SimpleQueue(), Future[T]()
 
-    async def tell_and_work() -> None:
+    async def run_and_report() -> None:
         began.put((asyncio.get_running_loop(), cast(asyncio.Task[Any], asyncio.current_task())))
         try:
             done.set_result(await work())
         except BaseException as error:
-            # Told here: closing the loop may wait for a name to be looked up, and nobody else does.
+            # Set here, because closing the loop may wait for a DNS lookup.
             done.set_exception(error)
 
     def run() -> None:
-        asyncio.run(tell_and_work())
+        asyncio.run(run_and_report())
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
     thread.start()
@@ -87,7 +87,7 @@ def _on_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return done.result()
     except BaseException:
         if not done.done():
-            # Interrupted here: the run over there ends too.
+            # The calling thread was interrupted, so the other thread's run has to end too.
             loop, task = began.get()
             loop.call_soon_threadsafe(task.cancel)
             thread.join(GRACE)

@@ -27,7 +27,7 @@ JOIN: Final = "join"
 PLAN: Final = "plan"
 UNASSIGNED: Final = "unassigned"
 
-# How many failures an error tells; a thousand would fill a log with the same words.
+# How many failures an error message lists. A thousand would fill a log with the same text.
 MAX_LISTED_FAILURES: Final = 10
 
 ProofKind = Literal["bound", "unbound-totp"]
@@ -36,31 +36,36 @@ Child = Pregel[Any, Any, Any, Any] | RemoteGraph | RemoteChild
 
 
 class SpawnTask(TypedDict):
-    """One task: which child, and the input of its graph."""
+    """One task.
+
+    Attributes:
+        agent: The child.
+        input: The input of the child's graph.
+    """
 
     agent: str
     input: Any
 
 
 class SpawnResult(TypedDict):
-    """What is known of one task.
+    """The result of one task.
 
     Attributes:
-        index: The place of the task in ``tasks``, from 0.
-        request: What was asked: the SHA-256 of the request's bytes, 64 hexadecimal digits, as
-            :func:`request_digest` gives it for the task's ``input``. The child's proof covers
-            these bytes. None where the task couldn't be sent.
+        index: The index of the task in ``tasks``, from 0.
+        request: The SHA-256 of the request's bytes, 64 hexadecimal digits, as
+            :func:`request_digest` returns it for the task's ``input``. The child's proof covers
+            these bytes. None if the task couldn't be sent.
         agent: The child.
         status: ``verified``; ``failed`` (the child proved that its graph failed); ``refused``
-            (nothing that came back was proven); ``timeout``; ``unreachable`` (a remote child's
-            server was away: it may be asked again).
+            (the answer isn't proven); ``timeout``; ``unreachable`` (a remote child's server was
+            unavailable: you can send the task again).
         output: The output of the child's graph; None unless verified.
-        error: What went wrong, or None. Of an unproven answer never its own words.
+        error: What went wrong, or None. It never quotes an unproven answer.
         bound: Whether the proof is bound to request and answer; False for ``unbound-totp``.
         proved_at: The time of the proof, ISO 8601 in UTC, or None.
-        omitted: What of the child's answer isn't in ``output``, by path: messages and calls of
-            tools that this parent doesn't accept, and what can't be carried of a message's
-            artifact and metadata. Not there where nothing was left out.
+        omitted: The parts of the child's answer that ``output`` lacks, by path: messages and tool
+            calls that this parent doesn't accept, and parts of a message's artifact and metadata
+            that can't be carried. Missing if nothing was omitted.
     """
 
     index: int
@@ -75,13 +80,13 @@ class SpawnResult(TypedDict):
 
 
 class SpawnInput(TypedDict):
-    """What the node reads of the parent's state."""
+    """The keys of the parent's state that the node reads."""
 
     tasks: list[SpawnTask]
 
 
 class SpawnOutput(TypedDict):
-    """What the node writes to the parent's state."""
+    """The keys of the parent's state that the node writes."""
 
     results: list[SpawnResult]
 
@@ -91,11 +96,17 @@ class _Answer(TypedDict):
     result: SpawnResult
 
 
+class AnswerUpdate(TypedDict):
+    """The update that a child's node writes to the state."""
+
+    answers: list[_Answer]
+
+
 class SpawnState(TypedDict):
     tasks: list[SpawnTask]
     results: list[SpawnResult]
-    # A mark for each task, one after another; what is answered is compared with them.
-    asked: bytes
+    # One mark a task, concatenated. Answers are compared with these marks.
+    requested: bytes
     answers: Annotated[list[_Answer], Topic(dict)]
 
 
@@ -118,7 +129,7 @@ def make_result(
     proof: Verification | None = None,
 ) -> SpawnResult:
     proved_at = None if proof is None else _moment(proof.step)
-    # Where it belongs is known where it is placed.
+    # `with_index` sets index and request.
     result = SpawnResult(
         index=-1,
         request=None,

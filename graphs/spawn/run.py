@@ -1,4 +1,4 @@
-"""What one run of a spawn node shares with its children, outside any state."""
+"""Share the data of one run of a spawn node with its children, outside any state."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ __all__ = ["Run", "depth_of", "run_of", "spawn_error"]
 
 EVENT: Final = "pipelit.spawn"
 RUN: Final = "__pipelit_run"
-_DEEPEST: Final = 1_000_000
+_MAX_DEPTH: Final = 1_000_000
 
 
 class Run:
-    """What one run of the node shares with its children, outside any state."""
+    """The data that one run of the node shares with its children, outside any state."""
 
     def __init__(self, write: Callable[[Any], None] | None) -> None:
         self.write = write
         self.results: dict[int, SpawnResult] = {}
-        # The tasks, where they had to be read before the run begins.
+        # The tasks, if they had to be read before the run begins.
         self.read: list[ReadTask] | None = None
-        # These tasks were answered in an earlier turn, and nobody wrote any since.
+        # Whether an earlier turn answered these tasks, and none were written since.
         self.repeats = False
-        # In no graph, and without a saver: nobody can be asked.
+        # Whether the run is outside a graph and has no saver, so that no interrupt can be answered.
         self.alone = False
-        # The tasks of the spawn that wait for a person's answer, and whose question was shown.
+        # The ids of tasks that wait for a person's answer and whose interrupt was displayed.
         self.waiting: frozenset[str] = frozenset()
-        # When a child last showed that it holds its secret, by the lead's clock.
-        self.shown: dict[str, float] = {}
-        # The children that are being asked to, on the event loop.
-        self.showing: dict[str, asyncio.Future[None]] = {}
+        # When a child last proved possession of its secret, in seconds by the lead's clock.
+        self.possession_proven: dict[str, float] = {}
+        # The running checks of possession, on the event loop.
+        self.proving_possession: dict[str, asyncio.Future[None]] = {}
 
-    def tell(self, event: str, order: Order, **more: Any) -> None:
+    def emit(self, event: str, order: Order, **more: Any) -> None:
         """Emit an event of a task to the stream of the caller."""
-        # Without a parent around it the node's own stream is the caller's.
+        # Without a parent graph the node's own stream is the caller's stream.
         write = self.write or get_stream_writer()
         write(
             {"type": EVENT, "event": event, "agent": order["agent"], "index": order["index"]} | more
         )
 
-    def learn(self, saved: StateSnapshot) -> None:
-        """Load the results that an earlier run of these tasks has saved."""
-        # A resume runs only what failed; the others were verified by an earlier run.
+    def load_saved_results(self, saved: StateSnapshot) -> None:
+        """Load the results that an earlier run of these tasks saved."""
+        # A resume runs only the failed tasks. An earlier run verified the others.
         for task in saved.tasks:
             for answer in (task.result or {}).get("answers", []):
                 self.results.setdefault(answer["index"], answer["result"])
@@ -64,21 +64,23 @@ def spawn_error(run: Run) -> SpawnError:
     """Return the error that lists the tasks without a verified answer."""
     results = [run.results[index] for index in sorted(run.results)]
     failed = [index for index in sorted(run.results) if run.results[index]["status"] != "verified"]
-    told = [
+    listed = [
         f"tasks[{index}], {run.results[index]['agent']}: {run.results[index]['status']} "
         f"({run.results[index]['error']})"
         for index in failed[:MAX_LISTED_FAILURES]
     ]
     if len(failed) > MAX_LISTED_FAILURES:
-        told.append(f"and {len(failed) - MAX_LISTED_FAILURES} more, in the error's results")
-    return SpawnError("not every child gave a verified answer: " + "; ".join(told), results=results)
+        listed.append(f"and {len(failed) - MAX_LISTED_FAILURES} more, in the error's results")
+    return SpawnError(
+        "not every child gave a verified answer: " + "; ".join(listed), results=results
+    )
 
 
 def depth_of(config: RunnableConfig) -> int:
-    """Return how many spawns are around the one that runs."""
-    # Only ours counts: whoever calls a served graph can say anything here.
+    """Return how many spawns enclose the running one."""
+    # The caller of a served graph can put any value here.
     depth = config.get("configurable", {}).get(DEPTH, 0)
-    return min(max(depth, 0), _DEEPEST) if type(depth) is int else 0
+    return min(max(depth, 0), _MAX_DEPTH) if type(depth) is int else 0
 
 
 def run_of(config: RunnableConfig) -> Run:

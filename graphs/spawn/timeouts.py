@@ -1,4 +1,4 @@
-"""Stop waiting for a child when its time is over."""
+"""Stop waiting for a child when its timeout is over."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ __all__ = ["ain_time", "forget_result", "in_time"]
 
 T = TypeVar("T")
 
-# Seconds that a cancelled child has to clean up.
+# How long a cancelled child may clean up, in seconds.
 GRACE: Final = 1.0
 
 
 def in_time(work: Callable[[RunControl | None], T], timeout: float) -> T:
-    """Do work in a thread, and stop waiting for it after a timeout in seconds.
+    """Run work in a thread, and stop waiting for it after a timeout in seconds.
 
     Raises:
-        ChildTimeout: It took longer.
+        ChildTimeout: The work took longer.
     """
-    # A thread can't be killed: it is told to stop at its next step, and what it says after that
-    # is heard by nobody.
+    # A thread can't be killed. The graph stops at its next step, and its result is discarded.
     control = RunControl()
     done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
-    def work_and_tell() -> None:
+    def work_and_report() -> None:
         try:
             done.put((work(control), None))
         except BaseException as error:
             done.put((None, error))
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work_and_tell,), daemon=True).start()
+    threading.Thread(target=context.run, args=(work_and_report,), daemon=True).start()
     try:
         result, error = done.get(timeout=timeout)
     except queue.Empty:
         raise ChildTimeout from None
     finally:
-        # Nobody listens any more; a child that is done doesn't notice.
+        # Stop a child that is still running. This has no effect on a finished one.
         control.request_drain(f"no answer within {timeout:g} seconds")
     if error is not None:
         raise error
@@ -56,9 +55,9 @@ async def ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float 
     """Await work, and stop waiting for it after a timeout in seconds.
 
     Raises:
-        ChildTimeout: It took longer.
+        ChildTimeout: The work took longer.
     """
-    # asyncio.wait_for would wait as long as a cancelled child likes to go on.
+    # asyncio.wait_for would wait until a cancelled child ends.
     task = asyncio.create_task(work())
     try:
         await asyncio.wait({task}, timeout=within)
@@ -67,7 +66,7 @@ async def ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float 
     finally:
         if not task.done():
             task.cancel()
-            # Without a time limit a child has all the time to clean up.
+            # Without a timeout a child may take as long as it needs to clean up.
             await asyncio.wait({task}, timeout=None if within is None else GRACE)
         task.add_done_callback(forget_result)
     if task.cancelled():
@@ -76,7 +75,7 @@ async def ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float 
 
 
 def forget_result(task: asyncio.Task[Any]) -> None:
-    """Retrieve the exception of a task that nobody waits for any more."""
-    # Otherwise the loop logs an exception that nobody asked for.
+    """Retrieve the exception of a task that is no longer awaited."""
+    # Otherwise the loop logs "Task exception was never retrieved".
     if not task.cancelled():
         task.exception()

@@ -14,7 +14,7 @@ from pipelit_agents.errors import (
     PayloadError,
 )
 
-from ..child import ShowingStep, Step
+from ..child import GraphStep, Step
 from ..codec import (
     state_from_bytes,
     state_to_bytes,
@@ -24,49 +24,51 @@ from .attempts import acontained, contained
 from .containment import Containment
 from .isolation import MaskedChildErrors
 from .link import Parent
-from .results import Order, SpawnResult
+from .results import AnswerUpdate, Order, SpawnResult
 from .run import run_of
 
 __all__ = ["unbound_node"]
 
 
 def unbound_node(parent: Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
-    """Return the node that asks a plain graph and verifies its agent's TOTP code."""
+    """Return the node that calls a plain graph and verifies its agent's TOTP code."""
     graph = child
 
-    def given(order: Order) -> Any:
+    def child_input(order: Order) -> Any:
         known = known_inputs(graph)
         return state_from_bytes(order["request"], limit=len(order["request"]), known=known)
 
-    def run(order: Order, config: RunnableConfig) -> dict[str, Any]:
-        run_of(config).tell("running", order)
+    def run(order: Order, config: RunnableConfig) -> AnswerUpdate:
+        run_of(config).emit("running", order)
         inherited = parent.config(order, config)
 
         def work(control: RunControl | None) -> tuple[str, bytes]:
             with MaskedChildErrors(partial(parent.interrupt, order)):
-                return _code_and_output(graph.invoke(given(order), inherited, control=control))
+                return _code_and_output(
+                    graph.invoke(child_input(order), inherited, control=control)
+                )
 
-        believe = partial(parent.believe_code, order)
-        return parent.finish(order, run_of(config), contained(parent, work, believe))
+        verify_answer = partial(parent.verify_code, order)
+        return parent.finish(order, run_of(config), contained(parent, work, verify_answer))
 
-    async def arun(order: Order, config: RunnableConfig) -> dict[str, Any]:
-        run_of(config).tell("running", order)
+    async def arun(order: Order, config: RunnableConfig) -> AnswerUpdate:
+        run_of(config).emit("running", order)
         inherited = parent.config(order, config)
 
         async def work() -> tuple[str, bytes]:
             with MaskedChildErrors(partial(parent.interrupt, order)), Containment():
-                return _code_and_output(await graph.ainvoke(given(order), inherited))
+                return _code_and_output(await graph.ainvoke(child_input(order), inherited))
 
-        async def believe(answer: tuple[str, bytes]) -> SpawnResult:
-            return await aside(parent.believe_code, order, answer)
+        async def verify_answer(answer: tuple[str, bytes]) -> SpawnResult:
+            return await aside(parent.verify_code, order, answer)
 
-        return parent.finish(order, run_of(config), await acontained(parent, work, believe))
+        return parent.finish(order, run_of(config), await acontained(parent, work, verify_answer))
 
-    return ShowingStep(run, arun, graph)
+    return GraphStep(run, arun, graph)
 
 
 def _code_and_output(answer: Any) -> tuple[str, bytes]:
     fields = dict(answer)
     if fields.keys() != {"code", "output"} or type(fields["code"]) is not str:
-        raise PayloadError("an unbound child answers with exactly code and output")
+        raise PayloadError("an unbound child has to answer with exactly 'code' and 'output'")
     return fields["code"], state_to_bytes(fields["output"])

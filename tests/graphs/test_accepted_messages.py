@@ -360,9 +360,13 @@ def test_the_parent_may_accept_more() -> None:
 @pytest.mark.parametrize(
     ("kinds", "error", "says"),
     [
-        ("ai", TypeError, "a list of kinds"),
-        (["ai", "assistant"], ValueError, "'assistant' is no kind of message; there are ai, chat"),
-        ([None], ValueError, "'None' is no kind"),
+        ("ai", TypeError, "a list of types"),
+        (
+            ["ai", "assistant"],
+            ValueError,
+            "'assistant' isn't a type of message; the types are ai, chat",
+        ),
+        ([None], ValueError, "'None' isn't a type"),
     ],
 )
 def test_wrong_kinds_are_named(lead: Agent, kinds: Any, error: Any, says: str) -> None:
@@ -447,7 +451,7 @@ async def test_echoes_keep_their_ids_and_changes_of_them_do_not(
         assert [each.content for each in got] == ["hi", "hello", "other", "new"]
         assert not {"a", "n"} & {each.id for each in got[2:]}
         told = [each for each in result["omitted"] if each.startswith("a")]
-        assert told == ["a[2]: a call of a tool", "a[3]: a system message"]
+        assert told == ["a[2]: a tool call", "a[3]: a system message"]
 
 
 def test_an_answer_of_which_nothing_was_left_out_says_nothing(

@@ -72,7 +72,7 @@ def test_only_a_compiled_graph_is_made_a_child(researcher: Agent, graph: Any, sa
 
 def test_a_child_is_not_wrapped_twice(researcher: Agent) -> None:
     """A verified child isn't the graph of another."""
-    with pytest.raises(TypeError, match="verified child already"):
+    with pytest.raises(TypeError, match="already a verified child"):
         verified_child(verified_child(graph_of(), researcher), researcher)
 
 
@@ -365,7 +365,7 @@ def test_a_childs_graph_sees_nothing_that_no_proof_covers(lead: Agent, researche
 def test_a_childs_state_is_written_by_nobody(lead: Agent, researcher: Agent) -> None:
     """Neither sync nor async, nor in bulk: it works on requests."""
     child = verified_child(graph_of(), researcher, accept_from=["agent_lead"])
-    with pytest.raises(RequestRefused, match="requests alone"):
+    with pytest.raises(RequestRefused, match="accepts only requests"):
         child.update_state({"configurable": {"thread_id": "1"}}, {"q": "x"}, as_node="work")
 
 

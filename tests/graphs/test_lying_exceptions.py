@@ -288,4 +288,4 @@ async def test_a_refusals_words_are_not_the_childs(lead: Agent, researcher: Agen
 
     graph = parent_of(lead, {NAME: Own(graph=graph_of(), agent=researcher)}, on_failure="collect")
     (result,) = graph.invoke(tasks("x"))["results"]
-    assert result["error"] == "the child doesn't work for 'agent_lead': see its accept_from"
+    assert result["error"] == "the child doesn't accept 'agent_lead': check its accept_from"

@@ -451,7 +451,7 @@ LOST: list[tuple[Any, Any, list[str]]] = [
     (Hiding(by="x"), Hiding(by="x"), []),
     (Folding(by="x", note="y"), {"by": "x"}, ["a.note: a field that is excluded"]),
     (Folding(by="x"), Folding(by="x"), []),
-    (_with(Growing("x"), "more", 1), {"by": "x"}, ["a.more: an attribute that is no field"]),
+    (_with(Growing("x"), "more", 1), {"by": "x"}, ["a.more: an attribute that isn't a field"]),
     (
         Decision(anything=[Hiding(by="x", note="y")]),
         {
@@ -781,7 +781,7 @@ async def test_the_result_says_what_was_left_out(lead: Agent, researcher: Agent)
         (result,) = state["results"]
         assert result["status"] == "verified"
         assert result["omitted"] == [
-            "a[0].response_metadata.raw: a value of type Figure can't be carried: give text, "
+            "a[0].response_metadata.raw: a value of type Figure can't be carried: use text, "
             "numbers, dates, lists, sets, dicts, messages, or models and dataclasses of them"
         ]
     quiet = verified_child(
@@ -799,7 +799,7 @@ async def test_the_result_says_what_was_left_out(lead: Agent, researcher: Agent)
 @pytest.mark.parametrize(
     ("given", "error", "says"),
     [
-        ("artifact", TypeError, "leave_out is a list"),
+        ("artifact", TypeError, "leave_out has to be a list"),
         (["content"], ValueError, "'content' can't be left out; artifact and response_metadata"),
     ],
 )

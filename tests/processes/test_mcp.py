@@ -187,7 +187,7 @@ def test_arguments_that_are_no_object_are_named(raw: Raw) -> None:
         refused = raw.ask("tools/call", {"name": "get_totp_code", "arguments": arguments})["error"]
         assert refused["code"] == -32602
         assert refused["message"] == (
-            f"arguments has to be an object, each argument by its name, not {found}."
+            f"arguments has to be an object with each argument by its name, not {found}."
         )
     for call in ({"arguments": None}, {}):
         said = raw.ask("tools/call", {"name": "get_totp_code", **call})["result"]
@@ -206,7 +206,7 @@ def test_huge_and_unknown_things_get_short_answers(raw: Raw) -> None:
         ("get_totp_code", {"audience": {"a": [1] * 100_000}}, "audience: Input should be"),
         ("get_totp_code", {"audience": "agent_editor", "message": "x" * 10**6}, "4,000 are"),
         ("verify_peer", {"username": "x" * 10**6, "code": "1" * 10**6}, "Not verified: username"),
-        ("n" * 100_000, {}, "There is no such tool; there are get_totp_code,"),
+        ("n" * 100_000, {}, "There is no such tool. The tools are get_totp_code,"),
         ("GET_TOTP_CODE", {}, "There is no such tool"),
         ("", {}, "There is no such tool"),
     ):
@@ -286,7 +286,7 @@ async def test_a_tool_that_fails_tells_the_client_no_more_than_its_kind(
     assert found
     for arguments, says in (
         ({"text": "a"}, "The server can't do that now: RuntimeError."),
-        ([1], "arguments has to be an object, each argument by its name, not an array."),
+        ([1], "arguments has to be an object with each argument by its name, not an array."),
     ):
         params = SimpleNamespace(name="broken", arguments=arguments)
         said = await found.handler(None, params)  # type: ignore[arg-type]

@@ -438,7 +438,7 @@ def test_a_replayed_request_is_not_worked_on_again(world: World) -> None:
         ({"graph": "closed"}, "accept_from"),
         ({"credential": "bobs-key"}, "accept_from"),
         ({"graph": "keeping"}, "accept_from"),
-        ({"graph": "nothing"}, "answered 422: see the url, and the graph"),
+        ({"graph": "nothing"}, "answered 422: check the url, and that the server has a graph"),
         ({"credential": "no-key"}, "API key"),
         ({"credential": None}, "API key"),
     ],
@@ -554,7 +554,7 @@ def test_a_server_that_died_in_the_middle_is_asked_again(world: World) -> None:
         asked = pool.submit(lead.invoke, tasks("wait once"), config)
         until(lambda: world.work_done("wait once") == 1)
         world.research_server.stop()
-        with pytest.raises(SpawnError, match=r"unreachable .*nothing was used, ask it again"):
+        with pytest.raises(SpawnError, match=r"unreachable .*no answer was used, so you can send"):
             asked.result()
     world.research_server.start(forked=True)
     assert lead.invoke(None, config)["results"][0]["status"] == "verified"
@@ -588,13 +588,13 @@ def test_nobody_at_the_address(world: World) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("http://research.example", "in clear"),
+        ("http://research.example", "unencrypted"),
         ("ftp://research.example", "https://"),
         ("research.example", "https://"),
-        ("https://user:word@research.example", "no user"),
-        ("https://research.example/?key=1", "no user"),
+        ("https://user:word@research.example", "must not hold a user"),
+        ("https://research.example/?key=1", "must not hold a user"),
         ("https://", "https://"),
-        ("http://127.0.0.1.evil.example", "in clear"),
+        ("http://127.0.0.1.evil.example", "unencrypted"),
         ("http://[::1", "can't be read"),
     ],
 )
@@ -614,7 +614,7 @@ def test_what_is_wrong_with_a_remote_child_is_said_at_once(world: World) -> None
         spawn_and_await(lead, {"agent_writer": child})
     with pytest.raises(TypeError, match="compiled graph"):
         spawn_and_await(lead, {NAME: child}, proof={NAME: "unbound-totp"})
-    with pytest.raises(ValueError, match="in clear"):
+    with pytest.raises(ValueError, match="unencrypted"):
         spawn_and_await(lead, {NAME: RemoteGraph(NAME, url="http://research.example")})
 
 

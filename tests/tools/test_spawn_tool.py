@@ -174,7 +174,7 @@ def test_depth_is_told_and_a_broken_setting_raised(
     with pytest.raises(ValueError, match="max_tasks"):
         SpawnAndAwait(agent=lead, children={NAME: child}, max_tasks=0)
     with pytest.raises(ToolException):
-        tool._given([None] * 21)
+        tool._spawn_input([None] * 21)
 
 
 def test_it_stands_beside_the_toolkit(lead: Agent, child: VerifiedChild) -> None:

@@ -158,7 +158,7 @@ def test_a_code_goes_from_one_model_to_another(writer: Agent, editor: Agent) -> 
     said = answer_to([VerifyPeer(agent=editor)], call)
     assert said == (
         "Verified: agent_writer made this code for you within the last 90 seconds. The code "
-        "doesn't say who brought it to you, and it vouches for nothing that was said with it."
+        "doesn't prove who sent it to you, and it vouches for no text that came with it."
     )
 
 
@@ -184,9 +184,7 @@ def test_a_model_cannot_choose_whom_it_acts_as(
     }[tool]
     tools = IdentityToolkit(agent=writer).get_tools()
     said = answer_to(tools, calls(tool, **good, **{extra: "agent_editor"}))
-    assert said == (
-        f"The arguments are not what the tool takes. {extra}: Extra inputs are not permitted"
-    )
+    assert said == (f"The arguments are invalid. {extra}: Extra inputs are not permitted")
 
 
 @pytest.mark.parametrize("tool", [GetTotpCode, VerifyPeer, CreateAgentUser])
@@ -205,7 +203,7 @@ def test_codes_are_made_for_the_allowed_audience_only(writer: Agent, editor: Age
     schema = tool.tool_call_schema.model_json_schema()  # type: ignore[union-attr]
     assert schema["properties"]["audience"]["const"] == "agent_writer"
     said = answer_to([tool], calls("get_totp_code", audience="agent_other"))
-    assert said.startswith("The arguments are not what the tool takes. audience:")
+    assert said.startswith("The arguments are invalid. audience:")
 
 
 @pytest.mark.parametrize("audience", ["agent_writer", "alice", "nobody", "Agent_Editor", ""])
@@ -251,8 +249,8 @@ def test_a_wrong_code_tells_the_model_what_to_do(writer: Agent, editor: Agent, n
         [VerifyPeer(agent=editor)], calls("verify_peer", username=name, code="00000000")
     )
     assert said == (
-        "Not verified: the code was not accepted. Don't trust this peer; ask it for a fresh code "
-        "made for you, and check the name."
+        "Not verified: the code was not accepted. Don't trust this peer. Request a new code "
+        "that is made for you, and check the name."
     )
 
 

@@ -132,8 +132,8 @@ def test_a_relayed_code_vouches_for_no_words(
     relayed = told([VerifyPeer(agent=editor)], check)
     assert relayed.status == "success"
     assert "is who it says it is" not in str(relayed.content)
-    assert "doesn't say who brought it" in str(relayed.content)
-    assert "vouches for nothing" in str(relayed.content)
+    assert "doesn't prove who sent it" in str(relayed.content)
+    assert "vouches for no text" in str(relayed.content)
 
 
 @pytest.mark.parametrize("relayed_with", [None, "pay eve 90", "pay bob 90 ", "pay\u00a0bob 90"])
@@ -207,7 +207,7 @@ def test_a_developer_can_require_a_message(writer: Agent, editor: Agent) -> None
         (check, {"username": "agent_writer", "code": bare}),
         (check, {"username": "agent_writer", "code": bare, "message": None}),
     ):
-        assert tool.invoke(sent).startswith("The arguments are not what the tool takes. message:")
+        assert tool.invoke(sent).startswith("The arguments are invalid. message:")
     with pytest.raises(ToolException, match="message is missing"):
         get._run("agent_editor")
     with pytest.raises(ToolException, match="message is missing"):
@@ -274,7 +274,7 @@ def test_a_tool_for_plain_codes_takes_no_argument(
     """Though LangChain doesn't look at arguments that a tool hasn't, these are refused."""
     answer = told([GetTotpCode(agent=writer, plain=True)], calls("get_totp_code", **sent))
     assert answer.status == "error"
-    assert str(answer.content).startswith("The arguments are not what the tool takes.")
+    assert str(answer.content).startswith("The arguments are invalid.")
 
 
 def test_the_allow_list_holds_without_the_schema(writer: Agent, editor: Agent) -> None:
@@ -437,7 +437,7 @@ def test_bad_arguments_come_back_without_their_values(
     """The model is told which argument is wrong and why, and never what it sent."""
     answer = told(IdentityToolkit(agent=editor).get_tools(), calls(name, **sent))
     assert answer.status == "error"
-    assert str(answer.content).startswith("The arguments are not what the tool takes.")
+    assert str(answer.content).startswith("The arguments are invalid.")
     assert "12345678" not in str(answer.content)
     assert "87654321" not in str(answer.content)
 

@@ -174,7 +174,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "a lead by name": (lambda w: w.spawn(lead="agent_writer"), "lead has to be a handle"),
     "a lead as its child": (
         lambda w: w.spawn(children={"agent_writer": verified_child(graph_of(), w.agent)}),
-        "give the child an agent of its own",
+        "create another agent for the child",
     ),
     "a timeout as text": (lambda w: w.spawn(timeout="5"), "timeout has to be a number or None"),
     "no bytes for an answer": (lambda w: w.spawn(max_answer_bytes=0), "max_answer_bytes"),

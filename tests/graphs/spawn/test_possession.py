@@ -55,7 +55,7 @@ def hanging(pipelit: Pipelit) -> Iterator[Hanging]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> float:
     """The limit that holds without a timeout, so short that a test can wait for it."""
-    monkeypatch.setattr(link, "_SHOW_WITHIN", 0.4)
+    monkeypatch.setattr(link, "POSSESSION_TIMEOUT", 0.4)
     return 0.4
 
 
@@ -117,6 +117,7 @@ import asyncio, sys, threading, time
 from pipelit_agents import Pipelit
 from pipelit_agents.graphs import VerifiedChild, spawn_and_await
 sys.path.insert(0, sys.argv[3])
+from paths import SUPPORT
 from spawning import NAME, graph_of, tasks
 
 class Hangs(VerifiedChild):

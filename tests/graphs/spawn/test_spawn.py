@@ -782,7 +782,7 @@ def test_of_many_malformed_tasks_ten_are_told(lead: Agent, researcher: Agent) ->
     """The same for tasks that are nobody's."""
     graph = parent_of(lead, {NAME: verified_child(graph_of(), researcher)})
     error = the_error(graph, tasks(*map(str, range(25)), agent="agent_stranger"))
-    assert str(error).count("is no child here") == 10
+    assert str(error).count("isn't a child of this node") == 10
     assert str(error).endswith("; and 15 more")
 
 
@@ -911,7 +911,7 @@ async def test_a_question_asked_beside_an_answer_is_no_answer(
         await child.aanswer(request, {"configurable": {"thread_id": "2"}}),
     ]
     assert [each["kind"] for each in answers] == ["error", "error"]
-    assert b"nobody gives one" in answers[0]["payload"] == answers[1]["payload"]
+    assert b"can't be resumed" in answers[0]["payload"] == answers[1]["payload"]
 
 
 async def test_a_graph_that_has_its_own_way_to_be_called_is_called_so(
@@ -1126,12 +1126,12 @@ def test_an_unbound_child_with_extra_keys_is_refused(lead: Agent, researcher: Ag
 @pytest.mark.parametrize(
     ("task", "says"),
     [
-        ({"agent": "agent_stranger", "input": {}}, "'agent_stranger' is no child here"),
+        ({"agent": "agent_stranger", "input": {}}, "'agent_stranger' isn't a child of this node"),
         ({"agent": NAME}, "tasks[0] has to be"),
         ({"agent": NAME, "input": {}, "proof": "none"}, "tasks[0] has to be"),
         ("text", "tasks[0] has to be"),
         ({"agent": NAME, "input": {"q": object()}}, "tasks[0].input: q: a value of type object"),
-        ({"agent": ["x"], "input": {}}, "is no child here"),
+        ({"agent": ["x"], "input": {}}, "isn't a child of this node"),
     ],
     ids=["stranger", "no input", "extra", "text", "no JSON", "no name"],
 )

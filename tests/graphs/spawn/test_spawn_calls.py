@@ -741,7 +741,7 @@ def test_a_child_that_a_new_version_lacks(
     graph.invoke({"tasks": tasks, "results": []}, THREAD)
     without = deployed("agent_a", "agent_c")
     if on_failure == "raise":
-        with pytest.raises(SpawnError, match=r"agent_b.* is no child here"):
+        with pytest.raises(SpawnError, match=r"agent_b.* isn't a child of this node"):
             without.invoke(Command(resume="yes"), THREAD)
         state = deployed(*NAMES).invoke(Command(resume="yes"), THREAD)
         told(tasks, state)
@@ -756,7 +756,7 @@ def test_a_child_that_a_new_version_lacks(
         assert found.pop("agent_b") == "failed"
         assert set(found.values()) == (set() if alone else {"verified"})
         (lost,) = [each for each in results if each["agent"] == "agent_b"]
-        assert "'agent_b' is no child here" in lost["error"]
+        assert "'agent_b' isn't a child of this node" in lost["error"]
         assert lost["request"] == request_digest({"q": "pay?"})
 
 

@@ -117,7 +117,7 @@ def test_what_only_the_order_of_calls_tells_apart_is_refused(team: Team) -> None
             kept["one"] = one.invoke(asked)["results"][0]["output"]["a"]
         return {"out": [kept["one"], two.invoke(asked)["results"][0]["output"]["a"]]}
 
-    with pytest.raises(ConfigurationError, match=r"give each a name of its own.*name="):
+    with pytest.raises(ConfigurationError, match=r"give each graph a different name.*name="):
         one_node(node).invoke({}, THREAD)
     kept.clear()
     one, two = spawns(n1="one", n2="two")
@@ -152,7 +152,7 @@ def test_what_else_is_part_of_the_question(team: Team) -> None:
         children: Any = {"agent_b": verified_child(graph_of(first), agent)}
         children |= options.pop("more", {})
         terms = spawn_and_await(team.lead, children, **options).terms
-        return terms.question("x", terms.read([to("b", "x")]))
+        return terms.call_digest("x", terms.read([to("b", "x")]))
 
     assert question() == question(timeout=5, max_depth=2, max_answer_bytes=9)
     assert question() == question(more={"agent_c": team.child("agent_c")})

@@ -349,7 +349,7 @@ async def test_a_spawn_by_itself_says_that_nobody_can_be_asked(
         return [delegate.invoke(given)["results"], (await delegate.ainvoke(given))["results"]]
 
     if on_failure == "raise":
-        with pytest.raises(SpawnError, match="asks for a person's answer"):
+        with pytest.raises(SpawnError, match="waits for a person's answer"):
             await both()
         return
     for first, second in await both():
@@ -363,7 +363,7 @@ async def test_the_tool_by_itself_says_that_nobody_can_be_asked(lead: Agent) -> 
     asks = verified_child(graph_of(lambda _: {"a": interrupt("?")}), home_of(lead).agent(NAME))
     tool = SpawnAndAwait(agent=lead, children={NAME: asks})
     for said in (tool.invoke(dict(tasks("a"))), await tool.ainvoke(dict(tasks("a")))):
-        assert "asks for a person's answer" in said
+        assert "waits for a person's answer" in said
 
 
 # What was given when the node was built
@@ -380,12 +380,12 @@ def test_a_child_that_is_added_later_is_no_child(
     children[OTHER] = verified_child(graph_of(), home_of(lead).agent(OTHER))
     given: Any = {"tasks": [*tasks("new", agent=OTHER)["tasks"], *tasks("old")["tasks"]]}
     if on_failure == "raise":
-        with pytest.raises(SpawnError, match="'agent_second' is no child here"):
+        with pytest.raises(SpawnError, match="'agent_second' isn't a child of this node"):
             graph.invoke(given, THREAD)
         return
     first, second = graph.invoke(given, THREAD)["results"]
     assert first["agent"] == OTHER
-    assert "'agent_second' is no child here" in first["error"]
+    assert "'agent_second' isn't a child of this node" in first["error"]
     assert second["output"]["a"] == "OLD"
 
 
@@ -435,7 +435,7 @@ def test_the_tool_has_the_children_that_it_was_built_with(
     tool = SpawnAndAwait(agent=lead, children=children, proof=proof)
     children[OTHER] = verified_child(graph_of(), home_of(lead).agent(OTHER))
     proof[NAME] = "unbound-totp"
-    assert "is no child here" in tool.invoke(dict(tasks("x", agent=OTHER)))
+    assert "isn't a child of this node" in tool.invoke(dict(tasks("x", agent=OTHER)))
     assert '"verified"' in tool.invoke(dict(tasks("x")))
 
 
