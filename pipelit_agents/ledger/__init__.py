@@ -7,41 +7,34 @@ class with the methods of ``Ledger``, give ``Pipelit(ledger=…)`` a function th
 
 from __future__ import annotations
 
-from pipelit_agents.ledger.base import (
-    Account,
-    Attempt,
-    Decision,
-    Ledger,
-    account_of,
-    compared,
-    find_steps,
-    lock_attempt,
-    record_decision,
-    was_expired,
-)
+from pipelit_agents.ledger.attempts import Account, Attempt, CodeKind, Decision, Verdict
+from pipelit_agents.ledger.common import Ledger, lock_attempt, record_decision
+from pipelit_agents.ledger.facts import Facts, read_facts
 from pipelit_agents.ledger.opening import LedgerContext, LedgerFactory
 from pipelit_agents.ledger.redis import RedisLedger
-from pipelit_agents.ledger.rules import Lane, Rules, Ruling, Spent, class_of
+from pipelit_agents.ledger.rules import Lane, Peer, Rules, Ruling, Spent, State, decide
 from pipelit_agents.ledger.sql import SqlLedger
 
 __all__ = [
     "Account",
     "Attempt",
+    "CodeKind",
     "Decision",
+    "Facts",
     "Lane",
     "Ledger",
     "LedgerContext",
     "LedgerFactory",
+    "Peer",
     "RedisLedger",
     "Rules",
     "Ruling",
     "Spent",
     "SqlLedger",
-    "account_of",
-    "class_of",
-    "compared",
-    "find_steps",
+    "State",
+    "Verdict",
+    "decide",
     "lock_attempt",
+    "read_facts",
     "record_decision",
-    "was_expired",
 ]

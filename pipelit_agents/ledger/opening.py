@@ -11,7 +11,7 @@ from typing import Final
 from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import ConfigurationError
-from pipelit_agents.ledger.base import Ledger
+from pipelit_agents.ledger.common import Ledger
 from pipelit_agents.ledger.redis import RedisLedger
 from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.policy import VerificationPolicy
