@@ -14,7 +14,7 @@ from pipelit_agents.audit.records import entry, write
 if TYPE_CHECKING:
     from pipelit_agents.database.engine import Database
     from pipelit_agents.database.fast_path import Open
-    from pipelit_agents.ledger.base import Ledger
+    from pipelit_agents.ledger.common import Ledger
     from pipelit_agents.policy import VerificationPolicy
     from pipelit_agents.sealing.keyring import Keyring
 

@@ -29,9 +29,12 @@ from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.identity import acting
 from pipelit_agents.identity.agent import Agent, home_of
 from pipelit_agents.identity.proofs import Verifier
-from pipelit_agents.ledger.base import Ledger
-from pipelit_agents.ledger.redis import RedisLedger
-from pipelit_agents.ledger.sql import SqlLedger
+from pipelit_agents.ledger.opening import (
+    LedgerContext,
+    LedgerFactory,
+    OpenedLedger,
+    require_factory,
+)
 from pipelit_agents.operations.key_rotation import Keys
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.sealing.key_source import KeySource, LiveKeyring
@@ -65,14 +68,19 @@ class Pipelit:
             ``rediss://…``, ``unix://…``, ``redis+sentinel://host:26379,host:26379/service/0`` or
             ``redis+cluster://host:6379``. Without one it counts in the SQL database. All processes
             of a database name the same.
+        ledger: Makes a ledger of your own instead: a function that takes a
+            :class:`~pipelit_agents.ledger.LedgerContext` and returns an object with the methods of
+            :class:`~pipelit_agents.ledger.Ledger`. It is called once, when a ledger is first
+            needed. Let :class:`~pipelit_agents.testing.LedgerSuite` test such a ledger.
         policy: The limits of verification.
         pool_size: How many connections to a PostgreSQL server this process has at the most.
         clock: Unix seconds, for tests of time. By default each machine's own, and for the ledger
             that of its server.
 
     Raises:
-        ConfigurationError: ``encryption_keys`` is one key or an async function, or ``pool_size`` no
-            whole number from 1 to 10,000. What is wrong with the other settings is said when they
+        ConfigurationError: ``encryption_keys`` is one key or an async function, ``pool_size`` no
+            whole number from 1 to 10,000, ``ledger`` no synchronous function, or there are both
+            ``ledger`` and ``redis_url``. What is wrong with the other settings is said when they
             are first used; then also EncryptionKeysUnavailable, where the function of
             ``encryption_keys`` failed.
 
@@ -102,16 +110,22 @@ class Pipelit:
         database_url: str,
         encryption_keys: Sequence[str] | Callable[[], Sequence[str] | str],
         redis_url: str | None = None,
+        ledger: LedgerFactory | None = None,
         policy: VerificationPolicy | None = None,
         pool_size: int = POOL_SIZE,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        if ledger is not None and redis_url:
+            raise ConfigurationError(
+                "ledger and redis_url name two ledgers, and a Pipelit has one: leave out either"
+            )
         if callable(encryption_keys):
             live = LiveKeyring(KeySource(encryption_keys))
             self._build(
                 lambda: database_url,
                 lambda: live,
                 lambda: redis_url or "",
+                ledger,
                 policy,
                 pool_size,
                 clock,
@@ -138,6 +152,7 @@ class Pipelit:
             lambda: database_url,
             lambda: Keyring(*[each.get_secret_value() for each in hidden]),
             lambda: redis_url or "",
+            ledger,
             policy,
             pool_size,
             clock,
@@ -147,6 +162,7 @@ class Pipelit:
     def from_env(
         cls,
         *,
+        ledger: LedgerFactory | None = None,
         policy: VerificationPolicy | None = None,
         pool_size: int = POOL_SIZE,
         clock: Callable[[], float] | None = None,
@@ -155,13 +171,15 @@ class Pipelit:
 
         ``FIELD_ENCRYPTION_KEY`` holds the keys, newest first, comma-separated;
         ``PIPELIT_DATABASE_URL`` the database, by default ``sqlite:///.pipelit/agents.db``;
-        ``PIPELIT_REDIS_URL`` the ledger, by default in that database.
+        ``PIPELIT_REDIS_URL`` the ledger, by default in that database; with ``ledger`` it has to be
+        unset.
         """
         self = cls.__new__(cls)
         self._build(
             lambda: Settings.read().database_url,
             lambda: Settings.read().keyring(),
             lambda: Settings.read().redis_url.get_secret_value(),
+            ledger,
             policy,
             pool_size,
             clock,
@@ -173,6 +191,7 @@ class Pipelit:
         database_url: Callable[[], str],
         keyring: Callable[[], Keyring],
         redis_url: Callable[[], str],
+        ledger: LedgerFactory | None,
         policy: VerificationPolicy | None,
         pool_size: int,
         clock: Callable[[], float] | None,
@@ -181,17 +200,19 @@ class Pipelit:
             require_count(pool_size, "pool_size", most=_LARGEST_POOL)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(str(error)) from None
+        require_factory(ledger)
         self._make_keyring = keyring
         self._keyring: Keyring | None = None
         self._redis_url = redis_url
-        self._ledger: Ledger | None = None
         self._clock = clock
         self.policy = policy or VerificationPolicy()
         self._database = Database(database_url, pool_size=pool_size)
+        context = LedgerContext(self._database, self.policy, clock)
+        self._ledger = OpenedLedger(context, redis_url, ledger)
         core = Core(
             database=self._database,
             keyring=self._open_keyring,
-            ledger=self._open_ledger,
+            ledger=self._ledger.open,
             policy=self.policy,
             clock=clock or time.time,
             shared_clock=clock,
@@ -262,13 +283,14 @@ class Pipelit:
         """Makes sure that attempts can be counted.
 
         Returns:
-            Where: ``the database``, or the address of the Redis, its password masked.
+            Where: ``the database``, the address of the Redis, its password masked, or what a ledger
+            of your own says.
 
         Raises:
-            ConfigurationError: The address can't be used.
+            ConfigurationError: The address can't be used, or ``ledger`` made no ledger.
             LedgerUnavailable: The Redis can't be reached, or refuses.
         """
-        return self._open_ledger().check()
+        return self._ledger.open().check()
 
     acheck_ledger = off_the_loop(check_ledger)
 
@@ -415,8 +437,7 @@ class Pipelit:
     def close(self) -> None:
         """Closes all connections; the next use opens new ones."""
         self.users.refusals.try_to_flush()
-        if self._ledger is not None:
-            self._ledger.close()
+        self._ledger.close()
         self._database.close()
 
     aclose = off_the_loop(close)
@@ -465,16 +486,6 @@ class Pipelit:
         from pipelit_agents.checkpoints.saver import SealedSaver
 
         return SealedSaver(saver, self._open_keyring, clear_metadata=clear_metadata)
-
-    def _open_ledger(self) -> Ledger:
-        if self._ledger is None:
-            url = self._redis_url()
-            self._ledger = (
-                RedisLedger(self._database, self.policy, url, self._clock)
-                if url
-                else SqlLedger(self._database, self.policy, self._clock)
-            )
-        return self._ledger
 
     def _open_keyring(self) -> Keyring:
         if self._keyring is None:

@@ -30,6 +30,7 @@ FLOORS: list[set[str]] = [
     {"pipelit"},
     {"middleware", "server"},
     {"graphs", "tools", "cli"},
+    {"testing"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Within the building at the top, tools may use graphs; the commands name both only when typed.

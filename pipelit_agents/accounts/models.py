@@ -8,11 +8,8 @@ from typing import Any, Literal
 
 from pydantic import SecretStr
 
-from pipelit_agents.ledger.base import (
-    clock_trouble,
-    lane_name,
-)
-from pipelit_agents.ledger.rules import Lane, Rules, class_of
+from pipelit_agents.ledger.lanes import lane_name
+from pipelit_agents.ledger.rules import Lane, Rules, class_of, clock_trouble
 
 __all__ = ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User"]
 

@@ -47,8 +47,9 @@ from pipelit_agents.identity.acting import acting_person
 from pipelit_agents.identity.evidence import Verification
 from pipelit_agents.identity.factors import factor_id, read_code
 from pipelit_agents.identity.proofs import NO_PERSON, Verifier
-from pipelit_agents.ledger.base import begin_secret, charge_first_code, wait_for_first_code
+from pipelit_agents.ledger.first_codes import charge_first_code, wait_for_first_code
 from pipelit_agents.ledger.rules import Rules
+from pipelit_agents.ledger.unlocking import begin_secret
 from pipelit_agents.policy import FIRST_CODE_WINDOW
 from pipelit_agents.protocol.binding import PERIOD
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri

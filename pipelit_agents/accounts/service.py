@@ -16,10 +16,8 @@ from pipelit_agents.database.models import UserRow
 from pipelit_agents.errors import (
     UserExists,
 )
-from pipelit_agents.ledger.base import (
-    begin_secret,
-)
 from pipelit_agents.ledger.rules import Rules
+from pipelit_agents.ledger.unlocking import begin_secret
 from pipelit_agents.protocol.usernames import OPERATOR
 from pipelit_agents.sealing.keyring import Sealed
 

@@ -33,12 +33,10 @@ from pipelit_agents.errors import (
     QuotaExceeded,
     UserInactive,
 )
-from pipelit_agents.ledger.base import (
-    is_person,
-    ledger_now,
-    read_lane_name,
-    unlock,
-)
+from pipelit_agents.ledger.attempts import is_person
+from pipelit_agents.ledger.common import ledger_now
+from pipelit_agents.ledger.lanes import read_lane_name
+from pipelit_agents.ledger.unlocking import unlock
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 from pipelit_agents.sealing.purposes import totp_purpose

@@ -58,7 +58,7 @@ from pipelit_agents.identity.lookup import (
     unknown_account,
     why_no_audience,
 )
-from pipelit_agents.ledger.base import Account, Attempt, CodeKind, account_at
+from pipelit_agents.ledger.attempts import Account, Attempt, CodeKind, account_at
 from pipelit_agents.ledger.questions import QuestionLimit
 from pipelit_agents.otp import step_at
 from pipelit_agents.protocol.binding import (

@@ -21,25 +21,23 @@ from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Open, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
-from pipelit_agents.ledger.base import (
+from pipelit_agents.ledger.attempts import (
+    Account,
+    Attempt,
+    Decision,
+    Verdict,
+    account_of,
+    is_person,
+)
+from pipelit_agents.ledger.common import lock_attempt, record_decision
+from pipelit_agents.ledger.lanes import (
     GIVE_OWN_LANE,
     IN_FAMILY,
     SHARED_LANE,
     UNFIT_VERIFIER,
     VERIFIER_ACTIVE,
-    Account,
-    Attempt,
-    Decision,
-    Life,
-    account_of,
-    compared,
-    find_steps,
-    is_person,
-    last_forgotten,
-    lock_attempt,
-    record_decision,
-    was_expired,
 )
+from pipelit_agents.ledger.machine import Life, last_forgotten
 from pipelit_agents.ledger.redis_url import (
     RedisUnusable,
     connect,
@@ -47,7 +45,17 @@ from pipelit_agents.ledger.redis_url import (
     named_errors,
     report_eviction,
 )
-from pipelit_agents.ledger.rules import Found, Lane, LaneKind, Rules, Verdict, class_of, window_of
+from pipelit_agents.ledger.rules import (
+    Found,
+    Lane,
+    LaneKind,
+    Rules,
+    class_of,
+    compared,
+    find_steps,
+    was_expired,
+    window_of,
+)
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.protocol.binding import PERIOD
 

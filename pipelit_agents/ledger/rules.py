@@ -1,13 +1,15 @@
-"""The limits of one lane, as pure functions: no clock, no database.
+"""The limits, as pure functions: no clock, no database.
 
-``decide.lua`` repeats them for Redis; ``tests/test_ledgers_agree.py`` compares both.
+:func:`decide` is the whole decision about one attempt. ``SqlLedger`` calls it, ``decide.lua``
+repeats it for Redis, and ``tests/test_ledgers_agree.py`` compares them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
+from pipelit_agents.ledger.attempts import Account, Attempt, Verdict
 from pipelit_agents.policy import YEAR, LaneClass, VerificationPolicy
 from pipelit_agents.protocol.binding import PERIOD
 
@@ -16,16 +18,25 @@ __all__ = [
     "Found",
     "Lane",
     "LaneKind",
+    "LedgerRow",
+    "Peer",
     "Rules",
     "Ruling",
     "Spent",
-    "Verdict",
+    "State",
+    "as_ranges",
     "class_of",
+    "clock_trouble",
+    "compared",
+    "decide",
     "expired",
+    "find_steps",
+    "last_step",
+    "spent_ahead",
+    "was_expired",
     "window_of",
 ]
 
-Verdict = Literal["accepted", "rejected", "limited", "locked"]
 # How the ledger's rows are named: "pair" is the lane of one verifier's audience codes, "plain" a
 # verifier's own lane for plain codes. "family" is for the agents of the peer's root owner, "others"
 # for everybody else. "nobody" is for who may verify nobody, so that it closes no other lane.
@@ -86,11 +97,25 @@ class Found(NamedTuple):
     previous: Sequence[int] = ()
 
 
+class State(NamedTuple):
+    """What a ledger keeps for one attempt.
+
+    Attributes:
+        lane: What was counted in the lane of the attempt.
+        spent: What was spent; of a verifier's audience codes, or of all plain codes of the peer.
+        ahead: The steps that were spent while the clock was ahead, as :func:`as_ranges`.
+    """
+
+    lane: Lane = Lane()
+    spent: Spent = Spent()
+    ahead: str = ""
+
+
 class Ruling(NamedTuple):
     """What follows from one attempt.
 
     Attributes:
-        verdict: What the caller is told.
+        verdict: The decision, as the caller gets it.
         reason: The true reason, for the audit.
         lane: What is counted from now on.
         spent: What is spent from now on.
@@ -106,6 +131,20 @@ class Ruling(NamedTuple):
     step: int = 0
     retry_after: float | None = None
     first_lock: bool = False
+
+
+class Peer(NamedTuple):
+    """What is known about the peer of an attempt.
+
+    Attributes:
+        account: Its secrets; None where there is none.
+        unfit: Why no code of it is accepted; empty where one may be.
+        lanes: The class of the lane that the attempt counts in.
+    """
+
+    account: Account | None
+    unfit: str
+    lanes: LaneClass
 
 
 class Rules:
@@ -298,3 +337,166 @@ def expired(now: float, window: int) -> range:
 
 def _unspent(steps: Sequence[int], spent: int) -> Sequence[int]:
     return [max(steps)] if steps and max(steps) > spent else ()
+
+
+def decide(
+    state: State, attempt: Attempt, peer: Peer, rules: Rules, now: float, *, forgotten: int = -1
+) -> tuple[State, Ruling]:
+    """Decide one attempt.
+
+    Args:
+        state: What was counted and spent until now.
+        attempt: The attempt. Its code is compared, unless a limit holds it.
+        peer: What is known about the peer.
+        rules: The limits.
+        now: By the ledger's clock, Unix seconds.
+        forgotten: The last step that may have been spent without the ledger's knowing. No code of
+            that step or an earlier one is accepted.
+
+    Returns:
+        The state to keep from now on, and what follows from the attempt.
+    """
+    lane, window = rules.seen(state.lane, now, peer.lanes), rules.policy.window
+    ruling = rules.held(lane, state.spent, now)
+    if ruling is None:
+        account, secrets = compared(peer.account, rules, lane, now, peer.lanes)
+        tried = window_of(now, window)
+        found = find_steps(attempt, account, peer.unfit, tried, state.ahead)
+        ruling = rules.judged(
+            lane,
+            state.spent,
+            found,
+            now,
+            forgotten=forgotten,
+            lanes=peer.lanes,
+            was_expired=lambda: was_expired(attempt, account, now, window),
+            secrets=secrets,
+        )
+    return State(ruling.lane, ruling.spent, state.ahead), ruling
+
+
+def compared(
+    account: Account | None, rules: Rules, lane: Lane, now: float, lanes: LaneClass
+) -> tuple[Account | None, int]:
+    """Return the account with the secrets that a code is compared with, and their number.
+
+    Args:
+        account: The peer's.
+        rules: The limits.
+        lane: In which the attempt counts, as :meth:`Rules.seen`.
+        now: By the ledger's clock, Unix seconds.
+        lanes: The class of the lane.
+    """
+    if account is None or account.previous is None:
+        return account, 1
+    if rules.bears(2, lane, now, lanes):
+        return account, 2
+    return account._replace(previous=None), 1
+
+
+def find_steps(
+    attempt: Attempt, account: Account | None, unfit: str, steps: range, ahead: str | None
+) -> Found:
+    """Compare the code with each secret in each step.
+
+    Args:
+        attempt: The attempt.
+        account: The peer's.
+        unfit: Why no code is accepted; empty where one may be.
+        steps: The steps.
+        ahead: The column ``spent_ahead`` of the row of what is spent.
+    """
+    if account is None or account.previous is None:
+        found = Found(unfit, attempt.matches(account, steps))
+    else:
+        present = attempt.matches(account._replace(previous=None), steps)
+        before = account._replace(secret=account.previous, previous=None)
+        found = Found(unfit, present, attempt.matches(before, steps))
+    if ahead and not unfit and spent_ahead(ahead).intersection((*found.steps, *found.previous)):
+        return found._replace(unfit="replay")
+    return found
+
+
+def was_expired(attempt: Attempt, account: Account | None, now: float, window: int) -> bool:
+    """Return whether the code was right a few minutes ago.
+
+    Each refusal pays for this comparison, so that the time taken doesn't tell them apart.
+    """
+    return bool(attempt.matches(account, expired(now, window)))
+
+
+def last_step(moment: float, window: int) -> int:
+    """Return the last step in which a code is good at a moment."""
+    return int(moment) // PERIOD + window
+
+
+class LedgerRow(Protocol):
+    """A row of the table ``pipelit_ledger``."""
+
+    @property
+    def scope(self) -> str:
+        """The kind of its lane."""
+
+    @property
+    def spent_step(self) -> int:
+        """As ``Spent.step``."""
+
+    @property
+    def spent_previous(self) -> int:
+        """As ``Spent.previous``."""
+
+    @property
+    def locked_until(self) -> float:
+        """As ``Lane.locked_until``."""
+
+    @property
+    def in_a_row(self) -> int:
+        """As ``Lane.in_a_row``."""
+
+    @property
+    def recent(self) -> str:
+        """As ``Lane.recent``, separated by spaces."""
+
+    @property
+    def whole_at(self) -> float:
+        """As ``Lane.whole_at``."""
+
+
+def clock_trouble(row: LedgerRow, rules: Rules, now: float, *, person: bool) -> str:
+    """Return what a row of the ledger has from a time when the clock was ahead, in words.
+
+    Args:
+        row: The row.
+        rules: The limits.
+        now: By the ledger's clock, Unix seconds.
+        person: Whether the row is about a person.
+    """
+    if max(row.spent_step, row.spent_previous) > last_step(now, rules.policy.window):
+        return "a spent time step is ahead of the clock"
+    if row.locked_until > now + rules.lock_of(row.in_a_row):
+        return "a lock ends later than any lock lasts"
+    if any(float(at) > now + PERIOD for at in row.recent.split()):
+        return "a failure is ahead of the clock"
+    if row.whole_at > now + rules.longest_debt(class_of(row.scope, person=person)):
+        return "the yearly allowance is ahead of the clock"
+    return ""
+
+
+def spent_ahead(ahead: str) -> set[int]:
+    """Return the steps of a text of :func:`as_ranges`."""
+    return {
+        step
+        for first, last in (map(int, each.split("-")) for each in ahead.split())
+        for step in range(first, last + 1)
+    }
+
+
+def as_ranges(steps: set[int]) -> str:
+    """Return steps as text, for example ``60-62 70-70``."""
+    ranges: list[list[int]] = []
+    for step in sorted(steps):
+        if ranges and step == ranges[-1][1] + 1:
+            ranges[-1][1] = step
+        else:
+            ranges.append([step, step])
+    return " ".join(f"{first}-{last}" for first, last in ranges)

@@ -7,7 +7,6 @@ statements; what the caller may not learn, the clock doesn't tell either.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
@@ -15,26 +14,25 @@ from typing import Any, Final
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Statement, Transaction
 from pipelit_agents.errors import LedgerUnavailable, StorageError
-from pipelit_agents.ledger.base import (
+from pipelit_agents.ledger.attempts import Attempt, Decision, account_of, is_person
+from pipelit_agents.ledger.common import at_moment, lock_attempt, record_decision
+from pipelit_agents.ledger.lanes import (
     GIVE_OWN_LANE,
     IN_FAMILY,
     SHARED_LANE,
     UNFIT_VERIFIER,
     VERIFIER_ACTIVE,
-    Attempt,
-    Decision,
-    Forgotten,
-    Life,
-    account_of,
-    compared,
-    find_steps,
-    is_person,
-    last_forgotten,
-    lock_attempt,
-    record_decision,
-    was_expired,
 )
-from pipelit_agents.ledger.rules import Lane, Rules, Ruling, Spent, class_of, window_of
+from pipelit_agents.ledger.machine import Forgotten, Life, last_forgotten
+from pipelit_agents.ledger.rules import (
+    Lane,
+    Peer,
+    Rules,
+    Spent,
+    State,
+    class_of,
+    decide,
+)
 from pipelit_agents.policy import VerificationPolicy
 
 __all__ = ["SqlLedger"]
@@ -191,7 +189,7 @@ class SqlLedger:
             lock_attempt(self._database, connection, attempt)
             read = _reading(self._database.server_clock, attempt.kind)
             (row,) = read.fetch(connection, names | {"own": attempt.own, "first": attempt.first})
-            now = self._now(row.now)
+            now = at_moment(self._clock, row.now)
             life = self._life or self._begin_life()
             forgotten = last_forgotten(connection, row, life, attempt.verifier, now, self._window)
             decision: Decision | None
@@ -209,14 +207,17 @@ class SqlLedger:
     ) -> Decision | None:
         names, person = {"verifier": attempt.verifier, "peer": attempt.peer}, is_person(row)
         counted, spender = _rows(attempt, row, person)
-        ruling = self._ruled(attempt, row, counted, spender, now, forgotten)
+        account, unfit = account_of(attempt, row, now)
+        peer = Peer(account, unfit or forgotten.unfit, class_of(counted.scope, person=person))
+        before = State(counted.lane, spender.spent, row.spent_ahead or "")
+        state, ruling = decide(before, attempt, peer, self._rules, now, forgotten=forgotten.step)
         written = [counted]
         if ruling.verdict == "accepted":
             # The lane only where there is something to forgive: a row less to write.
             written = [spender]
-            if counted is not spender and ruling.lane != counted.lane:
+            if counted is not spender and state.lane != counted.lane:
                 written.append(counted)
-        counted.lane, spender.spent = ruling.lane, ruling.spent
+        counted.lane, spender.spent = state.lane, state.spent
         values: dict[str, Any] = {"peer": attempt.peer}
         for number, each in enumerate(written):
             values |= each.written(number)
@@ -231,49 +232,12 @@ class SqlLedger:
         record_decision(connection, attempt, decision, ruling.reason, locked=locked)
         return decision
 
-    def _ruled(
-        self,
-        attempt: Attempt,
-        row: Any,
-        counted: _Row,
-        spender: _Row,
-        now: float,
-        forgotten: Forgotten,
-    ) -> Ruling:
-        rules, window = self._rules, self._window
-        lanes = class_of(counted.scope, person=is_person(row))
-        lane = rules.seen(counted.lane, now, lanes)
-        held = rules.held(lane, spender.spent, now)
-        if held is not None:
-            return held
-        account, unfit = account_of(attempt, row, now)
-        account, secrets = compared(account, rules, lane, now, lanes)
-        found = find_steps(
-            attempt, account, unfit or forgotten.unfit, window_of(now, window), row.spent_ahead
-        )
-        return rules.judged(
-            lane,
-            spender.spent,
-            found,
-            now,
-            forgotten=forgotten.step,
-            lanes=lanes,
-            was_expired=lambda: was_expired(attempt, account, now, window),
-            secrets=secrets,
-        )
-
     def _begin_life(self) -> Life:
         uptime = self._uptime
         if uptime is None and self._clock is None:
             uptime = self._database.uptime
         self._life = Life(self._epoch or self._database.epoch, uptime)
         return self._life
-
-    def _now(self, of_the_server: float | None) -> float:
-        if self._clock is not None:
-            # As fine as other ledgers write it down.
-            return round(self._clock(), 6)
-        return time.time() if of_the_server is None else of_the_server
 
 
 def _rows(attempt: Attempt, row: Any, person: bool) -> tuple[_Row, _Row]:

@@ -27,14 +27,10 @@ from pipelit_agents.database.models import (
     UserRow,
 )
 from pipelit_agents.errors import ConfigurationError, PipelitError
-from pipelit_agents.ledger.base import (
-    clock_trouble,
-    described,
-    is_person,
-    kernels_at,
-    lane_name,
-    ledger_now,
-)
+from pipelit_agents.ledger.attempts import is_person
+from pipelit_agents.ledger.common import ledger_now
+from pipelit_agents.ledger.lanes import lane_name
+from pipelit_agents.ledger.machine import described, kernels_at
 from pipelit_agents.ledger.redis_url import (
     RedisUnusable,
     connect,
@@ -42,7 +38,7 @@ from pipelit_agents.ledger.redis_url import (
     named_errors,
     without_password,
 )
-from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of
+from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of, clock_trouble
 from pipelit_agents.operations.surroundings import (
     auth_troubles,
     clear_http,

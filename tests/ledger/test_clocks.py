@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -20,10 +19,7 @@ from pipelit_agents.errors import (
     RateLimited,
     VerificationError,
 )
-from pipelit_agents.identity.proofs import Verifier
-from pipelit_agents.ledger.base import Ledger
-from pipelit_agents.ledger.redis import RedisLedger
-from pipelit_agents.ledger.sql import SqlLedger
+from pipelit_agents.ledger import Ledger, LedgerContext, RedisLedger, SqlLedger
 
 # The SQL is one; what else PostgreSQL may decide about is marked.
 BACKENDS = ("sqlite", "redis")
@@ -68,24 +64,25 @@ def check_of(pipelit: Pipelit, name: str) -> Any:
 
 
 def restarted(
-    pipelit: Pipelit, clock: Callable[[], float], **life: Callable[[], Any]
+    settings: dict[str, Any], clock: Callable[[], float], **life: Callable[[], Any]
 ) -> Iterator[Agent]:
     """An editor whose ledger is on a machine that was started again."""
-    url = pipelit._redis_url()
-    ledger: Ledger
-    if url:
-        ledger = RedisLedger(pipelit._database, pipelit.policy, url, clock, **life)
-    else:
-        ledger = SqlLedger(pipelit._database, pipelit.policy, clock, **life)
-    verifier = Verifier(replace(pipelit._core, ledger=lambda: ledger))
-    yield Agent("agent_editor", verifier, pipelit)
-    ledger.close()
+    url = settings["redis_url"]
+
+    def ledger(context: LedgerContext) -> Ledger:
+        database, policy = context.database, context.policy
+        if url:
+            return RedisLedger(database, policy, url, context.clock, **life)
+        return SqlLedger(database, policy, context.clock, **life)
+
+    with Pipelit(**(settings | {"redis_url": None}), ledger=ledger, clock=clock) as other:
+        yield other.agent("agent_editor")
 
 
 @pytest.fixture
-def again(pipelit: Pipelit, clock: Clock, editor: Agent) -> Iterator[Agent]:
+def again(settings: dict[str, Any], clock: Clock, editor: Agent) -> Iterator[Agent]:
     """The editor after a restart; nothing is known of the time since then."""
-    yield from restarted(pipelit, clock, epoch=lambda: "another life")
+    yield from restarted(settings, clock, epoch=lambda: "another life")
 
 
 @pytest.fixture
@@ -95,15 +92,19 @@ def up(clock: Clock) -> Clock:
 
 
 @pytest.fixture
-def timed(pipelit: Pipelit, clock: Clock, up: Clock, editor: Agent) -> Iterator[Agent]:
+def timed(
+    pipelit: Pipelit, settings: dict[str, Any], clock: Clock, up: Clock, editor: Agent
+) -> Iterator[Agent]:
     """The editor on a machine that knows the time since its start."""
-    yield from restarted(pipelit, clock, epoch=pipelit._database.epoch, uptime=up)
+    yield from restarted(settings, clock, epoch=pipelit._database.epoch, uptime=up)
 
 
 @pytest.fixture
-def timed_again(pipelit: Pipelit, clock: Clock, up: Clock, editor: Agent) -> Iterator[Agent]:
+def timed_again(
+    settings: dict[str, Any], clock: Clock, up: Clock, editor: Agent
+) -> Iterator[Agent]:
     """The same after a restart."""
-    yield from restarted(pipelit, clock, epoch=lambda: "another life", uptime=up)
+    yield from restarted(settings, clock, epoch=lambda: "another life", uptime=up)
 
 
 # A clock that was ahead
@@ -459,9 +460,12 @@ def forget(pipelit: Pipelit) -> None:
     """What a power cut undoes, and a Redis on the same machine forgets."""
     with pipelit._database.writing() as connection:
         connection.execute(text("UPDATE pipelit_ledger SET spent_step = -1, spent_previous = -1"))
+        named = connection.scalar(text("SELECT database_id FROM pipelit_epoch"))
     if url := pipelit._redis_url():
         with Redis.from_url(url) as forgetting:
-            forgetting.flushall()
+            # Other tests use this Redis at the same time, so FLUSHALL would empty theirs as well.
+            if keys := list(forgetting.scan_iter(f"pipelit:{named}:*")):
+                forgetting.delete(*keys)
 
 
 @pytest.mark.backends("redis")

@@ -21,7 +21,7 @@ from test_mfa import app_of
 
 from pipelit_agents import Pipelit, VerificationPolicy
 from pipelit_agents.errors import CodeRejected, PeerLocked, RateLimited
-from pipelit_agents.ledger import base, redis, sql
+from pipelit_agents.ledger import redis, rules
 from pipelit_agents.policy import FIRST_CODES, YEAR
 
 # The SQL ledger is one on both databases; with --everywhere, this runs on PostgreSQL as well.
@@ -345,16 +345,18 @@ def test_a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_a
     """Also while an overlap never ends, in which a guess may hit the code of either secret."""
     guessers = at_the_peer(pipelit, clock, agents=6)
 
+    compared = rules.compared
+
     def seen(*given: Any) -> Any:
         nonlocal both
-        found = base.compared(*given)
+        found = compared(*given)
         guessers.secrets = found[1]
         both += found[1] == 2
         return found
 
     both = 0
-    for ledger in (sql, redis):
-        monkeypatch.setattr(ledger, "compared", seen)
+    for module in (rules, redis):
+        monkeypatch.setattr(module, "compared", seen)
 
     def meanwhile() -> None:
         guessers.in_a_row.clear()

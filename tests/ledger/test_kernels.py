@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,30 +12,28 @@ from sqlalchemy import text
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import CodeRejected, LedgerUnavailable
-from pipelit_agents.identity.proofs import Verifier
-from pipelit_agents.ledger.redis import RedisLedger
-from pipelit_agents.ledger.sql import SqlLedger
+from pipelit_agents.ledger import Ledger, LedgerContext, RedisLedger, SqlLedger
 
 BACKENDS = ("sqlite", "redis")
 Machine = Callable[[str], Agent]
 
 
 @pytest.fixture
-def machine(pipelit: Pipelit, clock: Clock, editor: Agent) -> Any:
+def machine(settings: dict[str, Any], clock: Clock, editor: Agent) -> Iterator[Machine]:
     """Makes an editor on a machine with this boot id."""
     del editor
+    url = settings["redis_url"]
     with ExitStack() as stack:
 
         def made(boot_id: str) -> Agent:
-            url = pipelit._redis_url()
-            ledger: Any
-            if url:
-                ledger = RedisLedger(pipelit._database, pipelit.policy, url, clock, lambda: boot_id)
-            else:
-                ledger = SqlLedger(pipelit._database, pipelit.policy, clock, lambda: boot_id)
-            stack.callback(ledger.close)
-            verifier = Verifier(replace(pipelit._core, ledger=lambda: ledger))
-            return Agent("agent_editor", verifier, pipelit)
+            def ledger(context: LedgerContext) -> Ledger:
+                database, policy = context.database, context.policy
+                if url:
+                    return RedisLedger(database, policy, url, context.clock, lambda: boot_id)
+                return SqlLedger(database, policy, context.clock, lambda: boot_id)
+
+            other = Pipelit(**(settings | {"redis_url": None}), ledger=ledger, clock=clock)
+            return stack.enter_context(other).agent("agent_editor")
 
         yield made
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,8 @@ from pipelit_agents.errors import (
     UserNotFound,
     VerificationError,
 )
-from pipelit_agents.identity.proofs import Verifier
+from pipelit_agents.ledger import SqlLedger
 from pipelit_agents.ledger.rules import Rules, class_of
-from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.policy import YEAR
 
 # The SQL is one; what else PostgreSQL may decide about is marked.
@@ -68,11 +67,27 @@ def last_reason(pipelit: Pipelit) -> str:
     return pipelit.audit.list(limit=1)[0].reason
 
 
-def with_epoch(pipelit: Pipelit, name: str, epoch: Callable[[], str], clock: Clock) -> Agent:
-    """An agent whose ledger believes that the machine's life has this name."""
-    ledger = SqlLedger(pipelit._database, pipelit.policy, clock, epoch)
-    verifier = Verifier(replace(pipelit._core, ledger=lambda: ledger))
-    return Agent(name, verifier, pipelit)
+Restart = Callable[[VerificationPolicy], Agent]
+
+
+@pytest.fixture
+def restart(database_url: str, key: str, clock: Clock) -> Iterator[Restart]:
+    """Makes an editor whose ledger believes that its machine was started again."""
+    with ExitStack() as stack:
+
+        def made(policy: VerificationPolicy) -> Agent:
+            other = Pipelit(
+                database_url=database_url,
+                encryption_keys=[key],
+                ledger=lambda context: SqlLedger(
+                    context.database, context.policy, context.clock, lambda: "another life"
+                ),
+                policy=policy,
+                clock=clock,
+            )
+            return stack.enter_context(other).agent("agent_editor")
+
+        yield made
 
 
 def reopened(pipelit: Pipelit, prepare: Callable[[Any], None]) -> None:
@@ -735,7 +750,7 @@ def test_limits_outlive_the_process(
 @pytest.mark.backends("sqlite", "postgres")
 @pytest.mark.parametrize("window", [0, 1, 2])
 def test_after_a_restart_what_may_have_been_spent_is_refused(
-    database_url: str, key: str, clock: Clock, window: int
+    database_url: str, key: str, clock: Clock, window: int, restart: Restart
 ) -> None:
     """No code that could be spent before the change is good after it; younger ones are."""
     policy = VerificationPolicy(window=window, failures_per_minute=99)
@@ -750,7 +765,7 @@ def test_after_a_restart_what_may_have_been_spent_is_refused(
             clock.now = 1_800_000_000 + 30 * step
             codes[step] = writer.totp_code(audience="agent_editor").code
         clock.now = 1_800_000_000
-        restarted = with_epoch(pipelit, "agent_editor", lambda: "another life", clock)
+        restarted = restart(pipelit.policy)
         accepted = []
         for present in range(6):
             clock.now = 1_800_000_000 + 30 * present
@@ -770,7 +785,7 @@ def test_after_a_restart_what_may_have_been_spent_is_refused(
 @pytest.mark.backends("sqlite", "postgres")
 @pytest.mark.parametrize("window", [0, 1, 2])
 def test_a_code_from_ahead_is_refused_for_as_long_as_the_window_reaches_it(
-    database_url: str, key: str, clock: Clock, window: int
+    database_url: str, key: str, clock: Clock, window: int, restart: Restart
 ) -> None:
     """A code that was good before its time isn't good again at the end of its time either."""
     policy = VerificationPolicy(window=window)
@@ -786,7 +801,7 @@ def test_a_code_from_ahead_is_refused_for_as_long_as_the_window_reaches_it(
         editor.verify_peer("agent_writer", code)
         with pipelit._database.writing() as connection:
             connection.execute(text("DELETE FROM pipelit_ledger"))
-        restarted = with_epoch(pipelit, "agent_editor", lambda: "another life", clock)
+        restarted = restart(pipelit.policy)
         guess(restarted, "agent_writer")
         clock.advance(60 * window)
         with pytest.raises(CodeRejected):
@@ -796,14 +811,14 @@ def test_a_code_from_ahead_is_refused_for_as_long_as_the_window_reaches_it(
 
 @pytest.mark.backends("sqlite", "postgres")
 def test_a_spent_code_that_was_forgotten_is_not_good_again(
-    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, restart: Restart
 ) -> None:
     """A power cut that undoes a commit doesn't make the code good for whoever saw it."""
     code = writer.totp_code(audience="agent_editor").code
     editor.verify_peer("agent_writer", code)
     with pipelit._database.writing() as connection:
         connection.execute(text("DELETE FROM pipelit_ledger"))
-    restarted = with_epoch(pipelit, "agent_editor", lambda: "another life", clock)
+    restarted = restart(pipelit.policy)
     for _ in range(3):
         with pytest.raises(CodeRejected):
             restarted.verify_peer("agent_writer", code)
@@ -814,10 +829,10 @@ def test_a_spent_code_that_was_forgotten_is_not_good_again(
 
 @pytest.mark.backends("sqlite", "postgres")
 def test_a_change_is_noticed_once(
-    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, restart: Restart
 ) -> None:
     """The epoch is written down, so that a long run after a restart isn't refused."""
-    restarted = with_epoch(pipelit, "agent_editor", lambda: "another life", clock)
+    restarted = restart(pipelit.policy)
     with pytest.raises(CodeRejected):
         verify(restarted, writer)
     for _ in range(5):
@@ -827,11 +842,11 @@ def test_a_change_is_noticed_once(
 
 @pytest.mark.backends("sqlite", "postgres")
 def test_a_change_is_noticed_while_a_limit_holds(
-    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
+    pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent, restart: Restart
 ) -> None:
     """An attempt that isn't evaluated writes the change down all the same."""
     guess(editor, "agent_writer", 5)
-    restarted = with_epoch(pipelit, "agent_editor", lambda: "another life", clock)
+    restarted = restart(pipelit.policy)
     assert [type(each) for each in guess(restarted, "agent_writer")] == [RateLimited]
     clock.advance(60)
     verify(restarted, writer)

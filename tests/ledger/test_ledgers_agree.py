@@ -1,9 +1,9 @@
-"""The ledger in SQL and the one in Redis decide alike, whatever is thrown at them."""
+"""The rules as a pure function, the ledger in SQL and the one in Redis decide alike."""
 
 from __future__ import annotations
 
 import shutil
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from redis_server import RedisServer
 from sqlalchemy import text
+from test_ledger_suite import DictLedger, Store
 from test_mfa import app_of
 
 from pipelit_agents import Keyring, Pipelit, VerificationPolicy
@@ -70,9 +71,9 @@ POLICIES = st.fixed_dictionaries(
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Any]:
     """A database with agents of two owners and a person's factor in it, to be copied."""
     folder, key = tmp_path_factory.mktemp("prepared"), Keyring.generate_key()
-    # Before any moment that a test sets its clock to: a Redis that lost its memory accepts no code
-    # from before what the database has recorded, and the ledger in SQL has nothing to lose.
-    clock = Clock(1_789_900_000.0)
+    # Earlier than any moment to which a test sets the clock: a Redis that is new to a database in
+    # which a step ahead of its clock was spent refuses for some periods, and SQL doesn't.
+    clock = Clock(1_789_999_000.0)
     with Pipelit(
         database_url=f"sqlite:///{folder}/agents.db", encryption_keys=[key], clock=clock
     ) as pipelit:
@@ -228,3 +229,131 @@ def test_both_decide_alike(
             assert lanes(both[0]) == lanes(both[1])
         for each in both:
             each.close()
+
+
+def kept(store: Store, rules: Rules, now: float) -> Any:
+    """What the pure function has returned of each lane, as :func:`lanes` reads it from SQL."""
+    found = []
+    for (peer, scope, subject), (_, lane) in store.lanes.items():
+        owed = rules.seen(lane, now, class_of(scope, person=peer == "alice")).whole_at - now
+        if lane.in_a_row or lane.whole_at > now:
+            found.append((peer, scope, subject, lane.in_a_row, round(max(0.0, owed), 3)))
+    return sorted(found)
+
+
+ATTEMPTS = st.one_of(
+    st.tuples(
+        st.just("try"),
+        st.sampled_from(VERIFIERS),
+        st.sampled_from(PEERS),
+        st.sampled_from(KINDS),
+        st.sampled_from([None, -2, -1, 0, 0, 0, 1, 2]),
+        # Whether it is a code of the secret before.
+        st.booleans(),
+    ),
+    st.tuples(
+        st.just("wrong"),
+        st.sampled_from(VERIFIERS),
+        st.sampled_from(KINDS),
+        st.integers(1, 12),
+        # Seconds between them: as fast as can be, or so that the limit of a minute holds none.
+        st.sampled_from([0, 61]),
+    ),
+    st.tuples(
+        st.just("wait"),
+        st.sampled_from([1, 29, 30, 59.5, 60, 61, 300, 901, 86_400, 40 * 86_400, 300 * 86_400]),
+    ),
+)
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.filter_too_much,
+    ],
+)
+@given(
+    limits=POLICIES,
+    overlap=st.sampled_from([None, 45, 900, 86_400]),
+    steps=st.lists(ATTEMPTS, min_size=5, max_size=30),
+)
+def test_the_pure_function_decides_like_both(
+    prepared: tuple[Path, str, Any],
+    own_redis: RedisServer,
+    limits: dict[str, Any],
+    overlap: int | None,
+    steps: list[Any],
+) -> None:
+    """``rules.decide`` over a dict, SQL and the script: one decision, wait and reason.
+
+    With one secret, and in the overlap of two. Verifiers have no lanes of their own here: which
+    lane counts, the database says.
+    """
+    try:
+        policy = VerificationPolicy(**(limits | {"own_lanes": 0}))
+    except ValueError:
+        assume(False)
+    path, key, app = prepared
+    own_redis.client().flushall()
+    clock, store, rules = Clock(), Store(), Rules(policy)
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        all_three = []
+        for number, ledger in enumerate(
+            (
+                {"ledger": lambda context: DictLedger(context, store)},
+                {},
+                {"redis_url": own_redis.url},
+            )
+        ):
+            shutil.copy(path, f"{folder}/{number}.db")
+            made = Pipelit(
+                database_url=f"sqlite:///{folder}/{number}.db",
+                encryption_keys=[key],
+                policy=policy,
+                clock=clock,
+                **ledger,
+            )
+            all_three.append(stack.enter_context(made))
+        shutil.copy(path, f"{folder}/before.db")
+        url = f"sqlite:///{folder}/before.db"
+        before = Pipelit(database_url=url, encryption_keys=[key], clock=clock)
+        stack.enter_context(before)
+        if overlap is not None:
+            for each in all_three:
+                each.users.rotate_totp("agent_a", overlap=timedelta(seconds=overlap))
+
+        def shown(pipelit: Pipelit, step: Any) -> str:
+            _, verifier, peer, kind, ahead, old = step
+            if ahead is None:
+                return "0" * (6 if kind == "plain" else 8)
+            if peer == "alice" and kind == "plain":
+                return str(app.at(clock() + 30 * ahead))
+            clock.advance(30 * ahead)
+            audience = verifier if kind == "audience" else None
+            maker = (before if old else pipelit).agent("agent_a")
+            code = maker.totp_code(audience=audience).code
+            clock.advance(-30 * ahead)
+            return code
+
+        for step in steps:
+            if step[0] == "wait":
+                clock.advance(step[1])
+                continue
+            times = step[3] if step[0] == "wrong" else 1
+            tried = (
+                ("try", step[1], "agent_a", step[2], None, False) if step[0] == "wrong" else step
+            )
+            for _ in range(times):
+                found = [
+                    told(
+                        each,
+                        lambda p, s=tried: p.agent(s[1]).verify_peer(s[2], shown(p, s), kind=s[3]),
+                    )
+                    for each in all_three
+                ]
+                assert found[0] == found[1] == found[2]
+                clock.advance(step[4] if step[0] == "wrong" else 0)
+            assert kept(store, rules, clock()) == lanes(all_three[1])

@@ -23,7 +23,7 @@ from pipelit_agents.errors import (
     PeerLocked,
     VerificationError,
 )
-from pipelit_agents.ledger.base import Account, Attempt
+from pipelit_agents.ledger.attempts import Account, Attempt
 from pipelit_agents.protocol.binding import PERIOD
 
 BACKENDS = True
@@ -52,7 +52,7 @@ def test_an_answer_that_was_left_on_a_connection_is_nobodys(
 ) -> None:
     """A call that was interrupted leaves «accepted» behind: the next guess isn't told it."""
     with Pipelit(**settings | {"redis_url": own_redis.url}) as other:
-        client: Any = other._open_ledger()._connected()  # type: ignore[attr-defined]
+        client: Any = other._ledger.open()._connected()  # type: ignore[attr-defined]
         pool = client.connection_pool
         left = pool.get_connection()
         own_redis.signal(signal.SIGSTOP)
@@ -166,7 +166,7 @@ def test_a_change_in_the_middle_of_a_check_holds_at_once(
         return [int(clock.now) // PERIOD]
 
     attempt = Attempt("agent_editor", "agent_writer", "audience", matches)
-    decision = pipelit._open_ledger().decide(attempt)
+    decision = pipelit._ledger.open().decide(attempt)
     assert decision.verdict == "rejected"
     assert pipelit.audit.list(limit=1)[0].reason == "account changed meanwhile"
 

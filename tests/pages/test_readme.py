@@ -84,6 +84,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
         "answers.md": "test_answers_page.py",
         "operations.md": "test_operations.py",
         "shared-database.md": "test_host_migrations.py",
+        "testing.md": "test_testing_page.py",
     }
     shown = {
         "deployment.md": "set-up of servers",

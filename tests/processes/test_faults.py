@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -28,7 +27,7 @@ from postgres import PostgresServer
 from redis import Redis
 from sqlalchemy import MetaData, Table, inspect, text
 
-from pipelit_agents import Agent, Keyring, Pipelit
+from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.database.engine import Database, _lock_key
 from pipelit_agents.database.models import Base
 from pipelit_agents.database.schema import alembic_config
@@ -41,10 +40,7 @@ from pipelit_agents.errors import (
     UnsealError,
     VerificationError,
 )
-from pipelit_agents.identity.proofs import Verifier
-from pipelit_agents.ledger.base import Ledger
-from pipelit_agents.ledger.redis import RedisLedger
-from pipelit_agents.ledger.sql import SqlLedger
+from pipelit_agents.ledger import Ledger, LedgerContext, RedisLedger, SqlLedger
 
 
 @pytest.fixture
@@ -202,7 +198,12 @@ class Cut:
 
 @pytest.mark.backends("sqlite", "redis")
 def test_a_power_cut_that_undoes_commits_makes_no_spent_code_good(
-    pipelit: Pipelit, database_url: str, redis_url: str | None, tmp_path: Path, clock: Clock
+    pipelit: Pipelit,
+    database_url: str,
+    redis_url: str | None,
+    key: str,
+    tmp_path: Path,
+    clock: Clock,
 ) -> None:
     """With the files as they were before and another boot id: refused, and young codes are good.
 
@@ -216,25 +217,28 @@ def test_a_power_cut_that_undoes_commits_makes_no_spent_code_good(
     verify(pipelit, code)
     pipelit.close()
     cut.put_back()
-    database, policy, another = pipelit._database, pipelit.policy, lambda: "another life"
-    ledger: Ledger
-    if redis_url is None:
-        ledger = SqlLedger(database, policy, clock, another)
-    else:
-        with database.writing() as connection:
+    if redis_url is not None:
+        with pipelit._database.writing() as connection:
             named = connection.scalar(text("SELECT database_id FROM pipelit_epoch"))
         with Redis.from_url(redis_url) as forgetting:
             # Other tests use this Redis at the same time, so FLUSHALL would be theirs as well.
             assert forgetting.delete(*forgetting.scan_iter(f"pipelit:{named}:*"))
-        ledger = RedisLedger(database, policy, redis_url, clock, another)
-    verifier = Verifier(replace(pipelit._core, ledger=lambda: ledger))
-    editor = Agent("agent_editor", verifier, pipelit)
-    with pytest.raises(CodeRejected):
-        editor.verify_peer("agent_writer", code)
-    assert pipelit.audit.list(limit=1)[0].reason == "step from before a restart"
-    clock.advance(60)
-    assert editor.verify_peer("agent_writer", code_of(pipelit))
-    ledger.close()
+
+    def another_life(context: LedgerContext) -> Ledger:
+        database, policy, life = context.database, context.policy, "another life"
+        if redis_url is None:
+            return SqlLedger(database, policy, context.clock, lambda: life)
+        return RedisLedger(database, policy, redis_url, context.clock, lambda: life)
+
+    with Pipelit(
+        database_url=database_url, encryption_keys=[key], ledger=another_life, clock=clock
+    ) as restarted:
+        editor = restarted.agent("agent_editor")
+        with pytest.raises(CodeRejected):
+            editor.verify_peer("agent_writer", code)
+        assert pipelit.audit.list(limit=1)[0].reason == "step from before a restart"
+        clock.advance(60)
+        assert editor.verify_peer("agent_writer", code_of(pipelit))
 
 
 @pytest.mark.backends("redis")
@@ -508,7 +512,7 @@ def own():
     with pipelit._database.reading() as connection:
         driver = connection.connection.driver_connection
         session = driver.info.backend_pid if hasattr(driver, "info") else "a file"
-    client = getattr(pipelit._ledger, "_client", None)
+    client = getattr(pipelit._ledger.open(), "_client", None)
     return session, client and client.client_id()
 
 with Pipelit(**settings) as pipelit:

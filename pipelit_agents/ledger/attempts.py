@@ -1,0 +1,144 @@
+"""An attempt to verify a peer, what is known about the peer, and what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+__all__ = [
+    "Account",
+    "Attempt",
+    "CodeKind",
+    "Decision",
+    "KindOfAccount",
+    "PeerRow",
+    "Verdict",
+    "account_at",
+    "account_of",
+    "is_person",
+]
+
+Verdict = Literal["accepted", "rejected", "limited", "locked"]
+CodeKind = Literal["audience", "plain"]
+
+
+class KindOfAccount(Protocol):
+    """A row with what tells a person from an agent, and from a peer of another domain."""
+
+    @property
+    def kind(self) -> str | None:
+        """``human`` or ``agent``; None where there is no account."""
+
+    @property
+    def domain(self) -> str | None:
+        """The other database's name; empty for an account of this one."""
+
+
+class PeerRow(KindOfAccount, Protocol):
+    """The peer's account as a ledger reads it, and whether the verifier's is active."""
+
+    @property
+    def verifier_active(self) -> bool | None:
+        """Whether the verifier may verify this peer."""
+
+    @property
+    def active(self) -> bool | None:
+        """Whether the peer's account is active."""
+
+    @property
+    def totp_secret(self) -> str | None:
+        """Its encrypted secret."""
+
+    @property
+    def totp_previous(self) -> str | None:
+        """The secret before the last rotation, encrypted."""
+
+    @property
+    def totp_previous_until(self) -> float:
+        """Until when codes of that secret are good, Unix seconds."""
+
+    @property
+    def relation(self) -> str:
+        """The peering, for a peer of another domain."""
+
+
+class Account(NamedTuple):
+    """What is needed of a peer to evaluate its code: its sealed secrets, and its peering."""
+
+    username: str
+    secret: str | None
+    previous: str | None
+    relation: str = ""
+
+
+class Attempt(NamedTuple):
+    """One attempt of a verifier to verify a peer; the names are in their normal form.
+
+    Attributes:
+        verifier: The verifier's name.
+        peer: The peer's name.
+        kind: ``audience`` or ``plain``.
+        matches: Takes the account (None if there is none) and a range of steps, and returns the
+            steps in which the code is right, in any order. Call it for each attempt that no limit
+            holds, whatever else is known, so that the time taken tells nothing.
+        own: Whether the attempt is made by somebody who is authenticated as the peer. It counts for
+            people only.
+        first: Whether it spends a person's first code, which was found to be right. No lock of the
+            other lanes holds it.
+        named: The account that the caller named, where another name is counted in its place.
+        unfit: Why no code of that account can be right; for the audit.
+    """
+
+    verifier: str
+    peer: str
+    kind: CodeKind
+    matches: Callable[[Account | None, range], Sequence[int]]
+    own: bool = False
+    named: str = ""
+    unfit: str = ""
+    first: bool = False
+
+
+class Decision(NamedTuple):
+    """What a ledger decided; the true reason is in the audit only.
+
+    Attributes:
+        verdict: The code is accepted or rejected; or it wasn't evaluated, because of the limit of a
+            minute (``limited``) or a lock (``locked``).
+        at: When, by the ledger's clock, Unix seconds.
+        step: The time step of an accepted code; it can't be used again.
+        retry_after: Seconds to wait, where the code wasn't evaluated.
+    """
+
+    verdict: Verdict
+    at: float
+    step: int = 0
+    retry_after: float | None = None
+
+
+def account_at(now: float, peer: str, row: PeerRow) -> Account | None:
+    """Return what is needed of a peer whose row was read; None where it has no secret."""
+    if row.totp_secret is None:
+        return None
+    previous = row.totp_previous if now < row.totp_previous_until else None
+    return Account(peer, row.totp_secret, previous, row.relation)
+
+
+def account_of(attempt: Attempt, row: PeerRow, now: float) -> tuple[Account | None, str]:
+    """Return the peer's account, and why no code of it is accepted; empty where one may be."""
+    account = account_at(now, attempt.peer, row)
+    if not row.verifier_active:
+        return account, "verifier unknown or inactive"
+    if account is None:
+        return None, "peer unknown"
+    if not row.active:
+        return account, "peer inactive"
+    if attempt.kind == "audience" and is_person(row):
+        # Her authenticator app makes plain codes only.
+        return account, "people have no audience codes"
+    return account, ""
+
+
+def is_person(row: KindOfAccount) -> bool:
+    """Return whether a row is about a person of this database."""
+    return bool(row.kind == "human" and row.domain == "")

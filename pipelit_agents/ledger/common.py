@@ -1,0 +1,114 @@
+"""What every ledger is and does, wherever it counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from sqlalchemy import Connection, text
+
+from pipelit_agents.audit.records import entry, write
+from pipelit_agents.database.engine import Database
+from pipelit_agents.database.fast_path import Open
+from pipelit_agents.ledger.attempts import Attempt, Decision
+from pipelit_agents.ledger.rules import LaneKind
+
+__all__ = ["Ledger", "at_moment", "ledger_now", "lock_attempt", "record_decision"]
+
+_LOCK: Final = "lane.lock"
+
+
+class Ledger(Protocol):
+    """Counts attempts and spends codes, each in one atomic step."""
+
+    def decide(self, attempt: Attempt) -> Decision:
+        """Decides one attempt; it is durable, and audited, when this returns.
+
+        Raises:
+            LedgerUnavailable: Attempts can't be counted; nothing is accepted.
+            UnsealError: The peer's secret doesn't open under this keyring.
+        """
+
+    def check(self) -> str:
+        """Makes sure that it can count, and says where.
+
+        Raises:
+            LedgerUnavailable: It can't be reached, or refuses.
+        """
+
+    def close(self) -> None:
+        """Closes connections of its own; the next use opens new ones."""
+
+
+def record_decision(
+    connection: Open,
+    attempt: Attempt,
+    decision: Decision,
+    reason: str,
+    *,
+    locked: LaneKind | None = None,
+) -> None:
+    """Writes the audit row of an attempt, in the transaction that decides.
+
+    Args:
+        connection: In that transaction.
+        attempt: What was asked.
+        decision: What was decided.
+        reason: The true reason.
+        locked: The lane that this failure locked for the first time. That is a row of its own,
+            with the action ``lane.lock``, so that it can be watched for.
+    """
+    rows = [
+        entry(
+            at=decision.at,
+            actor=attempt.named or attempt.verifier,
+            subject=attempt.named or attempt.peer,
+            action=f"verify.{attempt.kind}",
+            outcome="ok" if decision.verdict == "accepted" else "refused",
+            reason=attempt.unfit or reason,
+        )
+    ]
+    if locked is not None:
+        words = "audience" if locked == "pair" else locked
+        rows.insert(0, rows[0] | {"action": _LOCK, "reason": f"locked lane: {words}"})
+    write(connection, *rows)
+
+
+def lock_attempt(database: Database, connection: Open, attempt: Attempt) -> None:
+    """Makes attempts about one peer follow each other, and deactivations wait for them."""
+    if connection.dialect.name == "sqlite":
+        # Where every transaction that writes follows the other.
+        return
+    accounts = sorted({f"account:{attempt.peer}", f"account:{attempt.verifier}"})
+    database.lock(connection, *accounts, shared=True)
+    database.lock(connection, f"ledger:{attempt.peer}")
+
+
+def ledger_now(
+    database: Database, connection: Connection, clock: Callable[[], float] | None
+) -> float:
+    """Return the moment by the clock that decides, Unix seconds.
+
+    Args:
+        database: The database.
+        connection: In a transaction on it.
+        clock: The ledger's clock, if it isn't the database server's or the machine's.
+    """
+    if clock is not None:
+        return clock()
+    now: float | None = connection.scalar(text(f"SELECT {database.server_clock}"))
+    return time.time() if now is None else now
+
+
+def at_moment(clock: Callable[[], float] | None, of_the_server: float | None) -> float:
+    """Return the moment by the ledger's clock, Unix seconds.
+
+    Args:
+        clock: The ledger's clock; None for the database server's, or the machine's.
+        of_the_server: The database server's time; None where the database is a file.
+    """
+    if clock is not None:
+        # As fine as other ledgers write it down.
+        return round(clock(), 6)
+    return time.time() if of_the_server is None else of_the_server

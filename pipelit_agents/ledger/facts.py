@@ -1,0 +1,88 @@
+"""What the database says about an attempt, for ledgers that count outside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Final, NamedTuple
+
+from pipelit_agents.database.engine import Database
+from pipelit_agents.database.fast_path import Open, Statement
+from pipelit_agents.ledger.attempts import Attempt, account_of, is_person
+from pipelit_agents.ledger.common import at_moment
+from pipelit_agents.ledger.lanes import IN_FAMILY, SHARED_LANE, UNFIT_VERIFIER, VERIFIER_ACTIVE
+from pipelit_agents.ledger.rules import LaneKind, Peer, class_of
+
+__all__ = ["Facts", "read_facts"]
+
+# The kind of the lane and its subject, and where the verifier's own lane is looked up; a person's
+# verifiers have none of their own.
+_LANES: Final = {
+    "audience": ("'pair'", ":verifier", ""),
+    "plain": (
+        f"CASE WHEN {UNFIT_VERIFIER} THEN 'nobody' WHEN o.scope IS NOT NULL THEN 'plain' "
+        f"ELSE {SHARED_LANE} END",
+        f"CASE WHEN {UNFIT_VERIFIER} OR o.scope IS NOT NULL THEN :verifier ELSE '' END",
+        "LEFT JOIN pipelit_ledger o ON o.peer = :peer AND o.scope = 'plain' "
+        "AND o.subject = :verifier AND NOT (p.kind = 'human' AND p.domain = '') "
+        f"AND CASE WHEN {IN_FAMILY} THEN 0 ELSE 1 END = 1 ",
+    ),
+}
+
+
+class Facts(NamedTuple):
+    """What the database says about an attempt, but for what was counted and spent.
+
+    Attributes:
+        now: The moment by the ledger's clock, Unix seconds.
+        peer: The peer's account, the class of the lane, and why no code is accepted.
+        lane: The kind and the subject of the lane in which the attempt counts. With the peer's name
+            they name one lane.
+        unlocks: Grows whenever this lane is unlocked. Where a ledger has counted under
+            another number, it applies ``Rules.unlocked`` before it decides.
+        generation: Grows with each secret of the peer. What was spent under a smaller number was
+            spent of the secret before, so ``Spent(step=s)`` becomes ``Spent(previous=s)``.
+    """
+
+    now: float
+    peer: Peer
+    lane: tuple[LaneKind, str]
+    unlocks: int
+    generation: int
+
+
+@cache
+def _reading(now: str, kind: str) -> Statement:
+    scope, subject, join = _LANES[kind]
+    return Statement(
+        f"SELECT {now} AS now, {VERIFIER_ACTIVE} AS verifier_active, {scope} AS scope, "  # noqa: S608 - our words
+        "p.active, p.kind, p.domain, p.totp_secret, p.totp_previous, p.totp_previous_until, "
+        "p.relation, COALESCE(p.totp_generation, 0) AS generation, "
+        "(SELECT COALESCE(max(u.unlocks), 0) FROM pipelit_ledger u WHERE u.peer = :peer AND "
+        f"(u.scope = 'peer' OR (u.scope = {scope} AND u.subject = {subject}))) AS unlocks "
+        "FROM (SELECT 1 AS one) AS base "
+        "LEFT JOIN pipelit_users v ON v.username = :verifier "
+        f"LEFT JOIN pipelit_users p ON p.username = :peer {join}"
+    )
+
+
+def read_facts(
+    database: Database, connection: Open, attempt: Attempt, clock: Callable[[], float] | None
+) -> Facts:
+    """Read what the database says about an attempt, in the transaction that decides.
+
+    Args:
+        database: The database.
+        connection: In a transaction of :meth:`Database.deciding`, after :func:`lock_attempt`.
+        attempt: The attempt.
+        clock: As in :class:`LedgerContext`.
+    """
+    statement = _reading(database.server_clock, attempt.kind)
+    names = {"verifier": attempt.verifier, "peer": attempt.peer}
+    (row,) = statement.fetch(connection, names | {"own": attempt.own, "first": attempt.first})
+    now = at_moment(clock, row.now)
+    account, unfit = account_of(attempt, row, now)
+    scope: LaneKind = row.scope
+    peer = Peer(account, unfit, class_of(scope, person=is_person(row)))
+    subject = attempt.verifier if scope in ("pair", "plain", "nobody") else ""
+    return Facts(now, peer, (scope, subject), int(row.unlocks), int(row.generation))
