@@ -20,10 +20,13 @@ _LOCK: Final = "lane.lock"
 
 
 class Ledger(Protocol):
-    """Counts attempts and spends codes, each in one atomic step."""
+    """Counts attempts and lets no code be used twice, each in one atomic step.
+
+    Let :class:`pipelit_agents.testing.LedgerSuite` test a ledger of your own.
+    """
 
     def decide(self, attempt: Attempt) -> Decision:
-        """Decides one attempt; it is durable, and audited, when this returns.
+        """Decide one attempt. The decision is durable and audited when this returns.
 
         Raises:
             LedgerUnavailable: Attempts can't be counted; nothing is accepted.
@@ -31,14 +34,14 @@ class Ledger(Protocol):
         """
 
     def check(self) -> str:
-        """Makes sure that it can count, and says where.
+        """Make sure that it can count, and return where, without a password.
 
         Raises:
             LedgerUnavailable: It can't be reached, or refuses.
         """
 
     def close(self) -> None:
-        """Closes connections of its own; the next use opens new ones."""
+        """Close its own connections; the next use opens new ones."""
 
 
 def record_decision(
@@ -49,12 +52,12 @@ def record_decision(
     *,
     locked: LaneKind | None = None,
 ) -> None:
-    """Writes the audit row of an attempt, in the transaction that decides.
+    """Write the audit row of an attempt, in the transaction that decides.
 
     Args:
         connection: In that transaction.
-        attempt: What was asked.
-        decision: What was decided.
+        attempt: The attempt.
+        decision: The decision.
         reason: The true reason.
         locked: The lane that this failure locked for the first time. That is a row of its own,
             with the action ``lane.lock``, so that it can be watched for.
@@ -76,7 +79,10 @@ def record_decision(
 
 
 def lock_attempt(database: Database, connection: Open, attempt: Attempt) -> None:
-    """Makes attempts about one peer follow each other, and deactivations wait for them."""
+    """Make attempts about one peer follow each other, and deactivations wait for them.
+
+    Call it first in the transaction that decides, before anything is read.
+    """
     if connection.dialect.name == "sqlite":
         # Where every transaction that writes follows the other.
         return

@@ -130,7 +130,7 @@ if spender.generation < generation then
   spender.generation, spender.spent = generation, -1
 end
 
--- A server that began anew, was restored or took over may have forgotten what was spent last. What
+-- A server that was restarted, was restored or took over may have forgotten what was spent last. What
 -- the last of it was, SQL knows as well: where that is no longer good, nothing that could be good
 -- was forgotten. And what SQL has, it refuses by itself: this is for the day when SQL forgot too.
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')

@@ -140,7 +140,7 @@ def last_forgotten(
         connection: In the transaction that decides.
         row: With ``boot_id``, ``changed_at`` and ``clock_offset`` as they are in the database.
         life: What tells one life of the machine from another.
-        verifier: Who asked, for the record.
+        verifier: The verifier, for the audit.
         now: By the ledger's clock, Unix seconds.
         window: How many steps a code may be ahead of the clock: so much of the future may have
             been spent too.

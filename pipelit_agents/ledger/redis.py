@@ -345,7 +345,7 @@ class RedisLedger:
                     # Redis has ended the row of failures for it; so it is begun again.
                     verdict = "rejected"
                     failures = row.in_a_row + 1
-                    until = at + self._rules.lock_of(failures) if self._locks(failures) else 0.0
+                    until = self._rules.lock_end(failures, at)
                     answer = answer._replace(
                         version=answer.version + 1, in_a_row=failures, locked_until=until
                     )
@@ -367,9 +367,6 @@ class RedisLedger:
             record_decision(connection, attempt, decision, reason, locked=locked)
         forgotten.require_one_kernel(attempt)
         return decision
-
-    def _locks(self, failures: int) -> bool:
-        return failures >= self._rules.policy.lock_after
 
     def _cost(self, attempt: Attempt, row: Any, answer: _Answer) -> float:
         """By how much a refused code moves on the moment at which the lane's allowance is whole."""

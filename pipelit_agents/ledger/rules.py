@@ -180,6 +180,15 @@ class Rules:
         doublings = min(max(0, in_a_row - self.policy.lock_after), _MOST_DOUBLINGS)
         return min(self.policy.lock_seconds * 2.0**doublings, self.policy.longest_lock_seconds)
 
+    def lock_end(self, in_a_row: int, now: float) -> float:
+        """Return the end of the lock that a failure sets; 0 where it sets none.
+
+        Args:
+            in_a_row: Failures in a row, with this one.
+            now: By the ledger's clock, Unix seconds.
+        """
+        return now + self.lock_of(in_a_row) if in_a_row >= self.policy.lock_after else 0.0
+
     def seen(self, lane: Lane, now: float, lanes: LaneClass) -> Lane:
         """Return a lane as it counts at a moment, whatever the clock said when it was written.
 
@@ -265,7 +274,7 @@ class Rules:
             now: By the ledger's clock.
             forgotten: The last step that may have been spent without the ledger's knowing.
             lanes: The class of the lane.
-            was_expired: Tells whether the code was right a few minutes ago. It is asked at each
+            was_expired: Tells whether the code was right a few minutes ago. It is called at each
                 refusal, whatever its reason, because it takes time.
             secrets: How many secrets the code was compared with; a guess may hit either of two.
         """
@@ -300,8 +309,8 @@ class Rules:
     def _failed(self, lane: Lane, spent: Spent, reason: str, now: float, cost: float) -> Ruling:
         in_a_row = lane.in_a_row + 1
         recent, locked_until = (*lane.recent, now), lane.locked_until
-        if in_a_row >= self.policy.lock_after:
-            recent, locked_until = (), now + self.lock_of(in_a_row)
+        if lock_end := self.lock_end(in_a_row, now):
+            recent, locked_until = (), lock_end
         whole_at = max(lane.whole_at, now) + cost if cost else lane.whole_at
         first_lock = in_a_row == self.policy.lock_after
         lane = Lane(in_a_row, recent, locked_until, whole_at)

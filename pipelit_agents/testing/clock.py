@@ -11,7 +11,7 @@ START: Final = 1_800_000_000.0
 
 
 class Clock:
-    """A clock that stands still until it is turned; ``Pipelit(clock=…)`` takes it.
+    """A clock that moves only when a test turns it; ``Pipelit(clock=…)`` takes it.
 
     Args:
         now: The first moment, Unix seconds.

@@ -60,7 +60,7 @@ class FakeCredential(Protocol):
 
 @pytest.fixture
 def clock() -> Clock:
-    """Return the clock of ``pipelit``. It stands still until ``clock.advance(30)``."""
+    """Return the clock of ``pipelit``. It moves only by ``clock.advance(30)``."""
     return Clock()
 
 

@@ -30,8 +30,8 @@ def assert_no_leak(value: Any, pipelit: Pipelit) -> None:
 
     Args:
         value: A graph's state, messages, log records (``caplog.records``), text, bytes, or any
-            object or container of them. A :class:`~pathlib.Path` stands for the content of that
-            file, or of all files in that folder.
+            object or container of them. Of a :class:`~pathlib.Path` the content of that file is
+            searched, or of all files in that folder.
         pipelit: Where the credentials are stored.
 
     Raises:
