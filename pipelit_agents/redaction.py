@@ -281,7 +281,7 @@ def _traceback(info: Any, secrets: Patterns) -> str | None:
         return None
     shown = _FORMATTER.formatException((kind, error, where))
     if not (
-        secrets.within(shown + repr(error))
+        secrets.in_text(shown + repr(error))
         or shown_in_frames(error, secrets)
         or shown_in_frames(where, secrets)
     ):

@@ -16,7 +16,7 @@ from langchain_core.outputs import ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
-from pipelit_agents.credentials.inject import searching_given
+from pipelit_agents.credentials.inject import searching_input
 from pipelit_agents.credentials.leak_guard.langgraph_io import (
     guarded_argument,
     guarded_config,
@@ -164,7 +164,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             self._warn_unused(request.model)
             return handler(request)
         with opened_scope() as scope:
-            scope.note(inputs_in("request", request))
+            scope.add_input(inputs_in("request", request))
             built = request.override(model=self._built(scope))
             return _checked(scope, handler(built), "what the model answers")
 
@@ -179,7 +179,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             self._warn_unused(request.model)
             return await handler(request)
         with opened_scope() as scope:
-            scope.note(inputs_in("request", request))
+            scope.add_input(inputs_in("request", request))
             model = await asyncio.to_thread(self._built, scope)
             answer = handler(request.override(model=model))
             return _checked(scope, await answer, "what the model answers")
@@ -199,7 +199,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return handler(request)
         with opened_scope() as scope:
-            scope.note(inputs_in("request", request))
+            scope.add_input(inputs_in("request", request))
             filled = self._filled(request, wanted, scope)
             return _checked(scope, handler(filled), "what the tool returns")
 
@@ -211,7 +211,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return await handler(request)
         with opened_scope() as scope:
-            scope.note(inputs_in("request", request))
+            scope.add_input(inputs_in("request", request))
             filled = await asyncio.to_thread(self._filled, request, wanted, scope)
             return _checked(scope, await handler(filled), "what the tool returns")
 
@@ -306,7 +306,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
 
 def _checked(scope: Scope, result: Any, where: str) -> Any:
     try:
-        scope.check(result, where)
+        scope.search(result, where)
         return result
     finally:
         # A leak is shown with the local variables of this frame.
@@ -347,11 +347,11 @@ def _given(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseT
         return [state_in(key, each) for key, each in tool_input.items()]
 
     def run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        with searching_given(scope, kept(tool_input)):
+        with searching_input(scope, kept(tool_input)):
             return tool.run(guarded(tool_input, kwargs), *args, **kwargs)
 
     async def arun(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        with searching_given(scope, kept(tool_input)):
+        with searching_input(scope, kept(tool_input)):
             return await tool.arun(guarded(tool_input, kwargs), *args, **kwargs)
 
     vars(made).update(run=run, arun=arun)
