@@ -405,7 +405,7 @@ def test_put_warns_of_a_common_part(pipelit: Pipelit) -> None:
 
 def test_put_warns_of_a_common_whole(pipelit: Pipelit) -> None:
     """As a whole it is searched for, so that honest text is refused: said as well."""
-    with pytest.warns(CommonSecretWarning, match="honest text that has it is refused"):
+    with pytest.warns(CommonSecretWarning, match="ordinary text that contains it is refused"):
         made = pipelit.credentials.put("db", "swordfish", kind="database", created_by="alice")
     assert (made.searched, made.unsearched) == (("value",), ())
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 
 from pipelit_agents.credentials.leak_guard.parts import parts
 from pipelit_agents.credentials.leak_guard.recognition import (
-    SHORTEST,
+    MIN_LENGTH,
     Level,
     Part,
     Verdict,
@@ -351,7 +351,7 @@ def _guess_length(rest: int) -> int:
 
 
 def _is_long_enough(form: bytes) -> bool:
-    return len(form) >= SHORTEST
+    return len(form) >= MIN_LENGTH
 
 
 def _as_text(form: bytes) -> str:
@@ -363,7 +363,7 @@ def _as_text(form: bytes) -> str:
 
 def _forms(secret: str | bytes, *, encodes: bool = True) -> set[bytes]:
     """Return the encoded, escaped and quoted forms of a secret, and of the bytes it encodes."""
-    if len(secret) < SHORTEST:
+    if len(secret) < MIN_LENGTH:
         return set()
     if isinstance(secret, bytes):
         return _forms_of_bytes(secret)
@@ -392,7 +392,7 @@ def _forms(secret: str | bytes, *, encodes: bool = True) -> set[bytes]:
 
 def _forms_of_bytes(raw: bytes) -> set[bytes]:
     """Return the forms of a binary secret."""
-    if len(raw) < SHORTEST:
+    if len(raw) < MIN_LENGTH:
         return set()
     texts = {*_hexadecimal(raw), repr(raw)[2:-1], raw.decode("latin-1")}
     return {raw, *(each.encode() for each in texts), *_base64({raw})}

@@ -93,8 +93,8 @@ def _raise_located(value: Any, patterns: Patterns, where: str, plain: Mapping[in
             rounds += has_own_forms(kind)
             if rounds <= MAX_ROUNDS:
                 inner = [
-                    (part, _joined_path(path, place), rounds)
-                    for place, part in children_of(each, code=True)
+                    (part, _joined_path(path, key), rounds)
+                    for key, part in children_of(each, code=True)
                 ]
                 waiting.extend(reversed(inner))
 
@@ -130,10 +130,10 @@ def patterns_of(revealed: Revealed) -> Patterns:
     return revealed if isinstance(revealed, Patterns) else Patterns(revealed)
 
 
-def _joined_path(path: str, place: Any) -> str:
-    if type(place) is int:
-        return f"{path}[{place}]"[:_MAX_PATH_LENGTH]
-    name = place if isinstance(place, str) else repr(place)
+def _joined_path(path: str, key: Any) -> str:
+    if type(key) is int:
+        return f"{path}[{key}]"[:_MAX_PATH_LENGTH]
+    name = key if isinstance(key, str) else repr(key)
     return (f"{path}.{name}" if path and name else path or name)[:_MAX_PATH_LENGTH]
 
 
