@@ -127,7 +127,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "tools without parameters": (
         lambda w: CredentialMiddleware(w.credentials, tools={"search": "serper"}),
-        "tools has to name parameters and credentials",
+        "tools has to map parameters to credentials",
     ),
     "another form of a credential's name": (
         lambda w: w.credentials.get("OpenAI"),
