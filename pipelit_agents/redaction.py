@@ -14,7 +14,7 @@ from inspect import currentframe
 from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
 
-from pipelit_agents.credentials.leak_guard.frames import shown_in_frames
+from pipelit_agents.credentials.leak_guard.frames import frames_hold_secret
 from pipelit_agents.credentials.leak_guard.masking import MASK, masked
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.scope import open_patterns
@@ -47,10 +47,10 @@ def redact(value: T) -> T:
         and exceptions become text. An exception or traceback whose frames hold a secret in a local
         variable becomes text too.
     """
-    shown: Any = value
+    clean: Any = value
     for secrets in open_patterns():
-        shown = masked(_without_frames(shown, secrets, _MAX_DEPTH), secrets)
-    return shown  # type: ignore[no-any-return]
+        clean = masked(_without_frames(clean, secrets, _MAX_DEPTH), secrets)
+    return clean  # type: ignore[no-any-return]
 
 
 class RedactingFilter(logging.Filter):
@@ -83,17 +83,17 @@ class RedactingFilter(logging.Filter):
         for name, value in list(vars(record).items()):
             if name != "exc_info":
                 setattr(record, name, masked(_without_frames(value, secrets, _MAX_DEPTH), secrets))
-        if record.exc_info and (shown := _traceback(record.exc_info, secrets)) is not None:
+        if record.exc_info and (clean := _traceback(record.exc_info, secrets)) is not None:
             # Render it here: the exception itself is still in use, and must not be changed.
-            record.exc_info, record.exc_text = None, shown
+            record.exc_info, record.exc_text = None, clean
         try:
             message = record.getMessage()
         except Exception:
             # The handler reports errors in the arguments.
             return
-        shown = masked(message, secrets)
-        if shown != message:
-            record.msg, record.args = shown, None
+        clean = masked(message, secrets)
+        if clean != message:
+            record.msg, record.args = clean, None
 
 
 def structlog_processor(
@@ -115,8 +115,8 @@ def structlog_processor(
     """
     for secrets in open_patterns():
         found = _without_frames(event_dict, secrets, _MAX_DEPTH)
-        shown = {key: masked(each, secrets) for key, each in found.items()}
-        event_dict = {masked(key, secrets): each for key, each in shown.items()}
+        clean = {key: masked(each, secrets) for key, each in found.items()}
+        event_dict = {masked(key, secrets): each for key, each in clean.items()}
     return event_dict
 
 
@@ -133,9 +133,9 @@ def loguru_patcher(record: Any) -> None:
     for secrets in open_patterns():
         record["extra"] = masked(_without_frames(record["extra"], secrets, _MAX_DEPTH), secrets)
         record["message"] = masked(record["message"], secrets)
-        if record["exception"] and (shown := _traceback(record["exception"], secrets)) is not None:
+        if record["exception"] and (clean := _traceback(record["exception"], secrets)) is not None:
             record["exception"] = None
-            record["message"] += f"\n{shown}"
+            record["message"] += f"\n{clean}"
 
 
 def sentry_before_send(event: Any, hint: Mapping[str, Any]) -> Any:
@@ -153,12 +153,12 @@ def sentry_before_send(event: Any, hint: Mapping[str, Any]) -> Any:
         The event, masked.
     """
     for secrets in open_patterns():
-        held = any(shown_in_frames(each, secrets) for each in hint.get("exc_info") or ())
+        held = any(frames_hold_secret(each, secrets) for each in hint.get("exc_info") or ())
         # With attach_stacktrace, the event contains the running frames.
-        held = held or ("threads" in event and shown_in_frames(currentframe(), secrets))
-        shown = masked(event, secrets)
+        held = held or ("threads" in event and frames_hold_secret(currentframe(), secrets))
+        clean = masked(event, secrets)
         # Sentry truncates long values, and a search doesn't find a truncated secret.
-        event = _without_variables(shown) if held or shown is not event else event
+        event = _without_variables(clean) if held or clean is not event else event
     return event
 
 
@@ -241,21 +241,21 @@ def anonymize(payload: dict[str, Any]) -> dict[str, Any]:
 def _without_frames(value: Any, secrets: Patterns, depth: int) -> Any:
     """Replace exceptions and frames that hold a secret by text, within a value."""
     if isinstance(value, BaseException | TracebackType | FrameType):
-        if not shown_in_frames(value, secrets):
+        if not frames_hold_secret(value, secrets):
             return value
-        said = str(value) if isinstance(value, BaseException) else MASK
-        return masked(f"{type(value).__name__}: {said}", secrets)
+        text = str(value) if isinstance(value, BaseException) else MASK
+        return masked(f"{type(value).__name__}: {text}", secrets)
     if depth and isinstance(value, dict):
         made = {key: _without_frames(each, secrets, depth - 1) for key, each in value.items()}
         info = _exc_info(value.get("exc_info"))
-        if info is not None and (shown := _traceback(info, secrets)) is not None:
+        if info is not None and (clean := _traceback(info, secrets)) is not None:
             # structlog's own processors use the same key for the rendered text.
             del made["exc_info"]
-            made["exception"] = shown
+            made["exception"] = clean
         return made if any(made.get(key) is not each for key, each in value.items()) else value
     if depth and type(value) in (list, tuple):
-        if _is_exc_info(value) and (shown := _traceback(value, secrets)) is not None:
-            return shown
+        if _is_exc_info(value) and (clean := _traceback(value, secrets)) is not None:
+            return clean
         parts = [_without_frames(each, secrets, depth - 1) for each in value]
         if any(a is not b for a, b in zip(parts, value, strict=True)):
             return type(value)(parts)
@@ -280,14 +280,14 @@ def _traceback(info: Any, secrets: Patterns) -> str | None:
     kind, error, where = info
     if error is None:
         return None
-    shown = _FORMATTER.formatException((kind, error, where))
+    rendered = _FORMATTER.formatException((kind, error, where))
     if not (
-        secrets.in_text(shown + repr(error))
-        or shown_in_frames(error, secrets)
-        or shown_in_frames(where, secrets)
+        secrets.in_text(rendered + repr(error))
+        or frames_hold_secret(error, secrets)
+        or frames_hold_secret(where, secrets)
     ):
         return None
-    text: str = masked(shown, secrets)
+    text: str = masked(rendered, secrets)
     return text
 
 

@@ -242,7 +242,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """As every checkpointer's."""
+        """Return the stored changes of channels, like any checkpointer."""
         with _reading([_description(config)]):
             found = self._saver.get_delta_channel_history(config=config, channels=channels)
             return self._decrypted_history(config, found)
@@ -250,7 +250,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """As every checkpointer's."""
+        """As :meth:`get_delta_channel_history`."""
         with _reading([_description(config)]):
             found = await self._saver.aget_delta_channel_history(config=config, channels=channels)
             return self._decrypted_history(config, found)

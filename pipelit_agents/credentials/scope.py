@@ -48,7 +48,7 @@ class Scope(Unsearched):
         self.closed = False
         self.run: object | None = None
         self.surroundings: Surroundings | None = None
-        self._delayed_calls: dict[int, tuple[Any, DelayedCall]] = {}
+        self._delayed_calls: dict[int, tuple[Callable[..., Any], DelayedCall]] = {}
         self._on_exit: list[Callable[[], Any]] = []
         outer: Scope | None = self.parent
         self.input: NodeInput = NodeInput(outer.input if outer is not None else None)

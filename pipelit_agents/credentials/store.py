@@ -221,19 +221,21 @@ class Credentials:
         for message, category in _warnings_for(name, secrets, found):
             # Report the line that called put: skip put itself and its two wrappers.
             warnings.warn(message, category, stacklevel=5)
-        shown = _canonical(name, dict(public or {}))
-        may = None
+        public_json = _canonical(name, dict(public or {}))
+        allow_json = None
         if allow is not None:
-            may = json.dumps(sorted({require_username(each, argument="allow") for each in allow}))
+            allow_json = json.dumps(
+                sorted({require_username(each, argument="allow") for each in allow})
+            )
         now = self._clock()
         keyring = self._keyring()
         require_fitting(connection, keyring)
-        purpose = credential_purpose(name, kind, shown, may)
+        purpose = credential_purpose(name, kind, public_json, allow_json)
         hint_purpose = f"{purpose}:hint"
         values = {
             "kind": kind,
-            "public": shown,
-            "allow": may,
+            "public": public_json,
+            "allow": allow_json,
             "sealed": Sealed(keyring.seal(json.dumps(secrets), purpose), purpose),
             "hint": Sealed(keyring.seal(_hint(secrets, found), hint_purpose), hint_purpose),
             "updated_at": now,
@@ -646,9 +648,9 @@ def _not_found(name: str) -> CredentialError:
 def _secret_fields(
     name: str, value: str | SecretStr | Mapping[str, str | SecretStr]
 ) -> dict[str, str]:
-    given = value if isinstance(value, Mapping) else {DEFAULT_FIELD: value}
+    values = value if isinstance(value, Mapping) else {DEFAULT_FIELD: value}
     fields = {}
-    for key, secret in given.items():
+    for key, secret in values.items():
         if isinstance(secret, Secret):
             raise CredentialScopeError(
                 f"credential {name!r}: an open secret can't be stored again", credential=name

@@ -350,8 +350,10 @@ def _with_secrets(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -
         if kwargs.get("callbacks") is not None:
             callbacks = {"callbacks": kwargs["callbacks"]}
             kwargs["callbacks"] = guarded_config(callbacks, scope)["callbacks"]
-        given = {key: guarded_argument(key, each, scope) for key, each in tool_input.items()}
-        return {**given, **secrets}
+        guarded_input = {
+            key: guarded_argument(key, each, scope) for key, each in tool_input.items()
+        }
+        return {**guarded_input, **secrets}
 
     def stored_by_langgraph(tool_input: Any) -> list[Any]:
         return [state_in(key, each) for key, each in tool_input.items()]
@@ -369,13 +371,13 @@ def _with_secrets(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -
 
 
 def _hides(tool: BaseTool, parameter: str) -> bool:
-    whole, shown = tool.get_input_schema(), tool.tool_call_schema
+    complete, visible = tool.get_input_schema(), tool.tool_call_schema
     return (
-        issubclass(whole, BaseModel)
-        and parameter in whole.model_fields
+        issubclass(complete, BaseModel)
+        and parameter in complete.model_fields
         # With another type it would be validated, and the model would receive the error text.
-        and "SecretStr" in str(whole.model_fields[parameter].annotation)
-        and isinstance(shown, type)
-        and issubclass(shown, BaseModel)
-        and parameter not in shown.model_fields
+        and "SecretStr" in str(complete.model_fields[parameter].annotation)
+        and isinstance(visible, type)
+        and issubclass(visible, BaseModel)
+        and parameter not in visible.model_fields
     )

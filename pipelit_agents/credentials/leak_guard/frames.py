@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from types import FrameType, TracebackType
@@ -14,7 +14,7 @@ from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.traversal import children_of
 from pipelit_agents.credentials.secret import Secret
 
-__all__ = ["chain_of", "shown_in_frames"]
+__all__ = ["chain_of", "frames_hold_secret"]
 
 # Objects to search per frame, nearest first. Texts and numbers don't count. Error trackers display
 # fewer than that.
@@ -36,29 +36,29 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
         waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
 
 
-def shown_in_frames(shown: Any, patterns: Patterns) -> bool:
+def frames_hold_secret(value: Any, patterns: Patterns) -> bool:
     """Return whether a local variable of an exception, a traceback or a frame holds a secret.
 
     Args:
-        shown: An exception, which is searched with its whole chain; a traceback; or a frame. Any
+        value: An exception, which is searched with its whole chain; a traceback; or a frame. Any
             other value has no frames.
         patterns: The secrets to search for.
     """
     seen: dict[int, Any] = {}
-    return any(_holds(frame.f_locals, patterns, seen) for frame in _frames(shown))
+    return any(_holds(frame.f_locals, patterns, seen) for frame in _frames(value))
 
 
-def _frames(shown: Any) -> Iterator[FrameType]:
-    if isinstance(shown, BaseException):
-        for each in chain_of(shown):
+def _frames(value: Any) -> Iterator[FrameType]:
+    if isinstance(value, BaseException):
+        for each in chain_of(value):
             yield from _frames(each.__traceback__)
-    elif isinstance(shown, TracebackType):
-        yield from (frame for frame, _ in traceback.walk_tb(shown))
-    elif isinstance(shown, FrameType):
-        yield from (frame for frame, _ in traceback.walk_stack(shown))
+    elif isinstance(value, TracebackType):
+        yield from (frame for frame, _ in traceback.walk_tb(value))
+    elif isinstance(value, FrameType):
+        yield from (frame for frame, _ in traceback.walk_stack(value))
 
 
-def _holds(variables: Any, patterns: Patterns, seen: dict[int, Any]) -> bool:
+def _holds(variables: Mapping[str, Any], patterns: Patterns, seen: dict[int, Any]) -> bool:
     # Search an object that several frames refer to only once.
     waiting: deque[Any] = deque([dict(variables)])
     left = _MAX_OBJECTS

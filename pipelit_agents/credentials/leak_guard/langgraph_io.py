@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import suppress
 from copy import copy, deepcopy
 from functools import lru_cache, partial, wraps
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, Final, NoReturn, Protocol, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackHandler,
@@ -51,11 +51,14 @@ __all__ = [
     "state_in",
 ]
 
-_CONFIG_KEYS = frozenset({"callbacks", "configurable"})
+_CONFIG_KEYS: Final = frozenset({"callbacks", "configurable"})
 # Types that are data. In _PLAIN_TYPES, those of most configuration values: checking them against
 # every kind of exit would be slow.
-_DATA_TYPES = (str, bytes, dict, list, tuple, set, frozenset, BaseModel)
-_PLAIN_TYPES = frozenset({str, int, float, bool, bytes, type(None), dict, list, tuple})
+_DATA_TYPES: Final = (str, bytes, dict, list, tuple, set, frozenset, BaseModel)
+_PLAIN_TYPES: Final = frozenset({str, int, float, bool, bytes, type(None), dict, list, tuple})
+
+# A callback event: the name of the handler's method, and its arguments.
+_Event = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 
 class Guard(Protocol):
@@ -397,13 +400,13 @@ def _guarded_saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpo
         real = getattr(saver, name)
 
         def checked(config: Any, *args: Any, _real: Any = real, **kwargs: Any) -> Any:
-            shown = {key: config.get(key) for key in ("configurable", "metadata")}
-            shown["configurable"] = {
+            visible = {key: config.get(key) for key in ("configurable", "metadata")}
+            visible["configurable"] = {
                 key: value
-                for key, value in (shown["configurable"] or {}).items()
+                for key, value in (visible["configurable"] or {}).items()
                 if not key.startswith("__")
             }
-            guard.search([shown, args, kwargs], "the checkpoint of a graph inside the node")
+            guard.search([visible, args, kwargs], "the checkpoint of a graph inside the node")
             return _real(config, *args, **kwargs)
 
         # LangGraph inspects the signature to decide which arguments to pass.
@@ -417,7 +420,7 @@ def _guarded_saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpo
 
 
 # Only the newest LangGraph versions have get_delta_channel_history.
-_READS = tuple(
+_READS: Final = tuple(
     f"{prefix}{verb}"
     for verb in ("get", "get_tuple", "list", "get_delta_channel_history")
     for prefix in ("", "a")
@@ -534,9 +537,9 @@ class _Gate(BaseCallbackHandler, Unsearched):
         self._leaked: set[Any] = set()
         # A node may emit events from several threads.
         self._lock = threading.RLock()
-        self._listeners: list[Any] = []
+        self._listeners: list[_Delayed] = []
 
-    def flush_on_exit(self, handler: Any) -> None:
+    def flush_on_exit(self, handler: _Delayed) -> None:
         """When the node ends, pass a handler the events that were held back."""
         if not self._listeners:
             self._guard.on_exit(self._flush)
@@ -704,8 +707,8 @@ class _TappingGate(_Gate):
         return stream.take(chunk)
 
 
-_EVENTS = ("on_llm_new_token", "on_stream_event", "on_custom_event")
-_ENDS = ("on_llm_end", "on_llm_error")
+_EVENTS: Final = ("on_llm_new_token", "on_stream_event", "on_custom_event")
+_ENDS: Final = ("on_llm_end", "on_llm_error")
 
 
 def delayed(handler: Any, gate: _Gate) -> Any:
@@ -817,7 +820,9 @@ def _handler_of(handler: Any) -> Any:
     return handler
 
 
-def _released(handler: Any, name: str, args: Any, kwargs: Any) -> Iterator[tuple[str, Any, Any]]:
+def _released(
+    handler: _Delayed, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[_Event]:
     """Add an event, and yield the events that the handler may receive now, in order."""
     gate, runs, run_id = handler._pipelit_gate, handler._pipelit_runs, kwargs.get("run_id")
     if name == "on_custom_event":
@@ -835,7 +840,7 @@ def _released(handler: Any, name: str, args: Any, kwargs: Any) -> Iterator[tuple
     yield name, args, kwargs
 
 
-def _unreleased(handler: Any) -> Iterator[tuple[str, Any, Any]]:
+def _unreleased(handler: _Delayed) -> Iterator[_Event]:
     """Yield the custom events that were held back; no end event releases them."""
     for run_id, (_, kept) in list(handler._pipelit_runs.items()):
         if isinstance(run_id, tuple) and not handler._pipelit_gate.leaked(run_id):
@@ -843,7 +848,7 @@ def _unreleased(handler: Any) -> Iterator[tuple[str, Any, Any]]:
                 yield kept.popleft()
 
 
-def _sync_call(handler: Any, name: str) -> Callable[..., Any]:
+def _sync_call(handler: _Delayed, name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> None:
         for each, event_args, event_kwargs in _released(handler, name, args, kwargs):
             getattr(handler._pipelit_handler, each)(*event_args, **event_kwargs)
@@ -851,7 +856,7 @@ def _sync_call(handler: Any, name: str) -> Callable[..., Any]:
     return call
 
 
-def _async_call(handler: Any, name: str) -> Callable[..., Any]:
+def _async_call(handler: _Delayed, name: str) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> None:
         for each, event_args, event_kwargs in _released(handler, name, args, kwargs):
             result = getattr(handler._pipelit_handler, each)(*event_args, **event_kwargs)
@@ -867,4 +872,4 @@ async def _finish(waited_for: Awaitable[Any]) -> None:
 
 
 # Keeps a reference to each task, so that none is garbage-collected before it has run.
-_pending_tasks: set[Any] = set()
+_pending_tasks: set[asyncio.Task[None]] = set()

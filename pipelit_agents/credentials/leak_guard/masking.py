@@ -125,8 +125,8 @@ def _scrub_shallow(value: Any, masking: _Masking) -> list[Any]:
         return [each for _, each in after]
     if isinstance(value, list | deque):
         for index, each in enumerate(value):
-            if (shown := masking.leaf(each)) is not each:
-                value[index] = shown
+            if (clean := masking.leaf(each)) is not each:
+                value[index] = clean
         return list(value)
     if isinstance(value, set):
         kept_items = {masking.leaf(each) for each in value}
@@ -143,9 +143,9 @@ def _scrub_shallow(value: Any, masking: _Masking) -> list[Any]:
         names = [*dict(state_of(value)), *slots_of(kind)]
         for name in names:
             each = getattr(value, name, None)
-            if (shown := masking.leaf(each)) is not each:
-                object.__setattr__(value, name, shown)
-            found.append(shown)
+            if (clean := masking.leaf(each)) is not each:
+                object.__setattr__(value, name, clean)
+            found.append(clean)
         return found
     return []
 
@@ -219,8 +219,8 @@ class _Masking:
         kind: Any = type(error)
         kept: Any = _read(error, "__dict__")
         for name, found in list(dict.items(kept)):
-            if (shown := self.of(found)) is not found:
-                kept[name] = shown
+            if (clean := self.of(found)) is not found:
+                kept[name] = clean
         fixed = False
         for name in ("args", *members_of(error), *slots_of(kind)):
             member = _c_member(kind, name)
@@ -231,10 +231,10 @@ class _Masking:
             except AttributeError:
                 # The slot is empty.
                 continue
-            if (shown := self.of(found)) is not found:
+            if (clean := self.of(found)) is not found:
                 try:
                     # Not by setattr: a class may refuse or override it.
-                    member.__set__(error, shown)
+                    member.__set__(error, clean)
                 except (AttributeError, TypeError):
                     fixed = True
         self._clear_frames(error)
@@ -259,9 +259,9 @@ class _Masking:
             suppressed = _read(each, "__suppress_context__")
             for name in _LINKS:
                 linked = _read(each, name)
-                shown = self._made.get(id(linked), (None, linked))[1]
-                if shown is not linked:
-                    _write(each, name, shown)
+                clean = self._made.get(id(linked), (None, linked))[1]
+                if clean is not linked:
+                    _write(each, name, clean)
             # Setting a cause sets this flag.
             if _read(each, "__suppress_context__") is not suppressed:
                 _write(each, "__suppress_context__", suppressed)

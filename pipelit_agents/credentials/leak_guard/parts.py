@@ -171,8 +171,8 @@ def _named(path: str, name: str, value: str, above: Level, depth: int) -> _Parts
 
 def _under(path: str, name: str) -> str:
     """Extend a path by a field name; a name that may be a value becomes an asterisk."""
-    shown = len(name) <= _MAX_NAME_LENGTH and _NAME.fullmatch(name) and is_wordy(name)
-    return ".".join(each for each in (path, name if shown else "*") if each)
+    is_name = len(name) <= _MAX_NAME_LENGTH and _NAME.fullmatch(name) and is_wordy(name)
+    return ".".join(each for each in (path, name if is_name else "*") if each)
 
 
 # JSON

@@ -154,17 +154,17 @@ class Patterns:
         Returns:
             Patterns whose searches take as long as with these.
         """
-        gone = {form for _, alike in self._forms_by_secret() if alike & known for form in alike}
+        removed = {form for _, alike in self._forms_by_secret() if alike & known for form in alike}
         left = Patterns({})
         left.names = self.names
         left._source = self._source
-        left._forms = {form: name for form, name in self.forms.items() if form not in gone}
-        lost = [each for each in self._shortest if each in gone]
+        left._forms = {form: name for form, name in self.forms.items() if form not in removed}
+        lost = [each for each in self._shortest if each in removed]
         # A form that contains a removed form was covered by it, and is now searched for itself. Do
         # the same work if no form was removed, so that the duration doesn't reveal it.
         within = lost or self._shortest[:1]
         found = [form for form in left._forms if any(each in form for each in within)]
-        kept = [each for each in self._shortest if each not in gone]
+        kept = [each for each in self._shortest if each not in removed]
         left._shortest = list(dict.fromkeys(kept + found if lost else kept))
         left._shortest_texts = [text for each in left._shortest if (text := _as_text(each))]
         left._known = lost
@@ -176,8 +176,8 @@ class Patterns:
         """The forms as text, longest first."""
         found = self._texts
         if found is None:
-            shown = {text for form in self.forms if (text := _as_text(form))}
-            found = self._texts = sorted(shown, key=len, reverse=True)
+            texts = {text for form in self.forms if (text := _as_text(form))}
+            found = self._texts = sorted(texts, key=len, reverse=True)
         return found
 
     @property

@@ -192,7 +192,7 @@ class _Beginnings:
         return None
 
 
-def current_source() -> Any:
+def current_source() -> _Source:
     """Identify the current task or thread, to be put in front of the value that it streams."""
     # Two tasks of a node may write in turns, each the tokens of its own model.
     with suppress(RuntimeError):

@@ -162,8 +162,8 @@ def _reset(name: str, before: str | None, _: Any) -> None:
         os.environ[name] = before
 
 
-def _restore(variable: ContextVar[Any], before: Any, shown: Any) -> None:
-    variable.set(shown if before is _ABSENT else before)
+def _restore(variable: ContextVar[Any], before: Any, masked_value: Any) -> None:
+    variable.set(masked_value if before is _ABSENT else before)
 
 
 def _names() -> dict[tuple[str, Any], tuple[str, _Put]]:
@@ -223,12 +223,12 @@ class _Attributes:
             for name in (_attributes(value) if self._names is None else self._names)
         ]
 
-    def _put(self, name: str, shown: Any) -> None:
+    def _put(self, name: str, masked_value: Any) -> None:
         if self._names is None:
             # The class may be frozen.
-            object.__setattr__(self._value, name, shown)
+            object.__setattr__(self._value, name, masked_value)
         else:
-            setattr(self._value, name, shown)
+            setattr(self._value, name, masked_value)
 
 
 def _attributes(value: Any) -> list[str]:
@@ -323,9 +323,9 @@ def _drop(value: MutableMapping[Any, Any], key: Any, _: Any) -> None:
     value.pop(key, None)
 
 
-def _replace_item(value: set[Any], each: Any, shown: Any) -> None:
+def _replace_item(value: set[Any], each: Any, masked_value: Any) -> None:
     value.discard(each)
-    value.add(shown)
+    value.add(masked_value)
 
 
 def _mask_whole(put: _Put, _: Any) -> None:

@@ -272,15 +272,15 @@ class _TimedOutTypes:
     """
 
     def __init__(self) -> None:
-        self._until: WeakKeyDictionary[Any, dict[Any, float]] = WeakKeyDictionary()
+        self._until: WeakKeyDictionary[Any, dict[_Look, float]] = WeakKeyDictionary()
 
-    def add(self, kind: Any, look: Any) -> None:
+    def add(self, kind: Any, look: _Look | None) -> None:
         with suppress(Exception):
             if look not in _plan_for(kind).own_forms:
                 return
             self._until.setdefault(kind, {})[look] = monotonic() + _RETRY_INTERVAL
 
-    def has(self, kind: Any, look: Any) -> bool:
+    def has(self, kind: Any, look: _Look) -> bool:
         if not self._until:
             return False
         with suppress(Exception):
@@ -305,7 +305,7 @@ class _FormReader:
         self._thread = 0
         self._finished: list[OwnForms] = []
         self._parts: list[_Child] = []
-        self.look: Any = None
+        self.look: _Look | None = None
 
     def __call__(self) -> None:
         self._thread = threading.get_ident()

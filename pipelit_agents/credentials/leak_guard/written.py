@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from time import monotonic
-from typing import Any, Final
+from typing import Any, AnyStr, Final
 
 import ormsgpack
 
@@ -355,9 +355,9 @@ def _packed_number(form: bytes) -> bytes:
     return ormsgpack.packb(number) if _MIN_NUMBER <= number < _NUMBER_END else b""
 
 
-def _joined(parts: list[Any], between: Any) -> list[Any]:
+def _joined(parts: list[AnyStr], separator: AnyStr) -> list[AnyStr]:
     """Join the short parts, because each search has a fixed cost."""
     short = [each for each in parts if len(each) <= _MAX_JOINED]
     return [each for each in parts if len(each) > _MAX_JOINED] + (
-        [between.join(short)] if short else []
+        [separator.join(short)] if short else []
     )
