@@ -1,7 +1,7 @@
-"""Errors without the secrets that the failing function was given or has opened.
+"""Clear secrets from the frames of exceptions.
 
-Error trackers, ``rich`` and loguru show the local variables of every frame of a traceback. A
-function that takes or opens a secret has it in its variables, and so have those that it calls.
+Error trackers, ``rich`` and loguru display the local variables of every frame of a traceback. A
+function that takes or opens a secret has it in its variables, and so do the functions it calls.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ R = TypeVar("R")
 
 
 def discreet(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function that takes or opens secrets: what it raises has empty frames.
+    """Decorate a function that takes or opens secrets, so that its exceptions have empty frames.
 
-    The traceback keeps its files, lines and functions; the local variables of all frames from this
-    function down are gone, its arguments too. What the caller has in variables of its own stays.
+    The traceback keeps its files, lines and functions. The arguments and local variables are
+    cleared in all frames from this function down. The caller's variables are kept.
 
     Args:
-        function: No coroutine function and no generator function.
+        function: A function that is neither a coroutine function nor a generator function.
     """
 
     @wraps(function)
@@ -38,14 +38,14 @@ def discreet(function: Callable[P, R]) -> Callable[P, R]:
             _clear(error, handled)
             raise
         finally:
-            # This frame is part of the traceback.
+            # This frame is part of the traceback too.
             del args, kwargs, handled
 
     return call
 
 
 def _clear(error: BaseException | None, handled: BaseException | None) -> None:
-    """Clear the frames of an exception and its chain, up to what was handled before."""
+    """Clear the frames of an exception and its chain, up to the one that was handled before."""
     waiting, seen = [error], {id(None), id(handled)}
     while waiting:
         each = waiting.pop()
@@ -53,7 +53,7 @@ def _clear(error: BaseException | None, handled: BaseException | None) -> None:
             continue
         seen.add(id(each))
         for frame, _ in traceback.walk_tb(each.__traceback__):
-            # Those that still run are the caller's.
+            # A running frame belongs to the caller, and can't be cleared.
             with suppress(RuntimeError):
                 frame.clear()
         waiting += [each.__cause__, each.__context__]

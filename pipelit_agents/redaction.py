@@ -1,8 +1,8 @@
-"""Logs, traces and error reports without the secrets that are open in this process.
+"""Mask the secrets that are open in this process in logs, traces and error reports.
 
-A node that logs its key, or hands it to a tracer that callbacks don't see, is the mistake; what is
-here is put where logs and traces are made, and masks what is revealed at that moment. Nothing here
-needs structlog, loguru, Sentry or OpenTelemetry to be installed; docs/logging.md shows each.
+Use these filters and processors in case a node logs its key, or passes it to a tracer that doesn't
+use callbacks. They mask the secrets that are open when the record is made. Nothing here requires
+structlog, loguru, Sentry or OpenTelemetry to be installed. docs/logging.md describes each setup.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from inspect import currentframe
 from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
 
-from pipelit_agents.credentials.leak_guard.frames import shown_in_frames
+from pipelit_agents.credentials.leak_guard.frames import frames_hold_secret
 from pipelit_agents.credentials.leak_guard.masking import MASK, masked
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.scope import open_patterns
@@ -32,37 +32,38 @@ __all__ = [
 
 T = TypeVar("T")
 _FORMATTER: Final = logging.Formatter()
-# How deep in what is logged an exception is looked for.
-_DEEP: Final = 4
+# How many levels deep exceptions are searched for in a logged value.
+_MAX_DEPTH: Final = 4
 
 
 def redact(value: T) -> T:
-    """Return a value without the secrets that are open in this process, to be shown or sent.
+    """Return a value without the secrets that are open in this process, to display or send it.
 
     Args:
-        value: Text, bytes, containers, exceptions, or objects that are shown by their text.
+        value: Text, bytes, containers, exceptions, or objects that are displayed by their text.
 
     Returns:
-        The value itself where it shows none. Otherwise a copy: containers are rebuilt, objects and
-        exceptions become text. An exception or traceback whose frames hold a secret in a local
+        The value itself if it contains no secret. Otherwise a copy: containers are rebuilt, objects
+        and exceptions become text. An exception or traceback whose frames hold a secret in a local
         variable becomes text too.
     """
-    shown: Any = value
+    clean: Any = value
     for secrets in open_patterns():
-        shown = masked(_framed(shown, secrets, _DEEP), secrets)
-    return shown  # type: ignore[no-any-return]
+        clean = masked(_without_frames(clean, secrets, _MAX_DEPTH), secrets)
+    return clean  # type: ignore[no-any-return]
 
 
 class RedactingFilter(logging.Filter):
     """A filter for log handlers that masks every secret that is open in this process.
 
-    Message, arguments, extra fields and the traceback lose the plaintext and its usual encodings;
-    no record is dropped, and what was logged isn't changed. An exception whose frames hold a
+    Message, arguments, extra fields and the traceback lose the plaintext and its usual encodings.
+    No record is dropped, and the logged objects aren't changed. An exception whose frames hold a
     secret in a local variable is replaced by its plain traceback as text, so that no handler or
-    formatter can show the variables. Add it to handlers: a logger's own
-    filters don't see what its children log; of a ``QueueHandler`` to itself, as its listener runs
-    later. A secret is masked while its node runs; what is logged of it later, or written by
-    ``print``, is not.
+    formatter can display the variables.
+
+    Add the filter to handlers: a logger's filters don't apply to records of its child loggers. Add
+    it to a ``QueueHandler`` itself, because its listener runs later. A secret is masked only while
+    its node runs: later records, and output of ``print``, are not masked.
 
     Example:
         ```python
@@ -72,7 +73,7 @@ class RedactingFilter(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Masks the record in place and lets it pass."""
+        """Mask the record in place, and let it pass."""
         for secrets in open_patterns():
             self._mask(record, secrets)
         return True
@@ -81,94 +82,94 @@ class RedactingFilter(logging.Filter):
     def _mask(record: logging.LogRecord, secrets: Patterns) -> None:
         for name, value in list(vars(record).items()):
             if name != "exc_info":
-                setattr(record, name, masked(_framed(value, secrets, _DEEP), secrets))
-        if record.exc_info and (shown := _traceback(record.exc_info, secrets)) is not None:
-            # Rendered here: the exception itself goes on in the program, and stays as it is.
-            record.exc_info, record.exc_text = None, shown
+                setattr(record, name, masked(_without_frames(value, secrets, _MAX_DEPTH), secrets))
+        if record.exc_info and (clean := _traceback(record.exc_info, secrets)) is not None:
+            # Render it here: the exception itself is still in use, and must not be changed.
+            record.exc_info, record.exc_text = None, clean
         try:
             message = record.getMessage()
         except Exception:
-            # The handler reports what is wrong with the arguments.
+            # The handler reports errors in the arguments.
             return
-        shown = masked(message, secrets)
-        if shown != message:
-            record.msg, record.args = shown, None
+        clean = masked(message, secrets)
+        if clean != message:
+            record.msg, record.args = clean, None
 
 
 def structlog_processor(
     logger: Any, method_name: str, event_dict: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Mask every open secret in a structlog event; a processor.
+    """Mask every open secret in a structlog event; a structlog processor.
 
-    Put it before what renders exceptions (``dict_tracebacks``, ``format_exc_info``,
-    ``ConsoleRenderer``) and the event. An exception that shows a secret, also in a local variable
-    of a frame, is rendered here, as text under ``exception``.
+    Put it before the processors that render exceptions (``dict_tracebacks``, ``format_exc_info``,
+    ``ConsoleRenderer``) and the event. An exception that contains a secret, also in a local
+    variable of a frame, is rendered here, as text under ``exception``.
 
     Args:
-        logger: Isn't used.
-        method_name: Isn't used.
+        logger: Unused.
+        method_name: Unused.
         event_dict: The event.
 
     Returns:
         The event, masked.
     """
     for secrets in open_patterns():
-        found = _framed(event_dict, secrets, _DEEP)
-        shown = {key: masked(each, secrets) for key, each in found.items()}
-        event_dict = {masked(key, secrets): each for key, each in shown.items()}
+        found = _without_frames(event_dict, secrets, _MAX_DEPTH)
+        clean = {key: masked(each, secrets) for key, each in found.items()}
+        event_dict = {masked(key, secrets): each for key, each in clean.items()}
     return event_dict
 
 
 def loguru_patcher(record: Any) -> None:
     """Mask every open secret in a loguru record; for ``logger.configure(patcher=…)``.
 
-    Message and ``extra`` are masked. An exception that shows a secret, also in a local variable of
-    a frame (loguru shows these, ``diagnose=True`` is its default), is taken out of the record, and
-    its plain traceback is appended to the message.
+    Message and ``extra`` are masked. An exception that contains a secret, also in a local variable
+    of a frame, is removed from the record, and its plain traceback is appended to the message.
+    (With ``diagnose=True``, the default, loguru displays local variables.)
 
     Args:
-        record: The record; it is changed.
+        record: The record; it is changed in place.
     """
     for secrets in open_patterns():
-        record["extra"] = masked(_framed(record["extra"], secrets, _DEEP), secrets)
+        record["extra"] = masked(_without_frames(record["extra"], secrets, _MAX_DEPTH), secrets)
         record["message"] = masked(record["message"], secrets)
-        if record["exception"] and (shown := _traceback(record["exception"], secrets)) is not None:
+        if record["exception"] and (clean := _traceback(record["exception"], secrets)) is not None:
             record["exception"] = None
-            record["message"] += f"\n{shown}"
+            record["message"] += f"\n{clean}"
 
 
 def sentry_before_send(event: Any, hint: Mapping[str, Any]) -> Any:
     """Mask every open secret in a Sentry event; for ``sentry_sdk.init(before_send=…)``.
 
-    An event that shows a secret, or whose frames hold one in a local variable, loses the variables
-    of all frames. The function fits ``before_send_transaction`` and ``before_send_log`` too; it
-    masks nothing in a transaction that ends after the node has ended.
+    An event that contains a secret, or whose frames hold one in a local variable, loses the
+    variables of all frames. The function works as ``before_send_transaction`` and
+    ``before_send_log`` too. It masks nothing in a transaction that ends after the node.
 
     Args:
         event: The event, as Sentry has serialized it; it isn't changed.
-        hint: What Sentry tells of it; ``exc_info`` is looked into.
+        hint: Sentry's hint for the event; its ``exc_info`` is searched.
 
     Returns:
         The event, masked.
     """
     for secrets in open_patterns():
-        held = any(shown_in_frames(each, secrets) for each in hint.get("exc_info") or ())
-        # With attach_stacktrace, the event shows the frames that are running.
-        held = held or ("threads" in event and shown_in_frames(currentframe(), secrets))
-        shown = masked(event, secrets)
-        # Sentry has cut long values, maybe in the middle of a secret, where it isn't found.
-        event = _without_variables(shown) if held or shown is not event else event
+        held = any(frames_hold_secret(each, secrets) for each in hint.get("exc_info") or ())
+        # With attach_stacktrace, the event contains the running frames.
+        held = held or ("threads" in event and frames_hold_secret(currentframe(), secrets))
+        clean = masked(event, secrets)
+        # Sentry truncates long values, and a search doesn't find a truncated secret.
+        event = _without_variables(clean) if held or clean is not event else event
     return event
 
 
 def sentry_before_breadcrumb(crumb: Any, hint: Mapping[str, Any]) -> Any:
     """Mask every open secret in a breadcrumb; for ``sentry_sdk.init(before_breadcrumb=…)``.
 
-    Breadcrumbs are sent with a later event, when the secret may not be known any more.
+    Breadcrumbs are sent with a later event, when the secret may be closed already.
 
     Args:
         crumb: The breadcrumb; it isn't changed.
-        hint: Isn't used.
+        hint: Unused.
 
     Returns:
         The breadcrumb, masked.
@@ -180,11 +181,11 @@ class RedactingSpanProcessor:
     """Mask every open secret in OpenTelemetry's spans, in front of another span processor.
 
     Spans are masked when they end, and the other processor gets a masked copy. A span that ends
-    after the node in which it was given a secret isn't masked here: what a node adds to a span that
-    was current when it began is refused as a leak when the node ends.
+    after the node that put a secret into it isn't masked here. For a span that was current when the
+    node began, the secret is refused as a leak when the node ends.
 
     Args:
-        processor: What exports the spans, for example ``BatchSpanProcessor(exporter)``.
+        processor: The processor that exports the spans, such as ``BatchSpanProcessor(exporter)``.
 
     Example:
         ```python
@@ -196,38 +197,38 @@ class RedactingSpanProcessor:
         self._processor = processor
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
-        """Hands the span on as it is: it has no end yet."""
+        """Pass the span on unchanged: it has not ended yet."""
         self._processor.on_start(span, parent_context)
 
     def on_end(self, span: Any) -> None:
-        """Hands on the span, or a masked copy where it shows a secret."""
+        """Pass the span on, or a masked copy if it contains a secret."""
         self._processor.on_end(_masked_span(span))
 
     def shutdown(self) -> None:
-        """Shuts the other processor down."""
+        """Shut the other processor down."""
         self._processor.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Flushes the other processor, within so many milliseconds."""
+        """Flush the other processor, and return whether it finished in time."""
         return bool(self._processor.force_flush(timeout_millis))
 
     def __getattr__(self, name: str) -> Any:
-        # OpenTelemetry's further hooks, some of which have no public name.
+        # OpenTelemetry has further hooks, some without public names.
         if name == "_processor":
             raise AttributeError(name)
         return getattr(self._processor, name)
 
 
 def anonymize(payload: dict[str, Any]) -> dict[str, Any]:
-    """Masks every secret that is open in this process, for ``langsmith.Client(anonymizer=…)``.
+    """Mask every secret that is open in this process, for ``langsmith.Client(anonymizer=…)``.
 
-    LangSmith calls it with a run's inputs, outputs, metadata and error while the run is recorded.
+    LangSmith calls it with a run's inputs, outputs, metadata and error when it records the run.
 
     Args:
-        payload: JSON by nature; it isn't changed.
+        payload: JSON data; it isn't changed.
 
     Returns:
-        The same without the secrets.
+        The payload without the secrets.
 
     Example:
         ```python
@@ -237,37 +238,37 @@ def anonymize(payload: dict[str, Any]) -> dict[str, Any]:
     return redact(payload)
 
 
-def _framed(value: Any, secrets: Patterns, deep: int) -> Any:
-    """A value in which exceptions and frames that hold a secret are text."""
+def _without_frames(value: Any, secrets: Patterns, depth: int) -> Any:
+    """Replace exceptions and frames that hold a secret by text, within a value."""
     if isinstance(value, BaseException | TracebackType | FrameType):
-        if not shown_in_frames(value, secrets):
+        if not frames_hold_secret(value, secrets):
             return value
-        said = str(value) if isinstance(value, BaseException) else MASK
-        return masked(f"{type(value).__name__}: {said}", secrets)
-    if deep and isinstance(value, dict):
-        made = {key: _framed(each, secrets, deep - 1) for key, each in value.items()}
+        text = str(value) if isinstance(value, BaseException) else MASK
+        return masked(f"{type(value).__name__}: {text}", secrets)
+    if depth and isinstance(value, dict):
+        made = {key: _without_frames(each, secrets, depth - 1) for key, each in value.items()}
         info = _exc_info(value.get("exc_info"))
-        if info is not None and (shown := _traceback(info, secrets)) is not None:
-            # As structlog's own processors name what they make of it.
+        if info is not None and (clean := _traceback(info, secrets)) is not None:
+            # structlog's own processors use the same key for the rendered text.
             del made["exc_info"]
-            made["exception"] = shown
+            made["exception"] = clean
         return made if any(made.get(key) is not each for key, each in value.items()) else value
-    if deep and type(value) in (list, tuple):
-        if _is_exc_info(value) and (shown := _traceback(value, secrets)) is not None:
-            return shown
-        parts = [_framed(each, secrets, deep - 1) for each in value]
+    if depth and type(value) in (list, tuple):
+        if _is_exc_info(value) and (clean := _traceback(value, secrets)) is not None:
+            return clean
+        parts = [_without_frames(each, secrets, depth - 1) for each in value]
         if any(a is not b for a, b in zip(parts, value, strict=True)):
             return type(value)(parts)
     return value
 
 
-def _exc_info(given: Any) -> Any:
-    """What structlog and logging take as ``exc_info``."""
-    if isinstance(given, BaseException):
-        return type(given), given, given.__traceback__
-    if _is_exc_info(given):
-        return given
-    return sys.exc_info() if given and not isinstance(given, str | tuple) else None
+def _exc_info(value: Any) -> Any:
+    """Return the exception information for a value that structlog and logging accept, or None."""
+    if isinstance(value, BaseException):
+        return type(value), value, value.__traceback__
+    if _is_exc_info(value):
+        return value
+    return sys.exc_info() if value and not isinstance(value, str | tuple) else None
 
 
 def _is_exc_info(value: Any) -> bool:
@@ -275,18 +276,18 @@ def _is_exc_info(value: Any) -> bool:
 
 
 def _traceback(info: Any, secrets: Patterns) -> str | None:
-    """The masked plain traceback of an exception that shows a secret; None where it doesn't."""
+    """Return the masked plain traceback of an exception; None if it contains no secret."""
     kind, error, where = info
     if error is None:
         return None
-    shown = _FORMATTER.formatException((kind, error, where))
+    rendered = _FORMATTER.formatException((kind, error, where))
     if not (
-        secrets.within(shown + repr(error))
-        or shown_in_frames(error, secrets)
-        or shown_in_frames(where, secrets)
+        secrets.in_text(rendered + repr(error))
+        or frames_hold_secret(error, secrets)
+        or frames_hold_secret(where, secrets)
     ):
         return None
-    text: str = masked(shown, secrets)
+    text: str = masked(rendered, secrets)
     return text
 
 
@@ -313,7 +314,7 @@ def _masked_span(span: Any) -> Any:
         and description == span.status.description
     ):
         return span
-    # Who has a span has the package.
+    # Imported late: the package is installed if there is a span.
     from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.trace import Link, Status
 

@@ -132,7 +132,7 @@ async def test_a_put_that_cannot_seal_shows_no_secret(
 
 async def test_the_async_twin_shows_no_argument(pipelit: Pipelit) -> None:
     """Neither the twin nor the thread keeps what it was called with."""
-    with pytest.raises(Exception, match="no credential name") as caught:
+    with pytest.raises(Exception, match="not a credential name") as caught:
         await pipelit.credentials.aput("NOT A NAME", PLAIN, kind="api", created_by="alice")
     assert not shown_by(caught.value, PLAIN)
 

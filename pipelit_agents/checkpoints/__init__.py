@@ -1,4 +1,4 @@
-"""Checkpoints at rest, encrypted under keys derived from ``FIELD_ENCRYPTION_KEY``."""
+"""Checkpointers that encrypt checkpoints under keys derived from ``FIELD_ENCRYPTION_KEY``."""
 
 from __future__ import annotations
 

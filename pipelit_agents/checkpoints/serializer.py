@@ -20,25 +20,25 @@ from pipelit_agents.sealing.purposes import CHECKPOINT_BOX, CHECKPOINT_VALUE, CH
 
 __all__ = ["SealedSerializer"]
 
-_MARK: Final = "+pipelit"
-_SHUT: Final = (
-    "what is sealed does not open: it was changed or moved, or its key isn't in "
-    "FIELD_ENCRYPTION_KEY any more. An old key stays there, behind the newest, until the threads "
-    "that it sealed are deleted"
+_KIND_SUFFIX: Final = "+pipelit"
+_DOES_NOT_DECRYPT: Final = (
+    "the encrypted data can't be decrypted: it was changed or moved, or its key isn't in "
+    "FIELD_ENCRYPTION_KEY any more. Keep an old key there, behind the newest, until the threads "
+    "that it encrypted are deleted"
 )
 
 
 class SealedSerializer(JsonPlusSerializer):
-    """LangGraph's serializer, with Fernet around what it writes.
+    """LangGraph's serializer, with Fernet encryption of its output.
 
-    The kind of a value is authenticated with it. What was written in clear, by another cipher,
-    or under a key that isn't in the keyring any more, is refused. It works for every checkpointer
-    that takes ``serde``, also under ``LANGGRAPH_STRICT_MSGPACK``.
+    The kind of a value is authenticated with it. Data that was written in clear, by another cipher,
+    or under a key that isn't in the keyring any more, is refused. The serializer works with every
+    checkpointer that takes ``serde``, also under ``LANGGRAPH_STRICT_MSGPACK``.
 
     Args:
-        keyring: Seals under its first key and opens under all; or what returns it, called when
-            it is needed.
-        options: As for ``JsonPlusSerializer``.
+        keyring: Encrypts under its first key and decrypts under all of them; or a function that
+            returns the keyring, called on first use.
+        options: Keyword arguments for ``JsonPlusSerializer``.
     """
 
     def __init__(self, keyring: Keyring | Callable[[], Keyring], **options: Any) -> None:
@@ -50,15 +50,15 @@ class SealedSerializer(JsonPlusSerializer):
     def over(
         cls, serde: SerializerProtocol, keyring: Keyring | Callable[[], Keyring]
     ) -> SealedSerializer:
-        """A serializer that allows the types that another one allows.
+        """Return a serializer that allows the same types as another one.
 
         Args:
-            serde: A ``JsonPlusSerializer``, whose allow-lists are kept, or an
-                ``EncryptedSerializer`` around one, whose cipher is not.
+            serde: A ``JsonPlusSerializer``, whose allow-lists are kept; or an
+                ``EncryptedSerializer`` around one, whose cipher is not used.
             keyring: As for the constructor.
 
         Raises:
-            TypeError: It is another one, or a subclass that serializes in a way of its own.
+            TypeError: ``serde`` is of another type, or a subclass that overrides serialization.
         """
         if isinstance(serde, SealedSerializer):
             if serde._keyring == keyring:
@@ -68,58 +68,58 @@ class SealedSerializer(JsonPlusSerializer):
             return made
         if isinstance(serde, EncryptedSerializer):
             return cls.over(serde.serde, keyring)
-        # Also what was set on the instance: it would come along, and take the seal's place.
+        # Methods set on the instance count too: they would be copied, and bypass the encryption.
         if not isinstance(serde, JsonPlusSerializer) or any(
             getattr(getattr(serde, name), "__func__", None) is not getattr(JsonPlusSerializer, name)
             for name in ("dumps_typed", "loads_typed")
         ):
             raise TypeError(
-                f"{type(serde).__name__} serializes in a way of its own, which would be lost under "
-                "the seal: give the checkpointer a JsonPlusSerializer, and the state types that it "
-                "can write"
+                f"{type(serde).__name__} overrides serialization, which would be lost under the "
+                "encryption: give the checkpointer a JsonPlusSerializer, and use state types that "
+                "it can serialize"
             )
         made = cls(keyring)
         vars(made).update(vars(serde))
         return made
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """Serializes and encrypts a value."""
-        return self._seal(obj, CHECKPOINT_VALUE)
+        """Serialize and encrypt a value."""
+        return self._encrypt(obj, CHECKPOINT_VALUE)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """Decrypts and rebuilds a value.
+        """Decrypt and rebuild a value.
 
         Raises:
-            UnsealError: It was written in clear or by another cipher, under another key, or was
-                changed.
+            UnsealError: The value was written in clear, by another cipher or under another key,
+                or was changed.
         """
-        return self._unseal(data, CHECKPOINT_VALUE)
+        return self._decrypt(data, CHECKPOINT_VALUE)
 
-    def _seal(self, obj: Any, purpose: str) -> tuple[str, bytes]:
+    def _encrypt(self, obj: Any, purpose: str) -> tuple[str, bytes]:
         kind, data = super().dumps_typed(obj)
-        return kind + _MARK, self._keys().seal(data, f"{purpose}:{kind}").encode("ascii")
+        return kind + _KIND_SUFFIX, self._keys().seal(data, f"{purpose}:{kind}").encode("ascii")
 
-    def _unseal(self, data: tuple[str, bytes], purpose: str) -> Any:
+    def _decrypt(self, data: tuple[str, bytes], purpose: str) -> Any:
         kind, token = data
-        if not isinstance(kind, str) or not kind.endswith(_MARK):
+        if not isinstance(kind, str) or not kind.endswith(_KIND_SUFFIX):
             raise UnsealError(
-                f"a checkpoint holds a value of kind {kind!r:.40} that was not sealed: it was "
+                f"a checkpoint contains a value of kind {kind!r:.40} that is not encrypted: it was "
                 "written without this serializer, or put there. Start a new thread, or read the "
                 "old ones with the serializer that wrote them"
             )
-        # SQLite gives what a column holds, and bytes(number) would be that many zeros.
+        # SQLite may return a number from any column, and bytes(number) would be that many zeros.
         if not isinstance(token, bytes | bytearray | memoryview):
-            raise UnsealError(_SHUT)
-        kind, text = kind.removesuffix(_MARK), bytes(token).decode("ascii", "replace")
+            raise UnsealError(_DOES_NOT_DECRYPT)
+        kind, text = kind.removesuffix(_KIND_SUFFIX), bytes(token).decode("ascii", "replace")
         try:
             plain = self._keys().unseal(text, f"{purpose}:{kind}")
         except UnsealError:
-            raise UnsealError(_SHUT) from None
+            raise UnsealError(_DOES_NOT_DECRYPT) from None
         return super().loads_typed((kind, plain))
 
-    def _tags(self, *place: str) -> Iterator[bytes]:
-        """What stands in a box for this place, under each of the keys."""
-        tags = self._keys().macs(CHECKPOINT_BOX, *(each.encode() for each in place))
+    def _tags(self, *key: str) -> Iterator[bytes]:
+        """Yield the tag that binds a value to its checkpoint key, under each encryption key."""
+        tags = self._keys().macs(CHECKPOINT_BOX, *(each.encode() for each in key))
         return (tag.encode() for tag in tags)
 
     def _keys(self) -> Keyring:
@@ -133,6 +133,7 @@ class SealedSerializer(JsonPlusSerializer):
 
 
 def refuse_open_secrets(values: Any) -> None:
-    # A node that updates a graph's state by itself saves past the node's own guards.
+    """Raise ``SecretLeakError`` if values to save contain a secret that is open here."""
+    # A node that updates a graph's state directly bypasses the guards around the node.
     if (scope := current_scope()) is not None:
-        scope.check(values, "what the node saves")
+        scope.search(values, "the state that the node saves")

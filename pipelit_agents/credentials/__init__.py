@@ -1,1 +1,1 @@
-"""Credentials: named, sealed secrets that open only while the node that needs them runs."""
+"""Credentials: named, encrypted secrets that are open only while the node that needs them runs."""

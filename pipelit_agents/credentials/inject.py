@@ -14,17 +14,14 @@ from collections.abc import (
 )
 from contextlib import suppress
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelit_agents._threads import aside
+from pipelit_agents.credentials.scope import Scope, entered_scope, left_open, opened_scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 
-if TYPE_CHECKING:
-    pass
-from pipelit_agents.credentials.scope import Scope, entered_scope, left_open, opened_scope
-
-__all__ = ["injecting", "searching_given"]
+__all__ = ["injecting", "searching_input"]
 
 
 def injecting(
@@ -33,21 +30,22 @@ def injecting(
     open_secret: Callable[[str], Any],
     refuse: Callable[[str], None] = lambda reference: None,
 ) -> Callable[..., Any]:
-    """Wrap a node or tool function so that each call gets secrets of its own.
+    """Wrap a node or tool function, so that each call opens its own secrets.
 
-    The parameters vanish from the signature and the annotations, so that neither LangGraph nor
-    a model asks for them. Each call opens a scope, opens the secrets in it, and closes it when
-    the function ends. Async functions open theirs in a worker thread, in one hop.
+    The parameters are removed from the signature and the annotations, so that neither LangGraph
+    nor a model fills them. Each call opens a scope, opens the secrets in it, and closes it when
+    the function ends. Async functions open their secrets in a worker thread.
 
-    What the function returns or yields, and what it was given, is searched for the secrets, and so
-    are the ways out that `opened_scope` guards, also where they come as arguments (writer, store,
-    runtime, config): a hit is ``SecretLeakError``; what it raises loses them.
+    The values that the function returns or yields, and its input, are searched for the secrets. So
+    are the exits that `opened_scope` guards, including those passed as arguments (writer, store,
+    runtime, config). A secret in any of them raises ``SecretLeakError``. Exceptions lose the
+    secrets.
 
     Args:
         function: A function or method, sync or async, generator or not.
         parameters: Credential references by parameter name.
-        open_secret: Opens one reference; it is called with the scope open.
-        refuse: Told which reference a caller passed a value for.
+        open_secret: Opens one reference; called while the scope is open.
+        refuse: Called with the reference if a caller passes a value for its parameter.
 
     Returns:
         A function of the same kind.
@@ -71,8 +69,8 @@ def injecting(
             )
         if found.kind not in (found.POSITIONAL_OR_KEYWORD, found.KEYWORD_ONLY):
             raise TypeError(
-                f"{name}() takes {parameter!r} as a {found.kind.description} parameter: to inject "
-                "a secret into it, make it keyword-only"
+                f"{name}() takes {parameter!r} as a {found.kind.description} parameter: make it "
+                "keyword-only to inject a secret into it"
             )
     visible = signature.replace(
         parameters=[p for p in signature.parameters.values() if p.name not in parameters]
@@ -95,21 +93,21 @@ def injecting(
         return opened
 
     def call(arguments: _Arguments, secrets: dict[str, Any]) -> Any:
-        # Bound to the full signature: positional arguments may stand on both sides of a secret.
+        # Bind to the full signature: positional arguments may come before and after a secret.
         bound = inspect.BoundArguments(signature, arguments.values | secrets)
         return function(*bound.args, **bound.kwargs)
 
-    def finished(scope: Scope, result: Any, state: _State) -> Any:
+    def finished(scope: Scope, result: Any, state: _StateSearch) -> Any:
         try:
             _refuse_deferred(name, result)
-            state.check()
-            scope.check(result, besides=state.parts())
+            state.search()
+            scope.search(result, already_searched=state.parts())
             return result
         finally:
-            # A leak is shown with the local variables of this frame.
+            # Error trackers display the local variables of this frame with the leak error.
             del result
 
-    # LangGraph and LangChain ask inspect what kind of function it is, hence four real ones.
+    # LangGraph and LangChain inspect the kind of a function, so there is one wrapper for each kind.
     wrapped: Callable[..., Any]
     if inspect.isasyncgenfunction(function):
 
@@ -117,9 +115,9 @@ def injecting(
         async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
             scope, step = entered_scope()
             with left_open(scope):
-                await _off_the_loop(refuse_passed, kwargs)
-                arguments, given = _bound(visible, scope, args, kwargs)
-                with searching_given(scope, given):
+                await _refuse_aside(refuse_passed, kwargs)
+                arguments, states = _bound(visible, scope, args, kwargs)
+                with searching_input(scope, states):
                     with step:
                         body = call(arguments, await aside(open_all, scope))
                     resume = partial(body.asend, None)
@@ -130,7 +128,7 @@ def injecting(
                             except StopAsyncIteration:
                                 return
                         try:
-                            scope.check(item)
+                            scope.search(item)
                         except BaseException:
                             del item
                             raise
@@ -146,8 +144,8 @@ def injecting(
             scope, step = entered_scope()
             with left_open(scope):
                 refuse_passed(kwargs)
-                arguments, given = _bound(visible, scope, args, kwargs)
-                with searching_given(scope, given) as state:
+                arguments, states = _bound(visible, scope, args, kwargs)
+                with searching_input(scope, states) as state:
                     with step:
                         body = call(arguments, open_all(scope))
                     resume = partial(body.send, None)
@@ -158,7 +156,7 @@ def injecting(
                             except StopIteration as stop:
                                 return finished(scope, stop.value, state)
                         try:
-                            scope.check(item)
+                            scope.search(item)
                         except BaseException:
                             del item
                             raise
@@ -172,9 +170,9 @@ def injecting(
         @wraps(function)
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
             with opened_scope() as scope:
-                await _off_the_loop(refuse_passed, kwargs)
-                arguments, given = _bound(visible, scope, args, kwargs)
-                with searching_given(scope, given) as state:
+                await _refuse_aside(refuse_passed, kwargs)
+                arguments, states = _bound(visible, scope, args, kwargs)
+                with searching_input(scope, states) as state:
                     secrets = await aside(open_all, scope)
                     return finished(scope, await call(arguments, secrets), state)
 
@@ -184,8 +182,8 @@ def injecting(
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             with opened_scope() as scope:
                 refuse_passed(kwargs)
-                arguments, given = _bound(visible, scope, args, kwargs)
-                with searching_given(scope, given) as state:
+                arguments, states = _bound(visible, scope, args, kwargs)
+                with searching_input(scope, states) as state:
                     return finished(scope, call(arguments, open_all(scope)), state)
 
     wrapped.__annotations__ = {
@@ -198,7 +196,7 @@ def injecting(
 
 
 class _Arguments:
-    """What a function is called with, and may change: shown to nobody who looks at frames."""
+    """The arguments of a function, in an object that hides them from displays of frames."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
@@ -207,7 +205,7 @@ class _Arguments:
 def _bound(
     visible: inspect.Signature, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[_Arguments, list[Any]]:
-    """The arguments with guarded doors, and what of them LangGraph keeps: the state."""
+    """Return the arguments with guarded exits, and those that LangGraph stores: the state."""
     from pipelit_agents.credentials.leak_guard.langgraph_io import (
         guarded_argument,
         inputs_in,
@@ -215,75 +213,75 @@ def _bound(
     )
 
     bound = visible.bind(*args, **kwargs).arguments
-    scope.note([inputs_in(key, value) for key, value in bound.items()])
-    given = [state_in(key, value) for key, value in bound.items() if key not in ("self", "cls")]
+    scope.add_input([inputs_in(key, value) for key, value in bound.items()])
+    states = [state_in(key, value) for key, value in bound.items() if key not in ("self", "cls")]
     guarded = {key: guarded_argument(key, value, scope) for key, value in bound.items()}
-    return _Arguments(guarded), given
+    return _Arguments(guarded), states
 
 
-class _State:
-    """What a function was given and LangGraph keeps, and what it was like before."""
+class _StateSearch:
+    """The state arguments of a function, and a snapshot of them from before the call."""
 
-    def __init__(self, scope: Scope, given: Sequence[Any]) -> None:
+    def __init__(self, scope: Scope, states: Sequence[Any]) -> None:
         self._scope = scope
-        self._given = given
-        self._before = scope.note(given)
-        self._checked = False
+        self._states = states
+        self._before = scope.add_input(states)
+        self._searched = False
 
-    def check(self) -> None:
-        """Search what was added to it, once the function has run.
+    def search(self) -> None:
+        """Search the state for secrets that were added to it; only the first call does anything.
 
         Raises:
-            SecretLeakError: A secret was; it is masked there.
+            SecretLeakError: A secret was added. It is masked in the state.
         """
-        if not self._checked:
-            self._checked = True
-            self._scope.check_given(self._given, self._before)
+        if not self._searched:
+            self._searched = True
+            self._scope.search_input(self._states, self._before)
 
     def parts(self) -> list[Any]:
-        """Return what stands in the state: that was searched, and is often returned as it is."""
+        """Return the values in the state, which are often returned unchanged and need no search."""
         if self._before.secret is not None:
             return []
-        dicts = [each.values() for each in self._given if type(each) is dict]
-        return [*self._given, *(each for values in dicts for each in values)]
+        dicts = [each.values() for each in self._states if type(each) is dict]
+        return [*self._states, *(each for values in dicts for each in values)]
 
 
-class searching_given:  # noqa: N801 - used like a function
-    """Search what a function was given when it has run: LangGraph stores what it changed there.
+class searching_input:  # noqa: N801 - used like a function
+    """Search a function's state arguments after the call: LangGraph stores changes made to them.
 
     Args:
         scope: Knows the secrets.
-        given: The state, and what else of the arguments is kept.
+        states: The arguments that LangGraph stores.
 
     Raises:
-        SecretLeakError: One was written into it. Where the function failed by itself, its own error
-            is the one to tell, and the state is masked.
+        SecretLeakError: A secret was written into the state. If the function itself failed, its
+            own error is raised instead. The state is masked in both cases.
     """
 
-    # No generator: contextlib sets the traceback of what is raised, which may be frozen.
-    def __init__(self, scope: Scope, given: Sequence[Any]) -> None:
-        self._state = _State(scope, given)
+    # Not a generator: contextlib sets the traceback of the exception, which may be frozen.
+    def __init__(self, scope: Scope, states: Sequence[Any]) -> None:
+        self._state = _StateSearch(scope, states)
 
-    def __enter__(self) -> _State:
+    def __enter__(self) -> _StateSearch:
         return self._state
 
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         if error is None:
-            self._state.check()
+            self._state.search()
             return
         with suppress(SecretLeakError):
-            self._state.check()
+            self._state.search()
         del error
 
 
 def _sent(scope: Scope, value: Any) -> Any:
     if value is not None:
-        scope.note(value)
+        scope.add_input(value)
     return value
 
 
-async def _off_the_loop(refuse_passed: Callable[[dict[str, Any]], None], kwargs: Any) -> None:
-    # Only a refusal is written down.
+async def _refuse_aside(refuse_passed: Callable[[dict[str, Any]], None], kwargs: Any) -> None:
+    # The database is needed only to record a refusal.
     if kwargs:
         await aside(refuse_passed, kwargs)
 
@@ -295,6 +293,6 @@ def _refuse_deferred(name: str, result: Any) -> None:
         if inspect.iscoroutine(result):
             result.close()
         raise CredentialScopeError(
-            f"{name}() returns a {type(result).__name__}, which would run when its secrets are "
-            "gone: run it inside, and return what comes of it"
+            f"{name}() returns a {type(result).__name__}, which would run after its secrets are "
+            "closed: run it inside the function, and return its result"
         )

@@ -1,4 +1,4 @@
-"""Where secrets may be read: in the running node or tool that they were opened for."""
+"""Limit open secrets to the running node or tool that they were opened for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from pipelit_agents._run_context import running
-from pipelit_agents.credentials.leak_guard.given import Given
 from pipelit_agents.credentials.leak_guard.masking import redact, scrub
+from pipelit_agents.credentials.leak_guard.node_input import NodeInput
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.search import holds, refuse_leak
 from pipelit_agents.credentials.leak_guard.surroundings import Surroundings
@@ -24,7 +24,7 @@ from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 
 if TYPE_CHECKING:
-    from pipelit_agents.credentials.leak_guard.pieces import Held
+    from pipelit_agents.credentials.leak_guard.pieces import DelayedCall
 
 __all__ = ["Scope", "current_scope", "open_patterns", "opened_scope", "require_running"]
 
@@ -32,12 +32,12 @@ _current: ContextVar[Scope | None] = ContextVar("pipelit_agents_scope", default=
 
 
 class Scope(Unsearched):
-    """Holds the secrets opened in one running node or tool, and makes them unreadable at its end.
+    """Hold the secrets opened in one running node or tool, and make them unreadable when it ends.
 
     Attributes:
         parent: The scope that this one was opened in, if that was still open.
-        closed: Whether its secrets are gone.
-        run: What tells the run that it belongs to from others.
+        closed: Whether the secrets have been dropped.
+        run: Identifies the run that this scope belongs to.
     """
 
     parent: Scope | None
@@ -48,23 +48,23 @@ class Scope(Unsearched):
         self.closed = False
         self.run: object | None = None
         self.surroundings: Surroundings | None = None
-        self._held: dict[int, tuple[Any, Held]] = {}
-        self._at_the_end: list[Callable[[], Any]] = []
+        self._delayed_calls: dict[int, tuple[Callable[..., Any], DelayedCall]] = {}
+        self._on_exit: list[Callable[[], Any]] = []
         outer: Scope | None = self.parent
-        self.given: Given = Given(outer.given if outer is not None else None)
+        self.input: NodeInput = NodeInput(outer.input if outer is not None else None)
         self._secrets: list[Secret] = []
         self._revealed: dict[str, str] = {}
-        # Texts that are these very objects come from a secret, not from the input.
+        # By id, the text objects of opened secrets: these come from a secret, never from the input.
         self._plain: dict[int, tuple[str, str]] = {}
         self._patterns: Patterns | None = None
         self._sought: Patterns | None = None
 
     @property
     def revealed(self) -> Mapping[str, str]:
-        """Credential names by plaintext, to search for where values leave the node.
+        """Credential names by plaintext, to search for in values that leave the node.
 
-        Secrets of inner scopes stay listed until this scope closes: a node can return what a
-        `reveal` inside it showed.
+        Secrets of inner scopes stay listed until this scope closes: a node can return a secret
+        that it has read in an inner `reveal`.
         """
         return dict(self._revealed)
 
@@ -77,8 +77,8 @@ class Scope(Unsearched):
         self._secrets.append(secret)
         key = id(self)
         _scopes[key] = ref(self, lambda _: _scopes.pop(key, None))
-        # A cancelled node doesn't wait for the thread that opens its secrets: append first, look
-        # then, so that either this call or close() sees the other.
+        # A cancelled node doesn't wait for the thread that opens its secrets. The secret is
+        # appended before `closed` is read, so either this call or close() sees the other.
         if self.closed:
             self.close()
         value = secret.get_secret_value()
@@ -100,149 +100,154 @@ class Scope(Unsearched):
         self._revealed.clear()
         self._plain.clear()
         self._patterns = self._sought = None
-        self.given = Given()
+        self.input = NodeInput()
         _scopes.pop(id(self), None)
 
-    def note(self, value: Any) -> Written:
-        """Take a value as something that the node was given, and may give back."""
+    def add_input(self, value: Any) -> Written:
+        """Record a value as input of the node, which the node may return."""
         self._sought = None
-        return self.given.add(value)
+        return self.input.add(value)
 
-    def check(
-        self, value: Any, where: str = "what the node returns", *, besides: Sequence[Any] = ()
+    def search(
+        self,
+        value: Any,
+        where: str = "the node's return value",
+        *,
+        already_searched: Sequence[Any] = (),
     ) -> None:
-        """Make sure that a value on its way out holds no secret that the node added.
+        """Raise an error if a value that leaves the node contains a secret that the node added.
 
         Args:
-            value: Anything.
-            where: Which way out it is, for the message.
-            besides: Objects that were searched already.
+            value: Any value.
+            where: What the value is, for the error message.
+            already_searched: Objects that were searched before and are skipped.
 
         Raises:
-            SecretLeakError: It holds one.
+            SecretLeakError: The value contains a secret, or can't be searched.
         """
         try:
             if self._revealed:
-                self._search(value, where, [*besides, *self.given.unsearched()])
+                self._search_value(value, where, [*already_searched, *self.input.unsearchable()])
         finally:
-            del value, besides
+            del value, already_searched
 
-    def _search(self, value: Any, where: str, besides: Sequence[Any]) -> None:
-        # A large input is searched only where there is something to compare it with.
+    def _search_value(self, value: Any, where: str, already_searched: Sequence[Any]) -> None:
+        # A large input is searched only if the value contains a secret that may come from it.
         every = self.patterns()
-        wait = self._sought is None and not self.given.is_searched_always(every)
+        wait = self._sought is None and not self.input.is_small(every)
         try:
-            if not wait or holds(value, every, besides=besides):
+            if not wait or holds(value, every, already_searched=already_searched):
                 plain = {number: name for number, (_, name) in self._plain.items()}
-                self._refuse(value, where, besides=besides, plain=plain)
+                self._refuse_leak(value, where, already_searched=already_searched, plain=plain)
         finally:
-            del value, besides
+            del value, already_searched
 
-    def _refuse(self, value: Any, where: str, **how: Any) -> None:
+    def _refuse_leak(self, value: Any, where: str, **how: Any) -> None:
         leak: SecretLeakError | None = None
         try:
             refuse_leak(value, self.sought(), where, **how)
         except SecretLeakError as error:
-            # Its frames hold what was searched, and error trackers show them.
+            # The frames hold the searched value, and error trackers display them.
             leak = error.with_traceback(None)
         finally:
             del value, how
         if leak is not None:
             raise leak
 
-    def check_given(self, given: Sequence[Any], before: Written) -> None:
-        """Make sure that none was written into what the node was given: LangGraph would store it.
+    def search_input(self, inputs: Sequence[Any], before: Written) -> None:
+        """Raise an error if the node wrote a secret into its input, which LangGraph would store.
 
         Args:
-            given: What the node was given, as it is now.
-            before: What could be written of it before the node ran.
+            inputs: The input in its current state.
+            before: The texts and bytes of the input before the node ran.
 
         Raises:
-            SecretLeakError: One was; it is masked there. What stood there before stays as it was.
+            SecretLeakError: The input contains a secret, which is masked there. Text that was
+                there before is unchanged.
         """
-        if not self._revealed or (after := written(given)) == before:
+        if not self._revealed or (after := written(inputs)) == before:
             return
-        # A Secret is no plaintext, and may be handed to a function that has secrets of its own.
-        if after.shows(self.sought()):
+        # Only plaintext counts here: a Secret may be passed to a function that injects others.
+        if after.holds_any(self.sought()):
             try:
-                for each in given:
-                    self._refuse(each, "what the node was given")
+                for each in inputs:
+                    self._refuse_leak(each, "the node's input")
             finally:
-                scrub(given, self.sought())
+                scrub(inputs, self.sought())
 
     def redact(self, error: BaseException) -> BaseException:
-        """Take the secrets out of an exception and its chain; what is to be raised for it."""
+        """Remove the secrets from an exception and its chain, and return the exception to raise."""
         return redact(error, self.sought())
 
     def patterns(self) -> Patterns:
-        """Return what the secrets of this scope, and of those inside it, look like."""
+        """Return the patterns of the secrets of this scope and of its inner scopes."""
         found = self._patterns
         if found is None:
             found = self._patterns = Patterns(self.revealed)
         return found
 
     def sought(self) -> Patterns:
-        """Return the same for what the node adds, without what stood in its input before."""
+        """Return the patterns to search for: all of them without secrets from the node's input."""
         found = self._sought
         if found is None:
             every = self.patterns()
-            found = self._sought = every.without(self.given.known(every))
+            found = self._sought = every.without(self.input.known(every))
         return found
 
-    def was_given(self, text: str) -> bool:
-        """Whether a text stood in what the node was given."""
-        return self.given.shows(text)
+    def is_from_input(self, text: str) -> bool:
+        """Return whether the node's input contains a text."""
+        return self.input.contains(text)
 
-    def holding(self, call: Callable[..., Any], where: str) -> Held:
-        """Return what calls a stream's writer, and keeps back what may begin a secret.
+    def delayed_call(self, call: Callable[..., Any], where: str) -> DelayedCall:
+        """Wrap a stream's writer, so that it holds back the beginnings of secrets.
 
         Args:
-            call: The writer; each has one.
-            where: Which way out it is.
+            call: The writer. The same writer always gets the same wrapper.
+            where: What the stream is, for error messages.
         """
-        # Late: it imports LangChain, which `import pipelit_agents` doesn't.
-        from pipelit_agents.credentials.leak_guard.pieces import Held
+        # Imported late: `import pipelit_agents` must not import LangChain.
+        from pipelit_agents.credentials.leak_guard.pieces import DelayedCall
 
-        # Kept with the writer, so that no other gets its id meanwhile.
-        return self._held.setdefault(id(call), (call, Held(call, self, where)))[1]
+        # Keep the writer too, so that its id isn't reused.
+        return self._delayed_calls.setdefault(id(call), (call, DelayedCall(call, self, where)))[1]
 
-    def at_the_end(self, call: Callable[[], Any]) -> None:
-        """Call a function when the node has run; it raises nothing."""
-        self._at_the_end.append(call)
+    def on_exit(self, call: Callable[[], Any]) -> None:
+        """Call a function after the node has run; the function must not raise."""
+        self._on_exit.append(call)
 
     def leave(self, *, failed: bool) -> None:
-        """Hand on what streams kept back; search what outlives the node, and clean it.
+        """Pass on what streams held back; search the node's surroundings and remove secrets.
 
-        Call it before the scope is closed.
+        Call this before the scope is closed.
 
         Args:
-            failed: Whether an error is under way, which is then the one to tell.
+            failed: Whether the node raised an error. Then that error is raised and no other.
 
         Raises:
-            SecretLeakError: The node left a secret there.
+            SecretLeakError: The node left a secret in its surroundings.
         """
-        for _, held in list(self._held.values()):
+        for _, held in list(self._delayed_calls.values()):
             if failed:
-                # The node's own error is the one to tell.
+                # The node's own error takes precedence.
                 with suppress(Exception):
                     held.flush()
             else:
                 held.flush()
-        for call in self._at_the_end:
+        for call in self._on_exit:
             call()
-        self._at_the_end.clear()
+        self._on_exit.clear()
         if self._revealed and self.surroundings is not None:
-            look = self.surroundings.clean if failed else self.surroundings.check
+            look = self.surroundings.clean if failed else self.surroundings.search
             look(self.patterns(), self.sought)
 
 
-# Those that hold secrets. Without a lock: the collector closes generators that nobody ended, at any
-# moment and in any thread.
+# The scopes that hold secrets. No lock: the garbage collector may close an unfinished generator at
+# any moment and in any thread.
 _scopes: dict[int, ref[Scope]] = {}
 
 
 def open_patterns() -> list[Patterns]:
-    """Return what to look for, of all that is revealed in this process right now."""
+    """Return the patterns of all secrets that are open in this process right now."""
     scopes = [each() for each in _scopes.copy().values()]
     return [scope.patterns() for scope in scopes if scope is not None and not scope.closed]
 
@@ -254,13 +259,13 @@ def current_scope() -> Scope | None:
 
 
 class opened_scope:  # noqa: N801 - used like a function
-    """Open a scope inside the current one; it closes at the end of the block, also on errors.
+    """Open a scope inside the current one, and close it at the end of the block, also on errors.
 
-    While it is open, every way out of the node is searched for its secrets: callbacks, streams,
-    stores and checkpoints of what runs inside. What is raised loses them.
+    While the scope is open, every exit of the node is searched for its secrets: callbacks, streams,
+    stores and checkpoints of code that runs inside. Exceptions lose the secrets.
     """
 
-    # No generator: contextlib's frames would keep an error that had to be replaced.
+    # Not a generator: contextlib's frames would keep an error that had to be replaced.
     def __enter__(self) -> Scope:
         self._scope, self._step = entered_scope()
         self._step.__enter__()
@@ -275,10 +280,11 @@ class opened_scope:  # noqa: N801 - used like a function
 
 
 def entered_scope() -> tuple[Scope, _Step]:
-    # Late: these import LangGraph, which `import pipelit_agents` doesn't.
+    """Return a new scope, and the step that makes it the current one for a block."""
+    # Imported late: `import pipelit_agents` must not import LangGraph.
     from langchain_core.runnables.config import var_child_runnable_config
 
-    # No public name: what ToolRuntime.emit_output_delta writes with.
+    # The writer behind ToolRuntime.emit_output_delta has no public name.
     from langgraph.pregel._tools import _tool_call_writer
 
     from pipelit_agents.credentials.leak_guard.langgraph_io import (
@@ -289,7 +295,7 @@ def entered_scope() -> tuple[Scope, _Step]:
 
     scope = Scope()
     present = var_child_runnable_config.get()
-    scope.note(inputs_in("config", present))
+    scope.add_input(inputs_in("config", present))
     config = guarded_config(present, scope)
     step = _Step(scope, config, guarded_writer(_tool_call_writer.get(), scope))
     scope.surroundings = Surroundings(config)
@@ -299,16 +305,16 @@ def entered_scope() -> tuple[Scope, _Step]:
 
 
 def require_running(credential: str) -> None:
-    """Make sure that a node, a tool or an injected function is running here.
+    """Raise an error if no node, tool or injected function is running here.
 
-    It is so where a scope is open, or where LangChain's context holds the configuration of a
-    running runnable: nodes and tools each run in a context with a callback manager of their own,
-    and `langchain_core.runnables.ensure_config` shows it. At module level and in a new thread
-    there is none. A context copied out of a node (`asyncio.create_task`, `copy_context`) still
-    says it is inside after the node has ended, unless a scope was open when it was copied.
+    One is running if a scope is open, or if LangChain's context holds the configuration of a
+    running runnable: each node and tool runs in a context with its own callback manager, which
+    `langchain_core.runnables.ensure_config` returns. At module level and in a new thread there is
+    none. A context copied inside a node (`asyncio.create_task`, `copy_context`) still counts as
+    running after the node has ended, unless a scope was open when it was copied.
 
     Args:
-        credential: The credential asked for, named in the error.
+        credential: The requested credential, for the error message.
 
     Raises:
         CredentialScopeError: Nothing is running here.
@@ -317,20 +323,20 @@ def require_running(credential: str) -> None:
     if scope is not None and not scope.closed:
         return
     present = running()
-    # A closed scope means that its node has ended, but not that another hasn't begun since, for
-    # example in a background task that the first one started.
+    # If the scope is closed, its node has ended. But another one may have begun since, for example
+    # in a background task that the first one started.
     if present is None or (scope is not None and scope.run == present):
         raise CredentialScopeError(
-            f"credential {credential!r} opens only inside a running node or tool: reveal it "
-            "there, or declare it with credentials.inject",
+            f"credential {credential!r} can be opened only inside a running node or tool: reveal "
+            "it there, or declare it with credentials.inject",
             credential=credential,
         )
 
 
 class _Step:
-    """Sets the scope and its guarded doors for a block, and the outer ones again after it.
+    """Set the scope and its guarded exits for a block, and restore the outer ones after it.
 
-    A generator enters once for each of its steps; between them its consumer runs.
+    A generator enters the block once for each of its steps. Its consumer runs between the steps.
     """
 
     def __init__(self, scope: Scope, config: Mapping[str, Any], writer: Any) -> None:
@@ -341,8 +347,8 @@ class _Step:
         self._outside = self._exchange(self._inside)
 
     def __exit__(self, *_: object) -> None:
-        # Not by token: a generator may go on in another context than it began in. And its body
-        # may have opened a scope that it keeps across the yield.
+        # Not with a token: a generator may be resumed in a different context, and its body may
+        # keep a scope open across the yield.
         self._inside = self._exchange(self._outside)
 
     @staticmethod
@@ -358,7 +364,7 @@ class _Step:
 
 
 class left_open:  # noqa: N801 - used like a function
-    """Leave the scope at the end of the block."""
+    """Close a scope at the end of the block, also on errors."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -374,11 +380,11 @@ class left_open:  # noqa: N801 - used like a function
 
 
 def _leave(scope: Scope, error: BaseException | None) -> None:
-    """Close the scope, and take its secrets out of what is raised and what outlives it.
+    """Close a scope, and remove its secrets from the exception and from the surroundings.
 
     Raises:
-        SecretLeakError: The node left a secret where it would outlive the node.
-        BaseException: What stands for an error that could not be changed.
+        SecretLeakError: The node left a secret in its surroundings.
+        BaseException: The replacement for an error that could not be changed.
     """
     from pipelit_agents.credentials.leak_guard.langgraph_io import redact_or_raise
 

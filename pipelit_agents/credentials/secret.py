@@ -1,4 +1,4 @@
-"""A revealed secret, which leaves by one door only."""
+"""An opened secret, whose plaintext can be read in one way only."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _SHORTEST_SHOWN = 12
 def _refuse(*_: Any, **__: Any) -> NoReturn:
     raise TypeError(
         "a Secret can't be copied, pickled or serialized: keep it out of state, stores and "
-        "results, and call get_secret_value() where the plaintext is used"
+        "results, and call get_secret_value() where you use the plaintext"
     )
 
 
 def _bytes(value: str) -> bytes:
-    # compare_digest takes ASCII strings or bytes, and a secret may hold any character.
+    # compare_digest takes only ASCII strings or bytes, and a secret may contain any character.
     return value.encode("utf-8", errors="surrogatepass")
 
 
 class Secret(SecretStr):
     """The opened value of a credential, readable while its scope is open.
 
-    A drop-in `pydantic.SecretStr`: fields of that type keep the same instance. `str`, `repr`,
-    `print` and logging's ``%s`` show a mask. It hashes by identity, compares in constant time, and
-    refuses pickle, copy, LangGraph's serializer and JSON. It also refuses to be put into a longer
-    text by an f-string, `str.format` or ``+``, which would send the mask instead of the secret. A
+    A drop-in replacement for `pydantic.SecretStr`: fields of that type keep the same instance.
+    `str`, `repr`, `print` and logging's ``%s`` display a mask. A secret hashes by identity,
+    compares in constant time, and refuses pickle, copy, LangGraph's serializer and JSON. It also
+    refuses f-strings, `str.format` and ``+``, which would send the mask instead of the secret. A
     model that holds it in a `SecretStr` field dumps pydantic's mask.
 
     Args:
@@ -45,7 +45,7 @@ class Secret(SecretStr):
         credential: The name of the credential that it belongs to.
     """
 
-    # Slots keep the plaintext out of vars(): encoders of last resort write __dict__.
+    # Slots keep the plaintext out of vars(), because some encoders fall back to __dict__.
     __slots__ = ("_length", "_mask", "_secret_value", "credential")
 
     def __init__(self, secret_value: str, *, credential: str = "") -> None:
@@ -58,19 +58,19 @@ class Secret(SecretStr):
         """Return the plaintext.
 
         Raises:
-            CredentialScopeError: The node or tool that it was opened for has ended.
+            CredentialScopeError: The node or tool that the secret was opened for has ended.
         """
         try:
             return self._secret_value
         except AttributeError:
             raise CredentialScopeError(
-                f"the secret of credential {self.credential!r} can't be read any more: it was "
-                "opened for a node or tool that has ended; open it where it is used",
+                f"the secret of credential {self.credential!r} can't be read any more: the node "
+                "or tool that it was opened for has ended. Open it where you use it",
                 credential=self.credential,
             ) from None
 
     def close(self) -> None:
-        """Drop the plaintext, for good. Closing twice does nothing."""
+        """Drop the plaintext permanently. Closing twice does nothing."""
         with suppress(AttributeError):
             del self._secret_value
 
@@ -83,7 +83,7 @@ class Secret(SecretStr):
             return NotImplemented
         return hmac.compare_digest(_bytes(self.get_secret_value()), _bytes(other))
 
-    # By value would be an oracle, and would change when the scope closes.
+    # A hash of the value would be an oracle, and would change when the scope closes.
     __hash__ = object.__hash__
 
     def __len__(self) -> int:
@@ -94,16 +94,16 @@ class Secret(SecretStr):
 
     def _refuse_text(self, _: object = None) -> NoReturn:
         raise TypeError(
-            f"the secret of credential {self.credential!r} was put into a text, which would get "
-            "its mask instead of the secret: use get_secret_value() where the plaintext is sent, "
-            "as in f'Bearer {key.get_secret_value()}', or str() for the mask, as in {key!s}"
+            f"the secret of credential {self.credential!r} was put into a text, which would "
+            "contain its mask instead of the secret: use get_secret_value() where you send the "
+            "plaintext, as in f'Bearer {key.get_secret_value()}', or {key!s} to get the mask"
         )
 
-    # A header with the mask in it would go out, and be refused elsewhere without a reason.
+    # Otherwise a header with the mask would be sent, and the server would refuse it with no hint.
     __format__ = __add__ = __radd__ = _refuse_text
 
-    # LangGraph's serializer asks for model_dump first, and for get_secret_value next: unless
-    # this raises, the plaintext is written.
+    # LangGraph's serializer calls model_dump first and get_secret_value next. Unless these raise,
+    # it writes the plaintext.
     model_dump = model_dump_json = _refuse
     __reduce__ = __reduce_ex__ = __getstate__ = _refuse
 

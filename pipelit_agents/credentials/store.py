@@ -1,4 +1,4 @@
-"""The credential store: seals secrets, shows them masked, opens them for a running node."""
+"""The credential store: encrypt secrets, display them masked, open them for a running node."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pipelit_agents._discretion import discreet
 from pipelit_agents._threads import aside
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.credentials.inject import injecting
-from pipelit_agents.credentials.leak_guard.parts import VALUE, Described, described
-from pipelit_agents.credentials.leak_guard.recognition import SHORTEST, is_common
+from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, Described, described
+from pipelit_agents.credentials.leak_guard.recognition import MIN_LENGTH, is_common
 from pipelit_agents.credentials.scope import Scope, current_scope, opened_scope, require_running
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.fast_path import Statement
@@ -55,8 +55,8 @@ R = TypeVar("R")
 _READ_SECRET: Final = Statement(
     "SELECT kind, public, allow, sealed FROM pipelit_credentials WHERE name = :name"
 )
-_MASKED_FROM: Final = 12
-_LONGEST_KIND: Final = 64
+_MIN_MASKED_LENGTH: Final = 12
+_MAX_KIND_LENGTH: Final = 64
 _REFUSALS: Final[dict[type[Exception], str]] = {
     ConfigurationError: "no key",
     CredentialNotFound: "not found",
@@ -66,22 +66,24 @@ _REFUSALS: Final[dict[type[Exception], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class CredentialInfo:
-    """What may be shown of a credential; the secret isn't in it.
+    """The displayable description of a credential, without its secret.
 
     Attributes:
-        name: Its name.
+        name: The name.
         kind: What it is for, for example ``llm``.
-        masked: The secret field, masked all but its last four characters; of several, each.
-        public: The fields that are no secret.
-        created_by: Who put it there first. It is no owner: credentials are for all.
-        allow: The accounts that alone may open it, or None: any may.
-        created_at: When it was put there first, UTC.
+        masked: The secret field, masked except for its last four characters; if there are several,
+            each of them.
+        public: The fields that are not secret.
+        created_by: The account that created it. This is not an owner: by default, any account may
+            open it.
+        allow: The only accounts that may open it, or None if any account may.
+        created_at: When it was created, UTC.
         updated_at: When it was last changed, UTC.
-        searched: The parts that are searched for where something leaves a node, by name: ``value``
-            or the names of the fields for a whole value, and ``password`` or ``db.password`` for
-            what is within a connection string or a document.
-        unsearched: The parts that aren't: too short, too common, or not known to be secrets. Both
-            are empty for a credential that an earlier version stored.
+        searched: The names of the parts that are searched for in values that leave a node:
+            ``value`` or the names of the fields for a whole value, and ``password`` or
+            ``db.password`` for a part of a connection string or a document.
+        unsearched: The names of the parts that are not searched for: too short, too common, or not
+            known to be secrets. Both are empty for a credential that an earlier version stored.
     """
 
     name: str
@@ -103,7 +105,7 @@ class Credentials:
     """The credentials of one database; ``pipelit.credentials``.
 
     Args:
-        core: The database, and the keys that encrypt and decrypt them.
+        core: The database, and the encryption keys.
     """
 
     def __init__(self, core: Core) -> None:
@@ -123,33 +125,35 @@ class Credentials:
         public: Mapping[str, Any] | None = None,
         allow: Sequence[str] | None = None,
     ) -> CredentialInfo:
-        """Seals a secret under a name; what stood there before is replaced.
+        """Encrypt and store a secret under a name; an existing credential is replaced.
 
         A secret may be a document: a connection string, a header, a key file, settings in JSON,
-        YAML, INI or as in ``.env``. The passwords and keys in it are found by well-known forms and
-        names, and each is searched for by itself. The result names the parts that are searched for
-        and those that aren't; store a secret that isn't found as a field of its own.
+        YAML, INI or ``.env`` format. The passwords and keys in it are found by well-known formats
+        and names, and each is searched for separately. The result names the parts that are
+        searched for and those that aren't. Store a secret that isn't found as a separate field.
 
         Args:
-            name: Of the form of a username.
-            value: The secret, or several named ones.
+            name: The name, which follows the rules for usernames.
+            value: The secret, or several secrets by name.
             kind: What it is for, for example ``llm``.
-            created_by: Who puts it there, for the record.
-            public: JSON fields that are no secret, for example ``{"base_url": …}``. They are
-                bound to the secret: changed in the database, it doesn't open any more.
-            allow: The accounts that alone may open it; by default any may.
+            created_by: The account that stores it, for the audit log.
+            public: JSON fields that are not secret, for example ``{"base_url": …}``. They are
+                bound to the secret: if they are changed in the database, it can't be opened.
+            allow: The only accounts that may open it; by default any account may.
 
         Warns:
             ShortSecretWarning: A secret, or a part of one, is too short to be searched for.
-            CommonSecretWarning: A secret is a single ordinary word, or digits in a row. As a part
-                it isn't searched for; as a whole it is, and honest text that has it is refused.
+            CommonSecretWarning: A secret is a single ordinary word, or digits in a row. A part
+                like this isn't searched for. A whole secret is, so ordinary text that contains it
+                is refused.
 
         Returns:
-            What may be shown of it, with the names of the parts that are searched for.
+            The displayable description, with the names of the parts that are searched for.
 
         Raises:
-            CredentialError: The name, the value or a public field is unusable; it says which.
-            ConfigurationError: There is no key to seal it under, or it isn't this database's.
+            CredentialError: The name, the value or another argument is unusable. The error says
+                which.
+            ConfigurationError: There is no encryption key, or it isn't the key of this database.
         """
         with self._database.writing(durable=True) as connection:
             row = self.put_in(
@@ -177,60 +181,63 @@ class Credentials:
         public: Mapping[str, Any] | None = None,
         allow: Sequence[str] | None = None,
     ) -> Row[Any]:
-        """As :meth:`put`, in a transaction of the caller's on the same database."""
+        """As :meth:`put`, within a transaction of the caller on the same database."""
         if not is_username(name):
             raise CredentialError(
-                f"name {name!r:.80} is no credential name: 1 to 149 of the characters "
-                "a-z 0-9 _ . - and the first a letter or digit",
+                f"name {name!r:.80} is not a credential name: use 1 to 149 of the characters "
+                "a-z 0-9 _ . - and begin with a letter or digit",
                 credential=str(name)[:149],
             )
         if (
             not isinstance(kind, str)
             or not kind
-            or len(kind) > _LONGEST_KIND
+            or len(kind) > _MAX_KIND_LENGTH
             or not kind.isprintable()
         ):
             raise CredentialError(
-                f"credential {name!r}: kind {kind!r:.80} has to be 1 to {_LONGEST_KIND} printable "
-                "characters",
+                f"credential {name!r}: kind has to be 1 to {_MAX_KIND_LENGTH} printable "
+                f"characters, not {kind!r:.80}",
                 credential=name,
             )
         if not isinstance(created_by, str) or not 0 < len(created_by) < 150:
             raise CredentialError(
-                f"credential {name!r}: created_by has to name who puts it there, in 1 to 149 "
-                "characters",
+                f"credential {name!r}: created_by has to be the name of the account that stores "
+                "it, 1 to 149 characters",
                 credential=name,
             )
         if isinstance(allow, str):
             raise CredentialError(
-                f"credential {name!r}: allow is a list of names, not one name", credential=name
+                f"credential {name!r}: allow has to be a list of names, not a single name",
+                credential=name,
             )
         if public is not None and not isinstance(public, Mapping):
             raise CredentialError(
-                f'credential {name!r}: public has to be fields by name, for example {{"base_url": '
-                '"https://…"}',
+                f"credential {name!r}: public has to be a mapping of fields, for example "
+                '{"base_url": "https://…"}',
                 credential=name,
             )
         secrets = _secret_fields(name, value)
         found = described(secrets)
-        for message, category in _warned(name, secrets, found):
-            # Past put and the two wrappers, to the caller.
+        for message, category in _warnings_for(name, secrets, found):
+            # Report the line that called put: skip put itself and its two wrappers.
             warnings.warn(message, category, stacklevel=5)
-        shown = _canonical(name, dict(public or {}))
-        may = None
+        public_json = _canonical(name, dict(public or {}))
+        allow_json = None
         if allow is not None:
-            may = json.dumps(sorted({require_username(each, argument="allow") for each in allow}))
+            allow_json = json.dumps(
+                sorted({require_username(each, argument="allow") for each in allow})
+            )
         now = self._clock()
         keyring = self._keyring()
         require_fitting(connection, keyring)
-        place = credential_purpose(name, kind, shown, may)
-        hint_place = credential_hint_purpose(name, kind, shown, may)
+        purpose = credential_purpose(name, kind, public_json, allow_json)
+        hint_purpose = credential_hint_purpose(name, kind, public_json, allow_json)
         values = {
             "kind": kind,
-            "public": shown,
-            "allow": may,
-            "sealed": Sealed(keyring.seal(json.dumps(secrets), place), place),
-            "hint": Sealed(keyring.seal(_hint(secrets, found), hint_place), hint_place),
+            "public": public_json,
+            "allow": allow_json,
+            "sealed": Sealed(keyring.seal(json.dumps(secrets), purpose), purpose),
+            "hint": Sealed(keyring.seal(_hint(secrets, found), hint_purpose), hint_purpose),
             "updated_at": now,
         }
         self._database.lock(connection, f"credential:{name}")
@@ -241,26 +248,26 @@ class Credentials:
             first = {"name": name, "created_at": now, "created_by": created_by}
             connection.execute(insert(CredentialRow).values({**values, **first}))
         self._core.record(connection, created_by, name, "credential.put")
-        return _find(connection, name)
+        return _row_named(connection, name)
 
     def get(self, name: str) -> CredentialInfo:
-        """What may be shown of a credential.
+        """Return the displayable description of a credential.
 
         Raises:
             CredentialNotFound: No credential has that name.
-            UnsealError: It doesn't open under this keyring.
+            UnsealError: It can't be decrypted with this keyring.
         """
         with self._database.reading() as connection:
-            row = _find(connection, name)
+            row = _row_named(connection, name)
         return self._info(row)
 
     aget = off_the_loop(get)
 
     def list(self, *, kind: str | None = None) -> Sequence[CredentialInfo]:
-        """What may be shown of all credentials, by name, or of those of one kind.
+        """Return the descriptions of all credentials, or of those of one kind, ordered by name.
 
         Raises:
-            UnsealError: One of them doesn't open under this keyring.
+            UnsealError: One of them can't be decrypted with this keyring.
         """
         query = select(CredentialRow.__table__).order_by(CredentialRow.name)
         if kind is not None:
@@ -270,16 +277,16 @@ class Credentials:
         columns = ("name", "kind", "masked", "public", "created_by", "allow", "updated_at")
         return Rows([self._info(row) for row in rows], columns)
 
-    alist = off_the_loop(list)  # noqa: A003 - the method is meant
+    alist = off_the_loop(list)  # noqa: A003 - refers to the method, not the builtin
 
     def delete(self, name: str, *, by: str = OPERATOR) -> None:
-        """Deletes a credential.
+        """Delete a credential.
 
         Raises:
             CredentialNotFound: No credential has that name.
         """
         with self._database.writing(durable=True) as connection:
-            _find(connection, name)
+            _row_named(connection, name)
             connection.execute(delete(CredentialRow).where(CredentialRow.name == name))
             self._core.record(connection, by, name, "credential.delete")
 
@@ -288,25 +295,28 @@ class Credentials:
     def inject(
         self, agent: Agent | None = None, **references: str
     ) -> Callable[[Callable[P, R]], Callable[..., R]]:
-        """Decorates a node or tool, so that each call gets secrets that die with it.
+        """Decorate a node or tool, so that each call opens its own secrets.
 
         Args:
-            agent: Who opens them; needed for credentials that are kept for named accounts. By
-                position or by name. So no secret goes to a parameter that is called ``agent``.
-            references: Parameter names and credentials: ``api_key="openai"``, or
+            agent: The agent that opens the secrets; required for credentials with an ``allow``
+                list. Because of this argument, no secret can be injected into a parameter that is
+                called ``agent``.
+            references: Credentials by parameter name: ``api_key="openai"``, or
                 ``password="database:password"`` for one of several fields. A public field
-                (``host="database:host"``) is passed as it is; put what is no secret there, or it
-                is searched for like one.
+                (``host="database:host"``) is passed as a plain value. Store values that aren't
+                secret as public fields; otherwise they are searched for like secrets.
 
         Returns:
-            A decorator. The parameters, keyword by nature, get a ``Secret`` (a ``SecretStr``) and
-            vanish from the signature; neither LangGraph nor a model sees them. For a tool, see
+            A decorator. The parameters get a ``Secret`` (a ``SecretStr``) by keyword, and are
+            removed from the signature, so neither LangGraph nor a model sees them. For a tool, see
             :meth:`tool`.
 
         Raises:
             TypeError: The function can't be wrapped, or has no such parameter.
-            CredentialError: From the call: not found, not allowed, or a value was passed for it.
-            UnsealError: From the call: it doesn't open under this keyring, or was tampered with.
+            CredentialError: From the call: the credential is missing or not allowed, or a value
+                was passed for it.
+            UnsealError: From the call: the credential can't be decrypted with this keyring, or was
+                tampered with.
 
         Example:
             ```python
@@ -316,18 +326,20 @@ class Credentials:
         """
         if agent is not None and not isinstance(agent, Agent):
             raise TypeError(
-                'agent has to be a handle, who opens the secrets: pipelit.agent("agent_lead"), '
-                f"not {type(agent).__name__}. To inject a secret into a parameter that is called "
-                "agent, rename the parameter"
+                "agent has to be the handle of the agent that opens the secrets, such as "
+                f'pipelit.agent("agent_lead"), not {type(agent).__name__}. To inject a secret '
+                "into a parameter that is called agent, rename the parameter"
             )
         if not references:
             raise TypeError(
-                'inject needs a credential for a parameter, for example inject(api_key="openai")'
+                "inject needs at least one parameter and its credential, for example "
+                'inject(api_key="openai")'
             )
         for parameter, reference in references.items():
             if not isinstance(reference, str):
                 raise TypeError(
-                    f"{parameter}: name a credential, as text, not {type(reference).__name__}"
+                    f"{parameter} has to be the name of a credential, as text, not "
+                    f"{type(reference).__name__}"
                 )
 
         def decorate(function: Callable[P, R]) -> Callable[..., R]:
@@ -343,10 +355,10 @@ class Credentials:
     def tool(
         self, agent: Agent | None = None, **references: str
     ) -> Callable[[Callable[..., Any]], BaseTool]:
-        """Decorates a function to be a LangChain tool with secrets: ``inject`` under ``@tool``.
+        """Make a LangChain tool with secrets of a function: ``inject`` under ``@tool``.
 
-        And what the two alone don't do: a model that sends a value for a secret's parameter, or
-        for any other that the tool hasn't, is refused instead of not listened to.
+        In addition, a model that sends a value for a secret's parameter, or for an unknown
+        parameter, gets an error. With the two decorators alone, the value would be ignored.
 
         Args:
             agent: As for :meth:`inject`.
@@ -357,7 +369,7 @@ class Credentials:
 
         Raises:
             TypeError: As for :meth:`inject`.
-            ValueError: The function has no docstring, which is the tool's description.
+            ValueError: The function has no docstring, which becomes the tool's description.
 
         Example:
             ```python
@@ -369,7 +381,7 @@ class Credentials:
         inject = self.inject(agent, **references)
 
         def decorate(function: Callable[..., Any]) -> BaseTool:
-            # Late, so that importing this package stays cheap.
+            # Imported late: importing this package must stay fast.
             from langchain_core.tools import tool
 
             made = tool(inject(function))
@@ -384,10 +396,10 @@ class Credentials:
         return decorate
 
     def guard(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorates a node or tool that opens secrets by :meth:`reveal`.
+        """Decorate a node or tool that opens secrets with :meth:`reveal`.
 
-        What it returns or yields is searched for all that was revealed in it, as under
-        :meth:`inject`; without it, only what happens inside the ``with`` block is.
+        The values that it returns or yields are searched for all secrets that were opened in it,
+        as with :meth:`inject`. Without this decorator, the search covers only the ``with`` block.
 
         Raises:
             TypeError: The function can't be wrapped.
@@ -404,20 +416,19 @@ class Credentials:
 
     @contextmanager
     def reveal(self, name: str, *, agent: Agent | None = None) -> Iterator[Secret]:
-        """Opens a secret inside a running node or tool, for the length of a ``with`` block.
+        """Open a secret inside a running node or tool, for the duration of a ``with`` block.
 
-        Decorate the node or tool with :meth:`guard`, or what it returns afterwards is not
-        searched.
+        Decorate the node or tool with :meth:`guard`; otherwise its return value is not searched.
 
         Args:
             name: The credential, or ``credential:field``.
-            agent: Who opens it; needed for credentials that are kept for named accounts.
+            agent: The agent that opens it; required for credentials with an ``allow`` list.
 
         Raises:
             CredentialScopeError: No node or tool is running here.
             CredentialNotFound: There is no such credential or field.
-            CredentialNotAllowed: It is kept for accounts, and this is none of them.
-            UnsealError: It doesn't open under this keyring, or was tampered with.
+            CredentialNotAllowed: The credential's ``allow`` list doesn't contain the agent.
+            UnsealError: It can't be decrypted with this keyring, or was tampered with.
         """
         try:
             require_running(name)
@@ -444,40 +455,42 @@ class Credentials:
     def open_in(
         self, scope: Scope, name: str, *, agent: Agent | None = None
     ) -> tuple[Mapping[str, Secret], Mapping[str, Any]]:
-        """Opens all secrets of a credential at once, in an open scope that they die with.
+        """Open all secrets of a credential at once; they close with the scope.
 
         Args:
-            scope: Where they are read.
+            scope: The open scope that holds them.
             name: The credential, or ``credential:field`` for that secret alone.
-            agent: Who opens it; needed for credentials that are kept for named accounts.
+            agent: The agent that opens it; required for credentials with an ``allow`` list.
 
         Returns:
-            The secrets by their names (``value`` where there is one without a name), and the
-            public fields that they are bound to.
+            The secrets by name (``value`` for a single unnamed one), and the public fields that
+            they are bound to.
 
         Raises:
-            CredentialError: It isn't there, or isn't for this agent.
-            UnsealError: It doesn't open under this keyring, or was tampered with.
+            CredentialError: The credential is missing, or not allowed for this agent.
+            UnsealError: It can't be decrypted with this keyring, or was tampered with.
         """
         name, _, wanted = name.partition(":")
-        fields, public = self._unsealed(name, wanted, agent)
+        fields, public = self._decrypted(name, wanted, agent)
         return {
-            key: scope.hold(Secret(value, credential=name if key == VALUE else f"{name}:{key}"))
+            key: scope.hold(
+                Secret(value, credential=name if key == DEFAULT_FIELD else f"{name}:{key}")
+            )
             for key, value in fields.items()
             if wanted in ("", key)
         }, public
 
     def note_refusal(self, reference: str, agent: Agent | None, reason: str) -> None:
-        """Records that a credential was refused before anybody looked for it.
+        """Record a refusal that was decided before the credential was read.
 
         Args:
             reference: The credential, or ``credential:field``.
-            agent: For whom, if it is known.
-            reason: Why.
+            agent: The agent that was refused, if known.
+            reason: The reason, for the audit log.
         """
         actor = agent.username if agent is not None else ""
         if actor == OPERATOR:
-            # That is no account: a handle by this name is nobody's.
+            # The operator is not an account, so no handle acts for it.
             actor = ""
         with self._database.deciding() as connection:
             name = reference.partition(":")[0]
@@ -487,10 +500,10 @@ class Credentials:
 
     @discreet
     def _open(self, reference: str, agent: Agent | None) -> Any:
-        """A secret field of a credential, or a public one as it is."""
+        """Return a secret field of a credential as a Secret, or the value of a public field."""
         name, _, wanted = reference.partition(":")
-        fields, public = self._unsealed(name, wanted or None, agent)
-        wanted = wanted or (next(iter(fields)) if len(fields) == 1 else VALUE)
+        fields, public = self._decrypted(name, wanted or None, agent)
+        wanted = wanted or (next(iter(fields)) if len(fields) == 1 else DEFAULT_FIELD)
         if wanted in fields:
             return Secret(fields[wanted], credential=reference)
         return public[wanted]
@@ -499,15 +512,15 @@ class Credentials:
         found = self._open(reference, agent)
         if not isinstance(found, Secret):
             raise CredentialNotFound(
-                f"{reference!r} is a public field: credentials.get shows it",
+                f"{reference!r} is a public field: read it with credentials.get",
                 credential=reference.partition(":")[0],
             )
         return found
 
-    def _unsealed(
+    def _decrypted(
         self, name: str, wanted: str | None, agent: Agent | None
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-        # Wanted is a field, None for the only one, or empty for all.
+        # `wanted` is a field's name, None for the only field, or empty for all fields.
         if agent is not None and not agent.is_of(self._database):
             raise CredentialError(
                 f"credential {name!r}: {agent!r} belongs to another Pipelit", credential=name
@@ -516,7 +529,7 @@ class Credentials:
         if agent is not None:
             actor = agent.username
             try:
-                # An account that was deactivated opens nothing, whatever handle is left of it.
+                # A handle outlives its account, but a deactivated account may not open anything.
                 agent.require_active()
             except (AccountError, ConfigurationError, UnsealError) as error:
                 self.note_refusal(name, agent, _REFUSALS.get(type(error), "agent can't act"))
@@ -524,22 +537,22 @@ class Credentials:
         fields, public, reason = dict[str, str](), dict[str, Any](), ""
         refused: Exception | None = None
         outcome = "refused"
-        # Read, opened and written down in one transaction: what is told is what is on record.
+        # Read, decrypt and record in one transaction, so that every answer is in the audit log.
         with self._database.deciding() as transaction:
             try:
                 rows = _READ_SECRET.fetch(transaction, {"name": name})
                 if not rows:
                     raise _not_found(name)
                 (row,) = rows
-                # It opens first: only then the allow-list beside it is to be believed.
-                place = credential_purpose(name, row.kind, row.public, row.allow)
-                fields = json.loads(self._keyring().unseal(row.sealed, place))
+                # Decrypt first: this also verifies the allow list, which is bound to the secret.
+                purpose = credential_purpose(name, row.kind, row.public, row.allow)
+                fields = json.loads(self._keyring().unseal(row.sealed, purpose))
             except (ConfigurationError, CredentialNotFound, UnsealError) as error:
                 refused, reason = error, _REFUSALS.get(type(error), "not opened")
             else:
                 public = json.loads(row.public)
                 if wanted is None:
-                    wanted = next(iter(fields)) if len(fields) == 1 else VALUE
+                    wanted = next(iter(fields)) if len(fields) == 1 else DEFAULT_FIELD
                 if row.allow is not None and actor not in json.loads(row.allow):
                     reason = "not allowed"
                 elif wanted and wanted not in fields and wanted not in public:
@@ -553,14 +566,15 @@ class Credentials:
             raise refused
         if reason == "not allowed":
             who = (
-                f"{actor!r} is none of them"
+                f"{actor!r} is not one of them"
                 if actor
-                else 'nobody was named: pass the agent, as pipelit.agent("agent_lead")'
+                else 'no agent was passed: pass one, such as agent=pipelit.agent("agent_lead")'
             )
             raise CredentialNotAllowed(
-                f"credential {name!r} is kept for named accounts, and {who}", credential=name
+                f"credential {name!r} may be opened only by certain accounts, and {who}",
+                credential=name,
             )
-        if reason and wanted == VALUE:
+        if reason and wanted == DEFAULT_FIELD:
             raise CredentialNotFound(
                 f"credential {name!r} has several secrets: name one, as "
                 f"{name}:{next(iter(fields))}; there are {', '.join(fields)}",
@@ -574,9 +588,10 @@ class Credentials:
         return fields, public
 
     def _info(self, row: Row[Any]) -> CredentialInfo:
-        # Bound as the secret is: a base_url that was changed is not shown as if it were right.
-        place = credential_hint_purpose(row.name, row.kind, row.public, row.allow)
-        hint = _Hint.read(self._keyring().unseal(row.hint.token, place).decode())
+        # The hint is bound to the public fields like the secret, so that a base_url that was
+        # changed in the database is never displayed.
+        purpose = credential_hint_purpose(row.name, row.kind, row.public, row.allow)
+        hint = _Hint.read(self._keyring().unseal(row.hint.token, purpose).decode())
         return CredentialInfo(
             row.name,
             row.kind,
@@ -594,15 +609,15 @@ class Credentials:
 def _warn_unguarded(name: str) -> None:
     if current_scope() is None:
         warnings.warn(
-            f"credential {name!r} is revealed in a function without the guard: what it returns "
-            "is not searched for the secret; decorate it with credentials.guard",
+            f"credential {name!r} is revealed in a function without the guard, so its return "
+            "value is not searched for the secret: decorate the function with credentials.guard",
             UnguardedRevealWarning,
-            # Past this helper, the generator and contextlib's __enter__: the with statement.
+            # Report the with statement: skip this helper, the generator and __enter__.
             stacklevel=4,
         )
 
 
-def _find(connection: Connection, name: str) -> Row[Any]:
+def _row_named(connection: Connection, name: str) -> Row[Any]:
     row = connection.execute(
         select(CredentialRow.__table__).where(CredentialRow.name == name)
     ).one_or_none()
@@ -615,16 +630,16 @@ def _not_found(name: str) -> CredentialError:
     if not is_username(name):
         field = isinstance(name, str) and is_username(name.partition(":")[0])
         return CredentialNotFound(
-            f"{name!r:.80} is no credential's name"
+            f"{name!r:.80} is not the name of a credential"
             + (
-                ": its fields are opened by inject and reveal"
+                ": open its fields with inject or reveal"
                 if field
-                else ": see credentials.list"
+                else ": credentials.list returns all names"
             ),
             credential=str(name)[:149],
         )
     return CredentialNotFound(
-        f"there is no credential {name!r:.80}; put it there with credentials.put or: "
+        f"there is no credential {name!r:.80}: store it with credentials.put or with the command "
         f"pipelit-agents credentials put {name:.80} --kind … --created-by …",
         credential=name,
     )
@@ -633,22 +648,22 @@ def _not_found(name: str) -> CredentialError:
 def _secret_fields(
     name: str, value: str | SecretStr | Mapping[str, str | SecretStr]
 ) -> dict[str, str]:
-    given = value if isinstance(value, Mapping) else {VALUE: value}
+    values = value if isinstance(value, Mapping) else {DEFAULT_FIELD: value}
     fields = {}
-    for key, secret in given.items():
+    for key, secret in values.items():
         if isinstance(secret, Secret):
             raise CredentialScopeError(
-                f"credential {name!r}: a revealed secret is not stored again", credential=name
+                f"credential {name!r}: an open secret can't be stored again", credential=name
             )
         plain = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
         if not isinstance(plain, str) or not plain or not isinstance(key, str):
             raise CredentialError(
-                f"credential {name!r}: value has to be text, or text by field name, and not empty",
+                f"credential {name!r}: value has to be text, or texts by field name, none empty",
                 credential=name,
             )
         fields[key] = plain
     if not fields:
-        raise CredentialError(f"credential {name!r}: there is no value", credential=name)
+        raise CredentialError(f"credential {name!r}: value is empty", credential=name)
     return fields
 
 
@@ -657,12 +672,12 @@ def _canonical(name: str, public: builtins.dict[str, Any]) -> str:
         return json.dumps(public, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CredentialError(
-            f"credential {name!r}: public has to be JSON ({error})", credential=name
+            f"credential {name!r}: public has to be valid JSON ({error})", credential=name
         ) from None
 
 
 class _Hint(NamedTuple):
-    """What is shown of the secrets of a credential, sealed beside them."""
+    """The displayable part of a credential's secrets, stored encrypted beside them."""
 
     masked: str
     searched: tuple[str, ...] = ()
@@ -670,7 +685,7 @@ class _Hint(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> _Hint:
-        # Earlier versions sealed the mask alone, which is no JSON.
+        # Earlier versions stored only the mask, which is not JSON.
         try:
             masked, searched, unsearched = json.loads(text)
         except ValueError:
@@ -680,41 +695,42 @@ class _Hint(NamedTuple):
 
 def _hint(secrets: Mapping[str, str], found: Described) -> str:
     masks = {
-        key: "…" + (secret[-4:] if len(secret) >= _MASKED_FROM else "")
+        key: "…" + (secret[-4:] if len(secret) >= _MIN_MASKED_LENGTH else "")
         for key, secret in secrets.items()
     }
     masked = ", ".join(f"{key}={mask}" for key, mask in masks.items())
-    if list(masks) == [VALUE]:
-        masked = masks[VALUE]
+    if list(masks) == [DEFAULT_FIELD]:
+        masked = masks[DEFAULT_FIELD]
     unsearched = (*found.short, *found.common, *found.public)
     return json.dumps(_Hint(masked, found.searched, unsearched))
 
 
-def _warned(
+def _warnings_for(
     name: str, secrets: Mapping[str, str], found: Described
 ) -> Iterator[tuple[str, type[Warning]]]:
-    """What is to be said of secrets that can't be searched for well."""
-    unsearched = "it is sealed, and what a node returns or logs is not searched for it"
+    """Yield warnings about secrets that can't be searched for well."""
+    unsearched = "it is stored encrypted, but values that leave a node are not searched for it"
     if found.short:
         yield (
-            f"credential {name!r} has a secret of less than {SHORTEST} characters "
+            f"credential {name!r} has a secret of fewer than {MIN_LENGTH} characters "
             f"({', '.join(found.short)}): {unsearched}",
             ShortSecretWarning,
         )
     if found.common:
         yield (
             f"credential {name!r} has a secret that is an ordinary word or number "
-            f"({', '.join(found.common)}): {unsearched}, as honest text may have it; use a "
-            "generated secret",
+            f"({', '.join(found.common)}): {unsearched}, because ordinary text may contain it. "
+            "Use a generated secret",
             CommonSecretWarning,
         )
     words = [
-        key for key, each in secrets.items() if len(each) >= SHORTEST and is_common(each.strip())
+        key for key, each in secrets.items() if len(each) >= MIN_LENGTH and is_common(each.strip())
     ]
     if words:
         yield (
             f"credential {name!r} has a secret that is an ordinary word or number "
-            f"({', '.join(words)}): what a node returns is searched for it, so honest text that "
-            "has it is refused; use a generated secret, and store what is no secret in public",
+            f"({', '.join(words)}): values that leave a node are searched for it, so ordinary text "
+            "that contains it is refused. Use a generated secret, and store values that aren't "
+            "secret in public",
             CommonSecretWarning,
         )

@@ -1,7 +1,7 @@
-"""Keys for `langchain.agents.create_agent`: each lives inside one model call or one tool call.
+"""Secrets for `langchain.agents.create_agent`, each open for one model call or one tool call.
 
-The chat model is built with its key when it is called and dropped when it has answered; tools get
-theirs beside the arguments that the model chose. Needs the extra ``langchain``.
+The chat model is built with its key for each call and dropped afterwards. Tools get their secrets
+in addition to the arguments that the model chose. Needs the extra ``langchain``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from langchain_core.outputs import ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
-from pipelit_agents.credentials.inject import searching_given
+from pipelit_agents.credentials.inject import searching_input
 from pipelit_agents.credentials.leak_guard.langgraph_io import (
     guarded_argument,
     guarded_config,
@@ -53,7 +53,7 @@ __all__ = ["CredentialMiddleware"]
 
 
 class _Keyless(BaseChatModel):
-    """Stands where ``create_agent`` wants a model, until the middleware puts the real one there."""
+    """A placeholder for ``create_agent``; the middleware replaces it by the real model."""
 
     model_name: str = ""
 
@@ -69,36 +69,40 @@ class _Keyless(BaseChatModel):
 
     def _unusable(self) -> CredentialScopeError:
         return CredentialScopeError(
-            f"the model {self.model_name!r} has its key only where its CredentialMiddleware calls "
-            "it: give create_agent that middleware too, in middleware=[…]; a middleware that calls "
-            "models by itself needs one of its own"
+            f"the model {self.model_name!r} has its key only when its CredentialMiddleware calls "
+            "it: pass that middleware to create_agent too, in middleware=[…]. Another middleware "
+            "that calls models directly needs a model with a key"
         )
 
 
 class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
-    """Gives an agent's model and tools their credentials, for the length of each call.
+    """Provide an agent's model and tools with their credentials for the duration of each call.
 
-    What a call returns is searched for its secrets as a node's result is, and so are callbacks,
-    streams and stores while it runs; what it raises loses them. Every call opens its credentials
-    anew: one that was replaced is used from the next call on, and each opening is audited.
+    The result of a call is searched for its secrets like a node's result. So are callbacks, streams
+    and stores while it runs. Exceptions lose the secrets. Every call opens its credentials again,
+    so a replaced credential is used from the next call on, and each opening is audited.
 
     Args:
         credentials: ``pipelit.credentials``.
-        model: As `init_chat_model` takes it, for example ``openai:gpt-5``; by default the public
-            field ``model`` of the credential. Without a credential, no model is built.
-        credential: The model's credential. A single secret is passed as ``api_key``, several by
-            their names; the public fields (``base_url`` …) as they are called.
-        agent: Who opens the credentials; needed for those kept for named accounts.
-        tools: Tool name, parameter, and ``credential`` or ``credential:field``. The tool hides the
-            parameter from the model by ``Annotated[SecretStr, InjectedToolArg]``.
-        model_options: Further keyword arguments for `init_chat_model`; they go before public
-            fields.
+        model: The model in the form that `init_chat_model` takes, for example ``openai:gpt-5``; by
+            default the public field ``model`` of the credential. Without a credential, no model is
+            built.
+        credential: The model's credential. A single secret is passed as ``api_key``; several
+            secrets, and the public fields (``base_url`` …), are passed under their own names.
+        agent: The agent that opens the credentials; required for credentials with an ``allow``
+            list.
+        tools: By tool name, a mapping of parameters to ``credential`` or ``credential:field``. The
+            tool hides such a parameter from the model with
+            ``Annotated[SecretStr, InjectedToolArg]``.
+        model_options: Further keyword arguments for `init_chat_model`; they take precedence over
+            public fields.
 
     Attributes:
-        model: What to pass to ``create_agent`` as its model. It holds no key and can't be called.
+        model: The model to pass to ``create_agent``. It holds no key and can't be called.
 
     Raises:
-        TypeError: There is neither a credential for a model nor one for a tool.
+        TypeError: An argument is of the wrong type, or neither a credential for the model nor a
+            tool is named.
 
     Example:
         ```python
@@ -129,10 +133,12 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             isinstance(wanted, Mapping) for wanted in (tools or {}).values()
         ):
             raise TypeError(
-                'tools has to name parameters and credentials: {"search": {"api_key": "serper"}}'
+                'tools has to map parameters to credentials: {"search": {"api_key": "serper"}}'
             )
         if credential is None and (model is not None or not tools):
-            raise TypeError("CredentialMiddleware needs a credential for its model, or tools")
+            raise TypeError(
+                "CredentialMiddleware needs a credential for its model, or credentials for tools"
+            )
         if agent is not None and not isinstance(agent, Agent):
             raise TypeError('agent has to be a handle: pipelit.agent("agent_lead")')
         self.model: BaseChatModel = _Keyless(model_name=(model or "").partition(":")[2])
@@ -145,28 +151,28 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
 
     @property
     def name(self) -> str:
-        """Its name in the agent's graph: one agent may have several, for fallbacks."""
+        """The unique name in the agent's graph: one agent may have several, for fallbacks."""
         about = [self._model, self._credential, *self._parameters]
         return f"CredentialMiddleware({', '.join(filter(None, about))})"
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any] | Any:
-        """Calls the model with its key.
+        """Call the model with its key.
 
         Raises:
-            CredentialError: The credential is missing, isn't for this agent, or doesn't fit the
-                model; it says which.
-            SecretLeakError: What the model is given or answers holds the secret.
+            CredentialError: The credential is missing, not allowed for this agent, or doesn't fit
+                the model. The error says which.
+            SecretLeakError: The model's input or answer contains the secret.
         """
         self._require_tools(request.tools)
         if request.model is not self.model:
             self._warn_unused(request.model)
             return handler(request)
         with opened_scope() as scope:
-            scope.note(inputs_in("request", request))
-            built = request.override(model=self._built(scope))
-            return _checked(scope, handler(built), "what the model answers")
+            scope.add_input(inputs_in("request", request))
+            built = request.override(model=self._build_model(scope))
+            return _searched(scope, handler(built), "the model's answer")
 
     async def awrap_model_call(
         self,
@@ -179,29 +185,29 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             self._warn_unused(request.model)
             return await handler(request)
         with opened_scope() as scope:
-            scope.note(inputs_in("request", request))
-            model = await asyncio.to_thread(self._built, scope)
+            scope.add_input(inputs_in("request", request))
+            model = await asyncio.to_thread(self._build_model, scope)
             answer = handler(request.override(model=model))
-            return _checked(scope, await answer, "what the model answers")
+            return _searched(scope, await answer, "the model's answer")
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]
     ) -> Any:
-        """Calls a tool with its secrets beside the model's arguments.
+        """Call a tool with its secrets in addition to the model's arguments.
 
         Raises:
             CredentialScopeError: The model sent a value for a secret's parameter.
-            CredentialError: A credential is missing, isn't for this agent, or the tool doesn't
-                hide the parameter from the model.
-            SecretLeakError: What the tool returns holds a secret.
+            CredentialError: A credential is missing or not allowed for this agent, or the tool
+                doesn't hide the parameter from the model.
+            SecretLeakError: The tool's result contains a secret.
         """
         wanted = self._parameters.get(request.tool_call["name"])
         if not wanted:
             return handler(request)
         with opened_scope() as scope:
-            scope.note(inputs_in("request", request))
-            filled = self._filled(request, wanted, scope)
-            return _checked(scope, handler(filled), "what the tool returns")
+            scope.add_input(inputs_in("request", request))
+            filled = self._fill(request, wanted, scope)
+            return _searched(scope, handler(filled), "the tool's result")
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
@@ -211,44 +217,46 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return await handler(request)
         with opened_scope() as scope:
-            scope.note(inputs_in("request", request))
-            filled = await asyncio.to_thread(self._filled, request, wanted, scope)
-            return _checked(scope, await handler(filled), "what the tool returns")
+            scope.add_input(inputs_in("request", request))
+            filled = await asyncio.to_thread(self._fill, request, wanted, scope)
+            return _searched(scope, await handler(filled), "the tool's result")
 
     def _warn_unused(self, model: Any) -> None:
-        # Another middleware's stands for a model of its own, as among fallbacks.
+        # A placeholder of another CredentialMiddleware is fine, for example as a fallback.
         if self._credential is not None and not isinstance(model, _Keyless):
             warnings.warn(
                 f"CredentialMiddleware has the credential {self._credential!r} for its own model, "
-                "and another is called, without it: create_agent(secured.model, …, "
+                "but another model is called without it: use create_agent(secured.model, …, "
                 "middleware=[secured])",
                 UnusedCredentialWarning,
                 stacklevel=2,
             )
 
     def _require_tools(self, tools: Sequence[Any]) -> None:
-        there = [getattr(tool, "name", "") for tool in tools]
+        names = [getattr(tool, "name", "") for tool in tools]
         for name in self._parameters:
-            # An agent may have none at the moment, where it answers in a form.
-            if there and name not in there:
+            # An agent may have no tools in a call that returns structured output.
+            if names and name not in names:
                 raise ConfigurationError(
-                    f"CredentialMiddleware: tools names {name!r}, which is no tool of this agent; "
-                    f"its tools are {', '.join(filter(None, there))}"
+                    f"CredentialMiddleware: tools names {name!r}, which is not a tool of this "
+                    f"agent; its tools are {', '.join(filter(None, names))}"
                 )
 
-    def _built(self, scope: Scope) -> BaseChatModel:
+    def _build_model(self, scope: Scope) -> BaseChatModel:
         name = str(self._credential)
         secrets, public = self._credentials.open_in(scope, name, agent=self._agent)
-        given = {"api_key" if key == "value" else key: each for key, each in secrets.items()}
-        for key in sorted(given.keys() & (public.keys() | self._options.keys())):
+        model_secrets = {
+            "api_key" if key == "value" else key: each for key, each in secrets.items()
+        }
+        for key in sorted(model_secrets.keys() & (public.keys() | self._options.keys())):
             raise CredentialError(
                 f"credential {name!r}: {key!r} is one of its secrets, and can't be a public field "
                 "or a model option too",
                 credential=name,
             )
-        options: dict[str, Any] = {**public, **self._options, **given}
-        stated = options.pop("model", None)
-        model = self._model or stated
+        options: dict[str, Any] = {**public, **self._options, **model_secrets}
+        model_field = options.pop("model", None)
+        model = self._model or model_field
         if not model:
             raise CredentialError(
                 f"credential {name!r} has no public field 'model': add it, or name the model in "
@@ -256,18 +264,18 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 credential=name,
             )
         built: BaseChatModel = init_chat_model(str(model), **options)
-        for key, secret in given.items():
+        for key, secret in model_secrets.items():
             if not _takes(built, key, secret):
                 raise CredentialError(
                     f"credential {name!r}: {type(built).__name__} has no parameter {key!r}, so "
-                    "this secret would be opened and never sent. Name the secret as the model "
-                    "names its parameter. For ChatOllama, build the model in a node or tool with "
+                    "this secret would be opened but never sent. Give the secret the name of the "
+                    "model's parameter. For ChatOllama, build the model in a node or tool with "
                     "credentials.inject, and send the key in client_kwargs={'headers': …}",
                     credential=name,
                 )
         return built
 
-    def _filled(
+    def _fill(
         self, request: ToolCallRequest, wanted: Mapping[str, str], scope: Scope
     ) -> ToolCallRequest:
         tool, call = request.tool, request.tool_call
@@ -291,7 +299,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             opened, _ = self._credentials.open_in(scope, reference, agent=self._agent)
             if not opened:
                 raise CredentialError(
-                    f"{reference!r} is a public field, and no secret: give the tool its value",
+                    f"{reference!r} is a public field, not a secret: pass its value to the tool",
                     credential=reference,
                 )
             if len(opened) != 1:
@@ -301,20 +309,22 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                     credential=reference,
                 )
             secrets[parameter] = next(iter(opened.values()))
-        return request if tool is None else request.override(tool=_given(tool, secrets, scope))
+        return (
+            request if tool is None else request.override(tool=_with_secrets(tool, secrets, scope))
+        )
 
 
-def _checked(scope: Scope, result: Any, where: str) -> Any:
+def _searched(scope: Scope, result: Any, where: str) -> Any:
     try:
-        scope.check(result, where)
+        scope.search(result, where)
         return result
     finally:
-        # A leak is shown with the local variables of this frame.
+        # Error trackers display the local variables of this frame with the leak error.
         del result
 
 
 def _takes(model: BaseChatModel, name: str, secret: Secret) -> bool:
-    """Whether a chat model has taken a secret: many ignore what they don't know."""
+    """Return whether a chat model uses a secret: many ignore unknown parameters."""
     kind = type(model)
     if kind.model_config.get("extra") == "allow":
         return True
@@ -322,16 +332,16 @@ def _takes(model: BaseChatModel, name: str, secret: Secret) -> bool:
         aliases = getattr(info.validation_alias, "choices", [info.validation_alias])
         if name in (field, info.alias, *aliases):
             return True
-    # It may have been renamed on the way in.
+    # The model may store it under another name.
     kept = list(vars(model).values())
     plain = {secret.get_secret_value(): name}
     return any(each is secret for each in kept) or holds(kept, plain, opened=False)
 
 
-def _given(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseTool:
-    # LangGraph drops from a call's arguments whatever the tool hides from the model: so they are
-    # added behind it, where the tool runs. And it has put runtime, store and callbacks there before
-    # any middleware could guard them.
+def _with_secrets(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseTool:
+    # LangGraph drops arguments that the tool hides from the model, so the secrets are added when
+    # the tool runs. The runtime, store and callbacks are guarded there too, because LangGraph has
+    # added them before any middleware could.
     made = tool.model_copy()
 
     def guarded(tool_input: Any, kwargs: dict[str, Any]) -> Any:
@@ -340,18 +350,20 @@ def _given(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseT
         if kwargs.get("callbacks") is not None:
             callbacks = {"callbacks": kwargs["callbacks"]}
             kwargs["callbacks"] = guarded_config(callbacks, scope)["callbacks"]
-        given = {key: guarded_argument(key, each, scope) for key, each in tool_input.items()}
-        return {**given, **secrets}
+        guarded_input = {
+            key: guarded_argument(key, each, scope) for key, each in tool_input.items()
+        }
+        return {**guarded_input, **secrets}
 
-    def kept(tool_input: Any) -> list[Any]:
+    def stored_by_langgraph(tool_input: Any) -> list[Any]:
         return [state_in(key, each) for key, each in tool_input.items()]
 
     def run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        with searching_given(scope, kept(tool_input)):
+        with searching_input(scope, stored_by_langgraph(tool_input)):
             return tool.run(guarded(tool_input, kwargs), *args, **kwargs)
 
     async def arun(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        with searching_given(scope, kept(tool_input)):
+        with searching_input(scope, stored_by_langgraph(tool_input)):
             return await tool.arun(guarded(tool_input, kwargs), *args, **kwargs)
 
     vars(made).update(run=run, arun=arun)
@@ -359,13 +371,13 @@ def _given(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseT
 
 
 def _hides(tool: BaseTool, parameter: str) -> bool:
-    whole, shown = tool.get_input_schema(), tool.tool_call_schema
+    complete, visible = tool.get_input_schema(), tool.tool_call_schema
     return (
-        issubclass(whole, BaseModel)
-        and parameter in whole.model_fields
-        # As any other type it would be validated, and the model told what is wrong with it.
-        and "SecretStr" in str(whole.model_fields[parameter].annotation)
-        and isinstance(shown, type)
-        and issubclass(shown, BaseModel)
-        and parameter not in shown.model_fields
+        issubclass(complete, BaseModel)
+        and parameter in complete.model_fields
+        # With another type it would be validated, and the model would receive the error text.
+        and "SecretStr" in str(complete.model_fields[parameter].annotation)
+        and isinstance(visible, type)
+        and issubclass(visible, BaseModel)
+        and parameter not in visible.model_fields
     )

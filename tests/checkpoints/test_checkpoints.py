@@ -271,13 +271,13 @@ def test_keys_rotate(kept: Kept) -> None:
 def test_rows_in_clear_are_refused(kept: Kept, keyring: Keyring) -> None:
     """A thread that was written without the seal isn't believed, nor continued."""
     graph_of(kept.saver).invoke(FILLED, CONFIG)
-    with pytest.raises(UnsealError, match=r"not (sealed|written through)"):
+    with pytest.raises(UnsealError, match=r"not (encrypted|written by)"):
         graph_of(SealedSaver(kept.saver, keyring)).get_state(CONFIG)
     with pytest.raises(UnsealError):
         list(SealedSaver(kept.saver, keyring).list(CONFIG))
     saver = copy.copy(kept.saver)
     saver.serde = SealedSerializer(keyring)
-    with pytest.raises(UnsealError, match="was not sealed"):
+    with pytest.raises(UnsealError, match="is not encrypted"):
         graph_of(saver).get_state(CONFIG)
 
 
@@ -297,10 +297,10 @@ def test_a_list_that_fails_gives_the_saver_back(kept: Kept, keyring: Keyring) ->
     saver.serde = SealedSerializer(keyring)
     graph_of(saver).invoke(FILLED, CONFIG)
     sealed = SealedSaver(kept.saver, keyring)
-    with pytest.raises(UnsealError, match="not written through") as held:
+    with pytest.raises(UnsealError, match="not written by") as held:
         list(sealed.list(CONFIG))
     assert another_thread_reads(saver)
-    with pytest.raises(UnsealError, match="not written through"):
+    with pytest.raises(UnsealError, match="not written by"):
         next(sealed.list(None))
     assert held.value.__traceback__
 
@@ -320,7 +320,7 @@ async def test_an_async_list_that_fails_gives_the_saver_back(akept: Kept, keyrin
     saver = copy.copy(akept.saver)
     saver.serde = SealedSerializer(keyring)
     await graph_of(saver).ainvoke(FILLED, CONFIG)
-    with pytest.raises(UnsealError, match="not written through") as held:
+    with pytest.raises(UnsealError, match="not written by") as held:
         [each async for each in SealedSaver(akept.saver, keyring).alist(CONFIG)]
     assert await asyncio.wait_for(saver.aget_tuple(CONFIG), 30)
     assert held.value.__traceback__

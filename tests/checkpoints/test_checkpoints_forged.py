@@ -152,7 +152,7 @@ def test_json_in_a_checkpoint_is_not_believed(
     checkpoint["channel_values"]["text"] = planted
     put_back(database, checkpoint)
     database.execute("DELETE FROM checkpoint_blobs WHERE channel = 'text'")
-    with pytest.raises(UnsealError, match="'text' was not sealed for this place"):
+    with pytest.raises(UnsealError, match="'text' was not encrypted for this checkpoint"):
         graph.get_state(at("1"))
 
 
@@ -185,7 +185,7 @@ def test_json_is_no_seed_of_a_delta_channel(
         "UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{channel_values,log}', "
         "'[\"EVIL\"]') WHERE checkpoint_id < (SELECT max(checkpoint_id) FROM checkpoints)"
     )
-    with pytest.raises(UnsealError, match="'log' was not sealed for this place"):
+    with pytest.raises(UnsealError, match="'log' was not encrypted for this checkpoint"):
         graph.get_state(at("1"))
 
 

@@ -401,7 +401,7 @@ def test_put_and_show_name_the_parts_that_are_searched_for(ready: Run) -> None:
         assert "  not searched for: password, host, user\n" in printed.output
         assert "store it in a field of its own" in printed.output
         assert "hunter2" not in printed.output
-    assert "less than 8 characters (password)" in done.stderr
+    assert "fewer than 8 characters (password)" in done.stderr
     shown = told(ready("credentials", "show", "db", "--json"))
     assert shown["searched"] == ["value", "sslpassword"]
     assert shown["unsearched"] == ["password", "host", "user"]

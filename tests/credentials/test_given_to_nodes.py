@@ -27,7 +27,7 @@ from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.leak_guard.given import Given
+from pipelit_agents.credentials.leak_guard.node_input import NodeInput
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.written import written
 from pipelit_agents.errors import SecretLeakError
@@ -167,7 +167,7 @@ def test_what_the_node_writes_into_the_state_was_not_given(keyed: Pipelit) -> No
 
     said = HumanMessage("please reset my password: spring 2026!")
     given: Any = {"x": ["spring 2026!"], "messages": [said]}
-    with pytest.raises(SecretLeakError, match="was given"):
+    with pytest.raises(SecretLeakError, match="the node's input"):
         node(given)
     assert given["x"] == ["spring 2026!", "Bearer ****"]
     assert said.content == "please reset my password: spring 2026!"
@@ -433,7 +433,7 @@ def test_a_large_input_is_compared_when_it_matters(
     keyed: Pipelit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An input that isn't searched always gives the same answers."""
-    monkeypatch.setattr("pipelit_agents.credentials.leak_guard.given._ALWAYS", 0)
+    monkeypatch.setattr("pipelit_agents.credentials.leak_guard.node_input._MAX_ALWAYS_SEARCHED", 0)
 
     @keyed.credentials.inject(key="service")
     def node(state: State, *, key: SecretStr) -> Any:
@@ -452,9 +452,9 @@ def test_a_right_guess_takes_no_other_work_than_a_wrong_one(keyed: Pipelit) -> N
     every = Patterns({SECRET: "service"})
     work = []
     for text in ("winter 2026!", SECRET):
-        given = Given()
+        given = NodeInput()
         given.add({"x": text})
-        assert given.is_searched_always(every)
+        assert given.is_small(every)
         sought = every.without(given.known(every))
         work.append(
             (
@@ -462,7 +462,7 @@ def test_a_right_guess_takes_no_other_work_than_a_wrong_one(keyed: Pipelit) -> N
                 len(sought._shortest_texts) + len(sought._known_texts),
             )
         )
-        assert written(text).shows(sought) is False
+        assert written(text).holds_any(sought) is False
     assert work[0] == work[1]
     assert len(every.without(set())._known) == 0
 

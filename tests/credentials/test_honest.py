@@ -92,7 +92,9 @@ def test_an_honest_node_with_all_secrets_is_not_refused(every_kind: Pipelit) -> 
 def test_each_answer_is_honest_by_itself() -> None:
     """None of the corpus is refused, searched one by one with the name of what is found."""
     patterns = {kind: Patterns({value: kind}) for kind, (value, _, _) in DOCUMENTS.items()}
-    false = [(line, kind) for line in LINES for kind, each in patterns.items() if each.within(line)]
+    false = [
+        (line, kind) for line in LINES for kind, each in patterns.items() if each.in_text(line)
+    ]
     assert false == []
 
 

@@ -212,7 +212,7 @@ def test_state_that_was_changed_in_place_is_refused_and_cleaned(
     with SqliteSaver.from_conn_string(str(path)) as saver:
         graph = builder.compile(checkpointer=saver)
         config: Any = {"configurable": {"thread_id": "1"}, "callbacks": [tracer]}
-        with pytest.raises(SecretLeakError, match="was given"):
+        with pytest.raises(SecretLeakError, match="the node's input"):
             chunks.extend(graph.stream(given, config, stream_mode=["values", "debug", "updates"]))
         graph.update_state(config, {"y": 1})
         chunks.append(graph.get_state(config))
@@ -272,7 +272,7 @@ def test_whatever_was_changed_is_cleaned(keyed: Pipelit, tmp_path: Path) -> None
         "message": HumanMessage("hello"),
         "list": [None],
     }
-    with pytest.raises(SecretLeakError, match="was given"):
+    with pytest.raises(SecretLeakError, match="the node's input"):
         node({"x": given})
     assert count(given, vars(given["extra"]), given["extra"].model_extra) == 0
     assert bytes(given["numbers"][1:] if given["numbers"] != "****" else b"") != KEY.encode()
@@ -481,7 +481,7 @@ def test_what_would_run_after_the_node_is_refused(keyed: Pipelit, defer: Any) ->
     def node(state: State, *, key: SecretStr) -> Any:
         return defer(key.get_secret_value())
 
-    with pytest.raises(CredentialScopeError, match="would run when its secrets are gone"):
+    with pytest.raises(CredentialScopeError, match="would run after its secrets are closed"):
         node({})
 
 

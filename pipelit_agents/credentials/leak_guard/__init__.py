@@ -1,3 +1,3 @@
-"""The leak guard: finds and masks open secrets in whatever leaves a running node."""
+"""The leak guard: find and mask open secrets in values that leave a running node."""
 
 from __future__ import annotations

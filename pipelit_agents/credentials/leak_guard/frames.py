@@ -1,28 +1,29 @@
-"""The local variables of an exception's frames, which log handlers and error trackers show."""
+"""Search the local variables of an exception's frames, which error trackers display."""
 
 from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from types import FrameType, TracebackType
 from typing import Any, Final
 
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.traversal import insides
+from pipelit_agents.credentials.leak_guard.traversal import children_of
 from pipelit_agents.credentials.secret import Secret
 
-__all__ = ["chain_of", "shown_in_frames"]
+__all__ = ["chain_of", "frames_hold_secret"]
 
-# Objects for each frame, the nearest first; texts and numbers aren't counted. Trackers show less.
-_MOST: Final = 2000
+# Objects to search per frame, nearest first. Texts and numbers don't count. Error trackers display
+# fewer than that.
+_MAX_OBJECTS: Final = 2000
 _CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """An exception, its causes and contexts, and the parts of groups."""
+    """Yield an exception, its causes and contexts, and the members of exception groups."""
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
     while waiting:
@@ -35,51 +36,52 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
         waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
 
 
-def shown_in_frames(shown: Any, patterns: Patterns) -> bool:
-    """Whether a local variable of an exception, a traceback or a frame holds a secret.
+def frames_hold_secret(value: Any, patterns: Patterns) -> bool:
+    """Return whether a local variable of an exception, a traceback or a frame holds a secret.
 
     Args:
-        shown: The exception, with its whole chain; or a traceback, a frame, or anything else.
-        patterns: What to look for.
+        value: An exception, which is searched with its whole chain; a traceback; or a frame. Any
+            other value has no frames.
+        patterns: The secrets to search for.
     """
     seen: dict[int, Any] = {}
-    return any(_holds(frame.f_locals, patterns, seen) for frame in _frames(shown))
+    return any(_holds(frame.f_locals, patterns, seen) for frame in _frames(value))
 
 
-def _frames(shown: Any) -> Iterator[FrameType]:
-    if isinstance(shown, BaseException):
-        for each in chain_of(shown):
+def _frames(value: Any) -> Iterator[FrameType]:
+    if isinstance(value, BaseException):
+        for each in chain_of(value):
             yield from _frames(each.__traceback__)
-    elif isinstance(shown, TracebackType):
-        yield from (frame for frame, _ in traceback.walk_tb(shown))
-    elif isinstance(shown, FrameType):
-        yield from (frame for frame, _ in traceback.walk_stack(shown))
+    elif isinstance(value, TracebackType):
+        yield from (frame for frame, _ in traceback.walk_tb(value))
+    elif isinstance(value, FrameType):
+        yield from (frame for frame, _ in traceback.walk_stack(value))
 
 
-def _holds(variables: Any, patterns: Patterns, seen: dict[int, Any]) -> bool:
-    # What several frames refer to is looked at once.
+def _holds(variables: Mapping[str, Any], patterns: Patterns, seen: dict[int, Any]) -> bool:
+    # Search an object that several frames refer to only once.
     waiting: deque[Any] = deque([dict(variables)])
-    left = _MOST
+    left = _MAX_OBJECTS
     while waiting and left:
         each = waiting.popleft()
         if isinstance(each, str):
-            if patterns.within(each):
+            if patterns.in_text(each):
                 return True
         elif isinstance(each, bytes | bytearray):
-            if patterns.inside(bytes(each)):
+            if patterns.in_bytes(bytes(each)):
                 return True
         elif not isinstance(each, Secret | int | float | None) and id(each) not in seen:
             seen[id(each)] = each
             left -= 1
             if not isinstance(each, _CONTAINERS):
-                waiting.extend(inner for _, inner in islice(insides(each), _MOST))
+                waiting.extend(inner for _, inner in islice(children_of(each), _MAX_OBJECTS))
                 continue
             parts = [*each, *each.values()] if isinstance(each, dict) else list(each)
-            # Of long lists the texts in one go, also behind what trackers show.
+            # Search all texts of a list at once, even those that trackers would cut off.
             texts = [part for part in parts if type(part) is str]
-            if texts and patterns.within("\n\0\n".join(texts)):
+            if texts and patterns.in_text("\n\0\n".join(texts)):
                 return True
             others = (p for p in parts if type(p) is not str and type(p) not in (int, float, bool))
             with suppress(RuntimeError):
-                waiting.extend(islice(others, _MOST))
+                waiting.extend(islice(others, _MAX_OBJECTS))
     return False

@@ -1,8 +1,9 @@
-"""The ways out of a running node besides its return value, each with a search in front of it.
+"""Guard the exits of a running node other than its return value.
 
-LangGraph hands a node what it needs to stream, store, save, start tasks and run further graphs; the
-callbacks see what runnables inside it are given and return. While secrets are open, each of these
-is replaced by one that refuses a value that holds one of them.
+LangGraph passes a node the objects with which it streams, stores, saves checkpoints, starts tasks
+and runs further graphs. Callbacks receive the inputs and outputs of runnables inside the node.
+While secrets are open, each of these objects is replaced by one that searches every value and
+refuses a value that contains a secret.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import suppress
 from copy import copy, deepcopy
 from functools import lru_cache, partial, wraps
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, Final, NoReturn, Protocol, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackHandler,
@@ -28,7 +29,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import ToolRuntime
 
-# What ToolRuntime.emit_output_delta writes with has no public name; a test says when it changes.
+# The writer behind ToolRuntime.emit_output_delta has no public name. A test fails if it changes.
 from langgraph.pregel._tools import StreamToolCallHandler
 from langgraph.pregel.protocol import StreamProtocol
 from langgraph.runtime import RunControl, Runtime
@@ -36,7 +37,7 @@ from langgraph.store.base import BaseStore, Op, Result
 from pydantic import BaseModel
 
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.pieces import Held, Pieces, here
+from pipelit_agents.credentials.leak_guard.pieces import DelayedCall, Pieces, current_source
 from pipelit_agents.credentials.leak_guard.traversal import Unsearched, state_of
 from pipelit_agents.errors import SecretLeakError
 
@@ -50,46 +51,50 @@ __all__ = [
     "state_in",
 ]
 
-_OF_A_CONFIG = frozenset({"callbacks", "configurable"})
-# Most of what a configuration holds, and asked of each kind of door it is slow to say no.
-_DATA = (str, bytes, dict, list, tuple, set, frozenset, BaseModel)
-_NO_DOORS = frozenset({str, int, float, bool, bytes, type(None), dict, list, tuple})
+_CONFIG_KEYS: Final = frozenset({"callbacks", "configurable"})
+# Types that are data. In _PLAIN_TYPES, those of most configuration values: checking them against
+# every kind of exit would be slow.
+_DATA_TYPES: Final = (str, bytes, dict, list, tuple, set, frozenset, BaseModel)
+_PLAIN_TYPES: Final = frozenset({str, int, float, bool, bytes, type(None), dict, list, tuple})
+
+# A callback event: the name of the handler's method, and its arguments.
+_Event = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 
 class Guard(Protocol):
-    """What knows the open secrets."""
+    """An object that knows the open secrets."""
 
-    def check(self, value: Any, where: str) -> None:
-        """Raises SecretLeakError for a value that holds one of them."""
+    def search(self, value: Any, where: str) -> None:
+        """Raise SecretLeakError if a value contains an open secret."""
 
     def redact(self, error: BaseException) -> BaseException:
-        """Takes them out of an exception; what is to be raised for it."""
+        """Remove the open secrets from an exception, and return the exception to raise."""
 
     def sought(self) -> Patterns:
-        """What they look like."""
+        """Return the patterns of the open secrets."""
 
-    def was_given(self, text: str) -> bool:
-        """Whether a text stood in what the node was given."""
+    def is_from_input(self, text: str) -> bool:
+        """Return whether the node's input contains a text."""
 
-    def at_the_end(self, call: Callable[[], Any]) -> None:
-        """Calls a function when the node has run, and before it is searched once more."""
+    def on_exit(self, call: Callable[[], Any]) -> None:
+        """Call a function after the node has run, before its surroundings are searched."""
 
-    def holding(self, call: Callable[..., Any], where: str) -> Held:
-        """What keeps back the beginnings of secrets until the node ends; one for each call."""
+    def delayed_call(self, call: Callable[..., Any], where: str) -> DelayedCall:
+        """Wrap a stream writer, so that it holds back the beginnings of secrets."""
 
-    def note(self, value: Any) -> object:
-        """Takes a value as something that the node was given, and may give back."""
+    def add_input(self, value: Any) -> object:
+        """Record a value as input of the node, which the node may return."""
 
 
 def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableConfig:
-    """A runnable configuration whose doors are guarded, for what runs inside the node.
+    """Return a runnable configuration with guarded exits, for code that runs inside the node.
 
     Args:
-        config: The one that is in force; it isn't changed.
+        config: The current configuration; it isn't changed.
         guard: Knows the open secrets.
     """
     made: Any = dict(config or {})
-    # What the node adds to these would be in the graph's own: they go into streams and checkpoints.
+    # Copies: the graph writes its own tags and metadata into streams and checkpoints.
     if isinstance(made.get("tags"), list):
         made["tags"] = list(made["tags"])
     if isinstance(made.get("metadata"), dict):
@@ -105,7 +110,7 @@ def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableCo
         callbacks = callbacks.copy()
         gate = _gate(guard, callbacks.handlers)
         held = {id(each): delayed(each, gate) for each in callbacks.handlers}
-        # First, so that it refuses before another handler has seen anything.
+        # First, so that it refuses a value before another handler receives it.
         callbacks.handlers = [gate, *held.values()]
         callbacks.inheritable_handlers = [
             gate,
@@ -120,25 +125,25 @@ def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableCo
 
 
 def guarded_writer(writer: Callable[[Any], Any] | None, guard: Guard) -> Any:
-    """What a tool's runtime writes its partial output with, guarded; None where nobody listens.
+    """Guard the writer for a tool's partial output; return None if there is no writer.
 
     Args:
-        writer: The one of the tool that runs.
+        writer: The writer of the running tool.
         guard: Knows the open secrets.
     """
-    return None if writer is None else _checked(writer, guard, "what the tool streams")
+    return None if writer is None else _searched_call(writer, guard, "the tool's stream")
 
 
 def guarded_argument(name: str, value: Any, guard: Guard) -> Any:
-    """The same for what LangGraph and LangChain pass to a node or tool as an argument.
+    """Guard an argument that LangGraph or LangChain passes to a node or tool.
 
     Args:
-        name: The parameter.
-        value: A configuration, a runtime, a store, a stream writer, or anything else.
+        name: The name of the parameter.
+        value: A configuration, a runtime, a store, a stream writer, or any other value.
         guard: Knows the open secrets.
     """
     if name == "writer" and callable(value):
-        return _checked(value, guard, "what the node streams")
+        return _searched_call(value, guard, "the node's stream")
     if isinstance(value, dict) and _is_config(name, value):
         return guarded_config(value, guard)
     runtime = getattr(value, "runtime", None)
@@ -149,7 +154,7 @@ def guarded_argument(name: str, value: Any, guard: Guard) -> Any:
 
 
 def state_in(name: str, value: Any) -> Any:
-    """What LangGraph keeps of an argument: the state itself, or the one in a tool's runtime."""
+    """Return the part of an argument that LangGraph stores: the state; None if it has none."""
     if isinstance(value, ToolRuntime):
         return value.state
     if isinstance(value, Runtime | BaseStore) or inspect.isroutine(value):
@@ -160,11 +165,11 @@ def state_in(name: str, value: Any) -> Any:
 
 
 def inputs_in(name: str, value: Any) -> list[Any]:
-    """What of an argument came from outside besides the state: a node may give it back.
+    """Return the parts of an argument, other than the state, that are input of the node.
 
     Args:
-        name: The parameter.
-        value: A configuration, a runtime, a request of a middleware, or anything else.
+        name: The name of the parameter.
+        value: A configuration, a runtime, a middleware's request, or any other value.
     """
     if isinstance(value, dict):
         return _inputs_in_a_config(value) if _is_config(name, value) else []
@@ -189,42 +194,43 @@ def _inputs_in_a_config(config: Mapping[str, Any]) -> list[Any]:
         elif isinstance(value, Runtime):
             found += inputs_in(key, value)
         elif hasattr(value, "get_null_resume"):
-            # The answers that interrupt() returns. They have no public name.
+            # The values that interrupt() returns. They have no public name.
             found += [list(value.resume), value.get_null_resume(False)]
     return found
 
 
 def _data_in(value: Any) -> Any:
-    """A value if it is data; of an object the attributes that are: others may be the program."""
-    if isinstance(value, _DATA) or value is None:
+    """Return a value if it is data; of any other object, the attributes that are data."""
+    if isinstance(value, _DATA_TYPES) or value is None:
         return value
-    return [each for _, each in state_of(value) if isinstance(each, _DATA)]
+    return [each for _, each in state_of(value) if isinstance(each, _DATA_TYPES)]
 
 
 def redact_or_raise(error: BaseException, guard: Guard) -> None:
-    """Takes the secrets out of an error that is under way.
+    """Remove the secrets from an exception that is being raised.
 
     Args:
-        error: Stays the same object where it can.
+        error: The exception; it is changed in place if possible.
         guard: Knows the open secrets.
 
     Raises:
-        BaseException: What takes its place where it can't: an interrupt, or a command to a parent
-            graph, travels as an exception, but is state, and becomes a ``SecretLeakError``.
+        BaseException: The replacement, if the exception can't be changed. An interrupt or a
+            command to a parent graph is an exception that carries state: it is replaced by a
+            ``SecretLeakError``.
     """
-    if (instead := _passing(error, guard)) is not error:
-        # Frames are shown too, by what keeps local variables.
+    if (instead := _replacement_for(error, guard)) is not error:
+        # Error trackers display the local variables of this frame.
         del error
         _raise(instead)
 
 
-def _passing(error: BaseException, guard: Guard) -> BaseException:
-    """What is raised for an error; the same object if it can be."""
+def _replacement_for(error: BaseException, guard: Guard) -> BaseException:
+    """Return the exception to raise for an error; the same object if possible."""
     if not issubclass(type(error), GraphBubbleUp):
         return guard.redact(error)
     try:
-        guard.check(error.args, "what the node interrupts or commands with")
-        # It may have been raised where another error was handled, which tracers write out.
+        guard.search(error.args, "the node's interrupt or command")
+        # Tracers also write out the errors in its context.
         guard.redact(error)
     except SecretLeakError as found:
         found.__context__ = None
@@ -232,12 +238,12 @@ def _passing(error: BaseException, guard: Guard) -> BaseException:
     else:
         return error
     finally:
-        # What is returned in its place has this frame in its traceback.
+        # The traceback of the replacement contains this frame.
         del error
 
 
 def _raise(instead: BaseException) -> NoReturn:
-    # What it stands for would become its context, and may still show the secret.
+    # Python would set the replaced error as the context, which may still contain the secret.
     links = instead.__cause__, instead.__context__, instead.__suppress_context__
     try:
         raise instead  # noqa: TRY301 - raised here, so that its links can be set after it was
@@ -247,55 +253,57 @@ def _raise(instead: BaseException) -> NoReturn:
 
 
 def _is_config(name: str, value: dict[Any, Any]) -> bool:
-    # LangChain passes it to any parameter of that type.
+    # LangChain passes a configuration to any parameter of that type, whatever its name.
     callbacks = value.get("callbacks")
     handlers = callbacks if isinstance(callbacks, list) else []
     by_callbacks = isinstance(callbacks, BaseCallbackManager) or any(
         isinstance(each, BaseCallbackHandler) for each in handlers
     )
-    # Others have tags and metadata, too; LangChain's always has these.
-    return by_callbacks or (name == "config" and bool(value.keys() & _OF_A_CONFIG))
+    # Other dictionaries may have tags and metadata too. LangChain's always have these keys.
+    return by_callbacks or (name == "config" and bool(value.keys() & _CONFIG_KEYS))
 
 
 def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
-    if type(value) in _NO_DOORS:
+    if type(value) in _PLAIN_TYPES:
         return value
     if isinstance(value, Runtime):
-        return dataclasses.replace(value, **_runtime(value, guard))
+        return dataclasses.replace(value, **_guarded_runtime_fields(value, guard))
     if isinstance(value, ToolRuntime):
         return dataclasses.replace(
-            value, config=guarded_config(value.config, guard), **_runtime(value, guard)
+            value,
+            config=guarded_config(value.config, guard),
+            **_guarded_runtime_fields(value, guard),
         )
     if isinstance(value, BaseStore):
         return _Store(value, guard)
     if isinstance(value, StreamProtocol):
-        return StreamProtocol(_streaming(value, guard), value.modes)
+        return StreamProtocol(_searched_stream(value, guard), value.modes)
     if isinstance(value, BaseCheckpointSaver):
-        return _saver(value, guard)
+        return _guarded_saver(value, guard)
     if inside and (inspect.isroutine(value) or isinstance(value, partial)):
-        # How a node starts tasks and writes, under keys that no public name stands for.
-        return _calling(value, guard)
+        # The functions with which a node starts tasks and writes. Their keys have no public names.
+        return _guarded_call(value, guard)
     return value
 
 
-def _runtime(runtime: Any, guard: Guard) -> dict[str, Any]:
+def _guarded_runtime_fields(runtime: Any, guard: Guard) -> dict[str, Any]:
     control = getattr(runtime, "control", None)
     return {
         **({} if control is None else {"control": _Control(control, guard)}),
         "store": None if runtime.store is None else _Store(runtime.store, guard),
-        "stream_writer": _checked(runtime.stream_writer, guard, "what the node streams"),
+        "stream_writer": _searched_call(runtime.stream_writer, guard, "the node's stream"),
     }
 
 
 class _Control(RunControl, Unsearched):
-    """Asks the run to stop; the reason is told to whoever started it."""
+    """Request that the run stops. The caller of the run receives the reason, so it is searched."""
 
     def __init__(self, control: RunControl, guard: Guard) -> None:
         self._control = control
         self._guard = guard
 
     def request_drain(self, reason: str = "shutdown") -> None:
-        self._guard.check(reason, "why the node asks the run to stop")
+        self._guard.search(reason, "the reason for stopping the run")
         self._control.request_drain(reason)
 
     @property
@@ -307,24 +315,23 @@ class _Control(RunControl, Unsearched):
         return self._control.drain_reason
 
 
-def _checked(call: Callable[..., Any], guard: Guard, where: str) -> Callable[..., Any]:
-    held = guard.holding(call, where)
+def _searched_call(call: Callable[..., Any], guard: Guard, where: str) -> Callable[..., Any]:
+    held = guard.delayed_call(call, where)
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        guard.check([args, kwargs], where)
+        guard.search([args, kwargs], where)
         return held([args, kwargs], args, kwargs)
 
     return checked
 
 
-def _streaming(stream: Any, guard: Guard) -> Callable[[Any], None]:
-    where = "what a graph in the node streams"
-    held = guard.holding(stream, where)
+def _searched_stream(stream: Any, guard: Guard) -> Callable[[Any], None]:
+    where = "the stream of a graph inside the node"
+    held = guard.delayed_call(stream, where)
 
     def checked(chunk: Any) -> None:
-        guard.check(chunk, where)
-        # The tokens of models are held back where callbacks hear of them; other modes tell of whole
-        # values.
+        guard.search(chunk, where)
+        # A model's tokens are held back in the callbacks. The other modes emit complete values.
         if chunk[1] == "custom" or (chunk[1] == "tools" and "delta" in chunk[2]):
             held(chunk[2:], (chunk,), {})
         else:
@@ -333,22 +340,22 @@ def _streaming(stream: Any, guard: Guard) -> Callable[[Any], None]:
     return checked
 
 
-def _calling(call: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
+def _guarded_call(call: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
     def calling(*args: Any, **kwargs: Any) -> Any:
         if args and inspect.isroutine(args[0]):
-            # The task's own function isn't written anywhere, and may use a secret.
-            guard.check(args[1:], "what a task in the node is given")
-            args = (_task(args[0], guard), *args[1:])
+            # The task's own function isn't stored anywhere, and may use a secret.
+            guard.search(args[1:], "the input of a task inside the node")
+            args = (_searched_task(args[0], guard), *args[1:])
         else:
-            guard.check(args, "what a task in the node is given")
+            guard.search(args, "the input of a task inside the node")
         return call(*args, **kwargs)
 
     return calling
 
 
-def _task(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
-    # A task writes its result before any callback hears of it.
-    where = "what a task in the node returns"
+def _searched_task(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
+    # A task writes its result before any callback receives it.
+    where = "the result of a task inside the node"
 
     if inspect.iscoroutinefunction(function):
 
@@ -356,7 +363,7 @@ def _task(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
         async def acall(*args: Any, **kwargs: Any) -> Any:
             with _redacting(guard):
                 result = await function(*args, **kwargs)
-                guard.check(result, where)
+                guard.search(result, where)
                 return result
 
         return acall
@@ -365,7 +372,7 @@ def _task(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         with _redacting(guard):
             result = function(*args, **kwargs)
-            guard.check(result, where)
+            guard.search(result, where)
             return result
 
     return call
@@ -386,34 +393,34 @@ class _redacting:  # noqa: N801 - used like a function
             del error
 
 
-def _saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpointSaver[Any]:
-    # A shallow copy, as the saver's own with_allowlist makes: the same connection and type.
+def _guarded_saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpointSaver[Any]:
+    # A shallow copy, as the saver's with_allowlist makes it: the same connection and type.
     made = copy(saver)
     for name in ("put", "put_writes", "aput", "aput_writes"):
         real = getattr(saver, name)
 
         def checked(config: Any, *args: Any, _real: Any = real, **kwargs: Any) -> Any:
-            shown = {key: config.get(key) for key in ("configurable", "metadata")}
-            shown["configurable"] = {
+            visible = {key: config.get(key) for key in ("configurable", "metadata")}
+            visible["configurable"] = {
                 key: value
-                for key, value in (shown["configurable"] or {}).items()
+                for key, value in (visible["configurable"] or {}).items()
                 if not key.startswith("__")
             }
-            guard.check([shown, args, kwargs], "what a graph in the node saves")
+            guard.search([visible, args, kwargs], "the checkpoint of a graph inside the node")
             return _real(config, *args, **kwargs)
 
-        # By its signature LangGraph knows what it may pass.
+        # LangGraph inspects the signature to decide which arguments to pass.
         checked.__wrapped__ = real  # type: ignore[attr-defined]
         setattr(made, name, checked)
-    # What a thread held before is input: a subgraph saves the whole of it again with each step.
+    # What a thread held before is input: a subgraph saves all of it again with each step.
     for name in _READS:
         if (real := getattr(saver, name, None)) is not None:
             setattr(made, name, _reading(real, guard))
     return made
 
 
-# The newest versions also read the writes of single channels.
-_READS = tuple(
+# Only the newest LangGraph versions have get_delta_channel_history.
+_READS: Final = tuple(
     f"{prefix}{verb}"
     for verb in ("get", "get_tuple", "list", "get_delta_channel_history")
     for prefix in ("", "a")
@@ -425,36 +432,36 @@ def _reading(read: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
     def reading(*args: Any, **kwargs: Any) -> Any:
         found = read(*args, **kwargs)
         if isinstance(found, AsyncIterator):
-            return _noting_each_async(found, guard)
+            return _record_each_async(found, guard)
         if isinstance(found, Iterator):
-            return _noting_each(found, guard)
+            return _record_each(found, guard)
         if inspect.isawaitable(found):
-            return _noting_read(found, guard)
-        return _noted(found, guard)
+            return _record_awaited(found, guard)
+        return _recorded(found, guard)
 
     return reading
 
 
-def _noting_each(found: Iterator[Any], guard: Guard) -> Iterator[Any]:
+def _record_each(found: Iterator[Any], guard: Guard) -> Iterator[Any]:
     for each in found:
-        yield _noted(each, guard)
+        yield _recorded(each, guard)
 
 
-async def _noting_each_async(found: AsyncIterator[Any], guard: Guard) -> AsyncIterator[Any]:
+async def _record_each_async(found: AsyncIterator[Any], guard: Guard) -> AsyncIterator[Any]:
     async for each in found:
-        yield _noted(each, guard)
+        yield _recorded(each, guard)
 
 
-async def _noting_read(waited_for: Awaitable[Any], guard: Guard) -> Any:
-    return _noted(await waited_for, guard)
+async def _record_awaited(waited_for: Awaitable[Any], guard: Guard) -> Any:
+    return _recorded(await waited_for, guard)
 
 
-def _noted(found: Any, guard: Guard) -> Any:
+def _recorded(found: Any, guard: Guard) -> Any:
     if isinstance(found, CheckpointTuple):
-        # Not its configuration: that is the caller's own.
-        guard.note([found.checkpoint, found.metadata, found.pending_writes])
+        # Without the configuration, which comes from the caller.
+        guard.add_input([found.checkpoint, found.metadata, found.pending_writes])
     elif found is not None:
-        guard.note(found)
+        guard.add_input(found)
     return found
 
 
@@ -467,49 +474,49 @@ class _Store(BaseStore, Unsearched):
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         ops = list(ops)
-        self._guard.check(ops, "what the node stores")
+        self._guard.search(ops, "a store operation of the node")
         found = self._store.batch(ops)
-        self._guard.note(found)
+        self._guard.add_input(found)
         return found
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         ops = list(ops)
-        self._guard.check(ops, "what the node stores")
+        self._guard.search(ops, "a store operation of the node")
         found = await self._store.abatch(ops)
-        self._guard.note(found)
+        self._guard.add_input(found)
         return found
 
     def __getattr__(self, name: str) -> Any:
-        # Where nothing is set yet, as in a copy that is being made, there is nobody to ask.
+        # While a copy is being made, _store isn't set yet.
         if name == "_store":
             raise AttributeError(name)
         return getattr(self._store, name)
 
 
-def _asking(name: str) -> Any:
-    # Searched when it is called: what it returns may be awaited when the node has ended. And by
-    # the store's own method, which may do more than the base class's.
+def _store_method(name: str) -> Any:
+    # Search when the method is called, because its result may be awaited after the node has ended.
+    # Call the store's own method, which may do more than the base class's.
     def ask(self: _Store, *args: Any, **kwargs: Any) -> Any:
-        self._guard.check([args, kwargs], "what the node stores")
+        self._guard.search([args, kwargs], "a store operation of the node")
         found = getattr(self._store, name)(*args, **kwargs)
         if inspect.isawaitable(found):
-            return _noting(found, self._guard)
-        # What others stored may be given back.
-        self._guard.note(found)
+            return _record_store_answer(found, self._guard)
+        # A node may return what others have stored.
+        self._guard.add_input(found)
         return found
 
     return ask
 
 
-async def _noting(waited_for: Awaitable[Any], guard: Guard) -> Any:
+async def _record_store_answer(waited_for: Awaitable[Any], guard: Guard) -> Any:
     found = await waited_for
-    guard.note(found)
+    guard.add_input(found)
     return found
 
 
 for _verb in ("get", "search", "put", "delete", "list_namespaces"):
     for _name in (_verb, f"a{_verb}"):
-        setattr(_Store, _name, _asking(_name))
+        setattr(_Store, _name, _store_method(_name))
 
 
 def _gate(guard: Guard, handlers: list[BaseCallbackHandler]) -> _Gate:
@@ -518,7 +525,7 @@ def _gate(guard: Guard, handlers: list[BaseCallbackHandler]) -> _Gate:
 
 
 class _Gate(BaseCallbackHandler, Unsearched):
-    """Stands before all other handlers."""
+    """The first callback handler: it refuses values before other handlers receive them."""
 
     raise_error = True
     run_inline = True
@@ -528,77 +535,81 @@ class _Gate(BaseCallbackHandler, Unsearched):
         self._streams: dict[Any, Pieces] = {}
         self._safe: dict[Any, int] = {}
         self._leaked: set[Any] = set()
-        # A node may tell of events from several threads.
+        # A node may emit events from several threads.
         self._lock = threading.RLock()
-        self._told: list[Any] = []
+        self._listeners: list[_Delayed] = []
 
-    def tell_at_the_end(self, handler: Any) -> None:
-        """Tell a handler of what it wasn't told, when the node ends."""
-        if not self._told:
-            self._guard.at_the_end(self._tell)
-        self._told.append(handler)
+    def flush_on_exit(self, handler: _Delayed) -> None:
+        """When the node ends, pass a handler the events that were held back."""
+        if not self._listeners:
+            self._guard.on_exit(self._flush)
+        self._listeners.append(handler)
 
-    def _tell(self) -> None:
-        for handler in self._told:
-            for name, args, kwargs in _left_over(handler):
-                # LangChain tells others too where one handler raises.
+    def _flush(self) -> None:
+        for handler in self._listeners:
+            for name, args, kwargs in _unreleased(handler):
+                # Like LangChain, go on with the other handlers if one raises.
                 with suppress(Exception):
                     result = getattr(handler._pipelit_handler, name)(*args, **kwargs)
                     if inspect.isawaitable(result):
-                        # The node ends without waiting for it.
-                        task = asyncio.get_running_loop().create_task(_told_later(result))
-                        _telling.add(task)
-                        task.add_done_callback(_telling.discard)
+                        # The node ends without waiting for the handler.
+                        task = asyncio.get_running_loop().create_task(_finish(result))
+                        _pending_tasks.add(task)
+                        task.add_done_callback(_pending_tasks.discard)
 
     def safe(self, run_id: Any) -> int:
-        """How many events of a model's stream may be told so far."""
+        """Return how many events of a model's stream may be passed on so far."""
         return self._safe.get(run_id, 0)
 
     def leaked(self, run_id: Any) -> bool:
-        """Whether what a model streamed held a secret, so that no more of it is told."""
+        """Return whether a model's stream contained a secret, so that the rest is withheld."""
         return run_id in self._leaked
 
-    def _given(self, serialized: Any, given: Any = None, *args: Any, **details: Any) -> None:
-        found = {"input": given, "serialized": serialized, "more": args, **details}
-        self._guard.check(found, "what something inside the node is given")
+    def _on_input(
+        self, serialized: Any, input_value: Any = None, *args: Any, **details: Any
+    ) -> None:
+        found = {"input": input_value, "serialized": serialized, "more": args, **details}
+        self._guard.search(found, "the input of a runnable inside the node")
 
-    def _made(self, output: Any = None, *args: Any, run_id: Any = None, **details: Any) -> None:
+    def _on_output(
+        self, output: Any = None, *args: Any, run_id: Any = None, **details: Any
+    ) -> None:
         self._streams.pop(run_id, None)
-        self._guard.check({"output": output}, "what something inside the node returns")
+        self._guard.search({"output": output}, "the output of a runnable inside the node")
 
-    def _failed(self, error: BaseException, *, run_id: Any = None, **details: Any) -> None:
+    def _on_error(self, error: BaseException, *, run_id: Any = None, **details: Any) -> None:
         self._streams.pop(run_id, None)
         try:
             redact_or_raise(error, self._guard)
         finally:
             del error
 
-    # Any: the base class types each of them apart.
-    on_chain_start: Any = _given
-    on_tool_start: Any = _given
-    on_retriever_start: Any = _given
-    on_llm_start: Any = _given
-    on_chat_model_start: Any = _given
-    on_chain_end: Any = _made
-    on_tool_end: Any = _made
-    on_retriever_end: Any = _made
-    on_llm_end: Any = _made
-    on_chain_error: Any = _failed
-    on_tool_error: Any = _failed
-    on_retriever_error: Any = _failed
-    on_llm_error: Any = _failed
+    # Any: the base class declares a different type for each.
+    on_chain_start: Any = _on_input
+    on_tool_start: Any = _on_input
+    on_retriever_start: Any = _on_input
+    on_llm_start: Any = _on_input
+    on_chat_model_start: Any = _on_input
+    on_chain_end: Any = _on_output
+    on_tool_end: Any = _on_output
+    on_retriever_end: Any = _on_output
+    on_llm_end: Any = _on_output
+    on_chain_error: Any = _on_error
+    on_tool_error: Any = _on_error
+    on_retriever_error: Any = _on_error
+    on_llm_error: Any = _on_error
 
     def on_text(self, text: Any, **details: Any) -> None:
-        self._guard.check({"text": text, **details}, "what something inside the node tells")
+        self._guard.search({"text": text, **details}, "a text event inside the node")
 
     def on_agent_action(self, action: Any, **details: Any) -> None:
-        self._guard.check({"action": action, **details}, "what an agent inside the node does")
+        self._guard.search({"action": action, **details}, "the action of an agent inside the node")
 
     def on_agent_finish(self, finish: Any, **details: Any) -> None:
-        self._guard.check({"finish": finish, **details}, "what an agent inside the node returns")
+        self._guard.search({"finish": finish, **details}, "the result of an agent inside the node")
 
     def on_retry(self, retry_state: Any, **details: Any) -> None:
-        # Tracers write the error down for which something is tried again.
+        # Tracers record the error that caused the retry.
         outcome = retry_state.outcome
         if outcome is not None and (error := outcome.exception()) is not None:
             try:
@@ -606,14 +617,14 @@ class _Gate(BaseCallbackHandler, Unsearched):
             finally:
                 del error
         elif outcome is not None:
-            self._guard.check(outcome.result(), "what something inside the node returns")
+            self._guard.search(outcome.result(), "the output of a runnable inside the node")
 
     def on_custom_event(self, name: str, data: Any, **details: Any) -> None:
-        where = "an event of the node"
+        where = "a custom event of the node"
         with self._lock:
             found = {"name": name, "data": data, **details}
-            # By the name, what belongs together.
-            self._streamed(found, (here(), data), (details.get("run_id"), name), where)
+            # Events with the same name may carry one text in pieces.
+            self._streamed(found, (current_source(), data), (details.get("run_id"), name), where)
 
     def on_llm_new_token(self, token: Any, *, run_id: Any, **details: Any) -> None:
         chunk = details.get("chunk")
@@ -627,10 +638,10 @@ class _Gate(BaseCallbackHandler, Unsearched):
         whole: Any,
         text: Any,
         run_id: Any,
-        where: str = "what a model in the node streams",
+        where: str = "the stream of a model inside the node",
     ) -> None:
         try:
-            self._guard.check(whole, where)
+            self._guard.search(whole, where)
             stream = self._streams.setdefault(run_id, Pieces(self._guard, where))
             self._safe[run_id] = self._safe.get(run_id, 0) + stream.take(text)
         except SecretLeakError:
@@ -639,20 +650,20 @@ class _Gate(BaseCallbackHandler, Unsearched):
 
 
 class _TappingGate(_Gate):
-    """The same where a stream is tapped for its chunks: LangChain asks one handler only."""
+    """A gate that also taps streams of chunks: LangChain lets only one handler do that."""
 
     def __init__(self, guard: Guard, tap: Any) -> None:
         super().__init__(guard)
         self._tap = tap
 
     def tap_output_iter(self, run_id: Any, output: Iterator[Any]) -> Iterator[Any]:
-        """Searches the chunks, then hands them to the handler that asked for them."""
+        """Search the chunks, then pass them to the handler that taps the stream."""
         stream, kept = self._stream()
 
         def checked() -> Iterator[Any]:
             try:
                 for chunk in output:
-                    for _ in range(self._taken(stream, kept, chunk)):
+                    for _ in range(self._released_by(stream, kept, chunk)):
                         yield kept.popleft()
             except Exception:
                 if not stream.leaked:
@@ -670,7 +681,7 @@ class _TappingGate(_Gate):
         async def checked() -> AsyncIterator[Any]:
             try:
                 async for chunk in output:
-                    for _ in range(self._taken(stream, kept, chunk)):
+                    for _ in range(self._released_by(stream, kept, chunk)):
                         yield kept.popleft()
             except Exception:
                 if not stream.leaked:
@@ -684,11 +695,11 @@ class _TappingGate(_Gate):
         return tapped
 
     def _stream(self) -> tuple[Pieces, deque[Any]]:
-        return Pieces(self._guard, "what something inside the node streams"), deque()
+        return Pieces(self._guard, "the stream of a runnable inside the node"), deque()
 
-    def _taken(self, stream: Pieces, kept: deque[Any], chunk: Any) -> int:
+    def _released_by(self, stream: Pieces, kept: deque[Any], chunk: Any) -> int:
         try:
-            self._made(chunk)
+            self._on_output(chunk)
         except SecretLeakError:
             stream.leaked = True
             raise
@@ -696,38 +707,38 @@ class _TappingGate(_Gate):
         return stream.take(chunk)
 
 
-_EVENTS = ("on_llm_new_token", "on_stream_event", "on_custom_event")
-_ENDS = ("on_llm_end", "on_llm_error")
+_EVENTS: Final = ("on_llm_new_token", "on_stream_event", "on_custom_event")
+_ENDS: Final = ("on_llm_end", "on_llm_error")
 
 
 def delayed(handler: Any, gate: _Gate) -> Any:
-    """A handler that hears of what is streamed when the gate says that it is no secret's.
+    """Wrap a handler, so that it receives streamed pieces only after the gate has cleared them.
 
     Args:
-        handler: Somebody's; it isn't changed.
-        gate: Stands before it.
+        handler: The application's handler; it isn't changed.
+        gate: The gate in front of the handler.
 
     Returns:
-        An object that passes on to the handler whatever it is asked for, and that ``isinstance``
-        takes for the handler; or the handler itself, where it doesn't listen to what is streamed.
+        A proxy of the handler, which ``isinstance`` accepts as the handler; or the handler itself,
+        if it doesn't listen to streams.
     """
     if isinstance(handler, _Gate):
         return handler
     if isinstance(handler, StreamToolCallHandler):
-        # It hands each tool that begins a writer of its own. What it keeps of them is shared.
+        # This handler gives each starting tool its own writer. The copy shares its bookkeeping.
         made = copy(handler)
-        made.stream = _streaming(handler.stream, gate._guard)
+        made.stream = _searched_stream(handler.stream, gate._guard)
         return made
-    # A handler's own code may answer, and raise: then it hears of each piece at once, and of none
-    # that makes a secret whole.
+    # Inspecting a handler may run its code, which may raise. Then it receives each piece at once,
+    # except a piece that completes a secret.
     with suppress(Exception):
         kind: Any = type(handler)
         if _listens(kind):
-            waits = any(
+            is_async = any(
                 inspect.iscoroutinefunction(getattr(handler, name, None))
                 for name in (*_EVENTS, *_ENDS)
             )
-            return _Delayed(handler, gate, waits=waits)
+            return _Delayed(handler, gate, is_async=is_async)
     return handler
 
 
@@ -743,24 +754,24 @@ def _listens(kind: Any) -> bool:
 
 
 class _Delayed(Unsearched):
-    """Stands for a handler: no copy and no subclass of it, which its class may not be made for."""
+    """A proxy of a handler. A copy or subclass is no option: not every class supports that."""
 
     __slots__ = (
+        "_pipelit_async",
         "_pipelit_gate",
         "_pipelit_handler",
         "_pipelit_runs",
-        "_pipelit_waits",
     )
 
-    def __init__(self, handler: Any, gate: _Gate, *, waits: bool) -> None:
+    def __init__(self, handler: Any, gate: _Gate, *, is_async: bool) -> None:
         own = object.__setattr__
         own(self, "_pipelit_handler", handler)
         own(self, "_pipelit_gate", gate)
-        own(self, "_pipelit_waits", waits)
+        own(self, "_pipelit_async", is_async)
         own(self, "_pipelit_runs", {})
-        gate.tell_at_the_end(self)
+        gate.flush_on_exit(self)
 
-    # LangChain looks for handlers by their types.
+    # LangChain finds handlers by their types.
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
         return self._pipelit_handler.__class__
@@ -770,7 +781,7 @@ class _Delayed(Unsearched):
             raise AttributeError(name)
         found = getattr(self._pipelit_handler, name)
         if name in _EVENTS or name in _ENDS:
-            call = _awaited if self._pipelit_waits else _at_once
+            call = _async_call if self._pipelit_async else _sync_call
             return call(self, name)
         return found
 
@@ -790,11 +801,13 @@ class _Delayed(Unsearched):
         return repr(self._pipelit_handler)
 
     def __copy__(self) -> Any:
-        return _Delayed(copy(self._pipelit_handler), self._pipelit_gate, waits=self._pipelit_waits)
+        return _Delayed(
+            copy(self._pipelit_handler), self._pipelit_gate, is_async=self._pipelit_async
+        )
 
     def __deepcopy__(self, memo: Any) -> Any:
         handler = deepcopy(self._pipelit_handler, memo)
-        return _Delayed(handler, self._pipelit_gate, waits=self._pipelit_waits)
+        return _Delayed(handler, self._pipelit_gate, is_async=self._pipelit_async)
 
 
 def _is_delayed(handler: Any) -> bool:
@@ -807,8 +820,10 @@ def _handler_of(handler: Any) -> Any:
     return handler
 
 
-def _due(handler: Any, name: str, args: Any, kwargs: Any) -> Iterator[tuple[str, Any, Any]]:
-    """What a handler may hear now: of what it was told before, then of what it is told now."""
+def _released(
+    handler: _Delayed, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[_Event]:
+    """Add an event, and yield the events that the handler may receive now, in order."""
     gate, runs, run_id = handler._pipelit_gate, handler._pipelit_runs, kwargs.get("run_id")
     if name == "on_custom_event":
         run_id = run_id, args[0] if args else kwargs.get("name")
@@ -825,36 +840,36 @@ def _due(handler: Any, name: str, args: Any, kwargs: Any) -> Iterator[tuple[str,
     yield name, args, kwargs
 
 
-def _left_over(handler: Any) -> Iterator[tuple[str, Any, Any]]:
-    """What a handler wasn't told yet of the node's own events, which no end follows."""
+def _unreleased(handler: _Delayed) -> Iterator[_Event]:
+    """Yield the custom events that were held back; no end event releases them."""
     for run_id, (_, kept) in list(handler._pipelit_runs.items()):
         if isinstance(run_id, tuple) and not handler._pipelit_gate.leaked(run_id):
             while kept:
                 yield kept.popleft()
 
 
-def _at_once(handler: Any, name: str) -> Callable[..., Any]:
+def _sync_call(handler: _Delayed, name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> None:
-        for each, given, more in _due(handler, name, args, kwargs):
-            getattr(handler._pipelit_handler, each)(*given, **more)
+        for each, event_args, event_kwargs in _released(handler, name, args, kwargs):
+            getattr(handler._pipelit_handler, each)(*event_args, **event_kwargs)
 
     return call
 
 
-def _awaited(handler: Any, name: str) -> Callable[..., Any]:
+def _async_call(handler: _Delayed, name: str) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> None:
-        for each, given, more in _due(handler, name, args, kwargs):
-            result = getattr(handler._pipelit_handler, each)(*given, **more)
+        for each, event_args, event_kwargs in _released(handler, name, args, kwargs):
+            result = getattr(handler._pipelit_handler, each)(*event_args, **event_kwargs)
             if inspect.isawaitable(result):
                 await result
 
     return call
 
 
-async def _told_later(waited_for: Awaitable[Any]) -> None:
+async def _finish(waited_for: Awaitable[Any]) -> None:
     with suppress(Exception):
         await waited_for
 
 
-# So that none is collected before it has run.
-_telling: set[Any] = set()
+# Keeps a reference to each task, so that none is garbage-collected before it has run.
+_pending_tasks: set[asyncio.Task[None]] = set()

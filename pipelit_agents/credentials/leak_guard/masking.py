@@ -23,10 +23,10 @@ from pipelit_agents.credentials.leak_guard.search import (
     patterns_of,
 )
 from pipelit_agents.credentials.leak_guard.traversal import (
-    asks,
-    insides_of,
+    children_of_each,
+    display_text,
+    has_own_forms,
     members_of,
-    shown,
     slots_of,
     state_of,
 )
@@ -39,82 +39,82 @@ from pipelit_agents.errors import SecretLeakError
 __all__ = ["MASK", "masked", "redact", "scrub"]
 
 MASK: Final = "****"
-# What of a local variable is looked at.
-_NEAREST: Final = 500
+# The most objects to search in a local variable, nearest first.
+_MAX_NEAREST: Final = 500
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 
 _LINKS: Final = ("__cause__", "__context__")
-# They can't be set; a group with other ones is made.
-_OF_GROUPS: Final = frozenset({"message", "exceptions"})
+# These fields of an exception group are read-only, so the group is replaced by a new one.
+_GROUP_FIELDS: Final = frozenset({"message", "exceptions"})
 
 
 def redact(error: BaseException, revealed: Revealed) -> BaseException:
-    """Takes the secrets out of an exception, its notes, attributes, frames and whole chain.
+    """Remove the secrets from an exception, its notes, attributes, frames and whole chain.
 
-    Objects that the exception refers to aren't changed: where one holds a secret, a copy without it
-    takes its place.
+    Objects that the exception refers to aren't changed. If one holds a secret, the exception
+    refers to a copy without the secret from then on.
 
     Args:
-        error: What the node raised.
+        error: The exception that the node raised.
         revealed: Credential names by plaintext.
 
     Returns:
-        What to raise in its place: the same object, without the secrets; one of the same type where
-        it can't be changed; or a ``SecretLeakError`` where no such can be made.
+        The exception to raise: the same object without the secrets; another one of the same type
+        if it can't be changed; or a ``SecretLeakError`` if neither is possible.
     """
     patterns = patterns_of(revealed)
     if not patterns.forms:
         return error
     try:
-        return _Masking(patterns, inside=True).of_an_exception(error)
+        return _Masking(patterns, copy_objects=True).of_an_exception(error)
     except Exception:
-        # Without its links, which nobody has looked at.
+        # Without its cause and context, which were not searched.
         return _unmaskable(error, patterns)
 
 
 def masked(value: Any, revealed: Revealed) -> Any:
-    """A value without the secrets, for what is only shown: logs and traces.
+    """Return a value without the secrets, for values that are only displayed: logs and traces.
 
     Args:
-        value: Text, bytes, containers of them, or objects that would be shown by their text.
+        value: Text, bytes, containers of them, or objects that are displayed by their text.
         revealed: Credential names by plaintext.
 
     Returns:
-        The value itself where it holds none; else it is rebuilt. The value isn't changed.
+        The value itself if it holds no secret; otherwise a masked copy. The value isn't changed.
     """
     patterns = patterns_of(revealed)
     if not patterns.forms:
         return value
     try:
-        return _Masking(patterns, inside=False).of(value)
+        return _Masking(patterns, copy_objects=False).of(value)
     except RecursionError:
         return MASK
 
 
 def scrub(value: Any, revealed: Revealed) -> None:
-    """Takes the secrets out of a state in place: a node has written one into what it was given.
+    """Mask the secrets that a node has written into its input state, in place.
 
-    Only what is data by its nature is changed: containers, messages, pydantic models and
-    dataclasses. Other objects may be anybody's.
+    Only data is changed: containers, messages, pydantic models and dataclasses. Other objects may
+    be in use elsewhere.
 
     Args:
         value: The state.
         revealed: Credential names by plaintext.
     """
-    masking = _Masking(patterns_of(revealed), inside=True)
+    masking = _Masking(patterns_of(revealed), copy_objects=True)
     waiting, seen = [value], {}
     while waiting:
         each = waiting.pop()
         if id(each) in seen:
             continue
         seen[id(each)] = each
-        # What can't be changed is somebody's property; the rest is masked still.
+        # If one object can't be changed, go on with the rest.
         with suppress(Exception):
-            waiting += _scrubbed(each, masking)
+            waiting += _scrub_shallow(each, masking)
 
 
-def _scrubbed(value: Any, masking: _Masking) -> list[Any]:
-    """Masks what stands in a container itself, and returns what may hold more."""
+def _scrub_shallow(value: Any, masking: _Masking) -> list[Any]:
+    """Mask the direct children of a container, and return those that may contain more."""
     if isinstance(value, dict):
         before = list(value.items())
         after = [(masking.leaf(key), masking.leaf(each)) for key, each in before]
@@ -123,9 +123,9 @@ def _scrubbed(value: Any, masking: _Masking) -> list[Any]:
             value.update(after)
         return [each for _, each in after]
     if isinstance(value, list | deque):
-        for place, each in enumerate(value):
-            if (shown := masking.leaf(each)) is not each:
-                value[place] = shown
+        for index, each in enumerate(value):
+            if (clean := masking.leaf(each)) is not each:
+                value[index] = clean
         return list(value)
     if isinstance(value, set):
         kept_items = {masking.leaf(each) for each in value}
@@ -142,37 +142,39 @@ def _scrubbed(value: Any, masking: _Masking) -> list[Any]:
         names = [*dict(state_of(value)), *slots_of(kind)]
         for name in names:
             each = getattr(value, name, None)
-            if (shown := masking.leaf(each)) is not each:
-                object.__setattr__(value, name, shown)
-            found.append(shown)
+            if (clean := masking.leaf(each)) is not each:
+                object.__setattr__(value, name, clean)
+            found.append(clean)
         return found
     return []
 
 
 class _Masking:
-    """One pass over what is to be shown or raised.
+    """One pass over a value that will be displayed or raised.
 
     Args:
-        patterns: What to look for.
-        inside: Whether objects are replaced by copies of their kind, or by text.
+        patterns: The secrets to search for.
+        copy_objects: Whether to replace objects by masked copies; otherwise they become text.
     """
 
-    def __init__(self, patterns: Patterns, *, inside: bool) -> None:
+    def __init__(self, patterns: Patterns, *, copy_objects: bool) -> None:
         self._patterns = patterns
-        self._inside = inside
-        # Kept with what they were made of, so that no other object gets the same id meanwhile.
+        self._copy_objects = copy_objects
+        # Masked values by the id of the original. The original is kept too, so that its id isn't
+        # reused.
         self._made: dict[int, tuple[Any, Any]] = {}
 
     def leaf(self, value: Any) -> Any:
-        """What has no parts that could be changed, masked; anything else as it is."""
+        """Mask a value that has no mutable parts; return any other value unchanged."""
         numbers = isinstance(value, list) and value and type(value[0]) is int
         if numbers and holds(value, self._patterns, opened=False):
             return MASK
         return self.of(value) if isinstance(value, str | bytes | tuple | frozenset) else value
 
     def of(self, value: Any) -> Any:
+        """Return a value without the secrets."""
         if isinstance(value, str):
-            return self._patterns.mask(value, MASK) if self._patterns.within(value) else value
+            return self._patterns.mask(value, MASK) if self._patterns.in_text(value) else value
         if isinstance(value, bytes):
             for form in self._patterns.forms:
                 value = value.replace(form, MASK.encode())
@@ -182,13 +184,13 @@ class _Masking:
         if id(value) in self._made:
             return self._made[id(value)][1]
         if isinstance(value, BaseException):
-            return self.of_an_exception(value) if self._inside else self._as_text(value)
-        if not self._shown_by(value):
+            return self.of_an_exception(value) if self._copy_objects else self._as_text(value)
+        if not self._reveals_anywhere(value):
             return value
         return self._rebuilt(value)
 
     def of_an_exception(self, error: BaseException) -> BaseException:
-        """An exception and its whole chain, which may be longer than Python calls deep."""
+        """Mask an exception and its whole chain, without recursion: a chain has no length limit."""
         chain: list[BaseException] = []
         waiting: list[BaseException | None] = [error]
         while waiting:
@@ -197,14 +199,14 @@ class _Masking:
                 self._keep(each, each)
                 chain.append(each)
                 waiting += [_read(each, name) for name in _LINKS]
-                waiting += _parts_of(each)
-        # The parts of a group before the group, whatever else refers to them.
+                waiting += _group_members(each)
+        # The members of a group come before the group, whatever else refers to them.
         chain.reverse()
         for each in sorted(chain, key=_Depths(chain).of):
             try:
-                self._mend(each)
+                self._mask_in_place(each)
             except Exception:
-                # An exception may have any code of its own, and its text doesn't go out for that.
+                # An exception may run any code. If that fails, its text must not get out.
                 self._keep(each, _unmaskable(each, self._patterns))
         # An exception may refer to one that was replaced after it.
         for each in chain:
@@ -212,34 +214,34 @@ class _Masking:
         found: BaseException = self._made[id(error)][1]
         return found
 
-    def _mend(self, error: BaseException) -> None:
+    def _mask_in_place(self, error: BaseException) -> None:
         kind: Any = type(error)
         kept: Any = _read(error, "__dict__")
         for name, found in list(dict.items(kept)):
-            if (shown := self.of(found)) is not found:
-                kept[name] = shown
+            if (clean := self.of(found)) is not found:
+                kept[name] = clean
         fixed = False
         for name in ("args", *members_of(error), *slots_of(kind)):
-            member = _member(kind, name)
-            if member is None or name in _OF_GROUPS:
+            member = _c_member(kind, name)
+            if member is None or name in _GROUP_FIELDS:
                 continue
             try:
                 found = member.__get__(error)
             except AttributeError:
-                # It is empty.
+                # The slot is empty.
                 continue
-            if (shown := self.of(found)) is not found:
+            if (clean := self.of(found)) is not found:
                 try:
-                    # Not by setattr: a frozen class refuses it, and others do what they like.
-                    member.__set__(error, shown)
+                    # Not by setattr: a class may refuse or override it.
+                    member.__set__(error, clean)
                 except (AttributeError, TypeError):
                     fixed = True
         self._clear_frames(error)
         self._link(error)
-        parts = _parts_of(error)
-        if fixed or self._tells(error) or any(self._made[id(p)][1] is not p for p in parts):
+        parts = _group_members(error)
+        if fixed or self._reveals(error) or any(self._made[id(p)][1] is not p for p in parts):
             made = self._remade(error)
-            if made is None or self._tells(made):
+            if made is None or self._reveals(made):
                 made = _unmaskable(error, self._patterns)
             for name in (*_LINKS, "__suppress_context__", "__traceback__"):
                 _write(made, name, _read(error, name))
@@ -248,7 +250,7 @@ class _Masking:
             self._keep(error, made)
 
     def _link(self, error: BaseException) -> None:
-        """Let the links of an exception, and of what replaces it, lead to what replaces them."""
+        """Point the cause and context of an exception and its replacement to the replacements."""
         for each in {
             id(error): error,
             id(self._made[id(error)][1]): self._made[id(error)][1],
@@ -256,23 +258,24 @@ class _Masking:
             suppressed = _read(each, "__suppress_context__")
             for name in _LINKS:
                 linked = _read(each, name)
-                shown = self._made.get(id(linked), (None, linked))[1]
-                if shown is not linked:
-                    _write(each, name, shown)
-            # A cause sets it.
+                clean = self._made.get(id(linked), (None, linked))[1]
+                if clean is not linked:
+                    _write(each, name, clean)
+            # Setting a cause sets this flag.
             if _read(each, "__suppress_context__") is not suppressed:
                 _write(each, "__suppress_context__", suppressed)
 
     def _remade(self, error: BaseException) -> BaseException | None:
-        """Another exception of the type, where the text of this one can't be changed."""
+        """Make another exception of the same type; return None if that isn't possible."""
         with suppress(Exception):
             if type(error).__setattr__ is not BaseException.__setattr__:
-                # Whoever raises it sets its links and its traceback.
+                # Raising the new exception sets its links and traceback, which this class may
+                # refuse.
                 return None
             if issubclass(type(error), BaseExceptionGroup):
-                parts = [self._made[id(each)][1] for each in _parts_of(error)]
+                parts = [self._made[id(each)][1] for each in _group_members(error)]
                 return type(error)(
-                    self.of(_member(BaseExceptionGroup, "message").__get__(error)), parts
+                    self.of(_c_member(BaseExceptionGroup, "message").__get__(error)), parts
                 )
             if type(error) is ValidationError:
                 return self._remade_by_pydantic(error)
@@ -292,35 +295,38 @@ class _Masking:
         return ValidationError.from_exception_data(self.of(error.title), lines)
 
     def _clear_frames(self, error: BaseException) -> None:
-        # Error trackers show local variables, the near end of them. Frames that still run keep
-        # theirs.
+        # Error trackers display local variables, up to a limit. A running frame can't be cleared.
         known: dict[int, tuple[Any, list[Any]]] = {}
         for frame, _ in traceback.walk_tb(_read(error, "__traceback__")):
             with suppress(RuntimeError):
-                if _near(frame.f_locals, self._patterns, known):
+                if _shows_nearby(frame.f_locals, self._patterns, known):
                     frame.clear()
 
-    def _tells(self, error: BaseException) -> bool:
-        # What Python's own exceptions show is what was masked, and may be endless to write out.
+    def _reveals(self, error: BaseException) -> bool:
+        # Built-in exceptions display only what was masked, and their text may be endless.
         if issubclass(type(error), BaseExceptionGroup):
-            message = _member(BaseExceptionGroup, "message").__get__(error)
+            message = _c_member(BaseExceptionGroup, "message").__get__(error)
             if self.of(message) is not message:
                 return True
         kind = type(error)
         makers = {getattr(each, "__objclass__", kind) for each in (kind.__str__, kind.__repr__)}
         own = any(each.__module__ != "builtins" for each in makers)
-        return own and self._shows(error)
+        return own and self._displays(error)
 
-    def _shown_by(self, value: Any) -> bool:
+    def _reveals_anywhere(self, value: Any) -> bool:
         if holds(value, self._patterns, opened=False):
             return True
-        return type(value) not in _CONTAINERS and not asks(type(value)) and self._shows(value)
+        return (
+            type(value) not in _CONTAINERS
+            and not has_own_forms(type(value))
+            and self._displays(value)
+        )
 
-    def _shows(self, value: Any) -> bool:
-        return self._patterns.within(shown(value))
+    def _displays(self, value: Any) -> bool:
+        return self._patterns.in_text(display_text(value))
 
     def _as_text(self, value: Any) -> Any:
-        return MASK if self._shown_by(value) else value
+        return MASK if self._reveals_anywhere(value) else value
 
     def _rebuilt(self, value: Any) -> Any:
         kind = type(value)
@@ -338,16 +344,16 @@ class _Masking:
             elif kind is dict:
                 made = self._keep(value, {})
                 made.update({self.of(key): self.of(each) for key, each in value.items()})
-            elif self._inside:
+            elif self._copy_objects:
                 made = self._copied(value)
-        if self._shown_by(made):
+        if self._reveals_anywhere(made):
             made = MASK
         return self._keep(value, made)
 
     def _copied(self, value: Any) -> Any:
         kind: Any = type(value)
         if hasattr(kind, "__del__"):
-            # A second one of it would close what the first still uses.
+            # The finalizer of a copy would close what the original still uses.
             return MASK
         if isinstance(value, dict):
             made = self._keep(value, copy(value))
@@ -368,7 +374,7 @@ class _Masking:
 
 
 class _Depths:
-    """How deep groups of exceptions are nested: a group is deeper than each of its parts."""
+    """The nesting depth of exception groups: a group is deeper than each of its members."""
 
     def __init__(self, chain: Sequence[BaseException]) -> None:
         self._depths: dict[int, int] = {}
@@ -379,10 +385,10 @@ class _Depths:
         return self._depths[id(error)]
 
     def _measure(self, error: BaseException) -> None:
-        # Without recursion: a group can't hold itself, but be nested deeper than Python calls.
+        # Without recursion: a group can be nested deeper than Python's recursion limit.
         waiting = [error]
         while waiting:
-            parts = _parts_of(waiting[-1])
+            parts = _group_members(waiting[-1])
             if missing := [each for each in parts if id(each) not in self._depths]:
                 waiting += missing
             else:
@@ -390,7 +396,7 @@ class _Depths:
                 self._depths[id(waiting.pop())] = deepest + 1
 
 
-# Of an exception's class nothing is asked: it may be frozen, or do whatever it likes.
+# These use BaseException's own descriptors: an exception's class may be frozen or run any code.
 
 
 def _read(error: BaseException, name: str) -> Any:
@@ -401,15 +407,15 @@ def _write(error: BaseException, name: str, value: Any) -> None:
     BaseException.__dict__[name].__set__(error, value)
 
 
-def _parts_of(error: BaseException) -> tuple[BaseException, ...]:
+def _group_members(error: BaseException) -> tuple[BaseException, ...]:
     if not issubclass(type(error), BaseExceptionGroup):
         return ()
-    found: tuple[BaseException, ...] = _member(BaseExceptionGroup, "exceptions").__get__(error)
+    found: tuple[BaseException, ...] = _c_member(BaseExceptionGroup, "exceptions").__get__(error)
     return found
 
 
-def _member(kind: Any, name: str) -> Any:
-    """What reads and sets something that C keeps of an object; None where C doesn't keep it."""
+def _c_member(kind: Any, name: str) -> Any:
+    """Return the C descriptor of a field; None if the field isn't implemented in C."""
     for each in kind.__mro__:
         found = each.__dict__.get(name)
         if isinstance(found, MemberDescriptorType | GetSetDescriptorType):
@@ -421,32 +427,33 @@ def _unmaskable(error: BaseException, patterns: Patterns) -> SecretLeakError:
     return leak_error(patterns.names, "", f"the text of an exception ({type(error).__name__})")
 
 
-def _near(value: Any, patterns: Patterns, known: dict[int, tuple[Any, list[Any]]]) -> bool:
-    """Whether a secret stands within the first parts of a value, the nearest first.
+def _shows_nearby(value: Any, patterns: Patterns, known: dict[int, tuple[Any, list[Any]]]) -> bool:
+    """Return whether a secret is within the first parts of a value, nearest first.
 
     Args:
-        value: What is searched.
+        value: The value to search.
         patterns: The secrets.
-        known: What has been looked into, by its ``id``: itself, and its parts. Frames share most.
+        known: The values whose children are known, by ``id``: the value itself, and its children.
+            The frames of an exception share most of them.
     """
     level: list[Any] = [value]
     seen: dict[int, Any] = {}
     while level:
         opened = []
         for each in level:
-            if len(seen) >= _NEAREST:
+            if len(seen) >= _MAX_NEAREST:
                 return False
             kind: Any = type(each)
             text = as_bytes(each) if kind is not memoryview else None
             if text is not None:
-                if patterns.inside(text):
+                if patterns.in_bytes(text):
                     return True
             elif kind not in LEAVES and not issubclass(kind, Secret) and id(each) not in seen:
                 seen[id(each)] = each
                 if not hasattr(kind, "tolist"):
                     opened.append(each)
         new = [each for each in opened if id(each) not in known]
-        for each, parts in zip(new, insides_of(new), strict=True):
-            known[id(each)] = each, [inner for _, inner in parts[:_NEAREST]]
+        for each, parts in zip(new, children_of_each(new), strict=True):
+            known[id(each)] = each, [inner for _, inner in parts[:_MAX_NEAREST]]
         level = [inner for each in opened for inner in known[id(each)][1]]
     return False

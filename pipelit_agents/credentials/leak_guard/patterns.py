@@ -1,4 +1,4 @@
-"""What an open secret looks like wherever it may turn up: as it is, encoded, or in parts."""
+"""The forms of a secret to search for: the plaintext, its encodings, and its parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 
 from pipelit_agents.credentials.leak_guard.parts import parts
 from pipelit_agents.credentials.leak_guard.recognition import (
-    SHORTEST,
+    MIN_LENGTH,
     Level,
     Part,
     Verdict,
@@ -25,26 +25,26 @@ from pipelit_agents.credentials.leak_guard.recognition import (
 
 __all__ = ["Patterns"]
 
-# Base64 is broken into lines after so many bytes: RFC 7468 (PEM) and RFC 2045 (MIME).
-_LINES: Final = (48, 57)
-# A longer secret is broken by that, wherever it begins: so two pieces of it are looked for, of
-# which a line holds one. A JWT's signature has two of them.
-_LONGEST_UNBROKEN: Final = 42
-_PIECE: Final = 20
-_SHORTEST_PIECE: Final = 12
-# So much of a short secret shows it, where the document around it stands before or after.
-_SHORTEST_REST: Final = 4
-_FEW: Final = 1000
+# Bytes per line of base64: RFC 7468 (PEM) and RFC 2045 (MIME).
+_BASE64_LINE_WIDTHS: Final = (48, 57)
+# A longer secret is broken across such lines, wherever it begins. So search for two pieces of it:
+# one line holds at least one of them. A JWT's signature is long enough for two pieces.
+_MAX_UNBROKEN: Final = 42
+_PIECE_LENGTH: Final = 20
+_MIN_PIECE: Final = 12
+# The shortest part of a short secret that is searched for together with the text around it.
+_MIN_REST: Final = 4
+_MAX_COMPARED: Final = 1000
 _ESCAPES: Final = re.compile(r"%[0-9A-F]{2}")
 _CODE_POINTS: Final = re.compile(r"\\u[0-9a-f]{4}")
-# What JSON, URLs, pages and Python all write as it is: of most API keys every character.
+# Characters that JSON, URLs, HTML and Python all write unchanged. Most API keys have no others.
 _UNCHANGED: Final = re.compile(r"[A-Za-z0-9_.~-]+")
 _STRUCTURED: Final = re.compile(r"[\s:=<{\[/]")
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{2}(?:[:-]?[0-9a-fA-F]{2})+")
 _UUID: Final = re.compile(r"[0-9a-f]{32}")
 _BASE32: Final = re.compile(r"(?:[A-Z2-7]{16,}|[a-z2-7]{16,})=*")
-# How keys of a kind begin, which everybody knows: a scheme with its host, the first line of a PEM
-# file and the start of its data, a JWT's header, the prefix of a service's tokens.
+# The public beginnings of secrets: a URL's scheme and host, the first line of a PEM file and the
+# start of its data, a JWT's header, the prefix of a service's tokens.
 _PUBLIC: Final = re.compile(
     r"[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9.:-]+/(?:[a-z]+/)*)?"
     r"|-----BEGIN [A-Z0-9 ]+-----\s*(?:M[A-Za-z0-9+/]{50}|b3BlbnNz[A-Za-z0-9+/]{44})?"
@@ -53,28 +53,29 @@ _PUBLIC: Final = re.compile(
     r"|A[KS]IA|AIza|(?:Basic|Bearer) "
     r"|(?:[A-Za-z][A-Za-z0-9]{1,6}[_.-]){1,3}"
 )
-# So many characters beyond that have to be right before anything tells that they are.
-_UNGUESSED: Final = 8
-_LEAST: Final = 4
+# How many further characters must be right before the guard's behavior confirms a guess; at least
+# _MIN_GUESS for short secrets.
+_GUESS_LENGTH: Final = 8
+_MIN_GUESS: Final = 4
 
 
 class Patterns:
-    """What to look for, made once for the secrets that are open.
+    """The forms of the open secrets, compiled once.
 
     Args:
         revealed: Credential names by plaintext. Values shorter than eight characters aren't
-            looked for.
+            searched for.
 
     Attributes:
-        forms: Credential names by what their secrets look like, as UTF-8 or as the bytes that a
-            secret encodes; the longest first.
-        texts: The same as text, the longest first.
-        names: The credentials, for an error that can't say which.
+        forms: Credential names by the forms of their secrets, as UTF-8 or as the bytes that a
+            secret encodes; longest first.
+        texts: The forms as text, longest first.
+        names: The names of all credentials, for an error that can't name a single one.
     """
 
     __slots__ = (
-        "_alike",
         "_beginnings",
+        "_by_secret",
         "_forms",
         "_known",
         "_known_texts",
@@ -92,7 +93,7 @@ class Patterns:
         self._beginnings: dict[str, int] | None = None
         self._forms: dict[bytes, str] | None = None
         self._texts: list[str] | None = None
-        self._alike: list[tuple[str, set[bytes]]] | None = None
+        self._by_secret: list[tuple[str, set[bytes]]] | None = None
         self._known: list[bytes] = []
         self._known_texts: list[str] = []
         sought = {form for secret in revealed for form in _Forms(secret).sought()}
@@ -102,68 +103,68 @@ class Patterns:
                 texts.append(text)
             else:
                 rest.append(form)
-        # Where one is within another, the other needn't be looked for. Of very many, finding that
-        # out takes longer than looking for all.
-        few = len(sought) <= _FEW
+        # A form that contains another one needn't be searched for. With very many forms, finding
+        # that out takes longer than searching for all of them.
+        few = len(sought) <= _MAX_COMPARED
         self._shortest_texts: list[str] = []
         for each in texts:
-            if not (few and self.within(each)):
+            if not (few and self.in_text(each)):
                 self._shortest_texts.append(each)
         self._shortest = [each.encode("utf-8", "surrogatepass") for each in self._shortest_texts]
         for raw in rest:
-            if not (few and self.inside(raw)):
+            if not (few and self.in_bytes(raw)):
                 self._shortest.append(raw)
         self.names = ", ".join(sorted(set(revealed.values())))
 
     @property
     def forms(self) -> Mapping[bytes, str]:
-        """Credential names by what their secrets look like; see the class."""
-        # Made when it is needed: a node that opens nothing needs none of it.
+        """Credential names by the forms of their secrets; see the class."""
+        # Computed on first use: a node that opens no secret never needs it.
         found = self._forms
         if found is None:
-            every = {form: name for name, alike in self._made() for form in alike}
-            # Masked in this order, so that none leaves the rest of a longer one.
+            every = {form: name for name, alike in self._forms_by_secret() for form in alike}
+            # Mask longer forms first, so that no rest of them is left.
             ordered = sorted(every, key=len, reverse=True)
             found = self._forms = {each: every[each] for each in ordered}
         return found
 
-    def _made(self) -> list[tuple[str, set[bytes]]]:
-        """The forms of each secret, and of each part of one, with the credential's name."""
-        found = self._alike
+    def _forms_by_secret(self) -> list[tuple[str, set[bytes]]]:
+        """Return the forms of each secret and of each of its parts, with the credential's name."""
+        found = self._by_secret
         if found is None:
-            found = self._alike = [
+            found = self._by_secret = [
                 (name, forms)
                 for secret, name in self._revealed.items()
-                for forms in _Forms(secret).of_each()
+                for forms in _Forms(secret).by_part()
             ]
         return found
 
     @property
     def count(self) -> int:
-        """How many texts and bytes a search looks for."""
+        """The number of texts and byte strings to search for."""
         return len(self._shortest) + len(self._known)
 
     def without(self, known: Set[bytes]) -> Patterns:
-        """Return the same without what is known already, in whatever form.
+        """Return these patterns without the secrets that are known already.
 
         Args:
-            known: Forms that may be shown. With each of them go the other forms of the same
-                secret, or of the same part of one.
+            known: Forms that may be emitted. The other forms of the same secret, or of the same
+                part of a secret, are removed with them.
 
         Returns:
-            Patterns that take as long to search with as these.
+            Patterns whose searches take as long as with these.
         """
-        gone = {form for _, alike in self._made() if alike & known for form in alike}
+        removed = {form for _, alike in self._forms_by_secret() if alike & known for form in alike}
         left = Patterns({})
         left.names = self.names
         left._source = self._source
-        left._forms = {form: name for form, name in self.forms.items() if form not in gone}
-        lost = [each for each in self._shortest if each in gone]
-        # What was found by a lost form within it has to be looked for itself. The same work is done
-        # where none is lost, so that how long it takes doesn't tell whether one is.
+        left._forms = {form: name for form, name in self.forms.items() if form not in removed}
+        lost = [each for each in self._shortest if each in removed]
+        # A form that contains a removed form was covered by it, and is now searched for itself. Do
+        # the same work if no form was removed, so that the duration doesn't reveal it.
         within = lost or self._shortest[:1]
         found = [form for form in left._forms if any(each in form for each in within)]
-        kept = [each for each in self._shortest if each not in gone]
+        kept = [each for each in self._shortest if each not in removed]
         left._shortest = list(dict.fromkeys(kept + found if lost else kept))
         left._shortest_texts = [text for each in left._shortest if (text := _as_text(each))]
         left._known = lost
@@ -172,19 +173,19 @@ class Patterns:
 
     @property
     def texts(self) -> Sequence[str]:
-        """The same as text, the longest first."""
+        """The forms as text, longest first."""
         found = self._texts
         if found is None:
-            shown = {text for form in self.forms if (text := _as_text(form))}
-            found = self._texts = sorted(shown, key=len, reverse=True)
+            texts = {text for form in self.forms if (text := _as_text(form))}
+            found = self._texts = sorted(texts, key=len, reverse=True)
         return found
 
     @property
     def beginnings(self) -> Mapping[str, int]:
-        """The same, each with the number of characters from which on it is a beginning of one.
+        """The forms as text, each with the least length of a beginning that a stream holds back.
 
-        A shorter one is no more than the public beginning of its kind and a few characters: whoever
-        sees what a stream keeps back can't find out a secret a character at a time.
+        Anything shorter is the public beginning of that kind of secret and a few characters. So
+        watching what a stream holds back doesn't reveal a secret character by character.
         """
         found = self._beginnings
         if found is None:
@@ -197,33 +198,33 @@ class Patterns:
             self._beginnings = found
         return found
 
-    def within(self, text: str) -> bool:
-        """Whether a text shows one of them."""
-        # How long a search takes doesn't tell what is known.
+    def in_text(self, text: str) -> bool:
+        """Return whether a text contains one of the secrets."""
+        # Search for known forms too: the duration must not reveal which forms are known.
         for known in self._known_texts:
             text.count(known)
         return any(each in text for each in self._shortest_texts)
 
-    def inside(self, data: bytes) -> bool:
-        """Whether bytes hold one of them."""
+    def in_bytes(self, data: bytes) -> bool:
+        """Return whether bytes contain one of the secrets."""
         for known in self._known:
             data.count(known)
         return any(each in data for each in self._shortest)
 
     def mask(self, text: str, mask: str) -> str:
-        """A text with each of them replaced."""
+        """Replace each secret in a text by a mask."""
         for each in self.texts:
             text = text.replace(each, mask)
         return text
 
 
 def _searched_parts(secret: str) -> list[Part]:
-    """The parts of a secret that are secrets by themselves."""
+    """Return the parts of a secret that are secrets by themselves."""
     return [part for part in parts(secret) if verdict(part) is Verdict.SEARCHED]
 
 
 class _Forms:
-    """What a secret looks like, and each of its parts.
+    """The forms of a secret and of each of its parts.
 
     Args:
         secret: The plaintext.
@@ -234,79 +235,80 @@ class _Forms:
         self._parts = _searched_parts(secret)
         values = {part.value for part in self._parts if isinstance(part.value, str)}
         self._whole = Part("", secret, Level.CERTAIN)
-        # Of a document its secrets are the pieces: it begins and ends as all of its kind do.
+        # A document is searched for by its parts: its beginning and end are the same in others.
         self._documents = {
             value
             for value in (secret, *values)
             if _STRUCTURED.search(value) and any(v in value for v in values if v != value)
         }
 
-    def of_each(self) -> Iterator[set[bytes]]:
+    def by_part(self) -> Iterator[set[bytes]]:
         """Yield the forms of the secret, then those of each part."""
-        yield self._of(self._whole) | set(filter(_fits, self._across_lines()))
+        yield self._forms_of(self._whole) | set(filter(_is_long_enough, self._across_lines()))
         for part in self._parts:
-            yield self._of(part)
+            yield self._forms_of(part)
 
     def sought(self) -> Iterator[bytes]:
-        """Yield the forms that show it: where a part shows, the document around it needn't."""
+        """Yield the forms to search for. A document is found by its parts, so it is left out."""
         if self._secret in self._documents and not any(decoded(self._secret)):
-            # Whatever rewrites a document rewrites its parts with it, but for base64 in lines.
-            yield from filter(_fits, self._across_lines())
+            # An encoding of a document encodes its parts too, except for base64 in lines.
+            yield from filter(_is_long_enough, self._across_lines())
         else:
-            yield from self._of(self._whole)
+            yield from self._forms_of(self._whole)
         for part in self._parts:
-            yield from self._of(part)
+            yield from self._forms_of(part)
 
-    def _of(self, part: Part) -> set[bytes]:
+    def _forms_of(self, part: Part) -> set[bytes]:
         value = part.value
-        # A part of a document may stand anywhere in a line.
-        broken = len(value) > _LONGEST_UNBROKEN or self._secret in self._documents
+        # A part of a document may begin anywhere in a line.
+        broken = len(value) > _MAX_UNBROKEN or self._secret in self._documents
         forms = _forms(value, encodes=part.encodes)
         if broken and value not in self._documents:
             forms.update(_base64(_pieces(value)))
-        return set(filter(_fits, forms))
+        return set(filter(_is_long_enough, forms))
 
     def _across_lines(self) -> Iterator[bytes]:
-        """Base64 of lines of a document that hold a part too short to be found in pieces."""
+        """Yield the base64 of lines that contain a part too short to be searched for in pieces."""
         if self._secret not in self._documents:
             return
         plain = self._secret.encode("utf-8", "surrogatepass")
         for part in self._parts:
             value = part.value
-            if not isinstance(value, str) or len(value) >= 2 * _SHORTEST_PIECE:
+            if not isinstance(value, str) or len(value) >= 2 * _MIN_PIECE:
                 continue
             raw = value.encode("utf-8", "surrogatepass")
             if (start := plain.find(raw)) < 0:
                 continue
-            for width in _LINES:
+            for width in _BASE64_LINE_WIDTHS:
                 end = start + len(raw)
                 line = (end - 1) // width * width
                 if line <= start:
                     continue
-                if line - start >= _SHORTEST_REST:
-                    yield from _base64({plain[max(line - width, line - _LONGEST_UNBROKEN) : line]})
-                if end - line >= _SHORTEST_REST:
-                    yield from _base64({plain[line : line + _LONGEST_UNBROKEN]})
+                if line - start >= _MIN_REST:
+                    yield from _base64({plain[max(line - width, line - _MAX_UNBROKEN) : line]})
+                if end - line >= _MIN_REST:
+                    yield from _base64({plain[line : line + _MAX_UNBROKEN]})
 
 
 def _pieces(value: str | bytes) -> Iterator[bytes]:
-    """Two pieces of a secret, one beside the other, that only it has."""
+    """Yield two adjacent pieces of a secret that are unlikely to occur elsewhere."""
     text = isinstance(value, str)
     raw = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-    size = min(_PIECE, len(raw) // 2)
-    if size < _SHORTEST_PIECE:
+    size = min(_PIECE_LENGTH, len(raw) // 2)
+    if size < _MIN_PIECE:
         return
-    # A token begins as others do, and a document of lines or bytes ends so, too.
+    # Take the end of a token, because its beginning is a common prefix. Take the middle of bytes
+    # and of several lines, because their ends are common too.
     start = len(raw) - 2 * size if text and b"\n" not in raw else (len(raw) - 2 * size) // 2
     for piece in (raw[start : start + size], raw[start + size : start + 2 * size]):
-        if size == _PIECE or not is_wordy(piece.decode("latin-1")):
+        if size == _PIECE_LENGTH or not is_wordy(piece.decode("latin-1")):
             yield piece
 
 
 def _beginnings(secret: str) -> Iterator[tuple[str, int]]:
-    """Each form of a secret and its parts as text, with the least length of a beginning of it."""
+    """Yield each form of a secret and its parts as text, with the least length held back."""
     found = _searched_parts(secret)
-    # A document's beginning is public up to the first part of it that is secret.
+    # The beginning of a document is public, up to its first secret part.
     within = [
         secret.index(each.value)
         for each in found
@@ -315,41 +317,41 @@ def _beginnings(secret: str) -> Iterator[tuple[str, int]]:
     for part in (Part("", secret, Level.CERTAIN), *found):
         value = part.value
         if isinstance(value, str):
-            public = _public(value)
+            public = _public_length(value)
             if value == secret and within:
                 public = max(public, min(within))
-            head: str | bytes = value[: public + _guessed(len(value) - public)]
+            head: str | bytes = value[: public + _guess_length(len(value) - public)]
         else:
-            head = value[: _guessed(len(value))]
+            head = value[: _guess_length(len(value))]
         share = len(head) / max(1, len(value))
-        # What is written of a beginning is the beginning of what is written, but for short ones
-        # and for what a secret encodes.
+        # The form of a beginning is the beginning of the form, except for short beginnings and
+        # for decoded secrets.
         heads = [text for each in _forms(head, encodes=False) if (text := _as_text(each))]
         for form in _forms(value, encodes=part.encodes):
             if text := _as_text(form):
                 lengths = [len(each) for each in heads if text.startswith(each)]
                 least = max(lengths) if lengths else int(len(text) * share + 1)
-                yield text, max(_LEAST, least)
+                yield text, max(_MIN_GUESS, least)
 
 
-def _public(value: str) -> int:
-    """How long the beginning is that everybody knows; of what may be words, no more than a third.
+def _public_length(value: str) -> int:
+    """Return the length of the public beginning; at most a third of a value that may be words.
 
-    Nobody can tell a token's prefix from the first word of a passphrase.
+    A token's prefix can't be distinguished from the first word of a passphrase.
     """
     found = _PUBLIC.match(value)
     if found is None:
         return 0
-    return found.end() if found.end() > _UNGUESSED * 3 else min(found.end(), len(value) // 3)
+    return found.end() if found.end() > _GUESS_LENGTH * 3 else min(found.end(), len(value) // 3)
 
 
-def _guessed(rest: int) -> int:
-    """How many characters of so many somebody has to guess at once: of few, half of them."""
-    return min(_UNGUESSED, max(_LEAST, rest // 2))
+def _guess_length(rest: int) -> int:
+    """Return how many of the remaining characters an attacker must guess at once."""
+    return min(_GUESS_LENGTH, max(_MIN_GUESS, rest // 2))
 
 
-def _fits(form: bytes) -> bool:
-    return len(form) >= SHORTEST
+def _is_long_enough(form: bytes) -> bool:
+    return len(form) >= MIN_LENGTH
 
 
 def _as_text(form: bytes) -> str:
@@ -360,19 +362,19 @@ def _as_text(form: bytes) -> str:
 
 
 def _forms(secret: str | bytes, *, encodes: bool = True) -> set[bytes]:
-    """What encoding, escaping and quoting make of a secret, and of what it encodes itself."""
-    if len(secret) < SHORTEST:
+    """Return the encoded, escaped and quoted forms of a secret, and of the bytes it encodes."""
+    if len(secret) < MIN_LENGTH:
         return set()
     if isinstance(secret, bytes):
-        return _of_bytes(secret)
+        return _forms_of_bytes(secret)
     plain = secret.encode("utf-8", "surrogatepass")
     texts = _hexadecimal(plain)
-    # HTTP's basic authorization is Latin-1 where that will do.
+    # HTTP basic authorization uses Latin-1 if it can encode the text.
     latin = secret.encode("latin-1", "ignore")
     encoded = {plain, latin if len(latin) == len(secret) else plain}
     if not _UNCHANGED.fullmatch(secret):
-        texts |= _written(secret, plain)
-        # Of JSON that is encoded as a whole, such as the body of a request.
+        texts |= _escaped(secret, plain)
+        # For JSON that is encoded as a whole, such as a request body.
         encoded.add(json.dumps(secret)[1:-1].encode())
     if _HEXADECIMAL.fullmatch(secret):
         texts |= _cases(secret)
@@ -382,15 +384,15 @@ def _forms(secret: str | bytes, *, encodes: bool = True) -> set[bytes]:
     for raw in decoded(secret) if encodes else ():
         text = as_text(raw)
         if not text:
-            forms |= _of_bytes(raw)
+            forms |= _forms_of_bytes(raw)
         elif not is_common(text):
             forms |= _forms(text, encodes=False)
     return forms
 
 
-def _of_bytes(raw: bytes) -> set[bytes]:
-    """The same of a secret that is binary."""
-    if len(raw) < SHORTEST:
+def _forms_of_bytes(raw: bytes) -> set[bytes]:
+    """Return the forms of a binary secret."""
+    if len(raw) < MIN_LENGTH:
         return set()
     texts = {*_hexadecimal(raw), repr(raw)[2:-1], raw.decode("latin-1")}
     return {raw, *(each.encode() for each in texts), *_base64({raw})}
@@ -402,7 +404,7 @@ def _hexadecimal(plain: bytes) -> set[str]:
 
 
 def _cases(secret: str) -> set[str]:
-    """Hexadecimal in both cases; a UUID with dashes and without."""
+    """Return hexadecimal text in both cases, and a UUID with and without dashes."""
     bare = re.sub("[:-]", "", secret).lower()
     found = {bare, secret.lower()}
     if _UUID.fullmatch(bare):
@@ -413,40 +415,41 @@ def _cases(secret: str) -> set[str]:
 def _base64(values: Iterable[bytes]) -> Iterator[bytes]:
     for part in values:
         for shift in range(3):
-            # What stands before it shifts a value's base64; what both alignments share is looked
-            # for.
+            # The bytes before a value shift its base64. Yield the characters that depend only on
+            # the value.
             encoded = base64.b64encode(bytes(shift) + part).rstrip(b"=")
             whole = encoded[(shift * 8 + 5) // 6 : (len(part) + shift) * 8 // 6]
             yield whole
             yield whole.replace(b"+", b"-").replace(b"/", b"_")
 
 
-def _written(secret: str, plain: bytes) -> set[str]:
-    """What escaping and quoting make of it."""
+def _escaped(secret: str, plain: bytes) -> set[str]:
+    """Return the escaped and quoted forms of a secret."""
     in_json = json.dumps(secret)[1:-1]
-    as_it_is = json.dumps(secret, ensure_ascii=False)[1:-1]
-    # As Python's libraries write it: requests and httpx, urllib, forms, SQLAlchemy.
+    in_json_raw = json.dumps(secret, ensure_ascii=False)[1:-1]
+    # As written by requests and httpx, urllib, HTML forms and SQLAlchemy.
     in_urls = {quote(plain, safe=each) for each in ("", "/", " +")} | {quote_plus(plain)}
-    # As html, markupsafe and xml.sax write it.
+    # As written by html, markupsafe and xml.sax.
     bare = html.escape(secret, quote=False)
     pages = {bare, html.escape(secret), bare.replace('"', "&quot;")}
     pages |= {each.replace("&quot;", "&#34;").replace("&#x27;", "&#39;") for each in pages}
     pages |= {each.encode("ascii", "xmlcharrefreplace").decode() for each in pages}
     return {
         in_json,
-        as_it_is,
+        in_json_raw,
         json.dumps(in_json)[1:-1],
-        # PHP and ujson escape the slash, Go and Flask what a page would read, Java in upper case.
+        # PHP and ujson escape the slash, Go and Flask the characters special to HTML, and Java
+        # writes upper-case hexadecimal.
         in_json.replace("/", "\\/"),
-        as_it_is.replace("/", "\\/"),
-        _for_pages(in_json, "<>&"),
-        _for_pages(as_it_is, "<>&"),
-        _for_pages(in_json, "<>&'"),
+        in_json_raw.replace("/", "\\/"),
+        _page_escaped(in_json, "<>&"),
+        _page_escaped(in_json_raw, "<>&"),
+        _page_escaped(in_json, "<>&'"),
         _CODE_POINTS.sub(lambda found: f"\\u{found[0][2:].upper()}", in_json),
-        _in_yaml(as_it_is),
+        _yaml_escaped(in_json_raw),
         repr(secret)[1:-1],
         repr(plain)[2:-1],
-        # Beside both kinds of quotes, as in a document.
+        # With both kinds of quotes nearby, as in a document.
         repr("'\"" + secret)[4:-1],
         repr(b"'\"" + plain)[5:-1],
         *pages,
@@ -458,7 +461,7 @@ def _written(secret: str, plain: bytes) -> set[str]:
         secret.replace("'", "'\"'\"'"),
         secret.replace("'", "'\\''"),
         *in_urls,
-        *_written_twice(in_json, html.escape(secret), in_urls),
+        *_escaped_twice(in_json, html.escape(secret), in_urls),
         *(
             json.dumps(each)[1:-1]
             for each in (
@@ -472,10 +475,10 @@ def _written(secret: str, plain: bytes) -> set[str]:
     }
 
 
-def _written_twice(in_json: str, in_html: str, in_urls: Set[str]) -> Iterator[str]:
-    """What one encoding makes of the other, where documents are put into documents.
+def _escaped_twice(in_json: str, in_html: str, in_urls: Set[str]) -> Iterator[str]:
+    """Yield the forms of a secret in nested documents.
 
-    JSON in a URL, a page, a table, a shell command or a log; a page in JSON; a URL in a URL.
+    JSON in a URL, HTML, CSV, a shell command or a log; HTML in JSON; a URL in a URL.
     """
     for safe in ("", "/"):
         yield quote(in_json, safe=safe)
@@ -495,11 +498,11 @@ def _written_twice(in_json: str, in_html: str, in_urls: Set[str]) -> Iterator[st
     yield in_json.replace("'", "'\\''")
 
 
-def _for_pages(in_json: str, characters: str) -> str:
+def _page_escaped(in_json: str, characters: str) -> str:
     return "".join(f"\\u{ord(c):04x}" if c in characters else c for c in in_json)
 
 
-def _in_yaml(in_json: str) -> str:
+def _yaml_escaped(in_json: str) -> str:
     def written(c: str) -> str:
         if c.isascii():
             return c

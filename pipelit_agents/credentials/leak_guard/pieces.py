@@ -1,12 +1,12 @@
-"""Secrets that come in pieces: tokens of a model, writes to a stream, chunks of a runnable.
+"""Find secrets that are streamed in pieces: a model's tokens, stream writes, a runnable's chunks.
 
-What is streamed is handed on at once, unless its end may be the beginning of a secret: then it is
-kept back until more text shows that it isn't, or until the stream ends.
+A piece is passed on at once, unless its end may be the beginning of a secret. Then it is held back
+until further text rules that out, or until the stream ends.
 
-What is kept back comes later than the rest, which anybody sees who reads the stream. So nothing
-that the node was given is kept back, and nothing is that shows fewer characters than somebody
-could guess: of a secret, a consumer gets what everybody knows of its kind, such as ``sk-proj-``,
-and up to seven characters more (of a short one, less than half).
+Readers of the stream can notice the delay. So text from the node's input is never held back, and
+neither is a beginning so short that it could be guessed. Readers may therefore receive the public
+beginning of a secret, such as ``sk-proj-``, and up to seven further characters (of a short secret,
+less than half).
 """
 
 from __future__ import annotations
@@ -25,103 +25,106 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import Generation
 
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.traversal import kept_in
+from pipelit_agents.credentials.leak_guard.traversal import stored_children
 
-__all__ = ["Held", "Pieces", "Searched", "here"]
+__all__ = ["DelayedCall", "Pieces", "Searched", "current_source"]
 
-# By so many characters the secrets are looked up that may go on. No beginning is shorter.
-_HEAD: Final = 4
-# So much of what came before is searched with each piece, or as much as the longest secret.
-_TAIL: Final = 4096
-# What tells one stream from another that goes the same way.
-_APART: Final = ("id", "index", "run_id", "message_id", "tool_call_id", "name", "type")
-_DEEP: Final = 12
+# Possible secrets are looked up by their first characters. No beginning is shorter than this.
+_HEAD_LENGTH: Final = 4
+# How many earlier characters are searched with each piece; more if a secret is longer.
+_TAIL_LENGTH: Final = 4096
+# These keys distinguish streams that share one channel.
+_IDENTIFYING_KEYS: Final = ("id", "index", "run_id", "message_id", "tool_call_id", "name", "type")
+_MAX_DEPTH: Final = 12
 _KEY: Final = "<key>"
 
-Place = tuple[Hashable, ...]
+Path = tuple[Hashable, ...]
 
 
 class Searched(Protocol):
-    """What knows the open secrets."""
+    """An object that knows the open secrets."""
 
-    def check(self, value: Any, where: str) -> None:
-        """Raises SecretLeakError for a value that holds one of them."""
+    def search(self, value: Any, where: str) -> None:
+        """Raise SecretLeakError if a value contains an open secret."""
 
     def sought(self) -> Patterns:
-        """What they look like."""
+        """Return the patterns of the open secrets."""
 
-    def was_given(self, text: str) -> bool:
-        """Whether a text stood in what the node was given."""
+    def is_from_input(self, text: str) -> bool:
+        """Return whether the node's input contains a text."""
 
 
 class Pieces:
-    """One stream: what its texts are so far, and how much of it may be handed on.
+    """The texts of one stream so far, and how many of its pieces may be passed on.
 
-    Texts that belong together are put together by their place in what is streamed: the content of
-    a message, a content block and the arguments of a tool call by its index, a field by its name.
-    Streams that are told apart by an id are put together apart, and also as they come.
+    Texts are joined by their path within the pieces: the content of a message, a content block or
+    the arguments of a tool call by its index, a field by its name. Streams with different ids are
+    joined separately, and also together in order of arrival.
 
     Args:
         guard: Knows the open secrets.
-        where: Which way out it is, for the message of an error.
+        where: What the stream is, for error messages.
+
+    Attributes:
+        leaked: Whether a secret was found in the stream.
     """
 
     def __init__(self, guard: Searched, where: str) -> None:
         self.leaked = False
         self._guard = guard
         self._where = where
-        self._tails: dict[Place, str] = {}
-        self._lengths: dict[Place, int] = {}
-        # Where in the text of a place the possible beginning of a secret is.
-        self._pending: dict[Place, int] = {}
-        self._waiting: deque[dict[Place, int]] = deque()
+        self._tails: dict[Path, str] = {}
+        self._lengths: dict[Path, int] = {}
+        # By path, the offset in its text at which a secret may begin.
+        self._pending: dict[Path, int] = {}
+        self._waiting: deque[dict[Path, int]] = deque()
         self._beginnings: _Beginnings | None = None
 
     def take(self, value: Any) -> int:
-        """Add what comes next.
+        """Add the next piece.
 
         Returns:
-            How many of what was added and not handed on yet may be handed on now.
+            How many of the pieces held back so far, this one included, may be passed on now.
 
         Raises:
-            SecretLeakError: With it, a secret is whole.
+            SecretLeakError: The piece completes a secret.
         """
         patterns = self._guard.sought()
         if self._beginnings is None or self._beginnings.patterns is not patterns:
-            self._beginnings = _Beginnings(patterns, self._guard.was_given)
-        changed: dict[Place, str] = {}
-        for place, text in _texts(value):
-            changed[place] = changed.get(place, self._tails.get(place, "")) + text
-            self._lengths[place] = self._lengths.get(place, 0) + len(text)
+            self._beginnings = _Beginnings(patterns, self._guard.is_from_input)
+        changed: dict[Path, str] = {}
+        for path, text in _texts(value):
+            changed[path] = changed.get(path, self._tails.get(path, "")) + text
+            self._lengths[path] = self._lengths.get(path, 0) + len(text)
         try:
-            self._guard.check(list(changed.values()), self._where)
+            self._guard.search(list(changed.values()), self._where)
         except BaseException:
             self.leaked = True
             raise
-        for place, text in changed.items():
+        for path, text in changed.items():
             begins = self._beginnings.find(text)
             if begins is None:
-                self._pending.pop(place, None)
+                self._pending.pop(path, None)
             else:
-                self._pending[place] = self._lengths[place] - (len(text) - begins)
-            self._tails[place] = text[-max(_TAIL, self._beginnings.longest) :]
-        self._waiting.append({place: self._lengths[place] for place in changed})
+                self._pending[path] = self._lengths[path] - (len(text) - begins)
+            self._tails[path] = text[-max(_TAIL_LENGTH, self._beginnings.longest) :]
+        self._waiting.append({path: self._lengths[path] for path in changed})
         safe = 0
         while self._waiting and all(
-            end <= self._pending.get(place, inf) for place, end in self._waiting[0].items()
+            end <= self._pending.get(path, inf) for path, end in self._waiting[0].items()
         ):
             self._waiting.popleft()
             safe += 1
         return safe
 
 
-class Held:
-    """Calls a function with what comes, in order, and keeps back what may begin a secret.
+class DelayedCall:
+    """Call a function for each piece of a stream, in order, but hold back beginnings of secrets.
 
     Args:
-        call: Hands one thing on.
+        call: The function that passes a piece on.
         guard: Knows the open secrets.
-        where: Which way out it is, for the message of an error.
+        where: What the stream is, for error messages.
     """
 
     def __init__(self, call: Callable[..., Any], guard: Searched, where: str) -> None:
@@ -132,29 +135,29 @@ class Held:
         self._lock = threading.RLock()
 
     def __call__(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Hand something on, now or later.
+        """Pass a piece on, now or later.
 
         Args:
-            value: What of it is searched.
-            args: What the function is called with.
-            kwargs: As args.
+            value: The part of the piece to search.
+            args: The positional arguments for the function.
+            kwargs: The keyword arguments for the function.
 
         Returns:
-            What the function returns; None where it is called later.
+            The function's return value; None if it is called later.
 
         Raises:
-            SecretLeakError: With it, a secret is whole. What was kept back isn't handed on.
+            SecretLeakError: The piece completes a secret. What was held back is not passed on.
         """
         with self._lock:
             self._kept.append((args, kwargs))
             result = None
-            for _ in range(self._pieces.take((here(), value))):
+            for _ in range(self._pieces.take((current_source(), value))):
                 args, kwargs = self._kept.popleft()
                 result = self._call(*args, **kwargs)
             return None if self._kept else result
 
     def flush(self) -> None:
-        """Hand on what is left: nothing comes any more that could make a secret of it."""
+        """Pass on what was held back: the stream has ended, so it can't become a secret."""
         with self._lock:
             while self._kept and not self._pieces.leaked:
                 args, kwargs = self._kept.popleft()
@@ -162,20 +165,20 @@ class Held:
 
 
 class _Beginnings:
-    """Finds what may be the beginning of a secret at the end of a text."""
+    """Find text at the end of a stream that may be the beginning of a secret."""
 
-    def __init__(self, patterns: Patterns, was_given: Callable[[str], bool]) -> None:
+    def __init__(self, patterns: Patterns, is_from_input: Callable[[str], bool]) -> None:
         self.patterns = patterns
         self.longest = max(map(len, patterns.texts), default=0)
-        self._was_given = was_given
+        self._is_from_input = is_from_input
         self._by_head: dict[str, list[tuple[str, int]]] = {}
         for each, least in patterns.beginnings.items():
-            self._by_head.setdefault(each[:_HEAD], []).append((each, least))
+            self._by_head.setdefault(each[:_HEAD_LENGTH], []).append((each, least))
         heads = "|".join(map(re.escape, self._by_head))
         self._heads = re.compile(f"(?=({heads}))", re.DOTALL)
 
     def find(self, text: str) -> int | None:
-        """Where the first one begins that the text may go on with, or None."""
+        """Return the offset at which a secret may begin, or None."""
         if not self._by_head:
             return None
         begin = max(0, len(text) - self.longest + 1)
@@ -184,79 +187,87 @@ class _Beginnings:
             if any(
                 len(rest) >= least and each.startswith(rest)
                 for each, least in self._by_head[found[1]]
-            ) and not self._was_given(rest):
+            ) and not self._is_from_input(rest):
                 return found.start()
         return None
 
 
-def here() -> Any:
-    """What tells the task or thread that streams from others; to stand before what it streams."""
-    # Two tasks of a node may write by turns, each what its own model says.
+def current_source() -> _Source:
+    """Identify the current task or thread, to be put in front of the value that it streams."""
+    # Two tasks of a node may write in turns, each the tokens of its own model.
     with suppress(RuntimeError):
         if (task := asyncio.current_task()) is not None:
-            return _Apart(id(task))
-    return _Apart(threading.get_ident())
+            return _Source(id(task))
+    return _Source(threading.get_ident())
 
 
 @dataclasses.dataclass(frozen=True)
-class _Apart:
-    """Tells apart, and holds no text."""
+class _Source:
+    """Identifies a task or thread; contains no text."""
 
     by: Hashable
 
 
-def _texts(value: Any) -> Iterator[tuple[Place, str]]:
-    """Each text in something that is streamed, by its place: with what tells it apart, and without.
+def _texts(value: Any) -> Iterator[tuple[Path, str]]:
+    """Yield each text in a streamed value with two paths: with the ids of its stream, and without.
 
-    A message's blocks are also put together in the order in which they come.
+    The blocks of a message are also joined in order of arrival.
     """
-    source: Place = ()
-    if isinstance(value, tuple) and value and isinstance(value[0], _Apart):
+    source: Path = ()
+    if isinstance(value, tuple) and value and isinstance(value[0], _Source):
         source, value = (value[0],), value[1]
-    for apart, merged, text in _walk(value, (), (), 0, set()):
-        yield ("apart", *source, *apart), text
+    for by_source, merged, text in _walk(value, (), (), 0, set()):
+        yield ("by_source", *source, *by_source), text
         yield ("merged", *merged), text
 
 
 def _walk(
-    value: Any, apart: Place, merged: Place, deep: int, seen: set[int]
-) -> Iterator[tuple[Place, Place, str]]:
+    value: Any, by_source: Path, merged: Path, depth: int, seen: set[int]
+) -> Iterator[tuple[Path, Path, str]]:
     if isinstance(value, str):
-        yield apart, merged, value
+        yield by_source, merged, value
     elif isinstance(value, bytes | bytearray | memoryview):
-        yield apart, merged, bytes(value).decode("utf-8", "replace")
-    elif value is None or isinstance(value, int | float) or deep > _DEEP:
+        yield by_source, merged, bytes(value).decode("utf-8", "replace")
+    elif value is None or isinstance(value, int | float) or depth > _MAX_DEPTH:
         return
     elif isinstance(value, Generation):
         message = getattr(value, "message", None)
-        yield from _walk(value.text if message is None else message, apart, merged, deep + 1, seen)
+        yield from _walk(
+            value.text if message is None else message, by_source, merged, depth + 1, seen
+        )
     elif isinstance(value, BaseMessage):
-        apart = (*apart, value.id)
-        yield from _walk(value.content, (*apart, "content"), (*merged, "content"), deep + 1, seen)
+        by_source = (*by_source, value.id)
+        yield from _walk(
+            value.content, (*by_source, "content"), (*merged, "content"), depth + 1, seen
+        )
         if not isinstance(value.content, str):
-            yield apart, (*merged, "text"), str(value.text)
+            yield by_source, (*merged, "text"), str(value.text)
         for field in ("tool_call_chunks", "additional_kwargs"):
             found = getattr(value, field, None)
-            yield from _walk(found, (*apart, field), (*merged, field), deep + 1, seen)
+            yield from _walk(found, (*by_source, field), (*merged, field), depth + 1, seen)
     elif isinstance(value, Mapping):
-        told = tuple((name, value[name]) for name in _APART if _tells(value.get(name)))
+        identity = tuple(
+            (name, value[name]) for name in _IDENTIFYING_KEYS if _identifies(value.get(name))
+        )
         for key, each in value.items():
-            # Of a piece as a key, the place is that it is one.
-            yield from _walk(key, (*apart, told, _KEY), (*merged, _KEY), deep + 1, seen)
-            if key not in _APART or not _tells(each):
-                yield from _walk(each, (*apart, told, key), (*merged, key), deep + 1, seen)
+            # All keys share one path, so that a secret in pieces is found in keys too.
+            yield from _walk(key, (*by_source, identity, _KEY), (*merged, _KEY), depth + 1, seen)
+            if key not in _IDENTIFYING_KEYS or not _identifies(each):
+                yield from _walk(each, (*by_source, identity, key), (*merged, key), depth + 1, seen)
     elif isinstance(value, list | tuple):
         if value and all(type(each) is int and 0 <= each < 256 for each in value):
-            yield apart, merged, bytes(value).decode("utf-8", "replace")
-        for place, each in enumerate(value):
+            yield by_source, merged, bytes(value).decode("utf-8", "replace")
+        for index, each in enumerate(value):
             indexed = isinstance(each, Mapping) and "index" in each
-            yield from _walk(each, apart if indexed else (*apart, place), merged, deep + 1, seen)
+            yield from _walk(
+                each, by_source if indexed else (*by_source, index), merged, depth + 1, seen
+            )
     elif id(value) not in seen:
-        # Of objects that point at each other, each once.
+        # Objects may refer to each other in a circle: visit each one once.
         seen.add(id(value))
-        for name, each in kept_in(value):
-            yield from _walk(each, (*apart, name), (*merged, name), deep + 1, seen)
+        for name, each in stored_children(value):
+            yield from _walk(each, (*by_source, name), (*merged, name), depth + 1, seen)
 
 
-def _tells(value: Any) -> bool:
+def _identifies(value: Any) -> bool:
     return isinstance(value, str | int) and value != ""

@@ -1,7 +1,7 @@
-"""How secrets are told from host names, user names and settings.
+"""Distinguish secrets from host names, user names and settings.
 
-By the words of a field's name, and where these leave it open, by how the value looks: "password" as
-the value of ``auth_method`` is no secret, and neither is an address under ``token_uri``.
+The words of a field's name decide, and if they leave it open, the form of the value: "password" as
+the value of ``auth_method`` is not a secret, and neither is an address under ``token_uri``.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ __all__ = [
     "verdict",
 ]
 
-# Values that are shorter would be found everywhere.
-SHORTEST: Final = 8
-_SHORTEST_ENCODED: Final = 16
-# A longer one without a break is a passphrase.
-_LONGEST_WORD: Final = 15
-_LONGEST_NUMBER: Final = 14
+# Shorter values would be found in almost any text. All lengths are in characters.
+MIN_LENGTH: Final = 8
+_MIN_ENCODED: Final = 16
+# A longer word without separators is a passphrase.
+_MAX_WORD: Final = 15
+_MAX_NUMBER_DIGITS: Final = 14
 
 
 class Level(enum.IntEnum):
-    """What the name and the place of a value say about it."""
+    """How likely a value is a secret, judged by its name and its path."""
 
     PUBLIC = 0
-    """An address, a user's name, an identifier."""
+    """Not a secret: an address, a user name, an identifier."""
     UNKNOWN = 1
     """A secret if it looks like a generated key."""
     LIKELY = 2
@@ -63,10 +63,10 @@ class Part(NamedTuple):
     """A value within a credential.
 
     Attributes:
-        path: Where it is, by the names in the document; empty for the whole. It shows no value.
-        value: The value. Bytes are a key that the document encodes.
-        level: What its name and place say about it.
-        encodes: Whether what it encodes is looked for too.
+        path: Its path, by the names in the document; empty for the whole. It contains no value.
+        value: The value; bytes for a key that the document encodes.
+        level: How likely it is a secret, judged by its name and path.
+        encodes: Whether to search for the bytes that it encodes, too.
     """
 
     path: str
@@ -81,9 +81,9 @@ def verdict(part: Part) -> Verdict:
     if isinstance(value, bytes) or level is Level.CERTAIN:
         secret = True
     elif level is Level.SECRET:
-        if _NOTHING.fullmatch(value) or _is_reference(value):
+        if _NO_VALUE.fullmatch(value) or _is_reference(value):
             return Verdict.PUBLIC
-        if len(value) >= SHORTEST and is_common(value):
+        if len(value) >= MIN_LENGTH and is_common(value):
             return Verdict.COMMON
         secret = True
     elif level is Level.LIKELY:
@@ -92,33 +92,33 @@ def verdict(part: Part) -> Verdict:
         secret = is_token(value) or (level is Level.UNKNOWN and is_generated(value))
     if not secret:
         return Verdict.PUBLIC
-    return Verdict.SEARCHED if len(value) >= SHORTEST else Verdict.SHORT
+    return Verdict.SEARCHED if len(value) >= MIN_LENGTH else Verdict.SHORT
 
 
 _RUN: Final = re.compile(r"[^\W_]+")
 _LETTER_CASE_CHANGE: Final = re.compile(r"(?<=[a-z])[A-Z]")
 _CHANGE: Final = re.compile(r"(?<=[a-zA-Z])[0-9]|(?<=[0-9])[a-zA-Z]|(?<=[a-z])[A-Z]")
-# A word with a number, a number with a unit, a time of ISO 8601: oauth2, 128k, 01T00.
+# A word with a number, a number with a unit, or an ISO 8601 time: oauth2, 128k, 01T00.
 _NUMBERED: Final = re.compile(
     r"[A-Za-z]{1,10}[0-9]{1,6}|[0-9]{1,4}[A-Za-z]{1,3}|[0-9]{2,8}T[0-9]+Z?"
     r"|v[0-9]+[a-z]+[0-9]*"
 )
 _UNPRONOUNCEABLE: Final = re.compile(r"[bcdfghjklmnpqrstvwxz]{7}", re.IGNORECASE)
-# What separates words in names, dates, paths, addresses, models and lists of scopes.
-_OF_WORDS: Final = re.compile(r"[\w\-./:@ ,+*()?&%'\"]*")
+# Words and their separators in names, dates, paths, addresses, models and lists of scopes.
+_WORD_CHARACTERS: Final = re.compile(r"[\w\-./:@ ,+*()?&%'\"]*")
 _TOKEN: Final = re.compile(
     r"(?:sk-|[sr]k_(?:live|test)_|whsec_|gh[opusr]_|github_pat_|glpat-|xox[a-z]-|xapp-|npm_|pypi-"
     r"|hf_|gsk_|xai-|pplx-|r8_|AIza|ya29\.|1//0|SG\.|key-|dop_v1_|shp(?:at|ss)_|ATATT|lin_api_|ntn_"
     r"|dckr_pat_|hvs\.|AGE-SECRET-KEY-|plit_|eyJ[\w-]+\.eyJ)[\w.+/=-]{8,}"
 )
-_ONE_WORD: Final = re.compile(r"[^\W\d_]?[^\W\d_A-Z]+|[A-Z]+")
+_SINGLE_WORD: Final = re.compile(r"[^\W\d_]?[^\W\d_A-Z]+|[A-Z]+")
 _LETTERS: Final = re.compile(r"[a-zA-Z]{16}")
-_NOTHING: Final = re.compile(
+_NO_VALUE: Final = re.compile(
     r"(?:none|null|nil|true|false|yes|no|on|off|undefined|unset|disabled|enabled|[*•.…_x\s-]*"
     r"|x-oauth-basic|x-access-token|x-token-auth)",
     re.IGNORECASE,
 )
-# A variable, a template or a placeholder, which names a secret and holds none.
+# A variable, a template or a placeholder, which names a secret but contains none.
 _PLACEHOLDER: Final = re.compile(
     r"\$\{\w+\}|\$?[A-Z]{2,}[0-9]?(?:_[A-Z]+[0-9]{0,2})+|\{\{[\w .-]+\}\}|<[a-zA-Z _-]+>|%\(\w+\)s"
     r"|\$\{\{[\w .-]+\}\}|env:\w+|projects/[\w./-]+|arn:[\w:./-]+"
@@ -128,25 +128,25 @@ _CONSTANT: Final = re.compile(
     r"|(?:change|replace)[-_ ]?(?:me|it|this)|[a-z_ -]*[-_ ](?:goes|here)[-_ ]?[a-z]*",
     re.IGNORECASE,
 )
-_IN_A_ROW: Final = ("01234567890123456789", "98765432109876543210")
+_DIGIT_SEQUENCES: Final = ("01234567890123456789", "98765432109876543210")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def is_token(value: str) -> bool:
-    """Tell whether a value has the prefix of a well-known kind of token, such as ``ghp_``."""
+    """Return whether a value has the prefix of a well-known kind of token, such as ``ghp_``."""
     found = _TOKEN.match(value)
     return bool(found) and (not is_wordy(value) or bool(_LETTERS.search(value)))
 
 
 def is_wordy(value: str) -> bool:
-    """Tell whether ordinary words and numbers make a value: a name, a model, a host, a date."""
-    if not _OF_WORDS.fullmatch(value):
+    """Return whether a value consists of words and numbers: a name, a model, a host, a date."""
+    if not _WORD_CHARACTERS.fullmatch(value):
         return bool(_PLACEHOLDER.fullmatch(value))
     numbered, mixed = 0, 0
     for run in _RUN.findall(value):
         if run.isdigit():
-            if len(run) > _LONGEST_NUMBER:
+            if len(run) > _MAX_NUMBER_DIGITS:
                 return False
         elif run.isalpha():
             if not _is_word(run):
@@ -161,23 +161,23 @@ def is_wordy(value: str) -> bool:
 
 
 def is_generated(value: str) -> bool:
-    """Tell whether a value looks like a generated key: long, unbroken, of letters and digits."""
+    """Return whether a value looks like a generated key: long, unbroken, letters and digits."""
     if _UUID.fullmatch(value) or _SCHEME.match(value):
         return False
     for run in re.findall(r"[\w+/=.-]{20,}", value):
         kinds = sum(bool(re.search(kind, run)) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
         if kinds > 1 and len(_CHANGE.findall(run)) * 5 >= len(run):
-            return len(max(_RUN.findall(run), key=len)) >= SHORTEST
+            return len(max(_RUN.findall(run), key=len)) >= MIN_LENGTH
     return False
 
 
 def decoded(value: str) -> Iterator[bytes]:
-    """Yield the bytes that a value encodes in hexadecimal, base64 or base32, if it does.
+    """Yield the bytes that a value encodes in hexadecimal, base64 or base32, if any.
 
     Args:
         value: A secret. Ordinary words, and tokens with a prefix such as ``sk-``, encode nothing.
     """
-    # In lines, or in groups as of "JBSW Y3DP".
+    # The value may be broken into lines, or into groups such as "JBSW Y3DP".
     groups = value.split()
     even = len({len(each) for each in groups[:-1]}) == 1 and len(groups[-1]) <= len(groups[0])
     text = "".join(groups) if even else value
@@ -185,11 +185,11 @@ def decoded(value: str) -> Iterator[bytes]:
     if re.fullmatch(r"(?:[0-9a-fA-F]{2}){8,}", bare):
         yield bytes.fromhex(bare)
         return
-    if len(text) < _SHORTEST_ENCODED or is_token(text):
+    if len(text) < _MIN_ENCODED or is_token(text):
         return
     body = text.rstrip("=")
     if re.fullmatch(r"[A-Z2-7]+|[a-z2-7]+", body) and re.search("[2-7]", body):
-        # RFC 4648: other lengths encode no whole bytes.
+        # RFC 4648: other lengths don't encode whole bytes.
         if len(body) % 8 in (0, 2, 4, 5, 7):
             yield base64.b32decode(body.upper() + "=" * (-len(body) % 8))
     elif is_wordy(body):
@@ -197,13 +197,13 @@ def decoded(value: str) -> Iterator[bytes]:
     if re.fullmatch(r"[A-Za-z0-9+/]+|[A-Za-z0-9_-]+", body) and len(body) % 4 != 1:
         url_safe = b"-_" if "-" in body or "_" in body else None
         raw = base64.b64decode(body + "=" * (-len(body) % 4), url_safe)
-        # Without padding most tokens could be base64; what isn't of a key's size is none.
+        # Most tokens could be base64 without padding. Accept only key sizes and text.
         if len(text) > len(body) or len(raw) % 8 == 0 or as_text(raw):
             yield raw
 
 
 def as_text(raw: bytes) -> str:
-    """Return the text that bytes hold, or nothing where they hold none."""
+    """Decode bytes as text; return an empty string if they aren't printable text."""
     with suppress(UnicodeDecodeError):
         text = raw.decode()
         if "".join(text.split()).isprintable():
@@ -212,7 +212,7 @@ def as_text(raw: bytes) -> str:
 
 
 def _is_word(run: str) -> bool:
-    """Whether letters look like a word, or words run together as in camelCase."""
+    """Return whether letters look like a word, or like words in camelCase."""
     changes = len(_LETTER_CASE_CHANGE.findall(run))
     longest = max(map(len, _LETTER_CASE_CHANGE.split(run)))
     unbroken = longest <= 24 and not _UNPRONOUNCEABLE.search(run)
@@ -220,17 +220,17 @@ def _is_word(run: str) -> bool:
 
 
 def is_common(value: str) -> bool:
-    """Tell whether honest text may have a password in it: a single word, a run of digits."""
+    """Return whether a password may occur in ordinary text: a single word, digits in a row."""
     if _TOKEN.match(value):
         return False
-    if len(value) <= _LONGEST_WORD and _ONE_WORD.fullmatch(value):
+    if len(value) <= _MAX_WORD and _SINGLE_WORD.fullmatch(value):
         return not _UNPRONOUNCEABLE.search(value)
-    in_a_row = any(value in row for row in _IN_A_ROW)
-    return in_a_row or len(set(value)) < 4 or bool(_CONSTANT.fullmatch(value))
+    sequence = any(value in row for row in _DIGIT_SEQUENCES)
+    return sequence or len(set(value)) < 4 or bool(_CONSTANT.fullmatch(value))
 
 
 def _is_reference(value: str) -> bool:
-    """Whether a value says where a secret is: a variable, an address, a file."""
+    """Return whether a value refers to a secret: a variable, an address, a file."""
     if _PLACEHOLDER.fullmatch(value) or _SCHEME.match(value):
         return True
     return value.startswith(("/", "./", "~/")) and "/" in value[2:] and is_wordy(value)
@@ -248,21 +248,21 @@ _SECRETS: Final = _words(
     privatekey refreshtoken requirepass secretkey seedphrase sharedaccesskey sharedkey signingkey
     sslpassword storepass userpass userpassword"""
 )
-# Whose key is a secret.
-_KEYS: Final = _words(
+# A "key" after one of these words is a secret.
+_SECRET_KEY_KINDS: Final = _words(
     """access account admin api app application auth client consumer crypt cryptographic decryption
     deploy developer encryption fernet hmac jwt license master private secret secure server service
     session shared signing ssh ssl storage stream subscription symmetric tls totp webhook"""
 )
-# Words that are written in one, such as PGPASSWORD.
+# Endings of compound words, such as PGPASSWORD.
 _ENDINGS: Final = ("password", "passwd", "passphrase", "secret", "apikey", "accesskey", "secretkey")
-_PHRASES: Final = _words("pass recovery secret seed")
-_TOKENS: Final = _words("access api auth bearer bot deploy id oauth personal refresh")
+_SECRET_PHRASE_KINDS: Final = _words("pass recovery secret seed")
+_SECRET_TOKEN_KINDS: Final = _words("access api auth bearer bot deploy id oauth personal refresh")
 _LIKELY: Final = _words(
     """auth authorization bearer cookie cookies credential credentials csrftoken dsn jsessionid jwt
     key otp phpsessid pin salt sas seed session sessionid sid sig signature token webhook"""
 )
-# After these a name says something about a secret, which is public ...
+# A name that ends with one of these words describes a secret, and its value is public ...
 _IDENTIFYING: Final = _words(
     """alg algorithm alias arn backend digest domain email encoder endpoint engine file filename
     fingerprint format hasher hashing header
@@ -280,35 +280,35 @@ _ABOUT: Final = _IDENTIFYING | _words(
     state status strategy strength style suffix template tenant time timeout ttl updated usage use
     validity"""
 )
-_PUBLIC_KEYS: Final = _words(
+_PUBLIC_KEY_KINDS: Final = _words(
     """anon cache foreign host partition pub public publishable site sort verification verify
     verifying"""
 )
-_PUBLIC: Final = _PUBLIC_KEYS | _words("ca cert certificate checksum crt etag guid sha")
-_CONNECTING: Final = _words("by for from in of on to")
-_NO_PLURALS: Final = _words("address alias pass status access") | _LIKELY
+_PUBLIC: Final = _PUBLIC_KEY_KINDS | _words("ca cert certificate checksum crt etag guid sha")
+_PREPOSITIONS: Final = _words("by for from in of on to")
+_NOT_PLURAL: Final = _words("address alias pass status access") | _LIKELY
 
 
 def level_of(name: str, above: Level = Level.UNKNOWN) -> Level:
-    """Judge a value by its name.
+    """Judge by a field's name whether its value is a secret.
 
     Args:
-        name: The name of its field, in any style: ``api_key``, ``apiKey``, ``API-KEY``.
-        above: What the name of the field around it says, for a name that says nothing.
+        name: The name of the field, in any style: ``api_key``, ``apiKey``, ``API-KEY``.
+        above: The level of the enclosing field, for a name that says nothing.
     """
     words = [_singular(each.lower()) for each in _PIECE.findall(name)]
     found, last = None, 0
-    for place, word in enumerate(words):
-        if (level := _of_a_word(word, words[place - 1] if place else "")) is not None:
-            found, last = max(found or level, level), place
+    for index, word in enumerate(words):
+        if (level := _level_of_word(word, words[index - 1] if index else "")) is not None:
+            found, last = max(found or level, level), index
     if found is None:
         public = bool(words) and (words[-1] in _ABOUT or not _PUBLIC.isdisjoint(words))
         return Level.PUBLIC if public else above
-    if words[last] in ("key", "token") and not _PUBLIC_KEYS.isdisjoint(words[:last]):
+    if words[last] in ("key", "token") and not _PUBLIC_KEY_KINDS.isdisjoint(words[:last]):
         return Level.PUBLIC
-    # The last word is what a name is of: an auth_method is a method. "token of user" is a token.
+    # The last word names the thing: an auth_method is a method. But "token of user" is a token.
     rest = words[last + 1 :]
-    if rest and _CONNECTING.isdisjoint(rest):
+    if rest and _PREPOSITIONS.isdisjoint(rest):
         if rest[-1] in _IDENTIFYING:
             return Level.PUBLIC
         if rest[-1] in _ABOUT:
@@ -316,13 +316,13 @@ def level_of(name: str, above: Level = Level.UNKNOWN) -> Level:
     return max(found, above) if above >= Level.LIKELY else found
 
 
-def _of_a_word(word: str, before: str) -> Level | None:
+def _level_of_word(word: str, before: str) -> Level | None:
     secret = (
         word in _SECRETS
         or word.endswith(_ENDINGS)
-        or (word == "key" and before in _KEYS)
-        or (word == "token" and before in _TOKENS)
-        or (word in ("phrase", "word") and before in _PHRASES)
+        or (word == "key" and before in _SECRET_KEY_KINDS)
+        or (word == "token" and before in _SECRET_TOKEN_KINDS)
+        or (word in ("phrase", "word") and before in _SECRET_PHRASE_KINDS)
     )
     if secret:
         return Level.SECRET
@@ -331,4 +331,4 @@ def _of_a_word(word: str, before: str) -> Level | None:
 
 def _singular(word: str) -> str:
     plural = len(word) > 3 and word.endswith("s") and not word.endswith("ss")
-    return word[:-1] if plural and word not in _NO_PLURALS else word
+    return word[:-1] if plural and word not in _NOT_PLURAL else word

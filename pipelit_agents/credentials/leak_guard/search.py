@@ -1,7 +1,7 @@
-"""What may not cross the end of a node: the plaintext of a secret that was opened in it.
+"""Search values that leave a node for the plaintext of secrets that were opened in it.
 
-What a node returns or yields is searched; what it raises loses the plaintext and keeps its type and
-chain. What a secret looks like, ``patterns`` knows, and where it may stand, ``insides``.
+``patterns`` defines what a secret looks like, and ``traversal`` where in a value it can be.
+Exceptions aren't searched here: ``masking`` removes the plaintext from them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.traversal import (
-    asks,
-    insides,
+    children_of,
+    has_own_forms,
 )
 from pipelit_agents.credentials.leak_guard.written import (
-    ROUNDS,
+    MAX_ROUNDS,
     Written,
     as_bytes,
     shows_a_number,
@@ -25,12 +25,12 @@ from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import SecretLeakError
 
 __all__ = ["holds", "refuse_leak"]
-_LONGEST_PATH: Final = 200
-# More than any state has; what makes objects while it is looked at would never end.
-_MOST: Final = 20_000_000
+_MAX_PATH_LENGTH: Final = 200
+# More objects than any state has. A value that makes new objects while it is read never ends.
+_MAX_OBJECTS: Final = 20_000_000
 LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
 
-_NONE: Final[Mapping[int, str]] = {}
+_NO_PLAINTEXTS: Final[Mapping[int, str]] = {}
 
 Revealed = Mapping[str, str] | Patterns
 
@@ -38,44 +38,44 @@ Revealed = Mapping[str, str] | Patterns
 def refuse_leak(
     value: Any,
     revealed: Revealed,
-    where: str = "what the node returns",
+    where: str = "the node's return value",
     *,
-    besides: Sequence[Any] = (),
-    plain: Mapping[int, str] = _NONE,
+    already_searched: Sequence[Any] = (),
+    plain: Mapping[int, str] = _NO_PLAINTEXTS,
 ) -> None:
-    """Makes sure that a value holds none of the secrets.
+    """Raise an error if a value contains one of the secrets.
 
     Args:
-        value: What leaves the node: state, messages, commands, or anything with attributes.
+        value: The value that leaves the node: state, messages, commands, or any object.
         revealed: Credential names by plaintext.
-        where: Which way out it is, for the message.
-        besides: Objects that were searched already.
-        plain: Credential names by the ``id`` of texts that are an opened secret: no copy of what
-            looks like it, but the secret.
+        where: What the value is, for the error message.
+        already_searched: Objects that were searched before and are skipped.
+        plain: Credential names by the ``id`` of the text objects that are opened secrets
+            themselves, and not merely equal to one.
 
     Raises:
-        SecretLeakError: It holds one, or can't be searched. The error names the place and the
-            credential, never the secret.
+        SecretLeakError: The value contains a secret, or can't be searched. The error names the
+            path and the credential, never the secret.
     """
     patterns = patterns_of(revealed)
-    made = _written(value, besides)
+    made = _written(value, already_searched)
     if made is not None:
-        found = made.shows(patterns), not plain.keys().isdisjoint(map(id, made.texts))
+        found = made.holds_any(patterns), not plain.keys().isdisjoint(map(id, made.texts))
         if not (made.secret or any(found)):
             if made.unknown:
-                raise _unsearched(made.unknown[0][1], patterns, where)
+                raise _unsearchable_error(made.unknown[0][1], patterns, where)
             return
-    _refuse(value, patterns, where, plain)
-    # It is there, in a form that only the whole shows, such as a list of its bytes.
+    _raise_located(value, patterns, where, plain)
+    # The secret is there, in a form that spans several objects, such as a list of its bytes.
     raise leak_error(patterns.names, "", where)
 
 
-def _refuse(value: Any, patterns: Patterns, where: str, plain: Mapping[int, str]) -> None:
-    """Names the place of what was found."""
+def _raise_located(value: Any, patterns: Patterns, where: str, plain: Mapping[int, str]) -> None:
+    """Raise an error that names the path of the secret; return if no single object holds it."""
     waiting: list[tuple[Any, str, int]] = [(value, "", 0)]
     seen: dict[int, Any] = {}
-    while waiting and len(seen) < _MOST:
-        each, path, asked = waiting.pop()
+    while waiting and len(seen) < _MAX_OBJECTS:
+        each, path, rounds = waiting.pop()
         kind: Any = type(each)
         if issubclass(kind, Secret):
             raise leak_error(each.credential, path, where)
@@ -90,63 +90,66 @@ def _refuse(value: Any, patterns: Patterns, where: str, plain: Mapping[int, str]
             raise leak_error(owner, path, where)
         if kind not in LEAVES and id(each) not in seen:
             seen[id(each)] = each
-            asked += asks(kind)
-            if asked <= ROUNDS:
+            rounds += has_own_forms(kind)
+            if rounds <= MAX_ROUNDS:
                 inner = [
-                    (part, _under(path, place), asked) for place, part in insides(each, code=True)
+                    (part, _joined_path(path, key), rounds)
+                    for key, part in children_of(each, code=True)
                 ]
                 waiting.extend(reversed(inner))
 
 
 def holds(
-    value: Any, revealed: Revealed, *, opened: bool = True, besides: Sequence[Any] = ()
+    value: Any, revealed: Revealed, *, opened: bool = True, already_searched: Sequence[Any] = ()
 ) -> bool:
-    """Whether a value holds one of the secrets, or can't be searched.
+    """Return whether a value contains one of the secrets, or can't be searched.
 
     Args:
-        value: Anything.
+        value: Any value.
         revealed: Credential names by plaintext.
-        opened: Whether a :class:`Secret` itself, and what can't be searched, count too.
-        besides: Objects that were searched already.
+        opened: Whether :class:`Secret` objects, and objects that can't be searched, count too.
+        already_searched: Objects that were searched before and are skipped.
     """
     patterns = patterns_of(revealed)
-    made = _written(value, besides)
+    made = _written(value, already_searched)
     if made is None:
         return True
-    return made.shows(patterns) or (opened and bool(made.secret or made.unknown))
+    return made.holds_any(patterns) or (opened and bool(made.secret or made.unknown))
 
 
-def _written(value: Any, besides: Sequence[Any] = ()) -> Written | None:
-    """What could be written of a value; None where memory isn't enough for it."""
+def _written(value: Any, already_searched: Sequence[Any] = ()) -> Written | None:
+    """Collect the texts and bytes of a value; return None if memory runs out."""
     try:
-        return written(value, besides=besides)
+        return written(value, already_searched=already_searched)
     except MemoryError:
         return None
 
 
 def patterns_of(revealed: Revealed) -> Patterns:
+    """Return the patterns of secrets; patterns themselves are returned unchanged."""
     return revealed if isinstance(revealed, Patterns) else Patterns(revealed)
 
 
-def _under(path: str, place: Any) -> str:
-    if type(place) is int:
-        return f"{path}[{place}]"[:_LONGEST_PATH]
-    name = place if isinstance(place, str) else repr(place)
-    return (f"{path}.{name}" if path and name else path or name)[:_LONGEST_PATH]
+def _joined_path(path: str, key: Any) -> str:
+    if type(key) is int:
+        return f"{path}[{key}]"[:_MAX_PATH_LENGTH]
+    name = key if isinstance(key, str) else repr(key)
+    return (f"{path}.{name}" if path and name else path or name)[:_MAX_PATH_LENGTH]
 
 
-def _unsearched(reason: str, patterns: Patterns, where: str) -> SecretLeakError:
+def _unsearchable_error(reason: str, patterns: Patterns, where: str) -> SecretLeakError:
     return SecretLeakError(
-        f"{where} can't be searched for the secret of credential {patterns.names!r}: in it is an "
-        f"object about which nothing is known, as {reason}; leave it out",
+        f"{where} can't be searched for the secret of credential {patterns.names!r}: it contains "
+        f"an object that can't be read, because {reason}. Leave that object out",
         credential=patterns.names,
     )
 
 
 def leak_error(credential: str, path: str, where: str) -> SecretLeakError:
+    """Return the error for a secret that was found."""
     return SecretLeakError(
-        f"the secret of credential {credential!r} stands in {where}, at "
-        f"{path or 'the value itself'}: leave it out, or it would be stored or sent",
+        f"the secret of credential {credential!r} is in {where}, at "
+        f"{path or 'the value itself'}. Leave it out: it would be stored or sent",
         credential=credential,
         path=path,
     )

@@ -1,8 +1,8 @@
-"""What outlives a node although the node doesn't return it: environment, context, tags, traces.
+"""Search what outlives a node besides its return value: environment, context, tags, traces.
 
-When a scope opens, the texts that are there are noted; when it closes, new ones are searched for
-the secrets that were opened in it. Only data is looked into (containers, dataclasses, pydantic
-models, the attributes of the run's context): a client in the context may hold its key.
+When a scope opens, the existing texts are recorded. When it closes, new texts are searched for the
+secrets that were opened in it. Only data is searched (containers, dataclasses, pydantic models, the
+attributes of the run's context): a client in the context may hold its own key.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from pipelit_agents.errors import SecretLeakError
 
 __all__ = ["Surroundings"]
 
-# More than a context, tags or metadata have; what is larger is searched up to here.
-_MOST: Final = 50_000
+# More objects than a context, tags or metadata have. Larger values are searched up to this limit.
+_MAX_OBJECTS: Final = 50_000
 _ABSENT: Final = object()
-# What of a context variable is data; others may hold clients.
+# Context variables of these types are searched as data. Others may hold clients.
 _DATA: Final = Mapping | list | tuple | set | deque
 
 _Put = Callable[[Any], object]
@@ -40,10 +40,10 @@ _Found = tuple[str, Any, "_Put | None"]
 
 
 class Surroundings:
-    """What a node can leave something in, as it was when the node began.
+    """The state of a node's surroundings when the node began.
 
     Args:
-        config: The runnable configuration that is in force inside the node.
+        config: The current runnable configuration inside the node.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -57,44 +57,45 @@ class Surroundings:
             text for where, value, _ in self._roots for _, text, _ in _texts(value, where, None)
         }
 
-    def check(self, patterns: Patterns, sought: Callable[[], Patterns]) -> None:
-        """Make sure that nothing that was left here by the node holds a secret.
+    def search(self, patterns: Patterns, sought: Callable[[], Patterns]) -> None:
+        """Raise an error if the node left a secret in its surroundings.
 
-        What does is taken out, so that it doesn't stay when the error has been handled.
+        The secret is removed too, so that it doesn't remain after the error is handled.
 
         Args:
-            patterns: What the open secrets look like.
-            sought: Returns the same without what the node was given; asked where one is found.
+            patterns: The patterns of all open secrets.
+            sought: Returns the patterns without secrets from the node's input. It is called only
+                if one of ``patterns`` is found.
 
         Raises:
-            SecretLeakError: Something does. It names the place and the credential.
+            SecretLeakError: A secret was found. The error names the path and the credential.
         """
         found = self._clean(patterns, sought)
         if found is not None:
             where, credential = found
             raise SecretLeakError(
-                f"the secret of credential {credential!r} was left in {where} when the node ended, "
-                "where it would outlive the node: pass it as an argument to what needs it",
+                f"the secret of credential {credential!r} was left in {where}, where it would "
+                "outlive the node. Pass it as an argument to the function that needs it",
                 credential=credential,
                 path=where,
             )
 
     def clean(self, patterns: Patterns, sought: Callable[[], Patterns]) -> None:
-        """Take out what holds a secret, without an error: the node has failed by itself."""
+        """Remove secrets without raising an error, because the node has raised its own."""
         self._clean(patterns, sought)
 
     def _clean(self, every: Patterns, sought: Callable[[], Patterns]) -> tuple[str, str] | None:
         first: tuple[str, str] | None = None
         for where, text, put in self._new():
-            if not _shows(text, every):
+            if not _has_secret(text, every):
                 continue
             patterns = sought()
-            if not _shows(text, patterns):
+            if not _has_secret(text, patterns):
                 continue
-            # A key of a mapping may be the secret, or hold it.
-            first = first or (patterns.mask(where, MASK), _credential(text, patterns))
+            # The path may contain the secret, as the key of a mapping.
+            first = first or (patterns.mask(where, MASK), _credential_in(text, patterns))
             if put is not None:
-                # What can't be changed is somebody's property; the error tells of it.
+                # If the value can't be changed, the error still reports it.
                 with suppress(Exception):
                     put(masked(text, patterns))
         return first
@@ -121,7 +122,7 @@ class Surroundings:
             before, known = self._variables.get(variable, (_ABSENT, frozenset()))
             where = f"the context variable {variable.name!r:.60}"
             if isinstance(before, _DATA):
-                # It may have been changed in place, also where another took its place since.
+                # The old value may have been changed in place, even if it was replaced since.
                 for path, text, put in _texts(before, where, None):
                     if text not in known:
                         yield path, text, put
@@ -129,14 +130,14 @@ class Surroundings:
                 continue
             for path, text, _ in _texts(value, where, None):
                 if text not in known:
-                    # A variable that had no value can't get none again.
+                    # A variable that had no value can't be unset from here.
                     yield path, text, partial(_restore, variable, before)
 
 
 def _variables() -> list[tuple[ContextVar[Any], Any]]:
     from langchain_core.runnables.config import var_child_runnable_config
 
-    # What a node changes in its configuration, it changes in a copy, which is looked at by itself.
+    # A node gets a copy of its configuration, which is searched separately.
     return [each for each in copy_context().items() if each[0] is not var_child_runnable_config]
 
 
@@ -161,12 +162,12 @@ def _reset(name: str, before: str | None, _: Any) -> None:
         os.environ[name] = before
 
 
-def _restore(variable: ContextVar[Any], before: Any, shown: Any) -> None:
-    variable.set(shown if before is _ABSENT else before)
+def _restore(variable: ContextVar[Any], before: Any, masked_value: Any) -> None:
+    variable.set(masked_value if before is _ABSENT else before)
 
 
 def _names() -> dict[tuple[str, Any], tuple[str, _Put]]:
-    """The names of threads, and of the task that runs here: logs and traces show them."""
+    """Return the names of threads and of the current task, which logs and traces display."""
     found: dict[tuple[str, Any], tuple[str, _Put]] = {}
     for thread in threading.enumerate():
         found["a thread", thread.ident] = (thread.name, partial(setattr, thread, "name"))
@@ -184,7 +185,7 @@ def _roots(config: Mapping[str, Any]) -> Iterator[_Found]:
     for key, value in (config.get("configurable") or {}).items():
         if isinstance(value, Runtime):
             if value.context is not None:
-                yield "runtime.context", _whole(value.context), None
+                yield "runtime.context", _searched_context(value.context), None
         elif not key.startswith("__"):
             yield f"config['configurable'][{key!r:.60}]", value, None
     yield from _of_langsmith()
@@ -192,7 +193,7 @@ def _roots(config: Mapping[str, Any]) -> Iterator[_Found]:
 
 
 def _of_langsmith() -> Iterator[_Found]:
-    # The run that the node itself is traced as: it is sent when the node has ended.
+    # The run that traces the node itself. It is sent after the node has ended.
     helpers: Any = sys.modules.get("langsmith.run_helpers")
     tree = None if helpers is None else helpers.get_current_run_tree()
     if tree is not None:
@@ -200,7 +201,7 @@ def _of_langsmith() -> Iterator[_Found]:
 
 
 def _of_opentelemetry() -> Iterator[_Found]:
-    # A span that began before the node ends after it, when no processor knows the secret any more.
+    # A span that began before the node ends after it, when its secrets can't be masked any more.
     trace: Any = sys.modules.get("opentelemetry.trace")
     if trace is not None:
         span = trace.get_current_span()
@@ -209,7 +210,7 @@ def _of_opentelemetry() -> Iterator[_Found]:
 
 
 class _Attributes:
-    """The attributes of an object, whatever its class is."""
+    """The attributes of an object of any class."""
 
     def __init__(self, value: Any, names: tuple[str, ...] | None = None) -> None:
         self._value = value
@@ -222,12 +223,12 @@ class _Attributes:
             for name in (_attributes(value) if self._names is None else self._names)
         ]
 
-    def _put(self, name: str, shown: Any) -> None:
+    def _put(self, name: str, masked_value: Any) -> None:
         if self._names is None:
-            # It may be frozen.
-            object.__setattr__(self._value, name, shown)
+            # The class may be frozen.
+            object.__setattr__(self._value, name, masked_value)
         else:
-            setattr(self._value, name, shown)
+            setattr(self._value, name, masked_value)
 
 
 def _attributes(value: Any) -> list[str]:
@@ -235,8 +236,9 @@ def _attributes(value: Any) -> list[str]:
     return [name for name, _ in state_of(value)] + list(slots_of(kind))
 
 
-def _whole(context: Any) -> Any:
-    # A context may be of any class; what else it refers to may be clients.
+def _searched_context(context: Any) -> Any:
+    # Search the attributes of a context of any class, but not other objects in it: they may be
+    # clients.
     if isinstance(context, Mapping | BaseModel) or dataclasses.is_dataclass(context):
         return context
     kind: Any = type(context)
@@ -245,7 +247,7 @@ def _whole(context: Any) -> Any:
 
 
 class _Span:
-    """A span, which is read by properties and written by methods."""
+    """An OpenTelemetry span, which has read-only properties and methods to change them."""
 
     def __init__(self, span: Any) -> None:
         self._span = span
@@ -256,15 +258,15 @@ class _Span:
         for key, value in dict(span.attributes or {}).items():
             yield f"attribute {key!r:.60}", value, partial(span.set_attribute, key)
         for event in getattr(span, "events", ()):
-            # Events can't be changed or taken back.
+            # Events can't be changed or removed.
             yield f"event {event.name!r:.60}", [event.name, dict(event.attributes or {})], None
 
 
 def _texts(value: Any, where: str, put: _Put | None) -> Iterator[_Found]:
-    """Each text in data, with its place and what replaces it there."""
+    """Yield each text in data, with its path and the function that replaces it."""
     waiting: deque[_Found] = deque([(where, value, put)])
     seen: dict[int, Any] = {}
-    while waiting and len(seen) < _MOST:
+    while waiting and len(seen) < _MAX_OBJECTS:
         where, each, put = waiting.popleft()
         if isinstance(each, str | bytes):
             yield where, each, put
@@ -273,23 +275,23 @@ def _texts(value: Any, where: str, put: _Put | None) -> Iterator[_Found]:
         else:
             seen[id(each)] = each
             with suppress(Exception):
-                waiting.extend(_inside(where, each, put))
+                waiting.extend(_children(where, each, put))
 
 
-def _inside(where: str, value: Any, put: _Put | None) -> list[_Found]:
+def _children(where: str, value: Any, put: _Put | None) -> list[_Found]:
     if isinstance(value, _Span):
         return [(f"{where}, {name}", each, set_) for name, each, set_ in value.found()]
     if isinstance(value, Mapping):
-        return _inside_a_mapping(where, value)
+        return _children_of_mapping(where, value)
     if isinstance(value, list | deque):
         return [
             (f"{where}[{i}]", each, partial(value.__setitem__, i)) for i, each in enumerate(value)
         ]
     if isinstance(value, tuple | frozenset):
-        # It is replaced as a whole, where it stands.
-        return [(where, each, put and partial(_blank, put)) for each in value]
+        # An immutable container is replaced as a whole.
+        return [(where, each, put and partial(_mask_whole, put)) for each in value]
     if isinstance(value, set):
-        return [(where, each, partial(_exchange, value, each)) for each in value]
+        return [(where, each, partial(_replace_item, value, each)) for each in value]
     if isinstance(value, _Attributes):
         return value.found(where)
     if not (isinstance(value, BaseModel) or dataclasses.is_dataclass(value)):
@@ -302,11 +304,11 @@ def _inside(where: str, value: Any, put: _Put | None) -> list[_Found]:
         set_ = partial(object.__setattr__, value, name)
         found.append((f"{where}.{name}", getattr(value, name, None), set_))
     for extra in ("__pydantic_extra__", "__pydantic_private__"):
-        found += _inside_a_mapping(where, getattr(value, extra, None) or {})
+        found += _children_of_mapping(where, getattr(value, extra, None) or {})
     return found
 
 
-def _inside_a_mapping(where: str, value: Mapping[Any, Any]) -> list[_Found]:
+def _children_of_mapping(where: str, value: Mapping[Any, Any]) -> list[_Found]:
     found: list[_Found] = []
     for key, each in list(value.items()):
         drop: _Put | None = None
@@ -321,19 +323,19 @@ def _drop(value: MutableMapping[Any, Any], key: Any, _: Any) -> None:
     value.pop(key, None)
 
 
-def _exchange(value: set[Any], each: Any, shown: Any) -> None:
+def _replace_item(value: set[Any], each: Any, masked_value: Any) -> None:
     value.discard(each)
-    value.add(shown)
+    value.add(masked_value)
 
 
-def _blank(put: _Put, _: Any) -> None:
+def _mask_whole(put: _Put, _: Any) -> None:
     put(MASK)
 
 
-def _shows(text: Any, patterns: Patterns) -> bool:
-    return patterns.inside(text) if isinstance(text, bytes) else patterns.within(text)
+def _has_secret(text: Any, patterns: Patterns) -> bool:
+    return patterns.in_bytes(text) if isinstance(text, bytes) else patterns.in_text(text)
 
 
-def _credential(text: Any, patterns: Patterns) -> str:
+def _credential_in(text: Any, patterns: Patterns) -> str:
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     return next((name for form, name in patterns.forms.items() if form in data), patterns.names)

@@ -1,10 +1,12 @@
-"""What a value holds: the one place that knows how containers and objects keep things.
+"""List what a value contains. Only this module knows how containers and objects store their parts.
 
-A value is looked into in two ways. What it keeps (items, attributes, slots, closures) is read from
-the interpreter's own structures, which runs nobody's code. What it could be written as (its ``str``
-and ``repr``, its pickle, what LangGraph's serializer writes of it) is asked of the value, which may
-run anybody's code: on a thread of its own, and for a limited time. So a type that nobody here knows
-is searched too.
+There are two ways to look into a value:
+
+- Its stored children (items, attributes, slots, closures) are read from the interpreter's own
+  structures. This runs no foreign code.
+- Its own forms are what its type makes of it: ``str`` and ``repr``, its pickle, and what
+  LangGraph's serializer writes. Producing them may run any code, so it happens on a separate
+  thread and for a limited time. This way, values of unknown types are searched too.
 
 Nothing here raises.
 """
@@ -49,36 +51,37 @@ from pydantic import BaseModel
 from pipelit_agents._threads import Apart, Stuck
 
 __all__ = [
-    "Answer",
+    "OwnForms",
     "Unsearched",
-    "answers",
-    "asks",
-    "contents",
-    "insides",
-    "is_a_plain_model",
-    "kept_in",
+    "children_of",
+    "children_of_each",
+    "display_text",
+    "has_own_forms",
+    "is_plain_model",
     "members_of",
-    "shown",
+    "own_forms",
     "slots_of",
     "state_of",
+    "stored_children",
+    "stored_values",
 ]
 
-_Inside = tuple[Any, Any]
-_Look = Callable[[Any], Iterable[_Inside]]
+_Child = tuple[Any, Any]
+_Look = Callable[[Any], Iterable[_Child]]
 
-# Seconds that the code of one value may take, and that of all values of one search.
-PATIENCE: Final = 2.0
-SECONDS: Final = 6.0
-_HANGS: Final = f"its own code doesn't end within {PATIENCE:g} s"
-# Seconds for which values of a type aren't asked in a way that one of them didn't answer.
-_NOT_ASKED_AGAIN: Final = 300.0
-# How many parts of something that makes them while it is read are looked at.
-_ITEMS: Final = 250_000
-# Up to so many bytes, an array of wide numbers is read as text too.
-_WIDE: Final = 65_536
-_APART: Final = Apart(most=16)
+# Seconds allowed for the code of one value, and for the code of all values in one search.
+VALUE_TIMEOUT: Final = 2.0
+SEARCH_TIMEOUT: Final = 6.0
+_TIMED_OUT_REASON: Final = f"its own code doesn't end within {VALUE_TIMEOUT:g} s"
+# Seconds until a form that timed out for a type is requested from that type again.
+_RETRY_INTERVAL: Final = 300.0
+# The most parts to read from an iterable that makes them on the fly.
+_MAX_PARTS: Final = 250_000
+# Arrays of wide numbers up to this size in bytes are also read as text.
+_MAX_WIDE_ARRAY: Final = 65_536
+_WORKERS: Final = Apart(most=16)
 
-# Held by reference, never written out: what they refer to is the program, not data.
+# These refer to the program, not to data, and are never written out.
 _OPAQUE: Final = (
     types.ModuleType,
     types.CodeType,
@@ -90,8 +93,8 @@ _OPAQUE: Final = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
 )
-# Their text says all of them, and comes from the standard library alone.
-_VALUES: Final = frozenset(
+# The text of these values is complete, and only the standard library's code produces it.
+_SELF_DESCRIBING: Final = frozenset(
     {
         Decimal,
         Fraction,
@@ -111,8 +114,8 @@ _VALUES: Final = frozenset(
         timezone,
     }
 )
-# What these show is what they keep, so it needn't be asked for.
-_SHOWING_WHAT_THEY_KEEP: Final = frozenset(
+# Types from these packages write only what they store, so their own forms add nothing.
+_TRUSTED_PACKAGES: Final = frozenset(
     {
         "collections",
         "dataclasses",
@@ -125,169 +128,174 @@ _SHOWING_WHAT_THEY_KEEP: Final = frozenset(
         "typing",
     }
 )
-_WITHOUT_SECRETS: Final = frozenset({"langchain_core", "langgraph", "pipelit_agents"})
-_CODE: Final = frozenset(
+_SECRET_FREE_PACKAGES: Final = frozenset({"langchain_core", "langgraph", "pipelit_agents"})
+_CODE_TYPES: Final = frozenset(
     {types.FunctionType, types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType}
 )
-# What LangGraph's serializer calls, of any type that has it.
-_HOOKS: Final = ("model_dump", "get_secret_value", "dict", "_asdict")
-_NOT_LOOKED_AT: Final = frozenset({"__dict__", "__weakref__", "_abc_impl", "__module__", "__doc__"})
+# LangGraph's serializer calls these methods on any type that has them.
+_SERIALIZER_HOOKS: Final = ("model_dump", "get_secret_value", "dict", "_asdict")
+_SKIPPED_ATTRIBUTES: Final = frozenset(
+    {"__dict__", "__weakref__", "_abc_impl", "__module__", "__doc__"}
+)
 
 
 class Unsearched:
-    """What no search looks into, because it holds the secrets by its nature."""
+    """Mark a class whose instances hold secrets by design, so that no search looks into them."""
 
 
-class Answer(NamedTuple):
-    """What a value said when it was asked how it could be written.
+class OwnForms(NamedTuple):
+    """The forms that a value's own code produced.
 
     Attributes:
-        parts: What was found, each with its place.
-        unknown: Why it can't be known what the value holds; empty where it can.
+        parts: The parts that were found, each with its key.
+        unknown: The reason why the value could not be searched completely; empty if it was.
     """
 
-    parts: list[_Inside]
+    parts: list[_Child]
     unknown: str
 
 
 class _Plan(NamedTuple):
-    """How to look into values of a type: without running code of others, and by asking."""
+    """How to look into values of a type: without running foreign code, and by running it."""
 
-    kept: tuple[_Look, ...]
-    asked: tuple[_Look, ...]
+    stored: tuple[_Look, ...]
+    own_forms: tuple[_Look, ...]
 
 
-def insides(value: Any, *, code: bool = False) -> list[_Inside]:
-    """What a value holds, one level deep, each with its place: a position, a key or a name.
+def children_of(value: Any, *, code: bool = False) -> list[_Child]:
+    """Return the children of a value, one level deep, each with its position, key or name.
 
     Args:
-        value: Anything.
-        code: Whether to look into functions, and into generators that wait to go on. What only
-            shows values doesn't show these.
+        value: Any value.
+        code: Whether to look into functions and suspended generators. Code that only displays
+            values doesn't display these.
     """
     kind: Any = type(value)
-    if not code and kind in _CODE:
+    if not code and kind in _CODE_TYPES:
         return []
-    found = _kept(value)
-    if asks(kind):
-        found += answers([value])[0].parts
+    found = _stored_children(value)
+    if has_own_forms(kind):
+        found += own_forms([value])[0].parts
     return found
 
 
-def insides_of(values: Sequence[Any]) -> list[list[_Inside]]:
-    """As :func:`insides` of each: those that have to be asked are asked on one thread, in turn."""
-    found = [[] if type(each) in _CODE else _kept(each) for each in values]
+def children_of_each(values: Sequence[Any]) -> list[list[_Child]]:
+    """Return the children of each value as :func:`children_of` does, with one thread for all."""
+    found = [[] if type(each) in _CODE_TYPES else _stored_children(each) for each in values]
     asked = [
-        place for place, each in enumerate(values) if type(each) not in _CODE and asks(type(each))
+        index
+        for index, each in enumerate(values)
+        if type(each) not in _CODE_TYPES and has_own_forms(type(each))
     ]
-    replies = answers([values[place] for place in asked], seconds=SECONDS * len(asked))
-    for place, reply in zip(asked, replies, strict=True):
-        found[place] += reply.parts
+    replies = own_forms([values[index] for index in asked], seconds=SEARCH_TIMEOUT * len(asked))
+    for index, reply in zip(asked, replies, strict=True):
+        found[index] += reply.parts
     return found
 
 
-def contents(value: Any) -> Any:
-    """What a value keeps, without the places, and without asking it."""
+def stored_values(value: Any) -> Any:
+    """Return the stored children of a value, without their keys and without running its code."""
     kind: Any = type(value)
-    if is_a_plain_model(kind):
+    if is_plain_model(kind):
         with suppress(Exception):
             extra, private = value.__pydantic_extra__, value.__pydantic_private__
-            kept = value.__dict__
-            return [kept, extra, private] if extra or private else kept
-    return [inner for _, inner in _kept(value)]
+            stored = value.__dict__
+            return [stored, extra, private] if extra or private else stored
+    return [inner for _, inner in _stored_children(value)]
 
 
-def kept_in(value: Any) -> list[_Inside]:
-    """What a value keeps, each with its place, without asking it: nobody's code runs."""
-    return _kept(value)
+def stored_children(value: Any) -> list[_Child]:
+    """Return the stored children of a value, each with its key, without running its code."""
+    return _stored_children(value)
 
 
-def asks(kind: Any) -> bool:
-    """Whether values of a type have to be asked, too."""
-    return bool(_plan(kind).asked)
+def has_own_forms(kind: Any) -> bool:
+    """Return whether values of a type have own forms that must be searched too."""
+    return bool(_plan_for(kind).own_forms)
 
 
-def shown(value: Any) -> str:
-    """The ``str`` and ``repr`` of a value; empty where it has none, or takes too long."""
+def display_text(value: Any) -> str:
+    """Return the ``str`` and ``repr`` of a value; empty if both fail or take too long."""
     found: list[str] = []
 
-    def look(each: Any) -> list[_Inside]:
+    def look(each: Any) -> list[_Child]:
         for show in (str, repr):
             with suppress(Exception):
                 found.append(show(each))
         return []
 
-    _ask([(value, (look,))], SECONDS)
+    _run_all([(value, (look,))], SEARCH_TIMEOUT)
     return "".join(found)
 
 
-def answers(values: Sequence[Any], *, seconds: float = SECONDS) -> list[Answer]:
-    """Ask values how they could be written.
+def own_forms(values: Sequence[Any], *, seconds: float = SEARCH_TIMEOUT) -> list[OwnForms]:
+    """Return the own forms of values.
 
-    Their own code runs for this, on another thread: what it raises is no answer, and what it
-    doesn't finish in time is given up.
+    The values' code runs on another thread. A form whose code raises is left out, and code that
+    doesn't end in time is interrupted.
 
     Args:
-        values: One answer comes for each, in their order.
-        seconds: How long it may take in all.
+        values: The values; the result has one entry for each, in the same order.
+        seconds: The time limit for all of them together.
     """
     kinds: list[Any] = [type(each) for each in values]
-    return _ask(
-        [(each, _plan(kind).asked) for each, kind in zip(values, kinds, strict=True)], seconds
+    return _run_all(
+        [(each, _plan_for(kind).own_forms) for each, kind in zip(values, kinds, strict=True)],
+        seconds,
     )
 
 
-def _ask(questions: Sequence[tuple[Any, tuple[_Look, ...]]], seconds: float) -> list[Answer]:
-    made: list[Answer] = []
+def _run_all(work: Sequence[tuple[Any, tuple[_Look, ...]]], seconds: float) -> list[OwnForms]:
+    made: list[OwnForms] = []
     until = monotonic() + seconds
-    while len(made) < len(questions):
+    while len(made) < len(work):
         left = until - monotonic()
         if left <= 0:
-            reason = f"its parts together take longer than {SECONDS:g} s"
-            return made + [_unanswered(value, [], reason) for value, _ in questions[len(made) :]]
-        asking = _Asking(questions[len(made) :])
-        reason = _HANGS
-        within = min(PATIENCE, left)
+            reason = f"its parts together take longer than {SEARCH_TIMEOUT:g} s"
+            return made + [_incomplete(value, [], reason) for value, _ in work[len(made) :]]
+        reader = _FormReader(work[len(made) :])
+        reason = _TIMED_OUT_REASON
+        within = min(VALUE_TIMEOUT, left)
         stuck = False
         try:
-            _APART.run(asking, within=within)
+            _WORKERS.run(reader, within=within)
         except Stuck:
-            # With less time than that, or after other values, it may not be this one's doing.
-            stuck = within == PATIENCE
+            # With a shorter limit, the earlier values may have used up the time.
+            stuck = within == VALUE_TIMEOUT
         except Exception:
-            # None can be started when the interpreter ends.
-            reason = "there is no thread to ask it on"
-        answered, parts = asking.end()
-        made += answered
-        # As long as it goes on from value to value, it may.
-        if not answered:
+            # No thread can be started while the interpreter shuts down.
+            reason = "no thread could be started to run its code"
+        finished, parts = reader.end()
+        made += finished
+        # If some values were finished, the next round continues with the one that was not.
+        if not finished:
             if stuck:
-                _HUNG.add(type(questions[len(made)][0]), asking.look)
-            made.append(_unanswered(questions[len(made)][0], parts, reason))
+                _TIMED_OUT.add(type(work[len(made)][0]), reader.look)
+            made.append(_incomplete(work[len(made)][0], parts, reason))
     return made
 
 
-def _unanswered(value: Any, parts: list[_Inside], reason: str) -> Answer:
-    # What shows what it keeps has been searched; others hold nobody knows what.
-    return Answer(parts, "" if _kept(value) else reason)
+def _incomplete(value: Any, parts: list[_Child], reason: str) -> OwnForms:
+    # A value with stored children has been searched by them. Without any, its content is unknown.
+    return OwnForms(parts, "" if _stored_children(value) else reason)
 
 
-class _Hung:
-    """Types whose values took too long to answer, so that not each node waits for them again.
+class _TimedOutTypes:
+    """Remember types whose code timed out, so that not every node waits for them again.
 
-    After a while they are asked again: it may have been a database that was slow for once.
+    An entry expires after a while, because the cause may be temporary, such as a slow database.
     """
 
     def __init__(self) -> None:
-        self._until: WeakKeyDictionary[Any, dict[Any, float]] = WeakKeyDictionary()
+        self._until: WeakKeyDictionary[Any, dict[_Look, float]] = WeakKeyDictionary()
 
-    def add(self, kind: Any, look: Any) -> None:
+    def add(self, kind: Any, look: _Look | None) -> None:
         with suppress(Exception):
-            if look not in _plan(kind).asked:
+            if look not in _plan_for(kind).own_forms:
                 return
-            self._until.setdefault(kind, {})[look] = monotonic() + _NOT_ASKED_AGAIN
+            self._until.setdefault(kind, {})[look] = monotonic() + _RETRY_INTERVAL
 
-    def has(self, kind: Any, look: Any) -> bool:
+    def has(self, kind: Any, look: _Look) -> bool:
         if not self._until:
             return False
         with suppress(Exception):
@@ -295,150 +303,150 @@ class _Hung:
         return False
 
 
-_HUNG: Final = _Hung()
+_TIMED_OUT: Final = _TimedOutTypes()
 
 
-class _GivenUp(BaseException):
-    """Raised in a thread whose value takes too long."""
+class _Interrupted(BaseException):
+    """Raised in a worker thread whose value takes too long."""
 
 
-class _Asking:
-    """Asks one value after the other; a thread's work."""
+class _FormReader:
+    """Read the own forms of one value after the other, on a worker thread."""
 
-    def __init__(self, questions: Sequence[tuple[Any, tuple[_Look, ...]]]) -> None:
-        self._questions = questions
+    def __init__(self, work: Sequence[tuple[Any, tuple[_Look, ...]]]) -> None:
+        self._work = work
         self._lock = threading.Lock()
-        self._over = False
+        self._done = False
         self._thread = 0
-        self._answered: list[Answer] = []
-        self._parts: list[_Inside] = []
-        self.look: Any = None
+        self._finished: list[OwnForms] = []
+        self._parts: list[_Child] = []
+        self.look: _Look | None = None
 
     def __call__(self) -> None:
         self._thread = threading.get_ident()
         try:
-            for value, looks in self._questions:
+            for value, looks in self._work:
                 self._parts = []
-                self._answered.append(self._answer(value, looks, self._parts))
-        except _GivenUp:
+                self._finished.append(self._forms(value, looks, self._parts))
+        except _Interrupted:
             pass
         finally:
             with self._lock:
-                self._over = True
+                self._done = True
 
-    def _answer(self, value: Any, looks: tuple[_Look, ...], parts: list[_Inside]) -> Answer:
+    def _forms(self, value: Any, looks: tuple[_Look, ...], parts: list[_Child]) -> OwnForms:
         skipped = False
         for look in looks:
-            if _HUNG.has(type(value), look):
+            if _TIMED_OUT.has(type(value), look):
                 skipped = True
                 continue
             self.look = look
             try:
                 for each in look(value):
                     parts.append(each)
-                    if len(parts) > _ITEMS:
-                        return Answer(parts, f"it has more than {_ITEMS:,} parts")
-            except _GivenUp:
+                    if len(parts) > _MAX_PARTS:
+                        return OwnForms(parts, f"it has more than {_MAX_PARTS:,} parts")
+            except _Interrupted:
                 raise
-            except BaseException:  # noqa: S112 - what raises writes nothing, not even by exit()
+            except BaseException:  # noqa: S112 - a form that raises is never written, even by exit()
                 continue
-        return _unanswered(value, parts, _HANGS) if skipped else Answer(parts, "")
+        return _incomplete(value, parts, _TIMED_OUT_REASON) if skipped else OwnForms(parts, "")
 
-    def end(self) -> tuple[list[Answer], list[_Inside]]:
-        """Stop the thread where it still runs, and return what was answered until then."""
+    def end(self) -> tuple[list[OwnForms], list[_Child]]:
+        """Stop the thread if it is still running, and return what it has finished."""
         with self._lock:
-            if not self._over and self._thread:
-                self._over = True
-                # An endless loop would take a processor for good. The thread can't end before the
-                # lock is released, so that the number is still its own.
+            if not self._done and self._thread:
+                self._done = True
+                # An endless loop would occupy a processor forever. The thread can't end before
+                # the lock is released, so its identifier isn't reused yet.
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._thread), ctypes.py_object(_GivenUp)
+                    ctypes.c_ulong(self._thread), ctypes.py_object(_Interrupted)
                 )
-            return list(self._answered), list(self._parts)
+            return list(self._finished), list(self._parts)
 
 
 # How to look into a type
 
 
-def _kept(value: Any) -> list[_Inside]:
-    found: list[_Inside] = []
+def _stored_children(value: Any) -> list[_Child]:
+    found: list[_Child] = []
     kind: Any = type(value)
-    for look in _plan(kind).kept:
+    for look in _plan_for(kind).stored:
         with suppress(Exception):
             found += look(value)
     return found
 
 
 @lru_cache(maxsize=4096)
-def _plan(kind: Any) -> _Plan:
+def _plan_for(kind: Any) -> _Plan:
     try:
-        return _planned(kind)
+        return _make_plan(kind)
     except Exception:
-        # A metaclass of somebody's: nothing of the type itself is asked.
+        # A foreign metaclass raised: use nothing that depends on the type itself.
         return _Plan((), (_of_a_text, _of_the_serializer))
 
 
-def _planned(kind: Any) -> _Plan:
+def _make_plan(kind: Any) -> _Plan:
     if issubclass(kind, _OPAQUE) or issubclass(kind, Unsearched):
         return _Plan((), ())
-    if kind in _VALUES:
+    if kind in _SELF_DESCRIBING:
         return _Plan((_of_a_value,), ())
-    kept, asked = _by_its_kind(kind)
-    if not issubclass(kind, _ATTRIBUTES_ARE_REFERENCES):
+    stored, by_code = _by_kind(kind)
+    if not issubclass(kind, _REFERENCED_BY_NAME):
         if any("__dict__" in each.__dict__ for each in kind.__mro__):
-            kept.append(state_of)
+            stored.append(state_of)
         if slots := _slots_in_c(kind):
-            kept.append(lambda value: _of_slots(value, slots))
+            stored.append(lambda value: _of_slots(value, slots))
         if dataclasses.is_dataclass(kind):
-            # A default that the class keeps is written too.
+            # Defaults are stored on the class, and are written too.
             defaults = [(each.name, each.default) for each in dataclasses.fields(kind)]
-            kept.append(lambda value: defaults)
-    return _Plan(tuple(kept), (*asked, *_forms_of(kind)))
+            stored.append(lambda value: defaults)
+    return _Plan(tuple(stored), (*by_code, *_own_forms_of(kind)))
 
 
-_ATTRIBUTES_ARE_REFERENCES: Final = (type, types.FunctionType)
+_REFERENCED_BY_NAME: Final = (type, types.FunctionType)
 
 
-def _by_its_kind(kind: Any) -> tuple[list[_Look], list[_Look]]:
-    """How to look into what isn't an attribute: without running its code, and by running it."""
+def _by_kind(kind: Any) -> tuple[list[_Look], list[_Look]]:
+    """Return how to look into what isn't an attribute: without foreign code, and by running it."""
     for base, look in _BY_BASE:
         if issubclass(kind, base):
             return [look], []
     ours: list[_Look] = []
     trusted = kind.__module__.partition(".")[0] in ("array", "numpy", "pandas")
-    # Of the type, not the value: a pydantic model takes its time to say that it has no such thing.
+    # Inspect the type and not the value: a failing hasattr on a pydantic model is slow.
     if hasattr(kind, "tobytes") and hasattr(kind, "tolist"):
         ours.append(_of_an_array)
     elif hasattr(kind, "tolist") and hasattr(kind, "numpy"):
-        # A tensor holds numbers only, and would make a tensor of each of them.
+        # A tensor holds only numbers, and iterating over it makes a tensor for each.
         pass
     elif hasattr(kind, "columns") and hasattr(kind, "to_numpy"):
         ours.append(_of_a_table)
     elif hasattr(kind, "tolist") and hasattr(kind, "dtype"):
         ours.append(_of_a_column)
     elif issubclass(kind, Mapping):
-        if _is_its_own(kind, "__iter__"):
+        if _overrides(kind, "__iter__"):
             ours.append(_of_a_mapping)
     elif issubclass(kind, os.PathLike):
         ours.append(lambda value: [("", os.fspath(value))])
-    elif issubclass(kind, Collection) and _is_its_own(kind, "__iter__"):
+    elif issubclass(kind, Collection) and _overrides(kind, "__iter__"):
         ours.append(enumerate)
     return (ours, []) if trusted else ([], ours)
 
 
-def _forms_of(kind: Any) -> list[_Look]:
-    """What to ask of a type whose values may be written as more than what they keep."""
+def _own_forms_of(kind: Any) -> list[_Look]:
+    """Return how to read the own forms of a type whose values may write more than they store."""
     if issubclass(kind, type):
-        return [_of_a_text] if _is_its_own(kind, "__repr__") else []
+        return [_of_a_text] if _overrides(kind, "__repr__") else []
     if _is_a_table(kind) or issubclass(kind, types.FunctionType):
         return []
     found: list[_Look] = []
-    if any(_is_its_own(kind, name) for name in ("__str__", "__repr__")):
+    if any(_overrides(kind, name) for name in ("__str__", "__repr__")):
         found.append(_of_a_text)
     pickled = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__")
-    if kind in copyreg.dispatch_table or any(_is_its_own(kind, name) for name in pickled):
+    if kind in copyreg.dispatch_table or any(_overrides(kind, name) for name in pickled):
         found.append(_of_a_pickle)
-    if any(_is_its_own(kind, name) for name in _HOOKS) or _is_written_otherwise(kind):
+    if any(_overrides(kind, name) for name in _SERIALIZER_HOOKS) or _has_custom_serializer(kind):
         found.append(_of_the_serializer)
     if found and not issubclass(kind, BaseModel | BaseException):
         found.append(_of_a_buffer)
@@ -449,71 +457,71 @@ def _is_a_table(kind: Any) -> bool:
     return hasattr(kind, "tolist") or (hasattr(kind, "columns") and hasattr(kind, "to_numpy"))
 
 
-def _is_its_own(kind: Any, name: str) -> bool:
-    """Whether a type's method may tell more than what its values keep."""
+def _overrides(kind: Any, name: str) -> bool:
+    """Return whether a type has a method of this name that may write more than a value stores."""
     owner = next((each for each in kind.__mro__ if name in each.__dict__), object)
     method = owner.__dict__.get(name)
-    if method is None or owner in _KEPT_IN_C or _is_of_the_trusted(owner.__module__):
+    if method is None or owner in _C_TYPES or _is_trusted(owner.__module__):
         return False
     if issubclass(owner, BaseException) and owner.__module__ == "builtins":
         return False
-    # Those of dataclasses and named tuples are made in their modules.
+    # Dataclasses and named tuples have methods that the standard library generates.
     variables = getattr(method, "__globals__", None)
     made_in = variables.get("__name__") if isinstance(variables, dict) else None
-    return not _is_of_the_trusted(made_in)
+    return not _is_trusted(made_in)
 
 
-def _is_of_the_trusted(module: Any) -> bool:
+def _is_trusted(module: Any) -> bool:
     if not isinstance(module, str):
         return False
-    return module.partition(".")[0] in _SHOWING_WHAT_THEY_KEEP or module.startswith("namedtuple_")
+    return module.partition(".")[0] in _TRUSTED_PACKAGES or module.startswith("namedtuple_")
 
 
-def _is_written_otherwise(kind: Any) -> bool:
-    """Whether a pydantic model says itself how it is written."""
+def _has_custom_serializer(kind: Any) -> bool:
+    """Return whether a pydantic model has serializers or computed fields of its own."""
     decorators = getattr(kind, "__pydantic_decorators__", None)
     names = ("computed_fields", "field_serializers", "model_serializers")
     return any(getattr(decorators, name, None) for name in names)
 
 
 @lru_cache(maxsize=4096)
-def is_a_plain_model(kind: Any) -> bool:
-    """Whether a type is a pydantic model that keeps nothing in slots of its own."""
+def is_plain_model(kind: Any) -> bool:
+    """Return whether a type is a pydantic model without additional slots or own forms."""
     try:
         plain = issubclass(kind, BaseModel) and kind.__getattribute__ is object.__getattribute__
-        return plain and not _plan(kind).asked and set(slots_of(kind)) <= _OF_MODELS
+        return plain and not _plan_for(kind).own_forms and set(slots_of(kind)) <= _MODEL_SLOTS
     except Exception:
         return False
 
 
-_OF_MODELS: Final = frozenset({"__pydantic_extra__", "__pydantic_private__"})
+_MODEL_SLOTS: Final = frozenset({"__pydantic_extra__", "__pydantic_private__"})
 
 
 @lru_cache(maxsize=4096)
 def slots_of(kind: Any) -> tuple[str, ...]:
-    """The names of a type's slots, as ``getattr`` takes them."""
+    """Return the names of a type's slots, in the form that ``getattr`` takes."""
     found = []
     for each in kind.__mro__:
         slots = each.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if name.startswith("__") and not name.endswith("__"):
                 name = f"_{each.__name__.lstrip('_')}{name}"
-            # A pydantic model's are its dictionaries.
+            # Instance dictionaries are read by state_of; fields_set holds only field names.
             if name not in ("__dict__", "__weakref__", "__pydantic_fields_set__"):
                 found.append(name)
     return tuple(found)
 
 
 def _slots_in_c(kind: Any) -> tuple[tuple[str, Any], ...]:
-    # Not by getattr: a class may have taken that over.
+    # Not by getattr: a class may override it.
     found = [(each, name) for name in slots_of(kind) for each in kind.__mro__]
     members = [(name, each.__dict__.get(name)) for each, name in found]
     return tuple((n, each) for n, each in members if isinstance(each, types.MemberDescriptorType))
 
 
-def _of_slots(value: Any, slots: tuple[tuple[str, Any], ...]) -> Iterator[_Inside]:
+def _of_slots(value: Any, slots: tuple[tuple[str, Any], ...]) -> Iterator[_Child]:
     for name, member in slots:
-        # It may be empty.
+        # The slot may be empty.
         with suppress(AttributeError):
             yield name, member.__get__(value)
 
@@ -524,36 +532,36 @@ def _dictionary(kind: Any) -> Any:
     return next((each for each in found if isinstance(each, types.GetSetDescriptorType)), None)
 
 
-def state_of(value: Any) -> list[_Inside]:
-    """What an object keeps in its dictionary."""
-    # Not by getattr: a class may have taken that over.
+def state_of(value: Any) -> list[_Child]:
+    """Return the items of an object's instance dictionary."""
+    # Not by getattr: a class may override it.
     kind: Any = type(value)
-    kept = _dictionary(kind)
+    stored = _dictionary(kind)
     try:
-        found = value.__dict__ if kept is None else kept.__get__(value)
+        found = value.__dict__ if stored is None else stored.__get__(value)
     except Exception:
         return []
     return list(dict.items(found)) if isinstance(found, dict) else []
 
 
 def members_of(error: BaseException) -> Iterator[str]:
-    """What C keeps of an exception outside its dictionary, such as an OSError's strerror."""
+    """Yield the names of an exception's C members, such as ``strerror`` of an OSError."""
     for kind in type(error).__mro__:
         for name, found in vars(kind).items():
-            kept = isinstance(found, types.MemberDescriptorType | types.GetSetDescriptorType)
-            if kept and not name.startswith("__"):
+            stored = isinstance(found, types.MemberDescriptorType | types.GetSetDescriptorType)
+            if stored and not name.startswith("__"):
                 yield name
 
 
-# What is read, without running anybody's code
+# Stored children: reading them runs no foreign code
 
 
-def _of_a_value(value: Any) -> list[_Inside]:
+def _of_a_value(value: Any) -> list[_Child]:
     return [("", str(value))]
 
 
-def _of_a_moment(value: Any) -> list[_Inside]:
-    # Its zone may be anybody's, and writes itself.
+def _of_a_moment(value: Any) -> list[_Child]:
+    # A time zone may be of any class, and formatting the value would run its code.
     base = datetime if isinstance(value, datetime) else time
     zone = base.tzinfo.__get__(value)
     if type(value) is base and (zone is None or type(zone) is timezone):
@@ -561,18 +569,18 @@ def _of_a_moment(value: Any) -> list[_Inside]:
     return [("tzinfo", zone)]
 
 
-def _of_items(value: Any) -> Iterator[_Inside]:
+def _of_items(value: Any) -> Iterator[_Child]:
     for key, each in dict.items(value):
         yield "<key>", key
         yield key, each
 
 
-def _of_a_defaultdict(value: Any) -> Iterator[_Inside]:
+def _of_a_defaultdict(value: Any) -> Iterator[_Child]:
     yield "default_factory", value.default_factory
     yield from _of_items(value)
 
 
-def _of_an_exception(error: BaseException) -> Iterator[_Inside]:
+def _of_an_exception(error: BaseException) -> Iterator[_Child]:
     yield "args", BaseException.args.__get__(error)  # type: ignore[attr-defined]
     yield "__cause__", BaseException.__cause__.__get__(error)  # type: ignore[union-attr]
     yield "__context__", BaseException.__context__.__get__(error)  # type: ignore[union-attr]
@@ -581,15 +589,15 @@ def _of_an_exception(error: BaseException) -> Iterator[_Inside]:
             yield name, object.__getattribute__(error, name)
 
 
-def _of_a_partial(value: Any) -> list[_Inside]:
-    kept = functools.partial.__reduce__(value)[2]
-    return [("func", kept[0]), ("args", kept[1]), ("keywords", kept[2])]
+def _of_a_partial(value: Any) -> list[_Child]:
+    stored = functools.partial.__reduce__(value)[2]
+    return [("func", stored[0]), ("args", stored[1]), ("keywords", stored[2])]
 
 
-def _of_a_function(value: Any) -> Iterator[_Inside]:
+def _of_a_function(value: Any) -> Iterator[_Child]:
     module = value.__module__ if isinstance(value.__module__, str) else ""
-    if _is_named(value) or module.partition(".")[0] in _WITHOUT_SECRETS:
-        # It is written as a reference to its name.
+    if _is_importable(value) or module.partition(".")[0] in _SECRET_FREE_PACKAGES:
+        # It is pickled as a reference to its name.
         return
     yield "__name__", value.__name__
     yield "__defaults__", value.__defaults__
@@ -602,16 +610,16 @@ def _of_a_function(value: Any) -> Iterator[_Inside]:
     yield from value.__dict__.items()
 
 
-def _of_a_class(value: Any) -> Iterator[_Inside]:
+def _of_a_class(value: Any) -> Iterator[_Child]:
     yield "", type.__repr__(value)
-    if not _is_named(value):
+    if not _is_importable(value):
         for name, each in type.__getattribute__(value, "__dict__").items():
-            if name not in _NOT_LOOKED_AT:
+            if name not in _SKIPPED_ATTRIBUTES:
                 yield name, each
 
 
-def _is_named(value: Any) -> bool:
-    """Whether a function or class is what its module knows under its name, as pickle asks."""
+def _is_importable(value: Any) -> bool:
+    """Return whether a function or class can be imported by its name, as pickle requires."""
     name = value.__qualname__
     if not isinstance(name, str) or "<" in name:
         return False
@@ -623,24 +631,24 @@ def _is_named(value: Any) -> bool:
     return found is value
 
 
-def _of_a_bound_method(value: Any) -> list[_Inside]:
+def _of_a_bound_method(value: Any) -> list[_Child]:
     return [("__self__", value.__self__), ("__func__", getattr(value, "__func__", None))]
 
 
-def _of_a_builtin(value: Any) -> list[_Inside]:
+def _of_a_builtin(value: Any) -> list[_Child]:
     return [("__self__", value.__self__)]
 
 
-def _of_a_wrapper(value: Any) -> list[_Inside]:
+def _of_a_wrapper(value: Any) -> list[_Child]:
     return [("__func__", value.__func__)]
 
 
-def _of_a_property(value: Any) -> list[_Inside]:
+def _of_a_property(value: Any) -> list[_Child]:
     return [("fget", value.fget), ("fset", value.fset), ("fdel", value.fdel)]
 
 
-def _of_a_frame(value: Any) -> list[_Inside]:
-    # Of what was begun and waits to go on.
+def _of_a_frame(value: Any) -> list[_Child]:
+    # The local variables of a suspended generator or coroutine.
     frames = [getattr(value, name, None) for name in ("gi_frame", "cr_frame", "ag_frame")]
     return [item for frame in frames if frame for item in frame.f_locals.items()]
 
@@ -676,27 +684,27 @@ _BY_BASE: Final[tuple[tuple[Any, _Look], ...]] = (
     (io.BytesIO, lambda value: [("", io.BytesIO.getvalue(value))]),
     (ormsgpack.Ext, lambda value: [("", ormsgpack.packb(value))]),
 )
-_NOTHING_ELSE: Final = (object, type(...), type(NotImplemented), types.SimpleNamespace)
-# Whose own methods show and pickle what is read above.
-_KEPT_IN_C: Final = frozenset(
+_WITHOUT_CHILDREN: Final = (object, type(...), type(NotImplemented), types.SimpleNamespace)
+# The methods of these types display and pickle only what is read above.
+_C_TYPES: Final = frozenset(
     {
         each
-        for base in (*(base for base, _ in _BY_BASE), _NOTHING_ELSE, tuple(_VALUES))
+        for base in (*(base for base, _ in _BY_BASE), _WITHOUT_CHILDREN, tuple(_SELF_DESCRIBING))
         for each in (base if isinstance(base, tuple) else (base,))
     }
 )
 
 
-# What is asked, and may run anybody's code
+# Own forms: reading them may run any code
 
 
-def _of_a_text(value: Any) -> Iterator[_Inside]:
+def _of_a_text(value: Any) -> Iterator[_Child]:
     for show in (str, repr):
         with suppress(Exception):
             yield "", show(value)
 
 
-def _of_a_pickle(value: Any) -> Iterator[_Inside]:
+def _of_a_pickle(value: Any) -> Iterator[_Child]:
     made = copyreg.dispatch_table.get(type(value))
     reduced = made(value) if made is not None else value.__reduce_ex__(2)
     if not isinstance(reduced, tuple):
@@ -707,29 +715,30 @@ def _of_a_pickle(value: Any) -> Iterator[_Inside]:
         yield from enumerate(items or ())
 
 
-def _of_the_serializer(value: Any) -> Iterator[_Inside]:
-    # Late: LangGraph isn't imported with the package.
+def _of_the_serializer(value: Any) -> Iterator[_Child]:
+    # Imported late: importing the package must not import LangGraph.
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
     yield "", JsonPlusSerializer().dumps_typed(value)[1]
 
 
-def _of_a_buffer(value: Any) -> Iterator[_Inside]:
+def _of_a_buffer(value: Any) -> Iterator[_Child]:
     with memoryview(value) as seen:
         yield "", seen.tobytes()
 
 
-def _of_a_mapping(value: Mapping[Any, Any]) -> Iterator[_Inside]:
+def _of_a_mapping(value: Mapping[Any, Any]) -> Iterator[_Child]:
     for key, each in value.items():
         yield "<key>", key
         yield key, each
 
 
-def _of_an_array(value: Any) -> Iterator[_Inside]:
-    # Of text, objects and records by its items, of bytes as it lies in memory; numbers hold none.
+def _of_an_array(value: Any) -> Iterator[_Child]:
+    # Read text, objects and records item by item, and bytes straight from memory. Large arrays of
+    # numbers hold no secrets.
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
-        # A masked array shows less than is written of it.
+        # A masked array displays less than what is serialized.
         value = numpy.asarray(value)
     dtype = getattr(value, "dtype", None)
     kind = getattr(dtype, "kind", "")
@@ -740,8 +749,8 @@ def _of_an_array(value: Any) -> Iterator[_Inside]:
         size = getattr(value, "itemsize", 1)
         if size == 1:
             yield "", value.tobytes()
-        elif getattr(value, "nbytes", size * len(value)) <= _WIDE:
-            # Bytes of text that were taken for wider numbers, or code points.
+        elif getattr(value, "nbytes", size * len(value)) <= _MAX_WIDE_ARRAY:
+            # The numbers may be code points, or the bytes of a text read as wider numbers.
             yield "", value.tobytes()
             if getattr(value, "typecode", "") == "u":
                 yield "", value.tounicode()
@@ -754,23 +763,23 @@ def _of_an_array(value: Any) -> Iterator[_Inside]:
 def _of_a_column(value: Any) -> Any:
     if getattr(value.dtype, "kind", "O") in "biufcmM":
         return []
-    found: list[_Inside] = [("name", getattr(value, "name", None)), *_categories(value)]
+    found: list[_Child] = [("name", getattr(value, "name", None)), *_categories(value)]
     if hasattr(value, "index"):
         found.append(("index", value.index))
     return [*found, *enumerate(value.tolist())]
 
 
-def _categories(column: Any) -> list[_Inside]:
-    # They are written whether or not the column has one of them.
+def _categories(column: Any) -> list[_Child]:
+    # Categories are serialized even if no row uses them.
     found = getattr(column.dtype, "categories", None)
     return [] if found is None else [("categories", list(found))]
 
 
-def _of_a_table(value: Any) -> list[_Inside]:
-    found: list[_Inside] = [("columns", list(value.columns))]
+def _of_a_table(value: Any) -> list[_Child]:
+    found: list[_Child] = [("columns", list(value.columns))]
     if hasattr(value, "index"):
         found += [("index", value.index.tolist()), ("index", list(value.index.names))]
-    # A column of numbers holds none, and is the large part of most tables.
+    # Skip columns of numbers: they hold no secrets, and are the largest part of most tables.
     columns = value.items() if hasattr(value, "items") else zip(value.columns, value, strict=True)
     for name, column in columns:
         if getattr(column.dtype, "kind", "O") not in "biufcmM":

@@ -1,6 +1,7 @@
-"""What could be written of a value, in one place to search: its texts and bytes.
+"""Collect everything that could be written of a value: the texts and bytes to search.
 
-A large state is written into one buffer by one pass in C. What that can't follow is walked.
+A large state is serialized into one buffer by one pass in C. Values that this pass can't handle
+are walked in Python.
 """
 
 from __future__ import annotations
@@ -9,40 +10,40 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from time import monotonic
-from typing import Any, Final
+from typing import Any, AnyStr, Final
 
 import ormsgpack
 
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.traversal import (
-    SECONDS,
-    answers,
-    asks,
-    contents,
-    is_a_plain_model,
+    SEARCH_TIMEOUT,
+    has_own_forms,
+    is_plain_model,
+    own_forms,
+    stored_values,
 )
 from pipelit_agents.credentials.secret import Secret
 
-__all__ = ["ROUNDS", "Written", "as_bytes", "shows_a_number", "written"]
+__all__ = ["MAX_ROUNDS", "Written", "as_bytes", "shows_a_number", "written"]
 
-# More than any state has; what makes objects while it is looked at would never end.
-_MOST: Final = 20_000_000
-_FEW: Final = 300
-# Up to so many parts, texts of so many characters a part are collected sooner than a pass in C
-# writes them.
-_MANY: Final = 20_000
-_LONG: Final = 500
-# Longer ones are searched by themselves, and not copied.
-_LARGE: Final = 4096
-# A text of digits that long may be a secret, and be kept as a number.
-_SMALLEST: Final = 10_000_000
-_LARGEST: Final = 2**64
-_DIGITS: Final = 21
-# So many models are written by a pass in C; with more they may be shared, and written without end.
-_MODELS: Final = 300_000
-# Asking a value gives further values, which are asked next.
-ROUNDS: Final = 12
-_BETWEEN: Final = "\n\0\n"
+# More parts than any state has. A value that makes new objects while it is read never ends.
+_MAX_PARTS: Final = 20_000_000
+_MAX_WALKED: Final = 300
+# Up to _MAX_COLLECTED parts with at least _LONG_TEXT characters each on average, walking is faster
+# than a pass in C.
+_MAX_COLLECTED: Final = 20_000
+_LONG_TEXT: Final = 500
+# Longer texts are searched separately instead of being copied into a joined text.
+_MAX_JOINED: Final = 4096
+# Numbers in this range may be a secret of digits that is stored as a number.
+_MIN_NUMBER: Final = 10_000_000
+_NUMBER_END: Final = 2**64
+_MAX_DIGITS: Final = 21
+# The most models in one pass in C. With more, models may refer to each other without end.
+_MAX_MODELS: Final = 300_000
+# Own forms may contain further values with own forms. This limits the rounds.
+MAX_ROUNDS: Final = 12
+_SEPARATOR: Final = "\n\0\n"
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 _LEAVES: Final = frozenset({bool, float, complex, type(None)})
 _NUMBERS: Final = frozenset({int, float})
@@ -58,16 +59,16 @@ _PACKING: Final = (
 
 
 class Written:
-    """What could be written of a value.
+    """The texts and bytes that could be written of a value, as a snapshot.
 
-    Two are equal if nothing between them differs. They refer to texts of the value, and to copies
-    of what can be changed.
+    Two snapshots are equal if their texts and bytes are. A snapshot refers to the value's texts,
+    and to copies of everything mutable.
 
     Attributes:
-        texts: Its texts.
-        data: Its bytes, and what was packed.
-        secret: A :class:`Secret` in it, or None.
-        unknown: Objects that could not be searched, each with the reason.
+        texts: The value's texts.
+        data: The value's bytes, and what was serialized in C.
+        secret: A :class:`Secret` in the value, or None.
+        unknown: Objects that can't be searched, each with the reason.
     """
 
     __slots__ = ("_size", "data", "secret", "texts", "unknown")
@@ -88,25 +89,27 @@ class Written:
 
     @property
     def size(self) -> int:
-        """Characters and bytes that it has."""
+        """The number of characters and bytes."""
         if self._size < 0:
             self._size = sum(map(len, self.texts)) + sum(map(len, self.data))
         return self._size
 
-    def shows(self, patterns: Patterns) -> bool:
-        """Whether one of the secrets is in it."""
-        texts = _joined(self.texts, _BETWEEN)
-        data = _joined(self.data, _BETWEEN.encode())
-        # Each of them, also when one was found: how long it takes tells nothing.
-        found = [patterns.within(each) for each in texts] + [patterns.inside(each) for each in data]
+    def holds_any(self, patterns: Patterns) -> bool:
+        """Return whether one of the secrets is in it."""
+        texts = _joined(self.texts, _SEPARATOR)
+        data = _joined(self.data, _SEPARATOR.encode())
+        # Search everything even after a hit, so that the duration reveals nothing.
+        found = [patterns.in_text(each) for each in texts] + [
+            patterns.in_bytes(each) for each in data
+        ]
         numbers = [_packed_number(form) for form in patterns.forms if form.isdigit()]
         found += [number in each for number in numbers if number for each in data]
         return any(found)
 
-    def holding(self, forms: list[bytes]) -> set[bytes]:
-        """Which of some forms of secrets are in it."""
-        # One buffer, and each form counted in it: how long that takes doesn't tell what was found.
-        whole = _BETWEEN.join(self.texts).encode("utf-8", "surrogatepass")
+    def forms_in(self, forms: list[bytes]) -> set[bytes]:
+        """Return the forms of secrets that are in it."""
+        # Count every form in one buffer, so that the duration doesn't reveal what was found.
+        whole = _SEPARATOR.join(self.texts).encode("utf-8", "surrogatepass")
         found = set()
         for form in forms:
             times = whole.count(form) + sum(each.count(form) for each in self.data)
@@ -117,47 +120,49 @@ class Written:
         return found
 
 
-def written(value: Any, *, besides: Sequence[Any] = ()) -> Written:
-    """What could be written of a value: what it keeps, and what it says of itself.
+def written(value: Any, *, already_searched: Sequence[Any] = ()) -> Written:
+    """Collect what could be written of a value: its stored children and its own forms.
 
     Args:
-        value: Anything.
-        besides: Objects that were searched already, and needn't be looked at again.
+        value: Any value.
+        already_searched: Objects that were searched before and are skipped.
     """
     made = Written()
-    seen: dict[int, Any] = {id(each): each for each in besides}
+    seen: dict[int, Any] = {id(each): each for each in already_searched}
     waiting = [value]
-    left = SECONDS
-    for _ in range(ROUNDS):
-        found = _walked(waiting, seen, at_most=_FEW) or _packed(waiting, seen)
-        found.hand_over(made)
-        if not found.asking and not found.more:
+    left = SEARCH_TIMEOUT
+    for _ in range(MAX_ROUNDS):
+        found = _walk(waiting, seen, at_most=_MAX_WALKED) or _pack(waiting, seen)
+        found.add_to(made)
+        if not found.with_own_forms and not found.more:
             return made
         began = monotonic()
         waiting = found.more
-        for each, answer in zip(found.asking, answers(found.asking, seconds=left), strict=True):
+        for each, answer in zip(
+            found.with_own_forms, own_forms(found.with_own_forms, seconds=left), strict=True
+        ):
             waiting += [inner for _, inner in answer.parts]
             if answer.unknown:
                 made.unknown.append((each, answer.unknown))
         left -= monotonic() - began
-    # What makes ever new objects of its kind, as a text does that gives texts, has been searched.
+    # Only values whose forms contain ever new values of their kind get here. They were searched.
     return made
 
 
 class _Pass:
-    """What one pass over values found, and what it leaves to the next one."""
+    """The results of one pass over values, and the values left for the next pass."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.data: list[bytes] = []
         self.numbers: list[int] = []
         self.secret: Secret | None = None
-        self.asking: list[Any] = []
+        self.with_own_forms: list[Any] = []
         self.more: list[Any] = []
         self.unknown: list[tuple[Any, str]] = []
 
     def leaf(self, value: Any) -> None:
-        """Takes what has a text or bytes of its own, or is a secret."""
+        """Record a text, bytes, a number or a secret."""
         kind: Any = type(value)
         if issubclass(kind, Secret):
             self.secret = value
@@ -169,15 +174,15 @@ class _Pass:
             self.data.append(data)
 
     def number(self, value: int) -> None:
-        """Takes a number that digits of a secret may have become."""
-        if _SMALLEST <= value < _LARGEST:
+        """Record a number that may be a secret of digits."""
+        if _MIN_NUMBER <= value < _NUMBER_END:
             self.numbers.append(value)
-        elif value >= _LARGEST:
-            # Python refuses to write very long ones.
+        elif value >= _NUMBER_END:
+            # Python refuses to convert very large numbers.
             with suppress(ValueError):
                 self.texts.append(str(value))
 
-    def hand_over(self, made: Written) -> None:
+    def add_to(self, made: Written) -> None:
         made.texts += self.texts
         made.data += self.data
         made.unknown += self.unknown
@@ -186,13 +191,13 @@ class _Pass:
             made.data.append(ormsgpack.packb(self.numbers))
 
 
-def _walked(waiting: list[Any], seen: dict[int, Any], *, at_most: int) -> _Pass | None:
-    """Walks through values; no depth, cycle, shared part or foreign object ends it.
+def _walk(waiting: list[Any], seen: dict[int, Any], *, at_most: int) -> _Pass | None:
+    """Walk through values of any depth, with cycles, shared parts and foreign objects.
 
     Returns:
-        None where there are more than ``at_most`` little things, and a pass in C may go on. Such
-        a pass goes through what is shared as often as it is referred to, which may be without an
-        end: so where anything is, the walk goes on itself.
+        What was found; None if there are more than ``at_most`` small parts and no shared ones, so
+        that a pass in C is faster. That pass visits a shared part once per reference, which may
+        never end, so values with shared parts are always walked.
     """
     found = _Pass()
     met: dict[int, Any] = {}
@@ -204,12 +209,12 @@ def _walked(waiting: list[Any], seen: dict[int, Any], *, at_most: int) -> _Pass 
         kind: Any = type(each)
         count += 1
         if count > at_most:
-            if at_most >= _MOST:
-                found.unknown.append((waiting[0], f"it has more than {_MOST:,} parts"))
+            if at_most >= _MAX_PARTS:
+                found.unknown.append((waiting[0], f"it has more than {_MAX_PARTS:,} parts"))
                 break
             if shared:
-                at_most = _MOST
-            elif count < _MANY and sum(map(len, found.texts)) >= _LONG * count:
+                at_most = _MAX_PARTS
+            elif count < _MAX_COLLECTED and sum(map(len, found.texts)) >= _LONG_TEXT * count:
                 at_most *= 2
             else:
                 return None
@@ -232,88 +237,88 @@ def _walked(waiting: list[Any], seen: dict[int, Any], *, at_most: int) -> _Pass 
             stack.extend(each)
             stack.extend(each.values())
         elif kind is list or kind is tuple:
-            if type(each[0]) in _NUMBERS and _taken_as_numbers(each, found):
+            if type(each[0]) in _NUMBERS and _take_numbers(each, found):
                 continue
-            if len(each) > _MANY and at_most < _MOST and not shared:
+            if len(each) > _MAX_COLLECTED and at_most < _MAX_PARTS and not shared:
                 return None
             stack.extend(each)
-        elif not _is_like_a_leaf(kind):
-            stack.extend(_inner(each, kind, found))
+        elif not _is_leaf_type(kind):
+            stack.extend(_children_for(each, kind, found))
         else:
             found.leaf(each)
             if kind not in _EXACT and not issubclass(kind, Secret):
-                stack.extend(_inner(each, kind, found))
+                stack.extend(_children_for(each, kind, found))
     seen.update(met)
     return found
 
 
-def _inner(value: Any, kind: Any, found: _Pass) -> Any:
-    if asks(kind):
-        found.asking.append(value)
-    inner = contents(value)
+def _children_for(value: Any, kind: Any, found: _Pass) -> Any:
+    if has_own_forms(kind):
+        found.with_own_forms.append(value)
+    inner = stored_values(value)
     return [inner] if type(inner) is dict else inner
 
 
-def _taken_as_numbers(values: Any, found: _Pass) -> bool:
-    """Takes a list that begins with a number; whether nothing else is in it."""
-    if len(values) <= _LARGE:
-        # The bytes of a text, written out as numbers.
+def _take_numbers(values: Any, found: _Pass) -> bool:
+    """Record a list that begins with a number; return whether the whole list was recorded."""
+    if len(values) <= _MAX_JOINED:
+        # The numbers may be the bytes of a text.
         found.data.append(bytes(n for n in values if type(n) is int and 0 <= n < 256))
         return False
     if type(values[-1]) not in _NUMBERS or type(values[len(values) // 2]) not in _NUMBERS:
         return False
     try:
-        # Without a function for others it takes plain data alone.
+        # Without a default function, ormsgpack accepts only plain data.
         found.data.append(ormsgpack.packb(values, option=_PACKING))
     except Exception:
         return False
     return True
 
 
-def _packed(waiting: list[Any], seen: dict[int, Any]) -> _Pass:
+def _pack(waiting: list[Any], seen: dict[int, Any]) -> _Pass:
     found = _Pass()
     met: dict[int, Any] = {}
     models: dict[Any, bool] = {}
-    left = iter(range(_MODELS))
+    left = iter(range(_MAX_MODELS))
 
     def unpacked(each: Any) -> Any:
         kind: Any = type(each)
         model = models.get(kind)
         if model is None:
-            model = models[kind] = is_a_plain_model(kind)
+            model = models[kind] = is_plain_model(kind)
         if model:
-            # Most of a large state are messages, and this is called for each of them: so they are
-            # counted instead of remembered. It ends where they refer to each other.
+            # Most objects in a large state are messages. Counting them is faster than remembering
+            # them, and the limit ends cycles between them.
             next(left)
             extra, private = each.__pydantic_extra__, each.__pydantic_private__
             return [each.__dict__, extra, private] if extra or private else each.__dict__
-        # Objects refer to each other in circles, and are kept so that none takes another's id.
+        # Objects may refer to each other in a circle. Keep them, so that their ids aren't reused.
         if id(each) in met or id(each) in seen:
             return None
-        if _is_like_a_leaf(kind):
+        if _is_leaf_type(kind):
             found.leaf(each)
             if kind not in _EXACT and not issubclass(kind, Secret):
-                found.more.append(contents(each))
-                if asks(kind):
-                    found.asking.append(each)
+                found.more.append(stored_values(each))
+                if has_own_forms(kind):
+                    found.with_own_forms.append(each)
             return None
         met[id(each)] = each
-        if asks(kind):
-            found.asking.append(each)
-        return contents(each)
+        if has_own_forms(kind):
+            found.with_own_forms.append(each)
+        return stored_values(each)
 
     try:
         found.data.append(ormsgpack.packb(waiting, default=unpacked, option=_PACKING))
     except Exception:
-        whole = _walked(waiting, seen, at_most=_MOST)
-        # It gives up nowhere.
+        whole = _walk(waiting, seen, at_most=_MAX_PARTS)
+        # With this limit, the walk never returns None.
         return whole if whole is not None else _Pass()
     seen.update(met)
     return found
 
 
 @lru_cache(maxsize=4096)
-def _is_like_a_leaf(kind: Any) -> bool:
+def _is_leaf_type(kind: Any) -> bool:
     try:
         return issubclass(kind, str | bytes | bytearray | memoryview | int | Secret)
     except Exception:
@@ -321,36 +326,38 @@ def _is_like_a_leaf(kind: Any) -> bool:
 
 
 def as_bytes(value: Any) -> bytes | None:
-    """A text or bytes as bytes; None for anything else."""
-    # By the type: what isinstance asks, too, may be anybody's code.
+    """Return a text or bytes as bytes; None for any other value."""
+    # By type: isinstance also reads __class__, which may run any code.
     kind: Any = type(value)
     if kind is bytes:
         return value  # type: ignore[no-any-return]
-    if not _is_like_a_leaf(kind) or issubclass(kind, int | Secret):
+    if not _is_leaf_type(kind) or issubclass(kind, int | Secret):
         return None
     if issubclass(kind, str):
         return str.encode(value, "utf-8", "surrogatepass")
     try:
         return bytes(memoryview(value))
     except Exception:
-        # A view that was released shows nothing.
+        # A released view has no content.
         return b""
 
 
 def shows_a_number(value: Any, patterns: Patterns) -> str | None:
-    """The credential whose secret is written with the digits of a number."""
+    """Return the name of the credential whose secret consists of a number's digits, or None."""
     kind: Any = type(value)
-    if not issubclass(kind, int) or not _SMALLEST <= int.__int__(value) < _LARGEST:
+    if not issubclass(kind, int) or not _MIN_NUMBER <= int.__int__(value) < _NUMBER_END:
         return None
     return patterns.forms.get(b"%d" % int.__int__(value))
 
 
 def _packed_number(form: bytes) -> bytes:
-    number = int(form) if len(form) < _DIGITS else 0
-    return ormsgpack.packb(number) if _SMALLEST <= number < _LARGEST else b""
+    number = int(form) if len(form) < _MAX_DIGITS else 0
+    return ormsgpack.packb(number) if _MIN_NUMBER <= number < _NUMBER_END else b""
 
 
-def _joined(parts: list[Any], between: Any) -> list[Any]:
-    """The parts, with the short ones put together: each search costs something."""
-    short = [each for each in parts if len(each) <= _LARGE]
-    return [each for each in parts if len(each) > _LARGE] + ([between.join(short)] if short else [])
+def _joined(parts: list[AnyStr], separator: AnyStr) -> list[AnyStr]:
+    """Join the short parts, because each search has a fixed cost."""
+    short = [each for each in parts if len(each) <= _MAX_JOINED]
+    return [each for each in parts if len(each) > _MAX_JOINED] + (
+        [separator.join(short)] if short else []
+    )

@@ -332,16 +332,16 @@ def test_a_document_in_a_document_in_a_document(pipelit: Pipelit) -> None:
 def test_no_document_takes_long(document: str) -> None:
     """The largest and strangest documents are taken apart in a number of steps like their size."""
     assert len(list(parts(document))) < 5000
-    assert Patterns({document: "service"}).within(f"x {document} y")
+    assert Patterns({document: "service"}).in_text(f"x {document} y")
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_whatever_is_masked_is_searched_for(kind: str) -> None:
     """The search looks for less than there are forms, and finds each of them."""
     patterns = Patterns({DOCUMENTS[kind][0]: "service"})
-    assert [form for form in patterns.forms if not patterns.inside(form)] == []
-    assert [text for text in patterns.texts if not patterns.within(text)] == []
-    assert not patterns.within(patterns.mask("\n".join(patterns.texts), "****"))
+    assert [form for form in patterns.forms if not patterns.in_bytes(form)] == []
+    assert [text for text in patterns.texts if not patterns.in_text(text)] == []
+    assert not patterns.in_text(patterns.mask("\n".join(patterns.texts), "****"))
 
 
 def test_decoded_forms_do_not_explode() -> None:
@@ -405,7 +405,7 @@ def test_put_warns_of_a_common_part(pipelit: Pipelit) -> None:
 
 def test_put_warns_of_a_common_whole(pipelit: Pipelit) -> None:
     """As a whole it is searched for, so that honest text is refused: said as well."""
-    with pytest.warns(CommonSecretWarning, match="honest text that has it is refused"):
+    with pytest.warns(CommonSecretWarning, match="ordinary text that contains it is refused"):
         made = pipelit.credentials.put("db", "swordfish", kind="database", created_by="alice")
     assert (made.searched, made.unsearched) == (("value",), ())
 

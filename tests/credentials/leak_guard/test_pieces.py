@@ -35,7 +35,7 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.pieces import Held, Pieces
+from pipelit_agents.credentials.leak_guard.pieces import DelayedCall, Pieces
 from pipelit_agents.errors import SecretLeakError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
@@ -910,14 +910,14 @@ class Guard:
     def __init__(self, *secrets: str) -> None:
         self.patterns = Patterns(dict.fromkeys(secrets, "service"))
 
-    def check(self, value: Any, where: str) -> None:
-        if any(self.patterns.within(each) for each in value):
+    def search(self, value: Any, where: str) -> None:
+        if any(self.patterns.in_text(each) for each in value):
             raise SecretLeakError("found")
 
     def sought(self) -> Patterns:
         return self.patterns
 
-    def was_given(self, text: str) -> bool:
+    def is_from_input(self, text: str) -> bool:
         return False
 
 
@@ -930,7 +930,7 @@ def test_pieces_of_any_size_are_found(secret: str, size: int) -> None:
     for before in ("", "text ", secret[:6], secret[:-1] + " "):
         handed: list[str] = []
         guard = Guard(secret)
-        held = Held(handed.append, guard, "a test")
+        held = DelayedCall(handed.append, guard, "a test")
         leaked = False
         for piece in cut(before + secret + " after", size):
             try:

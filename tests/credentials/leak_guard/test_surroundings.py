@@ -462,7 +462,7 @@ def test_state_updated_inside_a_node_is_refused_by_a_sealed_saver(keyed: Pipelit
     def update(key: str) -> None:
         other.update_state(where, {"x": f"Bearer {key}"})
 
-    with pytest.raises(SecretLeakError, match="what the node saves"):
+    with pytest.raises(SecretLeakError, match="the state that the node saves"):
         run(keyed, update)
     assert run(keyed, lambda key: other.update_state(where, {"x": "honest"}))["x"] == 1
     assert other.get_state(where).values == {"x": "honest"}
@@ -473,5 +473,5 @@ def test_state_updated_inside_a_node_is_refused_by_a_sealed_saver(keyed: Pipelit
         return {}
 
     graph = StateGraph(State).add_node("node", node).add_edge(START, "node").compile()
-    with pytest.raises(SecretLeakError, match="what the node saves"):
+    with pytest.raises(SecretLeakError, match="the state that the node saves"):
         asyncio.run(graph.ainvoke({"x": 0}))

@@ -127,15 +127,15 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "tools without parameters": (
         lambda w: CredentialMiddleware(w.credentials, tools={"search": "serper"}),
-        "tools has to name parameters and credentials",
+        "tools has to map parameters to credentials",
     ),
     "another form of a credential's name": (
         lambda w: w.credentials.get("OpenAI"),
-        "is no credential's name",
+        "is not the name of a credential",
     ),
     "a field for a credential": (
         lambda w: w.credentials.get("x:user"),
-        "its fields are opened by inject and reveal",
+        "open its fields with inject or reveal",
     ),
     "a challenge cut short": (
         lambda w: w.agent.prove(b"x", b"y", verifier="agent_child"),
@@ -157,15 +157,21 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         ),
         "the Challenge that this agent made and kept",
     ),
-    "a credential of nobody": (lambda w: w.put(created_by=None), "created_by has to name who"),
-    "a credential of no kind": (lambda w: w.put(kind=None), "kind None has to be"),
-    "one name for a list": (lambda w: w.put(allow="alice"), "allow is a list of names"),
-    "a list of public fields": (lambda w: w.put(public=["a"]), "public has to be fields by name"),
+    "a credential of nobody": (
+        lambda w: w.put(created_by=None),
+        "created_by has to be the name of",
+    ),
+    "a credential of no kind": (lambda w: w.put(kind=None), "kind has to be 1 to 64"),
+    "one name for a list": (lambda w: w.put(allow="alice"), "allow has to be a list of names"),
+    "a list of public fields": (lambda w: w.put(public=["a"]), "public has to be a mapping"),
     "inject for a name": (
         lambda w: w.credentials.inject("agent_writer", key="x"),
         r'pipelit\.agent\("agent_lead"\)',
     ),
-    "inject a number": (lambda w: w.credentials.inject(key=5), "key: name a credential, as text"),
+    "inject a number": (
+        lambda w: w.credentials.inject(key=5),
+        "key has to be the name of a credential",
+    ),
     "inject without a parameter": (
         lambda w: w.credentials.inject(key="x")(lambda state: state),
         r"\(state, \*, key\)",
