@@ -89,7 +89,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda w: w.users.revoke_api_key(
             w.users.issue_api_key("alice", name="k").api_key.get_secret_value()
         ),
-        "give the 12 characters between the underscores",
+        "pass the 12 characters between the underscores",
     ),
     "a SecretStr for a token": (
         lambda w: w.users.authenticate(w.users.issue_api_key("alice", name="k").api_key),
@@ -97,7 +97,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a TotpCode for its code": (
         lambda w: w.other.verify_peer("agent_writer", w.agent.totp_code(audience="agent_child")),
-        r"not TotpCode: give its \.code",
+        r"not TotpCode: pass its \.code",
     ),
     "a creator by name": (
         lambda w: w.pipelit.provision_agent("agent_writer", purpose="x"),

@@ -410,7 +410,7 @@ def test_a_peer_enrolled_anew_starts_without_keys(
     )
     pipelit.users.deactivate("agent_child")
     peer(other, "agent_child", "there", pipelit, "here")
-    assert audited(pipelit) == ("peer.enroll", "ok", "anew; its keys revoked")
+    assert audited(pipelit) == ("peer.enroll", "ok", "enrolled again; its keys revoked")
     assert pipelit.users.get("agent_child").active
     with pytest.raises(AuthenticationError):
         pipelit.users.authenticate(token)
