@@ -79,7 +79,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda w: w.users.issue_api_key(
             "alice", name="k", expires_at=datetime(2020, 1, 1, tzinfo=UTC)
         ),
-        "name a later moment",
+        "pass a later time",
     ),
     "a key without a name": (
         lambda w: w.users.issue_api_key("alice", name=None),
@@ -109,7 +109,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "one approver for a list": (
         lambda w: w.pipelit.mfa.require_approved("0" * 64, approvers="alice"),
-        "approvers is a list of names",
+        "approvers has to be a list of names",
     ),
     "a key that isn't set": (
         lambda w: Pipelit(database_url="sqlite:///x.db", encryption_keys=[None]),
