@@ -176,8 +176,8 @@ def test_a_code_approves_one_thing(pipelit: Pipelit, apps: Apps, clock: Clock) -
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        ({"username": "bob", "code": "bobs"}, "'bob' is not an approver here"),
-        ({"username": "bob", "deny": True}, "'bob' is not an approver here"),
+        ({"username": "bob", "code": "bobs"}, "'bob' is not asked here"),
+        ({"username": "bob", "deny": True}, "'bob' is not asked here"),
         ({"username": "carol", "code": "123456"}, "the code was not accepted"),
         ({"username": "alice", "code": "12345"}, "exactly 6 digits"),
         ({"username": "alice"}, "has to be"),
@@ -306,7 +306,7 @@ def test_what_is_wrong_with_the_node_is_said_at_once(pipelit: Pipelit, editor: A
     with pytest.raises(PayloadError):
         approval_digest({"amount": float("nan")})
     with pytest.raises(
-        SecondFactorError, match=r"none of the approvers can approve: .*isn't a person"
+        SecondFactorError, match=r"nobody of the approvers can approve: .*isn't a person"
     ):
         paying(pipelit, editor.username, "carol").invoke(ASKED, THREAD)
 
@@ -434,7 +434,7 @@ def test_a_graph_that_asks_others_by_now_asks_again(
     graph.invoke(ASKED, THREAD)
     newer = paying(pipelit, "alice", saver=saver)
     bobs = {"username": "bob", "code": apps["bob"].at(clock())}
-    assert "is not an approver" in question(newer.invoke(Command(resume=bobs), THREAD))["error"]
+    assert "'bob' is not asked" in question(newer.invoke(Command(resume=bobs), THREAD))["error"]
     again = question(newer.invoke(answer(apps, clock), THREAD))
     assert (again["approvers"], "otherwise" in again["error"]) == (["alice"], True)
     assert newer.invoke(answer(apps, clock), THREAD)["done"] == ["paid"]

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from pipelit_agents import Agent, Pipelit, forks
+from pipelit_agents import Agent, Pipelit
+from pipelit_agents import _forks as forks
 from pipelit_agents.database import engine as engine_module
 from pipelit_agents.errors import StorageError
 

@@ -12,7 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from spawning import graph_of
 
 from pipelit_agents import Agent, Keyring, Pipelit, VerificationPolicy
-from pipelit_agents.errors import CredentialError, UserNotFound
+from pipelit_agents.errors import ApiKeyNotFound, CredentialError
 from pipelit_agents.graphs import approve_with_totp, spawn_and_await, verified_child
 from pipelit_agents.middleware import CredentialMiddleware
 from pipelit_agents.tools import SpawnAndAwait
@@ -242,7 +242,7 @@ def test_a_mistake_is_named_with_its_mend(world: World, mistake: str) -> None:
 def test_a_key_given_for_its_id_is_not_repeated(world: World) -> None:
     """Not a piece of its secret stands in the message."""
     key = world.users.issue_api_key("alice", name="k").api_key.get_secret_value()
-    with pytest.raises(UserNotFound) as caught:
+    with pytest.raises(ApiKeyNotFound) as caught:
         world.users.revoke_api_key(key)
     assert key[18:24] not in str(caught.value)
 
