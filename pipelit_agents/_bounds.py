@@ -1,8 +1,8 @@
-"""Checks of the numbers that callers pass: durations, counts and moments.
+"""Checks of numbers that callers pass: durations, counts and times.
 
 Each function returns a plain ``int``, ``float`` or ``timedelta`` in its range, or raises an error
 that names the argument and the fix. A NaN, an infinity, a ``bool`` or a number of another class
-would pass a comparison such as ``value > 0``, and fail or mean something else much later.
+would pass a comparison such as ``value > 0``, and cause a failure or a wrong result much later.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ __all__ = [
     "require_seconds",
 ]
 
-# 30 days. Some systems can't wait for more than 49 days at a time.
+# Seconds, 30 days. Some systems can't wait for more than 49 days at a time.
 LONGEST_WAIT: Final = 30 * 86_400
+# Seconds, 366 days.
 LONGEST_LIFETIME: Final = 366 * 86_400
-# What every database that is supported stores in an integer column.
-_LARGEST_COUNT: Final = 2**31 - 1
-# From here on Python's own datetime has no year for it.
+# The maximum of an integer column in every supported database.
+_MAX_COUNT: Final = 2**31 - 1
+# Unix seconds. Python's datetime ends a year later, in any time zone.
 _END_OF_TIME: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 
@@ -36,14 +37,14 @@ def require_seconds(
 
     Args:
         value: An ``int`` or a ``float``.
-        argument: What the caller calls it, for the message.
-        most: The largest number that is accepted.
+        argument: The argument's name, for the message.
+        most: The largest accepted number.
         zero: Whether 0 is accepted.
-        or_: What else the argument may be, for the message: ``None``.
+        or_: Another accepted value, for the message, such as ``None``.
 
     Raises:
-        TypeError: It isn't an ``int`` or a ``float``; a ``bool``, a ``Decimal`` and a ``timedelta``
-            aren't.
+        TypeError: It isn't an ``int`` or a ``float``. A ``bool``, a ``Decimal`` and a
+            ``timedelta`` are refused.
         ValueError: It isn't finite, or is out of range.
     """
     other = f", or {or_}" if or_ else ""
@@ -53,7 +54,7 @@ def require_seconds(
             f"{argument} has to be a number{f' or {or_}' if or_ else ''}, of seconds, "
             f"not {type(value).__name__}{how}"
         )
-    # An int is compared before it is converted: a large one doesn't fit into a float, or a message.
+    # An int is compared before the conversion: a large one fits neither a float nor a message.
     if not (value >= 0 if zero else value > 0):
         least = "at least 0" if zero else "more than 0"
         raise ValueError(f"{argument} has to be {least} seconds{other}")
@@ -63,19 +64,19 @@ def require_seconds(
 
 
 def require_count(
-    value: object, argument: str, *, least: int = 1, most: int = _LARGEST_COUNT, or_: str = ""
+    value: object, argument: str, *, least: int = 1, most: int = _MAX_COUNT, or_: str = ""
 ) -> int:
     """Return a whole number.
 
     Args:
         value: An ``int``.
-        argument: What the caller calls it, for the message.
-        least: The smallest number that is accepted.
-        most: The largest number that is accepted.
-        or_: What else the argument may be, for the message: ``None``.
+        argument: The argument's name, for the message.
+        least: The smallest accepted number.
+        most: The largest accepted number.
+        or_: Another accepted value, for the message, such as ``None``.
 
     Raises:
-        TypeError: It isn't an ``int``; a ``bool`` and a ``float`` aren't.
+        TypeError: It isn't an ``int``. A ``bool`` and a ``float`` are refused.
         ValueError: It is out of range.
     """
     other = f", or {or_}" if or_ else ""
@@ -102,9 +103,9 @@ def require_duration(
 
     Args:
         value: A ``timedelta``.
-        argument: What the caller calls it, for the message.
-        most: The longest duration that is accepted.
-        zero: What ``timedelta(0)`` means, for the message.
+        argument: The argument's name, for the message.
+        most: The longest accepted duration.
+        zero: The meaning of ``timedelta(0)``, for the message.
 
     Raises:
         TypeError: It isn't a ``timedelta``.
@@ -122,11 +123,11 @@ def require_duration(
 
 
 def require_moment(value: object, argument: str) -> float:
-    """Return a moment as Unix seconds.
+    """Return a time as Unix seconds.
 
     Args:
         value: A ``datetime`` with a time zone.
-        argument: What the caller calls it, for the message.
+        argument: The argument's name, for the message.
 
     Raises:
         TypeError: It isn't a ``datetime``.

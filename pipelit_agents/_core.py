@@ -1,6 +1,6 @@
-"""What the services of one ``Pipelit`` share: its database, keys, ledger, limits, clocks and audit.
+"""The shared parts of one ``Pipelit``: its database, keys, ledger, limits, clocks and audit.
 
-Each service takes the whole of it, so that a new one gets the same parts as the others.
+Each service gets the whole object, so that all services use the same parts.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Core:
 
     Attributes:
         database: The accounts, credentials, approvals and audit.
-        keyring: Returns the encryption keys; called when they are needed.
-        ledger: Returns the ledger that counts attempts; called when it is needed.
+        keyring: Returns the encryption keys; called at each use.
+        ledger: Returns the ledger that counts attempts; called at each use.
         policy: The limits.
         clock: This process's clock, Unix seconds.
-        shared_clock: The clock that all processes share, Unix seconds; None for that of the
-            database server or of Redis, or of this machine where the database is a file.
+        shared_clock: The clock that all processes share, Unix seconds. None for the clock of the
+            database server or of Redis, or of this machine if the database is a file.
     """
 
     database: Database
@@ -53,16 +53,16 @@ class Core:
         outcome: str = "ok",
         at: float | None = None,
     ) -> None:
-        """Write an entry of the audit trail, in the transaction of what it is about.
+        """Write an entry of the audit trail, in the transaction of the recorded action.
 
         Args:
             connection: The transaction.
-            actor: Who did it.
-            subject: Whom or what it was done to.
-            action: What was done.
-            reason: Why, in at most 64 characters. Never a secret.
+            actor: The name of the actor.
+            subject: The account or object of the action.
+            action: The action.
+            reason: The reason, at most 64 characters. Never a secret.
             outcome: ``ok`` or ``refused``.
-            at: When, Unix seconds; by default now.
+            at: The time, Unix seconds; by default now.
         """
         written = entry(
             at=self.clock() if at is None else at,

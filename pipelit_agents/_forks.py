@@ -1,9 +1,9 @@
-"""Reset in a forked child what a process can't share with the one that forked it.
+"""Reset locks, connections and threads in a forked child.
 
-A child has the memory of its parent and one thread. Locks that other threads held stay held in it,
-and SQLite believes that it has the file locks of its parent, which it hasn't. So a fork waits until
-no other thread is in the middle of SQLite, for some seconds at the most, and has the connections
-closed first. In the child, everything begins anew before a second thread can see it half done.
+A child has the memory of its parent and one thread. Locks that other threads held stay held, and
+SQLite assumes that it still has its parent's file locks, which it hasn't. So a fork waits, for a
+few seconds at most, until no other thread is using SQLite, and closes the connections first. In the
+child, everything is reset before a second thread can start.
 """
 
 from __future__ import annotations
@@ -21,40 +21,42 @@ from weakref import WeakSet
 __all__ = ["ForkAware", "Unforked", "reset_in_forked_children", "was_in_use"]
 
 # Seconds that a fork waits for other threads. SQLite's own statements take milliseconds.
-_PATIENCE: Final = 5.0
-_INTERVAL: Final = 0.0005
-# Seconds that other threads wait for a fork. Longer, as each thread that forks waits in turn; but
-# never for good: the code of somebody else that runs before a fork may wait for one of them.
-_LONG_PATIENCE: Final = 30.0
+_THREADS_TIMEOUT: Final = 5.0
+# Seconds.
+_POLL_INTERVAL: Final = 0.0005
+# Seconds that other threads wait for a fork. Longer, because each thread that forks waits in turn.
+# Limited, because foreign code that runs before a fork may wait for one of these threads.
+_FORK_TIMEOUT: Final = 30.0
 
 
 class ForkAware(Protocol):
-    """What has locks or connections of its process."""
+    """An object with locks or connections of its process."""
 
     def reset_after_fork(self) -> None:
-        """Forget the parent's, and close none of them: the parent still uses them."""
+        """Drop the parent's locks and connections without closing them: the parent uses them."""
 
 
 _ALIVE: Final[WeakSet[ForkAware]] = WeakSet()
 
 
 def reset_in_forked_children(thing: ForkAware) -> None:
-    """Have it begin anew in each child that is forked from now on, as long as it lives.
+    """Register an object to be reset in each forked child, for as long as the object exists.
 
-    If it has a method ``before_fork``, that is called before each fork. It returns the name of what
-    is still in use, or None.
+    If it has a method ``before_fork``, that method is called before each fork. It returns the name
+    of an object that is still in use, or None.
     """
     _ALIVE.add(thing)
 
 
 class Unforked:
-    """Around what mustn't be half done in a forked child.
+    """A block that mustn't be interrupted by a fork.
 
-    A fork waits for the threads that are in one, and they wait for a fork. A thread that is in one
-    already doesn't wait, and neither does one that forks within it.
+    A fork waits for threads that are in such a block, and a thread that enters one waits for a
+    running fork. A thread that is already in such a block doesn't wait, nor does a thread that
+    forks within one.
 
     Args:
-        name: Of what is used.
+        name: The name of the object that the block uses.
     """
 
     __slots__ = ("_thread", "name")
@@ -64,67 +66,68 @@ class Unforked:
         self._thread = 0
 
     def __enter__(self) -> None:
-        """Wait for a fork that is under way."""
-        # In this order, with nothing called between: a fork sees this, or this sees the fork. And
-        # nothing can interrupt the thread after the first step before it is in the block.
+        """Wait for a running fork."""
+        # In this order, with no call in between: either the fork sees this block, or this block
+        # sees the fork. Nothing can interrupt the thread between the first step and the block.
         self._thread = me = get_ident()
         _INSIDE[self] = me
         if _FORKING:
             self._wait(me)
 
     def __exit__(self, *_: object) -> None:
-        """Let forks go on."""
+        """Let forks continue."""
         _INSIDE.pop(self, None)
 
     def _wait(self, me: int) -> None:
         del _INSIDE[self]
         if me not in _FORKING and me not in _INSIDE.values():
-            patience = time.monotonic() + _LONG_PATIENCE
-            while _FORKING and time.monotonic() < patience:
-                time.sleep(_INTERVAL)
+            deadline = time.monotonic() + _FORK_TIMEOUT
+            while _FORKING and time.monotonic() < deadline:
+                time.sleep(_POLL_INTERVAL)
         _INSIDE[self] = me
 
 
 class _Turn:
-    """Lets forks follow each other: the connections are closed in the course of one.
+    """Serializes forks, because each closes the connections.
 
     Attributes:
-        lock: Held from before a fork to its end.
+        lock: Held from before a fork until its end.
     """
 
     def __init__(self) -> None:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Forget who holds it."""
+        """Create another lock."""
         self.lock = threading.RLock()
 
 
 _TURN: Final = _Turn()
-# By thread; of those that fork, whether it has the turn, for each fork within a fork.
+# The thread of each block; and for each forking thread, whether it holds the lock, once for each
+# nested fork.
 _INSIDE: Final[dict[Unforked, int]] = {}
 _FORKING: Final[dict[int, list[bool]]] = {}
-# What stays in use in a fork that is under way.
+# Names of objects that are still in use during a running fork.
 _LEFT: Final[set[Hashable]] = set()
-# What was in use when this process was forked.
+# Names of objects that were in use when this process was forked.
 _IN_USE: Final[set[Hashable]] = set()
 
 
 def was_in_use(name: Hashable) -> bool:
-    """Whether it was in the middle of something when this process, or one before, was forked."""
+    """Return whether an object was in use when this process or an ancestor was forked."""
     return name in _IN_USE
 
 
 def _before_fork() -> None:
     me = get_ident()
-    # Without it, in the end: nobody may keep others from forking.
-    held = _TURN.lock.acquire(timeout=_LONG_PATIENCE)
+    # After the timeout the fork continues without the lock, so that no thread can prevent forks.
+    held = _TURN.lock.acquire(timeout=_FORK_TIMEOUT)
     _FORKING.setdefault(me, []).append(held)
-    patience = time.monotonic() + _PATIENCE
-    while _others(me) and time.monotonic() < patience:
-        time.sleep(_INTERVAL)
+    deadline = time.monotonic() + _THREADS_TIMEOUT
+    while _others(me) and time.monotonic() < deadline:
+        time.sleep(_POLL_INTERVAL)
     for each in _alive():
-        # Whatever it is: the fork can't be stopped, and nobody would be told.
+        # Any exception: the fork can't be stopped, and no caller would receive the error.
         with suppress(Exception):
             left = getattr(each, "before_fork", _nothing)()
             if left is not None:
@@ -132,7 +135,7 @@ def _before_fork() -> None:
 
 
 def _alive() -> list[ForkAware]:
-    # Other threads may add to it meanwhile, and then a set can't be read to its end.
+    # Retried, because iterating a set fails if another thread adds to it meanwhile.
     for _ in range(100):
         with suppress(RuntimeError):
             return list(_ALIVE)
@@ -140,11 +143,11 @@ def _alive() -> list[ForkAware]:
 
 
 def _nothing() -> None:
-    """Stand in for a method that isn't there."""
+    """Do nothing, for objects without a method ``before_fork``."""
 
 
 def _others(me: int) -> bool:
-    # A generator that was left in the middle may have been its thread's last.
+    # Only threads that still run: a block in an unfinished generator can outlive its thread.
     inside = set(_INSIDE.copy().values()) - {me}
     return bool(inside) and not inside.isdisjoint(sys._current_frames())
 

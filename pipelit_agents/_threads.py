@@ -1,7 +1,7 @@
-"""Threads of the package's own, for what would block an event loop, and for what may hang.
+"""Threads for calls that would block an event loop, and for calls that may hang.
 
-The loop's default threads also run LangGraph's synchronous nodes and look names up, for as long as
-those like: whoever is to be verified would stand in one queue with them.
+The loop's default threads also run LangGraph's synchronous nodes and name lookups, which may take
+long. Verifications would have to wait in the same queue.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ __all__ = ["Apart", "Stuck", "aside"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MOST: Final = 16
+_MAX_THREADS: Final = 16
 
 
 class _Threads:
-    """Threads that come as they are needed, and stay; a forked child has its own."""
+    """A pool of threads that are started when needed and kept; a forked child has its own."""
 
     def __init__(self) -> None:
         self.reset_after_fork()
         reset_in_forked_children(self)
 
     def reset_after_fork(self) -> None:
-        """Forgets the parent's threads, which aren't in the child."""
-        self.pool = ThreadPoolExecutor(_MOST, thread_name_prefix="pipelit")
+        """Create another pool, because the parent's threads don't exist in the child."""
+        self.pool = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="pipelit")
 
 
 _THREADS: Final = _Threads()
 
 
 async def aside(work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Does something of this package that blocks, off the event loop, in the caller's context.
+    """Run blocking code of this package in the pool, with the caller's context.
 
-    Never a child's code, or another's: what hangs would hold a thread for good. That runs
-    :class:`Apart`.
+    Never run a child's or other foreign code here: if it hangs, it occupies a thread forever. Use
+    :class:`Apart` for it.
     """
     job = _Job(partial(copy_context().run, work, *args, **kwargs))
-    # They may be secrets, and this frame is in the traceback of what the work raises.
+    # They may be secrets, and this frame is in the traceback of an error of `work`.
     del args, kwargs
     return await asyncio.get_running_loop().run_in_executor(_THREADS.pool, job)
 
 
 class _Job:
-    """A call that is made once, and shows its arguments to nobody who looks at frames."""
+    """A call that is made once, with arguments that frames in tracebacks don't hold."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call: Callable[[], Any] | None = call
@@ -70,18 +70,18 @@ class _Job:
 
 
 class Stuck(Exception):
-    """Another's code didn't come back in time, and goes on by itself."""
+    """Foreign code didn't return in time, and is still running on its thread."""
 
 
 class Apart:
-    """Runs another's code, each call on a thread of its own and for a limited time.
+    """Run foreign code, each call on a new thread and with a timeout.
 
-    What hangs there holds none of the threads that the package or the application needs, and no
-    process waits for it at its end. A thread can't be ended, so those that are past their time are
-    counted: while ``most`` of them are left, nothing more is begun.
+    A call that hangs doesn't occupy a thread that the package or the application needs, and the
+    process doesn't wait for it at exit. A thread can't be stopped, so calls past their timeout are
+    counted: while ``most`` of them are running, no call is started.
 
     Args:
-        most: How many hung calls are borne.
+        most: The maximum number of hung calls.
     """
 
     def __init__(self, most: int) -> None:
@@ -89,14 +89,14 @@ class Apart:
         self._running: set[_Call] = set()
 
     def run(self, work: Callable[[], R], *, within: float) -> R:
-        """Return what the code returns, or raise what it raises.
+        """Return the result of the code, or raise its exception.
 
         Args:
             work: The code.
-            within: Seconds that it may take.
+            within: The timeout in seconds.
 
         Raises:
-            Stuck: It took longer, or too many earlier calls haven't come back.
+            Stuck: It took longer, or too many earlier calls are still running.
         """
         done: queue.SimpleQueue[None] = queue.SimpleQueue()
         call = self._begin(work, lambda: done.put(None), within)
@@ -112,12 +112,12 @@ class Apart:
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
 
-        def tell() -> None:
-            # The loop may be closed: nobody waits there any more.
+        def notify() -> None:
+            # The loop may be closed; then no task waits.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(done.set)
 
-        call = self._begin(work, tell, within)
+        call = self._begin(work, notify, within)
         try:
             await asyncio.wait_for(done.wait(), within)
         except TimeoutError:
@@ -125,11 +125,13 @@ class Apart:
         result: R = call.result()
         return result
 
-    def _begin(self, work: Callable[[], object], tell: Callable[[], None], within: float) -> _Call:
-        # By their age, as nobody may wait for them any more: a task can be cancelled.
+    def _begin(
+        self, work: Callable[[], object], notify: Callable[[], None], within: float
+    ) -> _Call:
+        # Counted by age, not by who waits for them: a waiting task may have been cancelled.
         if sum(each.late for each in list(self._running)) >= self._most:
             raise Stuck
-        call = _Call(work, tell, within, self._running.discard)
+        call = _Call(work, notify, within, self._running.discard)
         self._running.add(call)
         try:
             call.begin()
@@ -145,12 +147,12 @@ class _Call:
     def __init__(
         self,
         work: Callable[[], object],
-        tell: Callable[[], None],
+        notify: Callable[[], None],
         within: float,
         forget: Callable[[_Call], None],
     ) -> None:
         self._work = work
-        self._tell = tell
+        self._notify = notify
         self._due = time.monotonic() + within
         self._forget = forget
         self._result: object = None
@@ -164,7 +166,7 @@ class _Call:
 
     @property
     def late(self) -> bool:
-        """Whether its time is over, and it isn't; a forked child has none of these threads."""
+        """Whether it runs past its timeout; a forked child has none of these threads."""
         return time.monotonic() >= self._due and self._thread.is_alive()
 
     def _run(self) -> None:
@@ -173,7 +175,7 @@ class _Call:
         except BaseException as error:
             self._error = error
         self._forget(self)
-        self._tell()
+        self._notify()
 
     def result(self) -> Any:
         error, self._error = self._error, None

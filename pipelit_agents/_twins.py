@@ -1,4 +1,4 @@
-"""Async twins: the same method, off the event loop, under LangChain's ``a`` prefix."""
+"""Async variants of methods: run off the event loop and named with LangChain's ``a`` prefix."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ R = TypeVar("R")
 def off_the_loop(
     method: Callable[Concatenate[S, P], R],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Makes the twin of a method: one hop to a worker thread, with the caller's context.
+    """Return an async variant that runs a method on a worker thread with the caller's context.
 
     Args:
-        method: The method; its parameters and errors are the twin's.
+        method: The method; the variant has the same parameters and errors.
     """
 
     @wraps(method)
     async def twin(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         call = aside(method, self, *args, **kwargs)
-        # They may be secrets, and this frame is in the traceback of what the method raises.
+        # They may be secrets, and this frame is in the traceback of an error of the method.
         del args, kwargs
         return await call
 

@@ -1,4 +1,4 @@
-"""How things look in a notebook: small tables, everything escaped, never a secret unasked."""
+"""Display in notebooks: small tables, with all text escaped, and no secret unless requested."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ _CELL: Final = "text-align:left;padding:2px 12px 2px 0"
 _GOOD: Final = "#1a7f37"
 _BAD: Final = "#cf222e"
 _COLOURS: Final = {"ok": _GOOD, "verified": _GOOD, "refused": _BAD, "failed": _BAD, "timeout": _BAD}
-_LONGEST: Final = 500
+# Characters of a cell.
+_MAX_CELL: Final = 500
 
 
 class Html:
-    """Something that a notebook shows as HTML and anything else as text.
+    """An object that a notebook displays as HTML and other programs as text.
 
     Args:
-        html: The HTML, escaped where it has to be.
+        html: The HTML; the caller has to escape it.
         text: The text.
     """
 
@@ -39,11 +40,11 @@ class Html:
 
 
 class Rows(Sequence[Any]):
-    """A list that a notebook shows as a table.
+    """A list that a notebook displays as a table.
 
     Args:
-        rows: Dataclasses of one kind.
-        columns: Which of their fields are shown.
+        rows: Instances of one dataclass.
+        columns: The fields to display.
     """
 
     def __init__(self, rows: Iterable[Any], columns: Sequence[str]) -> None:
@@ -74,28 +75,28 @@ class Rows(Sequence[Any]):
 
 
 class QrCode(Html):
-    """A QR code, for an authenticator app; made by :func:`qr_code`."""
+    """A QR code for an authenticator app; returned by :func:`qr_code`."""
 
 
 def qr_code(uri: SecretStr | str) -> QrCode:
-    """Draws an ``otpauth://`` URI. Who sees it has the secret: clear the output afterwards.
+    """Draw an ``otpauth://`` URI. It contains the secret, so clear the output afterwards.
 
     Args:
-        uri: As ``mfa.enroll``, ``create_agent`` and ``issue_peering`` give it.
+        uri: The URI that ``mfa.enroll``, ``create_agent`` or ``issue_peering`` returned.
     """
     import segno
 
     text = uri.get_secret_value() if isinstance(uri, SecretStr) else uri
     drawn = segno.make(text, error="m", micro=False)
-    # On white, also where the notebook is dark: cameras read no inverted code.
+    # On white, also in dark notebooks: cameras can't read an inverted code.
     svg = drawn.svg_inline(scale=4, light="white")
     return QrCode(svg, "QrCode(****)")
 
 
 class SpawnResults(list[Any]):
-    """What ``spawn_and_await`` writes: a list that a notebook shows as a table.
+    """The results of ``spawn_and_await``: a list that a notebook displays as a table.
 
-    Read back from a checkpoint it is a plain list; :func:`spawn_results` shows that too.
+    A checkpoint returns them as a plain list; :func:`spawn_results` displays that too.
     """
 
     def _repr_html_(self) -> str:
@@ -104,16 +105,16 @@ class SpawnResults(list[Any]):
 
 
 def spawn_results(results: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> SpawnResults:
-    """As a table what comes from a checkpoint, a server or several spawns.
+    """Return results from a checkpoint, a server or several spawns as a table for notebooks.
 
     Args:
-        results: Results as ``spawn_and_await`` writes them, or a single one.
+        results: Results of ``spawn_and_await``, or a single one.
     """
     return SpawnResults([results] if isinstance(results, Mapping) else results)
 
 
 def html_of(value: Any) -> str:
-    """A dataclass as a table of its fields."""
+    """Return a dataclass as an HTML table of its fields."""
     fields = [field.name for field in dataclasses.fields(value) if field.repr]
     return _table((), [[name, getattr(value, name)] for name in fields])
 
@@ -134,6 +135,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds").replace("+00:00", "Z")
     text = str(value)
-    shown = escape(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+    shown = escape(text if len(text) <= _MAX_CELL else f"{text[:_MAX_CELL]}…")
     colour = _COLOURS.get(text)
     return f"<span style='color:{colour}'>{shown}</span>" if colour else shown

@@ -6,46 +6,48 @@ PipelitError
 │   └── EncryptionKeysUnavailable  the function of encryption_keys failed, or returned no keys
 ├── StorageError                  the database can't answer, or isn't migrated
 │   └── LedgerUnavailable         attempts can't be counted; .peer, .verifier
-├── UnsealError                   a sealed value doesn't open; says no more, on purpose
-├── AuditTampered                 the audit trail isn't as it was sealed
-├── PayloadError                  a value can't travel as a payload, or bytes aren't one
-├── AccountError                  accounts and who may do what
+├── UnsealError                   a value can't be decrypted; the reason is withheld on purpose
+├── AuditTampered                 the audit trail differs from its seals
+├── PayloadError                  a value can't be sent as a payload, or bytes aren't one
+├── AccountError                  accounts and permissions
 │   ├── InvalidUsername           also a ValueError
 │   ├── UserExists
 │   ├── UserNotFound              also a LookupError
 │   ├── UserInactive
 │   ├── ApiKeyNotFound            also a LookupError
 │   ├── SecondFactorError         a person's second factor is on already, or isn't
-│   ├── NotLocalAgent             the name is a person or a peer: it can't be acted as
+│   ├── NotLocalAgent             the account is a person or a peer, so code can't act as it
 │   ├── NotPermitted
-│   │   ├── ApprovalClosed        a question was answered, or has expired: ask again
+│   │   ├── ApprovalClosed        a question was answered or has expired: ask again
 │   │   └── ApprovalNotFound      also a LookupError
 │   └── QuotaExceeded             .limit
 ├── AuthenticationError           a Bearer token isn't accepted; one message for every reason
 ├── CredentialError               .credential
 │   ├── CredentialNotFound        also a LookupError
 │   ├── CredentialNotAllowed
-│   ├── CredentialScopeError      revealed, or read, outside a running node or tool
-│   └── SecretLeakError           a secret stands where it would be stored; .path
+│   ├── CredentialScopeError      a secret was revealed or read outside a running node or tool
+│   └── SecretLeakError           a secret is in a value that would be stored or sent; .path
 ├── VerificationError             .peer, .verifier
-│   ├── CodeRejected              wrong, spent or unknown: one exception for all
-│   │   └── MalformedCode         what was typed can't be a code or a name; never counted
+│   ├── CodeRejected              the code is wrong or spent, or the account is unknown
+│   │   └── MalformedCode         the input can't be a code or a username; never counted
 │   ├── RateLimited               .retry_after (seconds)
 │   ├── PeerLocked                .retry_after (seconds)
 │   └── ProofRejected
 └── SpawnError                    .results
     ├── DepthExceeded             .max_depth
-    └── RequestRefused            a child won't work for this caller, or this request
+    └── RequestRefused            a child refuses the caller or the request
 ```
 
-A check that fails raises; it never returns ``False``. Attributes carry the evidence, so that
-callers needn't parse messages. No message holds a code, a secret or a key.
+A failed verification raises an exception; it never returns ``False``. Attributes carry the
+evidence, so callers needn't parse messages. No message contains a code, a secret or a key.
 
-Five are warnings: ``UnguardedRevealWarning``, a secret is revealed where nothing searches what
-the node returns; ``ShortSecretWarning``, a secret is too short to be searched for;
-``CommonSecretWarning``, a secret is an ordinary word, which honest text may have;
-``UnusedCredentialWarning``, a middleware's credential is for a model that isn't called;
-``LedgerWarning``, the ledger's server may forget what it counts.
+There are five warnings:
+
+- ``UnguardedRevealWarning``: a secret is revealed where nothing searches the node's output.
+- ``ShortSecretWarning``: a secret is too short to be searched for.
+- ``CommonSecretWarning``: a secret is an ordinary word that may occur in any text.
+- ``UnusedCredentialWarning``: a middleware's credential is for a model that isn't called.
+- ``LedgerWarning``: the ledger's server may lose its counters.
 """
 
 from __future__ import annotations
@@ -98,10 +100,10 @@ __all__ = [
 
 
 class PipelitError(Exception):
-    """The root of the tree: catches everything that this package raises on purpose."""
+    """The base of all exceptions that this package raises on purpose."""
 
     def __reduce__(self) -> tuple[Callable[..., PipelitError], tuple[Any, ...]]:
-        # The default calls the class with its message alone, and some want more than that.
+        # The default calls the class with the message only, and some classes need more arguments.
         return _rebuilt, (type(self), self.args, vars(self))
 
 
@@ -120,8 +122,8 @@ class ConfigurationError(PipelitError):
 class EncryptionKeysUnavailable(ConfigurationError):
     """The function that ``encryption_keys`` names failed, or returned no keys.
 
-    Its cause, ``__cause__``, tells the type and the masked text of what the function raised, and
-    has none of its frames: they may hold keys.
+    ``__cause__`` has the type and the masked message of the function's exception. It has no
+    traceback, because frames may hold keys.
     """
 
 
@@ -132,11 +134,11 @@ class StorageError(PipelitError):
 class LedgerUnavailable(StorageError):
     """Attempts can't be counted, so no code is accepted.
 
-    It says nothing about the code, so it isn't a ``VerificationError``.
+    This says nothing about the code, so it isn't a ``VerificationError``.
 
     Attributes:
-        peer: The account that was to be verified; empty where no account was.
-        verifier: The account that was to verify it.
+        peer: The account to be verified; empty if there was none.
+        verifier: The account that was verifying it.
     """
 
     def __init__(self, message: str, *, peer: str = "", verifier: str = "") -> None:
@@ -146,29 +148,29 @@ class LedgerUnavailable(StorageError):
 
 
 class UnsealError(PipelitError):
-    """A sealed value doesn't open here. Why is not said: a reason would be an oracle."""
+    """A value can't be decrypted. The reason is withheld, because it would be an oracle."""
 
     def __init__(
         self,
-        message: str = "the sealed value does not open: it was made under another key, "
-        "for another place, or was changed (check FIELD_ENCRYPTION_KEY)",
+        message: str = "the value can't be decrypted: it was encrypted with another key or for "
+        "another purpose, or it was changed (check FIELD_ENCRYPTION_KEY)",
     ) -> None:
         super().__init__(message)
 
 
 class AuditTampered(PipelitError):
-    """The audit trail isn't as it was sealed."""
+    """The audit trail differs from its seals."""
 
 
 class PayloadError(PipelitError):
-    """A value can't be carried as a payload, or received bytes are not one."""
+    """A value can't be sent as a payload, or received bytes aren't a valid payload."""
 
 
 class AccountError(PipelitError):
-    """The base of what concerns accounts.
+    """The base of errors about accounts.
 
     Attributes:
-        username: The account in question.
+        username: The account concerned.
     """
 
     def __init__(self, message: str, *, username: str = "") -> None:
@@ -189,7 +191,7 @@ class UserNotFound(AccountError, LookupError):
 
 
 class UserInactive(AccountError):
-    """The account was deactivated, or its owner was."""
+    """The account or its owner was deactivated."""
 
 
 class ApiKeyNotFound(AccountError, LookupError):
@@ -197,11 +199,11 @@ class ApiKeyNotFound(AccountError, LookupError):
 
 
 class SecondFactorError(AccountError):
-    """A person's second factor isn't in the state that was asked for."""
+    """A person's second factor isn't in the state that the operation needs."""
 
 
 class NotLocalAgent(AccountError):
-    """The account can't be acted as: only agent users of this database can."""
+    """Code can't act as this account: it can act only as an agent user of this database."""
 
 
 class NotPermitted(AccountError):
@@ -209,18 +211,18 @@ class NotPermitted(AccountError):
 
 
 class ApprovalClosed(NotPermitted):
-    """The question can't be answered any more: it was answered, or has expired."""
+    """The question was answered already, or it has expired."""
 
 
 class ApprovalNotFound(NotPermitted, LookupError):
-    """There is no such question, or its record wasn't made under one of the keys."""
+    """There is no such question, or its record wasn't made with one of the keys."""
 
 
 class QuotaExceeded(AccountError):
-    """The root owner already has as many living agents as the policy allows.
+    """The root owner has as many active agents as the policy allows.
 
     Attributes:
-        limit: The number allowed.
+        limit: The number of agents allowed.
     """
 
     def __init__(self, message: str, *, username: str = "", limit: int = 0) -> None:
@@ -229,14 +231,17 @@ class QuotaExceeded(AccountError):
 
 
 class AuthenticationError(PipelitError):
-    """A Bearer token is not accepted; malformed, unknown, expired and revoked look alike."""
+    """A Bearer token is not accepted.
+
+    The error is the same for malformed, unknown, expired and revoked tokens.
+    """
 
     def __init__(self, message: str = "the API key is not valid") -> None:
         super().__init__(message)
 
 
 class CredentialError(PipelitError):
-    """The base of what concerns credentials.
+    """The base of errors about credentials.
 
     Attributes:
         credential: The credential's name.
@@ -248,22 +253,22 @@ class CredentialError(PipelitError):
 
 
 class CredentialNotFound(CredentialError, LookupError):
-    """No credential, or no field of it, has that name."""
+    """No credential has that name, or it has no such field."""
 
 
 class CredentialNotAllowed(CredentialError):
-    """The credential is kept for named accounts, and this is not one of them."""
+    """The credential is restricted to named accounts, and this account isn't one of them."""
 
 
 class CredentialScopeError(CredentialError):
-    """A secret was asked for, or read, outside the running node or tool that may have it."""
+    """A secret was requested or read outside the running node or tool that may use it."""
 
 
 class SecretLeakError(CredentialError):
-    """A revealed secret stands in a value that would be stored or sent.
+    """A revealed secret is in a value that would be stored or sent.
 
     Attributes:
-        path: Where in the value, for example ``messages[0].content``.
+        path: The path within the value, for example ``messages[0].content``.
     """
 
     def __init__(self, message: str, *, credential: str = "", path: str = "") -> None:
@@ -272,11 +277,11 @@ class SecretLeakError(CredentialError):
 
 
 class VerificationError(PipelitError):
-    """A check of a peer did not succeed.
+    """The verification of a peer failed.
 
     Attributes:
-        peer: Who was to be verified.
-        verifier: Who verified.
+        peer: The account to be verified.
+        verifier: The account that was verifying it.
     """
 
     def __init__(self, message: str, *, peer: str = "", verifier: str = "") -> None:
@@ -286,7 +291,7 @@ class VerificationError(PipelitError):
 
 
 class CodeRejected(VerificationError):
-    """The code is not accepted: wrong, spent, or for an account that isn't there."""
+    """The code is not accepted: it is wrong or spent, or the account doesn't exist."""
 
     def __init__(
         self,
@@ -299,7 +304,7 @@ class CodeRejected(VerificationError):
 
 
 class MalformedCode(CodeRejected):
-    """What was given can't be a code, or can't be a username; it counts as no attempt."""
+    """The input can't be a code or a username; it doesn't count as an attempt."""
 
 
 class RateLimited(VerificationError):
@@ -317,10 +322,10 @@ class RateLimited(VerificationError):
 
 
 class PeerLocked(VerificationError):
-    """Short codes of this peer are not evaluated now in this lane; other lanes go on.
+    """Short codes of this peer are not evaluated in this lane for now; other lanes are open.
 
     Attributes:
-        retry_after: Seconds to wait. An operator can end the lock before.
+        retry_after: Seconds to wait. An operator can end the lock earlier.
     """
 
     def __init__(
@@ -331,7 +336,7 @@ class PeerLocked(VerificationError):
 
 
 class ProofRejected(VerificationError):
-    """The proof does not show that this peer gave this answer to this request now."""
+    """The proof doesn't show that this peer gave this answer to this request now."""
 
     def __init__(
         self,
@@ -345,10 +350,10 @@ class ProofRejected(VerificationError):
 
 
 class SpawnError(PipelitError):
-    """A spawn did not end with a verified answer of every child.
+    """A spawn did not end with a verified answer from every child.
 
     Attributes:
-        results: What is known of each task, in task order; only verified output is in it.
+        results: One result for each task, in task order. It contains verified output only.
     """
 
     def __init__(self, message: str, *, results: Sequence[Any] = ()) -> None:
@@ -360,7 +365,7 @@ class DepthExceeded(SpawnError):
     """Spawns are nested deeper than allowed.
 
     Attributes:
-        max_depth: The depth allowed.
+        max_depth: The maximum depth.
     """
 
     def __init__(self, message: str, *, max_depth: int) -> None:
@@ -369,7 +374,7 @@ class DepthExceeded(SpawnError):
 
 
 class RequestRefused(SpawnError):
-    """A child refuses to work: the caller is not on its list, or the request isn't proven."""
+    """A child refuses a request: the caller isn't on its list, or the request isn't proven."""
 
 
 class UnguardedRevealWarning(UserWarning):
@@ -377,16 +382,16 @@ class UnguardedRevealWarning(UserWarning):
 
 
 class ShortSecretWarning(UserWarning):
-    """A secret is too short to be searched for in what leaves a node."""
+    """A secret is too short to be searched for in a node's output."""
 
 
 class CommonSecretWarning(UserWarning):
-    """A secret is an ordinary word or number, which honest text may have."""
+    """A secret is an ordinary word or number that may occur in any text."""
 
 
 class UnusedCredentialWarning(UserWarning):
-    """A ``CredentialMiddleware`` has a credential for its model, and the agent calls another."""
+    """A ``CredentialMiddleware`` has a credential for one model, and the agent calls another."""
 
 
 class LedgerWarning(UserWarning):
-    """The ledger's server is set up in a way that may lose counted failures; it says how."""
+    """The ledger's server may lose counted failures; the message names the setting."""

@@ -1,7 +1,7 @@
 """One-time passwords as pure functions of explicit time: RFC 6238 (TOTP) and RFC 6287 (OCRA).
 
-Nothing here reads a clock, a time zone or a setting. Every bad argument is a `ValueError` that
-names the argument; no message holds a secret, a question or a code.
+This module reads no clock, time zone or setting. Every bad argument raises a `ValueError` that
+names the argument; no message contains a secret, a question or a code.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _DIGESTS: Final = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha512": has
 # 10000-01-01 UTC, as in pyotp. Milliseconds passed for seconds land beyond it and are refused.
 _END_OF_TIME: Final = 253_402_300_800
 
-# What pyotp 2.12 demands (NIST SP 800-63B: 112 bits). Older ones don't: checked here, so that one
-# secret isn't good or bad by the version installed.
+# The minimum of pyotp 2.12 (NIST SP 800-63B: 112 bits). Older versions don't check it. It is
+# checked here, so that the installed version doesn't decide whether a secret is accepted.
 _MIN_SECRET_BYTES: Final = 14
 _NOT_BASE32: Final = re.compile(r"[^A-Za-z2-7]")
 # Characters left over in the last group of 8 for whole bytes, RFC 4648 section 6.
@@ -51,7 +51,7 @@ _CHARACTERS: Final = {
 
 
 def step_at(at: float, period: int = 30) -> int:
-    """Return the number of the time step that holds a moment (RFC 6238 section 4.2, T0 = 0).
+    """Return the number of the time step that contains a time (RFC 6238 section 4.2, T0 = 0).
 
     Args:
         at: Unix seconds, int or float.
@@ -72,7 +72,7 @@ def step_at(at: float, period: int = 30) -> int:
         )
     if isinstance(period, bool) or not isinstance(period, int) or period < 1:
         raise ValueError("period must be a whole number of seconds, 1 or more (usually 30)")
-    # Integers only: true division rounds, and could put a moment in the next step.
+    # Integers only: true division rounds, and could result in the next step.
     return int(at) // period
 
 
@@ -85,7 +85,7 @@ def totp(
     period: int = 30,
     algorithm: str = "sha1",
 ) -> str:
-    """Return the plain one-time password for a moment (RFC 6238).
+    """Return the plain one-time password for a time (RFC 6238).
 
     Args:
         secret: The shared secret: base32 text as in an `otpauth://` URI (either case, padding
@@ -107,8 +107,9 @@ def totp(
         raise ValueError("algorithm must be 'sha1', 'sha256' or 'sha512', in lower case")
     step = step_at(at, period)
     canonical = base64.b32encode(_secret_bytes(secret)).decode("ascii")
-    # We pass our own step: in pyotp 2.9 at() and now() go through naive local time, and are wrong
-    # in the repeated hour at the end of DST. And so a period may exceed pyotp 2.12's 120 seconds.
+    # The step is computed here, because at() and now() of pyotp 2.9 use naive local time and are
+    # wrong in the repeated hour at the end of DST. It also allows periods of more than the 120
+    # seconds of pyotp 2.12.
     return pyotp.TOTP(canonical, digits=digits, digest=_DIGESTS[algorithm]).generate_otp(step)
 
 
@@ -120,7 +121,7 @@ class OcraSuite:
 
     Attributes:
         algorithm: `sha1`, `sha256` or `sha512`.
-        digits: Length of the response, 4 to 10; 0 stands for the untruncated HMAC.
+        digits: Length of the response, 4 to 10; 0 means the untruncated HMAC.
         question_format: `N` (decimal), `A` (alphanumeric) or `H` (hex).
         question_length: Longest question in characters, 4 to 64; for `H`, its exact length.
         time_step: Length of a time step in seconds, or None if the suite has no T.
@@ -154,14 +155,14 @@ class OcraSuite:
 def ocra(key: bytes, suite: str, question: str, at: float | None = None) -> str:
     """Return the one-way OCRA response to a question (RFC 6287 sections 5 to 7.1).
 
-    The RFC fills the question with zeros on the right and doesn't say how long it was, so some
-    different questions share a response. Alphanumeric `"ab"` and `"ab"` plus a NUL would, so a NUL
-    is refused. Decimal `"1"` and `"16"` do (hex `1` and `10`), and so do `"1"` and `"01"`. Where
-    that matters, use a hex question: its length is exact here, so its zeros can't be confused.
+    The RFC pads the question with zeros on the right and doesn't encode its length, so some
+    different questions have the same response. Alphanumeric `"ab"` and `"ab"` plus a NUL would, so
+    a NUL is refused. Decimal `"1"` and `"16"` do (hex `1` and `10`), and so do `"1"` and `"01"`. If
+    that matters, use a hex question: its length is fixed by the suite, so padding is unambiguous.
 
     Args:
         key: The shared key, not empty; best as long as the hash (RFC 6238 section 5.1).
-        suite: What to compute, such as `OCRA-1:HOTP-SHA256-8:QH64-T30S`; see `OcraSuite`.
+        suite: The OCRA suite, such as `OCRA-1:HOTP-SHA256-8:QH64-T30S`; see `OcraSuite`.
         question: The challenge, in the suite's format: 1 to length characters for N (0-9) and A
             (0-9, A-Z, a-z); exactly length hex digits, in either case, for H.
         at: Unix seconds, int or float: required if the suite has T, otherwise refused.
@@ -170,7 +171,8 @@ def ocra(key: bytes, suite: str, question: str, at: float | None = None) -> str:
         The response in decimal digits; for 0 digits the whole HMAC in lower-case hex.
 
     Raises:
-        ValueError: An argument is unusable; the message names it, and never holds key or question.
+        ValueError: An argument is unusable. The message names it, and never contains the key or
+            the question.
     """
     if not isinstance(question, str):
         raise ValueError("question must be text (str)")  # noqa: TRY004
@@ -180,9 +182,9 @@ def ocra(key: bytes, suite: str, question: str, at: float | None = None) -> str:
 def ocra_each(
     key: bytes, suite: str, question: str | bytes, moments: Iterable[float | None]
 ) -> list[str]:
-    """Return the responses to one question at several moments.
+    """Return the responses to one question at several times.
 
-    Otherwise as `ocra`; a hex question may also be given as the bytes that its digits write.
+    Otherwise as `ocra`. A hex question may also be the bytes that its digits represent.
     """
     if not isinstance(key, bytes) or not key:
         raise ValueError("key must be bytes, and not empty")
@@ -198,7 +200,7 @@ def _response(key: bytes, suite: OcraSuite, data: bytes, at: float | None) -> st
             raise ValueError("at is required, because the suite has a time step (T)")
         data += step_at(at, suite.time_step).to_bytes(8, "big")
     elif at is not None:
-        # Dropping it would let the caller believe that the response expires.
+        # If it were ignored, the caller could believe that the response expires.
         raise ValueError("at must be left out, because the suite has no time step (T)")
     mac = hmac.digest(key, data, suite.algorithm)
     if suite.digits == 0:
@@ -210,9 +212,9 @@ def _response(key: bytes, suite: OcraSuite, data: bytes, at: float | None) -> st
 
 
 def _secret_bytes(secret: str | bytes) -> bytes:
-    """Return the raw bytes of a secret, or raise a `ValueError` that doesn't hold it."""
+    """Return the raw bytes of a secret, or raise a `ValueError` that doesn't contain it."""
     if isinstance(secret, str):
-        # Strict on our own: pyotp's padding and b32decode's errors differ between versions.
+        # Parsed strictly here: pyotp's padding and b32decode's errors differ between versions.
         body = secret.rstrip("=")
         if bad := _NOT_BASE32.search(body):
             raise ValueError(
@@ -239,7 +241,7 @@ def _secret_bytes(secret: str | bytes) -> bytes:
 
 
 def _question_bytes(suite: OcraSuite, question: str | bytes) -> bytes:
-    """Return the question as the 128 bytes that the RFC's reference implementation feeds in."""
+    """Return the question as 128 bytes, as the RFC's reference implementation encodes it."""
     form, length = suite.question_format, suite.question_length
     if isinstance(question, bytes):
         if form != "H" or 2 * len(question) != length:
@@ -269,8 +271,8 @@ def _question_bytes(suite: OcraSuite, question: str | bytes) -> bytes:
     elif form == "A":
         raw = question.encode("ascii")
     else:
-        # As the reference implementation: the number in hex, zeros filled in on the right nibble
-        # by nibble, so that an odd number of hex digits starts at the high nibble.
+        # As in the reference implementation: the number in hex, padded on the right nibble by
+        # nibble, so that an odd number of hex digits starts at the high nibble.
         digits = f"{int(question):x}"
         raw = bytes.fromhex(digits + "0" * (len(digits) % 2))
     return raw.ljust(_QUESTION_BYTES, b"\0")
@@ -301,7 +303,7 @@ def _parse_function(text: str) -> tuple[Algorithm, int]:
     algorithm, digits = match.groups()
     if algorithm not in ("SHA1", "SHA256", "SHA512"):
         raise ValueError(f"suite algorithm {algorithm!r} must be SHA1, SHA256 or SHA512")
-    # Spelled out, so that "06" and other second spellings of one suite are refused.
+    # Listed, so that "06" and other alternative spellings of a suite are refused.
     if digits not in ("0", "4", "5", "6", "7", "8", "9", "10"):
         raise ValueError(f"suite digits {digits!r} must be 0 (untruncated) or 4 to 10")
     return cast("Algorithm", algorithm.lower()), int(digits)
@@ -325,7 +327,7 @@ def _parse_data_input(text: str) -> tuple[QuestionFormat, int, int | None]:
     if not 4 <= length <= 64:
         raise ValueError(f"suite question {fields[0]!r} must have a length from 04 to 64")
     if form == "H" and length % 2:
-        # Our QH questions have exactly this length, and half a byte can't be decoded.
+        # QH questions have exactly this length here, and half a byte can't be decoded.
         raise ValueError(f"suite question {fields[0]!r} must have an even length for hex")
     if len(fields) > 2:
         raise ValueError(f"suite input {fields[2]!r} can't follow the question and the time step")
@@ -337,8 +339,8 @@ def _parse_time_step(text: str) -> int:
     match = _TIME.fullmatch(text)
     if match:
         seconds, most = _TIME_UNITS[match[2]]
-        # The RFC's table begins the hours at 0, but a step of no length has no number. A leading
-        # zero would be a second spelling of one suite, hence a different response.
+        # The RFC's table of hours begins at 0, but a step of length 0 has no number. A leading zero
+        # would be another spelling of the same suite, and give a different response.
         if not match[1].startswith("0") and int(match[1]) <= most:
             return int(match[1]) * seconds
     raise ValueError(

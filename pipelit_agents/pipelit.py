@@ -1,4 +1,4 @@
-"""The one noun that a user holds: accounts, agents, credentials and audit of one database."""
+"""The main class: accounts, agents, credentials and audit of one database."""
 
 from __future__ import annotations
 
@@ -50,47 +50,49 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipelit"]
 
-_LARGEST_POOL: Final = 10_000
+# Connections.
+_MAX_POOL_SIZE: Final = 10_000
 
 
 class Pipelit:
-    """Identity and credentials of one database under one keyring.
+    """Identity and credentials of one database with one keyring.
 
-    Making one opens nothing and reads no key, so that it can stand at the top of a graph's module.
+    Creating one opens no connection and reads no key, so you can do it at the top of a module.
 
     Args:
         database_url: An SQLAlchemy URL, ``sqlite:///…`` or ``postgresql+psycopg://…``.
         encryption_keys: Fernet keys, newest first; or a synchronous function that returns them, for
             example from a secrets manager. It is called when the first key is needed, after five
-            minutes, at a rotation, and when something doesn't open under the keys that are known;
-            for that at most once a minute in the long run. One thread calls it at a time.
-        redis_url: Where the ledger counts attempts, for many processes: ``redis://…``,
-            ``rediss://…``, ``unix://…``, ``redis+sentinel://host:26379,host:26379/service/0`` or
-            ``redis+cluster://host:6379``. Without one it counts in the SQL database. All processes
-            of a database name the same.
+            minutes, at a rotation, and when a value can't be decrypted with the known keys; for
+            that at most once a minute in the long run. One thread calls it at a time.
+        redis_url: The Redis in which the ledger counts attempts, for many processes:
+            ``redis://…``, ``rediss://…``, ``unix://…``,
+            ``redis+sentinel://host:26379,host:26379/service/0`` or ``redis+cluster://host:6379``.
+            Without it, the ledger counts in the SQL database. All processes of a database have to
+            use the same.
         ledger: Makes a ledger of your own instead: a function that takes a
             :class:`~pipelit_agents.ledger.LedgerContext` and returns an object with the methods of
             :class:`~pipelit_agents.ledger.Ledger`. It is called once, when a ledger is first
             needed. Let :class:`~pipelit_agents.testing.LedgerSuite` test such a ledger.
         policy: The limits of verification.
-        pool_size: How many connections to a PostgreSQL server this process has at the most.
-        clock: Unix seconds, for tests of time. By default each machine's own, and for the ledger
-            that of its server.
+        pool_size: The maximum number of connections of this process to a PostgreSQL server.
+        clock: A function that returns Unix seconds, for tests. By default each machine's clock, and
+            for the ledger the clock of its server.
 
     Raises:
-        ConfigurationError: ``encryption_keys`` is one key or an async function, ``pool_size`` no
-            whole number from 1 to 10,000, ``ledger`` no synchronous function, or there are both
-            ``ledger`` and ``redis_url``. What is wrong with the other settings is said when they
-            are first used; then also EncryptionKeysUnavailable, where the function of
-            ``encryption_keys`` failed.
+        ConfigurationError: ``encryption_keys`` is one key or an async function, ``pool_size``
+            isn't a whole number from 1 to 10,000, ``ledger`` isn't a synchronous function, or both
+            ``ledger`` and ``redis_url`` are set. Errors in other settings are raised when they are
+            first used; then also EncryptionKeysUnavailable, if the function of ``encryption_keys``
+            failed.
 
     Attributes:
         users: The accounts.
-        credentials: The sealed secrets.
+        credentials: The encrypted secrets.
         mfa: The second factors of people.
         approvals: Questions to people, and their answers.
-        keys: What stands under which key, and replacing a key.
-        audit: What was decided.
+        keys: Which key encrypts what, and key rotation.
+        audit: The audit trail.
         policy: The limits.
 
     Example:
@@ -137,7 +139,7 @@ class Pipelit:
             )
         if isinstance(encryption_keys, Set):
             raise ConfigurationError(
-                "encryption_keys is a set, which has no order: give a list of keys, newest first"
+                "encryption_keys is a set, which has no order: pass a list of keys, newest first"
             )
         keys = tuple(encryption_keys)
         for position, key in enumerate(keys, 1):
@@ -146,7 +148,7 @@ class Pipelit:
                     "encryption_keys has to be a list of text, newest first, and its item "
                     f"{position} is {type(key).__name__}"
                 )
-        # What is kept in closures is shown where they fail.
+        # Tracebacks can display variables of closures, so the keys are hidden in them.
         hidden = tuple(map(SecretStr, keys))
         self._build(
             lambda: database_url,
@@ -167,12 +169,12 @@ class Pipelit:
         pool_size: int = POOL_SIZE,
         clock: Callable[[], float] | None = None,
     ) -> Pipelit:
-        """Takes the settings from the environment, or from ``.env`` in the working directory.
+        """Create one with settings from the environment, or from ``.env`` in the working directory.
 
-        ``FIELD_ENCRYPTION_KEY`` holds the keys, newest first, comma-separated;
-        ``PIPELIT_DATABASE_URL`` the database, by default ``sqlite:///.pipelit/agents.db``;
-        ``PIPELIT_REDIS_URL`` the ledger, by default in that database; with ``ledger`` it has to be
-        unset.
+        ``FIELD_ENCRYPTION_KEY`` has the keys, newest first, separated by commas.
+        ``PIPELIT_DATABASE_URL`` has the database, by default ``sqlite:///.pipelit/agents.db``.
+        ``PIPELIT_REDIS_URL`` has the ledger; by default it is in that database.
+        With ``ledger``, it has to be unset.
         """
         self = cls.__new__(cls)
         self._build(
@@ -197,7 +199,7 @@ class Pipelit:
         clock: Callable[[], float] | None,
     ) -> None:
         try:
-            require_count(pool_size, "pool_size", most=_LARGEST_POOL)
+            require_count(pool_size, "pool_size", most=_MAX_POOL_SIZE)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(str(error)) from None
         require_factory(ledger)
@@ -234,11 +236,11 @@ class Pipelit:
 
     @property
     def database_url(self) -> str:
-        """Where the database is; a password in it is masked."""
+        """The database's URL, with the password masked."""
         return self._database.engine.url.render_as_string()
 
     def create_schema(self) -> None:
-        """Makes the tables, or brings them to the newest form.
+        """Create the tables, or migrate them to the newest version.
 
         Raises:
             ConfigurationError: The URL can't be used.
@@ -249,13 +251,13 @@ class Pipelit:
     acreate_schema = off_the_loop(create_schema)
 
     def check_key(self) -> bool:
-        """Decrypt one value, to make sure that the key and the database belong together.
+        """Decrypt one stored value, to check that the key and the database belong together.
 
         Returns:
-            False where nothing is encrypted yet.
+            False if the database has no encrypted value yet.
 
         Raises:
-            ConfigurationError: There is no key, or it doesn't decrypt the value.
+            ConfigurationError: There is no key, or it can't decrypt the stored value.
             StorageError: The database can't be reached or isn't migrated.
         """
         with self._database.reading() as connection:
@@ -266,13 +268,13 @@ class Pipelit:
             value.require_readable(self._open_keyring())
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"the database at {self.database_url} holds encrypted values, so put the key that "
-                f"encrypted them back: {error}"
+                f"the database at {self.database_url} has encrypted values, so restore the key "
+                f"that encrypted them: {error}"
             ) from None
         except UnsealError:
             raise ConfigurationError(
-                f"the database at {self.database_url} holds values that this FIELD_ENCRYPTION_KEY "
-                "doesn't decrypt: put the key that encrypted them back (add it after a newer one, "
+                f"the database at {self.database_url} has values that this FIELD_ENCRYPTION_KEY "
+                "can't decrypt: restore the key that encrypted them (add it after a newer one, "
                 "separated by a comma), or use another database"
             ) from None
         return True
@@ -280,11 +282,11 @@ class Pipelit:
     acheck_key = off_the_loop(check_key)
 
     def check_ledger(self) -> str:
-        """Makes sure that attempts can be counted.
+        """Require that attempts can be counted.
 
         Returns:
-            Where: ``the database``, the address of the Redis, its password masked, or what a ledger
-            of your own says.
+            The ledger: ``the database``, the address of the Redis with its password masked, or
+            what a ledger of your own returns.
 
         Raises:
             ConfigurationError: The address can't be used, or ``ledger`` made no ledger.
@@ -301,15 +303,15 @@ class Pipelit:
         folder: str | Path = ".",
         environ: Mapping[str, str] | None = None,
     ) -> Sequence[Check]:
-        """Looks whether all is as it should be; changes nothing.
+        """Check the deployment. This changes nothing.
 
         Args:
-            deploy: Go through the checklist for production too.
-            folder: Where ``.env`` and ``langgraph.json`` are.
+            deploy: Whether to include the checklist for production.
+            folder: The folder of ``.env`` and ``langgraph.json``.
             environ: The environment; by default this process's.
 
         Returns:
-            Each item, with what was found, why it matters, and what fixes it.
+            All checks, each with the result, why it matters, and the fix.
         """
         from pipelit_agents.operations.deployment_checks import Deployment, Installation
 
@@ -329,16 +331,16 @@ class Pipelit:
     acheck = off_the_loop(check)
 
     def backup(self, path: str | Path) -> None:
-        """Copies an SQLite database, whole and consistent, while it is used.
+        """Copy an SQLite database completely and consistently while it is in use.
 
-        The copy is readable by its owner only. It opens with the key of its day, which isn't in it.
+        Only the file's owner can read the copy. To use it, you need the encryption key of that
+        time, which isn't in the copy.
 
         Args:
-            path: A file that isn't there yet.
+            path: A file that doesn't exist yet.
 
         Raises:
-            ConfigurationError: The file is there, or the database is a PostgreSQL, which is copied
-                with ``pg_dump``.
+            ConfigurationError: The file exists, or the database is PostgreSQL; use ``pg_dump``.
             StorageError: The copy failed.
         """
         self._database.backup(Path(path))
@@ -346,7 +348,9 @@ class Pipelit:
     abackup = off_the_loop(backup)
 
     def agent(self, username: str) -> Agent:
-        """The handle by which code acts as one agent user. It is looked up when it is used.
+        """Return the handle by which code acts as one agent user.
+
+        The account is looked up when the handle is used.
 
         Raises:
             InvalidUsername: The name is not in its normal form.
@@ -354,17 +358,17 @@ class Pipelit:
         return Agent(username, self._verifier, self)
 
     def acting_for(self, username: str) -> AbstractContextManager[None]:
-        """Say that the block acts for a person whom the application has authenticated.
+        """Return a context manager for code that acts for an authenticated person.
 
         A person's own attempts are counted apart from those of strangers, so nobody else's wrong
-        codes can keep her from using her second factor inside the block.
+        codes can prevent the person from using the second factor inside the block.
 
         Args:
-            username: The person. Take it from your own authentication, never from a model, from a
-                graph's state or from what a client sends.
+            username: The person. Take it from your own authentication, never from a model, a
+                graph's state or a client's input.
 
         Returns:
-            A context manager. It holds for the tasks and threads that take over the context.
+            A context manager. It also applies to tasks and threads that inherit the context.
 
         Raises:
             InvalidUsername: The name is not in its normal form.
@@ -385,37 +389,37 @@ class Pipelit:
         username: str | None = None,
         prefix: str | None = None,
     ) -> ProvisionedAgent:
-        """Makes an agent that belongs to an agent, and seals its API key for that one alone.
+        """Create an agent that belongs to an agent, and store its API key for that owner only.
 
-        Called again by the same creator with the same username, it makes nothing and tells what
-        is there; however many call at once, one account comes of it.
+        Another call by the same creator with the same username creates nothing and returns the
+        existing agent. Concurrent calls create one account.
 
         Args:
-            creator: Who makes it, and will own it.
-            purpose: What it is for, in a few words.
-            username: Its name, 139 characters at most. Without one, a name is made from the
-                purpose, and each call makes another agent.
-            prefix: What the name has to begin with, and is put before one that doesn't: of a name
-                that a model chose, so that it takes no other. What follows it is 1 or more of
-                ``a-z 0-9 _ -``. By default the name is taken as it is given.
+            creator: The agent that creates the new agent and will own it.
+            purpose: What the new agent is for, in a few words.
+            username: The new agent's name, 139 characters at most. Without one, a name is derived
+                from the purpose, and each call creates another agent.
+            prefix: A prefix for the name; it is added if the name doesn't begin with it. Use it if
+                a model chooses the name, so that the model can't take any other name. The rest is
+                1 or more of ``a-z 0-9 _ -``. By default the name is used unchanged.
 
         Returns:
-            The agent's name, and the name of the credential that holds its key.
+            The agent's name, and the name of the credential that has its key.
 
         Raises:
             ValueError: The creator is an agent of another ``Pipelit``.
-            InvalidUsername: The name or the prefix has another form, or is too long.
+            InvalidUsername: The name or the prefix is malformed or too long.
             RateLimited: The creator was refused 20 times in the last minute.
-            UserExists: The name is taken by anybody but a living agent that this creator made
-                here; by whom is in the audit only.
+            UserExists: The name is taken, and not by an active agent that this creator created
+                here. Only the audit has the reason.
             UserInactive: The creator was deactivated.
             UserNotFound: There is no such creator.
             NotLocalAgent: The creator is a person.
-            NotPermitted: The creator may not make agents.
-            QuotaExceeded: The root owner, the creator, or an agent above it has as many living
-                agents as the policy allows.
+            NotPermitted: The creator may not create agents.
+            QuotaExceeded: The root owner, the creator, or an agent among its owners has as many
+                active agents as the policy allows.
             CredentialError: The credential's name is taken.
-            ConfigurationError: There is no key to seal secrets under.
+            ConfigurationError: There is no key to encrypt secrets with.
         """
         if not isinstance(creator, Agent):
             raise TypeError('creator has to be a handle: pipelit.agent("agent_lead")')
@@ -435,7 +439,7 @@ class Pipelit:
     aprovision_agent = off_the_loop(provision_agent)
 
     def close(self) -> None:
-        """Closes all connections; the next use opens new ones."""
+        """Close all connections; the next use opens new ones."""
         self.users.refusals.try_to_flush()
         self._ledger.close()
         self._database.close()
@@ -465,10 +469,10 @@ class Pipelit:
         await self.aclose()
 
     def checkpoint_serializer(self) -> SealedSerializer:
-        """A serializer for any checkpointer, which encrypts under ``FIELD_ENCRYPTION_KEY``.
+        """Return a serializer for any checkpointer that encrypts with ``FIELD_ENCRYPTION_KEY``.
 
-        What a checkpointer writes without its serializer stays in clear: see
-        :meth:`sealed_saver`. The key is asked for when the first checkpoint is written or read.
+        Values that a checkpointer stores without its serializer are not encrypted: see
+        :meth:`sealed_saver`. The key is read when the first checkpoint is written or read.
         """
         from pipelit_agents.checkpoints.serializer import SealedSerializer
 
@@ -477,11 +481,12 @@ class Pipelit:
     def sealed_saver(
         self, saver: BaseCheckpointSaver[Any], *, clear_metadata: Sequence[str] = ()
     ) -> SealedSaver:
-        """A checkpointer that writes state and metadata encrypted, through another one.
+        """Return a checkpointer that encrypts state and metadata and stores them in another one.
 
         Args:
             saver: Any checkpointer; it isn't changed.
-            clear_metadata: Metadata that may stand in clear, so that ``list`` can filter by it.
+            clear_metadata: Metadata keys that are stored in clear, so that ``list`` can filter by
+                them.
         """
         from pipelit_agents.checkpoints.saver import SealedSaver
 
@@ -490,7 +495,7 @@ class Pipelit:
     def _open_keyring(self) -> Keyring:
         if self._keyring is None:
             self._keyring = self._make_keyring()
-        # Where the keys are asked for, a failure is said here, before anything is begun.
+        # If a function returns the keys, this raises its failure before anything is begun.
         len(self._keyring)
         return self._keyring
 
@@ -498,4 +503,4 @@ class Pipelit:
         return "Pipelit()"
 
     def __reduce__(self) -> Any:
-        raise TypeError("a Pipelit is not pickled: make it where it is used")
+        raise TypeError("a Pipelit can't be pickled: create it where it is used")

@@ -1,4 +1,4 @@
-"""API keys of accounts: issued once, stored as digests, checked at each call."""
+"""API keys of accounts: displayed once, stored as digests, verified at each call."""
 
 from __future__ import annotations
 
@@ -42,16 +42,17 @@ _READ_KEY: Final = Statement(
     "u.root_owner, u.purpose, u.active, u.may_create_agents, u.created_at, u.created_by, u.domain "
     "FROM pipelit_api_keys k JOIN pipelit_users u ON u.username = k.username WHERE k.id = :id"
 )
-_LAST_USED_EVERY: Final = 60.0
+# Seconds between two updates of `last_used_at`.
+_LAST_USED_INTERVAL: Final = 60.0
 
 
 def _fingerprint(secret: str) -> str:
-    # No slow hash: the secret has 256 random bits, so that there is nothing to guess.
+    # No slow hash is needed: the secret has 256 random bits and can't be guessed.
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class ApiKeys(AccountService):
-    """The API keys of accounts; a part of :class:`Users`."""
+    """The API keys of accounts; a base class of :class:`Users`."""
 
     def issue_api_key(
         self,
@@ -61,16 +62,16 @@ class ApiKeys(AccountService):
         expires_at: datetime | None = None,
         by: str = OPERATOR,
     ) -> NewApiKey:
-        """Makes another API key of an account.
+        """Create another API key for an account.
 
         Args:
-            username: Whose key it is to be.
-            name: What to list it as.
-            expires_at: From when it isn't accepted; with a time zone.
-            by: Who asked for it, for the record.
+            username: The account.
+            name: The key's name in lists.
+            expires_at: The time from which the key isn't accepted; with a time zone.
+            by: The requester's name, for the audit.
 
         Raises:
-            InvalidUsername: The name has another form.
+            InvalidUsername: The username is malformed.
             UserNotFound: There is no such account.
             UserInactive: It was deactivated.
             ValueError: The expiry has no time zone, or is past.
@@ -85,19 +86,19 @@ class ApiKeys(AccountService):
     aissue_api_key = off_the_loop(issue_api_key)
 
     def revoke_api_key(self, key_id: str, *, by: str = OPERATOR) -> None:
-        """Ends an API key, at once. Revoking it twice does nothing.
+        """Revoke an API key, with immediate effect. Revoking it twice does nothing.
 
         Args:
-            key_id: Its public id, the middle part of the key.
-            by: Who asked for it, for the record.
+            key_id: The key's public id, the middle part of the key.
+            by: The requester's name, for the audit.
 
         Raises:
             ApiKeyNotFound: No key has that id.
         """
         if not isinstance(key_id, str) or key_id.startswith("plit_"):
-            # Never repeated: that would be a piece of the key.
+            # The message doesn't repeat the input, which may be the key.
             raise ApiKeyNotFound(
-                "key_id: give the 12 characters between the underscores, not the key "
+                "key_id: pass the 12 characters between the underscores, not the key "
                 "(pipelit-agents users keys list NAME, or list_api_keys)"
             )
         with self._database.writing(durable=True) as connection:
@@ -114,10 +115,10 @@ class ApiKeys(AccountService):
     arevoke_api_key = off_the_loop(revoke_api_key)
 
     def list_api_keys(self, username: str) -> Sequence[ApiKeyInfo]:
-        """What is known of an account's API keys, oldest first.
+        """List an account's API keys without the keys themselves, oldest first.
 
         Raises:
-            InvalidUsername: The name has another form.
+            InvalidUsername: The username is malformed.
             UserNotFound: There is no such account.
         """
         with self._database.reading() as connection:
@@ -144,25 +145,24 @@ class ApiKeys(AccountService):
 
     @discreet
     def authenticate(self, bearer_token: str) -> User:
-        """Finds whose API key this is.
+        """Return the account that an API key belongs to.
 
-        A failure is recorded, and never locks the account: the key can't be guessed. Of a flood of
-        failures, the first twenty are recorded each, and then how many more there were. A success
-        is recorded when the key was last used more than a minute ago.
+        A failure is recorded. It never locks the account, because the key can't be guessed. Of many
+        failures, the first twenty are recorded one by one, and the others as a number. A success is
+        recorded if the key was last used more than a minute ago.
 
         Args:
-            bearer_token: What stands behind ``Bearer`` in the ``Authorization`` header.
+            bearer_token: The token after ``Bearer`` in the ``Authorization`` header.
 
         Raises:
-            AuthenticationError: It isn't a key, or one that was revoked, has expired, or belongs
-                to an account that was deactivated; the words are the same, and which of them it
-                was is in the audit.
-            TypeError: It isn't text: a ``SecretStr`` opens by ``get_secret_value()``.
+            AuthenticationError: It isn't a key, it was revoked or has expired, or its account was
+                deactivated. The message is the same; only the audit has the reason.
+            TypeError: It isn't text. For a ``SecretStr``, pass its ``get_secret_value()``.
         """
         if isinstance(bearer_token, SecretStr):
-            # No header of a request is that, so it tells no stranger anything.
+            # A request's header is never a SecretStr, so this reveals nothing to strangers.
             raise TypeError(
-                "bearer_token has to be text, not SecretStr: give api_key.get_secret_value()"
+                "bearer_token has to be text, not SecretStr: pass api_key.get_secret_value()"
             )
         found = _TOKEN.match(bearer_token) if isinstance(bearer_token, str) else None
         key_id, secret = found.groups() if found else ("", "")
@@ -183,7 +183,7 @@ class ApiKeys(AccountService):
         if reason or row is None:
             self.refusals.note(who, reason)
             raise AuthenticationError
-        if row.last_used_at is None or row.last_used_at <= now - _LAST_USED_EVERY:
+        if row.last_used_at is None or row.last_used_at <= now - _LAST_USED_INTERVAL:
             with self._database.writing() as connection:
                 connection.execute(
                     update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now)

@@ -1,4 +1,4 @@
-"""The first code of a second factor: the enrolment that waits for it, and what is wrong with it."""
+"""The first code of a second factor: the pending enrolment, and why a code is refused."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ __all__ = [
     "wrong_moment",
 ]
 
-# What RFC 4226 recommends, and short enough for a small QR code.
+# RFC 4226 recommends this size, and it fits into a small QR code.
 SECRET_BYTES: Final = 20
 FIRST_CODE_TRIES: Final = 5
-# Ten minutes: how far the clock of a phone may be off, in steps, for its first code to be told from
-# a wrong one.
-_NEAR: Final = 600 // PERIOD
+# Time steps, ten minutes: if a phone's clock is off by at most this, its first code is recognized
+# as a code of another time, not as a wrong one.
+_MAX_CLOCK_OFFSET: Final = 600 // PERIOD
 _STEP_BYTES: Final = 8
 
 
 def too_many_first_codes(name: str, wait: float) -> PeerLocked:
-    """Return the error for a person whose wrong first codes of a year are used up."""
+    """Return the error for a person who has used up the wrong first codes of a year."""
     return PeerLocked(
         f"too many first codes of {name!r} were wrong within a year: the next one is evaluated in "
-        f"{in_words(wait)}; this one wasn't, and the enrolment goes on. An operator can enrol at "
-        f"once, with the phone at hand, at a terminal: pipelit-agents mfa enroll {name}",
+        f"{in_words(wait)}. This one wasn't evaluated; the enrolment stays pending. An operator "
+        f"who has the phone can enrol it now at a terminal: pipelit-agents mfa enroll {name}",
         retry_after=wait,
         peer=name,
         verifier=name,
@@ -56,7 +56,7 @@ def too_many_first_codes(name: str, wait: float) -> PeerLocked:
 
 
 def wrong_first_code(name: str, left: int) -> str:
-    """Describe a wrong first code, and how many more end the enrolment."""
+    """Describe a wrong first code, and how many more wrong codes end the enrolment."""
     if left <= 0:
         return (
             f"the code was not accepted; it was the fifth wrong one, so enrol again: "
@@ -67,7 +67,7 @@ def wrong_first_code(name: str, left: int) -> str:
 
 
 def read_pending(sealed: bytes) -> tuple[bytes, frozenset[int]]:
-    """The secret of an enrolment, and the steps whose moments were told."""
+    """Return the secret of an enrolment, and the time steps that error messages have revealed."""
     rest = sealed[SECRET_BYTES:]
     return sealed[:SECRET_BYTES], frozenset(
         int.from_bytes(rest[start : start + _STEP_BYTES], "big")
@@ -76,43 +76,41 @@ def read_pending(sealed: bytes) -> tuple[bytes, frozenset[int]]:
 
 
 def step_of_code(secret: bytes, code: str, now: float) -> int | None:
-    """The time step nearest to now whose code this is; None if there is none within ten minutes."""
+    """Return the nearest time step of this code; None if there is none within ten minutes."""
     present, found = int(now) // PERIOD, []
-    for step in range(max(0, present - _NEAR), present + _NEAR + 1):
+    for step in range(max(0, present - _MAX_CLOCK_OFFSET), present + _MAX_CLOCK_OFFSET + 1):
         if same(totp(secret, step * PERIOD, digits=PLAIN_DIGITS), code):
             found.append(step)
     return min(found, key=lambda step: abs(step - present), default=None)
 
 
 def require_of_this_enrolment(name: str, secret: bytes, enrolled: SecretStr) -> None:
-    """Refuse the URI of an enrolment that another one has replaced.
+    """Require that a URI belongs to the pending enrolment.
 
     Raises:
-        SecondFactorError: It is another one.
+        SecondFactorError: It belongs to an enrolment that was replaced.
     """
-    shown = provisioning_uri(name, secret).get_secret_value()
-    given = enrolled.get_secret_value().encode("utf-8", "surrogatepass")
-    if not hmac.compare_digest(shown.encode(), given):
+    pending = provisioning_uri(name, secret).get_secret_value()
+    actual = enrolled.get_secret_value().encode("utf-8", "surrogatepass")
+    if not hmac.compare_digest(pending.encode(), actual):
         raise SecondFactorError(
-            f"enrolled isn't what mfa.enroll returned for the present enrolment of {name!r}: enrol "
+            f"enrolled isn't what mfa.enroll returned for the pending enrolment of {name!r}: enrol "
             "again, or leave it out",
             username=name,
         )
 
 
 def wrong_moment(ahead: int) -> str:
-    """Describe a code that is right so many steps away from now."""
+    """Describe a code that is right for a time this number of steps away."""
     if abs(ahead) <= FIRST_CODE_WINDOW:
-        return (
-            "the code was not accepted: it was typed before its time; wait for the app's next one"
-        )
+        return "the code was not accepted: it was typed too early; wait for the app's next one"
     minutes = max(1, round(abs(ahead) * PERIOD / 60))
     off = "1 minute" if minutes == 1 else f"{minutes} minutes"
     return (
         f"the code was not accepted: it is right for a clock that is about {off} "
         f"{'ahead' if ahead > 0 else 'behind'}. Set the phone's clock (automatic date and time) "
-        "and type the app's next code; this one counts as no wrong code. If the phone shows the "
-        "right time, the clock of this machine is off"
+        "and type the app's next code. This one doesn't count as a wrong code. If the phone shows "
+        "the right time, the clock of this machine is wrong"
     )
 
 
@@ -127,15 +125,17 @@ def count_wrong_code(core: Core, connection: Connection, name: str, failures: in
 
 
 def record_other_moment(
-    core: Core, connection: Connection, name: str, secret: bytes, told: set[int], now: float
+    core: Core, connection: Connection, name: str, secret: bytes, revealed: set[int], now: float
 ) -> None:
-    """Write down whose moments were told, so that no code of them turns the factor on later.
+    """Store the time steps that error messages have revealed, so that their codes stay refused.
 
-    Whoever guesses the code of a moment to come would only have to wait for it. The steps are
-    sealed with the secret, so that nobody takes them out who can write to the database.
+    Otherwise an attacker who guesses the code of a later step would only have to wait for that
+    step. The steps are encrypted together with the secret, so that write access to the database
+    isn't enough to remove them.
     """
-    purpose, oldest = pending_purpose(name), int(now) // PERIOD - 2 * _NEAR
-    steps = b"".join(step.to_bytes(_STEP_BYTES, "big") for step in sorted(told) if step >= oldest)
+    purpose, oldest = pending_purpose(name), int(now) // PERIOD - 2 * _MAX_CLOCK_OFFSET
+    kept = [step for step in sorted(revealed) if step >= oldest]
+    steps = b"".join(step.to_bytes(_STEP_BYTES, "big") for step in kept)
     sealed = Sealed(core.keyring().seal(secret + steps, purpose), purpose)
     connection.execute(
         update(MfaPendingRow).where(MfaPendingRow.username == name).values(secret=sealed)

@@ -1,4 +1,4 @@
-"""Find an account by its name, or say what there is instead."""
+"""Find an account by its name, or raise the error that names the reason."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def find_agent(connection: Connection, username: str) -> Row[Any]:
 
     Raises:
         UserNotFound: No account has that name.
-        NotLocalAgent: The account is no agent.
+        NotLocalAgent: The account isn't an agent.
         UserInactive: It was deactivated.
     """
     row = find_account(connection, username)
     if row.domain:
         raise NotLocalAgent(
-            f"{username!r} is a peer of the domain {row.domain!r}: its secrets are made there",
+            f"{username!r} is a peer of the domain {row.domain!r}: its secrets are managed there",
             username=username,
         )
     if row.kind != "agent":
@@ -55,19 +55,18 @@ def find_agent(connection: Connection, username: str) -> Row[Any]:
         )
     if not row.active:
         raise UserInactive(
-            f"{username!r} was deactivated, which is for good: make another", username=username
+            f"{username!r} was deactivated, which is permanent: create another", username=username
         )
     return row
 
 
 def storable(words: str, argument: str) -> str:
-    """Return words that every database can store.
+    """Return text that every database can store: NUL characters are replaced.
 
     Raises:
-        TypeError: They are no text.
-        ValueError: They hold a NUL character.
+        TypeError: It isn't text.
     """
     if not isinstance(words, str):
         raise TypeError(f"{argument} has to be text, not {type(words).__name__}")
-    # PostgreSQL takes every character but this one.
+    # PostgreSQL accepts every character except this one.
     return words.replace("\0", "\ufffd")

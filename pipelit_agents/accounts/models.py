@@ -1,4 +1,4 @@
-"""What the account methods return."""
+"""The classes that the methods for accounts return."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class User:
     """An account.
 
     Attributes:
-        username: Its name.
-        kind: ``human``, ``agent``, or ``peer``: an agent of another domain, which can be verified
-            here and not acted as.
-        owner: Who an agent belongs to: a person or another agent; None for a person or a peer.
-        root_owner: The person at the end of the owners; a peer is its own.
+        username: The account's name.
+        kind: ``human``, ``agent`` or ``peer``. A peer is an agent of another domain: it can be
+            verified here, but code can't act as it.
+        owner: The person or agent that an agent belongs to; None for a person or a peer.
+        root_owner: The person at the end of the chain of owners; a peer is its own root owner.
         purpose: What an agent is for.
-        active: Whether it may act.
-        may_create_agents: Whether an agent may make others; people may.
-        created_at: When, UTC.
-        created_by: Who made it.
-        domain: Where a peer comes from; empty for others.
+        active: Whether the account is active.
+        may_create_agents: Whether an agent may create others; people always may.
+        created_at: The time of creation, UTC.
+        created_by: The creator's name.
+        domain: The domain of a peer; empty for others.
     """
 
     username: str
@@ -46,11 +46,11 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class NewApiKey:
-    """A fresh API key. The key is shown here and never again.
+    """A new API key. This is the only time that the key is returned.
 
     Attributes:
-        id: Its public id, for ``revoke_api_key``.
-        username: Whose it is.
+        id: The key's public id, for ``revoke_api_key``.
+        username: The account that it belongs to.
         api_key: ``plit_<id>_<43 characters>``.
     """
 
@@ -61,7 +61,7 @@ class NewApiKey:
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
-    """A fresh account of a person. The key is shown here and never again."""
+    """A new account of a person. This is the only time that the key is returned."""
 
     username: str
     api_key: SecretStr
@@ -69,11 +69,11 @@ class NewUser:
 
 @dataclass(frozen=True, slots=True)
 class NewAgent:
-    """A fresh agent user. Both secrets are shown here and never again.
+    """A new agent user. This is the only time that both secrets are returned.
 
     Attributes:
-        username: Its name.
-        api_key: Its Bearer key.
+        username: The agent's name.
+        api_key: The agent's API key, a Bearer token.
         provisioning_uri: ``otpauth://…`` for an authenticator app.
     """
 
@@ -84,16 +84,16 @@ class NewAgent:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyInfo:
-    """What is known of an API key; the key itself isn't.
+    """A description of an API key, without the key itself.
 
     Attributes:
-        id: Its public id.
-        name: What it was named.
-        masked: ``…`` and its last four characters.
-        created_at: When, UTC.
-        expires_at: From when it isn't accepted, UTC, or None.
-        revoked_at: When it was revoked, UTC, or None.
-        last_used_at: To within a minute, UTC, or None.
+        id: The key's public id.
+        name: The key's name.
+        masked: ``…`` and the key's last four characters.
+        created_at: The time of creation, UTC.
+        expires_at: The time from which it isn't accepted, UTC, or None.
+        revoked_at: The time of its revocation, UTC, or None.
+        last_used_at: The time of its last use to within a minute, UTC, or None.
     """
 
     id: str
@@ -107,18 +107,18 @@ class ApiKeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class LaneInfo:
-    """What was counted about an account in one lane: by whom, and how many failures.
+    """The failures about an account in one lane.
 
     Attributes:
-        lane: Its name, for ``unlock``: ``self``, ``family``, ``others``, ``first``,
+        lane: The lane's name, for ``unlock``: ``self``, ``family``, ``others``, ``first``,
             ``plain:NAME``, ``audience:NAME`` or ``nobody:NAME``.
-        about: The same in words.
-        failures: Failures since the last right code.
-        locked_until: The end of its lock, UTC, or None where it isn't locked.
-        allowance_used: Whether it has used up its wrong guesses of the year: a right code is
-            accepted, and doesn't end the count of failures; nor does ``unlock`` or a new secret.
-        clock_trouble: What was written while the clock was ahead, in words; empty where nothing
-            was. ``unlock`` fixes it.
+        about: A description of the lane.
+        failures: The number of failures since the last right code.
+        locked_until: The end of the lane's lock, UTC, or None if it isn't locked.
+        allowance_used: Whether the lane has used up its wrong guesses of the year. Then a right
+            code is accepted but doesn't reset the failures; nor does ``unlock`` or a new secret.
+        clock_trouble: A description of what was stored while the clock was ahead, or an empty
+            string. ``unlock`` fixes it.
     """
 
     lane: str
@@ -135,18 +135,18 @@ def lane_info(row: Any, rules: Rules, now: float, *, person: bool) -> LaneInfo:
     lane = rules.seen(Lane(row.in_a_row, (), row.locked_until, row.whole_at), now, lanes)
     used, locked_until = not rules.forgives(lane, now), lane.locked_until
     if row.scope == "first":
-        # It isn't locked: there are no more first codes than the year has.
+        # This lane has no locks, only a number of first codes for each year.
         locked_until = now + rules.wait(1, lane, now, lanes)
         used = locked_until > now
     until = datetime.fromtimestamp(locked_until, UTC) if locked_until > now else None
     words = {
-        "self": "checks for the person herself",
-        "family": "plain codes that agents of the same owner check",
-        "others": "everybody who has no lane of their own",
+        "self": "codes that the authenticated person enters",
+        "family": "plain codes that agents of the same owner verify",
+        "others": "everybody who has no own lane",
         "first": "first codes of enrolments",
-        "nobody": f"plain codes that {row.subject} checks, who was no active agent",
-        "pair": f"audience codes that {row.subject} checks",
-        "plain": f"plain codes that {row.subject} checks",
+        "nobody": f"plain codes that {row.subject} verifies, who wasn't an active agent",
+        "pair": f"audience codes that {row.subject} verifies",
+        "plain": f"plain codes that {row.subject} verifies",
         "peer": "spent plain codes",
     }
     return LaneInfo(

@@ -29,27 +29,28 @@ __all__ = ["Peers"]
 
 
 class Peers(AccountService):
-    """Peerings and peers; a part of :class:`Users`."""
+    """Peerings and peers; a base class of :class:`Users`."""
 
     def issue_peering(self, agent: str, *, domain: str, by: str = OPERATOR) -> SecretStr:
-        """Gives an agent a secret by which it proves itself to one other domain, and to no other.
+        """Issue a secret with which an agent proves itself to exactly one other domain.
 
-        Another for the same domain replaces the one before, which is no longer used.
+        Issuing another peering for the same domain replaces the previous one, which is no longer
+        used.
 
         Args:
             agent: The agent.
-            domain: What the other domain is called here; it has the form of a username.
-            by: Who asked for it, for the record.
+            domain: The name of the other domain here; it has the form of a username.
+            by: The requester's name, for the audit.
 
         Returns:
-            The ``otpauth://…`` URI that the other domain enrols, shown once.
+            The ``otpauth://…`` URI for the other domain to enrol. It can't be displayed again.
 
         Raises:
-            InvalidUsername: A name has another form.
+            InvalidUsername: A name is malformed.
             UserNotFound: There is no such account.
             NotLocalAgent: It is a person or a peer.
             UserInactive: It was deactivated.
-            ConfigurationError: There is no key to seal the secret under.
+            ConfigurationError: There is no key to encrypt the secret with.
         """
         require_username(agent, argument="agent")
         require_username(domain, argument="domain")
@@ -80,24 +81,24 @@ class Peers(AccountService):
     def enroll_peer(
         self, uri: str | SecretStr, *, name: str, domain: str, by: str = OPERATOR
     ) -> User:
-        """Makes the account of another domain's agent, which is verified here and not acted as.
+        """Create the account of another domain's agent. It can be verified here, but not acted as.
 
-        It gets no API key; see :meth:`issue_api_key`. A peer that was deactivated may be enrolled
-        anew from the same domain: its secret is replaced, and all its API keys are revoked. Where
-        it is the secret of before, codes that were spent stay spent, and locks go on.
+        It gets no API key; see :meth:`issue_api_key`. A deactivated peer can be enrolled again from
+        the same domain: its secret is replaced, and all its API keys are revoked. If the secret is
+        the same as before, spent codes stay spent and locks stay in force.
 
         Args:
-            uri: What that domain's ``issue_peering`` returned.
-            name: The agent's name, here as there.
-            domain: What that domain is called here; it has the form of a username.
-            by: Who asked for it, for the record.
+            uri: The URI that the other domain's ``issue_peering`` returned.
+            name: The agent's name, the same in both domains.
+            domain: The name of the other domain here; it has the form of a username.
+            by: The requester's name, for the audit.
 
         Raises:
-            InvalidUsername: A name has another form.
-            ValueError: The URI is not of this account, has a secret that is too short, or asks
-                for what isn't spoken here; or another account has this secret.
-            UserExists: The name is taken by anybody but a deactivated peer of that domain.
-            ConfigurationError: There is no key to seal the secret under.
+            InvalidUsername: A name is malformed.
+            ValueError: The URI is another account's, its secret is too short, or it has parameters
+                that aren't supported. Or another account has this secret.
+            UserExists: The name is taken, and not by a deactivated peer of that domain.
+            ConfigurationError: There is no key to encrypt the secret with.
         """
         uri = SecretStr(uri) if isinstance(uri, str) else uri
         require_username(name, argument="name")
@@ -125,14 +126,14 @@ class Peers(AccountService):
                     relation=peer.relation,
                 )
             else:
-                self._enroll_anew(connection, name, sealed, peer.secret, peer.relation, by)
+                self._enroll_again(connection, name, sealed, peer.secret, peer.relation, by)
             return user_of(find_account(connection, name))
 
     aenroll_peer = off_the_loop(enroll_peer)
 
     def _require_unshared(self, connection: Connection, name: str, peer: Enrolment) -> None:
-        # Who knows the secret of two relations can play the one's part in the other; and a plain
-        # code of an account here would be good for both.
+        # With one secret for two relations, a party to one could impersonate the agent in the
+        # other, and a plain code of an account here would be valid for both.
         peers = connection.execute(
             select(UserRow.username, UserRow.totp_secret, UserRow.relation).where(
                 UserRow.username != name, UserRow.totp_secret.is_not(None)
@@ -144,11 +145,11 @@ class Peers(AccountService):
         relations = {each.relation for each in (*peers, *issued)} - {""}
         if peer.relation in relations or holds(self._keyring(), sealed, peer.secret):
             raise ValueError(
-                "secret: this database has it already, for another peer or as one that it issued "
-                "itself; have the other domain issue one for this peer alone"
+                "secret: this database has it already, for another peer or for a peering that it "
+                "issued itself; have the other domain issue one for this peer only"
             )
 
-    def _enroll_anew(
+    def _enroll_again(
         self,
         connection: Connection,
         name: str,
@@ -158,7 +159,7 @@ class Peers(AccountService):
         by: str,
     ) -> None:
         now = self._clock()
-        # What was spent of a secret stays spent when the same one is enrolled again.
+        # If the same secret is enrolled again, its spent codes stay spent.
         stored = connection.execute(
             select(UserRow.totp_secret, UserRow.totp_previous).where(UserRow.username == name)
         ).one()
@@ -182,6 +183,6 @@ class Peers(AccountService):
             .values(revoked_at=now)
         )
         if not same:
-            # Nor is it good again when it is enrolled after another one.
+            # They stay spent also if another secret was enrolled in between.
             self._begin_secret(connection, name, spent=True)
-        self._core.record(connection, by, name, "peer.enroll", "anew; its keys revoked")
+        self._core.record(connection, by, name, "peer.enroll", "enrolled again; its keys revoked")

@@ -1,4 +1,4 @@
-"""Agents that agents make: the account and its sealed key, in one transaction."""
+"""Create agents for agents: the account and its encrypted key, in one transaction."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ __all__ = ["ProvisionedAgent", "provision", "require_prefix"]
 
 KEY_KIND: Final = "agent-key"
 KEY_PREFIX: Final = "agent-key."
-LONGEST: Final = 149 - len(KEY_PREFIX)
-_SLUG_LENGTH: Final = 40
-# Eight random hexadecimal digits, and an underscore before them.
-_SHORTEST_DERIVED: Final = 9
+# Characters of a username, so that KEY_PREFIX and the username fit into a credential's name.
+MAX_USERNAME: Final = 149 - len(KEY_PREFIX)
+_MAX_SLUG: Final = 40
+# An underscore and eight random hexadecimal digits.
+_SUFFIX_LENGTH: Final = 9
 _OWN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
 _ACTION: Final = "agent.create"
 _REASONS: Final[dict[type[Exception], str]] = {
@@ -55,13 +56,13 @@ _REASONS: Final[dict[type[Exception], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ProvisionedAgent:
-    """An agent that an agent made. Its API key isn't in here: it is sealed for its creator.
+    """An agent that an agent created. Its API key is stored as a credential, not returned here.
 
     Attributes:
-        username: Its name.
-        credential: The credential that holds its API key; only the creator may open it.
-        last_four: The last four characters of that key, to tell it from others.
-        created: False where the creator had made it before.
+        username: The new agent's name.
+        credential: The credential with its API key; only the creator may read it.
+        last_four: The last four characters of that key, to identify it.
+        created: False if the creator had created this agent before.
     """
 
     username: str
@@ -81,7 +82,7 @@ def provision(
     username: str | None,
     prefix: str | None = None,
 ) -> ProvisionedAgent:
-    """Makes an agent for an agent; see :meth:`Pipelit.provision_agent`."""
+    """Create an agent for an agent; see :meth:`Pipelit.provision_agent`."""
     if creator.username == OPERATOR:
         creator.require_active()
     admitted = questions.admit(creator.username, _ACTION, creator.now())
@@ -99,18 +100,18 @@ def provision(
     taken = ""
     try:
         if username is not None:
-            _require_fitting(username)
+            _require_short_name(username)
         with core.database.writing(durable=True) as connection:
             _require_creator(users, connection, creator)
-            # Without the prefix it was made before names had one, or by the creator's own code.
+            # An agent without the prefix was created before prefixes, or by the creator's own code.
             if username is None or not _is_own(connection, username, creator):
                 name = _named(purpose, username, prefix)
             credential = f"{KEY_PREFIX}{name}"
             there = _find(connection, UserRow, UserRow.username == name)
             key = _find(connection, CredentialRow, CredentialRow.name == credential)
             taken = _why_taken(there, key, creator)
-            # A name that was derived here is for a new agent: if chance hit upon one of the
-            # creator's own, creating it says so.
+            # A derived name is for a new agent. If it happens to be the name of one of the
+            # creator's agents, creating it raises UserExists.
             if there is not None and not taken and username is not None:
                 core.record(connection, creator.username, name, _ACTION, "was there")
             else:
@@ -128,9 +129,9 @@ def provision(
                 )
     except (AccountError, CredentialError) as error:
         questions.count(creator.username, _ACTION, creator.now())
-        true = taken if isinstance(error, UserExists) else ""
-        reason = true or _REASONS.get(type(error), "refused")
-        # The refusal took its transaction with it, so it is recorded in another.
+        exact = taken if isinstance(error, UserExists) else ""
+        reason = exact or _REASONS.get(type(error), "refused")
+        # The transaction was rolled back, so the refusal is recorded in another one.
         with core.database.writing(durable=True) as connection:
             subject = str(name or "")
             core.record(connection, creator.username, subject, _ACTION, reason, outcome="refused")
@@ -141,58 +142,58 @@ def provision(
 
 
 def require_prefix(prefix: str) -> str:
-    """Return what names of made agents begin with, unchanged.
+    """Return a prefix for names of created agents, unchanged.
 
     Raises:
-        InvalidUsername: It isn't the beginning of a username, or leaves no room for a name.
+        InvalidUsername: No username can begin with it, or it leaves no room for a name.
     """
-    if len(require_username(prefix, argument="prefix")) > LONGEST - _SHORTEST_DERIVED:
+    if len(require_username(prefix, argument="prefix")) > MAX_USERNAME - _SUFFIX_LENGTH:
         raise InvalidUsername(
-            f"prefix {prefix!r:.40} is too long: {LONGEST - _SHORTEST_DERIVED} characters at most, "
-            "so that there is room for a name after it",
+            f"prefix {prefix!r:.40} is too long: {MAX_USERNAME - _SUFFIX_LENGTH} characters at "
+            "most, so that there is room for a name after it",
             username=prefix,
         )
     return prefix
 
 
 def _named(purpose: str, username: str | None, prefix: str | None) -> str:
-    """The full name of the agent that was asked for."""
+    """Return the full name of the requested agent."""
     if not prefix:
         return _derived_name(purpose, "agent_") if username is None else username
     require_prefix(prefix)
     if username is None:
         return _derived_name(purpose, prefix)
     own = username.removeprefix(prefix)
-    # Without a dot: what stands before the last one names the creator, and nobody else.
+    # Without a dot: the part before the last dot has to be the creator's prefix.
     if not _OWN_NAME.match(own):
         raise InvalidUsername(
-            f"username {username!r:.80} can't be used: give 1 or more of the characters a-z 0-9 _ "
+            f"username {username!r:.80} can't be used: use 1 or more of the characters a-z 0-9 _ "
             f"- and the first a letter or digit; it becomes {prefix}<username>",
             username=username,
         )
-    _require_fitting(f"{prefix}{own}")
+    _require_short_name(f"{prefix}{own}")
     return f"{prefix}{own}"
 
 
 def _derived_name(purpose: str, prefix: str) -> str:
     plain = unicodedata.normalize("NFKD", purpose).encode("ascii", "ignore").decode().lower()
-    room = min(_SLUG_LENGTH, LONGEST - len(prefix) - _SHORTEST_DERIVED)
+    room = min(_MAX_SLUG, MAX_USERNAME - len(prefix) - _SUFFIX_LENGTH)
     slug = re.sub(r"[^a-z0-9]+", "_", plain)[: max(0, room)].strip("_")
     return prefix + "_".join(filter(None, [slug, secrets.token_hex(4)]))
 
 
 def _is_own(connection: Connection, username: str, creator: Agent) -> bool:
-    """Whether this is one of the agents that the creator made here, and is still active."""
+    """Return whether the creator created this agent here, and it is still active."""
     there = _find(connection, UserRow, UserRow.username == username)
     key = _find(connection, CredentialRow, CredentialRow.name == f"{KEY_PREFIX}{username}")
     return there is not None and not _why_taken(there, key, creator)
 
 
-def _require_fitting(name: str) -> None:
-    if len(require_username(name)) > LONGEST:
+def _require_short_name(name: str) -> None:
+    if len(require_username(name)) > MAX_USERNAME:
         raise InvalidUsername(
-            f"username {name!r:.40} is too long: {LONGEST} characters at most, so that its key "
-            f"can be kept as {KEY_PREFIX}<username>",
+            f"username {name!r:.40} is too long: {MAX_USERNAME} characters at most, so that its "
+            f"key can be stored as {KEY_PREFIX}<username>",
             username=name,
         )
 
@@ -216,7 +217,7 @@ def _require_creator(users: Users, connection: Connection, creator: Agent) -> No
 
 
 def _why_taken(there: Row[Any] | None, key: Row[Any] | None, creator: Agent) -> str:
-    """Why the account isn't one that the creator made here; empty where it is, or there's none."""
+    """Return why an account can't be the creator's agent; empty if it is, or doesn't exist."""
     if there is None:
         return ""
     if there.kind != "agent":

@@ -1,4 +1,4 @@
-"""Recovery codes of people: made ten at a time, stored as digests, each used once."""
+"""Recovery codes of people: generated ten at a time, stored as digests, each used once."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class RecoveryCodes:
         return codes
 
     def use(self, connection: Connection, row: Any, factor: str, now: float) -> bool:
-        """Uses a recovery code up; False where it was used, or isn't one that was made here."""
+        """Use a recovery code; return False if it was used or wasn't made by this library."""
         keyring = self._core.keyring()
         if row is None or row.used_at is not None or row.factor != factor:
             return False
-        # A digest alone could be anybody's: who can write to the table could put one in.
+        # A digest alone proves nothing: anyone with write access to the table could insert one.
         if _tag_state(keyring, row) == "foreign":
             return False
         used = _recovery_fields(row.username, row.digest, factor, float(now))
@@ -95,10 +95,10 @@ class RecoveryCodes:
         return changed.rowcount == 1
 
     def retag(self, keyring: Keyring, *, only_count: bool = False) -> tuple[int, int, int]:
-        """Tags under the newest key what was tagged under an older one.
+        """Tag rows with the newest key if an older key tagged them.
 
         Returns:
-            How many rows were tagged under the newest key, under an older one, and under none.
+            The numbers of rows that were tagged with the newest key, an older key, and no key.
         """
         counts = {"newest": 0, "older": 0, "foreign": 0}
         for name in self._usernames():
@@ -117,10 +117,10 @@ class RecoveryCodes:
         return counts["newest"], counts["older"], counts["foreign"]
 
     def forget_foreign(self, keyring: Keyring) -> list[str]:
-        """Deletes the recovery codes that no key has tagged.
+        """Delete the recovery codes that none of the keys has tagged.
 
         Returns:
-            Whose they were.
+            The usernames of the people whose codes were deleted.
         """
         gone = []
         for name in self._usernames():

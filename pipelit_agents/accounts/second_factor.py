@@ -1,4 +1,4 @@
-"""A second factor for people: TOTP by an authenticator app, and recovery codes for its loss."""
+"""A second factor for people: TOTP with an authenticator app, and recovery codes if it is lost."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ from pipelit_agents.sealing.purposes import pending_purpose, totp_purpose
 __all__ = ["Mfa", "MfaStatus"]
 
 OPERATOR: Final = "operator"
-# An approval that nobody asked for expires too, however long ago `within` allows. Seconds.
-_APPROVED_FOR: Final = 30 * 86_400.0
+# Seconds. An approval without a stored question expires too, even if `within` is longer.
+_APPROVAL_TTL: Final = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ class MfaStatus:
     """A person's second factor.
 
     Attributes:
-        username: Whose.
-        on: Whether codes are checked.
-        pending: Whether it is being enrolled: a secret was shown, and no code of it yet.
-        recovery_codes: How many recovery codes are left.
+        username: The person.
+        on: Whether codes are verified.
+        pending: Whether an enrolment waits for its first code.
+        recovery_codes: The number of unused recovery codes.
     """
 
     username: str
@@ -86,8 +86,8 @@ class Mfa:
 
     Args:
         core: The database, the keys that encrypt secrets, and the limits.
-        verifier: Checks codes, under the limits that hold for agents too.
-        register: Where approvals are written down.
+        verifier: Verifies codes, with the same limits as for agents.
+        register: Stores approvals.
     """
 
     def __init__(self, core: Core, verifier: Verifier, register: Register) -> None:
@@ -101,23 +101,23 @@ class Mfa:
         self._limits: Any = {"rules": Rules(core.policy), "clock": core.shared_clock}
 
     def enroll(self, username: str, *, by: str = OPERATOR) -> SecretStr:
-        """Makes a person's second factor; it is on when :meth:`confirm` has seen a first code.
+        """Begin the enrolment of a person's second factor; :meth:`confirm` turns it on.
 
-        Called again before that, it makes another one, and the one before is worth nothing.
+        Another call before :meth:`confirm` begins a new enrolment and discards the previous one.
 
         Args:
-            username: Whose.
-            by: Who asked for it, for the record.
+            username: The person.
+            by: The requester's name, for the audit.
 
         Returns:
             The ``otpauth://`` URI, for an authenticator app.
 
         Raises:
             UserNotFound: There is no such account.
-            NotPermitted: It is no person's.
+            NotPermitted: It isn't a person's account.
             UserInactive: It was deactivated.
             SecondFactorError: It is on already.
-            ConfigurationError: There is no key to seal the secret under.
+            ConfigurationError: There is no key to encrypt the secret with.
         """
         secret = secrets.token_bytes(SECRET_BYTES)
         with self._database.writing(durable=True) as connection:
@@ -133,45 +133,46 @@ class Mfa:
     def confirm(
         self, username: str, code: str, *, enrolled: SecretStr | None = None
     ) -> Sequence[SecretStr]:
-        """Turns a second factor on, by its first code; five wrong codes end the enrolment.
+        """Turn a second factor on with its first code. Five wrong codes end the enrolment.
 
-        A person's enrolments together may have 45 wrong first codes a year, of which 33 at once;
-        then a first code is evaluated once in about 33 days. Otherwise whoever may type first codes
-        could guess without end wherever enrolments are begun again and again.
+        All enrolments of a person share an allowance of 45 wrong first codes a year, 33 of them at
+        once. After that, one first code is evaluated about every 33 days. Without this limit,
+        anyone who may type first codes could guess forever if enrolments are repeated.
 
-        A code of another moment, up to ten minutes away, isn't accepted and counts as no wrong
+        A code of another time, up to ten minutes away, isn't accepted but doesn't count as a wrong
         code: the phone's clock is off, and the message says by how much. That code is never
         accepted later.
 
         Args:
-            username: Whose.
-            code: Six digits, as people type them: spaces and dashes make no difference. They are
-                spent.
-            enrolled: What :meth:`enroll` returned for this enrolment. It holds the secret, so
-                whoever gives it has nothing to guess: the code is evaluated although too many first
-                codes were wrong, and a wrong one isn't counted for the year. Give it only where the
-                person who types the code is the one who was shown the URI, as at an operator's
-                desk.
+            username: The person.
+            code: Six digits, as people type them: spaces and dashes are ignored. The code is spent.
+            enrolled: The URI that :meth:`enroll` returned for this enrolment. It holds the secret,
+                so a caller who has it needn't guess. With it, the code is evaluated even if too
+                many first codes were wrong, and a wrong code doesn't count for the year. Pass it
+                only if the person who types the code is the one who got the URI, for example at an
+                operator's desk.
 
         Returns:
-            Ten recovery codes, shown now and never again. Each works once, in the place of a code.
+            Ten recovery codes. They can't be displayed again. Each can be used once instead of a
+            code.
 
         Raises:
-            MalformedCode: What was typed can't be a code; it counts as no wrong code.
-            CodeRejected: The code is wrong; the message says how many more may be. Or it is of
-                another moment; the message says how far the phone's clock is off.
+            MalformedCode: The input can't be a code; it doesn't count as a wrong code.
+            CodeRejected: The code is wrong; the message says how many tries are left. Or it is of
+                another time; the message says how far the phone's clock is off.
             PeerLocked: Too many first codes were wrong; ``retry_after`` says when the next one is
-                evaluated. It counts as no wrong code.
-            VerificationError: The code can't be spent now, so it isn't on; the limits hold here.
-            SecondFactorError: Nothing was enrolled, it is on already, or ``enrolled`` is of another
-                enrolment.
-            TypeError: ``enrolled`` is no ``SecretStr``.
+                evaluated. This one doesn't count as a wrong code.
+            VerificationError: The code can't be spent now because of a limit, so the factor isn't
+                on.
+            SecondFactorError: There is no enrolment, the factor is on already, or ``enrolled``
+                belongs to another enrolment.
+            TypeError: ``enrolled`` isn't a ``SecretStr``.
             AccountError: As :meth:`enroll`.
         """
         codes: list[SecretStr] = []
         refused = ""
         kind, plain = read_code(code)
-        # What can't be a first code is refused here, before it could count as a wrong one.
+        # Malformed input is refused here, before it could count as a wrong code.
         plain = self._verifier.require_plain_form(
             require_username(username), plain if kind == "plain" else code
         )
@@ -184,7 +185,7 @@ class Mfa:
             ).one_or_none()
             if pending is None:
                 raise SecondFactorError(
-                    f"nothing was enrolled for {name!r}: begin with mfa.enroll or: "
+                    f"there is no enrolment for {name!r}: begin one with mfa.enroll or: "
                     f"pipelit-agents mfa enroll {name}",
                     username=name,
                 )
@@ -194,7 +195,7 @@ class Mfa:
             if wait > 0:
                 raise too_many_first_codes(name, wait)
             whole = self._keyring().unseal(pending.secret.token, pending_purpose(name))
-            secret, told = read_pending(whole)
+            secret, revealed = read_pending(whole)
             if enrolled is not None:
                 require_of_this_enrolment(name, secret, enrolled)
             now = self._clock()
@@ -205,16 +206,16 @@ class Mfa:
                     charge_first_code(self._database, connection, name, **self._limits)
                 count_wrong_code(self._core, connection, name, pending.failures + 1)
                 refused = wrong_first_code(name, FIRST_CODE_TRIES - pending.failures - 1)
-            elif abs(ahead) > FIRST_CODE_WINDOW or step in told:
-                record_other_moment(self._core, connection, name, secret, {*told, step}, now)
+            elif abs(ahead) > FIRST_CODE_WINDOW or step in revealed:
+                record_other_moment(self._core, connection, name, secret, {*revealed, step}, now)
                 refused = wrong_moment(ahead)
             else:
-                place = totp_purpose(name)
-                sealed = Sealed(self._keyring().seal(secret, place), place)
+                purpose = totp_purpose(name)
+                sealed = Sealed(self._keyring().seal(secret, purpose), purpose)
                 connection.execute(
                     update(UserRow).where(UserRow.username == name).values(totp_secret=sealed)
                 )
-                # Guesses from before she had a secret can't keep her from turning it on.
+                # Earlier guesses about this person don't prevent turning the factor on.
                 begin_secret(self._database, connection, name, at=self._clock(), **self._limits)
                 connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
                 codes = self.recovery.replace(connection, name, secret)
@@ -222,7 +223,7 @@ class Mfa:
         if not codes:
             raise CodeRejected(refused, peer=name, verifier=name)
         try:
-            # Spent like any other, before anybody hears that it is on.
+            # The code is spent like any other before this method reports that the factor is on.
             self._verifier.check_person(name, plain, own=True, first=True)
         except BaseException:
             self._take_back(name, whole)
@@ -233,46 +234,48 @@ class Mfa:
 
     @discreet
     def verify(self, username: str, code: str) -> Verification:
-        """Checks a person's code and spends it.
+        """Verify a person's code and spend it.
 
-        All refusals look alike: :meth:`status` says whether a person has a second factor, and the
-        audit why a code was refused.
+        All refusals have the same message. :meth:`status` returns whether a person has a second
+        factor, and the audit has the reason of a refusal.
 
-        Call it for somebody whom you have authenticated as this person by a first factor, such as
-        her API key. Failures count in her own lane ("self"), so nobody else can lock it. Where
-        anybody may type a code for her, as in a resumed graph, they count in the lane "others".
+        Call this for a caller whom you have authenticated as this person with a first factor, such
+        as an API key. Failures count in the person's own lane ("self"), so nobody else can lock it.
+        If anybody may type a code for the person, as in a resumed graph, failures count in the lane
+        "others".
 
         Args:
-            username: Whose it has to be.
+            username: The person whose code it has to be.
             code: Six digits of the authenticator app, or a recovery code, as people type them:
-                spaces, dashes, line ends and lower case make no difference.
+                spaces, dashes, line ends and lower case are ignored.
 
         Raises:
-            CodeRejected: The code is wrong or was spent, or there is no such person, without a
-                second factor, or deactivated.
-            MalformedCode: What was typed can't be a code; it counts as no attempt.
+            CodeRejected: The code is wrong or was spent, or there is no such active person with a
+                second factor.
+            MalformedCode: The input can't be a code; it doesn't count as an attempt.
             RateLimited: Too many failures in the last minute.
             PeerLocked: Too many failures in a row.
             LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
-            InvalidUsername: The name has another form.
+            InvalidUsername: The username is malformed.
         """
         return self._verify(username, code, own=True)
 
     averify = off_the_loop(verify)
 
     def approve(self, username: str, code: str, *, digest: str) -> Verification:
-        """Checks a person's code, and records that the person approved what has this digest.
+        """Verify a person's code, and record that the person approved the value with this digest.
 
-        ``pipelit.approvals`` stores the question too, with who may answer it and until when. What
-        is approved here can be used once, for 30 days at most: see :meth:`require_approved`.
+        ``pipelit.approvals`` also stores the question, its approvers and its expiry. An approval
+        recorded here can be used once, within 30 days: see :meth:`require_approved`.
 
         Args:
-            username: Who approves.
-            code: As for :meth:`verify`. It says who approves, and isn't bound to the digest.
-            digest: SHA-256 of what was shown, 64 hexadecimal digits: ``approval_digest(what)``.
+            username: The person who approves.
+            code: As for :meth:`verify`. It proves who approves, and isn't bound to the digest.
+            digest: SHA-256 of the displayed value, 64 hexadecimal digits:
+                ``approval_digest(what)``.
 
         Raises:
-            ValueError: The digest has another form.
+            ValueError: The digest is malformed.
             PipelitError: As :meth:`verify`.
         """
         _require_digest(digest)
@@ -280,29 +283,29 @@ class Mfa:
         factor = self._register.factor(name)
         found = self._verify(name, code, own=True)
         vote = Vote(name, "approved", found.kind, factor)
-        self._register.record(digest, vote, lifetime=_APPROVED_FOR)
+        self._register.record(digest, vote, lifetime=_APPROVAL_TTL)
         return found
 
     aapprove = off_the_loop(approve)
 
     def deny(self, username: str, code: str | None, *, digest: str) -> Verification | None:
-        """Records that a person denied what has this digest.
+        """Record that a person denied the value with this digest.
 
-        It voids what this person, or another with whom she was asked, approved of this digest and
-        what wasn't used yet.
+        A denial voids unused approvals of this digest by this person, or by another approver of
+        the same question.
 
         Args:
-            username: Who denies.
-            code: As for :meth:`verify`; None where the person has none at hand. A denial without a
-                code is recorded, and voids something only inside ``pipelit.acting_for(username)``:
-                otherwise anybody could stop what others approved.
+            username: The person who denies.
+            code: As for :meth:`verify`; None if the person has no code. A denial without a code is
+                recorded, but it voids approvals only inside ``pipelit.acting_for(username)``.
+                Otherwise anybody could stop what others approved.
             digest: As for :meth:`approve`.
 
         Returns:
             The evidence, or None for a denial without a code.
 
         Raises:
-            ValueError: The digest has another form.
+            ValueError: The digest is malformed.
             AccountError: There is no code, and no such active person.
             PipelitError: As :meth:`verify`.
         """
@@ -311,23 +314,23 @@ class Mfa:
         if code is None:
             self._require_active(name)
             kind = "vouched" if acting_person(self._database) == name else ""
-            self._register.record(digest, Vote(name, "denied", kind), lifetime=_APPROVED_FOR)
+            self._register.record(digest, Vote(name, "denied", kind), lifetime=_APPROVAL_TTL)
             return None
         factor = self._register.factor(name)
         found = self._verify(name, code, own=True)
         vote = Vote(name, "denied", found.kind, factor)
-        self._register.record(digest, vote, lifetime=_APPROVED_FOR)
+        self._register.record(digest, vote, lifetime=_APPROVAL_TTL)
         return found
 
     adeny = off_the_loop(deny)
 
     @discreet
     def disable(self, username: str, code: str) -> None:
-        """Ends a person's second factor and its recovery codes.
+        """End a person's second factor and its recovery codes.
 
         Args:
-            username: Whose.
-            code: As for :meth:`verify`; it is needed, so that who finds an open terminal can't.
+            username: The person.
+            code: As for :meth:`verify`. Without it, anyone at an unlocked terminal could do this.
 
         Raises:
             PipelitError: As :meth:`verify`.
@@ -342,7 +345,7 @@ class Mfa:
 
     @discreet
     def renew_recovery_codes(self, username: str, code: str) -> Sequence[SecretStr]:
-        """Replaces the recovery codes by ten new ones.
+        """Replace the recovery codes with ten new ones.
 
         Raises:
             PipelitError: As :meth:`verify`.
@@ -359,15 +362,17 @@ class Mfa:
     arenew_recovery_codes = off_the_loop(renew_recovery_codes)
 
     def reset(self, username: str, *, by: str = OPERATOR) -> None:
-        """Ends a second factor without a code; for an operator.
+        """End a second factor without a code; for an operator.
+
+        Use it if the person lost phone and recovery codes, or the encryption key was lost.
 
         Args:
-            username: Whose: the person lost phone and recovery codes, or the database its key.
-            by: Who asked for it, for the record.
+            username: The person.
+            by: The requester's name, for the audit.
 
         Raises:
             UserNotFound: There is no such account.
-            NotPermitted: It is no person's.
+            NotPermitted: It isn't a person's account.
         """
         with self._database.writing(durable=True) as connection:
             self._database.lock(connection, f"account:{require_username(username)}")
@@ -380,18 +385,19 @@ class Mfa:
     def require_approved(
         self, digest: str, *, approvers: Sequence[str], within: timedelta = timedelta(hours=1)
     ) -> ApprovalDecision:
-        """Makes sure that a person approved exactly this, and uses the approval up.
+        """Require that a person approved exactly this, and use up the approval.
 
-        The same as ``pipelit.approvals.require``. For the step that acts: it asks the database, and
-        not a graph's state, which whoever may resume or update the graph can write.
+        The same as ``pipelit.approvals.require``. Call it in the step that acts. It reads the
+        database, not a graph's state: anyone who may resume or update the graph can write the
+        state.
 
         Args:
-            digest: Of what is about to be done, ``approval_digest(…)``.
-            approvers: Who may have approved.
-            within: How long ago at the most.
+            digest: The digest of the action, ``approval_digest(…)``.
+            approvers: The people whose approval is accepted.
+            within: The maximum age of the approval.
 
         Returns:
-            The approval that was used; ``actor`` is the person, ``at`` when.
+            The approval that was used; ``actor`` is the person, ``at`` is the time.
 
         Raises:
             NotPermitted: As ``approvals.require``; the message says why.
@@ -407,18 +413,18 @@ class Mfa:
             raise ValueError("within must be more than 0 seconds")
         if not is_digest(digest):
             raise NotPermitted(
-                "this is no digest, so nobody has approved it: give approval_digest(what)"
+                "this isn't a digest, so nobody has approved it: pass approval_digest(what)"
             )
         return self._register.use(digest, names, within.total_seconds())
 
     arequire_approved = off_the_loop(require_approved)
 
     def status(self, username: str) -> MfaStatus:
-        """Whether a person has a second factor.
+        """Return whether a person has a second factor.
 
         Raises:
             UserNotFound: There is no such account.
-            NotPermitted: It is no person's.
+            NotPermitted: It isn't a person's account.
         """
         with self._database.reading() as connection:
             row = self._person(connection, username)
@@ -437,19 +443,19 @@ class Mfa:
     astatus = off_the_loop(status)
 
     def _verify(self, username: str, code: str, *, own: bool) -> Verification:
-        """Checks a person's code and spends it; what is refused looks alike for every account.
+        """Verify a person's code and spend it; refusals look the same for every account.
 
         Args:
-            username: Whose.
-            code: As typed.
-            own: Whether code acts for this person, so that the attempt is hers and no stranger's.
+            username: The person.
+            code: The code as typed.
+            own: Whether code acts for this person, so that failures count in the person's own lane.
         """
         name = require_username(username)
         kind, typed = read_code(code)
         if kind == "recovery":
             return self._recover(name, typed)
         with self._database.reading() as connection:
-            unfit = _unfit(_read_user(connection, name))
+            unfit = _why_unfit(_read_user(connection, name))
         return self._verifier.check_person(name, typed if kind else code, own=own, unfit=unfit)
 
     def _require_active(self, username: str) -> None:
@@ -457,7 +463,7 @@ class Mfa:
             self._active_person(connection, username)
 
     def _end(self, connection: Connection, name: str) -> None:
-        # Whatever this factor approved and nobody has used yet ends with it.
+        # Unused approvals by this factor end with it.
         void_unused(connection, [name])
         row = update(UserRow).where(UserRow.username == name)
         connection.execute(row.values(totp_secret=None))
@@ -465,7 +471,7 @@ class Mfa:
             connection.execute(delete(each).where(each.username == name))
 
     def _take_back(self, name: str, whole: bytes) -> None:
-        # Nobody has seen the recovery codes, and the secret is as pending as it was.
+        # The recovery codes weren't returned. Delete them, and make the enrolment pending again.
         with self._database.writing(durable=True) as connection:
             self._database.lock(connection, f"account:{name}")
             self._end(connection, name)
@@ -487,12 +493,12 @@ class Mfa:
         row = _read_user(connection, name)
         if row is None:
             raise UserNotFound(
-                f"there is no account {name!r}; make it with: pipelit-agents users create {name}",
+                f"there is no account {name!r}; create it with: pipelit-agents users create {name}",
                 username=name,
             )
         if row.kind != "human" or row.domain:
             raise NotPermitted(
-                f"{name!r} is no person: an agent's second factor is its own TOTP secret",
+                f"{name!r} isn't a person: an agent's second factor is its own TOTP secret",
                 username=name,
             )
         return row
@@ -512,7 +518,7 @@ class Mfa:
             )
         if not on and row.totp_secret is not None:
             raise SecondFactorError(
-                f"the second factor of {name!r} is on: end it first, with a code of it: "
+                f"the second factor of {name!r} is on: end it first with one of its codes: "
                 f"pipelit-agents mfa disable {name}",
                 username=name,
             )
@@ -523,12 +529,12 @@ class Mfa:
         return self._require(connection, username, on=on)
 
     def _recover(self, name: str, code: str) -> Verification:
-        # 80 bits can't be guessed, so that failures are recorded and lock nobody out.
+        # 80 bits can't be guessed, so failures are recorded but lock nobody out.
         now, digest = self._clock(), digest_of_code(name, code)
         with self._database.writing(durable=True) as connection:
             self._database.lock(connection, f"account:{name}", shared=True)
             user = _read_user(connection, name)
-            unfit = _unfit(user)
+            unfit = _why_unfit(user)
             sealed = None if unfit else user.totp_secret
             factor = factor_id(name, self._verifier.person_secret(name, sealed))
             row = connection.execute(
@@ -548,7 +554,9 @@ class Mfa:
             )
         if reason:
             raise CodeRejected(
-                "the recovery code was not accepted: each works once", peer=name, verifier=name
+                "the recovery code was not accepted: each can be used once",
+                peer=name,
+                verifier=name,
             )
         at = datetime.fromtimestamp(now, UTC)
         return Verification(name, name, "recovery", int(now) // PERIOD, at)
@@ -560,8 +568,8 @@ def _read_user(connection: Connection, name: str) -> Any:
     ).one_or_none()
 
 
-def _unfit(row: Any) -> str:
-    """Why no code of an account can be right; nothing for an active person with a second factor."""
+def _why_unfit(row: Any) -> str:
+    """Return why no code of an account can be right; empty for an active person with a factor."""
     if row is None:
         return "unknown account"
     if row.kind != "human" or row.domain:

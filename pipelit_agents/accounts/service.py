@@ -1,4 +1,4 @@
-"""What the parts of :class:`Users` share: the core, and how an account is written."""
+"""The base class of the parts of :class:`Users`: the core, and storing an account."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET_BYTES: Final = 32
 
 
 class AccountService:
-    """The base of the classes that ``Users`` is made of.
+    """The base class of the parts of ``Users``.
 
     Args:
         core: The database, the keys that encrypt TOTP secrets, the quota and the limits.
@@ -59,7 +59,7 @@ class AccountService:
         )
 
     def _lock_accounts(self, connection: Connection, *usernames: str) -> None:
-        # Verifications that have begun end first; none that begins later finds them as they were.
+        # Running verifications end first, and later ones read the changed accounts.
         self._database.lock(connection, *(f"account:{each}" for each in sorted(usernames)))
 
     def _insert(
@@ -79,7 +79,7 @@ class AccountService:
     ) -> None:
         self._lock_accounts(connection, username)
         taken = select(UserRow.username).where(UserRow.username == username)
-        # Nobody's entries in the audit shall look like the operator's.
+        # No account's audit entries may look like the operator's.
         if username == OPERATOR or connection.scalar(taken) is not None:
             raise UserExists(
                 f"there is an account {username!r} already: choose another name", username=username
@@ -101,7 +101,7 @@ class AccountService:
                 relation=relation,
             )
         )
-        # Nobody is born locked by guesses that were made before.
+        # Guesses from before the account existed don't lock it.
         self._begin_secret(connection, username)
         action = "peer.enroll" if domain else f"{kind}.create"
         self._core.record(connection, created_by, username, action)
@@ -111,5 +111,5 @@ class AccountService:
             return None
         expires = require_moment(at, argument)
         if expires <= self._clock():
-            raise ValueError(f"{argument} is past ({at:%Y-%m-%d %H:%M %Z}): name a later moment")
+            raise ValueError(f"{argument} is past ({at:%Y-%m-%d %H:%M %Z}): pass a later time")
         return expires

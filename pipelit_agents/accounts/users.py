@@ -1,4 +1,4 @@
-"""Accounts: people, agent users and peers, their API keys, and what an operator does with them."""
+"""Accounts: people, agent users and peers, their API keys, and an operator's actions on them."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from pipelit_agents.protocol.usernames import OPERATOR, require_username
 from pipelit_agents.sealing.purposes import totp_purpose
 
 __all__ = ["Users"]
-# One in so many of an owner's places is for agents that people make.
-_KEPT_FOR_PEOPLE: Final = 4
+# One quarter of an owner's quota is reserved for agents that people create.
+_RESERVED_FOR_PEOPLE: Final = 4
 
 
 class Users(ApiKeys, Peers):
@@ -63,15 +63,15 @@ class Users(ApiKeys, Peers):
         key_expires_at: datetime | None = None,
         created_by: str = OPERATOR,
     ) -> NewUser:
-        """Makes the account of a person, with one API key.
+        """Create the account of a person, with one API key.
 
         Args:
             username: 1 to 149 of ``a-z 0-9 _ . -``, the first a letter or digit.
-            key_expires_at: From when the API key isn't accepted; with a time zone.
-            created_by: Who asked for it, for the record.
+            key_expires_at: The time from which the API key isn't accepted; with a time zone.
+            created_by: The requester's name, for the audit.
 
         Raises:
-            InvalidUsername: The name has another form.
+            InvalidUsername: The username is malformed.
             UserExists: The name is taken.
         """
         name = require_username(username)
@@ -92,25 +92,25 @@ class Users(ApiKeys, Peers):
         may_create_agents: bool | None = None,
         key_expires_at: datetime | None = None,
     ) -> NewAgent:
-        """Makes an agent user: no password ever, a TOTP secret and an API key of its own.
+        """Create an agent user with a TOTP secret and an API key. It never has a password.
 
         Args:
             username: As for a person.
-            owner: Whom it belongs to: an active person, or an active agent that may make agents.
-            purpose: What it is for, in a few words.
-            may_create_agents: Whether it may make agents itself. By default an agent of a person
-                may, and an agent made by an agent may not.
-            key_expires_at: From when its API key isn't accepted; with a time zone.
+            owner: An active person, or an active agent that may create agents.
+            purpose: What the agent is for, in a few words.
+            may_create_agents: Whether the agent may create agents itself. By default an agent of a
+                person may, and an agent created by an agent may not.
+            key_expires_at: The time from which its API key isn't accepted; with a time zone.
 
         Raises:
-            InvalidUsername: The name has another form.
+            InvalidUsername: The username is malformed.
             UserExists: The name is taken.
             UserNotFound: There is no such owner.
             UserInactive: The owner was deactivated.
-            NotPermitted: The owner is an agent that may not make agents, or a peer.
-            QuotaExceeded: The root owner, or an agent that is to own it, has as many living agents
+            NotPermitted: The owner is a peer, or an agent that may not create agents.
+            QuotaExceeded: The root owner, or an agent among the owners, has as many active agents
                 as the policy allows.
-            ConfigurationError: There is no key to seal its TOTP secret under.
+            ConfigurationError: There is no key to encrypt its TOTP secret with.
         """
         name = require_username(username)
         with self._database.writing(durable=True) as connection:
@@ -135,13 +135,14 @@ class Users(ApiKeys, Peers):
         may_create_agents: bool | None = None,
         key_expires_at: datetime | None = None,
     ) -> NewAgent:
-        """As :meth:`create_agent`, in a transaction of the caller's on the same database."""
+        """Create an agent as :meth:`create_agent` does, in the caller's transaction."""
         belongs_to = self.find_in(connection, require_username(owner, argument="owner"))
         if not belongs_to.active:
             raise UserInactive(f"owner {owner!r} was deactivated", username=owner)
         if belongs_to.domain:
             raise NotPermitted(
-                f"{owner!r} is a peer of the domain {belongs_to.domain!r}: it owns no agents here",
+                f"{owner!r} is a peer of the domain {belongs_to.domain!r}: it can't own agents "
+                "here",
                 username=owner,
             )
         if belongs_to.kind == "agent" and not belongs_to.may_create_agents:
@@ -153,7 +154,7 @@ class Users(ApiKeys, Peers):
         if may_create_agents is None:
             may_create_agents = belongs_to.kind == "human"
         root = belongs_to.root_owner
-        self._require_place(connection, belongs_to)
+        self._require_quota(connection, belongs_to)
         secret = secrets.token_bytes(SECRET_BYTES)
         self._insert(
             connection,
@@ -170,28 +171,28 @@ class Users(ApiKeys, Peers):
         key = self._insert_key(connection, username, "first key", expires, owner)
         return NewAgent(username, key.api_key, provisioning_uri(username, secret))
 
-    def _require_place(self, connection: Connection, owner: Row[Any]) -> None:
-        """Make sure that the quotas have a place for one more agent of this owner."""
+    def _require_quota(self, connection: Connection, owner: Row[Any]) -> None:
+        """Require that the quotas allow one more agent of this owner."""
         root, limit = owner.root_owner, self._policy.agents_per_owner
         family = (UserRow.root_owner == root, UserRow.kind == "agent", UserRow.active)
-        living = connection.scalar(select(func.count()).where(*family)) or 0
-        if living >= limit:
+        active = connection.scalar(select(func.count()).where(*family)) or 0
+        if active >= limit:
             raise QuotaExceeded(
-                f"{root!r} has {living} living agents, and {limit} are allowed: deactivate one, "
+                f"{root!r} has {active} active agents, and {limit} are allowed: deactivate one, "
                 "or raise agents_per_owner in the policy",
                 username=root,
                 limit=limit,
             )
         if owner.kind != "agent":
             return
-        # What agents make never takes the places that are kept for agents that people make.
-        theirs = limit - limit // _KEPT_FOR_PEOPLE
+        # Agents that agents create never use the quota reserved for agents that people create.
+        theirs = limit - limit // _RESERVED_FOR_PEOPLE
         made = connection.scalar(select(func.count()).where(*family, UserRow.owner != root)) or 0
         if made >= theirs:
             raise QuotaExceeded(
-                f"the agents of {root!r} have made {made} living agents, and may make {theirs} of "
-                f"the {limit} that are allowed: deactivate one, or raise agents_per_owner in the "
-                "policy",
+                f"the agents of {root!r} have created {made} active agents, and may create "
+                f"{theirs} of the {limit} that are allowed: deactivate one, or raise "
+                "agents_per_owner in the policy",
                 username=root,
                 limit=theirs,
             )
@@ -200,42 +201,42 @@ class Users(ApiKeys, Peers):
             made = self._count_made_by(connection, owner.username)
             if made >= most:
                 raise QuotaExceeded(
-                    f"{owner.username!r} has made {made} living agents, with those that they made, "
-                    f"and {most} are allowed: deactivate one, or raise agents_per_creator in the "
-                    "policy",
+                    f"{owner.username!r} has created {made} active agents, itself or through its "
+                    f"agents, and {most} are allowed: deactivate one, or raise agents_per_creator "
+                    "in the policy",
                     username=owner.username,
                     limit=most,
                 )
-            # What an agent's agents make counts as its own too.
+            # Agents that an agent's agents create count towards its quota too.
             owner = find_account(connection, owner.owner)
 
     @staticmethod
     def _count_made_by(connection: Connection, agent: str) -> int:
-        living = select(UserRow.username).where(UserRow.owner == agent, UserRow.active)
-        made = living.cte(recursive=True)
+        active = select(UserRow.username).where(UserRow.owner == agent, UserRow.active)
+        made = active.cte(recursive=True)
         made = made.union(
             select(UserRow.username).where(UserRow.owner == made.c.username, UserRow.active)
         )
         return connection.scalar(select(func.count()).select_from(made)) or 0
 
     def find_in(self, connection: Connection, username: str) -> Row[Any]:
-        """An account's row, in a transaction of the caller's that keeps its family as it is.
+        """Lock the accounts of one root owner in the caller's transaction, and return a row.
 
-        What makes, ends or counts the accounts under one root owner follows each other by it.
+        The lock serializes transactions that create, deactivate or count these accounts.
 
         Raises:
-            UserNotFound: There is none.
+            UserNotFound: There is no such account.
         """
         row = find_account(connection, username)
         self._database.lock(connection, f"family:{row.root_owner}")
         return find_account(connection, username)
 
     def get(self, username: str) -> User:
-        """The account of that name.
+        """Return the account of that name.
 
         Raises:
-            InvalidUsername: The name has another form.
-            UserNotFound: There is none.
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
         """
         with self._database.reading() as connection:
             return user_of(find_account(connection, require_username(username)))
@@ -243,7 +244,7 @@ class Users(ApiKeys, Peers):
     aget = off_the_loop(get)
 
     def list(self, *, owner: str | None = None) -> Sequence[User]:
-        """All accounts by name, or those of one root owner."""
+        """Return all accounts sorted by name, or only those of one root owner."""
         query = select(UserRow.__table__).order_by(UserRow.username)
         if owner is not None:
             query = query.where(UserRow.root_owner == owner)
@@ -253,14 +254,14 @@ class Users(ApiKeys, Peers):
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
 
     def deactivate(self, username: str, *, by: str = OPERATOR) -> Sequence[str]:
-        """Ends an account, and those of all agents that it owns, at once and for good.
+        """Deactivate an account and all agents that it owns, immediately and permanently.
 
         Returns:
-            The names of all accounts that were active and now aren't.
+            The names of all accounts that this call deactivated.
 
         Raises:
-            InvalidUsername: The name has another form.
-            UserNotFound: There is none.
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
         """
         with self._database.writing(durable=True) as connection:
             name = self.find_in(connection, require_username(username)).username
@@ -279,8 +280,8 @@ class Users(ApiKeys, Peers):
             connection.execute(
                 update(UserRow).where(UserRow.username.in_(ended)).values(active=False)
             )
-            # An approval is good only with the factor by which it was given. Without the factor,
-            # writing to the other columns brings neither the person nor the approval back.
+            # An approval is valid only with the factor by which it was given. Without the factor,
+            # write access to the other columns restores neither the person nor the approval.
             connection.execute(
                 update(UserRow)
                 .where(UserRow.username.in_(ended), UserRow.kind == "human", UserRow.domain == "")
@@ -296,29 +297,29 @@ class Users(ApiKeys, Peers):
     def unlock(
         self, username: str, *, lane: str | None = None, by: str = OPERATOR
     ) -> Sequence[LaneInfo]:
-        """Ends locks about an account, so that its short codes are checked again.
+        """End locks about an account, so that its short codes are evaluated again.
 
-        A lane that has used up its wrong guesses of the year stays as it is, however often it is
-        unlocked: it evaluates one code after each lock, of 30 days at most, and a right one is
-        accepted. Meanwhile a person can use a recovery code, which has no lane, and an agent
-        audience codes at other verifiers, proofs and spawns.
+        Unlocking doesn't change a lane that has used up its wrong guesses of the year. It evaluates
+        one code after each lock, of 30 days at most, and accepts a right one. Meanwhile a person
+        can use a recovery code, which has no lane. An agent can use audience codes at other
+        verifiers, proofs and spawns.
 
-        Codes that were spent stay spent. It also repairs what was written while the clock was
-        ahead: a spent time step that the clock hasn't reached becomes the last one that could have
-        been spent until now, so that codes are good again after three periods (90 seconds). The
-        steps that were spent after it are refused also when the clock gets there.
+        Spent codes stay spent. This also repairs what was stored while the clock was ahead: a spent
+        time step that the clock hasn't reached is set to the last one that could have been spent by
+        now. So codes are accepted again after three periods (90 seconds). The steps that were spent
+        while the clock was ahead are still refused when the clock reaches them.
 
         Args:
             username: The account.
-            lane: The only lane to unlock, as :meth:`lanes` names it; by default all of them.
-            by: Who asked for it, for the record.
+            lane: The only lane to unlock, as named by :meth:`lanes`; by default all lanes.
+            by: The requester's name, for the audit.
 
         Returns:
-            The lanes among them that are still locked, with the end of each lock.
+            The lanes that are still locked, each with the end of its lock.
 
         Raises:
-            InvalidUsername: The name has another form.
-            UserNotFound: There is none.
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
             ValueError: There is no such lane.
         """
         only = None if lane is None else read_lane_name(lane)
@@ -341,14 +342,14 @@ class Users(ApiKeys, Peers):
     aunlock = off_the_loop(unlock)
 
     def lanes(self, username: str) -> Sequence[LaneInfo]:
-        """Lists the lanes about an account in which anything is counted.
+        """List the lanes about an account that have counted anything.
 
-        Failures of one lane change nothing in another. With a ledger in Redis this is what the
-        database keeps of it, which is all but the failures of the last minute.
+        Failures in one lane don't affect another. With a ledger in Redis this lists the database's
+        copy, which has everything except for the failures of the last minute.
 
         Raises:
-            InvalidUsername: The name has another form.
-            UserNotFound: There is none.
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
         """
         name = require_username(username)
         with self._database.reading() as connection:
@@ -359,34 +360,34 @@ class Users(ApiKeys, Peers):
             now = ledger_now(self._database, connection, self._core.shared_clock)
         person = is_person(account)
         found = [lane_info(row, self._rules, now, person=person) for row in rows]
-        shown = [e for e in found if e.failures or e.clock_trouble or e.allowance_used]
-        return sorted(shown, key=lambda each: each.lane)
+        counted = [e for e in found if e.failures or e.clock_trouble or e.allowance_used]
+        return sorted(counted, key=lambda each: each.lane)
 
     alanes = off_the_loop(lanes)
 
     def rotate_totp(
         self, username: str, *, overlap: timedelta = timedelta(0), by: str = OPERATOR
     ) -> SecretStr:
-        """Gives an agent a new TOTP secret.
+        """Replace an agent's TOTP secret.
 
-        Nothing is spent of it yet. What was spent of the old secret stays spent while its codes are
-        good. Locks about the agent end as by :meth:`unlock`: not in a lane that has used up its
-        wrong guesses of the year, as a guess hits the new secret as often as the old.
+        No codes of the new secret are spent. Spent codes of the old secret stay spent while its
+        codes are valid. Locks about the agent end as with :meth:`unlock`, except in a lane that has
+        used up its wrong guesses of the year: guesses are as likely to hit the new secret.
 
         Args:
             username: The agent.
-            overlap: How long codes and proofs under the old secret stay good; by default they
-                don't. After a compromise leave it out. Keep it short: until it ends, two codes are
+            overlap: How long codes and proofs under the old secret stay valid; by default not at
+                all. Leave it out after a compromise. Keep it short: until it ends, two codes are
                 right in each time step, so a wrong guess uses up twice as much of the year's
-                allowance. Where that is used up, a short code under the old secret is refused.
-            by: Who asked for it, for the record.
+                allowance. If the allowance is used up, short codes of the old secret are refused.
+            by: The requester's name, for the audit.
 
         Returns:
-            The new ``otpauth://…`` URI, shown once.
+            The new ``otpauth://…`` URI. It can't be displayed again.
 
         Raises:
-            InvalidUsername: The name has another form.
-            UserNotFound: There is none.
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
             NotLocalAgent: It is a person or a peer.
             UserInactive: It was deactivated.
             TypeError: The overlap isn't a ``timedelta``.

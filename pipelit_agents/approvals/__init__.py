@@ -1,4 +1,4 @@
-"""Who may say yes to what: questions to people, their answers, and the use of an approval.
+"""Approvals by people: questions, their answers, and the use of an approval.
 
 Users hold :class:`Approvals` as ``pipelit.approvals``.
 """

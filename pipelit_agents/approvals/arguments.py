@@ -1,4 +1,4 @@
-"""What approvals are asked with: names and times, checked before anything is read or written."""
+"""Arguments of approvals: names and times, checked before anything is read or written."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pipelit_agents.protocol.usernames import require_username
 __all__ = ["WEEK", "require_approvers", "require_lifetime", "require_seconds"]
 
 WEEK: Final = timedelta(days=7)
-_LONGEST: Final = timedelta(days=366)
+_MAX_LIFETIME: Final = timedelta(days=366)
 
 
 def require_approvers(approvers: object) -> tuple[str, ...]:
-    """Return the names, once each.
+    """Return the names without duplicates.
 
     Raises:
-        TypeError: It is one name, or no list.
+        TypeError: It is one name, or isn't a list.
         ValueError: It is empty.
-        InvalidUsername: A name has another form.
+        InvalidUsername: A name is malformed.
     """
     if isinstance(approvers, str) or not isinstance(approvers, Iterable):
-        raise TypeError("approvers is a list of names, not one name")
+        raise TypeError("approvers has to be a list of names, not one name")
     names = tuple(dict.fromkeys(require_username(name, argument="approvers") for name in approvers))
     if not names:
         raise ValueError("approvers is empty: name at least one person")
@@ -32,11 +32,11 @@ def require_approvers(approvers: object) -> tuple[str, ...]:
 
 
 def require_seconds(argument: str, value: object) -> float:
-    """Return a length of time in seconds, given as seconds or as a timedelta.
+    """Return a duration in seconds from a number of seconds or a timedelta.
 
     Raises:
         TypeError: It is neither.
-        ValueError: It isn't more than 0, or has no end.
+        ValueError: It isn't more than 0, or isn't finite.
     """
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
@@ -50,13 +50,13 @@ def require_seconds(argument: str, value: object) -> float:
 
 
 def require_lifetime(expires_in: object) -> float:
-    """Return for how many seconds a question is open.
+    """Return the number of seconds for which a question is open.
 
     Raises:
         TypeError: As :func:`require_seconds`.
         ValueError: As :func:`require_seconds`, or it is more than 366 days.
     """
     seconds = require_seconds("expires_in", expires_in)
-    if seconds > _LONGEST.total_seconds():
+    if seconds > _MAX_LIFETIME.total_seconds():
         raise ValueError("expires_in must be at most 366 days")
     return seconds

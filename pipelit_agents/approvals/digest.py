@@ -1,4 +1,4 @@
-"""The digest of what a person is asked to approve: pure, and the same in every process."""
+"""The digest of the value that a person approves; the same in every process."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from pipelit_agents.protocol.payload import decode, encode
 
 __all__ = ["approval_digest", "canonical"]
 
+# Bytes of canonical JSON, 1 MiB.
 MAX_SHOWN: Final = 2**20
 
 
 def canonical(shown: Any) -> str:
-    """Return the one JSON text of a value: compact, with sorted keys.
+    """Return the canonical JSON of a value: compact, with sorted keys.
 
     Raises:
-        PayloadError: It can't be carried as JSON, or is longer than 1 MiB.
+        PayloadError: It can't be represented as JSON, or is longer than 1 MiB.
     """
     plain = decode(encode(shown), limit=MAX_SHOWN)
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def approval_digest(shown: Any) -> str:
-    """Return the digest of what is shown: SHA-256 of its JSON, compact and with sorted keys.
+    """Return the digest of a displayed value: SHA-256 of its JSON, compact and with sorted keys.
 
-    Compute it again where something is about to be done: it tells whether that is what was
-    approved.
+    Compute it again just before the action, to compare the action with what was approved.
 
     Args:
-        shown: Text, or other JSON: what the person is asked to approve.
+        shown: The value that the person is asked to approve: text or other JSON.
 
     Returns:
         64 lowercase hexadecimal digits.
 
     Raises:
-        PayloadError: It can't be carried as JSON, or is longer than 1 MiB.
+        PayloadError: It can't be represented as JSON, or is longer than 1 MiB.
     """
     return hashlib.sha256(canonical(shown).encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""The register of approvals: questions, answers and uses, as rows that only the key can make.
+"""The register of approvals: questions, answers and uses. Forging a row needs the key.
 
-Three tables. A question and an answer each have a tag (HMAC-SHA256 under a key derived from
-``FIELD_ENCRYPTION_KEY``); the state of a question is under its tag. A use is written down a second
-time in a table to which rows are only ever added. So anyone who can write to the database and
-doesn't have the key can't make an approval, and can't turn a used, denied or expired one back
-unless they kept a copy of the rows as they were before.
+There are three tables. Each question and each answer has a tag (HMAC-SHA256 with a key derived
+from ``FIELD_ENCRYPTION_KEY``). The tag of a question includes its state. A use is also recorded in
+a table whose rows are never changed. So write access to the database without the key isn't enough
+to make an approval. Nor is it enough to restore a used, denied or expired one, unless a copy of
+the previous rows was kept.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from pipelit_agents.sealing.purposes import approval_purpose, reason_purpose, to
 __all__ = ["Register", "running_thread", "void_unused"]
 
 OPERATOR: Final = "operator"
-# A clock may be set back by so much while the system runs; more is a wrong clock. Seconds.
-_SKEW: Final = 30.0
+# Seconds. A clock that was set back by more than this while the system ran is wrong.
+_MAX_CLOCK_SKEW: Final = 30.0
 _QUESTIONS: Final = ApprovalRow.__table__
 _ANSWERS: Final = ApprovalAnswerRow.__table__
 _USE: Final = text(
@@ -65,9 +65,9 @@ _USE: Final = text(
 _UNKNOWN: Final = "unknown question"
 _FOREIGN: Final = "not under our keys"
 _NOT_OURS: Final = (
-    "was changed, or was made under a key that is not in FIELD_ENCRYPTION_KEY (any more)"
+    "was changed, or was made with a key that is not (or no longer) in FIELD_ENCRYPTION_KEY"
 )
-_AGAIN: Final = "ask again, and act on exactly what was shown"
+_AGAIN: Final = "ask again, and do exactly what was displayed"
 _CLOSED: Final = {
     "approved": "was approved already",
     "denied": "was denied",
@@ -76,10 +76,11 @@ _CLOSED: Final = {
 
 
 class _Refusal(NamedTuple):
-    # For the caller, and for the audit (64 characters).
+    # For the caller.
     words: str
+    # For the audit, at most 64 characters.
     reason: str
-    # Nothing that comes later can make it good.
+    # Whether the question has ended for good.
     ends: bool = False
 
 
@@ -87,10 +88,10 @@ _USED: Final = _Refusal("it was used before", "used")
 
 
 class Register:
-    """Writes and reads the register of one database.
+    """Read and write the register of one database.
 
     Args:
-        core: The database, the keys that tag the rows and encrypt what is displayed, and the clock
+        core: The database, the keys that tag rows and encrypt displayed values, and the clock
             that all processes share.
     """
 
@@ -102,7 +103,7 @@ class Register:
 
     @property
     def database(self) -> Database:
-        """Where it is."""
+        """The database of the register."""
         return self._database
 
     # Asking
@@ -113,11 +114,11 @@ class Register:
         """Store a question; see :meth:`Approvals.request`.
 
         Args:
-            shown: What is to be approved, as its canonical JSON.
-            approvers: Who may answer.
-            lifetime: For how long, seconds.
-            asked_by: Who asks.
-            thread: In which LangGraph thread.
+            shown: The canonical JSON of the value to be approved.
+            approvers: The people who may answer.
+            lifetime: Seconds until the question expires.
+            asked_by: The name of the requester.
+            thread: The LangGraph thread of the request.
         """
         what = decode(shown.encode(), limit=MAX_SHOWN)
         with self._database.writing(durable=True) as connection:
@@ -139,7 +140,7 @@ class Register:
         state: State = "pending",
     ) -> Any:
         keyring = self._keyring()
-        # A process with another key would make questions that nobody else can read.
+        # With another key, this process would store questions that no other process can read.
         require_fitting(connection, keyring)
         identifier, now = f"apr_{secrets.token_hex(16)}", self._now(connection)
         values: dict[str, Any] = {
@@ -164,12 +165,12 @@ class Register:
     # Answering
 
     def factor(self, username: str) -> str:
-        """Return what names a person's present second factor; empty where there is none."""
+        """Return the id of a person's current second factor; empty if there is none."""
         with self._database.reading() as connection:
             return self._factors(connection, [username]).get(username, _NOBODY).factor
 
     def require_open(self, identifier: str, username: str, verdict: Verdict) -> str:
-        """Make sure that a question can be answered by a person, before a code is spent on it.
+        """Require that a person can answer a question, before a code is spent on it.
 
         Returns:
             The question's digest.
@@ -177,7 +178,7 @@ class Register:
         Raises:
             ApprovalNotFound: There is no such question.
             ApprovalClosed: It was answered, or has expired.
-            NotPermitted: The person isn't asked there.
+            NotPermitted: The person isn't one of the approvers.
         """
         with self._database.reading() as connection:
             row, refusal = self._answerable(connection, identifier, username, verdict)
@@ -189,20 +190,20 @@ class Register:
     def answer(
         self, identifier: str, vote: Vote, *, only_pending: bool = False
     ) -> ApprovalDecision:
-        """Write an answer down, if the question is open still.
+        """Store an answer if the question is still open.
 
         Args:
-            identifier: Of the question.
-            vote: The answer; its code was checked.
-            only_pending: A denial ends the question, and no approval that there is.
+            identifier: The question's id.
+            vote: The answer; its code was verified.
+            only_pending: Whether a denial may end only a pending question, not an approval.
 
         Raises:
-            CodeRejected: The person can't answer any more, or has another second factor by now.
+            CodeRejected: The person was deactivated meanwhile, or has another second factor.
             NotPermitted: As :meth:`require_open`.
         """
         decision: ApprovalDecision | None = None
         with self._database.writing(durable=True) as connection:
-            # Accounts first, then approvals: whoever locks both does it in this order.
+            # Accounts first, then approvals: all code that locks both uses this order.
             self._database.lock(connection, f"account:{vote.username}", shared=True)
             found = self._read(connection, identifier)
             if found is not None:
@@ -219,7 +220,7 @@ class Register:
         return cast(ApprovalDecision, decision)
 
     def record(self, digest: str, vote: Vote, *, lifetime: float) -> ApprovalDecision:
-        """Write an answer down for which nobody stored a question.
+        """Store an answer to a question that wasn't stored.
 
         Raises:
             CodeRejected: As :meth:`answer`.
@@ -256,10 +257,10 @@ class Register:
         return self._decision_of(row, answer, vote.reason)
 
     def _void(self, connection: Connection, digest: str, username: str) -> None:
-        # Under the tag of each approval, so that it isn't enough to delete the denial. Who may stop
-        # an approval is known only when it is used, by the names that are given then.
+        # Stored under the tag of each approval, so that deleting the denial doesn't undo it. The
+        # approvers who count are known only when the approval is used.
         columns = [each for each in _QUESTIONS.c if each.name != "shown"]
-        # Whatever the state says: a word that was changed before is no way around this.
+        # In any state, so that changing the state first doesn't avoid this.
         for row in connection.execute(select(*columns).where(ApprovalRow.digest == digest)).all():
             if not self._is_ours(SimpleNamespace(**(row._asdict() | {"state": "approved"}))):
                 continue
@@ -285,10 +286,10 @@ class Register:
             return None, _Refusal(f"the question {identifier} {_NOT_OURS}", _FOREIGN)
         names = tags.approvers_of(row.approvers)
         if username not in names:
-            words = f"{username!r} is not asked here; asked are {', '.join(names)}"
+            words = f"{username!r} is not an approver here; approvers are {', '.join(names)}"
             return row, _Refusal(words, "not asked")
         closed = _closed(row)
-        # A person who said yes may say no until it is used.
+        # A person who approved may deny until the approval is used.
         changes = verdict == "denied" and row.state == "approved" and not only_pending
         if closed is None or changes:
             closed = self._untimely(row, self._now(connection))
@@ -297,12 +298,12 @@ class Register:
         return row, closed
 
     def _untimely(self, row: Any, now: float) -> _Refusal | None:
-        # A moment in the future is a wrong clock, then or now. What such a clock made could be
-        # good for years, so that it is ended as soon as it is seen.
-        if row.created_at > now + _SKEW:
+        # A time in the future means that the clock was or is wrong. Such a question could be valid
+        # for years, so it is ended as soon as it is read.
+        if row.created_at > now + _MAX_CLOCK_SKEW:
             return _Refusal(
                 f"the question {row.id} was asked in the future, at {_iso(row.created_at)}, by the "
-                "clock that is used here: the clock was set back",
+                "clock used here: the clock was set back",
                 "asked in the future",
                 ends=True,
             )
@@ -316,7 +317,7 @@ class Register:
         person = self._factors(connection, [vote.username]).get(vote.username, _NOBODY)
         by_code = vote.factor_kind in ("plain", "recovery")
         same = bool(person.factor) and person.factor == vote.factor
-        # Reset, enrolled again or deactivated between the check of the code and now.
+        # Reset, enrolled again or deactivated since the code was verified.
         if not person.active or (by_code and not same):
             raise CodeRejected(
                 "the code was not accepted; wait for the next one",
@@ -343,7 +344,7 @@ class Register:
     # Using
 
     def use(self, wanted: str, approvers: Sequence[str], within: float) -> ApprovalDecision:
-        """Use an approval up; see :meth:`Approvals.require`."""
+        """Use up an approval; see :meth:`Approvals.require`."""
         refusal = _Refusal("none of the approvers has approved this", "no approval")
         with self._database.writing(durable=True) as connection:
             digest = wanted
@@ -375,7 +376,7 @@ class Register:
         query = select(_QUESTIONS).where(which)
         approved = query.where(ApprovalRow.state == "approved")
         found = connection.execute(approved.order_by(ApprovalRow.created_at, ApprovalRow.id)).all()
-        # Where nothing is approved, the newest tells why.
+        # If nothing is approved, the newest question gives the reason.
         newest = query.order_by(ApprovalRow.created_at.desc()).limit(1)
         return iter(found or connection.execute(newest).all())
 
@@ -387,7 +388,7 @@ class Register:
         within: float,
         now: float,
     ) -> Any:
-        """The answer by which an approval is good, or a :class:`_Refusal`."""
+        """Return the answer that makes an approval valid, or a :class:`_Refusal`."""
         if not self._is_ours(row):
             return _Refusal(f"its record {_NOT_OURS}", _FOREIGN)
         if row.state == "pending":
@@ -395,9 +396,7 @@ class Register:
         refusal = _closed(row) if row.state != "approved" else self._untimely(row, now)
         if refusal is not None:
             return refusal
-        refusal = _Refusal(
-            "none of the approvers that are named here has approved it", "other approvers"
-        )
+        refusal = _Refusal("none of the required approvers has approved it", "other approvers")
         asked = tags.approvers_of(row.approvers)
         for name in tags.approvers_of(row.denied_by):
             if name in asked or name in approvers:
@@ -429,15 +428,15 @@ class Register:
         name = answer.username
         if answer.mac == "":
             return _Refusal(
-                f"{name!r} was deactivated, or the second factor was ended, since", "voided"
+                f"{name!r} has since been deactivated, or has ended the second factor", "voided"
             )
         fields = tags.answer_fields(row, answer)
         if not tags.tagged(self._keyring(), tags.ANSWER, fields, answer.mac) or name not in asked:
             return _Refusal(f"its answer {_NOT_OURS}", "answer not under our keys")
-        if answer.at > now + _SKEW:
+        if answer.at > now + _MAX_CLOCK_SKEW:
             return _Refusal(
-                f"it was approved in the future, at {_iso(answer.at)}, by the clock that is used "
-                "here: the clock was set back",
+                f"it was approved in the future, at {_iso(answer.at)}, by the clock used here: "
+                "the clock was set back",
                 "approved in the future",
                 ends=True,
             )
@@ -448,16 +447,17 @@ class Register:
             )
         person = people.get(name, _NOBODY)
         if not person.active:
-            return _Refusal(f"{name!r} was deactivated since", "approver inactive")
+            return _Refusal(f"{name!r} has since been deactivated", "approver inactive")
         if person.factor != answer.factor or not person.factor:
             return _Refusal(
-                f"the second factor by which {name!r} approved it was ended or replaced since",
+                f"the second factor with which {name!r} approved it has since been ended or "
+                "replaced",
                 "factor ended or replaced",
             )
         return None
 
     def _spend(self, connection: Connection, row: Any, now: float) -> bool:
-        # Two places, each only once: a row that was put back in one of them is not enough.
+        # Recorded in two tables, so restoring a row in one of them isn't enough.
         first = connection.execute(_USE, {"approval_id": row.id, "used_at": now}).rowcount == 1
         return self._set_state(connection, row, "used") and first
 
@@ -504,7 +504,7 @@ class Register:
                 query = query.where(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))
             rows = connection.execute(query.order_by(ApprovalRow.created_at, ApprovalRow.id)).all()
         for row in rows:
-            # A question that isn't ours is shown to nobody, and hides no other.
+            # A forged question isn't displayed, and doesn't hide any other question.
             if not self._is_ours(row) or self._untimely(row, now) is not None:
                 continue
             if person is None or person in tags.approvers_of(row.approvers):
@@ -515,10 +515,10 @@ class Register:
     # Keys
 
     def retag(self, keyring: Keyring, *, only_count: bool = False) -> tuple[int, int, int]:
-        """Tag under the newest key what was tagged under an older one.
+        """Tag rows with the newest key if an older key tagged them.
 
         Returns:
-            How many rows were tagged under the newest key, under an older one, and under none.
+            The numbers of rows that were tagged with the newest key, an older key, and no key.
         """
         counts = {"newest": 0, "older": 0, "foreign": 0}
         for identifier in self._ids():
@@ -536,7 +536,7 @@ class Register:
         return counts["newest"], counts["older"], counts["foreign"]
 
     def forget(self, keyring: Keyring) -> list[str]:
-        """Delete the questions that no key has tagged, with their answers.
+        """Delete the questions that none of the keys has tagged, with their answers.
 
         Returns:
             Their ids.
@@ -593,7 +593,7 @@ class Register:
     def _set_state(
         self, connection: Connection, row: Any, state: State, *, denied_by: str | None = None
     ) -> bool:
-        """Move a question on from the state it was read in; False where it isn't in it any more."""
+        """Set a question's state; return False if it isn't in the state it was read in any more."""
         values = {"state": state, "denied_by": row.denied_by if denied_by is None else denied_by}
         changed = SimpleNamespace(**(row._asdict() | values))
         mac = tags.tag_of(self._keyring(), tags.REQUEST, tags.request_fields(changed))
@@ -624,7 +624,7 @@ class Register:
                     )
                     factor = factor_id(row.username, secret)
                 except UnsealError:
-                    # Without the key she has none that could be compared.
+                    # Without the key there is no factor to compare.
                     factor = ""
             found[row.username] = _Person(bool(row.active), factor)
         return found
@@ -632,7 +632,7 @@ class Register:
     def _shown(self, row: Any) -> Any:
         if row.shown is None:
             return None
-        # The purpose names the digest, so nothing opens here but what was asked.
+        # The purpose contains the digest, so only the value of this question can be decrypted.
         purpose = approval_purpose(row.id, row.digest)
         return decode(self._keyring().unseal(row.shown.token, purpose), limit=MAX_SHOWN)
 
@@ -707,11 +707,11 @@ _NOBODY: Final = _Person(False, "")
 
 
 def void_unused(connection: Connection, usernames: Sequence[str]) -> None:
-    """End the approvals of people that weren't used: deactivated, or without their second factor.
+    """Void the unused approvals of people who were deactivated or have no second factor any more.
 
-    The tags of their answers are wiped, so that nothing that is still in the database makes them
-    good again. It needs no key: a second factor may be reset because the key is lost. So it doesn't
-    go by the state of the question: without the key nobody can tell whether that was changed.
+    The tags of their answers are erased, so that no other data in the database makes them valid
+    again. This needs no key, because a second factor may be reset after the key was lost. So it
+    ignores the state of the question: without the key, changes to the state can't be detected.
     """
     used = select(ApprovalUseRow.approval_id)
     connection.execute(
@@ -735,8 +735,8 @@ def _tagged_rows(connection: Connection, row: Any) -> Iterator[tuple[Any, str, A
 
 
 def _denial_after(connection: Connection, answer: Any, names: set[str]) -> _Refusal | None:
-    # The order is that of the rows, not of a clock. Their tags aren't looked at: a denial that
-    # somebody planted stops what whoever planted it could delete.
+    # Ordered by row, not by clock. The tags aren't verified: an attacker who can insert a denial
+    # could delete the approval as well.
     by = connection.scalar(
         select(ApprovalAnswerRow.username)
         .where(
@@ -767,13 +767,13 @@ def _closed(row: Any) -> _Refusal | None:
 
 
 def _storable(thread: str) -> str:
-    # As the audit has it: as long as a column, and without what no database takes.
+    # As in the audit: printable ASCII, cut to the size of the column.
     plain = (c if c.isascii() and c.isprintable() else ascii(c)[1:-1] for c in thread)
     return "".join(plain)[:149]
 
 
 def running_thread() -> str:
-    """Return the running thread's id, as the register has it."""
+    """Return the running thread's id in the form that the register stores."""
     return _storable(run_context().thread)
 
 

@@ -1,4 +1,4 @@
-"""Approvals by people, bound to what they were shown; ``pipelit.approvals``."""
+"""Approvals by people, bound to the value that was displayed; ``pipelit.approvals``."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Approvals", "People"]
 
-_LONGEST_REASON: Final = 1000
+_MAX_REASON: Final = 1000
 
 
 class VerifyCode(Protocol):
     """Verifies a code of a person's second factor."""
 
     def __call__(self, username: str, code: str, *, own: bool) -> Verification:
-        """Verify a code, or raise the error that says why it isn't good."""
+        """Verify a code, or raise the error that names the reason of the refusal."""
 
 
 class People(NamedTuple):
-    """What approvals have to know about people, answered by their accounts.
+    """Functions for people's accounts that approvals need.
 
     Attributes:
         require_active: Raises an AccountError unless this is an active person.
@@ -58,17 +58,17 @@ class People(NamedTuple):
 
 
 class Approvals:
-    """Questions to people and their answers, in tables of their own; ``pipelit.approvals``.
+    """Questions to people and their answers; ``pipelit.approvals``.
 
-    Each row has a tag (HMAC-SHA256) under a key derived from ``FIELD_ENCRYPTION_KEY``, so anyone
-    who has the database and not the key can't make an approval. An approval is used up by one
-    conditional write, once, whatever the clock does. It is void when it has expired, when a named
-    approver denies the same thing afterwards, and when the person who gave it is deactivated or
-    her second factor ends.
+    Each row has a tag (HMAC-SHA256) with a key derived from ``FIELD_ENCRYPTION_KEY``, so access to
+    the database without the key isn't enough to make an approval. One conditional write uses up an
+    approval, so it is used once, whatever the clock does. An approval is void when it has expired,
+    when a named approver later denies the same value, and when the person who gave it is
+    deactivated or ends the second factor.
 
     Args:
-        register: Where questions and answers are.
-        people: Knows the people and verifies their codes.
+        register: Stores questions and answers.
+        people: Looks up people and verifies their codes.
 
     Example:
         ```python
@@ -96,26 +96,26 @@ class Approvals:
         """Ask named people whether something may be done. The question is stored.
 
         Args:
-            what: What is to be approved: text, or other JSON. It is stored encrypted; who may
-                answer, until when, who asked and the digest are stored in clear.
-            approvers: Who may answer; people (``users.create``), at least one of them with a
-                second factor. The first who answers decides.
-            expires_in: For how long it can be answered and its approval used: seconds or a
-                timedelta, a year at most. By default a week.
-            asked_by: Who asks: a username, or ``operator`` for your own code.
-            thread: The LangGraph thread; by default the one that is running.
+            what: The value to be approved: text or other JSON. It is stored encrypted. The
+                approvers, the expiry, the requester and the digest are stored in clear.
+            approvers: The people (``users.create``) who may answer; at least one of them needs a
+                second factor. The first answer decides.
+            expires_in: The time in which the question can be answered and its approval used:
+                seconds or a timedelta, a year at most. By default a week.
+            asked_by: The requester: a username, or ``operator`` for your own code.
+            thread: The LangGraph thread; by default the running one.
 
         Returns:
-            The question. Its id is what the answer is given to.
+            The question. Its id identifies it in :meth:`decide` and :meth:`deny`.
 
         Raises:
             TypeError: An argument is of another type, or ``approvers`` is one name.
-            ValueError: ``approvers`` is empty, or ``expires_in`` out of its range.
-            PayloadError: ``what`` can't be carried as JSON, or is longer than 1 MiB.
-            InvalidUsername: A name has another form.
+            ValueError: ``approvers`` is empty, or ``expires_in`` is out of range.
+            PayloadError: ``what`` can't be represented as JSON, or is longer than 1 MiB.
+            InvalidUsername: A name is malformed.
             UserNotFound: An approver has no account.
-            NotPermitted: An approver is no person: agents approve nothing.
-            SecondFactorError: None of the approvers could answer; the message says why of each.
+            NotPermitted: An approver isn't a person: agents can't approve.
+            SecondFactorError: None of the approvers could answer; the message has each reason.
             ConfigurationError: There is no key.
         """
         names = require_approvers(approvers)
@@ -135,22 +135,22 @@ class Approvals:
         """Approve, by a person's code.
 
         Args:
-            id: Of the question.
-            username: Who approves; one of those who are asked.
+            id: The question's id.
+            username: The person who approves; one of the approvers.
             code: Six digits of the person's authenticator app, or a recovery code. It is spent.
 
         Returns:
-            What was decided. It does not permit anything by itself: what acts calls
+            The decision. It doesn't permit anything by itself: the code that acts has to call
             :meth:`require`.
 
         Raises:
             ApprovalNotFound: There is no such question.
             ApprovalClosed: It was answered, or has expired.
-            NotPermitted: The person isn't asked there.
-            CodeRejected: The code is wrong or spent, or of somebody who can't approve (deactivated,
-                without a second factor); which of them is in the audit only.
-            VerificationError: As ``mfa.verify``: the limits hold here. Inside
-                ``pipelit.acting_for(username)`` a person's attempts are counted apart from those
+            NotPermitted: The person isn't one of the approvers.
+            CodeRejected: The code is wrong or spent, or the person can't approve (deactivated, or
+                without a second factor). Only the audit has the reason.
+            VerificationError: As ``mfa.verify``, with the same limits. Inside
+                ``pipelit.acting_for(username)`` the person's attempts are counted apart from those
                 of strangers.
             TypeError: The id or the code isn't text.
         """
@@ -169,23 +169,22 @@ class Approvals:
     ) -> ApprovalDecision:
         """Deny, by a person's code, or for a person whom the application has authenticated.
 
-        A denial ends the question, also after it was approved, until the approval is used. It also
-        voids every approval of the same digest that wasn't used and that this person could have
-        given.
+        A denial ends the question. It can follow an approval until the approval is used. It also
+        voids every unused approval of the same digest that this person could have given.
 
         Args:
-            id: Of the question.
-            username: Who denies; one of those who are asked.
-            code: As for :meth:`decide`. It can be left out inside ``pipelit.acting_for(username)``
-                alone: otherwise anybody could stop what others want.
-            reason: Why, for whoever asked; at most 1,000 characters, stored encrypted.
-            unproven: Take a denial without a code from anybody. It ends this question alone, and
-                only while nobody has answered it. It is for code that asked the question and can
-                ask it again, as ``approve_with_totp`` does; never where strangers can call it.
+            id: The question's id.
+            username: The person who denies; one of the approvers.
+            code: As for :meth:`decide`. It can be left out only inside
+                ``pipelit.acting_for(username)``. Otherwise anybody could stop what others want.
+            reason: The reason, for the requester; at most 1,000 characters, stored encrypted.
+            unproven: Accept a denial without a code from anybody. It ends only this question, and
+                only before it is answered. This is for code that asked the question and can ask it
+                again, such as ``approve_with_totp``; never for code that strangers can call.
 
         Raises:
-            NotPermitted: There is no code, and the code that runs doesn't act for this person; or
-                the person isn't asked there.
+            NotPermitted: There is no code, and the running code doesn't act for this person. Or
+                the person isn't one of the approvers.
             ApprovalNotFound: There is no such question.
             ApprovalClosed: It was denied or used, or has expired.
             UserInactive: There is no code, and the person was deactivated.
@@ -194,8 +193,8 @@ class Approvals:
         """
         if not isinstance(reason, str):
             raise TypeError("reason has to be text")
-        if len(reason) > _LONGEST_REASON:
-            raise ValueError(f"reason must be at most {_LONGEST_REASON:,} characters")
+        if len(reason) > _MAX_REASON:
+            raise ValueError(f"reason must be at most {_MAX_REASON:,} characters")
         if any("\ud800" <= character <= "\udfff" for character in reason):
             raise ValueError("reason: text with a lone surrogate can't be stored")
         if code is not None:
@@ -204,8 +203,8 @@ class Approvals:
         vouched = acting_person(self._register.database) == name
         if not vouched and not unproven:
             raise NotPermitted(
-                f"a denial without a code of {name!r} is taken only from code that acts for this "
-                f'person: give the code, or use: with pipelit.acting_for("{name}")',
+                f"a denial without a code of {name!r} is accepted only from code that acts for "
+                f'this person: pass the code, or use: with pipelit.acting_for("{name}")',
                 username=name,
             )
         self._register.require_open(_identifier(id), name, "denied")
@@ -222,38 +221,39 @@ class Approvals:
         approvers: Sequence[str],
         within: timedelta | float = timedelta(hours=1),
     ) -> ApprovalDecision:
-        """Make sure that a person approved exactly this, and use the approval up.
+        """Require that a person approved exactly this, and use up the approval.
 
-        For the step that acts: it asks the database, and not a graph's state, which anyone who may
-        resume or update the graph can write. An approval is good once; if the process is killed
-        after this has returned, it is used all the same.
+        Call it in the step that acts. It reads the database, not a graph's state: anyone who may
+        resume or update the graph can write the state. An approval can be used once. If the process
+        is killed after this call has returned, the approval stays used.
 
         Args:
-            approval: The digest of what is about to be done, ``approval_digest(what)``. Or the id
-                of a question that your own code has kept: it doesn't say what was approved, so
-                never take one from a graph's state or from a caller.
-            approvers: Who may have approved it.
-            within: How long ago at the most: seconds or a timedelta.
+            approval: The digest of the action, ``approval_digest(what)``. Or the id of a question
+                that your own code has stored. An id doesn't identify what was approved, so never
+                accept one from a graph's state or from a caller.
+            approvers: The people whose approval is accepted.
+            within: The maximum age of the approval: seconds or a timedelta.
 
         Returns:
             The approval that was used.
 
         Raises:
-            NotPermitted: There is none: nobody of them approved it, it was used, denied
-                afterwards, has expired, the person was deactivated or has another second factor by
-                now, or its record wasn't made under a key of ``FIELD_ENCRYPTION_KEY``.
+            NotPermitted: There is no valid approval. None of the approvers approved it, it was
+                used, was denied afterwards or has expired, the person was deactivated or has
+                another second factor, or its record wasn't made with a key of
+                ``FIELD_ENCRYPTION_KEY``.
             TypeError: ``approvers`` is one name, or another argument is of another type.
             ValueError: ``approvers`` is empty, or ``within`` is not positive.
             ConfigurationError: There is no key.
         """
         names = require_approvers(approvers)
         if not isinstance(approval, str):
-            raise TypeError("give the id of a question, or approval_digest(what), as text")
+            raise TypeError("approval has to be text: approval_digest(what), or a question's id")
         seconds = require_seconds("within", within)
         if not tags.is_id(approval) and not tags.is_digest(approval):
             raise NotPermitted(
                 "this is neither the id of a question nor a digest, so nobody has approved it: "
-                "give approval_digest(what)"
+                "pass approval_digest(what)"
             )
         return self._register.use(approval, names, seconds)
 
@@ -263,10 +263,10 @@ class Approvals:
         """Return the questions that can be answered now, oldest first.
 
         Args:
-            person: Only those that this person is asked; by default all.
+            person: Return only questions that this person may answer; by default all.
 
         Raises:
-            InvalidUsername: The name has another form.
+            InvalidUsername: The username is malformed.
             ConfigurationError: There is no key.
         """
         if person is not None:
@@ -276,12 +276,12 @@ class Approvals:
     apending = off_the_loop(pending)
 
     def get(self, id: str) -> ApprovalRequest:  # noqa: A002 - as above
-        """Return a question with what was answered.
+        """Return a question with its answers.
 
         Raises:
-            ApprovalNotFound: There is none, or its record wasn't made under a key of
+            ApprovalNotFound: There is none, or its record wasn't made with a key of
                 ``FIELD_ENCRYPTION_KEY``.
-            UnsealError: What is shown doesn't open, or isn't what was asked.
+            UnsealError: The displayed value can't be decrypted, or belongs to another question.
         """
         return self._register.get(_identifier(id))
 
@@ -296,16 +296,16 @@ class Approvals:
         reason: str,
     ) -> ApprovalDecision:
         name = require_username(username)
-        # First whether it can be answered: a code that was spent is gone.
+        # Checked before the code is verified, because that spends the code.
         self._register.require_open(_identifier(id), name, verdict)
         own = acting_person(self._register.database) == name
-        # The factor that is on before the code is checked has to be the one that is on afterwards.
+        # The same factor has to be on before and after the code is verified.
         factor = self._register.factor(name)
         found = self._people.verify(name, code, own=own)
         return self._register.answer(id, Vote(name, verdict, found.kind, factor, reason))
 
     def _require_somebody(self, names: Sequence[str]) -> None:
-        # Before anybody waits for an approval that can't come.
+        # Checked here, so that nobody waits for an approval that can't be given.
         problems, able = [], False
         for name in names:
             try:
@@ -317,7 +317,7 @@ class Approvals:
                     raise
                 problems.append(str(error))
         if not able:
-            raise SecondFactorError(f"nobody of the approvers can approve: {'; '.join(problems)}")
+            raise SecondFactorError(f"none of the approvers can approve: {'; '.join(problems)}")
 
 
 def _identifier(value: object) -> str:

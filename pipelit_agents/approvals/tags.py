@@ -1,7 +1,7 @@
-"""The bytes under the tags (MACs) of questions and answers, and what a row must look like.
+"""The bytes under the tags (MACs) of questions and answers, and the required form of rows.
 
-Nothing here reads a clock, a database or a key by itself. Each field goes under the tag with its
-length (u32, big-endian; see :meth:`Keyring.mac`), so no two different records have the same bytes.
+This module reads no clock, database or key store. Each field is tagged with its length (u32,
+big-endian; see :meth:`Keyring.mac`), so two different records never have the same bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
     "tagged",
 ]
 
-# Two labels, so that the tag of a question is never one of an answer.
+# Two labels, so that the tag of a question is never the tag of an answer.
 REQUEST: Final = APPROVAL_REQUEST
 ANSWER: Final = APPROVAL_ANSWER
 _ID: Final = re.compile(r"apr_[0-9a-f]{32}\Z")
@@ -36,17 +36,17 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def is_id(value: str) -> bool:
-    """Whether a text has the form of a question's id."""
+    """Return whether a text has the form of a question's id."""
     return _ID.match(value) is not None
 
 
 def is_digest(value: str) -> bool:
-    """Whether a text has the form of a digest."""
+    """Return whether a text has the form of a digest."""
     return _DIGEST.match(value) is not None
 
 
 def approvers_of(stored: object) -> tuple[str, ...]:
-    """Return the names in a stored list; empty where it isn't one."""
+    """Return the names in a stored list; empty if it isn't a list of usernames."""
     try:
         names = json.loads(stored) if isinstance(stored, str) else None
     except (ValueError, RecursionError):
@@ -55,7 +55,7 @@ def approvers_of(stored: object) -> tuple[str, ...]:
 
 
 def request_fields(row: Any) -> list[bytes]:
-    """The fields under the tag of a question; none where the row isn't one of ours."""
+    """Return the fields under the tag of a question; empty if the row is malformed."""
     texts = (row.id, row.digest, row.approvers, row.asked_by, row.thread, row.state)
     formed = (
         all(isinstance(each, str) and each.isascii() for each in texts)
@@ -72,13 +72,13 @@ def request_fields(row: Any) -> list[bytes]:
         *(each.encode() for each in texts),
         _moment(row.created_at),
         _moment(row.expires_at),
-        # Only where there is one, so that a tag that is older than the column stays good.
+        # Only if it is set, so that tags from before this column existed stay valid.
         *([row.denied_by.encode()] if row.denied_by else []),
     ]
 
 
 def answer_fields(request: Any, row: Any) -> list[bytes]:
-    """The fields under the tag of an answer: all of its question but what changes, and its own."""
+    """Return the fields under the tag of an answer: its own, and the question's constant ones."""
     texts = (row.approval_id, row.digest, row.username, row.verdict, row.factor_kind, row.factor)
     formed = (
         request_fields(request)
@@ -101,17 +101,17 @@ def answer_fields(request: Any, row: Any) -> list[bytes]:
 
 
 def tag_of(keyring: Keyring, label: str, fields: Sequence[bytes]) -> str:
-    """The tag under the newest key."""
+    """Return the tag with the newest key."""
     return keyring.mac(label, *fields)
 
 
 def tagged(keyring: Keyring, label: str, fields: Sequence[bytes], mac: object) -> bool:
-    """Whether a tag was made over these fields under one of the keys."""
+    """Return whether one of the keys has made this tag over these fields."""
     return state_of(keyring, label, fields, mac) != "foreign"
 
 
 def state_of(keyring: Keyring, label: str, fields: Sequence[bytes], mac: object) -> str:
-    """Under which key a tag was made: ``newest``, ``older``, or ``foreign`` for none of them."""
+    """Return which key has made a tag: ``newest``, ``older``, or ``foreign`` for none of them."""
     if not fields or not isinstance(mac, str) or not mac.isascii():
         return "foreign"
     found = "foreign"

@@ -1,4 +1,4 @@
-"""What the register of approvals takes and returns."""
+"""The classes that the register of approvals accepts and returns."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ State = Literal["pending", "approved", "denied", "used", "expired"]
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDecision:
-    """What a person answered.
+    """A person's answer to a question.
 
     Attributes:
-        id: Of the question: ``apr_`` and 32 hexadecimal digits.
-        digest: Of what was shown; see ``approval_digest``.
+        id: The question's id: ``apr_`` and 32 hexadecimal digits.
+        digest: The digest of the displayed value; see ``approval_digest``.
         decision: ``approved`` or ``denied``.
-        actor: The person.
-        factor: How it is known that it was this person: ``plain``, a code of the authenticator
-            app; ``recovery``, a recovery code; ``vouched``, the application acted for the person
-            (``pipelit.acting_for``); empty for a denial that nobody proved.
-        at: When, UTC.
-        expires_at: Until when the question was open and its approval can be used, UTC.
-        approvers: Who was asked.
-        asked_by: Who asked.
-        thread: The LangGraph thread it was asked in, if there was one.
-        reason: What the person gave as the reason of a denial.
+        actor: The person who answered.
+        factor: How the person was authenticated: ``plain``, a code of the authenticator app;
+            ``recovery``, a recovery code; ``vouched``, the application acted for the person
+            (``pipelit.acting_for``); empty for an unproven denial.
+        at: The time of the answer, UTC.
+        expires_at: The end of the time in which the question can be answered and its approval
+            used, UTC.
+        approvers: The people who could answer.
+        asked_by: The name of the requester.
+        thread: The LangGraph thread of the request, or an empty string.
+        reason: The person's reason for a denial.
     """
 
     id: str
@@ -48,7 +49,7 @@ class ApprovalDecision:
 
     @property
     def proven(self) -> bool:
-        """Whether a code of the person was checked."""
+        """Whether a code of the person was verified."""
         return self.factor in ("plain", "recovery")
 
     def _repr_html_(self) -> str:
@@ -61,15 +62,16 @@ class ApprovalRequest:
 
     Attributes:
         id: ``apr_`` and 32 hexadecimal digits.
-        digest: Of what is shown; see ``approval_digest``.
-        shown: What is to be approved; None where only its digest was given.
-        approvers: Who may answer.
-        asked_by: Who asked.
-        thread: The LangGraph thread it was asked in, if there was one.
-        created_at: When, UTC.
-        expires_at: Until when it can be answered and its approval used, UTC.
+        digest: The digest of the displayed value; see ``approval_digest``.
+        shown: The value to be approved; None if only its digest is known.
+        approvers: The people who may answer.
+        asked_by: The name of the requester.
+        thread: The LangGraph thread of the request, or an empty string.
+        created_at: The time of the request, UTC.
+        expires_at: The end of the time in which the question can be answered and its approval
+            used, UTC.
         state: ``pending``, ``approved`` (and not used yet), ``denied``, ``used`` or ``expired``.
-        decisions: What was answered, oldest first.
+        decisions: The answers, oldest first.
     """
 
     id: str
@@ -88,14 +90,14 @@ class ApprovalRequest:
 
 
 class Vote(NamedTuple):
-    """An answer that is about to be written down.
+    """An answer to be stored.
 
     Attributes:
-        username: Whose.
-        verdict: What.
-        factor_kind: How it is known whose it is; as :class:`ApprovalDecision`.
-        factor: What names the second factor that was on when the code was checked.
-        reason: Of a denial.
+        username: The person.
+        verdict: ``approved`` or ``denied``.
+        factor_kind: How the person was authenticated; ``factor`` of :class:`ApprovalDecision`.
+        factor: The id of the second factor that was on when the code was verified.
+        reason: The reason for a denial.
     """
 
     username: str
@@ -106,12 +108,12 @@ class Vote(NamedTuple):
 
     @property
     def is_hers(self) -> bool:
-        """Whether it is known that the person answered."""
+        """Whether the person was authenticated."""
         return self.factor_kind != ""
 
     @property
     def action(self) -> str:
-        """How the audit names it."""
+        """The action, as the audit records it."""
         if self.verdict == "approved":
             return "approve"
         return {"": "deny.unproven", "vouched": "deny.vouched"}.get(self.factor_kind, "deny")

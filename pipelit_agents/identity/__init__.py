@@ -1,3 +1,3 @@
-"""Who an agent is and how it proves that: codes, proofs and the people they act for."""
+"""An agent's identity and how it proves it: codes, proofs and the person it acts for."""
 
 from __future__ import annotations

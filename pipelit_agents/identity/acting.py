@@ -1,7 +1,7 @@
-"""For which person the running code acts, as an application or a server has authenticated her.
+"""The person for whom the running code acts, as authenticated by an application or a server.
 
-It decides in whose lane a person's codes are counted. Nothing that a model, a graph's state or a
-caller's ``configurable`` says can change it.
+This decides in which lane a person's codes are counted. A model, a graph's state or a caller's
+``configurable`` can't change it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _IS_PERSON: Final = Statement(
     "SELECT username FROM pipelit_users "
     "WHERE username = :username AND kind = 'human' AND domain = '' AND active"
 )
-# Whoever has Studio's scheme shows no key of a person.
+# Studio's own authentication proves no person's API key.
 _STUDIO: Final = "langgraph-studio-user"
 _PERSON: Final[ContextVar[tuple[Database, str] | None]] = ContextVar("pipelit_person", default=None)
 
 
 @contextmanager
 def acting_for(database: Database, username: str) -> Iterator[None]:
-    """Say for which person the block acts; see :meth:`Pipelit.acting_for`."""
+    """Set the person for whom the block acts; see :meth:`Pipelit.acting_for`."""
     token = _PERSON.set((database, require_username(username)))
     try:
         yield
@@ -40,16 +40,16 @@ def acting_for(database: Database, username: str) -> Iterator[None]:
 def acting_person(database: Database) -> str | None:
     """Return the username of the person for whom the running code acts, or None.
 
-    :func:`acting_for` goes first. Otherwise, in a run of a LangGraph Server, it is the user that
-    the server has authenticated, if that is an active person of this database. Nothing else that
-    a caller can send counts: an application may pass a client's ``configurable`` on to a graph, and
-    a client can write only JSON into it. So a user that is a mapping or a text is nobody; the
-    server's is an object. (The server itself refuses that key from its clients.)
+    :func:`acting_for` takes precedence. Otherwise, in a run of a LangGraph Server, it is the user
+    that the server has authenticated, if that is an active person of this database. Nothing else
+    that a caller sends is trusted. An application may pass a client's ``configurable`` on to a
+    graph, but a client can write only JSON into it. So a user that is a mapping or a string is
+    ignored; the server's user is an object. (The server itself refuses that key from clients.)
 
-    On a server it reads the database, so call it where blocking is allowed.
+    On a server this reads the database, so call it where blocking is allowed.
 
     Args:
-        database: Whose accounts; a person of another database is nobody here.
+        database: The database of the accounts; a person of another database is ignored.
     """
     found = _PERSON.get()
     if found is not None and found[0] is database:
@@ -63,10 +63,10 @@ def acting_person(database: Database) -> str | None:
 def acts_for(database: Database, username: str) -> bool:
     """Return whether the running code acts for the account of that name.
 
-    It asks no database, so the caller has to make sure that the account is an active person's.
+    This reads no database, so the caller has to make sure that the account is an active person's.
 
     Args:
-        database: Whose accounts.
+        database: The database of the accounts.
         username: The account.
     """
     found = _PERSON.get()
@@ -77,14 +77,14 @@ def acts_for(database: Database, username: str) -> bool:
 
 def _server_user() -> str | None:
     if "langgraph.runtime" not in sys.modules:
-        # Whoever is in a run has imported it; others needn't wait for that.
+        # A run has imported it already; outside of a run the import would only cost time.
         return None
     from langgraph.runtime import get_runtime
 
     try:
         runtime = get_runtime()
     except (KeyError, RuntimeError):
-        # Outside of any run.
+        # There is no run.
         return None
     user = getattr(getattr(runtime, "server_info", None), "user", None)
     if user is None or isinstance(user, dict | list | str | int | float):
@@ -92,5 +92,5 @@ def _server_user() -> str | None:
     identity = getattr(user, "identity", None)
     if not isinstance(identity, str) or not is_username(identity) or identity == _STUDIO:
         return None
-    # A run that a timer began for her isn't she.
+    # A run that a scheduler started for this person doesn't count as the person.
     return identity if getattr(user, "is_authenticated", False) is True else None

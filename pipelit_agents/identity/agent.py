@@ -1,4 +1,4 @@
-"""The handle of one agent: it makes codes and proofs, and checks those of its peers."""
+"""The handle of one agent: it makes codes and proofs, and verifies those of its peers."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
 __all__ = ["Agent", "home_of"]
 
-_DEEPEST: Final = 2**31
-_LONGEST_KIND: Final = 64
+_MAX_DEPTH: Final = 2**31
+_MAX_KIND_LENGTH: Final = 64
 
 
 class Agent:
-    """The handle by which code acts as one agent user. Who holds it is that agent.
+    """The handle by which code acts as one agent user. Any code that has it can act as the agent.
 
-    It opens nothing when it is made; the account is looked up whenever it is needed, so that a
-    deactivation or rotation holds at once. Proofs that many threads or tasks make or check at one
-    moment share a transaction.
+    Creating a handle reads nothing. The account is looked up at each use, so a deactivation or
+    rotation takes effect immediately. Proofs that many threads or tasks make or verify at the same
+    time share a transaction.
 
     Args:
         username: The agent user's name.
-        verifier: Makes and checks codes and proofs.
+        verifier: Makes and verifies codes and proofs.
         home: The ``Pipelit`` that made the handle.
 
     Raises:
@@ -67,42 +67,42 @@ class Agent:
         message: str | None = None,
         check_audience: bool = False,
     ) -> TotpCode:
-        """Makes this agent's present code.
+        """Make this agent's current code.
 
-        An audience code says that this agent made it for that verifier, now. It doesn't say who
-        brings it: anybody who gets hold of it can hand it on to that verifier, with other words.
-        Bind it to a message where the verifier is to rely on words.
+        An audience code shows that this agent made it for that verifier now. It doesn't show who
+        sent it: anybody who obtains it can pass it to that verifier with another text. If the
+        verifier has to rely on a text, bind the code to it with ``message``.
 
         Args:
-            audience: Who is to check it; a peer gets it under the peering that this agent issued
-                to its domain. Without one the code is plain: it is good for anybody who knows the
-                secret, any authenticator app shows the same.
-            message: The exact text that the code is for, 1 to 4,000 characters; the code is good
-                with this text alone (its UTF-8 bytes, nothing is normalized). It needs an
-                audience.
-            check_audience: Make no code for an audience that isn't an active agent of this
-                database, where a model chose the name. Refusals are audited, and all look alike;
-                after 20 in a minute this agent waits.
+            audience: The agent that will verify the code. For a peer, the code is made under the
+                peering that this agent issued to its domain. Without an audience the code is
+                plain: anybody who knows the secret can verify it, and any authenticator app shows
+                the same code.
+            message: The exact text that the code is for, 1 to 4,000 characters. The code is valid
+                only with this text (its UTF-8 bytes, without normalization). It needs an audience.
+            check_audience: Make no code unless the audience is an active agent of this database.
+                Set it if a model chose the name. Refusals are audited and all have the same
+                message; after 20 refusals in a minute this agent has to wait.
 
         Returns:
             The code and the end of its time step. A verifier accepts one code of a peer for each
             time step of 30 seconds, whether it is bound to a message or not.
 
         Raises:
-            AccountError: This agent isn't there, is no agent, or was deactivated.
-            UserNotFound: The audience is a peer, and no peering was issued to its domain; or it was
-                to be checked, and there is no such active agent.
+            AccountError: This agent doesn't exist, isn't an agent, or was deactivated.
+            UserNotFound: The audience is a peer, and no peering was issued to its domain. Or
+                ``check_audience`` is set, and there is no such active agent.
             RateLimited: Too many audiences were refused in the last minute.
             InvalidUsername: The audience is not a username, or is this agent.
             TypeError: The message isn't text.
             ValueError: The message can't be bound, or there is no audience for it.
-            UnsealError: The secret doesn't open under this keyring.
+            UnsealError: The secret can't be decrypted with this keyring.
         """
         if message is not None:
             if audience is None:
                 raise ValueError(
                     "message: a plain code is made from the clock alone, so it can't be bound to "
-                    "a message; name the audience that is to check it"
+                    "a message; name the audience that will verify it"
                 )
             message = bindable(message)
         if audience is not None and require_username(audience, argument="audience") == (
@@ -131,50 +131,50 @@ class Agent:
         kind: Literal["audience", "plain"] = "audience",
         message: str | None = None,
     ) -> Verification:
-        """Checks another agent's short code, and spends it.
+        """Verify another agent's short code, and spend it.
 
-        A success says that the peer made this code, for this agent if it is an audience code,
-        within the last 90 seconds. It doesn't say who brought the code. What was said with it is
-        the peer's only where it is the ``message`` that the code was made for.
+        A success shows that the peer made this code within the last 90 seconds, and for this agent
+        if it is an audience code. It doesn't show who sent the code. A text sent with the code is
+        proven only if it is the ``message`` that the code was made for.
 
         Args:
             username: The peer, exactly as its account is written.
             code: The digits; nothing is stripped.
-            kind: ``audience`` accepts codes made for this agent only (RFC 6287, 8 digits);
-                ``plain`` those of an authenticator app (RFC 6238, 6 digits). It is for the
-                developer to choose, never for a model.
+            kind: ``audience`` accepts only codes made for this agent (RFC 6287, 8 digits).
+                ``plain`` accepts codes of an authenticator app (RFC 6238, 6 digits). The
+                developer chooses it, never a model.
             message: The exact text that came with the code. A code that was made for a message is
-                good with that message alone, and one that was made for none is good without one.
+                valid only with that message, and any other code only without one.
 
         Returns:
-            The evidence. There is no return for a failure.
+            The evidence. A failure raises an exception.
 
         Raises:
             CodeRejected: The code is wrong, was spent, was made for another message, or there is
-                no such active peer or verifier; which of them is in the audit only.
-            MalformedCode: It can't be a code, or a username, names this agent itself, or the
-                message can't be one that a code was bound to. After 20 of them in a minute,
-                further ones are RateLimited.
+                no such active peer or verifier. Only the audit has the reason.
+            MalformedCode: The input can't be a code or a username, names this agent itself, or the
+                message can't be bound to a code. After 20 of them in a minute, further ones raise
+                RateLimited.
             TypeError: The message isn't text.
-            ValueError: The kind is unknown, or a message was given for a plain code.
+            ValueError: The kind is unknown, or there is a message for a plain code.
             RateLimited: Too many failures of this agent about this peer in the last minute.
-            PeerLocked: Too many failures in a row; ``retry_after`` says for how long.
+            PeerLocked: Too many failures in a row; see ``retry_after``.
             LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
-            UnsealError: The peer's secret doesn't open under this keyring.
+            UnsealError: The peer's secret can't be decrypted with this keyring.
         """
         return self._verifier.check_code(self.username, username, code, kind, message)
 
     averify_peer = off_the_loop(verify_peer)
 
     def challenge(self, prover: str, *, lifetime: float = 60.0) -> Challenge:
-        """Asks one peer to prove itself.
+        """Make a challenge for one peer.
 
         Args:
-            prover: Who is to answer.
-            lifetime: Seconds until no answer is accepted any more, at most 366 days.
+            prover: The peer that will answer.
+            lifetime: Seconds for which an answer is accepted, at most 366 days.
 
         Returns:
-            A challenge for one check; give its ``value`` to the peer and keep the object.
+            A challenge for one verification. Send its ``value`` to the peer and keep the object.
 
         Raises:
             InvalidUsername: The prover is not a username.
@@ -200,26 +200,27 @@ class Agent:
         depth: int | None = None,
         relation: str | None = None,
     ) -> Proof:
-        """Proves that this agent gives this answer to this request, now.
+        """Prove that this agent gives this answer to this request now.
 
         Args:
             challenge: The verifier's challenge value, 32 bytes.
             payload: The exact bytes of the answer.
-            verifier: Who is to check.
-            request: The exact bytes that were asked.
-            kind: What the payload is.
+            verifier: The agent that will verify the proof.
+            request: The exact bytes of the request.
+            kind: The kind of the payload.
             depth: The depth of the spawn, if it is one.
-            relation: The id of the peering, issued by this agent, to prove it under; an empty
-                string for the agent's own secret. By default the peering issued to the domain of
-                a verifier that is a peer here, and to others the agent's own secret.
+            relation: The id of a peering that this agent issued, to make the proof with its
+                secret; an empty string for the agent's own secret. By default, the peering issued
+                to the verifier's domain if the verifier is a peer here, otherwise the agent's own
+                secret.
 
         Raises:
-            AccountError: This agent isn't there, is no agent, or was deactivated.
+            AccountError: This agent doesn't exist, isn't an agent, or was deactivated.
             UserNotFound: This agent issued no such peering.
-            UnsealError: The secret doesn't open under this keyring.
+            UnsealError: The secret can't be decrypted with this keyring.
         """
         return self._verifier.prove(
-            self._asked(
+            self._proof_request(
                 "spawn-result", challenge, verifier, request, depth, relation, kind, payload
             )
         )
@@ -237,7 +238,7 @@ class Agent:
     ) -> Proof:
         """As :meth:`prove`, off the event loop."""
         return await self._verifier.aprove(
-            self._asked(
+            self._proof_request(
                 "spawn-result", challenge, verifier, request, depth, relation, kind, payload
             )
         )
@@ -252,21 +253,21 @@ class Agent:
         relation: str | None = None,
         answer_relation: str = "",
     ) -> Proof:
-        """Proves that this agent asks this of that child.
+        """Prove that this agent makes this request to that child.
 
-        Args and errors as :meth:`prove`, and one more:
+        Arguments and errors are those of :meth:`prove`, except for ``answer_relation``.
 
         Args:
-            challenge: As there, and what follows too.
-            request: The exact bytes that are asked.
+            challenge: As for :meth:`prove`.
+            request: The exact bytes of the request.
             verifier: The child.
             depth: The depth of the spawn.
-            relation: The peering that this proof is made under.
-            answer_relation: The id of the peering that the child is asked to prove its answer
-                under; an empty string for none.
+            relation: The peering with whose secret this proof is made.
+            answer_relation: The id of the peering with whose secret the child has to prove its
+                answer; an empty string for none.
         """
         return self._verifier.prove(
-            self._asked(
+            self._proof_request(
                 "spawn-request",
                 challenge,
                 verifier,
@@ -289,7 +290,7 @@ class Agent:
     ) -> Proof:
         """As :meth:`prove_request`, off the event loop."""
         return await self._verifier.aprove(
-            self._asked(
+            self._proof_request(
                 "spawn-request",
                 challenge,
                 verifier,
@@ -310,25 +311,25 @@ class Agent:
         kind: str = "result",
         depth: int | None = None,
     ) -> Verification:
-        """Checks that the challenged peer gave this answer to this request, now.
+        """Verify that the challenged peer gave this answer to this request now.
 
-        The challenge is spent, whatever comes out. A failure never locks anybody: a proof can't
+        The challenge is spent in any case. A failure never locks an account, because a proof can't
         be guessed.
 
         Args:
-            proof: What the peer sent.
-            challenge: What this agent asked; not what came back.
+            proof: The peer's proof.
+            challenge: The challenge that this agent made; not one that was received.
             payload: The exact bytes received.
             request: The exact bytes sent.
-            kind: What the payload is to be.
+            kind: The expected kind of the payload.
             depth: The depth of the spawn, if it is one.
 
         Raises:
-            ProofRejected: It doesn't show that; why is in the audit only.
-            UnsealError: The peer's secret doesn't open under this keyring.
+            ProofRejected: The proof is not valid. Only the audit has the reason.
+            UnsealError: The peer's secret can't be decrypted with this keyring.
         """
         return self._verifier.check_proof(
-            self._check(proof, challenge, "spawn-result", request, depth, kind, payload)
+            self._proof_check(proof, challenge, "spawn-result", request, depth, kind, payload)
         )
 
     async def averify_proof(
@@ -343,21 +344,23 @@ class Agent:
     ) -> Verification:
         """As :meth:`verify_proof`, off the event loop."""
         return await self._verifier.acheck_proof(
-            self._check(proof, challenge, "spawn-result", request, depth, kind, payload)
+            self._proof_check(proof, challenge, "spawn-result", request, depth, kind, payload)
         )
 
     def verify_possession(self, proof: Proof, *, challenge: Challenge) -> Verification:
-        """Checks that the challenged peer holds its secret, before it is asked for anything.
+        """Verify that the challenged peer has its secret, before it gets a request.
 
-        That alone decides nothing, so a success isn't audited: the answer that follows is. Errors
-        as :meth:`verify_proof`.
+        A success isn't audited, because it decides nothing: the answer that follows is audited.
+        Errors are those of :meth:`verify_proof`.
 
         Args:
-            proof: What the peer made over an empty payload of the kind ``possession``.
-            challenge: What this agent asked.
+            proof: The peer's proof over an empty payload of the kind ``possession``.
+            challenge: The challenge that this agent made.
         """
         return self._verifier.check_proof(
-            self._check(proof, challenge, "spawn-result", b"", None, "possession", b"", quiet=True)
+            self._proof_check(
+                proof, challenge, "spawn-result", b"", None, "possession", b"", quiet=True
+            )
         )
 
     averify_possession = off_the_loop(verify_possession)
@@ -371,18 +374,20 @@ class Agent:
         depth: int | None = None,
         answer_relation: str = "",
     ) -> Verification:
-        """Checks that the challenge's prover asks this of this agent. Otherwise as above.
+        """Verify that the challenge's prover makes this request to this agent.
+
+        Otherwise as :meth:`verify_proof`.
 
         Args:
-            proof: What the parent sent.
-            challenge: Made of the challenge that came with it.
+            proof: The parent's proof.
+            challenge: A ``Challenge`` made from the challenge that came with the proof.
             request: The exact bytes received.
             depth: The depth of the spawn.
             answer_relation: The peering that the request names for the answer. Compare it with
-                :meth:`relation_to`: a parent may name its own domain's only.
+                :meth:`relation_to`: a parent may name only its own domain's peering.
         """
         return self._verifier.check_proof(
-            self._check(
+            self._proof_check(
                 proof,
                 challenge,
                 "spawn-request",
@@ -403,7 +408,7 @@ class Agent:
     ) -> Verification:
         """As :meth:`verify_request`, off the event loop."""
         return await self._verifier.acheck_proof(
-            self._check(
+            self._proof_check(
                 proof,
                 challenge,
                 "spawn-request",
@@ -414,26 +419,26 @@ class Agent:
         )
 
     def require_active(self) -> None:
-        """Makes sure that this agent is there and may act.
+        """Require that this agent exists and is active.
 
         Raises:
-            AccountError: It isn't there, is no agent, or was deactivated.
+            AccountError: It doesn't exist, isn't an agent, or was deactivated.
         """
         self._verifier.own_key(self.username)
 
     arequire_active = off_the_loop(require_active)
 
     def relation_to(self, verifier: str) -> PeerRelation | None:
-        """How this agent and a peer of another domain prove themselves to each other.
+        """Return the peerings by which this agent and a peer prove themselves to each other.
 
         Args:
-            verifier: The peer.
+            verifier: The peer, an agent of another domain.
 
         Returns:
-            None where no peer of that name is enrolled here. A deactivated peer is still shown.
+            None if no peer of that name is enrolled here. A deactivated peer is returned too.
 
         Raises:
-            AccountError: This agent isn't there, is no agent, or was deactivated.
+            AccountError: This agent doesn't exist, isn't an agent, or was deactivated.
             InvalidUsername: The verifier is not a username.
         """
         return self._verifier.relation_to(
@@ -443,22 +448,22 @@ class Agent:
     arelation_to = off_the_loop(relation_to)
 
     def spend_request(self, parent: str, challenge: bytes, *, lifetime: float = 300.0) -> bool:
-        """Marks a parent's request as used, for all processes of this database.
+        """Mark a parent's request as used, for all processes of this database.
 
         Args:
-            parent: Who asked.
+            parent: The agent that made the request.
             challenge: The challenge that its proof answered.
-            lifetime: Seconds for which it is remembered, at most 366 days: longer than the proof
-                is good.
+            lifetime: Seconds for which the mark is stored, at most 366 days. It has to be longer
+                than the proof is valid.
 
         Returns:
-            True the first time. False from then on, which is audited.
+            True the first time, and False afterwards. False is audited.
 
         Raises:
             InvalidUsername: The parent is not a username.
             TypeError: The lifetime isn't a number.
             ValueError: The lifetime is out of range, or the challenge isn't 32 bytes.
-            StorageError: It can't be remembered; don't work on it.
+            StorageError: The mark can't be stored. Don't serve the request.
         """
         seconds = require_seconds(lifetime, "lifetime")
         require_username(parent, argument="parent")
@@ -468,32 +473,32 @@ class Agent:
     aspend_request = off_the_loop(spend_request)
 
     def note_refusal(self, peer: str, action: str, reason: str) -> None:
-        """Records that this agent refused a peer before there was anything to verify.
+        """Record in the audit that this agent refused a peer before any verification.
 
         Args:
-            peer: Who was refused.
-            action: What it was refused in: ``verify``, ``verify.audience``, ``verify.plain``,
+            peer: The refused peer.
+            action: The refused action: ``verify``, ``verify.audience``, ``verify.plain``,
                 ``verify.proof`` or ``verify.request``.
-            reason: Why, in 1 to 64 printable ASCII characters.
+            reason: The reason, 1 to 64 printable ASCII characters.
 
         Raises:
-            AccountError: This agent isn't there, is no agent, or was deactivated; nothing is
+            AccountError: This agent doesn't exist, isn't an agent, or was deactivated. Nothing is
                 recorded.
             TypeError: The peer isn't text.
-            ValueError: The action is another one, or the reason has another form.
+            ValueError: The action is unknown, or the reason is malformed.
         """
         self._verifier.audit_refusal(self.username, peer, action, reason)
 
     def is_of(self, database: Database) -> bool:
-        """Whether this agent's account is in that database."""
+        """Return whether this agent's account is in that database."""
         ours = self._verifier.database
         return ours is database or ours.url == database.url
 
     def now(self) -> float:
-        """The clock that this agent's proofs are stamped by, Unix seconds."""
+        """Return the time by the clock that dates this agent's proofs, Unix seconds."""
         return self._verifier.now()
 
-    def _asked(
+    def _proof_request(
         self,
         role: ProofRole,
         challenge: bytes,
@@ -528,7 +533,7 @@ class Agent:
 
         return ProofRequest(prover, verifier, relation, answer)
 
-    def _check(
+    def _proof_check(
         self,
         proof: Proof,
         challenge: Challenge,
@@ -541,23 +546,23 @@ class Agent:
         quiet: bool = False,
     ) -> ProofCheck:
         verifier = require_username(self.username)
-        # Copies of exact types: what is checked together waits for each, and nothing that was put
-        # into one of them may run code there or be what the database doesn't take.
-        shown, asked = require_proof(proof, challenge)
+        # Copies of exact types. A batch waits for each of its items, so no item may run its own
+        # code there, and none may hold a value that the database doesn't accept.
+        proof, question = require_proof(proof, challenge)
         _require_bindable(request, depth, kind, payload)
         if verifier == OPERATOR:
             self._verifier.own_key(verifier)
         now, context = self._verifier.now(), run_context()
-        if not asked.verifier == verifier != asked.prover:
+        if not question.verifier == verifier != question.prover:
             unfit = "challenge of another verifier"
         elif not challenge.minted_here:
             unfit = "challenge of another process"
         else:
-            # Here, so that of two that check at once one is refused, however they are served.
+            # Spent before batching: of two concurrent verifications, one is refused in any order.
             unfit = "" if challenge.spend() else "challenge used before"
         return ProofCheck(
-            proof=shown,
-            challenge=asked,
+            proof=proof,
+            challenge=question,
             verifier=verifier,
             role=role,
             request=request,
@@ -574,26 +579,28 @@ class Agent:
         return f"Agent({self.username!r})"
 
     def __reduce__(self) -> Any:
-        raise TypeError("an Agent is not pickled: whoever holds it is that agent")
+        raise TypeError("an Agent can't be pickled: any code that has it can act as the agent")
 
 
 def _require_bindable(request: object, depth: object, kind: object, payload: object) -> None:
-    # Exact types: what is made or checked together waits for each, and nothing in it may run code.
+    # Exact types: a batch waits for each of its items, so no item may run its own code.
     if type(request) is not bytes:
         raise TypeError(f"request has to be the exact bytes, not {type(request).__name__}")
     if payload is not None and type(payload) is not bytes:
         raise TypeError(f"payload has to be the exact bytes, not {type(payload).__name__}")
-    if depth is not None and (type(depth) is not int or not 0 <= depth < _DEEPEST):
-        raise ValueError(f"depth has to be a whole number from 0 to {_DEEPEST - 1}, or None")
-    if type(kind) is not str or len(kind) > _LONGEST_KIND or not kind.isascii():
+    if depth is not None and (type(depth) is not int or not 0 <= depth < _MAX_DEPTH):
+        raise ValueError(f"depth has to be a whole number from 0 to {_MAX_DEPTH - 1}, or None")
+    if type(kind) is not str or len(kind) > _MAX_KIND_LENGTH or not kind.isascii():
         raise ValueError(
-            f"kind has to be ASCII text of at most {_LONGEST_KIND} characters, for example 'result'"
+            f"kind has to be ASCII text of at most {_MAX_KIND_LENGTH} characters, for example "
+            "'result'"
         )
 
 
 def home_of(agent: Agent) -> Any:
     """Return the ``Pipelit`` that made a handle, for this package's own graphs and tools.
 
-    A handle has no public attribute for it: whoever is given one agent isn't given all accounts.
+    A handle has no public attribute for it, so that access to one agent isn't access to all
+    accounts.
     """
     return agent._home

@@ -1,10 +1,10 @@
-"""Serves together what is asked at once: one transaction, and one hop to a thread, for all of it.
+"""Serve concurrent requests in batches: one transaction and one hop to a thread for each batch.
 
-Nothing waits for company. Whoever comes while others are being served is served with the next.
+No request waits for a batch to fill. Requests that arrive while a batch is served are in the next.
 
-A thread may be interrupted while it serves, by a signal handler, by a finalizer (``__del__``) or a
-weak reference's callback, or by a tracing function, and those may ask too. They are served at once
-and by themselves: the thread never waits for what it is itself in the middle of.
+A signal handler, a finalizer (``__del__``), a weak reference's callback or a tracing function may
+interrupt a thread while it serves a batch, and may make a request itself. Such a request is served
+immediately and alone, so that the thread never waits for itself.
 """
 
 from __future__ import annotations
@@ -26,37 +26,38 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 _UNSERVED: Final = object()
-# Seconds that a thread waits for its turn. Then it serves itself: the turn is for speed alone, and
-# the thread that has it may wait for this one, as in a signal handler that joins a thread.
-_PATIENCE: Final = 5.0
-# The same for a thread whose question another is answering: answered twice, it is recorded twice.
-_LONG_PATIENCE: Final = 120.0
+# Seconds that a thread waits for its turn. Then it serves itself: turns only improve speed, and
+# the thread that has the turn may wait for this one, as in a signal handler that joins a thread.
+_TURN_TIMEOUT: Final = 5.0
+# The same, in seconds, if another thread is serving the request. Serving it twice would record it
+# twice.
+_CLAIMED_TURN_TIMEOUT: Final = 120.0
 
 
-class _Here(threading.local):
-    """What this thread is in the middle of, in any gathering."""
+class _ThreadState(threading.local):
+    """Whether this thread is serving a batch, of any instance."""
 
     serving = False
 
     def reset_after_fork(self) -> None:
-        """Forget it; in a forked child it is the parent that serves."""
+        """Reset it: a forked child serves no batch of its parent."""
         self.serving = False
 
 
-_HERE: Final = _Here()
-reset_in_forked_children(_HERE)
+_THREAD: Final = _ThreadState()
+reset_in_forked_children(_THREAD)
 
 
 class Batching(Generic[A, R]):
-    """Questions of many threads and tasks, and one function that answers many at once.
+    """Requests of many threads and tasks, and one function that answers a batch of them.
 
     Args:
-        serve: Answers questions, in order. An exception in the place of an answer is raised where
-            its question was asked. Where it raises one itself, each question is served alone, and
-            the exception is raised where it still is.
-        largest: How many are served at once.
-        usable: Raises where no question can be answered now, as where a server is away. Then
-            nothing is tried alone: each question would wait for the same.
+        serve: Returns the answers in the order of the requests. An exception instead of an answer
+            is raised to the caller who made that request. If ``serve`` itself raises an exception,
+            each request is served alone, and only requests that still fail raise it.
+        largest: The maximum size of a batch.
+        usable: Raises an exception if no request can be served now, for example because a server
+            is down. Then requests aren't served alone, because each would wait for the same.
     """
 
     def __init__(
@@ -73,87 +74,87 @@ class Batching(Generic[A, R]):
         reset_in_forked_children(self)
 
     def reset_after_fork(self) -> None:
-        """Forgets who waits; in a forked child nobody of the parent's does."""
-        # Held while questions of threads are served; the others wait for it as in a queue. A thread
-        # that is interrupted just after it took it, or just before it gives it back, takes it once
-        # more. Everything else here is one step of the interpreter, and needs no lock.
+        """Reset the queues: no thread of the parent waits in a forked child."""
+        # Held while requests of threads are served; the other threads wait for it. It is reentrant
+        # for a thread that is interrupted just after acquiring it or just before releasing it.
+        # Everything else here is one step of the interpreter and needs no lock.
         self._serving = threading.RLock()
-        self._waiting: deque[_Question[A]] = deque()
+        self._waiting: deque[_Request[A]] = deque()
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop[A, R]] = WeakKeyDictionary()
 
-    def ask(self, asked: A) -> R:
-        """Asks from a thread, which serves whoever waits when its turn comes."""
-        if _HERE.serving:
-            return self._given(self._answers([asked])[0])
-        question = _Question(asked)
-        self._waiting.append(question)
+    def ask(self, request: A) -> R:
+        """Make a request from a thread, which serves a batch when its turn comes."""
+        if _THREAD.serving:
+            return self._result(self._answers([request])[0])
+        own = _Request(request)
+        self._waiting.append(own)
         turn = self._serving
         try:
-            # Not by `with`, which has no limit.
-            mine = turn.acquire(timeout=_PATIENCE) or (
-                not question.claim() and turn.acquire(timeout=_LONG_PATIENCE)
+            # `with` has no timeout.
+            acquired = turn.acquire(timeout=_TURN_TIMEOUT) or (
+                not own.claim() and turn.acquire(timeout=_CLAIMED_TURN_TIMEOUT)
             )
-            question.claim()
-            if question.answer is _UNSERVED:
-                self._serve_with(question, self._company() if mine else [])
+            own.claim()
+            if own.answer is _UNSERVED:
+                self._serve_with(own, self._take_waiting() if acquired else [])
         except BaseException:
-            # Nobody waits for it any more.
-            question.claim()
+            # This thread no longer waits, so no other thread needs to serve the request.
+            own.claim()
             raise
         finally:
-            # Tried, where the turn may not be this thread's: an interrupt between taking it and
-            # remembering that in a variable would keep it for good.
+            # Tried even if this thread may not hold the turn: an interrupt between acquiring it and
+            # storing that in a variable would hold it forever.
             try:  # noqa: SIM105 - suppress is Python's own code, and can be interrupted too
                 turn.release()
             except RuntimeError:
                 pass
-        return self._given(question.answer)
+        return self._result(own.answer)
 
-    async def aask(self, asked: A) -> R:
-        """Asks from a task."""
+    async def aask(self, request: A) -> R:
+        """Make a request from a task."""
         loop = asyncio.get_running_loop()
         found = self._loops.get(loop)
         if found is None:
             found = self._loops.setdefault(loop, _Loop(self._answers, self._largest))
-        return self._given(await found.ask(loop, asked))
+        return self._result(await found.ask(loop, request))
 
-    def _company(self) -> list[_Question[A]]:
-        # Taken out at once, so that whoever interrupts this thread doesn't serve them too. One that
-        # is left unserved by an interrupt serves itself when its turn comes.
-        company: list[_Question[A]] = []
-        while len(company) < self._largest - 1:
+    def _take_waiting(self) -> list[_Request[A]]:
+        # They are claimed first, so that code that interrupts this thread doesn't serve them too.
+        # A request that an interrupt leaves unserved is served by its own thread in its turn.
+        taken: list[_Request[A]] = []
+        while len(taken) < self._largest - 1:
             try:
                 each = self._waiting.popleft()
             except IndexError:
                 break
             if each.claim():
-                company.append(each)
-        return company
+                taken.append(each)
+        return taken
 
-    def _serve_with(self, question: _Question[A], company: list[_Question[A]]) -> None:
-        batch = [question, *company]
-        answers = self._answers([each.asked for each in batch])
+    def _serve_with(self, own: _Request[A], others: list[_Request[A]]) -> None:
+        batch = [own, *others]
+        answers = self._answers([each.request for each in batch])
         for each, answer in zip(batch, answers, strict=True):
             each.answer = answer
 
-    def _answers(self, asked: Sequence[A]) -> Sequence[R | Exception]:
-        outer = _HERE.serving
+    def _answers(self, requests: Sequence[A]) -> Sequence[R | Exception]:
+        outer = _THREAD.serving
         try:
-            _HERE.serving = True
+            _THREAD.serving = True
             try:
-                return self._serve(asked)
+                return self._serve(requests)
             except Exception as error:
-                if len(asked) == 1:
+                if len(requests) == 1:
                     return [error]
-                return self._alone(asked, error)
+                return self._serve_each(requests, error)
         finally:
-            _HERE.serving = outer
+            _THREAD.serving = outer
 
-    def _alone(self, asked: Sequence[A], error: Exception) -> Sequence[R | Exception]:
-        """Serves each by itself, so that whatever is in one of them fails that one alone."""
+    def _serve_each(self, requests: Sequence[A], error: Exception) -> Sequence[R | Exception]:
+        """Serve each request alone, so that a bad request fails alone."""
         answers: list[R | Exception] = []
         failed = True
-        for each in asked:
+        for each in requests:
             if failed:
                 try:
                     self._usable()
@@ -168,18 +169,18 @@ class Batching(Generic[A, R]):
             else:
                 failed = False
             answers.append(answer)
-        # Each gets one of its own: what is raised is changed by whoever it passes.
-        return [*answers, *(_like(error) for _ in asked[len(answers) :])]
+        # Each request gets its own copy, because raising an exception changes it.
+        return [*answers, *(_copy_of(error) for _ in requests[len(answers) :])]
 
     @staticmethod
-    def _given(answer: Any) -> R:
+    def _result(answer: Any) -> R:
         if isinstance(answer, Exception):
             raise answer
-        given: R = answer
-        return given
+        result: R = answer
+        return result
 
 
-def _like(error: Exception) -> Exception:
+def _copy_of(error: Exception) -> Exception:
     try:
         made = copy(error)
     except Exception:
@@ -188,16 +189,16 @@ def _like(error: Exception) -> Exception:
     return made
 
 
-class _Question(Generic[A]):
-    __slots__ = ("_free", "answer", "asked")
+class _Request(Generic[A]):
+    __slots__ = ("_free", "answer", "request")
 
-    def __init__(self, asked: A) -> None:
-        self.asked = asked
+    def __init__(self, request: A) -> None:
+        self.request = request
         self.answer: Any = _UNSERVED
         self._free = [True]
 
     def claim(self) -> bool:
-        """Take it; False where another thread did. One step, whichever threads try."""
+        """Claim the request in one atomic step; return False if another thread has claimed it."""
         try:
             return self._free.pop()
         except IndexError:
@@ -205,7 +206,7 @@ class _Question(Generic[A]):
 
 
 class _Loop(Generic[A, R]):
-    """The questions of one event loop; only that loop's thread touches them."""
+    """The requests of one event loop; only that loop's thread uses this object."""
 
     def __init__(
         self, answers: Callable[[Sequence[A]], Sequence[R | Exception]], largest: int
@@ -215,10 +216,10 @@ class _Loop(Generic[A, R]):
         self._waiting: list[tuple[A, asyncio.Future[Any]]] = []
         self._server: asyncio.Task[None] | None = None
 
-    def ask(self, loop: asyncio.AbstractEventLoop, asked: A) -> asyncio.Future[Any]:
+    def ask(self, loop: asyncio.AbstractEventLoop, request: A) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((asked, answer))
-        # One that is over can still be here, where a loop runs tasks when they are created.
+        self._waiting.append((request, answer))
+        # A finished task can still be here if the loop runs tasks eagerly.
         if self._server is None or self._server.done():
             self._server = loop.create_task(self._serve_all())
         return answer
@@ -231,13 +232,13 @@ class _Loop(Generic[A, R]):
                     self._waiting[: self._largest],
                     self._waiting[self._largest :],
                 )
-                answers = await aside(self._answers, [asked for asked, _ in batch])
+                answers = await aside(self._answers, [request for request, _ in batch])
                 for (_, future), answer in zip(batch, answers, strict=True):
                     if not future.done():
                         future.set_result(answer)
                 batch = []
         finally:
-            # The loop is closing, and cancelled this task: whoever waits for it is told.
+            # The loop is closing and cancelled this task: cancel the waiting callers too.
             self._server = None
             for _, future in (*batch, *self._waiting):
                 future.cancel()

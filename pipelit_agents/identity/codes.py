@@ -1,4 +1,4 @@
-"""The two kinds of short codes: which form each has, and how each is computed."""
+"""The two kinds of short codes: their forms and how they are computed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def short_codes(
     relation: str = "",
     message: str | None = None,
 ) -> list[str]:
-    """Return the codes of some steps: of both kinds the one that a checker accepts."""
+    """Return the code of each step: audience codes if there is an audience, else plain codes."""
     if audience is None:
         return [totp(key, step * PERIOD, digits=PLAIN_DIGITS) for step in steps]
     binding = Binding(
@@ -50,10 +50,10 @@ def short_codes(
 
 
 def other_kind(code: object, kind: str) -> str:
-    """Describe what was given instead of a code of this kind."""
+    """Describe an input that isn't a code of this kind."""
     if not isinstance(code, str):
-        given = type(code).__name__
-        return f" (this is a {given}{': await it' if given == 'coroutine' else ''})"
+        name = type(code).__name__
+        return f" (this is a {name}{': await it' if name == 'coroutine' else ''})"
     if kind == "plain" and CODE_FORMS["audience"].match(code):
         return "; with 8 digits it is an audience code: leave kind out"
     if kind == "audience" and CODE_FORMS["plain"].match(code):
@@ -62,6 +62,6 @@ def other_kind(code: object, kind: str) -> str:
 
 
 def not_text(code: TotpCode | SecretStr) -> str:
-    """Describe how to give a code as text."""
+    """Describe how to pass a code as text."""
     fix = ".code" if isinstance(code, TotpCode) else ".get_secret_value()"
-    return f"code has to be text, not {type(code).__name__}: give its {fix}"
+    return f"code has to be text, not {type(code).__name__}: pass its {fix}"

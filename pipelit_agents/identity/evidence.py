@@ -1,4 +1,4 @@
-"""What a maker and a checker of codes get: a code, and the outcome of a check."""
+"""The results of making and verifying a code: the code, and the evidence of the verification."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class TotpCode:
     """A short code, for a person or a model to pass on.
 
     Attributes:
-        code: Its digits: 6 of a plain code, 8 of an audience code.
+        code: The digits: 6 for a plain code, 8 for an audience code.
         expires_at: The end of its time step, UTC.
-        audience: Who alone may check it; None for a plain code.
-        message: The exact text that it is bound to; None where it is bound to none.
+        audience: The only agent that may verify it; None for a plain code.
+        message: The exact text that it is bound to; None if it isn't bound to a text.
     """
 
     code: str = field(repr=False)
@@ -32,16 +32,16 @@ class TotpCode:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A peer was verified. There is no such object for a peer that wasn't.
+    """The evidence that a peer was verified. A failed verification raises an exception instead.
 
     Attributes:
-        peer: Who was verified.
-        verifier: Who verified.
+        peer: The verified account.
+        verifier: The account that verified it.
         kind: ``audience``, ``plain`` or ``proof``.
         step: The time step of the code or proof.
-        verified_at: When, by the ledger's clock, UTC.
-        message: The exact text that the peer bound its code to. Where it is None, the code says
-            that the peer made it for this verifier, and nothing about what was said with it.
+        verified_at: The time of the verification by the ledger's clock, UTC.
+        message: The exact text that the peer bound its code to. If it is None, the code shows
+            that the peer made it for this verifier, and nothing about any text sent with it.
     """
 
     peer: str

@@ -1,7 +1,7 @@
-"""How people type codes, and what tells one second factor of a person from the next.
+"""Normalize codes that people type, and identify a person's current second factor.
 
 Agents' codes are exact. People copy theirs from an app that shows "123 456", from paper, or from a
-page in another script, so all the spellings of a code are made one before anything looks at it.
+page in another script, so all spellings of a code are normalized before it is used.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ __all__ = ["factor_id", "read_code"]
 
 _PLAIN: Final = re.compile(r"[0-9]{6}\Z")
 _RECOVERY: Final = re.compile(r"[A-Z2-7]{16}\Z")
-# More than anybody types, and little enough to look at each character.
-_LONGEST: Final = 128
+# More characters than anybody types, and few enough to normalize each one.
+_MAX_TYPED: Final = 128
 _MINUS: Final = "\u2212"
 
 CodeForm = Literal["plain", "recovery", ""]
 
 
 def read_code(typed: object) -> tuple[CodeForm, str]:
-    """Read a code as a person typed or pasted it.
+    """Normalize a code that a person typed or pasted.
 
-    Spaces of every kind, line ends, dashes and invisible characters are left out; full-width
-    characters and the digits of other scripts are read as ASCII; letters may be lower case.
+    Spaces of every kind, line ends, dashes and invisible characters are removed. Full-width
+    characters and the digits of other scripts are converted to ASCII. Letters may be lower case.
 
     Args:
-        typed: What was given, of any type.
+        typed: The input, of any type.
 
     Returns:
         ``plain`` and six digits, ``recovery`` and four groups of four with dashes, or two empty
-        texts where it can't be either.
+        strings if it can be neither.
     """
-    if not isinstance(typed, str) or len(typed) > _LONGEST:
+    if not isinstance(typed, str) or len(typed) > _MAX_TYPED:
         return "", ""
     kept = []
     for character in unicodedata.normalize("NFKC", typed):
@@ -56,18 +56,18 @@ def read_code(typed: object) -> tuple[CodeForm, str]:
 
 
 def factor_id(username: str, secret: bytes) -> str:
-    """Return what names a person's present second factor, and nothing about it.
+    """Return an id of a person's current second factor that reveals nothing about it.
 
-    It is another one after every enrolment, because each has a new secret. It is an HMAC under the
-    secret itself (160 random bits), so it stays the same when ``FIELD_ENCRYPTION_KEY`` is replaced
-    and nobody without the secret can compute it.
+    Each enrolment has a new secret and therefore a new id. The id is an HMAC under the secret
+    itself (160 random bits). So it stays the same when ``FIELD_ENCRYPTION_KEY`` is replaced, and
+    it can't be computed without the secret.
     """
     data = b"pipelit-agents/factor/v1\0" + username.encode()
     return hmac.digest(secret, data, "sha256").hex()[:32]
 
 
 def _is_between(character: str) -> bool:
-    # Cf: zero-width and direction marks that come along when one copies from a page. Pd: dashes.
+    # Cf: zero-width and direction marks that are copied along from a page. Pd: dashes.
     return (
         character.isspace()
         or character == _MINUS

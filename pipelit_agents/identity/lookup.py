@@ -1,4 +1,4 @@
-"""Read the accounts and peerings that a code or a proof is about."""
+"""Read the accounts and peerings for a code or a proof."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipelit_agents.protocol.peering_uri import is_relation
 from pipelit_agents.protocol.provisioning_uri import MAX_NAME
 
 __all__ = [
-    "KeyPlace",
+    "ProofKey",
     "domain_of",
-    "key_place",
+    "find_proof_key",
     "numbered_names",
     "read_accounts",
     "read_peering",
@@ -29,44 +29,44 @@ _READ: Final = (
     "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until, domain, "
     "relation FROM pipelit_users WHERE username IN "
 )
-# Neither is ever empty, so that an empty one finds nothing.
+# Neither column is ever empty, so an empty parameter matches no row.
 _READ_PEERING: Final = Statement(
     "SELECT relation, secret FROM pipelit_peerings "
     "WHERE agent = :agent AND (relation = :relation OR domain = :domain)"
 )
-# How many names one statement looks up: some databases take 999 parameters.
+# Names in one statement: some databases accept 999 parameters at most.
 MAX_NAMES_AT_ONCE: Final = 400
 
 
 def unknown_account(name: str, *, own: bool) -> str:
-    """Return the name under which failures about an account that can't be right are counted.
+    """Return the name under which failures are counted if no code of an account can be right.
 
-    No account has such a name, so none is ever locked by it. A person who can be right has one lane
-    for who is authenticated as that person and one for all others, so here are two names as well.
+    No account has such a name, so these failures lock no account. A real person has one lane for
+    authenticated attempts and one for all others, so there are two names here as well.
     """
     lane = "-" if own else "--"
     if len(lane) + len(name) > MAX_NAME:
-        # No name has a "#" in it.
+        # No username contains a "#".
         return f"{lane}#{hashlib.sha256(name.encode()).hexdigest()}"
     return lane + name
 
 
 @lru_cache(maxsize=64)
 def reading_accounts(count: int) -> Statement:
-    """Return the statement that reads so many accounts."""
+    """Return the statement that reads this number of accounts."""
     return Statement(f"{_READ}({', '.join(f':name{number}' for number in range(count))})")
 
 
 def read_accounts(connection: Open, *names: str) -> dict[str, Any]:
-    """Return the rows of accounts by their names; a missing account has none."""
+    """Return the rows of accounts by name; a missing account has no entry."""
     found = {}
-    for some in _in_parts(names):
+    for some in _chunks(names):
         for row in reading_accounts(len(some)).fetch(connection, numbered_names(some)):
             found[row.username] = row
     return found
 
 
-def _in_parts(names: Sequence[str]) -> Iterable[Sequence[str]]:
+def _chunks(names: Sequence[str]) -> Iterable[Sequence[str]]:
     return (names[at : at + MAX_NAMES_AT_ONCE] for at in range(0, len(names), MAX_NAMES_AT_ONCE))
 
 
@@ -76,34 +76,40 @@ def numbered_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def domain_of(rows: Mapping[str, Any], verifier: str, relation: str | None) -> str:
-    """Return the domain of a verifier that is a peer here, or an empty string."""
+    """Return the domain of a verifier that is a peer in this database, or an empty string."""
     peer = rows.get(verifier)
     return peer.domain if relation is None and peer is not None else ""
 
 
-class KeyPlace(NamedTuple):
-    """Which of an agent's secrets a proof is made by."""
+class ProofKey(NamedTuple):
+    """The secret with which an agent makes a proof.
+
+    Attributes:
+        domain: The verifier's domain, if the verifier is a peer; otherwise empty.
+        wanted: The peering's id or domain; empty for the agent's own secret.
+        issued: The row of the peering, or None.
+    """
 
     domain: str
     wanted: str
     issued: Any
 
 
-OWN_SECRET: Final = KeyPlace("", "", None)
+OWN_SECRET: Final = ProofKey("", "", None)
 
 
-def key_place(
+def find_proof_key(
     connection: Connection,
     rows: Mapping[str, Any],
     username: str,
     verifier: str,
     relation: str | None,
-) -> KeyPlace:
-    """Return which secret an agent proves itself with: its own, or that of a peering."""
+) -> ProofKey:
+    """Return which secret an agent proves itself with: its own or a peering's."""
     domain = domain_of(rows, verifier, relation)
     wanted = relation or domain
     issued = read_peering(connection, username, relation or "", domain) if wanted else None
-    return KeyPlace(domain, wanted, issued)
+    return ProofKey(domain, wanted, issued)
 
 
 def read_peering(connection: Connection, agent: str, relation: str, domain: str) -> Any:
@@ -116,7 +122,7 @@ def read_peering(connection: Connection, agent: str, relation: str, domain: str)
 
 
 def why_no_audience(row: Any) -> str:
-    """Return why a code can't be made for this account."""
+    """Return why a code can't be made for this account; an empty string if it can."""
     if row is None:
         return "audience unknown"
     if row.domain:

@@ -1,4 +1,4 @@
-"""Making and checking codes and proofs: the one module that opens TOTP secrets."""
+"""Make and verify codes and proofs. No other module of this folder decrypts TOTP secrets."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ from pipelit_agents.identity.evidence import ProofRole, TotpCode, Verification, 
 from pipelit_agents.identity.lookup import (
     MAX_NAMES_AT_ONCE,
     OWN_SECRET,
-    KeyPlace,
+    ProofKey,
     domain_of,
-    key_place,
+    find_proof_key,
     numbered_names,
     read_accounts,
     read_peering,
@@ -79,14 +79,14 @@ _SPEND_REQUEST: Final = text(
     "INSERT INTO pipelit_spent_requests (digest, expires_at) VALUES (:digest, :expires_at) "
     "ON CONFLICT (digest) DO NOTHING"
 )
-# What may be refused before there is anything to verify.
-_REFUSABLE: Final = frozenset(
+# Actions that can be refused before any verification.
+_REFUSABLE_ACTIONS: Final = frozenset(
     {"verify", "verify.audience", "verify.plain", "verify.proof", "verify.request"}
 )
-_MAKING: Final = "code.make"
+_MAKE_CODE: Final = "code.make"
 _REASON: Final = re.compile(r"[!-~](?:[ -~]{0,62}[!-~])?\Z")
-# The year 5138. What is more may be milliseconds, and is looked at more closely.
-_NOT_SECONDS: Final = 1e11
+# Unix seconds, the year 5138. A larger number may be milliseconds, so `step_at` checks it.
+_PLAUSIBLE_SECONDS: Final = 1e11
 NO_PERSON: Final = "no person"
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
     ConfigurationError: "a setting is unusable",
@@ -95,7 +95,7 @@ _NOT_DECIDED: Final[dict[type[Exception], str]] = {
 
 
 class ProofRequest(NamedTuple):
-    """A proof that an agent is to make, once its secret is open."""
+    """A proof to be made when the agent's secret is decrypted."""
 
     agent: str
     verifier: str
@@ -104,7 +104,7 @@ class ProofRequest(NamedTuple):
 
 
 class ProofCheck(NamedTuple):
-    """A proof that is to be checked, by what the database says then."""
+    """A proof to be verified against the accounts as they are then."""
 
     proof: Proof
     challenge: Question
@@ -115,25 +115,26 @@ class ProofCheck(NamedTuple):
     payload: bytes | None
     depth: int | None
     quiet: bool
-    # Why the challenge can't be answered at all, or nothing.
+    # Why no answer to this challenge can be accepted, or an empty string.
     unfit: str
     now: float
     context: RunContext
 
     @property
     def action(self) -> str:
+        """The action, as the audit records it."""
         return "verify.request" if self.role == "spawn-request" else "verify.proof"
 
 
 class Verifier:
-    """Makes and checks codes and proofs of the agents of one database.
+    """Make and verify codes and proofs of the agents of one database.
 
     Args:
         core: The database, the keys that decrypt secrets, the ledger that counts attempts and
-            spends codes, and the clock that makes codes.
+            spends codes, and the clock for codes.
 
     Attributes:
-        questions: Bounds the refused questions of each agent.
+        questions: Limits the refused requests of each agent.
     """
 
     def __init__(self, core: Core) -> None:
@@ -143,153 +144,157 @@ class Verifier:
         self._ledger = core.ledger
         self._clock = core.clock
         self.questions = QuestionLimit()
-        self._nobody = ""
+        self._decoy = ""
         self._proofs = Batching(self._make_proofs, usable=self._require_reading)
         self._checks = Batching(self._check_proofs, usable=self._require_deciding)
 
     @property
     def database(self) -> Database:
-        """Where the accounts are."""
+        """The database of the accounts."""
         return self._database
 
     def now(self) -> float:
-        """The local clock, Unix seconds.
+        """Return the time of the local clock, Unix seconds.
 
         Raises:
             ConfigurationError: The clock returns something else.
         """
-        given = self._clock()
-        if type(given) is float and 0.0 <= given < _NOT_SECONDS:
-            return given
+        at = self._clock()
+        if type(at) is float and 0.0 <= at < _PLAUSIBLE_SECONDS:
+            return at
         try:
-            now = float(given)
+            now = float(at)
             step_at(now)
         except (TypeError, ValueError, OverflowError):
             raise ConfigurationError(
                 "clock has to return Unix seconds from 1970 to the year 9999, as time.time does, "
-                f"and returned a {type(given).__name__} that isn't"
+                f"and returned a {type(at).__name__} that isn't"
             ) from None
         return now
 
     def _require_reading(self) -> None:
         with self._database.reading():
-            """Nothing is read: whatever fails here isn't in what was asked."""
+            """Read nothing: a failure here isn't caused by a request."""
 
     def _require_deciding(self) -> None:
         with self._database.deciding():
-            """As above."""
+            """Read nothing, as above."""
 
     def own_key(self, username: str) -> bytes:
-        """The secret of an agent that is about to answer.
+        """Return the secret of an active agent.
 
         Raises:
             UserNotFound: No account has that name.
-            NotLocalAgent: The account is no agent.
+            NotLocalAgent: The account isn't an agent.
             UserInactive: It was deactivated.
-            UnsealError: The secret doesn't open under this keyring.
+            UnsealError: The secret can't be decrypted with this keyring.
         """
         return self._own_key(username, self._accounts(username, username).get(username))
 
     def proving_key(
         self, username: str, verifier: str, relation: str | None = None
     ) -> tuple[bytes, str]:
-        """The secret by which an agent proves itself to a verifier, and the peering's id.
+        """Return the secret with which an agent proves itself to a verifier, and the peering's id.
 
         Args:
             username: The agent.
-            verifier: Who is to check.
+            verifier: The agent that will verify.
             relation: The id of a peering that this agent issued; an empty string for the agent's
-                own secret; None to go by what the verifier is here.
+                own secret; None to decide by whether the verifier is a peer here.
 
         Raises:
             UserNotFound: No account has that name, or the agent issued no such peering.
-            NotLocalAgent: The account is no agent.
+            NotLocalAgent: The account isn't an agent.
             UserInactive: It was deactivated.
-            UnsealError: The secret doesn't open under this keyring.
+            UnsealError: The secret can't be decrypted with this keyring.
         """
         with self._database.reading() as connection:
             rows = read_accounts(connection, username, verifier)
-            place = key_place(connection, rows, username, verifier, relation)
-        return self._proving_key(username, rows.get(username), place, self._keyring().unseal)
+            proof_key = find_proof_key(connection, rows, username, verifier, relation)
+        return self._proving_key(username, rows.get(username), proof_key, self._keyring().unseal)
 
-    def prove(self, asked: ProofRequest) -> Proof:
-        """Makes a proof; see :meth:`Agent.prove`."""
-        return self._proofs.ask(asked)
+    def prove(self, request: ProofRequest) -> Proof:
+        """Make a proof; see :meth:`Agent.prove`."""
+        return self._proofs.ask(request)
 
-    async def aprove(self, asked: ProofRequest) -> Proof:
+    async def aprove(self, request: ProofRequest) -> Proof:
         """As :meth:`prove`, for the event loop."""
-        return await self._proofs.aask(asked)
+        return await self._proofs.aask(request)
 
-    def _make_proofs(self, asked: Sequence[ProofRequest]) -> Sequence[Proof | Exception]:
-        """Makes the proofs that are wanted at once, each by what the database says now."""
+    def _make_proofs(self, requests: Sequence[ProofRequest]) -> Sequence[Proof | Exception]:
+        """Make a batch of proofs from the current accounts."""
         proofs: list[Proof | Exception] = []
-        for each, found in zip(asked, self._open_keys(asked), strict=True):
+        for each, found in zip(requests, self._proof_secrets(requests), strict=True):
             try:
                 proofs.append(found if isinstance(found, Exception) else each.answer(*found))
             except Exception as error:
-                # This one's alone, as in what follows.
+                # Only this request fails.
                 proofs.append(error)
         return proofs
 
-    def _open_keys(self, asked: Sequence[ProofRequest]) -> Sequence[tuple[bytes, str] | Exception]:
-        """What each proof is made by: a secret, and the id of its peering."""
-        names = {name for each in asked for name in (each.agent, each.verifier)}
+    def _proof_secrets(
+        self, requests: Sequence[ProofRequest]
+    ) -> Sequence[tuple[bytes, str] | Exception]:
+        """Return the secret for each proof, and the id of its peering."""
+        names = {name for each in requests for name in (each.agent, each.verifier)}
         rows = self._accounts(*names)
         if not any(
-            each.relation or domain_of(rows, each.verifier, each.relation) for each in asked
+            each.relation or domain_of(rows, each.verifier, each.relation) for each in requests
         ):
-            return self._keys_of(asked, rows, lambda _: OWN_SECRET)
-        # Accounts and peerings of one moment.
+            return self._decrypt_secrets(requests, rows, lambda _: OWN_SECRET)
+        # One transaction, so that accounts and peerings are consistent.
         with self._database.reading() as connection:
             rows = read_accounts(connection, *names)
-            return self._keys_of(
-                asked,
+            return self._decrypt_secrets(
+                requests,
                 rows,
-                lambda each: key_place(connection, rows, each.agent, each.verifier, each.relation),
+                lambda each: find_proof_key(
+                    connection, rows, each.agent, each.verifier, each.relation
+                ),
             )
 
-    def _keys_of(
+    def _decrypt_secrets(
         self,
-        asked: Sequence[ProofRequest],
+        requests: Sequence[ProofRequest],
         rows: Mapping[str, Any],
-        place_of: Callable[[ProofRequest], KeyPlace],
+        proof_key_of: Callable[[ProofRequest], ProofKey],
     ) -> Sequence[tuple[bytes, str] | Exception]:
-        unseal = self._unsealing_once()
-        found: dict[tuple[str, KeyPlace], tuple[bytes, str]] = {}
+        unseal = self._caching_unseal()
+        found: dict[tuple[str, ProofKey], tuple[bytes, str]] = {}
         keys: list[tuple[bytes, str] | Exception] = []
-        for each in asked:
+        for each in requests:
             try:
-                place = place_of(each)
-                key = found.get((each.agent, place))
+                proof_key = proof_key_of(each)
+                key = found.get((each.agent, proof_key))
                 if key is None:
-                    key = self._proving_key(each.agent, rows.get(each.agent), place, unseal)
-                    found[each.agent, place] = key
+                    key = self._proving_key(each.agent, rows.get(each.agent), proof_key, unseal)
+                    found[each.agent, proof_key] = key
                 keys.append(key)
             except Exception as error:
-                # This one's alone: the others that were asked with it get their proofs.
+                # Only this request fails; the others of the batch get their proofs.
                 keys.append(error)
         return keys
 
     def _proving_key(
-        self, username: str, row: Any, place: KeyPlace, unseal: Callable[[str, str], bytes]
+        self, username: str, row: Any, proof_key: ProofKey, unseal: Callable[[str, str], bytes]
     ) -> tuple[bytes, str]:
         own = self._own_key(username, row, unseal)
-        if not place.wanted:
+        if not proof_key.wanted:
             return own, ""
-        if place.issued is None:
-            domain, relation = place.domain, place.wanted
+        if proof_key.issued is None:
+            domain, relation = proof_key.domain, proof_key.wanted
             which = f"to the domain {domain!r}" if domain else f"with the id {relation!r:.40}"
-            shown = domain or "…"
+            example = domain or "…"
             raise UserNotFound(
                 f"no peering {which} was issued by {username!r}: issue one with "
-                f'users.issue_peering("{username}", domain="{shown}")',
+                f'users.issue_peering("{username}", domain="{example}")',
                 username=username,
             )
-        found = place.issued
+        found = proof_key.issued
         return unseal(found.secret, peering_purpose(found.relation)), found.relation
 
-    def _unsealing_once(self) -> Callable[[str, str], bytes]:
-        """Opens secrets for what is served together, each once."""
+    def _caching_unseal(self) -> Callable[[str, str], bytes]:
+        """Return a function that decrypts each secret of a batch once."""
         keyring, opened = self._keyring(), dict[tuple[str, str], bytes]()
 
         def unseal(token: str, purpose: str) -> bytes:
@@ -301,7 +306,7 @@ class Verifier:
         return unseal
 
     def relation_to(self, username: str, peer: str) -> PeerRelation | None:
-        """How an agent and a peer prove themselves to each other; see :meth:`Agent.relation_to`."""
+        """Return the peerings of an agent and a peer; see :meth:`Agent.relation_to`."""
         with self._database.reading() as connection:
             rows = read_accounts(connection, username, peer)
             self._require_acting(username, rows.get(username))
@@ -312,11 +317,11 @@ class Verifier:
         return PeerRelation(row.domain, row.relation, issued.relation if issued else None)
 
     def spend_request(self, username: str, parent: str, challenge: bytes, lifetime: float) -> bool:
-        """Marks a request as used; see :meth:`Agent.spend_request`."""
+        """Mark a request as used; see :meth:`Agent.spend_request`."""
         now = self._clock()
         named = f"{username}\0{parent}\0".encode() + challenge
         request = {"digest": hashlib.sha256(named).hexdigest(), "expires_at": now + lifetime}
-        # Who else is deleting them has them locked, and needs no help.
+        # SKIP LOCKED: another process is already deleting these rows.
         expired = (
             select(SpentRequestRow.digest)
             .where(SpentRequestRow.expires_at <= now)
@@ -347,22 +352,22 @@ class Verifier:
 
     @staticmethod
     def _require_acting(username: str, row: Any) -> None:
-        """Make sure that a handle is of an agent of this database that may act."""
+        """Require that a handle belongs to an active agent of this database."""
         if row is None:
             raise UserNotFound(
-                f"there is no account {username!r}; make it with users.create_agent or: "
+                f"there is no account {username!r}; create it with users.create_agent or: "
                 f"pipelit-agents agents create {username} --owner … --purpose …",
                 username=username,
             )
         if row.domain:
             raise NotLocalAgent(
-                f"{username!r} is a peer of the domain {row.domain!r}: it is verified here, and "
-                "can be acted as there alone",
+                f"{username!r} is a peer of the domain {row.domain!r}: here it can be verified; "
+                "code can act as this agent only in its own domain",
                 username=username,
             )
         if row.kind != "agent":
             raise NotLocalAgent(
-                f"{username!r} is a person, and only agents can be acted as (pipelit-agents agents "
+                f"{username!r} is a person; code can act only as an agent (pipelit-agents agents "
                 "list)",
                 username=username,
             )
@@ -372,7 +377,7 @@ class Verifier:
     def check_code(
         self, verifier: str, peer: object, code: object, kind: str, message: object = None
     ) -> Verification:
-        """Checks a short code and spends it; see :meth:`Agent.verify_peer`."""
+        """Verify a short code and spend it; see :meth:`Agent.verify_peer`."""
         if kind not in CODE_FORMS:
             raise ValueError(f"kind must be 'audience' or 'plain', not {kind!r}")
         if kind == "plain" and message is not None:
@@ -387,49 +392,51 @@ class Verifier:
             raise TypeError(not_text(code))
         if not isinstance(code, str) or not CODE_FORMS[kind].match(code):
             digits = PLAIN_DIGITS if kind == "plain" else AUDIENCE_DIGITS
-            self._malformed_question(
+            self._refuse_malformed(
                 verifier,
                 name,
                 f"code: {'a plain' if kind == 'plain' else 'an audience'} code is exactly "
                 f"{digits} digits 0-9, without spaces{other_kind(code, kind)}",
             )
         if message is None:
-            return self._check(verifier, name, code, kind)
+            return self._verify_code(verifier, name, code, kind)
         try:
-            said = bindable(message)
+            bound = bindable(message)
         except ValueError as error:
-            # It came with the code, so it is refused as a malformed code is.
-            self._malformed_question(verifier, name, str(error))
-        return replace(self._check(verifier, name, code, kind, said), message=said)
+            # The message came with the code, so it is refused like a malformed code.
+            self._refuse_malformed(verifier, name, str(error))
+        return replace(self._verify_code(verifier, name, code, kind, bound), message=bound)
 
     def check_person(
         self, username: str, code: object, *, own: bool, unfit: str = "", first: bool = False
     ) -> Verification:
-        """Checks a person's plain code and spends it: who shows it is who checks it.
+        """Verify a person's plain code and spend it. The person is both peer and verifier.
 
         Args:
-            username: Whose it has to be.
+            username: The person whose code it has to be.
             code: Exactly six digits.
-            own: Whether somebody asks who is authenticated as this person. Then failures count in
-                her own lane, as they do while the running code acts for her; otherwise in the lane
-                that all strangers share.
-            unfit: Why no code of this account can be right: nobody's, an agent's, deactivated,
-                without a second factor. It is refused like a wrong code, by the same statements
-                and limits. What is counted for whoever is authenticated, or about an agent, isn't
-                counted about this account.
+            own: Whether the caller is authenticated as this person. Then failures count in the
+                person's own lane, as they do while the running code acts for the person.
+                Otherwise they count in the lane that all strangers share.
+            unfit: Why no code of this account can be right: it doesn't exist, isn't a person, was
+                deactivated, or has no second factor. The code is refused like a wrong one, with
+                the same statements and limits. Failures of an authenticated caller, or about an
+                agent, aren't counted about this account.
             first: Whether it is the first code of an enrolment, and known to be right.
 
         Raises:
             VerificationError: As :meth:`Agent.verify_peer`.
         """
-        given = self.require_plain_form(username, code)
-        return self._check(username, username, given, "plain", own=own, unfit=unfit, first=first)
+        plain = self.require_plain_form(username, code)
+        return self._verify_code(
+            username, username, plain, "plain", own=own, unfit=unfit, first=first
+        )
 
     def require_plain_form(self, username: str, code: object) -> str:
-        """Returns a person's plain code, if it has the form of one.
+        """Return a person's plain code if it is six digits.
 
         Raises:
-            MalformedCode: It hasn't; it counts as no attempt.
+            MalformedCode: It isn't; this doesn't count as an attempt.
             TypeError: It is an object that holds a code.
         """
         if isinstance(code, TotpCode | SecretStr):
@@ -444,19 +451,19 @@ class Verifier:
         return code
 
     def person_secret(self, username: str, sealed: Sealed | None) -> bytes:
-        """Opens the secret of a person's second factor; without one, a decoy at the same cost.
+        """Decrypt a person's TOTP secret, or a decoy at the same cost if there is none.
 
         Raises:
-            UnsealError: It doesn't open under this keyring.
+            UnsealError: It can't be decrypted with this keyring.
         """
         account = None if sealed is None else Account(username, sealed.token, None)
         return self._unseal(account, self._keyring().unseal)[0]
 
-    def _check(
+    def _verify_code(
         self,
         verifier: str,
         name: str,
-        given: str,
+        typed: str,
         kind: str,
         message: str | None = None,
         *,
@@ -465,7 +472,7 @@ class Verifier:
         first: bool = False,
     ) -> Verification:
         def matches(account: Account | None, steps: range) -> Sequence[int]:
-            # Every step under every key is compared, so that the time taken tells nothing.
+            # Every step is compared with every key, so that the duration reveals nothing.
             audience = None if kind == "plain" else verifier
             relation = account.relation if account else ""
             return [
@@ -474,28 +481,30 @@ class Verifier:
                 for step, code in zip(
                     steps, short_codes(key, steps, name, audience, relation, message), strict=True
                 )
-                if same(code, given)
+                if same(code, typed)
             ]
 
         code_kind: CodeKind = "plain" if kind == "plain" else "audience"
-        # What an agent asks is no doing of the person's whose run it is in.
+        # An agent's attempt isn't an attempt of the person in whose run it is made.
         if code_kind == "plain" and not own and verifier == name:
-            # Whether it is an active person, the ledger looks up as it decides.
+            # The ledger looks up whether the account is an active person when it decides.
             own = acts_for(self._database, name)
         try:
             attempt = Attempt(verifier, name, code_kind, matches, own, first=first)
             if unfit:
-                # Where agents count about the same name, so that nobody learns from a wait there
-                # whether it is a person's. An agent has other lanes, which aren't closed by this.
+                # Counted in the same lane as agents' attempts about this name, so that a wait
+                # doesn't reveal whether it is a person. An agent's own lanes aren't closed by this.
                 shared = not own and unfit != NO_PERSON
-                nobody = name if shared else unknown_account(name, own=own)
-                attempt = Attempt(nobody, nobody, code_kind, matches, own, named=name, unfit=unfit)
+                counted = name if shared else unknown_account(name, own=own)
+                attempt = Attempt(
+                    counted, counted, code_kind, matches, own, named=name, unfit=unfit
+                )
             decision = self._ledger().decide(attempt)
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
             if isinstance(error, LedgerUnavailable):
                 error.peer, error.verifier = name, verifier
             if isinstance(error.__cause__, StorageError):
-                # What couldn't be counted can't be written down either, and would wait once more.
+                # The same database would have to record this, and would only time out again.
                 raise
             with suppress(StorageError):
                 reason = _NOT_DECIDED.get(type(error), "ledger unavailable")
@@ -519,30 +528,30 @@ class Verifier:
         if decision.verdict == "locked":
             wait = decision.retry_after or 0.0
             raise PeerLocked(
-                f"codes of {name!r} are not checked here for {in_words(wait)}",
+                f"codes of {name!r} are not evaluated here for {in_words(wait)}",
                 retry_after=wait,
                 **who,
             )
         return Verification(name, verifier, kind, decision.step, utc(decision.at))
 
     def check_proof(self, check: ProofCheck) -> Verification:
-        """Checks a proof and writes down what came out; see :meth:`Agent.verify_proof`."""
+        """Verify a proof and record the result in the audit; see :meth:`Agent.verify_proof`."""
         return self._checks.ask(check)
 
     async def acheck_proof(self, check: ProofCheck) -> Verification:
         """As :meth:`check_proof`, for the event loop."""
         return await self._checks.aask(check)
 
-    def _check_proofs(self, asked: Sequence[ProofCheck]) -> Sequence[Verification | Exception]:
-        """Decides them by one state of the accounts, and writes all down before any is told."""
-        names = {name for each in asked for name in (each.verifier, each.challenge.prover)}
-        unseal = self._unsealing_once()
+    def _check_proofs(self, checks: Sequence[ProofCheck]) -> Sequence[Verification | Exception]:
+        """Verify a batch against one state of the accounts; record all before returning any."""
+        names = {name for each in checks for name in (each.verifier, each.challenge.prover)}
+        unseal = self._caching_unseal()
         answers: list[Verification | Exception] = []
         answer: Verification | Exception
         entries = []
         with self._database.deciding() as connection:
             rows = read_accounts(connection, *names)
-            for each in asked:
+            for each in checks:
                 peer = each.challenge.prover
                 try:
                     reason = self._reason_against(each, rows, unseal)
@@ -554,7 +563,7 @@ class Verifier:
                         )
                     )
                 except Exception as error:
-                    # This one's alone: the others that were asked with it are decided.
+                    # Only this verification fails; the others of the batch are decided.
                     answer, reason = error, _NOT_DECIDED.get(type(error), "not decided")
                 answers.append(answer)
                 if reason or not each.quiet:
@@ -577,8 +586,8 @@ class Verifier:
     ) -> str:
         proof, challenge, verifier = check.proof, check.challenge, check.verifier
         peer, now = challenge.prover, check.now
-        one, other = rows.get(verifier), rows.get(peer)
-        account = None if other is None else account_at(now, peer, other)
+        verifier_row, peer_row = rows.get(verifier), rows.get(peer)
+        account = None if peer_row is None else account_at(now, peer, peer_row)
         binding = Binding(
             role=check.role,
             relation=account.relation if account else "",
@@ -592,7 +601,7 @@ class Verifier:
         )
         present = int(now) // PERIOD
         timely = int(challenge.issued_at) // PERIOD - 1 <= proof.step <= present + 1
-        # A step out of range may be no time at all, and costs the same work as one in it.
+        # A step out of range may not be a time. It is replaced, so that it costs the same work.
         step = proof.step if timely else present
         keys = self._unseal(account, unseal)
         matched = [key for key in keys if same(binding.answer(key, step), proof.value)]
@@ -600,11 +609,16 @@ class Verifier:
             return check.unfit
         if (proof.prover, proof.verifier) != (peer, verifier):
             return "made by or for another"
-        if one is None or one.kind != "agent" or not one.active or one.domain:
+        if (
+            verifier_row is None
+            or verifier_row.kind != "agent"
+            or not verifier_row.active
+            or verifier_row.domain
+        ):
             return "verifier unknown or inactive"
-        if account is None or other is None:
+        if account is None or peer_row is None:
             return "peer unknown"
-        if not other.active:
+        if not peer_row.active:
             return "peer inactive"
         if not timely:
             return "step out of range"
@@ -613,7 +627,7 @@ class Verifier:
         return "late" if now >= challenge.expires_at else ""
 
     def audit_refusal(self, verifier: str, peer: str, action: str, reason: str) -> None:
-        """Records a refusal that was decided elsewhere; see :meth:`Agent.note_refusal`."""
+        """Record a refusal that other code decided; see :meth:`Agent.note_refusal`."""
         with self._database.deciding() as connection:
             own = read_accounts(connection, verifier, verifier).get(verifier)
             self._require_acting(verifier, own)
@@ -622,11 +636,11 @@ class Verifier:
 
     def _peer_name(self, verifier: str, peer: object) -> str:
         if not isinstance(peer, str) or not is_username(peer):
-            self._malformed_question(
+            self._refuse_malformed(
                 verifier, str(peer), "username: it has to be written exactly as the account is"
             )
         if peer == verifier:
-            self._malformed_question(verifier, peer, "username: an agent doesn't verify itself")
+            self._refuse_malformed(verifier, peer, "username: an agent doesn't verify itself")
         return peer
 
     def _malformed(self, verifier: str, peer: str, message: str) -> NoReturn:
@@ -634,11 +648,11 @@ class Verifier:
             self._core.record(connection, verifier, peer, "verify", "malformed", outcome="refused")
         raise MalformedCode(message, peer=peer, verifier=verifier)
 
-    def _malformed_question(self, verifier: str, peer: str, message: str) -> NoReturn:
-        """Refuse what an agent asked and can't be right: never counted, and audited within bounds.
+    def _refuse_malformed(self, verifier: str, peer: str, message: str) -> NoReturn:
+        """Refuse a malformed input to an agent. It isn't counted, and few are audited.
 
-        Beyond 20 a minute this agent's malformed questions are refused unseen. What can be right
-        is decided all the same: whoever sends an agent nonsense can't keep it from verifying.
+        After 20 a minute, further malformed inputs of this agent raise RateLimited. Well-formed
+        codes are still verified, so sending nonsense to an agent doesn't stop it from verifying.
         """
         now = self._clock()
         admitted = self.questions.admit(verifier, "verify", now)
@@ -648,7 +662,7 @@ class Verifier:
             reason = "malformed; more of them are not recorded" if admitted.wait else "malformed"
             with self._database.deciding() as connection:
                 own = read_accounts(connection, verifier, verifier).get(verifier)
-                # A handle of nobody is told, and writes nothing.
+                # A handle without an active account gets the same error, and records nothing.
                 with suppress(AccountError):
                     self._require_acting(verifier, own)
                     self._core.record(
@@ -665,26 +679,28 @@ class Verifier:
         raise MalformedCode(message, peer=peer, verifier=verifier)
 
     def require_audience(self, username: str, audience: str) -> None:
-        """Make sure that an audience is an active agent here; see :meth:`Agent.totp_code`."""
+        """Require that an audience is an active agent here; see :meth:`Agent.totp_code`."""
         now = self._clock()
         rows = self._accounts(username, audience)
         self._require_acting(username, rows.get(username))
-        admitted = self.questions.admit(username, _MAKING, now)
+        admitted = self.questions.admit(username, _MAKE_CODE, now)
         reason = why_no_audience(rows.get(audience))
         if not admitted.wait and not reason:
             return
         if not admitted.wait:
-            self.questions.count(username, _MAKING, now)
+            self.questions.count(username, _MAKE_CODE, now)
         if not admitted.wait or admitted.is_noted:
             with self._database.deciding() as connection:
-                shown = "too many questions; more are not recorded" if admitted.wait else reason
-                self._core.record(connection, username, audience, _MAKING, shown, outcome="refused")
+                note = "too many questions; more are not recorded" if admitted.wait else reason
+                self._core.record(
+                    connection, username, audience, _MAKE_CODE, note, outcome="refused"
+                )
         if admitted.wait:
             raise RateLimited(
                 f"too many questions about agents that aren't here: wait {in_words(admitted.wait)}",
                 retry_after=admitted.wait,
             )
-        # One and the same, so that nobody learns who was here.
+        # The same message for every reason, so that it doesn't reveal which accounts exist.
         raise UserNotFound(f"there is no agent {audience!r}: check its name", username=audience)
 
     def _accounts(self, *names: str) -> dict[str, Any]:
@@ -696,10 +712,10 @@ class Verifier:
 
     def _unseal(self, account: Account | None, unseal: Callable[[str, str], bytes]) -> list[bytes]:
         if account is None:
-            # An account that isn't there costs the same work as one that is. What this key would
-            # match is refused all the same, because there is no account.
-            self._nobody = self._nobody or self._keyring().seal(token_bytes(32), totp_purpose(""))
-            return [unseal(self._nobody, totp_purpose(""))]
+            # A missing account costs the same work as an existing one. A match with this key is
+            # refused too, because there is no account.
+            self._decoy = self._decoy or self._keyring().seal(token_bytes(32), totp_purpose(""))
+            return [unseal(self._decoy, totp_purpose(""))]
         purpose = totp_purpose(account.username)
         tokens = (account.secret, account.previous)
         return [unseal(token, purpose) for token in tokens if token is not None]
@@ -719,21 +735,21 @@ def require_challenge(challenge: object) -> None:
 def require_proof(proof: object, challenge: object) -> tuple[Proof, Question]:
     if type(proof) is not Proof or type(challenge) is not Challenge:
         raise TypeError(
-            "what is checked is a Proof, against the Challenge that this agent made and kept"
+            "proof has to be a Proof, and challenge the Challenge that this agent made and kept"
         )
     try:
         fields = (proof.prover, proof.verifier, proof.step, proof.value)
     except AttributeError:
-        raise TypeError("a Proof has to be made by calling its class") from None
+        raise TypeError("a Proof has to be created by calling its class") from None
     return Proof(*fields), challenge.question()
 
 
 def _require_refusal(peer: object, action: object, reason: object) -> None:
     if not isinstance(peer, str):
         raise TypeError(f"peer has to be text, not {type(peer).__name__}")
-    if type(action) is not str or action not in _REFUSABLE:
+    if type(action) is not str or action not in _REFUSABLE_ACTIONS:
         raise ValueError(
-            f"action has to be one of {', '.join(sorted(_REFUSABLE))}, not {action!r:.40}"
+            f"action has to be one of {', '.join(sorted(_REFUSABLE_ACTIONS))}, not {action!r:.40}"
         )
     if type(reason) is not str or not _REASON.match(reason):
         raise ValueError(

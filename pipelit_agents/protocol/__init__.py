@@ -1,3 +1,3 @@
-"""The protocol in code: what is signed, sent and shown, without a clock, database or key store."""
+"""The protocol in code: the signed, sent and displayed forms. Uses no clock, database or keys."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The bytes that a proof and an audience code authenticate, and the challenge that a proof answers.
+"""The bytes that a proof or an audience code authenticates, and the challenge that a proof answers.
 
-Nothing here reads a clock, a database or a key by itself; ``docs/protocol.md`` has the same words
+This module reads no clock, database or key store. ``docs/protocol.md`` describes the same bytes
 with a worked example.
 """
 
@@ -32,26 +32,26 @@ Role = Literal["audience-code", "spawn-request", "spawn-result", "approval"]
 _LABEL: Final = b"pipelit-agents/v1\0"
 _CHALLENGE_LABEL: Final = b"pipelit-agents/challenge/v1\0"
 _HEX64: Final = re.compile(r"[0-9a-f]{64}\Z")
-# Years beyond any date that Python can show, on both sides of 1970.
-_FARTHEST: Final = 1e12
-_MOST_ATTEMPTS: Final = 2**32 - 1
+# Seconds before and after 1970; beyond any date that Python can represent.
+_MAX_UNIX_SECONDS: Final = 1e12
+_MAX_ATTEMPT: Final = 2**32 - 1
 
 
 class Binding(NamedTuple):
-    """Everything that one answer is bound to. Unused fields stay empty.
+    """Everything that one answer is bound to. Unused fields are empty.
 
     Attributes:
-        role: What the answer is for; fixed by the method that makes or checks it.
-        prover: Who answers.
-        verifier: Who is to check the answer.
+        role: The purpose of the answer; fixed by the method that makes or verifies it.
+        prover: The agent that answers.
+        verifier: The agent that verifies the answer.
         suite: The OCRA suite (RFC 6287), fixed by the verifier.
-        relation: The peering it belongs to; empty between agents of one database.
+        relation: The id of the peering; empty between agents of one database.
         challenge: The verifier's challenge, 32 bytes.
-        depth: How deep in nested spawns, 1 for the outermost.
-        request: The exact bytes that were asked.
-        kind: ``result``, ``error`` or ``possession``; for a request, the relation that its answer
-            is to be proven under; ``message`` in a code bound to a message.
-        payload: The exact bytes of the answer, or of the message.
+        depth: The depth in nested spawns, 1 for the outermost.
+        request: The exact bytes of the request.
+        kind: ``result``, ``error`` or ``possession``. For a request, the peering with whose secret
+            its answer has to be proven. ``message`` in a code bound to a message.
+        payload: The exact bytes of the answer or of the message.
     """
 
     role: Role
@@ -66,7 +66,7 @@ class Binding(NamedTuple):
     payload: bytes | None = None
 
     def message(self) -> bytes:
-        """The bytes under the MAC: a label, then each field with its length (u32, big-endian)."""
+        """Return the bytes under the MAC: a label, and each field after its length (u32, BE)."""
         return b"".join(
             (
                 _parties(self.role, self.suite, self.relation, self.prover, self.verifier),
@@ -79,30 +79,30 @@ class Binding(NamedTuple):
         )
 
     def question(self) -> str:
-        """The OCRA question: SHA-256 of the message, 64 lowercase hexadecimal digits."""
-        return self._asked().hex()
+        """Return the OCRA question: SHA-256 of the message, 64 lowercase hexadecimal digits."""
+        return self._question_digest().hex()
 
     def answer(self, key: bytes, step: int) -> str:
-        """The OCRA response under a key at a time step (RFC 6287)."""
+        """Return the OCRA response for a key and a time step (RFC 6287)."""
         return self.answers(key, [step])[0]
 
     def answers(self, key: bytes, steps: Iterable[int]) -> list[str]:
-        """The responses at several steps."""
+        """Return the responses for several steps."""
         moments = [step * PERIOD for step in steps]
-        return ocra_each(key, self.suite, self._asked(), moments)
+        return ocra_each(key, self.suite, self._question_digest(), moments)
 
-    def _asked(self) -> bytes:
+    def _question_digest(self) -> bytes:
         return hashlib.sha256(self.message()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Who produced this answer to this request, now: an untruncated OCRA response.
+    """The proof that an agent gave this answer to this request: an untruncated OCRA response.
 
     Attributes:
-        prover: Who made it.
-        verifier: Who may check it.
-        step: The time step it was made in.
+        prover: The agent that made it.
+        verifier: The only agent that may verify it.
+        step: The time step in which it was made.
         value: 64 lowercase hexadecimal digits.
     """
 
@@ -112,8 +112,8 @@ class Proof:
     value: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        # Exact types and forms: a proof is checked together with others, and nothing in it may run
-        # code, or take time, while those wait.
+        # Exact types and forms: proofs are verified in batches, so a field may not run its own code
+        # or take long while the others wait.
         named = is_username(self.prover) and is_username(self.verifier)
         if not named or type(self.step) is not int or not 0 <= self.step < 2**63:
             raise ProofRejected("the proof is malformed: prover, verifier or step")
@@ -122,7 +122,7 @@ class Proof:
 
 
 class _Process:
-    """Names the process that this code runs in; a forked child has another name."""
+    """A name for the current process; a forked child has another name."""
 
     def __init__(self) -> None:
         self.reset_after_fork()
@@ -133,9 +133,9 @@ class _Process:
         self._token = object()
 
     def name(self) -> tuple[object, int]:
-        """Return what differs between any two processes."""
-        # The number by itself is given again when a process has ended; the token by itself is
-        # copied where something forks without telling Python.
+        """Return a value that differs between any two processes."""
+        # A process id alone is reused when a process has ended. The token alone is copied if native
+        # code forks without Python's fork hooks.
         return self._token, os.getpid()
 
 
@@ -143,7 +143,7 @@ _PROCESS: Final = _Process()
 
 
 class Question(NamedTuple):
-    """What a challenge says: exact types and forms, that a check keeps for itself."""
+    """The fields of a challenge, with exact types and forms; a verification keeps its own copy."""
 
     value: bytes
     prover: str
@@ -155,7 +155,7 @@ class Question(NamedTuple):
     def of(
         cls, value: object, prover: object, verifier: object, issued_at: object, expires_at: object
     ) -> Question:
-        """Return the question of these fields; errors as :class:`Challenge`."""
+        """Check the fields and return the question; errors are those of :class:`Challenge`."""
         if type(value) is not bytes or len(value) != 32:
             raise ValueError("value: a challenge is 32 bytes")
         return cls(
@@ -168,16 +168,17 @@ class Question(NamedTuple):
 
 
 class Challenge:
-    """A verifier's question to one prover. The first check spends it, good or bad.
+    """A verifier's question to one prover. The first verification spends it, valid or not.
 
-    It is good in the process that made it. It can't be changed, copied, pickled or subclassed, and
-    a forked child's copy of it is refused: otherwise each process would accept one proof once.
+    It is valid only in the process that made it. It can't be changed, copied, pickled or
+    subclassed, and a forked child's copy is refused. Otherwise each process would accept the same
+    proof once.
 
     Args:
-        value: 32 bytes that nobody could foresee.
-        prover: Who is to answer.
-        verifier: Who asked, and alone may check.
-        issued_at: Unix seconds; a proof older than the step before is refused.
+        value: 32 unpredictable bytes.
+        prover: The agent that answers.
+        verifier: The agent that made the challenge; only it may verify the answer.
+        issued_at: Unix seconds; a proof older than the previous time step is refused.
         expires_at: Unix seconds; from then on every proof is refused.
 
     Raises:
@@ -199,46 +200,46 @@ class Challenge:
     def __init__(
         self, value: bytes, *, prover: str, verifier: str, issued_at: float, expires_at: float
     ) -> None:
-        said = Question.of(value, prover, verifier, issued_at, expires_at)
+        checked = Question.of(value, prover, verifier, issued_at, expires_at)
         keep = partial(object.__setattr__, self)
-        keep("value", said.value)
-        keep("prover", said.prover)
-        keep("verifier", said.verifier)
-        keep("issued_at", said.issued_at)
-        keep("expires_at", said.expires_at)
+        keep("value", checked.value)
+        keep("prover", checked.prover)
+        keep("verifier", checked.verifier)
+        keep("issued_at", checked.issued_at)
+        keep("expires_at", checked.expires_at)
         keep("_minted_in", _PROCESS.name())
-        # Taking the only item is one step, whichever threads try. A lock would be one more thing
-        # that a signal handler could wait for while its own thread holds it.
+        # Popping the only item is atomic. A signal handler could wait for a lock forever while its
+        # own thread holds it.
         keep("_unspent", [True])
 
     @classmethod
     def mint(cls, *, prover: str, verifier: str, issued_at: float, expires_at: float) -> Challenge:
-        """Makes a challenge from the system's random source."""
+        """Make a challenge from the system's random source."""
         value = derive_challenge(secrets.token_bytes(32), 1)
         return cls(
             value, prover=prover, verifier=verifier, issued_at=issued_at, expires_at=expires_at
         )
 
     def question(self) -> Question:
-        """Return what it says, checked once more: somebody may have written into it all the same.
+        """Return the fields, checked again because code may have changed them nevertheless.
 
         Raises:
-            TypeError: It isn't one that was made by calling its class, or a time isn't a number.
-            ValueError: A field has another form.
+            TypeError: It wasn't created by calling its class, or a time isn't a number.
+            ValueError: A field is malformed.
         """
         try:
             fields = (self.value, self.prover, self.verifier, self.issued_at, self.expires_at)
         except AttributeError:
-            raise TypeError("a Challenge has to be made by calling its class") from None
+            raise TypeError("a Challenge has to be created by calling its class") from None
         return Question.of(*fields)
 
     @property
     def minted_here(self) -> bool:
-        """Whether this process made the challenge, and not one that it was forked from."""
+        """Whether this process made the challenge, not a process that it was forked from."""
         return self._minted_in == _PROCESS.name()
 
     def spend(self) -> bool:
-        """Marks the challenge as used; False if it was, or is another process's."""
+        """Mark the challenge as used; return False if it was used or is another process's."""
         if not self.minted_here:
             return False
         try:
@@ -247,16 +248,18 @@ class Challenge:
             return False
 
     def __init_subclass__(cls, **_: Any) -> NoReturn:
-        raise TypeError("a Challenge is checked by its exact class, so it has no subclasses")
+        raise TypeError("a Challenge is verified by its exact class, so it can't be subclassed")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a Challenge can't be changed: ask again instead of setting {name}")
+        raise AttributeError(
+            f"a Challenge can't be changed: make another instead of setting {name}"
+        )
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"a Challenge can't be changed: {name} stays")
+        raise AttributeError(f"a Challenge can't be changed: {name} can't be deleted")
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Challenge is used once, so it is neither copied nor pickled")
+        raise TypeError("a Challenge is used once, so it can't be copied or pickled")
 
     def __reduce_ex__(self, _: SupportsIndex) -> NoReturn:
         self.__reduce__()
@@ -268,32 +271,32 @@ class Challenge:
 def _time(value: object, argument: str) -> float:
     if type(value) is not int and type(value) is not float:
         raise TypeError(f"{argument} has to be Unix seconds, not {type(value).__name__}")
-    # False for NaN too; a large int isn't converted before it was compared.
-    if not -_FARTHEST <= value <= _FARTHEST:
+    # Also false for NaN. Compared before the conversion, because a large int can't be converted.
+    if not -_MAX_UNIX_SECONDS <= value <= _MAX_UNIX_SECONDS:
         raise ValueError(f"{argument} has to be Unix seconds, a finite number")
     return float(value)
 
 
 def derive_challenge(seed: bytes, attempt: int) -> bytes:
-    """The challenge of one attempt: SHA-256 of a label, the 32-byte seed and the attempt (u32).
+    """Return the challenge of one attempt: SHA-256 of a label, the seed and the attempt (u32).
 
-    The seed outlives interrupts and restarts; each attempt has a challenge of its own.
+    The 32-byte seed survives interrupts and restarts; each attempt has a different challenge.
     """
     if type(seed) is not bytes or len(seed) != 32:
         raise ValueError("seed: 32 bytes")
-    if type(attempt) is not int or not 0 <= attempt <= _MOST_ATTEMPTS:
+    if type(attempt) is not int or not 0 <= attempt <= _MAX_ATTEMPT:
         raise ValueError("attempt: a whole number from 0 to 2**32 - 1")
     return hashlib.sha256(_CHALLENGE_LABEL + seed + attempt.to_bytes(4, "big")).digest()
 
 
 def same(ours: str, theirs: str) -> bool:
-    """Compares two ASCII texts in constant time."""
+    """Compare two ASCII strings in constant time."""
     return hmac.compare_digest(ours.encode(), theirs.encode())
 
 
 @lru_cache(maxsize=256)
 def _parties(*names: str) -> bytes:
-    # The same for all that two agents say to each other.
+    # Cached: these bytes are the same for every message between two agents.
     return _LABEL + b"".join(map(_text, names))
 
 

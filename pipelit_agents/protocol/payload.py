@@ -1,7 +1,7 @@
-"""Payloads: the exact bytes of a request or an answer, and the strict way back from them.
+"""Encode requests and answers as the exact bytes of a payload, and decode them strictly.
 
-A payload is UTF-8 JSON. What was verified is what is parsed: nothing is repaired, nothing is read
-that another reader could read otherwise.
+A payload is UTF-8 JSON. The parser reads exactly the verified bytes. It repairs nothing, and
+refuses any input that another parser could read differently.
 """
 
 from __future__ import annotations
@@ -25,32 +25,33 @@ __all__ = [
 ]
 
 MAX_DEPTH: Final = 64
-# Keys that begin so say what a value is; see docs/protocol.md.
+# Keys with this prefix name the type of a value; see docs/protocol.md.
 RESERVED: Final = "__pipelit_"
-# What is as it is wherever it stands, if it isn't too deep.
+# Values that need no conversion, unless they are nested too deeply.
 _LEAVES: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
 _OPENING: Final = frozenset("{[")
 _NONE: Final[frozenset[type]] = frozenset()
 
 
 class Tagged(dict[str, Any]):
-    """A dict that ``convert`` made; its key begins with :data:`RESERVED` on purpose."""
+    """A dict that ``convert`` returned; its key begins with :data:`RESERVED` on purpose."""
 
 
 class SecretFound(TypeError):
-    """What ``convert`` raises for a secret."""
+    """The error that ``convert`` raises for a secret."""
 
 
 class SecretInPayload(PayloadError):
-    """A secret would have left with a payload; it is not left out, but ends the writing."""
+    """A payload would contain a secret. The encoding fails; the secret isn't just left out."""
 
 
 class WrittenInParts(NamedTuple):
-    """What ``convert`` returns for a value that is written part by part.
+    """The result of ``convert`` for a value that is encoded part by part.
 
     Attributes:
-        build: Makes JSON of it. It is given a function that makes JSON of a part, of its name and
-            of how many levels further down it is, and that raises PayloadError.
+        build: Returns the JSON value. Its argument is a function that converts one part. That
+            function takes the part, its name and the number of levels that it is deeper. It raises
+            PayloadError.
     """
 
     build: Callable[[Callable[[Any, str, int], Any]], Any]
@@ -62,19 +63,19 @@ def encode(
     convert: Callable[[Any], Any] | None = None,
     pairs: Callable[[list[tuple[Any, Any]]], Any] | None = None,
 ) -> bytes:
-    """The bytes of a value: compact JSON in UTF-8, the same for equal values in equal order.
+    """Encode a value as compact JSON in UTF-8; equal values in equal order give equal bytes.
 
     Args:
-        value: Of dicts with text keys, lists, tuples, text, numbers, booleans and None. A subclass
-            of one of them is written as the type that it extends.
-        convert: Turns anything else into such a value, raises TypeError, or returns what it was
-            given to leave it as it is.
-        pairs: Turns the items of a dict that JSON can't say into such a value: one with a key that
-            isn't text, or that begins with :data:`RESERVED`. Without it, the first are refused and
-            the second are written as they are.
+        value: Dicts with text keys, lists, tuples, text, numbers, booleans and None. An instance
+            of a subclass is encoded as the base type.
+        convert: Converts any other value to such a value. It raises TypeError if it can't, or
+            returns its argument to leave it unchanged.
+        pairs: Converts the items of a dict that JSON can't represent: one with a key that isn't
+            text, or that begins with :data:`RESERVED`. Without it, the former are refused and
+            the latter are encoded unchanged.
 
     Raises:
-        PayloadError: Something in it can't be carried; the message names the place.
+        PayloadError: A value can't be encoded; the message has its path.
     """
     try:
         plain = _plain(value, "", 0, _Hooks(convert, pairs))
@@ -83,20 +84,20 @@ def encode(
     try:
         return _ENCODER.encode(plain).encode()
     except ValueError:
-        # Looked for only now: it would cost each payload one more walk.
+        # Located only after a failure, because it takes another walk through the payload.
         raise _unwritable(plain) from None
 
 
 def decode(data: bytes, *, limit: int) -> Any:
-    """Parses a payload that was received.
+    """Decode a received payload.
 
     Args:
         data: The bytes.
-        limit: How many there may be.
+        limit: The maximum number of bytes.
 
     Raises:
-        PayloadError: It is too long or too deep, isn't strict UTF-8 JSON, repeats a key, or holds
-            NaN, an infinity or a lone surrogate.
+        PayloadError: It is too long or nested too deeply, isn't strict UTF-8 JSON, repeats a key,
+            or contains NaN, an infinity or a lone surrogate.
     """
     if len(data) > limit:
         raise PayloadError(f"the payload has {len(data)} bytes, and {limit} are allowed")
@@ -105,9 +106,9 @@ def decode(data: bytes, *, limit: int) -> Any:
     except PayloadError:
         raise
     except (ValueError, RecursionError):
-        # The parser's own words would repeat a piece of what wasn't verified.
+        # The parser's own message would repeat a part of the unverified input.
         raise PayloadError("the payload is not strict UTF-8 JSON") from None
-    # A lone surrogate can only be escaped, and what is deep opens as many brackets.
+    # A lone surrogate can only occur as an escape, and a deep value needs as many brackets.
     if b"\\u" in data or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
         _check(value)
     return value
@@ -115,7 +116,7 @@ def decode(data: bytes, *, limit: int) -> Any:
 
 def _parsed(text: str) -> Any:
     if text[:1] in _OPENING:
-        # As this module writes it, without the space around it that `decode` looks for.
+        # Faster for payloads that this module encoded: they have no surrounding whitespace.
         value, end = _DECODER.raw_decode(text)
         if end == len(text):
             return value
@@ -128,7 +129,7 @@ class _Hooks(NamedTuple):
 
 
 def _plain(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
-    # By its type alone: `isinstance` also believes what an object says of its class.
+    # By the exact type: `isinstance` also trusts an object's own `__class__`.
     kind = type(value)
     if depth > MAX_DEPTH:
         raise PayloadError(f"{path[:80]}… is nested deeper than {MAX_DEPTH} levels")
@@ -150,7 +151,7 @@ def _plain(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
         except TypeError as error:
             raise PayloadError(f"{path or 'the value'}: {error}") from None
         except Exception as error:
-            # Its class has code of its own, as a model's serializer.
+            # The value's class may run its own code, such as a model's serializer.
             raise PayloadError(
                 f"{path or 'the value'}: reading a value of type {kind.__name__} raised "
                 f"{type(error).__name__}"
@@ -179,7 +180,7 @@ def _joined(path: str, name: str) -> str:
 
 
 def _plain_dict(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
-    # Read once: it may say something else the next time.
+    # Read once: a second read may return something else.
     pairs = list(value.items())
     for position, (key, each) in enumerate(pairs):
         kind = type(key)
@@ -196,13 +197,13 @@ def _plain_dict(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
         if key.startswith(RESERVED) and hooks.pairs is not None and type(value) is not Tagged:
             return _plain(hooks.pairs(pairs), path, depth, hooks)
     leaves = _LEAVES if depth < MAX_DEPTH else _NONE
-    # A mark is no part of the place as its writer knows it.
+    # A tag's key isn't part of the path as the author of the value knows it.
     prefix = f"{path}." if path else ""
-    marked = type(value) is Tagged
+    tagged = type(value) is Tagged
     found = {
         key: each
         if type(each) in leaves
-        else _plain(each, path if marked else f"{prefix}{key}", depth + 1, hooks)
+        else _plain(each, path if tagged else f"{prefix}{key}", depth + 1, hooks)
         for key, each in pairs
     }
     if len(found) != len(pairs):
@@ -219,7 +220,7 @@ def _plain_list(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
 
 
 def _unwritable(plain: Any) -> PayloadError:
-    # The place of the text or the number that can't be written.
+    # Find the path of the text or number that can't be encoded.
     waiting = [("", plain)]
     while waiting:
         path, value = waiting.pop()
@@ -239,7 +240,7 @@ def _unwritable(plain: Any) -> PayloadError:
                 f"{path or 'the value'} is text with a lone surrogate, which UTF-8 can't carry"
             )
         elif isinstance(value, int) and not _is_writable(value):
-            # Python itself refuses to write it out, or to read it back.
+            # Python itself refuses to convert such an integer to text or back.
             return PayloadError(
                 f"{path or 'the value'} is an integer with more digits than can be carried"
             )
@@ -255,7 +256,7 @@ def _is_writable(value: Any) -> bool:
     return True
 
 
-def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise PayloadError("the payload repeats a key")
@@ -273,15 +274,15 @@ def _finite(text: str) -> float:
     return number
 
 
-# Kept, as ``json`` would make one for every payload.
+# Created once, because `json` would create one for every payload.
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_no_twice, parse_constant=_no_constant, parse_float=_finite
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
 )
 
 
 def _check(value: Any) -> None:
-    # Without recursion: what is checked here is how deep it goes.
+    # Without recursion, because the depth itself is being checked.
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         below: list[Any] = []

@@ -1,6 +1,6 @@
-"""Peerings: what two domains tell each other about one agent, once, by an ``otpauth://`` URI.
+"""Peerings: one domain sends another an agent's secret and id, once, as an ``otpauth://`` URI.
 
-Nothing here reads a clock, a database or a key.
+This module reads no clock, database or key store.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pydantic import SecretStr
 
 __all__ = ["Enrolment", "PeerRelation", "is_relation", "read_uri"]
 
-LEAST_BYTES: Final = 16
-MOST_BYTES: Final = 128
-_LONGEST: Final = 2048
+MIN_SECRET_BYTES: Final = 16
+MAX_SECRET_BYTES: Final = 128
+_MAX_URI_LENGTH: Final = 2048
 _RELATION: Final = re.compile(r"[0-9a-f]{32}\Z")
 _BASE32: Final = re.compile(r"[A-Z2-7]+\Z")
 _FIXED: Final = {"algorithm": "SHA1", "digits": "6", "period": "30"}
@@ -26,10 +26,10 @@ _KNOWN: Final = {"secret", "issuer", "relation", "image", *_FIXED}
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What a URI tells of a peer.
+    """The contents of a peer's URI.
 
     Attributes:
-        secret: Its TOTP secret.
+        secret: The peer's TOTP secret.
         relation: The peering's id, or an empty string.
     """
 
@@ -39,7 +39,7 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class PeerRelation:
-    """How an agent and a peer prove themselves to each other.
+    """The peerings by which an agent and a peer prove themselves to each other.
 
     Attributes:
         domain: The peer's domain.
@@ -53,22 +53,22 @@ class PeerRelation:
 
 
 def is_relation(value: object) -> bool:
-    """Whether this is the id of a peering: 32 lowercase hexadecimal digits."""
+    """Return whether this is the id of a peering: 32 lowercase hexadecimal digits."""
     return isinstance(value, str) and _RELATION.match(value) is not None
 
 
 def read_uri(uri: SecretStr, *, name: str) -> Enrolment:
-    """Reads an ``otpauth://totp/…`` URI, and nothing else.
+    """Parse an ``otpauth://totp/…`` URI.
 
     Args:
-        uri: What the other domain issued.
-        name: Whose it has to be.
+        uri: The URI that the other domain issued.
+        name: The account that it has to be for.
 
     Raises:
-        ValueError: It isn't such a URI, or not this account's; neither is quoted.
+        ValueError: It isn't such a URI, or is another account's. The message doesn't quote it.
     """
     found = _read(uri, name)
-    # What went wrong was caught further down, so that no traceback holds a frame of it.
+    # Errors were caught in `_read`, so no traceback has a frame that holds the secret.
     if isinstance(found, str):
         raise ValueError(found)  # noqa: TRY004 - of the URI
     return found
@@ -76,10 +76,10 @@ def read_uri(uri: SecretStr, *, name: str) -> Enrolment:
 
 def _read(uri: SecretStr, name: str) -> Enrolment | str:
     text = uri.get_secret_value()
-    if len(text) > _LONGEST or not re.fullmatch(r"[!-~]+", text):
+    if len(text) > _MAX_URI_LENGTH or not re.fullmatch(r"[!-~]+", text):
         return (
-            f"uri: it has to be one line of ASCII without spaces, {_LONGEST} characters at most; "
-            "copy it again"
+            "uri: it has to be one line of ASCII without spaces, "
+            f"{_MAX_URI_LENGTH} characters at most; copy it again"
         )
     try:
         parts = urlsplit(text)
@@ -92,38 +92,38 @@ def _read(uri: SecretStr, name: str) -> Enrolment | str:
         return "uri: the scheme has to be otpauth://; enter what users.issue_peering returned"
     if parts.netloc == "hotp":
         return (
-            "uri: the type hotp counts, and two domains' counters run apart; only totp, by time, "
-            "is accepted"
+            "uri: the type hotp uses counters, and those of two domains diverge; only totp, which "
+            "uses the time, is accepted"
         )
     if parts.netloc != "totp":
         return "uri: the type has to be totp, as in otpauth://totp/…"
     if parts.fragment or "#" in text:
         return "uri: nothing may follow a '#'; copy it again"
     if account != name:
-        return f"uri: the account in its label is {_shown(account)}, not {name!r}; enrol that one"
+        return f"uri: the account in its label is {_display(account)}, not {name!r}; enrol that one"
     return (
         _values(values)
         if len(values) == len(pairs)
-        else ("uri: a parameter is given twice; each may stand once")
+        else "uri: it has a parameter twice; each may occur once"
     )
 
 
 def _values(values: dict[str, str]) -> Enrolment | str:
     if not values.keys() <= _KNOWN:
-        return f"uri: it has a parameter that isn't known; known are {', '.join(sorted(_KNOWN))}"
+        return f"uri: it has an unknown parameter; known are {', '.join(sorted(_KNOWN))}"
     for parameter, only in _FIXED.items():
         if values.get(parameter, only) != only:
-            return f"{parameter}: only {only} is accepted here; leave it out, or have it {only}"
+            return f"{parameter}: only {only} is accepted here; leave it out or set it to {only}"
     relation = values.get("relation")
     if relation is not None and not is_relation(relation):
         return "relation: it has to be 32 digits 0-9 a-f, or left out; copy the URI again"
     secret = _secret(values.get("secret", ""))
     if secret is None:
         return "secret: it has to be base32 (A-Z 2-7), without padding; copy the URI again"
-    if not LEAST_BYTES <= len(secret) <= MOST_BYTES:
+    if not MIN_SECRET_BYTES <= len(secret) <= MAX_SECRET_BYTES:
         return (
-            f"secret: it has to have {LEAST_BYTES} to {MOST_BYTES} bytes (128 bits at least), and "
-            f"has {len(secret)}; have the other domain issue another"
+            f"secret: it has to have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes (128 bits at "
+            f"least), and has {len(secret)}; have the other domain issue another"
         )
     return Enrolment(secret, relation or "")
 
@@ -135,12 +135,12 @@ def _secret(text: str) -> bytes | None:
         secret = base64.b32decode(text + "=" * (-len(text) % 8))
     except ValueError:
         return None
-    # Of two spellings of the same bytes only one is right.
+    # Base32 has several spellings of the same bytes; only the canonical one is accepted.
     return secret if base64.b32encode(secret).decode("ascii").rstrip("=") == text else None
 
 
-def _shown(account: str) -> str:
-    # What isn't a name may be anything, the secret among it.
+def _display(account: str) -> str:
+    # A text that isn't a username may be anything, even the secret.
     from pipelit_agents.protocol.usernames import is_username
 
     return repr(account) if is_username(account) else "no username"

@@ -1,4 +1,4 @@
-"""Usernames and credential names have one form, checked before anything else looks at them."""
+"""The one form of usernames and credential names. It is checked before any other use."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from pipelit_agents.errors import InvalidUsername
 
 __all__ = ["OPERATOR", "is_username", "require_username"]
 
-# The actor of what the library's own caller does. No account has this name, and no handle acts
-# under it.
+# The actor in the audit if the library's own caller acts. No account and no handle has this name.
 OPERATOR: Final = "operator"
 _USERNAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,148}\Z")
 
 
 def is_username(name: object) -> bool:
-    """Whether this is a username in its one normal form."""
-    # Exactly text: a class of another's could run its code wherever the name is looked at.
+    """Return whether this is a username in its one normal form."""
+    # Exactly `str`: a subclass could run its own code wherever the name is used.
     return type(name) is str and _USERNAME.match(name) is not None
 
 
 def require_username(name: object, *, argument: str = "username") -> str:
-    """Returns the name, unchanged.
+    """Return the name unchanged if it is a username.
 
     Raises:
-        InvalidUsername: It is not in the one normal form; nothing is stripped or lowered for it.
+        InvalidUsername: It is not in the one normal form. Nothing is stripped or lowered.
     """
     if type(name) is not str:
         raise InvalidUsername(

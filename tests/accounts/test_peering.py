@@ -282,7 +282,7 @@ def test_who_can_be_issued_a_peering(pipelit: Pipelit, lead: Agent, other: Pipel
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        (GOOD.replace("totp", "hotp") + "&counter=0", "hotp counts"),
+        (GOOD.replace("totp", "hotp") + "&counter=0", "hotp uses counters"),
         (GOOD.replace("totp", "yotp"), "type has to be totp"),
         (GOOD.replace("otpauth", "https"), "scheme"),
         (GOOD.replace(SECRET, base64.b32encode(b"0123456789abcde").decode()), "128 bits"),
@@ -291,7 +291,7 @@ def test_who_can_be_issued_a_peering(pipelit: Pipelit, lead: Agent, other: Pipel
         (GOOD.replace(SECRET, SECRET + "1"), "base32"),
         (GOOD.replace(SECRET, SECRET + "A"), "base32"),
         (GOOD.replace(SECRET, ""), "base32"),
-        (GOOD.replace("secret=", "sekret="), "isn't known"),
+        (GOOD.replace("secret=", "sekret="), "unknown parameter"),
         (GOOD + "&digits=8", "digits"),
         (GOOD + "&period=60", "period"),
         (GOOD + "&algorithm=SHA256", "algorithm"),
@@ -417,7 +417,7 @@ def test_a_peer_enrolled_anew_starts_without_keys(
     )
     pipelit.users.deactivate("agent_child")
     peer(other, "agent_child", "there", pipelit, "here")
-    assert audited(pipelit) == ("peer.enroll", "ok", "anew; its keys revoked")
+    assert audited(pipelit) == ("peer.enroll", "ok", "enrolled again; its keys revoked")
     assert pipelit.users.get("agent_child").active
     with pytest.raises(AuthenticationError):
         pipelit.users.authenticate(token)

@@ -631,7 +631,7 @@ def test_init_never_makes_a_second_key_beside_sealed_values(ready: Run, folder: 
     (folder / ".env").unlink()
     done = ready("init")
     assert done.exit_code == 1
-    assert "put the key that encrypted them back" in done.stderr
+    assert "restore the key that encrypted them" in done.stderr
     assert not (folder / ".env").exists()
 
 

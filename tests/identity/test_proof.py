@@ -721,7 +721,9 @@ async def test_a_proof_that_cant_be_made_is_missed_by_its_asker_alone(
         raise LookupError
 
     verifier = writer._verifier
-    asked = writer._asked("spawn-result", b"c" * 32, "agent_editor", b"", None, None, "", b"")
+    asked = writer._proof_request(
+        "spawn-result", b"c" * 32, "agent_editor", b"", None, None, "", b""
+    )
     found = await asyncio.gather(
         *(verifier.aprove(each) for each in (asked, asked, asked._replace(answer=fail), asked)),
         return_exceptions=True,

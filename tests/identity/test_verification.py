@@ -907,7 +907,7 @@ def test_handles_show_and_give_away_nothing(writer: Agent) -> None:
 
     assert repr(writer) == "Agent('agent_writer')"
     for way in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="whoever holds it"):
+        with pytest.raises(TypeError, match="can act as the agent"):
             way(writer)
 
 

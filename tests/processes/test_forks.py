@@ -271,7 +271,7 @@ def test_a_child_of_another_database_can_write(
 
 def test_a_fork_does_not_wait_for_good(pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread in a transaction may itself wait for the one that forks."""
-    monkeypatch.setattr(forks, "_PATIENCE", 0.05)
+    monkeypatch.setattr(forks, "_THREADS_TIMEOUT", 0.05)
     forked, inside = Event(), Event()
 
     def hold() -> None:

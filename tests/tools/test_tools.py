@@ -423,7 +423,7 @@ def test_one_prompt_can_not_use_up_the_owners_quota(pipelit: Pipelit, writer: Ag
         made = tool.invoke({"purpose": "helps", "username": f"agent_{number}"})
         assert made.startswith("Created")
     said = tool.invoke({"purpose": "helps"})
-    assert said.startswith("Not done: 'agent_writer' has made 10 living agents")
+    assert said.startswith("Not done: 'agent_writer' has created 10 active agents")
     assert "10 are allowed" in said
     pipelit.users.create_agent("agent_new", owner="alice", purpose="the operator's")
     other = CreateAgentUser(agent=pipelit.agent("agent_new"))

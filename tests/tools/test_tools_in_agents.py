@@ -467,7 +467,7 @@ def test_a_locked_peer_is_told_for_how_long(writer: Agent, editor: Agent, clock:
         clock.advance(20)
     said = answer_to([tool], calls("verify_peer", username="agent_writer", code="00000000"))
     assert said.startswith(
-        "Not verified: codes of 'agent_writer' are not checked here for 15 minutes"
+        "Not verified: codes of 'agent_writer' are not evaluated here for 15 minutes"
     )
 
 

@@ -79,7 +79,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda w: w.users.issue_api_key(
             "alice", name="k", expires_at=datetime(2020, 1, 1, tzinfo=UTC)
         ),
-        "name a later moment",
+        "pass a later time",
     ),
     "a key without a name": (
         lambda w: w.users.issue_api_key("alice", name=None),
@@ -89,7 +89,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda w: w.users.revoke_api_key(
             w.users.issue_api_key("alice", name="k").api_key.get_secret_value()
         ),
-        "give the 12 characters between the underscores",
+        "pass the 12 characters between the underscores",
     ),
     "a SecretStr for a token": (
         lambda w: w.users.authenticate(w.users.issue_api_key("alice", name="k").api_key),
@@ -97,7 +97,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a TotpCode for its code": (
         lambda w: w.other.verify_peer("agent_writer", w.agent.totp_code(audience="agent_child")),
-        r"not TotpCode: give its \.code",
+        r"not TotpCode: pass its \.code",
     ),
     "a creator by name": (
         lambda w: w.pipelit.provision_agent("agent_writer", purpose="x"),
@@ -109,7 +109,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "one approver for a list": (
         lambda w: w.pipelit.mfa.require_approved("0" * 64, approvers="alice"),
-        "approvers is a list of names",
+        "approvers has to be a list of names",
     ),
     "a key that isn't set": (
         lambda w: Pipelit(database_url="sqlite:///x.db", encryption_keys=[None]),
