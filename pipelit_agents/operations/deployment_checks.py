@@ -43,17 +43,18 @@ from pipelit_agents.ledger.redis_url import (
     without_password,
 )
 from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of
-from pipelit_agents.operations.surroundings import (
-    auth_troubles,
+from pipelit_agents.operations.addresses import (
     clear_http,
     clear_postgres,
     clear_redis,
     clear_traces,
-    folder_troubles,
-    git_troubles,
+)
+from pipelit_agents.operations.folders import folder_troubles, open_copies
+from pipelit_agents.operations.git import git_troubles
+from pipelit_agents.operations.origins import origin_troubles
+from pipelit_agents.operations.server_settings import (
+    auth_troubles,
     header_troubles,
-    open_copies,
-    origin_troubles,
     secrets_of_server,
     webhook_troubles,
 )

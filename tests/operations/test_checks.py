@@ -21,14 +21,11 @@ from test_mfa import app_of
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.ledger.redis_url import without_password
+from pipelit_agents.operations.addresses import is_clear
 from pipelit_agents.operations.deployment_checks import Check
-from pipelit_agents.operations.surroundings import (
-    auth_troubles,
-    is_clear,
-    open_copies,
-    origin_troubles,
-    secrets_of_server,
-)
+from pipelit_agents.operations.folders import open_copies
+from pipelit_agents.operations.origins import origin_troubles
+from pipelit_agents.operations.server_settings import auth_troubles, secrets_of_server
 
 # Apache Airflow's documentation shows this one.
 PRINTED = "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs="
