@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 _FALSE: Final = frozenset({"0", "false", "no", "off", "n", "f"})
-# Names that Docker, Podman and Kubernetes give within their own networks.
+# Domains that Docker, Podman and Kubernetes use within their own networks.
 _CONTAINER_DOMAINS: Final = (
     ".docker.internal", ".containers.internal", ".svc", ".svc.cluster.local",
 )  # fmt: skip
@@ -49,15 +49,15 @@ class Distance(enum.IntEnum):
 
 
 def distance_of(host: str | None) -> Distance:
-    """How far away a host is, as far as its name says it."""
+    """Return how far away a host is, judging by its name."""
     name = unquote(host or "").strip("[]").rstrip(".").lower()
-    # A path is a Unix socket, and nothing at all is the driver's default: one too.
+    # A path is a Unix socket. An empty host is the driver's default, which is a socket too.
     if not name or name.startswith(("/", "@")) or name == "localhost":
         return Distance.HERE
     if name.endswith(".localhost"):
         return Distance.HERE
     try:
-        # 127.1, 0x7f000001
+        # Short and hexadecimal forms: 127.1, 0x7f000001.
         short = (
             socket.inet_aton(name) if re.fullmatch(r"[0-9a-fx.]*[0-9][0-9a-fx.]*", name) else b""
         )
@@ -72,12 +72,12 @@ def distance_of(host: str | None) -> Distance:
 
 
 def distance_in_clear(value: str) -> Distance:
-    """How far HTTP without TLS goes to the addresses in a value; ``HERE`` where there is none."""
+    """Return the distance of the farthest ``http://`` host in a value, or ``HERE``."""
     return max((_distance(each[0]) for each in _HTTP.finditer(value)), default=Distance.HERE)
 
 
 def is_clear(value: str) -> bool:
-    """Whether a value names an address, not of this machine, that is reached without TLS."""
+    """Whether a value has an ``http://`` address that isn't on this machine."""
     return distance_in_clear(value) > Distance.HERE
 
 
@@ -89,26 +89,27 @@ def _distance(url: str) -> Distance:
 
 
 class Found(NamedTuple):
-    """What was found at the addresses of servers.
+    """Problems with the addresses of servers.
 
     Attributes:
-        troubles: What is wrong.
-        notes: What is wrong unless the host is on this machine, or in a private network.
+        problems: Connections to another machine.
+        notes: Connections that are only safe if the host is on this machine or in a private
+            network.
     """
 
-    troubles: list[str]
+    problems: list[str]
     notes: list[str]
 
     def add(self, far: Distance, what: str) -> None:
-        """Take up what is wrong at an address that is so far away."""
+        """Add a problem with an address, by its distance."""
         if far is Distance.ELSEWHERE:
-            self.troubles.append(what)
+            self.problems.append(what)
         elif far is Distance.UNKNOWN:
             self.notes.append(what.replace(" reaches ", " may reach "))
 
 
 def clear_http(environ: Mapping[str, str]) -> Found:
-    """The settings that name addresses that are reached over HTTP without TLS."""
+    """Return the names of settings with ``http://`` addresses."""
     found = Found([], [])
     for name, value in sorted(environ.items()):
         found.add(distance_in_clear(value), name)
@@ -116,12 +117,12 @@ def clear_http(environ: Mapping[str, str]) -> Found:
 
 
 def clear_traces(environ: Mapping[str, str]) -> Found:
-    """The settings that send traces, and with them states and prompts, without TLS."""
+    """Return the names of settings that send traces, with states and prompts, without TLS."""
     found = clear_http({name: each for name, each in environ.items() if _TRACING.search(name)})
     for name, value in sorted(environ.items()):
         if re.fullmatch(r"OTEL_EXPORTER_OTLP(_\w+)?_INSECURE", name) and _is_yes(value):
             endpoint = name.removesuffix("INSECURE") + "ENDPOINT"
-            # gRPC names a host and a port without a scheme.
+            # For gRPC, the endpoint is a host and a port without a scheme.
             host = environ.get(endpoint, environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
             if "://" not in host and host:
                 found.add(distance_of(host.rpartition(":")[0] or host), name)
@@ -129,7 +130,11 @@ def clear_traces(environ: Mapping[str, str]) -> Found:
 
 
 def clear_redis(addresses: Mapping[str, str]) -> Found:
-    """What is wrong with the addresses of Redis servers, by the name of the setting."""
+    """Return the problems with the addresses of Redis servers.
+
+    Args:
+        addresses: The addresses, by the names of their settings.
+    """
     found = Found([], [])
     for name, address in sorted(addresses.items()):
         scheme, _, rest = address.strip().partition("://")
@@ -143,14 +148,19 @@ def clear_redis(addresses: Mapping[str, str]) -> Found:
         if scheme == "redis":
             found.add(far, f"{name} reaches another machine without TLS")
         elif checked in ("none", "optional", "0", "1"):
-            found.add(far, f"{name} doesn't check the server's certificate")
+            found.add(far, f"{name} doesn't verify the server's certificate")
         elif (options.get("ssl_check_hostname") or [""])[-1].lower() in _FALSE:
-            found.add(far, f"{name} doesn't check that the server's certificate has its name")
+            found.add(far, f"{name} doesn't verify that the certificate is for this host")
     return found
 
 
 def clear_postgres(addresses: Mapping[str, str], environ: Mapping[str, str]) -> Found:
-    """What is wrong with the addresses of PostgreSQL servers, by the name of the setting."""
+    """Return the problems with the addresses of PostgreSQL servers.
+
+    Args:
+        addresses: The addresses, by the names of their settings.
+        environ: The environment, with libpq's variables.
+    """
     found = Found([], [])
     for name, address in sorted(addresses.items()):
         scheme, _, rest = address.strip().partition("://")
@@ -163,8 +173,8 @@ def clear_postgres(addresses: Mapping[str, str], environ: Mapping[str, str]) -> 
         hosts = [each or environ.get("PGHOST", "") for each in hosts]
         modes = query.get("sslmode") or query.get("ssl") or [environ.get("PGSSLMODE", "")]
         if modes[-1].lower() not in ("require", "verify-ca", "verify-full", "true"):
-            said = f"sslmode={modes[-1]}" if modes[-1].isalpha() else "no sslmode"
-            found.add(max(map(distance_of, hosts)), f"{name} reaches another machine with {said}")
+            mode = f"sslmode={modes[-1]}" if modes[-1].isalpha() else "no sslmode"
+            found.add(max(map(distance_of, hosts)), f"{name} reaches another machine with {mode}")
     return found
 
 

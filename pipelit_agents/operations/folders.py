@@ -11,11 +11,11 @@ from pipelit_agents.operations.git import secret_files_in_repository
 from pipelit_agents.operations.secret_files import secret_files
 from pipelit_agents.sealing.keyring import Keyring
 
-__all__ = ["folder_troubles", "open_copies"]
+__all__ = ["folder_problems", "open_copies"]
 
 
-def folder_troubles(folders: Iterable[Path]) -> list[str]:
-    """The folders in which other accounts may put or replace files."""
+def folder_problems(folders: Iterable[Path]) -> list[str]:
+    """Return the folders in which other accounts can create or replace files."""
     found = []
     for folder in dict.fromkeys(folders):
         try:
@@ -30,7 +30,10 @@ def folder_troubles(folders: Iterable[Path]) -> list[str]:
 
 
 def _is_shared(state: os.stat_result) -> bool:
-    """Whether a group is more than its owner's own one, as many systems make for each account."""
+    """Whether a folder's group has members other than its owner.
+
+    Many systems create a group for each account.
+    """
     import grp
     import pwd
 
@@ -42,22 +45,22 @@ def _is_shared(state: os.stat_result) -> bool:
 
 
 def _is_mounted(path: Path) -> bool:
-    """Whether Docker or Kubernetes has put a file there, where no other account is."""
+    """Whether Docker or Kubernetes has mounted a file, so that no other account can read it."""
     return path.resolve().is_relative_to("/run/secrets") or (path.parent / "..data").is_symlink()
 
 
 def open_copies(
     folder: Path, keyring: Keyring | None, named: Sequence[Path] = ()
 ) -> tuple[int, list[str]]:
-    """The files with secrets beside ``.env`` that other accounts may read.
+    """Find the files with secrets other than ``.env`` that other accounts can read.
 
     Args:
-        folder: Where ``.env`` is.
-        keyring: Whose keys to look for.
-        named: Files that settings name as ones with secrets.
+        folder: The folder of ``.env``.
+        keyring: The keys to search for.
+        named: Files with secrets that settings name.
 
     Returns:
-        How many files with secrets there are beside it, and the open ones of them.
+        The number of other files with secrets, and those that other accounts can read.
     """
     named = [each for each in named if each.is_file() and not _is_mounted(each)]
     below = secret_files_in_repository(folder, keyring)

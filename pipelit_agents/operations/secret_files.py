@@ -23,7 +23,7 @@ __all__ = [
     "secret_files",
 ]
 
-_LARGEST_FILE: Final = 1_000_000
+_MAX_FILE_SIZE: Final = 1_000_000
 MAX_FILES: Final = 500
 _ENV_FILE: Final = re.compile(r"(\A|[._-])env(rc)?(\Z|[._~-])", re.IGNORECASE)
 _COMPOSE_FILE: Final = re.compile(r"(docker-|podman-)?compose([._-].*)?\.ya?ml", re.IGNORECASE)
@@ -41,13 +41,13 @@ def _small_files(folder: Path) -> Iterator[Path]:
 def is_small(path: Path) -> bool:
     """Whether a path is a regular file of at most 1 MB."""
     try:
-        return path.is_file() and path.stat().st_size <= _LARGEST_FILE
+        return path.is_file() and path.stat().st_size <= _MAX_FILE_SIZE
     except OSError:
         return False
 
 
 def holds_secrets(path: Path, keyring: Keyring | None) -> bool:
-    """Whether a file holds one of the keys, or is an env file that sets a secret."""
+    """Whether a file contains one of the keys, or is an env file that sets a secret."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -68,7 +68,7 @@ def content_holds_secrets(path: Path, content: bytes, keyring: Keyring | None) -
     except UnicodeDecodeError:
         return False
     if _COMPOSE_FILE.fullmatch(path.name):
-        # A password of one word is an image's default, for a developer's own machine.
+        # A password of lowercase letters is an image's default, for a developer's own machine.
         found = filter(is_secret_part, inner_parts(text))
         return has_password(text) or any(
             isinstance(each.value, bytes) or not re.fullmatch("[a-z]+", each.value)

@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 _NO_SECRET: Final = re.compile(r"(\A|_)(PUBLIC|PUBLISHABLE|ANON)_", re.IGNORECASE)
-# Something that says where a secret is, or that there is none yet.
+# Values that refer to a secret, or are placeholders for one.
 _REFERENCE: Final = re.compile(
     r"\$\{?[A-Za-z_]\w*(:?[-?][^}]*)?\}?|\$\(.*|`.*|<[^>]*>|\{\{.*\}\}|(arn:|vault:|op://|secret://|projects/).*"
     r"|.*(change[-_ ]?me|your[-_ ]|example|placeholder|replace|todo|xxx|\.\.\.|…).*"
     r"|true|false|yes|no|on|off|none|null|[0-9]{0,5}|\*+",
     re.IGNORECASE,
 )
-_TELLING: Final = re.compile(
+_TOKEN: Final = re.compile(
     r"(?<![\w-])(plit_[A-Za-z0-9]+_[\w-]{43}|sk-[\w-]{16,}|gh[pousr]_\w{30,}|github_pat_\w{30,}"
     r"|xox[abprs]-[\w-]{10,}|tvly-[\w-]{16,}|AKIA[A-Z0-9]{16}|lsv2_(pt|sk)_\w{20,}|AIza[\w-]{30,}"
     r"|[A-Za-z0-9_-]{43}=)(?![\w=-])|-----BEGIN [A-Z ]*PRIVATE KEY-----"
@@ -41,14 +41,14 @@ _TELLING: Final = re.compile(
     r"|discord(app)?\.com/api/webhooks/\d+/[\w-]{20,}"
 )
 _AUTH_SCHEME: Final = re.compile(r"\A(bearer|basic|token)\s+", re.IGNORECASE)
-# What names a version of a model or of an image.
+# The revision of a model, or the digest of an image.
 _REVISION: Final = re.compile(r"(.*@)?(sha(256|512):)?([0-9a-f]{40}|[0-9a-f]{64})", re.IGNORECASE)
-# A file of a package index, the archive of a commit.
+# The hash in the path of a package file, or of a commit's archive.
 _HASH: Final = re.compile(r"[0-9a-fA-F]{40,}(\.\w+)*")
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a setting is a secret, or has one within its value."""
+    """Whether a setting's value is a secret or contains one."""
     value = value.strip().strip("\"'")
     if not value or (is_reference(value) and not re.search(r"[\s;=]|://", value)):
         return False
@@ -68,7 +68,7 @@ def is_reference(value: str) -> bool:
 
 
 def is_generated_word(word: str) -> bool:
-    """Whether one word looks like a key, and not like the name of a version."""
+    """Whether a word looks like a key and not like a revision."""
     return (
         re.fullmatch(r"[\w+/=.~-]+", word) is not None
         and not _REVISION.fullmatch(word)
@@ -77,9 +77,9 @@ def is_generated_word(word: str) -> bool:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether a text has a secret in it, by its form or by the names in it."""
+    """Whether a text contains a secret, judging by its form or by the names in it."""
     return (
-        _TELLING.search(text) is not None
+        _TOKEN.search(text) is not None
         or has_password(text)
         or any(is_token(word) for word in re.split(r"[\s\"'=,;<>()]+", text))
         or any(map(is_secret_part, inner_parts(text)))
@@ -91,7 +91,7 @@ def is_secret_part(part: Part) -> bool:
     value = part.value
     if isinstance(value, bytes):
         return True
-    # Lines without a name may be anything.
+    # A line without a name can be anything, so only known token formats count.
     unnamed = part.level <= Level.UNKNOWN or re.search(r"(\A|\.)line \d+\Z", part.path)
     if is_reference(value) or (unnamed and not is_token(value)):
         return False

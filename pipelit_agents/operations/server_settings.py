@@ -15,9 +15,9 @@ from pipelit_agents.operations.secret_values import (
     is_secret,
 )
 
-__all__ = ["auth_troubles", "header_troubles", "secrets_of_server", "webhook_troubles"]
+__all__ = ["auth_problems", "header_problems", "secrets_of_server", "webhook_problems"]
 
-# Of a command: NAME=value, --option value, -u user:password.
+# Secrets in commands: NAME=value, --option value, -u user:password.
 _PAIRS: Final = re.compile(r"(?<!-)\b([A-Za-z_]\w*)=(\"[^\"]*\"|'[^']*'|\$\([^)]*\)|\S+)")
 _OPTIONS: Final = re.compile(
     r"(?<!\S)--?(?!recv-key)([A-Za-z][\w-]+)[ =](\"[^\"]*\"|'[^']*'|[^\s-]\S*)"
@@ -28,7 +28,7 @@ _OURS: Final = '"path": "pipelit_agents.server:auth"'
 
 
 def secrets_of_server(served: Mapping[str, Any]) -> list[str]:
-    """Where ``langgraph.json`` holds a secret."""
+    """Return where ``langgraph.json`` contains a secret."""
     found = []
     env = served.get("env")
     if isinstance(env, dict):
@@ -45,7 +45,7 @@ def secrets_of_server(served: Mapping[str, Any]) -> list[str]:
 
 
 def _secrets_of_a_command(line: str) -> list[str]:
-    """What a line of a Dockerfile holds: names of settings and options, or its instruction."""
+    """Return the settings and options with secrets in a Dockerfile line, or its instruction."""
     line = line.replace("\\n", "\n").strip()
     named = _PAIRS.findall(line)
     # ENV NAME value
@@ -54,19 +54,22 @@ def _secrets_of_a_command(line: str) -> list[str]:
     found = [name for name, value in named if is_secret(name, value)]
     if re.search(r"\b(curl|wget|https?)\b", line):
         logins = _LOGINS.findall(line)
-        found += ["--user"] * any(not is_reference(each) for each in logins)
+        if any(not is_reference(each) for each in logins):
+            found.append("--user")
     if found:
         return found
     rest = _PAIRS.sub(" ", line)
-    # A command is in quotes where it is within another.
+    # A nested command is in quotes.
     pieces = [rest, *re.findall(r"[\"']([^\"']*)[\"']", rest)]
     words = re.split(r"[\s\"':,;|&]+", rest)
-    if any(map(holds_secret, pieces)) or any("/" not in each and _is_drawn(each) for each in words):
+    if any(map(holds_secret, pieces)) or any(
+        "/" not in each and _is_random(each) for each in words
+    ):
         return [line.split()[0].upper()[:10]]
     return []
 
 
-def _is_drawn(word: str) -> bool:
+def _is_random(word: str) -> bool:
     is_hash = re.fullmatch(r"[0-9a-fA-F]+|sha\d+[-:].*", word)
     return not is_hash and not is_reference(word) and is_generated_word(word)
 
@@ -82,40 +85,40 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
             yield from _texts(each, key)
 
 
-def auth_troubles(
+def auth_problems(
     folder: Path, auth: Mapping[str, Any], http: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    """What lets a request in without an API key, each with its fix."""
+    """Return the ways to send a request without an API key, each with its fix."""
     path, found = auth.get("path"), []
     if not path:
         whole = '"auth": {"path": "pipelit_agents.server:auth", "disable_studio_auth": true}'
-        found.append(("langgraph.json asks for no API key", whole))
-    elif trouble := _not_ours(folder, str(path)):
-        found.append((f"auth.path names {path}, and {trouble}", _OURS))
+        found.append(("langgraph.json requires no API key", whole))
+    elif reason := _why_not_ours(folder, str(path)):
+        found.append((f"auth.path names {path}, but {reason}", _OURS))
     if path and auth.get("disable_studio_auth") is not True:
-        found.append(("Studio's scheme goes around the API key", '"disable_studio_auth": true'))
+        found.append(("Studio's scheme bypasses the API key", '"disable_studio_auth": true'))
     if auth.get("allow_langsmith_api_keys"):
         found.append(("LangSmith's API keys are accepted too", '"allow_langsmith_api_keys": false'))
     if path and http.get("disable_meta") is not True:
         meta = '"http": {"disable_meta": true}'
-        found.append(("/info, /metrics and /docs ask for no key", meta))
+        found.append(("/info, /metrics and /docs require no API key", meta))
     open_routes = http.get("enable_custom_route_auth") is not True
     if open_routes and (http.get("app") or "enable_custom_route_auth" in http):
         routes = '"http": {"enable_custom_route_auth": true}'
-        found.append(("the routes of http.app ask for no key", routes))
+        found.append(("the routes of http.app require no API key", routes))
     return found
 
 
-def _not_ours(folder: Path, path: str) -> str:
-    """What keeps an ``auth.path`` from being an authentication of ours; nothing if it is one."""
+def _why_not_ours(folder: Path, path: str) -> str:
+    """Return why an ``auth.path`` isn't this package's authentication, or an empty string."""
     where, colon, name = path.rpartition(":")
     if not colon or not name:
-        return "that names no object: module:name or ./file.py:name"
+        return "it has to name an object: module:name or ./file.py:name"
     if where == _OUR_AUTH:
-        return "" if name == "auth" else f"{_OUR_AUTH} has no {name} for it"
+        return "" if name == "auth" else f"{_OUR_AUTH} has no {name}"
     found = _file_of(folder, where)
     if found is None:
-        return "that file isn't here"
+        return "that file doesn't exist"
     try:
         tree = ast.parse(found.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -123,8 +126,8 @@ def _not_ours(folder: Path, path: str) -> str:
     if _is_of_ours(tree, name):
         return ""
     return (
-        f"{name} there isn't made by {_OUR_AUTH}.make_auth: whom it lets in isn't known here, and "
-        "this package's accounts, keys and limits aren't asked"
+        f"its {name} isn't made by {_OUR_AUTH}.make_auth: this check can't know whom it admits, "
+        "and it doesn't use this package's accounts, keys and limits"
     )
 
 
@@ -141,7 +144,7 @@ def _file_of(folder: Path, where: str) -> Path | None:
 
 def _is_of_ours(tree: ast.Module, name: str) -> bool:
     """Whether a module's name is bound to ``auth`` or ``make_auth(…)`` of our server module."""
-    # What our names are called in this module, and whether what was bound last is of ours.
+    # The module's names for ours, and whether the last binding of `name` is ours.
     ours: dict[str, str] = {}
     bound = False
     for node in tree.body:
@@ -179,8 +182,8 @@ def _dotted(node: ast.AST | None, ours: Mapping[str, str]) -> str:
     return ""
 
 
-def header_troubles(http: Mapping[str, Any]) -> list[str]:
-    """Which headers with keys go into ``configurable``, and so into checkpoints, or into logs."""
+def header_problems(http: Mapping[str, Any]) -> list[str]:
+    """Return which headers with keys are copied into ``configurable`` (checkpoints) or logs."""
     found = []
     for part, where in (
         ("configurable_headers", "checkpoints and traces"),
@@ -192,25 +195,25 @@ def header_troubles(http: Mapping[str, Any]) -> list[str]:
         includes = [*(rules.get("includes") or []), *(rules.get("include") or [])]
         excludes = [*(rules.get("excludes") or []), *(rules.get("exclude") or [])]
         for header in ("authorization", "x-api-key", "cookie"):
-            taken = any(_fits(each, header) for each in includes)
-            if taken and not any(_fits(each, header) for each in excludes):
-                found.append(f"{part} puts the header {header} into {where}")
+            included = any(_matches(each, header) for each in includes)
+            if included and not any(_matches(each, header) for each in excludes):
+                found.append(f"{part} copies the header {header} into {where}")
     return found
 
 
-def _fits(pattern: object, header: str) -> bool:
+def _matches(pattern: object, header: str) -> bool:
     parts = map(re.escape, str(pattern).lower().split("*"))
     return re.fullmatch(".*".join(parts), header) is not None
 
 
-def webhook_troubles(webhooks: Mapping[str, Any]) -> list[str]:
-    """What a caller may make the server send, and where."""
+def webhook_problems(webhooks: Mapping[str, Any]) -> list[str]:
+    """Return the unsafe webhooks that a caller can request."""
     policy = webhooks.get("url")
     if not isinstance(policy, dict):
         return []
     found = []
     if policy.get("disable_loopback") is False:
-        found.append("a webhook may call the server itself, past the API key (disable_loopback)")
+        found.append("a webhook can call the server itself without an API key (disable_loopback)")
     if policy.get("require_https") is False:
-        found.append("a run's state may be sent without TLS (require_https)")
+        found.append("a run's state can be sent without TLS (require_https)")
     return found
