@@ -653,7 +653,7 @@ def test_an_env_file_that_cannot_be_read_is_named(run: Run, folder: Path) -> Non
     for words in (["init"], ["users", "list"]):
         done = run(*words)
         assert done.exit_code == 1
-        assert done.stderr.startswith("error: .env is there and can't be read")
+        assert done.stderr.startswith("error: .env exists but can't be read")
 
 
 def test_of_many_at_once_one_makes_the_key(folder: Path) -> None:
