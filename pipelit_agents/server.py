@@ -1,6 +1,6 @@
-"""Bearer keys for LangGraph Server: who calls, and that nobody reads what another made.
+"""Authentication of LangGraph Server with API keys, and access only to a caller's own resources.
 
-Name it in ``langgraph.json``; ``docs/remote.md`` goes through it step by step.
+Name it in ``langgraph.json``; ``docs/remote.md`` explains each step.
 """
 
 from __future__ import annotations
@@ -28,30 +28,36 @@ __all__ = ["FailureBudget", "FailureDelay", "auth", "make_auth"]
 
 REFUSAL: Final = "a valid API key is needed: Authorization: Bearer plit_…"
 UNSEEN: Final = "too many API keys from this address were refused; try again in {0} seconds"
-_LONGEST_HEADER: Final = 256
+# Bytes.
+_MAX_HEADER_LENGTH: Final = 256
 _LOG: Final = logging.getLogger(__name__)
-_SOURCES: Final = 4096
+_MAX_SOURCES: Final = 4096
+# Failures of one source in the window that aren't delayed.
 _FREE_FAILURES: Final = 5
-_WINDOW: Final = 60.0
-_LONGEST_DELAY: Final = 2.0
-_MOST_WAITING: Final = 2048
-_EACH: Final = (100, 10.0)
-_TOGETHER: Final = (400, 100.0)
-_FRESH: Final = 5.0
-_MOST_KNOWN: Final = 100_000
-_WARN_EVERY: Final = 60.0
-# IPv4 addresses as a translator shows them (RFC 6052).
+# Seconds.
+_FAILURE_WINDOW: Final = 60.0
+_MAX_DELAY: Final = 2.0
+_MAX_DELAYED: Final = 2048
+# Look-ups, and look-ups that are added each second.
+_SOURCE_BUDGET: Final = (100, 10.0)
+_TOTAL_BUDGET: Final = (400, 100.0)
+# Seconds.
+_DIGESTS_TTL: Final = 5.0
+_MAX_DIGESTS: Final = 100_000
+# Seconds.
+_WARNING_INTERVAL: Final = 60.0
+# IPv4 addresses that were translated to IPv6 (RFC 6052).
 _TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _OWNED: Final = frozenset({"threads", "assistants", "crons"})
 _WRITES: Final = frozenset({"create", "create_run", "update"})
 
 
 class FailureDelay:
-    """How long the refusal of a source that keeps failing is held back.
+    """Delay the refusals of a source that keeps failing.
 
-    Only refusals wait, so a valid key is answered at once wherever it comes from. What is kept is
-    bounded: the sources that failed last, and how many refusals wait at a time. Above that number
-    the others are answered at once.
+    Only refusals are delayed, so a valid key is answered immediately, whatever its source. Memory
+    is bounded by the number of sources and by the number of delayed refusals. Above that number,
+    refusals aren't delayed.
     """
 
     def __init__(self) -> None:
@@ -59,63 +65,63 @@ class FailureDelay:
         self._waiting = 0
 
     def note(self, source: str, now: float) -> float:
-        """Counts a failure.
+        """Count a failure.
 
         Args:
-            source: Where it came from.
-            now: Seconds of a clock that never goes back.
+            source: The source of the request.
+            now: The time of a monotonic clock, in seconds.
 
         Returns:
-            Seconds to hold the refusal back: none for the first five in a minute, then a tenth,
-            doubled by each further one, and 2 at the most.
+            The delay of the refusal in seconds: 0 for the first five in a minute, then 0.1, doubled
+            by each further one, and 2 at most.
         """
         failures = self._failures.setdefault(source, deque(maxlen=_FREE_FAILURES + 8))
         self._failures.move_to_end(source)
-        if len(self._failures) > _SOURCES:
+        if len(self._failures) > _MAX_SOURCES:
             self._failures.popitem(last=False)
-        while failures and failures[0] <= now - _WINDOW:
+        while failures and failures[0] <= now - _FAILURE_WINDOW:
             failures.popleft()
         failures.append(now)
         excess = len(failures) - _FREE_FAILURES
-        return 0.0 if excess <= 0 else min(0.1 * 2.0 ** (excess - 1), _LONGEST_DELAY)
+        return 0.0 if excess <= 0 else min(0.1 * 2.0 ** (excess - 1), _MAX_DELAY)
 
     async def wait(self, source: str) -> None:
-        """Counts a failure now, and waits as long as :meth:`note` says."""
+        """Count a failure now, and wait for the delay that :meth:`note` returns."""
         delay = self.note(source, asyncio.get_running_loop().time())
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting >= _MAX_DELAYED:
             delay = 0.0
         self._waiting += 1
         try:
-            # Also where nothing is to be waited for: others get their turn.
+            # Even without a delay, so that other tasks can run.
             await asyncio.sleep(delay)
         finally:
             self._waiting -= 1
 
 
 class FailureBudget:
-    """How many refused API keys may be looked up in the database.
+    """Limit how many invalid API keys are looked up in the database.
 
-    Each source has 100 look-ups and gets 10 more each second. All sources together have 400, and
-    get 100 more each second. A key that turns out to be valid costs nothing.
+    Each source has 100 look-ups, and gets 10 more each second. All sources together have 400, and
+    get 100 more each second. A valid key costs nothing.
     """
 
     def __init__(self) -> None:
-        self._all = _Bucket(*_TOGETHER)
+        self._all = _Bucket(*_TOTAL_BUDGET)
         self._sources: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, source: str, now: float) -> float:
-        """Takes one look-up from the budget.
+        """Take one look-up from the budget.
 
         Args:
-            source: Where the key comes from.
-            now: Seconds of a clock that never goes back.
+            source: The source of the request.
+            now: The time of a monotonic clock, in seconds.
 
         Returns:
-            0, or the seconds until there is one; then nothing was taken.
+            0 if a look-up was taken, or else the seconds until one is available.
         """
-        own = self._sources.setdefault(source, _Bucket(*_EACH))
+        own = self._sources.setdefault(source, _Bucket(*_SOURCE_BUDGET))
         self._sources.move_to_end(source)
-        if len(self._sources) > _SOURCES:
+        if len(self._sources) > _MAX_SOURCES:
             self._sources.popitem(last=False)
         wait = max(own.wait(now), self._all.wait(now))
         if not wait:
@@ -124,14 +130,14 @@ class FailureBudget:
         return wait
 
     def give_back(self, source: str) -> None:
-        """Gives one back: the key was valid."""
+        """Return one look-up, after the key turned out to be valid."""
         for bucket in (self._all, self._sources.get(source)):
             if bucket is not None:
                 bucket.left = min(bucket.size, bucket.left + 1)
 
 
 class _Bucket:
-    """Tokens that come back with time."""
+    """A token bucket: tokens are refilled over time."""
 
     __slots__ = ("at", "each_second", "left", "size")
 
@@ -142,7 +148,7 @@ class _Bucket:
         self.at: float | None = None
 
     def wait(self, now: float) -> float:
-        """Seconds until there is a token; 0 where there is one."""
+        """Return the seconds until a token is available, or 0 if one is."""
         if self.at is not None:
             self.left = min(self.size, self.left + max(0.0, now - self.at) * self.each_second)
         self.at = now
@@ -150,12 +156,12 @@ class _Bucket:
 
 
 class _LivingKeys:
-    """Which keys are valid, as the database said within the last seconds.
+    """A cache of the digests of valid keys.
 
-    It lets nobody in: a key that is here is looked up like any other. But it tells a valid key from
-    a stranger's where the source is over its budget, so strangers behind one address can't keep
-    anybody else out. It is read when a source is over its budget, and again at most each five
-    seconds.
+    It admits nobody: a key in the cache is looked up like any other. When a source is over its
+    budget, the cache distinguishes valid keys from unknown ones, so that a stranger can't lock out
+    others behind the same address. It is only read when a source is over its budget, and at most
+    every five seconds.
     """
 
     def __init__(self, accounts: Pipelit) -> None:
@@ -166,17 +172,18 @@ class _LivingKeys:
         self._reading: asyncio.Task[None] | None = None
 
     async def has(self, token: str) -> bool:
-        """Whether a token is a valid key, that isn't younger than five seconds.
+        """Whether a token is a valid key. A key of the last five seconds may be missing.
 
         Raises:
-            StorageError: The database can't be asked.
+            StorageError: The database can't be read.
         """
         digest = _digest(token)
-        # First, because it forgets what was refused: that may have been too early, or long ago.
+        # Refresh before the answer, because that clears the refused keys too. A refusal may have
+        # been too early, or is out of date.
         if self._is_unknown(token, digest) and self.stale_in() <= 0:
             if self._reading is None:
                 self._reading = asyncio.ensure_future(self._read())
-            # Many wait for one; and when one of them is cancelled, the others still wait.
+            # Many tasks wait for one read. The shield keeps it running if one of them is cancelled.
             await asyncio.shield(self._reading)
         return not self._is_unknown(token, digest)
 
@@ -184,18 +191,19 @@ class _LivingKeys:
         return digest not in self._digests or _whole_digest(token) in self._refused
 
     def stale_in(self) -> float:
-        """Seconds until it is read again, for a key that isn't in it or was refused."""
-        return self._read_at + _FRESH - asyncio.get_running_loop().time()
+        """Return the seconds until the cache may be read again."""
+        return self._read_at + _DIGESTS_TTL - asyncio.get_running_loop().time()
 
     def forget(self, token: str) -> None:
-        """A key that was in it has been refused."""
-        if len(self._refused) < _MOST_KNOWN:
-            # All of it: the right secret under a wrong id says nothing about the right key.
+        """Record that a key in the cache was refused."""
+        if len(self._refused) < _MAX_DIGESTS:
+            # The whole token, because the right secret under a wrong id is another token.
             self._refused.add(_whole_digest(token))
 
     async def _read(self) -> None:
         try:
-            # Before it is asked: a key that is made meanwhile may not be in the answer.
+            # Note the time before the query, because its result may lack keys that are issued
+            # meanwhile.
             read_at = asyncio.get_running_loop().time()
             now = (self._accounts._clock or time.time)()
             self._digests = await aside(_living_digests, self._accounts._database, now)
@@ -215,14 +223,14 @@ def _living_digests(database: Database, now: float) -> frozenset[bytes]:
             or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > now),
         )
         .order_by(ApiKeyRow.last_used_at.is_(None), ApiKeyRow.last_used_at.desc())
-        .limit(_MOST_KNOWN)
+        .limit(_MAX_DIGESTS)
     )
     with database.reading() as connection:
         return frozenset(bytes.fromhex(each)[:16] for each in connection.scalars(query))
 
 
 def _digest(token: str) -> bytes:
-    # Of the secret part, as it is stored. The half of it is enough to tell keys apart.
+    # Of the secret part, as it is stored. Half of the digest is enough to distinguish keys.
     return hashlib.sha256(token.split("_", 2)[-1].encode()).digest()[:16]
 
 
@@ -230,11 +238,11 @@ def _whole_digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()[:16]
 
 
-class _Door:
-    """Decides about one request after the other, on the event loop.
+class _Authenticator:
+    """Authenticate requests on the event loop.
 
     Args:
-        accounts: Whose keys are valid.
+        accounts: The Pipelit whose API keys are accepted.
     """
 
     def __init__(self, accounts: Pipelit) -> None:
@@ -246,15 +254,15 @@ class _Door:
         self._warned_at = -math.inf
 
     async def user_of(self, token: str, source: str) -> Any:
-        """The account that a key belongs to.
+        """Return the account that a key belongs to.
 
         Raises:
-            HTTPException: It isn't valid, or wasn't looked up.
+            HTTPException: The key isn't valid, or wasn't looked up.
         """
         wait = self._budget.take(source, asyncio.get_running_loop().time())
         try:
             if wait and not (token and await self._living.has(token)):
-                raise await self._unseen_refusal(source, wait)
+                raise await self._refuse_without_lookup(source, wait)
             user = await self._accounts.users.aauthenticate(token)
         except AuthenticationError:
             if wait:
@@ -268,19 +276,19 @@ class _Door:
         await self._delay.wait(source)
         raise Auth.exceptions.HTTPException(status_code=401, detail=REFUSAL)
 
-    async def _unseen_refusal(self, source: str, wait: float) -> Exception:
+    async def _refuse_without_lookup(self, source: str, wait: float) -> Exception:
         self._accounts.users.refusals.count("not looked up")
         self._unseen += 1
         now = asyncio.get_running_loop().time()
-        if now - self._warned_at >= _WARN_EVERY:
+        if now - self._warned_at >= _WARNING_INTERVAL:
             _LOG.warning(
-                "%d API keys were refused without a look at them, because too many of one source "
-                "were wrong; the last came from %s",
+                "%d API keys were refused without a look-up, because their source had sent too "
+                "many invalid ones; the last came from %s",
                 self._unseen,
                 source or "an unknown address",
             )
             self._unseen, self._warned_at = 0, now
-        # Then the valid keys are read again, and this one with them if it is one.
+        # After that time the cache is read again, and then contains this key if it is valid.
         fresh_in = self._living.stale_in()
         seconds = math.ceil(max(1.0, fresh_in if fresh_in > 0 else wait))
         await self._delay.wait(source)
@@ -288,28 +296,28 @@ class _Door:
 
 
 def make_auth(pipelit: Pipelit | None = None, *, owner_filter: bool = True) -> Auth:
-    """Makes the authentication of a LangGraph Server.
+    """Create the authentication of a LangGraph Server.
 
-    The user of a request is the account that its API key belongs to; a node finds its name in
-    ``runtime.server_info.user.identity``. Handlers that are added with ``@auth.on…`` go before the
-    owner filter, for what they name.
+    The user of a request is the account that its API key belongs to. A node finds the account's
+    name in ``runtime.server_info.user.identity``. Handlers that you add with ``@auth.on…`` take
+    precedence over the owner filter for the resources that they name.
 
     Args:
-        pipelit: Whose accounts; by default those of the environment.
-        owner_filter: Whether threads, runs, assistants, crons and store items are for the account
-            that made them alone.
+        pipelit: The accounts; by default those of the environment's settings.
+        owner_filter: Whether only the account that created them can access threads, runs,
+            assistants, crons and store items.
 
     Returns:
-        What ``langgraph.json`` names as ``auth.path``.
+        The object to name as ``auth.path`` in ``langgraph.json``.
     """
     accounts = pipelit or Pipelit.from_env()
-    door = _Door(accounts)
+    authenticator = _Authenticator(accounts)
     made = Auth()
 
     @made.authenticate
     async def authenticate(scope: dict[str, Any]) -> Auth.types.MinimalUserDict:
         source = _source(scope.get("client"))
-        user = await door.user_of(_token(scope.get("headers", ())), source)
+        user = await authenticator.user_of(_token(scope.get("headers", ())), source)
         return {
             "identity": user.username,
             "display_name": user.username,
@@ -318,16 +326,16 @@ def make_auth(pipelit: Pipelit | None = None, *, owner_filter: bool = True) -> A
         }
 
     if owner_filter:
-        made.on(_only_ones_own)
+        made.on(_own_resources_only)
     return made
 
 
-async def _only_ones_own(
+async def _own_resources_only(
     ctx: Auth.types.AuthContext, value: dict[str, Any]
 ) -> Auth.types.HandlerResult:
     identity = ctx.user.identity
     if ctx.resource == "store":
-        # A store takes no label with a dot, nor "langgraph" for the first.
+        # A namespace label can't contain a dot, and the first one can't be "langgraph".
         own_label = f"user:{identity.replace('.', ':')}"
         namespace = tuple(value.get("namespace") or ())
         if namespace[:1] != (own_label,):
@@ -341,7 +349,7 @@ async def _only_ones_own(
         if not isinstance(metadata, dict):
             metadata = value["metadata"] = {}
         metadata["owner"] = identity
-        # It marks the assistants that the server makes of its own graphs.
+        # The server marks its own assistants with it, so callers must not set it.
         metadata.pop("created_by", None)
     own: Any = {"owner": identity}
     if ctx.resource == "assistants" and ctx.action in ("read", "search"):
@@ -350,17 +358,17 @@ async def _only_ones_own(
 
 
 def _token(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    given = [value for name, value in headers if name.lower() == b"authorization"]
-    if len(given) != 1 or len(given[0]) > _LONGEST_HEADER or not given[0].isascii():
+    values = [value for name, value in headers if name.lower() == b"authorization"]
+    if len(values) != 1 or len(values[0]) > _MAX_HEADER_LENGTH or not values[0].isascii():
         return ""
-    scheme, _, token = given[0].decode("ascii").partition(" ")
+    scheme, _, token = values[0].decode("ascii").partition(" ")
     return token if scheme.lower() == "bearer" else ""
 
 
 def _source(client: Any) -> str:
-    """What counts as one source: an IPv4 address, or a network of IPv6 as one customer has it.
+    """Return the source of a request: an IPv4 address, or an IPv6 network of one customer (/64).
 
-    All that has no address, such as a Unix socket, is one source.
+    All clients without an address, such as those of a Unix socket, are one source.
     """
     try:
         address = ipaddress.ip_address(str(client[0]).partition("%")[0])
@@ -375,13 +383,13 @@ def _source(client: Any) -> str:
 
 
 def _unavailable(error: Exception) -> Exception:
-    _LOG.error("API keys can't be checked: %s", error)
-    return _http_error(503, "API keys can't be checked now: the server's log says why")
+    _LOG.error("API keys can't be verified: %s", error)
+    return _http_error(503, "API keys can't be verified now: see the server's log")
 
 
 def _http_error(status: int, detail: str, headers: dict[str, str] | None = None) -> Exception:
-    # What only the server has; its own handler makes a response of it and logs no frame. Of the
-    # SDK's own exceptions it takes 401 and 403 alone.
+    # Imported here, because only the server has Starlette. Its handler turns the exception into a
+    # response and logs no traceback. Of the SDK's exceptions it handles only 401 and 403.
     from starlette.exceptions import HTTPException
 
     return HTTPException(status, detail, headers)

@@ -1,7 +1,7 @@
-"""Settings: from the environment, from ``.env`` in the working directory, or from files.
+"""Settings from the environment, from ``.env`` in the working directory, or from files.
 
-Each secret setting has a twin that ends in ``_FILE`` and names a file with the value, as Docker's
-and Kubernetes' secrets are mounted.
+For each setting, another one with the suffix ``_FILE`` can name a file with the value, such as a
+mounted secret of Docker or Kubernetes.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ __all__ = ["Settings", "add_key", "ensure_key"]
 
 KEY_FILE_SETTING: Final = f"{KEY_SETTING}_FILE"
 DEFAULT_DATABASE_URL: Final = "sqlite:///.pipelit/agents.db"
-# What renaming onto a file says that is a mount of its own.
-_MOUNTED: Final = frozenset({errno.EBUSY, errno.EXDEV})
+# The errors of renaming a file onto a mounted file.
+_MOUNT_ERRORS: Final = frozenset({errno.EBUSY, errno.EXDEV})
 _COMMENT: Final = re.compile(r"[ \t]+#[^\r\n]*")
 
 
 class Settings(BaseSettings):
-    """What an operator sets. The environment wins over ``.env``.
+    """The operator's settings. The environment takes precedence over ``.env``.
 
-    Each setting can be given as a file: ``FIELD_ENCRYPTION_KEY_FILE``,
-    ``PIPELIT_DATABASE_URL_FILE`` and ``PIPELIT_REDIS_URL_FILE`` name one that holds the value.
-    White space around a value is left out. No other variable is read: ``DATABASE_URL`` and
-    ``REDIS_URL`` are usually the host application's.
+    Each setting can be in a file: ``FIELD_ENCRYPTION_KEY_FILE``, ``PIPELIT_DATABASE_URL_FILE`` and
+    ``PIPELIT_REDIS_URL_FILE`` name a file with the value. White space around a value is ignored. No
+    other variables are read, because ``DATABASE_URL`` and ``REDIS_URL`` usually belong to the host
+    application.
 
     Attributes:
         field_encryption_key: ``FIELD_ENCRYPTION_KEY``, Fernet keys, newest first, separated by
-            commas or by white space.
+            commas or white space.
         database_url: ``PIPELIT_DATABASE_URL``, an SQLAlchemy URL.
-        redis_url: ``PIPELIT_REDIS_URL``, where the ledger is kept in Redis; empty for SQL.
+        redis_url: ``PIPELIT_REDIS_URL``, the Redis of the ledger; empty for a ledger in SQL.
     """
 
-    # By alias only: where fields are also populated by name, pydantic-settings takes their names
-    # for variables too, and so would read the host application's DATABASE_URL.
+    # By alias only. If fields were also populated by name, pydantic-settings would read variables
+    # with the fields' names, such as the host application's DATABASE_URL.
     model_config = SettingsConfigDict(env_file=".env", extra="ignore")
 
     field_encryption_key: SecretStr = Field(SecretStr(""), alias="FIELD_ENCRYPTION_KEY")
@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _strip(cls, value: Any) -> Any:
-        # Secrets that were made by `echo … | base64` end in a newline.
+        # Secrets that were created with `echo … | base64` end with a newline.
         return value.strip() if isinstance(value, str) else value
 
     @classmethod
@@ -89,22 +89,22 @@ class Settings(BaseSettings):
         """Read the environment, the env file, and the files that they name.
 
         Raises:
-            ConfigurationError: A file is there and can't be read, or a file that is named isn't
-                there or is empty, or a setting is given both as a value and as a file.
+            ConfigurationError: An existing file can't be read, a named file doesn't exist or is
+                empty, or a setting is set both as a value and as a file.
         """
         try:
             return cls(_env_file=env_file)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(
-                f"{env_file} is there and can't be read ({error}): change its permissions or its "
-                "text (UTF-8), or set the settings in the environment from another folder"
+                f"{env_file} exists but can't be read ({error}): change its permissions or its "
+                "encoding (UTF-8), or start in another folder with the settings in the environment"
             ) from None
 
     def keyring(self) -> Keyring:
-        """The keyring of ``FIELD_ENCRYPTION_KEY``.
+        """Return the keyring of ``FIELD_ENCRYPTION_KEY``.
 
         Raises:
-            ConfigurationError: It isn't set, or isn't a key.
+            ConfigurationError: The setting isn't set, or isn't a key.
         """
         if os.environ.get(KEY_SETTING) == "" and not os.environ.get(KEY_FILE_SETTING):
             raise _hidden(Path(".env"))
@@ -112,12 +112,12 @@ class Settings(BaseSettings):
 
     @property
     def has_key(self) -> bool:
-        """Whether there is anything in ``FIELD_ENCRYPTION_KEY``."""
+        """Whether ``FIELD_ENCRYPTION_KEY`` isn't empty."""
         return bool(self.field_encryption_key.get_secret_value().strip())
 
 
 class _Files(PydanticBaseSettingsSource):
-    """The settings whose files are named where another source looks.
+    """Read the settings whose files are named in another source.
 
     Args:
         settings_cls: The settings.
@@ -126,25 +126,25 @@ class _Files(PydanticBaseSettingsSource):
 
     def __init__(self, settings_cls: type[BaseSettings], source: EnvSettingsSource) -> None:
         super().__init__(settings_cls)
-        # By name in lower case, as pydantic-settings keeps them.
+        # The names are in lower case, as pydantic-settings stores them.
         self._named: Mapping[str, str | None] = source.env_vars
-        # A line of .env is passed over where the environment has the setting in either form.
+        # A line of .env is ignored if the environment has the setting in either form.
         self._below = isinstance(source, DotEnvSettingsSource)
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Read the file that the setting's twin names, if it names one."""
+        """Read the file that the ``_FILE`` setting names, if it is set."""
         setting = str(field.alias)
         path = (self._named.get(f"{setting}_FILE".lower()) or "").strip()
         if not path or (self._below and os.environ.get(setting)):
             return None, setting, False
         if (self._named.get(setting.lower()) or "").strip():
             raise ConfigurationError(
-                f"{setting} and {setting}_FILE are both set, and only one can be meant: unset one"
+                f"{setting} and {setting}_FILE are both set, but only one can be used: unset one"
             )
         return _content(f"{setting}_FILE", Path(path)), setting, False
 
     def __call__(self) -> dict[str, Any]:
-        """Return the values that stand in files."""
+        """Return the values from files."""
         found = {}
         for name, field in self.settings_cls.model_fields.items():
             value, key, _ = self.get_field_value(field, name)
@@ -157,10 +157,10 @@ def _content(setting: str, path: Path) -> str:
     try:
         value = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        why = error.strerror if isinstance(error, OSError) else "it isn't UTF-8 text"
         raise ConfigurationError(
-            f"{setting} names {path}, which can't be read ({why}): mount the secret there, or let "
-            "the account that runs this read it"
+            f"{setting} names {path}, which can't be read ({why}): mount the secret there, or make "
+            "it readable by the account that runs this"
         ) from None
     if not value:
         raise ConfigurationError(f"{setting} names {path}, which is empty: put the value into it")
@@ -168,17 +168,17 @@ def _content(setting: str, path: Path) -> str:
 
 
 def ensure_key(env_file: Path) -> Path | None:
-    """Makes a fresh ``FIELD_ENCRYPTION_KEY`` in an env file, unless one is set anywhere.
+    """Generate a ``FIELD_ENCRYPTION_KEY`` in an env file, unless one is already set.
 
-    What else stands in the file stays. The file is made readable by its owner only. A key that is
-    set is never replaced: what is sealed under it would be lost. Of several calls at once, one
-    makes the key.
+    The rest of the file is kept, and only its owner can read it afterwards. An existing key is
+    never replaced, because the data that is encrypted with it would be lost. Of several concurrent
+    calls, only one generates a key.
 
     Returns:
-        The file, if a key was made; None if there was one.
+        The file if a key was generated; None if there was one.
 
     Raises:
-        ConfigurationError: The file can't be read or written, or the key that is set is none.
+        ConfigurationError: The file can't be read or written, or the existing key isn't valid.
     """
     settings = Settings.read(env_file)
     if settings.has_key:
@@ -193,7 +193,7 @@ def ensure_key(env_file: Path) -> Path | None:
         with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
             env_file.chmod(0o600)
             _lock(descriptor)
-            # Somebody may have been quicker: under the lock it is read again.
+            # Read again under the lock, because another process may have generated a key.
             if Settings.read(env_file).has_key:
                 return None
             before = file.read()
@@ -208,30 +208,30 @@ def ensure_key(env_file: Path) -> Path | None:
 
 def _hidden(env_file: Path) -> ConfigurationError:
     return ConfigurationError(
-        f"{KEY_SETTING} is set to nothing in the environment, which hides the one in "
+        f"{KEY_SETTING} is set to an empty string in the environment, which hides the key in "
         f"{env_file}: unset it"
     )
 
 
 def add_key(env_file: Path) -> Path:
-    """Put a fresh key before those of ``FIELD_ENCRYPTION_KEY`` in an env file.
+    """Put a new key before the keys of ``FIELD_ENCRYPTION_KEY`` in an env file.
 
-    Everything else in the file stays as it is, and so do its owner and who may read it. A symbolic
-    link is followed, and the file that it names is changed. The new content is written beside the
-    file first, so that no key is lost if the process is killed. A file that is a mount of its own
-    can't be replaced; it is written in place.
+    The rest of the file, its owner and its permissions are kept. If the file is a symbolic link,
+    its target is changed. The new content is first written to another file beside it, so that no
+    key is lost if the process is killed. A mounted file can't be replaced, so it is written in
+    place.
 
     Returns:
         The file that was changed.
 
     Raises:
-        ConfigurationError: The file has no key to put it before, the key is set elsewhere, or the
-            file can't be read or written.
+        ConfigurationError: The file has no key, the key is set elsewhere, or the file can't be read
+            or written.
     """
     if outside := _is_outside(env_file):
         raise ConfigurationError(
-            f"{outside}, so {env_file} isn't where the key is: put the key of `pipelit-agents keys "
-            "generate` before it there"
+            f"{outside}, so the key isn't in {env_file}: put a key from `pipelit-agents keys "
+            "generate` before the existing one there"
         )
     try:
         target = env_file.resolve(strict=True)
@@ -243,14 +243,14 @@ def add_key(env_file: Path) -> Path:
             _replace(target, file, changed)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{env_file} can't be written ({error}): put the key of `pipelit-agents keys generate` "
-            f"before the one that is there, with a comma, where {KEY_SETTING} is set"
+            f"{env_file} can't be written ({error}): put a key from `pipelit-agents keys generate` "
+            f"and a comma before the existing one, where {KEY_SETTING} is set"
         ) from None
     return target
 
 
 def _is_outside(env_file: Path) -> str:
-    """Where the key is set, if it isn't in the env file; for a message."""
+    """Return where the key is set if it isn't in the env file, for a message, or ``""``."""
     for name in (KEY_SETTING, KEY_FILE_SETTING):
         if name in os.environ:
             return f"{name} is set in the environment"
@@ -263,15 +263,15 @@ def _is_outside(env_file: Path) -> str:
 
 
 def _with_fresh_key(env_file: Path, whole: str) -> str:
-    # python-dotenv reads the file for pydantic-settings; no other function of its tells where in
-    # the text a value begins and ends, and its documentation doesn't name this one.
+    # pydantic-settings reads the file with python-dotenv. This undocumented function is its only
+    # one that returns the positions of values in the text.
     bindings = list(parse_stream(io.StringIO(whole)))
     found = [each for each in bindings if each.key == KEY_SETTING]
     settings = Settings.read(env_file)
     if len(found) != 1 or not settings.has_key:
         raise ConfigurationError(
-            f"{env_file} doesn't set {KEY_SETTING} just once: make a key with pipelit-agents init, "
-            "or put one before the other by hand"
+            f"{env_file} doesn't set {KEY_SETTING} exactly once: generate a key with "
+            "pipelit-agents init, or put the new key before the old one by hand"
         )
     settings.keyring()
     old = re.split(r"[,\s]+", settings.field_encryption_key.get_secret_value().strip())
@@ -306,11 +306,11 @@ def _replace(target: Path, file: Any, content: str) -> None:
     try:
         beside.replace(target)
     except OSError as error:
-        if error.errno not in _MOUNTED:
+        if error.errno not in _MOUNT_ERRORS:
             beside.unlink()
             raise
-        # Longer than before, so that nothing is cut off if it ends in the middle; and all of it
-        # stays beside the file until this is done.
+        # Write in place. The new content is longer, so no old line is lost if this is interrupted,
+        # and the complete content stays in the other file until this is done.
         file.seek(0)
         file.write(content)
         file.truncate()
@@ -322,7 +322,7 @@ def _replace(target: Path, file: Any, content: str) -> None:
 def _lock(descriptor: int) -> None:
     try:
         import fcntl
-    except ModuleNotFoundError:  # Windows, where two of these at once are for the user to avoid
+    except ModuleNotFoundError:  # On Windows, the user has to avoid concurrent calls.
         return
-    # It ends with the descriptor.
+    # Closing the descriptor releases the lock.
     fcntl.flock(descriptor, fcntl.LOCK_EX)

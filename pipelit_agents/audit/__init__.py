@@ -1,3 +1,3 @@
-"""The audit trail: its records, their numbers, and the seals over them."""
+"""The audit trail: its entries, their numbers, and the seals over them."""
 
 from __future__ import annotations

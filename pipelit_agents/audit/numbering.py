@@ -1,9 +1,9 @@
 """How the entries of the audit trail are numbered, and which numbers may still get an entry.
 
 SQLite gives each entry the next number, so there are no gaps. PostgreSQL takes the number from a
-sequence before the entry is committed: a transaction that rolls back leaves a gap for good, and one
-that is still open leaves a gap that it may fill later. A seal never waits for such a transaction.
-It records the gap and the transactions that may fill it. A later seal covers the entries that came.
+sequence before the entry is committed. A transaction that rolls back leaves a permanent gap. An
+open transaction leaves a gap that it may fill later. A seal never waits for such a transaction. It
+records the gap and the transactions that may fill it, and a later seal covers the late entries.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = [
     "open_transactions",
 ]
 
-# Less than 2**40 ahead of the last sealed entry. A row that somebody plants at a higher number (at
-# 2**63 - 1, SQLite would choose random numbers from then on) doesn't move the numbering. The bounds
-# are for a planted seal.
+# Less than 2**40 ahead of the last sealed entry, so that a row that was planted at a higher number
+# doesn't affect the numbering. (After 2**63 - 1, SQLite would choose random numbers.) The bounds
+# limit the effect of a planted seal.
 _HIGHEST_IN_SQLITE: Final = (
     "(max(0, min(2305843009213693952, coalesce((SELECT last_id FROM pipelit_audit_seals "
     "ORDER BY number DESC LIMIT 1), 0))) + 1099511627775)"
 )
-# Without the privilege to read the sequence nothing is known of it.
+# The last number is NULL without the privilege to read the sequence.
 _SEQUENCE: Final = text(
     "SELECT CASE WHEN has_sequence_privilege(q.name, 'USAGE, SELECT') "
     "THEN coalesce(pg_sequence_last_value(q.name), 0) END AS last, s.seqcache AS cache "
@@ -44,7 +44,7 @@ _SEQUENCE: Final = text(
 )
 _UNKNOWN: Final = 2**62
 # An INSERT takes this lock before it draws a number, and holds it until its transaction ends. The
-# view shows who holds it, and nobody waits for whoever reads the view.
+# view pg_locks shows the holders, and reading it blocks no transaction.
 _OPEN: Final = text(
     "SELECT DISTINCT virtualtransaction, pid FROM pg_locks WHERE locktype = 'relation' AND granted "
     "AND relation = 'pipelit_audit'::regclass AND mode = 'RowExclusiveLock' "
@@ -53,45 +53,45 @@ _OPEN: Final = text(
 
 
 def highest_number_in_sqlite() -> str:
-    """Return SQL for the highest number that SQLite's next entry may go on from."""
+    """Return SQL for the highest number that SQLite's next entry may follow."""
     return _HIGHEST_IN_SQLITE
 
 
 def highest_number(connection: Connection) -> int:
-    """Return the highest number that an entry can have by now.
+    """Return the highest number that an entry can have at present.
 
     Args:
-        connection: In a transaction whose snapshot was taken before.
+        connection: A connection in a transaction that already has its snapshot.
 
     Raises:
-        ConfigurationError: PostgreSQL gives the numbers out of order, because somebody changed the
-            sequence.
+        ConfigurationError: PostgreSQL assigns numbers out of order, because the sequence was
+            changed.
     """
     if connection.dialect.name == "sqlite":
         return int(connection.scalar(text(f"SELECT {_HIGHEST_IN_SQLITE}")))
     sequence = connection.execute(_SEQUENCE).one()
     if sequence.cache not in (None, 1):
         raise ConfigurationError(
-            f"the sequence of pipelit_audit.id has CACHE {sequence.cache}, so that entries can't "
-            "be sealed in order: ALTER SEQUENCE pipelit_audit_id_seq CACHE 1, and start all "
-            "processes again"
+            f"the sequence of pipelit_audit.id has CACHE {sequence.cache}, so entries can't be "
+            "sealed in order: run ALTER SEQUENCE pipelit_audit_id_seq CACHE 1, and restart all "
+            "processes"
         )
     return _UNKNOWN if sequence.last is None else int(sequence.last)
 
 
 class OpenTransactions(NamedTuple):
-    """Transactions that have written entries, or may have, and haven't ended.
+    """Open transactions that have written entries, or may have.
 
     Attributes:
-        every: Their names, as ``pg_locks`` gives them.
-        prepared: Those that wait for ``COMMIT PREPARED``. One may have had another name before.
+        every: Their names in ``pg_locks``.
+        prepared: The ones that wait for ``COMMIT PREPARED``. They may have had another name before.
     """
 
     every: tuple[str, ...] = ()
     prepared: tuple[str, ...] = ()
 
     def of(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return what is left of earlier ones, by their names of now."""
+        """Return which earlier transactions are still open, by their current names."""
         left = set(names) & set(self.every)
         if len(left) < len(names):
             left.update(self.prepared)
@@ -99,9 +99,9 @@ class OpenTransactions(NamedTuple):
 
 
 def open_transactions(connection: Connection) -> OpenTransactions:
-    """Return the transactions whose entries may not be seen yet."""
+    """Return the transactions whose entries may not be visible yet."""
     if connection.dialect.name == "sqlite":
-        # There is one writer, and its numbers are seen when it has ended.
+        # SQLite has one writer at a time, which commits before the next one draws a number.
         return OpenTransactions()
     found = connection.execute(_OPEN).all()
     return OpenTransactions(
@@ -111,10 +111,10 @@ def open_transactions(connection: Connection) -> OpenTransactions:
 
 
 class Ranges:
-    """Whole numbers, as ranges from a lowest to a highest one.
+    """A set of whole numbers, stored as ranges.
 
     Args:
-        pairs: Lowest and highest; in any order, and they may overlap.
+        pairs: The lowest and highest number of each range, in any order. Ranges may overlap.
     """
 
     def __init__(self, pairs: Iterable[tuple[int, int]] = ()) -> None:
@@ -128,7 +128,7 @@ class Ranges:
 
     @classmethod
     def of(cls, numbers: Iterable[int]) -> Ranges:
-        """Make them of single numbers."""
+        """Create ranges from single numbers."""
         return cls((number, number) for number in numbers)
 
     def __eq__(self, other: object) -> bool:
@@ -148,7 +148,7 @@ class Ranges:
         return len(self.pairs)
 
     def without(self, numbers: Iterable[int]) -> Ranges:
-        """Return those that are in these ranges and aren't any of the numbers."""
+        """Return these ranges without some numbers."""
         left: list[tuple[int, int]] = []
         taken = sorted(set(numbers))
         for low, high in self.pairs:
@@ -172,10 +172,10 @@ class OpenGap:
 
 @dataclass(frozen=True)
 class Gaps:
-    """What a seal says about gaps.
+    """What a seal records about gaps.
 
     Attributes:
-        late: Numbers at or below those of earlier seals, whose entries this seal covers.
+        late: Numbers in the range of earlier seals whose entries this seal covers.
         open: Gaps that may still be filled.
     """
 
@@ -188,7 +188,7 @@ class Gaps:
         return Ranges(pair for gap in self.open for pair in gap.numbers)
 
     def to_json(self) -> str:
-        """Return it as it is stored; an empty string where there is no gap."""
+        """Return the stored form; an empty string if there is no gap."""
         if not self.late and not self.open:
             return ""
         opened = [{"ids": gap.numbers.pairs, "by": gap.by} for gap in self.open]
@@ -196,10 +196,10 @@ class Gaps:
 
     @classmethod
     def from_json(cls, stored: str) -> Gaps:
-        """Read what :meth:`to_json` wrote.
+        """Parse the result of :meth:`to_json`.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: The text has another form.
         """
         if not stored:
             return cls()
@@ -209,7 +209,7 @@ class Gaps:
             gaps = cls(_ranges(fields["late"]), tuple(opened))
         except (KeyError, TypeError, ValueError, RecursionError):
             gaps = cls()
-        # It has one form only.
+        # Accept only the one form that to_json writes.
         if gaps.to_json() != stored:
             raise ValueError("these aren't the gaps of a seal")
         return gaps
@@ -217,5 +217,5 @@ class Gaps:
 
 def _ranges(pairs: Any) -> Ranges:
     if not all(type(each) is int for pair in pairs for each in pair):
-        raise ValueError("a range has two whole numbers")
+        raise ValueError("a range needs two whole numbers")
     return Ranges((low, high) for low, high in pairs)

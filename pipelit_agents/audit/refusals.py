@@ -1,4 +1,4 @@
-"""Refusals of API keys in the audit: the first ones each, and of a flood how many there were."""
+"""Record refused API keys in the audit: the first ones individually, and floods as counts."""
 
 from __future__ import annotations
 
@@ -19,34 +19,36 @@ from pipelit_agents.errors import PipelitError
 __all__ = ["Refusals"]
 
 _LOG: Final = logging.getLogger(__name__)
-_FIRST: Final = 20
-_EVERY: Final = 60.0
-_KINDS: Final = 1000
-_NOWHERE: Final = RunContext("", "", "")
+# Refusals of one kind that are written individually.
+_BURST: Final = 20
+# Seconds until one more is, and until the count of the others is written.
+_INTERVAL: Final = 60.0
+_MAX_KINDS: Final = 1000
+_NO_CONTEXT: Final = RunContext("", "", "")
 
 
 class _Kind:
-    """Refusals of one account, or of nobody, for one reason."""
+    """Refusals of one account, or of no account, for one reason."""
 
     __slots__ = ("allowed", "at", "counted")
 
     def __init__(self, at: float) -> None:
-        self.allowed = float(_FIRST)
+        self.allowed = float(_BURST)
         self.at = at
         self.counted = 0
 
 
 class Refusals:
-    """Writes refusals to the audit, and counts those of a flood.
+    """Write refusals to the audit, and count them during a flood.
 
-    Of each kind, the account and the reason, twenty are written one by one, and then one more each
-    minute. The others are counted in memory. A minute after the first of them one entry says how
-    many there were, and so does :meth:`flush`. A process that is killed loses at most the count of
+    Of each kind (account and reason), twenty refusals are written individually, and then one more
+    each minute. The others are counted in memory. A minute after the first of these, one entry
+    records their number; :meth:`flush` writes it too. A killed process loses at most the count of
     its last minute.
 
     Args:
-        database: Where the audit is.
-        clock: Unix seconds.
+        database: The database of the audit.
+        clock: Returns Unix seconds.
     """
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
@@ -57,20 +59,20 @@ class Refusals:
         _ALIVE.add(self)
 
     def reset_after_fork(self) -> None:
-        """Forget what was counted; in a forked child the parent writes it."""
+        """Reset the counts in a forked child. The parent writes them."""
         self._lock = Lock()
         self._kinds: OrderedDict[tuple[str, str], _Kind] = OrderedDict()
         self._timer: Timer | None = None
 
     def note(self, who: str, reason: str) -> None:
-        """Write a refusal, or count it where there were many of its kind.
+        """Write a refusal, or count it if there were many of its kind.
 
         Args:
-            who: The account whose key it was, or an empty string.
-            reason: Why it was refused.
+            who: The key's account, or an empty string.
+            reason: Why the key was refused.
 
         Raises:
-            StorageError: It can't be written.
+            StorageError: The refusal can't be written.
         """
         now = self._clock()
         with self._lock:
@@ -90,15 +92,15 @@ class Refusals:
             raise
 
     def count(self, reason: str) -> None:
-        """Count a refusal of nobody's that was decided without the database; it writes nothing."""
+        """Count a refusal of an unknown key, without using the database."""
         with self._lock:
             self._add(self._kind("", reason, self._clock()), 1)
 
     def flush(self) -> None:
-        """Write how many were counted.
+        """Write the counts.
 
         Raises:
-            StorageError: It can't be written; what was counted is kept.
+            StorageError: The counts can't be written. They are kept in memory.
         """
         with self._lock:
             timer, self._timer = self._timer, None
@@ -120,37 +122,37 @@ class Refusals:
             raise
 
     def try_to_flush(self) -> None:
-        """As :meth:`flush`, for those who can't do anything about a failure but log it."""
+        """Call :meth:`flush`, and log an error instead of raising it."""
         try:
             self.flush()
         except PipelitError as error:
-            _LOG.warning("refused API keys were counted and can't be written: %s", error)
+            _LOG.warning("the count of refused API keys can't be written: %s", error)
 
     def _kind(self, who: str, reason: str, now: float) -> _Kind:
-        # Under the lock.
+        # The caller holds the lock.
         kind = self._kinds.setdefault((who, reason), _Kind(now))
         self._kinds.move_to_end((who, reason))
-        if len(self._kinds) > _KINDS:
-            # Only who has keys of a thousand accounts comes here.
+        if len(self._kinds) > _MAX_KINDS:
+            # Only a caller with keys of a thousand accounts can cause this.
             _, oldest = self._kinds.popitem(last=False)
             self._kinds.setdefault(
                 ("", "of several accounts"), _Kind(now)
             ).counted += oldest.counted
-        kind.allowed = min(_FIRST, kind.allowed + max(0.0, now - kind.at) / _EVERY)
+        kind.allowed = min(_BURST, kind.allowed + max(0.0, now - kind.at) / _INTERVAL)
         kind.at = now
         return kind
 
     def _add(self, kind: _Kind, number: int) -> None:
-        # Under the lock.
+        # The caller holds the lock.
         kind.counted += number
         if kind.counted and self._timer is None:
-            self._timer = Timer(_EVERY, self.try_to_flush)
-            # The process doesn't wait for it: when it ends, what was counted is written anyway.
+            self._timer = Timer(_INTERVAL, self.try_to_flush)
+            # The process needn't wait for the timer, because the exit handler writes the counts.
             self._timer.daemon = True
             self._timer.start()
 
     def _summary(self, who: str, reason: str, counted: int, now: float) -> dict[str, Any]:
-        return self._row(who, f"{reason}: and {counted} more", now, _NOWHERE)
+        return self._row(who, f"{reason}: and {counted} more", now, _NO_CONTEXT)
 
     def _row(
         self, who: str, reason: str, now: float, context: RunContext | None = None

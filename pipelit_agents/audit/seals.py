@@ -1,13 +1,13 @@
-"""The seals of the audit trail: a chain of hashes, each under a key that the database hasn't.
+"""The seals of the audit trail: a hash chain with tags under a key that isn't in the database.
 
-Entries are sealed in batches, by one at a time and never inside what they record. Each seal's
-digest covers its entries and the seal before it; its tag is an HMAC under a key derived from
-``FIELD_ENCRYPTION_KEY``. So who can write to the tables and hasn't the key can't change, remove,
-insert or reorder what stands under a seal that is there. Deleting the newest seals, and what stood
-under them, shows against heads that were kept elsewhere, and against nothing else: what is then
-written in their place is sealed like any other entry.
+Entries are sealed in batches, one batch at a time, and outside the transactions that write them.
+Each seal's digest covers its entries and the seal before it. Its tag is an HMAC under a key that is
+derived from ``FIELD_ENCRYPTION_KEY``. Without that key, anyone who can write to the tables can't
+change, remove, insert or reorder sealed entries undetected. Deletion of the newest seals with their
+entries can only be detected if you keep a copy of the chain head elsewhere. Entries that are
+written afterwards are sealed as usual.
 
-No transaction waits for the sealer, and the sealer waits for none; see
+No transaction waits for the sealer, and the sealer waits for no transaction; see
 :mod:`pipelit_agents.audit.numbering`.
 """
 
@@ -40,12 +40,13 @@ _START: Final = "0" * 64
 _LABEL: Final = AUDIT_SEAL
 _PRUNED: Final = AUDIT_PRUNED
 _PAGE: Final = 1000
-# As many gaps may wait for open transactions. With more, nothing behind the next gap is sealed.
-_MOST_GAPS: Final = 1000
-# Of what is alike, so many are named.
-_NAMED: Final = 3
-# As far apart as clocks are in good order, seconds.
-_APART: Final = 60.0
+# The maximum number of gaps that wait for open transactions. At the limit, sealing stops before the
+# next gap.
+_MAX_GAPS: Final = 1000
+# The maximum number of similar entries to name in a message.
+_MAX_LISTED: Final = 3
+# The tolerated difference between clocks, in seconds.
+_CLOCK_TOLERANCE: Final = 60.0
 _COLUMNS: Final = (
     "id", "at", "actor", "subject", "action", "outcome", "reason", "run", "node", "thread",
 )  # fmt: skip
@@ -53,13 +54,13 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AuditHead:
-    """The newest seal, to be kept where the database's writers can't reach.
+    """The chain head: the newest seal. Store it where the database's users can't write.
 
     Attributes:
-        number: Of the seal, from 1; 0 where nothing is sealed.
-        last_id: The last entry that it covers.
-        digest: 64 hexadecimal digits, over all that came up to here.
-        at: When it was sealed, ISO 8601 in UTC.
+        number: The seal's number, from 1; 0 if nothing is sealed.
+        last_id: The last entry that the seal covers.
+        digest: 64 hexadecimal digits, over all entries up to this one.
+        at: The time of sealing, ISO 8601 in UTC.
     """
 
     number: int
@@ -68,15 +69,15 @@ class AuditHead:
     at: str
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return the head as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> AuditHead:
-        """Reads what :meth:`to_json` wrote.
+        """Parse the result of :meth:`to_json`.
 
         Raises:
-            ConfigurationError: It is something else.
+            ConfigurationError: The line has another form.
         """
         try:
             fields = json.loads(line)
@@ -86,27 +87,27 @@ class AuditHead:
             types = ()
         if types != (int, int, str, str):
             raise ConfigurationError(
-                "the head can't be read: it has to be a line that `audit head` printed"
+                "the head can't be read: it must be a line that `audit head` printed"
             )
         return head
 
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What a check of the trail found.
+    """The result of verifying the trail.
 
-    Each entry that is in the database is counted once: ``sealed``, ``unsealed``, ``doubtful`` or
+    Each entry in the database is counted once: as ``sealed``, ``unsealed``, ``doubtful`` or
     ``outside``.
 
     Attributes:
-        sealed: How many entries are under seals that are right.
-        unsealed: How many came since, and are protected by nothing yet.
-        pruned: How many were deleted by who has the key.
-        problems: What is wrong, each with where; empty for a trail that is whole.
-        doubtful: How many entries are under seals that aren't right.
-        outside: How many entries have a number that pipelit-agents never gave, such as 0, a
-            negative one, or one ahead of the sequence. They are problems and are never sealed.
-        notes: What is odd and no sign of a change, such as an entry from a clock that was ahead.
+        sealed: The number of entries under valid seals.
+        unsealed: The number of entries that aren't sealed yet, and so aren't protected.
+        pruned: The number of entries that were deleted by a process with the key.
+        problems: The signs of changes, each with its position; empty for an intact trail.
+        doubtful: The number of entries under seals that aren't valid.
+        outside: The number of entries with a number that pipelit-agents never assigned, such as 0,
+            a negative one, or one ahead of the sequence. They are problems, and are never sealed.
+        notes: Oddities that are no sign of a change, such as an entry from a clock that was ahead.
     """
 
     sealed: int
@@ -119,7 +120,7 @@ class AuditReport:
 
 
 class _Seal(NamedTuple):
-    """A seal that is to be added, and what it was computed after."""
+    """A seal to add, and the seal that it follows."""
 
     after: Any
     number: int
@@ -130,12 +131,12 @@ class _Seal(NamedTuple):
 
 
 class Seals:
-    """Seals and checks the trail of one database.
+    """Seal and verify the trail of one database.
 
     Args:
-        database: Where it stands.
-        keyring: Tags the seals; called when one is needed.
-        clock: Unix seconds.
+        database: The database of the trail.
+        keyring: Returns the keyring for the seals' tags; called when it is needed.
+        clock: Returns Unix seconds.
     """
 
     def __init__(
@@ -146,29 +147,29 @@ class Seals:
         self._clock = clock
 
     def seal(self, batch: int) -> int:
-        """Seals what isn't; see :meth:`AuditTrail.seal`."""
+        """Seal the new entries; see :meth:`AuditTrail.seal`."""
         keyring, until, total = self._keyring(), self.newest_number(), 0
         while (sealed := self._seal_batch(keyring, until, batch)) is not None:
             total += sealed
         return total
 
     def newest_number(self) -> int:
-        """The highest number that pipelit-agents gave to an entry; 0 where there is none."""
+        """Return the highest number that pipelit-agents assigned to an entry, or 0."""
         with self._database.reading() as connection:
             return _settled(connection)
 
     def head(self) -> AuditHead:
-        """The newest seal."""
+        """Return the newest seal."""
         with self._database.reading() as connection:
             last = _last(connection)
         if last is None:
             return AuditHead(0, 0, _START, _iso(0.0))
         if not _is_formed(last):
-            raise _unfit(last)
+            raise _tampered(last)
         return AuditHead(last.number, last.last_id, last.digest, _iso(last.sealed_at))
 
     def verify(self, heads: Sequence[AuditHead]) -> AuditReport:
-        """Computes every seal again; see :meth:`AuditTrail.verify`."""
+        """Verify every seal; see :meth:`AuditTrail.verify`."""
         keyring = self._keyring()
         sealed = pruned = 0
         problems: list[str] = []
@@ -184,7 +185,7 @@ class Seals:
                 where = f"seal {seal.number!r:.20} (entries {last_id + 1} to {seal.last_id!r:.20})"
                 before = len(problems)
                 if not _is_formed(seal):
-                    problems.append(f"{where}: it isn't what was written")
+                    problems.append(f"{where}: it isn't in the form that pipelit-agents writes")
                     continue
                 if seal.number != number or seal.last_id < last_id:
                     problems.append(f"{where}: a seal before it is missing, or out of order")
@@ -197,13 +198,13 @@ class Seals:
                     problems.append(f"{where}: an entry can't be read")
                     found = _Read(0, "", Ranges(), ())
                     if connection.dialect.name != "sqlite":
-                        # Its transaction is over.
+                        # PostgreSQL ends the transaction on an error, so nothing more can be read.
                         raise
                 else:
                     if seal.pruned:
                         pruned += seal.entries
                         if found.entries or not _is_tagged(keyring, seal, _PRUNED, seal.pruned):
-                            problems.append(f"{where}: says without the key that it was pruned")
+                            problems.append(f"{where}: was marked as pruned without the key")
                     elif (found.entries, found.digest) != (seal.entries, seal.digest):
                         same = found.entries == seal.entries
                         what = "changed or reordered" if same else "removed or added"
@@ -212,16 +213,15 @@ class Seals:
                     sealed += found.entries
                     problems += _holes(connection, where, seal, last_id)
                     notes += found.notes
-                # What comes after is compared with what was sealed, so that one change is one
-                # problem.
+                # Continue with the stored digest, so that one change causes only one problem.
                 digest, last_id = seal.digest, seal.last_id
                 digests[seal.number] = seal.digest
             rest = _Unsealed(connection, last_id, numbered, awaited, self._clock())
             total = connection.scalar(select(func.count()).select_from(AuditRow)) or 0
         problems += rest.problems
         problems += [
-            f"seal {head.number} of the head of {head.at} is not there any more: the trail was cut "
-            "off or replaced"
+            f"seal {head.number} of the head of {head.at} is missing: the newest seals were "
+            "deleted, or the trail was replaced"
             for head in heads
             if digests.get(head.number) != head.digest
         ]
@@ -236,12 +236,12 @@ class Seals:
         )
 
     def prune(self, before: float) -> int:
-        """Deletes whole sealed batches; see :meth:`AuditTrail.prune`."""
+        """Delete sealed entries in whole batches; see :meth:`AuditTrail.prune`."""
         keyring, total = self._keyring(), 0
         with self._database.reading() as connection:
             seals = list(connection.execute(_seals()))
             upto, broken = self._last_older(connection, seals, before)
-        # What comes late from now on is in a gap that is known.
+        # Entries that arrive late from now on belong to gaps that are already recorded.
         elsewhere, _ = _covered_elsewhere(seals)
         first, digest, number = 0, _START, 0
         while number < upto:
@@ -253,13 +253,13 @@ class Seals:
                 if seal is None:
                     return total
                 if not _is_formed(seal) or not _is_tagged(keyring, seal, _LABEL, seal.mac):
-                    raise _unfit(seal)
+                    raise _tampered(seal)
                 found = _read(connection, seal, digest, first, elsewhere)
                 if seal.pruned:
                     if found.entries or not _is_tagged(keyring, seal, _PRUNED, seal.pruned):
-                        raise _unfit(seal)
+                        raise _tampered(seal)
                 elif (found.entries, found.digest) != (seal.entries, seal.digest):
-                    raise _unfit(seal)
+                    raise _tampered(seal)
                 else:
                     for some in _some(found.numbers):
                         connection.execute(delete(AuditRow).where(some))
@@ -272,24 +272,25 @@ class Seals:
                     total += seal.entries
             first, digest, number = seal.last_id, seal.digest, seal.number
         if broken is not None:
-            raise _unfit(broken)
+            raise _tampered(broken)
         return total
 
     def _last_older(
         self, connection: Connection, seals: Sequence[Any], before: float
     ) -> tuple[int, Any]:
-        """The last seal whose entries, and all before them, are older than a moment.
+        """Return the last seal whose entries, and all entries before, are older than a given time.
 
-        The order of the entries is known, and their times are what clocks said. A time in the
-        future says nothing: its batch is as old as the next one that says something. Where only
-        some entries are later than their seal, their clock was ahead, and the seal's time counts.
-        It also counts where all are dated before the batch before them: their clock was behind.
+        The order of the entries is certain, but their times depend on clocks. A time in the future
+        is ignored: its batch is as old as the next batch with a usable time. If only some entries
+        are later than their seal, their clock was ahead, and the seal's time counts. The seal's
+        time also counts if all entries are dated before the previous batch, because then their
+        clock was behind.
 
         Returns:
-            The seal's number, or 0; and a seal behind it that isn't what was written, or None.
+            The seal's number, or 0; and the next seal if it is malformed, or None.
         """
         found, first, newest, now = 0, 0, float("-inf"), self._clock()
-        # The newest stays, so that no new entry gets the number of one that is gone.
+        # Keep the newest batch, so that no new entry gets the number of a deleted one.
         for seal in seals[:-1]:
             if not _is_formed(seal):
                 return found, seal
@@ -303,15 +304,15 @@ class Seals:
                 ).where(within)
             ).one()
             is_plausible = newest <= sealed_at <= now
-            if by_now is not None and by_now < newest - _APART:
-                # All of them are dated before what was written before them.
-                said = sealed_at if is_plausible else None
+            if by_now is not None and by_now < newest - _CLOCK_TOLERANCE:
+                # All entries are dated before the entries that precede them.
+                dated = sealed_at if is_plausible else None
             elif ahead and by_seal is not None and is_plausible:
-                said = sealed_at
+                dated = sealed_at
             else:
-                said = by_now
-            if isinstance(said, int | float):
-                newest = max(newest, said)
+                dated = by_now
+            if isinstance(dated, int | float):
+                newest = max(newest, dated)
                 if newest >= before:
                     break
                 found = seal.number
@@ -319,10 +320,15 @@ class Seals:
         return found, None
 
     def retag(self, keyring: Keyring, *, only_count: bool = False) -> tuple[int, int, int]:
-        """Tags under the newest key what was tagged under an older one.
+        """Replace tags under an older key with tags under the newest key.
+
+        Args:
+            keyring: The keys.
+            only_count: Count the seals without changing them.
 
         Returns:
-            How many seals are tagged under the newest key, under an older one, and under none.
+            The number of seals with a tag under the newest key, under an older key, and under none
+            of the keys.
         """
         newest = older = foreign = 0
         with self._database.reading() as connection:
@@ -344,7 +350,7 @@ class Seals:
         return newest, older, foreign
 
     def _seal_batch(self, keyring: Keyring, until: int, batch: int) -> int | None:
-        """Seals the next entries; how many, or None where nothing is left to say."""
+        """Seal the next entries, and return their number; None if there is nothing to seal."""
         while True:
             seal = self._next_seal(keyring, until, batch)
             if seal is None:
@@ -353,15 +359,15 @@ class Seals:
                 return seal.entries
 
     def _next_seal(self, keyring: Keyring, until: int, batch: int) -> _Seal | None:
-        # Nothing is locked while this reads and computes. The order is what makes it right: the
-        # newest seal, the transactions that are open now, the entries that are there then. An entry
-        # that isn't there is of one of these transactions, or of none.
+        # This holds no lock. It is correct because of its order: it reads the newest seal, then
+        # the open transactions, then the entries. A missing entry can then only be written by one
+        # of these transactions, or never.
         with self._database.reading() as connection:
             last = _last(connection)
             if last is not None and not (
                 _is_formed(last) and _is_tagged(keyring, last, _LABEL, last.mac)
             ):
-                raise _unfit(last)
+                raise _tampered(last)
             writers = open_transactions(connection)
         known = Gaps.from_json(last.gaps) if last else Gaps()
         first, number, before = (last.last_id, last.number, last.digest) if last else (0, 0, _START)
@@ -384,7 +390,7 @@ class Seals:
             ]
             last_id = fresh[-1] if fresh else first
             if writers.every and fresh:
-                room = max(0, _MOST_GAPS - sum(len(gap.numbers) for gap in still))
+                room = max(0, _MAX_GAPS - sum(len(gap.numbers) for gap in still))
                 missing = Ranges([(first + 1, last_id)]).without(fresh)
                 if len(missing) > room:
                     last_id = missing.pairs[room][0] - 1
@@ -393,7 +399,7 @@ class Seals:
                         "audit: entries from %d on aren't sealed yet: too many numbers wait for "
                         "open transactions; look in pg_locks for virtualtransaction %s",
                         last_id + 1,
-                        ", ".join(writers.every[:_NAMED]),
+                        ", ".join(writers.every[:_MAX_LISTED]),
                     )
                 if missing:
                     still.append(OpenGap(missing, writers.every))
@@ -407,7 +413,7 @@ class Seals:
         return _Seal(last, number + 1, last_id, read.entries, read.digest, stored)
 
     def _add(self, keyring: Keyring, seal: _Seal) -> bool:
-        """Adds a seal, unless another came since it was computed."""
+        """Add a seal, and return True; False if another seal was added in the meantime."""
         with self._database.writing(durable=True) as connection:
             self._database.lock(connection, "audit:seal")
             last = _last(connection)
@@ -454,10 +460,10 @@ def _is_formed(seal: Any) -> bool:
     return True
 
 
-def _unfit(seal: Any) -> AuditTampered:
+def _tampered(seal: Any) -> AuditTampered:
     return AuditTampered(
-        f"seal {seal.number!r:.20} and its entries don't fit, so nothing is built on them or "
-        "deleted from there on; see: pipelit-agents audit verify"
+        f"seal {seal.number!r:.20} doesn't match its entries, so no entries from there on are "
+        "sealed or deleted; see: pipelit-agents audit verify"
     )
 
 
@@ -477,13 +483,13 @@ def _state(keyring: Keyring, seal: Any) -> tuple[str, dict[str, str]]:
 
 
 class _Read(NamedTuple):
-    """The entries under one seal, as they are now.
+    """The current entries under one seal.
 
     Attributes:
-        entries: How many there are.
-        digest: Over them and the seal before them.
-        numbers: Theirs.
-        notes: Which of them have an odd time.
+        entries: The number of entries.
+        digest: The digest over the entries and the seal before them.
+        numbers: The numbers of the entries.
+        notes: Notes about entries with an odd time.
     """
 
     entries: int
@@ -493,7 +499,7 @@ class _Read(NamedTuple):
 
 
 def _covered_elsewhere(seals: Sequence[Any]) -> tuple[Ranges, Ranges]:
-    """Numbers below a seal's last that aren't under it, and those of them that no seal covers."""
+    """Return the numbers that a later seal covers or may cover, and those not covered yet."""
     gaps = [Gaps.from_json(seal.gaps) for seal in seals if _is_formed(seal)]
     awaited = gaps[-1].awaited if gaps else Ranges()
     return Ranges((*awaited, *(pair for each in gaps for pair in each.late))), awaited
@@ -513,15 +519,15 @@ def _read_ranges(
     elsewhere: Ranges,
     sealed_at: float,
 ) -> _Read:
-    """Reads the entries of a seal.
+    """Read the entries of a seal.
 
     Args:
-        connection: In a transaction.
-        before: The digest of the seal before it.
-        ranges: Numbers of its entries. The last range is its own, and those before it are gaps that
-            were filled late.
-        elsewhere: Numbers in its own range that are under other seals, or under none yet.
-        sealed_at: When it was sealed.
+        connection: A connection in a transaction.
+        before: The digest of the previous seal.
+        ranges: The numbers of the entries. The last range is the seal's own; the ranges before it
+            are gaps that were filled late.
+        elsewhere: Numbers in the seal's own range that other seals cover, or none yet.
+        sealed_at: The time of sealing, in Unix seconds.
     """
     digest = hashlib.sha256(b"pipelit-agents/audit/v1\0" + before.encode())
     numbers: list[int] = []
@@ -532,7 +538,8 @@ def _read_ranges(
             continue
         for column in _COLUMNS:
             value = getattr(row, column)
-            # As it should be in one form; anything else in a form that none of ours has.
+            # Encode a value of the right type in its one form, and any other value in a form that
+            # no valid value has.
             if column == "at" and isinstance(value, int | float):
                 field = repr(float(value)).encode()
             elif isinstance(value, int if column == "id" else str):
@@ -541,13 +548,13 @@ def _read_ranges(
                 field = f"\0{value!r}".encode()
             digest.update(len(field).to_bytes(4, "big") + field)
         numbers.append(row.id)
-        # What is no number isn't less either.
-        if not (isinstance(row.at, int | float) and row.at <= sealed_at + _APART):
+        # Written as a negation, so that a value that isn't a number counts as odd.
+        if not (isinstance(row.at, int | float) and row.at <= sealed_at + _CLOCK_TOLERANCE):
             odd.append(f"{row.id}")
     notes = (
         [
             f"{_listed(odd)}: dated later than the seal, {_iso(sealed_at)}: a clock was ahead, or "
-            "somebody wrote the time; pruning goes by the seal"
+            "the time was changed; pruning uses the seal's time"
         ]
         if odd
         else []
@@ -570,15 +577,15 @@ def _entries(
 
 
 def _some(ranges: Ranges) -> Iterator[Any]:
-    """Conditions for numbers in ranges; each within what a statement may be long."""
+    """Return SQL conditions for the ranges, each short enough for one statement."""
     pairs = iter(ranges)
     while some := list(islice(pairs, 100)):
         yield or_(*(AuditRow.id.between(low, high) for low, high in some))
 
 
 def _settled(connection: Connection) -> int:
-    """The highest number that an entry has now; others above it are sealed the next time."""
-    # The snapshot first, so that the numbering isn't behind it.
+    """Return the current highest number of an entry. Later entries are sealed the next time."""
+    # Take the snapshot first, so that the numbering isn't older than it.
     _last(connection)
     highest = highest_number(connection)
     within = select(func.max(AuditRow.id)).where(AuditRow.id >= 1, AuditRow.id <= highest)
@@ -586,33 +593,33 @@ def _settled(connection: Connection) -> int:
 
 
 def _holes(connection: Connection, where: str, seal: Any, first: int) -> list[str]:
-    """What is missing within a seal; PostgreSQL's sequence leaves gaps by itself."""
+    """Report missing numbers within a seal on SQLite. On PostgreSQL, gaps are normal."""
     if connection.dialect.name != "sqlite" or seal.gaps:
         return []
     if first == 0:
         if seal.pruned:
             return []
-        # A trail begins where it begins: old entries may have been deleted before the first seal.
+        # Old entries may have been deleted before the first seal.
         lowest = connection.scalar(select(func.min(AuditRow.id)).where(AuditRow.id >= 1))
         first = (lowest or 1) - 1
     missing = seal.last_id - first - seal.entries
     if not missing:
         return []
     return [
-        f"{where}: {missing} numbers in it have no entry: before it was sealed, entries were "
-        "removed, or one was put far ahead"
+        f"{where}: {missing} numbers have no entry: before sealing, entries were removed, or one "
+        "was planted far ahead"
     ]
 
 
 class _Unsealed:
-    """What no seal covers.
+    """The entries that no seal covers.
 
     Args:
-        connection: In a transaction.
+        connection: A connection in a transaction.
         last: The last number under a seal.
         highest: The highest number that an entry can have.
-        awaited: Numbers below the last one that may get entries.
-        now: Unix seconds.
+        awaited: Numbers below ``last`` that may still get entries.
+        now: The current time, in Unix seconds.
     """
 
     def __init__(
@@ -627,11 +634,11 @@ class _Unsealed:
         self.unsealed: int = sum(connection.scalar(counting.where(each)) or 0 for each in since)
         if self.outside:
             named = connection.scalars(
-                select(AuditRow.id).where(beyond).order_by(AuditRow.id).limit(_NAMED + 1)
+                select(AuditRow.id).where(beyond).order_by(AuditRow.id).limit(_MAX_LISTED + 1)
             )
             which = _listed([str(each) for each in named], self.outside)
             self.problems.append(
-                f"{which}: outside the numbering, so pipelit-agents didn't write it; it is never "
+                f"{which}: outside the numbering, so not written by pipelit-agents and never "
                 "sealed: look at it, and delete it from pipelit_audit"
             )
         newest = connection.scalar(select(func.max(AuditRow.id)).where(since[0]))
@@ -642,35 +649,35 @@ class _Unsealed:
             if missing:
                 self.problems.append(
                     f"entries {begin + 1} to {newest}, not sealed yet: {missing} of these numbers "
-                    "have no entry: entries were removed, or one was put far ahead"
+                    "have no entry: entries were removed, or one was planted far ahead"
                 )
         if awaited:
             low, high = awaited.pairs[0][0], awaited.pairs[-1][1]
             self.notes.append(
                 f"between {low} and {high}, entries are missing that an open transaction may still "
-                "write; they are sealed when it has ended"
+                "write; they will be sealed after it has ended"
             )
         ahead = [
             str(each)
             for some in since
             for each in connection.scalars(
                 select(AuditRow.id)
-                .where(some, AuditRow.at > now + _APART)
+                .where(some, AuditRow.at > now + _CLOCK_TOLERANCE)
                 .order_by(AuditRow.id)
-                .limit(_NAMED + 1)
+                .limit(_MAX_LISTED + 1)
             )
         ]
         if ahead:
             self.notes.append(
                 f"{_listed(ahead)}: not sealed yet, and dated in the future: a clock is or was "
-                "ahead, or somebody wrote the time"
+                "ahead, or the time was changed"
             )
 
 
 def _listed(numbers: Sequence[str], count: int | None = None) -> str:
     count = len(numbers) if count is None else count
-    shown = ", ".join(numbers[:_NAMED])
-    more = f" and {count - _NAMED} more" if count > _NAMED else ""
+    shown = ", ".join(numbers[:_MAX_LISTED])
+    more = f" and {count - _MAX_LISTED} more" if count > _MAX_LISTED else ""
     return f"entr{'y' if count == 1 else 'ies'} {shown}{more}"
 
 
@@ -681,7 +688,7 @@ def _tagged(seal: Any) -> list[bytes]:
 
 
 def _tag_fields(*, gaps: str, **signed: Any) -> list[bytes]:
-    # A seal without gaps has the tag that it had before there was a column for them.
+    # Leave out empty gaps, so that tags from before the column existed stay valid.
     return [str(value).encode() for value in (*signed.values(), *([gaps] if gaps else []))]
 
 
@@ -696,5 +703,5 @@ def _iso(at: float) -> str:
     try:
         return datetime.fromtimestamp(at, UTC).isoformat()
     except (OverflowError, ValueError):
-        # A time that no calendar has.
+        # The time is outside the calendar.
         return repr(float(at))

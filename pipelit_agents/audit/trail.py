@@ -1,4 +1,4 @@
-"""The audit trail: what was decided, by and about whom, and why. Never a secret."""
+"""The audit trail: each decision with its actor, its subject and its reason, and never a secret."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["AuditTrail"]
 
 
 class AuditTrail:
-    """Reads, seals and checks the trail of one database; ``pipelit.audit``.
+    """Read, seal and verify the audit trail of one database; ``pipelit.audit``.
 
     Args:
-        database: Where it stands.
-        keyring: Tags its seals; called when one is needed.
-        clock: Unix seconds.
+        database: The database of the trail.
+        keyring: Returns the keyring for the seals' tags; called when it is needed.
+        clock: Returns Unix seconds.
     """
 
     def __init__(
@@ -47,22 +47,24 @@ class AuditTrail:
         since: datetime | None = None,
         after: int | None = None,
     ) -> Sequence[AuditEntry]:
-        """The newest entries, oldest of them first, in the order in which they were written.
+        """Return the newest entries, in the order in which they were written.
 
         Args:
-            limit: How many at the most.
-            subject: Only about this account or credential.
-            actor: Only asked for by this account.
-            action: Only of this action, for example ``verify.audience``, or of a group that ends
-                with a dot, ``verify.``.
-            outcome: ``ok`` or ``refused``.
-            since: Only from this moment on, by the time that each entry carries; with a time zone.
-                Don't page by it: after one entry from a clock that was ahead, nothing seems newer.
-            after: Only entries with a higher number than this one. By default all, also those that
-                have none of our numbers.
+            limit: The maximum number of entries.
+            subject: Only entries about this account or credential.
+            actor: Only requests of this account.
+            action: Only this action, for example ``verify.audience``, or a group of actions that
+                ends with a dot, ``verify.``.
+            outcome: Only ``ok`` or only ``refused``.
+            since: Only entries from this time on, by the time in each entry; needs a time zone.
+                Don't use it for paging: after one entry from a clock that was ahead, later entries
+                don't seem newer.
+            after: Only entries with a higher number than this one. By default all entries, even
+                those with numbers outside the numbering.
 
         Raises:
-            TypeError: ``limit`` or ``after`` isn't a whole number, or ``since`` no ``datetime``.
+            TypeError: ``limit`` or ``after`` isn't a whole number, or ``since`` isn't a
+                ``datetime``.
             ValueError: ``since`` has no time zone, ``outcome`` is another word, or ``limit`` is
                 less than 1 or more than 2**31 - 1.
         """
@@ -70,7 +72,7 @@ class AuditTrail:
         if after is not None:
             require_count(after, "after", least=-(2**63), most=2**63 - 1)
         if outcome not in (None, "ok", "refused"):
-            raise ValueError(f"outcome is 'ok' or 'refused', not {outcome!r:.40}")
+            raise ValueError(f"outcome must be 'ok' or 'refused', not {outcome!r:.40}")
         query = select(AuditRow.__table__)
         if after is not None:
             query = query.where(AuditRow.id > after)
@@ -97,21 +99,21 @@ class AuditTrail:
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
 
     def seal(self, *, batch: int = 1000) -> int:
-        """Seals the entries that came since the last time, so that changing them shows.
+        """Seal the new entries, so that changes to them can be detected.
 
-        For a timer, and for who is about to export a head. However many do it at once, each entry
-        is sealed once. Nobody waits for it: verifications and other transactions go on. Nor does
-        it wait: an entry of a transaction that is still open is sealed after it has ended, also
-        where later entries are sealed already.
+        Call it from a timer, and before you export a head. Several processes can call it at the
+        same time; each entry is sealed once. It blocks no verification or other transaction, and
+        it waits for none: an entry of an open transaction is sealed after the transaction has
+        ended, even if later entries are already sealed.
 
         Args:
-            batch: How many entries stand under one seal.
+            batch: The maximum number of new entries under one seal.
 
         Returns:
-            How many were sealed.
+            The number of entries that were sealed.
 
         Raises:
-            AuditTampered: The newest seal isn't one of ours: nothing is built on it.
+            AuditTampered: The newest seal isn't valid, so no seal can follow it.
             ConfigurationError: There is no key.
         """
         return self.seals.seal(require_count(batch, "batch"))
@@ -119,20 +121,24 @@ class AuditTrail:
     aseal = off_the_loop(seal)
 
     def head(self) -> AuditHead:
-        """The newest seal. Kept away from the database's writers, it shows a cut-off end."""
+        """Return the chain head: the newest seal.
+
+        Deletion of the newest seals can only be detected if you keep a copy of the chain head.
+        Store it where the database's users can't write.
+        """
         return self.seals.head()
 
     ahead = off_the_loop(head)
 
     def verify(self, heads: AuditHead | Sequence[AuditHead] = ()) -> AuditReport:
-        """Checks the whole trail against its seals.
+        """Verify the whole trail against its seals.
 
         Args:
-            heads: Those that were kept; what was sealed by then has to be there. Without any,
-                deleting the newest seals with their entries doesn't show.
+            heads: Heads that you kept. The trail must contain their seals. Without a head, deletion
+                of the newest seals with their entries isn't detected.
 
         Returns:
-            What was found. Entries that aren't sealed yet are counted and can't be checked.
+            The findings. Entries that aren't sealed yet are counted but can't be verified.
 
         Raises:
             ConfigurationError: There is no key.
@@ -142,26 +148,26 @@ class AuditTrail:
     averify = off_the_loop(verify)
 
     def prune(self, before: datetime, *, by: str = "operator") -> int:
-        """Deletes sealed entries from before a moment, in whole batches; the seals stay.
+        """Delete sealed entries from before a given time, in whole batches. The seals are kept.
 
-        What is left stays checkable, and that something was pruned is under the key too. The newest
-        sealed batch stays, however old it is.
+        The remaining trail can still be verified, and the fact that entries were pruned is
+        protected by the key too. The newest sealed batch is kept, however old it is.
 
-        A batch is as old as its newest entry. Where its times can't be right, because they are
-        later than its seal or earlier than the batch before it, it is as old as its seal. An entry
-        that is dated in the future keeps nothing: it goes with its batch, when the next one is old
-        enough. Such entries are in the notes of :meth:`verify`.
+        A batch is as old as its newest entry. If its times can't be right, because they are later
+        than its seal or earlier than the batch before it, it is as old as its seal. An entry with a
+        time in the future doesn't prevent pruning: its batch is deleted when the next one is old
+        enough. :meth:`verify` lists such entries in its notes.
 
         Args:
-            before: With a time zone.
-            by: Who asked for it, for the record.
+            before: The time, with a time zone.
+            by: The account that requested it, for the record.
 
         Returns:
-            How many entries were deleted.
+            The number of deleted entries.
 
         Raises:
-            ValueError: ``before`` has no time zone, or isn't from the year 1970 to 9998.
-            AuditTampered: A batch isn't as it was sealed; it and what follows stays.
+            ValueError: ``before`` has no time zone, or isn't between the years 1970 and 9998.
+            AuditTampered: A batch was changed after it was sealed. It and later batches are kept.
             ConfigurationError: There is no key.
         """
         deleted = self.seals.prune(require_moment(before, "before"))
@@ -186,7 +192,7 @@ class AuditTrail:
 def _moment(argument: str, at: datetime) -> float:
     if not isinstance(at, datetime):
         raise TypeError(
-            f"{argument} has to be a datetime, for example datetime.now(UTC) - timedelta(hours=2)"
+            f"{argument} must be a datetime, for example datetime.now(UTC) - timedelta(hours=2)"
         )
     if at.tzinfo is None:
         raise ValueError(f"{argument} needs a time zone, for example datetime.now(UTC)")

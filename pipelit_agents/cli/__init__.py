@@ -1,4 +1,4 @@
-"""The command ``pipelit-agents``. Whatever it does is a method of the library."""
+"""The command ``pipelit-agents``. Each subcommand calls a method of the library."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _not_ignored(folder: Path) -> list[str]:
 @app.command()
 @reporting
 def init(*, as_json: AsJson = False) -> None:
-    """Make a key in .env if there is none, and the database's tables."""
+    """Create the encryption key in .env if there is none, and create the database tables."""
     from pipelit_agents import Pipelit
     from pipelit_agents.settings import Settings, ensure_key
 
@@ -77,23 +77,23 @@ def init(*, as_json: AsJson = False) -> None:
         pipelit.create_schema()
         where = pipelit.database_url
         if not Settings.read().has_key:
-            # Before a key is made: a fresh one couldn't open what is there.
+            # Before a key is created: a new one couldn't decrypt the existing data.
             pipelit.check_key()
     made = ensure_key(Path(".env"))
     with Pipelit.from_env() as pipelit:
         pipelit.check_key()
         counted = pipelit.check_ledger()
     fields = {
-        "key": f"made, in {made}" if made else "there already; kept",
+        "key": f"created, in {made}" if made else "already set; kept",
         "database": where,
         "attempts counted in": counted,
         "next": "pipelit-agents users create NAME",
     }
     if made:
-        fields["keep"] = ".env out of version control, and a copy of the key where it is safe"
+        fields["keep"] = ".env out of version control, and a copy of the key in a safe place"
     if tracked := _not_ignored(Path()):
         fields["warning"] = (
-            f"git may take {' and '.join(tracked)}: add a line for each to .gitignore"
+            f"git may add {' and '.join(tracked)}: add a line for each to .gitignore"
         )
     show("Ready.", fields, as_json=as_json)
 
@@ -101,19 +101,19 @@ def init(*, as_json: AsJson = False) -> None:
 @app.command()
 @reporting
 def code(
-    agent: Annotated[str, typer.Argument(help="Whose code.")],
+    agent: Annotated[str, typer.Argument(help="The agent whose code to print.")],
     *,
     audience: Annotated[
         str | None,
-        typer.Option(help="Who is to check it. Without it: a plain code, as an app shows it."),
+        typer.Option(help="The agent that will verify the code. Without it: a plain TOTP code."),
     ] = None,
     message: Annotated[
         str | None,
-        typer.Option(help="The exact text that the code is for; it needs --audience."),
+        typer.Option(help="The exact text to bind the code to; requires --audience."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print an agent's present code."""
+    """Print an agent's current code."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
@@ -130,18 +130,16 @@ def code(
 @app.command()
 @reporting
 def verify(
-    verifier: Annotated[str, typer.Argument(help="The agent that checks.")],
-    peer: Annotated[str, typer.Argument(help="The agent that is to be verified.")],
+    verifier: Annotated[str, typer.Argument(help="The agent that verifies the code.")],
+    peer: Annotated[str, typer.Argument(help="The agent whose code is verified.")],
     *,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="The code is a plain one, as an app shows it.")
-    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="The code is a plain TOTP code.")] = False,
     message: Annotated[
-        str | None, typer.Option(help="The exact text that the code was made for.")
+        str | None, typer.Option(help="The exact text that the code is bound to.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check an agent's code, and spend it; exit code 0 means verified, 1 not.
+    """Verify an agent's code and mark it as used. Exit code 0 means verified, 1 refused.
 
     The code is read from a hidden prompt, or from standard input.
     """
@@ -149,12 +147,12 @@ def verify(
 
     from pipelit_agents import Pipelit
 
-    given = read_secret("Code")
+    typed_code = read_secret("Code")
     with Pipelit.from_env() as pipelit:
-        found = pipelit.agent(verifier).verify_peer(
-            peer, given, kind="plain" if plain else "audience", message=message
+        verified = pipelit.agent(verifier).verify_peer(
+            peer, typed_code, kind="plain" if plain else "audience", message=message
         )
-    show("Verified.", dataclasses.asdict(found), as_json=as_json)
+    show("Verified.", dataclasses.asdict(verified), as_json=as_json)
 
 
 @app.command()
@@ -163,25 +161,28 @@ def demo(
     *,
     inputs: Annotated[
         list[Path] | None,
-        typer.Option("--input", help="A text file for a child; up to three. Else our own."),
+        typer.Option(
+            "--input", help="A text file for a child; up to three. By default our own texts."
+        ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="A chat model, provider:name; its key is the credential named like the provider."
+            help="A chat model, as provider:name. Its API key is the credential with the "
+            "provider's name."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Watch three children being verified, three attacks refused, and a key leave no trace."""
+    """Run a demo: three children are verified, three attacks are refused, and no key leaks."""
     from importlib import import_module
 
     try:
-        # By name: the command reaches up to the graphs, which the library below never does.
+        # Imported by name, so that the commands load without the graphs and their dependencies.
         run = import_module("pipelit_agents.graphs.demo.run").run
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"the demonstration needs {error.name}: pip install 'pipelit-agents[demo]'"
+            f"the demo command needs {error.name}: pip install 'pipelit-agents[demo]'"
         ) from None
     raise typer.Exit(run(inputs=inputs or [], model=model, as_json=as_json))
 
@@ -189,21 +190,23 @@ def demo(
 @app.command("mcp")
 @reporting
 def serve_mcp(
-    agent: Annotated[str, typer.Argument(help="As whom the client's model acts.")],
+    agent: Annotated[str, typer.Argument(help="The agent that the client's model acts as.")],
     *,
     audience: Annotated[
         list[str] | None,
-        typer.Option(help="For whom codes may be made; may be repeated. By default any agent."),
+        typer.Option(
+            help="An agent that codes may be made for; may be repeated. By default any agent."
+        ),
     ] = None,
     require_message: Annotated[
         bool,
         typer.Option(
-            "--require-message", help="Make and accept no code that isn't bound to a message."
+            "--require-message", help="Make and accept only codes that are bound to a message."
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Serve one agent's tools over MCP on standard input and output, for a client to start.
+    """Serve one agent's tools over MCP on standard input and output. An MCP client starts it.
 
     The tools are get_totp_code, verify_peer and create_agent_user.
     """
@@ -216,12 +219,12 @@ def serve_mcp(
         served = import_module("pipelit_agents.tools.mcp")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"mcp needs its package: pip install 'pipelit-agents[mcp]' ({error})"
+            f"the mcp command needs the mcp extra: pip install 'pipelit-agents[mcp]' ({error})"
         ) from None
     toolkit = import_module("pipelit_agents.tools").IdentityToolkit
     with Pipelit.from_env() as pipelit:
         handle = pipelit.agent(agent)
-        # Said here, not at the first call: there is such an agent, and it can act.
+        # Fail at the start, not at the first call, if the agent doesn't exist or isn't active.
         handle.require_active()
         tools = toolkit(
             agent=handle,
@@ -229,8 +232,8 @@ def serve_mcp(
             require_message=require_message,
         ).get_tools()
         if sys.stdin.isatty():
-            typer.echo("MCP on standard input, for a client; Ctrl-C ends it.", err=True)
-        # A thread that waits for a line would outlive the interrupt.
+            typer.echo("Serving MCP on standard input. Stop with Ctrl-C.", err=True)
+        # With Python's own handler, the thread that waits for input would keep the process alive.
         before = signal.signal(signal.SIGINT, signal.SIG_DFL)
         try:
             served.serve_stdio(tools, name=f"pipelit-agents {agent}")
@@ -239,6 +242,6 @@ def serve_mcp(
 
 
 app.command("check")(check)
-# The spelling of before, for scripts that have it.
+# The old name of `keys rotate`, kept for scripts.
 app.command("rotate-key", hidden=True)(rotate_key)
 app.command("backup")(backup)

@@ -13,14 +13,15 @@ from pipelit_agents.cli._io import (
 
 __all__ = ["expiry"]
 
-Name = Annotated[str, typer.Argument(help="The account, exactly as it is written.")]
+Name = Annotated[str, typer.Argument(help="The account's exact name.")]
 ExpiresIn = Annotated[
     str | None,
-    typer.Option(help="How long its API key is good, such as 90d; by default for ever."),
+    typer.Option(help="How long its API key is valid, such as 90d. By default, it doesn't expire."),
 ]
 
 
 def expiry(expires_in: str | None) -> datetime | None:
+    """Return the time that ``--expires-in`` names, in UTC, or None for no expiry."""
     if expires_in is None:
         return None
     return datetime.now(UTC) + duration("--expires-in", expires_in)

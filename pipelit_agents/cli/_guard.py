@@ -1,8 +1,8 @@
-"""The command line's outermost frame: usage errors that repeat nothing, and streams that fail.
+"""The root of the command line: report usage errors without repeating input, and failing streams.
 
-A person types a secret where none belongs: as one argument too many, for an option that isn't
-there. Typer's own messages repeat it, and so it reaches the logs of whatever ran the command. The
-messages here are made of the command's own names only.
+People sometimes type a secret in the wrong position, as an extra argument or as the value of an
+unknown option. Typer's messages repeat it, so it would reach the logs of the program that ran the
+command. The messages here contain only the command's own names.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _USAGE: Final = 2
 _FAILED: Final = 1
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 _NEVER_TYPED: Final = (
-    "No command takes a secret or a code as an argument: it asks for it, or reads it from standard "
-    "input. If you typed one, replace it, as the shell's history has it now"
+    "No command takes a secret or a code as an argument: commands prompt for it, or read it from "
+    "standard input. If you typed one, replace it, because the shell's history has it now"
 )
 
 
@@ -44,7 +44,7 @@ class Guarded(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run a command, and say in one line what keeps it from running."""
+        """Run a command, and report in one line why it can't run."""
         words = list(sys.argv[1:] if args is None else args)
         run = partial(
             super().main, words, prog_name, complete_var, False, windows_expand_args, **extra
@@ -59,7 +59,7 @@ class Guarded(TyperGroup):
         except typer.Abort:
             _end(_FAILED, "error: stopped; nothing was done")
         except BrokenPipeError:
-            # `| head -1` has seen enough; it is no error of anybody's.
+            # The reader closed the pipe, as `| head -1` does. This isn't an error.
             _end(_FAILED)
         except OSError as error:
             _end(_FAILED, f"error: {_unwritable(error)}")
@@ -71,7 +71,8 @@ class Guarded(TyperGroup):
 
 
 def _open_missing_streams() -> None:
-    # `>&-`: what is opened next would be file 1, and a print would go into the database.
+    # After `>&-`, the next opened file would get descriptor 1, and a print would go into the
+    # database.
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -85,12 +86,12 @@ def _end(code: int, *lines: str) -> NoReturn:
     except OSError:
         pass
     for stream in (sys.stdout, sys.stderr):
-        _give_up(stream)
+        _discard(stream)
     sys.exit(code)
 
 
-def _give_up(stream: Any) -> None:
-    """Let nothing that can't be written be tried again when the interpreter ends."""
+def _discard(stream: Any) -> None:
+    """Redirect a stream that can't be written, so that the interpreter doesn't flush it again."""
     try:
         stream.flush()
     except OSError:
@@ -102,18 +103,18 @@ def _give_up(stream: Any) -> None:
 
 
 def _unwritable(error: OSError) -> str:
-    # What a command opens itself has a name; what is left without one is its output.
+    # Files that a command opens have a name, so an error without one is about standard output.
     if error.filename is None and error.errno in _FULL:
         return (
-            f"standard output can't be written to ({error.strerror}). What the command was to do "
-            "may be done; what it was to show is lost, and so is a secret that is shown once"
+            f"standard output can't be written to ({error.strerror}). The command may have done "
+            "its work, but its output is lost, including any secret that is only shown once"
         )
     named = f" ({error.filename})" if error.filename else ""
     return safe(unsaid(f"{error.strerror or type(error).__name__}{named}"))
 
 
 def _is_usage(error: Exception) -> bool:
-    # Its class has no public name in Typer; the one that has is derived from it.
+    # The base class of usage errors has no public name in Typer, but its subclass BadParameter has.
     usage: type[BaseException] = typer.BadParameter.__mro__[1]
     return isinstance(error, usage)
 
@@ -121,7 +122,7 @@ def _is_usage(error: Exception) -> bool:
 def _usage(root: Any, error: Any, words: list[str]) -> list[str]:
     kind, context = type(error).__name__, error.ctx
     if kind == "NoArgsIsHelpError":
-        # The help text was made of the command alone.
+        # The message is the command's help text, without any input.
         return [error.format_message()]
     lines = [] if context is None else [context.get_usage()]
     command, path = _reached(root, words)
@@ -132,7 +133,7 @@ def _usage(root: Any, error: Any, words: list[str]) -> list[str]:
 
 
 def _reached(root: Any, words: list[str]) -> tuple[Any, str]:
-    """The command that the words lead to, as not every error tells it."""
+    """Return the command that the words lead to, because not every error carries it."""
     command, path = root, ["pipelit-agents"]
     for word in words:
         if word not in getattr(command, "commands", {}):
@@ -154,15 +155,15 @@ def _said(kind: str, error: Any, command: Any, words: list[str]) -> str:
         if option.startswith("-")
     }
     if kind == "NoSuchOption":
-        return f"there is no such option{_meant(words, options)}. {_NEVER_TYPED}"
+        return f"there is no such option{_suggestion(words, options)}. {_NEVER_TYPED}"
     if kind == "BadOptionUsage" and error.option_name in options:
         flag = getattr(options[error.option_name], "is_flag", False)
         return f"{error.option_name} {'takes no value' if flag else 'needs a value'}"
     inner = getattr(command, "commands", None)
     if inner:
         return (
-            f"a command is missing, or there is none of that name{_meant(words, inner)}: there "
-            f"are {', '.join(inner)}. {_NEVER_TYPED}"
+            f"a command is missing, or it doesn't exist{_suggestion(words, inner)}; available "
+            f"commands: {', '.join(inner)}. {_NEVER_TYPED}"
         )
     if kind == "UsageError":
         return f"there are more arguments than the command takes. {_NEVER_TYPED}"
@@ -170,7 +171,7 @@ def _said(kind: str, error: Any, command: Any, words: list[str]) -> str:
 
 
 def _may_have_a_secret(command: Any, words: list[str]) -> bool:
-    """Whether the words after a command are more than it takes, or one is no ordinary word."""
+    """Whether a command got too many arguments, or one that isn't an ordinary word."""
     takes_value = {
         option
         for each in command.params
@@ -201,18 +202,18 @@ def _name(parameter: Any) -> str:
 
 
 def _expected(parameter: Any) -> str:
-    # Typer keeps the bounds in the one place or in the other, by its version.
+    # Which attribute holds the bounds depends on the version of Typer.
     described = getattr(parameter, "type_descriptor", None)
     bounds = getattr(described, "parameter_info", None) or getattr(parameter, "type", None)
     least, most = getattr(bounds, "min", None), getattr(bounds, "max", None)
     if least is None and most is None:
-        return "what it takes"
+        return "a valid value"
     upper = "" if most is None else f", at most {most}"
     return f"a whole number of at least {0 if least is None else least}{upper}"
 
 
-def _meant(words: list[str], names: Any) -> str:
-    """A hint that is one of the command's own names."""
+def _suggestion(words: list[str], names: Any) -> str:
+    """Return a hint with the closest of the command's own names, or an empty string."""
     typed = [word.partition("=")[0] for word in words if word not in names]
     close = [match for word in typed for match in get_close_matches(word, list(names), 1)]
-    return f" (do you mean {close[0]}?)" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,4 +1,4 @@
-"""What every command shares: one way to print, one way to fail, one way to ask."""
+"""Output, errors and prompts of all commands."""
 
 from __future__ import annotations
 
@@ -37,22 +37,28 @@ __all__ = [
 ]
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-# The words of the command line that is run.
+# The arguments of the command that is running.
 typed_words: ContextVar[tuple[str, ...]] = ContextVar("typed_words", default=())
-_SHORTEST_SECRET: Final = 4
-_TELLING: Final = 8
+# Characters; shorter words are never masked.
+_MIN_SECRET_LENGTH: Final = 4
+# Characters at the beginning of a word that are enough to mask it in a message.
+_PREFIX_LENGTH: Final = 8
 P = ParamSpec("P")
 R = TypeVar("R")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask; needed without a terminal.")]
-_FOLDED: Final = 12
+Yes = Annotated[
+    bool,
+    typer.Option("--yes", "-y", help="Don't ask for confirmation; required without a terminal."),
+]
+# Characters; the minimum width of a column that is folded.
+_MIN_COLUMN_WIDTH: Final = 12
 ONCE: Final = "Shown once; it can't be shown again."
 
 
 def reporting(command: Callable[P, R]) -> Callable[P, R]:
-    """Turns an error of the library into one line, or one JSON document, and exit code 1."""
-    # Commands read secrets, and an error that nobody expected may reach an error tracker.
+    """Report an error of the library as one line, or one JSON document, with exit code 1."""
+    # Commands read secrets, and an unexpected error may reach an error tracker.
     command = discreet(command)
 
     @functools.wraps(command)
@@ -66,13 +72,13 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def show(title: str, fields: Mapping[str, Any], *, as_json: bool, once: Sequence[str] = ()) -> None:
-    """Prints one thing.
+    """Print the fields of one object.
 
     Args:
-        title: What it is; not part of the JSON.
-        fields: Its fields.
+        title: The first line; not part of the JSON.
+        fields: The fields.
         as_json: Print JSON.
-        once: Which of the fields are secrets that are shown now and never again.
+        once: The names of fields that are secrets and are shown only once.
     """
     if as_json:
         typer.echo(json.dumps({key: _plain(value) for key, value in fields.items()}, indent=2))
@@ -80,18 +86,18 @@ def show(title: str, fields: Mapping[str, Any], *, as_json: bool, once: Sequence
     if title:
         typer.echo(safe(title))
     for key, value in fields.items():
-        # Plain text in one line, however long: a key that is wrapped can't be copied.
+        # One line of plain text, however long: a wrapped key can't be copied.
         note = f"   ({ONCE})" if key in once else ""
         typer.echo(f"  {key.replace('_', ' ')}: {safe(_text(value))}{note}")
 
 
 def hand_over(title: str, fields: Mapping[str, Any], secret: str, *, as_json: bool) -> None:
-    """Shows a secret once: a terminal with what belongs to it, a pipe the secret alone.
+    """Show a secret once. A terminal gets all fields, a pipe only the secret.
 
     Args:
-        title: What happened; not part of the JSON.
-        fields: The secret and what belongs to it.
-        secret: Which of them it is.
+        title: The first line; not part of the JSON.
+        fields: The secret and related fields.
+        secret: The name of the field with the secret.
         as_json: Print JSON.
     """
     if not as_json and not sys.stdout.isatty():
@@ -101,11 +107,11 @@ def hand_over(title: str, fields: Mapping[str, Any], secret: str, *, as_json: bo
 
 
 def show_table(rows: Sequence[Any], columns: Sequence[str], *, as_json: bool) -> None:
-    """Prints things of one kind, dataclasses or mappings.
+    """Print a table of dataclasses or mappings.
 
     Args:
-        rows: The things.
-        columns: Which fields a person is shown; JSON has them all.
+        rows: The rows.
+        columns: The fields to show in the table. JSON contains all fields.
         as_json: Print JSON.
     """
     found = [row if isinstance(row, Mapping) else dataclasses.asdict(row) for row in rows]
@@ -125,99 +131,100 @@ def show_table(rows: Sequence[Any], columns: Sequence[str], *, as_json: bool) ->
 
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
-        # Names are typed again and times compared, so these are never cut; others are folded.
+        # People retype names and compare times, so these columns are never cut or folded.
         whole = column in ("username", "name", "id", "at") or column.endswith("_at")
         title = column.replace("_", " ")
         longest = max(cell_len(title), *(cell_len(safe(_text(row[column]))) for row in found))
-        least = longest if whole else min(longest, _FOLDED)
+        least = longest if whole else min(longest, _MIN_COLUMN_WIDTH)
         table.add_column(title, no_wrap=whole, overflow="fold", min_width=least)
     for row in found:
-        # As Text: of a string Rich would read the markup and the emoji codes.
+        # As Text, because Rich interprets markup and emoji codes in a str.
         table.add_row(*(Text(safe(_text(row[column]))) for column in columns))
     console = Console()
-    # A terminal that is too narrow wraps the lines; Rich would drop what doesn't fit.
+    # Let a narrow terminal wrap the lines. Rich would drop the columns that don't fit.
     needed = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
     console.width = max(console.width, needed)
     console.print(table)
 
 
 def read_secret(name: str) -> str:
-    """Reads a secret from a hidden prompt, or all of standard input where there is no terminal."""
+    """Read a secret from a hidden prompt, or from all of standard input without a terminal."""
     return read_secrets([name])[name]
 
 
 def read_secrets(names: Sequence[str]) -> dict[str, str]:
-    """Reads secrets from hidden prompts, or from standard input where there is no terminal.
+    """Read secrets from hidden prompts, or from standard input without a terminal.
 
-    A single secret is all that comes, without the last line's end, so that a key in several lines
-    stays whole; of several secrets each is one line.
+    A single secret is all of standard input without the final line break, so a key of several
+    lines stays complete. Of several secrets, each is one line.
 
     Args:
-        names: What to ask for.
+        names: The prompts.
 
     Raises:
-        ValueError: Something is missing, left over, or no text. The message holds none of it.
+        ValueError: A secret is missing or empty, there are too many lines, or the input isn't
+            UTF-8. The message contains none of the input.
     """
     values = [_ask(name) for name in names] if at_a_terminal() else _piped(names)
-    asked = _asked(names)
+    label = _prompt_label(names)
     if not all(values):
-        raise ValueError(f"{asked}: nothing was given; type it at the prompt or pipe it in")
+        raise ValueError(f"{label}: the input is empty; type it at the prompt or pipe it in")
     if len(values) != len(names):
         raise ValueError(
-            f"{asked}: {len(names)} lines are needed on standard input, one for each, "
-            f"and {len(values)} came"
+            f"{label}: {len(names)} lines are needed on standard input, one for each value, "
+            f"but there were {len(values)}"
         )
     return dict(zip(names, values, strict=True))
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Asks before what can't be undone.
+    """Ask for confirmation of an action that can't be undone.
 
     Raises:
-        ValueError: There is no terminal to ask at, and ``--yes`` isn't given.
+        ValueError: There is no terminal for the question, and ``--yes`` isn't set.
     """
     if yes:
         return
     if not at_a_terminal():
-        raise ValueError(f"{question} There is no terminal to ask at: add --yes to mean it")
+        raise ValueError(f"{question} There is no terminal to ask at: add --yes to confirm")
     typer.confirm(safe(question), abort=True, err=True)
 
 
 def duration(
     option: str, value: str, *, least: timedelta = timedelta(0), most: timedelta | None = None
 ) -> timedelta:
-    """Reads a duration such as ``90d``.
+    """Parse a duration such as ``90d``.
 
     Args:
-        option: What the message names.
-        value: What was typed.
-        least: The shortest duration that is accepted, in whole seconds.
-        most: The longest duration that is accepted, in whole days.
+        option: The option, for the error message.
+        value: The text.
+        least: The minimum, in whole seconds.
+        most: The maximum, in whole days.
 
     Raises:
-        ValueError: It is none, or is out of range; the option is named.
+        ValueError: The text isn't a duration, or is out of range. The message names the option.
     """
     found = re.fullmatch(r"([0-9]{1,5})([smhd])", value)
     if not found:
         raise ValueError(f"{option} {value!r} is not a duration; for example 30s, 10m, 2h or 90d")
     read = timedelta(**{_UNITS[found[2]]: int(found[1])})
     if read < least:
-        raise ValueError(f"{option} has to be at least {least.total_seconds():.0f}s")
+        raise ValueError(f"{option} must be at least {least.total_seconds():.0f}s")
     if most is not None and read > most:
-        raise ValueError(f"{option} has to be at most {most.days}d")
+        raise ValueError(f"{option} must be at most {most.days}d")
     return read
 
 
 def moment(value: datetime | None) -> str:
-    """A time as the commands print it: ISO 8601 in UTC, to the second."""
+    """Return a time as the commands print it: ISO 8601 in UTC, to the second."""
     if value is None:
         return ""
     return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _ask(name: str) -> str:
-    # Not typer.prompt: it shows the question before it turns the echo off, so that what is typed
-    # or pasted at once is shown, and lost.
+    # Not typer.prompt: it shows the prompt before it turns the echo off, so text that is typed or
+    # pasted immediately is displayed and lost.
     from getpass import getpass
 
     try:
@@ -226,8 +233,8 @@ def _ask(name: str) -> str:
         raise typer.Abort from None
 
 
-def _asked(names: Sequence[str]) -> str:
-    # What a prompt shows may have been typed, and isn't repeated in a message.
+def _prompt_label(names: Sequence[str]) -> str:
+    # A prompt may contain input, which the message must not repeat.
     return names[0].partition(" ")[0] if len(names) == 1 else "Values"
 
 
@@ -236,21 +243,21 @@ def _piped(names: Sequence[str]) -> list[str]:
         text = sys.stdin.buffer.read().decode() if sys.stdin else ""
     except UnicodeDecodeError:
         raise ValueError(
-            f"{_asked(names)}: standard input is no UTF-8 text; encode it first, for example "
-            "with base64"
+            f"{_prompt_label(names)}: standard input isn't UTF-8 text; encode it first, for "
+            "example with base64"
         ) from None
     text = text.removesuffix("\n").removesuffix("\r")
     return [text] if len(names) == 1 else [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def at_a_terminal() -> bool:
-    """Whether there is somebody to ask."""
-    # It is None where the shell closed it: pipelit-agents … <&-
+    """Whether standard input is a terminal."""
+    # It is None if the shell closed it: pipelit-agents … <&-
     return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _fail(error: Exception, *, as_json: bool) -> NoReturn:
-    message = str(error) or "stopped at the question; nothing was done"
+    message = str(error) or "stopped at the prompt; nothing was done"
     message = unsaid(message, unfit=isinstance(error, ValueError))
     if as_json:
         typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
@@ -280,20 +287,21 @@ def _text(value: Any) -> str:
 
 
 def safe(text: str) -> str:
-    """The text, with what would drive a terminal written out."""
-    # What somebody put into a purpose must not drive the operator's terminal.
+    """Return a text with its control characters escaped."""
+    # Stored text, such as a purpose, must not control the operator's terminal.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def unsaid(message: str, *, unfit: bool = False) -> str:
-    """A message without the words of the command line that may be a secret or a code.
+    """Mask the words of the command line in a message that may be a secret or a code.
 
-    A person may type one where a name belongs, and what ran the command keeps its output.
+    People sometimes type a secret in the position of a name, and the program that ran the command
+    may log its output.
 
     Args:
-        message: What would be shown.
-        unfit: Whether a word was refused for its form. Then it may be anything, also a password,
-            and none that the message quotes is kept; otherwise only names are.
+        message: The message.
+        unfit: Whether a word was refused for its form. It may then be anything, such as a
+            password, so all quoted words are masked. Otherwise valid names are kept.
     """
     kept = message
     for word in typed_words.get():
@@ -310,15 +318,15 @@ def unsaid(message: str, *, unfit: bool = False) -> str:
 
 def _typed() -> Iterator[str]:
     for word in typed_words.get():
-        # Its parts too, as a message may have the word in another form: a path, an address.
+        # Its parts too, because a message may contain the word as part of a path or an address.
         for piece in (word, *word.split("=", 1), *re.split(r"[/?&=:,;@\s]", word)):
-            if len(piece) >= _SHORTEST_SECRET and (has_code_form(piece) or not is_wordy(piece)):
+            if len(piece) >= _MIN_SECRET_LENGTH and (has_code_form(piece) or not is_wordy(piece)):
                 yield piece
 
 
 def _cut(message: str, form: str) -> str:
-    # The message may have its beginning only.
-    start, at = form[:_TELLING], 0
+    # The message may contain only the beginning of the word.
+    start, at = form[:_PREFIX_LENGTH], 0
     while (at := message.find(start, at)) >= 0:
         end = at + len(start)
         while end < len(message) and message[end : end + 1] == form[end - at : end - at + 1]:

@@ -22,8 +22,10 @@ from pipelit_agents.cli.api_keys import keys
 
 __all__ = ["agents", "users"]
 
-users = typer.Typer(help="People: accounts and API keys.", no_args_is_help=True)
-agents = typer.Typer(help="Agent users: accounts that act by key and code.", no_args_is_help=True)
+users = typer.Typer(help="Manage people: accounts and API keys.", no_args_is_help=True)
+agents = typer.Typer(
+    help="Manage agent users: accounts that act with an API key and codes.", no_args_is_help=True
+)
 users.add_typer(keys, name="keys")
 _COLUMNS: Final = ("username", "owner", "purpose", "active", "created_at")
 
@@ -31,7 +33,7 @@ _COLUMNS: Final = ("username", "owner", "purpose", "active", "created_at")
 @users.command("create")
 @reporting
 def create_user(username: Name, *, expires_in: ExpiresIn = None, as_json: AsJson = False) -> None:
-    """Make the account of a person, and show its API key once."""
+    """Create a person's account, and show its API key once."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
@@ -43,7 +45,7 @@ def create_user(username: Name, *, expires_in: ExpiresIn = None, as_json: AsJson
 @users.command("list")
 @reporting
 def list_users(*, as_json: AsJson = False) -> None:
-    """List all accounts, people and agents."""
+    """List all accounts of people and agents."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
@@ -55,16 +57,18 @@ def list_users(*, as_json: AsJson = False) -> None:
 def create_agent(
     username: Name,
     *,
-    owner: Annotated[str, typer.Option(help="Whom it belongs to.")],
+    owner: Annotated[str, typer.Option(help="The account that owns it.")],
     purpose: Annotated[str, typer.Option(help="What it is for, in a few words.")],
     may_create_agents: Annotated[
         bool | None,
-        typer.Option(help="Whether it may make agents itself; by default a person's agent may."),
+        typer.Option(
+            help="Whether it may create agents itself. By default, an agent that a person owns may."
+        ),
     ] = None,
     expires_in: ExpiresIn = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make an agent user, and show its API key and its otpauth URI once."""
+    """Create an agent user, and show its API key and its otpauth URI once."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
@@ -88,7 +92,7 @@ def create_agent(
 def list_agents(
     *,
     owner: Annotated[
-        str | None, typer.Option(help="Only those of this person, however far down.")
+        str | None, typer.Option(help="Only agents that this account owns, directly or indirectly.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -106,7 +110,10 @@ def rotate_totp(
     username: Name,
     *,
     overlap: Annotated[
-        str, typer.Option(help="How long the old secret stays good, such as 10m; by default not.")
+        str,
+        typer.Option(
+            help="How long the old secret stays valid, such as 10m. By default, it ends at once."
+        ),
     ] = "0s",
     as_json: AsJson = False,
 ) -> None:
@@ -124,12 +131,13 @@ def rotate_totp(
 def issue_peering(
     username: Name,
     *,
-    domain: Annotated[str, typer.Option(help="What the other domain is called here.")],
+    domain: Annotated[str, typer.Option(help="Your name for the other domain.")],
     as_json: AsJson = False,
 ) -> None:
-    """Give an agent a secret for one other domain, and show its otpauth URI once.
+    """Issue an agent's secret for one other domain, and show its otpauth URI once.
 
-    The other domain enrols it: pipelit-agents agents enroll. Into a pipe goes the URI alone.
+    The other domain enrols the agent with: pipelit-agents agents enroll. A pipe receives only the
+    URI.
     """
     from pipelit_agents import Pipelit
 
@@ -144,10 +152,13 @@ def issue_peering(
 def enroll_peer(
     username: Name,
     *,
-    domain: Annotated[str, typer.Option(help="What its domain is called here.")],
+    domain: Annotated[str, typer.Option(help="Your name for the agent's domain.")],
     as_json: AsJson = False,
 ) -> None:
-    """Enrol another domain's agent, to verify it; its URI is asked for, or piped in."""
+    """Enrol another domain's agent, so that its codes can be verified.
+
+    The URI is read from a hidden prompt, or from standard input.
+    """
     from pipelit_agents import Pipelit
 
     uri = read_secret("URI")
@@ -174,10 +185,10 @@ def show_account(username: Name, *, as_json: AsJson = False) -> None:
 @agents.command("deactivate")
 @reporting
 def deactivate(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
-    """End an account for good, and those of all agents that it owns."""
+    """Deactivate an account and all agents that it owns. This can't be undone."""
     from pipelit_agents import Pipelit
 
-    confirm(f"Deactivate {username} and all agents that it owns, for good?", yes=yes)
+    confirm(f"Deactivate {username} and all agents that it owns? It can't be undone.", yes=yes)
     with Pipelit.from_env() as pipelit:
         ended = pipelit.users.deactivate(username)
     show("Done.", {"deactivated": list(ended)}, as_json=as_json)
@@ -187,7 +198,7 @@ def deactivate(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> 
 @agents.command("lanes")
 @reporting
 def show_lanes(username: Name, *, as_json: AsJson = False) -> None:
-    """List the lanes in which failed codes about an account are counted, and their locks."""
+    """List the lanes that count failed codes for an account, and their locks."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
@@ -203,14 +214,14 @@ def unlock(
     *,
     lane: Annotated[
         str | None,
-        typer.Option(help="The only lane to unlock, as `lanes` names it; by default all."),
+        typer.Option(help="The lane to unlock, as listed by `lanes`. By default all."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """End locks about an account, so that its codes are checked again.
+    """Unlock an account's lanes, so that its codes are verified again.
 
-    A lane that has used up its wrong guesses of the year stays locked until its lock ends. It also
-    repairs what was written while the clock was ahead.
+    A lane that has used up its wrong guesses for the year stays locked until its lock ends. The
+    command also repairs entries that were written while the clock was ahead.
     """
     from pipelit_agents import Pipelit
 
@@ -218,9 +229,9 @@ def unlock(
         locked = pipelit.users.unlock(username, lane=lane)
     fields: dict[str, str] = {"unlocked": username, **({"lane": lane} if lane else {})}
     if locked:
-        # Not a refusal: the other lanes are open, and this one opens by itself.
+        # Not an error: the other lanes are unlocked, and this one unlocks by itself.
         fields["still_locked"] = ", ".join(
             f"{each.lane} until {each.locked_until:%Y-%m-%d %H:%M} UTC" for each in locked
         )
-        fields["why"] = "the wrong guesses of the year are used up (docs: SECURITY.md, Limits)"
+        fields["why"] = "the wrong guesses for the year are used up (see SECURITY.md, Limits)"
     show("Done.", fields, as_json=as_json)

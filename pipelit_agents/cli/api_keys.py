@@ -18,13 +18,13 @@ from pipelit_agents.cli._io import (
 )
 
 __all__ = ["keys"]
-keys = typer.Typer(help="API keys of any account.", no_args_is_help=True)
+keys = typer.Typer(help="Manage the API keys of any account.", no_args_is_help=True)
 
 
 @keys.command("list")
 @reporting
 def list_keys(username: Name, *, as_json: AsJson = False) -> None:
-    """List what is known of an account's API keys; the keys themselves aren't."""
+    """List an account's API keys, masked. The keys themselves aren't stored."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
@@ -37,14 +37,14 @@ def list_keys(username: Name, *, as_json: AsJson = False) -> None:
 def issue_key(
     username: Name,
     *,
-    name: Annotated[str, typer.Option(help="What to list the key as.")],
+    name: Annotated[str, typer.Option(help="The name to list the key under.")],
     expires_in: Annotated[
         str | None,
-        typer.Option(help="How long it is good, such as 90d; by default for ever."),
+        typer.Option(help="How long it is valid, such as 90d. By default, it doesn't expire."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make another API key of an account, and show it once; into a pipe goes the key alone."""
+    """Issue another API key for an account, and show it once. A pipe receives only the key."""
     from pipelit_agents import Pipelit
 
     expires_at = expiry(expires_in)
@@ -57,12 +57,12 @@ def issue_key(
 @keys.command("revoke")
 @reporting
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="The id, the middle part of the key.")],
+    key_id: Annotated[str, typer.Argument(help="The key's id: the middle part of the key.")],
     *,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """End an API key at once."""
+    """Revoke an API key immediately."""
     from pipelit_agents import Pipelit
 
     confirm(f"Revoke the API key {key_id}?", yes=yes)

@@ -31,15 +31,14 @@ if TYPE_CHECKING:
     from pipelit_agents import Pipelit
 
 __all__ = ["audit"]
-audit = typer.Typer(help="What was decided, and whether that was changed since.")
-_FOLLOW_EVERY: Final = 1.0
-# Each time the whole trail's end is read, and a seal is written where there is anything new.
-_SEAL_EVERY: Final = timedelta(seconds=1)
-# Numbers are given before they are committed: what is shown late has a lower one.
-_LATE: Final = 1000
-
-
-# Audit
+audit = typer.Typer(help="List the recorded decisions, and detect changes to the records.")
+# Seconds.
+_FOLLOW_INTERVAL: Final = 1.0
+# Each round reads the end of the trail, and writes a seal if there are new entries.
+_MIN_SEAL_INTERVAL: Final = timedelta(seconds=1)
+# Entries get their number before they are committed, so a late one may have a number that is lower
+# by up to this many.
+_LATE_WINDOW: Final = 1000
 
 
 @audit.callback(invoke_without_command=True)
@@ -47,24 +46,27 @@ _LATE: Final = 1000
 def entries(
     context: typer.Context,
     *,
-    subject: Annotated[str | None, typer.Option(help="Only about this name.")] = None,
-    actor: Annotated[str | None, typer.Option(help="Only asked for by this account.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Only entries about this account or credential.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="Only requests of this account.")] = None,
     action: Annotated[
-        str | None, typer.Option(help="Only this action, or a group that ends with a dot: verify.")
+        str | None,
+        typer.Option(help="Only this action, or a group of actions that ends with a dot: verify."),
     ] = None,
-    outcome: Annotated[str | None, typer.Option(help="ok or refused.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="Only this outcome: ok or refused.")] = None,
     since: Annotated[
-        str | None, typer.Option(help="Only from then on: 2h, 90d, or a time in ISO 8601.")
+        str | None, typer.Option(help="Only entries since then: 2h, 90d, or a time in ISO 8601.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="How many at the most.", min=1)] = 100,
+    limit: Annotated[int, typer.Option(help="The maximum number of entries.", min=1)] = 100,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on with what comes, until it is stopped.")
+        bool, typer.Option("--follow", help="Keep printing new entries until interrupted.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON for each entry.")
     ] = False,
 ) -> None:
-    """List the newest entries of the audit trail, the oldest of them first."""
+    """List the newest entries of the audit trail in chronological order."""
     if context.invoked_subcommand is not None:
         return
     from pipelit_agents import Pipelit
@@ -89,18 +91,18 @@ def entries(
 
 
 def _follow(pipelit: Pipelit, filters: dict[str, Any], seen: set[int], *, as_json: bool) -> None:
-    # What is asked for begins with the first one that was shown, or with what comes now. Only the
-    # numbers that were given count: an entry that somebody put at their end would hide all others.
+    # Begin with the first printed entry, or with new ones. Ignore entries outside the numbering,
+    # because one that was planted at the highest number would hide all new entries.
     newest = pipelit.audit.seals.newest_number()
     first = min((each for each in seen if 1 <= each <= newest), default=newest + 1)
     while True:
-        for entry in pipelit.audit.list(limit=_LATE, after=first - 1, **filters):
+        for entry in pipelit.audit.list(limit=_LATE_WINDOW, after=first - 1, **filters):
             if entry.id not in seen:
                 _print_entry(entry, as_json=as_json)
                 seen.add(entry.id)
-        first = max(first, pipelit.audit.seals.newest_number() - _LATE)
+        first = max(first, pipelit.audit.seals.newest_number() - _LATE_WINDOW)
         seen = {each for each in seen if each >= first}
-        time.sleep(_FOLLOW_EVERY)
+        time.sleep(_FOLLOW_INTERVAL)
 
 
 def _print_entry(entry: Any, *, as_json: bool) -> None:
@@ -118,13 +120,13 @@ def _since(option: str, text: str) -> datetime:
             at = datetime.fromisoformat(text)
         except ValueError:
             raise ValueError(
-                f"--since {text!r} is no time; for example 2026-01-31T12:00Z"
+                f"{option} {text!r} isn't a time; for example 2026-01-31T12:00Z"
             ) from None
         return at if at.tzinfo else at.replace(tzinfo=UTC)
     try:
         return datetime.now(UTC) - duration(option, text)
     except ValueError as error:
-        raise ValueError(f"{error}; or a time, 2026-01-31T12:00Z") from None
+        raise ValueError(f"{error}, or a time such as 2026-01-31T12:00Z") from None
 
 
 @audit.command("seal")
@@ -132,17 +134,18 @@ def _since(option: str, text: str) -> datetime:
 def seal(
     *,
     every: Annotated[
-        str | None, typer.Option(help="Go on, once in so long, such as 1m, until it is stopped.")
+        str | None,
+        typer.Option(help="Repeat at this interval, such as 1m, until interrupted."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Seal the entries that came since the last time, so that changing them shows."""
+    """Seal the entries that were written since the last seal, so that changes can be detected."""
     from pipelit_agents import Pipelit
 
     pause = None
     if every is not None:
         most = timedelta(seconds=LONGEST_WAIT)
-        pause = duration("--every", every, least=_SEAL_EVERY, most=most).total_seconds()
+        pause = duration("--every", every, least=_MIN_SEAL_INTERVAL, most=most).total_seconds()
     with Pipelit.from_env() as pipelit:
         while True:
             sealed = pipelit.audit.seal()
@@ -159,13 +162,16 @@ def head(
     *,
     append: Annotated[
         Path | None,
-        typer.Option(help="Add it to this file, if the heads that are in it still fit."),
+        typer.Option(help="Append the head to this file, if the file's heads match the trail."),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="As without it: one line of JSON.")
+        bool, typer.Option("--json", help="No effect: the output is always one line of JSON.")
     ] = False,
 ) -> None:
-    """Seal, and print the newest seal: one line of JSON, to be kept somewhere else."""
+    """Seal, and print the chain head (the newest seal) as one line of JSON.
+
+    Store it where the database's users can't write.
+    """
     from pipelit_agents import Pipelit
     from pipelit_agents.errors import AuditTampered
 
@@ -173,7 +179,7 @@ def head(
     with Pipelit.from_env() as pipelit:
         problems = pipelit.audit.verify(kept).problems
         if problems:
-            raise AuditTampered(f"no head is made of a trail that was changed: {problems[0]}")
+            raise AuditTampered(f"the trail was changed, so no head is printed: {problems[0]}")
         pipelit.audit.seal()
         line = pipelit.audit.head().to_json()
     if append is not None:
@@ -192,12 +198,14 @@ def verify_trail(
     against: Annotated[
         Path | None,
         typer.Option(
-            "--head", help="A file with lines of `audit head`: each has to fit, so a cut-off shows."
+            "--head",
+            help="A file with lines from `audit head`. Each must match the trail, so that deletion "
+            "of the newest seals is detected.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the trail against its seals; exit code 1 means that it was changed."""
+    """Verify the trail against its seals. Exit code 1 means that it was changed."""
     from pipelit_agents import Pipelit
 
     kept = [] if against is None else _heads("--head", against)
@@ -214,10 +222,10 @@ def _heads(option: str, path: Path) -> list[Any]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{option} {path}: it can't be read ({error})") from None
+        raise ConfigurationError(f"{option} {path}: the file can't be read ({error})") from None
     found = [AuditHead.from_json(line) for line in lines if line.strip()]
     if not found:
-        raise ConfigurationError(f"{option} {path}: there is no head in it")
+        raise ConfigurationError(f"{option} {path}: the file has no head in it")
     return found
 
 
@@ -225,14 +233,16 @@ def _heads(option: str, path: Path) -> list[Any]:
 @reporting
 def prune(
     *,
-    before: Annotated[str, typer.Option(help="What is older goes: 90d, or a time in ISO 8601.")],
+    before: Annotated[
+        str, typer.Option(help="Delete entries older than this: 90d, or a time in ISO 8601.")
+    ],
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete old sealed entries, in whole batches; what stays can still be checked."""
+    """Delete old sealed entries in whole batches. The remaining trail can still be verified."""
     from pipelit_agents import Pipelit
 
-    confirm(f"Delete the audit's entries from before {before}?", yes=yes)
+    confirm(f"Delete the audit entries from before {before}?", yes=yes)
     with Pipelit.from_env() as pipelit:
         deleted = pipelit.audit.prune(_since("--before", before))
     show("Pruned.", {"entries": deleted}, as_json=as_json)

@@ -1,4 +1,4 @@
-"""Commands about credentials. Secrets are read from a prompt or standard input, never arguments."""
+"""Commands about credentials. Secrets come from a prompt or standard input, never arguments."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning
 
 __all__ = ["credentials"]
 
-credentials = typer.Typer(help="Sealed secrets: put, list masked, delete.", no_args_is_help=True)
+credentials = typer.Typer(
+    help="Store encrypted secrets, list them masked, delete them.", no_args_is_help=True
+)
 
 T = TypeVar("T")
 
 Name = Annotated[str, typer.Argument(help="The credential's name.")]
 _REPLACE: Final = (
-    "the shell's history has it now, so replace it where it is from. Type the new one at the "
-    "prompt, or pipe it in"
+    "the shell's history has it now, so replace it at its issuer. Type the new one at the prompt, "
+    "or pipe it in"
 )
-_LONGEST_NAME: Final = 64
+# Characters.
+_MAX_NAME_LENGTH: Final = 64
 
 
 @credentials.command("put", context_settings={"allow_extra_args": True})
@@ -42,57 +45,60 @@ def put(
     name: Name,
     context: typer.Context,
     *,
-    kind: Annotated[str, typer.Option(help="What it is for, such as llm.")],
-    created_by: Annotated[str, typer.Option(help="Who puts it there, for the record.")],
+    kind: Annotated[str, typer.Option(help="What it is used for, such as llm.")],
+    created_by: Annotated[str, typer.Option(help="Who stores it, for the record.")],
     field: Annotated[
         list[str] | None,
-        typer.Option(help="A field of several, asked for one by one; may be repeated."),
+        typer.Option(help="The name of a secret field, with its own prompt; may be repeated."),
     ] = None,
     public: Annotated[
         list[str] | None,
-        typer.Option(help="A field that is no secret, as key=value; may be repeated."),
+        typer.Option(help="A field that isn't secret, as key=value; may be repeated."),
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(help="An account that alone may open it; may be repeated. By default any."),
+        typer.Option(
+            help="An account that may open it; may be repeated. By default any account may."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Seal a secret under a name; what stood there is replaced.
+    """Encrypt and store a secret under a name. An existing one is replaced.
 
-    The secret is read from a hidden prompt, or from standard input: all of it, or with several
-    fields a line for each.
+    The secret is read from a hidden prompt, or from standard input: all of the input, or one line
+    for each of several fields.
     """
     from pipelit_agents import Pipelit
 
     if context.args:
         raise ValueError(f"the secret isn't an argument: {_REPLACE}")
-    _require_label("--kind", kind, "what it is for, such as llm")
-    _require_label("--created-by", created_by, "who puts it there, such as alice")
+    _require_label("--kind", kind, "what the secret is used for, such as llm")
+    _require_label("--created-by", created_by, "who stores the secret, such as alice")
     for option, label in (("NAME", name), *(("--allow", each) for each in allow or [])):
-        # The names of accounts may have numbers, so only what is known as a secret is refused.
+        # Account names may contain numbers, so only values with the form of a secret are refused.
         if is_token(label) or (has_code_form(label) and not is_wordy(label)):
             raise ValueError(
-                f"{option} has the form of a secret, and it is shown to everybody: {_REPLACE}"
+                f"{option} has the form of a secret, but it is stored and listed in clear text: "
+                f"{_REPLACE}"
             )
     shown = _once("--public", [_pair(each) for each in public or []])
     fields = _once("--field", [(_field(each), f"Value of {each}") for each in field or []])
     value: str | dict[str, str]
     if fields:
-        given = read_secrets(list(fields.values()))
-        value = {each: given[prompt] for each, prompt in fields.items()}
+        answers = read_secrets(list(fields.values()))
+        value = {each: answers[prompt] for each, prompt in fields.items()}
     else:
         value = read_secret("Value")
-    with Pipelit.from_env() as pipelit, warnings.catch_warnings(record=True) as said:
+    with Pipelit.from_env() as pipelit, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ShortSecretWarning)
         warnings.simplefilter("always", CommonSecretWarning)
         info = pipelit.credentials.put(
             name, value, kind=kind, created_by=created_by, public=shown, allow=allow or None
         )
     if not as_json:
-        for each in said:
+        for each in caught:
             typer.echo(f"warning: {each.message}", err=True)
-    _show("Sealed.", _fields(info), as_json=as_json)
+    _show("Stored.", _fields(info), as_json=as_json)
 
 
 @credentials.command("list")
@@ -102,7 +108,7 @@ def list_credentials(
     kind: Annotated[str | None, typer.Option(help="Only those of this kind.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the credentials, masked all but the last four characters."""
+    """List the credentials, masked except for the last four characters."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
@@ -135,7 +141,7 @@ def delete(name: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
 
 def _show(title: str, fields: dict[str, Any], *, as_json: bool) -> None:
     if not as_json:
-        # JSON has the names of the attributes, a person reads words.
+        # JSON keeps the names of the attributes; people read labels.
         searched, unsearched = fields.pop("searched"), fields.pop("unsearched")
         if searched or unsearched:
             fields["searched for"] = searched
@@ -144,8 +150,8 @@ def _show(title: str, fields: dict[str, Any], *, as_json: bool) -> None:
     show(title, fields, as_json=as_json)
     if not as_json and unsearched:
         typer.echo(
-            "What is not searched for can leave a node. If it is a secret, store it in a field of "
-            "its own (--field) of at least 8 characters."
+            "Values that are not searched for can leave a node. If one is a secret, store it in a "
+            "separate field (--field) of at least 8 characters."
         )
 
 
@@ -159,8 +165,8 @@ def _pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ValueError(
-            "--public takes key=value, such as base_url=https://…, and one is given without it. "
-            f"If that was the secret: {_REPLACE}"
+            "--public takes key=value, such as base_url=https://…, but one has another form. If "
+            f"that was the secret: {_REPLACE}"
         )
     try:
         return key, json.loads(value, parse_constant=_no_json)
@@ -169,20 +175,20 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 def _field(name: str) -> str:
-    if len(name) > _LONGEST_NAME or not name[:1].isalpha() or not is_wordy(name):
+    if len(name) > _MAX_NAME_LENGTH or not name[:1].isalpha() or not is_wordy(name):
         raise ValueError(
-            "--field takes a field's name, such as user or password, and one that is given is no "
-            f"name (letters, digits and _ . -). If that was the secret: {_REPLACE}"
+            "--field takes a field's name, such as user or password, but one isn't a name "
+            f"(letters, digits and _ . -). If that was the secret: {_REPLACE}"
         )
     return name
 
 
 def _require_label(option: str, value: str, what: str) -> None:
-    # Stored in clear and listed. Addresses and names in any language are fine.
+    # It is stored and listed in clear text. Addresses and names in any language are accepted.
     plain = "".join("x" if c.isalpha() and not c.isascii() else c for c in value)
-    if len(value) > _LONGEST_NAME or not is_wordy(plain.replace("@", " ")) or is_token(value):
+    if len(value) > _MAX_NAME_LENGTH or not is_wordy(plain.replace("@", " ")) or is_token(value):
         raise ValueError(
-            f"{option} takes {what}, and what is given are no words. If that was the secret: "
+            f"{option} takes {what}, but the value isn't made of words. If that was the secret: "
             f"{_REPLACE}"
         )
 
@@ -198,6 +204,6 @@ def _once(option: str, pairs: list[tuple[str, T]]) -> dict[str, T]:
         second = next(at for at, key in enumerate(names) if key in names[:at])
         first = names.index(names[second])
         raise ValueError(
-            f"{option} {second + 1} has the name of {option} {first + 1}; give each name once"
+            f"{option} {second + 1} has the same name as {option} {first + 1}; use each name once"
         )
     return found

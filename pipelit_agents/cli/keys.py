@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["keys", "rotate_key"]
 
-keys = typer.Typer(help="FIELD_ENCRYPTION_KEY: what stands under which key.", no_args_is_help=True)
+keys = typer.Typer(
+    help="Manage FIELD_ENCRYPTION_KEY: add, rotate and count keys.", no_args_is_help=True
+)
 Checkpoints = Annotated[
     list[str] | None,
     typer.Option(
         "--checkpoints",
-        help="Where sealed checkpoints are, to count those under an older key: a file of "
+        help="A database with encrypted checkpoints, to count those under an older key: a file of "
         "SqliteSaver, or env:NAME of a variable with a postgresql:// address. May be repeated.",
     ),
 ]
@@ -45,17 +47,17 @@ NoCheckpoints = Annotated[
     bool,
     typer.Option(
         "--no-checkpoints",
-        help="Say that there are no sealed checkpoints, as none are named. They aren't counted, so "
-        "whether the older keys can go stays for you to decide.",
+        help="State that there are no encrypted checkpoints. None are counted, so you must decide "
+        "yourself whether you can remove the older keys.",
     ),
 ]
 Metadata = Annotated[
     list[str] | None,
     typer.Option(
         "--metadata",
-        help="Your own models with EncryptedString columns, as module:Base, to count and rotate "
-        "them too; in another database module:Base=env:NAME, of a variable with its SQLAlchemy "
-        "URL. The module is imported. May be repeated.",
+        help="Your own models with EncryptedString columns, to count and rotate them too: "
+        "module:Base, or for another database module:Base=env:NAME, of a variable with its "
+        "SQLAlchemy URL. The module is imported. May be repeated.",
     ),
 ]
 
@@ -63,26 +65,29 @@ Metadata = Annotated[
 @keys.command("generate")
 @reporting
 def generate(*, as_json: AsJson = False) -> None:
-    """Make a key and show it; put it before the old one, with a comma, in FIELD_ENCRYPTION_KEY."""
+    """Generate a key and show it.
+
+    Put it before the old key, separated by a comma, in FIELD_ENCRYPTION_KEY.
+    """
     from pipelit_agents import Keyring
 
     fields = {
         "key": Keyring.generate_key(),
-        "next": "FIELD_ENCRYPTION_KEY=<this>,<the old one>; start all processes again; keys rotate",
+        "next": "FIELD_ENCRYPTION_KEY=<this key>,<the old key>; restart all processes; keys rotate",
     }
-    hand_over("Made.", fields, "key", as_json=as_json)
+    hand_over("Generated.", fields, "key", as_json=as_json)
 
 
 @keys.command("add")
 @reporting
 def add(*, as_json: AsJson = False) -> None:
-    """Make a key and put it before the old one in .env; nothing is sealed under it yet."""
+    """Generate a key and put it before the old key in .env. Nothing is encrypted with it yet."""
     from pipelit_agents.settings import add_key
 
     path = add_key(Path(".env"))
     fields = {
         "file": str(path),
-        "next": "start all processes again, and then: pipelit-agents keys rotate",
+        "next": "restart all processes, then run: pipelit-agents keys rotate",
     }
     show("Added.", fields, as_json=as_json)
 
@@ -90,10 +95,10 @@ def add(*, as_json: AsJson = False) -> None:
 @keys.command("forget")
 @reporting
 def forget(*, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Delete what no key opens: for a key that is lost for good."""
+    """Delete the records that no key can decrypt, after a key was lost for good."""
     from pipelit_agents import Pipelit
 
-    confirm("Delete every credential, secret and peering that no key opens?", yes=yes)
+    confirm("Delete every credential, secret and peering that no key can decrypt?", yes=yes)
     with Pipelit.from_env() as pipelit:
         gone = pipelit.keys.forget_unreadable()
     show("Deleted.", {"forgotten": list(gone)}, as_json=as_json)
@@ -108,7 +113,7 @@ def status(
     metadata: Metadata = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count what is under which key, and say whether the older ones can go."""
+    """Count the values encrypted with each key, and show whether you can remove the older keys."""
     from pipelit_agents import Pipelit
 
     with (
@@ -117,15 +122,15 @@ def status(
         _models(metadata) as models,
     ):
         found = pipelit.keys.status(checkpointers=savers, models=models)
-    said = no_checkpoints and not checkpoints
-    show("", _status(found, models, said=said, as_json=as_json), as_json=as_json)
+    none_stated = no_checkpoints and not checkpoints
+    show("", _status(found, models, none_stated=none_stated, as_json=as_json), as_json=as_json)
 
 
 @keys.command("rotate")
 @reporting
 def rotate_key(
     *,
-    batch: Annotated[int, typer.Option(help="How many rows are replaced at a time.", min=1)] = 100,
+    batch: Annotated[int, typer.Option(help="How many rows to replace at a time.", min=1)] = 100,
     checkpoints: Checkpoints = None,
     no_checkpoints: NoCheckpoints = False,
     metadata: Metadata = None,
@@ -133,15 +138,15 @@ def rotate_key(
         bool,
         typer.Option(
             "--purge",
-            help="Then rewrite the tables, so that the old ciphertext leaves the files; needs the "
-            "database for itself.",
+            help="Then rewrite the tables, to remove the old ciphertext from the files. This needs "
+            "exclusive use of the database.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Seal everything anew under the newest key, while the system runs.
+    """Encrypt everything again with the newest key, while the system runs.
 
-    It may be stopped, killed and started again. It says when the older key can go.
+    You can interrupt the command and run it again. It shows when you can remove the older key.
     """
     from pipelit_agents import Pipelit
 
@@ -150,15 +155,15 @@ def rotate_key(
         _savers(checkpoints, none=no_checkpoints) as savers,
         _models(metadata) as models,
     ):
-        with _progress("sealing anew", quiet=as_json) as told:
+        with _progress("encrypting again", quiet=as_json) as update:
             done = pipelit.keys.rotate(
-                batch=batch, progress=told, checkpointers=savers, models=models
+                batch=batch, progress=update, checkpointers=savers, models=models
             )
         if purge:
             pipelit.keys.purge()
-    said = no_checkpoints and not checkpoints
-    fields = {"sealed_anew": done.resealed, "purged": purge}
-    fields |= _status(done.status, models, said=said, as_json=as_json)
+    none_stated = no_checkpoints and not checkpoints
+    fields = {"encrypted_again": done.resealed, "purged": purge}
+    fields |= _status(done.status, models, none_stated=none_stated, as_json=as_json)
     show("Rotated.", fields, as_json=as_json)
     if done.status.unreadable:
         raise typer.Exit(1)
@@ -169,7 +174,7 @@ def _progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]
     from rich.console import Console
     from rich.progress import Progress
 
-    # On standard error, so that the outcome can be piped on.
+    # On standard error, so that the result can be piped.
     console = Console(stderr=True, quiet=quiet)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what)
@@ -198,8 +203,8 @@ def _savers(addresses: Sequence[str] | None, *, none: bool) -> Iterator[list[Any
             raise
         except Exception as error:
             raise ConfigurationError(
-                f"--checkpoints: they can't be read ({type(error).__name__}): is it a "
-                "checkpointer's database?"
+                f"--checkpoints: the checkpoints can't be read ({type(error).__name__}): is this "
+                "a checkpointer's database?"
             ) from None
 
 
@@ -213,7 +218,7 @@ def _saver(address: str) -> Any:
             value = os.environ.get(address.removeprefix("env:"), "")
             if not value.startswith(("postgresql://", "postgres://")):
                 raise ConfigurationError(
-                    f"--checkpoints {address}: no postgresql:// address is set"
+                    f"--checkpoints {address}: the variable has no postgresql:// address"
                 )
             return PostgresSaver.from_conn_string(value)
         from langgraph.checkpoint.sqlite import SqliteSaver
@@ -223,23 +228,23 @@ def _saver(address: str) -> Any:
         ) from None
     if "://" in address:
         raise ConfigurationError(
-            "--checkpoints: an address stands in the shell's history with its password; put it "
-            "into a variable, and name that: --checkpoints env:NAME"
+            "--checkpoints: the shell's history has the address with its password now; put it into "
+            "a variable and name the variable: --checkpoints env:NAME"
         )
-    # Looked at first: the saver would make its tables in whatever it is given.
+    # Look first, because the saver creates its tables in any file.
     try:
         with closing(sqlite3.connect(f"file:{quote(address)}?mode=ro", uri=True)) as file:
             file.execute("SELECT thread_id FROM checkpoints LIMIT 1").fetchone()
     except sqlite3.Error:
         raise ConfigurationError(
-            f"--checkpoints: {address!r:.200} is no file of SqliteSaver"
+            f"--checkpoints: {address!r:.200} isn't a file of SqliteSaver"
         ) from None
     return SqliteSaver.from_conn_string(address)
 
 
 @contextmanager
 def _models(named: Sequence[str] | None) -> Iterator[list[Any] | None]:
-    """The models that are named, imported from the working directory as `python -m` would."""
+    """Import the named models from the working directory, as `python -m` would."""
     if named is None:
         yield None
         return
@@ -266,16 +271,16 @@ def _model(named: str, opened: ExitStack) -> Any:
         ) from error
     metadata = found if isinstance(found, MetaData) else getattr(found, "metadata", None)
     if not isinstance(metadata, MetaData):
-        raise ConfigurationError(f"--metadata {where} is no declarative base and no MetaData")
+        raise ConfigurationError(f"--metadata {where} is neither a declarative base nor MetaData")
     if not equals:
         return metadata
     url = os.environ.get(variable.removeprefix("env:"), "")
     try:
         engine = create_engine(url)
     except Exception as error:
-        # Its words may hold the password.
+        # The error's message may contain the password.
         raise ConfigurationError(
-            f"--metadata {named}: the variable holds no SQLAlchemy URL that can be used "
+            f"--metadata {named}: the variable isn't set to a usable SQLAlchemy URL "
             f"({type(error).__name__})"
         ) from None
     opened.callback(engine.dispose)
@@ -283,7 +288,7 @@ def _model(named: str, opened: ExitStack) -> Any:
 
 
 def _status(
-    found: KeyStatus, models: list[Any] | None, *, said: bool, as_json: bool
+    found: KeyStatus, models: list[Any] | None, *, none_stated: bool, as_json: bool
 ) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "keys": list(found.keys),
@@ -296,7 +301,7 @@ def _status(
         fields["no_key_opens"] = list(found.unreadable)
     missing = list(found.not_counted)
     if models is None:
-        # This process doesn't know the application's models.
+        # The command doesn't know the application's models.
         missing.append(
             "EncryptedString columns in other databases: --metadata module:Base=env:NAME"
         )
@@ -313,13 +318,13 @@ def _status(
     fields["older_keys_can_go"] = can_go if can_go is not None or as_json else "not known"
     if found.columns and not models:
         fields["next"] = (
-            "keys rotate --metadata module:Base, for the columns in other tables; checkpoints stay "
-            "until their threads are deleted"
+            "keys rotate --metadata module:Base, for the columns in other tables; checkpoints keep "
+            "their key until their threads are deleted"
         )
     elif can_go is None:
         fields["next"] = (
-            "nothing that was counted needs an older key. Keep it, unless you know that nothing of "
-            "what wasn't counted does"
-            + (": you said that there are no sealed checkpoints" if said else "")
+            "nothing that was counted needs an older key. Keep it, unless you know that nothing "
+            "else needs it either"
+            + (": you stated that there are no encrypted checkpoints" if none_stated else "")
         )
     return fields

@@ -33,12 +33,11 @@ if TYPE_CHECKING:
     from pipelit_agents import Pipelit
 
 __all__ = ["mfa"]
-mfa = typer.Typer(help="Second factors of people, by an authenticator app.", no_args_is_help=True)
+mfa = typer.Typer(
+    help="Manage people's second factors, with an authenticator app.", no_args_is_help=True
+)
 
 Name = Annotated[str, typer.Argument(help="The person's account.", metavar="username")]
-
-
-# Second factors
 
 
 @mfa.command("enroll")
@@ -51,9 +50,9 @@ def enroll(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a second factor, show it as a QR code, and turn it on by a first code of the app.
+    """Create a second factor, show it as a QR code, and turn it on with the app's first code.
 
-    Without a terminal to ask at, the first code is for: pipelit-agents mfa confirm.
+    Without a terminal, pass the first code to: pipelit-agents mfa confirm.
     """
     import segno
 
@@ -61,36 +60,36 @@ def enroll(
 
     if png is not None and (png.exists() or not png.parent.is_dir()):
         raise ConfigurationError(
-            f"--png {png}: name a file that isn't there yet, in a folder that is"
+            f"--png {png}: name a file that doesn't exist yet, in a folder that exists"
         )
     if png is not None and not os.access(png.parent, os.W_OK):
-        raise ConfigurationError(f"--png {png}: the folder can't be written to; name another")
+        raise ConfigurationError(f"--png {png}: the folder isn't writable; name another")
     with Pipelit.from_env() as pipelit:
         enrolled = pipelit.mfa.enroll(username)
         uri = enrolled.get_secret_value()
-        asks = at_a_terminal() and not as_json
+        prompts = at_a_terminal() and not as_json
         drawn = segno.make(uri, error="m", micro=False)
         if png is not None:
             with os.fdopen(os.open(png, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
                 drawn.save(out, kind="png", scale=8)
-        elif asks:
+        elif prompts:
             drawn.terminal(compact=True)
         fields: dict[str, Any] = {"username": username, "provisioning_uri": uri}
         if png is not None:
             fields["qr_code"] = str(png)
-        if not asks:
+        if not prompts:
             fields["next"] = f"pipelit-agents mfa confirm {username}"
-        title = "Scan it." if asks or png else "Put this address into an authenticator app."
+        title = "Scan it." if prompts or png else "Enter this URI in an authenticator app."
         show(title, fields, as_json=as_json, once=["provisioning_uri"])
-        if asks:
+        if prompts:
             _show_recovery(_first_code(pipelit, username, enrolled), username)
 
 
 def _first_code(pipelit: Pipelit, username: str, enrolled: SecretStr) -> Sequence[SecretStr]:
-    """Ask for a first code until one is right, or the enrolment has ended."""
+    """Prompt for the first code until one is correct, or the enrolment has ended."""
     while True:
-        # Whoever sits here was shown the secret, so however many first codes others got wrong,
-        # this one is evaluated.
+        # This user has seen the secret, so the code is verified however many wrong first codes
+        # others have entered.
         try:
             return pipelit.mfa.confirm(username, read_secret("Code"), enrolled=enrolled)
         except (CodeRejected, MalformedCode) as error:
@@ -102,19 +101,19 @@ def _first_code(pipelit: Pipelit, username: str, enrolled: SecretStr) -> Sequenc
 @mfa.command("confirm")
 @reporting
 def confirm_factor(username: Name, *, as_json: AsJson = False) -> None:
-    """Turn a second factor on by its first code, from a hidden prompt or standard input."""
+    """Turn a second factor on with its first code, from a hidden prompt or standard input."""
     from pipelit_agents import Pipelit
 
-    given = read_secret("Code")
+    typed_code = read_secret("Code")
     with Pipelit.from_env() as pipelit:
-        codes = pipelit.mfa.confirm(username, given)
+        codes = pipelit.mfa.confirm(username, typed_code)
     _show_recovery(codes, username, as_json=as_json)
 
 
 @mfa.command("recovery-codes")
 @reporting
 def recovery_codes(username: Name, *, as_json: AsJson = False) -> None:
-    """Replace the recovery codes by ten new ones; it asks for a code."""
+    """Replace the recovery codes with ten new ones. This requires a code."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
@@ -126,7 +125,7 @@ def recovery_codes(username: Name, *, as_json: AsJson = False) -> None:
 @mfa.command("disable")
 @reporting
 def disable(username: Name, *, as_json: AsJson = False) -> None:
-    """End a second factor; it asks for a code of it, or a recovery code."""
+    """Turn a second factor off. This requires one of its codes, or a recovery code."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
@@ -138,10 +137,10 @@ def disable(username: Name, *, as_json: AsJson = False) -> None:
 @mfa.command("reset")
 @reporting
 def reset(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
-    """End a second factor without a code, for who lost phone and recovery codes."""
+    """Turn a second factor off without a code, for a person who lost phone and recovery codes."""
     from pipelit_agents import Pipelit
 
-    confirm(f"End the second factor of {username} without a code?", yes=yes)
+    confirm(f"Turn off the second factor of {username} without a code?", yes=yes)
     with Pipelit.from_env() as pipelit:
         pipelit.mfa.reset(username)
     fields = {"username": username, "next": f"pipelit-agents mfa enroll {username}"}
@@ -151,7 +150,7 @@ def reset(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
 @mfa.command("status")
 @reporting
 def factor(username: Name, *, as_json: AsJson = False) -> None:
-    """Show whether a person has a second factor, and how many recovery codes are left."""
+    """Show whether a person has a second factor, and how many recovery codes remain."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
@@ -160,7 +159,7 @@ def factor(username: Name, *, as_json: AsJson = False) -> None:
 
 
 def _require_on(pipelit: Pipelit, username: str) -> None:
-    # The operator is told what a code's refusal doesn't say, and isn't asked for a code in vain.
+    # Fail before the prompt. Unlike a caller whose code is refused, the operator may know this.
     if not pipelit.mfa.status(username).on:
         raise SecondFactorError(
             f"{username!r} has no second factor: pipelit-agents mfa enroll {username}",

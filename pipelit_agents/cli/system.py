@@ -1,11 +1,11 @@
-"""The operator's commands: check, keys, second factors, audit, copies."""
+"""The commands ``check`` and ``backup``."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -15,9 +15,6 @@ from pipelit_agents.cli._io import (
     show,
 )
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["backup", "check"]
 _MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
 
@@ -26,13 +23,13 @@ _MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
 def check(
     *,
     deploy: Annotated[
-        bool, typer.Option("--deploy", help="Go through the checklist for production too.")
+        bool, typer.Option("--deploy", help="Run the production checklist too.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look whether all is as it should be; exit code 1 means that something isn't.
+    """Check the deployment. Exit code 1 means that a check failed.
 
-    Each item that isn't well is shown with why it matters and what fixes it.
+    Each failed check is shown with the reason why it matters and with its fix.
     """
     from pipelit_agents import Pipelit
 
@@ -55,11 +52,11 @@ def check(
 
 @reporting
 def backup(
-    path: Annotated[Path, typer.Argument(help="A file that isn't there yet.", metavar="file")],
+    path: Annotated[Path, typer.Argument(help="A file that doesn't exist yet.", metavar="file")],
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Copy an SQLite database while it is used; the key isn't in the copy."""
+    """Copy an SQLite database while it is in use. The copy doesn't contain the key."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:

@@ -1,4 +1,4 @@
-"""Storage: the tables, their migrations, and the engine that opens them."""
+"""The database: tables, migrations, engine and transactions."""
 
 from __future__ import annotations
 

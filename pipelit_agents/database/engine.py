@@ -1,4 +1,4 @@
-"""Opening the database: private files, safe transactions, and errors that name the setting."""
+"""Open the database, with private files, safe transactions, and errors that name the setting."""
 
 from __future__ import annotations
 
@@ -44,21 +44,23 @@ __all__ = ["Database"]
 
 C = TypeVar("C")
 
+# Seconds.
 BUSY_TIMEOUT: Final = 15.0
 POOL_SIZE: Final = 8
-_SPARE: Final = 4
+# SQLite connections that are kept outside the pool.
+_MAX_SPARE: Final = 4
 reset_in_forked_children(THIS_THREAD)
 
 
 class Database:
-    """One database. It opens at first use, so that it can be made when a module is imported.
+    """A database, which is opened at first use, so that a module can create it at import.
 
     Args:
         url: Returns an SQLAlchemy URL; called at first use.
-        pool_size: How many connections to a server one process has at the most.
+        pool_size: The maximum number of connections that one process opens to a server.
 
     Raises:
-        ConfigurationError: At first use, when the URL can't be used.
+        ConfigurationError: At first use, if the URL can't be used.
     """
 
     def __init__(self, url: Callable[[], str], *, pool_size: int = POOL_SIZE) -> None:
@@ -70,9 +72,9 @@ class Database:
         reset_in_forked_children(self)
 
     def reset_after_fork(self) -> None:
-        """Forget all connections; in a forked child they are the parent's.
+        """Forget all connections in a forked child, without closing them.
 
-        They aren't closed: the parent still uses them.
+        The parent still uses them.
         """
         if self._opened is not None:
             self._opened.disconnect()
@@ -81,36 +83,40 @@ class Database:
         self._known: _Opened | None = None
         # A thread that is interrupted while it opens the database can open it again.
         self._opening = threading.RLock()
-        # SQLite has one writer at a time, and makes others sleep and ask again; threads of one
-        # process wait here instead, and go on at once.
+        # SQLite allows one writer at a time; others sleep and retry. Threads of one process wait
+        # for this lock instead, and continue immediately.
         self._writer = threading.RLock()
 
     def before_fork(self) -> object:
-        """Close SQLite's connections, so that the child gets none; return the name if one is left.
+        """Close SQLite's connections before a fork; return the database's name if one is left.
 
-        SQLite in the child would believe that it has the parent's locks on the file. Whoever closes
-        the last connection that has a lock deletes the log, also with what the child has written.
+        In the child, SQLite would assume that it holds the parent's locks on the file. Closing the
+        last connection with a lock deletes the log, including what the child has written.
         """
         opened = self._opened
         if opened is None or opened.engine.dialect.name != "sqlite":
             return None
         if THIS_THREAD.connects:
-            # This thread was interrupted while it has the locks of the pool.
+            # This thread was interrupted while it holds the locks of the pool.
             return opened.name
         opened.drain()
         return None
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied, and so does everything that uses the database."""
+        """Refuse to be pickled or copied, also as a part of another object.
+
+        Raises:
+            TypeError: Always.
+        """
         raise TypeError(
-            "pipelit's services have keys and connections of their process, so they can't be "
-            "pickled or copied: make a Pipelit in the other process (Pipelit.from_env()), and pass "
-            "names and values only"
+            "pipelit's services hold the keys and connections of their process, so they can't be "
+            "pickled or copied: create a Pipelit in the other process (Pipelit.from_env()), and "
+            "pass only names and values"
         )
 
     @property
     def engine(self) -> Engine:
-        """The engine; made at first use, and anew in a forked child."""
+        """The engine. It is created at first use, and again in a forked child."""
         return self._open().engine
 
     @staticmethod
@@ -126,15 +132,15 @@ class Database:
                 if opened is None:
                     url = self._url()
                     made = _Opened.by(_engine(url, self._pool_size, create=create), url)
-                    # Another one, where this thread was interrupted just now, and used it.
+                    # A handler that interrupted this thread may have opened the database already.
                     opened = self._opened = self._opened or made
         return opened
 
     def _ready(self) -> _Opened:
-        """As :meth:`_open`, for whoever uses the tables: not those of a newer version.
+        """Open the database, and check that its tables aren't of a newer version.
 
         Raises:
-            StorageError: A newer pipelit-agents has migrated them.
+            StorageError: A newer pipelit-agents has migrated the tables.
         """
         opened = self._open()
         if opened is not self._known:
@@ -145,7 +151,7 @@ class Database:
 
     @property
     def url(self) -> URL | None:
-        """Where it is, without opening it; None where that can't be read."""
+        """The database's URL, without opening it; None if it isn't a valid URL."""
         try:
             return make_url(self._url())
         except (ArgumentError, ValueError):
@@ -153,14 +159,14 @@ class Database:
 
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[Connection]:
-        """A transaction of its own that holds the write lock from its first statement on.
+        """Begin a transaction that holds the write lock from its first statement on.
 
         Args:
-            durable: What it decides has to outlive a power cut too. A spent code needn't: there
-                the epoch knows of the cut.
+            durable: Whether the commit must survive a power failure. A used code needn't, because
+                the epoch detects the failure.
 
         Raises:
-            StorageError: The database can't be reached or refused a statement.
+            StorageError: The database can't be reached, or refused a statement.
         """
         opened = self._ready()
         engine = opened.engine
@@ -178,10 +184,12 @@ class Database:
 
     @contextmanager
     def deciding(self) -> Iterator[Transaction]:
-        """As :meth:`writing`, for statements alone, and quicker: what runs at every check.
+        """Begin a transaction like :meth:`writing`, but faster and only for :class:`Statement`.
+
+        Every verification uses it.
 
         Raises:
-            StorageError: The database can't be reached or refused a statement.
+            StorageError: The database can't be reached, or refused a statement.
         """
         opened = self._ready()
         engine = opened.engine
@@ -201,8 +209,8 @@ class Database:
                     if opened.is_ours:
                         driver.rollback()
                 except BaseException as error:
-                    # The line is gone, and the server rolls back by itself; or this was
-                    # interrupted, and nobody may get the connection as it is.
+                    # If the connection is lost, the server rolls back by itself. If the rollback
+                    # was interrupted, the connection must not be used again.
                     driver.invalidate()
                     if not isinstance(error, Exception):
                         raise
@@ -213,10 +221,10 @@ class Database:
 
     @contextmanager
     def _turn(self, opened: _Opened) -> Iterator[None]:
-        """A transaction that writes: one at a time of a thread, and on SQLite of the process.
+        """Allow one writing transaction at a time per thread, and on SQLite per process.
 
         Raises:
-            StorageError: This thread is in one already, or another holds it for too long.
+            StorageError: This thread is already in one, or another thread holds it for too long.
         """
         writes, holds, writer = THIS_THREAD.writes, THIS_THREAD.holds, self._writer
         sqlite = opened.engine.dialect.name == "sqlite"
@@ -225,8 +233,8 @@ class Database:
         if was_in_use(opened.name):
             raise StorageError(
                 "this process was forked in the middle of a transaction of the database at "
-                f"{opened.engine.url.render_as_string()}, so it can't write to it: fork where no "
-                "transaction is under way (not in a signal handler or a finalizer), or use the "
+                f"{opened.engine.url.render_as_string()}, so it can't write to it: don't fork "
+                "during a transaction (such as in a signal handler or a finalizer), or use the "
                 "start method spawn or forkserver of multiprocessing"
             )
         try:
@@ -241,8 +249,8 @@ class Database:
                 yield
         finally:
             if sqlite:
-                # Tried, where it may not be this thread's: see Batching.ask.
-                try:  # noqa: SIM105 - suppress is Python's own code, and can be interrupted too
+                # This thread may not hold the lock if it was interrupted; see Batching.ask.
+                try:  # noqa: SIM105 - suppress is Python code, so a signal can interrupt it too
                     writer.release()
                 except RuntimeError:
                     pass
@@ -270,7 +278,8 @@ class Database:
         depth = THIS_THREAD.connects
         if depth > 1:
             raise StorageError(INTERRUPTED.format(what="opening a connection"))
-        # The pool's locks may be this thread's own; and so may be the last of its connections.
+        # This thread may hold the pool's locks, or the pool's last connection, and would wait for
+        # itself.
         server = opened.engine.dialect.name != "sqlite"
         apart = depth > 0 or (server and THIS_THREAD.holds > 1)
         engine = _engine(opened.source, 0, create=False) if apart else opened.engine
@@ -299,10 +308,10 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that reads one consistent state.
+        """Begin a transaction that reads one consistent state.
 
         Raises:
-            StorageError: The database can't be reached or refused a statement.
+            StorageError: The database can't be reached, or refused a statement.
         """
         opened, holds = self._ready(), THIS_THREAD.holds
         engine = opened.engine
@@ -314,17 +323,17 @@ class Database:
                 self._connected(opened) as connection,
             ):
                 connection.execution_options(**{READING: True})
-                # Begun here: what the driver runs by itself would begin none.
+                # Begin explicitly, because the driver's own statements wouldn't.
                 with connection.begin():
                     yield connection
         finally:
             THIS_THREAD.holds = holds
 
     def fetch(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
-        """The rows of one statement, which sees one consistent state by itself.
+        """Return the rows of one statement, which reads one consistent state by itself.
 
         Raises:
-            StorageError: The database can't be reached or refused it.
+            StorageError: The database can't be reached, or refused the statement.
         """
         opened, holds = self._ready(), THIS_THREAD.holds
         engine = opened.engine
@@ -347,58 +356,63 @@ class Database:
         return rows
 
     def _give_back(self, driver: PoolProxiedConnection, opened: _Opened) -> None:
-        """Keeps a connection that is in no transaction, or lets the pool have it."""
+        """Keep a connection that is in no transaction, or return it to the pool."""
         sqlite = opened.engine.dialect.name == "sqlite"
-        if sqlite and len(opened.spare) < _SPARE:
+        if sqlite and len(opened.spare) < _MAX_SPARE:
             opened.spare.append(driver)
             opened.settle()
         else:
             _closed(driver, opened)
 
     def lock(self, connection: Open, *names: str, shared: bool = False) -> None:
-        """Makes transactions that lock the same name follow each other, up to their ends.
+        """Serialize transactions that lock the same name, until they end.
 
-        SQLite's have one another's writes behind them as they are, and need no lock of their own.
+        SQLite already serializes writing transactions, so nothing is locked there.
 
         Args:
-            connection: In a transaction that hasn't read yet what the lock is for.
-            names: What is locked, by kind and name: ``account:alice``. Kinds are locked in the
-                order family, account, ledger, credential.
-            shared: Others may share it; only those that don't have to wait.
+            connection: A connection in a transaction that hasn't yet read the data to protect.
+            names: The names to lock, by kind and name: ``account:alice``. Lock kinds in the order
+                family, account, ledger, credential.
+            shared: Take a shared lock, which conflicts only with exclusive ones.
         """
         if connection.dialect.name == "sqlite":
             return
         take = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
         keys = sorted({_lock_key(name) for name in names})
         if keys:
-            # Numbers, in one order: names whose keys are the same would wait for each other.
+            # In one order, so that two transactions can't wait for each other. Equal keys are taken
+            # once.
             values = {f"kind{n}": kind for n, (kind, _) in enumerate(keys)}
             values |= {f"name{n}": name for n, (_, name) in enumerate(keys)}
             _locking(take, len(keys)).fetch(connection, values)
 
     @property
     def server_clock(self) -> str:
-        """SQL for the moment by the server's clock, in Unix seconds; NULL where there is none."""
+        """SQL for the time of the server's clock, in Unix seconds; NULL on SQLite."""
         if self.engine.dialect.name == "sqlite":
             return "NULL"
         return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
     def epoch(self) -> str:
-        """What changes when commits may have been lost; a server loses none that it confirmed."""
+        """Return an id that changes when commits may have been lost; empty for a server.
+
+        A server loses no commit that it confirmed.
+        """
         return boot_id() if self.engine.dialect.name == "sqlite" else ""
 
     @property
     def uptime(self) -> Callable[[], float] | None:
-        """Seconds since this machine was started, where :meth:`epoch` names its life, or None."""
+        """The function for the seconds since the machine's start, or None without an epoch."""
         return machine_uptime if self.epoch() else None
 
     def create_schema(self) -> None:
-        """Makes the database's file, and brings the tables to the newest form.
+        """Create the database file if it is missing, and migrate the tables to the newest version.
 
-        Nothing else makes a file: a mistyped address is an error, not one more empty database.
+        No other method creates a file, so a mistyped address is an error and not a new empty
+        database.
 
         Raises:
-            StorageError: The database can't be reached or refused a statement.
+            StorageError: The database can't be reached, or refused a statement.
         """
         from alembic import command
         from alembic.util import CommandError
@@ -406,7 +420,7 @@ class Database:
         from pipelit_agents.database.models import EpochRow
 
         self._open(create=True)
-        # Alembic keeps the migration that is under way in a global variable.
+        # Alembic keeps the current migration in a global variable.
         with PROCESS_LOCKS.migrating, self.writing() as connection:
             if connection.dialect.name != "sqlite":
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
@@ -418,7 +432,7 @@ class Database:
                 command.upgrade(config, "head")
             except CommandError as error:
                 raise StorageError(
-                    f"the tables can't be brought to this package's form ({error}) "
+                    f"the tables can't be migrated to this package's version ({error}) "
                     f"(setting: {URL_SETTING})"
                 ) from None
             if fresh:
@@ -431,7 +445,7 @@ class Database:
                 connection.execute(insert(EpochRow).values(epoch))
 
     def has_tables(self) -> bool:
-        """Whether there are tables of ours, of any version."""
+        """Whether the tables of pipelit-agents exist, in any version."""
         with self.reading() as connection:
             return schema_revision(connection) is not None
 
@@ -444,14 +458,14 @@ class Database:
             return schema_revision(connection) != newest
 
     def purge(self) -> None:
-        """Rewrites the tables, so that what was replaced or deleted leaves the files.
+        """Rewrite the tables, to remove replaced and deleted data from the files.
 
         Raises:
-            StorageError: Somebody is using the database for longer than it waits.
+            StorageError: The database is in use for longer than the timeout.
         """
         import sqlite3
 
-        # VACUUM is no part of a transaction, and ours begin one with every connection.
+        # VACUUM can't run in a transaction, and our connections always begin one.
         with self._unforked(self._open()), _NamedErrors(self.engine):
             if self.engine.dialect.name != "sqlite":
                 from pipelit_agents.database.models import Base
@@ -474,30 +488,30 @@ class Database:
                 raw.close()
         if busy:
             raise StorageError(
-                "the tables were rewritten, and a reader keeps the old pages in the write-ahead "
+                "the tables were rewritten, but a reader keeps the old pages in the write-ahead "
                 f"log: stop the other processes and try again (setting: {URL_SETTING})"
             )
 
     def backup(self, path: Path) -> None:
-        """Copies an SQLite database, whole and consistent, while it is used.
+        """Make a complete and consistent copy of an SQLite database while it is in use.
 
         Raises:
-            ConfigurationError: It is no SQLite database, or the file is there or can't be made.
+            ConfigurationError: The database isn't SQLite, or the file exists or can't be created.
             StorageError: The copy failed.
         """
         import sqlite3
 
         if self.engine.dialect.name != "sqlite":
             raise ConfigurationError(
-                "a PostgreSQL database is copied with its own pg_dump: see docs/operations.md"
+                "use pg_dump to copy a PostgreSQL database: see docs/operations.md"
             )
         try:
-            # Before SQLite makes it, so that it is never readable by others.
+            # Create the file before SQLite does, so that other accounts can never read it.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except OSError as error:
             raise ConfigurationError(
-                f"the copy {path} can't be made ({error.strerror}): name a file that isn't there "
-                "yet, in a folder that is"
+                f"the copy {path} can't be created ({error.strerror}): name a file that doesn't "
+                "exist yet, in a folder that exists"
             ) from None
         with self._unforked(self._open()), _NamedErrors(self.engine):
             raw = self.engine.raw_connection()
@@ -510,7 +524,7 @@ class Database:
                 raw.close()
 
     def close(self) -> None:
-        """Closes all connections; the next use opens new ones."""
+        """Close all connections. The next use opens new ones."""
         with self._opening:
             opened, self._opened = self._opened, None
         if opened is not None:
@@ -520,22 +534,23 @@ class Database:
 
 
 class _Opened(NamedTuple):
-    """An engine, and connections of its own that are kept at hand.
+    """An engine with spare connections.
 
-    SQLite's alone, in no transaction: SQLAlchemy's pool takes as long to hand a connection out and
-    to clean it as SQLite takes to answer. They are one thing, so that nobody gives a connection to
-    another engine than it is of; and whoever pops one has it alone.
+    Only SQLite has spare connections, and they are in no transaction. SQLAlchemy's pool takes as
+    long to check a connection out and in as SQLite takes for a query. Engine and connections are
+    one object, so that a connection can't be returned to another engine. Popping a spare connection
+    gives its caller exclusive use.
     """
 
     engine: Engine
     spare: deque[PoolProxiedConnection]
-    # Two handles of one file would wait for each other as one does for itself.
+    # The file, or the engine. Two Database objects of one file would wait for each other.
     name: object
-    # True is in it once it was closed. A forked child has closed nothing of its parent's.
+    # Contains True after close(). A list, because the tuple is immutable.
     shut: list[bool]
-    # The address, whole.
+    # The complete address, with the password.
     source: str
-    # Of the process that opened it.
+    # The id of the process that opened it.
     process: int
 
     @classmethod
@@ -545,44 +560,44 @@ class _Opened(NamedTuple):
         return cls(engine, deque(), name, [], source, os.getpid())
 
     def settle(self) -> None:
-        """Close what came back after it was closed; nobody would use it again, or close it.
+        """Close connections that were returned after :meth:`Database.close`.
 
-        Whoever gives a connection back calls this afterwards, and whoever closes says so before, so
-        one of them sees it.
+        A returning caller calls this after it returned the connection, and close() sets ``shut``
+        before it calls this, so one of the two closes the connection.
         """
         if self.shut and self.is_ours:
             self.drain()
 
     def drain(self) -> None:
-        """Close all connections that nobody uses at the moment."""
+        """Close all idle connections."""
         depth = THIS_THREAD.connects
         try:
             THIS_THREAD.connects = depth + 1
             with suppress(IndexError):
                 while True:
                     self.spare.pop().close()
-            # Not the engine's own dispose, which gives it a new pool: a connection that is in use
-            # would come back to the old one, and lie there until it is collected.
+            # Not the engine's dispose(), which replaces the pool: a connection in use would be
+            # returned to the old pool, and stay open until it is garbage-collected.
             self.engine.pool.dispose()
         finally:
             THIS_THREAD.connects = depth
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process opened it, and not the one that it was forked from."""
+        """Whether this process opened it, and not a parent process before a fork."""
         return self.process == os.getpid()
 
     def require_ours(self) -> None:
-        """Refuse to go on in a transaction of the process that this one was forked from.
+        """Refuse to continue a transaction of the parent process in a forked child.
 
         Raises:
-            StorageError: It is the parent's.
+            StorageError: The transaction is the parent's.
         """
         if not self.is_ours:
             raise StorageError(_FORKED)
 
     def disconnect(self) -> None:
-        """In a forked child: let nothing that is sent here reach the parent's server."""
+        """Disconnect a forked child from the parent's server, so that nothing sent reaches it."""
         disconnect = self.engine.get_execution_options().get("pipelit_disconnect")
         if disconnect is not None:
             disconnect()
@@ -594,17 +609,18 @@ def _locking(take: str, count: int) -> Statement:
     return Statement(f"SELECT {taken}")
 
 
-# Connections that a child was forked in the middle of. They aren't closed, as that would roll back.
-_NOT_OURS: Final[list[object]] = []
+# The parent's connections that were in use during a fork. They are kept, because closing them would
+# roll the parent's transaction back.
+_INHERITED_CONNECTIONS: Final[list[object]] = []
 _FORKED: Final = (
-    "this process was forked in the middle of this transaction, which is its parent's: nothing was "
-    "done here. In the child, do something else than going on with it, and end by os._exit"
+    "this process was forked in the middle of this transaction, which belongs to its parent: "
+    "nothing was done here. In the child, don't continue the transaction, and end with os._exit"
 )
 
 
 def _closed(connection: Connection | PoolProxiedConnection, opened: _Opened) -> None:
     if not opened.is_ours:
-        _NOT_OURS.append(connection)
+        _INHERITED_CONNECTIONS.append(connection)
         return
     depth = THIS_THREAD.connects
     try:
@@ -616,13 +632,13 @@ def _closed(connection: Connection | PoolProxiedConnection, opened: _Opened) -> 
 
 
 def _lock_key(name: str) -> tuple[int, int]:
-    # Advisory locks are two numbers of 32 bits, and live beside those of the application.
+    # An advisory lock is a pair of 32-bit numbers, in a space that is shared with the application.
     kind, _, which = name.partition(":")
     first, second = (crc32(part.encode()) for part in (f"pipelit {kind}", which))
     return first - 2**31, second - 2**31
 
 
-# Options of Python's sqlite3 module, and of SQLite URIs, on which its transactions and locks rely.
+# Options of Python's sqlite3 module and of SQLite URIs that transactions and locks depend on.
 _SET_BY_US: Final = frozenset(
     {
         "autocommit", "cache", "check_same_thread", "detect_types", "factory", "immutable",
@@ -633,7 +649,7 @@ _REFUSED: Final = (UnicodeEncodeError, SQLAlchemyError)
 
 
 class _NamedErrors:
-    """Around what is asked of a database: its refusals name the setting."""
+    """Convert database errors to :class:`StorageError` with the name of the setting."""
 
     __slots__ = ("_engine",)
 
@@ -641,7 +657,7 @@ class _NamedErrors:
         self._engine = engine
 
     def __enter__(self) -> None:
-        """Nothing yet."""
+        """Do nothing."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, _REFUSED):
@@ -651,7 +667,7 @@ class _NamedErrors:
 def _storage_error(engine: Engine, error: Exception) -> StorageError:
     address = engine.url.render_as_string()
     if isinstance(error, UnicodeEncodeError):
-        # Without the text, which may be a secret.
+        # Leave out the text, which may be a secret.
         if error.reason == "surrogates not allowed":
             return StorageError("text with a lone surrogate can't be stored")
         return StorageError(
@@ -661,22 +677,22 @@ def _storage_error(engine: Engine, error: Exception) -> StorageError:
     cause = getattr(error, "orig", None) or error
     if getattr(cause, "sqlstate", None) == LOST_PRIMARY:
         engine.get_execution_options()["pipelit_replace"]()
-    # Only the driver's words: SQLAlchemy's own message repeats the statement's parameters.
+    # Only the driver's message, because SQLAlchemy's repeats the statement's parameters.
     return StorageError(
-        f"the database at {address} did not do what was asked "
+        f"the database at {address} refused the request "
         f"({type(cause).__name__}: {cause}){hint(cause, engine.url)} (setting: {URL_SETTING})"
     )
 
 
 def _require_readable(url: str) -> None:
-    """Refuse what SQLAlchemy would read otherwise than it was meant; repeat none of it."""
+    """Refuse a URL that SQLAlchemy would misread. The message repeats no part of it."""
     why = ""
     if not url.strip():
         why = "it is empty: unset it for the default, sqlite:///.pipelit/agents.db, or fill it in"
     elif url[0] in "'\"":
-        why = "it has quotes around it, which belong to the shell or to .env: take them out"
+        why = "it has quotes around it, which belong to the shell or to .env: remove them"
     elif url != url.strip() or any(ord(each) < 0x20 for each in url):
-        why = "it has a line's end or white space in it: take that out"
+        why = "it has a line break or white space in it: remove that"
     elif url.partition("://")[2].partition("?")[0].count("@") > 1:
         why = "in a user name or password write @ as %40, : as %3A, / as %2F and % as %25"
     if why:
@@ -684,7 +700,7 @@ def _require_readable(url: str) -> None:
 
 
 def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
-    """Makes an engine; without a pool where ``pool_size`` is 0."""
+    """Create an engine, without a pool if ``pool_size`` is 0."""
     _require_readable(url)
     try:
         parsed = make_url(url)
@@ -694,14 +710,14 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
         if parsed.get_backend_name() == "postgresql":
             return server(parsed, pool_size, wait=BUSY_TIMEOUT)
         if parsed.get_backend_name() != "sqlite":
-            raise ArgumentError("it has to be sqlite:///… or postgresql+psycopg://…")  # noqa: TRY301 - said below
+            raise ArgumentError("it must be sqlite:///… or postgresql+psycopg://…")  # noqa: TRY301 - said below
         if dialect.driver != "pysqlite":
-            raise ArgumentError(f"the driver has to be pysqlite, not {dialect.driver}")  # noqa: TRY301 - said below
+            raise ArgumentError(f"the driver must be pysqlite, not {dialect.driver}")  # noqa: TRY301 - said below
     except ValueError:
-        # Its words repeat a part of the address, which may be the password.
+        # The error's message repeats a part of the address, which may be the password.
         raise ConfigurationError(
-            f"{URL_SETTING} is not a database URL: after the host stands a port that is no number; "
-            "for example postgresql+psycopg://user@host:5432/database"
+            f"{URL_SETTING} is not a database URL: the port after the host isn't a number; for "
+            "example postgresql+psycopg://user@host:5432/database"
         ) from None
     except ModuleNotFoundError as error:
         raise ConfigurationError(
@@ -717,26 +733,26 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
     name = parsed.database or ":memory:"
     if parsed.host:
         raise ConfigurationError(
-            f"{URL_SETTING}: a file stands behind three slashes, sqlite:///{parsed.host}, or four "
-            "where its path begins with one"
+            f"{URL_SETTING}: write a file's path after three slashes, sqlite:///{parsed.host}, or "
+            "four if the path is absolute"
         )
     if ":memory:" in name or parsed.query.get("mode") == "memory":
         raise ConfigurationError(
-            f"{URL_SETTING} has to name a file by its path: an SQLite database in memory can't be "
-            "shared by threads safely. In tests use a temporary directory, for example "
+            f"{URL_SETTING} must name a file by its path: threads can't safely share an SQLite "
+            "database in memory. In tests use a temporary directory, for example "
             "sqlite:////tmp/agents.db"
         )
     if name.startswith("file:") or {"mode", "uri"} & parsed.query.keys():
         raise ConfigurationError(
-            f"{URL_SETTING} has to name a file by its path, not by an SQLite URI (file:…): write "
-            "sqlite:///agents.db, or four slashes where the path begins with one"
+            f"{URL_SETTING} must name a file by its path, not by an SQLite URI (file:…): write "
+            "sqlite:///agents.db, or four slashes if the path is absolute"
         )
     _require_sqlite_options(parsed)
     import sqlite3
 
     path = Path(name)
     make_private(path, create=create)
-    pool: dict[str, Any] = {"pool_size": 16 + _SPARE} if pool_size else {"poolclass": NullPool}
+    pool: dict[str, Any] = {"pool_size": 16 + _MAX_SPARE} if pool_size else {"poolclass": NullPool}
     engine = create_engine(
         parsed, connect_args={"timeout": BUSY_TIMEOUT}, hide_parameters=True, **pool
     )
@@ -759,8 +775,8 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A deferred transaction that first reads and then writes fails when another wrote
-        # between; taking the write lock first waits instead.
+        # A deferred transaction that reads and then writes fails if another one wrote in between.
+        # Taking the write lock at the beginning waits instead.
         reads = connection.get_execution_options().get(READING)
         driver = connection.connection.dbapi_connection
         try:
@@ -772,19 +788,19 @@ def _engine(url: str, pool_size: int, *, create: bool) -> Engine:
 
 
 def _require_sqlite_options(parsed: URL) -> None:
-    """Refuse options of an address that would be ignored, or fail without naming the setting."""
+    """Refuse options of the address that would be ignored or cause an unclear error."""
     for name, value in parsed.query.items():
         if name in _SET_BY_US:
             why = "pipelit-agents sets it itself; leave it out"
         elif name != "cached_statements":
             why = "SQLite addresses have no such option here; leave it out"
         elif not isinstance(value, str) or not (value.isascii() and value.isdecimal()):
-            why = "its value has to be one whole number"
+            why = "its value must be one whole number"
         else:
             continue
         raise ConfigurationError(f"{URL_SETTING} has the option {name!r:.60}: {why}")
 
 
 def _synchronous() -> str:
-    # A machine without a boot id can't tell that it forgot commits, so it must not forget any.
+    # Without a boot id, lost commits can't be detected after a power failure, so don't lose any.
     return "NORMAL" if boot_id() else "FULL"

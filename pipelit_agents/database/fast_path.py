@@ -1,7 +1,7 @@
-"""Statements that the driver runs itself, within SQLAlchemy's connections and transactions.
+"""Run statements with the driver itself, within SQLAlchemy's connections and transactions.
 
-For the few that run at every check: SQLAlchemy's own way to a result costs several times what
-SQLite takes to find it.
+This is for the few statements that every verification runs. SQLAlchemy's result handling takes
+several times as long as SQLite's query.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ __all__ = ["Open", "Statement", "Transaction", "named_by_driver"]
 
 
 class Open(Protocol):
-    """What a statement is run on: SQLAlchemy's ``Connection``, or a :class:`Transaction`."""
+    """A connection to run statements on: SQLAlchemy's ``Connection``, or a :class:`Transaction`."""
 
     @property
     def connection(self) -> PoolProxiedConnection:
-        """The driver's connection, as the pool has it."""
+        """The driver's connection, in the pool's wrapper."""
 
     @property
     def dialect(self) -> Dialect:
-        """Which database it is."""
+        """The kind of database."""
 
 
 class Transaction(NamedTuple):
-    """A transaction of the driver's own, for statements.
+    """A transaction of the driver, for statements.
 
     Attributes:
-        connection: The driver's connection, as the pool has it.
-        dialect: Which database it is.
+        connection: The driver's connection, in the pool's wrapper.
+        dialect: The kind of database.
     """
 
     connection: PoolProxiedConnection
     dialect: Dialect
 
     def rollback(self) -> None:
-        """Undoes what was written; whoever is in the transaction goes on in none."""
+        """Roll back. The connection is in no transaction afterwards."""
         self.connection.rollback()
 
 
 class Statement:
-    """SQL with named parameters, ``:name``, for whichever database it is run on.
+    """SQL with named parameters, ``:name``, for any kind of database.
 
     Args:
-        sql: The SQL. Values come back as the driver gives them.
+        sql: The SQL. Result values have the driver's types.
     """
 
     def __init__(self, sql: str) -> None:
@@ -57,17 +57,17 @@ class Statement:
         self._row: Any = None
 
     def fetch(self, connection: Open, values: Mapping[str, Any]) -> list[Any]:
-        """Runs it in a transaction, and returns all rows, their columns by name.
+        """Run the statement in a transaction, and return all rows as named tuples.
 
         Raises:
-            DBAPIError: The database refused.
+            DBAPIError: The database refused the statement.
         """
         return self.fetch_by(connection.connection, connection.dialect, values)
 
     def fetch_by(
         self, driver: PoolProxiedConnection, dialect: Dialect, values: Mapping[str, Any]
     ) -> list[Any]:
-        """As :meth:`fetch`, on a driver's connection as the pool has it."""
+        """Run :meth:`fetch` on a driver's connection in the pool's wrapper."""
         cursor = driver.cursor()
         try:
             sql, order = self._for(dialect)
@@ -84,22 +84,25 @@ class Statement:
         return list(map(self._row, rows))
 
     def write(self, connection: Open, values: dict[str, Any] | Sequence[dict[str, Any]]) -> int:
-        """Runs it in a transaction, once or for each of several; how many rows it changed.
+        """Run the statement in a transaction, once or for each of several sets of values.
+
+        Returns:
+            The number of changed rows.
 
         Raises:
-            DBAPIError: The database refused.
+            DBAPIError: The database refused the statement.
         """
         sql, order = self._for(connection.dialect)
         many = [values] if isinstance(values, dict) else values
-        given: list[Any] = [
+        parameters: list[Any] = [
             each if order is None else [each[name] for name in order] for each in many
         ]
         cursor = connection.connection.cursor()
         try:
-            if len(given) == 1:
-                cursor.execute(sql, given[0])
+            if len(parameters) == 1:
+                cursor.execute(sql, parameters[0])
             else:
-                cursor.executemany(sql, given)
+                cursor.executemany(sql, parameters)
             changed: int = cursor.rowcount
         except Exception as error:
             raise named_by_driver(connection.dialect, error) from None
@@ -111,10 +114,13 @@ class Statement:
     def write_each(
         self, connection: Open, values: Sequence[dict[str, Any]]
     ) -> Sequence[dict[str, Any]]:
-        """Runs it for each of several, on PostgreSQL; those of them that changed no row.
+        """Run the statement on PostgreSQL for each of several sets of values.
+
+        Returns:
+            The sets of values that changed no row.
 
         Raises:
-            DBAPIError: The database refused.
+            DBAPIError: The database refused the statement.
         """
         sql, _ = self._for(connection.dialect)
         cursor: Any = connection.connection.cursor()
@@ -144,7 +150,7 @@ class Statement:
 
 
 def named_by_driver(dialect: Dialect, error: Exception) -> Exception:
-    """A driver's error as SQLAlchemy names it, without parameters; any other as it is."""
+    """Return SQLAlchemy's form of a driver's error, without parameters. Return others unchanged."""
     driver: Any = dialect.dbapi
     if not isinstance(error, driver.Error):
         return error

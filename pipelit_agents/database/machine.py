@@ -1,4 +1,4 @@
-"""Which life of which machine this is."""
+"""Identify the machine's current boot."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["boot_id"]
 
 
 @cache
 def boot_id() -> str:
-    """What names this life of the machine, or an empty string where nothing does."""
+    """Return the id of the machine's current boot, or an empty string if there is none."""
     if sys.platform == "linux":
         try:
             return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -31,7 +27,8 @@ def boot_id() -> str:
 
 
 def machine_uptime() -> float:
-    # Both count while the machine sleeps, and no setting of the wall clock moves them.
+    """Return the seconds since the machine's start."""
+    # Both clocks run while the machine sleeps, and changes of the wall clock don't affect them.
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()

@@ -1,4 +1,4 @@
-"""Make a database file, and what SQLite puts beside it, readable by its owner only."""
+"""Make a database file, and the files that SQLite creates beside it, readable only by its owner."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["make_private"]
 
 _WHY_CLOSED: Final = {
     errno.EISDIR: f"name a file in this folder in {URL_SETTING}, for example agents.db",
-    errno.EROFS: "SQLite needs to write, also for reading: mount the file system writable, or name "
-    f"a file on another one in {URL_SETTING}",
+    errno.EROFS: "SQLite needs write access even for reading: mount the file system writable, or "
+    f"name a file on another one in {URL_SETTING}",
     errno.ENOSPC: "free space on this disk",
     errno.ENOTDIR: f"a part of its path is a file, so correct the path in {URL_SETTING}",
     errno.ELOOP: f"a symbolic link leads to itself, so correct the path in {URL_SETTING}",
@@ -29,23 +29,24 @@ _WHY_CLOSED: Final = {
 
 
 def make_private(path: Path, *, create: bool) -> None:
-    """Give a database file, and those beside it, to their owner alone (mode 600).
+    """Restrict a database file, and the files beside it, to their owner (mode 600).
 
     Args:
         path: The file.
-        create: Make it where it is missing.
+        create: Create the file if it is missing.
 
     Raises:
-        StorageError: The system refuses.
+        ConfigurationError: The file can't be created or opened, or its mode can't be changed.
+        StorageError: The file doesn't exist.
     """
-    # Never opened if it is there: when a process closes a file, the system drops all locks that
-    # the process has on it, and so those of SQLite's connections.
+    # Never open an existing file: when a process closes a file, the system releases all its locks
+    # on the file, including those of SQLite's connections.
     try:
         with PROCESS_LOCKS.making:
             if create and not path.parent.exists():
                 path.parent.mkdir(parents=True, mode=0o700)
             if create and not path.exists():
-                # Where a link leads, as O_EXCL follows none.
+                # Resolve links, because O_EXCL doesn't follow them.
                 target = os.path.realpath(path)
                 with suppress(FileExistsError):
                     os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -61,11 +62,12 @@ def make_private(path: Path, *, create: bool) -> None:
     except FileNotFoundError:
         if create:
             raise ConfigurationError(
-                f"no database can be made at {path.absolute()}; change {URL_SETTING}"
+                f"no database can be created at {path.absolute()}; change {URL_SETTING}"
             ) from None
         raise StorageError(
-            f"there is no database at {path.absolute()}: start where .env is, or make one with "
-            f"pipelit.create_schema() or: pipelit-agents init (setting: {URL_SETTING})"
+            f"there is no database at {path.absolute()}: start in the folder of .env, or create a "
+            "database with pipelit.create_schema() or: pipelit-agents init (setting: "
+            f"{URL_SETTING})"
         ) from None
     except OSError as error:
         raise ConfigurationError(
@@ -79,14 +81,14 @@ def _take_from_others(path: Path) -> None:
         path.chmod(0o600)
     except PermissionError:
         raise ConfigurationError(
-            f"the database file {path.absolute()} may be read by others, and its permissions can't "
-            f"be changed by this account, as it is a file of {_owner(path)}: let that account run "
-            f"this, or chmod 600 it and chown it to this account, or change {URL_SETTING}"
+            f"other accounts can read the database file {path.absolute()}, and this account can't "
+            f"change its permissions, because it belongs to {_owner(path)}: run this as that "
+            f"account, or chmod 600 it and chown it to this account, or change {URL_SETTING}"
         ) from None
 
 
 def _owner(path: Path) -> str:
-    """The account that a file belongs to, for a message."""
+    """Return the account that a file belongs to, for a message."""
     number = path.stat().st_uid
     try:
         import pwd

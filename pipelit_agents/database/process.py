@@ -1,17 +1,14 @@
-"""What this process and its threads are in the middle of, over all databases."""
+"""Locks of the process, and the state of its threads, across all databases."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pipelit_agents._forks import reset_in_forked_children
 
-if TYPE_CHECKING:
-    pass
 
-
-class _Global:
+class _ProcessLocks:
     """Locks that all databases of the process share."""
 
     def __init__(self) -> None:
@@ -19,27 +16,27 @@ class _Global:
         reset_in_forked_children(self)
 
     def reset_after_fork(self) -> None:
-        """Forget who held them; in a forked child nobody does."""
-        # Alembic keeps the migration that is under way in a global variable.
+        """Create new locks in a forked child, where no thread holds them."""
+        # Alembic keeps the current migration in a global variable.
         self.migrating = threading.RLock()
-        # For a file between its being made and its being closed: see _make_private.
+        # Held from creating a file until closing it: see make_private.
         self.making = threading.RLock()
 
 
-PROCESS_LOCKS: Final = _Global()
+PROCESS_LOCKS: Final = _ProcessLocks()
 
 
-class _Here(threading.local):
-    """What this thread is in the middle of.
+class _ThreadState(threading.local):
+    """The database operations that this thread is in.
 
-    A signal handler, a finalizer (``__del__``) or a tracing function may interrupt it there and use
-    a database too: it gets what the thread doesn't hold, or an error. It never waits for a lock
-    that its own thread has, as nobody would ever give that back.
+    A signal handler, a finalizer (``__del__``) or a tracing function may interrupt the thread and
+    use a database too. It then gets resources that the thread doesn't hold, or an error. It never
+    waits for a lock of its own thread, because that would be a deadlock.
 
     Attributes:
-        writes: The databases in which it has a transaction that writes, by their addresses.
-        holds: How many connections it has.
-        connects: How deep it is in a connection pool, where SQLAlchemy holds locks.
+        writes: The names of the databases in which the thread is in a writing transaction.
+        holds: The number of connections that the thread holds.
+        connects: The number of nested calls in a connection pool, where SQLAlchemy holds locks.
     """
 
     writes: tuple[object, ...] = ()
@@ -47,13 +44,13 @@ class _Here(threading.local):
     connects = 0
 
     def reset_after_fork(self) -> None:
-        """Forget all of it; in a forked child it is the parent that is in the middle of it."""
+        """Reset the state in a forked child, because the operations are the parent's."""
         self.writes, self.holds, self.connects = (), 0, 0
 
 
-THIS_THREAD: Final = _Here()
+THIS_THREAD: Final = _ThreadState()
 INTERRUPTED: Final = (
     "this thread is in the middle of {what}, and a signal handler, a finalizer (__del__) or another"
-    " callback that interrupted it there asked for the same database: it would wait for itself, so "
-    "nothing was done. Set a flag in the handler, and do the work when the interrupted call is over"
+    " callback that interrupted it used the same database: it would wait for itself, so nothing was"
+    " done. Set a flag in the handler, and do the work after the interrupted call has returned"
 )

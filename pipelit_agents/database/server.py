@@ -1,8 +1,8 @@
 """Connect to a PostgreSQL server, directly or through a pooler such as PgBouncer.
 
-A pooler in transaction mode gives each transaction whichever session is free, and the next one may
-be another application's. So nothing here is left behind in a session: limits are set for one
-transaction (``SET LOCAL``), locks end with the transaction, and statements aren't prepared by name.
+A pooler in transaction mode gives each transaction any free session, and another application may
+get the session next. So nothing is left behind in a session: limits are set for one transaction
+(``SET LOCAL``), locks end with the transaction, and statements aren't prepared by name.
 """
 
 from __future__ import annotations
@@ -33,23 +33,22 @@ from pipelit_agents.errors import ConfigurationError, StorageError
 __all__ = ["READING", "URL_SETTING", "begin", "server", "without_limits"]
 
 URL_SETTING: Final = "PIPELIT_DATABASE_URL"
-# An execution option of ours: the transaction reads one consistent state.
+# Our execution option for transactions that read one consistent state.
 READING: Final = "pipelit_read"
 _LOOSE: Final = "pipelit_loose"
 _LOCK_TIMEOUT: Final = "15s"
-# Limits for locks that nobody releases, and for statements that don't end. What is confirmed has to
-# last, whatever the server's own default is. All in one message to the server, with BEGIN.
+# Limit the time of locks, statements and idle transactions, and make confirmed commits durable,
+# whatever the server's default is. All of it is sent in one message with BEGIN.
 _LOCAL: Final = (
     f"; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '30s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL synchronous_commit = 'on'"
 )
-# The statements that decide rely on seeing what was committed while they waited.
+# Deciding statements must see what was committed while they waited for a lock.
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED" + _LOCAL
 _BEGIN_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY" + _LOCAL
 
-# Detect servers that don't answer (s) and dead TCP connections (ms). After a failover the old
-# primary may be back as a standby, at the same address: no connection is made to it. The text is
-# sent as UTF-8 whatever the encoding of the database is.
+# Detect servers that don't answer (s) and dead TCP connections (ms). Don't connect to standbys,
+# because after a failover the old primary may be one at the same address.
 _DEFAULTS: Final = {
     "connect_timeout": ("5", "PGCONNECT_TIMEOUT"),
     "tcp_user_timeout": ("30000", None),
@@ -72,21 +71,21 @@ _SECRET: Final = frozenset(
 
 
 def server(parsed: URL, pool_size: int, *, wait: float, options: str = "") -> Engine:
-    """Make an engine.
+    """Create an engine.
 
     Args:
         parsed: The address.
-        pool_size: How many connections are opened at the most; 0 for no pool.
-        wait: How long a thread waits for a connection of the pool, seconds.
-        options: Command-line options for the server process, beside those of the address.
+        pool_size: The maximum number of connections; 0 for no pool.
+        wait: How long a thread waits for a connection of the pool, in seconds.
+        options: Command-line options for the server process, in addition to the address's.
 
     Raises:
-        ArgumentError: The driver is another one.
+        ArgumentError: The driver isn't psycopg.
         ConfigurationError: The address has an option that can't be used.
     """
     dialect = parsed.get_dialect()
     if dialect.driver != "psycopg":
-        raise ArgumentError(f"the driver has to be psycopg, not {dialect.driver}")
+        raise ArgumentError(f"the driver must be psycopg, not {dialect.driver}")
     arguments = _arguments(parsed, dialect.import_dbapi())
     if options:
         arguments["options"] = f"{arguments.get('options', '')} {options}".strip()
@@ -115,7 +114,7 @@ def _prepare_connections(engine: Engine) -> None:
     alive: WeakSet[Any] = WeakSet()
 
     def disconnect() -> None:
-        # In a forked child: what it would send, also at its end, goes nowhere.
+        # In a forked child: redirect everything that it would send, even at its exit.
         nowhere = os.open(os.devnull, os.O_RDWR)
         for each in list(alive):
             with suppress(Exception):
@@ -126,7 +125,7 @@ def _prepare_connections(engine: Engine) -> None:
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, record: Any) -> None:
-        # The driver begins no transaction: we do, with the limits in the same message.
+        # We begin the transactions ourselves, with the limits in the same message.
         connection.autocommit = True
         alive.add(connection)
         record.info["generation"] = generation[0]
@@ -148,11 +147,11 @@ def begin(driver: PoolProxiedConnection, dialect: Dialect, sql: str = _BEGIN) ->
     """Begin a transaction.
 
     Raises:
-        DBAPIError: The server refused, or is gone.
+        DBAPIError: The server refused, or the connection is lost.
     """
     cursor: Any = driver.cursor()
     try:
-        # Never by name, also where the address asks for that: these are several statements.
+        # Several statements can't be prepared, even if the address requests it.
         cursor.execute(sql, prepare=False)
     except Exception as error:
         raise named_by_driver(dialect, error) from None
@@ -164,7 +163,7 @@ def _arguments(parsed: URL, driver: Any) -> dict[str, Any]:
     """Check the options of the address, and return what the driver is called with.
 
     Raises:
-        ConfigurationError: An option is unknown, is given twice, or isn't of its kind.
+        ConfigurationError: An option is unknown, repeated, or has an invalid value.
     """
     known = {option.keyword.decode() for option in driver.pq.Conninfo.get_defaults()}
     arguments: dict[str, Any] = {
@@ -172,6 +171,7 @@ def _arguments(parsed: URL, driver: Any) -> dict[str, Any]:
         for name, (value, variable) in _DEFAULTS.items()
         if not (variable and os.environ.get(variable))
     }
+    # Send text as UTF-8, whatever the encoding of the database is.
     arguments |= {"client_encoding": "utf8", _PREPARED: None}
     for name, value in parsed.query.items():
         if name == _PREPARED:
@@ -191,15 +191,15 @@ def _why_unusable(name: str, value: Any, known: set[str]) -> str:
     if name not in known:
         near = get_close_matches(name.lower(), {*known, _PREPARED}, 1)
         meant = f"write {near[0]}" if near else "leave it out"
-        return f"neither PostgreSQL's libpq nor psycopg has it; {meant}"
+        return f"neither PostgreSQL's libpq nor psycopg has this option; {meant}"
     if name in _MANY:
         return ""
     if not isinstance(value, str):
-        return "it is there more than once; leave one"
+        return "it is set more than once; keep one"
     if name in _NUMBERS and not value.strip().lstrip("-").isdecimal():
-        return "its value has to be a whole number"
+        return "its value must be a whole number"
     if name == "client_encoding" and _plain(value) not in _UTF_8:
-        return "names and purposes can have any character, so it has to be utf8; leave it out"
+        return "names and purposes can contain any character, so it must be utf8; leave it out"
     return ""
 
 
@@ -213,26 +213,26 @@ def _threshold(value: Any) -> int | None:
     if isinstance(value, str) and value.lower() in ("", "none"):
         return None
     raise ConfigurationError(
-        f"{URL_SETTING} has the option {_PREPARED!r}: after how many executions a statement is "
-        "prepared by name, a whole number such as 5, or None for never, which is the default"
+        f"{URL_SETTING} has the option {_PREPARED!r}, which must be the number of executions after "
+        "which a statement is prepared, such as 5, or None for never (the default)"
     )
 
 
 @contextmanager
 def without_limits(engine: Engine, parsed: URL) -> Iterator[Callable[[str], None]]:
-    """Run statements that can't be part of a transaction, and have no limit but for locks.
+    """Run statements outside of a transaction, with no limit but the one for locks.
 
-    The limits are options of a connection of its own, so that they end with it.
+    The limits are options of a separate connection, so they end with it.
 
     Raises:
         OperationalError: The server can't be reached.
-        StorageError: A pooler is between, which doesn't pass the options on.
+        StorageError: A pooler doesn't pass the options on.
     """
     wanted: Mapping[str, str] = {"lock_timeout": _LOCK_TIMEOUT, "statement_timeout": "0"}
     options = " ".join(f"-c {name}={value}" for name, value in wanted.items())
     refused = StorageError(
         f"the tables at {engine.url.render_as_string()} can't be rewritten through a pooler, "
-        f"which doesn't pass limits on: run this with the server's own address in {URL_SETTING}"
+        f"because it doesn't pass limits on: use the server's own address in {URL_SETTING}"
     )
     own = server(parsed, 0, wait=0, options=options)
     try:

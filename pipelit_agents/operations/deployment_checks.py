@@ -1,4 +1,4 @@
-"""The checklist for production, looked at where each thing really is."""
+"""Check a deployment against the production checklist."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ from pipelit_agents.ledger.redis_url import (
     without_password,
 )
 from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of, clock_trouble
-from pipelit_agents.operations.surroundings import (
-    auth_troubles,
+from pipelit_agents.operations.addresses import (
     clear_http,
     clear_postgres,
     clear_redis,
     clear_traces,
-    folder_troubles,
-    git_troubles,
-    header_troubles,
-    open_copies,
-    origin_troubles,
+)
+from pipelit_agents.operations.folders import folder_problems, open_copies
+from pipelit_agents.operations.git import git_problems
+from pipelit_agents.operations.origins import origin_problems
+from pipelit_agents.operations.server_settings import (
+    auth_problems,
+    header_problems,
     secrets_of_server,
-    webhook_troubles,
+    webhook_problems,
 )
 from pipelit_agents.policy import YEAR
 
@@ -64,14 +65,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Deployment", "Installation"]
 
-_UNUSED: Final = 90 * 86_400
-_UNSEALED: Final = 86_400
-_FARTHEST_CLOCK: Final = 2.0
-# Codes are good for a minute on either side.
-_FARTHEST_MOMENT: Final = 60.0
+# Seconds.
+_MAX_UNUSED_TIME: Final = 90 * 86_400
+_MAX_UNSEALED_TIME: Final = 86_400
+_MAX_CLOCK_DIFFERENCE: Final = 2.0
+# Seconds. Codes are valid for up to a minute before and after their time.
+_MAX_TIME_AHEAD: Final = 60.0
 _SET_CLOCK: Final = "timedatectl set-ntp true"
-_SHORTEST_SECRET: Final = 32
-_FEWEST_LETTERS: Final = 10
+# Characters.
+_MIN_SECRET_LENGTH: Final = 32
+_MIN_DISTINCT_CHARACTERS: Final = 10
 _DEFAULT_SECRETS: Final = re.compile(
     r"django-insecure-.*|.*(change[-_ ]?me|your[-_ ]?secret|insecure|default|example).*|secret.*",
     re.IGNORECASE,
@@ -80,15 +83,15 @@ _YES: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _PUBLIC_URL: Final = re.compile(
     r"(?:\A|_)(PUBLIC|BASE|SERVER|API|SITE|READER|CHILD\w*|PIPELIT\w*)_URL\Z"
 )
-# Addresses of pages and of names, to which no key is sent.
+# URLs of pages and of namespaces. No key is sent to these.
 _PAGE_URL: Final = re.compile(
     r"(?:\A|_)(DOCS?|DOCUMENTATION|SCHEMA|NAMESPACE|NS|SPEC|VOCABULARY|HELP|SUPPORT|HOMEPAGE|TERMS"
     r"|PRIVACY|LICEN[SC]E|LOGO|ICON|IMAGE|AVATAR|REPO|REPOSITORY|BLOG)_URL\Z"
 )
 _NO: Final = frozenset({"", "0", "false", "no", "off", "n", "f"})
 _CORS: Final = re.compile(r"(\w*CORS\w*(ORIGIN|ALL)\w*|ALLOWED_ORIGINS)\Z")
-_SHOWN: Final = 5
-# Their names don't say that there is a secret in the file.
+_MAX_LISTED_NAMES: Final = 5
+# Settings whose name doesn't show that the file holds a secret.
 _FILE_SETTINGS: Final = frozenset(
     {
         "GOOGLE_APPLICATION_CREDENTIALS", "KUBECONFIG", "PGPASSFILE", "PIPELIT_DATABASE_URL_FILE",
@@ -99,14 +102,14 @@ _FILE_SETTINGS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One item of the checklist.
+    """The result of one check.
 
     Attributes:
-        name: Its short name.
-        ok: Whether it is as it should be; None where it doesn't apply.
+        name: The check's short name.
+        ok: Whether the check passed; None if it doesn't apply.
         found: What was found.
         why: Why it matters.
-        fix: The command or setting that fixes it; empty where nothing is to be done.
+        fix: The command or setting that fixes it; empty if there is nothing to fix.
     """
 
     name: str
@@ -116,19 +119,19 @@ class Check:
     fix: str
 
 
-# What was found, and the fix; no fix where it is well.
+# What was found, and the fix. The fix is empty if the check passed.
 Finding = tuple[str, str]
-_OK: Final = "as it should be"
-# An error says by itself what is to be done.
-_AS_SAID: Final = "fix what it says, and check again"
+_OK: Final = "ok"
+# The message of the error already names its fix.
+_FIX_THE_ERROR: Final = "fix this error, and check again"
 
 
 class _NotApplicable(Exception):
-    """The item has nothing to look at here."""
+    """The check doesn't apply to this deployment."""
 
 
 def _is_missing(path: Path) -> bool:
-    """Whether there is no such file; what can't be looked at may be there."""
+    """Whether a file doesn't exist; False if that can't be determined."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -143,13 +146,13 @@ class Installation:
 
     Attributes:
         database: The accounts, credentials and audit.
-        keyring: Opens the keyring.
-        redis_url: Returns the address of the Redis, or an empty string.
-        check_ledger: Makes sure that attempts can be counted, and returns where.
-        keys: What is encrypted under which key.
+        keyring: Returns the keyring.
+        redis_url: Returns the Redis address, or an empty string.
+        check_ledger: Ensures that attempts can be counted, and returns where.
+        keys: Counts the values that are encrypted with each key.
         audit: The audit trail.
         policy: The limits of verification.
-        clock: Unix seconds, or None for each machine's own.
+        clock: Returns Unix seconds; None for the clock of each machine.
     """
 
     database: Database
@@ -163,12 +166,12 @@ class Installation:
 
 
 class Deployment:
-    """An installation and its surroundings, checked against the list for production.
+    """An installation with its files, settings and servers, checked for production.
 
     Args:
         installation: The accounts, keys and ledger.
-        folder: Where ``.env`` and ``langgraph.json`` are.
-        environ: The environment; it wins over ``.env``.
+        folder: The folder of ``.env`` and ``langgraph.json``.
+        environ: The environment; it takes precedence over ``.env``.
     """
 
     def __init__(
@@ -188,9 +191,9 @@ class Deployment:
         self._env = self._in_file | dict(environ)
         self._served_env = self._env_of_server()
         self._env = self._served_env | self._env
-        # Opening the database makes its file private, so it is looked at first.
+        # Read the modes first, because opening the database makes its file private.
         self._modes = self._file_modes()
-        self._wide_folders = folder_troubles([folder.resolve(), *self._database_folder()])
+        self._wide_folders = folder_problems([folder.resolve(), *self._database_folder()])
         url = self._database.url
         self._missing = (
             url is not None
@@ -199,22 +202,26 @@ class Deployment:
         )
 
     def checks(self, *, deploy: bool) -> list[Check]:
-        """Looks at everything; what can't be looked at is not well."""
-        asked = [*_ALWAYS, *(_DEPLOY if deploy else ())]
-        return _said_once([self._check(*each) for each in asked])
+        """Run all checks. A check that can't be completed counts as failed.
+
+        Args:
+            deploy: Run the checks for production too.
+        """
+        selected = [*_BASIC_CHECKS, *(_PRODUCTION_CHECKS if deploy else ())]
+        return _without_repeated_errors([self._check(*each) for each in selected])
 
     def _check(self, name: str, look: Callable[[Deployment], Finding], why: str) -> Check:
-        if self._missing and name in _OF_THE_DATABASE:
+        if self._missing and name in _DATABASE_CHECKS:
             return Check(name, False, "there is no database", why, "pipelit-agents init")
         try:
             found, fix = look(self)
         except _NotApplicable as nothing:
             return Check(name, None, str(nothing), why, "")
         except (PipelitError, RedisUnusable) as error:
-            return Check(name, False, str(error), why, _AS_SAID)
+            return Check(name, False, str(error), why, _FIX_THE_ERROR)
         except Exception as error:
-            # What can't be looked at may be anything, and its words too.
-            found = f"it can't be looked at ({type(error).__name__})"
+            # An unexpected error's message may contain a secret.
+            found = f"the check failed ({type(error).__name__})"
             return Check(name, False, found, why, "see whether somebody changed it by hand")
         return Check(name, not fix, found, why, fix)
 
@@ -223,46 +230,48 @@ class Deployment:
     def _key(self) -> Finding:
         weak = self._installation.keyring().weak()
         if weak:
-            return "; ".join(weak), "pipelit-agents keys generate, and then: keys rotate"
+            return "; ".join(weak), "pipelit-agents keys generate, then: keys rotate"
         return _OK, ""
 
     def _opens(self) -> Finding:
         status = self._installation.keys._own(self._installation.keyring())
         if not status.unreadable:
-            sealed = status.newest + sum(status.older.values())
-            return (f"{sealed} values open" if sealed else "nothing is sealed"), ""
+            count = status.newest + sum(status.older.values())
+            found = f"{count} encrypted values can be read" if count else "nothing is encrypted"
+            return found, ""
         return (
-            f"no key opens {_some(status.unreadable)}",
-            "put the key back that sealed them, behind the newest; or set them anew: "
+            f"no key can decrypt {_some(status.unreadable)}",
+            "put back the key that encrypted them, after the newest one; or set them again: "
             "pipelit-agents credentials put NAME …, agents rotate-totp NAME, mfa reset NAME",
         )
 
     def _newest_key(self) -> Finding:
         status = self._installation.keys._own(self._installation.keyring())
         if older := sum(status.older.values()):
-            return f"{older} values stand under an older key", "pipelit-agents keys rotate"
-        return f"{status.newest} values stand under the newest key", ""
+            return f"{older} values are encrypted with an older key", "pipelit-agents keys rotate"
+        return f"{status.newest} values are encrypted with the newest key", ""
 
     # Files
 
     def _env_file(self) -> Finding:
         file = self._folder / ".env"
         if self._readable and not file.exists():
-            raise _NotApplicable("there is none")
+            raise _NotApplicable("there is no .env")
         if not self._readable or not file.is_file():
-            return "it can't be read, so what stands in it is unknown", f"make {file} a UTF-8 text"
+            return "it can't be read, so its content is unknown", f"make {file} a UTF-8 text file"
         if os.name == "posix" and file.stat().st_mode & 0o077:
-            return f"others may read it ({stat.filemode(file.stat().st_mode)})", f"chmod 600 {file}"
+            mode = stat.filemode(file.stat().st_mode)
+            return f"other accounts can read it ({mode})", f"chmod 600 {file}"
         return _OK, ""
 
     def _database_file(self) -> Finding:
         if not self._modes:
-            raise _NotApplicable("there is none" if self._missing else "it is a server's")
+            raise _NotApplicable("there is no file" if self._missing else "a server is used")
         wide = [str(path) for path, mode in self._modes.items() if mode & 0o077]
         if wide:
             return (
-                f"others may read {_some(wide)}",
-                f"chmod 600 {' '.join(wide)} (opening the database did it just now)",
+                f"other accounts could read {_some(wide)}",
+                f"chmod 600 {' '.join(wide)} (opening the database has just done this)",
             )
         return _OK, ""
 
@@ -275,8 +284,7 @@ class Deployment:
         paths = (Path(url.database + suffix) for suffix in ("", "-wal", "-shm"))
         modes = {}
         for path in paths:
-            # In a folder that can't be entered nothing can be looked at; whatever opens the
-            # database says so.
+            # If the folder can't be entered, opening the database reports that.
             with suppress(OSError):
                 mode = path.stat().st_mode
                 if stat.S_ISREG(mode):
@@ -291,10 +299,11 @@ class Deployment:
 
     def _folders(self) -> Finding:
         if os.name != "posix":
-            raise _NotApplicable("this system's permissions are others")
+            raise _NotApplicable("this system has no POSIX permissions")
         if self._wide_folders:
             paths = " ".join(each.rpartition(" (")[0] for each in self._wide_folders)
-            return f"others may put files into {_some(self._wide_folders)}", f"chmod go-w {paths}"
+            found = f"other accounts can put files into {_some(self._wide_folders)}"
+            return found, f"chmod go-w {paths}"
         return _OK, ""
 
     def _copies(self) -> Finding:
@@ -302,22 +311,22 @@ class Deployment:
         if wide:
             paths = " ".join(each.rpartition(" (")[0] for each in wide)
             return (
-                f"others may read secrets in {_some(wide)}",
-                f"chmod 600 {paths}; or delete what isn't used",
+                f"other accounts can read secrets in {_some(wide)}",
+                f"chmod 600 {paths}; or delete the files that aren't used",
             )
         if not there:
-            raise _NotApplicable("there is none")
+            raise _NotApplicable("there are no copies")
         return _OK, ""
 
     def _git(self) -> Finding:
         others = [*self._named_files(), *self._modes]
-        found = git_troubles(self._folder.resolve(), self._known_keys(), others)
+        found = git_problems(self._folder.resolve(), self._known_keys(), others)
         if found is None:
-            raise _NotApplicable("it is in no repository")
+            raise _NotApplicable("the folder isn't in a repository")
         if not found:
             return _OK, ""
-        if all(each.startswith("git would take") for each in found):
-            names = [each.removeprefix("git would take ") for each in found]
+        if all(each.startswith("git would add") for each in found):
+            names = [each.removeprefix("git would add ") for each in found]
             return (
                 _some(found),
                 f"add to .gitignore: {' '.join(names)}; in a Compose file, name a secret instead: "
@@ -325,9 +334,9 @@ class Deployment:
             )
         return (
             _some(found),
-            "replace what is in it, as every copy of the repository has it: pipelit-agents keys "
-            "add, then keys rotate --purge, and new keys from those who issued the others; then "
-            "git rm --cached, and a line for it in .gitignore",
+            "replace the secrets, because every copy of the repository has them: pipelit-agents "
+            "keys add, then keys rotate --purge, and new keys from the issuers of the others; then "
+            "git rm --cached, and a line for the file in .gitignore",
         )
 
     def _known_keys(self) -> Keyring | None:
@@ -337,27 +346,27 @@ class Deployment:
             return None
 
     def _named_files(self) -> list[Path]:
-        """The files with secrets that settings name: ``env`` of the server, ``…_KEY_FILE``."""
+        """Return the secret files that settings name: the server's ``env``, ``…_KEY_FILE``."""
         env = self._served_or_nothing().get("env")
         named = [self._folder / env] if isinstance(env, str) and env else []
         for name, value in sorted(self._env.items()):
             if _names_a_secret(name) and value.strip():
-                # A relative one is meant from where the process starts, which is mostly here.
+                # A relative path is relative to the working directory, which usually is the folder.
                 there = Path(value.strip())
                 named.append(there if there.is_file() else self._folder / there)
         return [each.parent.resolve() / each.name for each in named]
 
-    # What is asked over a wire
+    # Database, ledger and servers
 
     def _tables(self) -> Finding:
         if not self._database.has_tables():
-            found = "there are none"
+            found = "there are no tables"
             if self._modes:
-                # Of a new database, SQLite's log has everything until it is written back.
+                # A new SQLite database is in the log until the log is written back.
                 found += "; a copy of an SQLite file without its -wal file has none either"
-            return found, "pipelit-agents init; of a copy: pipelit-agents backup, once more"
+            return found, "pipelit-agents init; for a copy, run pipelit-agents backup again"
         if self._database.pending_migrations():
-            return "they are older than this package", "pipelit-agents init"
+            return "the tables are older than this package", "pipelit-agents init"
         return _OK, ""
 
     def _ledger(self) -> Finding:
@@ -365,7 +374,7 @@ class Deployment:
         with self._database.reading() as connection:
             kernels = kernels_at(connection, ledger_now(self._database, connection, self._now))
         if kernels:
-            return described(kernels), "use the file from one of them only, or use PostgreSQL"
+            return described(kernels), "use the file from only one of them, or use PostgreSQL"
         return f"attempts are counted in {where}", ""
 
     def _redis_password(self) -> Finding:
@@ -388,14 +397,14 @@ class Deployment:
                 finally:
                     client.close()
         except RedisUnusable as error:
-            return f"it can't be asked: {error}", "make it reachable, and check again"
+            return f"it can't be reached: {error}", "make it reachable, and check again"
         return (
             f"{masked_address(url)} answers without a password",
             "set requirepass (or an ACL) in redis.conf, and the password in PIPELIT_REDIS_URL",
         )
 
     def _addresses(self) -> dict[str, str]:
-        """The addresses of servers, by the settings that name them; ours first."""
+        """Return the addresses of servers by the names of their settings."""
         found = {name: value for name, value in self._env.items() if "://" in value}
         url = self._database.url
         if url is not None:
@@ -410,8 +419,8 @@ class Deployment:
         if found:
             return (
                 _some(found),
-                "rediss://…, with TLS on the server (tls-port, or your provider's setting) and its "
-                "certificate checked; or a server on this machine",
+                "rediss://…, with TLS on the server (tls-port, or your provider's setting) and "
+                "verification of its certificate; or a server on this machine",
             )
         if not any(re.match(r"(rediss?|valkeys?|unix)[:+-]", each) for each in addresses.values()):
             raise _NotApplicable("no Redis is used")
@@ -423,8 +432,8 @@ class Deployment:
         if found:
             return (
                 _some(found),
-                "…?sslmode=verify-full&sslrootcert=… in its address (sslmode=require encrypts, and "
-                "doesn't check whom it talks to)",
+                "…?sslmode=verify-full&sslrootcert=… in its address (sslmode=require encrypts, but "
+                "doesn't verify the server's identity)",
             )
         if not any(each.startswith("postgres") for each in addresses.values()):
             raise _NotApplicable("no PostgreSQL is used")
@@ -450,13 +459,13 @@ class Deployment:
         else:
             there_is = self._database.url
             if there_is is not None and there_is.get_backend_name() == "sqlite":
-                raise _NotApplicable("there is one clock")
+                raise _NotApplicable("there is only one clock")
             with self._database.reading() as connection:
                 before = self._now()
                 there = connection.scalar(text(f"SELECT {self._database.server_clock}")) or 0.0
         apart = there - (before + self._now()) / 2
-        if abs(apart) > _FARTHEST_CLOCK:
-            return f"the server's is {apart:+.1f} s from this one", "timedatectl set-ntp true"
+        if abs(apart) > _MAX_CLOCK_DIFFERENCE:
+            return f"the server's clock differs from this one by {apart:+.1f} s", _SET_CLOCK
         return f"{apart:+.2f} s apart", ""
 
     def _locked_lanes(self) -> Finding:
@@ -476,20 +485,20 @@ class Deployment:
         if not any(rules.forgives(Lane(whole_at=row.whole_at), now) for row, _ in rows):
             return (
                 f"{len(locked)} locked: {_some(f'{lane} about {name}' for name, lane in locked)}",
-                "see who guesses: pipelit-agents audit --action lane.lock; no unlock opens a lane "
-                "that has used up its wrong guesses of the year: it opens by itself, as says "
-                f"pipelit-agents agents lanes {name}",
+                "find out who is guessing: pipelit-agents audit --action lane.lock. A lane that "
+                "has used up its wrong guesses for the year can't be unlocked: it unlocks by "
+                f"itself, when pipelit-agents agents lanes {name} says",
             )
         return (
             f"{len(locked)} locked: {_some(f'{lane} about {name}' for name, lane in locked)}",
-            "see who guesses: pipelit-agents audit --action lane.lock; if that is settled: "
-            f"pipelit-agents agents unlock {name} --lane {lane}",
+            "find out who is guessing: pipelit-agents audit --action lane.lock; when that is "
+            f"settled: pipelit-agents agents unlock {name} --lane {lane}",
         )
 
     def _moments(self) -> Finding:
         now, rules = self._ledger_now(), Rules(self._installation.policy)
         if now < EARLIEST:
-            return f"this clock says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}", _SET_CLOCK
+            return f"this clock shows {datetime.fromtimestamp(now, UTC):%Y-%m-%d}", _SET_CLOCK
         with self._database.reading() as connection:
             newest = connection.scalar(select(AuditRow.at).order_by(AuditRow.id.desc()).limit(1))
             changed_at = connection.scalar(select(EpochRow.changed_at))
@@ -508,24 +517,24 @@ class Deployment:
         )
         if kept:
             return (
-                f"the old TOTP secret of {_some(kept)} stays good for more than a year",
+                f"the old TOTP secret of {_some(kept)} stays valid for more than a year",
                 f"pipelit-agents agents rotate-totp {kept[0]}",
             )
-        if changed_at is not None and changed_at > now + _FARTHEST_MOMENT:
+        if changed_at is not None and changed_at > now + _MAX_TIME_AHEAD:
             return (
-                "the clock was ahead when this machine was started; the next check of a code "
-                "repairs that, and for three periods no code is accepted",
-                "pipelit-agents audit --action ledger.clock, to see that it did",
+                "the clock was ahead when this machine was started; the next verification of a "
+                "code repairs that, and no code is accepted for three periods",
+                "pipelit-agents audit --action ledger.clock, to see whether it did",
             )
         if ahead:
             return (
-                f"the clock was ahead once, and what it left is counted about {_some(ahead)}",
+                f"the clock was ahead, and failures from then still count for {_some(ahead)}",
                 f"pipelit-agents agents unlock {ahead[0]}",
             )
-        if newest is not None and newest > now + _FARTHEST_MOMENT:
+        if newest is not None and newest > now + _MAX_TIME_AHEAD:
             return (
-                f"the newest entry of the audit is {newest - now:.0f} s ahead of this clock: it "
-                "is behind, or it was ahead once",
+                f"the newest audit entry is {newest - now:.0f} s ahead of this clock: the clock is "
+                "behind, or it was ahead",
                 _SET_CLOCK,
             )
         return _OK, ""
@@ -535,7 +544,7 @@ class Deployment:
             return ledger_now(self._database, connection, self._installation.clock)
 
     def _lanes(self, *where: Any) -> list[tuple[Any, bool]]:
-        """The rows of the ledger of accounts that are there, and whether they are people's."""
+        """Return the ledger rows of active accounts, and whether each is a person's."""
         query = (
             select(LedgerRow.__table__, UserRow.kind, UserRow.domain)
             .join(UserRow, UserRow.username == LedgerRow.peer)
@@ -567,7 +576,7 @@ class Deployment:
     def _child_urls(self) -> Finding:
         with self._database.reading() as connection:
             rows = connection.execute(select(CredentialRow.name, CredentialRow.public)).all()
-        # Spaces keep two addresses apart.
+        # The spaces separate addresses.
         open_ones, notes = clear_http({row.name: " ".join(_texts(row.public)) for row in rows})
         if open_ones:
             return (
@@ -579,15 +588,15 @@ class Deployment:
     def _secret_key(self) -> Finding:
         named = {n: v for n, v in sorted(self._env.items()) if re.search(r"(\A|_)SECRET_KEY\Z", n)}
         if not named:
-            raise _NotApplicable("none is set; pipelit-agents itself needs none")
+            raise _NotApplicable("it isn't set; pipelit-agents itself doesn't need it")
         for name, secret in named.items():
             fix = f'{name}=$(python -c "import secrets; print(secrets.token_urlsafe(48))")'
             if _DEFAULT_SECRETS.fullmatch(secret):
                 return f"{name} is a default", fix
-            if len(secret) < _SHORTEST_SECRET:
-                return f"{name} has {len(secret)} characters", fix
-            if len(set(secret)) < _FEWEST_LETTERS:
-                return f"{name} repeats itself", fix
+            if len(secret) < _MIN_SECRET_LENGTH:
+                return f"{name} has only {len(secret)} characters", fix
+            if len(set(secret)) < _MIN_DISTINCT_CHARACTERS:
+                return f"{name} has too few different characters", fix
         return _OK, ""
 
     def _debug(self) -> Finding:
@@ -605,52 +614,53 @@ class Deployment:
             if _CORS.match(name) and (value.strip().lower() in _YES or re.search(r"\*|\.\+", value))
         ]
         if wide:
-            return f"{_some(wide)} lets every site in", f"{wide[0]}=https://your.site"
+            return f"{_some(wide)} allows every site", f"{wide[0]}=https://your.site"
         return _OK, ""
 
     def _server_cors(self) -> Finding:
         cors = self._part(self._served(), "http", "cors")
         if named := self._env.get("CORS_CONFIG"):
-            # The server prefers it to the file.
+            # It takes precedence over the file.
             cors = self._part({"CORS_CONFIG": _json_object("CORS_CONFIG", named)}, "CORS_CONFIG")
         if cors.get("allow_origins") is None and not cors.get("allow_origin_regex"):
             return (
-                "langgraph.json names no origins, which lets every site in",
+                "langgraph.json names no origins, which allows every site",
                 '"http": {"cors": {"allow_origins": []}} in langgraph.json',
             )
-        if found := origin_troubles(cors):
+        if found := origin_problems(cors):
             return (
                 f"langgraph.json {', '.join(found)}",
                 '"http": {"cors": {"allow_origins": ["https://your.site"]}} in langgraph.json, '
-                r"or an allow_origin_regex of your own names, dots escaped: https://\w+\.your\.site",
+                r"or an allow_origin_regex of your own names, with escaped dots: "
+                r"https://\w+\.your\.site",
             )
         return _OK, ""
 
     def _server_auth(self) -> Finding:
         served = self._served()
         auth, http = self._part(served, "auth"), self._part(served, "http")
-        troubles = auth_troubles(self._folder, auth, http)
-        return "; ".join(each for each, _ in troubles) or _OK, ", ".join(fix for _, fix in troubles)
+        problems = auth_problems(self._folder, auth, http)
+        return "; ".join(each for each, _ in problems) or _OK, ", ".join(fix for _, fix in problems)
 
     def _server_secrets(self) -> Finding:
         if found := secrets_of_server(self._served()):
             return (
                 f"langgraph.json holds secrets: {_some(found)}",
-                "take them out, replace them, and give them where it runs: "
+                "remove them, replace them, and set the new ones where the server runs: "
                 '"env": ".env", or the platform\'s secrets',
             )
         return _OK, ""
 
     def _server_headers(self) -> Finding:
         served = self._served()
-        found = header_troubles(self._part(served, "http"))
+        found = header_problems(self._part(served, "http"))
         if found:
             return _some(found), '"excludes": ["authorization", "x-api-key", "cookie"]'
         return _OK, ""
 
     def _server_webhooks(self) -> Finding:
-        if found := webhook_troubles(self._part(self._served(), "webhooks")):
-            return _some(found), '"webhooks": {"url": {"require_https": true}}, and no more'
+        if found := webhook_problems(self._part(self._served(), "webhooks")):
+            return _some(found), '"webhooks": {"url": {"require_https": true}} and nothing else'
         return _OK, ""
 
     def _env_of_server(self) -> dict[str, str]:
@@ -672,7 +682,7 @@ class Deployment:
         except (OSError, ValueError):
             found = None
         if not isinstance(found, dict):
-            raise ConfigurationError("langgraph.json can't be read as an object of JSON")
+            raise ConfigurationError("langgraph.json can't be read as a JSON object")
         return found
 
     @staticmethod
@@ -680,7 +690,7 @@ class Deployment:
         for name in names:
             found = served.get(name) or {}
             if not isinstance(found, dict):
-                raise ConfigurationError(f"langgraph.json: {name!r} has to be an object")
+                raise ConfigurationError(f"langgraph.json: {name!r} must be an object")
             served = found
         return served
 
@@ -695,24 +705,24 @@ class Deployment:
             without = list(connection.scalars(people.order_by(UserRow.username)))
         if without:
             fix = f"pipelit-agents mfa enroll {without[0]}"
-            return f"{_some(without)} without one", fix
+            return f"{_some(without)} have none", fix
         return _OK, ""
 
     def _key_expiry(self) -> Finding:
         forever = self._api_keys(lambda row: row.expires_at is None)
         if forever:
             return (
-                f"{len(forever)} never end: {_some(forever)}",
+                f"{len(forever)} never expire: {_some(forever)}",
                 _renewed(*forever[0].split(" of ")),
             )
         return _OK, ""
 
     def _key_use(self) -> Finding:
-        since = self._now() - _UNUSED
+        since = self._now() - _MAX_UNUSED_TIME
         unused = self._api_keys(lambda row: (row.last_used_at or row.created_at) < since)
         if unused:
             return (
-                f"{len(unused)} weren't used for 90 days: {_some(unused)}",
+                f"{len(unused)} haven't been used for 90 days: {_some(unused)}",
                 f"pipelit-agents users keys revoke {unused[0].split()[0]} --yes",
             )
         return _OK, ""
@@ -736,24 +746,25 @@ class Deployment:
             return _some(report.problems), "see: pipelit-agents audit verify"
         head = self._installation.audit.head()
         if report.unsealed and not head.number:
-            return f"{report.unsealed} entries, and none is sealed", "pipelit-agents audit seal"
+            return f"none of the {report.unsealed} entries is sealed", "pipelit-agents audit seal"
         age = self._now() - datetime.fromisoformat(head.at).timestamp()
-        if report.unsealed and age > _UNSEALED:
+        if report.unsealed and age > _MAX_UNSEALED_TIME:
             return (
-                f"{report.unsealed} entries came since the last seal, {age / 3600:.0f} hours ago",
-                "pipelit-agents audit seal, by a timer",
+                f"{report.unsealed} entries aren't sealed; the last seal is {age / 3600:.0f} hours "
+                "old",
+                "run pipelit-agents audit seal from a timer",
             )
-        return f"{report.sealed} entries sealed, {report.unsealed} since", ""
+        return f"{report.sealed} entries sealed, {report.unsealed} not sealed yet", ""
 
 
-def _said_once(checks: Iterable[Check]) -> list[Check]:
-    """The checks, with what stops several of them said at the first one only."""
+def _without_repeated_errors(checks: Iterable[Check]) -> list[Check]:
+    """Keep an error that several checks share only at the first, and refer the others to it."""
     first: dict[str, str] = {}
     found = []
     for check in checks:
         name = first.setdefault(check.found, check.name)
-        if check.fix == _AS_SAID and name != check.name:
-            check = replace(check, found=f"the same as of {name!r}", fix=f"what fixes {name!r}")
+        if check.fix == _FIX_THE_ERROR and name != check.name:
+            check = replace(check, found=f"the same as for {name!r}", fix=f"the fix for {name!r}")
         found.append(check)
     return found
 
@@ -772,7 +783,7 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ConfigurationError(f"{name} can't be read as an object of JSON")
+        raise ConfigurationError(f"{name} can't be read as a JSON object")
     return found
 
 
@@ -791,71 +802,106 @@ def _texts(public: str) -> Iterable[str]:
 def _renewed(key: str, username: str) -> str:
     issue = f"pipelit-agents users keys issue {username} --name renewed --expires-in 90d"
     return (
-        f"{issue}, put it where the old one is used (an agent that an agent made has it in the "
-        f"credential agent-key.{username}), and then: pipelit-agents users keys revoke {key} --yes"
+        f"{issue}, put the new key where the old one is used (the key of an agent that an agent "
+        f"created is in the credential agent-key.{username}), then: pipelit-agents users keys "
+        f"revoke {key} --yes"
     )
 
 
 def _noted(notes: list[str]) -> str:
-    """What is well, with what can't be known by the name of a host."""
+    """Describe a passed check, with notes on hosts whose location is unknown."""
     if not notes:
         return _OK
     return (
-        f"{_some(notes)}: if that host is on this machine, or in a private network of containers, "
-        "nothing is to be done"
+        f"{_some(notes)}: this is fine if the host is on this machine, or in a private network of "
+        "containers"
     )
 
 
 def _some(names: Iterable[str]) -> str:
     every = list(names)
-    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
-    return ", ".join(every[:_SHOWN]) + more
+    more = f" and {len(every) - _MAX_LISTED_NAMES} more" if len(every) > _MAX_LISTED_NAMES else ""
+    return ", ".join(every[:_MAX_LISTED_NAMES]) + more
 
 
-_ALWAYS: Final = (
-    ("key", Deployment._key, "without a key that nobody else knows nothing is protected"),
-    ("env file", Deployment._env_file, "who reads it has the key"),
-    ("database file", Deployment._database_file, "who reads it has hashes, names and ciphertext"),
-    ("tables", Deployment._tables, "code and tables of two versions don't fit"),
-    ("key opens", Deployment._opens, "with another key nothing that is sealed opens"),
-    ("ledger", Deployment._ledger, "nothing is accepted that can't be counted"),
-    ("clock", Deployment._clock, "codes live half a minute"),
+# The name of each check, its method, and why it matters.
+_BASIC_CHECKS: Final = (
+    ("key", Deployment._key, "nothing is protected without a key that only you know"),
+    ("env file", Deployment._env_file, "anyone who can read it has the key"),
+    (
+        "database file",
+        Deployment._database_file,
+        "anyone who can read it has hashes, names and ciphertext",
+    ),
+    ("tables", Deployment._tables, "the code needs the tables of its own version"),
+    ("key opens", Deployment._opens, "encrypted values can't be read without their key"),
+    ("ledger", Deployment._ledger, "no code is accepted if attempts can't be counted"),
+    ("clock", Deployment._clock, "a code is valid for half a minute"),
     (
         "moments",
         Deployment._moments,
-        "what is ahead of the clock refuses codes until it gets there",
+        "after a time ahead of the clock, codes are refused until the clock reaches it",
     ),
-    ("lanes", Deployment._locked_lanes, "somebody guesses codes, or makes many mistakes"),
+    ("lanes", Deployment._locked_lanes, "somebody is guessing codes, or makes many mistakes"),
 )
-_DEPLOY: Final = (
-    ("newest key", Deployment._newest_key, "an older key has to stay for as long"),
-    ("git", Deployment._git, "every copy of a repository has what was once in it"),
-    ("copies", Deployment._copies, "a copy of .env is the key too"),
-    ("folders", Deployment._folders, "who writes there puts in a .env or a database of his own"),
-    ("redis password", Deployment._redis_password, "who reaches it clears locks and counters"),
-    ("redis TLS", Deployment._redis_tls, "its password, and what it counts, are read on the way"),
+_PRODUCTION_CHECKS: Final = (
+    ("newest key", Deployment._newest_key, "you can't remove an older key while it is in use"),
+    ("git", Deployment._git, "every copy of a repository has all files of its history"),
+    ("copies", Deployment._copies, "a copy of .env contains the key too"),
+    (
+        "folders",
+        Deployment._folders,
+        "anyone who can write there can replace .env or the database",
+    ),
+    (
+        "redis password",
+        Deployment._redis_password,
+        "anyone who can connect can clear locks and counters",
+    ),
+    (
+        "redis TLS",
+        Deployment._redis_tls,
+        "others on the network can read the password and the counters",
+    ),
     (
         "PostgreSQL TLS",
         Deployment._postgres_tls,
-        "its password, and whom it answers about, are read on the way",
+        "others on the network can read the password and the data",
     ),
-    ("tracing", Deployment._tracing, "traces hold states and prompts, and the key to send them"),
-    ("public URL", Deployment._public_url, "without TLS a Bearer key is anybody's"),
-    ("child URLs", Deployment._child_urls, "a key that is sent in clear is anybody's"),
-    ("SECRET_KEY", Deployment._secret_key, "who knows it signs sessions"),
-    ("DEBUG", Deployment._debug, "error pages show settings and frames"),
-    ("CORS", Deployment._cors, "any site could call with a user's browser"),
-    ("server CORS", Deployment._server_cors, "any site could call with a user's browser"),
-    ("server auth", Deployment._server_auth, "every endpoint needs an API key"),
+    (
+        "tracing",
+        Deployment._tracing,
+        "traces contain states and prompts, and are sent with an API key",
+    ),
+    ("public URL", Deployment._public_url, "without TLS, others can read Bearer keys"),
+    ("child URLs", Deployment._child_urls, "without TLS, others can read the child's API key"),
+    ("SECRET_KEY", Deployment._secret_key, "anyone who knows it can sign sessions"),
+    ("DEBUG", Deployment._debug, "error pages show settings and local variables"),
+    ("CORS", Deployment._cors, "any site could send requests from a user's browser"),
+    ("server CORS", Deployment._server_cors, "any site could send requests from a user's browser"),
+    ("server auth", Deployment._server_auth, "every endpoint must require an API key"),
     ("server secrets", Deployment._server_secrets, "the file is in git, and in each image"),
-    ("server headers", Deployment._server_headers, "an API key stays where a header is written"),
-    ("server webhooks", Deployment._server_webhooks, "a caller chooses where they go"),
-    ("second factor", Deployment._second_factor, "a person is who has the key, and nobody more"),
-    ("API keys expire", Deployment._key_expiry, "a forgotten key stays good for ever"),
-    ("API keys used", Deployment._key_use, "a key that nobody misses is one that nobody guards"),
-    ("audit", Deployment._audit, "what isn't sealed can be changed unseen"),
+    (
+        "server headers",
+        Deployment._server_headers,
+        "headers with API keys would be stored or logged",
+    ),
+    (
+        "server webhooks",
+        Deployment._server_webhooks,
+        "a caller chooses the address of its webhook",
+    ),
+    (
+        "second factor",
+        Deployment._second_factor,
+        "without one, anyone who has the API key can act as this person",
+    ),
+    ("API keys expire", Deployment._key_expiry, "a forgotten key stays valid forever"),
+    ("API keys used", Deployment._key_use, "nobody notices the theft of an unused key"),
+    ("audit", Deployment._audit, "changes to unsealed entries can't be detected"),
 )
-_OF_THE_DATABASE: Final = frozenset(
+# These fail with one message if there is no database.
+_DATABASE_CHECKS: Final = frozenset(
     {
         "tables", "key opens", "ledger", "moments", "lanes", "newest key", "child URLs",
         "second factor", "API keys expire", "API keys used", "audit",

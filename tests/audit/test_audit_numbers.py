@@ -182,7 +182,7 @@ def test_a_planted_number_below_the_bound_is_sealed_and_its_gap_is_named(pipelit
     plant(pipelit, bound - 1)
     pipelit.audit.seal()
     assert pipelit.audit.head().last_id == bound - 1
-    assert any("numbers in it have no entry" in each for each in pipelit.audit.verify().problems)
+    assert any("numbers have no entry" in each for each in pipelit.audit.verify().problems)
 
 
 @pytest.mark.backends("sqlite")
@@ -225,7 +225,7 @@ def test_sqlite_has_no_gaps_so_one_is_named(pipelit: Pipelit, seals: bool) -> No
         pipelit.audit.seal(batch=3)
     (problem,) = pipelit.audit.verify().problems
     assert "2 " in problem
-    assert "removed, or one was put far ahead" in problem
+    assert "removed, or one was planted far ahead" in problem
     plant(pipelit, 5000)
     assert any("to 5000" in each for each in pipelit.audit.verify().problems)
 
@@ -447,7 +447,7 @@ def test_with_too_many_gaps_the_sealer_stops_before_the_next(
     pipelit: Pipelit, late: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An old transaction doesn't make seals grow for ever, and nothing is lost by the limit."""
-    monkeypatch.setattr("pipelit_agents.audit.seals._MOST_GAPS", 2)
+    monkeypatch.setattr("pipelit_agents.audit.seals._MAX_GAPS", 2)
     pipelit.audit.seal()
     for name in "abcd":
         late.execute(INSERT)

@@ -71,7 +71,7 @@ def issued(pipelit: Pipelit, name: str = "alice") -> str:
 @pytest.fixture
 def spent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget that practically doesn't come back: who gets in then doesn't by luck."""
-    monkeypatch.setattr("pipelit_agents.server._EACH", (100, 1e-6))
+    monkeypatch.setattr("pipelit_agents.server._SOURCE_BUDGET", (100, 1e-6))
 
 
 @contextmanager
@@ -447,8 +447,8 @@ def test_what_was_counted_is_written_after_a_minute(
     pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where nobody asks again."""
-    monkeypatch.setattr(refusals, "_EVERY", 0.01)
-    monkeypatch.setattr(refusals, "_FIRST", 0)
+    monkeypatch.setattr(refusals, "_INTERVAL", 0.01)
+    monkeypatch.setattr(refusals, "_BURST", 0)
     wrong(pipelit, 1)
     while not refused(pipelit):
         pass

@@ -220,7 +220,7 @@ def test_a_secret_that_was_typed_as_an_argument_is_not_repeated(ready: Run) -> N
     """It is refused, with what to do about it, and stands in no message."""
     done = ready(*PUT_X, "sk-abcdefghijklmnop", stdin="another-secret\n")
     assert done.exit_code == 1
-    assert "replace it where it is from" in done.stderr
+    assert "replace it at its issuer" in done.stderr
     assert "abcdefgh" not in done.output + done.stderr
     assert told(ready("credentials", "list", "--json")) == []
 
@@ -291,8 +291,8 @@ def test_no_error_repeats_what_was_typed_where_a_secret_may_be(
     [
         (["verify", "agent_editor", "agent_writer", "12345678"], "no command takes a secret"),
         (["agents", "enroll", "there", "otpauth://totp/x", "--domain", "d"], "standard input"),
-        (["users", "cretae", "bob"], "do you mean create?"),
-        (["users", "create", "bob", "--expire-in", "9d"], "do you mean --expires-in?"),
+        (["users", "cretae", "bob"], "did you mean create?"),
+        (["users", "create", "bob", "--expire-in", "9d"], "did you mean --expires-in?"),
         (["users"], "create"),
         (["audit", "--limit", "0"], "--limit isn't a whole number of at least 1"),
         (["rotate-key", "--batch", "many"], "--batch isn't a whole number"),
@@ -399,7 +399,7 @@ def test_put_and_show_name_the_parts_that_are_searched_for(ready: Run) -> None:
     for printed in (done, ready("credentials", "show", "db")):
         assert "  searched for: value, sslpassword\n" in printed.output
         assert "  not searched for: password, host, user\n" in printed.output
-        assert "store it in a field of its own" in printed.output
+        assert "store it in a separate field" in printed.output
         assert "hunter2" not in printed.output
     assert "fewer than 8 characters (password)" in done.stderr
     shown = told(ready("credentials", "show", "db", "--json"))
@@ -416,7 +416,7 @@ def test_each_field_needs_its_line(ready: Run, stdin: str) -> None:
     put = ("credentials", "put", "db", "--kind", "sql", "--created-by", "alice")
     done = ready(*put, "--field", "user", "--field", "password", stdin=stdin)
     assert done.exit_code == 1
-    assert "standard input" in done.stderr or "nothing was given" in done.stderr
+    assert "standard input" in done.stderr or "the input is empty" in done.stderr
     assert "one" not in done.stderr.replace("one for each", "")
     assert told(ready("credentials", "list", "--json")) == []
 
@@ -472,7 +472,7 @@ def test_init_warns_of_what_git_would_take(
 def test_a_folder_of_git_without_a_list_is_warned_too(run: Run, folder: Path) -> None:
     """Where git is and no .gitignore, everything would be taken."""
     (folder / ".git").mkdir()
-    assert "git may take .env and .pipelit" in told(run("init", "--json"))["warning"]
+    assert "git may add .env and .pipelit" in told(run("init", "--json"))["warning"]
     assert not (folder / ".gitignore").exists()
 
 
@@ -558,11 +558,11 @@ def test_every_command_fails_in_one_document(
         ),
         (
             [*PUT_X, "--public", "x=1", "--public", "x=2"],
-            "--public 2 has the name of --public 1",
+            "--public 2 has the same name as --public 1",
         ),
         (
             [*PUT_X, "--field", "a", "--field", "a"],
-            "--field 2 has the name of --field 1",
+            "--field 2 has the same name as --field 1",
         ),
         (["code", "alice"], "is a person"),
         (["code", "nobody"], "pipelit-agents agents create nobody"),
@@ -653,7 +653,7 @@ def test_an_env_file_that_cannot_be_read_is_named(run: Run, folder: Path) -> Non
     for words in (["init"], ["users", "list"]):
         done = run(*words)
         assert done.exit_code == 1
-        assert done.stderr.startswith("error: .env is there and can't be read")
+        assert done.stderr.startswith("error: .env exists but can't be read")
 
 
 def test_of_many_at_once_one_makes_the_key(folder: Path) -> None:

@@ -31,23 +31,23 @@ def called_with(query: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("prepare_threshold=x", "a whole number such as 5, or None"),
-        ("prepare_threshold=-1", "a whole number such as 5, or None"),
-        ("prepare_threshold=%C2%B2", "a whole number such as 5, or None"),
-        ("prepare_threshold=1&prepare_threshold=2", "a whole number such as 5, or None"),
+        ("prepare_threshold=x", "such as 5, or None"),
+        ("prepare_threshold=-1", "such as 5, or None"),
+        ("prepare_threshold=%C2%B2", "such as 5, or None"),
+        ("prepare_threshold=1&prepare_threshold=2", "such as 5, or None"),
         ("row_factory=dict_row", "'row_factory': pipelit-agents sets it itself"),
         ("cursor_factory=x", "'cursor_factory': pipelit-agents sets it itself"),
         ("autocommit=true", "'autocommit': pipelit-agents sets it itself"),
         ("preparethreshold=5", "write prepare_threshold"),
         ("connect_timout=5", "write connect_timeout"),
         ("SSLmode=require", "write sslmode"),
-        ("nonsense=1", "'nonsense': neither .* has it; leave it out"),
-        ("connect_timeout=soon", "'connect_timeout': its value has to be a whole number"),
-        ("tcp_user_timeout=3.5", "'tcp_user_timeout': its value has to be a whole number"),
-        ("keepalives=yes", "'keepalives': its value has to be a whole number"),
-        ("sslmode=require&sslmode=disable", "'sslmode': it is there more than once"),
-        ("client_encoding=latin1", "'client_encoding': .* has to be utf8"),
-        ("client_encoding=SQL_ASCII", "'client_encoding': .* has to be utf8"),
+        ("nonsense=1", "'nonsense': neither .* has this option; leave it out"),
+        ("connect_timeout=soon", "'connect_timeout': its value must be a whole number"),
+        ("tcp_user_timeout=3.5", "'tcp_user_timeout': its value must be a whole number"),
+        ("keepalives=yes", "'keepalives': its value must be a whole number"),
+        ("sslmode=require&sslmode=disable", "'sslmode': it is set more than once"),
+        ("client_encoding=latin1", "'client_encoding': .* must be utf8"),
+        ("client_encoding=SQL_ASCII", "'client_encoding': .* must be utf8"),
     ],
 )
 def test_an_option_that_can_not_be_used_is_named(query: str, words: str) -> None:
@@ -119,7 +119,7 @@ def test_another_driver_is_refused() -> None:
             database_url="postgresql+psycopg2://x@127.0.0.1:1/y",
             encryption_keys=[Keyring.generate_key()],
         ) as pipelit,
-        pytest.raises(ConfigurationError, match="has to be psycopg, not psycopg2"),
+        pytest.raises(ConfigurationError, match="must be psycopg, not psycopg2"),
     ):
         pipelit.users.list()
 
@@ -160,9 +160,9 @@ def opened(address: str) -> str:
         ("detect_types=x", "'detect_types': pipelit-agents sets it itself"),
         ("key=secret-word", "'key': SQLite addresses have no such option"),
         ("password=secret-word", "'password': SQLite addresses have no such option"),
-        ("cached_statements=x", "'cached_statements': its value has to be one whole number"),
-        ("cached_statements=1&cached_statements=2", "has to be one whole number"),
-        ("uri=true", "has to name a file by its path, not by an SQLite URI"),
+        ("cached_statements=x", "'cached_statements': its value must be one whole number"),
+        ("cached_statements=1&cached_statements=2", "must be one whole number"),
+        ("uri=true", "must name a file by its path, not by an SQLite URI"),
     ],
 )
 def test_an_option_of_sqlite_that_can_not_be_used_is_named(
@@ -191,7 +191,7 @@ def test_an_option_of_sqlite_that_changes_no_promise_is_taken(query: str, tmp_pa
         ("  ", "it is empty"),
         ("'sqlite:///a.db'", "quotes"),
         (" sqlite:///a.db", "white space"),
-        ("sqlite+pysqlcipher://:secret-word@/a.db", "the driver has to be pysqlite"),
+        ("sqlite+pysqlcipher://:secret-word@/a.db", "the driver must be pysqlite"),
         ("sqlite+aiosqlite:///a.db", "asyncio"),
         ("sqlite:///file:/tmp/x.db?mode=ro&uri=true", "not by an SQLite URI"),
         ("sqlite:///file:x.db", "not by an SQLite URI"),
@@ -217,7 +217,7 @@ def test_a_file_of_another_account_is_told_with_its_owner() -> None:
         file.chmod(0o666)
         file.parent.chmod(0o755)
         with as_nobody():
-            assert "it is a file of 'root' (uid 0)" in opened(f"sqlite:///{file}")
+            assert "it belongs to 'root' (uid 0)" in opened(f"sqlite:///{file}")
 
 
 @pytest.mark.parametrize("how", ["not entered", "too long"])

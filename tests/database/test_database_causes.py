@@ -87,7 +87,7 @@ def test_tables_of_another_user_are_named(postgres_url: str, as_stranger: str, k
     with at(postgres_url, key) as pipelit:
         pipelit.create_schema()
     with at(as_stranger, key) as pipelit:
-        assert "these tables are another user's" in said(pipelit.users.list)
+        assert "these tables belong to another user" in said(pipelit.users.list)
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_an_address_that_leads_nowhere_says_which_part(
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        ('FATAL:  password authentication failed for user "a"', "right user and password"),
-        ("fe_sendauth: no password supplied", "right user and password"),
+        ('FATAL:  password authentication failed for user "a"', "correct the user and password"),
+        ("fe_sendauth: no password supplied", "correct the user and password"),
         ('FATAL:  no pg_hba.conf entry for host "::1", user "a", no encryption', "sslmode=require"),
         ("FATAL:  SSL required", "sslmode=require"),
-        ("server does not support SSL, but SSL was required", "turn TLS on in the server"),
+        ("server does not support SSL, but SSL was required", "enable TLS in the server"),
         ("SSL error: certificate verify failed", "sslrootcert"),
         ('root certificate file "/x" does not exist', "sslrootcert"),
         ("FATAL:  sorry, too many clients already", "pool_size"),
@@ -126,7 +126,7 @@ def test_an_address_that_leads_nowhere_says_which_part(
         ("FATAL:  the database system is shutting down", "wait until"),
         ('FATAL:  permission denied for database "x"', "GRANT CONNECT ON DATABASE … TO carl"),
         ("ERROR:  no schema has been selected to create in", "GRANT USAGE, CREATE ON SCHEMA"),
-        ("failed to resolve host 'db': Name or service not known", "write the host"),
+        ("failed to resolve host 'db': Name or service not known", "correct the host name"),
         ("connection to server failed: Connection refused", "start the server"),
         ("connection timeout expired", "firewall"),
         ("could not extend file: No space left on device", "free space"),

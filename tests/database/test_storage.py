@@ -376,7 +376,7 @@ def test_a_database_in_memory_is_refused(
     """A URL that names no file of its own is a ConfigurationError, and makes no file."""
     monkeypatch.chdir(tmp_path)
     pipelit = Pipelit(database_url=url, encryption_keys=[key])
-    with pytest.raises(ConfigurationError, match="PIPELIT_DATABASE_URL has to name a file"):
+    with pytest.raises(ConfigurationError, match="PIPELIT_DATABASE_URL must name a file"):
         pipelit.create_schema()
     assert list(tmp_path.iterdir()) == []
 

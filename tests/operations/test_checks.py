@@ -21,14 +21,11 @@ from test_mfa import app_of
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.ledger.redis_url import without_password
+from pipelit_agents.operations.addresses import is_clear
 from pipelit_agents.operations.deployment_checks import Check
-from pipelit_agents.operations.surroundings import (
-    auth_troubles,
-    is_clear,
-    open_copies,
-    origin_troubles,
-    secrets_of_server,
-)
+from pipelit_agents.operations.folders import open_copies
+from pipelit_agents.operations.origins import origin_problems
+from pipelit_agents.operations.server_settings import auth_problems, secrets_of_server
 
 # Apache Airflow's documentation shows this one.
 PRINTED = "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs="
@@ -97,8 +94,8 @@ def bad(tmp_path: Path, own_redis: RedisServer) -> Deployment:
 
 FAULTS = {
     "key": ("documentation", "keys generate"),
-    "env file": ("others may read", "chmod 600"),
-    "database file": ("others may read", "chmod 600"),
+    "env file": ("other accounts can read", "chmod 600"),
+    "database file": ("other accounts could read", "chmod 600"),
     "newest key": ("older key", "keys rotate"),
     "redis password": ("without a password", "requirepass"),
     "public URL": ("PUBLIC_URL", "https://"),
@@ -109,9 +106,9 @@ FAULTS = {
     "server CORS": ("every site", "allow_origins"),
     "server auth": ("no API key", "pipelit_agents.server:auth"),
     "second factor": ("alice", "mfa enroll alice"),
-    "API keys expire": ("1 never end", "--expires-in"),
+    "API keys expire": ("1 never expire", "--expires-in"),
     "API keys used": ("90 days", "keys revoke"),
-    "audit": ("none is sealed", "audit seal"),
+    "audit": ("none of the", "audit seal"),
 }
 
 
@@ -498,15 +495,15 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     # Git
     (staged, "git", ".env is in git", "keys rotate"),
     (once_in_git, "git", ".env is in git's history", "keys rotate"),
-    (written(".gitignore", "*.db*\n"), "git", "git would take .env", ".gitignore: .env"),
+    (written(".gitignore", "*.db*\n"), "git", "git would add .env", ".gitignore: .env"),
     (in_git("deploy/prod.env", f"DB_PASSWORD={SECRET}\n"), "git", "deploy/prod.env", "git rm"),
     (in_git("notes/todo.txt", "the key is {key}\n"), "git", "notes/todo.txt", "keys add"),
     (deleted("prod.env", "FIELD_ENCRYPTION_KEY={key}\n"), "git", "prod.env is in git's", "purge"),
     (deleted("a b/.ENVRC", f"export DB_PASSWORD={SECRET}\n"), "git", "a b/.ENVRC is in", "keys"),
     (emptied, "git", "test.env is in git's history", "keys rotate"),
     (on_a_branch, "git", "sub/.env.prod is in git's history", "keys rotate"),
-    (named_file("DB_PASSWORD_FILE", 0o600), "git", "git would take password.txt", ".gitignore"),
-    (written("deploy/api.env", f"DB_PASSWORD={SECRET}\n", 0o600), "git", "take deploy/api", "add"),
+    (named_file("DB_PASSWORD_FILE", 0o600), "git", "git would add password.txt", ".gitignore"),
+    (written("deploy/api.env", f"DB_PASSWORD={SECRET}\n", 0o600), "git", "add deploy/api", "add"),
     (in_git("compose.yaml", COMPOSE), "git", "compose.yaml is in git", "keys rotate"),
     (deleted("ops/docker-compose.prod.yml", COMPOSE), "git", "prod.yml is in git's", "rotate"),
     # Copies and folders
@@ -532,7 +529,7 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     ),
     (serve_with(env={"DEBUG": "true"}), "DEBUG", "DEBUG is on", "DEBUG=false"),
     (serve_with(env={"SECRET_KEY": "changeme"}), "SECRET_KEY", "default", "token_urlsafe"),
-    (serve_with(auth={"path": "my_auth:anybody"}), "server auth", "isn't here", "server:auth"),
+    (serve_with(auth={"path": "my_auth:anybody"}), "server auth", "doesn't exist", "server:auth"),
     (serve_with(auth={"path": ""}), "server auth", "no API key", "server:auth"),
     (serve_with(auth={"path": "pipelit_agents.server:open"}), "server auth", "no open", ":auth"),
     (serve_with(auth={"disable_studio_auth": False}), "server auth", "Studio", "disable_studio"),
@@ -542,9 +539,9 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     (serve_with(http={"disable_meta": False}), "server auth", "/metrics", "disable_meta"),
     (cors(allow_origin_regex=r"https://.*\.(com|net|org|io|dev)"), "server CORS", ".com", "your"),
     (cors(allow_origin_regex=r"https://[^.]+\.vercel\.app"), "server CORS", ".vercel.app", "your"),
-    (cors(allow_origin_regex=".*"), "server CORS", "every site in, and browsers", "allow_origins"),
+    (cors(allow_origin_regex=".*"), "server CORS", "every site, and browsers", "allow_origins"),
     (cors(allow_origin_regex="https://app.example.com"), "server CORS", "dots", "escaped"),
-    (cors(allow_origin_regex="https://(app"), "server CORS", "no regular expression", "escaped"),
+    (cors(allow_origin_regex="https://(app"), "server CORS", "isn't a regular", "escaped"),
     (cors(allow_origins=["*"], allow_credentials=True), "server CORS", "and browsers", "your.site"),
     (cors(allow_origins=["null"]), "server CORS", '"null"', "your.site"),
     (cors(allow_origins=["http://app.example"]), "server CORS", "without TLS", "https://your.site"),
@@ -559,7 +556,7 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     ),
     (
         serve_with(webhooks={"url": {"disable_loopback": False, "require_https": False}}),
-        "server webhooks", "past the API key", "require_https",
+        "server webhooks", "without an API key", "require_https",
     ),
     # Addresses
     (environ(LANGSMITH_ENDPOINT="http://traces.example:1984"), "tracing", "LANGSMITH_E", "https://"),
@@ -584,11 +581,11 @@ CHECKED: list[tuple[Callable[[Deployment], None], str, str, str]] = [
     (environ(QUEUE_URL="valkey://v.example"), "redis TLS", "QUEUE_URL", "rediss://"),
     (
         environ(QUEUE_URL="rediss://r.example/0?ssl_check_hostname=false"),
-        "redis TLS", "has its name", "checked",
+        "redis TLS", "for this host", "verification",
     ),
     (
         environ(QUEUE_URL="rediss://r.example:6379/0?ssl_cert_reqs=none"),
-        "redis TLS", "certificate", "checked",
+        "redis TLS", "certificate", "verification",
     ),
     (environ(DB="postgresql+psycopg://u:p@db.example/x"), "PostgreSQL TLS", "no sslmode", "verify"),
     (environ(DB="postgres://u@d.b/x?sslmode=prefer"), "PostgreSQL TLS", "sslmode=prefer", "verify"),
@@ -670,7 +667,7 @@ def test_an_auth_of_ours_is_told_from_others(tmp_path: Path, source: str, ours: 
     (tmp_path / "my" / "auth.py").write_text(source + "\nraise SystemExit\n" * ours)
     for path in ("my.auth:auth", "./my/auth.py:auth"):
         auth = {"path": path, "disable_studio_auth": True}
-        assert (not auth_troubles(tmp_path, auth, {"disable_meta": True})) == ours
+        assert (not auth_problems(tmp_path, auth, {"disable_meta": True})) == ours
 
 
 def test_no_repository_and_no_git_program(
@@ -876,7 +873,7 @@ def test_honest_text_is_seldom_taken_for_a_secret() -> None:
 )
 def test_an_origin_that_strangers_can_have_is_found(pattern: str, says: str) -> None:
     """Longer names, other names under the same ending, and names without TLS."""
-    assert says in ", ".join(origin_troubles({"allow_origin_regex": pattern}))
+    assert says in ", ".join(origin_problems({"allow_origin_regex": pattern}))
 
 
 @pytest.mark.parametrize(
@@ -898,7 +895,7 @@ def test_an_origin_that_strangers_can_have_is_found(pattern: str, says: str) -> 
 )
 def test_a_pattern_of_ones_own_names_is_no_finding(pattern: str) -> None:
     """Names under a registered domain, other ports, and this machine."""
-    assert origin_troubles({"allow_origin_regex": pattern}) == []
+    assert origin_problems({"allow_origin_regex": pattern}) == []
 
 
 NEARBY = {
@@ -921,7 +918,7 @@ def test_a_host_without_a_dot_is_a_note(pipelit: Pipelit, tmp_path: Path) -> Non
     for name, settings in NEARBY.items():
         assert checks[name].ok, name
         assert all(each in checks[name].found for each in settings)
-        assert "nothing is to be done" in checks[name].found
+        assert "this is fine if" in checks[name].found
         assert "pw" not in checks[name].found
 
 
@@ -942,7 +939,7 @@ def test_this_machine_is_known_by_each_form_of_its_name(
     }
     for name in ("redis TLS", "PostgreSQL TLS", "tracing"):
         assert checks[name].ok is not False
-        assert "nothing is to be done" not in checks[name].found
+        assert "this is fine if" not in checks[name].found
 
 
 def test_the_address_of_a_page_takes_no_key(pipelit: Pipelit, tmp_path: Path) -> None:

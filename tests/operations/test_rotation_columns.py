@@ -607,7 +607,7 @@ def test_the_command_counts_and_rotates_an_applications_models(
     assert found["older_keys_can_go"] is False
     assert "--metadata" in found["next"]
     done = told(typed("keys", "rotate", "--no-checkpoints", "--metadata", f"{name}:Base", "--json"))
-    assert (done["sealed_anew"], done["under_an_older"]) == (1, 0)
+    assert (done["encrypted_again"], done["under_an_older"]) == (1, 0)
     assert done["checkpoints_under_an_older"] == "not counted"
     assert done["older_keys_can_go"] is None
     with closing(sqlite3.connect("threads.db")) as file:
@@ -622,9 +622,9 @@ def test_the_command_counts_and_rotates_an_applications_models(
         ("nothing", "module:Base"),
         ("nothing:Base", "No module"),
         (f"{name}:Nothing", "Nothing"),
-        (f"{name}:Customer.id", "no declarative base"),
+        (f"{name}:Customer.id", "neither a declarative base"),
         (f"{name}:Base=NAME", "module:Base=env:NAME"),
-        (f"{name}:Base=env:NOTHING", "no SQLAlchemy URL"),
+        (f"{name}:Base=env:NOTHING", "usable SQLAlchemy URL"),
     ):
         failed = typed("keys", "status", "--metadata", wrong)
         assert (failed.exit_code, says in failed.stderr) == (1, True), failed.stderr

@@ -144,7 +144,7 @@ def test_what_is_left_when_the_key_is_lost(ready: Run, folder: Path) -> None:
     assert told(ready("agents", "show", "agent_writer", "--json"))["username"] == "agent_writer"
     done = ready("check")
     assert done.exit_code == 1
-    assert "no key opens" in done.stdout
+    assert "no key can decrypt" in done.stdout
     assert ready("code", "agent_writer").exit_code == 1
     # Nothing is sealed beside what another key has sealed, until that is given up.
     put = ("credentials", "put", "y", "--kind", "llm", "--created-by", "alice")
@@ -181,7 +181,7 @@ def test_the_qr_code_is_what_an_app_scans(ready: Run, folder: Path) -> None:
     assert ready("mfa", "disable", "alice", stdin=fresh[0].replace("-", " ").lower()).exit_code == 0
     for command in ("disable", "recovery-codes"):
         assert "has no second factor" in ready("mfa", command, "alice", stdin="000000").stderr
-    assert "isn't there yet" in ready("mfa", "enroll", "alice", "--png", "alice.png").stderr
+    assert "doesn't exist yet" in ready("mfa", "enroll", "alice", "--png", "alice.png").stderr
 
 
 # Keys and audit
@@ -200,11 +200,11 @@ def test_checkpoints_under_an_older_key_are_counted(ready: Run, folder: Path) ->
     assert done["checkpoints_under_an_older"] > 0
     assert (done["under_an_older"], done["older_keys_can_go"]) == (0, False)
     for address, says in (
-        ("nothing.db", "no file of SqliteSaver"),
-        (".env", "no file of SqliteSaver"),
-        (".pipelit/agents.db", "no file of SqliteSaver"),
+        ("nothing.db", "isn't a file of SqliteSaver"),
+        (".env", "isn't a file of SqliteSaver"),
+        (".pipelit/agents.db", "isn't a file of SqliteSaver"),
         ("postgresql://u:pw@h/d", "env:NAME"),
-        ("env:NOTHING", "no postgresql:// address is set"),
+        ("env:NOTHING", "has no postgresql:// address"),
     ):
         done = ready("keys", "status", "--checkpoints", address)
         assert (done.exit_code, says in done.stderr) == (1, True), done.output
@@ -233,7 +233,7 @@ def test_the_trail_is_listed_by_lines_and_by_table(ready: Run) -> None:
     assert "agent_writer" not in table
     assert ready("audit", "--since", "1h", "--json").stdout
     assert ready("audit", "--since", "2100-01-01", "--json").stdout == ""
-    assert "no time" in ready("audit", "--since", "2026-99-99").stderr
+    assert "isn't a time" in ready("audit", "--since", "2026-99-99").stderr
 
 
 def test_a_changed_trail_ends_with_exit_code_1(ready: Run, folder: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_second_factor_is_reset_by_an_operator(ready: Run) -> None:
     assert ready("mfa", "reset", "alice", "--yes").exit_code == 0
     assert not told(ready("mfa", "status", "alice", "--json"))["on"]
     assert ready("audit", "--action", "mfa.reset", "--json").stdout
-    assert "in a folder that is" in ready("mfa", "enroll", "alice", "--png", "no/x.png").stderr
+    assert "in a folder that exists" in ready("mfa", "enroll", "alice", "--png", "no/x.png").stderr
 
 
 def test_at_a_terminal_the_first_code_is_asked_for_until_it_is_right(
