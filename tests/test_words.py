@@ -13,7 +13,6 @@ INSTEAD = {
     r"mend(s|ed|ing)?": "fix",
     r"needles?": "patterns",
     r"insides": "contents",
-    r"gather(s|ing)?": "batch",
     r"_BrokeOff": "NoEnvelope",
     r"_Overstayed": "ChildTimeout",
     r"NotLetIn": "ServerUnauthorized",
@@ -26,7 +25,7 @@ INSTEAD = {
     r"BeginsAnew": "ForkAware",
     r"nobody says yes": "the command can't tell",
     r"is told": "receives",
-    r"who has": "anyone who has",
+    r"(?<!\w )who has": "anyone who has",
 }
 FOLDERS = ("pipelit_agents", "graphs", "tools")
 

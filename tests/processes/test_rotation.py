@@ -321,7 +321,7 @@ def test_a_copy_is_whole_private_and_opens_with_the_key_of_its_day(
         assert opened(old, "openai") == "sk-live-1234567890"
         assert old.audit.verify().problems == ()
     with Pipelit(**restored | {"encryption_keys": [Keyring.generate_key()]}) as lost:
-        with pytest.raises(ConfigurationError, match="doesn't decrypt"):
+        with pytest.raises(ConfigurationError, match="can't decrypt"):
             lost.check_key()
         with pytest.raises(UnsealError):
             opened(lost, "openai")
