@@ -207,7 +207,7 @@ def test_a_key_that_is_revoked_is_refused_at_once(world: World) -> None:
 
 
 def test_a_database_that_cant_be_asked_is_no_wrong_key(world: World) -> None:
-    """Where keys can't be checked nobody is let in, and nobody is told that the key is bad."""
+    """Where keys can't be verified nobody is let in, and nobody is told that the key is bad."""
     with world.pipelit._database.writing() as connection:
         connection.execute(text("ALTER TABLE pipelit_api_keys RENAME TO away"))
     try:
@@ -216,7 +216,7 @@ def test_a_database_that_cant_be_asked_is_no_wrong_key(world: World) -> None:
         with world.pipelit._database.writing() as connection:
             connection.execute(text("ALTER TABLE away RENAME TO pipelit_api_keys"))
     assert answer.status_code == 503
-    assert "can't be checked" in answer.text
+    assert "can't be verified" in answer.text
     assert world.as_("alice").post("/threads/search", json={}).status_code == 200
 
 
