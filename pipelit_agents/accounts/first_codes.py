@@ -48,7 +48,7 @@ def too_many_first_codes(name: str, wait: float) -> PeerLocked:
     return PeerLocked(
         f"too many first codes of {name!r} were wrong within a year: the next one is evaluated in "
         f"{in_words(wait)}. This one wasn't evaluated; the enrolment stays pending. An operator "
-        f"who has the phone can enrol it now at a terminal: pipelit-agents mfa enroll {name}",
+        f"with the phone at hand can enrol it now at a terminal: pipelit-agents mfa enroll {name}",
         retry_after=wait,
         peer=name,
         verifier=name,
