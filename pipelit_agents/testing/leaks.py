@@ -25,8 +25,9 @@ __all__ = ["assert_no_leak"]
 def assert_no_leak(value: Any, pipelit: Pipelit) -> None:
     """Fail if a value holds the plaintext of a credential, in any form that the leak guard knows.
 
-    All credentials that are stored in the database are searched for, and those that are open in
-    this process. Nothing is written to the audit.
+    Searches for all credentials that are stored in the database, and for those that are open in
+    this process. For this it decrypts all of them and writes no entry to the audit: use it with a
+    test database only.
 
     Args:
         value: A graph's state, messages, log records (``caplog.records``), text, bytes, or any
