@@ -38,7 +38,7 @@ QUESTION: Final = "pipelit.approval"
 _APPROVAL_KEYS: Final = frozenset({"username", "code"})
 _DENIAL_KEYS: Final = frozenset({"username", "deny"})
 _ANSWER_FORM: Final = (
-    'the answer has to be {"username": …, "code": …}, or {"username": …, "deny": true} with or '
+    'the answer must be {"username": …, "code": …}, or {"username": …, "deny": true} with or '
     'without a code; you can add "id", the id of the request that it answers'
 )
 _REJECTED: Final = "the code was not accepted; wait for the next one"
@@ -157,7 +157,7 @@ def approve_with_totp(
         ```
     """
     if not isinstance(pipelit, Pipelit):
-        raise TypeError("pipelit has to be the Pipelit with the approvers' accounts")
+        raise TypeError("pipelit must be the Pipelit with the approvers' accounts")
     names = require_approvers(approvers)
     require_lifetime(expires_in)
 

@@ -456,18 +456,18 @@ def verified_child(
         raise TypeError("graph is already a verified child")
     if not isinstance(graph, Pregel):
         raise TypeError(
-            f"graph has to be a compiled graph, not {type(graph).__name__}; "
+            f"graph must be a compiled graph, not {type(graph).__name__}; "
             "for a builder: builder.compile()"
         )
     if not isinstance(agent, Agent):
-        raise TypeError('agent has to be a handle: pipelit.agent("agent_researcher")')
+        raise TypeError('agent must be a handle: pipelit.agent("agent_researcher")')
     if isinstance(accept_from, str):
         raise TypeError("accept_from is a list of names, not one name")
     names: AcceptFrom = accept_from
     if accept_from is not None and not isinstance(accept_from, Anyone):
         names = tuple(require_username(name, argument="accept_from") for name in accept_from)
     if isinstance(leave_out, str):
-        raise TypeError("leave_out has to be a list of parts, not one part: ['artifact']")
+        raise TypeError("leave_out must be a list of parts, not one part: ['artifact']")
     left_out = tuple(leave_out)
     if wrong := set(left_out) - MESSAGE_PARTS:
         raise ValueError(

@@ -565,9 +565,7 @@ def required_kinds(kinds: Iterable[str]) -> frozenset[str]:
         ValueError: A type is unknown.
     """
     if isinstance(kinds, str):
-        raise TypeError(
-            "accept_messages has to be a list of types, not one: ['ai', 'human', 'tool']"
-        )
+        raise TypeError("accept_messages must be a list of types, not one: ['ai', 'human', 'tool']")
     found = frozenset(kinds)
     if wrong := found - set(_KINDS.values()):
         raise ValueError(

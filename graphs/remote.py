@@ -456,7 +456,7 @@ async def _check_status(response: httpx.Response) -> None:
 def _require_sendable(credential: str, key: str) -> str:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise CredentialError(
-            f"credential {credential!r} holds no API key that can be sent: it has to be one word "
+            f"credential {credential!r} holds no API key that can be sent: it must be one word "
             f"of ASCII; store it again with: pipelit-agents credentials put {credential} "
             "--kind … --created-by …",
             credential=credential,
@@ -471,5 +471,5 @@ def _has_envelope(found: Any) -> bool:
 def _run_id(record: Any) -> str:
     # The id becomes part of a path, so only a UUID is accepted.
     if not isinstance(record, dict):
-        raise TypeError("a run has to be an object")
+        raise TypeError("a run must be an object")
     return str(uuid.UUID(record.get("run_id")))

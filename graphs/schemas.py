@@ -49,7 +49,7 @@ def known_classes(classes: Iterable[type]) -> Known:
     for cls in classes:
         if not isinstance(cls, type) or not object_form(cls):
             raise TypeError(
-                f"answer_types: {cls!r} has to be an Enum, a pydantic model, a dataclass or a "
+                f"answer_types: {cls!r} must be an Enum, a pydantic model, a dataclass or a "
                 "NamedTuple"
             )
         walk.visit(cls, cls.__name__)

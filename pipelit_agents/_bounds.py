@@ -51,15 +51,15 @@ def require_seconds(
     if type(value) is not int and type(value) is not float:
         how = ": pass its total_seconds()" if isinstance(value, timedelta) else ""
         raise TypeError(
-            f"{argument} has to be a number{f' or {or_}' if or_ else ''}, of seconds, "
+            f"{argument} must be a number{f' or {or_}' if or_ else ''}, of seconds, "
             f"not {type(value).__name__}{how}"
         )
     # An int is compared before the conversion: a large one fits neither a float nor a message.
     if not (value >= 0 if zero else value > 0):
         least = "at least 0" if zero else "more than 0"
-        raise ValueError(f"{argument} has to be {least} seconds{other}")
+        raise ValueError(f"{argument} must be {least} seconds{other}")
     if value > most:
-        raise ValueError(f"{argument} has to be at most {most:,} seconds{other}")
+        raise ValueError(f"{argument} must be at most {most:,} seconds{other}")
     return float(value)
 
 
@@ -82,13 +82,13 @@ def require_count(
     other = f", or {or_}" if or_ else ""
     if type(value) is not int:
         raise TypeError(
-            f"{argument} has to be a whole number{f' or {or_}' if or_ else ''}, "
+            f"{argument} must be a whole number{f' or {or_}' if or_ else ''}, "
             f"not {type(value).__name__}"
         )
     if value < least:
-        raise ValueError(f"{argument} has to be at least {least}{other}")
+        raise ValueError(f"{argument} must be at least {least}{other}")
     if value > most:
-        raise ValueError(f"{argument} has to be at most {most:,}{other}")
+        raise ValueError(f"{argument} must be at most {most:,}{other}")
     return value
 
 
@@ -112,13 +112,13 @@ def require_duration(
         ValueError: It is negative, or longer than ``most``.
     """
     if not isinstance(value, timedelta):
-        raise TypeError(f"{argument} has to be a timedelta, for example timedelta(minutes=5)")
+        raise TypeError(f"{argument} must be a timedelta, for example timedelta(minutes=5)")
     if value < timedelta(0):
         raise ValueError(
             f"{argument} must not be negative{f': timedelta(0) {zero}' if zero else ''}"
         )
     if value > most:
-        raise ValueError(f"{argument} has to be at most {most.days:,} days")
+        raise ValueError(f"{argument} must be at most {most.days:,} days")
     return value
 
 
@@ -135,11 +135,11 @@ def require_moment(value: object, argument: str) -> float:
     """
     if not isinstance(value, datetime):
         raise TypeError(
-            f"{argument} has to be a datetime, for example datetime.now(UTC) + timedelta(days=90)"
+            f"{argument} must be a datetime, for example datetime.now(UTC) + timedelta(days=90)"
         )
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValueError(f"{argument} needs a time zone, for example datetime.now(UTC)")
     at = value.timestamp()
     if not isfinite(at) or not 0 <= at < _END_OF_TIME:
-        raise ValueError(f"{argument} has to be from the year 1970 to the year 9998")
+        raise ValueError(f"{argument} must be from the year 1970 to the year 9998")
     return at

@@ -44,7 +44,7 @@ def bindable(message: object) -> str:
         ValueError: It is empty, too long, or contains a refused character.
     """
     if not isinstance(message, str):
-        raise TypeError(f"message has to be text, not {type(message).__name__}")
+        raise TypeError(f"message must be text, not {type(message).__name__}")
     # A copy as exact `str`: a subclass, such as LangChain's `message.text`, could run its own code.
     text = "".join((message, ""))
     if not text:

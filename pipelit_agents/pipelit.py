@@ -145,7 +145,7 @@ class Pipelit:
         for position, key in enumerate(keys, 1):
             if not isinstance(key, str):
                 raise ConfigurationError(
-                    "encryption_keys has to be a list of text, newest first, and its item "
+                    "encryption_keys must be a list of text, newest first, and its item "
                     f"{position} is {type(key).__name__}"
                 )
         # Tracebacks can display variables of closures, so the keys are hidden in them.
@@ -174,7 +174,7 @@ class Pipelit:
         ``FIELD_ENCRYPTION_KEY`` has the keys, newest first, separated by commas.
         ``PIPELIT_DATABASE_URL`` has the database, by default ``sqlite:///.pipelit/agents.db``.
         ``PIPELIT_REDIS_URL`` has the ledger; by default it is in that database.
-        With ``ledger``, it has to be unset.
+        With ``ledger``, it must be unset.
         """
         self = cls.__new__(cls)
         self._build(
@@ -422,7 +422,7 @@ class Pipelit:
             ConfigurationError: There is no key to encrypt secrets with.
         """
         if not isinstance(creator, Agent):
-            raise TypeError('creator has to be a handle: pipelit.agent("agent_lead")')
+            raise TypeError('creator must be a handle: pipelit.agent("agent_lead")')
         if home_of(creator) is not self:
             raise ValueError(f"{creator!r} belongs to another Pipelit: it can't create agents here")
         return provision(

@@ -94,7 +94,7 @@ class VerificationPolicy:
             value = getattr(self, each.name)
             kind, form = (int | float, "a") if each.name in _FIELDS_IN_SECONDS else (int, "a whole")
             if isinstance(value, bool) or not isinstance(value, kind):
-                raise TypeError(f"{each.name} has to be {form} number, not {type(value).__name__}")
+                raise TypeError(f"{each.name} must be {form} number, not {type(value).__name__}")
             if not value >= least:
                 raise ValueError(f"{each.name} must be at least {least}, not {value!r}")
             if kind is int and value > _MAX_COUNT:

@@ -29,7 +29,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 def page() -> str:
-    """The page as it has to be."""
+    """The page as it must be."""
     found = [HEAD]
     for path, command in commands(typer.main.get_command(app)):
         if not path or (hasattr(command, "commands") and not command.invoke_without_command):

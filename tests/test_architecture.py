@@ -134,7 +134,7 @@ def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def test_every_module_stands_on_a_floor() -> None:
-    """A new building has to be given a floor before anything imports it."""
+    """A new building must be given a floor before anything imports it."""
     found = {building(name) for name in MODULES} - {""}
     assert found == set(FLOOR)
 

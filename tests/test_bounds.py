@@ -97,7 +97,7 @@ def test_seconds_are_finite_and_in_range(calls: dict[str, Callable[[Any], Any]],
         if number is None and name.startswith("timeout"):
             calls[name](None)
             continue
-        with pytest.raises((TypeError, ValueError), match=f"^{name.split()[0]} has to be "):
+        with pytest.raises((TypeError, ValueError), match=f"^{name.split()[0]} must be "):
             calls[name](number)
     for number in (0.5, 60, 86_400.0):
         calls[name](number)
@@ -111,7 +111,7 @@ def test_counts_are_whole_and_in_range(calls: dict[str, Callable[[Any], Any]], n
         if number is None and name.startswith("max_concurrency"):
             calls[name](None)
             continue
-        with pytest.raises(kinds, match=f"^{name.split()[0]} has to be "):
+        with pytest.raises(kinds, match=f"^{name.split()[0]} must be "):
             calls[name](number)
     for number in (1, 100):
         calls[name](number)
@@ -129,14 +129,14 @@ def test_durations_and_moments_are_in_range(pipelit: Pipelit, writer: Agent) -> 
     west = timezone(timedelta(hours=-12))
     issue = pipelit.users.issue_api_key
     for moment in (datetime.max.replace(tzinfo=west), datetime.min.replace(tzinfo=west)):
-        with pytest.raises(ValueError, match=r"^expires_at has to be from the year"):
+        with pytest.raises(ValueError, match=r"^expires_at must be from the year"):
             issue("alice", name="k", expires_at=moment)
         # It would delete everything, and then fail to write down that it did.
-        with pytest.raises(ValueError, match=r"^before has to be from the year"):
+        with pytest.raises(ValueError, match=r"^before must be from the year"):
             pipelit.audit.prune(moment)
     assert issue("alice", name="k", expires_at=datetime(9998, 12, 1, tzinfo=UTC))
     assert pipelit.users.list_api_keys("alice")
-    with pytest.raises(ValueError, match=r"^after has to be"):
+    with pytest.raises(ValueError, match=r"^after must be"):
         pipelit.audit.list(after=2**63)
 
 
@@ -149,7 +149,7 @@ def test_a_command_that_repeats_pauses(
     for every in ("0s", "99999d"):
         found = CliRunner().invoke(app, ["audit", "seal", "--every", every])
         assert found.exit_code != 0
-        assert "--every has to be" in found.output
+        assert "--every must be" in found.output
     assert pipelit.audit.head().number == 0
 
 

@@ -115,7 +115,7 @@ def _printable(name: str) -> str:
 
 def _require_handle(agent: Any) -> Any:
     if not isinstance(agent, Agent):
-        raise TypeError('agent has to be a handle: pipelit.agent("agent_lead")')
+        raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
     return agent
 
 
@@ -213,7 +213,7 @@ class GetTotpCode(AgentTool):
         allowed = None
         if audiences is not None:
             if isinstance(audiences, str):
-                raise ValueError("audiences has to be a list of names, not one name")
+                raise ValueError("audiences must be a list of names, not one name")
             allowed = tuple(require_username(each, argument="audiences") for each in audiences)
             if not allowed:
                 raise ValueError("audiences is empty: leave it out, or name at least one agent")

@@ -25,7 +25,7 @@ _ID: Final = re.compile(
     r'(?:(?P<number>-?[0-9]{1,15})|"(?P<text>[^"\\]{0,200})")\s*[,}]'
 )
 _NO_REQUEST: Final = (
-    'The message isn\'t a JSON-RPC 2.0 request: jsonrpc has to be "2.0", id text or a whole '
+    'The message isn\'t a JSON-RPC 2.0 request: jsonrpc must be "2.0", id text or a whole '
     "number, method text, and params an object. Batches are not supported."
 )
 _JSON_TYPES: Final[dict[type, str]] = {
@@ -130,14 +130,14 @@ def _problem(params: Mapping[str, Any] | None, tools: Mapping[str, BaseTool]) ->
     """Return the problem with a call's parameters, before the tool validates its arguments."""
     fields = {} if params is None else params
     if not isinstance(fields.get("name"), str):
-        return f"name has to be the name of a tool: {', '.join(tools)}"
+        return f"name must be the name of a tool: {', '.join(tools)}"
     arguments = fields.get("arguments")
     return "" if arguments is None or isinstance(arguments, dict) else _not_an_object(arguments)
 
 
 def _not_an_object(arguments: object) -> str:
     found = _JSON_TYPES.get(type(arguments), "something else")
-    return f"arguments has to be an object with each argument by its name, not {found}"
+    return f"arguments must be an object with each argument by its name, not {found}"
 
 
 def _answer_to_unreadable(error: Exception) -> types.JSONRPCError | None:

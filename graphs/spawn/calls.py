@@ -376,7 +376,7 @@ def keyed_by_input(graph: Pregel[Any, Any, Any, Any]) -> Runnable[Any, Any]:
         ```
     """
     if not isinstance(graph, Pregel):
-        raise TypeError(f"graph has to be a compiled graph, not {type(graph).__name__}")
+        raise TypeError(f"graph must be a compiled graph, not {type(graph).__name__}")
     return _KeyedByInput(graph)
 
 

@@ -441,7 +441,7 @@ class Parent:
         if not account.active:
             return f"{self.name!r} was deactivated in the lead's database", "peer inactive"
         if account.kind == "human":
-            return f"{self.name!r} is a person: a child has to be an agent", "peer is a person"
+            return f"{self.name!r} is a person: a child must be an agent", "peer is a person"
         return None
 
     def finish(self, order: Order, run: Run, result: SpawnResult) -> AnswerUpdate:

@@ -291,7 +291,7 @@ def spawn_and_await(
         ```
     """
     if not isinstance(lead, Agent):
-        raise TypeError('lead has to be a handle: pipelit.agent("agent_lead")')
+        raise TypeError('lead must be a handle: pipelit.agent("agent_lead")')
     # Copied, because a child that is added later has no node.
     if isinstance(children, Mapping):
         children = dict(children)

@@ -35,7 +35,7 @@ def check_options(
         ValueError: An option or a child's name is out of range or unknown. The message names it.
     """
     if not isinstance(children, Mapping):
-        raise TypeError('children has to be a dict: {"agent_researcher": verified_child(…)}')
+        raise TypeError('children must be a dict: {"agent_researcher": verified_child(…)}')
     if not children:
         raise ValueError("children is empty: name at least one child")
     if on_failure not in ("raise", "collect"):
@@ -61,10 +61,10 @@ def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
     if name == lead.username:
         raise ValueError(f"child {name!r} is the lead: create another agent for the child")
     if kind not in ("bound", "unbound-totp"):
-        raise ValueError(f"proof of {name!r} has to be 'bound' or 'unbound-totp', not {kind!r}")
+        raise ValueError(f"proof of {name!r} must be 'bound' or 'unbound-totp', not {kind!r}")
     if kind == "unbound-totp":
         if not isinstance(child, Pregel):
-            raise TypeError(f"child {name!r} has to be a compiled graph: builder.compile()")
+            raise TypeError(f"child {name!r} must be a compiled graph: builder.compile()")
         return
     if isinstance(child, RemoteGraph):
         from_remote_graph(name, child)

@@ -74,7 +74,7 @@ class Terms:
             SpawnError: The tasks are not a list.
         """
         if not isinstance(tasks, list | tuple):
-            raise SpawnError("tasks has to be a list of {'agent': …, 'input': …}")
+            raise SpawnError("tasks must be a list of {'agent': …, 'input': …}")
         return [_read(index, task, self) for index, task in enumerate(tasks)]
 
     def call_digest(self, name: str, read: list[ReadTask]) -> bytes:
@@ -134,7 +134,7 @@ def _read(index: int, task: Any, terms: Terms) -> ReadTask:
             found = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
         else:
             found = f", and is a {type(task).__name__}"[:80]
-        return ReadTask("", None, f"tasks[{index}] has to be {{'agent': …, 'input': …}}{found}")
+        return ReadTask("", None, f"tasks[{index}] must be {{'agent': …, 'input': …}}{found}")
     agent = str(task["agent"])[:149]
     problem: str | None = None
     request: bytes | None = None

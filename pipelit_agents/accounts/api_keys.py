@@ -162,7 +162,7 @@ class ApiKeys(AccountService):
         if isinstance(bearer_token, SecretStr):
             # A request's header is never a SecretStr, so this reveals nothing to strangers.
             raise TypeError(
-                "bearer_token has to be text, not SecretStr: pass api_key.get_secret_value()"
+                "bearer_token must be text, not SecretStr: pass api_key.get_secret_value()"
             )
         found = _TOKEN.match(bearer_token) if isinstance(bearer_token, str) else None
         key_id, secret = found.groups() if found else ("", "")

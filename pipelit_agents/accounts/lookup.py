@@ -67,6 +67,6 @@ def storable(words: str, argument: str) -> str:
         TypeError: It isn't text.
     """
     if not isinstance(words, str):
-        raise TypeError(f"{argument} has to be text, not {type(words).__name__}")
+        raise TypeError(f"{argument} must be text, not {type(words).__name__}")
     # PostgreSQL accepts every character except this one.
     return words.replace("\0", "\ufffd")

@@ -164,7 +164,7 @@ def _named(purpose: str, username: str | None, prefix: str | None) -> str:
     if username is None:
         return _derived_name(purpose, prefix)
     own = username.removeprefix(prefix)
-    # Without a dot: the part before the last dot has to be the creator's prefix.
+    # Without a dot: the part before the last dot must be the creator's prefix.
     if not _OWN_NAME.match(own):
         raise InvalidUsername(
             f"username {username!r:.80} can't be used: use 1 or more of the characters a-z 0-9 _ "

@@ -177,7 +177,7 @@ class Mfa:
             require_username(username), plain if kind == "plain" else code
         )
         if not isinstance(enrolled, SecretStr | None):
-            raise TypeError("enrolled has to be what mfa.enroll returned, or left out")
+            raise TypeError("enrolled must be what mfa.enroll returned, or left out")
         with self._database.writing(durable=True) as connection:
             name = self._locked(connection, username, on=False)
             pending = connection.execute(
@@ -245,7 +245,7 @@ class Mfa:
         "others".
 
         Args:
-            username: The person whose code it has to be.
+            username: The person whose code it must be.
             code: Six digits of the authenticator app, or a recovery code, as people type them:
                 spaces, dashes, line ends and lower case are ignored.
 
@@ -406,9 +406,9 @@ class Mfa:
         """
         names = require_approvers(approvers)
         if not isinstance(digest, str):
-            raise TypeError("digest has to be text: approval_digest(what)")
+            raise TypeError("digest must be text: approval_digest(what)")
         if not isinstance(within, timedelta):
-            raise TypeError("within has to be a timedelta, for example timedelta(hours=1)")
+            raise TypeError("within must be a timedelta, for example timedelta(hours=1)")
         if within <= timedelta(0):
             raise ValueError("within must be more than 0 seconds")
         if not is_digest(digest):
@@ -581,6 +581,6 @@ def _why_unfit(row: Any) -> str:
 
 def _require_digest(digest: object) -> None:
     if not isinstance(digest, str):
-        raise TypeError("digest has to be text: approval_digest(what)")
+        raise TypeError("digest must be text: approval_digest(what)")
     if not is_digest(digest):
-        raise ValueError("digest has to be 64 lowercase hexadecimal digits: approval_digest(what)")
+        raise ValueError("digest must be 64 lowercase hexadecimal digits: approval_digest(what)")

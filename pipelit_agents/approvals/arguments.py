@@ -24,7 +24,7 @@ def require_approvers(approvers: object) -> tuple[str, ...]:
         InvalidUsername: A name is malformed.
     """
     if isinstance(approvers, str) or not isinstance(approvers, Iterable):
-        raise TypeError("approvers has to be a list of names, not one name")
+        raise TypeError("approvers must be a list of names, not one name")
     names = tuple(dict.fromkeys(require_username(name, argument="approvers") for name in approvers))
     if not names:
         raise ValueError("approvers is empty: name at least one person")
@@ -43,7 +43,7 @@ def require_seconds(argument: str, value: object) -> float:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
     else:
-        raise TypeError(f"{argument} has to be seconds or a timedelta, not {type(value).__name__}")
+        raise TypeError(f"{argument} must be seconds or a timedelta, not {type(value).__name__}")
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ValueError(f"{argument} must be more than 0 seconds")
     return seconds

@@ -122,7 +122,7 @@ class Approvals:
         lifetime = require_lifetime(expires_in)
         require_username(asked_by, argument="asked_by")
         if thread is not None and not isinstance(thread, str):
-            raise TypeError("thread has to be text, the id of a LangGraph thread")
+            raise TypeError("thread must be text, the id of a LangGraph thread")
         shown = canonical(what)
         self._require_somebody(names)
         where = running_thread() if thread is None else thread
@@ -192,7 +192,7 @@ class Approvals:
             ValueError: The reason is too long.
         """
         if not isinstance(reason, str):
-            raise TypeError("reason has to be text")
+            raise TypeError("reason must be text")
         if len(reason) > _MAX_REASON:
             raise ValueError(f"reason must be at most {_MAX_REASON:,} characters")
         if any("\ud800" <= character <= "\udfff" for character in reason):
@@ -248,7 +248,7 @@ class Approvals:
         """
         names = require_approvers(approvers)
         if not isinstance(approval, str):
-            raise TypeError("approval has to be text: approval_digest(what), or a question's id")
+            raise TypeError("approval must be text: approval_digest(what), or a question's id")
         seconds = require_seconds("within", within)
         if not tags.is_id(approval) and not tags.is_digest(approval):
             raise NotPermitted(
@@ -299,7 +299,7 @@ class Approvals:
         # Checked before the code is verified, because that spends the code.
         self._register.require_open(_identifier(id), name, verdict)
         own = acting_person(self._register.database) == name
-        # The same factor has to be on before and after the code is verified.
+        # The same factor must be on before and after the code is verified.
         factor = self._register.factor(name)
         found = self._people.verify(name, code, own=own)
         return self._register.answer(id, Vote(name, verdict, found.kind, factor, reason))
@@ -322,7 +322,7 @@ class Approvals:
 
 def _identifier(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError("id has to be text, the id of a question")
+        raise TypeError("id must be text, the id of a question")
     if not tags.is_id(value):
         raise ApprovalNotFound(f"there is no question {value!r:.80} here: ask again")
     return value

@@ -99,7 +99,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         clear = (*_CLEAR_FIELDS, *clear_metadata)
         if not isinstance(saver, BaseCheckpointSaver):
             raise TypeError(
-                "saver has to be a checkpointer, for example SqliteSaver(connection), not "
+                "saver must be a checkpointer, for example SqliteSaver(connection), not "
                 f"{saver!r:.80}"
             )
         if isinstance(saver, SealedSaver):

@@ -195,24 +195,24 @@ class Credentials:
             or not kind.isprintable()
         ):
             raise CredentialError(
-                f"credential {name!r}: kind has to be 1 to {_MAX_KIND_LENGTH} printable "
+                f"credential {name!r}: kind must be 1 to {_MAX_KIND_LENGTH} printable "
                 f"characters, not {kind!r:.80}",
                 credential=name,
             )
         if not isinstance(created_by, str) or not 0 < len(created_by) < 150:
             raise CredentialError(
-                f"credential {name!r}: created_by has to be the name of the account that stores "
+                f"credential {name!r}: created_by must be the name of the account that stores "
                 "it, 1 to 149 characters",
                 credential=name,
             )
         if isinstance(allow, str):
             raise CredentialError(
-                f"credential {name!r}: allow has to be a list of names, not a single name",
+                f"credential {name!r}: allow must be a list of names, not a single name",
                 credential=name,
             )
         if public is not None and not isinstance(public, Mapping):
             raise CredentialError(
-                f"credential {name!r}: public has to be a mapping of fields, for example "
+                f"credential {name!r}: public must be a mapping of fields, for example "
                 '{"base_url": "https://…"}',
                 credential=name,
             )
@@ -326,7 +326,7 @@ class Credentials:
         """
         if agent is not None and not isinstance(agent, Agent):
             raise TypeError(
-                "agent has to be the handle of the agent that opens the secrets, such as "
+                "agent must be the handle of the agent that opens the secrets, such as "
                 f'pipelit.agent("agent_lead"), not {type(agent).__name__}. To inject a secret '
                 "into a parameter that is called agent, rename the parameter"
             )
@@ -338,7 +338,7 @@ class Credentials:
         for parameter, reference in references.items():
             if not isinstance(reference, str):
                 raise TypeError(
-                    f"{parameter} has to be the name of a credential, as text, not "
+                    f"{parameter} must be the name of a credential, as text, not "
                     f"{type(reference).__name__}"
                 )
 
@@ -658,7 +658,7 @@ def _secret_fields(
         plain = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
         if not isinstance(plain, str) or not plain or not isinstance(key, str):
             raise CredentialError(
-                f"credential {name!r}: value has to be text, or texts by field name, none empty",
+                f"credential {name!r}: value must be text, or texts by field name, none empty",
                 credential=name,
             )
         fields[key] = plain
@@ -672,7 +672,7 @@ def _canonical(name: str, public: builtins.dict[str, Any]) -> str:
         return json.dumps(public, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CredentialError(
-            f"credential {name!r}: public has to be valid JSON ({error})", credential=name
+            f"credential {name!r}: public must be valid JSON ({error})", credential=name
         ) from None
 
 

@@ -236,14 +236,14 @@ def columns_of_models(models: Sequence[Models], here: Source) -> list[EncryptedC
         TypeError: It isn't a list of models.
     """
     if isinstance(models, str | bytes | MetaData | type) or not isinstance(models, Collection):
-        raise TypeError("models has to be a list: models=[Base.metadata]")
+        raise TypeError("models must be a list: models=[Base.metadata]")
     found = []
     for each in models:
         named, engine = each if isinstance(each, tuple) and len(each) == 2 else (each, None)
         metadata = named if isinstance(named, MetaData) else getattr(named, "metadata", None)
         if not isinstance(metadata, MetaData) or not isinstance(engine, Engine | None):
             raise TypeError(
-                "each of models has to be a declarative base or its metadata, alone or in a pair "
+                "each of models must be a declarative base or its metadata, alone or in a pair "
                 "with the engine of its database: models=[Base.metadata, (Other.metadata, engine)]"
             )
         source = here if engine is None else Source.by(engine)

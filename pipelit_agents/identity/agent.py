@@ -453,7 +453,7 @@ class Agent:
         Args:
             parent: The agent that made the request.
             challenge: The challenge that its proof answered.
-            lifetime: Seconds for which the mark is stored, at most 366 days. It has to be longer
+            lifetime: Seconds for which the mark is stored, at most 366 days. It must be longer
                 than the proof is valid.
 
         Returns:
@@ -514,7 +514,7 @@ class Agent:
         require_challenge(challenge)
         _require_bindable(request, depth, kind, payload)
         if relation is not None and type(relation) is not str:
-            raise TypeError(f"relation has to be text or None, not {type(relation).__name__}")
+            raise TypeError(f"relation must be text or None, not {type(relation).__name__}")
         step = int(self._verifier.now()) // PERIOD
 
         def answer(key: bytes, peering: str) -> Proof:
@@ -585,14 +585,14 @@ class Agent:
 def _require_bindable(request: object, depth: object, kind: object, payload: object) -> None:
     # Exact types: a batch waits for each of its items, so no item may run its own code.
     if type(request) is not bytes:
-        raise TypeError(f"request has to be the exact bytes, not {type(request).__name__}")
+        raise TypeError(f"request must be the exact bytes, not {type(request).__name__}")
     if payload is not None and type(payload) is not bytes:
-        raise TypeError(f"payload has to be the exact bytes, not {type(payload).__name__}")
+        raise TypeError(f"payload must be the exact bytes, not {type(payload).__name__}")
     if depth is not None and (type(depth) is not int or not 0 <= depth < _MAX_DEPTH):
-        raise ValueError(f"depth has to be a whole number from 0 to {_MAX_DEPTH - 1}, or None")
+        raise ValueError(f"depth must be a whole number from 0 to {_MAX_DEPTH - 1}, or None")
     if type(kind) is not str or len(kind) > _MAX_KIND_LENGTH or not kind.isascii():
         raise ValueError(
-            f"kind has to be ASCII text of at most {_MAX_KIND_LENGTH} characters, for example "
+            f"kind must be ASCII text of at most {_MAX_KIND_LENGTH} characters, for example "
             "'result'"
         )
 

@@ -64,4 +64,4 @@ def other_kind(code: object, kind: str) -> str:
 def not_text(code: TotpCode | SecretStr) -> str:
     """Describe how to pass a code as text."""
     fix = ".code" if isinstance(code, TotpCode) else ".get_secret_value()"
-    return f"code has to be text, not {type(code).__name__}: pass its {fix}"
+    return f"code must be text, not {type(code).__name__}: pass its {fix}"

@@ -413,7 +413,7 @@ class Verifier:
         """Verify a person's plain code and spend it. The person is both peer and verifier.
 
         Args:
-            username: The person whose code it has to be.
+            username: The person whose code it must be.
             code: Exactly six digits.
             own: Whether the caller is authenticated as this person. Then failures count in the
                 person's own lane, as they do while the running code acts for the person.
@@ -637,7 +637,7 @@ class Verifier:
     def _peer_name(self, verifier: str, peer: object) -> str:
         if not isinstance(peer, str) or not is_username(peer):
             self._refuse_malformed(
-                verifier, str(peer), "username: it has to be written exactly as the account is"
+                verifier, str(peer), "username: it must be written exactly as the account is"
             )
         if peer == verifier:
             self._refuse_malformed(verifier, peer, "username: an agent doesn't verify itself")
@@ -723,36 +723,36 @@ class Verifier:
 
 def required_relation(relation: object) -> str:
     if type(relation) is not str or (relation and not is_relation(relation)):
-        raise ValueError("answer_relation has to be the id of a peering, or an empty string")
+        raise ValueError("answer_relation must be the id of a peering, or an empty string")
     return relation
 
 
 def require_challenge(challenge: object) -> None:
     if type(challenge) is not bytes or len(challenge) != 32:
-        raise ValueError("challenge has to be the verifier's 32 bytes: the value of its Challenge")
+        raise ValueError("challenge must be the verifier's 32 bytes: the value of its Challenge")
 
 
 def require_proof(proof: object, challenge: object) -> tuple[Proof, Question]:
     if type(proof) is not Proof or type(challenge) is not Challenge:
         raise TypeError(
-            "proof has to be a Proof, and challenge the Challenge that this agent made and kept"
+            "proof must be a Proof, and challenge the Challenge that this agent made and kept"
         )
     try:
         fields = (proof.prover, proof.verifier, proof.step, proof.value)
     except AttributeError:
-        raise TypeError("a Proof has to be created by calling its class") from None
+        raise TypeError("a Proof must be created by calling its class") from None
     return Proof(*fields), challenge.question()
 
 
 def _require_refusal(peer: object, action: object, reason: object) -> None:
     if not isinstance(peer, str):
-        raise TypeError(f"peer has to be text, not {type(peer).__name__}")
+        raise TypeError(f"peer must be text, not {type(peer).__name__}")
     if type(action) is not str or action not in _REFUSABLE_ACTIONS:
         raise ValueError(
-            f"action has to be one of {', '.join(sorted(_REFUSABLE_ACTIONS))}, not {action!r:.40}"
+            f"action must be one of {', '.join(sorted(_REFUSABLE_ACTIONS))}, not {action!r:.40}"
         )
     if type(reason) is not str or not _REASON.match(reason):
         raise ValueError(
-            "reason has to be 1 to 64 printable ASCII characters without a space at either end: "
+            "reason must be 1 to 64 printable ASCII characters without a space at either end: "
             "say why it was refused"
         )

@@ -72,7 +72,7 @@ def read_lane_name(lane: object) -> tuple[str, str]:
     kind, colon, subject = lane.partition(":") if isinstance(lane, str) else ("", "", "")
     if not colon or kind not in _LANES:
         raise ValueError(
-            "lane has to be 'self', 'family', 'others', 'first', 'plain:NAME', 'audience:NAME' or "
+            "lane must be 'self', 'family', 'others', 'first', 'plain:NAME', 'audience:NAME' or "
             f"'nobody:NAME', where NAME is the verifier, not {lane!r:.60}; users.lanes lists them"
         )
     return _LANES[kind], require_username(subject, argument="lane")

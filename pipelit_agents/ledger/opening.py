@@ -51,11 +51,11 @@ def require_factory(ledger: object) -> None:
     how = "for example ledger=lambda context: MyLedger(context.database, context.policy)"
     if not callable(ledger):
         raise ConfigurationError(
-            "ledger has to be a function that takes a LedgerContext and returns a ledger, not "
+            "ledger must be a function that takes a LedgerContext and returns a ledger, not "
             f"{type(ledger).__name__}; {how}"
         )
     if inspect.iscoroutinefunction(ledger):
-        raise ConfigurationError(f"ledger has to be a synchronous function; {how}")
+        raise ConfigurationError(f"ledger must be a synchronous function; {how}")
 
 
 class OpenedLedger:

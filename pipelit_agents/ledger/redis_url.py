@@ -68,7 +68,7 @@ def connect(url: str) -> Any:
             if not service:
                 raise _Unfit("it has to name the service: …/mymaster")  # noqa: TRY301 - said below
         if scheme != "unix" and not (number or "0").isdecimal():
-            why = "its path has to be the number of a database; in a password / is written %2F"
+            why = "its path must be the number of a database; in a password / is written %2F"
             raise _Unfit(why)  # noqa: TRY301 - said below
         sentinels_password = query.pop("sentinel_password", None)
         # What the rest of the address means, redis-py knows.

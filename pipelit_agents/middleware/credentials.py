@@ -127,7 +127,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         super().__init__()
         if not isinstance(credentials, Credentials):
             raise TypeError(
-                f"credentials has to be pipelit.credentials, not {type(credentials).__name__}"
+                f"credentials must be pipelit.credentials, not {type(credentials).__name__}"
             )
         if not isinstance(tools or {}, Mapping) or not all(
             isinstance(wanted, Mapping) for wanted in (tools or {}).values()
@@ -140,7 +140,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 "CredentialMiddleware needs a credential for its model, or credentials for tools"
             )
         if agent is not None and not isinstance(agent, Agent):
-            raise TypeError('agent has to be a handle: pipelit.agent("agent_lead")')
+            raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
         self.model: BaseChatModel = _Keyless(model_name=(model or "").partition(":")[2])
         self._credentials = credentials
         self._model = model

@@ -39,7 +39,7 @@ __all__ = ["KeyStatus", "Keys", "Rotation"]
 
 OPERATOR: Final = "operator"
 # A process that still has only the older key encrypts new values under it, which needs another
-# pass. If it goes on after these passes, it has to be restarted.
+# pass. If it goes on after these passes, it must be restarted.
 _PASSES: Final = 5
 _NO_CHECKPOINTS: Final = (
     "sealed checkpoints: name the checkpointers that sealed_saver or checkpoint_serializer wrote to"

@@ -179,7 +179,7 @@ class OwnValues:
 
 
 def _renewed(table: SealedTable, row: Row[Any], keyring: Keyring) -> _Renewed | None:
-    """Return a row's values under the newest key; None where nothing has to be replaced."""
+    """Return a row's values under the newest key; None where nothing must be replaced."""
     old = {name: token for name, token in table.tokens(row) if not keyring.is_newest(token)}
     try:
         new = {name: table.encrypt_again(keyring, row, name, token) for name, token in old.items()}

@@ -50,7 +50,7 @@ class Binding(NamedTuple):
         depth: The depth in nested spawns, 1 for the outermost.
         request: The exact bytes of the request.
         kind: ``result``, ``error`` or ``possession``. For a request, the peering with whose secret
-            its answer has to be proven. ``message`` in a code bound to a message.
+            its answer must be proven. ``message`` in a code bound to a message.
         payload: The exact bytes of the answer or of the message.
     """
 
@@ -230,7 +230,7 @@ class Challenge:
         try:
             fields = (self.value, self.prover, self.verifier, self.issued_at, self.expires_at)
         except AttributeError:
-            raise TypeError("a Challenge has to be created by calling its class") from None
+            raise TypeError("a Challenge must be created by calling its class") from None
         return Question.of(*fields)
 
     @property
@@ -270,10 +270,10 @@ class Challenge:
 
 def _time(value: object, argument: str) -> float:
     if type(value) is not int and type(value) is not float:
-        raise TypeError(f"{argument} has to be Unix seconds, not {type(value).__name__}")
+        raise TypeError(f"{argument} must be Unix seconds, not {type(value).__name__}")
     # Also false for NaN. Compared before the conversion, because a large int can't be converted.
     if not -_MAX_UNIX_SECONDS <= value <= _MAX_UNIX_SECONDS:
-        raise ValueError(f"{argument} has to be Unix seconds, a finite number")
+        raise ValueError(f"{argument} must be Unix seconds, a finite number")
     return float(value)
 
 

@@ -62,7 +62,7 @@ def read_uri(uri: SecretStr, *, name: str) -> Enrolment:
 
     Args:
         uri: The URI that the other domain issued.
-        name: The account that it has to be for.
+        name: The account that it must be for.
 
     Raises:
         ValueError: It isn't such a URI, or is another account's. The message doesn't quote it.
@@ -78,7 +78,7 @@ def _read(uri: SecretStr, name: str) -> Enrolment | str:
     text = uri.get_secret_value()
     if len(text) > _MAX_URI_LENGTH or not re.fullmatch(r"[!-~]+", text):
         return (
-            "uri: it has to be one line of ASCII without spaces, "
+            "uri: it must be one line of ASCII without spaces, "
             f"{_MAX_URI_LENGTH} characters at most; copy it again"
         )
     try:
@@ -86,17 +86,17 @@ def _read(uri: SecretStr, name: str) -> Enrolment | str:
         account = unquote(parts.path, errors="strict").removeprefix("/").rpartition(":")[2]
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True, errors="strict")
     except ValueError:
-        return "uri: it can't be read; it has to be otpauth://totp/…?secret=…: copy it again"
+        return "uri: it can't be read; it must be otpauth://totp/…?secret=…: copy it again"
     values = dict(pairs)
     if parts.scheme != "otpauth":
-        return "uri: the scheme has to be otpauth://; enter what users.issue_peering returned"
+        return "uri: the scheme must be otpauth://; enter what users.issue_peering returned"
     if parts.netloc == "hotp":
         return (
             "uri: the type hotp uses counters, and those of two domains diverge; only totp, which "
             "uses the time, is accepted"
         )
     if parts.netloc != "totp":
-        return "uri: the type has to be totp, as in otpauth://totp/…"
+        return "uri: the type must be totp, as in otpauth://totp/…"
     if parts.fragment or "#" in text:
         return "uri: nothing may follow a '#'; copy it again"
     if account != name:
@@ -116,10 +116,10 @@ def _values(values: dict[str, str]) -> Enrolment | str:
             return f"{parameter}: only {only} is accepted here; leave it out or set it to {only}"
     relation = values.get("relation")
     if relation is not None and not is_relation(relation):
-        return "relation: it has to be 32 digits 0-9 a-f, or left out; copy the URI again"
+        return "relation: it must be 32 digits 0-9 a-f, or left out; copy the URI again"
     secret = _secret(values.get("secret", ""))
     if secret is None:
-        return "secret: it has to be base32 (A-Z 2-7), without padding; copy the URI again"
+        return "secret: it must be base32 (A-Z 2-7), without padding; copy the URI again"
     if not MIN_SECRET_BYTES <= len(secret) <= MAX_SECRET_BYTES:
         return (
             f"secret: it has to have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes (128 bits at "

@@ -28,7 +28,7 @@ def require_username(name: object, *, argument: str = "username") -> str:
     """
     if type(name) is not str:
         raise InvalidUsername(
-            f"{argument} has to be text, a username, not {type(name).__name__}",
+            f"{argument} must be text, a username, not {type(name).__name__}",
             username=type(name).__name__,
         )
     if not is_username(name):

@@ -174,7 +174,7 @@ class KeySource:
             raise ConfigurationError(
                 "encryption_keys: the function uses the Pipelit that it returns the keys for"
             )
-        # Kept in a variable: a fork replaces the attribute, and this lock has to be released.
+        # Kept in a variable: a fork replaces the attribute, and this lock must be released.
         turn = self._turn
         since = self._asking_since
         if since is not None:

@@ -514,7 +514,7 @@ def test_what_cant_be_a_first_code_is_no_wrong_one(
 
 @pytest.mark.backends
 def test_it_is_said_how_many_wrong_first_codes_are_left(pipelit: Pipelit, clock: Clock) -> None:
-    """Each time, and at the end that it has to be enrolled again."""
+    """Each time, and at the end that it must be enrolled again."""
     app = app_of(pipelit.mfa.enroll("alice"))
     said = []
     for _ in range(5):

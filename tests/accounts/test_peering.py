@@ -283,7 +283,7 @@ def test_who_can_be_issued_a_peering(pipelit: Pipelit, lead: Agent, other: Pipel
     ("uri", "words"),
     [
         (GOOD.replace("totp", "hotp") + "&counter=0", "hotp uses counters"),
-        (GOOD.replace("totp", "yotp"), "type has to be totp"),
+        (GOOD.replace("totp", "yotp"), "type must be totp"),
         (GOOD.replace("otpauth", "https"), "scheme"),
         (GOOD.replace(SECRET, base64.b32encode(b"0123456789abcde").decode()), "128 bits"),
         (GOOD.replace(SECRET, base64.b32encode(b"0" * 130).decode()), "128 bytes|16 to 128"),
@@ -309,7 +309,7 @@ def test_who_can_be_issued_a_peering(pipelit: Pipelit, lead: Agent, other: Pipel
         (GOOD.replace("agent_remote", SECRET), "no username, not 'agent_remote'"),
         (GOOD.replace("agent_remote", "%ff"), "can't be read"),
         (GOOD.replace("totp/", "[totp/"), "can't be read"),
-        (GOOD.replace("totp/", f"{SECRET}@totp/"), "type has to be totp"),
+        (GOOD.replace("totp/", f"{SECRET}@totp/"), "type must be totp"),
         (SECRET, "scheme"),
         ("", "one line"),
         (GOOD + "&issuer=" + "x" * 2048, "characters at most"),

@@ -1231,8 +1231,8 @@ def test_of_many_answers_at_once_one_decides(
             "asked_by",
         ),
         (lambda a: a.request("x", approvers=["alice"], thread=5), TypeError, "thread"),
-        (lambda a: a.decide(5, "alice", "123456"), TypeError, "id has to be text"),
-        (lambda a: a.deny("x", "alice", "123456", reason=5), TypeError, "reason has to be text"),
+        (lambda a: a.decide(5, "alice", "123456"), TypeError, "id must be text"),
+        (lambda a: a.deny("x", "alice", "123456", reason=5), TypeError, "reason must be text"),
         (lambda a: a.deny("x", "alice", reason="x" * 1001), ValueError, "1,000 characters"),
         (lambda a: a.deny("x", "alice", reason="\ud800"), ValueError, "lone surrogate"),
         (lambda a: a.require(DIGEST, approvers="alice"), TypeError, "not one name"),
@@ -1246,7 +1246,7 @@ def test_of_many_answers_at_once_one_decides(
 def test_bad_arguments_are_named(
     pipelit: Pipelit, call: Callable[[Approvals], Any], error: type[Exception], says: str
 ) -> None:
-    """The argument, and what it has to be."""
+    """The argument, and what it must be."""
     with pytest.raises(error, match=says):
         call(pipelit.approvals)
 

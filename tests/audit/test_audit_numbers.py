@@ -136,7 +136,7 @@ def test_an_entry_planted_just_ahead_stops_nobody(
     before = len(pipelit.audit.list(limit=1000, action="verify.proof"))
     challenges = [editor.challenge("agent_writer") for _ in range(5)]
     checks: Any = [
-        editor._check(
+        editor._proof_check(
             writer.prove(each.value, b"x", verifier="agent_editor"),
             each,
             "spawn-result",

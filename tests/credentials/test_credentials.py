@@ -216,7 +216,7 @@ def test_a_value_is_text_and_not_empty(pipelit: Pipelit, value: Any) -> None:
 @pytest.mark.parametrize("public", [{"a": object()}, {"a": float("nan")}, {"a": b"x"}])
 def test_public_fields_are_json(pipelit: Pipelit, public: dict[str, Any]) -> None:
     """What isn't JSON is a CredentialError."""
-    with pytest.raises(CredentialError, match="public has to be valid JSON"):
+    with pytest.raises(CredentialError, match="public must be valid JSON"):
         pipelit.credentials.put("openai", VALUE, kind="llm", created_by="alice", public=public)
 
 

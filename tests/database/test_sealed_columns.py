@@ -146,7 +146,7 @@ def test_the_key_match_samples_a_new_table(
         write(rotating, notes, old)
         with pytest.raises(ConfigurationError, match="decrypts none of the newest values"):
             wrong.credentials.put("openai", "sk-1b2c3d4e5f6a", kind="llm", created_by="alice")
-        with pytest.raises(ConfigurationError, match="doesn't decrypt"):
+        with pytest.raises(ConfigurationError, match="can't decrypt"):
             wrong.check_key()
     assert rotating.check_key() is True
 

@@ -78,7 +78,7 @@ def test_a_child_is_not_wrapped_twice(researcher: Agent) -> None:
 
 def test_a_name_is_no_handle() -> None:
     """Who answers is given by a handle, not by a name."""
-    with pytest.raises(TypeError, match="has to be a handle"):
+    with pytest.raises(TypeError, match="must be a handle"):
         verified_child(graph_of(), NAME)  # type: ignore[arg-type]
 
 
@@ -259,7 +259,7 @@ def test_every_field_of_a_request_is_needed(lead: Agent, researcher: Agent, miss
 def test_a_request_of_a_deactivated_parent_is_refused(
     pipelit: Pipelit, lead: Agent, researcher: Agent
 ) -> None:
-    """A listed name is not enough: the account has to be active."""
+    """A listed name is not enough: the account must be active."""
     child = verified_child(graph_of(), researcher, accept_from=["agent_lead"])
     given = {"request": request_of(lead)}
     pipelit.users.deactivate("agent_lead")

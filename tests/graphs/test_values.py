@@ -799,7 +799,7 @@ async def test_the_result_says_what_was_left_out(lead: Agent, researcher: Agent)
 @pytest.mark.parametrize(
     ("given", "error", "says"),
     [
-        ("artifact", TypeError, "leave_out has to be a list"),
+        ("artifact", TypeError, "leave_out must be a list"),
         (["content"], ValueError, "'content' can't be left out; artifact and response_metadata"),
     ],
 )
@@ -875,7 +875,7 @@ def test_a_parent_may_name_the_classes_itself(lead: Agent, researcher: Agent) ->
         (result,) = parent_of(lead, {NAME: child}, answer_types=types).invoke(tasks("x"))["results"]
         assert result["output"]["a"] == back
     for wrong in (int, "Ticket", threading.Lock):
-        with pytest.raises(TypeError, match=r"answer_types: .* has to be an Enum, a pydantic"):
+        with pytest.raises(TypeError, match=r"answer_types: .* must be an Enum, a pydantic"):
             parent_of(lead, {NAME: child}, answer_types=[wrong])
 
 

@@ -348,7 +348,7 @@ def test_every_row_can_be_stored(pipelit: Pipelit) -> None:
 def test_a_refusal_of_anything_is_noted(pipelit: Pipelit, editor: Agent) -> None:
     """``note_refusal`` writes down whom it was, whatever the text; what is no text is refused."""
     for odd in (None, Hostile()):
-        with pytest.raises(TypeError, match="peer has to be text"):
+        with pytest.raises(TypeError, match="peer must be text"):
             editor.note_refusal(odd, "verify.proof", "odd")  # type: ignore[arg-type]
     for peer in ("\ud800\0", OwnText("agent_x"), "y" * 10_000_000):
         editor.note_refusal(peer, "verify.proof", "odd")
@@ -361,7 +361,7 @@ def test_a_refusal_of_anything_is_noted(pipelit: Pipelit, editor: Agent) -> None
 )
 def test_a_request_is_spent_by_32_bytes(editor: Agent, challenge: Any) -> None:
     """Anything else is no challenge, and is told so."""
-    with pytest.raises(ValueError, match="challenge has to be"):
+    with pytest.raises(ValueError, match="challenge must be"):
         editor.spend_request("agent_writer", challenge)
 
 

@@ -646,7 +646,7 @@ def test_a_policy_that_breaks_a_promise_is_refused(wrong: dict[str, Any]) -> Non
 @pytest.mark.parametrize("value", [1.5, float("inf"), True])
 def test_what_a_policy_counts_is_whole(name: str, value: Any) -> None:
     """Half a failure or half a step is a TypeError that names it; half a second of a lock isn't."""
-    with pytest.raises(TypeError, match=f"{name} has to be a whole number"):
+    with pytest.raises(TypeError, match=f"{name} must be a whole number"):
         VerificationPolicy(**{name: value})
     assert VerificationPolicy(lock_seconds=1.5).lock_seconds == 1.5
 

@@ -215,7 +215,7 @@ def test_looking_changes_nothing(bad: Deployment) -> None:
 
 
 def test_older_tables_are_found(tmp_path: Path) -> None:
-    """What has to be migrated is said, and what can't be looked at is not well."""
+    """What must be migrated is said, and what can't be looked at is not well."""
     url = f"sqlite:///{tmp_path}/agents.db"
     with Pipelit(database_url=url, encryption_keys=[Keyring.generate_key()]) as pipelit:
         pipelit.create_schema()

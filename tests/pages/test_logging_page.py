@@ -129,7 +129,7 @@ def handled(handler: logging.Handler) -> Iterator[logging.Logger]:
 
 
 def test_each_block_is_run_here() -> None:
-    """A recipe that is added has to be run by a test."""
+    """A recipe that is added must be run by a test."""
     assert {title: len(blocks) for title, blocks in RECIPES.items()} == {
         "logging": 1,
         "structlog": 2,

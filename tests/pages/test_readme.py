@@ -98,7 +98,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
 
 
 def test_every_block_isrun() -> None:
-    """A block that is added to the README has to be run by a test here."""
+    """A block that is added to the README must be run by a test here."""
     assert len(PYTHON) == 4
 
 

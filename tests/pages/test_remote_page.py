@@ -139,7 +139,7 @@ def test_the_repositorys_own_file_serves_both_graphs() -> None:
 
 
 def test_every_block_is_used() -> None:
-    """A block that is added to the page has to be run by a test here."""
+    """A block that is added to the page must be run by a test here."""
     assert (len(SHELL), len(FILES)) == (7, 2)
     for block in (CHILD, PARENT):
         compile(block, "docs/remote.md", "exec")

@@ -172,7 +172,7 @@ def raw(ready: Run, folder: Path) -> Iterator[Raw]:
 
 
 def test_arguments_that_are_no_object_are_named(raw: Raw) -> None:
-    """Each type of JSON gets an answer that says what was sent and what has to be."""
+    """Each type of JSON gets an answer that says what was sent and what must be."""
     for arguments, found in (
         ([1], "an array"),
         ([], "an array"),
@@ -187,7 +187,7 @@ def test_arguments_that_are_no_object_are_named(raw: Raw) -> None:
         refused = raw.ask("tools/call", {"name": "get_totp_code", "arguments": arguments})["error"]
         assert refused["code"] == -32602
         assert refused["message"] == (
-            f"arguments has to be an object with each argument by its name, not {found}."
+            f"arguments must be an object with each argument by its name, not {found}."
         )
     for call in ({"arguments": None}, {}):
         said = raw.ask("tools/call", {"name": "get_totp_code", **call})["result"]
@@ -195,7 +195,7 @@ def test_arguments_that_are_no_object_are_named(raw: Raw) -> None:
         assert "audience: Field required" in said["content"][0]["text"]
     for name in ({}, {"name": ["get_totp_code"]}, {"name": None}, {"name": 7}):
         refused = raw.ask("tools/call", {"arguments": {}, **name})["error"]
-        assert refused["message"].startswith("name has to be the name of a tool: get_totp_code,")
+        assert refused["message"].startswith("name must be the name of a tool: get_totp_code,")
 
 
 def test_huge_and_unknown_things_get_short_answers(raw: Raw) -> None:
@@ -286,7 +286,7 @@ async def test_a_tool_that_fails_tells_the_client_no_more_than_its_kind(
     assert found
     for arguments, says in (
         ({"text": "a"}, "The server can't do that now: RuntimeError."),
-        ([1], "arguments has to be an object with each argument by its name, not an array."),
+        ([1], "arguments must be an object with each argument by its name, not an array."),
     ):
         params = SimpleNamespace(name="broken", arguments=arguments)
         said = await found.handler(None, params)  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ def test_killed_three_times_with_writers_beside_it_loses_nothing(
                 try:
                     writer.credentials.put(name, value, kind="llm", created_by="alice")
                 except ConfigurationError:
-                    # It has to be restarted: it lacks the key of the newest values.
+                    # It must be restarted: it lacks the key of the newest values.
                     assert first == 1
                     return
                 written[name] = value
@@ -325,7 +325,7 @@ def test_a_copy_is_whole_private_and_opens_with_the_key_of_its_day(
             lost.check_key()
         with pytest.raises(UnsealError):
             opened(lost, "openai")
-    with pytest.raises(ConfigurationError, match="isn't there"):
+    with pytest.raises(ConfigurationError, match="doesn't exist yet"):
         rotating.backup(copy)
     with closing(sqlite3.connect(copy)) as file, file:
         assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -153,7 +153,7 @@ def start(
 
 
 def ended(process: int) -> bool:
-    """Whether it has ended. It has to be waited for all the same."""
+    """Whether it has ended. It must be waited for all the same."""
     return bool(_program.ask(ended=process))
 
 

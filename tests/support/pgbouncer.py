@@ -44,7 +44,7 @@ def pgbouncer(
 
     Args:
         server: The PostgreSQL server.
-        folder: A folder for it alone; its path has to be short.
+        folder: A folder for it alone; its path must be short.
         sessions: How many sessions of the server all clients of one database share.
         more: Lines of its configuration.
     """

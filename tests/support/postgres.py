@@ -65,7 +65,7 @@ class PostgresServer:
     """One server in a folder of its own, which only its user may enter.
 
     Args:
-        folder: It exists; its path has to be short, as the server's socket is in it.
+        folder: It exists; its path must be short, as the server's socket is in it.
         options: Of ``postgres``, as on its command line.
 
     Attributes:

@@ -24,7 +24,7 @@ class RedisServer:
     """One server in a folder of its own; it can be killed, and started again.
 
     Args:
-        folder: Where its socket and its dump are. A socket's path has to be short.
+        folder: Where its socket and its dump are. A socket's path must be short.
         options: Of redis-server, as on its command line.
     """
 

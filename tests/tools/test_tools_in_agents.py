@@ -416,7 +416,7 @@ def test_a_malformed_audience_is_refused_when_built(writer: Agent) -> None:
 @pytest.mark.parametrize("kind", [GetTotpCode, VerifyPeer, CreateAgentUser, IdentityToolkit])
 def test_a_tool_needs_a_handle(kind: Any) -> None:
     """A name isn't a handle: no tool is built from one."""
-    with pytest.raises(TypeError, match=r"has to be a handle: pipelit\.agent"):
+    with pytest.raises(TypeError, match=r"must be a handle: pipelit\.agent"):
         kind(agent="agent_writer")
 
 

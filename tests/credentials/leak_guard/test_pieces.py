@@ -225,7 +225,7 @@ class Listens(BaseCallbackHandler):
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
         self.seen.append(chunk.message)
-        # Bound anew each time: the handler that is asked afterwards has to be the same.
+        # Bound anew each time: the handler that is asked afterwards must be the same.
         self.text = self.text + str(chunk.message.text)
 
     def on_llm_end(self, response: Any, **kwargs: Any) -> None:
@@ -871,7 +871,7 @@ def test_half_of_a_short_secret_is_kept_back(secret: str) -> None:
 
 @pytest.mark.parametrize("secret", ["Käse/+8wZ q_0123456789-end", KEY, "p4ss/W+rd==xY&z"])
 def test_every_written_form_is_kept_back_as_the_secret_is(secret: str) -> None:
-    """Of hexadecimal, base64 and escapes, as many characters of the secret have to be right."""
+    """Of hexadecimal, base64 and escapes, as many characters of the secret must be right."""
     for form, least in Patterns({secret: "service"}).beginnings.items():
         assert 4 <= least < len(form)
         assert least >= len(form) * min(0.25, 8 / len(secret))

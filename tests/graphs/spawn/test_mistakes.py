@@ -50,7 +50,7 @@ Mistake = Callable[[World], Any]
 MISTAKES: dict[str, tuple[Mistake, str]] = {
     "no name": (
         lambda w: w.users.create(None),
-        "username has to be text, a username, not None",
+        "username must be text, a username, not None",
     ),
     "a name's form": (lambda w: w.users.create("Alice"), "lower case only"),
     "a name twice": (lambda w: w.users.create("alice"), "choose another name"),
@@ -60,7 +60,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "no purpose": (
         lambda w: w.users.create_agent("agent_x", owner="alice", purpose=None),
-        "purpose has to be text, not NoneType",
+        "purpose must be text, not NoneType",
     ),
     "a person for an agent": (lambda w: w.users.rotate_totp("alice"), "agents list"),
     "seconds for a timedelta": (
@@ -73,7 +73,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a date as text": (
         lambda w: w.users.issue_api_key("alice", name="k", expires_at="2030"),
-        "expires_at has to be a datetime",
+        "expires_at must be a datetime",
     ),
     "a date that is past": (
         lambda w: w.users.issue_api_key(
@@ -83,7 +83,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a key without a name": (
         lambda w: w.users.issue_api_key("alice", name=None),
-        "name has to be text",
+        "name must be text",
     ),
     "a key's secret for its id": (
         lambda w: w.users.revoke_api_key(
@@ -101,15 +101,15 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a creator by name": (
         lambda w: w.pipelit.provision_agent("agent_writer", purpose="x"),
-        "creator has to be a handle",
+        "creator must be a handle",
     ),
     "hours for a datetime": (
         lambda w: w.pipelit.audit.list(since="2h"),
-        r"since has to be a datetime",
+        r"since must be a datetime",
     ),
     "one approver for a list": (
         lambda w: w.pipelit.mfa.require_approved("0" * 64, approvers="alice"),
-        "approvers has to be a list of names",
+        "approvers must be a list of names",
     ),
     "a key that isn't set": (
         lambda w: Pipelit(database_url="sqlite:///x.db", encryption_keys=[None]),
@@ -123,7 +123,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a Pipelit for its credentials": (
         lambda w: CredentialMiddleware(w.pipelit, model="openai:x", credential="x"),
-        r"credentials has to be pipelit\.credentials",
+        r"credentials must be pipelit\.credentials",
     ),
     "tools without parameters": (
         lambda w: CredentialMiddleware(w.credentials, tools={"search": "serper"}),
@@ -139,11 +139,11 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a challenge cut short": (
         lambda w: w.agent.prove(b"x", b"y", verifier="agent_child"),
-        "challenge has to be the verifier's 32 bytes",
+        "challenge must be the verifier's 32 bytes",
     ),
     "text for bytes": (
         lambda w: w.agent.prove(EXACT, "y", verifier="agent_child"),
-        "payload has to be the exact bytes, not str",
+        "payload must be the exact bytes, not str",
     ),
     "no proof": (
         lambda w: w.agent.verify_proof(
@@ -159,30 +159,30 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a credential of nobody": (
         lambda w: w.put(created_by=None),
-        "created_by has to be the name of",
+        "created_by must be the name of",
     ),
-    "a credential of no kind": (lambda w: w.put(kind=None), "kind has to be 1 to 64"),
-    "one name for a list": (lambda w: w.put(allow="alice"), "allow has to be a list of names"),
-    "a list of public fields": (lambda w: w.put(public=["a"]), "public has to be a mapping"),
+    "a credential of no kind": (lambda w: w.put(kind=None), "kind must be 1 to 64"),
+    "one name for a list": (lambda w: w.put(allow="alice"), "allow must be a list of names"),
+    "a list of public fields": (lambda w: w.put(public=["a"]), "public must be a mapping"),
     "inject for a name": (
         lambda w: w.credentials.inject("agent_writer", key="x"),
         r'pipelit\.agent\("agent_lead"\)',
     ),
     "inject a number": (
         lambda w: w.credentials.inject(key=5),
-        "key has to be the name of a credential",
+        "key must be the name of a credential",
     ),
     "inject without a parameter": (
         lambda w: w.credentials.inject(key="x")(lambda state: state),
         r"\(state, \*, key\)",
     ),
-    "a list of children": (lambda w: w.spawn(children=[w.child]), "children has to be a dict"),
-    "a lead by name": (lambda w: w.spawn(lead="agent_writer"), "lead has to be a handle"),
+    "a list of children": (lambda w: w.spawn(children=[w.child]), "children must be a dict"),
+    "a lead by name": (lambda w: w.spawn(lead="agent_writer"), "lead must be a handle"),
     "a lead as its child": (
         lambda w: w.spawn(children={"agent_writer": verified_child(graph_of(), w.agent)}),
         "create another agent for the child",
     ),
-    "a timeout as text": (lambda w: w.spawn(timeout="5"), "timeout has to be a number or None"),
+    "a timeout as text": (lambda w: w.spawn(timeout="5"), "timeout must be a number or None"),
     "no bytes for an answer": (lambda w: w.spawn(max_answer_bytes=0), "max_answer_bytes"),
     "a proof of nobody": (
         lambda w: w.spawn(proof={"agent_x": "bound"}),
@@ -190,9 +190,9 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a task for a list": (
         lambda w: w.run({"agent": "agent_child", "input": {}}),
-        "tasks has to be a list",
+        "tasks must be a list",
     ),
-    "text for tasks": (lambda w: w.run("agent_child"), "tasks has to be a list"),
+    "text for tasks": (lambda w: w.run("agent_child"), "tasks must be a list"),
     "an object in a task": (
         lambda w: w.run([{"agent": "agent_child", "input": {"q": object()}}]),
         r"tasks\[0\]\.input: q: a value of type object can't be carried",
@@ -203,20 +203,20 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a tool of nobody": (
         lambda w: SpawnAndAwait(agent="agent_writer", children={}),  # type: ignore[arg-type]
-        "has to be a handle",
+        "must be a handle",
     ),
     "an agent for a Pipelit": (
         lambda w: approve_with_totp(w.agent, approvers=["alice"], reason="x"),  # type: ignore[arg-type]
-        "pipelit has to be the Pipelit",
+        "pipelit must be the Pipelit",
     ),
     "a class for a checkpointer": (
         lambda w: w.pipelit.sealed_saver(InMemorySaver),  # type: ignore[arg-type]
-        "saver has to be a checkpointer",
+        "saver must be a checkpointer",
     ),
-    "a negative limit": (lambda w: w.pipelit.audit.list(limit=-1), "limit has to be at least 1"),
+    "a negative limit": (lambda w: w.pipelit.audit.list(limit=-1), "limit must be at least 1"),
     "a limit as text": (
         lambda w: VerificationPolicy(lock_after="ten"),  # type: ignore[arg-type]
-        "lock_after has to be a whole number, not str",
+        "lock_after must be a whole number, not str",
     ),
     "a folder that can't be": (
         lambda w: Pipelit(

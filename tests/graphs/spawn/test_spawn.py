@@ -1127,9 +1127,9 @@ def test_an_unbound_child_with_extra_keys_is_refused(lead: Agent, researcher: Ag
     ("task", "says"),
     [
         ({"agent": "agent_stranger", "input": {}}, "'agent_stranger' isn't a child of this node"),
-        ({"agent": NAME}, "tasks[0] has to be"),
-        ({"agent": NAME, "input": {}, "proof": "none"}, "tasks[0] has to be"),
-        ("text", "tasks[0] has to be"),
+        ({"agent": NAME}, "tasks[0] must be"),
+        ({"agent": NAME, "input": {}, "proof": "none"}, "tasks[0] must be"),
+        ("text", "tasks[0] must be"),
         ({"agent": NAME, "input": {"q": object()}}, "tasks[0].input: q: a value of type object"),
         ({"agent": ["x"], "input": {}}, "isn't a child of this node"),
     ],
