@@ -58,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needs = SERVERS.intersection(getattr(item, "fixturenames", ()))
         if needs or backend != "sqlite" or "processes" in item.path.parts:
             item.add_marker("process")
+    # The longest first, so that no process of a run waits for another at its end.
+    items.sort(key=lambda item: "processes" not in item.path.parts)
 
 
 @pytest.hookimpl(wrapper=True)

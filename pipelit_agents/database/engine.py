@@ -145,7 +145,7 @@ class Database:
         opened = self._open()
         if opened is not self._known:
             with self._unforked(opened):
-                if is_known_revision(opened.engine):
+                if self._from_pool(opened, is_known_revision):
                     self._known = opened
         return opened
 
