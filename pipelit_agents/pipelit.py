@@ -441,8 +441,10 @@ class Pipelit:
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
         self.users.refusals.try_to_flush()
-        self._ledger.close()
-        self._database.close()
+        try:
+            self._ledger.close()
+        finally:
+            self._database.close()
 
     aclose = off_the_loop(close)
 

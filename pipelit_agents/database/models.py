@@ -67,7 +67,12 @@ class UserRow(Base):
         CheckConstraint("kind = 'human' OR owner IS NOT NULL", name="pipelit_users_agent_owner"),
         Index("pipelit_users_root", "root_owner", "active"),
         # An agent whose secret is lost keeps its account, and can get another secret.
-        row_rules(lock="account:{username}", newest_by="created_at", unreadable="clear columns"),
+        row_rules(
+            lock="account:{username}",
+            newest_by="created_at",
+            unreadable="clear columns",
+            identifies_key=True,
+        ),
     )
 
     username: Mapped[str] = mapped_column(NAME, primary_key=True)
@@ -134,7 +139,9 @@ class CredentialRow(Base):
     """A named, encrypted secret with public fields."""
 
     __tablename__ = "pipelit_credentials"
-    __table_args__ = (row_rules(lock="credential:{name}", newest_by="updated_at"),)
+    __table_args__ = (
+        row_rules(lock="credential:{name}", newest_by="updated_at", identifies_key=True),
+    )
 
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
     kind: Mapped[str] = mapped_column(String(64))

@@ -85,11 +85,13 @@ class RowRules:
             ``account:{username}``. Empty where writers take no lock.
         newest_by: The column that orders rows by their age; by default the primary key.
         unreadable: What ``keys forget`` does with a row that no key can decrypt.
+        identifies_key: Whether the table's newest values say if a key belongs to the database.
     """
 
     lock: str = ""
     newest_by: str = ""
     unreadable: Unreadable = "delete row"
+    identifies_key: bool = False
 
     @classmethod
     def of(cls, table: Table) -> RowRules:
@@ -109,10 +111,14 @@ class RowRules:
 
 
 def row_rules(
-    *, lock: str = "", newest_by: str = "", unreadable: Unreadable = "delete row"
+    *,
+    lock: str = "",
+    newest_by: str = "",
+    unreadable: Unreadable = "delete row",
+    identifies_key: bool = False,
 ) -> dict[str, dict[str, RowRules]]:
     """Declare a table's :class:`RowRules`: the last item of a model's ``__table_args__``."""
-    return {"info": {_RULES: RowRules(lock, newest_by, unreadable)}}
+    return {"info": {_RULES: RowRules(lock, newest_by, unreadable, identifies_key)}}
 
 
 def tag_of(kind: str) -> dict[str, str]:

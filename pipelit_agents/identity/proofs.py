@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from secrets import token_bytes
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, get_args
 
 from pydantic import SecretStr
 from sqlalchemy import delete, select, text
@@ -58,7 +58,8 @@ from pipelit_agents.identity.lookup import (
     unknown_account,
     why_no_audience,
 )
-from pipelit_agents.ledger.attempts import Account, Attempt, CodeKind, account_at
+from pipelit_agents.ledger.attempts import Account, Attempt, CodeKind, Decision, Verdict, account_at
+from pipelit_agents.ledger.common import Ledger
 from pipelit_agents.ledger.questions import QuestionLimit
 from pipelit_agents.otp import step_at
 from pipelit_agents.protocol.binding import (
@@ -499,7 +500,7 @@ class Verifier:
                 attempt = Attempt(
                     counted, counted, code_kind, matches, own, named=name, unfit=unfit
                 )
-            decision = self._ledger().decide(attempt)
+            decision = _decide(self._ledger(), attempt)
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
             if isinstance(error, LedgerUnavailable):
                 error.peer, error.verifier = name, verifier
@@ -756,3 +757,19 @@ def _require_refusal(peer: object, action: object, reason: object) -> None:
             "reason must be 1 to 64 printable ASCII characters without a space at either end: "
             "say why it was refused"
         )
+
+
+def _decide(ledger: Ledger, attempt: Attempt) -> Decision:
+    """Return the decision of a ledger, which may be the user's own.
+
+    Raises:
+        LedgerUnavailable: Its verdict is none of those that there are, so nothing is accepted.
+    """
+    decision = ledger.decide(attempt)
+    verdict = getattr(decision, "verdict", decision)
+    if verdict not in get_args(Verdict):
+        raise LedgerUnavailable(
+            f"nothing is accepted: the ledger returned the verdict {verdict!r:.40}, which must be "
+            f"one of {', '.join(get_args(Verdict))}"
+        )
+    return decision

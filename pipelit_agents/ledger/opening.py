@@ -120,4 +120,9 @@ class OpenedLedger:
                 f"ledger returned {type(made).__name__}, which has no method {missing[0]}(): a "
                 "ledger has the methods of pipelit_agents.ledger.Ledger"
             )
+        if inspect.iscoroutinefunction(made.decide):
+            raise ConfigurationError(
+                f"ledger returned {type(made).__name__}, whose method decide() is async: a ledger "
+                "decides synchronously"
+            )
         return made

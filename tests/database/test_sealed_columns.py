@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pipelit_agents import EncryptedString, Keyring, Pipelit
 from pipelit_agents.approvals import tags
-from pipelit_agents.database.models import Base, CredentialRow, UserRow
+from pipelit_agents.database.models import Base, CredentialRow, MfaPendingRow, UserRow
 from pipelit_agents.database.row_encryption import RowEncryptedString, RowRules, row_rules, tag_of
 from pipelit_agents.database.sealed_columns import sealed_tables, tag_columns
 from pipelit_agents.errors import ConfigurationError
@@ -379,3 +379,25 @@ def test_purposes_never_change() -> None:
         "recovery-code",
     ]
     assert (tags.REQUEST, tags.ANSWER) == ("approval-request", "approval")
+
+
+def test_a_replaced_key_is_not_admitted_by_a_value_of_another_table(
+    pipelit: Pipelit, settings: dict[str, Any], key: str
+) -> None:
+    """A value that a writer left under the old key doesn't let that key replace a credential."""
+    pipelit.users.create("bob")
+    pipelit.users.create_agent("agent_writer", owner="alice", purpose="writes")
+    pipelit.credentials.put("openai", "sk-1b2c3d4e5f6a7b", kind="llm", created_by="alice")
+    pipelit.mfa.enroll("bob")
+    with pipelit._database.reading() as connection:
+        left = connection.scalar(select(MfaPendingRow.secret))
+    new = Keyring.generate_key()
+    with Pipelit(**settings | {"encryption_keys": [new, key]}) as rotating:
+        assert rotating.keys.rotate().status.older == 0
+    with pipelit._database.writing() as connection:
+        connection.execute(update(MfaPendingRow).values(secret=left))
+    with pytest.raises(ConfigurationError, match="decrypts none of the newest values"):
+        pipelit.credentials.put("openai", "sk-9z8y7x6w5v4u3t", kind="llm", created_by="alice")
+    with Pipelit(**settings | {"encryption_keys": [new]}) as current:
+        assert current.credentials.get("openai").masked.endswith("6a7b")
+        current.credentials.put("openai", "sk-0a0b0c0d0e0f0g", kind="llm", created_by="alice")

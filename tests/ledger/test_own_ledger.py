@@ -168,3 +168,56 @@ def test_a_ledger_that_can_not_count_accepts_nothing(
         code = other.agent("agent_writer").totp_code(audience="agent_editor").code
         with pytest.raises(LedgerUnavailable, match="wet"):
             other.agent("agent_editor").verify_peer("agent_writer", code)
+
+
+@pytest.mark.parametrize("verdict", ["refused", "denied", "Accepted", "", None, 1])
+def test_only_the_word_accepted_accepts_a_code(
+    pipelit: Pipelit, settings: dict[str, Any], clock: Clock, verdict: Any
+) -> None:
+    """Another verdict is an error of the ledger: nothing is accepted, and the audit has it."""
+    for name in ("agent_writer", "agent_editor"):
+        pipelit.users.create_agent(name, owner="alice", purpose="takes part")
+
+    class Odd(Noting):
+        def decide(self, attempt: Attempt) -> Decision:
+            return self.inner.decide(attempt)._replace(verdict=verdict)
+
+    with own(settings, ledger=Odd, clock=clock) as other:
+        code = other.agent("agent_writer").totp_code(audience="agent_editor").code
+        with pytest.raises(LedgerUnavailable, match="one of accepted, rejected, limited, locked"):
+            other.agent("agent_editor").verify_peer("agent_writer", code)
+        (last,) = other.audit.list(limit=1)
+        assert (last.outcome, last.reason) == ("refused", "ledger unavailable")
+
+
+def test_an_asynchronous_decision_is_refused(settings: dict[str, Any]) -> None:
+    """A coroutine is no decision."""
+
+    class Later(Noting):
+        async def decide(self, attempt: Attempt) -> Decision:  # type: ignore[override]
+            return self.inner.decide(attempt)
+
+    with (
+        own(settings, ledger=Later) as other,
+        pytest.raises(ConfigurationError, match=r"Later, whose method decide\(\) is async"),
+    ):
+        other.check_ledger()
+
+
+def test_the_database_is_closed_where_the_ledger_fails_to(
+    pipelit: Pipelit, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the ledger's own close leaves no connection open."""
+
+    class Stuck(Noting):
+        def close(self) -> None:
+            raise OSError("stuck")
+
+    other = own(settings, ledger=Stuck)
+    other.check_ledger()
+    closed = []
+    close = other._database.close
+    monkeypatch.setattr(other._database, "close", lambda: closed.append(close()))
+    with pytest.raises(OSError, match="stuck"):
+        other.close()
+    assert closed == [None]

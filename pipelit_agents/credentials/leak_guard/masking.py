@@ -41,6 +41,7 @@ __all__ = ["MASK", "masked", "redact", "scrub"]
 MASK: Final = "****"
 # The most objects to search in a local variable, nearest first.
 _MAX_NEAREST: Final = 500
+_AT_ONCE: Final = 8
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 
 _LINKS: Final = ("__cause__", "__context__")
@@ -453,7 +454,10 @@ def _shows_nearby(value: Any, patterns: Patterns, known: dict[int, tuple[Any, li
                 if not hasattr(kind, "tolist"):
                     opened.append(each)
         new = [each for each in opened if id(each) not in known]
-        for each, parts in zip(new, children_of_each(new), strict=True):
-            known[id(each)] = each, [inner for _, inner in parts[:_MAX_NEAREST]]
+        # Some at a time: one thread for each would take long, and all at once much memory.
+        for start in range(0, len(new), _AT_ONCE):
+            some = new[start : start + _AT_ONCE]
+            for each, parts in zip(some, children_of_each(some), strict=True):
+                known[id(each)] = each, [inner for _, inner in parts[:_MAX_NEAREST]]
         level = [inner for each in opened for inner in known[id(each)][1]]
     return False
