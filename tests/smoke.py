@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -44,7 +45,9 @@ def folders(environ: Mapping[str, str]) -> Iterator[Path]:
             roots.append(Path(word).parent)
     roots.append(Path(environ.get("HOME") or "/nonexistent") / ".pyenv")
     for root in dict.fromkeys(roots):
-        yield from (each / "bin" for each in sorted(root.glob("versions/*"), reverse=True))
+        # The folder may be another account's, as that of the user who ran su.
+        with suppress(PermissionError):
+            yield from (each / "bin" for each in sorted(root.glob("versions/*"), reverse=True))
 
 
 def find(version: tuple[int, int], environ: Mapping[str, str]) -> Path | str:

@@ -124,6 +124,15 @@ class Database:
         sqlite = opened.engine.dialect.name == "sqlite"
         return Unforked(opened.name) if sqlite else nullcontext()
 
+    @contextmanager
+    def _used(self, opened: _Opened) -> Iterator[None]:
+        """Leave no connection open that a fork would not close, as :meth:`close` was called."""
+        with self._unforked(opened):
+            try:
+                yield
+            finally:
+                opened.settle()
+
     def _open(self, *, create: bool = False) -> _Opened:
         opened = self._opened
         if opened is None:
@@ -144,7 +153,7 @@ class Database:
         """
         opened = self._open()
         if opened is not self._known:
-            with self._unforked(opened):
+            with self._used(opened):
                 if self._from_pool(opened, is_known_revision):
                     self._known = opened
         return opened
@@ -466,16 +475,16 @@ class Database:
         import sqlite3
 
         # VACUUM can't run in a transaction, and our connections always begin one.
-        with self._unforked(self._open()), _NamedErrors(self.engine):
-            if self.engine.dialect.name != "sqlite":
+        opened = self._open()
+        with self._used(opened), _NamedErrors(opened.engine):
+            if opened.engine.dialect.name != "sqlite":
                 from pipelit_agents.database.models import Base
 
-                opened = self._open()
                 with without_limits(opened.engine, make_url(opened.source)) as run:
                     for table in Base.metadata.sorted_tables:
                         run(f"VACUUM FULL {table.name}")
                 return
-            raw = self.engine.raw_connection()
+            raw = opened.engine.raw_connection()
             try:
                 cursor = raw.cursor()
                 cursor.execute("PRAGMA secure_delete=ON")
@@ -513,8 +522,9 @@ class Database:
                 f"the copy {path} can't be created ({error.strerror}): name a file that doesn't "
                 "exist yet, in a folder that exists"
             ) from None
-        with self._unforked(self._open()), _NamedErrors(self.engine):
-            raw = self.engine.raw_connection()
+        opened = self._open()
+        with self._used(opened), _NamedErrors(opened.engine):
+            raw = opened.engine.raw_connection()
             try:
                 raw.cursor().execute("VACUUM INTO ?", (str(path),))
             except sqlite3.Error as error:
@@ -525,12 +535,16 @@ class Database:
 
     def close(self) -> None:
         """Close all connections. The next use opens new ones."""
-        with self._opening:
-            opened, self._opened = self._opened, None
-        if opened is not None:
+        opened = self._opened
+        if opened is None:
+            return
+        # A fork closes the connections of what is open here, so it must see this before or after.
+        with self._unforked(opened):
+            with self._opening:
+                if self._opened is opened:
+                    self._opened = None
             opened.shut.append(True)
-            with self._unforked(opened):
-                opened.settle()
+            opened.settle()
 
 
 class _Opened(NamedTuple):
