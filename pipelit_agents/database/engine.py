@@ -126,7 +126,7 @@ class Database:
 
     @contextmanager
     def _used(self, opened: _Opened) -> Iterator[None]:
-        """Leave no connection open that a fork would not close, as :meth:`close` was called."""
+        """Use an opened database without forks, and close its connections if it was closed."""
         with self._unforked(opened):
             try:
                 yield

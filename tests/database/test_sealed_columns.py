@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from weakref import WeakSet
 
 import pytest
+from key_rotation import newer, no_models, old
 from langgraph.checkpoint.memory import InMemorySaver
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -20,26 +20,9 @@ from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.sealing import purposes
 from pipelit_agents.sealing.keyring import Sealed
 
+__all__ = ["newer", "no_models", "old"]
 BACKENDS = ("sqlite",)
 NONE = InMemorySaver()
-
-
-@pytest.fixture(autouse=True)
-def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the models of other tests, which this process knows too."""
-    monkeypatch.setattr("pipelit_agents.database.encrypted_string._KNOWN", WeakSet())
-
-
-@pytest.fixture
-def old(settings: dict[str, Any]) -> Keyring:
-    """The key that everything is encrypted under."""
-    return Keyring(*settings["encryption_keys"])
-
-
-@pytest.fixture
-def newer() -> str:
-    """The key that replaces it."""
-    return Keyring.generate_key()
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import pytest
+from key_rotation import newer, no_models, old
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
@@ -36,26 +36,9 @@ from pipelit_agents.database.models import Base as Ours
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.sealing.keyring import Sealed
 
+__all__ = ["newer", "no_models", "old"]
 BACKENDS = False
 NONE = InMemorySaver()
-
-
-@pytest.fixture(autouse=True)
-def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forgets the models of other tests, which this process knows too."""
-    monkeypatch.setattr("pipelit_agents.database.encrypted_string._KNOWN", WeakSet())
-
-
-@pytest.fixture
-def old(settings: dict[str, Any]) -> Keyring:
-    """The key that everything is encrypted under."""
-    return Keyring(*settings["encryption_keys"])
-
-
-@pytest.fixture
-def newer() -> str:
-    """The key that replaces it."""
-    return Keyring.generate_key()
 
 
 @pytest.fixture
