@@ -73,7 +73,7 @@ def test_encrypted_checkpoints_and_masked_logs(prepared: Path) -> None:
     assert said.splitlines() == [
         "asking with ****",
         "in the files: False",
-        "for who has the key: {'diagnosis': 'a cold'}",
+        "with the key: {'diagnosis': 'a cold'}",
     ]
 
 

@@ -49,7 +49,7 @@ def test_the_first_block_shows_a_refusal(tmp_path: Path) -> None:
     """The first code runs as it stands, in an empty folder, and two checks are refused."""
     said = run(PYTHON[0], tmp_path).splitlines()
     assert said[0] == "agent_writer made this code for agent_editor"
-    assert [line.split(" is told: ")[0] for line in said[1:]] == ["agent_editor", "agent_stranger"]
+    assert [line.split(" gets: ")[0] for line in said[1:]] == ["agent_editor", "agent_stranger"]
 
 
 def test_the_spawn_block_ends_verified(prepared: Path) -> None:
@@ -62,10 +62,15 @@ def test_the_credential_block_masks_and_injects(prepared: Path) -> None:
     assert run(PYTHON[2], prepared).splitlines() == ["…ijkl", "a key of 15 characters"]
 
 
+def test_the_agent_block_makes_an_agent(prepared: Path) -> None:
+    """The README's `create_agent` takes the model without a key, and opens nothing yet."""
+    assert run(PYTHON[3], prepared).strip() == "['__end__', '__start__', 'model', 'tools']"
+
+
 def test_the_tools_block_names_the_tools(prepared: Path) -> None:
     """The toolkit of the README has the three tools under their names."""
     names = "['get_totp_code', 'verify_peer', 'create_agent_user']"
-    assert run(PYTHON[3], prepared).strip() == names
+    assert run(PYTHON[4], prepared).strip() == names
 
 
 def test_each_use_is_short() -> None:
@@ -97,9 +102,9 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
             assert page.name in next(TESTS.rglob(run[page.name])).read_text(), page
 
 
-def test_every_block_isrun() -> None:
+def test_every_block_is_run() -> None:
     """A block that is added to the README must be run by a test here."""
-    assert len(PYTHON) == 4
+    assert len(PYTHON) == 5
 
 
 def test_links_inside_the_repository_lead_somewhere() -> None:
