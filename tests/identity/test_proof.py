@@ -91,7 +91,7 @@ def worked() -> dict[str, Any]:
     proof = {"suite": b"OCRA-1:HOTP-SHA256-0:QH64-T30S", "challenge": challenge, "depth": b"1"}
     asked = hashlib.sha256(INPUT).digest()
     return {
-        "source": "docs/protocol.md; recomputed by tests/identity/test_proof.py without the library",
+        "source": "docs/protocol.md; tests/identity/test_proof.py computes it without the library",
         "secret": SECRET.hex(),
         "seed": SEED.hex(),
         "attempt": ATTEMPT,
