@@ -313,20 +313,20 @@ class Pipelit:
         Returns:
             All checks, each with the result, why it matters, and the fix.
         """
-        from pipelit_agents.operations.deployment_checks import Deployment, Installation
+        from pipelit_agents.operations.deployment_checks import Installation, check_deployment
 
         installation = Installation(
             database=self._database,
             keyring=self._open_keyring,
             redis_url=self._redis_url,
             check_ledger=self.check_ledger,
-            keys=self.keys,
+            count_values=self.keys._own,
             audit=self.audit,
             policy=self.policy,
             clock=self._clock,
         )
         environ = os.environ if environ is None else environ
-        return Deployment(installation, Path(folder), environ).checks(deploy=deploy)
+        return check_deployment(installation, Path(folder), environ, deploy=deploy)
 
     acheck = off_the_loop(check)
 

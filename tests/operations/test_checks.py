@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from shutil import copyfile, which
 from typing import Any
@@ -21,8 +24,10 @@ from test_mfa import app_of
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.ledger.redis_url import without_password
+from pipelit_agents.operations import checks
 from pipelit_agents.operations.addresses import is_clear
-from pipelit_agents.operations.deployment_checks import Check
+from pipelit_agents.operations.checks.deployment import DeploymentCheck
+from pipelit_agents.operations.deployment_checks import Check, every_check
 from pipelit_agents.operations.folders import open_copies
 from pipelit_agents.operations.origins import origin_problems
 from pipelit_agents.operations.server_settings import auth_problems, secrets_of_server
@@ -320,6 +325,22 @@ def test_the_address_without_its_password() -> None:
         without_password("redis+sentinel://:pw@a:1,b:2/m?sentinel_password=x")
         == "redis+sentinel://a:1,b:2/m"
     )
+
+
+def test_no_check_is_forgotten() -> None:
+    """Every function that returns a finding is a check, and every check is run."""
+    found: list[DeploymentCheck] = []
+    for each in pkgutil.iter_modules(checks.__path__):
+        if each.name == "finding":
+            continue
+        module = import_module(f"{checks.__name__}.{each.name}")
+        found += [made for made in vars(module).values() if isinstance(made, DeploymentCheck)]
+        for name, value in vars(module).items():
+            if inspect.isfunction(value) and value.__module__ == module.__name__:
+                assert value.__annotations__.get("return") != "Finding", name
+    run = every_check()
+    assert sorted(each.name for each in found) == sorted(each.name for each in run)
+    assert len({each.name for each in run}) == len(run)
 
 
 async def test_it_is_looked_at_off_the_loop(pipelit: Pipelit, tmp_path: Path) -> None:

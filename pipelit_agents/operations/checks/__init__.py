@@ -1,0 +1,1 @@
+"""The deployment checks, one module for each concept."""
