@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pipelit_agents.audit.seals import AuditHead, AuditReport
     from pipelit_agents.audit.trail import AuditTrail
     from pipelit_agents.credentials.secret import Secret
-    from pipelit_agents.credentials.store import CredentialInfo, Credentials
+    from pipelit_agents.credentials.store import Credentials
+    from pipelit_agents.credentials.stored import CredentialInfo
     from pipelit_agents.database.encrypted_string import EncryptedString
     from pipelit_agents.errors import PipelitError
     from pipelit_agents.identity.agent import Agent
@@ -86,7 +87,8 @@ _HOMES = {
     "audit.seals": ["AuditHead", "AuditReport"],
     "audit.trail": ["AuditTrail"],
     "credentials.secret": ["Secret"],
-    "credentials.store": ["CredentialInfo", "Credentials"],
+    "credentials.store": ["Credentials"],
+    "credentials.stored": ["CredentialInfo"],
     "database.encrypted_string": ["EncryptedString"],
     "errors": ["PipelitError"],
     "identity.agent": ["Agent"],

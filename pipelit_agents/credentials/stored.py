@@ -1,0 +1,334 @@
+"""A credential as it is stored: what is encrypted, what is displayed, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from pydantic import SecretStr
+from sqlalchemy import Connection, Row, insert, select, update
+
+from pipelit_agents._core import Core
+from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, Described
+from pipelit_agents.credentials.leak_guard.recognition import MIN_LENGTH, is_common
+from pipelit_agents.credentials.secret import Secret
+from pipelit_agents.database.key_match import require_fitting
+from pipelit_agents.database.models import CredentialRow
+from pipelit_agents.display import html_of
+from pipelit_agents.errors import (
+    CommonSecretWarning,
+    CredentialError,
+    CredentialNotFound,
+    CredentialScopeError,
+    ShortSecretWarning,
+)
+from pipelit_agents.protocol.usernames import is_username, require_username
+from pipelit_agents.sealing.keyring import Keyring, Sealed
+from pipelit_agents.sealing.purposes import credential_hint_purpose, credential_purpose
+
+__all__ = [
+    "CredentialInfo",
+    "Fields",
+    "info_of",
+    "not_found",
+    "require_fields",
+    "row_named",
+    "secrets_in",
+    "store",
+    "warnings_about",
+]
+
+_MIN_MASKED_LENGTH: Final = 12
+_MAX_KIND_LENGTH: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialInfo:
+    """The displayable description of a credential, without its secret.
+
+    Attributes:
+        name: The name.
+        kind: What it is for, for example ``llm``.
+        masked: The secret field, masked except for its last four characters; if there are several,
+            each of them.
+        public: The fields that are not secret.
+        created_by: The account that created it. This is not an owner: by default, any account may
+            open it.
+        allow: The only accounts that may open it, or None if any account may.
+        created_at: When it was created, UTC.
+        updated_at: When it was last changed, UTC.
+        searched: The names of the parts that are searched for in values that leave a node:
+            ``value`` or the names of the fields for a whole value, and ``password`` or
+            ``db.password`` for a part of a connection string or a document.
+        unsearched: The names of the parts that are not searched for: too short, too common, or not
+            known to be secrets. Both are empty for a credential that an earlier version stored.
+    """
+
+    name: str
+    kind: str
+    masked: str
+    public: Mapping[str, Any] = field(hash=False)
+    created_by: str
+    allow: tuple[str, ...] | None
+    created_at: datetime
+    updated_at: datetime
+    searched: tuple[str, ...] = ()
+    unsearched: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
+
+
+class Fields(NamedTuple):
+    """The fields that a credential's secrets are bound to.
+
+    Attributes:
+        name: The name.
+        kind: What it is for.
+        public: The public fields, as JSON.
+        allow: The only accounts that may open it, as JSON; None if any account may.
+    """
+
+    name: str
+    kind: str
+    public: str
+    allow: str | None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        kind: str,
+        public: Mapping[str, object] | None,
+        allow: Sequence[str] | None,
+    ) -> Fields:
+        """Return the fields in the form in which they are stored."""
+        try:
+            public_json = json.dumps(dict(public or {}), sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise CredentialError(
+                f"credential {name!r}: public must be valid JSON ({error})", credential=name
+            ) from None
+        if allow is None:
+            return cls(name, kind, public_json, None)
+        allowed = {require_username(each, argument="allow") for each in allow}
+        return cls(name, kind, public_json, json.dumps(sorted(allowed)))
+
+
+def require_fields(
+    name: str,
+    kind: str,
+    created_by: str,
+    public: Mapping[str, object] | None,
+    allow: Sequence[str] | None,
+) -> None:
+    """Require that a credential can have these fields.
+
+    Raises:
+        CredentialError: One of them is unusable. The error says which.
+    """
+    if not is_username(name):
+        raise CredentialError(
+            f"name {name!r:.80} is not a credential name: use 1 to 149 of the characters "
+            "a-z 0-9 _ . - and begin with a letter or digit",
+            credential=str(name)[:149],
+        )
+    problem = ""
+    if not isinstance(kind, str) or not 0 < len(kind) <= _MAX_KIND_LENGTH or not kind.isprintable():
+        problem = f"kind must be 1 to {_MAX_KIND_LENGTH} printable characters, not {kind!r:.80}"
+    elif not isinstance(created_by, str) or not 0 < len(created_by) < 150:
+        problem = "created_by must be the name of the account that stores it, 1 to 149 characters"
+    elif isinstance(allow, str):
+        problem = "allow must be a list of names, not a single name"
+    elif public is not None and not isinstance(public, Mapping):
+        problem = 'public must be a mapping of fields, for example {"base_url": "https://…"}'
+    if problem:
+        raise CredentialError(f"credential {name!r}: {problem}", credential=name)
+
+
+def store(
+    core: Core,
+    connection: Connection,
+    fields: Fields,
+    secrets: Mapping[str, str],
+    found: Described,
+    created_by: str,
+) -> Row[Any]:
+    """Encrypt and store a credential, and record that.
+
+    Args:
+        core: The database, and the encryption keys.
+        connection: The transaction.
+        fields: The fields that the secrets are bound to.
+        secrets: The secrets by name.
+        found: The names of the secrets' parts, which are displayed.
+        created_by: The account that stores it.
+    """
+    now = core.clock()
+    keyring = core.keyring()
+    require_fitting(connection, keyring)
+    purpose, hint_purpose = credential_purpose(*fields), credential_hint_purpose(*fields)
+    values = {
+        "kind": fields.kind,
+        "public": fields.public,
+        "allow": fields.allow,
+        "sealed": Sealed(keyring.seal(json.dumps(secrets), purpose), purpose),
+        "hint": Sealed(keyring.seal(_hint(secrets, found), hint_purpose), hint_purpose),
+        "updated_at": now,
+    }
+    core.database.lock(connection, f"credential:{fields.name}")
+    changed = connection.execute(
+        update(CredentialRow).where(CredentialRow.name == fields.name).values(values)
+    )
+    if not changed.rowcount:
+        first = {"name": fields.name, "created_at": now, "created_by": created_by}
+        connection.execute(insert(CredentialRow).values({**values, **first}))
+    core.record(connection, created_by, fields.name, "credential.put")
+    return row_named(connection, fields.name)
+
+
+def info_of(keyring: Keyring, row: Row[Any]) -> CredentialInfo:
+    """Return the displayable description of a stored credential.
+
+    Raises:
+        UnsealError: It can't be decrypted with this keyring.
+    """
+    # The hint is bound to the public fields like the secret, so that a base_url that was
+    # changed in the database is never displayed.
+    purpose = credential_hint_purpose(row.name, row.kind, row.public, row.allow)
+    hint = _Hint.read(keyring.unseal(row.hint.token, purpose).decode())
+    return CredentialInfo(
+        row.name,
+        row.kind,
+        hint.masked,
+        json.loads(row.public),
+        row.created_by,
+        None if row.allow is None else tuple(json.loads(row.allow)),
+        datetime.fromtimestamp(row.created_at, UTC),
+        datetime.fromtimestamp(row.updated_at, UTC),
+        hint.searched,
+        hint.unsearched,
+    )
+
+
+def row_named(connection: Connection, name: str) -> Row[Any]:
+    """Return the row of a credential.
+
+    Raises:
+        CredentialNotFound: No credential has that name.
+    """
+    row = connection.execute(
+        select(CredentialRow.__table__).where(CredentialRow.name == name)
+    ).one_or_none()
+    if row is None:
+        raise not_found(name)
+    return row
+
+
+def not_found(name: str) -> CredentialNotFound:
+    """Return the error for a name that no credential has."""
+    if not is_username(name):
+        field = isinstance(name, str) and is_username(name.partition(":")[0])
+        return CredentialNotFound(
+            f"{name!r:.80} is not the name of a credential"
+            + (
+                ": open its fields with inject or reveal"
+                if field
+                else ": credentials.list returns all names"
+            ),
+            credential=str(name)[:149],
+        )
+    return CredentialNotFound(
+        f"there is no credential {name!r:.80}: store it with credentials.put or with the command "
+        f"pipelit-agents credentials put {name:.80} --kind … --created-by …",
+        credential=name,
+    )
+
+
+def secrets_in(name: str, value: str | SecretStr | Mapping[str, str | SecretStr]) -> dict[str, str]:
+    """Return the secrets of a credential by name.
+
+    Raises:
+        CredentialError: There is none, or one isn't text.
+        CredentialScopeError: One is an open secret.
+    """
+    values = value if isinstance(value, Mapping) else {DEFAULT_FIELD: value}
+    fields = {}
+    for key, secret in values.items():
+        if isinstance(secret, Secret):
+            raise CredentialScopeError(
+                f"credential {name!r}: an open secret can't be stored again", credential=name
+            )
+        plain = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+        if not isinstance(plain, str) or not plain or not isinstance(key, str):
+            raise CredentialError(
+                f"credential {name!r}: value must be text, or texts by field name, none empty",
+                credential=name,
+            )
+        fields[key] = plain
+    if not fields:
+        raise CredentialError(f"credential {name!r}: value is empty", credential=name)
+    return fields
+
+
+class _Hint(NamedTuple):
+    """The displayable part of a credential's secrets, stored encrypted beside them."""
+
+    masked: str
+    searched: tuple[str, ...] = ()
+    unsearched: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> _Hint:
+        # Earlier versions stored only the mask, which is not JSON.
+        try:
+            masked, searched, unsearched = json.loads(text)
+        except ValueError:
+            return cls(text)
+        return cls(masked, tuple(searched), tuple(unsearched))
+
+
+def _hint(secrets: Mapping[str, str], found: Described) -> str:
+    masks = {
+        key: "…" + (secret[-4:] if len(secret) >= _MIN_MASKED_LENGTH else "")
+        for key, secret in secrets.items()
+    }
+    masked = ", ".join(f"{key}={mask}" for key, mask in masks.items())
+    if list(masks) == [DEFAULT_FIELD]:
+        masked = masks[DEFAULT_FIELD]
+    unsearched = (*found.short, *found.common, *found.public)
+    return json.dumps(_Hint(masked, found.searched, unsearched))
+
+
+def warnings_about(
+    name: str, secrets: Mapping[str, str], found: Described
+) -> Iterator[tuple[str, type[Warning]]]:
+    """Yield warnings about secrets that can't be searched for well."""
+    unsearched = "it is stored encrypted, but values that leave a node are not searched for it"
+    if found.short:
+        yield (
+            f"credential {name!r} has a secret of fewer than {MIN_LENGTH} characters "
+            f"({', '.join(found.short)}): {unsearched}",
+            ShortSecretWarning,
+        )
+    if found.common:
+        yield (
+            f"credential {name!r} has a secret that is an ordinary word or number "
+            f"({', '.join(found.common)}): {unsearched}, because ordinary text may contain it. "
+            "Use a generated secret",
+            CommonSecretWarning,
+        )
+    words = [
+        key for key, each in secrets.items() if len(each) >= MIN_LENGTH and is_common(each.strip())
+    ]
+    if words:
+        yield (
+            f"credential {name!r} has a secret that is an ordinary word or number "
+            f"({', '.join(words)}): values that leave a node are searched for it, so ordinary text "
+            "that contains it is refused. Use a generated secret, and store values that aren't "
+            "secret in public",
+            CommonSecretWarning,
+        )
