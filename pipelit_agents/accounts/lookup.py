@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final, Literal, NamedTuple
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 
 from pipelit_agents.database.models import UserRow
 from pipelit_agents.errors import (
     NotLocalAgent,
+    NotPermitted,
     UserInactive,
     UserNotFound,
 )
+from pipelit_agents.identity.proofs import NO_PERSON
+from pipelit_agents.protocol.usernames import require_username
+from pipelit_agents.sealing.keyring import Sealed
 
-__all__ = ["find_account", "find_agent"]
+__all__ = [
+    "AccountRow",
+    "find_account",
+    "find_active_person",
+    "find_agent",
+    "find_person",
+    "read_account",
+    "storable",
+    "why_no_code",
+]
 
 
-def find_account(connection: Connection, username: str) -> Row[Any]:
+class AccountRow(NamedTuple):
+    """An account as it is stored; a peer's kind is ``human``, and it has a domain."""
+
+    username: str
+    kind: Literal["human", "agent"]
+    owner: str | None
+    root_owner: str
+    purpose: str
+    active: bool
+    may_create_agents: bool
+    totp_secret: Sealed | None
+    totp_previous: Sealed | None
+    totp_previous_until: float
+    created_at: float
+    created_by: str
+    domain: str
+    relation: str
+    totp_generation: int
+
+
+_READ: Final = select(*(UserRow.__table__.c[each] for each in AccountRow._fields))
+
+
+def read_account(connection: Connection, username: str) -> AccountRow | None:
+    """Return the row of an account of this database, or None."""
+    row = connection.execute(_READ.where(UserRow.username == username)).one_or_none()
+    return None if row is None else AccountRow(*row)
+
+
+def find_account(connection: Connection, username: str) -> AccountRow:
     """Return the row of an account of this database.
 
     Raises:
         UserNotFound: No account has that name.
     """
-    row = connection.execute(
-        select(UserRow.__table__).where(UserRow.username == username)
-    ).one_or_none()
+    row = read_account(connection, username)
     if row is None:
         raise UserNotFound(
             f"there is no account {username!r}: users.create makes a person's, "
@@ -34,7 +74,7 @@ def find_account(connection: Connection, username: str) -> Row[Any]:
     return row
 
 
-def find_agent(connection: Connection, username: str) -> Row[Any]:
+def find_agent(connection: Connection, username: str) -> AccountRow:
     """Return the row of an active agent of this database.
 
     Raises:
@@ -58,6 +98,53 @@ def find_agent(connection: Connection, username: str) -> Row[Any]:
             f"{username!r} was deactivated, which is permanent: create another", username=username
         )
     return row
+
+
+def find_person(connection: Connection, username: str) -> AccountRow:
+    """Return the row of a person of this database.
+
+    Raises:
+        InvalidUsername: The username is malformed.
+        UserNotFound: No account has that name.
+        NotPermitted: It isn't a person's account.
+    """
+    name = require_username(username)
+    row = read_account(connection, name)
+    if row is None:
+        raise UserNotFound(
+            f"there is no account {name!r}; create it with: pipelit-agents users create {name}",
+            username=name,
+        )
+    if row.kind != "human" or row.domain:
+        raise NotPermitted(
+            f"{name!r} isn't a person: an agent's second factor is its own TOTP secret",
+            username=name,
+        )
+    return row
+
+
+def find_active_person(connection: Connection, username: str) -> AccountRow:
+    """Return the row of an active person of this database.
+
+    Raises:
+        UserInactive: The account was deactivated.
+        AccountError: As :func:`find_person`.
+    """
+    row = find_person(connection, username)
+    if not row.active:
+        raise UserInactive(f"{row.username!r} was deactivated", username=row.username)
+    return row
+
+
+def why_no_code(row: AccountRow | None) -> str:
+    """Return why no code of an account can be right; empty for an active person with a factor."""
+    if row is None:
+        return "unknown account"
+    if row.kind != "human" or row.domain:
+        return NO_PERSON
+    if not row.active:
+        return "inactive"
+    return "" if row.totp_secret is not None else "no second factor"
 
 
 def storable(words: str, argument: str) -> str:

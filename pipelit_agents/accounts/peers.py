@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.accounts.lookup import find_account, find_agent, storable
+from pipelit_agents.accounts.lookup import find_account, find_agent, read_account, storable
 from pipelit_agents.accounts.models import (
     User,
     user_of,
@@ -107,9 +107,7 @@ class Peers(AccountService):
         with self._database.writing(durable=True) as connection:
             sealed = self._seal(connection, peer.secret, totp_purpose(name))
             self._lock_accounts(connection, name)
-            before = connection.execute(
-                select(UserRow.__table__).where(UserRow.username == name)
-            ).one_or_none()
+            before = read_account(connection, name)
             if before is not None and (before.active or before.domain != domain):
                 fix = "; deactivate it first" if before.domain == domain else ""
                 raise UserExists(f"there is an account {name!r} already{fix}", username=name)

@@ -6,15 +6,16 @@ import re
 import secrets
 import unicodedata
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 
 from pipelit_agents._core import Core
 from pipelit_agents._wording import in_words
+from pipelit_agents.accounts.lookup import AccountRow, read_account
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.credentials.store import Credentials
-from pipelit_agents.database.models import CredentialRow, UserRow
+from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.errors import (
     AccountError,
     CredentialError,
@@ -95,7 +96,7 @@ def provision(
             f"too many agents were refused: wait {in_words(admitted.wait)}",
             retry_after=admitted.wait,
         )
-    name: Any = username
+    name = "" if username is None else username
     made = None
     taken = ""
     try:
@@ -107,8 +108,7 @@ def provision(
             if username is None or not _is_own(connection, username, creator):
                 name = _named(purpose, username, prefix)
             credential = f"{KEY_PREFIX}{name}"
-            there = _find(connection, UserRow, UserRow.username == name)
-            key = _find(connection, CredentialRow, CredentialRow.name == credential)
+            there, key = read_account(connection, name), _stored_key(connection, name)
             taken = _why_taken(there, key, creator)
             # A derived name is for a new agent. If it happens to be the name of one of the
             # creator's agents, creating it raises UserExists.
@@ -184,8 +184,8 @@ def _derived_name(purpose: str, prefix: str) -> str:
 
 def _is_own(connection: Connection, username: str, creator: Agent) -> bool:
     """Return whether the creator created this agent here, and it is still active."""
-    there = _find(connection, UserRow, UserRow.username == username)
-    key = _find(connection, CredentialRow, CredentialRow.name == f"{KEY_PREFIX}{username}")
+    there = read_account(connection, username)
+    key = _stored_key(connection, username)
     return there is not None and not _why_taken(there, key, creator)
 
 
@@ -198,7 +198,7 @@ def _require_short_name(name: str) -> None:
         )
 
 
-def _require_free(key: Row[Any] | None) -> None:
+def _require_free(key: _StoredKey | None) -> None:
     if key is not None:
         raise CredentialError(
             f"there is a credential {key.name!r} already, which the new agent's key would "
@@ -216,7 +216,7 @@ def _require_creator(users: Users, connection: Connection, creator: Agent) -> No
         raise UserInactive(f"{name!r} was deactivated", username=name)
 
 
-def _why_taken(there: Row[Any] | None, key: Row[Any] | None, creator: Agent) -> str:
+def _why_taken(there: AccountRow | None, key: _StoredKey | None, creator: Agent) -> str:
     """Return why an account can't be the creator's agent; empty if it is, or doesn't exist."""
     if there is None:
         return ""
@@ -231,5 +231,18 @@ def _why_taken(there: Row[Any] | None, key: Row[Any] | None, creator: Agent) -> 
     return ""
 
 
-def _find(connection: Connection, table: Any, which: Any) -> Row[Any] | None:
-    return connection.execute(select(table.__table__).where(which)).one_or_none()
+class _StoredKey(NamedTuple):
+    """The credential with an agent's API key."""
+
+    name: str
+    kind: str
+    created_by: str
+
+
+def _stored_key(connection: Connection, username: str) -> _StoredKey | None:
+    row = connection.execute(
+        select(CredentialRow.name, CredentialRow.kind, CredentialRow.created_by).where(
+            CredentialRow.name == f"{KEY_PREFIX}{username}"
+        )
+    ).one_or_none()
+    return None if row is None else _StoredKey(*row._tuple())

@@ -6,15 +6,21 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Sequence
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, delete, insert, select, update
 
 from pipelit_agents._core import Core
+from pipelit_agents.accounts.lookup import read_account, why_no_code
 from pipelit_agents.approvals.tags import state_of
 from pipelit_agents.database.models import RecoveryCodeRow
+from pipelit_agents.errors import CodeRejected
+from pipelit_agents.identity.evidence import Verification
 from pipelit_agents.identity.factors import factor_id
+from pipelit_agents.identity.proofs import Verifier
+from pipelit_agents.protocol.binding import PERIOD
 from pipelit_agents.sealing.keyring import Keyring
 from pipelit_agents.sealing.purposes import RECOVERY_CODE
 
@@ -33,13 +39,25 @@ def _recovery_fields(name: str, digest: str, factor: str, used_at: float | None)
     return [str(each).encode("utf-8", "backslashreplace") for each in (name, digest, factor, used)]
 
 
-def _recovery_rows(connection: Connection, name: str) -> Sequence[Any]:
-    return connection.execute(
-        select(RecoveryCodeRow.__table__).where(RecoveryCodeRow.username == name)
-    ).all()
+class _Row(NamedTuple):
+    """A recovery code as it is stored."""
+
+    digest: str
+    username: str
+    used_at: float | None
+    factor: str
+    mac: str
 
 
-def _tag_state(keyring: Keyring, row: Any) -> str:
+_READ: Final = select(*(RecoveryCodeRow.__table__.c[each] for each in _Row._fields))
+
+
+def _rows_of(connection: Connection, name: str) -> list[_Row]:
+    rows = connection.execute(_READ.where(RecoveryCodeRow.username == name))
+    return [_Row(*row) for row in rows]
+
+
+def _tag_state(keyring: Keyring, row: _Row) -> str:
     fields = _recovery_fields(row.username, row.digest, row.factor, row.used_at)
     return state_of(keyring, RECOVERY_CODE, fields, row.mac)
 
@@ -49,10 +67,12 @@ class RecoveryCodes:
 
     Args:
         core: The database, and the keys that tag the codes' digests.
+        verifier: Decrypts people's secrets, which their recovery codes are bound to.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, verifier: Verifier) -> None:
         self._core = core
+        self._verifier = verifier
 
     def replace(self, connection: Connection, name: str, secret: bytes) -> list[SecretStr]:
         """Replace a person's recovery codes, and return the new ones."""
@@ -74,7 +94,50 @@ class RecoveryCodes:
             codes.append(SecretStr(code))
         return codes
 
-    def use(self, connection: Connection, row: Any, factor: str, now: float) -> bool:
+    def verify(self, name: str, code: str) -> Verification:
+        """Use a person's recovery code.
+
+        Failures are recorded but lock nobody out, because 80 bits can't be guessed.
+
+        Args:
+            name: The person.
+            code: Four groups of four characters with dashes.
+
+        Raises:
+            CodeRejected: The code is wrong or was used, or there is no such active person with a
+                second factor.
+        """
+        now, digest = self._core.clock(), digest_of_code(name, code)
+        with self._core.database.writing(durable=True) as connection:
+            self._core.database.lock(connection, f"account:{name}", shared=True)
+            user = read_account(connection, name)
+            unfit = why_no_code(user)
+            sealed = None if unfit or user is None else user.totp_secret
+            factor = factor_id(name, self._verifier.person_secret(name, sealed))
+            row = connection.execute(
+                _READ.where(RecoveryCodeRow.digest == digest, RecoveryCodeRow.username == name)
+            ).one_or_none()
+            stored = None if row is None else _Row(*row)
+            used = not unfit and self._use(connection, stored, factor, now)
+            reason = "" if used else unfit or "wrong or used"
+            self._core.record(
+                connection,
+                name,
+                name,
+                "verify.recovery",
+                reason,
+                outcome="refused" if reason else "ok",
+            )
+        if reason:
+            raise CodeRejected(
+                "the recovery code was not accepted: each can be used once",
+                peer=name,
+                verifier=name,
+            )
+        at = datetime.fromtimestamp(now, UTC)
+        return Verification(name, name, "recovery", int(now) // PERIOD, at)
+
+    def _use(self, connection: Connection, row: _Row | None, factor: str, now: float) -> bool:
         """Use a recovery code; return False if it was used or wasn't made by this library."""
         keyring = self._core.keyring()
         if row is None or row.used_at is not None or row.factor != factor:
@@ -104,7 +167,7 @@ class RecoveryCodes:
         for name in self._usernames():
             with self._core.database.writing(durable=not only_count) as connection:
                 self._core.database.lock(connection, f"account:{name}")
-                for row in _recovery_rows(connection, name):
+                for row in _rows_of(connection, name):
                     state = _tag_state(keyring, row)
                     counts[state] += 1
                     if state == "older" and not only_count:
@@ -128,7 +191,7 @@ class RecoveryCodes:
                 self._core.database.lock(connection, f"account:{name}")
                 foreign = [
                     row.digest
-                    for row in _recovery_rows(connection, name)
+                    for row in _rows_of(connection, name)
                     if _tag_state(keyring, row) == "foreign"
                 ]
                 connection.execute(

@@ -2,64 +2,44 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from datetime import timedelta
+from typing import Final
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, func, select
 
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.accounts.first_codes import (
-    FIRST_CODE_TRIES,
-    SECRET_BYTES,
-    count_wrong_code,
-    read_pending,
-    record_other_moment,
-    require_of_this_enrolment,
-    step_of_code,
-    too_many_first_codes,
-    wrong_first_code,
-    wrong_moment,
+from pipelit_agents.accounts import enrolment
+from pipelit_agents.accounts.lookup import (
+    AccountRow,
+    find_active_person,
+    find_person,
+    read_account,
+    why_no_code,
 )
-from pipelit_agents.accounts.recovery_codes import (
-    RecoveryCodes,
-    digest_of_code,
-)
+from pipelit_agents.accounts.recovery_codes import RecoveryCodes
 from pipelit_agents.approvals.arguments import require_approvers
-from pipelit_agents.approvals.register import Register, void_unused
+from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.tags import is_digest
-from pipelit_agents.approvals.values import ApprovalDecision, Vote
-from pipelit_agents.database.key_match import require_fitting
-from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserRow
-from pipelit_agents.errors import (
-    CodeRejected,
-    NotPermitted,
-    SecondFactorError,
-    UserInactive,
-    UserNotFound,
-)
+from pipelit_agents.approvals.values import ApprovalDecision, Verdict, Vote
+from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow
+from pipelit_agents.errors import CodeRejected, NotPermitted, SecondFactorError
 from pipelit_agents.identity.acting import acting_person
 from pipelit_agents.identity.evidence import Verification
-from pipelit_agents.identity.factors import factor_id, read_code
-from pipelit_agents.identity.proofs import NO_PERSON, Verifier
-from pipelit_agents.ledger.first_codes import charge_first_code, wait_for_first_code
+from pipelit_agents.identity.factors import read_code
+from pipelit_agents.identity.proofs import Verifier
 from pipelit_agents.ledger.rules import Rules
-from pipelit_agents.ledger.unlocking import begin_secret
-from pipelit_agents.policy import FIRST_CODE_WINDOW
-from pipelit_agents.protocol.binding import PERIOD
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
-from pipelit_agents.protocol.usernames import require_username
+from pipelit_agents.protocol.usernames import OPERATOR, require_username
 from pipelit_agents.sealing.keyring import Sealed
-from pipelit_agents.sealing.purposes import pending_purpose, totp_purpose
+from pipelit_agents.sealing.purposes import totp_purpose
 
 __all__ = ["Mfa", "MfaStatus"]
 
-OPERATOR: Final = "operator"
 # Seconds. An approval without a stored question expires too, even if `within` is longer.
 _APPROVAL_TTL: Final = 30 * 86_400.0
 
@@ -94,11 +74,10 @@ class Mfa:
         self._core = core
         self._database = core.database
         self._keyring = core.keyring
-        self._clock = core.clock
         self._verifier = verifier
         self._register = register
-        self.recovery = RecoveryCodes(core)
-        self._limits: Any = {"rules": Rules(core.policy), "clock": core.shared_clock}
+        self.recovery = RecoveryCodes(core, verifier)
+        self._rules = Rules(core.policy)
 
     def enroll(self, username: str, *, by: str = OPERATOR) -> SecretStr:
         """Begin the enrolment of a person's second factor; :meth:`confirm` turns it on.
@@ -119,11 +98,9 @@ class Mfa:
             SecondFactorError: It is on already.
             ConfigurationError: There is no key to encrypt the secret with.
         """
-        secret = secrets.token_bytes(SECRET_BYTES)
         with self._database.writing(durable=True) as connection:
-            name = self._locked(connection, username, on=False)
-            connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
-            self._insert_pending(connection, name, secret)
+            name = _require_off(self._locked(connection, username))
+            secret = enrolment.begin(self._core, connection, name)
             self._core.record(connection, by, name, "mfa.enroll")
         return provisioning_uri(name, secret)
 
@@ -169,8 +146,6 @@ class Mfa:
             TypeError: ``enrolled`` isn't a ``SecretStr``.
             AccountError: As :meth:`enroll`.
         """
-        codes: list[SecretStr] = []
-        refused = ""
         kind, plain = read_code(code)
         # Malformed input is refused here, before it could count as a wrong code.
         plain = self._verifier.require_plain_form(
@@ -178,55 +153,21 @@ class Mfa:
         )
         if not isinstance(enrolled, SecretStr | None):
             raise TypeError("enrolled must be what mfa.enroll returned, or left out")
+        core, rules = self._core, self._rules
         with self._database.writing(durable=True) as connection:
-            name = self._locked(connection, username, on=False)
-            pending = connection.execute(
-                select(MfaPendingRow.__table__).where(MfaPendingRow.username == name)
-            ).one_or_none()
-            if pending is None:
-                raise SecondFactorError(
-                    f"there is no enrolment for {name!r}: begin one with mfa.enroll or: "
-                    f"pipelit-agents mfa enroll {name}",
-                    username=name,
-                )
-            wait = 0.0
-            if enrolled is None:
-                wait = wait_for_first_code(self._database, connection, name, **self._limits)
-            if wait > 0:
-                raise too_many_first_codes(name, wait)
-            whole = self._keyring().unseal(pending.secret.token, pending_purpose(name))
-            secret, revealed = read_pending(whole)
-            if enrolled is not None:
-                require_of_this_enrolment(name, secret, enrolled)
-            now = self._clock()
-            step = step_of_code(secret, plain, now)
-            ahead = 0 if step is None else step - int(now) // PERIOD
-            if step is None:
-                if enrolled is None:
-                    charge_first_code(self._database, connection, name, **self._limits)
-                count_wrong_code(self._core, connection, name, pending.failures + 1)
-                refused = wrong_first_code(name, FIRST_CODE_TRIES - pending.failures - 1)
-            elif abs(ahead) > FIRST_CODE_WINDOW or step in revealed:
-                record_other_moment(self._core, connection, name, secret, {*revealed, step}, now)
-                refused = wrong_moment(ahead)
-            else:
-                purpose = totp_purpose(name)
-                sealed = Sealed(self._keyring().seal(secret, purpose), purpose)
-                connection.execute(
-                    update(UserRow).where(UserRow.username == name).values(totp_secret=sealed)
-                )
-                # Earlier guesses about this person don't prevent turning the factor on.
-                begin_secret(self._database, connection, name, at=self._clock(), **self._limits)
-                connection.execute(delete(MfaPendingRow).where(MfaPendingRow.username == name))
-                codes = self.recovery.replace(connection, name, secret)
-                self._core.record(connection, name, name, "mfa.confirm")
-        if not codes:
-            raise CodeRejected(refused, peer=name, verifier=name)
+            name = _require_off(self._locked(connection, username))
+            first = enrolment.evaluate(core, rules, connection, name, plain, enrolled)
+            if not first.refused:
+                enrolment.turn_on(core, rules, connection, name, first.secret)
+                codes = self.recovery.replace(connection, name, first.secret)
+                core.record(connection, name, name, "mfa.confirm")
+        if first.refused:
+            raise CodeRejected(first.refused, peer=name, verifier=name)
         try:
             # The code is spent like any other before this method reports that the factor is on.
             self._verifier.check_person(name, plain, own=True, first=True)
         except BaseException:
-            self._take_back(name, whole)
+            enrolment.pend_again(core, name, first.pending)
             raise
         return codes
 
@@ -279,12 +220,7 @@ class Mfa:
             PipelitError: As :meth:`verify`.
         """
         _require_digest(digest)
-        name = require_username(username)
-        factor = self._register.factor(name)
-        found = self._verify(name, code, own=True)
-        vote = Vote(name, "approved", found.kind, factor)
-        self._register.record(digest, vote, lifetime=_APPROVAL_TTL)
-        return found
+        return self._vote(require_username(username), code, digest, "approved")
 
     aapprove = off_the_loop(approve)
 
@@ -316,11 +252,7 @@ class Mfa:
             kind = "vouched" if acting_person(self._database) == name else ""
             self._register.record(digest, Vote(name, "denied", kind), lifetime=_APPROVAL_TTL)
             return None
-        factor = self._register.factor(name)
-        found = self._verify(name, code, own=True)
-        vote = Vote(name, "denied", found.kind, factor)
-        self._register.record(digest, vote, lifetime=_APPROVAL_TTL)
-        return found
+        return self._vote(name, code, digest, "denied")
 
     adeny = off_the_loop(deny)
 
@@ -337,8 +269,10 @@ class Mfa:
         """
         self._verify(username, code, own=True)
         with self._database.writing(durable=True) as connection:
-            name = self._locked(connection, username, on=True)
-            self._end(connection, name)
+            person = self._locked(connection, username)
+            _require_on(person)
+            name = person.username
+            enrolment.end(connection, name)
             self._core.record(connection, name, name, "mfa.disable")
 
     adisable = off_the_loop(disable)
@@ -352,9 +286,9 @@ class Mfa:
         """
         self._verify(username, code, own=True)
         with self._database.writing(durable=True) as connection:
-            name = self._locked(connection, username, on=True)
-            row = self._person(connection, name)
-            secret = self._keyring().unseal(row.totp_secret.token, totp_purpose(name))
+            person = self._locked(connection, username)
+            name, sealed = person.username, _require_on(person)
+            secret = self._keyring().unseal(sealed.token, totp_purpose(name))
             codes = self.recovery.replace(connection, name, secret)
             self._core.record(connection, name, name, "mfa.recovery-codes")
         return codes
@@ -376,8 +310,8 @@ class Mfa:
         """
         with self._database.writing(durable=True) as connection:
             self._database.lock(connection, f"account:{require_username(username)}")
-            name = self._person(connection, username).username
-            self._end(connection, name)
+            name = find_person(connection, username).username
+            enrolment.end(connection, name)
             self._core.record(connection, by, name, "mfa.reset")
 
     areset = off_the_loop(reset)
@@ -427,7 +361,7 @@ class Mfa:
             NotPermitted: It isn't a person's account.
         """
         with self._database.reading() as connection:
-            row = self._person(connection, username)
+            row = find_person(connection, username)
             pending = connection.scalar(
                 select(func.count())
                 .select_from(MfaPendingRow)
@@ -453,130 +387,47 @@ class Mfa:
         name = require_username(username)
         kind, typed = read_code(code)
         if kind == "recovery":
-            return self._recover(name, typed)
+            return self.recovery.verify(name, typed)
         with self._database.reading() as connection:
-            unfit = _why_unfit(_read_user(connection, name))
+            unfit = why_no_code(read_account(connection, name))
         return self._verifier.check_person(name, typed if kind else code, own=own, unfit=unfit)
+
+    def _vote(self, name: str, code: str, digest: str, verdict: Verdict) -> Verification:
+        factor = self._register.factor(name)
+        found = self._verify(name, code, own=True)
+        vote = Vote(name, verdict, found.kind, factor)
+        self._register.record(digest, vote, lifetime=_APPROVAL_TTL)
+        return found
 
     def _require_active(self, username: str) -> None:
         with self._database.reading() as connection:
-            self._active_person(connection, username)
+            find_active_person(connection, username)
 
-    def _end(self, connection: Connection, name: str) -> None:
-        # Unused approvals by this factor end with it.
-        void_unused(connection, [name])
-        row = update(UserRow).where(UserRow.username == name)
-        connection.execute(row.values(totp_secret=None))
-        for each in (MfaPendingRow, RecoveryCodeRow):
-            connection.execute(delete(each).where(each.username == name))
-
-    def _take_back(self, name: str, whole: bytes) -> None:
-        # The recovery codes weren't returned. Delete them, and make the enrolment pending again.
-        with self._database.writing(durable=True) as connection:
-            self._database.lock(connection, f"account:{name}")
-            self._end(connection, name)
-            self._insert_pending(connection, name, whole)
-
-    def _insert_pending(self, connection: Connection, name: str, secret: bytes) -> None:
-        purpose, keyring = pending_purpose(name), self._keyring()
-        require_fitting(connection, keyring)
-        pending = {
-            "username": name,
-            "secret": Sealed(keyring.seal(secret, purpose), purpose),
-            "failures": 0,
-            "created_at": self._clock(),
-        }
-        connection.execute(insert(MfaPendingRow).values(pending))
-
-    def _person(self, connection: Connection, username: str) -> Any:
-        name = require_username(username)
-        row = _read_user(connection, name)
-        if row is None:
-            raise UserNotFound(
-                f"there is no account {name!r}; create it with: pipelit-agents users create {name}",
-                username=name,
-            )
-        if row.kind != "human" or row.domain:
-            raise NotPermitted(
-                f"{name!r} isn't a person: an agent's second factor is its own TOTP secret",
-                username=name,
-            )
-        return row
-
-    def _active_person(self, connection: Connection, username: str) -> Any:
-        row = self._person(connection, username)
-        if not row.active:
-            raise UserInactive(f"{row.username!r} was deactivated", username=row.username)
-        return row
-
-    def _require(self, connection: Connection, username: str, *, on: bool) -> str:
-        row = self._active_person(connection, username)
-        name: str = row.username
-        if on and row.totp_secret is None:
-            raise SecondFactorError(
-                f"{name!r} has no second factor: pipelit-agents mfa enroll {name}", username=name
-            )
-        if not on and row.totp_secret is not None:
-            raise SecondFactorError(
-                f"the second factor of {name!r} is on: end it first with one of its codes: "
-                f"pipelit-agents mfa disable {name}",
-                username=name,
-            )
-        return name
-
-    def _locked(self, connection: Connection, username: str, *, on: bool) -> str:
+    def _locked(self, connection: Connection, username: str) -> AccountRow:
         self._database.lock(connection, f"account:{require_username(username)}")
-        return self._require(connection, username, on=on)
-
-    def _recover(self, name: str, code: str) -> Verification:
-        # 80 bits can't be guessed, so failures are recorded but lock nobody out.
-        now, digest = self._clock(), digest_of_code(name, code)
-        with self._database.writing(durable=True) as connection:
-            self._database.lock(connection, f"account:{name}", shared=True)
-            user = _read_user(connection, name)
-            unfit = _why_unfit(user)
-            sealed = None if unfit else user.totp_secret
-            factor = factor_id(name, self._verifier.person_secret(name, sealed))
-            row = connection.execute(
-                select(RecoveryCodeRow.__table__).where(
-                    RecoveryCodeRow.digest == digest, RecoveryCodeRow.username == name
-                )
-            ).one_or_none()
-            used = not unfit and self.recovery.use(connection, row, factor, now)
-            reason = "" if used else unfit or "wrong or used"
-            self._core.record(
-                connection,
-                name,
-                name,
-                "verify.recovery",
-                reason,
-                outcome="refused" if reason else "ok",
-            )
-        if reason:
-            raise CodeRejected(
-                "the recovery code was not accepted: each can be used once",
-                peer=name,
-                verifier=name,
-            )
-        at = datetime.fromtimestamp(now, UTC)
-        return Verification(name, name, "recovery", int(now) // PERIOD, at)
+        return find_active_person(connection, username)
 
 
-def _read_user(connection: Connection, name: str) -> Any:
-    return connection.execute(
-        select(UserRow.__table__).where(UserRow.username == name)
-    ).one_or_none()
+def _require_off(person: AccountRow) -> str:
+    """Require that a person has no second factor, and return the name."""
+    name = person.username
+    if person.totp_secret is not None:
+        raise SecondFactorError(
+            f"the second factor of {name!r} is on: end it first with one of its codes: "
+            f"pipelit-agents mfa disable {name}",
+            username=name,
+        )
+    return name
 
 
-def _why_unfit(row: Any) -> str:
-    """Return why no code of an account can be right; empty for an active person with a factor."""
-    if row is None:
-        return "unknown account"
-    if row.kind != "human" or row.domain:
-        return NO_PERSON
-    if not row.active:
-        return "inactive"
-    return "" if row.totp_secret is not None else "no second factor"
+def _require_on(person: AccountRow) -> Sealed:
+    """Require that a person has a second factor, and return its encrypted secret."""
+    name = person.username
+    if person.totp_secret is None:
+        raise SecondFactorError(
+            f"{name!r} has no second factor: pipelit-agents mfa enroll {name}", username=name
+        )
+    return person.totp_secret
 
 
 def _require_digest(digest: object) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, select, update
 
 from pipelit_agents._bounds import require_duration
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.api_keys import (
     ApiKeys,
 )
-from pipelit_agents.accounts.lookup import find_account, find_agent
+from pipelit_agents.accounts.lookup import AccountRow, find_account, find_agent
 from pipelit_agents.accounts.models import (
     LaneInfo,
     NewAgent,
@@ -25,12 +24,12 @@ from pipelit_agents.accounts.models import (
     user_of,
 )
 from pipelit_agents.accounts.peers import Peers
+from pipelit_agents.accounts.quota import require_quota
 from pipelit_agents.accounts.service import SECRET_BYTES
 from pipelit_agents.approvals.register import void_unused
 from pipelit_agents.database.models import LedgerRow, UserRow
 from pipelit_agents.errors import (
     NotPermitted,
-    QuotaExceeded,
     UserInactive,
 )
 from pipelit_agents.ledger.attempts import is_person
@@ -42,8 +41,6 @@ from pipelit_agents.protocol.usernames import OPERATOR, require_username
 from pipelit_agents.sealing.purposes import totp_purpose
 
 __all__ = ["Users"]
-# One quarter of an owner's quota is reserved for agents that people create.
-_RESERVED_FOR_PEOPLE: Final = 4
 
 
 class Users(ApiKeys, Peers):
@@ -154,7 +151,7 @@ class Users(ApiKeys, Peers):
         if may_create_agents is None:
             may_create_agents = belongs_to.kind == "human"
         root = belongs_to.root_owner
-        self._require_quota(connection, belongs_to)
+        require_quota(connection, belongs_to, self._policy)
         secret = secrets.token_bytes(SECRET_BYTES)
         self._insert(
             connection,
@@ -171,55 +168,7 @@ class Users(ApiKeys, Peers):
         key = self._insert_key(connection, username, "first key", expires, owner)
         return NewAgent(username, key.api_key, provisioning_uri(username, secret))
 
-    def _require_quota(self, connection: Connection, owner: Row[Any]) -> None:
-        """Require that the quotas allow one more agent of this owner."""
-        root, limit = owner.root_owner, self._policy.agents_per_owner
-        family = (UserRow.root_owner == root, UserRow.kind == "agent", UserRow.active)
-        active = connection.scalar(select(func.count()).where(*family)) or 0
-        if active >= limit:
-            raise QuotaExceeded(
-                f"{root!r} has {active} active agents, and {limit} are allowed: deactivate one, "
-                "or raise agents_per_owner in the policy",
-                username=root,
-                limit=limit,
-            )
-        if owner.kind != "agent":
-            return
-        # Agents that agents create never use the quota reserved for agents that people create.
-        theirs = limit - limit // _RESERVED_FOR_PEOPLE
-        made = connection.scalar(select(func.count()).where(*family, UserRow.owner != root)) or 0
-        if made >= theirs:
-            raise QuotaExceeded(
-                f"the agents of {root!r} have created {made} active agents, and may create "
-                f"{theirs} of the {limit} that are allowed: deactivate one, or raise "
-                "agents_per_owner in the policy",
-                username=root,
-                limit=theirs,
-            )
-        most = self._policy.agents_per_creator
-        while owner.kind == "agent":
-            made = self._count_made_by(connection, owner.username)
-            if made >= most:
-                raise QuotaExceeded(
-                    f"{owner.username!r} has created {made} active agents, itself or through its "
-                    f"agents, and {most} are allowed: deactivate one, or raise agents_per_creator "
-                    "in the policy",
-                    username=owner.username,
-                    limit=most,
-                )
-            # Agents that an agent's agents create count towards its quota too.
-            owner = find_account(connection, owner.owner)
-
-    @staticmethod
-    def _count_made_by(connection: Connection, agent: str) -> int:
-        active = select(UserRow.username).where(UserRow.owner == agent, UserRow.active)
-        made = active.cte(recursive=True)
-        made = made.union(
-            select(UserRow.username).where(UserRow.owner == made.c.username, UserRow.active)
-        )
-        return connection.scalar(select(func.count()).select_from(made)) or 0
-
-    def find_in(self, connection: Connection, username: str) -> Row[Any]:
+    def find_in(self, connection: Connection, username: str) -> AccountRow:
         """Lock the accounts of one root owner in the caller's transaction, and return a row.
 
         The lock serializes transactions that create, deactivate or count these accounts.

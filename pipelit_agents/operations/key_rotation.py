@@ -29,6 +29,7 @@ from pipelit_agents.database.sealed_columns import key_text, sealed_tables, tag_
 from pipelit_agents.database.token_search import search_columns
 from pipelit_agents.operations.checkpoint_keys import count_older_values
 from pipelit_agents.operations.own_values import OwnValues, UnreadableRow
+from pipelit_agents.protocol.usernames import OPERATOR
 from pipelit_agents.sealing.keyring import Keyring
 from pipelit_agents.sealing.purposes import CHECKPOINTS
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KeyStatus", "Keys", "Rotation"]
 
-OPERATOR: Final = "operator"
 # A process that still has only the older key encrypts new values under it, which needs another
 # pass. If it goes on after these passes, it must be restarted.
 _PASSES: Final = 5
