@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pydantic import SecretStr
 
@@ -121,38 +121,9 @@ class Pipelit:
             raise ConfigurationError(
                 "ledger and redis_url name two ledgers, and a Pipelit has one: leave out either"
             )
-        if callable(encryption_keys):
-            live = LiveKeyring(KeySource(encryption_keys))
-            self._build(
-                lambda: database_url,
-                lambda: live,
-                lambda: redis_url or "",
-                ledger,
-                policy,
-                pool_size,
-                clock,
-            )
-            return
-        if isinstance(encryption_keys, str):
-            raise ConfigurationError(
-                "encryption_keys is a list of keys, newest first, or a function that returns one"
-            )
-        if isinstance(encryption_keys, Set):
-            raise ConfigurationError(
-                "encryption_keys is a set, which has no order: pass a list of keys, newest first"
-            )
-        keys = tuple(encryption_keys)
-        for position, key in enumerate(keys, 1):
-            if not isinstance(key, str):
-                raise ConfigurationError(
-                    "encryption_keys must be a list of text, newest first, and its item "
-                    f"{position} is {type(key).__name__}"
-                )
-        # Tracebacks can display variables of closures, so the keys are hidden in them.
-        hidden = tuple(map(SecretStr, keys))
         self._build(
             lambda: database_url,
-            lambda: Keyring(*[each.get_secret_value() for each in hidden]),
+            _keyring_maker(encryption_keys),
             lambda: redis_url or "",
             ledger,
             policy,
@@ -504,5 +475,32 @@ class Pipelit:
     def __repr__(self) -> str:
         return "Pipelit()"
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a Pipelit can't be pickled: create it where it is used")
+
+
+def _keyring_maker(
+    encryption_keys: Sequence[str] | Callable[[], Sequence[str] | str],
+) -> Callable[[], Keyring]:
+    """Return a function that makes the keyring when the first key is needed."""
+    if callable(encryption_keys):
+        live = LiveKeyring(KeySource(encryption_keys))
+        return lambda: live
+    if isinstance(encryption_keys, str):
+        raise ConfigurationError(
+            "encryption_keys is a list of keys, newest first, or a function that returns one"
+        )
+    if isinstance(encryption_keys, Set):
+        raise ConfigurationError(
+            "encryption_keys is a set, which has no order: pass a list of keys, newest first"
+        )
+    keys = tuple(encryption_keys)
+    for position, key in enumerate(keys, 1):
+        if not isinstance(key, str):
+            raise ConfigurationError(
+                "encryption_keys must be a list of text, newest first, and its item "
+                f"{position} is {type(key).__name__}"
+            )
+    # Tracebacks can display variables of closures, so the keys are hidden in them.
+    hidden = tuple(map(SecretStr, keys))
+    return lambda: Keyring(*[each.get_secret_value() for each in hidden])
