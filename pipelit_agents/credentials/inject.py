@@ -13,8 +13,9 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelit_agents._threads import aside
 from pipelit_agents.credentials.scope import Scope, entered_scope, left_open, opened_scope
@@ -23,13 +24,15 @@ from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 
 __all__ = ["injecting", "searching_input"]
 
+R = TypeVar("R")
+
 
 def injecting(
-    function: Callable[..., Any],
+    function: Callable[..., R],
     parameters: Mapping[str, str],
-    open_secret: Callable[[str], Any],
+    open_secret: Callable[[str], object],
     refuse: Callable[[str], None] = lambda reference: None,
-) -> Callable[..., Any]:
+) -> Callable[..., R]:
     """Wrap a node or tool function, so that each call opens its own secrets.
 
     The parameters are removed from the signature and the annotations, so that neither LangGraph
@@ -76,116 +79,16 @@ def injecting(
         parameters=[p for p in signature.parameters.values() if p.name not in parameters]
     )
 
-    def refuse_passed(kwargs: dict[str, Any]) -> None:
-        for parameter in parameters.keys() & kwargs.keys():
-            refuse(parameters[parameter])
-            raise CredentialScopeError(
-                f"{name}() was passed a value for {parameter!r}, which only the credential "
-                f"{parameters[parameter]!r} may fill",
-                credential=parameters[parameter],
-            )
-
-    def open_all(scope: Scope) -> dict[str, Any]:
-        opened = {}
-        for key, reference in parameters.items():
-            value = open_secret(reference)
-            opened[key] = scope.hold(value) if isinstance(value, Secret) else value
-        return opened
-
-    def call(arguments: _Arguments, secrets: dict[str, Any]) -> Any:
-        # Bind to the full signature: positional arguments may come before and after a secret.
-        bound = inspect.BoundArguments(signature, arguments.values | secrets)
-        return function(*bound.args, **bound.kwargs)
-
-    def finished(scope: Scope, result: Any, state: _StateSearch) -> Any:
-        try:
-            _refuse_deferred(name, result)
-            state.search()
-            scope.search(result, already_searched=state.parts())
-            return result
-        finally:
-            # Error trackers display the local variables of this frame with the leak error.
-            del result
-
+    injection = _Injection(function, signature, visible, parameters, open_secret, refuse)
     # LangGraph and LangChain inspect the kind of a function, so there is one wrapper for each kind.
-    wrapped: Callable[..., Any]
     if inspect.isasyncgenfunction(function):
-
-        @wraps(function)
-        async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            scope, step = entered_scope()
-            with left_open(scope):
-                await _refuse_aside(refuse_passed, kwargs)
-                arguments, states = _bound(visible, scope, args, kwargs)
-                with searching_input(scope, states):
-                    with step:
-                        body = call(arguments, await aside(open_all, scope))
-                    resume = partial(body.asend, None)
-                    while True:
-                        with step:
-                            try:
-                                item = await resume()
-                            except StopAsyncIteration:
-                                return
-                        try:
-                            scope.search(item)
-                        except BaseException:
-                            del item
-                            raise
-                        try:
-                            resume = partial(body.asend, _sent(scope, (yield item)))
-                        except BaseException as error:
-                            resume = partial(body.athrow, error)
-
+        wrapped = _async_generator(injection)
     elif inspect.isgeneratorfunction(function):
-
-        @wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            scope, step = entered_scope()
-            with left_open(scope):
-                refuse_passed(kwargs)
-                arguments, states = _bound(visible, scope, args, kwargs)
-                with searching_input(scope, states) as state:
-                    with step:
-                        body = call(arguments, open_all(scope))
-                    resume = partial(body.send, None)
-                    while True:
-                        with step:
-                            try:
-                                item = resume()
-                            except StopIteration as stop:
-                                return finished(scope, stop.value, state)
-                        try:
-                            scope.search(item)
-                        except BaseException:
-                            del item
-                            raise
-                        try:
-                            resume = partial(body.send, _sent(scope, (yield item)))
-                        except BaseException as error:
-                            resume = partial(body.throw, error)
-
+        wrapped = _generator(injection)
     elif inspect.iscoroutinefunction(function):
-
-        @wraps(function)
-        async def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with opened_scope() as scope:
-                await _refuse_aside(refuse_passed, kwargs)
-                arguments, states = _bound(visible, scope, args, kwargs)
-                with searching_input(scope, states) as state:
-                    secrets = await aside(open_all, scope)
-                    return finished(scope, await call(arguments, secrets), state)
-
+        wrapped = _async_call(injection)
     else:
-
-        @wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with opened_scope() as scope:
-                refuse_passed(kwargs)
-                arguments, states = _bound(visible, scope, args, kwargs)
-                with searching_input(scope, states) as state:
-                    return finished(scope, call(arguments, open_all(scope)), state)
-
+        wrapped = _call(injection)
     wrapped.__annotations__ = {
         key: hint
         for key, hint in inspect.get_annotations(function).items()
@@ -195,34 +98,185 @@ def injecting(
     return wrapped
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Injection:
+    """A wrapped function, and what it is called with.
+
+    Attributes:
+        function: The function.
+        signature: Its signature.
+        visible: Its signature without the secrets.
+        parameters: Credential references by parameter name.
+        open_secret: Opens one reference.
+        refuse: Called with the reference if a caller passes a value for its parameter.
+    """
+
+    function: Callable[..., Any]
+    signature: inspect.Signature
+    visible: inspect.Signature
+    parameters: Mapping[str, str]
+    open_secret: Callable[[str], object]
+    refuse: Callable[[str], None]
+
+    def refuse_passed(self, kwargs: Mapping[str, object]) -> None:
+        """Refuse values that a caller passes for a secret's parameter."""
+        for parameter in self.parameters.keys() & kwargs.keys():
+            reference = self.parameters[parameter]
+            self.refuse(reference)
+            raise CredentialScopeError(
+                f"{self.function.__qualname__}() was passed a value for {parameter!r}, which only "
+                f"the credential {reference!r} may fill",
+                credential=reference,
+            )
+
+    async def arefuse_passed(self, kwargs: Mapping[str, object]) -> None:
+        """As :meth:`refuse_passed`, off the event loop, which records the refusal."""
+        if kwargs:
+            await aside(self.refuse_passed, kwargs)
+
+    def bound(
+        self, scope: Scope, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[_Arguments, list[object]]:
+        """Return the arguments with guarded exits, and those that LangGraph stores: the state."""
+        from pipelit_agents.credentials.leak_guard.langgraph_io import (
+            guarded_argument,
+            inputs_in,
+            state_in,
+        )
+
+        bound = self.visible.bind(*args, **kwargs).arguments
+        scope.add_input([inputs_in(key, value) for key, value in bound.items()])
+        states = [
+            state_in(key, value) for key, value in bound.items() if key not in ("self", "cls")
+        ]
+        guarded = {key: guarded_argument(key, value, scope) for key, value in bound.items()}
+        return _Arguments(guarded), states
+
+    def open_all(self, scope: Scope) -> dict[str, object]:
+        """Open the secrets in a scope."""
+        opened = {}
+        for key, reference in self.parameters.items():
+            value = self.open_secret(reference)
+            opened[key] = scope.hold(value) if isinstance(value, Secret) else value
+        return opened
+
+    def call(self, arguments: _Arguments, secrets: dict[str, object]) -> Any:
+        """Call the function; for an async one or a generator, this doesn't run it yet."""
+        # Bind to the full signature: positional arguments may come before and after a secret.
+        bound = inspect.BoundArguments(self.signature, arguments.values | secrets)
+        return self.function(*bound.args, **bound.kwargs)
+
+    def finished(self, scope: Scope, result: object, state: _StateSearch) -> object:
+        """Search what the function returned, and its input, and return the result."""
+        try:
+            _refuse_deferred(self.function.__qualname__, result)
+            state.search()
+            scope.search(result, already_searched=state.parts())
+            return result
+        finally:
+            # Error trackers display the local variables of this frame with the leak error.
+            del result
+
+
 class _Arguments:
     """The arguments of a function, in an object that hides them from displays of frames."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, object]) -> None:
         self.values = values
 
 
-def _bound(
-    visible: inspect.Signature, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[_Arguments, list[Any]]:
-    """Return the arguments with guarded exits, and those that LangGraph stores: the state."""
-    from pipelit_agents.credentials.leak_guard.langgraph_io import (
-        guarded_argument,
-        inputs_in,
-        state_in,
-    )
+def _call(injection: _Injection) -> Callable[..., Any]:
+    @wraps(injection.function)
+    def wrapped(*args: object, **kwargs: object) -> object:
+        with opened_scope() as scope:
+            injection.refuse_passed(kwargs)
+            arguments, states = injection.bound(scope, args, kwargs)
+            with searching_input(scope, states) as state:
+                # No variable may hold the result: frames of a leak error are displayed.
+                return injection.finished(
+                    scope, injection.call(arguments, injection.open_all(scope)), state
+                )
 
-    bound = visible.bind(*args, **kwargs).arguments
-    scope.add_input([inputs_in(key, value) for key, value in bound.items()])
-    states = [state_in(key, value) for key, value in bound.items() if key not in ("self", "cls")]
-    guarded = {key: guarded_argument(key, value, scope) for key, value in bound.items()}
-    return _Arguments(guarded), states
+    return wrapped
+
+
+def _async_call(injection: _Injection) -> Callable[..., Any]:
+    @wraps(injection.function)
+    async def wrapped(*args: object, **kwargs: object) -> object:
+        with opened_scope() as scope:
+            await injection.arefuse_passed(kwargs)
+            arguments, states = injection.bound(scope, args, kwargs)
+            with searching_input(scope, states) as state:
+                secrets = await aside(injection.open_all, scope)
+                return injection.finished(scope, await injection.call(arguments, secrets), state)
+
+    return wrapped
+
+
+def _generator(injection: _Injection) -> Callable[..., Any]:
+    @wraps(injection.function)
+    def wrapped(*args: object, **kwargs: object) -> Generator[object, object, object]:
+        scope, step = entered_scope()
+        with left_open(scope):
+            injection.refuse_passed(kwargs)
+            arguments, states = injection.bound(scope, args, kwargs)
+            with searching_input(scope, states) as state:
+                with step:
+                    body = injection.call(arguments, injection.open_all(scope))
+                resume = partial(body.send, None)
+                while True:
+                    with step:
+                        try:
+                            item = resume()
+                        except StopIteration as stop:
+                            return injection.finished(scope, stop.value, state)
+                    try:
+                        scope.search(item)
+                    except BaseException:
+                        del item
+                        raise
+                    try:
+                        resume = partial(body.send, _sent(scope, (yield item)))
+                    except BaseException as error:
+                        resume = partial(body.throw, error)
+
+    return wrapped
+
+
+def _async_generator(injection: _Injection) -> Callable[..., Any]:
+    @wraps(injection.function)
+    async def wrapped(*args: object, **kwargs: object) -> AsyncGenerator[object, object]:
+        scope, step = entered_scope()
+        with left_open(scope):
+            await injection.arefuse_passed(kwargs)
+            arguments, states = injection.bound(scope, args, kwargs)
+            with searching_input(scope, states):
+                with step:
+                    body = injection.call(arguments, await aside(injection.open_all, scope))
+                resume = partial(body.asend, None)
+                while True:
+                    with step:
+                        try:
+                            item = await resume()
+                        except StopAsyncIteration:
+                            return
+                    try:
+                        scope.search(item)
+                    except BaseException:
+                        del item
+                        raise
+                    try:
+                        resume = partial(body.asend, _sent(scope, (yield item)))
+                    except BaseException as error:
+                        resume = partial(body.athrow, error)
+
+    return wrapped
 
 
 class _StateSearch:
     """The state arguments of a function, and a snapshot of them from before the call."""
 
-    def __init__(self, scope: Scope, states: Sequence[Any]) -> None:
+    def __init__(self, scope: Scope, states: Sequence[object]) -> None:
         self._scope = scope
         self._states = states
         self._before = scope.add_input(states)
@@ -238,7 +292,7 @@ class _StateSearch:
             self._searched = True
             self._scope.search_input(self._states, self._before)
 
-    def parts(self) -> list[Any]:
+    def parts(self) -> list[object]:
         """Return the values in the state, which are often returned unchanged and need no search."""
         if self._before.secret is not None:
             return []
@@ -259,7 +313,7 @@ class searching_input:  # noqa: N801 - used like a function
     """
 
     # Not a generator: contextlib sets the traceback of the exception, which may be frozen.
-    def __init__(self, scope: Scope, states: Sequence[Any]) -> None:
+    def __init__(self, scope: Scope, states: Sequence[object]) -> None:
         self._state = _StateSearch(scope, states)
 
     def __enter__(self) -> _StateSearch:
@@ -274,19 +328,13 @@ class searching_input:  # noqa: N801 - used like a function
         del error
 
 
-def _sent(scope: Scope, value: Any) -> Any:
+def _sent(scope: Scope, value: object) -> object:
     if value is not None:
         scope.add_input(value)
     return value
 
 
-async def _refuse_aside(refuse_passed: Callable[[dict[str, Any]], None], kwargs: Any) -> None:
-    # The database is needed only to record a refusal.
-    if kwargs:
-        await aside(refuse_passed, kwargs)
-
-
-def _refuse_deferred(name: str, result: Any) -> None:
+def _refuse_deferred(name: str, result: object) -> None:
     from langchain_core.runnables import Runnable
 
     if isinstance(result, Runnable | Awaitable | Iterator):

@@ -9,7 +9,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from weakref import ref
 
 from pipelit_agents._run_context import running
@@ -24,9 +24,15 @@ from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 
 if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
     from pipelit_agents.credentials.leak_guard.pieces import DelayedCall
 
 __all__ = ["Scope", "current_scope", "open_patterns", "opened_scope", "require_running"]
+
+# Called with the partial output of a tool.
+_Writer: TypeAlias = Callable[[Any], None]
+_NO_PLAINTEXTS: Final[Mapping[int, str]] = {}
 
 _current: ContextVar[Scope | None] = ContextVar("pipelit_agents_scope", default=None)
 
@@ -49,7 +55,7 @@ class Scope(Unsearched):
         self.run: object | None = None
         self.surroundings: Surroundings | None = None
         self._delayed_calls: dict[int, tuple[Callable[..., Any], DelayedCall]] = {}
-        self._on_exit: list[Callable[[], Any]] = []
+        self._on_exit: list[Callable[[], object]] = []
         outer: Scope | None = self.parent
         self.input: NodeInput = NodeInput(outer.input if outer is not None else None)
         self._secrets: list[Secret] = []
@@ -103,17 +109,17 @@ class Scope(Unsearched):
         self.input = NodeInput()
         _scopes.pop(id(self), None)
 
-    def add_input(self, value: Any) -> Written:
+    def add_input(self, value: object) -> Written:
         """Record a value as input of the node, which the node may return."""
         self._sought = None
         return self.input.add(value)
 
     def search(
         self,
-        value: Any,
+        value: object,
         where: str = "the node's return value",
         *,
-        already_searched: Sequence[Any] = (),
+        already_searched: Sequence[object] = (),
     ) -> None:
         """Raise an error if a value that leaves the node contains a secret that the node added.
 
@@ -131,30 +137,36 @@ class Scope(Unsearched):
         finally:
             del value, already_searched
 
-    def _search_value(self, value: Any, where: str, already_searched: Sequence[Any]) -> None:
+    def _search_value(self, value: object, where: str, already_searched: Sequence[object]) -> None:
         # A large input is searched only if the value contains a secret that may come from it.
         every = self.patterns()
         wait = self._sought is None and not self.input.is_small(every)
         try:
             if not wait or holds(value, every, already_searched=already_searched):
                 plain = {number: name for number, (_, name) in self._plain.items()}
-                self._refuse_leak(value, where, already_searched=already_searched, plain=plain)
+                self._refuse_leak(value, where, already_searched, plain)
         finally:
             del value, already_searched
 
-    def _refuse_leak(self, value: Any, where: str, **how: Any) -> None:
+    def _refuse_leak(
+        self,
+        value: object,
+        where: str,
+        already_searched: Sequence[object] = (),
+        plain: Mapping[int, str] = _NO_PLAINTEXTS,
+    ) -> None:
         leak: SecretLeakError | None = None
         try:
-            refuse_leak(value, self.sought(), where, **how)
+            refuse_leak(value, self.sought(), where, already_searched=already_searched, plain=plain)
         except SecretLeakError as error:
             # The frames hold the searched value, and error trackers display them.
             leak = error.with_traceback(None)
         finally:
-            del value, how
+            del value, already_searched
         if leak is not None:
             raise leak
 
-    def search_input(self, inputs: Sequence[Any], before: Written) -> None:
+    def search_input(self, inputs: Sequence[object], before: Written) -> None:
         """Raise an error if the node wrote a secret into its input, which LangGraph would store.
 
         Args:
@@ -211,7 +223,7 @@ class Scope(Unsearched):
         # Keep the writer too, so that its id isn't reused.
         return self._delayed_calls.setdefault(id(call), (call, DelayedCall(call, self, where)))[1]
 
-    def on_exit(self, call: Callable[[], Any]) -> None:
+    def on_exit(self, call: Callable[[], object]) -> None:
         """Call a function after the node has run; the function must not raise."""
         self._on_exit.append(call)
 
@@ -333,15 +345,23 @@ def require_running(credential: str) -> None:
         )
 
 
+class _Current(NamedTuple):
+    """What context variables hold while a node runs."""
+
+    scope: Scope | None
+    config: RunnableConfig | None
+    writer: _Writer | None
+
+
 class _Step:
     """Set the scope and its guarded exits for a block, and restore the outer ones after it.
 
     A generator enters the block once for each of its steps. Its consumer runs between the steps.
     """
 
-    def __init__(self, scope: Scope, config: Mapping[str, Any], writer: Any) -> None:
-        self._inside: tuple[Scope | None, Any, Any] = (scope, config, writer)
-        self._outside: tuple[Scope | None, Any, Any] = (None, None, None)
+    def __init__(self, scope: Scope, config: RunnableConfig, writer: _Writer | None) -> None:
+        self._inside = _Current(scope, config, writer)
+        self._outside = _Current(None, None, None)
 
     def __enter__(self) -> None:
         self._outside = self._exchange(self._inside)
@@ -352,14 +372,14 @@ class _Step:
         self._inside = self._exchange(self._outside)
 
     @staticmethod
-    def _exchange(new: tuple[Scope | None, Any, Any]) -> tuple[Scope | None, Any, Any]:
+    def _exchange(new: _Current) -> _Current:
         from langchain_core.runnables.config import var_child_runnable_config as config
         from langgraph.pregel._tools import _tool_call_writer as writer
 
-        old = _current.get(), config.get(), writer.get()
-        _current.set(new[0])
-        config.set(new[1])
-        writer.set(new[2])
+        old = _Current(_current.get(), config.get(), writer.get())
+        _current.set(new.scope)
+        config.set(new.config)
+        writer.set(new.writer)
         return old
 
 

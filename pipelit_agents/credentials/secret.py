@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pydantic import SecretStr
 from pydantic_core import SchemaSerializer, core_schema
@@ -16,7 +16,7 @@ __all__ = ["Secret"]
 _SHORTEST_SHOWN = 12
 
 
-def _refuse(*_: Any, **__: Any) -> NoReturn:
+def _refuse(*_: object, **__: object) -> NoReturn:
     raise TypeError(
         "a Secret can't be copied, pickled or serialized: keep it out of state, stores and "
         "results, and call get_secret_value() where you use the plaintext"

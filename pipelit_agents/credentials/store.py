@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pydantic import ConfigDict, SecretStr
-from sqlalchemy import Connection, Row, delete, select
+from sqlalchemy import Connection, delete
 
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
@@ -27,9 +27,10 @@ from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.stored import (
     CredentialInfo,
     Fields,
-    info_of,
+    StoredCredential,
+    read_credential,
+    read_credentials,
     require_fields,
-    row_named,
     secrets_in,
     store,
     warnings_about,
@@ -112,7 +113,7 @@ class Credentials:
                 public=public,
                 allow=allow,
             )
-            return info_of(self._keyring(), row)
+            return row.info(self._keyring())
 
     aput = off_the_loop(put)
 
@@ -127,7 +128,7 @@ class Credentials:
         created_by: str,
         public: Mapping[str, object] | None = None,
         allow: Sequence[str] | None = None,
-    ) -> Row[Any]:
+    ) -> StoredCredential:
         """As :meth:`put`, within a transaction of the caller on the same database."""
         require_fields(name, kind, created_by, public, allow)
         secrets = secrets_in(name, value)
@@ -146,8 +147,8 @@ class Credentials:
             UnsealError: It can't be decrypted with this keyring.
         """
         with self._database.reading() as connection:
-            row = row_named(connection, name)
-        return info_of(self._keyring(), row)
+            row = read_credential(connection, name)
+        return row.info(self._keyring())
 
     aget = off_the_loop(get)
 
@@ -157,13 +158,10 @@ class Credentials:
         Raises:
             UnsealError: One of them can't be decrypted with this keyring.
         """
-        query = select(CredentialRow.__table__).order_by(CredentialRow.name)
-        if kind is not None:
-            query = query.where(CredentialRow.kind == kind)
         with self._database.reading() as connection:
-            rows = connection.execute(query).all()
+            rows = read_credentials(connection, kind)
         columns = ("name", "kind", "masked", "public", "created_by", "allow", "updated_at")
-        return Rows([info_of(self._keyring(), row) for row in rows], columns)
+        return Rows([row.info(self._keyring()) for row in rows], columns)
 
     alist = off_the_loop(list)  # noqa: A003 - refers to the method, not the builtin
 
@@ -174,7 +172,7 @@ class Credentials:
             CredentialNotFound: No credential has that name.
         """
         with self._database.writing(durable=True) as connection:
-            row_named(connection, name)
+            read_credential(connection, name)
             connection.execute(delete(CredentialRow).where(CredentialRow.name == name))
             self._core.record(connection, by, name, "credential.delete")
 
@@ -242,7 +240,7 @@ class Credentials:
 
     def tool(
         self, agent: Agent | None = None, **references: str
-    ) -> Callable[[Callable[..., Any]], BaseTool]:
+    ) -> Callable[[Callable[..., object]], BaseTool]:
         """Make a LangChain tool with secrets of a function: ``inject`` under ``@tool``.
 
         In addition, a model that sends a value for a secret's parameter, or for an unknown
@@ -268,7 +266,7 @@ class Credentials:
         """
         inject = self.inject(agent, **references)
 
-        def decorate(function: Callable[..., Any]) -> BaseTool:
+        def decorate(function: Callable[..., object]) -> BaseTool:
             # Imported late: importing this package must stay fast.
             from langchain_core.tools import tool
 

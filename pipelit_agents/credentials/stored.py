@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from pipelit_agents._core import Core
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, Described
@@ -32,10 +32,11 @@ from pipelit_agents.sealing.purposes import credential_hint_purpose, credential_
 __all__ = [
     "CredentialInfo",
     "Fields",
-    "info_of",
+    "StoredCredential",
     "not_found",
+    "read_credential",
+    "read_credentials",
     "require_fields",
-    "row_named",
     "secrets_in",
     "store",
     "warnings_about",
@@ -118,6 +119,45 @@ class Fields(NamedTuple):
         return cls(name, kind, public_json, json.dumps(sorted(allowed)))
 
 
+class StoredCredential(NamedTuple):
+    """A credential as it is stored, without its secrets."""
+
+    name: str
+    kind: str
+    public: str
+    allow: str | None
+    hint: Sealed
+    created_by: str
+    created_at: float
+    updated_at: float
+
+    def info(self, keyring: Keyring) -> CredentialInfo:
+        """Return the displayable description.
+
+        Raises:
+            UnsealError: It can't be decrypted with this keyring.
+        """
+        # The hint is bound to the public fields like the secret, so that a base_url that was
+        # changed in the database is never displayed.
+        purpose = credential_hint_purpose(self.name, self.kind, self.public, self.allow)
+        hint = _Hint.read(keyring.unseal(self.hint.token, purpose).decode())
+        return CredentialInfo(
+            self.name,
+            self.kind,
+            hint.masked,
+            json.loads(self.public),
+            self.created_by,
+            None if self.allow is None else tuple(json.loads(self.allow)),
+            datetime.fromtimestamp(self.created_at, UTC),
+            datetime.fromtimestamp(self.updated_at, UTC),
+            hint.searched,
+            hint.unsearched,
+        )
+
+
+_READ: Final = select(*(CredentialRow.__table__.c[each] for each in StoredCredential._fields))
+
+
 def require_fields(
     name: str,
     kind: str,
@@ -156,7 +196,7 @@ def store(
     secrets: Mapping[str, str],
     found: Described,
     created_by: str,
-) -> Row[Any]:
+) -> StoredCredential:
     """Encrypt and store a credential, and record that.
 
     Args:
@@ -187,45 +227,27 @@ def store(
         first = {"name": fields.name, "created_at": now, "created_by": created_by}
         connection.execute(insert(CredentialRow).values({**values, **first}))
     core.record(connection, created_by, fields.name, "credential.put")
-    return row_named(connection, fields.name)
+    return read_credential(connection, fields.name)
 
 
-def info_of(keyring: Keyring, row: Row[Any]) -> CredentialInfo:
-    """Return the displayable description of a stored credential.
-
-    Raises:
-        UnsealError: It can't be decrypted with this keyring.
-    """
-    # The hint is bound to the public fields like the secret, so that a base_url that was
-    # changed in the database is never displayed.
-    purpose = credential_hint_purpose(row.name, row.kind, row.public, row.allow)
-    hint = _Hint.read(keyring.unseal(row.hint.token, purpose).decode())
-    return CredentialInfo(
-        row.name,
-        row.kind,
-        hint.masked,
-        json.loads(row.public),
-        row.created_by,
-        None if row.allow is None else tuple(json.loads(row.allow)),
-        datetime.fromtimestamp(row.created_at, UTC),
-        datetime.fromtimestamp(row.updated_at, UTC),
-        hint.searched,
-        hint.unsearched,
-    )
-
-
-def row_named(connection: Connection, name: str) -> Row[Any]:
-    """Return the row of a credential.
+def read_credential(connection: Connection, name: str) -> StoredCredential:
+    """Return a stored credential.
 
     Raises:
         CredentialNotFound: No credential has that name.
     """
-    row = connection.execute(
-        select(CredentialRow.__table__).where(CredentialRow.name == name)
-    ).one_or_none()
+    row = connection.execute(_READ.where(CredentialRow.name == name)).one_or_none()
     if row is None:
         raise not_found(name)
-    return row
+    return StoredCredential(*row)
+
+
+def read_credentials(connection: Connection, kind: str | None) -> list[StoredCredential]:
+    """Return all stored credentials, or those of one kind, ordered by name."""
+    query = _READ.order_by(CredentialRow.name)
+    if kind is not None:
+        query = query.where(CredentialRow.kind == kind)
+    return [StoredCredential(*row) for row in connection.execute(query)]
 
 
 def not_found(name: str) -> CredentialNotFound:
