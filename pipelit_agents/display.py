@@ -6,11 +6,16 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
-from typing import Any, Final, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
 
 from pydantic import SecretStr
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = ["Html", "QrCode", "Rows", "SpawnResults", "html_of", "qr_code", "spawn_results"]
+
+T = TypeVar("T")
 
 _CELL: Final = "text-align:left;padding:2px 12px 2px 0"
 _GOOD: Final = "#1a7f37"
@@ -39,7 +44,7 @@ class Html:
         return self._text
 
 
-class Rows(Sequence[Any]):
+class Rows(Sequence[T]):
     """A list that a notebook displays as a table.
 
     Args:
@@ -47,15 +52,15 @@ class Rows(Sequence[Any]):
         columns: The fields to display.
     """
 
-    def __init__(self, rows: Iterable[Any], columns: Sequence[str]) -> None:
+    def __init__(self, rows: Iterable[T], columns: Sequence[str]) -> None:
         self._rows = list(rows)
         self._columns = columns
 
     @overload
-    def __getitem__(self, index: SupportsIndex) -> Any: ...
+    def __getitem__(self, index: SupportsIndex) -> T: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Any]: ...
-    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> T | list[T]:
         return self._rows[index]
 
     def __len__(self) -> int:
@@ -113,13 +118,13 @@ def spawn_results(results: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> S
     return SpawnResults([results] if isinstance(results, Mapping) else results)
 
 
-def html_of(value: Any) -> str:
+def html_of(value: DataclassInstance) -> str:
     """Return a dataclass as an HTML table of its fields."""
     fields = [field.name for field in dataclasses.fields(value) if field.repr]
     return _table((), [[name, getattr(value, name)] for name in fields])
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     head = "".join(f"<th style='{_CELL}'>{escape(name.replace('_', ' '))}</th>" for name in columns)
     body = "".join(
         "<tr>" + "".join(f"<td style='{_CELL}'>{_cell(value)}</td>" for value in row) + "</tr>"
@@ -129,7 +134,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return f"<table>{top}<tbody>{body}</tbody></table>"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime):

@@ -12,13 +12,14 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 from langgraph_sdk import Auth
 from sqlalchemy import or_, select
 
 from pipelit_agents._threads import aside
+from pipelit_agents.accounts.models import User
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import ApiKeyRow, UserRow
 from pipelit_agents.errors import AuthenticationError, ConfigurationError, StorageError
@@ -253,7 +254,7 @@ class _Authenticator:
         self._unseen = 0
         self._warned_at = -math.inf
 
-    async def user_of(self, token: str, source: str) -> Any:
+    async def user_of(self, token: str, source: str) -> User:
         """Return the account that a key belongs to.
 
         Raises:
@@ -351,10 +352,11 @@ async def _own_resources_only(
         metadata["owner"] = identity
         # The server marks its own assistants with it, so callers must not set it.
         metadata.pop("created_by", None)
-    own: Any = {"owner": identity}
+    own = {"owner": identity}
     if ctx.resource == "assistants" and ctx.action in ("read", "search"):
-        own = {"$or": [own, {"created_by": "system"}]}
-    return cast(Auth.types.HandlerResult, own)
+        # The server knows "$or", and the type of the SDK doesn't.
+        return cast(Auth.types.HandlerResult, {"$or": [own, {"created_by": "system"}]})
+    return own
 
 
 def _token(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -365,14 +367,15 @@ def _token(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return token if scheme.lower() == "bearer" else ""
 
 
-def _source(client: Any) -> str:
+def _source(client: object) -> str:
     """Return the source of a request: an IPv4 address, or an IPv6 network of one customer (/64).
 
     All clients without an address, such as those of a Unix socket, are one source.
     """
     try:
-        address = ipaddress.ip_address(str(client[0]).partition("%")[0])
-    except (IndexError, KeyError, TypeError, ValueError):
+        host = client[0] if isinstance(client, Sequence) else ""
+        address = ipaddress.ip_address(str(host).partition("%")[0])
+    except (IndexError, ValueError):
         return ""
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol, TextIO, TypeGuard
 
 import typer
 from typer.core import TyperGroup
@@ -30,6 +30,42 @@ _NEVER_TYPED: Final = (
     "No command takes a secret or a code as an argument: commands prompt for it, or read it from "
     "standard input. If you typed one, replace it, because the shell's history has it now"
 )
+
+
+class _Parameter(Protocol):
+    """An option or argument of a command. Typer has no public name for it."""
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def opts(self) -> Sequence[str]: ...
+    @property
+    def secondary_opts(self) -> Sequence[str]: ...
+    @property
+    def param_type_name(self) -> str: ...
+    @property
+    def nargs(self) -> int: ...
+
+
+class _Command(Protocol):
+    """A command or a group of commands."""
+
+    @property
+    def params(self) -> Sequence[_Parameter]: ...
+
+
+class _Context(Protocol):
+    """Where in the command line an error is."""
+
+    def get_usage(self) -> str: ...
+
+
+class _UsageError(Protocol):
+    """The base class of usage errors. Typer has no public name for it."""
+
+    @property
+    def ctx(self) -> _Context | None: ...
+    def format_message(self) -> str: ...
 
 
 class Guarded(TyperGroup):
@@ -90,7 +126,7 @@ def _end(code: int, *lines: str) -> NoReturn:
     sys.exit(code)
 
 
-def _discard(stream: Any) -> None:
+def _discard(stream: TextIO) -> None:
     """Redirect a stream that can't be written, so that the interpreter doesn't flush it again."""
     try:
         stream.flush()
@@ -113,13 +149,13 @@ def _unwritable(error: OSError) -> str:
     return safe(unsaid(f"{error.strerror or type(error).__name__}{named}"))
 
 
-def _is_usage(error: Exception) -> bool:
-    # The base class of usage errors has no public name in Typer, but its subclass BadParameter has.
+def _is_usage(error: Exception) -> TypeGuard[_UsageError]:
+    # The base class has no public name, but its subclass BadParameter has one.
     usage: type[BaseException] = typer.BadParameter.__mro__[1]
     return isinstance(error, usage)
 
 
-def _usage(root: Any, error: Any, words: list[str]) -> list[str]:
+def _usage(root: _Command, error: _UsageError, words: list[str]) -> list[str]:
     kind, context = type(error).__name__, error.ctx
     if kind == "NoArgsIsHelpError":
         # The message is the command's help text, without any input.
@@ -132,22 +168,30 @@ def _usage(root: Any, error: Any, words: list[str]) -> list[str]:
     return [*lines, f"error: {safe(said)}", f"See: {path} --help"]
 
 
-def _reached(root: Any, words: list[str]) -> tuple[Any, str]:
+def _reached(root: _Command, words: list[str]) -> tuple[_Command, str]:
     """Return the command that the words lead to, because not every error carries it."""
     command, path = root, ["pipelit-agents"]
     for word in words:
-        if word not in getattr(command, "commands", {}):
+        inner = _commands_of(command)
+        if word not in inner:
             break
-        command = command.commands[word]
+        command = inner[word]
         path.append(word)
     return command, " ".join(path)
 
 
-def _said(kind: str, error: Any, command: Any, words: list[str]) -> str:
+def _commands_of(command: _Command) -> Mapping[str, _Command]:
+    """Return the commands of a group by name; none if it isn't one."""
+    found: Mapping[str, _Command] = getattr(command, "commands", {})
+    return found
+
+
+def _said(kind: str, error: _UsageError, command: _Command, words: list[str]) -> str:
+    parameter: _Parameter | None = getattr(error, "param", None)
     if kind == "MissingParameter":
-        return f"{_name(error.param)} is missing"
+        return f"{_name(parameter)} is missing"
     if kind == "BadParameter":
-        return f"{_name(error.param)} isn't {_expected(error.param)}"
+        return f"{_name(parameter)} isn't {_expected(parameter)}"
     options = {
         option: each
         for each in command.params
@@ -156,11 +200,11 @@ def _said(kind: str, error: Any, command: Any, words: list[str]) -> str:
     }
     if kind == "NoSuchOption":
         return f"there is no such option{_suggestion(words, options)}. {_NEVER_TYPED}"
-    if kind == "BadOptionUsage" and error.option_name in options:
-        flag = getattr(options[error.option_name], "is_flag", False)
-        return f"{error.option_name} {'takes no value' if flag else 'needs a value'}"
-    inner = getattr(command, "commands", None)
-    if inner:
+    option_name = str(getattr(error, "option_name", ""))
+    if kind == "BadOptionUsage" and option_name in options:
+        flag = getattr(options[option_name], "is_flag", False)
+        return f"{option_name} {'takes no value' if flag else 'needs a value'}"
+    if inner := _commands_of(command):
         return (
             f"a command is missing, or it doesn't exist{_suggestion(words, inner)}; available "
             f"commands: {', '.join(inner)}. {_NEVER_TYPED}"
@@ -170,7 +214,7 @@ def _said(kind: str, error: Any, command: Any, words: list[str]) -> str:
     return "the command line can't be read"
 
 
-def _may_have_a_secret(command: Any, words: list[str]) -> bool:
+def _may_have_a_secret(command: _Command, words: list[str]) -> bool:
     """Whether a command got too many arguments, or one that isn't an ordinary word."""
     takes_value = {
         option
@@ -193,15 +237,15 @@ def _may_have_a_secret(command: Any, words: list[str]) -> bool:
     )
 
 
-def _name(parameter: Any) -> str:
+def _name(parameter: _Parameter | None) -> str:
     if parameter is None:
         return "an argument"
     if parameter.param_type_name == "option":
         return str(parameter.opts[0])
-    return str(parameter.metavar or parameter.name).upper()
+    return str(getattr(parameter, "metavar", None) or parameter.name).upper()
 
 
-def _expected(parameter: Any) -> str:
+def _expected(parameter: _Parameter | None) -> str:
     # Which attribute holds the bounds depends on the version of Typer.
     described = getattr(parameter, "type_descriptor", None)
     bounds = getattr(described, "parameter_info", None) or getattr(parameter, "type", None)
@@ -212,7 +256,7 @@ def _expected(parameter: Any) -> str:
     return f"a whole number of at least {0 if least is None else least}{upper}"
 
 
-def _suggestion(words: list[str], names: Any) -> str:
+def _suggestion(words: list[str], names: Iterable[str]) -> str:
     """Return a hint with the closest of the command's own names, or an empty string."""
     typed = [word.partition("=")[0] for word in words if word not in names]
     close = [match for word in typed for match in get_close_matches(word, list(names), 1)]

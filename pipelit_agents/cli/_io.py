@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -18,6 +18,9 @@ from pipelit_agents._discretion import discreet
 from pipelit_agents._words import has_code_form, is_wordy
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.protocol.usernames import is_username
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "AsJson",
@@ -71,7 +74,9 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def show(title: str, fields: Mapping[str, Any], *, as_json: bool, once: Sequence[str] = ()) -> None:
+def show(
+    title: str, fields: Mapping[str, object], *, as_json: bool, once: Sequence[str] = ()
+) -> None:
     """Print the fields of one object.
 
     Args:
@@ -91,7 +96,7 @@ def show(title: str, fields: Mapping[str, Any], *, as_json: bool, once: Sequence
         typer.echo(f"  {key.replace('_', ' ')}: {safe(_text(value))}{note}")
 
 
-def hand_over(title: str, fields: Mapping[str, Any], secret: str, *, as_json: bool) -> None:
+def hand_over(title: str, fields: Mapping[str, object], secret: str, *, as_json: bool) -> None:
     """Show a secret once. A terminal gets all fields, a pipe only the secret.
 
     Args:
@@ -106,7 +111,12 @@ def hand_over(title: str, fields: Mapping[str, Any], secret: str, *, as_json: bo
     show(title, fields, as_json=as_json, once=[secret])
 
 
-def show_table(rows: Sequence[Any], columns: Sequence[str], *, as_json: bool) -> None:
+def show_table(
+    rows: Sequence[DataclassInstance | Mapping[str, object]],
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
     """Print a table of dataclasses or mappings.
 
     Args:
@@ -266,7 +276,7 @@ def _fail(error: Exception, *, as_json: bool) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return moment(value)
     if isinstance(value, tuple):
@@ -274,7 +284,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, datetime):
         return moment(value)
     if isinstance(value, bool):

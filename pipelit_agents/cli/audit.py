@@ -7,7 +7,7 @@ import json
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
 import typer
 
@@ -28,7 +28,7 @@ from pipelit_agents.errors import (
 )
 
 if TYPE_CHECKING:
-    from pipelit_agents import Pipelit
+    from pipelit_agents import AuditEntry, AuditHead, Pipelit
 
 __all__ = ["audit"]
 audit = typer.Typer(help="List the recorded decisions, and detect changes to the records.")
@@ -39,6 +39,16 @@ _MIN_SEAL_INTERVAL: Final = timedelta(seconds=1)
 # Entries get their number before they are committed, so a late one may have a number that is lower
 # by up to this many.
 _LATE_WINDOW: Final = 1000
+
+
+class _Filters(TypedDict):
+    """Which entries are listed."""
+
+    subject: str | None
+    actor: str | None
+    action: str | None
+    outcome: str | None
+    since: datetime | None
 
 
 @audit.callback(invoke_without_command=True)
@@ -71,7 +81,7 @@ def entries(
         return
     from pipelit_agents import Pipelit
 
-    filters: dict[str, Any] = {
+    filters: _Filters = {
         "subject": subject,
         "actor": actor,
         "action": action,
@@ -90,7 +100,7 @@ def entries(
             _follow(pipelit, filters, {entry.id for entry in found}, as_json=as_json)
 
 
-def _follow(pipelit: Pipelit, filters: dict[str, Any], seen: set[int], *, as_json: bool) -> None:
+def _follow(pipelit: Pipelit, filters: _Filters, seen: set[int], *, as_json: bool) -> None:
     # Begin with the first printed entry, or with new ones. Ignore entries outside the numbering,
     # because one that was planted at the highest number would hide all new entries.
     newest = pipelit.audit.seals.newest_number()
@@ -105,7 +115,7 @@ def _follow(pipelit: Pipelit, filters: dict[str, Any], seen: set[int], *, as_jso
         time.sleep(_FOLLOW_INTERVAL)
 
 
-def _print_entry(entry: Any, *, as_json: bool) -> None:
+def _print_entry(entry: AuditEntry, *, as_json: bool) -> None:
     fields = dataclasses.asdict(entry) | {"at": moment(entry.at)}
     if as_json:
         typer.echo(json.dumps(fields))
@@ -216,7 +226,7 @@ def verify_trail(
         raise typer.Exit(1)
 
 
-def _heads(option: str, path: Path) -> list[Any]:
+def _heads(option: str, path: Path) -> list[AuditHead]:
     from pipelit_agents import AuditHead
 
     try:

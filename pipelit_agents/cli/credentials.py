@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
 
 import typer
 
@@ -21,6 +21,9 @@ from pipelit_agents.cli._io import (
 )
 from pipelit_agents.credentials.leak_guard.recognition import is_token
 from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning
+
+if TYPE_CHECKING:
+    from pipelit_agents import CredentialInfo
 
 __all__ = ["credentials"]
 
@@ -139,7 +142,7 @@ def delete(name: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
     show("Done.", {"deleted": name}, as_json=as_json)
 
 
-def _show(title: str, fields: dict[str, Any], *, as_json: bool) -> None:
+def _show(title: str, fields: dict[str, object], *, as_json: bool) -> None:
     if not as_json:
         # JSON keeps the names of the attributes; people read labels.
         searched, unsearched = fields.pop("searched"), fields.pop("unsearched")
@@ -155,13 +158,13 @@ def _show(title: str, fields: dict[str, Any], *, as_json: bool) -> None:
         )
 
 
-def _fields(info: Any) -> dict[str, Any]:
+def _fields(info: CredentialInfo) -> dict[str, object]:
     import dataclasses
 
     return dataclasses.asdict(info)
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _pair(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ValueError(
@@ -193,7 +196,7 @@ def _require_label(option: str, value: str, what: str) -> None:
         )
 
 
-def _no_json(constant: str) -> Any:
+def _no_json(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 

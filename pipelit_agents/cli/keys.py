@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 from urllib.parse import quote
 
 import typer
@@ -28,7 +28,13 @@ from pipelit_agents.errors import (
 )
 
 if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from sqlalchemy import Engine, MetaData
+
     from pipelit_agents import KeyStatus
+
+    _Saver: TypeAlias = BaseCheckpointSaver[str]
+    _Model: TypeAlias = MetaData | tuple[MetaData, Engine]
 
 __all__ = ["keys", "rotate_key"]
 
@@ -162,7 +168,7 @@ def rotate_key(
         if purge:
             pipelit.keys.purge()
     none_stated = no_checkpoints and not checkpoints
-    fields = {"encrypted_again": done.resealed, "purged": purge}
+    fields: dict[str, object] = {"encrypted_again": done.resealed, "purged": purge}
     fields |= _status(done.status, models, none_stated=none_stated, as_json=as_json)
     show("Rotated.", fields, as_json=as_json)
     if done.status.unreadable:
@@ -182,7 +188,7 @@ def _progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]
 
 
 @contextmanager
-def _savers(addresses: Sequence[str] | None, *, none: bool) -> Iterator[list[Any] | None]:
+def _savers(addresses: Sequence[str] | None, *, none: bool) -> Iterator[list[_Saver] | None]:
     if addresses is None:
         yield [] if none else None
         return
@@ -208,7 +214,7 @@ def _savers(addresses: Sequence[str] | None, *, none: bool) -> Iterator[list[Any
             ) from None
 
 
-def _saver(address: str) -> Any:
+def _saver(address: str) -> AbstractContextManager[_Saver]:
     import sqlite3
 
     try:
@@ -243,7 +249,7 @@ def _saver(address: str) -> Any:
 
 
 @contextmanager
-def _models(named: Sequence[str] | None) -> Iterator[list[Any] | None]:
+def _models(named: Sequence[str] | None) -> Iterator[list[_Model] | None]:
     """Import the named models from the working directory, as `python -m` would."""
     if named is None:
         yield None
@@ -254,7 +260,7 @@ def _models(named: Sequence[str] | None) -> Iterator[list[Any] | None]:
         yield [_model(each, opened) for each in named]
 
 
-def _model(named: str, opened: ExitStack) -> Any:
+def _model(named: str, opened: ExitStack) -> _Model:
     from sqlalchemy import MetaData, create_engine
 
     where, equals, variable = named.partition("=")
@@ -288,9 +294,9 @@ def _model(named: str, opened: ExitStack) -> Any:
 
 
 def _status(
-    found: KeyStatus, models: list[Any] | None, *, none_stated: bool, as_json: bool
-) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+    found: KeyStatus, models: list[_Model] | None, *, none_stated: bool, as_json: bool
+) -> dict[str, object]:
+    fields: dict[str, object] = {
         "keys": list(found.keys),
         "under_the_newest": found.newest,
         "under_an_older": found.older,

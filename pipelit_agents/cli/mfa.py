@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -74,7 +74,7 @@ def enroll(
                 drawn.save(out, kind="png", scale=8)
         elif prompts:
             drawn.terminal(compact=True)
-        fields: dict[str, Any] = {"username": username, "provisioning_uri": uri}
+        fields = {"username": username, "provisioning_uri": uri}
         if png is not None:
             fields["qr_code"] = str(png)
         if not prompts:
@@ -167,7 +167,7 @@ def _require_on(pipelit: Pipelit, username: str) -> None:
         )
 
 
-def _show_recovery(codes: Sequence[Any], username: str, *, as_json: bool = False) -> None:
+def _show_recovery(codes: Sequence[SecretStr], username: str, *, as_json: bool = False) -> None:
     shown = [code.get_secret_value() for code in codes]
     fields = {"username": username, "recovery_codes": shown}
     show("On.", fields, as_json=as_json, once=["recovery_codes"])

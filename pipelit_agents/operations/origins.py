@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from pipelit_agents.operations.addresses import is_clear
 
@@ -38,7 +38,7 @@ _MAX_LITERALS: Final = 20
 _BARE_DOT: Final = re.compile(r"(?<!\\)\.(?![*+?{])")
 
 
-def origin_problems(cors: Mapping[str, Any]) -> list[str]:
+def origin_problems(cors: Mapping[str, object]) -> list[str]:
     """Return which sites a CORS configuration allows by mistake."""
     found = []
     origins, pattern = cors.get("allow_origins"), cors.get("allow_origin_regex")

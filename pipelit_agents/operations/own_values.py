@@ -38,7 +38,7 @@ class UnreadableRow:
     """
 
     table: SealedTable
-    key: tuple[Any, ...]
+    key: tuple[object, ...]
     tokens: Mapping[str, str | None]
 
     @property
@@ -54,7 +54,7 @@ class UnreadableRow:
 class _Unread:
     """A row that the database driver can't read."""
 
-    key: tuple[Any, ...]
+    key: tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class OwnValues:
             return sum(_swap(connection, table, each) for each in pending)
 
     def _rows(self, table: SealedTable) -> Iterator[Row[Any] | _Unread]:
-        last: tuple[Any, ...] | None = None
+        last: tuple[object, ...] | None = None
         while True:
             wanted = select(*table.key).order_by(*table.key).limit(_PAGE)
             if last is not None:
@@ -168,7 +168,7 @@ class OwnValues:
                         yield _Unread(key)
             last = keys[-1]
 
-    def _read(self, table: SealedTable, keys: Sequence[tuple[Any, ...]]) -> Sequence[Row[Any]]:
+    def _read(self, table: SealedTable, keys: Sequence[tuple[object, ...]]) -> Sequence[Row[Any]]:
         is_one = tuple_(*table.key).in_(keys)
         if len(table.key) == 1:
             is_one = table.key[0].in_([value for (value,) in keys])

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipelit_agents.operations.secret_values import (
     holds_secret,
@@ -27,7 +27,7 @@ _OUR_AUTH: Final = "pipelit_agents.server"
 _OURS: Final = '"path": "pipelit_agents.server:auth"'
 
 
-def secrets_of_server(served: Mapping[str, Any]) -> list[str]:
+def secrets_of_server(served: Mapping[str, object]) -> list[str]:
     """Return where ``langgraph.json`` contains a secret."""
     found = []
     env = served.get("env")
@@ -74,7 +74,7 @@ def _is_random(word: str) -> bool:
     return not is_hash and not is_reference(word) and is_generated_word(word)
 
 
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
@@ -86,7 +86,7 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def auth_problems(
-    folder: Path, auth: Mapping[str, Any], http: Mapping[str, Any]
+    folder: Path, auth: Mapping[str, object], http: Mapping[str, object]
 ) -> list[tuple[str, str]]:
     """Return the ways to send a request without an API key, each with its fix."""
     path, found = auth.get("path"), []
@@ -182,7 +182,7 @@ def _dotted(node: ast.AST | None, ours: Mapping[str, str]) -> str:
     return ""
 
 
-def header_problems(http: Mapping[str, Any]) -> list[str]:
+def header_problems(http: Mapping[str, object]) -> list[str]:
     """Return which headers with keys are copied into ``configurable`` (checkpoints) or logs."""
     found = []
     for part, where in (
@@ -206,7 +206,7 @@ def _matches(pattern: object, header: str) -> bool:
     return re.fullmatch(".*".join(parts), header) is not None
 
 
-def webhook_problems(webhooks: Mapping[str, Any]) -> list[str]:
+def webhook_problems(webhooks: Mapping[str, object]) -> list[str]:
     """Return the unsafe webhooks that a caller can request."""
     policy = webhooks.get("url")
     if not isinstance(policy, dict):
