@@ -16,7 +16,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.accounts.lookup import find_account, storable
+from pipelit_agents.accounts.lookup import find_account, require_active, storable
 from pipelit_agents.accounts.models import (
     ApiKeyInfo,
     NewApiKey,
@@ -30,7 +30,6 @@ from pipelit_agents.database.models import ApiKeyRow
 from pipelit_agents.errors import (
     ApiKeyNotFound,
     AuthenticationError,
-    UserInactive,
 )
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
@@ -79,8 +78,7 @@ class ApiKeys(AccountService):
         expires = self._expiry("expires_at", expires_at)
         with self._database.writing(durable=True) as connection:
             row = find_account(connection, require_username(username))
-            if not row.active:
-                raise UserInactive(f"{username!r} was deactivated", username=username)
+            require_active(row)
             return self._insert_key(connection, row.username, name, expires, by)
 
     aissue_api_key = off_the_loop(issue_api_key)

@@ -24,6 +24,7 @@ __all__ = [
     "find_agent",
     "find_person",
     "read_account",
+    "require_active",
     "storable",
     "why_no_code",
 ]
@@ -131,9 +132,18 @@ def find_active_person(connection: Connection, username: str) -> AccountRow:
         AccountError: As :func:`find_person`.
     """
     row = find_person(connection, username)
+    require_active(row)
+    return row
+
+
+def require_active(row: AccountRow) -> None:
+    """Require that an account is active.
+
+    Raises:
+        UserInactive: It was deactivated.
+    """
     if not row.active:
         raise UserInactive(f"{row.username!r} was deactivated", username=row.username)
-    return row
 
 
 def why_no_code(row: AccountRow | None) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 
 from pipelit_agents._core import Core
 from pipelit_agents._wording import in_words
-from pipelit_agents.accounts.lookup import AccountRow, read_account
+from pipelit_agents.accounts.lookup import AccountRow, read_account, require_active
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.models import CredentialRow
@@ -212,8 +212,7 @@ def _require_creator(users: Users, connection: Connection, creator: Agent) -> No
     row = users.find_in(connection, name)
     if row.kind != "agent":
         raise NotLocalAgent(f"{name!r} is a person, not an agent", username=name)
-    if not row.active:
-        raise UserInactive(f"{name!r} was deactivated", username=name)
+    require_active(row)
 
 
 def _why_taken(there: AccountRow | None, key: _StoredKey | None, creator: Agent) -> str:

@@ -38,7 +38,7 @@ from pipelit_agents.protocol.usernames import OPERATOR, require_username
 from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import totp_purpose
 
-__all__ = ["Mfa", "MfaStatus"]
+__all__ = ["Mfa", "MfaStatus", "no_second_factor"]
 
 # Seconds. An approval without a stored question expires too, even if `within` is longer.
 _APPROVAL_TTL: Final = 30 * 86_400.0
@@ -422,12 +422,17 @@ def _require_off(person: AccountRow) -> str:
 
 def _require_on(person: AccountRow) -> Sealed:
     """Require that a person has a second factor, and return its encrypted secret."""
-    name = person.username
     if person.totp_secret is None:
-        raise SecondFactorError(
-            f"{name!r} has no second factor: pipelit-agents mfa enroll {name}", username=name
-        )
+        raise no_second_factor(person.username)
     return person.totp_secret
+
+
+def no_second_factor(username: str) -> SecondFactorError:
+    """Return the error for a person who needs a second factor and has none."""
+    return SecondFactorError(
+        f"{username!r} has no second factor: pipelit-agents mfa enroll {username}",
+        username=username,
+    )
 
 
 def _require_digest(digest: object) -> None:

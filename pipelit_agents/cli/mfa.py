@@ -24,7 +24,6 @@ from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,
     MalformedCode,
-    SecondFactorError,
 )
 
 if TYPE_CHECKING:
@@ -160,11 +159,10 @@ def factor(username: Name, *, as_json: AsJson = False) -> None:
 
 def _require_on(pipelit: Pipelit, username: str) -> None:
     # Fail before the prompt. Unlike a caller whose code is refused, the operator may know this.
+    from pipelit_agents.accounts.second_factor import no_second_factor
+
     if not pipelit.mfa.status(username).on:
-        raise SecondFactorError(
-            f"{username!r} has no second factor: pipelit-agents mfa enroll {username}",
-            username=username,
-        )
+        raise no_second_factor(username)
 
 
 def _show_recovery(codes: Sequence[SecretStr], username: str, *, as_json: bool = False) -> None:

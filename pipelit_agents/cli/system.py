@@ -1,9 +1,10 @@
-"""The commands ``check`` and ``backup``."""
+"""Commands about the whole installation: ``init``, ``check`` and ``backup``."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,8 +16,49 @@ from pipelit_agents.cli._io import (
     show,
 )
 
-__all__ = ["backup", "check"]
+__all__ = ["backup", "check", "init"]
 _MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
+
+
+@reporting
+def init(*, as_json: AsJson = False) -> None:
+    """Create the encryption key in .env if there is none, and create the database tables."""
+    from pipelit_agents import Pipelit
+    from pipelit_agents.settings import Settings, ensure_key
+
+    with Pipelit.from_env() as pipelit:
+        pipelit.create_schema()
+        where = pipelit.database_url
+        if not Settings.read().has_key:
+            # Before a key is created: a new one couldn't decrypt the existing data.
+            pipelit.check_key()
+    made = ensure_key(Path(".env"))
+    with Pipelit.from_env() as pipelit:
+        pipelit.check_key()
+        counted = pipelit.check_ledger()
+    fields = {
+        "key": f"created, in {made}" if made else "already set; kept",
+        "database": where,
+        "attempts counted in": counted,
+        "next": "pipelit-agents users create NAME",
+    }
+    if made:
+        fields["keep"] = ".env out of version control, and a copy of the key in a safe place"
+    if tracked := _not_ignored(Path()):
+        fields["warning"] = (
+            f"git may add {' and '.join(tracked)}: add a line for each to .gitignore"
+        )
+    show("Ready.", fields, as_json=as_json)
+
+
+def _not_ignored(folder: Path) -> list[str]:
+    listing = folder / ".gitignore"
+    if not listing.is_file() and not (folder / ".git").exists():
+        return []
+    text = listing.read_text(encoding="utf-8", errors="replace") if listing.is_file() else ""
+    patterns = [line.strip().strip("/") for line in text.splitlines()]
+    ours = [name for name in (".env", ".pipelit") if (folder / name).exists()]
+    return [name for name in ours if not any(fnmatch(name, each) for each in patterns)]
 
 
 @reporting
