@@ -20,6 +20,7 @@ __all__ = [
     "distance_in_clear",
     "distance_of",
     "is_clear",
+    "is_yes",
 ]
 
 _FALSE: Final = frozenset({"0", "false", "no", "off", "n", "f"})
@@ -120,7 +121,7 @@ def clear_traces(environ: Mapping[str, str]) -> Found:
     """Return the names of settings that send traces, with states and prompts, without TLS."""
     found = clear_http({name: each for name, each in environ.items() if _TRACING.search(name)})
     for name, value in sorted(environ.items()):
-        if re.fullmatch(r"OTEL_EXPORTER_OTLP(_\w+)?_INSECURE", name) and _is_yes(value):
+        if re.fullmatch(r"OTEL_EXPORTER_OTLP(_\w+)?_INSECURE", name) and is_yes(value):
             endpoint = name.removesuffix("INSECURE") + "ENDPOINT"
             # For gRPC, the endpoint is a host and a port without a scheme.
             host = environ.get(endpoint, environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
@@ -184,5 +185,6 @@ def _host_of(text: str) -> str:
     return text if text.count(":") > 1 else text.partition(":")[0]
 
 
-def _is_yes(value: str) -> bool:
+def is_yes(value: str) -> bool:
+    """Whether the value of a setting means yes."""
     return value.strip().lower() in _YES

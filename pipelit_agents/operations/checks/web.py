@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import select
 
 from pipelit_agents.database.models import CredentialRow
-from pipelit_agents.operations.addresses import clear_http, clear_traces
+from pipelit_agents.operations.addresses import clear_http, clear_traces, is_yes
 from pipelit_agents.operations.checks.deployment import Deployment, deployment_check
 from pipelit_agents.operations.checks.finding import (
     Finding,
@@ -37,7 +37,6 @@ _PAGE_URL: Final = re.compile(
     r"(?:\A|_)(DOCS?|DOCUMENTATION|SCHEMA|NAMESPACE|NS|SPEC|VOCABULARY|HELP|SUPPORT|HOMEPAGE|TERMS"
     r"|PRIVACY|LICEN[SC]E|LOGO|ICON|IMAGE|AVATAR|REPO|REPOSITORY|BLOG)_URL\Z"
 )
-_YES: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _NO: Final = frozenset({"", "0", "false", "no", "off", "n", "f"})
 _CORS: Final = re.compile(r"(\w*CORS\w*(ORIGIN|ALL)\w*|ALLOWED_ORIGINS)\Z")
 
@@ -121,7 +120,7 @@ def cors(deployment: Deployment) -> Finding:
     wide = [
         name
         for name, value in sorted(deployment.environ.items())
-        if _CORS.match(name) and (value.strip().lower() in _YES or re.search(r"\*|\.\+", value))
+        if _CORS.match(name) and (is_yes(value) or re.search(r"\*|\.\+", value))
     ]
     if wide:
         return Finding(f"{listed(wide)} allows every site", f"{wide[0]}=https://your.site")
