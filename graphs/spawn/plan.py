@@ -26,11 +26,20 @@ __all__ = ["request_digest"]
 
 
 class ReadTask(NamedTuple):
-    """A task as it is sent, or the reason why it can't be sent."""
+    """A task as it is sent, or the reason why it can't be sent.
+
+    Attributes:
+        agent: The child.
+        request: The bytes of the request. None if there are none to send.
+        problem: What is wrong with the task, for people.
+        unsent: Identifies a task without a request. Unlike ``problem``, it stays the same when a
+            new version words its messages otherwise.
+    """
 
     agent: str
     request: bytes | None
     problem: str | None
+    unsent: str = ""
 
     @property
     def digest(self) -> str | None:
@@ -86,7 +95,7 @@ class Terms:
         fields = [name, self.lead, self.on_failure, self.accepted]
         for each in read:
             kind, form = self.kinds.get(each.agent, "bound"), self.forms.get(each.agent, "")
-            fields += [each.agent, kind, form, each.digest or each.problem or ""]
+            fields += [each.agent, kind, form, each.digest or each.unsent]
         digest = hashlib.sha256(b"pipelit-agents/spawn-call/v1\0")
         for field in fields:
             data = field.encode("utf-8", "surrogatepass")
@@ -134,20 +143,30 @@ def _read(index: int, task: Any, terms: Terms) -> ReadTask:
             found = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
         else:
             found = f", and is a {type(task).__name__}"[:80]
-        return ReadTask("", None, f"tasks[{index}] must be {{'agent': …, 'input': …}}{found}")
+        wrong = f"tasks[{index}] must be {{'agent': …, 'input': …}}{found}"
+        return ReadTask("", None, wrong, _unsent(task))
     agent = str(task["agent"])[:149]
-    problem: str | None = None
     request: bytes | None = None
+    problem: str | None = None
+    unsent = ""
     try:
         request = state_to_bytes(task["input"], portable=agent in terms.remote)
     except PayloadError as error:
-        problem = f"tasks[{index}].input: {error}"
+        problem, unsent = f"tasks[{index}].input: {error}", _unsent(task)
     if not isinstance(task["agent"], str) or task["agent"] not in terms.kinds:
         problem = (
             f"tasks[{index}].agent {str(task['agent'])!r:.80} isn't a child of this node; "
             f"the children are {', '.join(sorted(terms.kinds))}"
         )
-    return ReadTask(agent, request, problem)
+    return ReadTask(agent, request, problem, unsent)
+
+
+def _unsent(task: object) -> str:
+    # Never the message about it: a reworded message would be another call to a resumed run.
+    try:
+        return f"malformed {_sha256(state_to_bytes(task))}"
+    except PayloadError:
+        return "can't be carried"
 
 
 def make_order(index: int, read: ReadTask, depth: int, lead: Agent) -> Order:

@@ -11,8 +11,9 @@ from langgraph.types import Command, interrupt
 from spawning import THREAD
 from test_spawn_calls import Parent, Question, Team, one_node, questions, team, to
 
-from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.errors import ConfigurationError, PayloadError
 from pipelit_agents.graphs import ANYONE, remote_child, spawn_and_await, verified_child
+from pipelit_agents.graphs.spawn import plan
 from pipelit_agents.graphs.spawn.forms import form_of
 
 __all__ = ["team"]
@@ -166,3 +167,39 @@ def test_what_else_is_part_of_the_question(team: Team) -> None:
     assert form_of(verified_child(graph_of(first), agent)) == form_of(
         verified_child(graph_of(first), agent, accept_from=ANYONE)
     )
+
+
+MALFORMED: list[Any] = [
+    {"agent": "agent_b"},
+    "not a task",
+    {"agent": "agent_b", "input": float("nan")},
+    {"agent": "agent_b", "input": object()},
+]
+
+
+@pytest.mark.parametrize("task", MALFORMED, ids=["no input", "text", "a number", "an object"])
+def test_a_reworded_message_is_no_other_call(
+    team: Team, monkeypatch: pytest.MonkeyPatch, task: Any
+) -> None:
+    """A task that can't be sent is known by its value, so a resumed run survives an upgrade."""
+    terms = spawn_and_await(team.lead, {"agent_b": team.child("agent_b")}).terms
+    (read,) = terms.read([task])
+    digest = terms.call_digest("x", [read])
+    assert read.problem
+    assert terms.call_digest("x", [read._replace(problem="tasks[0]: other words")]) == digest
+
+    def reworded(value: Any, **_: Any) -> bytes:
+        raise PayloadError("the reason in other words")
+
+    if isinstance(task, dict) and "input" in task:
+        monkeypatch.setattr(plan, "state_to_bytes", reworded)
+        (later,) = terms.read([task])
+        assert later.problem != read.problem
+        assert terms.call_digest("x", [later]) == digest
+
+
+def test_two_malformed_tasks_are_two_calls(team: Team) -> None:
+    """Each finds the record of its own value."""
+    terms = spawn_and_await(team.lead, {"agent_b": team.child("agent_b")}).terms
+    made = {terms.call_digest("x", terms.read([each])) for each in MALFORMED[:2]}
+    assert len(made) == 2
