@@ -20,14 +20,19 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import ApprovalDecision, Pipelit
 from pipelit_agents.approvals import approval_digest
-from pipelit_agents.approvals.arguments import WEEK, require_approvers, require_lifetime
+from pipelit_agents.approvals.arguments import (
+    WEEK,
+    no_possible_approver,
+    no_second_factor,
+    require_approvers,
+    require_lifetime,
+)
 from pipelit_agents.approvals.register import running_thread
 from pipelit_agents.errors import (
     AccountError,
     ApprovalClosed,
     ApprovalNotFound,
     PipelitError,
-    SecondFactorError,
     UserInactive,
     VerificationError,
 )
@@ -253,10 +258,10 @@ def _require_possible_approver(pipelit: Pipelit, approvers: Sequence[str]) -> No
         try:
             if pipelit.mfa.status(name).on:
                 return
-            problems.append(f"{name!r} has no second factor: pipelit-agents mfa enroll {name}")
+            problems.append(no_second_factor(name))
         except AccountError as error:
             problems.append(str(error))
-    raise SecondFactorError(f"none of the approvers can approve: {'; '.join(problems)}")
+    raise no_possible_approver(problems)
 
 
 class _MalformedAnswer(PipelitError):

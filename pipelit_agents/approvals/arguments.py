@@ -7,9 +7,17 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
+from pipelit_agents.errors import SecondFactorError
 from pipelit_agents.protocol.usernames import require_username
 
-__all__ = ["WEEK", "require_approvers", "require_lifetime", "require_seconds"]
+__all__ = [
+    "WEEK",
+    "no_possible_approver",
+    "no_second_factor",
+    "require_approvers",
+    "require_lifetime",
+    "require_seconds",
+]
 
 WEEK: Final = timedelta(days=7)
 _MAX_LIFETIME: Final = timedelta(days=366)
@@ -60,3 +68,13 @@ def require_lifetime(expires_in: object) -> float:
     if seconds > _MAX_LIFETIME.total_seconds():
         raise ValueError("expires_in must be at most 366 days")
     return seconds
+
+
+def no_second_factor(name: str) -> str:
+    """Return the reason why a person without a second factor can't approve."""
+    return f"{name!r} has no second factor: pipelit-agents mfa enroll {name}"
+
+
+def no_possible_approver(reasons: Iterable[str]) -> SecondFactorError:
+    """Return the error for approvers of whom nobody can answer, with each one's reason."""
+    return SecondFactorError(f"none of the approvers can approve: {'; '.join(reasons)}")

@@ -11,6 +11,8 @@ from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.arguments import (
     WEEK,
+    no_possible_approver,
+    no_second_factor,
     require_approvers,
     require_lifetime,
     require_seconds,
@@ -22,7 +24,6 @@ from pipelit_agents.errors import (
     AccountError,
     ApprovalNotFound,
     NotPermitted,
-    SecondFactorError,
     UserInactive,
 )
 from pipelit_agents.identity.acting import acting_person
@@ -311,13 +312,13 @@ class Approvals:
             try:
                 self._people.require_active(name)
                 able = able or self._people.has_factor(name)
-                problems.append(f"{name!r} has no second factor: pipelit-agents mfa enroll {name}")
+                problems.append(no_second_factor(name))
             except AccountError as error:
                 if not isinstance(error, UserInactive):
                     raise
                 problems.append(str(error))
         if not able:
-            raise SecondFactorError(f"none of the approvers can approve: {'; '.join(problems)}")
+            raise no_possible_approver(problems)
 
 
 def _identifier(value: object) -> str:
