@@ -3,10 +3,7 @@
 The serializer encrypts what a checkpointer passes to it, and authenticates only the kind of a
 value: such a value can be moved to any position of the same kind. The saver also encrypts what
 checkpointers write without their serializer (metadata, and the plain values that PostgresSaver
-stores as JSON). It binds everything to its checkpoint key: a value to thread, namespace, channel
-and version; a task's write also to task and checkpoint; metadata to its checkpoint. The metadata
-includes what LangGraph uses to decide what runs next: parent, versions, and which channels have a
-value. Data that was written, moved or changed without the key is refused.
+stores as JSON), and binds everything to its checkpoint key; see ``cipher.py``.
 
 These stay in clear: the ids of threads, checkpoints and tasks, the names of nodes and channels,
 versions, times and sizes. An attacker who can write to the database can still:
@@ -22,8 +19,6 @@ versions, times and sizes. An attacker who can write to the database can still:
 
 from __future__ import annotations
 
-import hmac
-import json
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -36,8 +31,8 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
-from hashlib import sha256
-from typing import Any, Final, NoReturn
+from dataclasses import replace
+from typing import Any, NoReturn, TypeAlias, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -47,22 +42,16 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
-    get_checkpoint_metadata,
 )
-from langgraph.checkpoint.serde.types import TASKS
 
-from pipelit_agents.checkpoints.serializer import SealedSerializer, refuse_open_secrets
+from pipelit_agents.checkpoints.cipher import CLEAR_FIELDS, CheckpointCipher, ids_of
+from pipelit_agents.checkpoints.serializer import SealedSerializer
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.sealing.keyring import Keyring
-from pipelit_agents.sealing.purposes import CHECKPOINT_METADATA
 
 __all__ = ["SealedSaver"]
-_METADATA_KEY: Final = "pipelit_sealed"
-# LangGraph writes and reads these fields of the metadata itself.
-_CLEAR_FIELDS: Final = ("source", "step", "parents", "run_id", "counters_since_delta_snapshot")
-_ROUTING_KEYS: Final = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
-# A checkpoint also has its values, and ``pending_sends``, which savers add when they read.
-_DIGEST_FIELDS: Final = ("v", "ts", "id", "channel_versions", "versions_seen", "updated_channels")
+
+AnySaver: TypeAlias = BaseCheckpointSaver[Any]
 
 
 class SealedSaver(BaseCheckpointSaver[Any]):
@@ -91,27 +80,26 @@ class SealedSaver(BaseCheckpointSaver[Any]):
 
     def __init__(
         self,
-        saver: BaseCheckpointSaver[Any],
+        saver: AnySaver,
         keyring: Keyring | Callable[[], Keyring],
         *,
         clear_metadata: Sequence[str] = (),
     ) -> None:
-        clear = (*_CLEAR_FIELDS, *clear_metadata)
+        clear = (*CLEAR_FIELDS, *clear_metadata)
         if not isinstance(saver, BaseCheckpointSaver):
             raise TypeError(
                 "saver must be a checkpointer, for example SqliteSaver(connection), not "
                 f"{saver!r:.80}"
             )
         if isinstance(saver, SealedSaver):
-            clear, saver = (*saver._clear, *clear_metadata), saver._saver
+            clear, saver = (*saver._cipher.clear, *clear_metadata), saver._saver
         serde = SealedSerializer.over(saver.serde, keyring)
         super().__init__(serde=serde)
-        self._clear: tuple[str, ...] = clear
-        self._use(copy(saver), serde)
+        self._use(copy(saver), CheckpointCipher(serde, clear))
 
-    def _use(self, saver: BaseCheckpointSaver[Any], serde: Any) -> None:
-        self._saver = saver
-        self._saver.serde = self.serde = self._encrypting = serde
+    def _use(self, saver: AnySaver, cipher: CheckpointCipher) -> None:
+        self._saver, self._cipher = saver, cipher
+        self._saver.serde = self.serde = cipher.serializer
 
     def __getattr__(self, name: str) -> Any:
         # While a copy is being made, _saver isn't set yet.
@@ -120,11 +108,11 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         return getattr(self._saver, name)
 
     @property
-    def config_specs(self) -> list[Any]:
+    def config_specs(self) -> list[object]:
         """The configuration options of the other checkpointer."""
         return self._saver.config_specs
 
-    def get_next_version(self, current: Any, channel: None) -> Any:
+    def get_next_version(self, current: object, channel: None) -> object:
         """Return the next version of a channel, as the other checkpointer does."""
         return self._saver.get_next_version(current, channel)
 
@@ -132,7 +120,9 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         """Return a copy that may rebuild more types, like any checkpointer."""
         made = copy(self)
         saver = self._saver.with_allowlist(extra_allowlist)
-        made._use(saver, saver.serde)
+        # A copy of the serializer that this saver gave to the other one.
+        serde = cast(SealedSerializer, saver.serde)
+        made._use(saver, replace(self._cipher, serializer=serde))
         return made
 
     def put(
@@ -143,7 +133,8 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Write a checkpoint."""
-        return self._saver.put(*self._encrypted(config, checkpoint, metadata), new_versions)
+        encrypted = self._cipher.encrypt(config, checkpoint, metadata)
+        return self._saver.put(*encrypted, new_versions)
 
     async def aput(
         self,
@@ -153,29 +144,32 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """As :meth:`put`."""
-        return await self._saver.aput(*self._encrypted(config, checkpoint, metadata), new_versions)
+        return await self._saver.aput(
+            *self._cipher.encrypt(config, checkpoint, metadata), new_versions
+        )
 
     def put_writes(
         self,
         config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
+        writes: Sequence[tuple[str, object]],
         task_id: str,
         task_path: str = "",
     ) -> None:
         """Store what a task has written so far."""
-        self._saver.put_writes(*self._encrypted_writes(config, writes, task_id), task_id, task_path)
+        self._saver.put_writes(
+            *self._cipher.encrypt_writes(config, writes, task_id), task_id, task_path
+        )
 
     async def aput_writes(
         self,
         config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
+        writes: Sequence[tuple[str, object]],
         task_id: str,
         task_path: str = "",
     ) -> None:
         """As :meth:`put_writes`."""
-        await self._saver.aput_writes(
-            *self._encrypted_writes(config, writes, task_id), task_id, task_path
-        )
+        encrypted = self._cipher.encrypt_writes(config, writes, task_id)
+        await self._saver.aput_writes(*encrypted, task_id, task_path)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Read a checkpoint.
@@ -186,19 +180,19 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         """
         with _reading([_description(config)]):
             found = self._saver.get_tuple(config)
-            return found and self._decrypted(found)
+            return found and self._cipher.decrypt(found)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """As :meth:`get_tuple`."""
         with _reading([_description(config)]):
             found = await self._saver.aget_tuple(config)
-            return found and self._decrypted(found)
+            return found and self._cipher.decrypt(found)
 
     def list(
         self,
         config: RunnableConfig | None,
         *,
-        filter: dict[str, Any] | None = None,  # noqa: A002 - the base class calls it so
+        filter: dict[str, object] | None = None,  # noqa: A002 - the base class calls it so
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
@@ -219,14 +213,14 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         with _closing(found), _reading(where := ["the first checkpoint of the list"]):
             for each in found:
                 where[0] = _description(each.config)
-                yield self._decrypted(each)
+                yield self._cipher.decrypt(each)
                 where[0] = f"the checkpoint that is listed after {where[0]}"
 
     async def alist(
         self,
         config: RunnableConfig | None,
         *,
-        filter: dict[str, Any] | None = None,  # noqa: A002 - the base class calls it so
+        filter: dict[str, object] | None = None,  # noqa: A002 - the base class calls it so
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
@@ -237,7 +231,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
             with _reading(where := ["the first checkpoint of the list"]):
                 async for each in found:
                     where[0] = _description(each.config)
-                    yield self._decrypted(each)
+                    yield self._cipher.decrypt(each)
                     where[0] = f"the checkpoint that is listed after {where[0]}"
 
     def get_delta_channel_history(
@@ -246,7 +240,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         """Return the stored changes of channels, like any checkpointer."""
         with _reading([_description(config)]):
             found = self._saver.get_delta_channel_history(config=config, channels=channels)
-            return self._decrypted_history(config, found)
+            return self._cipher.decrypt_history(config, found)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -254,7 +248,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         """As :meth:`get_delta_channel_history`."""
         with _reading([_description(config)]):
             found = await self._saver.aget_delta_channel_history(config=config, channels=channels)
-            return self._decrypted_history(config, found)
+            return self._cipher.decrypt_history(config, found)
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete a thread."""
@@ -295,162 +289,22 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         """As :meth:`prune`."""
         await self._saver.aprune(thread_ids, strategy=strategy)
 
-    def _encrypted(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
-    ) -> tuple[RunnableConfig, Checkpoint, CheckpointMetadata]:
-        refuse_open_secrets([checkpoint["channel_values"], metadata])
-        thread, ns, parent = _ids(config)
-        encrypted: Any = {**checkpoint}
-        versions = checkpoint["channel_versions"]
-        encrypted["channel_values"] = values = {
-            name: self._boxed(value, [versions.get(name)], "value", thread, ns, name)
-            for name, value in checkpoint["channel_values"].items()
-        }
-        if sends := encrypted.get("pending_sends"):
-            encrypted["pending_sends"] = [
-                self._boxed(each, [], "write", thread, ns, TASKS) for each in sends
-            ]
-        # The checkpointer would copy the configuration's configurable and metadata in clear.
-        full: dict[str, Any] = {**get_checkpoint_metadata(config, metadata)}
-        names = sorted(values.keys() & versions.keys())
-        kind, token = self._encrypting._encrypt(
-            [_digest(checkpoint), parent, names, full],
-            _metadata_purpose(thread, ns, checkpoint["id"]),
-        )
-        clear: Any = {name: full[name] for name in self._clear if name in full}
-        clear[_METADATA_KEY] = f"{kind} {token.decode('ascii')}"
-        return _routing_config(config), encrypted, clear
-
-    def _decrypted(self, found: CheckpointTuple) -> CheckpointTuple:
-        thread, ns, checkpoint_id = _ids(found.config)
-        clear: Any = dict(found.metadata)
-        kind, _, token = str(clear.pop(_METADATA_KEY, "")).partition(" ")
-        if not token:
-            raise UnsealError(
-                "it was not written by a SealedSaver, or was put there. Start a new thread, or "
-                "read it with the checkpointer that wrote it"
-            )
-        digest, parent, names, full = self._encrypting._decrypt(
-            (kind, token.encode()), _metadata_purpose(thread, ns, checkpoint_id)
-        )
-        decrypted: Any = {**found.checkpoint}
-        versions, values = decrypted["channel_versions"], decrypted["channel_values"]
-        # A missing parent is fine, because pruning removes parents. So are additional values: a
-        # removed channel, or one that stores changes, keeps the value of an older version.
-        if (
-            decrypted["id"] != checkpoint_id
-            or _digest(decrypted) != digest
-            or (found.parent_config and _ids(found.parent_config)[2] != parent)
-            or not values.keys() >= {*names}
-            or _as_json(clear) != _as_json({name: full.get(name) for name in clear})
-        ):
-            raise UnsealError("the data stored in clear differs from the encrypted copy")
-        decrypted["channel_values"] = {
-            name: self._unboxed(value, [versions.get(name)], "value", thread, ns, name)
-            for name, value in values.items()
-        }
-        if sends := decrypted.get("pending_sends"):
-            decrypted["pending_sends"] = [
-                self._unboxed(each, [], "write", thread, ns, TASKS) for each in sends
-            ]
-        writes = found.pending_writes and [
-            (task, name, self._unboxed(value, [task, checkpoint_id], "write", thread, ns, name))
-            for task, name, value in found.pending_writes
-        ]
-        return found._replace(checkpoint=decrypted, metadata=full, pending_writes=writes)
-
-    def _encrypted_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str
-    ) -> tuple[RunnableConfig, Sequence[tuple[str, Any]]]:
-        refuse_open_secrets(writes)
-        thread, ns, checkpoint_id = _ids(config)
-        return _routing_config(config), [
-            (name, self._boxed(value, [task_id, checkpoint_id], "write", thread, ns, name))
-            for name, value in writes
-        ]
-
-    def _decrypted_history(
-        self, config: RunnableConfig, found: Mapping[str, DeltaChannelHistory]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        thread, ns, _ = _ids(config)
-        decrypted: dict[str, Any] = {name: {**each} for name, each in found.items()}
-        for name, each in decrypted.items():
-            each["writes"] = [
-                (task, name, self._unboxed(value, [task], "write", thread, ns, name))
-                for task, _, value in each["writes"]
-            ]
-            if "seed" in each:
-                each["seed"] = self._unboxed(each["seed"], [], "value", thread, ns, name)
-        return decrypted
-
-    def _boxed(self, value: Any, at: Sequence[Any], *key: str) -> Any:
-        # PostgresSaver recognizes complete values of a DeltaChannel by this type, and keeps them.
-        if type(value).__name__ == "_DeltaSnapshot":
-            return value._replace(value=self._boxed(value.value, at, *key))
-        # Within a list, a bytearray would be rebuilt as bytes.
-        return [next(self._encrypting._tags(*key)), at, value, isinstance(value, bytearray)]
-
-    def _unboxed(self, box: Any, at: Sequence[Any], *key: str) -> Any:
-        if type(box).__name__ == "_DeltaSnapshot":
-            return box._replace(value=self._unboxed(box.value, at, *key))
-        # The tag occurs only in encrypted data, so this is no JSON that was written without it.
-        if (
-            not isinstance(box, list)
-            or len(box) != 4
-            or not isinstance(box[0], bytes)
-            or not any(hmac.compare_digest(tag, box[0]) for tag in self._encrypting._tags(*key))
-            or box[1][: len(at)] != at
-        ):
-            raise UnsealError(f"the value of {key[-1]!r:.80} was not encrypted for this checkpoint")
-        return bytearray(box[2]) if box[3] else box[2]
-
-    def _require_clear(self, wanted: Mapping[str, Any] | None) -> None:
-        for name in (wanted or {}).keys() - {*self._clear}:
+    def _require_clear(self, wanted: Mapping[str, object] | None) -> None:
+        for name in (wanted or {}).keys() - {*self._cipher.clear}:
             raise ConfigurationError(
                 f"checkpoints can't be filtered by {name!r}: it is encrypted. Add it to "
                 "clear_metadata of the SealedSaver, for checkpoints written from then on"
             )
 
 
-def _routing_config(config: RunnableConfig) -> RunnableConfig:
-    configurable = {
-        name: value
-        for name, value in config["configurable"].items()
-        if name in _ROUTING_KEYS or name.startswith("__")
-    }
-    return {"configurable": configurable}
-
-
-def _ids(config: RunnableConfig) -> tuple[str, str, str]:
-    found = config["configurable"]
-    ns, checkpoint = found.get("checkpoint_ns"), found.get("checkpoint_id")
-    return str(found["thread_id"]), str(ns or ""), str(checkpoint or "")
-
-
 def _description(config: RunnableConfig) -> str:
-    thread, _, checkpoint = _ids(config)
+    thread, _, checkpoint = ids_of(config)
     which = f"checkpoint {checkpoint!r:.80}" if checkpoint else "the newest checkpoint"
     return f"{which} of thread {thread!r:.80}"
 
 
-def _metadata_purpose(*ids: str) -> str:
-    return f"{CHECKPOINT_METADATA} {_canonical(ids).decode('ascii')}"
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, default=str).encode("ascii")
-
-
-def _digest(checkpoint: Mapping[str, Any]) -> str:
-    return sha256(_canonical({name: checkpoint.get(name) for name in _DIGEST_FIELDS})).hexdigest()
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(_canonical(value))
-
-
 @contextmanager
-def _closing(found: Iterator[Any]) -> Iterator[None]:
+def _closing(found: Iterator[object]) -> Iterator[None]:
     """Close an iterator at the end if it is a generator; a saver may return any iterator."""
     try:
         yield
@@ -460,7 +314,7 @@ def _closing(found: Iterator[Any]) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _aclosing(found: AsyncIterator[Any]) -> AsyncIterator[None]:
+async def _aclosing(found: AsyncIterator[object]) -> AsyncIterator[None]:
     """As :func:`_closing`."""
     try:
         yield

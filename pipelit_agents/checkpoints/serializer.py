@@ -82,7 +82,7 @@ class SealedSerializer(JsonPlusSerializer):
         vars(made).update(vars(serde))
         return made
 
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+    def dumps_typed(self, obj: object) -> tuple[str, bytes]:
         """Serialize and encrypt a value."""
         return self._encrypt(obj, CHECKPOINT_VALUE)
 
@@ -95,7 +95,7 @@ class SealedSerializer(JsonPlusSerializer):
         """
         return self._decrypt(data, CHECKPOINT_VALUE)
 
-    def _encrypt(self, obj: Any, purpose: str) -> tuple[str, bytes]:
+    def _encrypt(self, obj: object, purpose: str) -> tuple[str, bytes]:
         kind, data = super().dumps_typed(obj)
         return kind + _KIND_SUFFIX, self._keys().seal(data, f"{purpose}:{kind}").encode("ascii")
 
@@ -132,7 +132,7 @@ class SealedSerializer(JsonPlusSerializer):
         return "SealedSerializer()"
 
 
-def refuse_open_secrets(values: Any) -> None:
+def refuse_open_secrets(values: object) -> None:
     """Raise ``SecretLeakError`` if values to save contain a secret that is open here."""
     # A node that updates a graph's state directly bypasses the guards around the node.
     if (scope := current_scope()) is not None:

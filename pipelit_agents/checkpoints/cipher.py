@@ -1,0 +1,230 @@
+"""Encrypt checkpoints, metadata and writes, each bound to its checkpoint key.
+
+A value is bound to thread, namespace, channel and version; a task's write also to task and
+checkpoint; metadata to its checkpoint. The metadata includes what LangGraph uses to decide what
+runs next: parent, versions, and which channels have a value. Data that was written, moved or
+changed without the key is refused.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Protocol, TypeGuard, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_checkpoint_metadata,
+)
+from langgraph.checkpoint.serde.types import TASKS
+
+from pipelit_agents.checkpoints.serializer import SealedSerializer, refuse_open_secrets
+from pipelit_agents.errors import UnsealError
+from pipelit_agents.sealing.purposes import CHECKPOINT_METADATA
+
+__all__ = ["CLEAR_FIELDS", "CheckpointCipher", "ids_of"]
+
+# LangGraph writes and reads these fields of the metadata itself.
+CLEAR_FIELDS: Final = ("source", "step", "parents", "run_id", "counters_since_delta_snapshot")
+_METADATA_KEY: Final = "pipelit_sealed"
+_ROUTING_KEYS: Final = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
+# A checkpoint also has its values, and ``pending_sends``, which savers add when they read.
+_DIGEST_FIELDS: Final = ("v", "ts", "id", "channel_versions", "versions_seen", "updated_channels")
+
+
+class _ReadCheckpoint(Checkpoint, total=False):
+    pending_sends: list[object]
+
+
+class _DeltaSnapshot(Protocol):
+    """A complete value of a ``DeltaChannel``; LangGraph has no public name for it."""
+
+    value: object
+
+    def _replace(self, *, value: object) -> _DeltaSnapshot: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointCipher:
+    """Encrypts and decrypts what a checkpointer stores.
+
+    Attributes:
+        serializer: Serializes and encrypts the metadata, and makes the tags of values.
+        clear: Names of metadata that are also stored in clear.
+    """
+
+    serializer: SealedSerializer
+    clear: tuple[str, ...]
+
+    def encrypt(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+    ) -> tuple[RunnableConfig, Checkpoint, CheckpointMetadata]:
+        """Encrypt a checkpoint and its metadata, and return the arguments for ``put``.
+
+        Raises:
+            SecretLeakError: They contain a secret that is open here.
+        """
+        refuse_open_secrets([checkpoint["channel_values"], metadata])
+        thread, ns, parent = ids_of(config)
+        encrypted = cast(_ReadCheckpoint, {**checkpoint})
+        versions = checkpoint["channel_versions"]
+        encrypted["channel_values"] = values = {
+            name: self._boxed(value, [versions.get(name)], "value", thread, ns, name)
+            for name, value in checkpoint["channel_values"].items()
+        }
+        if sends := encrypted.get("pending_sends"):
+            encrypted["pending_sends"] = [
+                self._boxed(each, [], "write", thread, ns, TASKS) for each in sends
+            ]
+        # The checkpointer would copy the configuration's configurable and metadata in clear.
+        full: dict[str, object] = {**get_checkpoint_metadata(config, metadata)}
+        names = sorted(values.keys() & versions.keys())
+        kind, token = self.serializer._encrypt(
+            [_digest(checkpoint), parent, names, full],
+            _metadata_purpose(thread, ns, checkpoint["id"]),
+        )
+        clear: dict[str, object] = {name: full[name] for name in self.clear if name in full}
+        clear[_METADATA_KEY] = f"{kind} {token.decode('ascii')}"
+        return _routing_config(config), encrypted, cast(CheckpointMetadata, clear)
+
+    def decrypt(self, found: CheckpointTuple) -> CheckpointTuple:
+        """Decrypt what was read for a checkpoint.
+
+        Raises:
+            UnsealError: It was not written for this checkpoint by a ``SealedSaver``, or was
+                changed.
+        """
+        thread, ns, checkpoint_id = ids_of(found.config)
+        clear: dict[str, object] = dict(found.metadata)
+        kind, _, token = str(clear.pop(_METADATA_KEY, "")).partition(" ")
+        if not token:
+            raise UnsealError(
+                "it was not written by a SealedSaver, or was put there. Start a new thread, or "
+                "read it with the checkpointer that wrote it"
+            )
+        digest, parent, names, full = self.serializer._decrypt(
+            (kind, token.encode()), _metadata_purpose(thread, ns, checkpoint_id)
+        )
+        decrypted = cast(_ReadCheckpoint, {**found.checkpoint})
+        versions, values = decrypted["channel_versions"], decrypted["channel_values"]
+        # A missing parent is fine, because pruning removes parents. So are additional values: a
+        # removed channel, or one that stores changes, keeps the value of an older version.
+        if (
+            decrypted["id"] != checkpoint_id
+            or _digest(decrypted) != digest
+            or (found.parent_config and ids_of(found.parent_config)[2] != parent)
+            or not values.keys() >= {*names}
+            or _as_json(clear) != _as_json({name: full.get(name) for name in clear})
+        ):
+            raise UnsealError("the data stored in clear differs from the encrypted copy")
+        decrypted["channel_values"] = {
+            name: self._unboxed(value, [versions.get(name)], "value", thread, ns, name)
+            for name, value in values.items()
+        }
+        if sends := decrypted.get("pending_sends"):
+            decrypted["pending_sends"] = [
+                self._unboxed(each, [], "write", thread, ns, TASKS) for each in sends
+            ]
+        writes = found.pending_writes and [
+            (task, name, self._unboxed(value, [task, checkpoint_id], "write", thread, ns, name))
+            for task, name, value in found.pending_writes
+        ]
+        return found._replace(checkpoint=decrypted, metadata=full, pending_writes=writes)
+
+    def encrypt_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, object]], task_id: str
+    ) -> tuple[RunnableConfig, Sequence[tuple[str, object]]]:
+        """Encrypt a task's writes, and return the arguments for ``put_writes``.
+
+        Raises:
+            SecretLeakError: They contain a secret that is open here.
+        """
+        refuse_open_secrets(writes)
+        thread, ns, checkpoint_id = ids_of(config)
+        return _routing_config(config), [
+            (name, self._boxed(value, [task_id, checkpoint_id], "write", thread, ns, name))
+            for name, value in writes
+        ]
+
+    def decrypt_history(
+        self, config: RunnableConfig, found: Mapping[str, DeltaChannelHistory]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Decrypt the stored changes of channels.
+
+        Raises:
+            UnsealError: A value was not encrypted for this thread and channel.
+        """
+        thread, ns, _ = ids_of(config)
+        decrypted: dict[str, DeltaChannelHistory] = {name: {**each} for name, each in found.items()}
+        for name, each in decrypted.items():
+            each["writes"] = [
+                (task, name, self._unboxed(value, [task], "write", thread, ns, name))
+                for task, _, value in each["writes"]
+            ]
+            if "seed" in each:
+                each["seed"] = self._unboxed(each["seed"], [], "value", thread, ns, name)
+        return decrypted
+
+    def _boxed(self, value: object, at: Sequence[object], *key: str) -> object:
+        # PostgresSaver recognizes complete values of a DeltaChannel by this type, and keeps them.
+        if _is_delta_snapshot(value):
+            return value._replace(value=self._boxed(value.value, at, *key))
+        # Within a list, a bytearray would be rebuilt as bytes.
+        return [next(self.serializer._tags(*key)), at, value, isinstance(value, bytearray)]
+
+    def _unboxed(self, box: object, at: Sequence[object], *key: str) -> object:
+        if _is_delta_snapshot(box):
+            return box._replace(value=self._unboxed(box.value, at, *key))
+        # The tag occurs only in encrypted data, so this is no JSON that was written without it.
+        if (
+            not isinstance(box, list)
+            or len(box) != 4
+            or not isinstance(box[0], bytes)
+            or not any(hmac.compare_digest(tag, box[0]) for tag in self.serializer._tags(*key))
+            or box[1][: len(at)] != at
+        ):
+            raise UnsealError(f"the value of {key[-1]!r:.80} was not encrypted for this checkpoint")
+        return bytearray(box[2]) if box[3] else box[2]
+
+
+def _is_delta_snapshot(value: object) -> TypeGuard[_DeltaSnapshot]:
+    return type(value).__name__ == "_DeltaSnapshot"
+
+
+def _routing_config(config: RunnableConfig) -> RunnableConfig:
+    configurable = {
+        name: value
+        for name, value in config["configurable"].items()
+        if name in _ROUTING_KEYS or name.startswith("__")
+    }
+    return {"configurable": configurable}
+
+
+def ids_of(config: RunnableConfig) -> tuple[str, str, str]:
+    """Return the ids of thread, namespace and checkpoint in a configuration."""
+    found = config["configurable"]
+    ns, checkpoint = found.get("checkpoint_ns"), found.get("checkpoint_id")
+    return str(found["thread_id"]), str(ns or ""), str(checkpoint or "")
+
+
+def _metadata_purpose(*ids: str) -> str:
+    return f"{CHECKPOINT_METADATA} {_canonical(ids).decode('ascii')}"
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, default=str).encode("ascii")
+
+
+def _digest(checkpoint: Mapping[str, object]) -> str:
+    return sha256(_canonical({name: checkpoint.get(name) for name in _DIGEST_FIELDS})).hexdigest()
+
+
+def _as_json(value: object) -> object:
+    return json.loads(_canonical(value))
