@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Final, TypeGuard, cast
 
 import langgraph.errors
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -21,8 +21,9 @@ from langgraph.types import Interrupt
 
 from pipelit_agents.errors import PayloadError
 
-from .codec import Acceptance, read_state, state_to_bytes
-from .values import Known
+from .codec import read_state, state_to_bytes
+from .messages import Acceptance
+from .objects import Known
 
 __all__ = [
     "INTERRUPTS",
@@ -87,8 +88,9 @@ def rebuilt_interrupt(
     """
     held = _interrupts_of(error)
     read = read_state(interrupts_to_bytes(error), limit=limit, known=known, accept=accept)
+    contents = cast(list[dict[str, object]], read.value)
     rebuilt = []
-    for position, (each, content) in enumerate(zip(held, read.value, strict=True)):
+    for position, (each, content) in enumerate(zip(held, contents, strict=True)):
         schema = content.get("response_schema")
         if schema is not None and type(schema) is not dict:
             raise PayloadError("an interrupt's response_schema isn't a JSON Schema")
@@ -101,7 +103,7 @@ def rebuilt_interrupt(
     return GraphInterrupt(tuple(rebuilt))
 
 
-def child_answers(configurable: Mapping[str, Any], seed: bytes) -> dict[str, Any]:
+def child_answers(configurable: Mapping[str, object], seed: bytes) -> dict[str, object]:
     """Return the keys with a child's interrupt answers, for its configuration.
 
     The answers are under the child's own ids. :data:`RENAMED` holds a function that maps such an id
@@ -111,7 +113,7 @@ def child_answers(configurable: Mapping[str, Any], seed: bytes) -> dict[str, Any
         configurable: The ``configurable`` of the parent's node.
         seed: The secret of the child's task.
     """
-    renamed = {RENAMED: partial(_displayed_id, seed)}
+    renamed: dict[str, object] = {RENAMED: partial(_displayed_id, seed)}
     resumed = configurable.get(RESUMED)
     if not isinstance(resumed, Mapping):
         return renamed
@@ -124,7 +126,7 @@ def child_answers(configurable: Mapping[str, Any], seed: bytes) -> dict[str, Any
     return renamed | {RESUMED: {**resumed, **answers}}
 
 
-def _displayed_id(seed: bytes, identifier: Any) -> str:
+def _displayed_id(seed: bytes, identifier: object) -> str:
     return _permuted(identifier, seed) if is_interrupt_id(identifier) else ""
 
 
@@ -139,7 +141,7 @@ def asking_agent(interrupt: Interrupt) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _interrupts_of(error: BaseException) -> list[Any]:
+def _interrupts_of(error: BaseException) -> list[Interrupt]:
     # A static breakpoint has no interrupts.
     held = error.args[0] if error.args else ()
     if type(held) not in (tuple, list) or any(type(each) is not Interrupt for each in held):
@@ -147,7 +149,7 @@ def _interrupts_of(error: BaseException) -> list[Any]:
     return list(held)
 
 
-def _parent_id(identifier: Any, seed: bytes, position: int) -> str:
+def _parent_id(identifier: object, seed: bytes, position: int) -> str:
     if is_interrupt_id(identifier):
         return _permuted(identifier, seed)
     # Such an id can't be resumed, but each interrupt needs a different one.
@@ -155,7 +157,7 @@ def _parent_id(identifier: Any, seed: bytes, position: int) -> str:
     return hashlib.sha256(label).hexdigest()[:32]
 
 
-def is_interrupt_id(identifier: Any) -> bool:
+def is_interrupt_id(identifier: object) -> TypeGuard[str]:
     """Return whether a value has the form of an interrupt's id."""
     return type(identifier) is str and _ID.fullmatch(identifier) is not None
 

@@ -23,7 +23,8 @@ from langchain_core.messages import BaseMessage
 from langgraph.pregel import Pregel
 from pydantic import BaseModel, TypeAdapter
 
-from .values import Known, KnownClass, class_name, is_carried, is_secret, object_form
+from .objects import Known, KnownClass, class_name, is_secret, object_form
+from .values import is_carried
 
 __all__ = ["known_classes", "known_inputs", "known_outputs", "uncarried_outputs"]
 

@@ -26,17 +26,13 @@ from pipelit_agents.identity.agent import home_of
 from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof, derive_challenge
 
 from ..child import ANYONE, DEPTH, UNLIMITED, VerifiedChild
-from ..codec import (
-    Acceptance,
-    Read,
-    read_state,
-    sent_messages,
-)
+from ..codec import Read, read_state, sent_messages
 from ..envelope import Envelope, SpawnRequest
 from ..interrupts import child_answers, rebuilt_interrupt
+from ..messages import Acceptance
+from ..objects import Known
 from ..remote import RemoteChild, ServerUnauthorized, UnexpectedStatus, Unreachable
 from ..schemas import known_outputs
-from ..values import Known
 from .calls import without_resume_value
 from .isolation import (
     PARENT_ERRORS,

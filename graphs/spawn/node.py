@@ -29,11 +29,7 @@ from pipelit_agents.errors import (
 )
 
 from ..child import Step, VerifiedChild
-from ..codec import (
-    DEFAULT_MESSAGES,
-    Acceptance,
-    required_kinds,
-)
+from ..messages import DEFAULT_MESSAGES, Acceptance, required_kinds
 from ..remote import RemoteChild, from_remote_graph
 from ..schemas import known_classes
 from .bound import bound_node

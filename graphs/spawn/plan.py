@@ -15,10 +15,8 @@ from pipelit_agents.errors import (
     SpawnError,
 )
 
-from ..codec import (
-    Acceptance,
-    state_to_bytes,
-)
+from ..codec import state_to_bytes
+from ..messages import Acceptance
 from .forms import code_of, form_of
 from .results import MAX_LISTED_FAILURES, Order, ProofKind, SpawnResult, make_result
 

@@ -15,9 +15,7 @@ from pipelit_agents import Verification
 from pipelit_agents.protocol.binding import PERIOD
 
 from ..child import MAX_ERROR_TEXT
-from ..codec import (
-    Read,
-)
+from ..codec import Read
 from ..remote import RemoteChild
 
 __all__ = ["SpawnResult", "SpawnTask"]

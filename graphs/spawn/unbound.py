@@ -15,10 +15,7 @@ from pipelit_agents.errors import (
 )
 
 from ..child import GraphStep, Step
-from ..codec import (
-    state_from_bytes,
-    state_to_bytes,
-)
+from ..codec import state_from_bytes, state_to_bytes
 from ..schemas import known_inputs
 from .attempts import acontained, contained
 from .containment import Containment

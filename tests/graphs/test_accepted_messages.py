@@ -34,7 +34,8 @@ from typing_extensions import TypedDict
 from pipelit_agents import Agent
 from pipelit_agents.errors import PayloadError
 from pipelit_agents.graphs import spawn_and_await, verified_child
-from pipelit_agents.graphs.codec import MARK, Acceptance, read_state, required_kinds, state_to_bytes
+from pipelit_agents.graphs.codec import MARK, read_state, state_to_bytes
+from pipelit_agents.graphs.messages import Acceptance, required_kinds
 from pipelit_agents.graphs.schemas import known_classes
 
 CALL = {"name": "pay", "args": {"to": "mallory"}, "id": "1", "type": "tool_call"}

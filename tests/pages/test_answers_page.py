@@ -8,7 +8,7 @@ import pytest
 from paths import ROOT
 
 from pipelit_agents import Pipelit
-from pipelit_agents.graphs.values import _READERS
+from pipelit_agents.graphs.standard import READERS
 
 DOCS = ROOT / "docs"
 
@@ -38,5 +38,5 @@ def test_its_code_prints_what_it_says(
 def test_the_protocol_lists_each_mark() -> None:
     """A child in another language has to know all that may be in a task."""
     page = (DOCS / "protocol.md").read_text()
-    for mark in (*_READERS, "__pipelit_message__", "__pipelit_object__"):
+    for mark in (*READERS, "__pipelit_message__", "__pipelit_object__"):
         assert mark in page

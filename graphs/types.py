@@ -1,0 +1,15 @@
+"""Types that several modules of this building use."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from langgraph.pregel import Pregel
+
+__all__ = ["AnyGraph", "Json"]
+
+# A compiled graph, whatever its state, context, input and output are.
+AnyGraph: TypeAlias = Pregel[Any, Any, Any, Any]
+
+# A value that JSON can represent, as `decode` returns it.
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
