@@ -7,14 +7,13 @@ its start, but a code must be verified only once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.channels import EphemeralValue
 from langgraph.graph import END, START, StateGraph
-from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
@@ -37,6 +36,8 @@ from pipelit_agents.errors import (
     VerificationError,
 )
 
+from .types import AnyStateGraph
+
 __all__ = ["Approval", "approval_digest", "approve_with_totp"]
 
 QUESTION: Final = "pipelit.approval"
@@ -48,7 +49,7 @@ _ANSWER_FORM: Final = (
 )
 _REJECTED: Final = "the code was not accepted; wait for the next one"
 
-Reason = str | Callable[[Any], Any]
+Reason: TypeAlias = str | Callable[[Any], object]
 
 
 class Approval(TypedDict):
@@ -74,7 +75,7 @@ class Approval(TypedDict):
 
 
 class _Displayed(TypedDict):
-    shown: Any
+    shown: object
     digest: str
 
 
@@ -87,7 +88,7 @@ class _State(_Displayed, _Requested, total=False):
     # Only the first step reads it, so it isn't stored.
     state: Annotated[Any, EphemeralValue(Any)]
     error: str
-    answer: Any
+    answer: object
     approval: Approval
 
 
@@ -175,7 +176,7 @@ def approve_with_totp(
         request = pipelit.approvals.request(state["shown"], approvers=names, expires_in=expires_in)
         return _Requested(id=request.id, expires_at=request.expires_at.isoformat())
 
-    def ask(state: _State) -> dict[str, Any]:
+    def ask(state: _State) -> dict[str, object]:
         question = {
             "type": QUESTION,
             "id": state.get("id"),
@@ -187,7 +188,7 @@ def approve_with_totp(
         }
         return {"answer": interrupt(question)}
 
-    def check(state: _State) -> Command[Any]:
+    def check(state: _State) -> Command[str]:
         try:
             answer = _read(state["answer"], names, state.get("id", ""))
             _require_same_request(pipelit, state, names)
@@ -210,7 +211,7 @@ def approve_with_totp(
         )
         return Command(goto=END, update={"approval": approval})
 
-    async def acheck(state: _State) -> Command[Any]:
+    async def acheck(state: _State) -> Command[str]:
         return await asyncio.to_thread(check, state)
 
     builder = StateGraph(_State, output_schema=_Output)
@@ -227,7 +228,7 @@ def approve_with_totp(
     return ApprovalGraph(**vars(builder.compile(name="approve_with_totp")))
 
 
-class ApprovalGraph(CompiledStateGraph[Any, Any, Any, Any]):
+class ApprovalGraph(AnyStateGraph):
     """The compiled node. Create one with :func:`approve_with_totp`.
 
     Args:
@@ -238,16 +239,26 @@ class ApprovalGraph(CompiledStateGraph[Any, Any, Any, Any]):
         state_graph.pop("_serde_allowlist", None)
         super().__init__(**state_graph)
 
-    def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
+    def stream(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> Iterator[Any]:
         """Stream as LangGraph does, and pass the whole input state to ``reason``."""
         return super().stream(_wrap_input(input), config, **options)
 
-    def astream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
+    def astream(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Any]:
         """Async form of :meth:`stream`."""
         return super().astream(_wrap_input(input), config, **options)
 
 
-def _wrap_input(state: Any) -> Any:
+def _wrap_input(state: object) -> object:
     return state if state is None or isinstance(state, Command) else {"state": state}
 
 
@@ -280,7 +291,7 @@ class _Answer(NamedTuple):
         return pipelit.approvals.decide(self.id, self.username, self.code or "")
 
 
-def _read(answer: Any, approvers: Sequence[str], identifier: str) -> _Answer:
+def _read(answer: object, approvers: Sequence[str], identifier: str) -> _Answer:
     fields = dict(answer) if isinstance(answer, Mapping) else {}
     denies = fields.get("deny") is True
     known = (

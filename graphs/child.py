@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from typing import Any, Final, Literal, cast
 
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.graph import Graph
 from langgraph.channels import EphemeralValue, LastValue
 from langgraph.errors import GraphBubbleUp
@@ -18,29 +17,24 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
 from pipelit_agents._threads import aside
-from pipelit_agents.errors import (
-    AccountError,
-    PayloadError,
-    ProofRejected,
-    RequestRefused,
-    UserNotFound,
-)
-from pipelit_agents.identity.agent import home_of
-from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof
+from pipelit_agents.errors import PayloadError, RequestRefused
+from pipelit_agents.protocol.binding import Challenge, Proof
 from pipelit_agents.protocol.usernames import require_username
 
+from . import admission
+from .admission import ANYONE, AcceptFrom, Anyone
 from .codec import MESSAGE_PARTS, state_from_bytes, state_to_bytes
-from .envelope import Envelope, SpawnRequest
+from .envelope import Envelope, EnvelopeDict, Kind, SpawnRequest
 from .interrupts import INTERRUPTS, interrupts_to_bytes
 from .schemas import known_inputs, uncarried_outputs
+from .steps import GraphStep, Step
+from .types import AnyGraph, Json
 
 __all__ = ["ANYONE", "VerifiedChild", "verified_child"]
 
 MAX_REQUEST_BYTES: Final = 64 * 2**20
 # In characters.
 MAX_ERROR_TEXT: Final = 2000
-# How long a request is valid, in seconds.
-REQUEST_LIFETIME: Final = 60.0
 # LangGraph keeps keys of `configurable` with two leading underscores out of checkpoint metadata.
 DEPTH: Final = "__pipelit_depth"
 # The keys of LangGraph and its server. All others are the caller's, and no proof covers them.
@@ -53,81 +47,17 @@ _INTERRUPT: Final = "__interrupt__"
 _LANGGRAPH_KEYS: Final = frozenset({"thread_id", "run_id", "assistant_id", "graph_id"})
 
 
-class Anyone:
-    """The type of :data:`ANYONE`."""
+class _Binding(TypedDict):
+    """The fields that an answer is bound to, besides challenge and payload."""
 
-    def __repr__(self) -> str:
-        return "ANYONE"
-
-
-ANYONE: Final = Anyone()
-"""For ``accept_from``: the child accepts requests from every caller."""
-
-AcceptFrom = Sequence[str] | Anyone | None
+    verifier: str
+    request: bytes
+    kind: Kind
+    depth: int
+    relation: str | None
 
 
-class Step(RunnableLambda[Any, Any]):
-    """A node's function, run directly as the node.
-
-    ``RunnableLambda`` would add another run to traces and callbacks at each call.
-
-    Args:
-        run: The function.
-        arun: Its async form. None for a function that doesn't block: it is called on the event
-            loop, where LangGraph would use a thread.
-        name: The name of the step.
-    """
-
-    def __init__(self, run: Callable[..., Any], arun: Callable[..., Any] | None, name: str) -> None:
-        super().__init__(run, afunc=arun, name=name)
-        self._run, self._arun = run, arun
-
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **_: Any) -> Any:  # noqa: A002 - the name that LangChain calls it by
-        """Call the function."""
-        return self._run(input, config)
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **_: Any) -> Any:  # noqa: A002 - the name that LangChain calls it by
-        """Call the async form."""
-        return self._run(input, config) if self._arun is None else await self._arun(input, config)
-
-
-class GraphStep(Step):
-    """A step that runs a graph, and exposes it to LangGraph for state and drawing.
-
-    By default LangGraph would use the first graph in the function's closure, which is the enclosing
-    child.
-
-    Args:
-        run: The function.
-        arun: Its async form.
-        graph: The graph that both of them run.
-    """
-
-    def __init__(
-        self, run: Callable[..., Any], arun: Callable[..., Any], graph: Pregel[Any, Any, Any, Any]
-    ) -> None:
-        super().__init__(run, arun, graph.name)
-        self._graph = graph
-
-    @property
-    def deps(self) -> list[Runnable[Any, Any]]:
-        """The graph that the step runs."""
-        return [self._graph]
-
-
-class ChildInput(TypedDict):
-    """The input of a served child."""
-
-    request: dict[str, Any]
-
-
-class ChildOutput(TypedDict):
-    """The output of a served child."""
-
-    envelope: dict[str, Any]
-
-
-class VerifiedChild(Pregel[Any, Any, Any, Any]):
+class VerifiedChild(AnyGraph):
     """A graph that answers spawn requests, each with a proof by its agent.
 
     It is itself a graph that reads ``request`` and writes ``envelope``. Create one with
@@ -144,7 +74,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
     def __init__(
         self,
         *,
-        graph: Pregel[Any, Any, Any, Any],
+        graph: AnyGraph,
         agent: Agent,
         accept_from: AcceptFrom = None,
         leave_out: Collection[str] = (),
@@ -187,7 +117,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
 
     def answer(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
-    ) -> dict[str, Any]:
+    ) -> EnvelopeDict:
         """Run the graph on a request and prove its answer.
 
         Args:
@@ -205,16 +135,16 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         self.check(request)
         return self.work(request, config, control)
 
-    async def aanswer(self, request: SpawnRequest, config: RunnableConfig) -> dict[str, Any]:
+    async def aanswer(self, request: SpawnRequest, config: RunnableConfig) -> EnvelopeDict:
         """Async form of :meth:`answer`."""
         await self.acheck(request)
         return await self.awork(request, config)
 
     def work(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
-    ) -> dict[str, Any]:
+    ) -> EnvelopeDict:
         """Answer a request that was already checked."""
-        kind: Literal["result", "error"] = "result"
+        kind: Kind = "result"
         try:
             payload = self._payload_of(
                 self.graph.invoke(self._graph_input(request), config, control=control)
@@ -225,9 +155,9 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             kind, payload = "error", _failure(error)
         return self.seal(request, kind, payload)
 
-    async def awork(self, request: SpawnRequest, config: RunnableConfig) -> dict[str, Any]:
+    async def awork(self, request: SpawnRequest, config: RunnableConfig) -> EnvelopeDict:
         """Async form of :meth:`work`."""
-        kind: Literal["result", "error"] = "result"
+        kind: Kind = "result"
         try:
             payload = await self._arun(self._graph_input(request), config)
         except GraphBubbleUp as error:
@@ -236,11 +166,11 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             kind, payload = "error", _failure(error)
         return await self.aseal(request, kind, payload)
 
-    def _graph_input(self, request: SpawnRequest) -> Any:
+    def _graph_input(self, request: SpawnRequest) -> object:
         known = known_inputs(self.graph)
         return state_from_bytes(request.payload, limit=MAX_REQUEST_BYTES, known=known)
 
-    async def _arun(self, graph_input: Any, config: RunnableConfig) -> bytes:
+    async def _arun(self, graph_input: object, config: RunnableConfig) -> bytes:
         """Run the graph and return the payload of its output.
 
         This does the work of ``ainvoke`` without the updates that it also streams at each step.
@@ -248,7 +178,8 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         graph = self.graph
         if type(graph).ainvoke is not Pregel.ainvoke:
             return self._payload_of(await graph.ainvoke(graph_input, config))
-        output, interrupted = None, False
+        output: object = None
+        interrupted = False
         values = graph.astream(
             graph_input, config, stream_mode="values", output_keys=graph.output_channels
         )
@@ -256,7 +187,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
             interrupted = interrupted or _is_interrupted(output)
         return self._payload_of(output, interrupted=interrupted)
 
-    def _payload_of(self, output: Any, *, interrupted: bool = False) -> bytes:
+    def _payload_of(self, output: object, *, interrupted: bool = False) -> bytes:
         if interrupted or _is_interrupted(output):
             # A graph on a separate thread doesn't raise its interrupt, and its output is no answer.
             raise RuntimeError(
@@ -279,37 +210,7 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
                 parent's.
         """
         self.check(request)
-        if not self._may_name_relation(request):
-            self.agent.note_refusal(request.parent, "verify.request", "relation of another domain")
-            raise self._refusal()
-        if isinstance(self.accept_from, Anyone):
-            return
-        if identity is not None and identity != request.parent:
-            reason = "sent by another account" if identity else "the server requires no API key"
-            self._note_refusal(request, reason)
-        elif self.agent.spend_request(request.parent, request.challenge):
-            return
-        raise self._refusal()
-
-    def _may_name_relation(self, request: SpawnRequest) -> bool:
-        """Return whether the peering that a request names belongs to its parent.
-
-        Otherwise a domain could obtain answers that are proven under the secret of another domain,
-        or of this one, and replay them there.
-        """
-        peer = self.agent.relation_to(request.parent)
-        if peer is not None:
-            return request.relation == (peer.ours or "")
-        if not request.relation:
-            return True
-        if not isinstance(self.accept_from, Anyone):
-            return False
-        # A child that accepts anyone needs no account of a remote parent. Local parents have one.
-        try:
-            home_of(self.agent).users.get(request.parent)
-        except UserNotFound:
-            return True
-        return False
+        admission.admit(self.agent, self.accept_from, request, identity)
 
     def check(self, request: SpawnRequest) -> None:
         """Check the caller before any node of the graph runs.
@@ -317,68 +218,19 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         Raises:
             RequestRefused: The child doesn't accept the caller, or the request isn't proven.
         """
-        if self.accept_from is None or isinstance(self.accept_from, Anyone):
-            return
-        if request.parent not in self.accept_from or request.proof is None:
-            self._note_refusal(request, "not in accept_from")
-            raise self._refusal()
-        try:
-            self.agent.verify_request(request.proof, **self._proven_fields(request))
-        except ProofRejected:
-            raise self._refusal() from None
+        admission.check(self.agent, self.accept_from, request)
 
     async def acheck(self, request: SpawnRequest) -> None:
         """Async form of :meth:`check`."""
-        if self.accept_from is None or isinstance(self.accept_from, Anyone):
-            return
-        if request.parent not in self.accept_from or request.proof is None:
-            # Not self.check: a subclass may override it and block the package's shared threads.
-            await aside(
-                self.agent.note_refusal, request.parent, "verify.request", "not in accept_from"
-            )
-            raise self._refusal()
-        try:
-            await self.agent.averify_request(request.proof, **self._proven_fields(request))
-        except ProofRejected:
-            raise self._refusal() from None
+        # Not self.check in a thread: a subclass may override it and block the shared threads.
+        await admission.acheck(self.agent, self.accept_from, request)
 
-    def _proven_fields(self, request: SpawnRequest) -> dict[str, Any]:
-        now = self.agent.now()
-        challenge = Challenge(
-            request.challenge,
-            prover=request.parent,
-            verifier=self.agent.username,
-            issued_at=now - REQUEST_LIFETIME + PERIOD,
-            expires_at=now + REQUEST_LIFETIME,
-        )
-        return {
-            "challenge": challenge,
-            "request": request.payload,
-            "depth": request.depth,
-            "answer_relation": request.relation or "",
-        }
-
-    def _note_refusal(self, request: SpawnRequest, reason: str) -> None:
-        # A deactivated agent can't write to the audit. The caller is refused regardless.
-        with suppress(AccountError):
-            self.agent.note_refusal(request.parent, "verify.request", reason)
-
-    def _refusal(self) -> RequestRefused:
-        return RequestRefused(
-            f"{self.agent.username!r} doesn't accept this caller: accept_from doesn't name it, "
-            "or the request isn't proven, or it was used before"
-        )
-
-    def seal(
-        self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
-    ) -> dict[str, Any]:
+    def seal(self, request: SpawnRequest, kind: Kind, payload: bytes) -> EnvelopeDict:
         """Prove an answer to a request, and return an envelope with answer and proof."""
         proof = self.agent.prove(request.challenge, payload, **_binding(request, kind))
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
-    async def aseal(
-        self, request: SpawnRequest, kind: Literal["result", "error"], payload: bytes
-    ) -> dict[str, Any]:
+    async def aseal(self, request: SpawnRequest, kind: Kind, payload: bytes) -> EnvelopeDict:
         """Async form of :meth:`seal`."""
         proof = await self.agent.aprove(request.challenge, payload, **_binding(request, kind))
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
@@ -414,17 +266,17 @@ class VerifiedChild(Pregel[Any, Any, Any, Any]):
         """Async form of :meth:`get_graph`."""
         return await self.graph.aget_graph(config, xray=xray)
 
-    def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+    def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, object]:
         """Return the input schema of the graph that does the work, which tasks have to match."""
         return self.graph.get_input_jsonschema(config)
 
-    def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+    def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, object]:
         """Return the output schema of the graph that does the work, which results match."""
         return self.graph.get_output_jsonschema(config)
 
 
 def verified_child(
-    graph: Pregel[Any, Any, Any, Any],
+    graph: AnyGraph,
     agent: Agent,
     *,
     accept_from: AcceptFrom = None,
@@ -483,7 +335,7 @@ def verified_child(
 
 
 def _serving_step(child: VerifiedChild) -> Step:
-    def read(value: Any) -> SpawnRequest:
+    def read(value: object) -> SpawnRequest:
         if child.accept_from is None:
             raise RequestRefused(
                 f"{child.agent.username!r} is called from outside, and needs accept_from: "
@@ -497,12 +349,12 @@ def _serving_step(child: VerifiedChild) -> Step:
             )
         return SpawnRequest.parse(value, child.agent.username)
 
-    def answer(value: Any, config: RunnableConfig) -> dict[str, Any]:
+    def answer(value: object, config: RunnableConfig) -> dict[str, Json]:
         request = read(value)
         child.admit(request, _caller_identity())
         return _to_wire(child.work(request, _graph_config(config, request, child.graph)))
 
-    async def aanswer(value: Any, config: RunnableConfig) -> dict[str, Any]:
+    async def aanswer(value: object, config: RunnableConfig) -> dict[str, Json]:
         request = read(value)
         await aside(child.admit, request, _caller_identity())
         return _to_wire(await child.awork(request, _graph_config(config, request, child.graph)))
@@ -518,9 +370,7 @@ def _caller_identity() -> str | None:
     return "" if server.user is None else server.user.identity
 
 
-def _graph_config(
-    config: RunnableConfig, request: SpawnRequest, graph: Pregel[Any, Any, Any, Any]
-) -> RunnableConfig:
+def _graph_config(config: RunnableConfig, request: SpawnRequest, graph: AnyGraph) -> RunnableConfig:
     configurable = {
         key: value
         for key, value in config.get("configurable", {}).items()
@@ -538,8 +388,7 @@ def _graph_config(
     return cast(RunnableConfig, graph_config)
 
 
-def _binding(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[str, Any]:
-    # The fields that an answer is bound to, besides challenge and payload.
+def _binding(request: SpawnRequest, kind: Kind) -> _Binding:
     return {
         "verifier": request.parent,
         "request": request.payload,
@@ -549,7 +398,7 @@ def _binding(request: SpawnRequest, kind: Literal["result", "error"]) -> dict[st
     }
 
 
-def _is_interrupted(output: Any) -> bool:
+def _is_interrupted(output: object) -> bool:
     return isinstance(output, dict) and _INTERRUPT in output
 
 
@@ -569,7 +418,7 @@ def _interrupt_failure(error: GraphBubbleUp) -> bytes:
     raise error
 
 
-def _to_wire(envelope: dict[str, Any]) -> dict[str, Any]:
+def _to_wire(envelope: EnvelopeDict) -> dict[str, Json]:
     return Envelope.parse(envelope).to_wire()
 
 

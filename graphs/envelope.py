@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal, TypeAlias, cast
+
+from typing_extensions import TypedDict
 
 from pipelit_agents.errors import ProofRejected, RequestRefused
 from pipelit_agents.protocol.binding import Proof
 from pipelit_agents.protocol.usernames import is_username
 
-__all__ = ["Envelope", "SpawnRequest", "from_base64", "to_base64"]
+from .types import Json
+
+__all__ = ["Envelope", "EnvelopeDict", "Kind", "SpawnRequest", "from_base64", "to_base64"]
 
 _REQUEST_KEYS: Final = frozenset({"parent", "challenge", "depth", "payload", "proof", "relation"})
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*\Z")
 _RELATION: Final = re.compile(r"(?:[0-9a-f]{32})?\Z")
 _KEYS: Final = frozenset({"payload", "kind", "step", "proof"})
 _MAX_DEPTH: Final = 2**31
+
+
+Kind: TypeAlias = Literal["result", "error"]
+
+
+class EnvelopeDict(TypedDict):
+    """The fields of an envelope, as a local child returns them."""
+
+    payload: bytes
+    kind: Kind
+    step: int
+    proof: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +59,7 @@ class SpawnRequest:
     proof: Proof | None
     relation: str | None = None
 
-    def to_wire(self) -> dict[str, Any]:
+    def to_wire(self) -> dict[str, Json]:
         """Return the request for JSON, with bytes as base64url without padding."""
         proof = self.proof
         return {
@@ -55,7 +72,7 @@ class SpawnRequest:
         }
 
     @classmethod
-    def parse(cls, value: Any, child: str) -> SpawnRequest:
+    def parse(cls, value: object, child: str) -> SpawnRequest:
         """Parse a request that a child received from outside.
 
         Args:
@@ -74,8 +91,8 @@ class SpawnRequest:
             ) from None
 
     @classmethod
-    def _parse(cls, value: Any, child: str) -> SpawnRequest:
-        fields = dict(value)
+    def _parse(cls, value: object, child: str) -> SpawnRequest:
+        fields = dict(cast(Mapping[object, object], value))
         if fields.keys() != _REQUEST_KEYS:
             raise ValueError
         parent, depth, relation = fields["parent"], fields["depth"], fields["relation"]
@@ -90,7 +107,7 @@ class SpawnRequest:
             raise ValueError
         sent, proof = fields["proof"], None
         if sent is not None:
-            if sent.keys() != {"step", "value"}:
+            if not isinstance(sent, Mapping) or sent.keys() != {"step", "value"}:
                 raise ValueError
             proof = Proof(parent, child, sent["step"], sent["value"])
         return cls(parent, challenge, depth, from_base64(fields["payload"]), proof, relation)
@@ -108,11 +125,11 @@ class Envelope:
     """
 
     payload: bytes
-    kind: Literal["result", "error"]
+    kind: Kind
     step: int
     proof: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> EnvelopeDict:
         """Return the envelope's fields as a dict."""
         return {
             "payload": self.payload,
@@ -121,12 +138,17 @@ class Envelope:
             "proof": self.proof,
         }
 
-    def to_wire(self) -> dict[str, Any]:
+    def to_wire(self) -> dict[str, Json]:
         """Return the envelope for JSON, with the payload as base64url without padding."""
-        return self.to_dict() | {"payload": to_base64(self.payload)}
+        return {
+            "payload": to_base64(self.payload),
+            "kind": self.kind,
+            "step": self.step,
+            "proof": self.proof,
+        }
 
     @classmethod
-    def from_wire(cls, value: Any) -> Envelope:
+    def from_wire(cls, value: object) -> Envelope:
         """Parse a server's answer: an object with an envelope and nothing else.
 
         Raises:
@@ -145,7 +167,7 @@ class Envelope:
         return cls.parse(envelope | {"payload": payload})
 
     @classmethod
-    def parse(cls, value: Any) -> Envelope:
+    def parse(cls, value: object) -> Envelope:
         """Parse the fields of a child's answer.
 
         Raises:
@@ -160,7 +182,7 @@ class Envelope:
         formed = type(payload) is bytes and type(step) is int and type(proof) is str
         if not formed or type(kind) is not str or kind not in ("result", "error"):
             raise ProofRejected("the answer isn't an envelope: a field has the wrong type")
-        return cls(payload, cast(Literal["result", "error"], kind), step, proof)
+        return cls(payload, cast(Kind, kind), step, proof)
 
 
 def to_base64(data: bytes) -> str:
@@ -168,7 +190,7 @@ def to_base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
 
 
-def from_base64(text: Any) -> bytes:
+def from_base64(text: object) -> bytes:
     """Decode canonical base64url without padding, as :func:`to_base64` returns it.
 
     Raises:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import httpx
 from langgraph.pregel.remote import RemoteGraph
@@ -33,11 +33,10 @@ from pipelit_agents.identity.agent import home_of
 from pipelit_agents.protocol.payload import decode
 from pipelit_agents.protocol.usernames import require_username
 
-from .envelope import Envelope, SpawnRequest
+from .envelope import Envelope, EnvelopeDict, SpawnRequest
+from .types import Json
 
 __all__ = ["RemoteChild", "ServerUnauthorized", "UnexpectedStatus", "Unreachable", "remote_child"]
-
-T = TypeVar("T")
 
 # The maximum size of an answer other than an envelope: a run's record, a list of runs, an error.
 _MAX_RECORD_BYTES: Final = 2**20
@@ -98,7 +97,7 @@ class _Trust:
     def reset_after_fork(self) -> None:
         """Drop the parent process's context: another thread may hold its OpenSSL locks."""
         self._lock = threading.Lock()
-        self._read: tuple[Any, ssl.SSLContext] | None = None
+        self._read: tuple[tuple[object, ...], ssl.SSLContext] | None = None
 
     def context(self) -> ssl.SSLContext:
         """Return the context. Read it again if the environment or a certificate file changed."""
@@ -118,9 +117,9 @@ def _keep_protocols(_: Sequence[str]) -> None:
     return
 
 
-def _certificate_sources() -> tuple[Any, ...]:
+def _certificate_sources() -> tuple[object, ...]:
     # The sources that httpx and Python's ssl use.
-    found: list[Any] = [os.environ.get("SSLKEYLOGFILE")]
+    found: list[object] = [os.environ.get("SSLKEYLOGFILE")]
     for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         path = os.environ.get(variable)
         found.append(path)
@@ -172,7 +171,7 @@ class RemoteChild:
         self._headers = headers
         self._patience = patience
 
-    async def answer(self, request: SpawnRequest, lead: Agent, *, limit: int) -> dict[str, Any]:
+    async def answer(self, request: SpawnRequest, lead: Agent, *, limit: int) -> EnvelopeDict:
         """Send a request to the child and wait for its answer.
 
         Args:
@@ -248,14 +247,14 @@ class _Run:
         self._id = ""
 
     async def start(self, request: SpawnRequest) -> None:
-        body = {
+        body: Json = {
             "assistant_id": self._graph,
             "input": {"request": request.to_wire()},
             "if_not_exists": "create",
             "multitask_strategy": "reject",
         }
         try:
-            record = await self._call("POST", self._runs, json=body)
+            record = await self._call("POST", self._runs, body=body)
         except Unreachable as error:
             if error.status == 404:
                 raise UnexpectedStatus(404) from None
@@ -266,7 +265,7 @@ class _Run:
             record = started[0]
         self._id = _run_id(record)
 
-    async def output(self, limit: int) -> Any:
+    async def output(self, limit: int) -> Json:
         away_since: float | None = None
         broke = False
         pause = 0.1
@@ -290,7 +289,7 @@ class _Run:
             raise Unreachable
         return found
 
-    async def _is_finished(self, found: Any) -> bool:
+    async def _is_finished(self, found: Json) -> bool:
         if _has_envelope(found):
             return True
         record = await self._call("GET", f"{self._runs}/{self._id}")
@@ -298,11 +297,11 @@ class _Run:
         return status not in ("pending", "running")
 
     async def cancel(self) -> None:
-        records = [{"run_id": self._id}] if self._id else await self._started_runs()
-        for record in records:
-            await self._call("POST", f"{self._runs}/{_run_id(record)}/cancel")
+        ids = [self._id] if self._id else map(_run_id, await self._started_runs())
+        for identifier in ids:
+            await self._call("POST", f"{self._runs}/{identifier}/cancel")
 
-    async def _started_runs(self) -> list[Any]:
+    async def _started_runs(self) -> list[Json]:
         try:
             records = await self._call("GET", self._runs)
         except Unreachable:
@@ -310,11 +309,11 @@ class _Run:
         return records if isinstance(records, list) else []
 
     async def _call(
-        self, method: str, path: str, *, limit: int = _MAX_RECORD_BYTES, **body: Any
-    ) -> Any:
+        self, method: str, path: str, *, limit: int = _MAX_RECORD_BYTES, body: Json = None
+    ) -> Json:
         received = bytearray()
         try:
-            async with self._client.stream(method, path, **body) as response:
+            async with self._client.stream(method, path, json=body) as response:
                 async for chunk in response.aiter_raw():
                     received += chunk
                     if len(received) > limit:
@@ -464,12 +463,13 @@ def _require_sendable(credential: str, key: str) -> str:
     return key
 
 
-def _has_envelope(found: Any) -> bool:
+def _has_envelope(found: Json) -> bool:
     return isinstance(found, dict) and "envelope" in found
 
 
-def _run_id(record: Any) -> str:
+def _run_id(record: Json) -> str:
     # The id becomes part of a path, so only a UUID is accepted.
-    if not isinstance(record, dict):
-        raise TypeError("a run must be an object")
-    return str(uuid.UUID(record.get("run_id")))
+    identifier = record.get("run_id") if isinstance(record, dict) else None
+    if not isinstance(identifier, str):
+        raise TypeError("a run must be an object with an id")
+    return str(uuid.UUID(identifier))

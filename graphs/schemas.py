@@ -14,16 +14,16 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 import typing_extensions
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
-from langgraph.pregel import Pregel
 from pydantic import BaseModel, TypeAdapter
 
 from .objects import Known, KnownClass, class_name, is_secret, object_form
+from .types import AnyGraph
 from .values import is_carried
 
 __all__ = ["known_classes", "known_inputs", "known_outputs", "uncarried_outputs"]
@@ -57,17 +57,17 @@ def known_classes(classes: Iterable[type]) -> Known:
     return walk.known()
 
 
-def known_outputs(graph: Pregel[Any, Any, Any, Any]) -> Known:
+def known_outputs(graph: AnyGraph) -> Known:
     """Return the classes in a graph's output schema."""
     return _inspected(graph).outputs
 
 
-def known_inputs(graph: Pregel[Any, Any, Any, Any]) -> Known:
+def known_inputs(graph: AnyGraph) -> Known:
     """Return the classes in a graph's input schema."""
     return _inspected(graph).inputs
 
 
-def uncarried_outputs(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
+def uncarried_outputs(graph: AnyGraph) -> list[str]:
     """Return a message for each path in a graph's output schema that can't be carried."""
     return _inspected(graph).problems
 
@@ -78,11 +78,11 @@ class _Found(NamedTuple):
     problems: list[str]
 
 
-_FOUND: Final[WeakKeyDictionary[Any, _Found]] = WeakKeyDictionary()
+_FOUND: Final[WeakKeyDictionary[AnyGraph, _Found]] = WeakKeyDictionary()
 _LOCK: Final = threading.Lock()
 
 
-def _inspected(graph: Pregel[Any, Any, Any, Any]) -> _Found:
+def _inspected(graph: AnyGraph) -> _Found:
     with _LOCK:
         found = _FOUND.get(graph)
     if found is None:
@@ -104,7 +104,7 @@ class _SchemaWalk:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.classes: dict[str, set[type]] = {}
-        self._seen: dict[Any, bool] = {}
+        self._seen: dict[type, bool] = {}
 
     def known(self) -> Known:
         """Return the classes by name. Leave out names that several classes share."""
@@ -118,7 +118,7 @@ class _SchemaWalk:
                     continue
         return found
 
-    def visit(self, hint: Any, path: str) -> bool:
+    def visit(self, hint: object, path: str) -> bool:
         """Visit a type hint. Return whether none of its values can be carried."""
         hint = _unwrapped(hint)
         origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -138,11 +138,11 @@ class _SchemaWalk:
             return False
         return self._visit_class(cls, path)
 
-    def _visit_each(self, parts: Iterable[tuple[str, Any]]) -> bool:
+    def _visit_each(self, parts: Iterable[tuple[str, object]]) -> bool:
         # Visit all of them, because each adds its path to the problems.
         return any([self.visit(hint, path) for path, hint in parts])  # noqa: C419
 
-    def _visit_union(self, args: Collection[Any], path: str) -> bool:
+    def _visit_union(self, args: Collection[object], path: str) -> bool:
         before = len(self.problems)
         bad = [self.visit(each, path) for each in args]
         if not all(bad):
@@ -186,7 +186,7 @@ def _under(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _unwrapped(hint: Any) -> Any:
+def _unwrapped(hint: object) -> object:
     while True:
         origin = typing.get_origin(hint)
         if origin in _WRAPPERS or origin in (typing.Annotated, typing_extensions.Annotated):
@@ -205,7 +205,7 @@ def _is_open(cls: type) -> bool:
     return protocol or inspect.isabstract(cls) or cls.__module__ in ("typing", "collections.abc")
 
 
-def _fields(cls: type) -> Mapping[str, Any]:
+def _fields(cls: type) -> Mapping[str, object]:
     if issubclass(cls, Enum):
         return {}
     if issubclass(cls, BaseModel):
@@ -220,13 +220,13 @@ def _fields(cls: type) -> Mapping[str, Any]:
     if dataclasses.is_dataclass(cls):
         names = [field.name for field in dataclasses.fields(cls)]
     elif issubclass(cls, tuple):
-        names = list(cast(Any, cls)._fields)
+        names = list(getattr(cls, "_fields", ()))
     else:
         names = list(hints)
     return {name: hints.get(name, Any) for name in names}
 
 
-def _holds_messages(hint: Any, seen: set[Any]) -> bool:
+def _holds_messages(hint: object, seen: set[type]) -> bool:
     """Return whether a value could hold messages, which are filtered before a class is built."""
     hint = _unwrapped(hint)
     args = typing.get_args(hint)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 
-__all__ = ["AnyGraph", "Json"]
+__all__ = ["AnyGraph", "AnyStateGraph", "Json"]
 
 # A compiled graph, whatever its state, context, input and output are.
 AnyGraph: TypeAlias = Pregel[Any, Any, Any, Any]
+AnyStateGraph: TypeAlias = CompiledStateGraph[Any, Any, Any, Any]
 
 # A value that JSON can represent, as `decode` returns it.
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from langgraph.graph import END, START, StateGraph
-from langgraph.pregel import Pregel
 from pydantic import SecretStr
 from typing_extensions import TypedDict
 
@@ -19,6 +18,7 @@ from pipelit_agents.errors import ConfigurationError
 
 from ..spawn.node import spawn_and_await
 from ..spawn.results import Child, SpawnResult, SpawnTask
+from ..types import AnyGraph
 
 __all__ = ["CREDENTIAL", "lead_graph", "reader_graph", "sign"]
 
@@ -60,9 +60,7 @@ class LeadState(TypedDict, total=False):
     signature: str
 
 
-def reader_graph(
-    model: str | None = None, own: Pipelit | None = None
-) -> Pregel[Any, Any, Any, Any]:
+def reader_graph(model: str | None = None, own: Pipelit | None = None) -> AnyGraph:
     """Create a graph that analyses a text.
 
     Args:

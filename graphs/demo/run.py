@@ -21,7 +21,6 @@ from typing import Any, Final
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
-from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -35,10 +34,11 @@ from pipelit_agents import AuditEntry, Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError
 
 from ..child import ANYONE, VerifiedChild, verified_child
-from ..envelope import SpawnRequest
+from ..envelope import EnvelopeDict, SpawnRequest
 from ..spawn.node import spawn_and_await
 from ..spawn.results import SpawnResult, SpawnTask
 from ..spawn.run import EVENT
+from ..types import AnyGraph
 from .graphs import CREDENTIAL, lead_graph, reader_graph, sign
 
 __all__ = ["run"]
@@ -55,13 +55,13 @@ class _Report(TypedDict, total=False):
 class _Recorded(VerifiedChild):
     """An honest reader whose answers an attacker records."""
 
-    recording: Any = None
+    recording: EnvelopeDict
 
     def answer(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
-    ) -> dict[str, Any]:
+    ) -> EnvelopeDict:
         self.recording = super().answer(request, config, control)
-        return dict(self.recording)
+        return self.recording.copy()
 
 
 class _Tampering(VerifiedChild):
@@ -69,7 +69,7 @@ class _Tampering(VerifiedChild):
 
     def answer(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
-    ) -> dict[str, Any]:
+    ) -> EnvelopeDict:
         envelope = super().answer(request, config, control)
         envelope["payload"] = envelope["payload"].replace(b'"words":', b'"words":1', 1)
         return envelope
@@ -78,12 +78,12 @@ class _Tampering(VerifiedChild):
 class _Replaying(VerifiedChild):
     """A reader that replays a recorded answer of the real one."""
 
-    recording: Any = None
+    recording: EnvelopeDict
 
     def answer(
         self, request: SpawnRequest, config: RunnableConfig, control: RunControl | None = None
-    ) -> dict[str, Any]:
-        return dict(self.recording)
+    ) -> EnvelopeDict:
+        return self.recording.copy()
 
 
 def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool = False) -> int:
@@ -111,7 +111,7 @@ def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool 
 
 def _show(
     files: list[Path],
-    reader: Pregel[Any, Any, Any, Any],
+    reader: AnyGraph,
     model: str | None,
     *,
     as_json: bool,
@@ -128,7 +128,7 @@ def _show(
         )
         console.print(f"[bold]1. A lead spawns three readers[/]; {escape(how)}")
         recorded = _Recorded(graph=reader, agent=pipelit.agent(READERS[0]), accept_from=(LEAD,))
-        children: dict[str, Pregel[Any, Any, Any, Any]] = {READERS[0]: recorded}
+        children: dict[str, AnyGraph] = {READERS[0]: recorded}
         for name in READERS[1:]:
             children[name] = verified_child(reader, pipelit.agent(name), accept_from=[LEAD])
         key = f"rk-{secrets.token_urlsafe(32)}"
@@ -216,7 +216,7 @@ def _text(path: Path) -> str:
 
 def _delegate(
     pipelit: Pipelit,
-    children: dict[str, Pregel[Any, Any, Any, Any]],
+    children: dict[str, AnyGraph],
     files: list[Path],
     checkpoints: Path,
     console: Console,
@@ -241,7 +241,7 @@ def _delegate(
 
 
 def _attacks(
-    pipelit: Pipelit, reader: Pregel[Any, Any, Any, Any], recording: Any, file: Path
+    pipelit: Pipelit, reader: AnyGraph, recording: EnvelopeDict, file: Path
 ) -> list[dict[str, str]]:
     name = READERS[0]
     true = pipelit.agent(name)
@@ -252,7 +252,7 @@ def _attacks(
         tempfile.TemporaryDirectory() as elsewhere,
         _identities(Path(elsewhere) / "agents.db") as other,
     ):
-        hostile: dict[str, Pregel[Any, Any, Any, Any]] = {
+        hostile: dict[str, AnyGraph] = {
             "an impostor with the reader's name, but without its secret": verified_child(
                 reader, other.agent(name), accept_from=ANYONE
             ),

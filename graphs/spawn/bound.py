@@ -8,7 +8,8 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import RunControl
 
-from ..child import GraphStep, Step, VerifiedChild
+from ..child import VerifiedChild
+from ..steps import GraphStep, Step
 from .attempts import acontained, contained
 from .containment import Containment
 from .isolation import MaskedChildErrors

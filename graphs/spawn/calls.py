@@ -30,9 +30,9 @@ from langgraph.types import Command, StateSnapshot
 
 from pipelit_agents.errors import ConfigurationError
 
-from ..child import GraphStep
 from ..codec import state_to_bytes
 from ..interrupts import RENAMED, RESUMED, is_interrupt_id
+from ..steps import GraphStep
 
 __all__ = ["Call", "keyed_by_input", "without_resume_value"]
 

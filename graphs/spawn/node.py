@@ -28,10 +28,11 @@ from pipelit_agents.errors import (
     SpawnError,
 )
 
-from ..child import Step, VerifiedChild
+from ..child import VerifiedChild
 from ..messages import DEFAULT_MESSAGES, Acceptance, required_kinds
 from ..remote import RemoteChild, from_remote_graph
 from ..schemas import known_classes
+from ..steps import Step
 from .bound import bound_node
 from .calls import Call
 from .isolation import ChildFailed

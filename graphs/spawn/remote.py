@@ -18,8 +18,8 @@ from pipelit_agents.errors import (
     ProofRejected,
 )
 
-from ..child import Step
 from ..remote import RemoteChild
+from ..steps import Step
 from .attempts import acontained
 from .containment import Containment
 from .isolation import SERVER_ERRORS, MaskedChildErrors, NoEnvelope

@@ -14,9 +14,9 @@ from pipelit_agents.errors import (
     PayloadError,
 )
 
-from ..child import GraphStep, Step
 from ..codec import state_from_bytes, state_to_bytes
 from ..schemas import known_inputs
+from ..steps import GraphStep, Step
 from .attempts import acontained, contained
 from .containment import Containment
 from .isolation import MaskedChildErrors
