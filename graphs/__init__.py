@@ -7,7 +7,7 @@ from .child import ANYONE, VerifiedChild, verified_child
 from .envelope import Envelope, SpawnRequest
 from .interrupts import asking_agent
 from .remote import RemoteChild, remote_child
-from .spawn.calls import keyed_by_input
+from .spawn.keyed import keyed_by_input
 from .spawn.node import spawn_and_await
 from .spawn.plan import request_digest
 from .spawn.results import SpawnResult, SpawnTask

@@ -33,7 +33,6 @@ from ..messages import Acceptance
 from ..objects import Known
 from ..remote import RemoteChild, ServerUnauthorized, UnexpectedStatus, Unreachable
 from ..schemas import known_outputs
-from .calls import without_resume_value
 from .isolation import (
     PARENT_ERRORS,
     ChildFailed,
@@ -45,6 +44,7 @@ from .isolation import (
 )
 from .plan import with_index
 from .results import AnswerUpdate, Order, ProofKind, SpawnResult, Status, error_text, make_result
+from .resume_values import without_resume_value
 from .run import RUN, Run, run_of
 from .timeouts import forget_result
 

@@ -16,7 +16,6 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
-from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, Send, StateSnapshot
 
@@ -33,6 +32,7 @@ from ..messages import DEFAULT_MESSAGES, Acceptance, required_kinds
 from ..remote import RemoteChild, from_remote_graph
 from ..schemas import known_classes
 from ..steps import Step
+from ..types import AnyGraph, AnyStateGraph
 from .bound import bound_node
 from .calls import Call
 from .isolation import ChildFailed
@@ -67,7 +67,9 @@ from .results import (
     SpawnState,
     make_result,
 )
+from .resume_values import waiting_tasks
 from .run import RUN, Run, depth_of, run_of, spawn_error
+from .turns import is_repeat
 from .unbound import unbound_node
 
 __all__ = ["spawn_and_await"]
@@ -76,7 +78,7 @@ _DEFAULT_MAX_BYTES: Final = 8 * 2**20
 T = TypeVar("T")
 
 
-class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
+class SpawnGraph(AnyStateGraph):
     """The compiled node. Create one with :func:`spawn_and_await`.
 
     Args:
@@ -148,14 +150,16 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
             write = None
         call, run = Call(self, config), Run(write)
         run.alone = not call.nested and call.saver is None
-        run.repeats = call.is_repeat()
+        run.repeats = is_repeat(self, call.configurable)
 
         def digest() -> bytes:
             run.read = self.terms.read(tasks_of(state) or [])
             return self.terms.call_digest(self.get_name(), run.read)
 
-        def same(other: Any) -> bool:
-            # Of one question; so they make_request the same agents.
+        def same(other: AnyGraph) -> bool:
+            # Both call the same agents, because the digests of their tasks are equal.
+            if not isinstance(other, SpawnGraph):
+                return False
             mine, code = self.terms.code, other.terms.code
             return all(mine.get(each.agent) == code.get(each.agent) for each in run.read or ())
 
@@ -207,7 +211,7 @@ class SpawnGraph(CompiledStateGraph[Any, Any, Any, Any]):
                     return
             elif gone and self.terms.on_failure == "raise":
                 raise SpawnError(why_refused(gone))
-        run.waiting = call.waiting(state, saved, parent)
+        run.waiting = waiting_tasks(call.configurable, state, saved, parent)
 
 
 def spawn_and_await(
