@@ -36,8 +36,8 @@ from ..types import AnyGraph, AnyStateGraph
 from .bound import bound_node
 from .calls import Call
 from .isolation import ChildFailed
-from .link import POSSESSION_PREFETCH_TIMEOUT, Parent
-from .options import check_options
+from .link import Parent
+from .options import LinkOptions, check_options
 from .plan import (
     Terms,
     all_answer,
@@ -52,6 +52,7 @@ from .plan import (
     why_refused,
     with_index,
 )
+from .possession import POSSESSION_PREFETCH_TIMEOUT
 from .remote import remote_node
 from .results import (
     JOIN,
@@ -304,7 +305,14 @@ def spawn_and_await(
     }
     check_options(lead, children, kinds, timeout, counts, on_failure)
     accept = Acceptance(required_kinds(accept_messages), tool_calls)
-    known = known_classes(answer_types)
+    options = LinkOptions(
+        timeout,
+        on_failure,
+        max_answer_bytes,
+        max_concurrency,
+        accept,
+        known_classes(answer_types),
+    )
 
     terms = Terms(
         lead.username,
@@ -322,19 +330,7 @@ def spawn_and_await(
     for agent, graph in children.items():
         kind = terms.kinds[agent]
         child = from_remote_graph(agent, graph) if isinstance(graph, RemoteGraph) else graph
-        parent = Parent(
-            lead,
-            agent,
-            timeout,
-            max_depth,
-            on_failure,
-            max_answer_bytes,
-            max_concurrency,
-            child,
-            kind,
-            accept,
-            known,
-        )
+        parent = Parent(lead, agent, child, kind, options)
         node: Step
         if isinstance(child, RemoteChild):
             node = remote_node(parent, child)
@@ -342,7 +338,7 @@ def spawn_and_await(
             node = unbound_node(parent, child)
         else:
             node = bound_node(parent, cast(VerifiedChild, child))
-            start = partial(parent.start_possession_check, child=cast(VerifiedChild, child))
+            start = partial(parent.possession.start, child=cast(VerifiedChild, child))
             possession_checks[agent] = start
         builder.add_node(agent, node, input_schema=Order)
         builder.add_edge(agent, JOIN)

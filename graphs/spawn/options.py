@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from langgraph.pregel import Pregel
 from langgraph.pregel.remote import RemoteGraph
@@ -14,10 +15,35 @@ from pipelit_agents.identity.agent import home_of
 from pipelit_agents.protocol.usernames import require_username
 
 from ..child import VerifiedChild
+from ..messages import Acceptance
+from ..objects import Known
 from ..remote import RemoteChild, from_remote_graph
 from .results import JOIN, PLAN, UNASSIGNED, Child
 
-__all__ = ["check_options"]
+__all__ = ["LinkOptions", "OnFailure", "check_options"]
+
+OnFailure: TypeAlias = Literal["raise", "collect"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """The options of a spawn that apply to each of its children.
+
+    Attributes:
+        timeout: How long a child may take, in seconds; None for no limit.
+        on_failure: As for ``spawn_and_await``.
+        max_bytes: The maximum size of an answer.
+        max_concurrency: How many children run at once.
+        accept: Which messages answers may hold.
+        known: Classes that values in answers may be rebuilt as.
+    """
+
+    timeout: float | None
+    on_failure: OnFailure
+    max_bytes: int
+    max_concurrency: int | None
+    accept: Acceptance
+    known: Known
 
 
 def check_options(
@@ -54,7 +80,7 @@ def check_options(
         _check_child(lead, name, child, kinds.get(name, "bound"))
 
 
-def _check_child(lead: Agent, name: str, child: Any, kind: str) -> None:
+def _check_child(lead: Agent, name: str, child: object, kind: str) -> None:
     require_username(name, argument="child")
     if name in (PLAN, JOIN, UNASSIGNED):
         raise ValueError(f"child {name!r}: the node uses this name for one of its own steps")

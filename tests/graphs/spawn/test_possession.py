@@ -17,7 +17,7 @@ from spawning import NAME, graph_of, parent_of, tasks
 from pipelit_agents import Agent, Challenge, Pipelit
 from pipelit_agents._threads import Apart, Stuck, aside
 from pipelit_agents.graphs import VerifiedChild, verified_child
-from pipelit_agents.graphs.spawn import link
+from pipelit_agents.graphs.spawn import possession
 
 BACKENDS = ("sqlite",)
 
@@ -55,7 +55,7 @@ def hanging(pipelit: Pipelit) -> Iterator[Hanging]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> float:
     """The limit that holds without a timeout, so short that a test can wait for it."""
-    monkeypatch.setattr(link, "POSSESSION_TIMEOUT", 0.4)
+    monkeypatch.setattr(possession, "POSSESSION_TIMEOUT", 0.4)
     return 0.4
 
 
