@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TypeVar
 
 from langgraph.config import get_config
 from langgraph.errors import GraphDrained, GraphInterrupt
@@ -43,8 +43,8 @@ def contained(
 
 async def acontained(
     parent: Parent,
-    work: Callable[[], Coroutine[Any, Any, T]],
-    verify_answer: Callable[[T], Coroutine[Any, Any, SpawnResult]],
+    work: Callable[[], Coroutine[object, None, T]],
+    verify_answer: Callable[[T], Awaitable[SpawnResult]],
 ) -> SpawnResult:
     """Async form of :func:`contained`."""
     reason: Exception

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import RunControl
@@ -28,12 +27,12 @@ def bound_node(parent: Parent, child: VerifiedChild) -> Step:
         spawn.emit("running", order)
         inherited, challenge = parent.config(order, config), parent.challenge(order)
 
-        def work(control: RunControl | None) -> Any:
+        def work(control: RunControl | None) -> object:
             request = parent.make_request(spawn, child, order, challenge)
             with MaskedChildErrors(partial(parent.interrupt, order)):
                 return child.answer(request, inherited, control)
 
-        def verify_answer(answer: Any) -> SpawnResult:
+        def verify_answer(answer: object) -> SpawnResult:
             return parent.verify_answer(order, challenge, answer)
 
         return parent.finish(order, spawn, contained(parent, work, verify_answer))
@@ -43,12 +42,12 @@ def bound_node(parent: Parent, child: VerifiedChild) -> Step:
         spawn.emit("running", order)
         inherited, challenge = parent.config(order, config), parent.challenge(order)
 
-        async def work() -> Any:
+        async def work() -> object:
             request = await parent.amake_request(spawn, child, order, challenge)
             with MaskedChildErrors(partial(parent.interrupt, order)), Containment():
                 return await child.aanswer(request, inherited)
 
-        async def verify_answer(answer: Any) -> SpawnResult:
+        async def verify_answer(answer: object) -> SpawnResult:
             return await parent.averify_answer(order, challenge, answer)
 
         return parent.finish(order, spawn, await acontained(parent, work, verify_answer))

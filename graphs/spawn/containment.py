@@ -11,12 +11,16 @@ import asyncio
 import dis
 import signal
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import ContextVar, Token, copy_context
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 __all__ = ["Containment", "is_from_signal"]
+
+T = TypeVar("T")
+# What asyncio passes to a task factory. Coroutines of generators are gone since Python 3.11.
+_CoroutineLike: TypeAlias = Coroutine[Any, Any, T] | Generator[Any, None, T]
 
 _IN_CHILD: Final[ContextVar[bool]] = ContextVar("pipelit_agents_in_child", default=False)
 # A signal raises between two instructions. A child's own exception comes from a raise instruction.
@@ -43,10 +47,9 @@ class Containment:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return
-        factory: Any = loop.get_task_factory()
+        factory = loop.get_task_factory()
         if type(factory) is not _Factory:
-            made: Any = _Factory(factory)
-            loop.set_task_factory(made)
+            loop.set_task_factory(_Factory(factory))
         self._token = _IN_CHILD.set(True)
 
     def __exit__(self, *_: object) -> None:
@@ -59,23 +62,25 @@ class _Factory:
 
     __slots__ = ("_make",)
 
-    def __init__(self, make: Any) -> None:
-        self._make: Callable[..., Any] = make or _new_task
+    def __init__(self, make: Callable[..., asyncio.Future[Any]] | None) -> None:
+        self._make = make or _new_task
 
     def __call__(
-        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
-    ) -> Any:
+        self, loop: asyncio.AbstractEventLoop, coro: _CoroutineLike[T], **options: Any
+    ) -> asyncio.Future[T]:
         context = options.get("context") or copy_context()
         if context.get(_IN_CHILD):
-            coro = _exits_caught(coro)
+            coro = _exits_caught(cast(Awaitable[T], coro))
         return self._make(loop, coro, **options)
 
 
-def _new_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+def _new_task(
+    loop: asyncio.AbstractEventLoop, coro: _CoroutineLike[T], **options: Any
+) -> asyncio.Future[T]:
     return asyncio.Task(coro, loop=loop, **options)
 
 
-async def _exits_caught(coro: Coroutine[Any, Any, Any]) -> Any:
+async def _exits_caught(coro: Awaitable[T]) -> T:
     try:
         return await coro
     except (SystemExit, KeyboardInterrupt) as error:
@@ -108,7 +113,7 @@ def is_from_signal(error: BaseException) -> bool:
     return not raised
 
 
-def _code_of(handler: Any) -> Any:
+def _code_of(handler: object) -> object:
     while hasattr(handler, "func"):
         # asyncio's handler is a partial.
         handler = handler.func

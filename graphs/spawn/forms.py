@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from langgraph.pregel import Pregel
 
 from ..child import VerifiedChild
 from ..remote import RemoteChild
+from ..types import AnyGraph
+from .internals import first_step
 
 __all__ = ["code_of", "form_of"]
 
 _MAX_DEPTH: Final = 8
 
 
-def form_of(child: Pregel[Any, Any, Any, Any] | RemoteChild) -> bytes:
+def form_of(child: AnyGraph | RemoteChild) -> bytes:
     """Return a digest of a child's graph name, node names and function names.
 
     Args:
@@ -35,19 +37,19 @@ def form_of(child: Pregel[Any, Any, Any, Any] | RemoteChild) -> bytes:
     return digest.digest()
 
 
-def code_of(child: Pregel[Any, Any, Any, Any] | RemoteChild) -> tuple[Any, ...]:
+def code_of(child: AnyGraph | RemoteChild) -> tuple[object, ...]:
     """Return the code objects of a child's nodes, for comparison within one process."""
     graph = child.graph if isinstance(child, VerifiedChild) else child
     if not isinstance(graph, Pregel):
         return (type(graph),)
-    found: list[Any] = []
+    found: list[object] = []
     for name, node in sorted(graph.nodes.items()):
-        function = _function_of(_first(node.bound))
+        function = _function_of(first_step(node.bound))
         found += [name, getattr(function, "__code__", function)]
     return tuple(found)
 
 
-def _parts(child: Any, depth: int) -> Iterator[str | bytes]:
+def _parts(child: AnyGraph | RemoteChild, depth: int) -> Iterator[str | bytes]:
     if isinstance(child, RemoteChild):
         yield from ("remote", str(child.url), str(child.graph))
         return
@@ -55,7 +57,7 @@ def _parts(child: Any, depth: int) -> Iterator[str | bytes]:
     yield from ("graph", graph.get_name())
     for name, node in sorted(graph.nodes.items()):
         yield from ("node", name)
-        inside = _first(node.bound)
+        inside = first_step(node.bound)
         if isinstance(inside, Pregel):
             if depth < _MAX_DEPTH:
                 yield from _parts(inside, depth + 1)
@@ -69,11 +71,7 @@ def _parts(child: Any, depth: int) -> Iterator[str | bytes]:
             yield repr([each for each in code.co_consts if isinstance(each, str | int | bytes)])
 
 
-def _first(runnable: Any) -> Any:
-    return next(iter(getattr(runnable, "steps", ())), runnable)
-
-
-def _function_of(runnable: Any) -> Any:
+def _function_of(runnable: object) -> object:
     function = getattr(runnable, "func", None) or getattr(runnable, "afunc", None)
     for _ in range(_MAX_DEPTH):
         # A partial, a method or a wrapped function.

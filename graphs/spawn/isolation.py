@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from langgraph.errors import GraphBubbleUp, GraphDrained
 from langgraph.runtime import get_runtime
@@ -114,7 +114,7 @@ class MaskedChildErrors:
         return _masked_error(error, self._task_at_entry)
 
 
-def _masked_error(error: BaseException, began_in: asyncio.Task[Any] | None) -> BaseException:
+def _masked_error(error: BaseException, began_in: asyncio.Task[object] | None) -> BaseException:
     # A cancellation, drain or signal from outside ends the task or the run, and holds no data of
     # the child. A child's own SystemExit or KeyboardInterrupt ends only the child.
     kind = type(error)
@@ -133,7 +133,7 @@ def _masked_error(error: BaseException, began_in: asyncio.Task[Any] | None) -> B
     return NoEnvelope()
 
 
-def _task() -> asyncio.Task[Any] | None:
+def _task() -> asyncio.Task[object] | None:
     try:
         return asyncio.current_task()
     except RuntimeError:

@@ -7,7 +7,7 @@ cancellation. This module creates the challenges, and passes only verified answe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Literal, TypeVar, cast
@@ -96,7 +96,12 @@ class SpawnGraph(AnyStateGraph):
         self.terms = terms
         self.max_concurrency = max_concurrency
 
-    def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002 - the name that LangGraph calls it by
+    def stream(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> Iterator[Any]:
         """Stream as LangGraph does.
 
         Raises:
@@ -119,10 +124,10 @@ class SpawnGraph(AnyStateGraph):
 
     async def astream(
         self,
-        input: Any,  # noqa: A002 - the name that LangGraph calls it by
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
         config: RunnableConfig | None = None,
         **options: Any,
-    ) -> Any:
+    ) -> AsyncIterator[Any]:
         """Async form of :meth:`stream`."""
         call, run = self._begin(input, config)
         if call.resuming:
@@ -140,12 +145,12 @@ class SpawnGraph(AnyStateGraph):
             run.load_saved_results(await self.aget_state(call.record_config()))
         raise spawn_error(run)
 
-    def _begin(self, state: Any, config: RunnableConfig | None) -> tuple[Call, Run]:
+    def _begin(self, state: object, config: RunnableConfig | None) -> tuple[Call, Run]:
         # Nothing may be awaited before a call has its namespace: equal calls are distinguished by
         # their order.
         try:
             # Inside the node there would be a nested writer, which may have no destination.
-            write: Callable[[Any], None] | None = get_stream_writer()
+            write: Callable[[object], None] | None = get_stream_writer()
         except (KeyError, RuntimeError):
             # The call is outside any graph, or in a runnable that isn't a graph.
             write = None
@@ -179,7 +184,7 @@ class SpawnGraph(AnyStateGraph):
         self,
         call: Call,
         run: Run,
-        state: Any,
+        state: object,
         saved: StateSnapshot,
         parent: CheckpointTuple | None,
     ) -> None:
@@ -371,8 +376,8 @@ def spawn_and_await(
             run.emit("spawned", order)
         return orders
 
-    def send(state: SpawnState, orders: list[Order]) -> Command[Any]:
-        update: dict[str, Any] = {"requested": b"".join(map(mark_of, orders))}
+    def send(state: SpawnState, orders: list[Order]) -> Command[str]:
+        update: dict[str, object] = {"requested": b"".join(map(mark_of, orders))}
         if state.get("results"):
             # Results of an earlier run in this namespace must not remain if this run fails.
             update["results"] = []
@@ -386,10 +391,10 @@ def spawn_and_await(
             or JOIN,
         )
 
-    def plan(state: SpawnState, config: RunnableConfig) -> Command[Any]:
+    def plan(state: SpawnState, config: RunnableConfig) -> Command[str]:
         return send(state, make_orders(state, config))
 
-    async def aplan(state: SpawnState, config: RunnableConfig) -> Command[Any]:
+    async def aplan(state: SpawnState, config: RunnableConfig) -> Command[str]:
         orders = await aside(make_orders, state, config)
         called = {each["agent"] for each in orders if "problem" not in each}
         run = run_of(config)
@@ -411,19 +416,11 @@ def spawn_and_await(
 
     def join(state: SpawnState, config: RunnableConfig) -> SpawnOutput:
         tasks = state["tasks"] or []
-        requested = state.get("requested")
-        found: dict[Any, list[SpawnResult]] = {}
+        found: dict[int, list[SpawnResult]] = {}
         for answer in state.get("answers") or []:
             found.setdefault(answer["index"], []).append(answer["result"])
-        if requested is None:
-            # A version without marks started this run; its results have no index and request.
-            read = terms.read(tasks)
-            requested = marks_of_all(read)
-            for index, each in enumerate(read):
-                placed = {"index": index, "request": each.digest}
-                found[index] = [cast(SpawnResult, placed | one) for one in found.get(index, [])]
         results = SpawnResults()
-        for index, mark in enumerate(split_marks(requested)):
+        for index, mark in enumerate(split_marks(state["requested"])):
             recorded = found.pop(index, [])
             if len(recorded) == 1 and answers(recorded[0], index, mark):
                 results.append(recorded[0])

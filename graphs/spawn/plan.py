@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from langgraph.types import Command
 
@@ -17,6 +17,8 @@ from pipelit_agents.errors import (
 
 from ..codec import state_to_bytes
 from ..messages import Acceptance
+from ..remote import RemoteChild
+from ..types import AnyGraph
 from .forms import code_of, form_of
 from .results import MAX_LISTED_FAILURES, Order, ProofKind, SpawnResult, make_result
 
@@ -64,7 +66,7 @@ class Terms:
         remote: Collection[str],
         on_failure: str,
         accept: Acceptance,
-        children: Mapping[str, Any],
+        children: Mapping[str, AnyGraph | RemoteChild],
     ) -> None:
         self.lead = lead
         self.kinds = kinds
@@ -74,7 +76,7 @@ class Terms:
         self.forms = {name: form_of(child).hex() for name, child in children.items()}
         self.code = {name: code_of(child) for name, child in children.items()}
 
-    def read(self, tasks: Any) -> list[ReadTask]:
+    def read(self, tasks: object) -> list[ReadTask]:
         """Read the tasks of a state.
 
         Raises:
@@ -102,7 +104,7 @@ class Terms:
 
 
 def request_digest(
-    input: Any,  # noqa: A002 - the task's key that it is of
+    input: object,  # noqa: A002 - the task's key that it is of
     *,
     remote: bool = False,
 ) -> str:
@@ -125,7 +127,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def tasks_of(state: Any) -> Any:
+def tasks_of(state: object) -> object:
     # LangGraph accepts a state in several forms. None means that the run is only resumed, or that
     # the input has no tasks.
     if state is None or isinstance(state, Command):
@@ -135,7 +137,7 @@ def tasks_of(state: Any) -> Any:
     return (tasks or []) if has else None
 
 
-def _read(index: int, task: Any, terms: Terms) -> ReadTask:
+def _read(index: int, task: object, terms: Terms) -> ReadTask:
     if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
         if isinstance(task, Mapping):
             found = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
@@ -220,15 +222,18 @@ def split_marks(marks: bytes) -> list[bytes]:
     return [marks[at : at + _MARK_SIZE] for at in range(0, len(marks), _MARK_SIZE)]
 
 
-def answers(result: Any, index: int, mark: bytes) -> bool:
-    """Return whether a result answers the task with this index and mark."""
+def answers(result: SpawnResult, index: int, mark: bytes) -> bool:
+    """Return whether a result answers the task with this index and mark.
+
+    The result may be anything that a client wrote to the state.
+    """
     try:
         return bool(result["index"] == index and _mark(result["agent"], result["request"]) == mark)
     except (KeyError, TypeError, AttributeError):
         return False
 
 
-def all_answer(results: Any, read: list[ReadTask]) -> bool:
+def all_answer(results: object, read: list[ReadTask]) -> bool:
     if not isinstance(results, list | tuple) or len(results) != len(read):
         return False
     marks = split_marks(marks_of_all(read))
@@ -236,7 +241,7 @@ def all_answer(results: Any, read: list[ReadTask]) -> bool:
 
 
 def unanswered_result(
-    index: int, task: Any, recorded: list[SpawnResult], terms: Terms
+    index: int, task: object, recorded: list[SpawnResult], terms: Terms
 ) -> SpawnResult:
     """Return the result of a task that has no matching answer after all children finished."""
     read = _read(index, task, terms)

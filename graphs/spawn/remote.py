@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import nullcontext
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 
@@ -40,7 +40,7 @@ def remote_node(parent: Parent, child: RemoteChild) -> Step:
         run_of(config).emit("running", order)
         challenge = parent.fresh_challenge()
 
-        async def work() -> Any:
+        async def work() -> object:
             request = await aside(parent.make_remote_request, order, challenge)
             # A subclass of RemoteChild is not our code, so it is isolated like a local child.
             trusted = type(child) is RemoteChild
@@ -53,7 +53,7 @@ def remote_node(parent: Parent, child: RemoteChild) -> Step:
                 except ProofRejected:
                     raise NoEnvelope from None
 
-        async def verify_answer(answer: Any) -> SpawnResult:
+        async def verify_answer(answer: object) -> SpawnResult:
             return await aside(parent.verify_answer, order, challenge, answer)
 
         result = await acontained(parent, work, verify_answer)
@@ -65,13 +65,13 @@ def remote_node(parent: Parent, child: RemoteChild) -> Step:
     return Step(run, arun, child.name)
 
 
-def _on_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _on_another_loop(work: Callable[[], Coroutine[object, None, T]]) -> T:
     # The calling thread may already run an event loop, as in a notebook.
-    began: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]]
+    began: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[object]]]
     began, done = queue.SimpleQueue(), Future[T]()
 
     async def run_and_report() -> None:
-        began.put((asyncio.get_running_loop(), cast(asyncio.Task[Any], asyncio.current_task())))
+        began.put((asyncio.get_running_loop(), cast(asyncio.Task[object], asyncio.current_task())))
         try:
             done.set_result(await work())
         except BaseException as error:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias
 
 from langgraph.channels import Topic
-from langgraph.pregel import Pregel
 from langgraph.pregel.remote import RemoteGraph
 from typing_extensions import TypedDict
 
@@ -17,6 +16,7 @@ from pipelit_agents.protocol.binding import PERIOD
 from ..child import MAX_ERROR_TEXT
 from ..codec import Read
 from ..remote import RemoteChild
+from ..types import AnyGraph
 
 __all__ = ["SpawnResult", "SpawnTask"]
 
@@ -28,9 +28,9 @@ UNASSIGNED: Final = "unassigned"
 # How many failures an error message lists. A thousand would fill a log with the same text.
 MAX_LISTED_FAILURES: Final = 10
 
-ProofKind = Literal["bound", "unbound-totp"]
-Status = Literal["verified", "failed", "refused", "timeout", "unreachable"]
-Child = Pregel[Any, Any, Any, Any] | RemoteGraph | RemoteChild
+ProofKind: TypeAlias = Literal["bound", "unbound-totp"]
+Status: TypeAlias = Literal["verified", "failed", "refused", "timeout", "unreachable"]
+Child: TypeAlias = AnyGraph | RemoteGraph | RemoteChild
 
 
 class SpawnTask(TypedDict):
@@ -42,7 +42,7 @@ class SpawnTask(TypedDict):
     """
 
     agent: str
-    input: Any
+    input: object
 
 
 class SpawnResult(TypedDict):
@@ -148,7 +148,7 @@ def _moment(step: int) -> str:
     return datetime.fromtimestamp(step * PERIOD, UTC).isoformat()
 
 
-def error_text(value: Any) -> str:
+def error_text(value: object) -> str:
     if isinstance(value, dict) and set(value) == {"type", "message"}:
         return f"{value['type']}: {value['message']}"[: 2 * MAX_ERROR_TEXT]
     return "the child failed"

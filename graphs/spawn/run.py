@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_stream_writer
@@ -28,7 +28,7 @@ _MAX_DEPTH: Final = 1_000_000
 class Run:
     """The data that one run of the node shares with its children, outside any state."""
 
-    def __init__(self, write: Callable[[Any], None] | None) -> None:
+    def __init__(self, write: Callable[[object], None] | None) -> None:
         self.write = write
         self.results: dict[int, SpawnResult] = {}
         # The tasks, if they had to be read before the run begins.
@@ -44,7 +44,7 @@ class Run:
         # The running checks of possession, on the event loop.
         self.proving_possession: dict[str, asyncio.Future[None]] = {}
 
-    def emit(self, event: str, order: Order, **more: Any) -> None:
+    def emit(self, event: str, order: Order, **more: object) -> None:
         """Emit an event of a task to the stream of the caller."""
         # Without a parent graph the node's own stream is the caller's stream.
         write = self.write or get_stream_writer()

@@ -7,7 +7,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from langgraph.runtime import RunControl
 
@@ -51,7 +51,7 @@ def in_time(work: Callable[[RunControl | None], T], timeout: float) -> T:
     return cast(T, result)
 
 
-async def ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float | None) -> T:
+async def ain_time(work: Callable[[], Coroutine[object, None, T]], *, within: float | None) -> T:
     """Await work, and stop waiting for it after a timeout in seconds.
 
     Raises:
@@ -74,7 +74,7 @@ async def ain_time(work: Callable[[], Coroutine[Any, Any, T]], *, within: float 
     return task.result()
 
 
-def forget_result(task: asyncio.Task[Any]) -> None:
+def forget_result(task: asyncio.Task[object]) -> None:
     """Retrieve the exception of a task that is no longer awaited."""
     # Otherwise the loop logs "Task exception was never retrieved".
     if not task.cancelled():

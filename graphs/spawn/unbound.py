@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl
 
 from pipelit_agents._threads import aside
@@ -17,6 +17,7 @@ from pipelit_agents.errors import (
 from ..codec import state_from_bytes, state_to_bytes
 from ..schemas import known_inputs
 from ..steps import GraphStep, Step
+from ..types import AnyGraph
 from .attempts import acontained, contained
 from .containment import Containment
 from .isolation import MaskedChildErrors
@@ -27,11 +28,11 @@ from .run import run_of
 __all__ = ["unbound_node"]
 
 
-def unbound_node(parent: Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
+def unbound_node(parent: Parent, child: AnyGraph) -> Step:
     """Return the node that calls a plain graph and verifies its agent's TOTP code."""
     graph = child
 
-    def child_input(order: Order) -> Any:
+    def child_input(order: Order) -> object:
         known = known_inputs(graph)
         return state_from_bytes(order["request"], limit=len(order["request"]), known=known)
 
@@ -64,8 +65,9 @@ def unbound_node(parent: Parent, child: Pregel[Any, Any, Any, Any]) -> Step:
     return GraphStep(run, arun, graph)
 
 
-def _code_and_output(answer: Any) -> tuple[str, bytes]:
-    fields = dict(answer)
-    if fields.keys() != {"code", "output"} or type(fields["code"]) is not str:
+def _code_and_output(answer: object) -> tuple[str, bytes]:
+    fields = dict(cast(Mapping[object, object], answer))
+    code = fields.get("code")
+    if fields.keys() != {"code", "output"} or type(code) is not str:
         raise PayloadError("an unbound child has to answer with exactly 'code' and 'output'")
-    return fields["code"], state_to_bytes(fields["output"])
+    return code, state_to_bytes(fields["output"])
