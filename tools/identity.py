@@ -8,8 +8,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from langchain_core.tools import BaseTool, BaseToolkit, ToolException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+from langchain_core.tools import ArgsSchema, BaseTool, BaseToolkit, ToolException
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    ValidationError,
+    create_model,
+    field_validator,
+)
 
 from pipelit_agents import Agent, Pipelit, ProvisionedAgent, Verification
 from pipelit_agents._threads import aside
@@ -113,7 +121,7 @@ def _printable(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
-def _require_handle(agent: Any) -> Any:
+def _require_handle(agent: object) -> Agent:
     if not isinstance(agent, Agent):
         raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
     return agent
@@ -132,8 +140,11 @@ class AgentTool(BaseTool):
     agent: Agent = Field(exclude=True, repr=False)
     _handle = field_validator("agent", mode="before")(_require_handle)
 
+    # What a handler may return differs between versions of LangChain.
     handle_tool_error: Any = Field(default=True, exclude=True)
-    handle_validation_error: Any = Field(default=_validation_message, exclude=True)
+    handle_validation_error: bool | str | Callable[[object], str] | None = Field(
+        default=_validation_message, exclude=True
+    )
 
     @property
     def pipelit(self) -> Pipelit:
@@ -245,8 +256,8 @@ class GetTotpCode(AgentTool):
         return await self._awith_advice(aside(self._code, audience, message))
 
     def _to_args_and_kwargs(
-        self, tool_input: str | dict[str, Any], tool_call_id: str | None
-    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        self, tool_input: str | dict[str, object], tool_call_id: str | None
+    ) -> tuple[tuple[str, ...], dict[str, object]]:
         # LangChain doesn't validate the input of a tool without arguments.
         if self.plain and isinstance(tool_input, dict):
             Arguments.model_validate(tool_input)
@@ -363,7 +374,9 @@ class CreateAgentUser(AgentTool):
         "under that name. Returns its full username, which you have to use from then on, and the "
         "name of the credential with its API key. The key itself is never displayed."
     )
-    args_schema: Any = Field(default=_CreateArguments, exclude=True)
+    args_schema: Annotated[ArgsSchema | None, SkipValidation()] = Field(
+        default=_CreateArguments, exclude=True
+    )
     prefix: str | None = None
 
     def __init__(self, *, agent: Agent, **options: Any) -> None:
@@ -423,7 +436,7 @@ class IdentityToolkit(BaseToolkit):
     require_message: bool = False
     prefix: str | None = None
 
-    def model_post_init(self, _context: Any, /) -> None:
+    def model_post_init(self, _context: object, /) -> None:
         """Build the tools once, so that an invalid option raises here."""
         self.get_tools()
 

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.tools import BaseTool
 from mcp import MCPError, types
@@ -16,6 +16,10 @@ from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
 from pipelit_agents.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    # Provisional in the SDK, like the list of middleware below.
+    from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
 __all__ = ["mcp_server", "serve_stdio"]
 
@@ -47,10 +51,12 @@ def mcp_server(tools: Sequence[BaseTool], *, name: str) -> Server[Any]:
     """
     by_name = {tool.name: tool for tool in tools}
 
-    async def on_list_tools(_context: Any, _params: Any) -> types.ListToolsResult:
+    async def on_list_tools(_context: object, _params: object) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[_tool_entry(tool) for tool in tools])
 
-    async def on_call_tool(_context: Any, params: Any) -> types.CallToolResult:
+    async def on_call_tool(
+        _context: object, params: types.CallToolRequestParams
+    ) -> types.CallToolResult:
         tool = by_name.get(params.name)
         if tool is None:
             return _result(
@@ -68,7 +74,9 @@ def mcp_server(tools: Sequence[BaseTool], *, name: str) -> Server[Any]:
             return _result(f"The server can't do that now: {type(error).__name__}.", wrong=True)
         return _result(str(answer.content), wrong=answer.status == "error")
 
-    async def explain_invalid_params(ctx: Any, call_next: Any) -> Any:
+    async def explain_invalid_params(
+        ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
         # The SDK refuses these with "Invalid request parameters" only.
         if ctx.method == "tools/call" and ctx.request_id is not None:
             problem = _problem(ctx.params, by_name)
@@ -107,7 +115,7 @@ def serve_stdio(tools: Sequence[BaseTool], *, name: str) -> None:
 
     async def serve() -> None:
         async with stdio_server() as (reading, writing):
-            passing, readable = anyio.create_memory_object_stream[Any]()
+            passing, readable = anyio.create_memory_object_stream[SessionMessage | Exception]()
 
             async def answer_unreadable() -> None:
                 # The SDK drops a line that it can't read, and the client would wait forever.
@@ -126,7 +134,7 @@ def serve_stdio(tools: Sequence[BaseTool], *, name: str) -> None:
     anyio.run(serve)
 
 
-def _problem(params: Mapping[str, Any] | None, tools: Mapping[str, BaseTool]) -> str:
+def _problem(params: Mapping[str, object] | None, tools: Mapping[str, BaseTool]) -> str:
     """Return the problem with a call's parameters, before the tool validates its arguments."""
     fields = {} if params is None else params
     if not isinstance(fields.get("name"), str):

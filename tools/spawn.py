@@ -9,15 +9,15 @@ from typing import Annotated, Any, Final, Literal
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import ToolException
+from langchain_core.tools import ArgsSchema, ToolException
 from langgraph.pregel import Pregel
-from pydantic import Field
+from pydantic import Field, SkipValidation
 from pydantic_core import to_jsonable_python
 
 from pipelit_agents import Agent
 from pipelit_agents._bounds import require_count
 from pipelit_agents.errors import SpawnError
-from pipelit_agents.graphs import SpawnResult, spawn_and_await
+from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await
 
 from .identity import AgentTool, Arguments
 
@@ -28,7 +28,7 @@ _MAX_TASKS: Final = 20
 
 class _Task(Arguments):
     agent: Annotated[str, Field(description="The agent; one of those in the tool's description.")]
-    input: Annotated[dict[str, Any], Field(description="The input of this agent.")]
+    input: Annotated[dict[str, object], Field(description="The input of this agent.")]
 
 
 class _SpawnArguments(Arguments):
@@ -66,7 +66,9 @@ class SpawnAndAwait(AgentTool):
     """
 
     name: str = "spawn_and_await"
-    args_schema: Any = Field(default=_SpawnArguments, exclude=True)
+    args_schema: Annotated[ArgsSchema | None, SkipValidation()] = Field(
+        default=_SpawnArguments, exclude=True
+    )
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     max_tasks: int = _MAX_TASKS
     spawn: Any = Field(exclude=True, repr=False)
@@ -98,14 +100,14 @@ class SpawnAndAwait(AgentTool):
         options.setdefault("description", _description(children, max_tasks))
         super().__init__(agent=agent, **options)
 
-    def _run(self, tasks: list[Any], config: RunnableConfig) -> tuple[str, list[SpawnResult]]:
+    def _run(self, tasks: list[_Task], config: RunnableConfig) -> tuple[str, list[SpawnResult]]:
         try:
             return _tool_answer(self.spawn.invoke(self._spawn_input(tasks), config)["results"])
         except SpawnError as error:
             raise ToolException(f"Not done: {error}.") from error
 
     async def _arun(
-        self, tasks: list[Any], config: RunnableConfig
+        self, tasks: list[_Task], config: RunnableConfig
     ) -> tuple[str, list[SpawnResult]]:
         try:
             return _tool_answer(
@@ -114,12 +116,12 @@ class SpawnAndAwait(AgentTool):
         except SpawnError as error:
             raise ToolException(f"Not done: {error}.") from error
 
-    def _spawn_input(self, tasks: list[Any]) -> dict[str, Any]:
+    def _spawn_input(self, tasks: list[_Task]) -> dict[str, list[SpawnTask]]:
         if len(tasks) > self.max_tasks:
             raise ToolException(
                 f"Not done: {len(tasks)} tasks, but at most {self.max_tasks} are allowed at once."
             )
-        return {"tasks": [{"agent": task.agent, "input": task.input} for task in tasks]}
+        return {"tasks": [SpawnTask(agent=task.agent, input=task.input) for task in tasks]}
 
 
 def _tool_answer(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]]:
@@ -135,7 +137,7 @@ def _tool_answer(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]
     return json.dumps(answers, ensure_ascii=False), list(results)
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> object:
     """Return a verified output for the model: dates, sets and similar values as JSON."""
     if isinstance(value, BaseMessage):
         return {"type": value.type, "content": value.content}
@@ -146,7 +148,7 @@ def _as_json(value: Any) -> Any:
     return to_jsonable_python(value, bytes_mode="base64", fallback=str)
 
 
-def _description(children: Mapping[str, Any], most: int) -> str:
+def _description(children: Mapping[str, object], most: int) -> str:
     lines = [
         "Send tasks to other agents, all at once, and get their answers. Use only answers with "
         "status 'verified': the agent proved that they are its own. The others contain an error. "
