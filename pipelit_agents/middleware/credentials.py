@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.outputs import ChatResult
+from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
+from langgraph.types import Command
 from pydantic import BaseModel
 
 from pipelit_agents.credentials.inject import searching_input
@@ -38,7 +39,6 @@ from pipelit_agents.identity.agent import Agent
 try:
     from langchain.agents.middleware import (
         AgentMiddleware,
-        ExtendedModelResponse,
         ModelRequest,
         ModelResponse,
         ToolCallRequest,
@@ -51,6 +51,12 @@ except ImportError as error:  # pragma: no cover - the tests have it
 
 __all__ = ["CredentialMiddleware"]
 
+T = TypeVar("T")
+_Request: TypeAlias = ModelRequest[Any]
+_ToolResult: TypeAlias = ToolMessage | Command[Any]
+# The arguments of a call by name; LangGraph passes nothing else to a tool.
+_ToolInput: TypeAlias = Mapping[str, object]
+
 
 class _Keyless(BaseChatModel):
     """A placeholder for ``create_agent``; the middleware replaces it by the real model."""
@@ -61,10 +67,10 @@ class _Keyless(BaseChatModel):
     def _llm_type(self) -> str:
         return "pipelit-agents-keyless"
 
-    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+    def _generate(self, *args: object, **kwargs: object) -> NoReturn:
         raise self._unusable()
 
-    def bind_tools(self, *args: Any, **kwargs: Any) -> Any:
+    def bind_tools(self, *args: object, **kwargs: object) -> NoReturn:
         raise self._unusable()
 
     def _unusable(self) -> CredentialScopeError:
@@ -122,7 +128,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         credential: str | None = None,
         agent: Agent | None = None,
         tools: Mapping[str, Mapping[str, str]] | None = None,
-        model_options: Mapping[str, Any] | None = None,
+        model_options: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(credentials, Credentials):
@@ -156,8 +162,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         return f"CredentialMiddleware({', '.join(filter(None, about))})"
 
     def wrap_model_call(
-        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
-    ) -> ModelResponse[Any] | Any:
+        self, request: _Request, handler: Callable[[_Request], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
         """Call the model with its key.
 
         Raises:
@@ -176,9 +182,9 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
 
     async def awrap_model_call(
         self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ModelResponse[Any] | ExtendedModelResponse[Any] | Any:
+        request: _Request,
+        handler: Callable[[_Request], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
         """As :meth:`wrap_model_call`; the credential is opened off the event loop."""
         self._require_tools(request.tools)
         if request.model is not self.model:
@@ -191,8 +197,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             return _searched(scope, await answer, "the model's answer")
 
     def wrap_tool_call(
-        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]
-    ) -> Any:
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], _ToolResult]
+    ) -> _ToolResult:
         """Call a tool with its secrets in addition to the model's arguments.
 
         Raises:
@@ -210,8 +216,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             return _searched(scope, handler(filled), "the tool's result")
 
     async def awrap_tool_call(
-        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
-    ) -> Any:
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[_ToolResult]]
+    ) -> _ToolResult:
         """As :meth:`wrap_tool_call`; the credentials are opened off the event loop."""
         wanted = self._parameters.get(request.tool_call["name"])
         if not wanted:
@@ -221,7 +227,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             filled = await asyncio.to_thread(self._fill, request, wanted, scope)
             return _searched(scope, await handler(filled), "the tool's result")
 
-    def _warn_unused(self, model: Any) -> None:
+    def _warn_unused(self, model: BaseChatModel) -> None:
         # A placeholder of another CredentialMiddleware is fine, for example as a fallback.
         if self._credential is not None and not isinstance(model, _Keyless):
             warnings.warn(
@@ -232,7 +238,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 stacklevel=2,
             )
 
-    def _require_tools(self, tools: Sequence[Any]) -> None:
+    def _require_tools(self, tools: Sequence[object]) -> None:
         names = [getattr(tool, "name", "") for tool in tools]
         for name in self._parameters:
             # An agent may have no tools in a call that returns structured output.
@@ -314,7 +320,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         )
 
 
-def _searched(scope: Scope, result: Any, where: str) -> Any:
+def _searched(scope: Scope, result: T, where: str) -> T:
     try:
         scope.search(result, where)
         return result
@@ -344,7 +350,7 @@ def _with_secrets(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -
     # added them before any middleware could.
     made = tool.model_copy()
 
-    def guarded(tool_input: Any, kwargs: dict[str, Any]) -> Any:
+    def guarded(tool_input: _ToolInput, kwargs: dict[str, Any]) -> dict[str, object]:
         if kwargs.get("config") is not None:
             kwargs["config"] = guarded_config(kwargs["config"], scope)
         if kwargs.get("callbacks") is not None:
@@ -355,14 +361,14 @@ def _with_secrets(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -
         }
         return {**guarded_input, **secrets}
 
-    def stored_by_langgraph(tool_input: Any) -> list[Any]:
+    def stored_by_langgraph(tool_input: _ToolInput) -> list[object]:
         return [state_in(key, each) for key, each in tool_input.items()]
 
-    def run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
+    def run(tool_input: _ToolInput, *args: Any, **kwargs: Any) -> object:
         with searching_input(scope, stored_by_langgraph(tool_input)):
             return tool.run(guarded(tool_input, kwargs), *args, **kwargs)
 
-    async def arun(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
+    async def arun(tool_input: _ToolInput, *args: Any, **kwargs: Any) -> object:
         with searching_input(scope, stored_by_langgraph(tool_input)):
             return await tool.arun(guarded(tool_input, kwargs), *args, **kwargs)
 
