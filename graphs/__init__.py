@@ -9,8 +9,8 @@ from .interrupts import asking_agent
 from .remote import RemoteChild, remote_child
 from .spawn.keyed import keyed_by_input
 from .spawn.node import spawn_and_await
-from .spawn.plan import request_digest
 from .spawn.results import SpawnResult, SpawnTask
+from .spawn.tasks import request_digest
 
 __all__ = [
     "ANYONE",

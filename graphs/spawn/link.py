@@ -30,12 +30,12 @@ from ..schemas import known_outputs
 from ..types import AnyGraph
 from .isolation import ChildFailed, NoEnvelope, UndisplayableInterrupt
 from .options import LinkOptions
-from .plan import with_index
 from .possession import Possession
 from .refusals import refusal_for
 from .results import AnswerUpdate, Order, ProofKind, SpawnResult, error_text, make_result
 from .resume_values import without_resume_value
 from .run import RUN, Run, run_of
+from .tasks import with_index
 
 __all__ = ["Parent"]
 

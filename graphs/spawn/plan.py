@@ -1,175 +1,119 @@
-"""Read the tasks of a spawn, and match results to tasks."""
+"""The first node of a spawn graph, which sends each task to its child."""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import secrets
-from collections.abc import Collection, Iterable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
-from langgraph.types import Command
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command, Send
 
 from pipelit_agents import Agent
-from pipelit_agents.errors import (
-    PayloadError,
-    SpawnError,
-)
+from pipelit_agents._threads import aside
+from pipelit_agents.errors import DepthExceeded, SpawnError
 
-from ..codec import state_to_bytes
-from ..messages import Acceptance
-from ..remote import RemoteChild
-from ..types import AnyGraph
-from .forms import code_of, form_of
-from .results import MAX_LISTED_FAILURES, Order, ProofKind, SpawnResult, make_result
+from ..steps import Step
+from .possession import POSSESSION_PREFETCH_TIMEOUT
+from .results import JOIN, PLAN, UNASSIGNED, AnswerUpdate, Order, SpawnState, make_result
+from .run import Run, depth_of, run_of
+from .tasks import ReadTask, Terms, listed_problems, mark_of, with_index
 
-__all__ = ["request_digest"]
+__all__ = ["plan_node", "unassigned_node"]
 
 
-class ReadTask(NamedTuple):
-    """A task as it is sent, or the reason why it can't be sent.
-
-    Attributes:
-        agent: The child.
-        request: The bytes of the request. None if there are none to send.
-        problem: What is wrong with the task, for people.
-        unsent: Identifies a task without a request. Unlike ``problem``, it stays the same when a
-            new version words its messages otherwise.
-    """
-
-    agent: str
-    request: bytes | None
-    problem: str | None
-    unsent: str = ""
-
-    @property
-    def digest(self) -> str | None:
-        """The value of ``request`` in the task's result."""
-        return None if self.request is None else _sha256(self.request)
-
-
-class Terms:
-    """The options of a spawn node that affect its tasks.
+def plan_node(
+    lead: Agent,
+    terms: Terms,
+    max_depth: int,
+    possession_checks: Mapping[str, Callable[[Run], asyncio.Future[None]]],
+) -> Step:
+    """Return the node that reads the tasks and sends them.
 
     Args:
-        lead: The lead's name.
-        kinds: The kind of proof of each child.
-        remote: The names of the children on other machines.
-        on_failure: As for :func:`spawn_and_await`.
-        accept: Which messages answers may hold.
-        children: The children by name.
+        lead: The agent that sends requests.
+        terms: The options of the spawn.
+        max_depth: How deep spawns may be nested.
+        possession_checks: Starts to verify that a child holds its secret, by the child's name.
     """
 
-    def __init__(
-        self,
-        lead: str,
-        kinds: Mapping[str, ProofKind],
-        remote: Collection[str],
-        on_failure: str,
-        accept: Acceptance,
-        children: Mapping[str, AnyGraph | RemoteChild],
-    ) -> None:
-        self.lead = lead
-        self.kinds = kinds
-        self.remote = remote
-        self.on_failure = on_failure
-        self.accepted = f"{sorted(accept.kinds)} {accept.tool_calls:d}"
-        self.forms = {name: form_of(child).hex() for name, child in children.items()}
-        self.code = {name: code_of(child) for name, child in children.items()}
+    def make_orders(state: SpawnState, config: RunnableConfig) -> list[Order]:
+        run = run_of(config)
+        # Raises if the lead's key, tables or account are unusable, which no child can cause.
+        lead.require_active()
+        depth = depth_of(config) + 1
+        if depth > max_depth:
+            raise DepthExceeded(
+                f"spawns are nested {depth} deep, and max_depth is {max_depth}: end the recursion "
+                "of a child that spawns itself, or raise max_depth",
+                max_depth=max_depth,
+            )
+        if "tasks" not in state:
+            # LangGraph silently drops keys that a state's schema doesn't declare.
+            raise SpawnError(
+                "the state has no 'tasks': declare it in the graph's state (tasks: "
+                "list[SpawnTask]) and write it before this node, an empty list for nothing to do"
+            )
+        read, run.read = run.read, None
+        if read is None:
+            read = [] if run.repeats else terms.read(state["tasks"] or [])
+        problems = [each.problem for each in read if each.problem is not None]
+        if problems and terms.on_failure == "raise":
+            raise SpawnError(listed_problems(problems))
+        orders = [_make_order(index, each, depth, lead) for index, each in enumerate(read)]
+        for order in orders:
+            run.emit("spawned", order)
+        return orders
 
-    def read(self, tasks: object) -> list[ReadTask]:
-        """Read the tasks of a state.
-
-        Raises:
-            SpawnError: The tasks are not a list.
-        """
-        if not isinstance(tasks, list | tuple):
-            raise SpawnError("tasks must be a list of {'agent': …, 'input': …}")
-        return [_read(index, task, self) for index, task in enumerate(tasks)]
-
-    def call_digest(self, name: str, read: list[ReadTask]) -> bytes:
-        """Return a digest of a call: its tasks, children, lead and accepted messages.
-
-        Timeouts, limits and unused children are left out. A new version of the graph may change
-        them and still resume.
-        """
-        fields = [name, self.lead, self.on_failure, self.accepted]
-        for each in read:
-            kind, form = self.kinds.get(each.agent, "bound"), self.forms.get(each.agent, "")
-            fields += [each.agent, kind, form, each.digest or each.unsent]
-        digest = hashlib.sha256(b"pipelit-agents/spawn-call/v1\0")
-        for field in fields:
-            data = field.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "big") + data)
-        return digest.digest()
-
-
-def request_digest(
-    input: object,  # noqa: A002 - the task's key that it is of
-    *,
-    remote: bool = False,
-) -> str:
-    """Return the SHA-256 of a task's input as it is sent to a child, 64 hexadecimal digits.
-
-    Compare it with ``request`` of a :class:`SpawnResult` to see whether a result answers a task.
-
-    Args:
-        input: The ``input`` of a task.
-        remote: Whether the child is on another machine. A remote child receives a form without
-            class names.
-
-    Raises:
-        PayloadError: The input can't be sent.
-    """
-    return _sha256(state_to_bytes(input, portable=remote))
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def tasks_of(state: object) -> object:
-    # LangGraph accepts a state in several forms. None means that the run is only resumed, or that
-    # the input has no tasks.
-    if state is None or isinstance(state, Command):
-        return None
-    tasks = state.get("tasks") if isinstance(state, Mapping) else getattr(state, "tasks", None)
-    has = "tasks" in state if isinstance(state, Mapping) else hasattr(state, "tasks")
-    return (tasks or []) if has else None
-
-
-def _read(index: int, task: object, terms: Terms) -> ReadTask:
-    if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
-        if isinstance(task, Mapping):
-            found = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
-        else:
-            found = f", and is a {type(task).__name__}"[:80]
-        wrong = f"tasks[{index}] must be {{'agent': …, 'input': …}}{found}"
-        return ReadTask("", None, wrong, _unsent(task))
-    agent = str(task["agent"])[:149]
-    request: bytes | None = None
-    problem: str | None = None
-    unsent = ""
-    try:
-        request = state_to_bytes(task["input"], portable=agent in terms.remote)
-    except PayloadError as error:
-        problem, unsent = f"tasks[{index}].input: {error}", _unsent(task)
-    if not isinstance(task["agent"], str) or task["agent"] not in terms.kinds:
-        problem = (
-            f"tasks[{index}].agent {str(task['agent'])!r:.80} isn't a child of this node; "
-            f"the children are {', '.join(sorted(terms.kinds))}"
+    def send(state: SpawnState, orders: list[Order]) -> Command[str]:
+        update: dict[str, object] = {"requested": b"".join(map(mark_of, orders))}
+        if state.get("results"):
+            # Results of an earlier run in this namespace must not remain if this run fails.
+            update["results"] = []
+        # Without tasks, go to the join: otherwise the parent keeps the results of an earlier turn.
+        return Command(
+            update=update,
+            goto=[
+                Send(UNASSIGNED if "problem" in order else order["agent"], order)
+                for order in orders
+            ]
+            or JOIN,
         )
-    return ReadTask(agent, request, problem, unsent)
+
+    def plan(state: SpawnState, config: RunnableConfig) -> Command[str]:
+        return send(state, make_orders(state, config))
+
+    async def aplan(state: SpawnState, config: RunnableConfig) -> Command[str]:
+        orders = await aside(make_orders, state, config)
+        called = {each["agent"] for each in orders if "problem" not in each}
+        run = run_of(config)
+        started = [possession_checks[each](run) for each in possession_checks.keys() & called]
+        # Once the loop starts all the tasks, the threads of these checks get little CPU time. The
+        # tasks check a child again that hasn't proven possession by then, and wait for it together.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(
+                asyncio.gather(*started, return_exceptions=True), POSSESSION_PREFETCH_TIMEOUT
+            )
+        return send(state, orders)
+
+    return Step(plan, aplan, PLAN)
 
 
-def _unsent(task: object) -> str:
-    # Never the message about it: a reworded message would be another call to a resumed run.
-    try:
-        return f"malformed {_sha256(state_to_bytes(task))}"
-    except PayloadError:
-        return "can't be carried"
+def unassigned_node() -> Step:
+    """Return the node of tasks that can't be sent."""
+
+    def unassigned(order: Order, config: RunnableConfig) -> AnswerUpdate:
+        result = with_index(
+            order, make_result(order["agent"], "failed", error=order.get("problem"))
+        )
+        run_of(config).emit("failed", order, error=result["error"])
+        return {"answers": [{"index": order["index"], "result": result}]}
+
+    return Step(unassigned, None, UNASSIGNED)
 
 
-def make_order(index: int, read: ReadTask, depth: int, lead: Agent) -> Order:
+def _make_order(index: int, read: ReadTask, depth: int, lead: Agent) -> Order:
     order = Order(
         index=index,
         agent=read.agent,
@@ -181,79 +125,3 @@ def make_order(index: int, read: ReadTask, depth: int, lead: Agent) -> Order:
     if read.problem is not None:
         order["problem"] = read.problem
     return order
-
-
-def listed_problems(problems: Iterable[str]) -> str:
-    listed = list(problems)
-    if len(listed) > MAX_LISTED_FAILURES:
-        listed[MAX_LISTED_FAILURES:] = [f"and {len(listed) - MAX_LISTED_FAILURES} more"]
-    return "; ".join(listed)
-
-
-def why_refused(problems: list[str]) -> str:
-    return (
-        "this spawn waits for children that were removed; add them again to resume it: "
-        + listed_problems(problems)
-    )
-
-
-_MARK_SIZE: Final = 32
-
-
-def _mark(agent: str, request: str | None) -> bytes:
-    # A task and its result have the same mark: it covers the agent and the request.
-    return hashlib.sha256(f"{agent}\0{request or ''}".encode("utf-8", "surrogatepass")).digest()
-
-
-def marks_of_all(read: list[ReadTask]) -> bytes:
-    return b"".join(_mark(each.agent, each.digest) for each in read)
-
-
-def mark_of(order: Order) -> bytes:
-    return _mark(order["agent"], digest_of(order))
-
-
-def digest_of(order: Order) -> str | None:
-    # An order without a request isn't sent. The JSON of an empty input has at least two bytes.
-    return _sha256(order["request"]) if order["request"] else None
-
-
-def split_marks(marks: bytes) -> list[bytes]:
-    return [marks[at : at + _MARK_SIZE] for at in range(0, len(marks), _MARK_SIZE)]
-
-
-def answers(result: SpawnResult, index: int, mark: bytes) -> bool:
-    """Return whether a result answers the task with this index and mark.
-
-    The result may be anything that a client wrote to the state.
-    """
-    try:
-        return bool(result["index"] == index and _mark(result["agent"], result["request"]) == mark)
-    except (KeyError, TypeError, AttributeError):
-        return False
-
-
-def all_answer(results: object, read: list[ReadTask]) -> bool:
-    if not isinstance(results, list | tuple) or len(results) != len(read):
-        return False
-    marks = split_marks(marks_of_all(read))
-    return all(answers(each, index, marks[index]) for index, each in enumerate(results))
-
-
-def unanswered_result(
-    index: int, task: object, recorded: list[SpawnResult], terms: Terms
-) -> SpawnResult:
-    """Return the result of a task that has no matching answer after all children finished."""
-    read = _read(index, task, terms)
-    if recorded:
-        error = f"the record of tasks[{index}] doesn't answer it and isn't used"
-    else:
-        error = f"tasks[{index}] was sent to a child, and has no answer"
-    if read.problem is not None:
-        error = f"{error}: {read.problem}"
-    result = make_result(read.agent, "failed", error=error)
-    return SpawnResult({**result, "index": index, "request": read.digest})
-
-
-def with_index(order: Order, result: SpawnResult) -> SpawnResult:
-    return SpawnResult({**result, "index": order["index"], "request": digest_of(order)})

@@ -15,8 +15,8 @@ from pipelit_agents.errors import (
 )
 
 from ..child import DEPTH
-from .plan import ReadTask
 from .results import MAX_LISTED_FAILURES, Order, SpawnResult
+from .tasks import ReadTask
 
 __all__ = ["Run", "depth_of", "run_of", "spawn_error"]
 

@@ -48,7 +48,7 @@ from pipelit_agents.graphs import (
     spawn_and_await,
     verified_child,
 )
-from pipelit_agents.graphs.spawn.node import SpawnGraph
+from pipelit_agents.graphs.spawn.graph import SpawnGraph
 from pipelit_agents.tools import SpawnAndAwait
 
 BACKENDS = False

@@ -13,7 +13,7 @@ from test_spawn_calls import Parent, Question, Team, one_node, questions, team, 
 
 from pipelit_agents.errors import ConfigurationError, PayloadError
 from pipelit_agents.graphs import ANYONE, remote_child, spawn_and_await, verified_child
-from pipelit_agents.graphs.spawn import plan
+from pipelit_agents.graphs.spawn import tasks
 from pipelit_agents.graphs.spawn.forms import form_of
 
 __all__ = ["team"]
@@ -192,7 +192,7 @@ def test_a_reworded_message_is_no_other_call(
         raise PayloadError("the reason in other words")
 
     if isinstance(task, dict) and "input" in task:
-        monkeypatch.setattr(plan, "state_to_bytes", reworded)
+        monkeypatch.setattr(tasks, "state_to_bytes", reworded)
         (later,) = terms.read([task])
         assert later.problem != read.problem
         assert terms.call_digest("x", [later]) == digest

@@ -1,0 +1,248 @@
+"""Read the tasks of a spawn, and match results to tasks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, NamedTuple
+
+from langgraph.types import Command
+
+from pipelit_agents.errors import (
+    PayloadError,
+    SpawnError,
+)
+
+from ..codec import state_to_bytes
+from ..messages import Acceptance
+from ..remote import RemoteChild
+from ..types import AnyGraph
+from .forms import code_of, form_of
+from .results import MAX_LISTED_FAILURES, Order, ProofKind, SpawnResult
+
+__all__ = [
+    "ReadTask",
+    "Terms",
+    "all_answer",
+    "answers",
+    "listed_problems",
+    "mark_of",
+    "marks_of_all",
+    "request_digest",
+    "split_marks",
+    "tasks_of",
+    "why_refused",
+    "with_index",
+]
+
+_MARK_SIZE: Final = 32
+
+
+class ReadTask(NamedTuple):
+    """A task as it is sent, or the reason why it can't be sent.
+
+    Attributes:
+        agent: The child.
+        request: The bytes of the request. None if there are none to send.
+        problem: What is wrong with the task, for people.
+        unsent: Identifies a task without a request. Unlike ``problem``, it stays the same when a
+            new version words its messages otherwise.
+    """
+
+    agent: str
+    request: bytes | None
+    problem: str | None
+    unsent: str = ""
+
+    @property
+    def digest(self) -> str | None:
+        """The value of ``request`` in the task's result."""
+        return None if self.request is None else _sha256(self.request)
+
+
+class Terms:
+    """The options of a spawn node that affect its tasks.
+
+    Args:
+        lead: The lead's name.
+        kinds: The kind of proof of each child.
+        remote: The names of the children on other machines.
+        on_failure: As for :func:`spawn_and_await`.
+        accept: Which messages answers may hold.
+        children: The children by name.
+    """
+
+    def __init__(
+        self,
+        lead: str,
+        kinds: Mapping[str, ProofKind],
+        remote: Collection[str],
+        on_failure: str,
+        accept: Acceptance,
+        children: Mapping[str, AnyGraph | RemoteChild],
+    ) -> None:
+        self.lead = lead
+        self.kinds = kinds
+        self.remote = remote
+        self.on_failure = on_failure
+        self.accepted = f"{sorted(accept.kinds)} {accept.tool_calls:d}"
+        self.forms = {name: form_of(child).hex() for name, child in children.items()}
+        self.code = {name: code_of(child) for name, child in children.items()}
+
+    def read(self, tasks: object) -> list[ReadTask]:
+        """Read the tasks of a state.
+
+        Raises:
+            SpawnError: The tasks are not a list.
+        """
+        if not isinstance(tasks, list | tuple):
+            raise SpawnError("tasks must be a list of {'agent': …, 'input': …}")
+        return [self.read_task(index, task) for index, task in enumerate(tasks)]
+
+    def read_task(self, index: int, task: object) -> ReadTask:
+        """Read one task of a state."""
+        if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
+            if isinstance(task, Mapping):
+                found = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
+            else:
+                found = f", and is a {type(task).__name__}"[:80]
+            wrong = f"tasks[{index}] must be {{'agent': …, 'input': …}}{found}"
+            return ReadTask("", None, wrong, _unsent(task))
+        agent = str(task["agent"])[:149]
+        request: bytes | None = None
+        problem: str | None = None
+        unsent = ""
+        try:
+            request = state_to_bytes(task["input"], portable=agent in self.remote)
+        except PayloadError as error:
+            problem, unsent = f"tasks[{index}].input: {error}", _unsent(task)
+        if not isinstance(task["agent"], str) or task["agent"] not in self.kinds:
+            problem = (
+                f"tasks[{index}].agent {str(task['agent'])!r:.80} isn't a child of this node; "
+                f"the children are {', '.join(sorted(self.kinds))}"
+            )
+        return ReadTask(agent, request, problem, unsent)
+
+    def call_digest(self, name: str, read: list[ReadTask]) -> bytes:
+        """Return a digest of a call: its tasks, children, lead and accepted messages.
+
+        Timeouts, limits and unused children are left out. A new version of the graph may change
+        them and still resume.
+        """
+        fields = [name, self.lead, self.on_failure, self.accepted]
+        for each in read:
+            kind, form = self.kinds.get(each.agent, "bound"), self.forms.get(each.agent, "")
+            fields += [each.agent, kind, form, each.digest or each.unsent]
+        digest = hashlib.sha256(b"pipelit-agents/spawn-call/v1\0")
+        for field in fields:
+            data = field.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big") + data)
+        return digest.digest()
+
+
+def request_digest(
+    input: object,  # noqa: A002 - the task's key that it is of
+    *,
+    remote: bool = False,
+) -> str:
+    """Return the SHA-256 of a task's input as it is sent to a child, 64 hexadecimal digits.
+
+    Compare it with ``request`` of a :class:`SpawnResult` to see whether a result answers a task.
+
+    Args:
+        input: The ``input`` of a task.
+        remote: Whether the child is on another machine. A remote child receives a form without
+            class names.
+
+    Raises:
+        PayloadError: The input can't be sent.
+    """
+    return _sha256(state_to_bytes(input, portable=remote))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def tasks_of(state: object) -> object:
+    """Return the tasks in the input of a spawn; None if it has none."""
+    # LangGraph accepts a state in several forms. None means that the run is only resumed, or that
+    # the input has no tasks.
+    if state is None or isinstance(state, Command):
+        return None
+    tasks = state.get("tasks") if isinstance(state, Mapping) else getattr(state, "tasks", None)
+    has = "tasks" in state if isinstance(state, Mapping) else hasattr(state, "tasks")
+    return (tasks or []) if has else None
+
+
+def _unsent(task: object) -> str:
+    # Never the message about it: a reworded message would be another call to a resumed run.
+    try:
+        return f"malformed {_sha256(state_to_bytes(task))}"
+    except PayloadError:
+        return "can't be carried"
+
+
+def listed_problems(problems: Iterable[str]) -> str:
+    """Return the first problems in one line, and how many more there are."""
+    listed = list(problems)
+    if len(listed) > MAX_LISTED_FAILURES:
+        listed[MAX_LISTED_FAILURES:] = [f"and {len(listed) - MAX_LISTED_FAILURES} more"]
+    return "; ".join(listed)
+
+
+def why_refused(problems: list[str]) -> str:
+    """Return the message for a run that can't be resumed because children were removed."""
+    return (
+        "this spawn waits for children that were removed; add them again to resume it: "
+        + listed_problems(problems)
+    )
+
+
+def _mark(agent: str, request: str | None) -> bytes:
+    # A task and its result have the same mark: it covers the agent and the request.
+    return hashlib.sha256(f"{agent}\0{request or ''}".encode("utf-8", "surrogatepass")).digest()
+
+
+def marks_of_all(read: list[ReadTask]) -> bytes:
+    """Return the marks of all tasks, concatenated."""
+    return b"".join(_mark(each.agent, each.digest) for each in read)
+
+
+def mark_of(order: Order) -> bytes:
+    """Return the mark of an order's task."""
+    return _mark(order["agent"], _digest_of(order))
+
+
+def _digest_of(order: Order) -> str | None:
+    # An order without a request isn't sent. The JSON of an empty input has at least two bytes.
+    return _sha256(order["request"]) if order["request"] else None
+
+
+def split_marks(marks: bytes) -> list[bytes]:
+    """Return each of the concatenated marks."""
+    return [marks[at : at + _MARK_SIZE] for at in range(0, len(marks), _MARK_SIZE)]
+
+
+def answers(result: SpawnResult, index: int, mark: bytes) -> bool:
+    """Return whether a result answers the task with this index and mark.
+
+    The result may be anything that a client wrote to the state.
+    """
+    try:
+        return bool(result["index"] == index and _mark(result["agent"], result["request"]) == mark)
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def all_answer(results: object, read: list[ReadTask]) -> bool:
+    """Return whether there is one result a task, in order, that answers it."""
+    if not isinstance(results, list | tuple) or len(results) != len(read):
+        return False
+    marks = split_marks(marks_of_all(read))
+    return all(answers(each, index, marks[index]) for index, each in enumerate(results))
+
+
+def with_index(order: Order, result: SpawnResult) -> SpawnResult:
+    """Return a result with the index and the digest of its task."""
+    return SpawnResult({**result, "index": order["index"], "request": _digest_of(order)})
