@@ -13,16 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from functools import cached_property
 from types import MappingProxyType
-from typing import (
-    TYPE_CHECKING,
-    Final,
-    Literal,
-    NamedTuple,
-    TypeAlias,
-    TypeGuard,
-    TypeVar,
-    cast,
-)
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, TypeGuard, TypeVar, cast
 
 from pydantic import BaseModel, RootModel, TypeAdapter
 from pydantic.dataclasses import is_pydantic_dataclass

@@ -21,14 +21,7 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
 )
-from pathlib import (
-    Path,
-    PosixPath,
-    PurePath,
-    PurePosixPath,
-    PureWindowsPath,
-    WindowsPath,
-)
+from pathlib import Path, PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo

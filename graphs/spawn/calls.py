@@ -39,7 +39,6 @@ from .internals import (
     Scratchpad,
     is_the_node,
 )
-from .resume_values import without_resume_value
 
 __all__ = ["Call"]
 
@@ -142,12 +141,6 @@ class Call:
     def restart(self) -> None:
         """Make LangGraph use the input and ignore the record."""
         self.configurable[RESUMING] = False
-
-    def withhold_resume_value(self) -> None:
-        """Keep a plain resume value, which answers another interrupt, from this call."""
-        self.configurable.update(
-            without_resume_value(RunnableConfig(configurable=self.configurable))
-        )
 
     def config(self, config: RunnableConfig | None) -> RunnableConfig:
         """Return a configuration with the ``configurable`` of this call."""

@@ -19,30 +19,7 @@ from langgraph.types import PregelExecutableTask
 from ..steps import GraphStep
 from ..types import AnyGraph
 
-__all__ = [
-    "ANCESTORS",
-    "CHECKPOINT_ID",
-    "INTERRUPT",
-    "NAMESPACE",
-    "NULL_TASK",
-    "PUSH",
-    "REPLAYING",
-    "RESUME",
-    "RESUMING",
-    "RUNTIME",
-    "SAVER",
-    "SCRATCHPAD",
-    "SEPARATOR",
-    "TASK_ID",
-    "THREAD_ID",
-    "Configurable",
-    "Loop",
-    "Scratchpad",
-    "first_step",
-    "is_the_node",
-    "levels",
-    "task_of",
-]
+__all__ = ["Configurable", "Loop", "Scratchpad", "first_step", "is_the_node", "levels", "task_of"]
 
 # LangChain's type of `configurable`.
 Configurable: TypeAlias = Mapping[str, Any]

@@ -12,11 +12,7 @@ from langgraph.runtime import get_runtime
 
 from pipelit_agents import Agent, Verification
 from pipelit_agents._threads import aside
-from pipelit_agents.errors import (
-    AccountError,
-    PayloadError,
-    ProofRejected,
-)
+from pipelit_agents.errors import AccountError, PayloadError, ProofRejected
 from pipelit_agents.identity.agent import home_of
 from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof, derive_challenge
 
@@ -110,7 +106,7 @@ class Parent:
         info = get_runtime().execution_info
         if info is None or info.task_id not in run_of(config).waiting:
             # This task wasn't interrupted before, so the resume value answers another interrupt.
-            configurable |= without_resume_value(config)
+            configurable |= without_resume_value(inherited_keys)
         inherited = RunnableConfig(configurable=configurable)
         if self._preset and "recursion_limit" in config:
             inherited["recursion_limit"] = config["recursion_limit"]

@@ -14,9 +14,7 @@ from typing import TypeVar, cast
 from langchain_core.runnables import RunnableConfig
 
 from pipelit_agents._threads import aside
-from pipelit_agents.errors import (
-    ProofRejected,
-)
+from pipelit_agents.errors import ProofRejected
 
 from ..remote import RemoteChild
 from ..steps import Step

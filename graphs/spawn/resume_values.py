@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.types import Command, StateSnapshot
 
@@ -83,15 +82,15 @@ def _has_plain_answer(configurable: Configurable, graph_input: object) -> bool:
     return False
 
 
-def without_resume_value(config: RunnableConfig) -> Configurable:
+def without_resume_value(configurable: Configurable) -> Configurable:
     """Return keys for ``configurable`` that keep a plain resume value from nested runs.
 
     LangGraph passes such a value to the first interrupt, whichever it is.
 
     Args:
-        config: The configuration of a task.
+        configurable: The ``configurable`` of a task.
     """
-    pad: Scratchpad | None = config.get("configurable", {}).get(SCRATCHPAD)
+    pad: Scratchpad | None = configurable.get(SCRATCHPAD)
     if pad is None or not hasattr(pad, "get_null_resume") or pad.get_null_resume(False) is None:
         # There is no resume value.
         return {}

@@ -10,9 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_stream_writer
 from langgraph.types import StateSnapshot
 
-from pipelit_agents.errors import (
-    SpawnError,
-)
+from pipelit_agents.errors import SpawnError
 
 from ..child import DEPTH
 from .results import MAX_LISTED_FAILURES, Order, SpawnResult

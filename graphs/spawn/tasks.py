@@ -8,10 +8,7 @@ from typing import Final, NamedTuple
 
 from langgraph.types import Command
 
-from pipelit_agents.errors import (
-    PayloadError,
-    SpawnError,
-)
+from pipelit_agents.errors import PayloadError, SpawnError
 
 from ..codec import state_to_bytes
 from ..messages import Acceptance

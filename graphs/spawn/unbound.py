@@ -10,9 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import RunControl
 
 from pipelit_agents._threads import aside
-from pipelit_agents.errors import (
-    PayloadError,
-)
+from pipelit_agents.errors import PayloadError
 
 from ..codec import state_from_bytes, state_to_bytes
 from ..schemas import known_inputs
