@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, insert, select, update
@@ -25,7 +25,7 @@ from pipelit_agents.accounts.models import (
     user_of,
 )
 from pipelit_agents.accounts.service import AccountService
-from pipelit_agents.database.fast_path import Statement
+from pipelit_agents.database.fast_path import Flag, Query
 from pipelit_agents.database.models import ApiKeyRow
 from pipelit_agents.errors import (
     ApiKeyNotFound,
@@ -36,10 +36,32 @@ from pipelit_agents.protocol.usernames import OPERATOR, require_username
 __all__ = ["ApiKeys"]
 
 _TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
-_READ_KEY: Final = Statement(
+
+
+class _KeyRow(NamedTuple):
+    """An API key, and the account that it belongs to."""
+
+    digest: str
+    revoked_at: float | None
+    expires_at: float | None
+    last_used_at: float | None
+    username: str
+    kind: str
+    owner: str | None
+    root_owner: str
+    purpose: str
+    active: Flag
+    may_create_agents: Flag
+    created_at: float
+    created_by: str
+    domain: str
+
+
+_READ_KEY: Final = Query(
     "SELECT k.digest, k.revoked_at, k.expires_at, k.last_used_at, u.username, u.kind, u.owner, "
     "u.root_owner, u.purpose, u.active, u.may_create_agents, u.created_at, u.created_by, u.domain "
-    "FROM pipelit_api_keys k JOIN pipelit_users u ON u.username = k.username WHERE k.id = :id"
+    "FROM pipelit_api_keys k JOIN pipelit_users u ON u.username = k.username WHERE k.id = :id",
+    _KeyRow,
 )
 # Seconds between two updates of `last_used_at`.
 _LAST_USED_INTERVAL: Final = 60.0

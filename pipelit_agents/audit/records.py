@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pipelit_agents._run_context import RunContext, run_context
 from pipelit_agents.audit.numbering import highest_number_in_sqlite
-from pipelit_agents.database.fast_path import Open, Statement
+from pipelit_agents.database.fast_path import Open, Query, Statement
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import StorageError
 
@@ -37,7 +37,15 @@ _SQLITE: Final = Statement(f"INSERT INTO pipelit_audit (id, {_FIELDS}) VALUES ({
 _POSTGRES: Final = Statement(
     f"INSERT INTO pipelit_audit ({_FIELDS}) VALUES ({_VALUES}) ON CONFLICT (id) DO NOTHING"  # noqa: S608 - fixed words
 )
-_LAST: Final = Statement("SELECT currval(pg_get_serial_sequence('pipelit_audit', 'id')) AS number")
+
+
+class _Drawn(NamedTuple):
+    number: int
+
+
+_LAST: Final = Query(
+    "SELECT currval(pg_get_serial_sequence('pipelit_audit', 'id')) AS number", _Drawn
+)
 # The maximum number of consecutive planted entries to skip.
 _MAX_SKIPPED: Final = 100
 _PLANTED: Final = "audit.planted"

@@ -14,7 +14,7 @@ from pipelit_agents._discretion import discreet
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.stored import not_found
-from pipelit_agents.database.fast_path import Statement
+from pipelit_agents.database.fast_path import Query
 from pipelit_agents.errors import (
     AccountError,
     ConfigurationError,
@@ -29,8 +29,16 @@ from pipelit_agents.sealing.purposes import credential_purpose
 
 __all__ = ["Opened", "decrypted", "open_field", "open_secret", "record_refusal"]
 
-_READ_SECRET: Final = Statement(
-    "SELECT kind, public, allow, sealed FROM pipelit_credentials WHERE name = :name"
+
+class _SealedRow(NamedTuple):
+    kind: str
+    public: str
+    allow: str | None
+    sealed: str
+
+
+_READ_SECRET: Final = Query(
+    "SELECT kind, public, allow, sealed FROM pipelit_credentials WHERE name = :name", _SealedRow
 )
 _REFUSALS: Final[dict[type[Exception], str]] = {
     ConfigurationError: "no key",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 from zlib import crc32
 
 from sqlalchemy import (
@@ -29,16 +29,20 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, S
 
 from pipelit_agents._forks import Unforked, reset_in_forked_children, was_in_use
 from pipelit_agents.database.causes import LOST_PRIMARY, hint
-from pipelit_agents.database.fast_path import Open, Statement, Transaction, named_by_driver
-from pipelit_agents.database.server import READING, URL_SETTING, begin, server, without_limits
-from pipelit_agents.errors import ConfigurationError, StorageError
-
-if TYPE_CHECKING:
-    pass
+from pipelit_agents.database.fast_path import (
+    Open,
+    Query,
+    Row,
+    Statement,
+    Transaction,
+    named_by_driver,
+)
 from pipelit_agents.database.machine import boot_id, machine_uptime
 from pipelit_agents.database.private_files import make_private
 from pipelit_agents.database.process import INTERRUPTED, PROCESS_LOCKS, THIS_THREAD
 from pipelit_agents.database.schema import alembic_config, is_known_revision, schema_revision
+from pipelit_agents.database.server import READING, URL_SETTING, begin, server, without_limits
+from pipelit_agents.errors import ConfigurationError, StorageError
 
 __all__ = ["Database"]
 
@@ -338,11 +342,11 @@ class Database:
         finally:
             THIS_THREAD.holds = holds
 
-    def fetch(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
-        """Return the rows of one statement, which reads one consistent state by itself.
+    def fetch(self, query: Query[Row], values: Mapping[str, object]) -> list[Row]:
+        """Return the rows of one query, which reads one consistent state by itself.
 
         Raises:
-            StorageError: The database can't be reached, or refused the statement.
+            StorageError: The database can't be reached, or refused the query.
         """
         opened, holds = self._ready(), THIS_THREAD.holds
         engine = opened.engine
@@ -353,7 +357,7 @@ class Database:
                 try:
                     if engine.dialect.name != "sqlite":
                         begin(driver, engine.dialect)
-                    rows = statement.fetch_by(driver, engine.dialect, values)
+                    rows = query.fetch_by(driver, engine.dialect, values)
                 except BaseException:
                     _closed(driver, opened)
                     raise
@@ -391,9 +395,9 @@ class Database:
         if keys:
             # In one order, so that two transactions can't wait for each other. Equal keys are taken
             # once.
-            values = {f"kind{n}": kind for n, (kind, _) in enumerate(keys)}
+            values: dict[str, object] = {f"kind{n}": kind for n, (kind, _) in enumerate(keys)}
             values |= {f"name{n}": name for n, (_, name) in enumerate(keys)}
-            _locking(take, len(keys)).fetch(connection, values)
+            _locking(take, len(keys)).write(connection, values)
 
     @property
     def server_clock(self) -> str:

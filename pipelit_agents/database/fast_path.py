@@ -6,14 +6,17 @@ several times as long as SQLite's query.
 
 from __future__ import annotations
 
-from collections import namedtuple
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Dialect, PoolProxiedConnection, text
 from sqlalchemy.exc import DBAPIError
 
-__all__ = ["Open", "Statement", "Transaction", "named_by_driver"]
+__all__ = ["Flag", "Open", "Query", "Row", "Statement", "Transaction", "named_by_driver"]
+
+Row = TypeVar("Row", bound=NamedTuple)
+# A Boolean column in the row of a query: SQLite's driver returns 0 or 1.
+Flag: TypeAlias = int
 
 
 class Open(Protocol):
@@ -48,42 +51,16 @@ class Statement:
     """SQL with named parameters, ``:name``, for any kind of database.
 
     Args:
-        sql: The SQL. Result values have the driver's types.
+        sql: The SQL.
     """
 
     def __init__(self, sql: str) -> None:
         self.sql: Final = sql
         self._prepared: dict[str, tuple[str, Sequence[str] | None]] = {}
-        self._row: Any = None
 
-    def fetch(self, connection: Open, values: Mapping[str, Any]) -> list[Any]:
-        """Run the statement in a transaction, and return all rows as named tuples.
-
-        Raises:
-            DBAPIError: The database refused the statement.
-        """
-        return self.fetch_by(connection.connection, connection.dialect, values)
-
-    def fetch_by(
-        self, driver: PoolProxiedConnection, dialect: Dialect, values: Mapping[str, Any]
-    ) -> list[Any]:
-        """Run :meth:`fetch` on a driver's connection in the pool's wrapper."""
-        cursor = driver.cursor()
-        try:
-            sql, order = self._for(dialect)
-            cursor.execute(sql, values if order is None else [values[name] for name in order])
-            rows = cursor.fetchall()
-            if self._row is None:
-                names = [column[0] for column in cursor.description or ()]
-                row: Any = namedtuple("Row", names)  # type: ignore[misc]
-                self._row = row._make
-        except Exception as error:
-            raise named_by_driver(dialect, error) from None
-        finally:
-            cursor.close()
-        return list(map(self._row, rows))
-
-    def write(self, connection: Open, values: dict[str, Any] | Sequence[dict[str, Any]]) -> int:
+    def write(
+        self, connection: Open, values: dict[str, object] | Sequence[dict[str, object]]
+    ) -> int:
         """Run the statement in a transaction, once or for each of several sets of values.
 
         Returns:
@@ -123,6 +100,7 @@ class Statement:
             DBAPIError: The database refused the statement.
         """
         sql, _ = self._for(connection.dialect)
+        # psycopg's, which has more than other drivers.
         cursor: Any = connection.connection.cursor()
         try:
             if len(values) == 1:
@@ -147,6 +125,56 @@ class Statement:
             compiled: Any = text(self.sql).compile(dialect=dialect)
             found = self._prepared[dialect.name] = (str(compiled), compiled.positiontup)
         return found
+
+
+class Query(Statement, Generic[Row]):
+    """A statement that reads.
+
+    Args:
+        sql: The SQL.
+        row: The type of a row, a ``NamedTuple`` with the names of the columns in their order. The
+            values have the driver's types, so a Boolean is a :data:`Flag`.
+    """
+
+    def __init__(self, sql: str, row: type[Row]) -> None:
+        super().__init__(sql)
+        self._row: Final = row
+        self._make: Callable[[Sequence[Any]], Row] | None = None
+
+    def fetch(self, connection: Open, values: Mapping[str, object]) -> list[Row]:
+        """Run the statement in a transaction, and return all rows.
+
+        Raises:
+            DBAPIError: The database refused the statement.
+        """
+        return self.fetch_by(connection.connection, connection.dialect, values)
+
+    def fetch_by(
+        self, driver: PoolProxiedConnection, dialect: Dialect, values: Mapping[str, object]
+    ) -> list[Row]:
+        """Run :meth:`fetch` on a driver's connection in the pool's wrapper."""
+        cursor = driver.cursor()
+        try:
+            sql, order = self._for(dialect)
+            cursor.execute(sql, values if order is None else [values[name] for name in order])
+            rows = cursor.fetchall()
+            if self._make is None:
+                self._make = self.maker([column[0] for column in cursor.description or ()])
+        except Exception as error:
+            raise named_by_driver(dialect, error) from None
+        finally:
+            cursor.close()
+        return list(map(self._make, rows))
+
+    def maker(self, columns: Sequence[str]) -> Callable[[Sequence[Any]], Row]:
+        """Return what makes a row of the driver's. It is called once, at the first use.
+
+        Raises:
+            TypeError: The fields aren't the columns; values are assigned by their order.
+        """
+        if tuple(columns) != self._row._fields:
+            raise TypeError(f"{self._row.__name__} must have the fields {', '.join(columns)}")
+        return self._row._make
 
 
 def named_by_driver(dialect: Dialect, error: Exception) -> Exception:

@@ -10,17 +10,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Statement
+from pipelit_agents.database.fast_path import Query
 from pipelit_agents.protocol.usernames import is_username, require_username
 
 __all__ = ["acting_for", "acting_person", "acts_for"]
 
-_IS_PERSON: Final = Statement(
+
+class _Person(NamedTuple):
+    username: str
+
+
+_IS_PERSON: Final = Query(
     "SELECT username FROM pipelit_users "
-    "WHERE username = :username AND kind = 'human' AND domain = '' AND active"
+    "WHERE username = :username AND kind = 'human' AND domain = '' AND active",
+    _Person,
 )
 # Studio's own authentication proves no person's API key.
 _STUDIO: Final = "langgraph-studio-user"

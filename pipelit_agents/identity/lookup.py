@@ -9,11 +9,13 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection
 
-from pipelit_agents.database.fast_path import Open, Statement
+from pipelit_agents.database.fast_path import Flag, Open, Query
 from pipelit_agents.protocol.peering_uri import is_relation
 from pipelit_agents.protocol.provisioning_uri import MAX_NAME
 
 __all__ = [
+    "AccountRow",
+    "PeeringSecret",
     "ProofKey",
     "domain_of",
     "find_proof_key",
@@ -25,14 +27,36 @@ __all__ = [
     "why_no_audience",
 ]
 
+
+class AccountRow(NamedTuple):
+    """An account, as a code or a proof needs it."""
+
+    username: str
+    kind: str
+    active: Flag
+    totp_secret: str | None
+    totp_previous: str | None
+    totp_previous_until: float
+    domain: str
+    relation: str
+
+
+class PeeringSecret(NamedTuple):
+    """A peering's id and its encrypted secret."""
+
+    relation: str
+    secret: str
+
+
 _READ: Final = (
     "SELECT username, kind, active, totp_secret, totp_previous, totp_previous_until, domain, "
     "relation FROM pipelit_users WHERE username IN "
 )
 # Neither column is ever empty, so an empty parameter matches no row.
-_READ_PEERING: Final = Statement(
+_READ_PEERING: Final = Query(
     "SELECT relation, secret FROM pipelit_peerings "
-    "WHERE agent = :agent AND (relation = :relation OR domain = :domain)"
+    "WHERE agent = :agent AND (relation = :relation OR domain = :domain)",
+    PeeringSecret,
 )
 # Names in one statement: some databases accept 999 parameters at most.
 MAX_NAMES_AT_ONCE: Final = 400
@@ -52,12 +76,13 @@ def unknown_account(name: str, *, own: bool) -> str:
 
 
 @lru_cache(maxsize=64)
-def reading_accounts(count: int) -> Statement:
-    """Return the statement that reads this number of accounts."""
-    return Statement(f"{_READ}({', '.join(f':name{number}' for number in range(count))})")
+def reading_accounts(count: int) -> Query[AccountRow]:
+    """Return the query that reads this number of accounts."""
+    names = ", ".join(f":name{number}" for number in range(count))
+    return Query(f"{_READ}({names})", AccountRow)
 
 
-def read_accounts(connection: Open, *names: str) -> dict[str, Any]:
+def read_accounts(connection: Open, *names: str) -> dict[str, AccountRow]:
     """Return the rows of accounts by name; a missing account has no entry."""
     found = {}
     for some in _chunks(names):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from pipelit_agents.database.fast_path import Flag
+
 __all__ = [
     "Account",
     "Attempt",
@@ -38,11 +40,11 @@ class PeerRow(KindOfAccount, Protocol):
     """The peer's account as a ledger reads it, and whether the verifier's is active."""
 
     @property
-    def verifier_active(self) -> bool | None:
+    def verifier_active(self) -> Flag | None:
         """Whether the verifier may verify this peer."""
 
     @property
-    def active(self) -> bool | None:
+    def active(self) -> Flag | None:
         """Whether the peer's account is active."""
 
     @property
@@ -54,11 +56,11 @@ class PeerRow(KindOfAccount, Protocol):
         """The secret before the last rotation, encrypted."""
 
     @property
-    def totp_previous_until(self) -> float:
+    def totp_previous_until(self) -> float | None:
         """Until when codes of that secret are good, Unix seconds."""
 
     @property
-    def relation(self) -> str:
+    def relation(self) -> str | None:
         """The peering, for a peer of another domain."""
 
 
@@ -120,8 +122,8 @@ def account_at(now: float, peer: str, row: PeerRow) -> Account | None:
     """Return what is needed of a peer whose row was read; None where it has no secret."""
     if row.totp_secret is None:
         return None
-    previous = row.totp_previous if now < row.totp_previous_until else None
-    return Account(peer, row.totp_secret, previous, row.relation)
+    previous = row.totp_previous if now < (row.totp_previous_until or 0.0) else None
+    return Account(peer, row.totp_secret, previous, row.relation or "")
 
 
 def account_of(attempt: Attempt, row: PeerRow, now: float) -> tuple[Account | None, str]:

@@ -7,8 +7,8 @@ from functools import cache
 from typing import Final, NamedTuple
 
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Open, Statement
-from pipelit_agents.ledger.attempts import Attempt, account_of, is_person
+from pipelit_agents.database.fast_path import Flag, Open, Query
+from pipelit_agents.ledger.attempts import Attempt, CodeKind, account_of, is_person
 from pipelit_agents.ledger.common import at_moment
 from pipelit_agents.ledger.lanes import IN_FAMILY, SHARED_LANE, UNFIT_VERIFIER, VERIFIER_ACTIVE
 from pipelit_agents.ledger.rules import LaneKind, Peer, class_of
@@ -51,10 +51,25 @@ class Facts(NamedTuple):
     generation: int
 
 
+class _Read(NamedTuple):
+    now: float | None
+    verifier_active: Flag | None
+    scope: LaneKind
+    active: Flag | None
+    kind: str | None
+    domain: str | None
+    totp_secret: str | None
+    totp_previous: str | None
+    totp_previous_until: float | None
+    relation: str | None
+    generation: int
+    unlocks: int
+
+
 @cache
-def _reading(now: str, kind: str) -> Statement:
+def _reading(now: str, kind: CodeKind) -> Query[_Read]:
     scope, subject, join = _LANES[kind]
-    return Statement(
+    return Query(
         f"SELECT {now} AS now, {VERIFIER_ACTIVE} AS verifier_active, {scope} AS scope, "  # noqa: S608 - our words
         "p.active, p.kind, p.domain, p.totp_secret, p.totp_previous, p.totp_previous_until, "
         "p.relation, COALESCE(p.totp_generation, 0) AS generation, "
@@ -62,7 +77,8 @@ def _reading(now: str, kind: str) -> Statement:
         f"(u.scope = 'peer' OR (u.scope = {scope} AND u.subject = {subject}))) AS unlocks "
         "FROM (SELECT 1 AS one) AS base "
         "LEFT JOIN pipelit_users v ON v.username = :verifier "
-        f"LEFT JOIN pipelit_users p ON p.username = :peer {join}"
+        f"LEFT JOIN pipelit_users p ON p.username = :peer {join}",
+        _Read,
     )
 
 
@@ -82,7 +98,7 @@ def read_facts(
     (row,) = statement.fetch(connection, names | {"own": attempt.own, "first": attempt.first})
     now = at_moment(clock, row.now)
     account, unfit = account_of(attempt, row, now)
-    scope: LaneKind = row.scope
+    scope = row.scope
     peer = Peer(account, unfit, class_of(scope, person=is_person(row)))
     subject = attempt.verifier if scope in ("pair", "plain", "nobody") else ""
     return Facts(now, peer, (scope, subject), int(row.unlocks), int(row.generation))

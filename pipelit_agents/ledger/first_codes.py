@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Statement
+from pipelit_agents.database.fast_path import Query, Statement
 from pipelit_agents.ledger.common import ledger_now
 from pipelit_agents.ledger.rules import Lane, Rules
 
 __all__ = ["charge_first_code", "wait_for_first_code"]
 
-_FIRST_CODES: Final = Statement(
-    "SELECT whole_at FROM pipelit_ledger WHERE peer = :peer AND scope = 'first' AND subject = ''"
+
+class _FirstCodes(NamedTuple):
+    whole_at: float
+
+
+_FIRST_CODES: Final = Query(
+    "SELECT whole_at FROM pipelit_ledger WHERE peer = :peer AND scope = 'first' AND subject = ''",
+    _FirstCodes,
 )
 _CHARGE_FIRST_CODE: Final = Statement(
     "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "

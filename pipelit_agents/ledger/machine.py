@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from pipelit_agents.audit.records import entry, write
-from pipelit_agents.database.fast_path import Open, Statement
+from pipelit_agents.database.fast_path import Open, Query, Statement
 from pipelit_agents.errors import LedgerUnavailable
 from pipelit_agents.ledger.attempts import Attempt
 from pipelit_agents.ledger.rules import EARLIEST, last_step
@@ -19,11 +19,22 @@ _EPOCH: Final = Statement(
     "UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at, clock_offset = :offset "
     "WHERE id = 1"
 )
-_NEWEST: Final = Statement(
+
+
+class _Newest(NamedTuple):
+    """The latest moments and the last step in the database; None where there is none."""
+
+    made: float | None
+    spent: int | None
+    audited: float | None
+
+
+_NEWEST: Final = Query(
     "SELECT (SELECT max(created_at) FROM pipelit_users) AS made, "
     "(SELECT max(spent_step) FROM pipelit_ledger) AS spent, "
     "(SELECT max(at) FROM (SELECT at FROM pipelit_audit ORDER BY id DESC LIMIT 1000) AS newest) "
-    "AS audited"
+    "AS audited",
+    _Newest,
 )
 # A step of the clock by less can't make a code good that was spent before a restart: that takes
 # longer.
@@ -31,14 +42,37 @@ _LARGEST_STEP: Final = 5.0
 _CLOCK: Final = "ledger.clock"
 _BOOT: Final = "ledger.boot"
 _TWO_KERNELS: Final = "two kernels use the file"
-_BOOTS: Final = Statement(
+
+
+class _Boot(NamedTuple):
+    reason: str
+
+
+_BOOTS: Final = Query(
     "SELECT reason FROM pipelit_audit WHERE subject = 'ledger' AND action = :action "
-    "AND at > :since ORDER BY id DESC LIMIT 200"
+    "AND at > :since ORDER BY id DESC LIMIT 200",
+    _Boot,
 )
 _CHANGED: Final = re.compile(r"boot id (.{1,8}) after (.{1,8})\Z")
 # Boot ids are random, so one that comes back within this time, in seconds, is another kernel's that
 # runs beside this one. Longer ago, a volume may have been moved there and back.
 _BOTH_WITHIN: Final = 3600.0
+
+
+class EpochColumns(Protocol):
+    """A row with the columns of ``pipelit_epoch``; they are None if the table is empty."""
+
+    @property
+    def boot_id(self) -> str | None:
+        """The boot of the machine during which the ledger is known to be complete."""
+
+    @property
+    def changed_at(self) -> float | None:
+        """Since when, Unix seconds."""
+
+    @property
+    def clock_offset(self) -> float | None:
+        """The wall clock minus the time since the machine's start, where that is known."""
 
 
 class Life(NamedTuple):
@@ -123,7 +157,7 @@ def _record_boot(connection: Open, verifier: str, new: str, old: str, now: float
 
 
 def last_forgotten(
-    connection: Open, row: Any, life: Life, verifier: str, now: float, window: int
+    connection: Open, row: EpochColumns, life: Life, verifier: str, now: float, window: int
 ) -> Forgotten:
     """Return what may have been spent in commits that a power cut undid.
 

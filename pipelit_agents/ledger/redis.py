@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Open, Statement
+from pipelit_agents.database.fast_path import Flag, Open, Query, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.attempts import (
     Account,
@@ -86,15 +86,54 @@ _SPENT: Final = (
     "COALESCE({row}.spent_step, -1) AS spent, COALESCE({row}.spent_previous, -1) AS previous, "
     "{row}.spent_ahead"
 )
+
+
+class _Read(NamedTuple):
+    """The accounts of an attempt, the machine's life, and what SQL keeps of its lane."""
+
+    verifier_active: Flag | None
+    active: Flag | None
+    kind: str | None
+    domain: str | None
+    totp_secret: str | None
+    totp_previous: str | None
+    totp_previous_until: float | None
+    relation: str | None
+    generation: int
+    database_id: str | None
+    boot_id: str | None
+    changed_at: float | None
+    clock_offset: float | None
+    unlocks_of_all: int
+    own: str | None
+    unfit: Flag | None
+    shared: LaneKind
+    unlocks: int
+    version: int
+    in_a_row: int
+    locked_until: float
+    whole_at: float
+    spent: int
+    previous: int
+    spent_ahead: str | None
+
+
+class _Unchanged(NamedTuple):
+    unchanged: int
+
+
 _READS: Final = {
-    "audience": Statement(
+    "audience": Query(
         _READ.format(
-            columns="'pair' AS scope, " + _LANE_COLUMNS.format(lane="l") + _SPENT.format(row="l"),
+            columns="NULL AS own, NULL AS unfit, 'pair' AS shared, "
+            + _LANE_COLUMNS.format(lane="l")
+            + _SPENT.format(row="l"),
             joins="LEFT JOIN pipelit_ledger l "
             "ON l.peer = :peer AND l.scope = 'pair' AND l.subject = :verifier",
-        )
+        ),
+        _Read,
     ),
-    "plain": Statement(
+    "plain": Query(
         _READ.format(
             columns=f"o.scope AS own, {UNFIT_VERIFIER} AS unfit, {SHARED_LANE} AS shared, "
             + _LANE_COLUMNS.format(lane="l")
@@ -108,7 +147,8 @@ _READS: Final = {
             f"WHEN {UNFIT_VERIFIER} OR o.scope IS NOT NULL THEN :verifier ELSE '' END "
             f"AND l.scope = CASE WHEN {UNFIT_VERIFIER} THEN 'nobody' "
             f"WHEN o.scope IS NOT NULL THEN 'plain' ELSE {SHARED_LANE} END",
-        )
+        ),
+        _Read,
     ),
 }
 # Both accounts as they were when the code was compared; counted apart, as a person is both.
@@ -118,7 +158,7 @@ _UNCHANGED: Final = (
     "(SELECT count(*) FROM pipelit_users WHERE active AND username = :peer "
     "AND totp_secret = :secret AND COALESCE(totp_previous, '') = :previous)"
 )
-_IS_UNCHANGED: Final = Statement(f"SELECT {_UNCHANGED} AS unchanged")
+_IS_UNCHANGED: Final = Query(f"SELECT {_UNCHANGED} AS unchanged", _Unchanged)
 _NEW_ROW: Final = (
     "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, locked_until, "
     "whole_at, spent_step, spent_previous) SELECT CAST(:peer AS VARCHAR), CAST(:scope AS VARCHAR), "
@@ -246,7 +286,7 @@ class RedisLedger:
         if client is not None:
             client.close()
 
-    def _asked(self, attempt: Attempt, row: Any) -> _Answer:
+    def _asked(self, attempt: Attempt, row: _Read) -> _Answer:
         for _ in range(_TRIES):
             now = round(self._clock(), 6) if self._clock else time.time() + self._ahead
             account, unfit = account_of(attempt, row, now)
@@ -259,7 +299,7 @@ class RedisLedger:
         raise _unavailable(attempt, "the clocks of this machine and of Redis run apart")
 
     def _called(
-        self, attempt: Attempt, row: Any, found: Found, tried: range, now: float
+        self, attempt: Attempt, row: _Read, found: Found, tried: range, now: float
     ) -> _Answer:
         scope, subject = _lane_of(attempt, row)
         base = f"pipelit:{row.database_id}:{{{attempt.peer}}}"
@@ -322,10 +362,9 @@ class RedisLedger:
     def _forget(self) -> None:
         self._client = None
 
-    def _written(self, attempt: Attempt, row: Any, answer: _Answer) -> Decision:
+    def _written(self, attempt: Attempt, row: _Read, answer: _Answer) -> Decision:
         at, verdict, reason = answer.at, answer.verdict, answer.reason
-        scope, subject = _lane_of(attempt, row)
-        names = _names(attempt) | {"scope": scope, "subject": subject}
+        scope, _ = _lane_of(attempt, row)
         # Before the transaction: it takes time.
         cost = self._cost(attempt, row, answer) if verdict == "rejected" else 0.0
         with self._database.deciding() as connection:
@@ -353,22 +392,22 @@ class RedisLedger:
                 reason, cost = account_of(attempt, row, at)[1] or forgotten.unfit, 0.0
             locked: LaneKind | None = None
             if verdict == "rejected":
-                self._count(connection, names, row, answer, cost)
+                self._count(connection, attempt, row, answer, cost)
                 if answer.in_a_row == self._rules.policy.lock_after:
                     locked = scope
             elif verdict == "accepted":
                 if row.in_a_row > answer.in_a_row:
-                    self._count(connection, names, row, answer, 0.0)
+                    self._count(connection, attempt, row, answer, 0.0)
                 if scope == "others" and not is_person(row):
                     own_lanes = self._rules.policy.own_lanes
-                    GIVE_OWN_LANE.write(connection, names | {"own_lanes": own_lanes})
+                    GIVE_OWN_LANE.write(connection, _names(attempt) | {"own_lanes": own_lanes})
             accepted = verdict == "accepted"
             decision = Decision(verdict, at, answer.step if accepted else 0, answer.wait)
             record_decision(connection, attempt, decision, reason, locked=locked)
         forgotten.require_one_kernel(attempt)
         return decision
 
-    def _cost(self, attempt: Attempt, row: Any, answer: _Answer) -> float:
+    def _cost(self, attempt: Attempt, row: _Read, answer: _Answer) -> float:
         """By how much a refused code moves on the moment at which the lane's allowance is whole."""
         account, _ = account_of(attempt, row, answer.at)
         account, secrets = self._compared(attempt, row, account, answer.at)
@@ -380,18 +419,21 @@ class RedisLedger:
         return secrets * cost
 
     def _compared(
-        self, attempt: Attempt, row: Any, account: Account | None, now: float
+        self, attempt: Attempt, row: _Read, account: Account | None, now: float
     ) -> tuple[Account | None, int]:
         lanes = class_of(_lane_of(attempt, row)[0], person=is_person(row))
         lane = Lane(row.in_a_row, (), row.locked_until, row.whole_at)
         return compared(account, self._rules, self._rules.seen(lane, now, lanes), now, lanes)
 
     def _count(
-        self, connection: Open, names: dict[str, Any], row: Any, answer: _Answer, cost: float
+        self, connection: Open, attempt: Attempt, row: _Read, answer: _Answer, cost: float
     ) -> None:
-        """Writes the lane's state after a decision."""
-        lanes = class_of(names["scope"], person=is_person(row))
-        values = {
+        """Write the lane's state after a decision."""
+        scope, subject = _lane_of(attempt, row)
+        lanes = class_of(scope, person=is_person(row))
+        values: dict[str, object] = {
+            "scope": scope,
+            "subject": subject,
             "version": answer.version,
             "in_a_row": answer.in_a_row,
             "locked_until": answer.locked_until,
@@ -403,9 +445,9 @@ class RedisLedger:
             "cost": cost,
             "most": answer.at + self._rules.longest_debt(lanes),
         }
-        _COUNT.write(connection, names | values)
+        _COUNT.write(connection, _names(attempt) | values)
 
-    def _spent(self, connection: Open, attempt: Attempt, row: Any, answer: _Answer) -> str:
+    def _spent(self, connection: Open, attempt: Attempt, row: _Read, answer: _Answer) -> str:
         """Spends a step in SQL as well; why it can't be, or nothing."""
         evaluated = {"secret": row.totp_secret, "previous": row.totp_previous or ""}
         plain = attempt.kind == "plain"
@@ -458,7 +500,7 @@ class _Answer(NamedTuple):
     secret: str
 
 
-def _lane_of(attempt: Attempt, row: Any) -> tuple[LaneKind, str]:
+def _lane_of(attempt: Attempt, row: _Read) -> tuple[LaneKind, str]:
     if attempt.kind == "audience":
         return "pair", attempt.verifier
     if row.unfit:
@@ -466,12 +508,12 @@ def _lane_of(attempt: Attempt, row: Any) -> tuple[LaneKind, str]:
     return ("plain", attempt.verifier) if row.own else (row.shared, "")
 
 
-def _unlocks(row: Any) -> int:
+def _unlocks(row: _Read) -> int:
     # An unlock of all lanes is written in the row of the peer, and into the others that are there.
     return max(int(row.unlocks), int(row.unlocks_of_all))
 
 
-def _names(attempt: Attempt) -> dict[str, Any]:
+def _names(attempt: Attempt) -> dict[str, object]:
     return {
         "verifier": attempt.verifier,
         "peer": attempt.peer,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Statement, Transaction
+from pipelit_agents.database.fast_path import Flag, Query, Statement, Transaction
 from pipelit_agents.errors import LedgerUnavailable, StorageError
-from pipelit_agents.ledger.attempts import Attempt, Decision, account_of, is_person
+from pipelit_agents.ledger.attempts import Attempt, CodeKind, Decision, account_of, is_person
 from pipelit_agents.ledger.common import at_moment, lock_attempt, record_decision
 from pipelit_agents.ledger.lanes import (
     GIVE_OWN_LANE,
@@ -26,6 +26,7 @@ from pipelit_agents.ledger.lanes import (
 from pipelit_agents.ledger.machine import Forgotten, Life, last_forgotten
 from pipelit_agents.ledger.rules import (
     Lane,
+    LaneKind,
     Peer,
     Rules,
     Spent,
@@ -62,17 +63,52 @@ _UPSERT: Final = (
 )
 
 
+# A row of the ledger, as _COLUMNS; all None if it isn't there.
+_Counted: TypeAlias = tuple[int | None, int, str, float, float, int, int]
+
+
+class _Read(NamedTuple):
+    """The accounts of an attempt, the machine's life, and the rows that the attempt needs."""
+
+    now: float | None
+    verifier_active: Flag | None
+    unfit: Flag
+    shared: LaneKind
+    spent_ahead: str | None
+    active: Flag | None
+    kind: str | None
+    domain: str | None
+    totp_secret: str | None
+    totp_previous: str | None
+    totp_previous_until: float | None
+    relation: str | None
+    boot_id: str | None
+    changed_at: float | None
+    clock_offset: float | None
+    counted: tuple[_Counted, ...]
+
+
+class _Reading(Query[_Read]):
+    """Reads the ledger's rows by their order, after all other columns."""
+
+    def maker(self, columns: Sequence[str]) -> Callable[[Sequence[Any]], _Read]:
+        first = len(_Read._fields) - 1
+        if (*columns[:first], "counted") != _Read._fields:
+            raise TypeError(f"the columns must be those of _Read, not {', '.join(columns)}")
+        rows = [slice(start, start + _WIDTH) for start in range(first, len(columns), _WIDTH)]
+        return lambda row: _Read._make((*row[:first], tuple([row[each] for each in rows])))
+
+
 @cache
-def _reading(now: str, kind: str) -> Statement:
+def _reading(now: str, kind: CodeKind) -> _Reading:
     rows = _ROWS[kind]
-    # The ledger's columns last, as they are read by their place.
     read = ", ".join(f"{row}.{each} AS {row}_{each}" for row in rows for each in _COLUMNS)
     joins = " ".join(
         f"LEFT JOIN pipelit_ledger {row} ON {row}.peer = :peer AND {where}"
         for row, where in rows.items()
     )
     spender = "l" if kind == "audience" else "s"
-    return Statement(
+    return _Reading(
         f"SELECT {now} AS now, {VERIFIER_ACTIVE} AS verifier_active, {UNFIT_VERIFIER} AS unfit, "
         f"{SHARED_LANE} AS shared, {spender}.spent_ahead, p.active, p.kind, p.domain, "
         f"p.totp_secret, p.totp_previous, p.totp_previous_until, p.relation, e.boot_id, "
@@ -80,7 +116,8 @@ def _reading(now: str, kind: str) -> Statement:
         "FROM (SELECT 1 AS one) AS base "
         "LEFT JOIN pipelit_users v ON v.username = :verifier "
         "LEFT JOIN pipelit_users p ON p.username = :peer "
-        f"LEFT JOIN pipelit_epoch e ON e.id = 1 {joins}"
+        f"LEFT JOIN pipelit_epoch e ON e.id = 1 {joins}",
+        _Read,
     )
 
 
@@ -95,11 +132,12 @@ class _Row:
 
     __slots__ = ("lane", "scope", "spent", "subject", "version")
 
-    def __init__(self, scope: str, subject: str, values: Sequence[Any]) -> None:
+    def __init__(self, scope: str, subject: str, values: _Counted) -> None:
         self.scope, self.subject = scope, subject
-        self.version, in_a_row, recent, locked_until, whole_at, step, previous = values
-        if self.version is None:
-            self.version, self.lane, self.spent = 0, Lane(), Spent()
+        version, in_a_row, recent, locked_until, whole_at, step, previous = values
+        self.version = version or 0
+        if version is None:
+            self.lane, self.spent = Lane(), Spent()
         else:
             moments = tuple(map(float, recent.split())) if recent else ()
             self.lane = Lane(in_a_row, moments, locked_until, whole_at)
@@ -203,7 +241,12 @@ class SqlLedger:
         return decision
 
     def _decided(
-        self, connection: Transaction, attempt: Attempt, row: Any, now: float, forgotten: Forgotten
+        self,
+        connection: Transaction,
+        attempt: Attempt,
+        row: _Read,
+        now: float,
+        forgotten: Forgotten,
     ) -> Decision | None:
         names, person = {"verifier": attempt.verifier, "peer": attempt.peer}, is_person(row)
         counted, spender = _rows(attempt, row, person)
@@ -240,15 +283,15 @@ class SqlLedger:
         return self._life
 
 
-def _rows(attempt: Attempt, row: Any, person: bool) -> tuple[_Row, _Row]:
-    """The lane's row, and the row of what is spent; of audience codes they are one."""
+def _rows(attempt: Attempt, row: _Read, person: bool) -> tuple[_Row, _Row]:
+    """Return the lane's row, and the row of what is spent; they are one for audience codes."""
     if attempt.kind == "audience":
-        pair = _Row("pair", attempt.verifier, row[-_WIDTH:])
+        pair = _Row("pair", attempt.verifier, *row.counted)
         return pair, pair
-    spender = _Row("peer", "", row[-3 * _WIDTH : -2 * _WIDTH])
-    own = row[-2 * _WIDTH : -_WIDTH]
+    spent, own, shared = row.counted
+    spender = _Row("peer", "", spent)
     if row.unfit:
         return _Row("nobody", attempt.verifier, own), spender
     if own[0] is not None and not person:
         return _Row("plain", attempt.verifier, own), spender
-    return _Row(row.shared, "", row[-_WIDTH:]), spender
+    return _Row(row.shared, "", shared), spender

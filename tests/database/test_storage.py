@@ -10,7 +10,7 @@ import sys
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import fresh
 import pytest
@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipelit_agents import Agent, Keyring, Pipelit, Proof
 from pipelit_agents.database.engine import Database, _lock_key
-from pipelit_agents.database.fast_path import Statement
+from pipelit_agents.database.fast_path import Query, Statement
 from pipelit_agents.database.machine import boot_id
 from pipelit_agents.database.models import Base
 from pipelit_agents.database.schema import alembic_config
@@ -433,9 +433,15 @@ def test_threads_open_one_engine(database_url: str) -> None:
     database.close()
 
 
+class Number(NamedTuple):
+    """A row with one number."""
+
+    rows: int
+
+
 def counted(database: Database) -> int:
     """How many rows the audit has, by a statement of the driver's."""
-    (row,) = database.fetch(Statement("SELECT count(*) AS rows FROM pipelit_audit"), {})
+    (row,) = database.fetch(Query("SELECT count(*) AS rows FROM pipelit_audit", Number), {})
     return int(row.rows)
 
 
@@ -444,7 +450,7 @@ def test_what_fails_leaves_no_transaction_to_the_next(pipelit: Pipelit) -> None:
     """After a refused statement, alone or behind another, nothing was written and all goes on."""
     database = pipelit._database
     before = counted(database)
-    wrong = Statement("SELECT 1 AS one FROM pipelit_nowhere")
+    wrong = Query("SELECT 1 AS rows FROM pipelit_nowhere", Number)
 
     def decide() -> None:
         with database.deciding() as inside:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import fresh
 import pytest
@@ -16,7 +16,7 @@ from conftest import Clock
 from sqlalchemy import event, text
 
 from pipelit_agents import Agent, Pipelit, Verification, VerificationPolicy
-from pipelit_agents.database.fast_path import Statement
+from pipelit_agents.database.fast_path import Flag, Query, Statement
 from pipelit_agents.errors import (
     AccountError,
     CodeRejected,
@@ -78,8 +78,8 @@ def statements(pipelit: Pipelit) -> Iterator[list[str]]:
 
     event.listen(pipelit._database.engine, "before_cursor_execute", collect)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("fetch_by", "write"):
-            patch.setattr(Statement, name, collecting(getattr(Statement, name)))
+        patch.setattr(Query, "fetch_by", collecting(Query.fetch_by))
+        patch.setattr(Statement, "write", collecting(Statement.write))
         yield sent
     event.remove(pipelit._database.engine, "before_cursor_execute", collect)
 
@@ -911,11 +911,17 @@ def test_handles_show_and_give_away_nothing(writer: Agent) -> None:
             way(writer)
 
 
+class Active(NamedTuple):
+    """Whether an account is active."""
+
+    active: Flag
+
+
 @pytest.mark.backends("sqlite", "postgres")
 def test_what_is_read_together_is_of_one_moment(pipelit: Pipelit, writer: Agent) -> None:
     """Accounts and peerings that a proof goes by are read in one transaction, by the driver too."""
     names = {"name0": "agent_writer"}
-    read = Statement("SELECT active FROM pipelit_users WHERE username IN (:name0)")
+    read = Query("SELECT active FROM pipelit_users WHERE username IN (:name0)", Active)
     with pipelit._database.reading() as connection:
         ((before,),) = read.fetch(connection, names)
         pipelit.users.deactivate("agent_writer")

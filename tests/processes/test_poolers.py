@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
@@ -17,7 +17,7 @@ from pgbouncer import MISSING, PROGRAM, pgbouncer, pooled
 from postgres import PostgresServer
 
 from pipelit_agents import Pipelit
-from pipelit_agents.database.fast_path import Statement
+from pipelit_agents.database.fast_path import Query
 from pipelit_agents.errors import StorageError
 
 BACKENDS = ("postgres",)
@@ -163,8 +163,14 @@ def test_each_transaction_has_its_limits(pipelit: Pipelit, way: str) -> None:
     assert found == ["15s", "30s", "1min", "on", *kind]
 
 
+class Limits(NamedTuple):
+    """The server's answer."""
+
+    limits: str
+
+
 def test_one_statement_has_limits_too(pipelit: Pipelit, database_url: str) -> None:
     """A read outside a longer transaction has one of its own, so that a lock can't hold it."""
-    statement = Statement("SELECT current_setting('lock_timeout') AS limits")
-    assert pipelit._database.fetch(statement, {})[0].limits == "15s"
+    query = Query("SELECT current_setting('lock_timeout') AS limits", Limits)
+    assert pipelit._database.fetch(query, {})[0].limits == "15s"
     assert left_in(database_url, 1) == []

@@ -12,7 +12,7 @@ import fresh
 
 from pipelit_agents import Pipelit
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Statement
+from pipelit_agents.database.fast_path import Query, Statement
 
 AFTER = "after the verification"
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); import killed; killed.main()"
@@ -55,7 +55,8 @@ def main() -> None:
 
         return stood
 
-    for name in ("fetch_by", "write", "write_each"):
+    setattr(Query, "fetch_by", standing_before(Query.fetch_by))  # noqa: B010 - a method of the class
+    for name in ("write", "write_each"):
         setattr(Statement, name, standing_before(getattr(Statement, name)))
     commit = Database._commit
 
