@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 from honest import LINES
+from later_migration import add_migration
 from redis_server import RedisServer
-from sqlalchemy import text
 from test_mfa import app_of
 
 from pipelit_agents import Keyring, Pipelit
@@ -219,13 +219,12 @@ def test_looking_changes_nothing(bad: Deployment) -> None:
     assert (bad.folder / ".env").stat().st_mode & 0o777 == 0o644
 
 
-def test_older_tables_are_found(tmp_path: Path) -> None:
+def test_older_tables_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What must be migrated is said, and what can't be looked at is not well."""
     url = f"sqlite:///{tmp_path}/agents.db"
     with Pipelit(database_url=url, encryption_keys=[Keyring.generate_key()]) as pipelit:
         pipelit.create_schema()
-        with pipelit._database.writing() as connection:
-            connection.execute(text("UPDATE pipelit_version SET version_num = '0004'"))
+        add_migration(tmp_path / "later", monkeypatch)
         found = wrong(pipelit.check(folder=tmp_path, environ={}))
         assert found.keys() == {"tables"}
         assert found["tables"].fix == "pipelit-agents init"

@@ -20,21 +20,18 @@ from typing import Any
 import fresh
 import psycopg
 import pytest
-from alembic import command
 from conftest import Clock
 from killed import AFTER, kill_at
+from later_migration import add_migration
 from postgres import PostgresServer
 from redis import Redis
-from sqlalchemy import MetaData, Table, inspect, text
+from sqlalchemy import text
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.database.engine import Database, _lock_key
-from pipelit_agents.database.models import Base
-from pipelit_agents.database.schema import alembic_config
+from pipelit_agents.database.engine import _lock_key
 from pipelit_agents.errors import (
     CodeRejected,
     LedgerUnavailable,
-    PeerLocked,
     PipelitError,
     StorageError,
     UnsealError,
@@ -408,96 +405,37 @@ def test_a_verifier_whose_clock_is_off_decides_by_the_ledgers(
 
 
 @pytest.mark.backends("sqlite", "postgres")
-@pytest.mark.parametrize("revision", ["0001", "0002"])
 def test_an_older_database_is_brought_up_with_all_that_is_in_it(
-    database_url: str, key: str, tmp_path: Path, revision: str
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accounts, keys, secrets, what was spent and what was counted are there after migrating."""
     clock = Clock()
-    old = Database(lambda: database_url)
-    old._open(create=True)
-    with old.writing() as connection:
-        config = alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    # What a version of today writes, in as far as those tables could hold it.
-    today = f"sqlite:///{tmp_path}/today.db"
-    with Pipelit(database_url=today, encryption_keys=[key], clock=clock) as made:
-        made.create_schema()
-        populate(made)
-        api_key = made.users.issue_api_key("agent_writer", name="k").api_key.get_secret_value()
-        made.credentials.put("openai", "sk-live-1234", kind="llm", created_by="alice")
-        spent = code_of(made)
-        verify(made, spent)
+    with Pipelit(**settings, clock=clock) as older:
+        older.create_schema()
+        populate(older)
+        api_key = older.users.issue_api_key("agent_writer", name="k").api_key.get_secret_value()
+        older.credentials.put("openai", "sk-live-1234", kind="llm", created_by="alice")
+        spent = code_of(older)
+        verify(older, spent)
         with pytest.raises(CodeRejected):
-            made.agent("agent_editor").verify_peer("agent_other", "00000000")
-        with made._database.writing() as source, old.writing() as target:
-            source.execute(text("UPDATE pipelit_ledger SET in_a_row = 99 WHERE in_a_row = 1"))
-            # They counted by peer and by owner too.
-            for scope, subject in (("peer", ""), ("owner", "alice")):
-                source.execute(
-                    text(
-                        "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, "
-                        "recent, locked_until, spent_step) "
-                        "VALUES ('agent_other', :scope, :subject, 1, 99, '', 0, -1)"
-                    ),
-                    {"scope": scope, "subject": subject},
-                )
-            seen = MetaData()
-            held = set(inspect(target).get_table_names())
-            for table in Base.metadata.sorted_tables:
-                if table.name not in held:
-                    continue
-                there = Table(table.name, seen, autoload_with=target)
-                columns = ", ".join(each.name for each in there.columns)
-                for row in source.execute(text(f"SELECT {columns} FROM {table.name}")):  # noqa: S608 - our names
-                    values = {
-                        column.name: bool(value) if str(column.type) == "BOOLEAN" else value
-                        for column, value in zip(there.columns, row, strict=True)
-                    }
-                    if table.name == "pipelit_audit":
-                        # By their order; a server counts for itself.
-                        del values["id"]
-                    target.execute(there.insert().values(values))
-        before = made.audit.list()
-    old.close()
-    with Pipelit(database_url=database_url, encryption_keys=[key], clock=clock) as pipelit:
+            older.agent("agent_editor").verify_peer("agent_other", "00000000")
+        lanes = older.users.lanes("agent_other")
+        before = older.audit.list()
+    add_migration(tmp_path / "later", monkeypatch)
+    with Pipelit(**settings, clock=clock) as pipelit:
         assert pipelit._database.pending_migrations()
         pipelit.create_schema()
         assert not pipelit._database.pending_migrations()
+        with pipelit._database.reading() as reading:
+            assert reading.scalar(text("SELECT min(later) FROM pipelit_users")) == "x"
         assert pipelit.check_key()
-        assert [e.reason for e in pipelit.audit.list()] == [e.reason for e in before]
+        assert pipelit.audit.list() == before
+        assert pipelit.users.lanes("agent_other") == lanes
         assert pipelit.users.authenticate(api_key).username == "agent_writer"
         assert pipelit.credentials.get("openai").masked.endswith("1234")
-        with pipelit._database.reading() as reading:
-            assert len(reading.scalar(text("SELECT database_id FROM pipelit_epoch")) or "") == 32
-        if database_url.startswith("sqlite"):
-            assert refused(pipelit, spent) == "replay"
-            clock.advance(30)
-        else:
-            # That file's machine had another name than a server has: it is a change of epoch.
-            assert refused(pipelit, spent) in ("replay", "step from before a restart")
-            clock.advance(60)
+        assert refused(pipelit, spent) == "replay"
+        clock.advance(30)
         verify(pipelit, code_of(pipelit))
-        with pytest.raises(CodeRejected):
-            pipelit.agent("agent_editor").verify_peer("agent_other", "00000000")
-        # What anybody had counted is counted in the lane of strangers.
-        plain = pipelit.agent("agent_other").totp_code().code
-        pipelit.users.create("bob")
-        pipelit.users.create_agent("agent_stranger", owner="bob", purpose="asks")
-        stranger = pipelit.agent("agent_stranger")
-        with pytest.raises(CodeRejected):
-            stranger.verify_peer("agent_other", f"{(int(plain) + 1) % 10**6:06d}", kind="plain")
-        month = 30 * 86_400
-        for attempt in (
-            lambda: verify(pipelit, code_of(pipelit, "agent_other"), "agent_other"),
-            lambda: stranger.verify_peer("agent_other", plain, kind="plain"),
-        ):
-            with pytest.raises(PeerLocked) as caught:
-                attempt()
-            assert caught.value.retry_after == month
-        pipelit.users.unlock("agent_other")
-        verify(pipelit, code_of(pipelit, "agent_other"), "agent_other")
 
 
 # Forks and ends
