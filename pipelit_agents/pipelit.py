@@ -23,6 +23,7 @@ from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.service import Approvals, People
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.database import maintenance
 from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.key_match import newest_value
 from pipelit_agents.errors import ConfigurationError, UnsealError
@@ -217,7 +218,7 @@ class Pipelit:
             ConfigurationError: The URL can't be used.
             StorageError: The database can't be reached or refuses.
         """
-        self._database.create_schema()
+        maintenance.create_schema(self._database)
 
     acreate_schema = off_the_loop(create_schema)
 
@@ -314,7 +315,7 @@ class Pipelit:
             ConfigurationError: The file exists, or the database is PostgreSQL; use ``pg_dump``.
             StorageError: The copy failed.
         """
-        self._database.backup(Path(path))
+        maintenance.backup(self._database, Path(path))
 
     abackup = off_the_loop(backup)
 

@@ -1,16 +1,22 @@
-"""Explain how to fix an error of the database."""
+"""Turn errors of the database into :class:`StorageError`, with the setting and the fix."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-from sqlalchemy import URL
+from sqlalchemy import URL, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-__all__ = ["LOST_PRIMARY", "hint"]
+from pipelit_agents.database.server import URL_SETTING
+from pipelit_agents.errors import StorageError
+
+__all__ = ["NamedErrors", "hint", "storage_error"]
+
+REFUSED: Final = (UnicodeEncodeError, SQLAlchemyError)
 
 # SQLSTATE read_only_sql_transaction: a standby's answer to every write.
-LOST_PRIMARY: Final = "25006"
+_LOST_PRIMARY: Final = "25006"
 _TABLES: Final = "; create the tables with pipelit.create_schema() or: pipelit-agents init"
 # SQLite's log has the data that isn't in the main file yet. For a new database, that is all data.
 _NO_TABLES: Final = (
@@ -137,3 +143,40 @@ def hint(cause: BaseException, address: URL) -> str:
     found = next((fix for pattern, fix in _COMPILED if pattern.search(message)), "")
     user = address.username or "this user"
     return found.replace("{user}", user)
+
+
+class NamedErrors:
+    """Convert database errors to :class:`StorageError` with the name of the setting."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, REFUSED):
+            raise storage_error(self._engine, error) from None
+
+
+def storage_error(engine: Engine, error: Exception) -> StorageError:
+    """Return the error for one of :data:`REFUSED`."""
+    address = engine.url.render_as_string()
+    if isinstance(error, UnicodeEncodeError):
+        # Leave out the text, which may be a secret.
+        if error.reason == "surrogates not allowed":
+            return StorageError("text with a lone surrogate can't be stored")
+        return StorageError(
+            f"the connection to the database at {address} has the encoding {error.encoding}, which "
+            f"lacks a character of the text: use a database in UTF-8 (setting: {URL_SETTING})"
+        )
+    cause = getattr(error, "orig", None) or error
+    if getattr(cause, "sqlstate", None) == _LOST_PRIMARY:
+        engine.get_execution_options()["pipelit_replace"]()
+    # Only the driver's message, because SQLAlchemy's repeats the statement's parameters.
+    return StorageError(
+        f"the database at {address} refused the request "
+        f"({type(cause).__name__}: {cause}){hint(cause, engine.url)} (setting: {URL_SETTING})"
+    )

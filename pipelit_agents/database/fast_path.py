@@ -42,6 +42,17 @@ class Transaction(NamedTuple):
     connection: PoolProxiedConnection
     dialect: Dialect
 
+    def commit(self) -> None:
+        """Commit.
+
+        Raises:
+            DBAPIError: The database refused.
+        """
+        try:
+            self.connection.commit()
+        except Exception as error:
+            raise named_by_driver(self.dialect, error) from None
+
     def rollback(self) -> None:
         """Roll back. The connection is in no transaction afterwards."""
         self.connection.rollback()

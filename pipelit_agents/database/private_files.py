@@ -7,14 +7,11 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from pipelit_agents.database.process import PROCESS_LOCKS
 from pipelit_agents.database.server import URL_SETTING
 from pipelit_agents.errors import ConfigurationError, StorageError
-
-if TYPE_CHECKING:
-    pass
-from pipelit_agents.database.process import PROCESS_LOCKS
 
 __all__ = ["make_private"]
 

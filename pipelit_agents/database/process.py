@@ -49,6 +49,7 @@ class _ThreadState(threading.local):
 
 
 THIS_THREAD: Final = _ThreadState()
+reset_in_forked_children(THIS_THREAD)
 INTERRUPTED: Final = (
     "this thread is in the middle of {what}, and a signal handler, a finalizer (__del__) or another"
     " callback that interrupted it used the same database: it would wait for itself, so nothing was"

@@ -14,6 +14,7 @@ from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.approvals.register import Register
 from pipelit_agents.audit.trail import AuditTrail
+from pipelit_agents.database import maintenance
 from pipelit_agents.database.application_columns import (
     EncryptedColumn,
     Location,
@@ -367,6 +368,6 @@ class Keys:
         Raises:
             StorageError: Others are using the database.
         """
-        self._database.purge()
+        maintenance.purge(self._database)
 
     apurge = off_the_loop(purge)

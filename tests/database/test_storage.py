@@ -23,9 +23,11 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError
 
 from pipelit_agents import Agent, Keyring, Pipelit, Proof
-from pipelit_agents.database.engine import Database, _lock_key
+from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Query, Statement
+from pipelit_agents.database.locks import lock_key
 from pipelit_agents.database.machine import boot_id
+from pipelit_agents.database.maintenance import create_schema, pending_migrations
 from pipelit_agents.database.models import Base
 from pipelit_agents.database.schema import alembic_config
 from pipelit_agents.errors import (
@@ -189,9 +191,9 @@ def test_a_transaction_is_all_or_nothing(pipelit: Pipelit) -> None:
 
 def test_a_schema_can_be_made_twice(pipelit: Pipelit) -> None:
     """``create_schema`` on a migrated database changes nothing."""
-    assert pipelit._database.pending_migrations() is False
+    assert pending_migrations(pipelit._database) is False
     pipelit.create_schema()
-    assert pipelit._database.pending_migrations() is False
+    assert pending_migrations(pipelit._database) is False
     assert pipelit.users.get("alice")
 
 
@@ -201,9 +203,9 @@ def test_an_empty_database_has_pending_migrations(database_url: str) -> None:
         Path(path).parent.mkdir()
         Path(path).touch()
     database = Database(lambda: database_url)
-    assert database.pending_migrations() is True
-    database.create_schema()
-    assert database.pending_migrations() is False
+    assert pending_migrations(database) is True
+    create_schema(database)
+    assert pending_migrations(database) is False
     database.close()
 
 
@@ -244,21 +246,21 @@ print([each.exitcode for each in processes])
     url = f"sqlite:///{tmp_path}/agents.db"
     assert run_imported(program, url) == "[0, 0, 0]\n"
     with Pipelit(database_url=url, encryption_keys=[], clock=clock) as pipelit:
-        assert pipelit._database.pending_migrations() is False
+        assert pending_migrations(pipelit._database) is False
         assert pipelit.users.create("alice")
 
 
 def test_schemas_of_two_databases_can_be_made_at_once(tmp_path: Path) -> None:
     """Threads that migrate different files don't get into each other's way."""
     databases = [Database(lambda n=n: f"sqlite:///{tmp_path}/{n}.db") for n in range(6)]
-    threads = [Thread(target=each.create_schema) for each in databases]
+    threads = [Thread(target=create_schema, args=(database,)) for database in databases]
     for each in threads:
         each.start()
     for each in threads:
         each.join()
-    assert [each.pending_migrations() for each in databases] == [False] * 6
-    for each in databases:
-        each.close()
+    assert [pending_migrations(database) for database in databases] == [False] * 6
+    for database in databases:
+        database.close()
 
 
 def test_models_and_migrations_agree(pipelit: Pipelit) -> None:
@@ -294,7 +296,7 @@ def test_a_newer_database_is_refused_with_words(pipelit: Pipelit, settings: dict
             lambda: older.users.authenticate("nonsense"),
             lambda: older.agent("agent_x").verify_peer("agent_y", "12345678"),
             older.audit.seal,
-            older._database.pending_migrations,
+            lambda: pending_migrations(older._database),
         ):
             with pytest.raises(StorageError) as caught:
                 use()
@@ -350,7 +352,7 @@ def test_there_is_no_way_back_to_older_tables(pipelit: Pipelit, to: str) -> None
 
     with pytest.raises(CommandError, match="restore the copy"):
         downgrade()
-    assert pipelit._database.pending_migrations() is False
+    assert pending_migrations(pipelit._database) is False
     assert pipelit.users.get("alice")
 
 
@@ -435,7 +437,7 @@ def test_it_goes_on_after_close(pipelit: Pipelit) -> None:
 def test_threads_open_one_engine(database_url: str) -> None:
     """Many threads at first use share one pool of connections."""
     database = Database(lambda: database_url)
-    database.create_schema()
+    create_schema(database)
     database.close()
     found = []
     threads = [Thread(target=lambda: found.append(database.engine)) for _ in range(16)]
@@ -566,9 +568,9 @@ def test_what_comes_back_after_close_is_closed(pipelit: Pipelit, how: str) -> No
         opened = database._ready()
         database.close()
         for _ in range(2):
-            driver = database._checked_out(opened)
+            driver = opened.take()
             used.append(driver.dbapi_connection)
-            database._give_back(driver, opened)
+            opened.give_back(driver)
     else:
         with suppress(ZeroDivisionError), database.deciding() as inside:
             used.append(inside.connection.dbapi_connection)
@@ -676,7 +678,7 @@ def test_names_whose_locks_are_the_same_do_not_wait_for_each_other(pipelit: Pipe
     """Two agents whose names have one number verify each other from many threads."""
     # CRC-32 gives both the same.
     names = ["plumless", "buckeroo"]
-    assert len({_lock_key(f"account:{name}") for name in names}) == 1
+    assert len({lock_key(f"account:{name}") for name in names}) == 1
     for name in names:
         pipelit.users.create_agent(name, owner="alice", purpose="takes part")
     agents = [pipelit.agent(name) for name in names]

@@ -28,7 +28,8 @@ from redis import Redis
 from sqlalchemy import text
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.database.engine import _lock_key
+from pipelit_agents.database.locks import lock_key
+from pipelit_agents.database.maintenance import pending_migrations
 from pipelit_agents.errors import (
     CodeRejected,
     LedgerUnavailable,
@@ -308,7 +309,7 @@ def test_postgresql_that_ends_in_a_transaction_refuses_and_works_again(
     plain = own_postgres.url()
     with psycopg.connect(plain, autocommit=True) as watching:
         holder = psycopg.connect(plain)
-        key = _lock_key("ledger:agent_writer")
+        key = lock_key("ledger:agent_writer")
         holder.execute("SELECT pg_advisory_xact_lock(%s, %s)", key)
         thread = Thread(target=attempt)
         thread.start()
@@ -423,9 +424,9 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
         before = older.audit.list()
     add_migration(tmp_path / "later", monkeypatch)
     with Pipelit(**settings, clock=clock) as pipelit:
-        assert pipelit._database.pending_migrations()
+        assert pending_migrations(pipelit._database)
         pipelit.create_schema()
-        assert not pipelit._database.pending_migrations()
+        assert not pending_migrations(pipelit._database)
         with pipelit._database.reading() as reading:
             assert reading.scalar(text("SELECT min(later) FROM pipelit_users")) == "x"
         assert pipelit.check_key()

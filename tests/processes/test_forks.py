@@ -20,8 +20,8 @@ from sqlalchemy import text
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents import _forks as forks
-from pipelit_agents.database import engine as engine_module
 from pipelit_agents.database.process import PROCESS_LOCKS
+from pipelit_agents.database.sqlite import BUSY_TIMEOUT
 from pipelit_agents.errors import StorageError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doesn't fork")
@@ -246,7 +246,7 @@ def test_a_child_of_a_transaction_says_at_once_that_it_can_not_write(pipelit: Pi
         said = child.said()
         assert "forked in the middle of a transaction" in said
         assert "spawn or forkserver" in said
-        assert time.monotonic() - began < engine_module.BUSY_TIMEOUT / 2
+        assert time.monotonic() - began < BUSY_TIMEOUT / 2
         assert Child(lambda: pipelit.users.get("alice").username).said() == "alice"
     assert put(pipelit) == "ok"
     assert Child(lambda: put(pipelit)).said() == "ok"

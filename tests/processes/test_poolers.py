@@ -18,6 +18,7 @@ from postgres import PostgresServer
 
 from pipelit_agents import Pipelit
 from pipelit_agents.database.fast_path import Query
+from pipelit_agents.database.maintenance import pending_migrations
 from pipelit_agents.errors import StorageError
 
 BACKENDS = ("postgres",)
@@ -97,7 +98,7 @@ def test_a_schema_can_be_made_through_a_pooler(settings: dict[str, Any], pool_ur
     """Migrations run in one transaction, with the advisory lock that ends with it."""
     with Pipelit(**settings | {"database_url": pool_url}) as made:
         made.create_schema()
-        assert not made._database.pending_migrations()
+        assert not pending_migrations(made._database)
     assert left_in(pool_url, SESSIONS) == []
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import fresh
 
 from pipelit_agents import Pipelit
-from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Query, Statement
+from pipelit_agents.database.fast_path import Query, Statement, Transaction
 
 AFTER = "after the verification"
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); import killed; killed.main()"
@@ -58,13 +57,13 @@ def main() -> None:
     setattr(Query, "fetch_by", standing_before(Query.fetch_by))  # noqa: B010 - a method of the class
     for name in ("write", "write_each"):
         setattr(Statement, name, standing_before(getattr(Statement, name)))
-    commit = Database._commit
+    commit = Transaction.commit
 
-    def committing(*given: Any) -> None:
+    def committing(transaction: Transaction) -> None:
         stand(place == "COMMIT" and bool(written))
-        commit(*given)
+        commit(transaction)
 
-    setattr(Database, "_commit", staticmethod(committing))  # noqa: B010 - a method of the class
+    setattr(Transaction, "commit", committing)  # noqa: B010 - a method of the class
     try:
         pipelit.agent(verifier).verify_peer(peer, code)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelit_agents.database.maintenance import has_tables, pending_migrations
 from pipelit_agents.operations.addresses import clear_postgres
 from pipelit_agents.operations.checks.deployment import Deployment, deployment_check
 from pipelit_agents.operations.checks.finding import (
@@ -19,13 +20,13 @@ __all__ = ["postgres_tls", "tables"]
 def tables(deployment: Deployment) -> Finding:
     """The tables exist, in the version of this package."""
     database = deployment.installed.database
-    if not database.has_tables():
+    if not has_tables(database):
         found = "there are no tables"
         if deployment.database_modes:
             # A new SQLite database is in the log until the log is written back.
             found += "; a copy of an SQLite file without its -wal file has none either"
         return Finding(found, "pipelit-agents init; for a copy, run pipelit-agents backup again")
-    if database.pending_migrations():
+    if pending_migrations(database):
         return Finding("the tables are older than this package", "pipelit-agents init")
     return passed()
 
