@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from pipelit_agents.accounts.users import Users
     from pipelit_agents.approvals import ApprovalDecision, ApprovalRequest, Approvals
     from pipelit_agents.audit.records import AuditEntry
-    from pipelit_agents.audit.seals import AuditHead, AuditReport
+    from pipelit_agents.audit.seals import AuditHead
     from pipelit_agents.audit.trail import AuditTrail
+    from pipelit_agents.audit.verifying import AuditReport
     from pipelit_agents.credentials.secret import Secret
     from pipelit_agents.credentials.store import Credentials
     from pipelit_agents.credentials.stored import CredentialInfo
@@ -84,8 +85,9 @@ _HOMES = {
     "accounts.users": ["Users"],
     "approvals": ["ApprovalDecision", "ApprovalRequest", "Approvals"],
     "audit.records": ["AuditEntry"],
-    "audit.seals": ["AuditHead", "AuditReport"],
+    "audit.seals": ["AuditHead"],
     "audit.trail": ["AuditTrail"],
+    "audit.verifying": ["AuditReport"],
     "credentials.secret": ["Secret"],
     "credentials.store": ["Credentials"],
     "credentials.stored": ["CredentialInfo"],

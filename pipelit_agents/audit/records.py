@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
+
+from sqlalchemy import RowMapping
 
 from pipelit_agents._run_context import RunContext, run_context
 from pipelit_agents.audit.numbering import highest_number_in_sqlite
@@ -85,6 +87,20 @@ class AuditEntry:
         return html_of(self)
 
 
+class EntryValues(TypedDict):
+    """The row of one entry, for :func:`write`."""
+
+    at: float
+    actor: str
+    subject: str
+    action: str
+    outcome: str
+    reason: str
+    run: str
+    node: str
+    thread: str
+
+
 def entry(
     *,
     at: float,
@@ -94,8 +110,8 @@ def entry(
     outcome: str,
     reason: str = "",
     context: RunContext | None = None,
-) -> dict[str, Any]:
-    """Return the row of one entry, for :func:`write`.
+) -> EntryValues:
+    """Return the row of one entry.
 
     Args:
         at: The time, in Unix seconds.
@@ -121,7 +137,7 @@ def entry(
     }
 
 
-def write(connection: Open, *entries: dict[str, Any]) -> None:
+def write(connection: Open, *entries: EntryValues) -> None:
     """Write entries in the caller's transaction.
 
     On PostgreSQL, the number of an entry that was planted ahead of the sequence is skipped, and an
@@ -133,7 +149,7 @@ def write(connection: Open, *entries: dict[str, Any]) -> None:
     if not entries:
         return
     if connection.dialect.name == "sqlite":
-        _SQLITE.write(connection, entries)
+        _SQLITE.write(connection, *entries)
         return
     left = _POSTGRES.write_each(connection, entries)
     if left:
@@ -151,7 +167,7 @@ def write(connection: Open, *entries: dict[str, Any]) -> None:
             _write_after(connection, left)
 
 
-def _write_after(connection: Open, left: Sequence[dict[str, Any]]) -> int:
+def _write_after(connection: Open, left: Sequence[EntryValues]) -> int:
     """Write entries whose numbers were taken, and return the last taken number."""
     taken, number = 0, 0
     while left:
@@ -169,17 +185,19 @@ def _write_after(connection: Open, left: Sequence[dict[str, Any]]) -> int:
     return number
 
 
-def entry_of(row: Any) -> AuditEntry:
+def entry_of(row: RowMapping) -> AuditEntry:
     """Return the entry of a row."""
-    return AuditEntry(**{**row._asdict(), "at": _shown_at(row.at)})
+    return AuditEntry(**{**row, "at": _shown_at(row["at"])})
 
 
-def _shown_at(at: Any) -> datetime:
+def _shown_at(at: object) -> datetime:
     # A row with a time outside the calendar must not prevent others from being listed.
+    if not isinstance(at, int | float):
+        return _LATEST
     try:
         return min(max(datetime.fromtimestamp(at, UTC), _EARLIEST), _LATEST)
-    except (OSError, OverflowError, TypeError, ValueError):
-        return _EARLIEST if isinstance(at, int | float) and at < 0 else _LATEST
+    except (OSError, OverflowError, ValueError):
+        return _EARLIEST if at < 0 else _LATEST
 
 
 def _storable(value: object, length: int) -> str:

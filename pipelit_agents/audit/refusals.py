@@ -7,12 +7,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock, Timer
-from typing import Any, Final
+from typing import Final
 from weakref import WeakSet
 
 from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._run_context import RunContext
-from pipelit_agents.audit.records import entry, write
+from pipelit_agents.audit.records import EntryValues, entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import PipelitError
 
@@ -151,12 +151,12 @@ class Refusals:
             self._timer.daemon = True
             self._timer.start()
 
-    def _summary(self, who: str, reason: str, counted: int, now: float) -> dict[str, Any]:
+    def _summary(self, who: str, reason: str, counted: int, now: float) -> EntryValues:
         return self._row(who, f"{reason}: and {counted} more", now, _NO_CONTEXT)
 
     def _row(
         self, who: str, reason: str, now: float, context: RunContext | None = None
-    ) -> dict[str, Any]:
+    ) -> EntryValues:
         return entry(
             at=now,
             actor=who,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import select
 
 from pipelit_agents._bounds import require_count, require_moment
 from pipelit_agents._twins import off_the_loop
+from pipelit_agents.audit import pruning, verifying
 from pipelit_agents.audit.records import SHOWN_FIELDS, AuditEntry, entry, entry_of, write
-from pipelit_agents.audit.seals import AuditHead, AuditReport, Seals
+from pipelit_agents.audit.seals import AuditHead, Seals
+from pipelit_agents.audit.verifying import AuditReport
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
 from pipelit_agents.display import Rows
@@ -33,6 +34,7 @@ class AuditTrail:
         self, database: Database, keyring: Callable[[], Keyring], clock: Callable[[], float]
     ) -> None:
         self._database = database
+        self._keyring = keyring
         self._clock = clock
         self.seals = Seals(database, keyring, clock)
 
@@ -91,9 +93,8 @@ class AuditTrail:
         if since is not None:
             query = query.where(AuditRow.at >= _moment("since", since))
         with self._database.reading() as connection:
-            rows: Sequence[Any] = connection.execute(
-                query.order_by(AuditRow.id.desc()).limit(limit)
-            ).all()
+            found = connection.execute(query.order_by(AuditRow.id.desc()).limit(limit))
+            rows = found.mappings().all()
         return Rows([entry_of(row) for row in reversed(rows)], SHOWN_FIELDS)
 
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
@@ -143,7 +144,8 @@ class AuditTrail:
         Raises:
             ConfigurationError: There is no key.
         """
-        return self.seals.verify([heads] if isinstance(heads, AuditHead) else heads)
+        kept = [heads] if isinstance(heads, AuditHead) else heads
+        return verifying.verify(self._database, self._keyring(), self._clock, kept)
 
     averify = off_the_loop(verify)
 
@@ -170,7 +172,8 @@ class AuditTrail:
             AuditTampered: A batch was changed after it was sealed. It and later batches are kept.
             ConfigurationError: There is no key.
         """
-        deleted = self.seals.prune(require_moment(before, "before"))
+        moment = require_moment(before, "before")
+        deleted = pruning.prune(self._database, self._keyring(), self._clock, moment)
         if deleted:
             with self._database.writing(durable=True) as connection:
                 write(

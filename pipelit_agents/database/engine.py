@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from pipelit_agents._forks import reset_in_forked_children, was_in_use
 from pipelit_agents.database.causes import REFUSED, NamedErrors, storage_error
 from pipelit_agents.database.connections import Opened
-from pipelit_agents.database.fast_path import Query, Row, Transaction
+from pipelit_agents.database.fast_path import Query, Row, Transaction, Values
 from pipelit_agents.database.locks import lock
 from pipelit_agents.database.machine import boot_id, machine_uptime
 from pipelit_agents.database.process import INTERRUPTED, THIS_THREAD
@@ -261,7 +261,7 @@ class Database:
         finally:
             THIS_THREAD.holds = holds
 
-    def fetch(self, query: Query[Row], values: Mapping[str, object]) -> list[Row]:
+    def fetch(self, query: Query[Row], values: Values) -> list[Row]:
         """Return the rows of one query, which reads one consistent state by itself.
 
         Raises:

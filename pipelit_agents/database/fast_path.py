@@ -12,11 +12,14 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 from sqlalchemy import Dialect, PoolProxiedConnection, text
 from sqlalchemy.exc import DBAPIError
 
-__all__ = ["Flag", "Open", "Query", "Row", "Statement", "Transaction", "named_by_driver"]
+__all__ = ["Flag", "Open", "Query", "Row", "Statement", "Transaction", "Values", "named_by_driver"]
 
 Row = TypeVar("Row", bound=NamedTuple)
 # A Boolean column in the row of a query: SQLite's driver returns 0 or 1.
 Flag: TypeAlias = int
+# The parameters of a statement, by name.
+Values: TypeAlias = Mapping[str, object]
+V = TypeVar("V", bound=Values)
 
 
 class Open(Protocol):
@@ -69,10 +72,8 @@ class Statement:
         self.sql: Final = sql
         self._prepared: dict[str, tuple[str, Sequence[str] | None]] = {}
 
-    def write(
-        self, connection: Open, values: dict[str, object] | Sequence[dict[str, object]]
-    ) -> int:
-        """Run the statement in a transaction, once or for each of several sets of values.
+    def write(self, connection: Open, values: Values, *more: Values) -> int:
+        """Run the statement in a transaction, once for each set of values.
 
         Returns:
             The number of changed rows.
@@ -81,16 +82,16 @@ class Statement:
             DBAPIError: The database refused the statement.
         """
         sql, order = self._for(connection.dialect)
-        many = [values] if isinstance(values, dict) else values
-        parameters: list[Any] = [
-            each if order is None else [each[name] for name in order] for each in many
-        ]
+        sets = (values, *more)
+        parameters: Sequence[Values] | Sequence[Sequence[object]] = (
+            sets if order is None else [[each[name] for name in order] for each in sets]
+        )
         cursor = connection.connection.cursor()
         try:
-            if len(parameters) == 1:
-                cursor.execute(sql, parameters[0])
-            else:
+            if more:
                 cursor.executemany(sql, parameters)
+            else:
+                cursor.execute(sql, parameters[0])
             changed: int = cursor.rowcount
         except Exception as error:
             raise named_by_driver(connection.dialect, error) from None
@@ -99,9 +100,7 @@ class Statement:
         finally:
             cursor.close()
 
-    def write_each(
-        self, connection: Open, values: Sequence[dict[str, Any]]
-    ) -> Sequence[dict[str, Any]]:
+    def write_each(self, connection: Open, values: Sequence[V]) -> Sequence[V]:
         """Run the statement on PostgreSQL for each of several sets of values.
 
         Returns:
@@ -133,8 +132,9 @@ class Statement:
     def _for(self, dialect: Dialect) -> tuple[str, Sequence[str] | None]:
         found = self._prepared.get(dialect.name)
         if found is None:
-            compiled: Any = text(self.sql).compile(dialect=dialect)
-            found = self._prepared[dialect.name] = (str(compiled), compiled.positiontup)
+            compiled = text(self.sql).compile(dialect=dialect)
+            order: Sequence[str] | None = getattr(compiled, "positiontup", None)
+            found = self._prepared[dialect.name] = (str(compiled), order)
         return found
 
 
@@ -152,7 +152,7 @@ class Query(Statement, Generic[Row]):
         self._row: Final = row
         self._make: Callable[[Sequence[Any]], Row] | None = None
 
-    def fetch(self, connection: Open, values: Mapping[str, object]) -> list[Row]:
+    def fetch(self, connection: Open, values: Values) -> list[Row]:
         """Run the statement in a transaction, and return all rows.
 
         Raises:
@@ -161,7 +161,7 @@ class Query(Statement, Generic[Row]):
         return self.fetch_by(connection.connection, connection.dialect, values)
 
     def fetch_by(
-        self, driver: PoolProxiedConnection, dialect: Dialect, values: Mapping[str, object]
+        self, driver: PoolProxiedConnection, dialect: Dialect, values: Values
     ) -> list[Row]:
         """Run :meth:`fetch` on a driver's connection in the pool's wrapper."""
         cursor = driver.cursor()
@@ -190,10 +190,9 @@ class Query(Statement, Generic[Row]):
 
 def named_by_driver(dialect: Dialect, error: Exception) -> Exception:
     """Return SQLAlchemy's form of a driver's error, without parameters. Return others unchanged."""
-    driver: Any = dialect.dbapi
-    if not isinstance(error, driver.Error):
+    driver = dialect.dbapi
+    if driver is None or not isinstance(error, driver.Error):
         return error
-    named: Exception = DBAPIError.instance(
+    return DBAPIError.instance(
         None, None, error, driver.Error, hide_parameters=True, dialect=dialect
     )
-    return named

@@ -28,7 +28,7 @@ def lock(connection: Open, *names: str, shared: bool = False) -> None:
     if keys:
         # In one order, so that two transactions can't wait for each other. Equal keys are taken
         # once.
-        values: dict[str, object] = {f"kind{n}": kind for n, (kind, _) in enumerate(keys)}
+        values = {f"kind{n}": kind for n, (kind, _) in enumerate(keys)}
         values |= {f"name{n}": name for n, (_, name) in enumerate(keys)}
         _locking(take, len(keys)).write(connection, values)
 

@@ -517,7 +517,7 @@ def test_the_sealer_holds_sqlites_writer_for_one_row_only(
     other = sqlite3.connect(
         database_url.removeprefix("sqlite:///"), timeout=0, check_same_thread=False
     )
-    read: Callable[..., Any] = chain._read_ranges
+    read: Callable[..., Any] = chain.read_ranges
     written = []
 
     def reading(*given: Any) -> Any:
@@ -526,7 +526,7 @@ def test_the_sealer_holds_sqlites_writer_for_one_row_only(
         written.append(given)
         return read(*given)
 
-    monkeypatch.setattr(chain, "_read_ranges", reading)
+    monkeypatch.setattr(chain, "read_ranges", reading)
     pipelit.audit.seal(batch=10)
     other.close()
     assert len(written) > 5
