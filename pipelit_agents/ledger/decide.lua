@@ -1,27 +1,26 @@
--- Decides one attempt to verify a peer: limits, charge and spend in one step. The rules are those of
--- rules.py, but for the yearly allowance, which SQL keeps.
+-- Decides one attempt to verify a peer: it applies the limits, counts and spends in one step. The
+-- rules are those of rules.py, except for the yearly allowance, which is in SQL.
 --
 -- KEYS  1 the lane: unlocks, version, failures in a row, the end of its lock, and the moments of the
 --         failures of the last minute
---       2 what is spent: unlocks, the number of the secret, its step that was spent last, the moment
---         at which spent steps may have been forgotten, and the run_id of the server that knew that
---       each separated by spaces
+--       2 what is spent: unlocks, the generation of the secret, its last spent step, the moment
+--         until which spent steps may have been forgotten, and the run_id of the server that noted it
+--       The fields of a key are separated by spaces.
 -- ARGV  1 separated by spaces:
 --         the moment, Unix seconds; "-" for this server's clock
 --         the first and the last step that was tried
---         what SQL knows of the lane: unlocks, version, failures in a row, the end of its lock
+--         what SQL has about the lane: unlocks, version, failures in a row, the end of its lock
 --         whether a right code ends the lane's failures: 1 or 0
---         what SQL knows of what is spent: unlocks, the number of the present secret, its last step,
---         and that of the secret before
---         what tells this call from others
+--         what SQL has about spent steps: unlocks, the generation of the present secret, its last
+--         spent step, and the last spent step of the secret before
+--         a token that identifies this call
 --       2 failures_per_minute, lock_after, lock_seconds, longest_lock_seconds, window, period,
---         seconds that a key is kept; separated by spaces
---       3 why no code is accepted whatever it says; empty where one may be
+--         seconds for which a key is kept; separated by spaces
+--       3 why no code of the peer is accepted; empty if one may be
 --       4 the steps in which it is a code of the present secret, separated by spaces
 --       5 the steps in which it is a code of the secret before
--- Returns, separated by spaces: what tells this call from others, verdict, the moment, the step,
--- seconds to wait ("-": none), the lane's version, failures in a row and the end of its lock, and the
--- reason.
+-- Returns, separated by spaces: the token of this call, the verdict, the moment, the step, seconds to
+-- wait ("-" for none), the lane's version, its failures in a row, the end of its lock, and the reason.
 
 local moment, first, last, lane_unlocks, sql_version, sql_in_a_row, sql_locked_until, forgives,
   spent_unlocks, generation, sql_spent, sql_previous, call =
@@ -45,7 +44,7 @@ window, period = tonumber(window), tonumber(period)
 
 local lane, spender
 
--- Lua would print a large number with fourteen digits, or in powers of ten; so each says its form.
+-- Format each number, because Lua prints large ones with fourteen digits or in powers of ten.
 local function answer(verdict, reason, step, wait)
   wait = wait and string.format('%.6f', wait) or '-'
   return string.format('%s %s %.6f %d %s %d %d %.6f %s', call, verdict, now, step or 0, wait,
@@ -55,11 +54,11 @@ end
 local present = math.floor(now / period)
 local from, to = math.max(0, present - window), present + window
 if from < tonumber(first) or to > tonumber(last) then
-  -- The caller's clock is off by more than it allowed for; it asks again by this one.
+  -- The caller's clock is too far from this one. It tries again by this server's clock.
   return answer('clock', '')
 end
 
--- A comparison with what is no number is false, whatever it is compared with.
+-- NaN isn't equal to itself, so it isn't accepted as a number.
 local function number(text)
   local found = tonumber(text)
   return found == found and found
@@ -69,12 +68,12 @@ local function damaged(key)
   return redis.error_reply('ERR the counters under ' .. key .. ' are damaged: delete that key')
 end
 
--- What is under a key: the fields of the pattern, all numbers but for the last; nothing where there
--- is nothing. The second value is an error, the third the text.
+-- Returns the fields of a key by the pattern, or nil if there is no such key. The first `count` fields
+-- must be numbers. The second result is an error, the third the text.
 local function read(key, pattern, count)
   local text = redis.pcall('GET', key)
   if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then
-    -- Of the server's, not of the key's: what it counted is there, and nobody is to delete it.
+    -- The server failed, and the key may be whole, so don't tell anybody to delete it.
     return nil, text
   end
   if not text then
@@ -104,9 +103,9 @@ end
 fields = fields or {-1, -1, -1, -period, '-'}
 spender = {unlocks = fields[1], generation = fields[2], spent = fields[3], changed = fields[4], run = fields[5]}
 
--- Whether a row is from before the last unlock. An attempt that knows less of unlocks than these keys
--- do changes nothing about that; but an unlock that is an hour ahead of the clock was written while
--- the clock was wrong, in a database that was replaced since.
+-- Returns whether a key is from before the last unlock. An attempt that read SQL before that unlock
+-- changes nothing. But an unlock more than an hour ahead of the clock was written while the clock was
+-- wrong, in a database that has been replaced since.
 local function is_older(row, unlocks)
   return row.unlocks < unlocks or (row.unlocks > unlocks and row.unlocks > now + 3600)
 end
@@ -115,24 +114,24 @@ if is_older(lane, lane_unlocks) then
   lane.unlocks, lane.version, lane.recent = lane_unlocks, sql_version, ''
   lane.in_a_row, lane.locked_until = sql_in_a_row, sql_locked_until
 elseif sql_version > lane.version then
-  -- This server has lost the newest of it.
+  -- This server has lost the newest state.
   lane.version, lane.in_a_row, lane.locked_until = sql_version, sql_in_a_row, sql_locked_until
 end
 if is_older(spender, spent_unlocks) then
   spender.unlocks = spent_unlocks
   if spender.spent > to then
-    -- The clock was ahead; the unlock has written to SQL what could have been spent until then.
+    -- The clock was ahead. The unlock has written to SQL which steps could have been spent.
     spender.spent = math.max(sql_spent, sql_previous)
   end
 end
 if spender.generation < generation then
-  -- A new secret begins unspent; what was spent of the one before, SQL knows.
+  -- No step of a new secret is spent. SQL has the spent steps of the secret before.
   spender.generation, spender.spent = generation, -1
 end
 
--- A server that was restarted, was restored or took over may have forgotten what was spent last. What
--- the last of it was, SQL knows as well: where that is no longer good, nothing that could be good
--- was forgotten. And what SQL has, it refuses by itself: this is for the day when SQL forgot too.
+-- A server that was restarted, was restored or took over may have forgotten the last spent steps. SQL
+-- also has the last one: if it is too old to be accepted, no step that could be accepted was
+-- forgotten. Steps that SQL has are refused anyway; this is for the case that SQL forgot them too.
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 if not run then
   return redis.error_reply('ERR the server does not tell its run_id')
@@ -152,7 +151,7 @@ local function lock_of(in_a_row)
   return math.min(lock_seconds * 2 ^ math.min(math.max(0, in_a_row - lock_after), 60), longest)
 end
 
--- Moments that the clock hasn't reached hold for no longer than if they had been written now.
+-- A moment that the clock hasn't reached yet holds no longer than one that is written now.
 if lane.locked_until > now then
   lane.locked_until = math.min(lane.locked_until, now + lock_of(lane.in_a_row))
 end
@@ -212,7 +211,7 @@ if reason == '' then
   elseif step < 0 then
     reason = (of_present >= 0 and spent or previous) > to and 'spent step ahead of the clock' or 'replay'
   elseif step <= math.floor(spender.changed / period) + window then
-    -- A code may be ahead of the clock by the window, so that much of the future may have been
+    -- A code may be ahead of the clock by the window, so these steps of the future may have been
     -- spent and forgotten too.
     reason = 'step from before a restart'
   end

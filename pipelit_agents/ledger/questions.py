@@ -1,4 +1,4 @@
-"""A bound on refused questions: one asker can neither probe for names nor fill the audit trail."""
+"""Limit refused requests, so that a caller can neither probe for names nor fill the audit trail."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _MOST_ASKERS: Final = 4096
 
 
 class Admission(NamedTuple):
-    """Whether a question is looked at.
+    """Whether a request is processed.
 
     Attributes:
-        wait: Seconds until the asker may ask again; 0 where it may ask now.
-        is_noted: Whether it is to be audited that the asker has to wait: once a minute.
+        wait: Seconds until the caller's requests are processed again; 0 if they are processed now.
+        is_noted: Whether to write to the audit that the caller has to wait. It is true once a
+            minute.
     """
 
     wait: float
@@ -35,10 +36,11 @@ class _Asker:
 
 
 class QuestionLimit:
-    """Counts the refused questions of each asker in this process, 20 a minute at the most.
+    """Limits the refused requests of each caller in this process to 20 a minute.
 
-    Each asker is counted by itself, so that nobody is slowed down by another. The count is kept in
-    memory and bounded: it protects the audit trail and names, and no secret is guessed against it.
+    Each caller is counted separately, so that no caller is slowed down by another. The counts are
+    in memory, and their number is limited. They protect the audit trail and the names of accounts;
+    no secret depends on them.
     """
 
     def __init__(self) -> None:
@@ -46,23 +48,23 @@ class QuestionLimit:
         reset_in_forked_children(self)
 
     def reset_after_fork(self) -> None:
-        """Count from the beginning; a forked child doesn't inherit a lock that may be held."""
+        """Start without counts in a forked child, with a lock that no thread holds."""
         self._lock = threading.Lock()
         self._askers: OrderedDict[tuple[str, str], _Asker] = OrderedDict()
 
     def admit(self, asker: str, action: str, now: float) -> Admission:
-        """Say whether a question is looked at.
+        """Return whether a request is processed.
 
         Args:
-            asker: Who asks.
-            action: What is asked; each action is counted by itself.
+            asker: The caller.
+            action: The requested action. Each action is counted separately.
             now: Unix seconds.
         """
         with self._lock:
             asked = self._askers.get((asker, action))
             if asked is None:
                 return Admission(0.0, is_noted=False)
-            # A clock that was set back leaves moments in the future: they don't count.
+            # Ignore moments in the future, which are left when a clock is set back.
             recent = [at for at in asked.refused if now - _SECONDS < at <= now]
             if len(recent) < MOST_REFUSED:
                 return Admission(0.0, is_noted=False)
@@ -72,7 +74,7 @@ class QuestionLimit:
             return Admission(recent[0] + _SECONDS - now, is_noted)
 
     def count(self, asker: str, action: str, now: float) -> None:
-        """Count a question that was refused; arguments as for :meth:`admit`."""
+        """Count a refused request; the arguments are those of :meth:`admit`."""
         with self._lock:
             asked = self._askers.setdefault((asker, action), _Asker())
             asked.refused.append(now)

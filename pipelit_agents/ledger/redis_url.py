@@ -1,14 +1,19 @@
-"""From an address to a redis-py client: one server, Sentinel or Cluster."""
+"""Make a redis-py client of an address: for one server, Sentinel or Cluster."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pipelit_agents.errors import ConfigurationError, LedgerWarning
+
+if TYPE_CHECKING:
+    from redis import Redis, RedisCluster
+
+    Client: TypeAlias = Redis | RedisCluster
 
 __all__ = [
     "RedisUnusable",
@@ -20,25 +25,25 @@ __all__ = [
 ]
 
 URL_SETTING: Final = "PIPELIT_REDIS_URL"
-# A script takes a fraction of a millisecond; a server that needs longer is no help.
+# Seconds. A script takes a fraction of a millisecond.
 _TIMEOUT: Final = 2.0
 _SENTINEL_PORT: Final = 26379
 _OPTIONS: Final = frozenset({"client_name", "db", "health_check_interval", "max_connections"})
 _FORMS: Final = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
 
 
-def connect(url: str) -> Any:
-    """Makes a client; it has asked nothing yet, but for a cluster's layout.
+def connect(url: str) -> Client:
+    """Create a client. It doesn't connect yet, except to ask a cluster for its layout.
 
     Args:
-        url: As redis-py reads it; with ``+sentinel`` several hosts and the service in the path,
-            ``redis+sentinel://host:26379,host:26379/mymaster/0``, and with ``+cluster`` any node.
-            ``sentinel_password`` in the query is for the sentinels; ``ssl_…``, ``client_name``,
-            ``health_check_interval`` and ``max_connections`` are redis-py's.
+        url: An address of redis-py. With ``+sentinel`` it has several hosts, and the service in
+            the path: ``redis+sentinel://host:26379,host:26379/mymaster/0``. With ``+cluster`` it
+            has any node. In the query, ``sentinel_password`` is for the sentinels; ``ssl_…``,
+            ``client_name``, ``health_check_interval`` and ``max_connections`` are redis-py's.
 
     Raises:
         ConfigurationError: The address can't be used, or redis-py isn't installed.
-        redis.exceptions.RedisError: A cluster can't be reached.
+        redis.exceptions.RedisError: The cluster can't be reached.
     """
     try:
         from redis import ConnectionPool, Redis, RedisCluster, SSLConnection
@@ -54,7 +59,7 @@ def connect(url: str) -> Any:
         "socket_timeout": _TIMEOUT,
         "socket_connect_timeout": _TIMEOUT,
         "protocol": 2,
-        # A script whose answer got lost may have decided: asked again, it would say «replay».
+        # Don't retry: if only the answer was lost, a second call would say «replay».
         "retry": Retry(NoBackoff(), 0),
     }
     try:
@@ -71,12 +76,12 @@ def connect(url: str) -> Any:
             why = "its path must be the number of a database; in a password / is written %2F"
             raise _Unfit(why)  # noqa: TRY301 - said below
         sentinels_password = query.pop("sentinel_password", None)
-        # What the rest of the address means, redis-py knows.
+        # redis-py parses the rest of the address.
         where = f"{login}{at}unknown" if layout == "sentinel" else parts.netloc
         plain = urlunsplit((scheme, where, f"/{number or 0}", urlencode(query), ""))
         if not layout:
             plain = url
-        # Opens nothing, and finds out whether a connection can be made of it.
+        # Check that a connection can be made of it, without opening one.
         pool = ConnectionPool.from_url(plain, **limits)
         pool.make_connection()
         if layout == "cluster":
@@ -90,11 +95,12 @@ def connect(url: str) -> Any:
             [_host_and_port(each) for each in hosts.split(",")],
             sentinel_kwargs={**limits, **tls, **trust, "password": sentinels_password},
         )
-        return sentinel.master_for(service, **shared, **tls)
+        master: Redis = sentinel.master_for(service, **shared, **tls)
+        return master  # noqa: TRY300 - the errors are those of this block
     except _Unfit as error:
         why = str(error)
     except (AttributeError, TypeError, ValueError):
-        # Their words may hold the password.
+        # Don't repeat these errors, because they may contain the password.
         why = "it can't be read; in user and password write / ? # @ : as %2F %3F %23 %40 %3A"
     raise ConfigurationError(
         f"{URL_SETTING} is no address that can be used here ({why}); for example: "
@@ -103,7 +109,7 @@ def connect(url: str) -> Any:
 
 
 class _Unfit(ValueError):
-    """Says in words of ours what is wrong with an address."""
+    """Says what is wrong with an address, without repeating it."""
 
 
 def _checked_query(scheme: str, layout: str, parts: SplitResult) -> dict[str, str]:
@@ -119,22 +125,22 @@ def _checked_query(scheme: str, layout: str, parts: SplitResult) -> dict[str, st
 
 
 class RedisUnusable(Exception):
-    """What a ledger says of a Redis that can't be reached, or refuses."""
+    """Redis can't be reached, or refuses."""
 
 
 @contextmanager
 def named_errors(url: str) -> Iterator[None]:
-    """Names the server and the setting in whatever redis-py raises.
+    """Convert errors of redis-py to one that names the server and the setting.
 
     Raises:
-        RedisUnusable: It can't be reached, or refuses.
+        RedisUnusable: Redis can't be reached, or refuses.
     """
     try:
         yield
     except ConfigurationError:
         raise
     except Exception as error:
-        # Whatever it is, nothing was counted; some of redis-py's errors have no common root.
+        # Catch everything, because redis-py's errors have no common base class.
         raise RedisUnusable(
             f"the Redis at {masked_address(url)} did not do what was asked "
             f"({type(error).__name__}: {error}) (setting: {URL_SETTING})"
@@ -142,9 +148,9 @@ def named_errors(url: str) -> Iterator[None]:
 
 
 def masked_address(url: str) -> str:
-    """The address for messages: without user, password and options."""
+    """Return the address for messages: without user, password and options."""
     scheme, _, rest = url.partition("://")
-    # Up to the last @: a password that wasn't escaped may hold a slash.
+    # Up to the last @, because a password that wasn't escaped may contain a slash.
     login, at, where = rest.rpartition("@")
     shown = where.partition("?")[0].partition("#")[0]
     if not at and shown.startswith(":"):
@@ -153,18 +159,18 @@ def masked_address(url: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """The address for a client that shows no password."""
+    """Return the address without passwords."""
     scheme, _, rest = url.partition("://")
     where, _, query = rest.rpartition("@")[2].partition("?")
     kept = [(name, value) for name, value in parse_qsl(query) if name != "sentinel_password"]
     return f"{scheme}://{where}" + (f"?{urlencode(kept)}" if kept else "")
 
 
-def report_eviction(client: Any, url: str) -> None:
-    """Warns where the server may drop keys when its memory is full.
+def report_eviction(client: Client, url: str) -> None:
+    """Warn if the server deletes keys when its memory is full.
 
     Raises:
-        redis.exceptions.RedisError: It can't be asked.
+        redis.exceptions.RedisError: The server can't be reached, or refuses.
     """
     from redis import RedisCluster
 

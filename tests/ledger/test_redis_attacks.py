@@ -52,7 +52,7 @@ def test_an_answer_that_was_left_on_a_connection_is_nobodys(
 ) -> None:
     """A call that was interrupted leaves «accepted» behind: the next guess isn't told it."""
     with Pipelit(**settings | {"redis_url": own_redis.url}) as other:
-        client: Any = other._ledger.open()._connected()  # type: ignore[attr-defined]
+        client: Any = other._ledger.open()._script.client  # type: ignore[attr-defined]
         pool = client.connection_pool
         left = pool.get_connection()
         own_redis.signal(signal.SIGSTOP)

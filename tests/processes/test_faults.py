@@ -451,7 +451,8 @@ def own():
     with pipelit._database.reading() as connection:
         driver = connection.connection.driver_connection
         session = driver.info.backend_pid if hasattr(driver, "info") else "a file"
-    client = getattr(pipelit._ledger.open(), "_client", None)
+    script = getattr(pipelit._ledger.open(), "_script", None)
+    client = script and script.client
     return session, client and client.client_id()
 
 with Pipelit(**settings) as pipelit:
