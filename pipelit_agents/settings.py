@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from stat import S_IMODE
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from dotenv.parser import Binding, parse_stream
 from pydantic import Field, SecretStr, field_validator
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _strip(cls, value: Any) -> Any:
+    def _strip(cls, value: object) -> object:
         # Secrets that were created with `echo … | base64` end with a newline.
         return value.strip() if isinstance(value, str) else value
 
@@ -290,7 +290,7 @@ def _rewritten(binding: Binding, keys: str) -> str:
     return f"{before}={keys}{comment[0] if comment else ''}{ending}"
 
 
-def _replace(target: Path, file: Any, content: str) -> None:
+def _replace(target: Path, file: TextIO, content: str) -> None:
     state = os.fstat(file.fileno())
     beside = target.with_name(f"{target.name}.new")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

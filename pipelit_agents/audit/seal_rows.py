@@ -57,15 +57,15 @@ class SealRow(NamedTuple):
     gaps: str
 
 
-def _query() -> Select[tuple[object, ...]]:
+def _query() -> Select[*tuple[object, ...]]:
     return select(AuditSealRow.__table__).order_by(AuditSealRow.number)
 
 
-def _found(connection: Connection, query: Select[tuple[object, ...]]) -> list[SealRow]:
+def _found(connection: Connection, query: Select[*tuple[object, ...]]) -> list[SealRow]:
     return [SealRow(**row) for row in connection.execute(query).mappings()]
 
 
-def _one(connection: Connection, query: Select[tuple[object, ...]]) -> SealRow | None:
+def _one(connection: Connection, query: Select[*tuple[object, ...]]) -> SealRow | None:
     row = connection.execute(query).mappings().one_or_none()
     return None if row is None else SealRow(**row)
 

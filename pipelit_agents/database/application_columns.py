@@ -30,6 +30,7 @@ from sqlalchemy import (
 from pipelit_agents.database.encrypted_string import EncryptedString, encrypted_tables
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.key_counts import Counted
+from pipelit_agents.database.row_encryption import Key
 from pipelit_agents.errors import ConfigurationError, PipelitError, UnsealError
 from pipelit_agents.sealing.keyring import Keyring, Sealed
 
@@ -94,7 +95,7 @@ class EncryptedColumn:
         source: The database of its table.
     """
 
-    column: Column[Any]
+    column: Column[Sealed]
     source: Source
 
     @property
@@ -163,7 +164,7 @@ class EncryptedColumn:
     def _keys(self) -> list[Column[Any]]:
         return list(self.column.table.primary_key.columns)
 
-    def _tokens(self) -> Iterator[tuple[tuple[Any, ...], str]]:
+    def _tokens(self) -> Iterator[tuple[Key, str]]:
         """Yield each row's key and token, page by page, so that no transaction stays open."""
         keys, last = self._keys, None
         if keys and self._has_null(keys):
@@ -189,7 +190,7 @@ class EncryptedColumn:
                 return
             last = tuple(rows[-1][:-1])
 
-    def _has_null(self, keys: Sequence[Column[Any]]) -> bool:
+    def _has_null(self, keys: Sequence[Column[object]]) -> bool:
         null = select(literal(1)).select_from(self.column.table)
         with self.source.reading() as connection:
             return (
@@ -199,7 +200,7 @@ class EncryptedColumn:
 
 
 # A row's key, the token that was read, and the token that replaces it.
-_Renewed: TypeAlias = tuple[tuple[Any, ...], str, str]
+_Renewed: TypeAlias = tuple[Key, str, str]
 
 
 def _keyring_of(column: Column[Any], keyring: Keyring) -> Keyring | None:
@@ -214,7 +215,7 @@ def _keyring_of(column: Column[Any], keyring: Keyring) -> Keyring | None:
     return own if own.shares_a_key(keyring) else None
 
 
-def after(keys: Sequence[Column[Any]], last: Sequence[Any]) -> ColumnElement[bool]:
+def after(keys: Sequence[Column[object]], last: Sequence[object]) -> ColumnElement[bool]:
     """Return the condition for rows behind a key, in the order of the key's columns."""
     choices = []
     for at, each in enumerate(keys):

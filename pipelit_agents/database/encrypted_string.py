@@ -91,7 +91,7 @@ class _NotComparable(TypeDecorator.Comparator[Any]):
         _refuse_comparison(self.expr, op)
 
 
-def _refuse_comparison(expression: ColumnElement[Any], op: OperatorType) -> NoReturn:
+def _refuse_comparison(expression: ColumnElement[object], op: OperatorType) -> NoReturn:
     name = getattr(op, "__name__", "this operator")
     raise TypeError(
         f"{expression} is an EncryptedString, and {name} would compare ciphertexts, which differ "
@@ -220,7 +220,7 @@ class EncryptedString(TypeDecorator[Any]):
 
 
 @event.listens_for(Column, "after_parent_attach")
-def _bind_to_the_column(column: Column[Any], parent: SchemaItem) -> None:
+def _bind_to_the_column(column: Column[object], parent: SchemaItem) -> None:
     # A type instance may be shared by columns (mixins), so each column gets its own.
     if not isinstance(column.type, EncryptedString) or not isinstance(parent, Table):
         return
@@ -249,7 +249,7 @@ def _refuse_unique(constraint: ColumnCollectionConstraint | Index, _parent: Sche
             _refuse_key(column)
 
 
-def _refuse_key(column: Column[Any]) -> NoReturn:
+def _refuse_key(column: Column[object]) -> NoReturn:
     raise ArgumentError(
         f"{column} is an EncryptedString, and can be neither unique nor a key: equal values have "
         "different ciphertexts. Keep a keyed hash of the value in a column of its own, and make "
@@ -259,7 +259,7 @@ def _refuse_key(column: Column[Any]) -> NoReturn:
 
 @event.listens_for(Mapper, "before_insert")
 @event.listens_for(Mapper, "before_update")
-def _encrypt_attributes(mapper: Mapper[Any], _connection: Connection, target: object) -> None:
+def _encrypt_attributes(mapper: Mapper[object], _connection: Connection, target: object) -> None:
     # Before the flush, so that no object keeps the plaintext of a stored value, and no error about
     # another column of the row repeats it.
     for name, kind in _encrypted(mapper):
@@ -269,7 +269,7 @@ def _encrypt_attributes(mapper: Mapper[Any], _connection: Connection, target: ob
 
 
 @cache
-def _encrypted(mapper: Mapper[Any]) -> list[tuple[str, EncryptedString]]:
+def _encrypted(mapper: Mapper[object]) -> list[tuple[str, EncryptedString]]:
     return [
         (each.key, each.columns[0].type)
         for each in mapper.column_attrs

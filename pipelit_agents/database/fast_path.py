@@ -19,6 +19,8 @@ Row = TypeVar("Row", bound=NamedTuple)
 Flag: TypeAlias = int
 # The parameters of a statement, by name.
 Values: TypeAlias = Mapping[str, object]
+# A row as the driver returns it.
+DriverRow: TypeAlias = Sequence[Any]
 V = TypeVar("V", bound=Values)
 
 
@@ -150,7 +152,7 @@ class Query(Statement, Generic[Row]):
     def __init__(self, sql: str, row: type[Row]) -> None:
         super().__init__(sql)
         self._row: Final = row
-        self._make: Callable[[Sequence[Any]], Row] | None = None
+        self._make: Callable[[DriverRow], Row] | None = None
 
     def fetch(self, connection: Open, values: Values) -> list[Row]:
         """Run the statement in a transaction, and return all rows.
@@ -177,7 +179,7 @@ class Query(Statement, Generic[Row]):
             cursor.close()
         return list(map(self._make, rows))
 
-    def maker(self, columns: Sequence[str]) -> Callable[[Sequence[Any]], Row]:
+    def maker(self, columns: Sequence[str]) -> Callable[[DriverRow], Row]:
         """Return what makes a row of the driver's. It is called once, at the first use.
 
         Raises:

@@ -7,7 +7,7 @@ Use both functions in the application's ``env.py``. Without the first one, ``ale
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
@@ -38,7 +38,7 @@ def include_name(
     return not (table or "").startswith(_PREFIX)
 
 
-def render_item(type_: str, item: Any, autogen_context: AutogenContext) -> str | Literal[False]:
+def render_item(type_: str, item: object, autogen_context: AutogenContext) -> str | Literal[False]:
     """Render an :class:`EncryptedString` in a migration.
 
     Pass it to ``context.configure(render_item=render_item)``. It adds the import that the

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
+from pipelit_agents.database.row_encryption import AnyRow
 from pipelit_agents.database.sealed_columns import SealedTable, sealed_tables
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.sealing.keyring import Keyring
@@ -60,7 +61,7 @@ class StoredValue:
     """One encrypted value of a database."""
 
     table: SealedTable
-    row: Row[Any]
+    row: AnyRow
     column: str
     token: str
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from sqlalchemy import Column, Row, Table
 from sqlalchemy.exc import DontWrapMixin
@@ -17,12 +17,15 @@ from sqlalchemy.exc import DontWrapMixin
 from pipelit_agents.database.encrypted_string import EncryptedString
 from pipelit_agents.sealing.keyring import Sealed
 
-__all__ = ["RowEncryptedString", "RowRules", "row_rules", "tag_kind_of", "tag_of"]
+__all__ = ["AnyRow", "Key", "RowEncryptedString", "RowRules", "row_rules", "tag_kind_of", "tag_of"]
 
 _RULES: Final = "pipelit_agents.row_rules"
 _TAG: Final = "pipelit_agents.tag_of"
 # What keys forget does with a row that it can't decrypt.
 Unreadable: TypeAlias = Literal["delete row", "clear columns"]
+# A row of any columns, and the values of its primary key.
+AnyRow: TypeAlias = Row[*tuple[object, ...]]
+Key: TypeAlias = tuple[object, ...]
 
 
 class _NotEncrypted(TypeError, DontWrapMixin):
@@ -47,7 +50,7 @@ class RowEncryptedString(EncryptedString):
         self.row_purpose = row_purpose
         self.columns = columns
 
-    def purpose_of(self, row: Row[Any]) -> str:
+    def purpose_of(self, row: AnyRow) -> str:
         """Return the purpose of this column's value in a row.
 
         Raises:
@@ -105,7 +108,7 @@ class RowRules:
         """The columns that the lock is made of."""
         return tuple(name for _, name, _, _ in Formatter().parse(self.lock) if name)
 
-    def lock_of(self, row: Row[Any]) -> str:
+    def lock_of(self, row: AnyRow) -> str:
         """Return the name of a row's lock; empty where there is none."""
         return self.lock.format(**{name: getattr(row, name) for name in self.lock_columns})
 
@@ -130,7 +133,7 @@ def tag_of(kind: str) -> dict[str, str]:
     return {_TAG: kind}
 
 
-def tag_kind_of(column: Column[Any]) -> str | None:
+def tag_kind_of(column: Column[object]) -> str | None:
     """Return whose tag a column holds; None where it isn't declared as a tag."""
     kind: str | None = column.info.get(_TAG)
     return kind

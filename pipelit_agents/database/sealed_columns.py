@@ -10,14 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from sqlalchemy import (
     Column,
     Connection,
     Integer,
     MetaData,
-    Row,
     Select,
     Table,
     bindparam,
@@ -27,7 +25,13 @@ from sqlalchemy import (
 
 from pipelit_agents.database.encrypted_string import EncryptedString
 from pipelit_agents.database.models import Base
-from pipelit_agents.database.row_encryption import RowEncryptedString, RowRules, tag_kind_of
+from pipelit_agents.database.row_encryption import (
+    AnyRow,
+    Key,
+    RowEncryptedString,
+    RowRules,
+    tag_kind_of,
+)
 from pipelit_agents.errors import UnsealError
 from pipelit_agents.sealing.keyring import Keyring, Sealed
 
@@ -49,12 +53,12 @@ class SealedTable:
     rules: RowRules
 
     @property
-    def key(self) -> tuple[Column[Any], ...]:
+    def key(self) -> tuple[Column[object], ...]:
         """The columns of the primary key."""
         return tuple(self.table.primary_key.columns)
 
     @property
-    def needed(self) -> tuple[Column[Any], ...]:
+    def needed(self) -> tuple[Column[object], ...]:
         """The key, the ciphertexts, and the columns that purposes and locks are made of."""
         names = [column.name for column in self.key]
         for name, kind in self.columns.items():
@@ -64,14 +68,14 @@ class SealedTable:
         names += self.rules.lock_columns
         return tuple(self.table.c[name] for name in dict.fromkeys(names))
 
-    def tokens(self, row: Row[Any]) -> Iterator[tuple[str, str]]:
+    def tokens(self, row: AnyRow) -> Iterator[tuple[str, str]]:
         """Yield the name of each column that holds a ciphertext, and the ciphertext."""
         for name in self.columns:
             stored: Sealed | None = getattr(row, name)
             if stored is not None:
                 yield name, stored.token
 
-    def require_readable(self, keyring: Keyring, row: Row[Any], name: str, token: str) -> None:
+    def require_readable(self, keyring: Keyring, row: AnyRow, name: str, token: str) -> None:
         """Make sure that a column's value can be decrypted for the purpose of its row.
 
         A column that declares no purpose is only checked for its key.
@@ -86,7 +90,7 @@ class SealedTable:
             else:
                 keyring.require_opening(token)
 
-    def encrypt_again(self, keyring: Keyring, row: Row[Any], name: str, token: str) -> str:
+    def encrypt_again(self, keyring: Keyring, row: AnyRow, name: str, token: str) -> str:
         """Return a column's value under the newest key, for the same purpose.
 
         Raises:
@@ -98,7 +102,7 @@ class SealedTable:
                 return keyring.reseal(token, kind.purpose_of(row))
             return keyring.renew(token)
 
-    def unreadable(self, keyring: Keyring, row: Row[Any]) -> dict[str, str]:
+    def unreadable(self, keyring: Keyring, row: AnyRow) -> dict[str, str]:
         """Return the ciphertexts of a row that can't be decrypted, by their columns."""
         found = {}
         for name, token in self.tokens(row):
@@ -108,11 +112,11 @@ class SealedTable:
                 found[name] = token
         return found
 
-    def newest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
+    def newest(self, connection: Connection, limit: int) -> Sequence[AnyRow]:
         """Return the newest rows that hold a ciphertext."""
         return connection.execute(_newest(self.table), {"limit": limit}).all()
 
-    def key_of(self, row: Row[Any]) -> tuple[Any, ...]:
+    def key_of(self, row: AnyRow) -> Key:
         """Return a row's primary key."""
         return tuple(getattr(row, column.name) for column in self.key)
 
@@ -128,7 +132,7 @@ def _sealed_table(table: Table) -> SealedTable:
 
 
 @cache
-def _newest(table: Table) -> Select[Any]:
+def _newest(table: Table) -> Select[*tuple[object, ...]]:
     # Every service runs it before it encrypts, and building it takes longer than running it.
     sealed = _sealed_table(table)
     by = [table.c[sealed.rules.newest_by]] if sealed.rules.newest_by else sealed.key
@@ -146,7 +150,7 @@ def _unreadable_rows() -> Iterator[None]:
         raise UnsealError from None
 
 
-def key_text(key: Sequence[Any]) -> str:
+def key_text(key: Sequence[object]) -> str:
     """Return a primary key as text; the values of its columns are separated by spaces."""
     return " ".join(map(str, key))
 
@@ -157,7 +161,7 @@ def sealed_tables(metadata: MetaData = Base.metadata) -> list[SealedTable]:
     return [each for each in found if each.columns]
 
 
-def tag_columns(metadata: MetaData = Base.metadata) -> list[tuple[Column[Any], str | None]]:
+def tag_columns(metadata: MetaData = Base.metadata) -> list[tuple[Column[object], str | None]]:
     """Return the columns that hold a tag (MAC), and what the model declares them to be tags of.
 
     A column whose name says that it holds a tag, without a declaration, is returned with None.

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from sqlalchemy import (
@@ -26,9 +26,13 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import ArgumentError, DisconnectionError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from pipelit_agents.database.fast_path import named_by_driver
 from pipelit_agents.errors import ConfigurationError, StorageError
+
+if TYPE_CHECKING:
+    from psycopg import Connection as Session
 
 __all__ = ["READING", "URL_SETTING", "begin", "server", "without_limits"]
 
@@ -111,7 +115,7 @@ def _prepare_connections(engine: Engine) -> None:
     def replace() -> None:
         generation[0] += 1
 
-    alive: WeakSet[Any] = WeakSet()
+    alive: WeakSet[Session] = WeakSet()
 
     def disconnect() -> None:
         # In a forked child: redirect everything that it would send, even at its exit.
@@ -124,14 +128,14 @@ def _prepare_connections(engine: Engine) -> None:
     engine.update_execution_options(pipelit_replace=replace, pipelit_disconnect=disconnect)
 
     @event.listens_for(engine, "connect")
-    def _connected(connection: Any, record: Any) -> None:
+    def _connected(connection: Session, record: ConnectionPoolEntry) -> None:
         # We begin the transactions ourselves, with the limits in the same message.
         connection.autocommit = True
         alive.add(connection)
         record.info["generation"] = generation[0]
 
     @event.listens_for(engine, "checkout")
-    def _checked_out(_connection: Any, record: Any, _proxy: Any) -> None:
+    def _checked_out(_connection: Session, record: ConnectionPoolEntry, _proxy: object) -> None:
         if record.info["generation"] != generation[0]:
             raise DisconnectionError
 
@@ -185,7 +189,7 @@ def _arguments(parsed: URL, driver: Any) -> dict[str, Any]:
     return arguments
 
 
-def _why_unusable(name: str, value: Any, known: set[str]) -> str:
+def _why_unusable(name: str, value: str | tuple[str, ...], known: set[str]) -> str:
     if name in _OURS:
         return "pipelit-agents sets it itself; leave it out"
     if name not in known:
@@ -207,7 +211,7 @@ def _plain(encoding: str) -> str:
     return encoding.lower().replace("-", "").replace("_", "")
 
 
-def _threshold(value: Any) -> int | None:
+def _threshold(value: str | tuple[str, ...]) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdecimal():
         return int(value)
     if isinstance(value, str) and value.lower() in ("", "none"):

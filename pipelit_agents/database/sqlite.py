@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     URL,
@@ -23,6 +23,9 @@ from pipelit_agents.database.machine import boot_id
 from pipelit_agents.database.private_files import make_private
 from pipelit_agents.database.server import READING, URL_SETTING
 from pipelit_agents.errors import ConfigurationError, StorageError
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = ["BUSY_TIMEOUT", "FORKED", "MAX_SPARE", "begin_immediate", "sqlite_file", "synchronous"]
 
@@ -83,7 +86,7 @@ def sqlite_file(parsed: URL, *, pooled: bool, create: bool) -> Engine:
     )
 
     @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: Any) -> None:
+    def _prepare(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(f"PRAGMA synchronous={synchronous()}")

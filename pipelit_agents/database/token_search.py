@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import (
     Boolean,
@@ -184,10 +184,10 @@ def _may_hold(each: ReflectedColumn) -> bool:
 
 def _values(connection: Connection, where: _Columns, name: str) -> Iterator[bytes]:
     """Yield the values of a column that may contain a token, whatever the column's type."""
-    stored: ColumnElement[Any] = column(name)
+    stored: ColumnElement[str | bytes] = column(name)
     if connection.dialect.name == "sqlite":
         # SQLite stores any type in any column. The bytes are in the encoding of the file.
-        shown: ColumnElement[Any] = cast(stored, LargeBinary)
+        shown: ColumnElement[str | bytes] = cast(stored, LargeBinary)
         may = or_(
             func.instr(shown, literal(_BEGINNING.encode(), LargeBinary)) > 0,
             func.instr(stored, _BEGINNING) > 0,

@@ -58,10 +58,10 @@ class RedisLedger:
         policy: The limits.
         url: The address, as ``connect`` reads it; used at the first attempt.
         clock: The ledger's clock, Unix seconds; None for the Redis server's.
-        epoch: Names the life of the database's machine; where it changed, commits may have been
-            lost. By default the database's own.
-        uptime: Seconds since that machine was started, which no clock setting changes. By default
-            the machine's own if ``clock`` is None, and otherwise unknown.
+        epoch: Returns an id of the boot of the database's machine. When it changes, commits may
+            have been lost. By default the database's own.
+        uptime: Returns the seconds since that boot, which setting the clock doesn't change. By
+            default the machine's own if ``clock`` is None, and otherwise unknown.
 
     Raises:
         ConfigurationError: At first use, if the address can't be used.

@@ -1,18 +1,18 @@
 """The ledger in the SQL database: one transaction reads, decides, charges, spends and audits.
 
-The write lock is taken first, and the upsert applies only to the versions that were read, so that
-of two attempts at once the second sees what the first left behind. Each refusal runs the same
-statements; what the caller may not learn, the clock doesn't tell either.
+The write lock is taken first, and the upsert applies only to the versions that were read, so of two
+simultaneous attempts, the second sees what the first has written. Each refusal runs the same
+statements, so the time taken doesn't tell why it was refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Flag, Query, Statement, Transaction
+from pipelit_agents.database.fast_path import DriverRow, Flag, Query, Statement, Transaction
 from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.attempts import Attempt, CodeKind, Decision, account_of, is_person
 from pipelit_agents.ledger.common import at_moment, lock_attempt, record_decision
@@ -45,7 +45,7 @@ _COLUMNS: Final = (
 )  # fmt: skip
 _WIDTH: Final = len(_COLUMNS)
 _PLACES: Final = ("scope", "subject", *_COLUMNS)
-# Which rows of the ledger an attempt needs. A row that isn't there counts nothing.
+# The rows of the ledger that an attempt needs. A missing row counts nothing.
 _ROWS: Final = {
     "audience": {"l": "l.scope = 'pair' AND l.subject = :verifier"},
     "plain": {
@@ -91,7 +91,7 @@ class _Read(NamedTuple):
 class _Reading(Query[_Read]):
     """Reads the ledger's rows by their order, after all other columns."""
 
-    def maker(self, columns: Sequence[str]) -> Callable[[Sequence[Any]], _Read]:
+    def maker(self, columns: Sequence[str]) -> Callable[[DriverRow], _Read]:
         first = len(_Read._fields) - 1
         if (*columns[:first], "counted") != _Read._fields:
             raise TypeError(f"the columns must be those of _Read, not {', '.join(columns)}")
@@ -128,7 +128,7 @@ def _writing(count: int) -> Statement:
 
 
 class _Row:
-    """A row of the ledger, and where it is."""
+    """A row of the ledger, with its scope and subject."""
 
     __slots__ = ("lane", "scope", "spent", "subject", "version")
 
@@ -143,7 +143,7 @@ class _Row:
             self.lane = Lane(in_a_row, moments, locked_until, whole_at)
             self.spent = Spent(step, previous)
 
-    def written(self, number: int) -> dict[str, Any]:
+    def written(self, number: int) -> dict[str, object]:
         lane = self.lane
         values = (
             self.scope,
@@ -162,14 +162,14 @@ class SqlLedger:
     """Counts attempts and spends codes in the SQL database.
 
     Args:
-        database: Where the tables are.
+        database: The database.
         policy: The limits.
-        clock: The ledger's clock, Unix seconds; None for the server's, or the machine's where the
-            database is a file on it.
-        epoch: Names the life of the machine; where it changed, commits may have been lost. By
+        clock: The ledger's clock, Unix seconds; None for the server's, or the machine's if the
+            database is a file.
+        epoch: Returns an id of the machine's boot. When it changes, commits may have been lost. By
             default the database's own.
-        uptime: Seconds since that machine was started, which no clock setting changes. By default
-            the machine's own where ``clock`` is too, and otherwise unknown.
+        uptime: Returns the seconds since that boot, which setting the clock doesn't change. By
+            default the machine's own if ``clock`` is None, and otherwise unknown.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class SqlLedger:
         self._life: Life | None = None
 
     def decide(self, attempt: Attempt) -> Decision:
-        """Decides one attempt in a transaction of its own, durable when this returns.
+        """Decide one attempt in a transaction of its own, which is durable when this returns.
 
         Raises:
             LedgerUnavailable: The database can't be reached or refuses; nothing is accepted.
@@ -215,11 +215,11 @@ class SqlLedger:
         )
 
     def check(self) -> str:
-        """Says where it counts; whoever uses the database finds out whether that can be reached."""
+        """Return where it counts. Whether the database can be reached shows when it is used."""
         return "the database"
 
     def close(self) -> None:
-        """Does nothing: the connections are the database's."""
+        """Do nothing, because the connections are the database's."""
 
     def _decide_once(self, attempt: Attempt) -> Decision | None:
         names = {"verifier": attempt.verifier, "peer": attempt.peer}
@@ -236,7 +236,7 @@ class SqlLedger:
                 record_decision(connection, attempt, decision, forgotten.unfit)
             else:
                 decision = self._decided(connection, attempt, row, now, forgotten)
-        # When it is written, so that the other kernel learns of it too.
+        # After it is written, so that the other kernel sees it too.
         forgotten.require_one_kernel(attempt)
         return decision
 
@@ -249,29 +249,29 @@ class SqlLedger:
         forgotten: Forgotten,
     ) -> Decision | None:
         names, person = {"verifier": attempt.verifier, "peer": attempt.peer}, is_person(row)
-        counted, spender = _rows(attempt, row, person)
+        lane, counted, spender = _rows(attempt, row, person)
         account, unfit = account_of(attempt, row, now)
-        peer = Peer(account, unfit or forgotten.unfit, class_of(counted.scope, person=person))
+        peer = Peer(account, unfit or forgotten.unfit, class_of(lane, person=person))
         before = State(counted.lane, spender.spent, row.spent_ahead or "")
         state, ruling = decide(before, attempt, peer, self._rules, now, forgotten=forgotten.step)
         written = [counted]
         if ruling.verdict == "accepted":
-            # The lane only where there is something to forgive: a row less to write.
+            # Write the lane only if there was something to forgive.
             written = [spender]
             if counted is not spender and state.lane != counted.lane:
                 written.append(counted)
         counted.lane, spender.spent = state.lane, state.spent
-        values: dict[str, Any] = {"peer": attempt.peer}
+        values: dict[str, object] = {"peer": attempt.peer}
         for number, each in enumerate(written):
             values |= each.written(number)
         if _writing(len(written)).write(connection, values) != len(written):
             connection.rollback()
             return None
-        if ruling.verdict == "accepted" and counted.scope == "others" and not person:
+        if ruling.verdict == "accepted" and lane == "others" and not person:
             own_lanes = self._rules.policy.own_lanes
             GIVE_OWN_LANE.write(connection, names | {"own_lanes": own_lanes})
         decision = Decision(ruling.verdict, now, ruling.step, ruling.retry_after)
-        locked: Any = counted.scope if ruling.first_lock else None
+        locked = lane if ruling.first_lock else None
         record_decision(connection, attempt, decision, ruling.reason, locked=locked)
         return decision
 
@@ -283,15 +283,18 @@ class SqlLedger:
         return self._life
 
 
-def _rows(attempt: Attempt, row: _Read, person: bool) -> tuple[_Row, _Row]:
-    """Return the lane's row, and the row of what is spent; they are one for audience codes."""
+def _rows(attempt: Attempt, row: _Read, person: bool) -> tuple[LaneKind, _Row, _Row]:
+    """Return the lane's kind, its row, and the row with what is spent.
+
+    For audience codes, both are the same row.
+    """
     if attempt.kind == "audience":
         pair = _Row("pair", attempt.verifier, *row.counted)
-        return pair, pair
+        return "pair", pair, pair
     spent, own, shared = row.counted
     spender = _Row("peer", "", spent)
     if row.unfit:
-        return _Row("nobody", attempt.verifier, own), spender
+        return "nobody", _Row("nobody", attempt.verifier, own), spender
     if own[0] is not None and not person:
-        return _Row("plain", attempt.verifier, own), spender
-    return _Row(row.shared, "", shared), spender
+        return "plain", _Row("plain", attempt.verifier, own), spender
+    return row.shared, _Row(row.shared, "", shared), spender

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection, text
 
@@ -131,7 +131,7 @@ def unlock(
     # A clock that is behind can't tell what is ahead of it.
     window = rules.policy.window
     last = 2**62 if now < EARLIEST else last_step(now, window)
-    values: dict[str, Any] = {"peer": peer, "last": last}
+    values: dict[str, object] = {"peer": peer, "last": last}
     _keep_spent_ahead(connection, peer, last, window)
     _recount(connection, peer, at, now, rules, lane)
     if lane is None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, func, select, tuple_, update
 
 from pipelit_agents.database.application_columns import after
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.key_counts import Counted
+from pipelit_agents.database.row_encryption import AnyRow, Key
 from pipelit_agents.database.sealed_columns import SealedTable, key_text, sealed_tables
 from pipelit_agents.errors import StorageError, UnsealError
 from pipelit_agents.sealing.keyring import Keyring, Sealed
@@ -38,7 +39,7 @@ class UnreadableRow:
     """
 
     table: SealedTable
-    key: tuple[object, ...]
+    key: Key
     tokens: Mapping[str, str | None]
 
     @property
@@ -54,14 +55,14 @@ class UnreadableRow:
 class _Unread:
     """A row that the database driver can't read."""
 
-    key: tuple[object, ...]
+    key: Key
 
 
 @dataclass(frozen=True, slots=True)
 class _Renewed:
     """A row's ciphertexts by column, as they were read, and what replaces them."""
 
-    row: Row[Any]
+    row: AnyRow
     old: dict[str, str]
     new: dict[str, str]
 
@@ -147,8 +148,8 @@ class OwnValues:
             self._database.lock(connection, *sorted(locks), shared=True)
             return sum(_swap(connection, table, each) for each in pending)
 
-    def _rows(self, table: SealedTable) -> Iterator[Row[Any] | _Unread]:
-        last: tuple[object, ...] | None = None
+    def _rows(self, table: SealedTable) -> Iterator[AnyRow | _Unread]:
+        last: Key | None = None
         while True:
             wanted = select(*table.key).order_by(*table.key).limit(_PAGE)
             if last is not None:
@@ -168,7 +169,7 @@ class OwnValues:
                         yield _Unread(key)
             last = keys[-1]
 
-    def _read(self, table: SealedTable, keys: Sequence[tuple[object, ...]]) -> Sequence[Row[Any]]:
+    def _read(self, table: SealedTable, keys: Sequence[Key]) -> Sequence[AnyRow]:
         is_one = tuple_(*table.key).in_(keys)
         if len(table.key) == 1:
             is_one = table.key[0].in_([value for (value,) in keys])
@@ -178,7 +179,7 @@ class OwnValues:
             ).all()
 
 
-def _renewed(table: SealedTable, row: Row[Any], keyring: Keyring) -> _Renewed | None:
+def _renewed(table: SealedTable, row: AnyRow, keyring: Keyring) -> _Renewed | None:
     """Return a row's values under the newest key; None where nothing must be replaced."""
     old = {name: token for name, token in table.tokens(row) if not keyring.is_newest(token)}
     try:
