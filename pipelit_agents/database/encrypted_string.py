@@ -206,7 +206,7 @@ class EncryptedString(TypeDecorator[Any]):
         raise TypeError("an EncryptedString is never rendered as a literal")
 
     def _of_column(self, name: str) -> EncryptedString:
-        """The type of one column; ``name`` is ``table.column``."""
+        """Return the type of one column; ``name`` is ``table.column``."""
         return EncryptedString(keyring=self.keyring, purpose=self.place or name)
 
     def _keyring(self) -> Keyring:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from pipelit_agents.audit.records import entry, write
+from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Open, Query, Statement
 from pipelit_agents.errors import LedgerUnavailable
 from pipelit_agents.ledger.attempts import Attempt
 from pipelit_agents.ledger.rules import EARLIEST, last_step
 from pipelit_agents.protocol.binding import PERIOD
 
-__all__ = ["Forgotten", "Life", "described", "kernels_at", "last_forgotten"]
+__all__ = ["Forgotten", "Life", "described", "kernels_at", "last_forgotten", "life_of"]
 
 _EPOCH: Final = Statement(
     "UPDATE pipelit_epoch SET boot_id = :boot_id, changed_at = :at, clock_offset = :offset "
@@ -87,6 +88,21 @@ class Life(NamedTuple):
 
     epoch: Callable[[], str]
     uptime: Callable[[], float] | None
+
+
+def life_of(
+    database: Database,
+    clock: Callable[[], float] | None,
+    epoch: Callable[[], str] | None,
+    uptime: Callable[[], float] | None,
+) -> Life:
+    """Return by what a ledger notices it, from the optional arguments of the ledger.
+
+    The machine's uptime says nothing about another clock than its own.
+    """
+    if uptime is None and clock is None:
+        uptime = database.uptime
+    return Life(epoch or database.epoch, uptime)
 
 
 class Forgotten(NamedTuple):

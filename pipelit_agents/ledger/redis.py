@@ -18,7 +18,7 @@ from pipelit_agents.errors import LedgerUnavailable, StorageError
 from pipelit_agents.ledger.attempts import Account, Attempt, Decision, account_of, is_person
 from pipelit_agents.ledger.common import lock_attempt, record_decision
 from pipelit_agents.ledger.lanes import GIVE_OWN_LANE
-from pipelit_agents.ledger.machine import Life, last_forgotten
+from pipelit_agents.ledger.machine import Life, last_forgotten, life_of
 from pipelit_agents.ledger.redis_rows import (
     Charge,
     Known,
@@ -170,7 +170,9 @@ class RedisLedger:
         with self._database.deciding() as connection:
             # A power cut that undid commits may also have emptied Redis's memory, and neither would
             # know that the other forgot.
-            life = self._life or self._begin_life()
+            life = self._life = self._life or life_of(
+                self._database, self._clock, self._epoch, self._uptime
+            )
             forgotten = last_forgotten(connection, known, life, attempt.verifier, at, self._window)
             if verdict == "accepted":
                 lock_attempt(self._database, connection, attempt)
@@ -226,13 +228,6 @@ class RedisLedger:
     ) -> tuple[Account | None, int]:
         lanes = known.class_of_lane(attempt)
         return compared(account, self._rules, self._rules.seen(known.lane, now, lanes), now, lanes)
-
-    def _begin_life(self) -> Life:
-        uptime = self._uptime
-        if uptime is None and self._clock is None:
-            uptime = self._database.uptime
-        self._life = Life(self._epoch or self._database.epoch, uptime)
-        return self._life
 
 
 def _unavailable(attempt: Attempt, why: str) -> LedgerUnavailable:

@@ -168,15 +168,15 @@ class Rules:
             self._longest_debts[lanes] = (forgiven + 2 * tries) * cost
 
     def cost(self, lanes: LaneClass) -> float:
-        """By how many seconds a wrong guess moves ``Lane.whole_at`` on."""
+        """Return by how many seconds a wrong guess moves ``Lane.whole_at`` on."""
         return self._costs[lanes]
 
     def longest_debt(self, lanes: LaneClass) -> float:
-        """How far ahead of the clock ``Lane.whole_at`` can be at the most, in seconds."""
+        """Return how far ahead of the clock ``Lane.whole_at`` can be, in seconds."""
         return self._longest_debts[lanes]
 
     def lock_of(self, in_a_row: int) -> float:
-        """How long the lock after so many failures in a row lasts, in seconds."""
+        """Return how long the lock after so many failures in a row lasts, in seconds."""
         doublings = min(max(0, in_a_row - self.policy.lock_after), _MOST_DOUBLINGS)
         return min(self.policy.lock_seconds * 2.0**doublings, self.policy.longest_lock_seconds)
 
@@ -228,7 +228,7 @@ class Rules:
         """Return a lane after an unlock, or under a new secret of the peer.
 
         The count of failures ends as it does after a right code: not where the year's guesses are
-        used up. Otherwise whoever unlocks or rotates often would give a guesser more guesses than
+        used up. Otherwise frequent unlocks or rotations would give a guesser more guesses than
         a year may have.
 
         What was written while the clock was ahead is repaired. Then nobody knows what the lane has

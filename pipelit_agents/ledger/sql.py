@@ -23,7 +23,7 @@ from pipelit_agents.ledger.lanes import (
     UNFIT_VERIFIER,
     VERIFIER_ACTIVE,
 )
-from pipelit_agents.ledger.machine import Forgotten, Life, last_forgotten
+from pipelit_agents.ledger.machine import Forgotten, Life, last_forgotten, life_of
 from pipelit_agents.ledger.rules import (
     Lane,
     LaneKind,
@@ -228,7 +228,9 @@ class SqlLedger:
             read = _reading(self._database.server_clock, attempt.kind)
             (row,) = read.fetch(connection, names | {"own": attempt.own, "first": attempt.first})
             now = at_moment(self._clock, row.now)
-            life = self._life or self._begin_life()
+            life = self._life = self._life or life_of(
+                self._database, self._clock, self._epoch, self._uptime
+            )
             forgotten = last_forgotten(connection, row, life, attempt.verifier, now, self._window)
             decision: Decision | None
             if forgotten.kernels:
@@ -274,13 +276,6 @@ class SqlLedger:
         locked = lane if ruling.first_lock else None
         record_decision(connection, attempt, decision, ruling.reason, locked=locked)
         return decision
-
-    def _begin_life(self) -> Life:
-        uptime = self._uptime
-        if uptime is None and self._clock is None:
-            uptime = self._database.uptime
-        self._life = Life(self._epoch or self._database.epoch, uptime)
-        return self._life
 
 
 def _rows(attempt: Attempt, row: _Read, person: bool) -> tuple[LaneKind, _Row, _Row]:

@@ -101,7 +101,7 @@ def unlock(
     clock: Callable[[], float] | None = None,
     lane: tuple[str, str] | None = None,
 ) -> None:
-    """Ends the count of failures about a peer, in every ledger; what was spent stays spent.
+    """End the count of failures about a peer, in every ledger. Spent steps stay spent.
 
     A lane that has used up its wrong guesses of the year keeps its count and its lock.
 

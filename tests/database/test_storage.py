@@ -482,6 +482,15 @@ def test_what_fails_leaves_no_transaction_to_the_next(pipelit: Pipelit) -> None:
     pipelit.users.create("bob")
 
 
+def test_the_fields_of_a_row_are_the_columns_in_their_order(pipelit: Pipelit) -> None:
+    """Values are assigned by their order, so a query with other columns is refused."""
+    for columns in ("count(*) AS number", "1 AS rows, 2 AS more", "1"):
+        query = Query(f"SELECT {columns} FROM pipelit_audit", Number)  # noqa: S608 - our words
+        with pytest.raises(TypeError, match="Number must have the fields"):
+            pipelit._database.fetch(query, {})
+    assert counted(pipelit._database)
+
+
 def test_a_connection_that_is_kept_holds_no_transaction(
     pipelit: Pipelit, database_url: str
 ) -> None:
