@@ -287,7 +287,7 @@ def verified_child(
     Args:
         graph: A compiled graph. Its output may hold JSON, messages, dates and times, UUIDs,
             decimals, bytes, sets, tuples, paths and IP addresses, and enums, pydantic models,
-            dataclasses and named tuples of them. ``docs/guide.md`` describes how each arrives.
+            dataclasses and named tuples of them. ``docs/answers.md`` describes how each arrives.
         agent: The agent that proves the answers.
         accept_from: The agents whose requests the child accepts, or :data:`ANYONE`. You can omit it
             if parent and child share a ``Pipelit``. A served graph requires it.
