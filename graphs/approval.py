@@ -26,7 +26,7 @@ from pipelit_agents.approvals.arguments import (
     require_approvers,
     require_lifetime,
 )
-from pipelit_agents.approvals.register import running_thread
+from pipelit_agents.approvals.questions import running_thread
 from pipelit_agents.errors import (
     AccountError,
     ApprovalClosed,

@@ -19,7 +19,6 @@ from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.provisioning import ProvisionedAgent, provision
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
-from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.service import Approvals, People
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
@@ -194,17 +193,16 @@ class Pipelit:
         self._core = core
         self._verifier = Verifier(core)
         self.users = Users(core)
-        register = Register(core)
-        self.mfa = Mfa(core, self._verifier, register)
+        self.mfa = Mfa(core, self._verifier)
         people = People(
             require_active=self.mfa._require_active,
             has_factor=lambda username: self.mfa.status(username).on,
             verify=self.mfa._verify,
         )
-        self.approvals = Approvals(register, people)
+        self.approvals = Approvals(core, people)
         self.credentials = Credentials(core)
         self.audit = AuditTrail(core.database, core.keyring, core.clock)
-        self.keys = Keys(core, self.audit, register, self.mfa)
+        self.keys = Keys(core, self.audit, self.mfa)
 
     @property
     def database_url(self) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from pipelit_agents._core import Core
 from pipelit_agents._wording import in_words
-from pipelit_agents.approvals.register import void_unused
+from pipelit_agents.approvals.approvers import void_unused
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserRow
 from pipelit_agents.errors import (

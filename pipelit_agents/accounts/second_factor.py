@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, func, select
@@ -22,9 +21,11 @@ from pipelit_agents.accounts.lookup import (
     why_no_code,
 )
 from pipelit_agents.accounts.recovery_codes import RecoveryCodes
+from pipelit_agents.approvals.answers import record_unasked
+from pipelit_agents.approvals.approvers import current_factor
 from pipelit_agents.approvals.arguments import require_approvers
-from pipelit_agents.approvals.register import Register
 from pipelit_agents.approvals.tags import is_digest
+from pipelit_agents.approvals.usage import use
 from pipelit_agents.approvals.values import ApprovalDecision, Verdict, Vote
 from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow
 from pipelit_agents.errors import CodeRejected, NotPermitted, SecondFactorError
@@ -39,9 +40,6 @@ from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import totp_purpose
 
 __all__ = ["Mfa", "MfaStatus", "no_second_factor"]
-
-# Seconds. An approval without a stored question expires too, even if `within` is longer.
-_APPROVAL_TTL: Final = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +65,13 @@ class Mfa:
     Args:
         core: The database, the keys that encrypt secrets, and the limits.
         verifier: Verifies codes, with the same limits as for agents.
-        register: Stores approvals.
     """
 
-    def __init__(self, core: Core, verifier: Verifier, register: Register) -> None:
+    def __init__(self, core: Core, verifier: Verifier) -> None:
         self._core = core
         self._database = core.database
         self._keyring = core.keyring
         self._verifier = verifier
-        self._register = register
         self.recovery = RecoveryCodes(core, verifier)
         self._rules = Rules(core.policy)
 
@@ -250,7 +246,7 @@ class Mfa:
         if code is None:
             self._require_active(name)
             kind = "vouched" if acting_person(self._database) == name else ""
-            self._register.record(digest, Vote(name, "denied", kind), lifetime=_APPROVAL_TTL)
+            record_unasked(self._core, digest, Vote(name, "denied", kind))
             return None
         return self._vote(name, code, digest, "denied")
 
@@ -349,7 +345,7 @@ class Mfa:
             raise NotPermitted(
                 "this isn't a digest, so nobody has approved it: pass approval_digest(what)"
             )
-        return self._register.use(digest, names, within.total_seconds())
+        return use(self._core, digest, names, within.total_seconds())
 
     arequire_approved = off_the_loop(require_approved)
 
@@ -393,10 +389,10 @@ class Mfa:
         return self._verifier.check_person(name, typed if kind else code, own=own, unfit=unfit)
 
     def _vote(self, name: str, code: str, digest: str, verdict: Verdict) -> Verification:
-        factor = self._register.factor(name)
+        factor = current_factor(self._core, name)
         found = self._verify(name, code, own=True)
         vote = Vote(name, verdict, found.kind, factor)
-        self._register.record(digest, vote, lifetime=_APPROVAL_TTL)
+        record_unasked(self._core, digest, vote)
         return found
 
     def _require_active(self, username: str) -> None:

@@ -26,7 +26,7 @@ from pipelit_agents.accounts.models import (
 from pipelit_agents.accounts.peers import Peers
 from pipelit_agents.accounts.quota import require_quota
 from pipelit_agents.accounts.service import SECRET_BYTES
-from pipelit_agents.approvals.register import void_unused
+from pipelit_agents.approvals.approvers import void_unused
 from pipelit_agents.database.models import LedgerRow, UserRow
 from pipelit_agents.errors import (
     NotPermitted,

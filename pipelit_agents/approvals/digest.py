@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Final
+from typing import Final
 
 from pipelit_agents.protocol.payload import decode, encode
 
@@ -14,7 +14,7 @@ __all__ = ["approval_digest", "canonical"]
 MAX_SHOWN: Final = 2**20
 
 
-def canonical(shown: Any) -> str:
+def canonical(shown: object) -> str:
     """Return the canonical JSON of a value: compact, with sorted keys.
 
     Raises:
@@ -24,7 +24,7 @@ def canonical(shown: Any) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def approval_digest(shown: Any) -> str:
+def approval_digest(shown: object) -> str:
     """Return the digest of a displayed value: SHA-256 of its JSON, compact and with sorted keys.
 
     Compute it again just before the action, to compare the action with what was approved.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.approvals import tags
+from pipelit_agents.approvals import answers, questions, usage
+from pipelit_agents.approvals.approvers import current_factor
 from pipelit_agents.approvals.arguments import (
     WEEK,
     no_possible_approver,
@@ -18,7 +20,7 @@ from pipelit_agents.approvals.arguments import (
     require_seconds,
 )
 from pipelit_agents.approvals.digest import canonical
-from pipelit_agents.approvals.register import OPERATOR, Register, running_thread
+from pipelit_agents.approvals.tags import is_digest, is_id
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, Verdict, Vote
 from pipelit_agents.errors import (
     AccountError,
@@ -27,7 +29,7 @@ from pipelit_agents.errors import (
     UserInactive,
 )
 from pipelit_agents.identity.acting import acting_person
-from pipelit_agents.protocol.usernames import require_username
+from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
 if TYPE_CHECKING:
     from pipelit_agents.identity.evidence import Verification
@@ -68,7 +70,8 @@ class Approvals:
     deactivated or ends the second factor.
 
     Args:
-        register: Stores questions and answers.
+        core: The database, the keys that tag rows and encrypt displayed values, and the clock that
+            all processes share.
         people: Looks up people and verifies their codes.
 
     Example:
@@ -81,13 +84,13 @@ class Approvals:
         ```
     """
 
-    def __init__(self, register: Register, people: People) -> None:
-        self._register = register
+    def __init__(self, core: Core, people: People) -> None:
+        self._core = core
         self._people = people
 
     def request(
         self,
-        what: Any,
+        what: object,
         *,
         approvers: Sequence[str],
         expires_in: timedelta | float = WEEK,
@@ -126,8 +129,14 @@ class Approvals:
             raise TypeError("thread must be text, the id of a LangGraph thread")
         shown = canonical(what)
         self._require_somebody(names)
-        where = running_thread() if thread is None else thread
-        return self._register.ask(shown, names, lifetime=lifetime, asked_by=asked_by, thread=where)
+        return questions.ask(
+            self._core,
+            shown,
+            names,
+            lifetime=lifetime,
+            asked_by=asked_by,
+            thread=questions.running_thread() if thread is None else thread,
+        )
 
     arequest = off_the_loop(request)
 
@@ -201,17 +210,17 @@ class Approvals:
         if code is not None:
             return self._answer(id, username, code, "denied", reason)
         name = require_username(username)
-        vouched = acting_person(self._register.database) == name
+        vouched = acting_person(self._core.database) == name
         if not vouched and not unproven:
             raise NotPermitted(
                 f"a denial without a code of {name!r} is accepted only from code that acts for "
                 f'this person: pass the code, or use: with pipelit.acting_for("{name}")',
                 username=name,
             )
-        self._register.require_open(_identifier(id), name, "denied")
+        answers.require_open(self._core, _identifier(id), name, "denied")
         self._people.require_active(name)
         vote = Vote(name, "denied", "vouched" if vouched else "", reason=reason)
-        return self._register.answer(id, vote, only_pending=not vouched)
+        return answers.answer(self._core, id, vote, only_pending=not vouched)
 
     adeny = off_the_loop(deny)
 
@@ -251,12 +260,12 @@ class Approvals:
         if not isinstance(approval, str):
             raise TypeError("approval must be text: approval_digest(what), or a question's id")
         seconds = require_seconds("within", within)
-        if not tags.is_id(approval) and not tags.is_digest(approval):
+        if not is_id(approval) and not is_digest(approval):
             raise NotPermitted(
                 "this is neither the id of a question nor a digest, so nobody has approved it: "
                 "pass approval_digest(what)"
             )
-        return self._register.use(approval, names, seconds)
+        return usage.use(self._core, approval, names, seconds)
 
     arequire = off_the_loop(require)
 
@@ -272,7 +281,7 @@ class Approvals:
         """
         if person is not None:
             require_username(person, argument="person")
-        return self._register.pending(person)
+        return questions.pending(self._core, person)
 
     apending = off_the_loop(pending)
 
@@ -284,7 +293,7 @@ class Approvals:
                 ``FIELD_ENCRYPTION_KEY``.
             UnsealError: The displayed value can't be decrypted, or belongs to another question.
         """
-        return self._register.get(_identifier(id))
+        return questions.get(self._core, _identifier(id))
 
     aget = off_the_loop(get)
 
@@ -298,12 +307,13 @@ class Approvals:
     ) -> ApprovalDecision:
         name = require_username(username)
         # Checked before the code is verified, because that spends the code.
-        self._register.require_open(_identifier(id), name, verdict)
-        own = acting_person(self._register.database) == name
+        answers.require_open(self._core, _identifier(id), name, verdict)
+        own = acting_person(self._core.database) == name
         # The same factor must be on before and after the code is verified.
-        factor = self._register.factor(name)
+        factor = current_factor(self._core, name)
         found = self._people.verify(name, code, own=own)
-        return self._register.answer(id, Vote(name, verdict, found.kind, factor, reason))
+        vote = Vote(name, verdict, found.kind, factor, reason)
+        return answers.answer(self._core, id, vote)
 
     def _require_somebody(self, names: Sequence[str]) -> None:
         # Checked here, so that nobody waits for an approval that can't be given.
@@ -324,6 +334,6 @@ class Approvals:
 def _identifier(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("id must be text, the id of a question")
-    if not tags.is_id(value):
+    if not is_id(value):
         raise ApprovalNotFound(f"there is no question {value!r:.80} here: ask again")
     return value

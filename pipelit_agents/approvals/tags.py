@@ -1,4 +1,4 @@
-"""The bytes under the tags (MACs) of questions and answers, and the required form of rows.
+"""The stored form of questions and answers, and the bytes under their tags (MACs).
 
 This module reads no clock, database or key store. Each field is tagged with its length (u32,
 big-endian; see :meth:`Keyring.mac`), so two different records never have the same bytes.
@@ -11,21 +11,24 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final, Literal, NamedTuple
 
+from pipelit_agents.approvals.values import State, Verdict
 from pipelit_agents.protocol.usernames import is_username
-from pipelit_agents.sealing.keyring import Keyring
+from pipelit_agents.sealing.keyring import Keyring, Sealed
 from pipelit_agents.sealing.purposes import APPROVAL_ANSWER, APPROVAL_REQUEST
 
 __all__ = [
+    "AnswerRow",
+    "QuestionRow",
     "answer_fields",
+    "answer_is_ours",
     "approvers_of",
     "is_digest",
     "is_id",
+    "question_is_ours",
     "request_fields",
     "state_of",
-    "tag_of",
-    "tagged",
 ]
 
 # Two labels, so that the tag of a question is never the tag of an answer.
@@ -33,6 +36,44 @@ REQUEST: Final = APPROVAL_REQUEST
 ANSWER: Final = APPROVAL_ANSWER
 _ID: Final = re.compile(r"apr_[0-9a-f]{32}\Z")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+KeyAge = Literal["newest", "older", "foreign"]
+
+
+class QuestionRow(NamedTuple):
+    """A stored question. Only the tag shows that the values have these types.
+
+    The names ``approvers`` and ``denied_by`` are JSON lists. ``shown`` is None if only the digest
+    is known, or if the value wasn't read.
+    """
+
+    id: str
+    digest: str
+    approvers: str
+    asked_by: str
+    thread: str
+    created_at: float
+    expires_at: float
+    state: State
+    denied_by: str = ""
+    mac: str = ""
+    shown: Sealed | None = None
+
+
+class AnswerRow(NamedTuple):
+    """A stored answer. Only the tag shows that the values have these types."""
+
+    approval_id: str
+    digest: str
+    username: str
+    verdict: Verdict
+    factor_kind: str
+    factor: str
+    at: float
+    mac: str = ""
+    reason: Sealed | None = None
+    # Answers are numbered in the order in which they are written.
+    seq: int = 0
 
 
 def is_id(value: str) -> bool:
@@ -54,7 +95,7 @@ def approvers_of(stored: object) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list) and all(map(is_username, names)) else ()
 
 
-def request_fields(row: Any) -> list[bytes]:
+def request_fields(row: QuestionRow) -> list[bytes]:
     """Return the fields under the tag of a question; empty if the row is malformed."""
     texts = (row.id, row.digest, row.approvers, row.asked_by, row.thread, row.state)
     formed = (
@@ -77,7 +118,7 @@ def request_fields(row: Any) -> list[bytes]:
     ]
 
 
-def answer_fields(request: Any, row: Any) -> list[bytes]:
+def answer_fields(request: QuestionRow, row: AnswerRow) -> list[bytes]:
     """Return the fields under the tag of an answer: its own, and the question's constant ones."""
     texts = (row.approval_id, row.digest, row.username, row.verdict, row.factor_kind, row.factor)
     formed = (
@@ -100,21 +141,21 @@ def answer_fields(request: Any, row: Any) -> list[bytes]:
     ]
 
 
-def tag_of(keyring: Keyring, label: str, fields: Sequence[bytes]) -> str:
-    """Return the tag with the newest key."""
-    return keyring.mac(label, *fields)
+def question_is_ours(keyring: Keyring, row: QuestionRow) -> bool:
+    """Return whether one of the keys has tagged a question."""
+    return state_of(keyring, REQUEST, request_fields(row), row.mac) != "foreign"
 
 
-def tagged(keyring: Keyring, label: str, fields: Sequence[bytes], mac: object) -> bool:
-    """Return whether one of the keys has made this tag over these fields."""
-    return state_of(keyring, label, fields, mac) != "foreign"
+def answer_is_ours(keyring: Keyring, request: QuestionRow, row: AnswerRow) -> bool:
+    """Return whether one of the keys has tagged an answer to this question."""
+    return state_of(keyring, ANSWER, answer_fields(request, row), row.mac) != "foreign"
 
 
-def state_of(keyring: Keyring, label: str, fields: Sequence[bytes], mac: object) -> str:
+def state_of(keyring: Keyring, label: str, fields: Sequence[bytes], mac: object) -> KeyAge:
     """Return which key has made a tag: ``newest``, ``older``, or ``foreign`` for none of them."""
     if not fields or not isinstance(mac, str) or not mac.isascii():
         return "foreign"
-    found = "foreign"
+    found: KeyAge = "foreign"
     for position, each in enumerate(keyring.macs(label, *fields)):
         if hmac.compare_digest(each, mac):
             found = "older" if position else "newest"
@@ -122,8 +163,7 @@ def state_of(keyring: Keyring, label: str, fields: Sequence[bytes], mac: object)
 
 
 def _is_moment(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)  # type: ignore[arg-type]
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _moment(value: float) -> bytes:

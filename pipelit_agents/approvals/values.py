@@ -107,7 +107,7 @@ class Vote(NamedTuple):
     reason: str = ""
 
     @property
-    def is_hers(self) -> bool:
+    def is_authenticated(self) -> bool:
         """Whether the person was authenticated."""
         return self.factor_kind != ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import delete, update
@@ -12,7 +13,7 @@ from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.second_factor import Mfa
-from pipelit_agents.approvals.register import Register
+from pipelit_agents.approvals.retagging import forget_foreign, retag
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.database import maintenance
 from pipelit_agents.database.application_columns import (
@@ -133,11 +134,10 @@ class Keys:
     Args:
         core: The database, and the keys that its values are encrypted under.
         audit: The trail, whose seals are tagged under the keys.
-        register: The approvals, whose rows are tagged under the keys.
         mfa: The second factors, whose recovery codes are tagged under the keys.
     """
 
-    def __init__(self, core: Core, audit: AuditTrail, register: Register, mfa: Mfa) -> None:
+    def __init__(self, core: Core, audit: AuditTrail, mfa: Mfa) -> None:
         self._core = core
         self._database = core.database
         self._keyring = core.keyring
@@ -147,7 +147,12 @@ class Keys:
             audit.seals.retag, "seals of the audit trail (pipelit-agents audit verify)"
         )
         self._tagged = {
-            "approvals": _Tagged(register.retag, "tags of approvals", register.forget, "approvals"),
+            "approvals": _Tagged(
+                partial(retag, core),
+                "tags of approvals",
+                partial(forget_foreign, core),
+                "approvals",
+            ),
             "recovery codes": _Tagged(
                 mfa.recovery.retag,
                 "tags of recovery codes",

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import copyfile
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pyotp
@@ -22,7 +21,7 @@ from sqlalchemy import Engine, create_engine, text
 from test_mfa import app_of, wrong
 
 from pipelit_agents import Agent, ApprovalDecision, Approvals, Keyring, Pipelit
-from pipelit_agents.approvals import approval_digest, tags
+from pipelit_agents.approvals import approval_digest, questions, tags
 from pipelit_agents.errors import (
     ApprovalClosed,
     ApprovalNotFound,
@@ -1048,10 +1047,10 @@ def test_every_field_is_under_the_tag() -> None:
     keyring = Keyring(Keyring.generate_key())
 
     def tags_of(question: dict[str, Any], answer: dict[str, Any]) -> tuple[str, str]:
-        asked, given = SimpleNamespace(**question), SimpleNamespace(**answer)
+        asked, given = tags.QuestionRow(**question), tags.AnswerRow(**answer)
         return (
-            tags.tag_of(keyring, tags.REQUEST, tags.request_fields(asked)),
-            tags.tag_of(keyring, tags.ANSWER, tags.answer_fields(asked, given)),
+            keyring.mac(tags.REQUEST, *tags.request_fields(asked)),
+            keyring.mac(tags.ANSWER, *tags.answer_fields(asked, given)),
         )
 
     both = tags_of(question, answer)
@@ -1101,8 +1100,8 @@ def test_an_older_key_is_good_until_it_is_taken_out(
         with pytest.raises(ApprovalNotFound, match="FIELD_ENCRYPTION_KEY"):
             alone.approvals.get(question)
         with pytest.raises(ConfigurationError, match="refused to encrypt"):
-            alone.approvals._register.ask(
-                '"x"', ["alice"], lifetime=60.0, asked_by="operator", thread=""
+            questions.ask(
+                alone._core, '"x"', ["alice"], lifetime=60.0, asked_by="operator", thread=""
             )
 
 

@@ -1,0 +1,207 @@
+"""Store the answers of people, and void the approvals that a denial ends."""
+
+from __future__ import annotations
+
+from json import dumps
+from typing import Final
+
+from sqlalchemy import Connection
+
+from pipelit_agents._core import Core
+from pipelit_agents.approvals.approvers import NOBODY, read_approvers
+from pipelit_agents.approvals.questions import add_question, running_thread
+from pipelit_agents.approvals.refusals import (
+    FOREIGN,
+    NOT_ASKED,
+    UNKNOWN,
+    USED,
+    Refusal,
+    refused_as_closed,
+    refused_by_time,
+)
+from pipelit_agents.approvals.rows import (
+    decision_of,
+    find_question,
+    insert_answer,
+    now_of,
+    read_question,
+    read_questions,
+    set_state,
+    was_used,
+)
+from pipelit_agents.approvals.tags import AnswerRow, QuestionRow, approvers_of, question_is_ours
+from pipelit_agents.approvals.values import ApprovalDecision, Verdict, Vote
+from pipelit_agents.database.models import ApprovalRow
+from pipelit_agents.errors import ApprovalClosed, ApprovalNotFound, CodeRejected, NotPermitted
+from pipelit_agents.sealing.keyring import Sealed
+from pipelit_agents.sealing.purposes import reason_purpose
+
+__all__ = ["answer", "record_unasked", "require_open"]
+
+# Seconds. An approval without a stored question expires too, even if `within` is longer.
+_UNASKED_TTL: Final = 30 * 86_400.0
+
+
+def require_open(core: Core, identifier: str, username: str, verdict: Verdict) -> None:
+    """Require that a person can answer a question, before a code is spent on it.
+
+    Raises:
+        ApprovalNotFound: There is no such question.
+        ApprovalClosed: It was answered, or has expired.
+        NotPermitted: The person isn't one of the approvers.
+    """
+    with core.database.reading() as connection:
+        found = _answerable(core, connection, identifier, username, verdict)
+    if isinstance(found, Refusal):
+        raise _refused(core, identifier, username, verdict, found)
+
+
+def answer(
+    core: Core, identifier: str, vote: Vote, *, only_pending: bool = False
+) -> ApprovalDecision:
+    """Store an answer if the question is still open.
+
+    Args:
+        core: The database, the keys and the clocks.
+        identifier: The question's id.
+        vote: The answer; its code was verified.
+        only_pending: Whether a denial may end only a pending question, not an approval.
+
+    Raises:
+        CodeRejected: The person was deactivated meanwhile, or has another second factor.
+        NotPermitted: As :func:`require_open`.
+    """
+    with core.database.writing(durable=True) as connection:
+        # Accounts first, then approvals: all code that locks both uses this order.
+        core.database.lock(connection, f"account:{vote.username}", shared=True)
+        named = read_question(connection, identifier)
+        if named is not None:
+            core.database.lock(connection, f"approval:{named.digest}")
+        found = _answerable(
+            core, connection, identifier, vote.username, vote.verdict, only_pending=only_pending
+        )
+        if isinstance(found, QuestionRow):
+            _require_same_person(core, connection, vote)
+            set_state(core, connection, found, vote.verdict)
+            return _write(core, connection, found, vote)
+    raise _refused(core, identifier, vote.username, vote.verdict, found)
+
+
+def record_unasked(core: Core, digest: str, vote: Vote) -> ApprovalDecision:
+    """Store an answer to a question that wasn't stored.
+
+    Raises:
+        CodeRejected: As :func:`answer`.
+    """
+    with core.database.writing(durable=True) as connection:
+        core.database.lock(connection, f"account:{vote.username}", shared=True)
+        core.database.lock(connection, f"approval:{digest}")
+        _require_same_person(core, connection, vote)
+        row = add_question(
+            core,
+            connection,
+            digest,
+            [vote.username],
+            lifetime=_UNASKED_TTL,
+            asked_by=vote.username,
+            thread=running_thread(),
+            state=vote.verdict,
+        )
+        return _write(core, connection, row, vote)
+
+
+def _answerable(
+    core: Core,
+    connection: Connection,
+    identifier: str,
+    username: str,
+    verdict: Verdict,
+    *,
+    only_pending: bool = False,
+) -> QuestionRow | Refusal:
+    row = find_question(core, connection, identifier)
+    if isinstance(row, Refusal):
+        return row
+    names = approvers_of(row.approvers)
+    if username not in names:
+        message = f"{username!r} is not an approver here; approvers are {', '.join(names)}"
+        return Refusal(message, NOT_ASKED)
+    closed = refused_as_closed(row)
+    # A person who approved may deny until the approval is used.
+    changes = verdict == "denied" and row.state == "approved" and not only_pending
+    if closed is None or changes:
+        closed = refused_by_time(row, now_of(core, connection))
+    if closed is None and was_used(connection, row.id):
+        closed = Refusal(f"the question {row.id} {USED}", "used")
+    return closed or row
+
+
+def _require_same_person(core: Core, connection: Connection, vote: Vote) -> None:
+    person = read_approvers(core, connection, [vote.username]).get(vote.username, NOBODY)
+    by_code = vote.factor_kind in ("plain", "recovery")
+    same = bool(person.factor) and person.factor == vote.factor
+    # Reset, enrolled again or deactivated since the code was verified.
+    if not person.active or (by_code and not same):
+        raise CodeRejected(
+            "the code was not accepted; wait for the next one",
+            peer=vote.username,
+            verifier=vote.username,
+        )
+
+
+def _write(
+    core: Core, connection: Connection, question: QuestionRow, vote: Vote
+) -> ApprovalDecision:
+    keyring, now = core.keyring(), now_of(core, connection)
+    purpose = reason_purpose(question.id, vote.username)
+    row = AnswerRow(
+        approval_id=question.id,
+        digest=question.digest,
+        username=vote.username,
+        verdict=vote.verdict,
+        factor_kind=vote.factor_kind,
+        factor=vote.factor,
+        at=now,
+        reason=Sealed(keyring.seal(vote.reason, purpose), purpose) if vote.reason else None,
+    )
+    insert_answer(core, connection, question, row)
+    if vote.verdict == "denied" and vote.is_authenticated:
+        _void(core, connection, question.digest, vote.username)
+    core.record(connection, vote.username, vote.username, vote.action, question.digest, at=now)
+    return decision_of(question, row, vote.reason)
+
+
+def _void(core: Core, connection: Connection, digest: str, username: str) -> None:
+    # Stored under the tag of each approval, so that deleting the denial doesn't undo it. The
+    # approvers who count are known only when the approval is used.
+    for row in read_questions(connection, ApprovalRow.digest == digest, with_shown=False):
+        # In any state, so that changing the state first doesn't avoid this.
+        if not question_is_ours(core.keyring(), row._replace(state="approved")):
+            continue
+        names = dict.fromkeys([*approvers_of(row.denied_by), username])
+        asked = username in approvers_of(row.approvers)
+        set_state(
+            core,
+            connection,
+            row,
+            "denied" if asked else "approved",
+            denied_by=dumps(list(names)),
+        )
+
+
+def _refused(
+    core: Core, identifier: str, username: str, verdict: Verdict, refusal: Refusal
+) -> NotPermitted:
+    """Record a refusal, and return the error for the caller."""
+    action = "approve" if verdict == "approved" else "deny"
+    with core.database.writing(durable=refusal.ends is not None) as connection:
+        if refusal.ends is not None:
+            set_state(core, connection, refusal.ends, "expired")
+        now = now_of(core, connection)
+        core.record(
+            connection, username, identifier, action, refusal.reason, outcome="refused", at=now
+        )
+    if refusal.reason == NOT_ASKED:
+        return NotPermitted(refusal.message, username=username)
+    kind = ApprovalNotFound if refusal.reason in (UNKNOWN, FOREIGN) else ApprovalClosed
+    return kind(f"{refusal.message}: ask again", username=username)

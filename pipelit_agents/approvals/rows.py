@@ -1,0 +1,179 @@
+"""Read and write the rows of questions, answers and uses.
+
+This is the only module that changes the state of a question, and the new state is under its tag.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, insert, select, text, update
+
+from pipelit_agents._core import Core
+from pipelit_agents.approvals.refusals import FOREIGN, NOT_OURS, UNKNOWN, Refusal
+from pipelit_agents.approvals.tags import (
+    ANSWER,
+    REQUEST,
+    AnswerRow,
+    QuestionRow,
+    answer_fields,
+    approvers_of,
+    is_id,
+    question_is_ours,
+    request_fields,
+)
+from pipelit_agents.approvals.values import ApprovalDecision, State
+from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow, ApprovalUseRow
+from pipelit_agents.identity.evidence import utc
+from pipelit_agents.ledger.common import ledger_now
+
+__all__ = [
+    "decision_of",
+    "find_question",
+    "insert_answer",
+    "insert_question",
+    "mark_used",
+    "now_of",
+    "read_answers",
+    "read_question",
+    "read_questions",
+    "set_state",
+    "was_used",
+]
+
+_QUESTION: Final = [ApprovalRow.__table__.c[name] for name in QuestionRow._fields]
+_WITHOUT_SHOWN: Final = [each for each in _QUESTION if each.name != "shown"]
+_ANSWER: Final = [ApprovalAnswerRow.__table__.c[name] for name in AnswerRow._fields]
+_USE: Final = text(
+    "INSERT INTO pipelit_approval_uses (approval_id, used_at) VALUES (:approval_id, :used_at) "
+    "ON CONFLICT (approval_id) DO NOTHING"
+)
+
+
+def now_of(core: Core, connection: Connection) -> float:
+    """Return the time by the clock that all processes share, Unix seconds."""
+    return float(ledger_now(core.database, connection, core.shared_clock))
+
+
+def read_questions(
+    connection: Connection,
+    *where: ColumnElement[bool],
+    newest: bool = False,
+    with_shown: bool = True,
+) -> list[QuestionRow]:
+    """Return questions, oldest first. Their tags are not verified.
+
+    Args:
+        connection: The transaction.
+        where: Conditions on the columns of ``ApprovalRow``.
+        newest: Return only the newest.
+        with_shown: Whether to read the displayed values.
+    """
+    query = select(*(_QUESTION if with_shown else _WITHOUT_SHOWN)).where(*where)
+    if newest:
+        query = query.order_by(ApprovalRow.created_at.desc()).limit(1)
+    else:
+        query = query.order_by(ApprovalRow.created_at, ApprovalRow.id)
+    return [QuestionRow(*row) for row in connection.execute(query)]
+
+
+def read_question(connection: Connection, identifier: str) -> QuestionRow | None:
+    """Return the question with an id. Its tag is not verified."""
+    if not is_id(identifier):
+        return None
+    found = read_questions(connection, ApprovalRow.id == identifier)
+    return found[0] if found else None
+
+
+def find_question(core: Core, connection: Connection, identifier: str) -> QuestionRow | Refusal:
+    """Return the question with an id, if one of our keys has tagged it."""
+    row = read_question(connection, identifier)
+    if row is None:
+        return Refusal(f"there is no question {identifier!r:.80} here", UNKNOWN)
+    if not question_is_ours(core.keyring(), row):
+        return Refusal(f"the question {identifier} {NOT_OURS}", FOREIGN)
+    return row
+
+
+def read_answers(connection: Connection, identifier: str) -> list[AnswerRow]:
+    """Return the answers to a question in the order of writing. Their tags are not verified."""
+    query = select(*_ANSWER).where(ApprovalAnswerRow.approval_id == identifier)
+    return [AnswerRow(*row) for row in connection.execute(query.order_by(ApprovalAnswerRow.seq))]
+
+
+def was_used(connection: Connection, identifier: str) -> bool:
+    """Return whether the approval of a question was used."""
+    used = select(ApprovalUseRow.approval_id).where(ApprovalUseRow.approval_id == identifier)
+    return connection.scalar(used) is not None
+
+
+def insert_question(core: Core, connection: Connection, row: QuestionRow) -> None:
+    """Store a question under a tag."""
+    mac = core.keyring().mac(REQUEST, *request_fields(row))
+    connection.execute(insert(ApprovalRow).values(row._replace(mac=mac)._asdict()))
+
+
+def insert_answer(
+    core: Core, connection: Connection, question: QuestionRow, row: AnswerRow
+) -> None:
+    """Store an answer under a tag."""
+    mac = core.keyring().mac(ANSWER, *answer_fields(question, row))
+    values = row._replace(mac=mac)._asdict()
+    del values["seq"]
+    connection.execute(insert(ApprovalAnswerRow).values(values))
+
+
+def set_state(
+    core: Core,
+    connection: Connection,
+    row: QuestionRow,
+    state: State,
+    *,
+    denied_by: str | None = None,
+) -> bool:
+    """Set a question's state; return False if it isn't in the state it was read in any more."""
+    changed = row._replace(state=state, denied_by=row.denied_by if denied_by is None else denied_by)
+    moved = connection.execute(
+        update(ApprovalRow)
+        .where(
+            ApprovalRow.id == row.id,
+            ApprovalRow.state == row.state,
+            ApprovalRow.mac == row.mac,
+        )
+        .values(
+            state=changed.state,
+            denied_by=changed.denied_by,
+            mac=core.keyring().mac(REQUEST, *request_fields(changed)),
+        )
+    )
+    return moved.rowcount == 1
+
+
+def mark_used(core: Core, connection: Connection, row: QuestionRow, now: float) -> bool:
+    """Mark an approval as used; return False if it was used before."""
+    # Recorded in two tables, so restoring a row in one of them isn't enough.
+    first = connection.execute(_USE, {"approval_id": row.id, "used_at": now}).rowcount == 1
+    return set_state(core, connection, row, "used") and first
+
+
+def decision_of(row: QuestionRow, answer: AnswerRow, reason: str = "") -> ApprovalDecision:
+    """Return the public form of an answer.
+
+    Args:
+        row: The question.
+        answer: The answer.
+        reason: The decrypted reason.
+    """
+    return ApprovalDecision(
+        id=row.id,
+        digest=row.digest,
+        decision=answer.verdict,
+        actor=answer.username,
+        factor=answer.factor_kind,
+        at=utc(answer.at),
+        expires_at=utc(row.expires_at),
+        approvers=approvers_of(row.approvers),
+        asked_by=row.asked_by,
+        thread=row.thread,
+        reason=reason,
+    )
