@@ -5,9 +5,10 @@ from __future__ import annotations
 from json import dumps
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert
 
 from pipelit_agents._core import Core
+from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.approvers import NOBODY, read_approvers
 from pipelit_agents.approvals.questions import add_question, running_thread
 from pipelit_agents.approvals.refusals import (
@@ -19,19 +20,8 @@ from pipelit_agents.approvals.refusals import (
     refused_as_closed,
     refused_by_time,
 )
-from pipelit_agents.approvals.rows import (
-    decision_of,
-    find_question,
-    insert_answer,
-    now_of,
-    read_question,
-    read_questions,
-    set_state,
-    was_used,
-)
-from pipelit_agents.approvals.tags import AnswerRow, QuestionRow, approvers_of, question_is_ours
 from pipelit_agents.approvals.values import ApprovalDecision, Verdict, Vote
-from pipelit_agents.database.models import ApprovalRow
+from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow
 from pipelit_agents.errors import ApprovalClosed, ApprovalNotFound, CodeRejected, NotPermitted
 from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import reason_purpose
@@ -74,15 +64,15 @@ def answer(
     with core.database.writing(durable=True) as connection:
         # Accounts first, then approvals: all code that locks both uses this order.
         core.database.lock(connection, f"account:{vote.username}", shared=True)
-        named = read_question(connection, identifier)
+        named = rows.read_question(connection, identifier)
         if named is not None:
             core.database.lock(connection, f"approval:{named.digest}")
         found = _answerable(
             core, connection, identifier, vote.username, vote.verdict, only_pending=only_pending
         )
-        if isinstance(found, QuestionRow):
+        if isinstance(found, tags.QuestionRow):
             _require_same_person(core, connection, vote)
-            set_state(core, connection, found, vote.verdict)
+            rows.set_state(core, connection, found, vote.verdict)
             return _write(core, connection, found, vote)
     raise _refused(core, identifier, vote.username, vote.verdict, found)
 
@@ -118,11 +108,11 @@ def _answerable(
     verdict: Verdict,
     *,
     only_pending: bool = False,
-) -> QuestionRow | Refusal:
-    row = find_question(core, connection, identifier)
+) -> tags.QuestionRow | Refusal:
+    row = rows.find_question(core, connection, identifier)
     if isinstance(row, Refusal):
         return row
-    names = approvers_of(row.approvers)
+    names = tags.approvers_of(row.approvers)
     if username not in names:
         message = f"{username!r} is not an approver here; approvers are {', '.join(names)}"
         return Refusal(message, NOT_ASKED)
@@ -130,8 +120,8 @@ def _answerable(
     # A person who approved may deny until the approval is used.
     changes = verdict == "denied" and row.state == "approved" and not only_pending
     if closed is None or changes:
-        closed = refused_by_time(row, now_of(core, connection))
-    if closed is None and was_used(connection, row.id):
+        closed = refused_by_time(row, rows.now_of(core, connection))
+    if closed is None and rows.was_used(connection, row.id):
         closed = Refusal(f"the question {row.id} {USED}", "used")
     return closed or row
 
@@ -150,11 +140,11 @@ def _require_same_person(core: Core, connection: Connection, vote: Vote) -> None
 
 
 def _write(
-    core: Core, connection: Connection, question: QuestionRow, vote: Vote
+    core: Core, connection: Connection, question: tags.QuestionRow, vote: Vote
 ) -> ApprovalDecision:
-    keyring, now = core.keyring(), now_of(core, connection)
+    keyring, now = core.keyring(), rows.now_of(core, connection)
     purpose = reason_purpose(question.id, vote.username)
-    row = AnswerRow(
+    row = tags.AnswerRow(
         approval_id=question.id,
         digest=question.digest,
         username=vote.username,
@@ -164,23 +154,27 @@ def _write(
         at=now,
         reason=Sealed(keyring.seal(vote.reason, purpose), purpose) if vote.reason else None,
     )
-    insert_answer(core, connection, question, row)
+    row = row._replace(mac=keyring.mac(tags.ANSWER, *tags.answer_fields(question, row)))
+    values = row._asdict()
+    # The database numbers answers.
+    del values["seq"]
+    connection.execute(insert(ApprovalAnswerRow).values(values))
     if vote.verdict == "denied" and vote.is_authenticated:
         _void(core, connection, question.digest, vote.username)
     core.record(connection, vote.username, vote.username, vote.action, question.digest, at=now)
-    return decision_of(question, row, vote.reason)
+    return rows.decision_of(question, row, vote.reason)
 
 
 def _void(core: Core, connection: Connection, digest: str, username: str) -> None:
     # Stored under the tag of each approval, so that deleting the denial doesn't undo it. The
     # approvers who count are known only when the approval is used.
-    for row in read_questions(connection, ApprovalRow.digest == digest, with_shown=False):
+    for row in rows.read_questions(connection, ApprovalRow.digest == digest, with_shown=False):
         # In any state, so that changing the state first doesn't avoid this.
-        if not question_is_ours(core.keyring(), row._replace(state="approved")):
+        if not tags.question_is_ours(core.keyring(), row._replace(state="approved")):
             continue
-        names = dict.fromkeys([*approvers_of(row.denied_by), username])
-        asked = username in approvers_of(row.approvers)
-        set_state(
+        names = dict.fromkeys([*tags.approvers_of(row.denied_by), username])
+        asked = username in tags.approvers_of(row.approvers)
+        rows.set_state(
             core,
             connection,
             row,
@@ -196,8 +190,8 @@ def _refused(
     action = "approve" if verdict == "approved" else "deny"
     with core.database.writing(durable=refusal.ends is not None) as connection:
         if refusal.ends is not None:
-            set_state(core, connection, refusal.ends, "expired")
-        now = now_of(core, connection)
+            rows.set_state(core, connection, refusal.ends, "expired")
+        now = rows.now_of(core, connection)
         core.record(
             connection, username, identifier, action, refusal.reason, outcome="refused", at=now
         )

@@ -8,28 +8,13 @@ from contextlib import suppress
 from json import dumps
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert
 
 from pipelit_agents._core import Core
 from pipelit_agents._run_context import run_context
+from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest
 from pipelit_agents.approvals.refusals import Refusal, refused_by_time
-from pipelit_agents.approvals.rows import (
-    decision_of,
-    find_question,
-    insert_question,
-    now_of,
-    read_answers,
-    read_questions,
-    was_used,
-)
-from pipelit_agents.approvals.tags import (
-    AnswerRow,
-    QuestionRow,
-    answer_is_ours,
-    approvers_of,
-    question_is_ours,
-)
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, State
 from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import ApprovalRow
@@ -88,14 +73,14 @@ def add_question(
     thread: str,
     shown: str | None = None,
     state: State = "pending",
-) -> QuestionRow:
+) -> tags.QuestionRow:
     """Store a question in a transaction, and return its row; arguments as for :func:`ask`."""
     keyring = core.keyring()
     # With another key, this process would store questions that no other process can read.
     require_fitting(connection, keyring)
-    identifier, now = f"apr_{secrets.token_hex(16)}", now_of(core, connection)
+    identifier, now = f"apr_{secrets.token_hex(16)}", rows.now_of(core, connection)
     purpose = approval_purpose(identifier, digest)
-    row = QuestionRow(
+    row = tags.QuestionRow(
         id=identifier,
         digest=digest,
         approvers=dumps(list(dict.fromkeys(approvers))),
@@ -106,28 +91,29 @@ def add_question(
         state=state,
         shown=None if shown is None else Sealed(keyring.seal(shown, purpose), purpose),
     )
-    insert_question(core, connection, row)
+    row = row._replace(mac=keyring.mac(tags.REQUEST, *tags.request_fields(row)))
+    connection.execute(insert(ApprovalRow).values(row._asdict()))
     return row
 
 
 def get(core: Core, identifier: str) -> ApprovalRequest:
     """Return a question; see :meth:`Approvals.get`."""
     with core.database.reading() as connection:
-        row = find_question(core, connection, identifier)
+        row = rows.find_question(core, connection, identifier)
         if isinstance(row, Refusal):
             raise ApprovalNotFound(f"{row.message}: ask again")
-        now = now_of(core, connection)
-        used = was_used(connection, identifier)
-        answers = read_answers(connection, identifier)
+        now = rows.now_of(core, connection)
+        used = rows.was_used(connection, identifier)
+        answers = rows.read_answers(connection, identifier)
     state = row.state
     if used and state == "approved":
         state = "used"
     elif state in ("pending", "approved") and refused_by_time(row, now) is not None:
         state = "expired"
     decisions = tuple(
-        decision_of(row, answer, _reason(core, answer))
+        rows.decision_of(row, answer, _reason(core, answer))
         for answer in answers
-        if answer_is_ours(core.keyring(), row, answer)
+        if tags.answer_is_ours(core.keyring(), row, answer)
     )
     return _request_of(row, _shown(core, row), state, decisions)
 
@@ -136,16 +122,16 @@ def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
     """Return the open questions; see :meth:`Approvals.pending`."""
     found = []
     with core.database.reading() as connection:
-        now = now_of(core, connection)
+        now = rows.now_of(core, connection)
         where = [ApprovalRow.state == "pending", ApprovalRow.expires_at > now]
         if person is not None:
             where.append(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))
-        rows = read_questions(connection, *where)
-    for row in rows:
+        stored = rows.read_questions(connection, *where)
+    for row in stored:
         # A forged question isn't displayed, and doesn't hide any other question.
-        if not question_is_ours(core.keyring(), row) or refused_by_time(row, now) is not None:
+        if not tags.question_is_ours(core.keyring(), row) or refused_by_time(row, now) is not None:
             continue
-        if person is None or person in approvers_of(row.approvers):
+        if person is None or person in tags.approvers_of(row.approvers):
             with suppress(UnsealError):
                 found.append(_request_of(row, _shown(core, row), "pending"))
     return found
@@ -162,7 +148,7 @@ def _storable(thread: str) -> str:
     return "".join(plain)[:149]
 
 
-def _shown(core: Core, row: QuestionRow) -> Any:
+def _shown(core: Core, row: tags.QuestionRow) -> Any:
     if row.shown is None:
         return None
     # The purpose contains the digest, so only the value of this question can be decrypted.
@@ -170,7 +156,7 @@ def _shown(core: Core, row: QuestionRow) -> Any:
     return decode(core.keyring().unseal(row.shown.token, purpose), limit=MAX_SHOWN)
 
 
-def _reason(core: Core, answer: AnswerRow) -> str:
+def _reason(core: Core, answer: tags.AnswerRow) -> str:
     if answer.reason is None:
         return ""
     purpose = reason_purpose(answer.approval_id, answer.username)
@@ -178,13 +164,13 @@ def _reason(core: Core, answer: AnswerRow) -> str:
 
 
 def _request_of(
-    row: QuestionRow, shown: Any, state: State, decisions: tuple[ApprovalDecision, ...] = ()
+    row: tags.QuestionRow, shown: Any, state: State, decisions: tuple[ApprovalDecision, ...] = ()
 ) -> ApprovalRequest:
     return ApprovalRequest(
         id=row.id,
         digest=row.digest,
         shown=shown,
-        approvers=approvers_of(row.approvers),
+        approvers=tags.approvers_of(row.approvers),
         asked_by=row.asked_by,
         thread=row.thread,
         created_at=utc(row.created_at),

@@ -7,17 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, delete, select, update
 
 from pipelit_agents._core import Core
-from pipelit_agents.approvals.rows import read_answers, read_question
-from pipelit_agents.approvals.tags import (
-    ANSWER,
-    REQUEST,
-    AnswerRow,
-    QuestionRow,
-    answer_fields,
-    question_is_ours,
-    request_fields,
-    state_of,
-)
+from pipelit_agents.approvals import rows, tags
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow
 from pipelit_agents.sealing.keyring import Keyring
 
@@ -37,12 +27,12 @@ def retag(core: Core, keyring: Keyring, *, only_count: bool = False) -> tuple[in
             if question is None:
                 continue
             for row, label, fields in _tagged_rows(connection, question):
-                state = state_of(keyring, label, fields, row.mac)
+                state = tags.state_of(keyring, label, fields, row.mac)
                 counts[state] += 1
                 if state == "older" and not only_count:
                     change = (
                         update(ApprovalAnswerRow).where(ApprovalAnswerRow.seq == row.seq)
-                        if isinstance(row, AnswerRow)
+                        if isinstance(row, tags.AnswerRow)
                         else update(ApprovalRow).where(ApprovalRow.id == row.id)
                     )
                     connection.execute(change.values(mac=keyring.mac(label, *fields)))
@@ -59,7 +49,7 @@ def forget_foreign(core: Core, keyring: Keyring) -> list[str]:
     for identifier in _ids(core):
         with core.database.writing(durable=True) as connection:
             row = _locked(core, connection, identifier)
-            if row is None or question_is_ours(keyring, row):
+            if row is None or tags.question_is_ours(keyring, row):
                 continue
             connection.execute(
                 delete(ApprovalAnswerRow).where(ApprovalAnswerRow.approval_id == identifier)
@@ -85,18 +75,18 @@ def _ids(core: Core, page: int = 500) -> Iterator[str]:
         last = found[-1]
 
 
-def _locked(core: Core, connection: Connection, identifier: str) -> QuestionRow | None:
-    row = read_question(connection, identifier)
+def _locked(core: Core, connection: Connection, identifier: str) -> tags.QuestionRow | None:
+    row = rows.read_question(connection, identifier)
     if row is not None:
         core.database.lock(connection, f"approval:{row.digest}")
-    return read_question(connection, identifier)
+    return rows.read_question(connection, identifier)
 
 
 def _tagged_rows(
-    connection: Connection, question: QuestionRow
-) -> Iterator[tuple[QuestionRow | AnswerRow, str, list[bytes]]]:
-    yield question, REQUEST, request_fields(question)
-    for each in read_answers(connection, question.id):
+    connection: Connection, question: tags.QuestionRow
+) -> Iterator[tuple[tags.QuestionRow | tags.AnswerRow, str, list[bytes]]]:
+    yield question, tags.REQUEST, tags.request_fields(question)
+    for each in rows.read_answers(connection, question.id):
         # The answers of people who left have no tag any more, and must not get one again.
         if each.mac != "":
-            yield each, ANSWER, answer_fields(question, each)
+            yield each, tags.ANSWER, tags.answer_fields(question, each)

@@ -1,27 +1,14 @@
-"""Read and write the rows of questions, answers and uses.
-
-This is the only module that changes the state of a question, and the new state is under its tag.
-"""
+"""Read questions and answers, and set the state of a question, which is under its tag."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, select, text, update
 
 from pipelit_agents._core import Core
+from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.refusals import FOREIGN, NOT_OURS, UNKNOWN, Refusal
-from pipelit_agents.approvals.tags import (
-    ANSWER,
-    REQUEST,
-    AnswerRow,
-    QuestionRow,
-    answer_fields,
-    approvers_of,
-    is_id,
-    question_is_ours,
-    request_fields,
-)
 from pipelit_agents.approvals.values import ApprovalDecision, State
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow, ApprovalUseRow
 from pipelit_agents.identity.evidence import utc
@@ -30,8 +17,6 @@ from pipelit_agents.ledger.common import ledger_now
 __all__ = [
     "decision_of",
     "find_question",
-    "insert_answer",
-    "insert_question",
     "mark_used",
     "now_of",
     "read_answers",
@@ -41,9 +26,9 @@ __all__ = [
     "was_used",
 ]
 
-_QUESTION: Final = [ApprovalRow.__table__.c[name] for name in QuestionRow._fields]
+_QUESTION: Final = [ApprovalRow.__table__.c[name] for name in tags.QuestionRow._fields]
 _WITHOUT_SHOWN: Final = [each for each in _QUESTION if each.name != "shown"]
-_ANSWER: Final = [ApprovalAnswerRow.__table__.c[name] for name in AnswerRow._fields]
+_ANSWER: Final = [ApprovalAnswerRow.__table__.c[name] for name in tags.AnswerRow._fields]
 _USE: Final = text(
     "INSERT INTO pipelit_approval_uses (approval_id, used_at) VALUES (:approval_id, :used_at) "
     "ON CONFLICT (approval_id) DO NOTHING"
@@ -60,7 +45,7 @@ def read_questions(
     *where: ColumnElement[bool],
     newest: bool = False,
     with_shown: bool = True,
-) -> list[QuestionRow]:
+) -> list[tags.QuestionRow]:
     """Return questions, oldest first. Their tags are not verified.
 
     Args:
@@ -74,31 +59,35 @@ def read_questions(
         query = query.order_by(ApprovalRow.created_at.desc()).limit(1)
     else:
         query = query.order_by(ApprovalRow.created_at, ApprovalRow.id)
-    return [QuestionRow(*row) for row in connection.execute(query)]
+    return [tags.QuestionRow(*row) for row in connection.execute(query)]
 
 
-def read_question(connection: Connection, identifier: str) -> QuestionRow | None:
+def read_question(connection: Connection, identifier: str) -> tags.QuestionRow | None:
     """Return the question with an id. Its tag is not verified."""
-    if not is_id(identifier):
+    if not tags.is_id(identifier):
         return None
     found = read_questions(connection, ApprovalRow.id == identifier)
     return found[0] if found else None
 
 
-def find_question(core: Core, connection: Connection, identifier: str) -> QuestionRow | Refusal:
+def find_question(
+    core: Core, connection: Connection, identifier: str
+) -> tags.QuestionRow | Refusal:
     """Return the question with an id, if one of our keys has tagged it."""
     row = read_question(connection, identifier)
     if row is None:
         return Refusal(f"there is no question {identifier!r:.80} here", UNKNOWN)
-    if not question_is_ours(core.keyring(), row):
+    if not tags.question_is_ours(core.keyring(), row):
         return Refusal(f"the question {identifier} {NOT_OURS}", FOREIGN)
     return row
 
 
-def read_answers(connection: Connection, identifier: str) -> list[AnswerRow]:
+def read_answers(connection: Connection, identifier: str) -> list[tags.AnswerRow]:
     """Return the answers to a question in the order of writing. Their tags are not verified."""
     query = select(*_ANSWER).where(ApprovalAnswerRow.approval_id == identifier)
-    return [AnswerRow(*row) for row in connection.execute(query.order_by(ApprovalAnswerRow.seq))]
+    return [
+        tags.AnswerRow(*row) for row in connection.execute(query.order_by(ApprovalAnswerRow.seq))
+    ]
 
 
 def was_used(connection: Connection, identifier: str) -> bool:
@@ -107,26 +96,10 @@ def was_used(connection: Connection, identifier: str) -> bool:
     return connection.scalar(used) is not None
 
 
-def insert_question(core: Core, connection: Connection, row: QuestionRow) -> None:
-    """Store a question under a tag."""
-    mac = core.keyring().mac(REQUEST, *request_fields(row))
-    connection.execute(insert(ApprovalRow).values(row._replace(mac=mac)._asdict()))
-
-
-def insert_answer(
-    core: Core, connection: Connection, question: QuestionRow, row: AnswerRow
-) -> None:
-    """Store an answer under a tag."""
-    mac = core.keyring().mac(ANSWER, *answer_fields(question, row))
-    values = row._replace(mac=mac)._asdict()
-    del values["seq"]
-    connection.execute(insert(ApprovalAnswerRow).values(values))
-
-
 def set_state(
     core: Core,
     connection: Connection,
-    row: QuestionRow,
+    row: tags.QuestionRow,
     state: State,
     *,
     denied_by: str | None = None,
@@ -143,20 +116,22 @@ def set_state(
         .values(
             state=changed.state,
             denied_by=changed.denied_by,
-            mac=core.keyring().mac(REQUEST, *request_fields(changed)),
+            mac=core.keyring().mac(tags.REQUEST, *tags.request_fields(changed)),
         )
     )
     return moved.rowcount == 1
 
 
-def mark_used(core: Core, connection: Connection, row: QuestionRow, now: float) -> bool:
+def mark_used(core: Core, connection: Connection, row: tags.QuestionRow, now: float) -> bool:
     """Mark an approval as used; return False if it was used before."""
     # Recorded in two tables, so restoring a row in one of them isn't enough.
     first = connection.execute(_USE, {"approval_id": row.id, "used_at": now}).rowcount == 1
     return set_state(core, connection, row, "used") and first
 
 
-def decision_of(row: QuestionRow, answer: AnswerRow, reason: str = "") -> ApprovalDecision:
+def decision_of(
+    row: tags.QuestionRow, answer: tags.AnswerRow, reason: str = ""
+) -> ApprovalDecision:
     """Return the public form of an answer.
 
     Args:
@@ -172,7 +147,7 @@ def decision_of(row: QuestionRow, answer: AnswerRow, reason: str = "") -> Approv
         factor=answer.factor_kind,
         at=utc(answer.at),
         expires_at=utc(row.expires_at),
-        approvers=approvers_of(row.approvers),
+        approvers=tags.approvers_of(row.approvers),
         asked_by=row.asked_by,
         thread=row.thread,
         reason=reason,

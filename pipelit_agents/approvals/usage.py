@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, select
 
 from pipelit_agents._core import Core
+from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.approvers import NOBODY, Approver, read_approvers
 from pipelit_agents.approvals.refusals import (
     FOREIGN,
@@ -17,23 +18,6 @@ from pipelit_agents.approvals.refusals import (
     iso,
     refused_as_closed,
     refused_by_time,
-)
-from pipelit_agents.approvals.rows import (
-    decision_of,
-    mark_used,
-    now_of,
-    read_answers,
-    read_question,
-    read_questions,
-    set_state,
-)
-from pipelit_agents.approvals.tags import (
-    AnswerRow,
-    QuestionRow,
-    answer_is_ours,
-    approvers_of,
-    is_id,
-    question_is_ours,
 )
 from pipelit_agents.approvals.values import ApprovalDecision
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow
@@ -58,22 +42,22 @@ def use(core: Core, wanted: str, approvers: Sequence[str], within: float) -> App
     refusal = Refusal("none of the approvers has approved this", "no approval")
     with core.database.writing(durable=True) as connection:
         digest = wanted
-        if is_id(wanted):
-            named = read_question(connection, wanted)
+        if tags.is_id(wanted):
+            named = rows.read_question(connection, wanted)
             digest = "" if named is None else named.digest
         accounts = [f"account:{each}" for each in approvers]
         core.database.lock(connection, *accounts, shared=True)
         core.database.lock(connection, f"approval:{digest}")
-        now = now_of(core, connection)
+        now = rows.now_of(core, connection)
         for row in _candidates(connection, wanted):
             found = _valid_answer(core, connection, row, approvers, within, now)
             if isinstance(found, Refusal):
                 refusal = found
                 if refusal.ends is not None:
-                    set_state(core, connection, refusal.ends, "expired")
-            elif mark_used(core, connection, row, now):
+                    rows.set_state(core, connection, refusal.ends, "expired")
+            elif rows.mark_used(core, connection, row, now):
                 core.record(connection, OPERATOR, row.id, "approval.use", row.digest, at=now)
-                return decision_of(row, found)
+                return rows.decision_of(row, found)
             else:
                 refusal = _USED_BEFORE
         core.record(
@@ -82,36 +66,36 @@ def use(core: Core, wanted: str, approvers: Sequence[str], within: float) -> App
     raise NotPermitted(f"this may not be done: {refusal.message}; {_AGAIN}")
 
 
-def _candidates(connection: Connection, wanted: str) -> Sequence[QuestionRow]:
-    which = ApprovalRow.id == wanted if is_id(wanted) else ApprovalRow.digest == wanted
-    approved = read_questions(connection, which, ApprovalRow.state == "approved")
+def _candidates(connection: Connection, wanted: str) -> Sequence[tags.QuestionRow]:
+    which = ApprovalRow.id == wanted if tags.is_id(wanted) else ApprovalRow.digest == wanted
+    approved = rows.read_questions(connection, which, ApprovalRow.state == "approved")
     # If nothing is approved, the newest question gives the reason.
-    return approved or read_questions(connection, which, newest=True)
+    return approved or rows.read_questions(connection, which, newest=True)
 
 
 def _valid_answer(
     core: Core,
     connection: Connection,
-    row: QuestionRow,
+    row: tags.QuestionRow,
     approvers: Sequence[str],
     within: float,
     now: float,
-) -> AnswerRow | Refusal:
+) -> tags.AnswerRow | Refusal:
     """Return the answer that makes an approval valid."""
-    if not question_is_ours(core.keyring(), row):
+    if not tags.question_is_ours(core.keyring(), row):
         return Refusal(f"its record {NOT_OURS}", FOREIGN)
     if row.state == "pending":
         return Refusal("nobody has answered yet", "pending")
     refusal = refused_as_closed(row) if row.state != "approved" else refused_by_time(row, now)
     if refusal is not None:
         return refusal
-    asked = approvers_of(row.approvers)
-    for name in approvers_of(row.denied_by):
+    asked = tags.approvers_of(row.approvers)
+    for name in tags.approvers_of(row.denied_by):
         if name in asked or name in approvers:
             return Refusal(f"{name!r} denied it afterwards", "denied afterwards")
     people = read_approvers(core, connection, approvers)
     refusal = Refusal("none of the required approvers has approved it", "other approvers")
-    for answer in read_answers(connection, row.id):
+    for answer in rows.read_answers(connection, row.id):
         if answer.verdict != "approved" or answer.username not in approvers:
             continue
         invalid = _why_invalid(core, row, answer, people, within, now)
@@ -124,8 +108,8 @@ def _valid_answer(
 
 def _why_invalid(
     core: Core,
-    row: QuestionRow,
-    answer: AnswerRow,
+    row: tags.QuestionRow,
+    answer: tags.AnswerRow,
     people: Mapping[str, Approver],
     within: float,
     now: float,
@@ -135,8 +119,8 @@ def _why_invalid(
         return Refusal(
             f"{name!r} has since been deactivated, or has ended the second factor", "voided"
         )
-    ours = answer_is_ours(core.keyring(), row, answer)
-    if not ours or name not in approvers_of(row.approvers):
+    ours = tags.answer_is_ours(core.keyring(), row, answer)
+    if not ours or name not in tags.approvers_of(row.approvers):
         return Refusal(f"its answer {NOT_OURS}", "answer not under our keys")
     if answer.at > now + MAX_CLOCK_SKEW:
         return Refusal(
@@ -161,7 +145,9 @@ def _why_invalid(
     return None
 
 
-def _denial_after(connection: Connection, answer: AnswerRow, names: Set[str]) -> Refusal | None:
+def _denial_after(
+    connection: Connection, answer: tags.AnswerRow, names: Set[str]
+) -> Refusal | None:
     # Ordered by row, not by clock. The tags aren't verified: an attacker who can insert a denial
     # could delete the approval as well.
     by = connection.scalar(
