@@ -27,8 +27,7 @@ from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.key_match import newest_value
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.identity import acting
-from pipelit_agents.identity.agent import Agent, home_of
-from pipelit_agents.identity.proofs import Verifier
+from pipelit_agents.identity.agent import Agent, Identity, home_of
 from pipelit_agents.ledger.opening import (
     LedgerContext,
     LedgerFactory,
@@ -191,9 +190,9 @@ class Pipelit:
             shared_clock=clock,
         )
         self._core = core
-        self._verifier = Verifier(core)
+        self._identity = Identity(core)
         self.users = Users(core)
-        self.mfa = Mfa(core, self._verifier)
+        self.mfa = Mfa(core, self._identity)
         people = People(
             require_active=self.mfa._require_active,
             has_factor=lambda username: self.mfa.status(username).on,
@@ -325,7 +324,7 @@ class Pipelit:
         Raises:
             InvalidUsername: The name is not in its normal form.
         """
-        return Agent(username, self._verifier, self)
+        return Agent(username, self._identity, self)
 
     def acting_for(self, username: str) -> AbstractContextManager[None]:
         """Return a context manager for code that acts for an authenticated person.
@@ -399,7 +398,7 @@ class Pipelit:
             self._core,
             self.users,
             self.credentials,
-            self._verifier.questions,
+            self._identity.refusals.questions,
             creator=creator,
             purpose=purpose,
             username=username,

@@ -13,7 +13,7 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
-from pipelit_agents.identity.proofs import NO_PERSON
+from pipelit_agents.identity.code_verifier import NO_PERSON
 from pipelit_agents.protocol.usernames import require_username
 from pipelit_agents.sealing.keyring import Sealed
 

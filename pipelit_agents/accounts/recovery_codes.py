@@ -19,7 +19,7 @@ from pipelit_agents.database.models import RecoveryCodeRow
 from pipelit_agents.errors import CodeRejected
 from pipelit_agents.identity.evidence import Verification
 from pipelit_agents.identity.factors import factor_id
-from pipelit_agents.identity.proofs import Verifier
+from pipelit_agents.identity.totp_secrets import TotpSecrets
 from pipelit_agents.protocol.binding import PERIOD
 from pipelit_agents.sealing.keyring import Keyring
 from pipelit_agents.sealing.purposes import RECOVERY_CODE
@@ -67,12 +67,12 @@ class RecoveryCodes:
 
     Args:
         core: The database, and the keys that tag the codes' digests.
-        verifier: Decrypts people's secrets, which their recovery codes are bound to.
+        totp_secrets: Decrypts people's secrets, which their recovery codes are bound to.
     """
 
-    def __init__(self, core: Core, verifier: Verifier) -> None:
+    def __init__(self, core: Core, totp_secrets: TotpSecrets) -> None:
         self._core = core
-        self._verifier = verifier
+        self._totp_secrets = totp_secrets
 
     def replace(self, connection: Connection, name: str, secret: bytes) -> list[SecretStr]:
         """Replace a person's recovery codes, and return the new ones."""
@@ -113,7 +113,7 @@ class RecoveryCodes:
             user = read_account(connection, name)
             unfit = why_no_code(user)
             sealed = None if unfit or user is None else user.totp_secret
-            factor = factor_id(name, self._verifier.person_secret(name, sealed))
+            factor = factor_id(name, self._totp_secrets.of_person(name, sealed))
             row = connection.execute(
                 _READ.where(RecoveryCodeRow.digest == digest, RecoveryCodeRow.username == name)
             ).one_or_none()

@@ -30,9 +30,9 @@ from pipelit_agents.approvals.values import ApprovalDecision, Verdict, Vote
 from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow
 from pipelit_agents.errors import CodeRejected, NotPermitted, SecondFactorError
 from pipelit_agents.identity.acting import acting_person
+from pipelit_agents.identity.agent import Identity
 from pipelit_agents.identity.evidence import Verification
 from pipelit_agents.identity.factors import read_code
-from pipelit_agents.identity.proofs import Verifier
 from pipelit_agents.ledger.rules import Rules
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
@@ -64,15 +64,15 @@ class Mfa:
 
     Args:
         core: The database, the keys that encrypt secrets, and the limits.
-        verifier: Verifies codes, with the same limits as for agents.
+        identity: Verifies codes, with the same limits as for agents.
     """
 
-    def __init__(self, core: Core, verifier: Verifier) -> None:
+    def __init__(self, core: Core, identity: Identity) -> None:
         self._core = core
         self._database = core.database
         self._keyring = core.keyring
-        self._verifier = verifier
-        self.recovery = RecoveryCodes(core, verifier)
+        self._identity = identity
+        self.recovery = RecoveryCodes(core, identity.secrets)
         self._rules = Rules(core.policy)
 
     def enroll(self, username: str, *, by: str = OPERATOR) -> SecretStr:
@@ -144,7 +144,7 @@ class Mfa:
         """
         kind, plain = read_code(code)
         # Malformed input is refused here, before it could count as a wrong code.
-        plain = self._verifier.require_plain_form(
+        plain = self._identity.codes.require_plain_form(
             require_username(username), plain if kind == "plain" else code
         )
         if not isinstance(enrolled, SecretStr | None):
@@ -161,7 +161,7 @@ class Mfa:
             raise CodeRejected(first.refused, peer=name, verifier=name)
         try:
             # The code is spent like any other before this method reports that the factor is on.
-            self._verifier.check_person(name, plain, own=True, first=True)
+            self._identity.codes.verify_person(name, plain, own=True, first=True)
         except BaseException:
             enrolment.pend_again(core, name, first.pending)
             raise
@@ -386,7 +386,9 @@ class Mfa:
             return self.recovery.verify(name, typed)
         with self._database.reading() as connection:
             unfit = why_no_code(read_account(connection, name))
-        return self._verifier.check_person(name, typed if kind else code, own=own, unfit=unfit)
+        return self._identity.codes.verify_person(
+            name, typed if kind else code, own=own, unfit=unfit
+        )
 
     def _vote(self, name: str, code: str, digest: str, verdict: Verdict) -> Verification:
         factor = current_factor(self._core, name)

@@ -2,39 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, NoReturn
 
 from pipelit_agents._bounds import require_seconds
+from pipelit_agents._core import Core
 from pipelit_agents._run_context import run_context
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._wording import bindable
 from pipelit_agents.database.engine import Database
-from pipelit_agents.errors import (
-    InvalidUsername,
-)
+from pipelit_agents.errors import ConfigurationError, InvalidUsername
+from pipelit_agents.identity import lookup
+from pipelit_agents.identity.bindings import ProofRole, bind, require_challenge, required_relation
+from pipelit_agents.identity.code_verifier import CodeVerifier
 from pipelit_agents.identity.codes import short_codes
-from pipelit_agents.identity.evidence import ProofRole, TotpCode, Verification, utc
-from pipelit_agents.identity.proofs import (
+from pipelit_agents.identity.evidence import TotpCode, Verification, utc
+from pipelit_agents.identity.proof_maker import ProofMaker, ProofRequest
+from pipelit_agents.identity.proof_verifier import (
     ProofCheck,
-    ProofRequest,
-    Verifier,
-    require_challenge,
+    ProofVerifier,
     require_proof,
-    required_relation,
+    why_spent,
 )
-from pipelit_agents.protocol.binding import (
-    PERIOD,
-    Binding,
-    Challenge,
-    Proof,
-)
+from pipelit_agents.identity.refusals import Refusals, note_refusal
+from pipelit_agents.identity.spent_requests import spend_request
+from pipelit_agents.identity.totp_secrets import TotpSecrets
+from pipelit_agents.ledger.attempts import CodeKind
+from pipelit_agents.otp import step_at
+from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof
 from pipelit_agents.protocol.peering_uri import PeerRelation
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
-__all__ = ["Agent", "home_of"]
+__all__ = ["Agent", "Identity", "home_of"]
 
-_MAX_DEPTH: Final = 2**31
-_MAX_KIND_LENGTH: Final = 64
+# Unix seconds, the year 5138. A larger number may be milliseconds, so `step_at` checks it.
+_PLAUSIBLE_SECONDS: Final = 1e11
+
+
+class Identity:
+    """What all handles of one ``Pipelit`` share.
+
+    Args:
+        core: The database, the keys, the ledger and the clock.
+
+    Attributes:
+        core: As above.
+        secrets: Decrypts TOTP secrets.
+        refusals: Limits and records refused inputs.
+        codes: Verifies short codes.
+        maker: Makes proofs.
+        proofs: Verifies proofs.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.secrets = TotpSecrets(core)
+        self.refusals = Refusals(core)
+        self.codes = CodeVerifier(core, self.secrets, self.refusals)
+        self.maker = ProofMaker(core)
+        self.proofs = ProofVerifier(core, self.secrets)
 
 
 class Agent:
@@ -46,18 +71,18 @@ class Agent:
 
     Args:
         username: The agent user's name.
-        verifier: Makes and verifies codes and proofs.
+        identity: Makes and verifies codes and proofs.
         home: The ``Pipelit`` that made the handle.
 
     Raises:
         InvalidUsername: The name is not in its normal form.
     """
 
-    __slots__ = ("_home", "_verifier", "username")
+    __slots__ = ("_home", "_identity", "username")
 
-    def __init__(self, username: str, verifier: Verifier, home: Any) -> None:
+    def __init__(self, username: str, identity: Identity, home: object) -> None:
         self.username = require_username(username)
-        self._verifier = verifier
+        self._identity = identity
         self._home = home
 
     def totp_code(
@@ -112,13 +137,13 @@ class Agent:
                 "audience: an agent doesn't verify itself", username=self.username
             )
         if check_audience and audience is not None:
-            self._verifier.require_audience(self.username, audience)
-        step = int(self._verifier.now()) // PERIOD
+            self._identity.refusals.require_audience(self.username, audience)
+        step = int(self.now()) // PERIOD
         if audience is None:
-            key, relation = self._verifier.own_key(self.username), ""
+            secret, relation = self._identity.secrets.own(self.username), ""
         else:
-            key, relation = self._verifier.proving_key(self.username, audience)
-        (code,) = short_codes(key, [step], self.username, audience, relation, message)
+            secret, relation = self._identity.secrets.for_verifier(self.username, audience)
+        (code,) = short_codes(secret, [step], self.username, audience, relation, message)
         return TotpCode(code, utc((step + 1) * PERIOD), audience, message)
 
     atotp_code = off_the_loop(totp_code)
@@ -128,7 +153,7 @@ class Agent:
         username: str,
         code: str,
         *,
-        kind: Literal["audience", "plain"] = "audience",
+        kind: CodeKind = "audience",
         message: str | None = None,
     ) -> Verification:
         """Verify another agent's short code, and spend it.
@@ -162,7 +187,7 @@ class Agent:
             LedgerUnavailable: Attempts can't be counted, so nothing is accepted.
             UnsealError: The peer's secret can't be decrypted with this keyring.
         """
-        return self._verifier.check_code(self.username, username, code, kind, message)
+        return self._identity.codes.verify(self.username, username, code, kind, message)
 
     averify_peer = off_the_loop(verify_peer)
 
@@ -184,7 +209,7 @@ class Agent:
         if require_username(prover, argument="prover") == self.username:
             raise ValueError("prover: an agent doesn't verify itself")
         seconds = require_seconds(lifetime, "lifetime")
-        now = self._verifier.now()
+        now = self.now()
         return Challenge.mint(
             prover=prover, verifier=self.username, issued_at=now, expires_at=now + seconds
         )
@@ -219,7 +244,7 @@ class Agent:
             UserNotFound: This agent issued no such peering.
             UnsealError: The secret can't be decrypted with this keyring.
         """
-        return self._verifier.prove(
+        return self._identity.maker.make(
             self._proof_request(
                 "spawn-result", challenge, verifier, request, depth, relation, kind, payload
             )
@@ -237,7 +262,7 @@ class Agent:
         relation: str | None = None,
     ) -> Proof:
         """As :meth:`prove`, off the event loop."""
-        return await self._verifier.aprove(
+        return await self._identity.maker.amake(
             self._proof_request(
                 "spawn-result", challenge, verifier, request, depth, relation, kind, payload
             )
@@ -266,7 +291,7 @@ class Agent:
             answer_relation: The id of the peering with whose secret the child has to prove its
                 answer; an empty string for none.
         """
-        return self._verifier.prove(
+        return self._identity.maker.make(
             self._proof_request(
                 "spawn-request",
                 challenge,
@@ -289,7 +314,7 @@ class Agent:
         answer_relation: str = "",
     ) -> Proof:
         """As :meth:`prove_request`, off the event loop."""
-        return await self._verifier.aprove(
+        return await self._identity.maker.amake(
             self._proof_request(
                 "spawn-request",
                 challenge,
@@ -328,7 +353,7 @@ class Agent:
             ProofRejected: The proof is not valid. Only the audit has the reason.
             UnsealError: The peer's secret can't be decrypted with this keyring.
         """
-        return self._verifier.check_proof(
+        return self._identity.proofs.verify(
             self._proof_check(proof, challenge, "spawn-result", request, depth, kind, payload)
         )
 
@@ -343,7 +368,7 @@ class Agent:
         depth: int | None = None,
     ) -> Verification:
         """As :meth:`verify_proof`, off the event loop."""
-        return await self._verifier.acheck_proof(
+        return await self._identity.proofs.averify(
             self._proof_check(proof, challenge, "spawn-result", request, depth, kind, payload)
         )
 
@@ -357,7 +382,7 @@ class Agent:
             proof: The peer's proof over an empty payload of the kind ``possession``.
             challenge: The challenge that this agent made.
         """
-        return self._verifier.check_proof(
+        return self._identity.proofs.verify(
             self._proof_check(
                 proof, challenge, "spawn-result", b"", None, "possession", b"", quiet=True
             )
@@ -386,7 +411,7 @@ class Agent:
             answer_relation: The peering that the request names for the answer. Compare it with
                 :meth:`relation_to`: a parent may name only its own domain's peering.
         """
-        return self._verifier.check_proof(
+        return self._identity.proofs.verify(
             self._proof_check(
                 proof,
                 challenge,
@@ -407,7 +432,7 @@ class Agent:
         answer_relation: str = "",
     ) -> Verification:
         """As :meth:`verify_request`, off the event loop."""
-        return await self._verifier.acheck_proof(
+        return await self._identity.proofs.averify(
             self._proof_check(
                 proof,
                 challenge,
@@ -424,7 +449,7 @@ class Agent:
         Raises:
             AccountError: It doesn't exist, isn't an agent, or was deactivated.
         """
-        self._verifier.own_key(self.username)
+        self._identity.secrets.own(self.username)
 
     arequire_active = off_the_loop(require_active)
 
@@ -441,9 +466,8 @@ class Agent:
             AccountError: This agent doesn't exist, isn't an agent, or was deactivated.
             InvalidUsername: The verifier is not a username.
         """
-        return self._verifier.relation_to(
-            self.username, require_username(verifier, argument="verifier")
-        )
+        peer = require_username(verifier, argument="verifier")
+        return lookup.relation_to(self._identity.core.database, self.username, peer)
 
     arelation_to = off_the_loop(relation_to)
 
@@ -468,7 +492,7 @@ class Agent:
         seconds = require_seconds(lifetime, "lifetime")
         require_username(parent, argument="parent")
         require_challenge(challenge)
-        return self._verifier.spend_request(self.username, parent, challenge, seconds)
+        return spend_request(self._identity.core, self.username, parent, challenge, seconds)
 
     aspend_request = off_the_loop(spend_request)
 
@@ -487,16 +511,31 @@ class Agent:
             TypeError: The peer isn't text.
             ValueError: The action is unknown, or the reason is malformed.
         """
-        self._verifier.audit_refusal(self.username, peer, action, reason)
+        note_refusal(self._identity.core, self.username, peer, action, reason)
 
     def is_of(self, database: Database) -> bool:
         """Return whether this agent's account is in that database."""
-        ours = self._verifier.database
+        ours = self._identity.core.database
         return ours is database or ours.url == database.url
 
     def now(self) -> float:
-        """Return the time by the clock that dates this agent's proofs, Unix seconds."""
-        return self._verifier.now()
+        """Return the time by the clock that dates this agent's proofs, Unix seconds.
+
+        Raises:
+            ConfigurationError: The clock returns something else.
+        """
+        at = self._identity.core.clock()
+        if type(at) is float and 0.0 <= at < _PLAUSIBLE_SECONDS:
+            return at
+        try:
+            now = float(at)
+            step_at(now)
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigurationError(
+                "clock has to return Unix seconds from 1970 to the year 9999, as time.time does, "
+                f"and returned a {type(at).__name__} that isn't"
+            ) from None
+        return now
 
     def _proof_request(
         self,
@@ -512,26 +551,10 @@ class Agent:
         prover = require_username(self.username)
         require_username(verifier, argument="verifier")
         require_challenge(challenge)
-        _require_bindable(request, depth, kind, payload)
+        binding = bind(role, prover, verifier, challenge, request, depth, kind, payload)
         if relation is not None and type(relation) is not str:
             raise TypeError(f"relation must be text or None, not {type(relation).__name__}")
-        step = int(self._verifier.now()) // PERIOD
-
-        def answer(key: bytes, peering: str) -> Proof:
-            binding = Binding(
-                role=role,
-                relation=peering,
-                prover=prover,
-                verifier=verifier,
-                challenge=challenge,
-                depth=depth,
-                request=request,
-                kind=kind,
-                payload=payload,
-            )
-            return Proof(prover, verifier, step, binding.answer(key, step))
-
-        return ProofRequest(prover, verifier, relation, answer)
+        return ProofRequest(binding, relation, int(self.now()) // PERIOD)
 
     def _proof_check(
         self,
@@ -546,55 +569,21 @@ class Agent:
         quiet: bool = False,
     ) -> ProofCheck:
         verifier = require_username(self.username)
-        # Copies of exact types. A batch waits for each of its items, so no item may run its own
-        # code there, and none may hold a value that the database doesn't accept.
         proof, question = require_proof(proof, challenge)
-        _require_bindable(request, depth, kind, payload)
-        if verifier == OPERATOR:
-            self._verifier.own_key(verifier)
-        now, context = self._verifier.now(), run_context()
-        if not question.verifier == verifier != question.prover:
-            unfit = "challenge of another verifier"
-        elif not challenge.minted_here:
-            unfit = "challenge of another process"
-        else:
-            # Spent before batching: of two concurrent verifications, one is refused in any order.
-            unfit = "" if challenge.spend() else "challenge used before"
-        return ProofCheck(
-            proof=proof,
-            challenge=question,
-            verifier=verifier,
-            role=role,
-            request=request,
-            kind=kind,
-            payload=payload,
-            depth=depth,
-            quiet=quiet,
-            unfit=unfit,
-            now=now,
-            context=context,
+        binding = bind(
+            role, question.prover, verifier, question.value, request, depth, kind, payload
         )
+        if verifier == OPERATOR:
+            lookup.require_local_agent(verifier, None)
+        now, context = self.now(), run_context()
+        unfit = why_spent(challenge, question, verifier)
+        return ProofCheck(proof, question, binding, unfit, now, context, quiet)
 
     def __repr__(self) -> str:
         return f"Agent({self.username!r})"
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("an Agent can't be pickled: any code that has it can act as the agent")
-
-
-def _require_bindable(request: object, depth: object, kind: object, payload: object) -> None:
-    # Exact types: a batch waits for each of its items, so no item may run its own code.
-    if type(request) is not bytes:
-        raise TypeError(f"request must be the exact bytes, not {type(request).__name__}")
-    if payload is not None and type(payload) is not bytes:
-        raise TypeError(f"payload must be the exact bytes, not {type(payload).__name__}")
-    if depth is not None and (type(depth) is not int or not 0 <= depth < _MAX_DEPTH):
-        raise ValueError(f"depth must be a whole number from 0 to {_MAX_DEPTH - 1}, or None")
-    if type(kind) is not str or len(kind) > _MAX_KIND_LENGTH or not kind.isascii():
-        raise ValueError(
-            f"kind must be ASCII text of at most {_MAX_KIND_LENGTH} characters, for example "
-            "'result'"
-        )
 
 
 def home_of(agent: Agent) -> Any:

@@ -9,18 +9,15 @@ from typing import Final
 from pydantic import SecretStr
 
 from pipelit_agents.identity.evidence import TotpCode
+from pipelit_agents.ledger.attempts import CodeKind
 from pipelit_agents.otp import totp
-from pipelit_agents.protocol.binding import (
-    CODE_SUITE,
-    PERIOD,
-    Binding,
-)
+from pipelit_agents.protocol.binding import CODE_SUITE, PERIOD, Binding
 
 __all__ = ["not_text", "other_kind", "short_codes"]
 
 PLAIN_DIGITS: Final = 6
 AUDIENCE_DIGITS: Final = 8
-CODE_FORMS: Final = {
+CODE_FORMS: Final[dict[CodeKind, re.Pattern[str]]] = {
     "plain": re.compile(r"[0-9]{6}\Z"),
     "audience": re.compile(r"[0-9]{8}\Z"),
 }
@@ -49,7 +46,7 @@ def short_codes(
     return binding.answers(key, steps)
 
 
-def other_kind(code: object, kind: str) -> str:
+def other_kind(code: object, kind: CodeKind) -> str:
     """Describe an input that isn't a code of this kind."""
     if not isinstance(code, str):
         name = type(code).__name__

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
 
 from pipelit_agents.display import html_of
 
 __all__ = ["TotpCode", "Verification"]
-
-ProofRole = Literal["spawn-request", "spawn-result"]
 
 
 @dataclass(frozen=True, slots=True)

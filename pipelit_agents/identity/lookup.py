@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
+from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Flag, Open, Query
-from pipelit_agents.protocol.peering_uri import is_relation
+from pipelit_agents.errors import NotLocalAgent, UserInactive, UserNotFound
+from pipelit_agents.protocol.peering_uri import PeerRelation, is_relation
 from pipelit_agents.protocol.provisioning_uri import MAX_NAME
 
 __all__ = [
     "AccountRow",
     "PeeringSecret",
     "ProofKey",
+    "accounts_of",
     "domain_of",
     "find_proof_key",
-    "numbered_names",
     "read_accounts",
-    "read_peering",
-    "reading_accounts",
+    "relation_to",
+    "require_local_agent",
     "unknown_account",
     "why_no_audience",
 ]
@@ -59,7 +61,7 @@ _READ_PEERING: Final = Query(
     PeeringSecret,
 )
 # Names in one statement: some databases accept 999 parameters at most.
-MAX_NAMES_AT_ONCE: Final = 400
+_MAX_NAMES_AT_ONCE: Final = 400
 
 
 def unknown_account(name: str, *, own: bool) -> str:
@@ -76,8 +78,7 @@ def unknown_account(name: str, *, own: bool) -> str:
 
 
 @lru_cache(maxsize=64)
-def reading_accounts(count: int) -> Query[AccountRow]:
-    """Return the query that reads this number of accounts."""
+def _reading_accounts(count: int) -> Query[AccountRow]:
     names = ", ".join(f":name{number}" for number in range(count))
     return Query(f"{_READ}({names})", AccountRow)
 
@@ -86,21 +87,29 @@ def read_accounts(connection: Open, *names: str) -> dict[str, AccountRow]:
     """Return the rows of accounts by name; a missing account has no entry."""
     found = {}
     for some in _chunks(names):
-        for row in reading_accounts(len(some)).fetch(connection, numbered_names(some)):
+        for row in _reading_accounts(len(some)).fetch(connection, _numbered_names(some)):
             found[row.username] = row
     return found
 
 
+def accounts_of(database: Database, *names: str) -> dict[str, AccountRow]:
+    """Return the rows of accounts by name, as :func:`read_accounts` does, of this moment."""
+    if len(names) > _MAX_NAMES_AT_ONCE:
+        with database.reading() as connection:
+            return read_accounts(connection, *names)
+    rows = database.fetch(_reading_accounts(len(names)), _numbered_names(names))
+    return {row.username: row for row in rows}
+
+
 def _chunks(names: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (names[at : at + MAX_NAMES_AT_ONCE] for at in range(0, len(names), MAX_NAMES_AT_ONCE))
+    return (names[at : at + _MAX_NAMES_AT_ONCE] for at in range(0, len(names), _MAX_NAMES_AT_ONCE))
 
 
-def numbered_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the parameters of a statement for these names."""
+def _numbered_names(names: Sequence[str]) -> dict[str, str]:
     return {f"name{number}": name for number, name in enumerate(names)}
 
 
-def domain_of(rows: Mapping[str, Any], verifier: str, relation: str | None) -> str:
+def domain_of(rows: Mapping[str, AccountRow], verifier: str, relation: str | None) -> str:
     """Return the domain of a verifier that is a peer in this database, or an empty string."""
     peer = rows.get(verifier)
     return peer.domain if relation is None and peer is not None else ""
@@ -117,7 +126,7 @@ class ProofKey(NamedTuple):
 
     domain: str
     wanted: str
-    issued: Any
+    issued: PeeringSecret | None
 
 
 OWN_SECRET: Final = ProofKey("", "", None)
@@ -125,7 +134,7 @@ OWN_SECRET: Final = ProofKey("", "", None)
 
 def find_proof_key(
     connection: Connection,
-    rows: Mapping[str, Any],
+    rows: Mapping[str, AccountRow],
     username: str,
     verifier: str,
     relation: str | None,
@@ -133,12 +142,13 @@ def find_proof_key(
     """Return which secret an agent proves itself with: its own or a peering's."""
     domain = domain_of(rows, verifier, relation)
     wanted = relation or domain
-    issued = read_peering(connection, username, relation or "", domain) if wanted else None
+    issued = _read_peering(connection, username, relation or "", domain) if wanted else None
     return ProofKey(domain, wanted, issued)
 
 
-def read_peering(connection: Connection, agent: str, relation: str, domain: str) -> Any:
-    """Return the row of a peering that an agent issued, or None."""
+def _read_peering(
+    connection: Connection, agent: str, relation: str, domain: str
+) -> PeeringSecret | None:
     if not domain and not is_relation(relation):
         return None
     names = {"agent": agent, "relation": relation, "domain": domain}
@@ -146,7 +156,49 @@ def read_peering(connection: Connection, agent: str, relation: str, domain: str)
     return found[0] if found else None
 
 
-def why_no_audience(row: Any) -> str:
+def relation_to(database: Database, username: str, peer: str) -> PeerRelation | None:
+    """Return the peerings of an agent and a peer; see :meth:`Agent.relation_to`."""
+    with database.reading() as connection:
+        rows = read_accounts(connection, username, peer)
+        require_local_agent(username, rows.get(username))
+        row = rows.get(peer)
+        if row is None or not row.domain:
+            return None
+        issued = _read_peering(connection, username, "", row.domain)
+    return PeerRelation(row.domain, row.relation, issued.relation if issued else None)
+
+
+def require_local_agent(username: str, row: AccountRow | None) -> AccountRow:
+    """Require that a handle belongs to an active agent of this database; return its row.
+
+    Raises:
+        UserNotFound: No account has that name.
+        NotLocalAgent: The account is a person or a peer.
+        UserInactive: It was deactivated.
+    """
+    if row is None:
+        raise UserNotFound(
+            f"there is no account {username!r}; create it with users.create_agent or: "
+            f"pipelit-agents agents create {username} --owner … --purpose …",
+            username=username,
+        )
+    if row.domain:
+        raise NotLocalAgent(
+            f"{username!r} is a peer of the domain {row.domain!r}: here it can be verified; "
+            "code can act as this agent only in its own domain",
+            username=username,
+        )
+    if row.kind != "agent":
+        raise NotLocalAgent(
+            f"{username!r} is a person; code can act only as an agent (pipelit-agents agents list)",
+            username=username,
+        )
+    if not row.active:
+        raise UserInactive(f"{username!r} was deactivated", username=username)
+    return row
+
+
+def why_no_audience(row: AccountRow | None) -> str:
     """Return why a code can't be made for this account; an empty string if it can."""
     if row is None:
         return "audience unknown"

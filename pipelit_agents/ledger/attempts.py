@@ -14,6 +14,7 @@ __all__ = [
     "Decision",
     "KindOfAccount",
     "PeerRow",
+    "StoredSecrets",
     "Verdict",
     "account_at",
     "account_of",
@@ -36,16 +37,8 @@ class KindOfAccount(Protocol):
         """The other database's name; empty for an account of this one."""
 
 
-class PeerRow(KindOfAccount, Protocol):
-    """The peer's account as a ledger reads it, and whether the verifier's is active."""
-
-    @property
-    def verifier_active(self) -> Flag | None:
-        """Whether the verifier may verify this peer."""
-
-    @property
-    def active(self) -> Flag | None:
-        """Whether the peer's account is active."""
+class StoredSecrets(Protocol):
+    """A row with an account's secrets."""
 
     @property
     def totp_secret(self) -> str | None:
@@ -62,6 +55,18 @@ class PeerRow(KindOfAccount, Protocol):
     @property
     def relation(self) -> str | None:
         """The peering, for a peer of another domain."""
+
+
+class PeerRow(KindOfAccount, StoredSecrets, Protocol):
+    """The peer's account as a ledger reads it, and whether the verifier's is active."""
+
+    @property
+    def verifier_active(self) -> Flag | None:
+        """Whether the verifier may verify this peer."""
+
+    @property
+    def active(self) -> Flag | None:
+        """Whether the peer's account is active."""
 
 
 class Account(NamedTuple):
@@ -118,7 +123,7 @@ class Decision(NamedTuple):
     retry_after: float | None = None
 
 
-def account_at(now: float, peer: str, row: PeerRow) -> Account | None:
+def account_at(now: float, peer: str, row: StoredSecrets) -> Account | None:
     """Return what is needed of a peer whose row was read; None where it has no secret."""
     if row.totp_secret is None:
         return None

@@ -147,7 +147,7 @@ def test_an_entry_planted_just_ahead_stops_nobody(
         )
         for each in challenges
     ]
-    found = pipelit._verifier._check_proofs(checks)
+    found = pipelit._identity.proofs.verify_batch(checks)
     assert [type(each) for each in found] == [Verification] * 5
     assert len(pipelit.audit.list(limit=1000, action="verify.proof")) == before + 5
     assert named()

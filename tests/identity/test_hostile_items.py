@@ -22,6 +22,7 @@ from pipelit_agents._run_context import RunContext
 from pipelit_agents.audit.records import entry, write
 from pipelit_agents.errors import ConfigurationError, ProofRejected, StorageError
 from pipelit_agents.identity.batching import Batching
+from pipelit_agents.identity.lookup import accounts_of
 
 BACKENDS = ("sqlite", "postgres")
 SQLITE = pytest.mark.backends("sqlite")
@@ -311,7 +312,7 @@ def test_more_names_than_a_statement_takes(pipelit: Pipelit, writer: Agent, edit
     assert {type(each) for each in found[1501:]} == {Proof}
     assert len(pipelit.audit.list(limit=5000, action="verify.proof")) == 1501
     names = ("agent_writer", *(f"agent_{number}" for number in range(1500)))
-    assert list(pipelit._verifier._accounts(*names)) == ["agent_writer"]
+    assert list(accounts_of(pipelit._database, *names)) == ["agent_writer"]
 
 
 def test_every_row_can_be_stored(pipelit: Pipelit) -> None:

@@ -716,19 +716,16 @@ async def test_a_proof_that_cant_be_made_is_missed_by_its_asker_alone(
     writer: Agent, editor: Agent
 ) -> None:
     """Whatever it fails of, in the midst of others."""
-
-    def fail(*_: Any) -> Any:
-        raise LookupError
-
-    verifier = writer._verifier
+    maker = writer._identity.maker
     asked = writer._proof_request(
         "spawn-result", b"c" * 32, "agent_editor", b"", None, None, "", b""
     )
+    bad = asked._replace(step=None)  # type: ignore[arg-type]
     found = await asyncio.gather(
-        *(verifier.aprove(each) for each in (asked, asked, asked._replace(answer=fail), asked)),
+        *(maker.amake(each) for each in (asked, asked, bad, asked)),
         return_exceptions=True,
     )
-    assert [type(each) for each in found] == [Proof, Proof, LookupError, Proof]
+    assert [type(each) for each in found] == [Proof, Proof, TypeError, Proof]
 
 
 @pytest.mark.parametrize("field", ["prover", "verifier", "value"])

@@ -173,7 +173,7 @@ def _mfa_confirm_taken_back(pipelit: Pipelit, clock: Clock) -> Iterator[None]:
     # The code is right by this clock, and can't be spent: so its factor is pending again.
     app = app_of(pipelit.mfa.enroll("alice"))
     code = app.at(clock())
-    pipelit._verifier._ledger()._epoch = lambda: "another life"  # type: ignore[attr-defined]
+    pipelit._core.ledger()._epoch = lambda: "another life"  # type: ignore[attr-defined]
     yield
     with pytest.raises(VerificationError):
         pipelit.mfa.confirm("alice", code)

@@ -1,0 +1,126 @@
+"""Make proofs. Concurrent requests get theirs from one state of the accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from pipelit_agents._core import Core
+from pipelit_agents.identity.batching import Batching
+from pipelit_agents.identity.lookup import (
+    OWN_SECRET,
+    AccountRow,
+    ProofKey,
+    accounts_of,
+    domain_of,
+    find_proof_key,
+    read_accounts,
+)
+from pipelit_agents.identity.totp_secrets import caching_unseal, proving_secret
+from pipelit_agents.protocol.binding import Binding, Proof
+
+__all__ = ["ProofMaker", "ProofRequest"]
+
+
+class ProofRequest(NamedTuple):
+    """A proof to be made when the agent's secret is decrypted.
+
+    Attributes:
+        binding: What the proof is bound to, still without the peering.
+        relation: The id of the peering with whose secret to make it; an empty string for the
+            agent's own secret; None to decide by whether the verifier is a peer here.
+        step: The time step.
+    """
+
+    binding: Binding
+    relation: str | None
+    step: int
+
+    def answer(self, secret: bytes, relation: str) -> Proof:
+        """Make the proof.
+
+        Args:
+            secret: The secret.
+            relation: The id of the peering that the secret is of.
+        """
+        bound = self.binding._replace(relation=relation)
+        return Proof(bound.prover, bound.verifier, self.step, bound.answer(secret, self.step))
+
+
+class ProofMaker:
+    """Make the proofs of the agents of one database.
+
+    Args:
+        core: The database, and the keys that decrypt secrets.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._batching = Batching(self._make_batch, usable=self._require_reading)
+
+    def make(self, request: ProofRequest) -> Proof:
+        """Make a proof; see :meth:`Agent.prove`."""
+        return self._batching.ask(request)
+
+    async def amake(self, request: ProofRequest) -> Proof:
+        """As :meth:`make`, for the event loop."""
+        return await self._batching.aask(request)
+
+    def _require_reading(self) -> None:
+        with self._core.database.reading():
+            """Read nothing: a failure here isn't caused by a request."""
+
+    def _make_batch(self, requests: Sequence[ProofRequest]) -> Sequence[Proof | Exception]:
+        """Make a batch of proofs from the current accounts."""
+        proofs: list[Proof | Exception] = []
+        for each, found in zip(requests, self._secrets(requests), strict=True):
+            try:
+                proofs.append(found if isinstance(found, Exception) else each.answer(*found))
+            except Exception as error:
+                # Only this request fails.
+                proofs.append(error)
+        return proofs
+
+    def _secrets(self, requests: Sequence[ProofRequest]) -> Sequence[tuple[bytes, str] | Exception]:
+        """Return the secret for each proof, and the id of its peering."""
+        database = self._core.database
+        names = {name for each in requests for name in (each.binding.prover, each.binding.verifier)}
+        rows = accounts_of(database, *names)
+        if not any(
+            each.relation or domain_of(rows, each.binding.verifier, each.relation)
+            for each in requests
+        ):
+            return self._decrypt(requests, rows, lambda _: OWN_SECRET)
+        # One transaction, so that accounts and peerings are consistent.
+        with database.reading() as connection:
+            rows = read_accounts(connection, *names)
+            return self._decrypt(
+                requests,
+                rows,
+                lambda each: find_proof_key(
+                    connection, rows, each.binding.prover, each.binding.verifier, each.relation
+                ),
+            )
+
+    def _decrypt(
+        self,
+        requests: Sequence[ProofRequest],
+        rows: Mapping[str, AccountRow],
+        proof_key_of: Callable[[ProofRequest], ProofKey],
+    ) -> Sequence[tuple[bytes, str] | Exception]:
+        unseal = caching_unseal(self._core.keyring())
+        found: dict[tuple[str, ProofKey], tuple[bytes, str]] = {}
+        secrets: list[tuple[bytes, str] | Exception] = []
+        for each in requests:
+            prover = each.binding.prover
+            try:
+                proof_key = proof_key_of(each)
+                secret = found.get((prover, proof_key))
+                if secret is None:
+                    secret = proving_secret(prover, rows.get(prover), proof_key, unseal)
+                    found[prover, proof_key] = secret
+                secrets.append(secret)
+            except Exception as error:
+                # Only this request fails; the others of the batch get their proofs.
+                secrets.append(error)
+        return secrets

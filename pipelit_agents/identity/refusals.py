@@ -1,0 +1,131 @@
+"""Refuse malformed input and unknown audiences, and record why; few a minute are recorded."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import Final, NoReturn
+
+from pipelit_agents._core import Core
+from pipelit_agents._wording import in_words
+from pipelit_agents.errors import (
+    AccountError,
+    ConfigurationError,
+    MalformedCode,
+    RateLimited,
+    UnsealError,
+    UserNotFound,
+)
+from pipelit_agents.identity.lookup import (
+    accounts_of,
+    read_accounts,
+    require_local_agent,
+    why_no_audience,
+)
+from pipelit_agents.ledger.questions import Admission, QuestionLimit
+
+__all__ = ["Refusals", "note_refusal", "why_not_decided"]
+
+# Actions that can be refused before any verification.
+_REFUSABLE_ACTIONS: Final = frozenset(
+    {"verify", "verify.audience", "verify.plain", "verify.proof", "verify.request"}
+)
+_REASON: Final = re.compile(r"[!-~](?:[ -~]{0,62}[!-~])?\Z")
+_MAKE_CODE: Final = "code.make"
+_NOT_DECIDED: Final[dict[type[Exception], str]] = {
+    ConfigurationError: "a setting is unusable",
+    UnsealError: "secret doesn't open",
+}
+
+
+class Refusals:
+    """Refuse malformed inputs and unknown audiences of agents, 20 a minute for each agent.
+
+    Args:
+        core: The database, whose audit gets the refusals, and the clock.
+
+    Attributes:
+        questions: Limits the refused requests of each agent.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.questions = QuestionLimit()
+
+    def malformed(self, verifier: str, peer: str, message: str) -> NoReturn:
+        """Refuse a malformed input to an agent. It isn't counted, and few are audited.
+
+        After 20 a minute, further malformed inputs of this agent raise RateLimited. Well-formed
+        codes are still verified, so sending nonsense to an agent doesn't stop it from verifying.
+        """
+        now = self._core.clock()
+        admitted = self.questions.admit(verifier, "verify", now)
+        if self._is_recorded(verifier, "verify", admitted, now):
+            reason = "malformed; more of them are not recorded" if admitted.wait else "malformed"
+            # A handle without an active account gets the same error, and records nothing.
+            with self._core.database.deciding() as connection, suppress(AccountError):
+                own = read_accounts(connection, verifier, verifier).get(verifier)
+                require_local_agent(verifier, own)
+                self._core.record(connection, verifier, peer, "verify", reason, outcome="refused")
+        if admitted.wait:
+            raise RateLimited(
+                f"too many names, codes and messages that can't be right: wait "
+                f"{in_words(admitted.wait)}",
+                retry_after=admitted.wait,
+                peer=peer,
+                verifier=verifier,
+            )
+        raise MalformedCode(message, peer=peer, verifier=verifier)
+
+    def require_audience(self, username: str, audience: str) -> None:
+        """Require that an audience is an active agent here; see :meth:`Agent.totp_code`."""
+        now = self._core.clock()
+        rows = accounts_of(self._core.database, username, audience)
+        require_local_agent(username, rows.get(username))
+        admitted = self.questions.admit(username, _MAKE_CODE, now)
+        reason = why_no_audience(rows.get(audience))
+        if not admitted.wait and not reason:
+            return
+        if self._is_recorded(username, _MAKE_CODE, admitted, now):
+            note = "too many questions; more are not recorded" if admitted.wait else reason
+            with self._core.database.deciding() as connection:
+                self._core.record(
+                    connection, username, audience, _MAKE_CODE, note, outcome="refused"
+                )
+        if admitted.wait:
+            raise RateLimited(
+                f"too many questions about agents that aren't here: wait {in_words(admitted.wait)}",
+                retry_after=admitted.wait,
+            )
+        # The same message for every reason, so that it doesn't reveal which accounts exist.
+        raise UserNotFound(f"there is no agent {audience!r}: check its name", username=audience)
+
+    def _is_recorded(self, username: str, action: str, admitted: Admission, now: float) -> bool:
+        """Count a refusal, unless the agent has to wait; return whether the audit gets it."""
+        if not admitted.wait:
+            self.questions.count(username, action, now)
+        return not admitted.wait or admitted.is_noted
+
+
+def note_refusal(core: Core, verifier: str, peer: object, action: object, reason: object) -> None:
+    """Record a refusal that other code decided; see :meth:`Agent.note_refusal`."""
+    with core.database.deciding() as connection:
+        own = read_accounts(connection, verifier, verifier).get(verifier)
+        require_local_agent(verifier, own)
+        if not isinstance(peer, str):
+            raise TypeError(f"peer must be text, not {type(peer).__name__}")
+        if type(action) is not str or action not in _REFUSABLE_ACTIONS:
+            raise ValueError(
+                f"action must be one of {', '.join(sorted(_REFUSABLE_ACTIONS))}, not {action!r:.40}"
+            )
+        if type(reason) is not str or not _REASON.match(reason):
+            raise ValueError(
+                "reason must be 1 to 64 printable ASCII characters without a space at either end: "
+                "say why it was refused"
+            )
+        core.record(connection, verifier, peer, action, reason, outcome="refused")
+
+
+def why_not_decided(error: Exception, otherwise: str) -> str:
+    """Return why an error prevented a decision, for the audit."""
+    return _NOT_DECIDED.get(type(error), otherwise)

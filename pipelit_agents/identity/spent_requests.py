@@ -1,0 +1,50 @@
+"""Serve each request once, in all processes of a database."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from sqlalchemy import delete, select, text
+
+from pipelit_agents._core import Core
+from pipelit_agents.database.models import SpentRequestRow
+from pipelit_agents.identity.lookup import read_accounts, require_local_agent
+
+__all__ = ["spend_request"]
+
+_SPEND: Final = text(
+    "INSERT INTO pipelit_spent_requests (digest, expires_at) VALUES (:digest, :expires_at) "
+    "ON CONFLICT (digest) DO NOTHING"
+)
+
+
+def spend_request(
+    core: Core, username: str, parent: str, challenge: bytes, lifetime: float
+) -> bool:
+    """Mark a request as used; see :meth:`Agent.spend_request`."""
+    now = core.clock()
+    named = f"{username}\0{parent}\0".encode() + challenge
+    request = {"digest": hashlib.sha256(named).hexdigest(), "expires_at": now + lifetime}
+    # SKIP LOCKED: another process is already deleting these rows.
+    expired = (
+        select(SpentRequestRow.digest)
+        .where(SpentRequestRow.expires_at <= now)
+        .with_for_update(skip_locked=True)
+    )
+    with core.database.writing(durable=True) as connection:
+        own = read_accounts(connection, username, username).get(username)
+        require_local_agent(username, own)
+        connection.execute(delete(SpentRequestRow).where(SpentRequestRow.digest.in_(expired)))
+        first = connection.execute(_SPEND, request).rowcount == 1
+        if not first:
+            core.record(
+                connection,
+                username,
+                parent,
+                "verify.request",
+                "request used before",
+                outcome="refused",
+                at=now,
+            )
+    return first
