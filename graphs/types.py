@@ -7,11 +7,10 @@ from typing import Any, TypeAlias
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 
+from pipelit_agents.protocol.payload import Json
+
 __all__ = ["AnyGraph", "AnyStateGraph", "Json"]
 
 # A compiled graph, whatever its state, context, input and output are.
 AnyGraph: TypeAlias = Pregel[Any, Any, Any, Any]
 AnyStateGraph: TypeAlias = CompiledStateGraph[Any, Any, Any, Any]
-
-# A value that JSON can represent, as `decode` returns it.
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"

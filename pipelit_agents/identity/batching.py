@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from pipelit_agents._forks import reset_in_forked_children
@@ -25,7 +25,7 @@ __all__ = ["Batching"]
 A = TypeVar("A")
 R = TypeVar("R")
 
-_UNSERVED: Final = object()
+_UNSERVED: Final[Exception] = RuntimeError("the request is not served yet")
 # Seconds that a thread waits for its turn. Then it serves itself: turns only improve speed, and
 # the thread that has the turn may wait for this one, as in a signal handler that joins a thread.
 _TURN_TIMEOUT: Final = 5.0
@@ -79,14 +79,14 @@ class Batching(Generic[A, R]):
         # for a thread that is interrupted just after acquiring it or just before releasing it.
         # Everything else here is one step of the interpreter and needs no lock.
         self._serving = threading.RLock()
-        self._waiting: deque[_Request[A]] = deque()
+        self._waiting: deque[_Request[A, R]] = deque()
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop[A, R]] = WeakKeyDictionary()
 
     def ask(self, request: A) -> R:
         """Make a request from a thread, which serves a batch when its turn comes."""
         if _THREAD.serving:
-            return self._result(self._answers([request])[0])
-        own = _Request(request)
+            return _result(self._answers([request])[0])
+        own = _Request[A, R](request)
         self._waiting.append(own)
         turn = self._serving
         try:
@@ -108,7 +108,7 @@ class Batching(Generic[A, R]):
                 turn.release()
             except RuntimeError:
                 pass
-        return self._result(own.answer)
+        return _result(own.answer)
 
     async def aask(self, request: A) -> R:
         """Make a request from a task."""
@@ -116,12 +116,12 @@ class Batching(Generic[A, R]):
         found = self._loops.get(loop)
         if found is None:
             found = self._loops.setdefault(loop, _Loop(self._answers, self._largest))
-        return self._result(await found.ask(loop, request))
+        return _result(await found.ask(loop, request))
 
-    def _take_waiting(self) -> list[_Request[A]]:
+    def _take_waiting(self) -> list[_Request[A, R]]:
         # They are claimed first, so that code that interrupts this thread doesn't serve them too.
         # A request that an interrupt leaves unserved is served by its own thread in its turn.
-        taken: list[_Request[A]] = []
+        taken: list[_Request[A, R]] = []
         while len(taken) < self._largest - 1:
             try:
                 each = self._waiting.popleft()
@@ -131,7 +131,7 @@ class Batching(Generic[A, R]):
                 taken.append(each)
         return taken
 
-    def _serve_with(self, own: _Request[A], others: list[_Request[A]]) -> None:
+    def _serve_with(self, own: _Request[A, R], others: list[_Request[A, R]]) -> None:
         batch = [own, *others]
         answers = self._answers([each.request for each in batch])
         for each, answer in zip(batch, answers, strict=True):
@@ -172,12 +172,11 @@ class Batching(Generic[A, R]):
         # Each request gets its own copy, because raising an exception changes it.
         return [*answers, *(_copy_of(error) for _ in requests[len(answers) :])]
 
-    @staticmethod
-    def _result(answer: Any) -> R:
-        if isinstance(answer, Exception):
-            raise answer
-        result: R = answer
-        return result
+
+def _result(answer: R | Exception) -> R:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _copy_of(error: Exception) -> Exception:
@@ -189,12 +188,12 @@ def _copy_of(error: Exception) -> Exception:
     return made
 
 
-class _Request(Generic[A]):
+class _Request(Generic[A, R]):
     __slots__ = ("_free", "answer", "request")
 
     def __init__(self, request: A) -> None:
         self.request = request
-        self.answer: Any = _UNSERVED
+        self.answer: R | Exception = _UNSERVED
         self._free = [True]
 
     def claim(self) -> bool:
@@ -213,11 +212,11 @@ class _Loop(Generic[A, R]):
     ) -> None:
         self._answers = answers
         self._largest = largest
-        self._waiting: list[tuple[A, asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[A, asyncio.Future[R | Exception]]] = []
         self._server: asyncio.Task[None] | None = None
 
-    def ask(self, loop: asyncio.AbstractEventLoop, request: A) -> asyncio.Future[Any]:
-        answer: asyncio.Future[Any] = loop.create_future()
+    def ask(self, loop: asyncio.AbstractEventLoop, request: A) -> asyncio.Future[R | Exception]:
+        answer: asyncio.Future[R | Exception] = loop.create_future()
         self._waiting.append((request, answer))
         # A finished task can still be here if the loop runs tasks eagerly.
         if self._server is None or self._server.done():
@@ -225,7 +224,7 @@ class _Loop(Generic[A, R]):
         return answer
 
     async def _serve_all(self) -> None:
-        batch: list[tuple[A, asyncio.Future[Any]]] = []
+        batch: list[tuple[A, asyncio.Future[R | Exception]]] = []
         try:
             while self._waiting:
                 batch, self._waiting = (

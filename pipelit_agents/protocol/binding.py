@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, Final, Literal, NamedTuple, NoReturn, SupportsIndex
+from typing import Final, Literal, NamedTuple, NoReturn, SupportsIndex
 
 from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents.errors import ProofRejected
@@ -247,7 +247,7 @@ class Challenge:
         except IndexError:
             return False
 
-    def __init_subclass__(cls, **_: Any) -> NoReturn:
+    def __init_subclass__(cls, **_: object) -> NoReturn:
         raise TypeError("a Challenge is verified by its exact class, so it can't be subclassed")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:

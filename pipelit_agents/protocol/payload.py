@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from pipelit_agents.errors import PayloadError
 
 __all__ = [
-    "MAX_DEPTH",
-    "RESERVED",
+    "Json",
     "SecretFound",
     "SecretInPayload",
     "Tagged",
@@ -23,6 +22,9 @@ __all__ = [
     "decode",
     "encode",
 ]
+
+# A value that JSON can represent, as `decode` returns it.
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 MAX_DEPTH: Final = 64
 # Keys with this prefix name the type of a value; see docs/protocol.md.
@@ -33,7 +35,7 @@ _OPENING: Final = frozenset("{[")
 _NONE: Final[frozenset[type]] = frozenset()
 
 
-class Tagged(dict[str, Any]):
+class Tagged(dict[str, object]):
     """A dict that ``convert`` returned; its key begins with :data:`RESERVED` on purpose."""
 
 
@@ -54,14 +56,14 @@ class WrittenInParts(NamedTuple):
             PayloadError.
     """
 
-    build: Callable[[Callable[[Any, str, int], Any]], Any]
+    build: Callable[[Callable[[object, str, int], Json]], Any]
 
 
 def encode(
-    value: Any,
+    value: object,
     *,
-    convert: Callable[[Any], Any] | None = None,
-    pairs: Callable[[list[tuple[Any, Any]]], Any] | None = None,
+    convert: Callable[[Any], object] | None = None,
+    pairs: Callable[[list[tuple[Any, Any]]], object] | None = None,
 ) -> bytes:
     """Encode a value as compact JSON in UTF-8; equal values in equal order give equal bytes.
 
@@ -114,31 +116,35 @@ def decode(data: bytes, *, limit: int) -> Any:
     return value
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> Json:
+    value: Json
     if text[:1] in _OPENING:
         # Faster for payloads that this module encoded: they have no surrounding whitespace.
         value, end = _DECODER.raw_decode(text)
         if end == len(text):
             return value
-    return _DECODER.decode(text)
+    value = _DECODER.decode(text)
+    return value
 
 
 class _Hooks(NamedTuple):
-    convert: Callable[[Any], Any] | None
-    pairs: Callable[[list[tuple[Any, Any]]], Any] | None
+    convert: Callable[[Any], object] | None
+    pairs: Callable[[list[tuple[Any, Any]]], object] | None
 
 
-def _plain(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
+def _plain(value: Any, path: str, depth: int, hooks: _Hooks) -> Json:
     # By the exact type: `isinstance` also trusts an object's own `__class__`.
     kind = type(value)
     if depth > MAX_DEPTH:
         raise PayloadError(f"{path[:80]}… is nested deeper than {MAX_DEPTH} levels")
+    # Returned unchanged if its type allows that.
+    plain: Json = value
     if kind in _LEAVES:
-        return value
+        return plain
     if kind is float:
         if not math.isfinite(value):
             raise PayloadError(f"{path or 'the value'} is {value}, which JSON can't carry")
-        return value
+        return plain
     if kind is dict or kind is Tagged:
         return _plain_dict(value, path, depth, hooks)
     if kind is list:
@@ -157,9 +163,10 @@ def _plain(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
                 f"{type(error).__name__}"
             ) from None
         if type(converted) is WrittenInParts:
-            return converted.build(
+            plain = converted.build(
                 lambda part, name, down: _plain(part, _joined(path, name), depth + down, hooks)
             )
+            return plain  # noqa: RET504 - build returns Any
         if converted is not value:
             return _plain(converted, path, depth + 1, hooks)
     if issubclass(kind, str):
@@ -179,7 +186,7 @@ def _joined(path: str, name: str) -> str:
     return f"{path}{name}" if not path or name.startswith("[") else f"{path}.{name}"
 
 
-def _plain_dict(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
+def _plain_dict(value: Any, path: str, depth: int, hooks: _Hooks) -> Json:
     # Read once: a second read may return something else.
     pairs = list(value.items())
     for position, (key, each) in enumerate(pairs):
@@ -211,7 +218,7 @@ def _plain_dict(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
     return found
 
 
-def _plain_list(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
+def _plain_list(value: Any, path: str, depth: int, hooks: _Hooks) -> Json:
     leaves = _LEAVES if depth < MAX_DEPTH else _NONE
     return [
         each if type(each) in leaves else _plain(each, f"{path}[{position}]", depth + 1, hooks)
@@ -219,12 +226,12 @@ def _plain_list(value: Any, path: str, depth: int, hooks: _Hooks) -> Any:
     ]
 
 
-def _unwritable(plain: Any) -> PayloadError:
+def _unwritable(plain: Json) -> PayloadError:
     # Find the path of the text or number that can't be encoded.
-    waiting = [("", plain)]
+    waiting: list[tuple[str, Json]] = [("", plain)]
     while waiting:
         path, value = waiting.pop()
-        inside: list[tuple[str, Any]] = []
+        inside: list[tuple[str, Json]] = []
         if isinstance(value, dict):
             if not all(map(_is_writable, value)):
                 return PayloadError(f"{path or 'the value'} has a key with a lone surrogate")
@@ -248,7 +255,7 @@ def _unwritable(plain: Any) -> PayloadError:
     return PayloadError("a text or number can't be carried")
 
 
-def _is_writable(value: Any) -> bool:
+def _is_writable(value: Json) -> bool:
     try:
         _ENCODER.encode(value).encode()
     except ValueError:
@@ -256,14 +263,14 @@ def _is_writable(value: Any) -> bool:
     return True
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise PayloadError("the payload repeats a key")
     return found
 
 
-def _no_constant(_: str) -> Any:
+def _no_constant(_: str) -> NoReturn:
     raise PayloadError("the payload holds NaN or an infinity")
 
 
@@ -281,11 +288,11 @@ _DECODER: Final = json.JSONDecoder(
 )
 
 
-def _check(value: Any) -> None:
+def _check(value: Json) -> None:
     # Without recursion, because the depth itself is being checked.
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        below: list[Any] = []
+        below: list[Json] = []
         for each in level:
             if isinstance(each, str):
                 _check_text(each)

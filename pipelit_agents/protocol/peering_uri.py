@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import SecretStr
 
+from pipelit_agents.protocol.usernames import is_username
+
 __all__ = ["Enrolment", "PeerRelation", "is_relation", "read_uri"]
 
 MIN_SECRET_BYTES: Final = 16
@@ -141,6 +143,4 @@ def _secret(text: str) -> bytes | None:
 
 def _display(account: str) -> str:
     # A text that isn't a username may be anything, even the secret.
-    from pipelit_agents.protocol.usernames import is_username
-
     return repr(account) if is_username(account) else "no username"
