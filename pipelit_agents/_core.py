@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelit_agents.audit.records import entry, write
+from pipelit_agents.ledger.common import ledger_now
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from pipelit_agents.database.engine import Database
     from pipelit_agents.database.fast_path import Open
     from pipelit_agents.ledger.common import Ledger
@@ -41,6 +44,14 @@ class Core:
     policy: VerificationPolicy
     clock: Callable[[], float]
     shared_clock: Callable[[], float] | None = None
+
+    def shared_now(self, connection: Connection) -> float:
+        """Return the time by the clock that all processes share, Unix seconds.
+
+        Args:
+            connection: A transaction, in which the database server is asked.
+        """
+        return ledger_now(self.database, connection, self.shared_clock)
 
     def record(
         self,

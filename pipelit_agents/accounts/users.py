@@ -33,7 +33,6 @@ from pipelit_agents.errors import (
     UserInactive,
 )
 from pipelit_agents.ledger.attempts import is_person
-from pipelit_agents.ledger.common import ledger_now
 from pipelit_agents.ledger.lanes import read_lane_name
 from pipelit_agents.ledger.unlocking import unlock
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
@@ -306,7 +305,7 @@ class Users(ApiKeys, Peers):
             rows = connection.execute(
                 select(LedgerRow.__table__).where(LedgerRow.peer == name)
             ).all()
-            now = ledger_now(self._database, connection, self._core.shared_clock)
+            now = self._core.shared_now(connection)
         person = is_person(account)
         found = [lane_info(row, self._rules, now, person=person) for row in rows]
         counted = [e for e in found if e.failures or e.clock_trouble or e.allowance_used]

@@ -120,7 +120,7 @@ def _answerable(
     # A person who approved may deny until the approval is used.
     changes = verdict == "denied" and row.state == "approved" and not only_pending
     if closed is None or changes:
-        closed = refused_by_time(row, rows.now_of(core, connection))
+        closed = refused_by_time(row, core.shared_now(connection))
     if closed is None and rows.was_used(connection, row.id):
         closed = Refusal(f"the question {row.id} {USED}", "used")
     return closed or row
@@ -142,7 +142,7 @@ def _require_same_person(core: Core, connection: Connection, vote: Vote) -> None
 def _write(
     core: Core, connection: Connection, question: tags.QuestionRow, vote: Vote
 ) -> ApprovalDecision:
-    keyring, now = core.keyring(), rows.now_of(core, connection)
+    keyring, now = core.keyring(), core.shared_now(connection)
     purpose = reason_purpose(question.id, vote.username)
     row = tags.AnswerRow(
         approval_id=question.id,
@@ -191,7 +191,7 @@ def _refused(
     with core.database.writing(durable=refusal.ends is not None) as connection:
         if refusal.ends is not None:
             rows.set_state(core, connection, refusal.ends, "expired")
-        now = rows.now_of(core, connection)
+        now = core.shared_now(connection)
         core.record(
             connection, username, identifier, action, refusal.reason, outcome="refused", at=now
         )

@@ -78,7 +78,7 @@ def add_question(
     keyring = core.keyring()
     # With another key, this process would store questions that no other process can read.
     require_fitting(connection, keyring)
-    identifier, now = f"apr_{secrets.token_hex(16)}", rows.now_of(core, connection)
+    identifier, now = f"apr_{secrets.token_hex(16)}", core.shared_now(connection)
     purpose = approval_purpose(identifier, digest)
     row = tags.QuestionRow(
         id=identifier,
@@ -102,7 +102,7 @@ def get(core: Core, identifier: str) -> ApprovalRequest:
         row = rows.find_question(core, connection, identifier)
         if isinstance(row, Refusal):
             raise ApprovalNotFound(f"{row.message}: ask again")
-        now = rows.now_of(core, connection)
+        now = core.shared_now(connection)
         used = rows.was_used(connection, identifier)
         answers = rows.read_answers(connection, identifier)
     state = row.state
@@ -122,7 +122,7 @@ def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
     """Return the open questions; see :meth:`Approvals.pending`."""
     found = []
     with core.database.reading() as connection:
-        now = rows.now_of(core, connection)
+        now = core.shared_now(connection)
         where = [ApprovalRow.state == "pending", ApprovalRow.expires_at > now]
         if person is not None:
             where.append(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))

@@ -12,13 +12,11 @@ from pipelit_agents.approvals.refusals import FOREIGN, NOT_OURS, UNKNOWN, Refusa
 from pipelit_agents.approvals.values import ApprovalDecision, State
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow, ApprovalUseRow
 from pipelit_agents.identity.evidence import utc
-from pipelit_agents.ledger.common import ledger_now
 
 __all__ = [
     "decision_of",
     "find_question",
     "mark_used",
-    "now_of",
     "read_answers",
     "read_question",
     "read_questions",
@@ -33,11 +31,6 @@ _USE: Final = text(
     "INSERT INTO pipelit_approval_uses (approval_id, used_at) VALUES (:approval_id, :used_at) "
     "ON CONFLICT (approval_id) DO NOTHING"
 )
-
-
-def now_of(core: Core, connection: Connection) -> float:
-    """Return the time by the clock that all processes share, Unix seconds."""
-    return float(ledger_now(core.database, connection, core.shared_clock))
 
 
 def read_questions(

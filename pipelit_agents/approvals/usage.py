@@ -48,7 +48,7 @@ def use(core: Core, wanted: str, approvers: Sequence[str], within: float) -> App
         accounts = [f"account:{each}" for each in approvers]
         core.database.lock(connection, *accounts, shared=True)
         core.database.lock(connection, f"approval:{digest}")
-        now = rows.now_of(core, connection)
+        now = core.shared_now(connection)
         for row in _candidates(connection, wanted):
             found = _valid_answer(core, connection, row, approvers, within, now)
             if isinstance(found, Refusal):

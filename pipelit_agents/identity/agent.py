@@ -12,7 +12,7 @@ from pipelit_agents._wording import bindable
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import ConfigurationError, InvalidUsername
 from pipelit_agents.identity import lookup
-from pipelit_agents.identity.bindings import ProofRole, bind, require_challenge, required_relation
+from pipelit_agents.identity.bindings import ProofRole, bind, require_challenge, require_relation
 from pipelit_agents.identity.code_verifier import CodeVerifier
 from pipelit_agents.identity.codes import short_codes
 from pipelit_agents.identity.evidence import TotpCode, Verification, utc
@@ -293,13 +293,7 @@ class Agent:
         """
         return self._identity.maker.make(
             self._proof_request(
-                "spawn-request",
-                challenge,
-                verifier,
-                request,
-                depth,
-                relation,
-                required_relation(answer_relation),
+                "spawn-request", challenge, verifier, request, depth, relation, answer_relation
             )
         )
 
@@ -316,13 +310,7 @@ class Agent:
         """As :meth:`prove_request`, off the event loop."""
         return await self._identity.maker.amake(
             self._proof_request(
-                "spawn-request",
-                challenge,
-                verifier,
-                request,
-                depth,
-                relation,
-                required_relation(answer_relation),
+                "spawn-request", challenge, verifier, request, depth, relation, answer_relation
             )
         )
 
@@ -412,14 +400,7 @@ class Agent:
                 :meth:`relation_to`: a parent may name only its own domain's peering.
         """
         return self._identity.proofs.verify(
-            self._proof_check(
-                proof,
-                challenge,
-                "spawn-request",
-                request,
-                depth,
-                required_relation(answer_relation),
-            )
+            self._proof_check(proof, challenge, "spawn-request", request, depth, answer_relation)
         )
 
     async def averify_request(
@@ -433,14 +414,7 @@ class Agent:
     ) -> Verification:
         """As :meth:`verify_request`, off the event loop."""
         return await self._identity.proofs.averify(
-            self._proof_check(
-                proof,
-                challenge,
-                "spawn-request",
-                request,
-                depth,
-                required_relation(answer_relation),
-            )
+            self._proof_check(proof, challenge, "spawn-request", request, depth, answer_relation)
         )
 
     def require_active(self) -> None:
@@ -545,9 +519,11 @@ class Agent:
         request: bytes,
         depth: int | None,
         relation: str | None,
-        kind: str = "",
+        kind: str,
         payload: bytes | None = None,
     ) -> ProofRequest:
+        if role == "spawn-request":
+            require_relation(kind)
         prover = require_username(self.username)
         require_username(verifier, argument="verifier")
         require_challenge(challenge)
@@ -563,11 +539,13 @@ class Agent:
         role: ProofRole,
         request: bytes,
         depth: int | None,
-        kind: str = "",
+        kind: str,
         payload: bytes | None = None,
         *,
         quiet: bool = False,
     ) -> ProofCheck:
+        if role == "spawn-request":
+            require_relation(kind)
         verifier = require_username(self.username)
         proof, question = require_proof(proof, challenge)
         binding = bind(

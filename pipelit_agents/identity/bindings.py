@@ -7,7 +7,7 @@ from typing import Final, Literal
 from pipelit_agents.protocol.binding import Binding
 from pipelit_agents.protocol.peering_uri import is_relation
 
-__all__ = ["ProofRole", "bind", "require_challenge", "required_relation"]
+__all__ = ["ProofRole", "bind", "require_challenge", "require_relation"]
 
 ProofRole = Literal["spawn-request", "spawn-result"]
 
@@ -65,11 +65,10 @@ def bind(
     )
 
 
-def required_relation(relation: object) -> str:
-    """Return the id of a peering, or an empty string, unchanged."""
+def require_relation(relation: object) -> None:
+    """Require the id of a peering, or an empty string."""
     if type(relation) is not str or (relation and not is_relation(relation)):
         raise ValueError("answer_relation must be the id of a peering, or an empty string")
-    return relation
 
 
 def require_challenge(challenge: object) -> None:

@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final, get_args
 
-from pydantic import SecretStr
-
 from pipelit_agents._core import Core
 from pipelit_agents._wording import bindable, in_words
 from pipelit_agents.errors import (
@@ -27,11 +25,11 @@ from pipelit_agents.identity.codes import (
     AUDIENCE_DIGITS,
     CODE_FORMS,
     PLAIN_DIGITS,
-    not_text,
     other_kind,
+    refuse_holder,
     short_codes,
 )
-from pipelit_agents.identity.evidence import TotpCode, Verification, utc
+from pipelit_agents.identity.evidence import Verification, utc
 from pipelit_agents.identity.lookup import require_local_agent, unknown_account
 from pipelit_agents.identity.refusals import Refusals, why_not_decided
 from pipelit_agents.identity.totp_secrets import TotpSecrets
@@ -78,8 +76,7 @@ class CodeVerifier:
             )
         if peer == verifier:
             self._refusals.malformed(verifier, peer, "username: an agent doesn't verify itself")
-        if isinstance(code, TotpCode | SecretStr):
-            raise TypeError(not_text(code))
+        refuse_holder(code)
         if not isinstance(code, str) or not CODE_FORMS[kind].match(code):
             digits = PLAIN_DIGITS if kind == "plain" else AUDIENCE_DIGITS
             self._refusals.malformed(
@@ -127,8 +124,7 @@ class CodeVerifier:
             MalformedCode: It isn't; this doesn't count as an attempt.
             TypeError: It is an object that holds a code.
         """
-        if isinstance(code, TotpCode | SecretStr):
-            raise TypeError(not_text(code))
+        refuse_holder(code)
         if isinstance(code, str) and CODE_FORMS["plain"].match(code):
             return code
         with self._core.database.deciding() as connection:

@@ -13,7 +13,7 @@ from pipelit_agents.ledger.attempts import CodeKind
 from pipelit_agents.otp import totp
 from pipelit_agents.protocol.binding import CODE_SUITE, PERIOD, Binding
 
-__all__ = ["not_text", "other_kind", "short_codes"]
+__all__ = ["other_kind", "refuse_holder", "short_codes"]
 
 PLAIN_DIGITS: Final = 6
 AUDIENCE_DIGITS: Final = 8
@@ -58,7 +58,8 @@ def other_kind(code: object, kind: CodeKind) -> str:
     return ""
 
 
-def not_text(code: TotpCode | SecretStr) -> str:
-    """Describe how to pass a code as text."""
-    fix = ".code" if isinstance(code, TotpCode) else ".get_secret_value()"
-    return f"code must be text, not {type(code).__name__}: pass its {fix}"
+def refuse_holder(code: object) -> None:
+    """Refuse an object that holds a code, and say how to pass its text."""
+    if isinstance(code, TotpCode | SecretStr):
+        fix = ".code" if isinstance(code, TotpCode) else ".get_secret_value()"
+        raise TypeError(f"code must be text, not {type(code).__name__}: pass its {fix}")

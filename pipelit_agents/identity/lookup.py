@@ -24,6 +24,7 @@ __all__ = [
     "find_proof_key",
     "read_accounts",
     "relation_to",
+    "require_active_agent",
     "require_local_agent",
     "unknown_account",
     "why_no_audience",
@@ -196,6 +197,11 @@ def require_local_agent(username: str, row: AccountRow | None) -> AccountRow:
     if not row.active:
         raise UserInactive(f"{username!r} was deactivated", username=username)
     return row
+
+
+def require_active_agent(connection: Open, username: str) -> None:
+    """Read the account of a handle, and require that it may act; errors are those above."""
+    require_local_agent(username, read_accounts(connection, username, username).get(username))
 
 
 def why_no_audience(row: AccountRow | None) -> str:

@@ -18,7 +18,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.identity.lookup import (
     accounts_of,
-    read_accounts,
+    require_active_agent,
     require_local_agent,
     why_no_audience,
 )
@@ -64,8 +64,7 @@ class Refusals:
             reason = "malformed; more of them are not recorded" if admitted.wait else "malformed"
             # A handle without an active account gets the same error, and records nothing.
             with self._core.database.deciding() as connection, suppress(AccountError):
-                own = read_accounts(connection, verifier, verifier).get(verifier)
-                require_local_agent(verifier, own)
+                require_active_agent(connection, verifier)
                 self._core.record(connection, verifier, peer, "verify", reason, outcome="refused")
         if admitted.wait:
             raise RateLimited(
@@ -110,8 +109,7 @@ class Refusals:
 def note_refusal(core: Core, verifier: str, peer: object, action: object, reason: object) -> None:
     """Record a refusal that other code decided; see :meth:`Agent.note_refusal`."""
     with core.database.deciding() as connection:
-        own = read_accounts(connection, verifier, verifier).get(verifier)
-        require_local_agent(verifier, own)
+        require_active_agent(connection, verifier)
         if not isinstance(peer, str):
             raise TypeError(f"peer must be text, not {type(peer).__name__}")
         if type(action) is not str or action not in _REFUSABLE_ACTIONS:

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, text
 
 from pipelit_agents._core import Core
 from pipelit_agents.database.models import SpentRequestRow
-from pipelit_agents.identity.lookup import read_accounts, require_local_agent
+from pipelit_agents.identity.lookup import require_active_agent
 
 __all__ = ["spend_request"]
 
@@ -33,8 +33,7 @@ def spend_request(
         .with_for_update(skip_locked=True)
     )
     with core.database.writing(durable=True) as connection:
-        own = read_accounts(connection, username, username).get(username)
-        require_local_agent(username, own)
+        require_active_agent(connection, username)
         connection.execute(delete(SpentRequestRow).where(SpentRequestRow.digest.in_(expired)))
         first = connection.execute(_SPEND, request).rowcount == 1
         if not first:
