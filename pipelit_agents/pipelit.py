@@ -398,7 +398,7 @@ class Pipelit:
             self._core,
             self.users,
             self.credentials,
-            self._identity.refusals.questions,
+            self._identity.bad_input.questions,
             creator=creator,
             purpose=purpose,
             username=username,

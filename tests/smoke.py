@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 # Signatures and annotations, pickling, coroutines, connections, child processes, SQLite.
 SELECTED = (
-    *("test_acting", "test_credentials", "test_encrypted_string", "test_gathering"),
+    *("test_acting", "test_credentials", "test_encrypted_string", "test_batching"),
     *("test_keyring", "test_otp", "test_payload", "test_secret_scope", "test_twins"),
 )
 EXTRAS = "demo,langchain,postgres,redis"

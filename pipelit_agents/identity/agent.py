@@ -12,6 +12,7 @@ from pipelit_agents._wording import bindable
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import ConfigurationError, InvalidUsername
 from pipelit_agents.identity import lookup
+from pipelit_agents.identity.bad_input import BadInput, note_refusal
 from pipelit_agents.identity.bindings import ProofRole, bind, require_challenge, require_relation
 from pipelit_agents.identity.code_verifier import CodeVerifier
 from pipelit_agents.identity.codes import short_codes
@@ -23,7 +24,6 @@ from pipelit_agents.identity.proof_verifier import (
     require_proof,
     why_spent,
 )
-from pipelit_agents.identity.refusals import Refusals, note_refusal
 from pipelit_agents.identity.spent_requests import spend_request
 from pipelit_agents.identity.totp_secrets import TotpSecrets
 from pipelit_agents.ledger.attempts import CodeKind
@@ -47,7 +47,7 @@ class Identity:
     Attributes:
         core: As above.
         secrets: Decrypts TOTP secrets.
-        refusals: Limits and records refused inputs.
+        bad_input: Refuses bad input, and limits how much of it is recorded.
         codes: Verifies short codes.
         maker: Makes proofs.
         proofs: Verifies proofs.
@@ -56,8 +56,8 @@ class Identity:
     def __init__(self, core: Core) -> None:
         self.core = core
         self.secrets = TotpSecrets(core)
-        self.refusals = Refusals(core)
-        self.codes = CodeVerifier(core, self.secrets, self.refusals)
+        self.bad_input = BadInput(core)
+        self.codes = CodeVerifier(core, self.secrets, self.bad_input)
         self.maker = ProofMaker(core)
         self.proofs = ProofVerifier(core, self.secrets)
 
@@ -137,7 +137,7 @@ class Agent:
                 "audience: an agent doesn't verify itself", username=self.username
             )
         if check_audience and audience is not None:
-            self._identity.refusals.require_audience(self.username, audience)
+            self._identity.bad_input.require_audience(self.username, audience)
         step = int(self.now()) // PERIOD
         if audience is None:
             secret, relation = self._identity.secrets.own(self.username), ""

@@ -21,6 +21,7 @@ from pipelit_agents.errors import (
     VerificationError,
 )
 from pipelit_agents.identity.acting import acts_for
+from pipelit_agents.identity.bad_input import BadInput
 from pipelit_agents.identity.codes import (
     AUDIENCE_DIGITS,
     CODE_FORMS,
@@ -29,9 +30,8 @@ from pipelit_agents.identity.codes import (
     refuse_holder,
     short_codes,
 )
-from pipelit_agents.identity.evidence import Verification, utc
+from pipelit_agents.identity.evidence import Verification, utc, why_not_decided
 from pipelit_agents.identity.lookup import require_local_agent, unknown_account
-from pipelit_agents.identity.refusals import Refusals, why_not_decided
 from pipelit_agents.identity.totp_secrets import TotpSecrets
 from pipelit_agents.ledger.attempts import Account, Attempt, CodeKind, Decision, Verdict
 from pipelit_agents.ledger.common import Ledger
@@ -49,13 +49,13 @@ class CodeVerifier:
     Args:
         core: The ledger that counts attempts and spends codes, and the database of the audit.
         secrets: The secrets that codes are made from.
-        refusals: Refuses malformed input.
+        bad_input: Refuses malformed input.
     """
 
-    def __init__(self, core: Core, secrets: TotpSecrets, refusals: Refusals) -> None:
+    def __init__(self, core: Core, secrets: TotpSecrets, bad_input: BadInput) -> None:
         self._core = core
         self._secrets = secrets
-        self._refusals = refusals
+        self._bad_input = bad_input
 
     def verify(
         self, verifier: str, peer: object, code: object, kind: CodeKind, message: object = None
@@ -71,15 +71,15 @@ class CodeVerifier:
         if verifier == OPERATOR:
             require_local_agent(verifier, None)
         if not isinstance(peer, str) or not is_username(peer):
-            self._refusals.malformed(
+            self._bad_input.malformed(
                 verifier, str(peer), "username: it must be written exactly as the account is"
             )
         if peer == verifier:
-            self._refusals.malformed(verifier, peer, "username: an agent doesn't verify itself")
+            self._bad_input.malformed(verifier, peer, "username: an agent doesn't verify itself")
         refuse_holder(code)
         if not isinstance(code, str) or not CODE_FORMS[kind].match(code):
             digits = PLAIN_DIGITS if kind == "plain" else AUDIENCE_DIGITS
-            self._refusals.malformed(
+            self._bad_input.malformed(
                 verifier,
                 peer,
                 f"code: {'a plain' if kind == 'plain' else 'an audience'} code is exactly "
@@ -91,7 +91,7 @@ class CodeVerifier:
             bound = bindable(message)
         except ValueError as error:
             # The message came with the code, so it is refused like a malformed code.
-            self._refusals.malformed(verifier, peer, str(error))
+            self._bad_input.malformed(verifier, peer, str(error))
         return replace(self._verify(verifier, peer, code, kind, bound), message=bound)
 
     def verify_person(

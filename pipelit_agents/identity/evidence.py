@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from pipelit_agents.display import html_of
+from pipelit_agents.errors import ConfigurationError, UnsealError
 
-__all__ = ["TotpCode", "Verification"]
+__all__ = ["TotpCode", "Verification", "utc", "why_not_decided"]
+
+_NOT_DECIDED: Final[dict[type[Exception], str]] = {
+    ConfigurationError: "a setting is unusable",
+    UnsealError: "secret doesn't open",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +59,11 @@ class Verification:
         return html_of(self)
 
 
+def why_not_decided(error: Exception, otherwise: str) -> str:
+    """Return why an error prevented a verification, for the audit."""
+    return _NOT_DECIDED.get(type(error), otherwise)
+
+
 def utc(at: float) -> datetime:
+    """Return the UTC datetime of Unix seconds."""
     return datetime.fromtimestamp(at, UTC)

@@ -13,9 +13,8 @@ from pipelit_agents._run_context import RunContext
 from pipelit_agents.audit.records import entry, write
 from pipelit_agents.errors import ProofRejected
 from pipelit_agents.identity.batching import Batching
-from pipelit_agents.identity.evidence import Verification, utc
+from pipelit_agents.identity.evidence import Verification, utc, why_not_decided
 from pipelit_agents.identity.lookup import AccountRow, read_accounts
-from pipelit_agents.identity.refusals import why_not_decided
 from pipelit_agents.identity.totp_secrets import TotpSecrets, Unseal, caching_unseal
 from pipelit_agents.ledger.attempts import account_at
 from pipelit_agents.protocol.binding import PERIOD, Binding, Challenge, Proof, Question, same

@@ -270,10 +270,10 @@ def test_one_by_one_ends_where_nothing_can_be_served() -> None:
         if len(looked) > 2:
             raise StorageError("away")
 
-    gathering: Batching[int, int] = Batching(serve, usable=usable)
+    batching: Batching[int, int] = Batching(serve, usable=usable)
 
     async def ask() -> list[Any]:
-        return await asyncio.gather(*map(gathering.aask, range(500)), return_exceptions=True)
+        return await asyncio.gather(*map(batching.aask, range(500)), return_exceptions=True)
 
     found = asyncio.run(ask())
     assert [str(each) for each in found] == ["refused"] * 2 + ["away"] * 498

@@ -40,30 +40,30 @@ def server() -> Server:
     return Server()
 
 
-def waiting(gathering: Batching[int, int], count: int) -> None:
+def waiting(batching: Batching[int, int], count: int) -> None:
     """Returns when so many threads stand behind the one that is served."""
-    until(lambda: len(gathering._waiting) == count)
+    until(lambda: len(batching._waiting) == count)
 
 
 def one_and_two_behind(
-    gathering: Batching[int, int], server: Server, pool: ThreadPoolExecutor
+    batching: Batching[int, int], server: Server, pool: ThreadPoolExecutor
 ) -> list[Future[int]]:
     """Asks 1, and 2 and 3 while it is being served."""
-    first = pool.submit(gathering.ask, 1)
+    first = pool.submit(batching.ask, 1)
     assert server.entered.wait(30)
-    others = [pool.submit(gathering.ask, number) for number in (2, 3)]
-    waiting(gathering, 2)
+    others = [pool.submit(batching.ask, number) for number in (2, 3)]
+    waiting(batching, 2)
     server.gate.set()
     return [first, *others]
 
 
-def asked_at_once(gathering: Batching[int, int], server: Server, count: int) -> list[int]:
+def asked_at_once(batching: Batching[int, int], server: Server, count: int) -> list[int]:
     """Asks so many numbers, all but the first while the first is being served."""
     with ThreadPoolExecutor(count) as pool:
-        first = pool.submit(gathering.ask, 0)
+        first = pool.submit(batching.ask, 0)
         assert server.entered.wait(30)
-        others = [pool.submit(gathering.ask, number) for number in range(1, count)]
-        waiting(gathering, count - 1)
+        others = [pool.submit(batching.ask, number) for number in range(1, count)]
+        waiting(batching, count - 1)
         server.gate.set()
         return [each.result(30) for each in [first, *others]]
 
@@ -83,19 +83,19 @@ def test_a_batch_has_a_limit(server: Server) -> None:
 async def test_tasks_that_wait_are_served_together(server: Server) -> None:
     """A hundred tasks of one loop take two batches at the most, each in its own order."""
     server.gate.set()
-    gathering = Batching(server)
-    assert await asyncio.gather(*map(gathering.aask, range(100))) == [2 * n for n in range(100)]
+    batching = Batching(server)
+    assert await asyncio.gather(*map(batching.aask, range(100))) == [2 * n for n in range(100)]
     assert len(server.batches) <= 2
 
 
 async def test_an_error_is_its_own_questions(server: Server) -> None:
     """One that has no answer raises where it was asked; the others have theirs."""
     server.gate.set()
-    gathering = Batching(server)
-    answers = await asyncio.gather(*map(gathering.aask, (1, -1, 2)), return_exceptions=True)
+    batching = Batching(server)
+    answers = await asyncio.gather(*map(batching.aask, (1, -1, 2)), return_exceptions=True)
     assert (answers[0], answers[2], str(answers[1])) == (2, 4, "no -1")
     with pytest.raises(ValueError, match="no -5"):
-        await asyncio.to_thread(gathering.ask, -5)
+        await asyncio.to_thread(batching.ask, -5)
 
 
 async def test_a_server_that_fails_is_told_to_all() -> None:
@@ -107,13 +107,13 @@ async def test_a_server_that_fails_is_told_to_all() -> None:
             raise StorageError("away")
         return list(asked)
 
-    gathering = Batching(serve)
-    answers = await asyncio.gather(*map(gathering.aask, range(5)), return_exceptions=True)
+    batching = Batching(serve)
+    answers = await asyncio.gather(*map(batching.aask, range(5)), return_exceptions=True)
     assert [str(each) for each in answers] == ["away"] * 5
     with pytest.raises(StorageError):
-        await asyncio.to_thread(gathering.ask, 1)
+        await asyncio.to_thread(batching.ask, 1)
     fails[0] = False
-    assert await gathering.aask(7) == await asyncio.to_thread(gathering.ask, 7) == 7
+    assert await batching.aask(7) == await asyncio.to_thread(batching.ask, 7) == 7
 
 
 def test_who_serves_and_is_interrupted_leaves_the_others_served(server: Server) -> None:
@@ -127,9 +127,9 @@ def test_who_serves_and_is_interrupted_leaves_the_others_served(server: Server) 
             raise KeyboardInterrupt
         return answers
 
-    gathering = Batching(serve)
+    batching = Batching(serve)
     with ThreadPoolExecutor(4) as pool:
-        first, *others = one_and_two_behind(gathering, server, pool)
+        first, *others = one_and_two_behind(batching, server, pool)
         assert [each.result(30) for each in others] == [4, 6]
         assert isinstance(first.exception(30), KeyboardInterrupt)
 
@@ -146,13 +146,13 @@ def test_an_interrupt_while_answers_are_handed_out_loses_none(server: Server) ->
             yield from list.__iter__(self)
 
     once: list[bool] = []
-    gathering = Batching(lambda asked: Answers(server(asked)))
+    batching = Batching(lambda asked: Answers(server(asked)))
     with ThreadPoolExecutor(4) as pool:
-        first, *others = one_and_two_behind(gathering, server, pool)
+        first, *others = one_and_two_behind(batching, server, pool)
         ended = [each.exception(30) or each.result(30) for each in (first, *others)]
     kinds = sorted(type(each).__name__ for each in ended)
     assert kinds == ["KeyboardInterrupt", "int", "int"]
-    assert not gathering._waiting
+    assert not batching._waiting
 
 
 async def test_each_who_asked_gets_an_error_of_its_own() -> None:
@@ -161,8 +161,8 @@ async def test_each_who_asked_gets_an_error_of_its_own() -> None:
     def serve(asked: Sequence[int]) -> list[int | Exception]:
         raise StorageError("away")
 
-    gathering = Batching(serve)
-    one, other = await asyncio.gather(*map(gathering.aask, range(2)), return_exceptions=True)
+    batching = Batching(serve)
+    one, other = await asyncio.gather(*map(batching.aask, range(2)), return_exceptions=True)
     assert isinstance(one, StorageError)
     assert isinstance(other, StorageError)
     assert one is not other
@@ -170,8 +170,8 @@ async def test_each_who_asked_gets_an_error_of_its_own() -> None:
 
 async def test_a_cancelled_task_takes_nobody_with_it(server: Server) -> None:
     """Who asked with it is answered."""
-    gathering = Batching(server)
-    tasks = [asyncio.ensure_future(gathering.aask(number)) for number in range(4)]
+    batching = Batching(server)
+    tasks = [asyncio.ensure_future(batching.aask(number)) for number in range(4)]
     await asyncio.to_thread(server.entered.wait, 30)
     tasks[1].cancel()
     server.gate.set()
@@ -183,10 +183,10 @@ async def test_a_cancelled_task_takes_nobody_with_it(server: Server) -> None:
 def test_each_loop_is_served(server: Server) -> None:
     """A loop after another, and two at once, in threads of their own."""
     server.gate.set()
-    gathering = Batching(server)
+    batching = Batching(server)
 
     async def ask(number: int) -> int:
-        return await gathering.aask(number)
+        return await batching.aask(number)
 
     assert [asyncio.run(ask(number)) for number in (1, 2)] == [2, 4]
     with ThreadPoolExecutor(4) as pool:
@@ -198,14 +198,14 @@ def test_each_loop_is_served(server: Server) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doesn't fork")
 def test_a_forked_child_waits_for_nobody_of_its_parent(server: Server) -> None:
     """A fork in the middle of a batch leaves no lock held in the child."""
-    gathering = Batching(server)
+    batching = Batching(server)
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(gathering.ask, 1)
+        pool.submit(batching.ask, 1)
         assert server.entered.wait(30)
         child = os.fork()
         if child == 0:
             server.gate.set()
-            os._exit(0 if gathering.ask(21) == 42 else 1)
+            os._exit(0 if batching.ask(21) == 42 else 1)
         server.gate.set()
         assert os.waitpid(child, 0)[1] == 0
 

@@ -10,10 +10,8 @@ from pipelit_agents._core import Core
 from pipelit_agents._wording import in_words
 from pipelit_agents.errors import (
     AccountError,
-    ConfigurationError,
     MalformedCode,
     RateLimited,
-    UnsealError,
     UserNotFound,
 )
 from pipelit_agents.identity.lookup import (
@@ -24,7 +22,7 @@ from pipelit_agents.identity.lookup import (
 )
 from pipelit_agents.ledger.questions import Admission, QuestionLimit
 
-__all__ = ["Refusals", "note_refusal", "why_not_decided"]
+__all__ = ["BadInput", "note_refusal"]
 
 # Actions that can be refused before any verification.
 _REFUSABLE_ACTIONS: Final = frozenset(
@@ -32,13 +30,9 @@ _REFUSABLE_ACTIONS: Final = frozenset(
 )
 _REASON: Final = re.compile(r"[!-~](?:[ -~]{0,62}[!-~])?\Z")
 _MAKE_CODE: Final = "code.make"
-_NOT_DECIDED: Final[dict[type[Exception], str]] = {
-    ConfigurationError: "a setting is unusable",
-    UnsealError: "secret doesn't open",
-}
 
 
-class Refusals:
+class BadInput:
     """Refuse malformed inputs and unknown audiences of agents, 20 a minute for each agent.
 
     Args:
@@ -122,8 +116,3 @@ def note_refusal(core: Core, verifier: str, peer: object, action: object, reason
                 "say why it was refused"
             )
         core.record(connection, verifier, peer, action, reason, outcome="refused")
-
-
-def why_not_decided(error: Exception, otherwise: str) -> str:
-    """Return why an error prevented a decision, for the audit."""
-    return _NOT_DECIDED.get(type(error), otherwise)
