@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from pipelit_agents._core import Core
 from pipelit_agents.accounts.lookup import read_account, why_no_code
-from pipelit_agents.approvals.tags import state_of
+from pipelit_agents.approvals.tags import key_age
 from pipelit_agents.database.models import RecoveryCodeRow
 from pipelit_agents.errors import CodeRejected
 from pipelit_agents.identity.evidence import Verification
@@ -59,7 +59,7 @@ def _rows_of(connection: Connection, name: str) -> list[_Row]:
 
 def _tag_state(keyring: Keyring, row: _Row) -> str:
     fields = _recovery_fields(row.username, row.digest, row.factor, row.used_at)
-    return state_of(keyring, RECOVERY_CODE, fields, row.mac)
+    return key_age(keyring, RECOVERY_CODE, fields, row.mac)
 
 
 class RecoveryCodes:

@@ -91,7 +91,7 @@ def add_question(
         state=state,
         shown=None if shown is None else Sealed(keyring.seal(shown, purpose), purpose),
     )
-    row = row._replace(mac=keyring.mac(tags.REQUEST, *tags.request_fields(row)))
+    row = row._replace(mac=keyring.mac(tags.REQUEST, *tags.question_fields(row)))
     connection.execute(insert(ApprovalRow).values(row._asdict()))
     return row
 

@@ -27,7 +27,7 @@ def retag(core: Core, keyring: Keyring, *, only_count: bool = False) -> tuple[in
             if question is None:
                 continue
             for row, label, fields in _tagged_rows(connection, question):
-                state = tags.state_of(keyring, label, fields, row.mac)
+                state = tags.key_age(keyring, label, fields, row.mac)
                 counts[state] += 1
                 if state == "older" and not only_count:
                     change = (
@@ -85,7 +85,7 @@ def _locked(core: Core, connection: Connection, identifier: str) -> tags.Questio
 def _tagged_rows(
     connection: Connection, question: tags.QuestionRow
 ) -> Iterator[tuple[tags.QuestionRow | tags.AnswerRow, str, list[bytes]]]:
-    yield question, tags.REQUEST, tags.request_fields(question)
+    yield question, tags.REQUEST, tags.question_fields(question)
     for each in rows.read_answers(connection, question.id):
         # The answers of people who left have no tag any more, and must not get one again.
         if each.mac != "":

@@ -24,9 +24,10 @@ __all__ = [
     "was_used",
 ]
 
-_QUESTION: Final = [ApprovalRow.__table__.c[name] for name in tags.QuestionRow._fields]
-_WITHOUT_SHOWN: Final = [each for each in _QUESTION if each.name != "shown"]
-_ANSWER: Final = [ApprovalAnswerRow.__table__.c[name] for name in tags.AnswerRow._fields]
+_COLUMNS: Final = [ApprovalRow.__table__.c[name] for name in tags.QuestionRow._fields]
+_QUESTIONS: Final = select(*_COLUMNS)
+_WITHOUT_SHOWN: Final = select(*(each for each in _COLUMNS if each.name != "shown"))
+_ANSWERS: Final = select(*(ApprovalAnswerRow.__table__.c[name] for name in tags.AnswerRow._fields))
 _USE: Final = text(
     "INSERT INTO pipelit_approval_uses (approval_id, used_at) VALUES (:approval_id, :used_at) "
     "ON CONFLICT (approval_id) DO NOTHING"
@@ -47,7 +48,7 @@ def read_questions(
         newest: Return only the newest.
         with_shown: Whether to read the displayed values.
     """
-    query = select(*(_QUESTION if with_shown else _WITHOUT_SHOWN)).where(*where)
+    query = (_QUESTIONS if with_shown else _WITHOUT_SHOWN).where(*where)
     if newest:
         query = query.order_by(ApprovalRow.created_at.desc()).limit(1)
     else:
@@ -77,7 +78,7 @@ def find_question(
 
 def read_answers(connection: Connection, identifier: str) -> list[tags.AnswerRow]:
     """Return the answers to a question in the order of writing. Their tags are not verified."""
-    query = select(*_ANSWER).where(ApprovalAnswerRow.approval_id == identifier)
+    query = _ANSWERS.where(ApprovalAnswerRow.approval_id == identifier)
     return [
         tags.AnswerRow(*row) for row in connection.execute(query.order_by(ApprovalAnswerRow.seq))
     ]
@@ -109,7 +110,7 @@ def set_state(
         .values(
             state=changed.state,
             denied_by=changed.denied_by,
-            mac=core.keyring().mac(tags.REQUEST, *tags.request_fields(changed)),
+            mac=core.keyring().mac(tags.REQUEST, *tags.question_fields(changed)),
         )
     )
     return moved.rowcount == 1

@@ -26,9 +26,9 @@ __all__ = [
     "approvers_of",
     "is_digest",
     "is_id",
+    "key_age",
+    "question_fields",
     "question_is_ours",
-    "request_fields",
-    "state_of",
 ]
 
 # Two labels, so that the tag of a question is never the tag of an answer.
@@ -95,7 +95,7 @@ def approvers_of(stored: object) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list) and all(map(is_username, names)) else ()
 
 
-def request_fields(row: QuestionRow) -> list[bytes]:
+def question_fields(row: QuestionRow) -> list[bytes]:
     """Return the fields under the tag of a question; empty if the row is malformed."""
     texts = (row.id, row.digest, row.approvers, row.asked_by, row.thread, row.state)
     formed = (
@@ -118,40 +118,40 @@ def request_fields(row: QuestionRow) -> list[bytes]:
     ]
 
 
-def answer_fields(request: QuestionRow, row: AnswerRow) -> list[bytes]:
+def answer_fields(question: QuestionRow, row: AnswerRow) -> list[bytes]:
     """Return the fields under the tag of an answer: its own, and the question's constant ones."""
     texts = (row.approval_id, row.digest, row.username, row.verdict, row.factor_kind, row.factor)
     formed = (
-        request_fields(request)
+        question_fields(question)
         and all(isinstance(each, str) and each.isascii() for each in texts)
-        and row.approval_id == request.id
-        and row.digest == request.digest
+        and row.approval_id == question.id
+        and row.digest == question.digest
         and _is_moment(row.at)
     )
     if not formed:
         return []
     return [
         *(each.encode() for each in texts),
-        request.approvers.encode(),
-        request.asked_by.encode(),
-        request.thread.encode(),
-        _moment(request.created_at),
-        _moment(request.expires_at),
+        question.approvers.encode(),
+        question.asked_by.encode(),
+        question.thread.encode(),
+        _moment(question.created_at),
+        _moment(question.expires_at),
         _moment(row.at),
     ]
 
 
 def question_is_ours(keyring: Keyring, row: QuestionRow) -> bool:
     """Return whether one of the keys has tagged a question."""
-    return state_of(keyring, REQUEST, request_fields(row), row.mac) != "foreign"
+    return key_age(keyring, REQUEST, question_fields(row), row.mac) != "foreign"
 
 
-def answer_is_ours(keyring: Keyring, request: QuestionRow, row: AnswerRow) -> bool:
+def answer_is_ours(keyring: Keyring, question: QuestionRow, row: AnswerRow) -> bool:
     """Return whether one of the keys has tagged an answer to this question."""
-    return state_of(keyring, ANSWER, answer_fields(request, row), row.mac) != "foreign"
+    return key_age(keyring, ANSWER, answer_fields(question, row), row.mac) != "foreign"
 
 
-def state_of(keyring: Keyring, label: str, fields: Sequence[bytes], mac: object) -> KeyAge:
+def key_age(keyring: Keyring, label: str, fields: Sequence[bytes], mac: object) -> KeyAge:
     """Return which key has made a tag: ``newest``, ``older``, or ``foreign`` for none of them."""
     if not fields or not isinstance(mac, str) or not mac.isascii():
         return "foreign"

@@ -47,7 +47,7 @@ class BadInput:
         self.questions = QuestionLimit()
 
     def malformed(self, verifier: str, peer: str, message: str) -> NoReturn:
-        """Refuse a malformed input to an agent. It isn't counted, and few are audited.
+        """Refuse a malformed input to an agent. It is no attempt, and few of them are audited.
 
         After 20 a minute, further malformed inputs of this agent raise RateLimited. Well-formed
         codes are still verified, so sending nonsense to an agent doesn't stop it from verifying.

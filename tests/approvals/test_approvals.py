@@ -1049,7 +1049,7 @@ def test_every_field_is_under_the_tag() -> None:
     def tags_of(question: dict[str, Any], answer: dict[str, Any]) -> tuple[str, str]:
         asked, given = tags.QuestionRow(**question), tags.AnswerRow(**answer)
         return (
-            keyring.mac(tags.REQUEST, *tags.request_fields(asked)),
+            keyring.mac(tags.REQUEST, *tags.question_fields(asked)),
             keyring.mac(tags.ANSWER, *tags.answer_fields(asked, given)),
         )
 
