@@ -1,4 +1,4 @@
-"""The classes that the register of approvals accepts and returns."""
+"""Questions, answers and decisions, as callers see them."""
 
 from __future__ import annotations
 

@@ -11,12 +11,12 @@ from pipelit_agents._twins import off_the_loop
 from pipelit_agents._wording import bindable
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import ConfigurationError, InvalidUsername
-from pipelit_agents.identity import lookup
 from pipelit_agents.identity.bad_input import BadInput, note_refusal
 from pipelit_agents.identity.bindings import ProofRole, bind, require_challenge, require_relation
 from pipelit_agents.identity.code_verifier import CodeVerifier
 from pipelit_agents.identity.codes import short_codes
 from pipelit_agents.identity.evidence import TotpCode, Verification, utc
+from pipelit_agents.identity.lookup import relation_to
 from pipelit_agents.identity.proof_maker import ProofMaker, ProofRequest
 from pipelit_agents.identity.proof_verifier import (
     ProofCheck,
@@ -441,7 +441,7 @@ class Agent:
             InvalidUsername: The verifier is not a username.
         """
         peer = require_username(verifier, argument="verifier")
-        return lookup.relation_to(self._identity.core.database, self.username, peer)
+        return relation_to(self._identity.core.database, self.username, peer)
 
     arelation_to = off_the_loop(relation_to)
 
@@ -552,7 +552,7 @@ class Agent:
             role, question.prover, verifier, question.value, request, depth, kind, payload
         )
         if verifier == OPERATOR:
-            lookup.require_local_agent(verifier, None)
+            self._identity.secrets.own(verifier)
         now, context = self.now(), run_context()
         unfit = why_spent(challenge, question, verifier)
         return ProofCheck(proof, question, binding, unfit, now, context, quiet)

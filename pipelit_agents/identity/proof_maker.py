@@ -72,17 +72,6 @@ class ProofMaker:
 
     def _make_batch(self, requests: Sequence[ProofRequest]) -> Sequence[Proof | Exception]:
         """Make a batch of proofs from the current accounts."""
-        proofs: list[Proof | Exception] = []
-        for each, found in zip(requests, self._secrets(requests), strict=True):
-            try:
-                proofs.append(found if isinstance(found, Exception) else each.answer(*found))
-            except Exception as error:
-                # Only this request fails.
-                proofs.append(error)
-        return proofs
-
-    def _secrets(self, requests: Sequence[ProofRequest]) -> Sequence[tuple[bytes, str] | Exception]:
-        """Return the secret for each proof, and the id of its peering."""
         database = self._core.database
         names = {name for each in requests for name in (each.binding.prover, each.binding.verifier)}
         rows = accounts_of(database, *names)
@@ -90,37 +79,37 @@ class ProofMaker:
             each.relation or domain_of(rows, each.binding.verifier, each.relation)
             for each in requests
         ):
-            return self._decrypt(requests, rows, lambda _: OWN_SECRET)
+            return self._make_from(rows, requests, lambda _: OWN_SECRET)
         # One transaction, so that accounts and peerings are consistent.
         with database.reading() as connection:
             rows = read_accounts(connection, *names)
-            return self._decrypt(
-                requests,
+            return self._make_from(
                 rows,
+                requests,
                 lambda each: find_proof_key(
                     connection, rows, each.binding.prover, each.binding.verifier, each.relation
                 ),
             )
 
-    def _decrypt(
+    def _make_from(
         self,
-        requests: Sequence[ProofRequest],
         rows: Mapping[str, AccountRow],
+        requests: Sequence[ProofRequest],
         proof_key_of: Callable[[ProofRequest], ProofKey],
-    ) -> Sequence[tuple[bytes, str] | Exception]:
+    ) -> Sequence[Proof | Exception]:
         unseal = caching_unseal(self._core.keyring())
-        found: dict[tuple[str, ProofKey], tuple[bytes, str]] = {}
-        secrets: list[tuple[bytes, str] | Exception] = []
+        secrets: dict[tuple[str, ProofKey], tuple[bytes, str]] = {}
+        proofs: list[Proof | Exception] = []
         for each in requests:
             prover = each.binding.prover
             try:
                 proof_key = proof_key_of(each)
-                secret = found.get((prover, proof_key))
+                secret = secrets.get((prover, proof_key))
                 if secret is None:
                     secret = proving_secret(prover, rows.get(prover), proof_key, unseal)
-                    found[prover, proof_key] = secret
-                secrets.append(secret)
+                    secrets[prover, proof_key] = secret
+                proofs.append(each.answer(*secret))
             except Exception as error:
                 # Only this request fails; the others of the batch get their proofs.
-                secrets.append(error)
-        return secrets
+                proofs.append(error)
+        return proofs
