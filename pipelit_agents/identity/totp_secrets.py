@@ -45,8 +45,9 @@ class TotpSecrets:
             AccountError: As :func:`require_local_agent`.
             UnsealError: The secret can't be decrypted with this keyring.
         """
-        row = accounts_of(self._core.database, username, username).get(username)
-        return _own_secret(username, row, self._core.keyring().unseal)
+        found = accounts_of(self._core.database, username, username).get(username)
+        row = require_local_agent(username, found)
+        return _own_secret(row, self._core.keyring().unseal)
 
     def for_verifier(self, username: str, verifier: str) -> tuple[bytes, str]:
         """Return the secret with which an agent proves itself to a verifier, and the peering's id.
@@ -86,10 +87,9 @@ class TotpSecrets:
         return self.of_account(account)[0]
 
 
-def _own_secret(username: str, row: AccountRow | None, unseal: Unseal) -> bytes:
+def _own_secret(row: AccountRow, unseal: Unseal) -> bytes:
     # An agent whose secret was lost with its key has none, and an empty text can't be decrypted.
-    token = require_local_agent(username, row).totp_secret or ""
-    return unseal(token, totp_purpose(username))
+    return unseal(row.totp_secret or "", totp_purpose(row.username))
 
 
 def proving_secret(
@@ -102,7 +102,7 @@ def proving_secret(
         UserNotFound: The agent issued no such peering.
         UnsealError: A secret can't be decrypted.
     """
-    own = _own_secret(username, row, unseal)
+    own = _own_secret(require_local_agent(username, row), unseal)
     if not proof_key.wanted:
         return own, ""
     issued = proof_key.issued
