@@ -51,7 +51,7 @@ class Core:
         Args:
             connection: A transaction, in which the database server is asked.
         """
-        return ledger_now(self.database, connection, self.shared_clock)
+        return float(ledger_now(self.database, connection, self.shared_clock))
 
     def record(
         self,
