@@ -1,4 +1,11 @@
-"""Read questions and answers, and set the state of a question, which is under its tag."""
+"""Read questions and answers, and set the state of a question. Forging a row needs the key.
+
+There are three tables. Each question and each answer has a tag (HMAC-SHA256 with a key derived
+from ``FIELD_ENCRYPTION_KEY``). The tag of a question includes its state. A use is also recorded in
+a table whose rows are never changed. So write access to the database without the key isn't enough
+to make an approval. Nor is it enough to restore a used, denied or expired one, unless a copy of
+the previous rows was kept.
+"""
 
 from __future__ import annotations
 
