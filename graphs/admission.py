@@ -9,7 +9,7 @@ from typing import Final, TypeAlias, TypedDict
 from pipelit_agents import Agent
 from pipelit_agents._threads import aside
 from pipelit_agents.errors import AccountError, ProofRejected, RequestRefused, UserNotFound
-from pipelit_agents.identity.agent import home_of
+from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.binding import PERIOD, Challenge
 
 from .envelope import SpawnRequest

@@ -29,7 +29,7 @@ from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._threads import aside
 from pipelit_agents.credentials.scope import opened_scope
 from pipelit_agents.errors import CredentialError, PayloadError
-from pipelit_agents.identity.agent import home_of
+from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.payload import decode
 from pipelit_agents.protocol.usernames import require_username
 
@@ -195,7 +195,7 @@ class RemoteChild:
             headers = {name: value.get_secret_value() for name, value in self._headers.items()}
             if self.credential is not None:
                 opened, _ = await aside(
-                    lambda: home_of(lead).credentials.open_in(scope, self.credential, agent=lead)
+                    home_of(lead).credentials.open_in, scope, self.credential, agent=lead
                 )
                 if len(opened) != 1:
                     one = f"{self.credential}:{next(iter(opened), 'field')}"

@@ -27,7 +27,7 @@ from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.key_match import newest_value
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.identity import acting
-from pipelit_agents.identity.agent import Agent, Identity, home_of
+from pipelit_agents.identity.agent import Agent, Identity
 from pipelit_agents.ledger.opening import (
     LedgerContext,
     LedgerFactory,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pipelit_agents.checkpoints.serializer import SealedSerializer
     from pipelit_agents.operations.deployment_checks import Check
 
-__all__ = ["Pipelit"]
+__all__ = ["Pipelit", "home_of"]
 
 # Connections.
 _MAX_POOL_SIZE: Final = 10_000
@@ -475,6 +475,18 @@ class Pipelit:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Pipelit can't be pickled: create it where it is used")
+
+
+def home_of(agent: Agent) -> Pipelit:
+    """Return the ``Pipelit`` that made a handle, for this package's own graphs and tools.
+
+    A handle has no public attribute for it, so that access to one agent isn't access to all
+    accounts.
+    """
+    home = agent._home
+    if not isinstance(home, Pipelit):
+        raise TypeError("an Agent must be made by a Pipelit: pipelit.agent(username)")
+    return home
 
 
 def _keyring_maker(

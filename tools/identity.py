@@ -34,7 +34,7 @@ from pipelit_agents.errors import (
     RateLimited,
     UserNotFound,
 )
-from pipelit_agents.identity.agent import home_of
+from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.binding import PERIOD
 from pipelit_agents.protocol.usernames import require_username
 
@@ -149,8 +149,7 @@ class AgentTool(BaseTool):
     @property
     def pipelit(self) -> Pipelit:
         """The Pipelit with the agent's account."""
-        found: Pipelit = home_of(self.agent)
-        return found
+        return home_of(self.agent)
 
     def _with_advice(self, work: Callable[[], T], message: str | None = None) -> T:
         try:

@@ -13,7 +13,7 @@ from langgraph.runtime import get_runtime
 from pipelit_agents import Agent, Verification
 from pipelit_agents._threads import aside
 from pipelit_agents.errors import AccountError, PayloadError, ProofRejected
-from pipelit_agents.identity.agent import home_of
+from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof, derive_challenge
 
 from ..child import ANYONE, DEPTH, UNLIMITED, VerifiedChild

@@ -11,7 +11,7 @@ from langgraph.pregel.remote import RemoteGraph
 
 from pipelit_agents import Agent
 from pipelit_agents._bounds import LONGEST_WAIT, require_count, require_seconds
-from pipelit_agents.identity.agent import home_of
+from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.usernames import require_username
 
 from ..child import VerifiedChild

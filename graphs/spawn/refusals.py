@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pipelit_agents import Agent
 from pipelit_agents._threads import Stuck
 from pipelit_agents.errors import PayloadError, RequestRefused, UserNotFound, VerificationError
-from pipelit_agents.identity.agent import home_of
+from pipelit_agents.pipelit import home_of
 
 from ..remote import ServerUnauthorized, UnexpectedStatus, Unreachable
 from .isolation import ChildTimeout, UnanswerableInterrupt, UndisplayableInterrupt

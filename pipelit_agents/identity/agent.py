@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from pipelit_agents._bounds import require_seconds
 from pipelit_agents._core import Core
@@ -32,7 +32,7 @@ from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof
 from pipelit_agents.protocol.peering_uri import PeerRelation
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
-__all__ = ["Agent", "Identity", "home_of"]
+__all__ = ["Agent", "Identity"]
 
 # Unix seconds, the year 5138. A larger number may be milliseconds, so `step_at` checks it.
 _PLAUSIBLE_SECONDS: Final = 1e11
@@ -562,12 +562,3 @@ class Agent:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Agent can't be pickled: any code that has it can act as the agent")
-
-
-def home_of(agent: Agent) -> Any:
-    """Return the ``Pipelit`` that made a handle, for this package's own graphs and tools.
-
-    A handle has no public attribute for it, so that access to one agent isn't access to all
-    accounts.
-    """
-    return agent._home

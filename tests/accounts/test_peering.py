@@ -30,8 +30,8 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
-from pipelit_agents.identity.agent import home_of
 from pipelit_agents.otp import totp
+from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.peering_uri import PeerRelation
 
 # Where attempts are counted makes no difference here.

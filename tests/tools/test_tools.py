@@ -17,7 +17,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from pipelit_agents import Agent, Keyring, Pipelit
 from pipelit_agents.errors import InvalidUsername, LedgerUnavailable
-from pipelit_agents.identity.agent import home_of
+from pipelit_agents.pipelit import home_of
 from pipelit_agents.tools import CreateAgentUser, GetTotpCode, IdentityToolkit, VerifyPeer
 
 CLOCK = Clock()
@@ -472,7 +472,7 @@ def test_the_key_reaches_neither_model_nor_checkpoint(pipelit: Pipelit, writer: 
 
 def test_broken_storage_is_for_the_developer(writer: Agent, editor: Agent, tmp_path: Path) -> None:
     """A database that can't count attempts ends the run; it isn't a text for the model."""
-    pipelit: Pipelit = home_of(editor)
+    pipelit = home_of(editor)
     with pipelit._database.writing() as connection:
         connection.exec_driver_sql("DROP TABLE pipelit_ledger")
     with pytest.raises(LedgerUnavailable):

@@ -25,7 +25,7 @@ from pipelit_agents.graphs import (
     verified_child,
 )
 from pipelit_agents.graphs.codec import state_to_bytes
-from pipelit_agents.identity.agent import home_of
+from pipelit_agents.pipelit import home_of
 from pipelit_agents.tools import SpawnAndAwait
 
 BACKENDS = False
