@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import certify, server_context
 from conftest import Clock
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from keeper import Keeper
 from redis_server import Gate, RedisServer, free_port, until
 
@@ -252,51 +248,23 @@ def test_a_cluster(accounts: dict[str, Any], clock: Clock, server: RedisServer) 
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
-    """A certificate for ``localhost``, signed by itself, and what serves with it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path, private = tmp_path / "cert.pem", tmp_path / "key.pem"
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serving.load_cert_chain(path, private)
-    return path, serving
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for ``localhost`` that nobody else signed."""
+    return certify(tmp_path)
 
 
 @pytest.fixture
-def secured(server: RedisServer, certificate: tuple[Path, ssl.SSLContext]) -> Iterator[Gate]:
+def secured(server: RedisServer, certificate: Path) -> Iterator[Gate]:
     """A server behind TLS."""
     server.start()
-    gate = Gate(server.socket, certificate[1])
+    gate = Gate(server.socket, server_context(certificate))
     yield gate
     gate.close()
 
 
-def test_tls(
-    accounts: dict[str, Any], clock: Clock, secured: Gate, certificate: tuple[Path, ssl.SSLContext]
-) -> None:
+def test_tls(accounts: dict[str, Any], clock: Clock, secured: Gate, certificate: Path) -> None:
     """``rediss://`` with a certificate that is trusted and of the host's name."""
-    works(accounts, clock, f"rediss://localhost:{secured.port}?ssl_ca_certs={certificate[0]}")
+    works(accounts, clock, f"rediss://localhost:{secured.port}?ssl_ca_certs={certificate}")
 
 
 @pytest.mark.parametrize(
@@ -307,11 +275,11 @@ def test_tls(
 def test_tls_that_can_not_be_trusted_is_refused(
     accounts: dict[str, Any],
     secured: Gate,
-    certificate: tuple[Path, ssl.SSLContext],
+    certificate: Path,
     scheme: str,
     host: str,
     trusts: bool,
 ) -> None:
-    """A certificate nobody vouches for, of another host, or no TLS at all: nothing is accepted."""
-    query = f"?ssl_ca_certs={certificate[0]}" if trusts and scheme == "rediss" else ""
+    """Refuse an unknown certificate, one for another host, and no TLS: nothing is accepted."""
+    query = f"?ssl_ca_certs={certificate}" if trusts and scheme == "rediss" else ""
     is_refused(accounts, f"{scheme}://{host}:{secured.port}{query}")
