@@ -10,7 +10,8 @@ from __future__ import annotations
 import gc
 import inspect
 import sqlite3
-from collections.abc import Generator, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,13 @@ from pipelit_agents import Agent, Keyring, Pipelit
 
 pytest_plugins = ["keeper", "postgres", "redis_server"]
 BACKENDS = ("sqlite", "postgres", "redis")
+# The agents that have a fixture: what each is for.
+AGENTS = {
+    "writer": "writes",
+    "editor": "edits",
+    "lead": "leads",
+    "researcher": "looks things up",
+}
 # The name of a database whose copies get one each.
 TO_BE_NAMED = "0123456789abcdef" * 2
 
@@ -46,8 +54,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", marked.args if marked else listed, indirect=True)
 
 
-# Who takes one of these has a server.
+# A test that uses one of these fixtures needs a server.
 SERVERS = {"own_postgres", "own_redis", "postgres_server", "postgres_url", "redis_server"}
+# The audit events of a new process; `fresh` forks its processes from one that runs already.
+STARTS = {"fresh.start", "os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen"}
+# The test that is running, if it isn't marked `process`.
+_unmarked: str | None = None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,6 +72,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("process")
     # The longest first, so that no process of a run waits for another at its end.
     items.sort(key=lambda item: "processes" not in item.path.parts)
+
+
+def pytest_configure() -> None:
+    """Watch for processes that tests start."""
+    sys.addaudithook(_require_marker)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Remember whether the test may start processes."""
+    global _unmarked
+    _unmarked = None if item.get_closest_marker("process") else item.nodeid
+    try:
+        return (yield)
+    finally:
+        _unmarked = None
+
+
+def _require_marker(event: str, arguments: tuple[Any, ...]) -> None:
+    # Other programs, such as the git of a deployment check, start at once.
+    another = event == "subprocess.Popen" and arguments[0] != sys.executable
+    if _unmarked and event in STARTS and not another:
+        raise AssertionError(f"{_unmarked} starts a process, so mark it: @pytest.mark.process")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -136,10 +171,16 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def key() -> str:
-    """A fresh FIELD_ENCRYPTION_KEY."""
+@pytest.fixture(scope="session")
+def shared_key() -> str:
+    """The FIELD_ENCRYPTION_KEY of all tests in this process, with which agents are stored once."""
     return Keyring.generate_key()
+
+
+@pytest.fixture
+def key(shared_key: str) -> str:
+    """The test's FIELD_ENCRYPTION_KEY."""
+    return shared_key
 
 
 @pytest.fixture
@@ -168,12 +209,22 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def peopled_file(migrated_file: Path) -> Path:
-    """The same with alice in it: making her takes as long as the rest of `pipelit` does."""
-    file = migrated_file.with_name("peopled.db")
-    copyfile(migrated_file, file)
-    add_alice(f"sqlite:///{file}")
-    return file
+def peopled_file(migrated_file: Path, shared_key: str) -> Callable[[tuple[str, ...]], Path]:
+    """Return files with alice and agents of hers; making them takes longer than most tests."""
+
+    @cache
+    def having(roles: tuple[str, ...]) -> Path:
+        file = migrated_file.with_name(f"{'-'.join(['alice', *roles])}.db")
+        copyfile(having(roles[:-1]) if roles else migrated_file, file)
+        url = f"sqlite:///{file}"
+        if not roles:
+            add_alice(url)
+        else:
+            with Pipelit(database_url=url, encryption_keys=[shared_key], clock=Clock()) as made:
+                add_agent(made, roles[-1])
+        return file
+
+    return having
 
 
 def add_alice(url: str) -> None:
@@ -183,21 +234,38 @@ def add_alice(url: str) -> None:
         made.users.create("alice")
 
 
+def add_agent(pipelit: Pipelit, role: str) -> None:
+    """Create one of the agents that have a fixture."""
+    pipelit.users.create_agent(f"agent_{role}", owner="alice", purpose=AGENTS[role])
+
+
 @pytest.fixture
 def peopled() -> None:
-    """Asked for by the fixture that stands on a copy with alice in it."""
+    """Requested by the fixture that needs a copy with alice in it."""
 
 
 @pytest.fixture
-def database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+def copied(backend: str, request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The agents that are in the test's database from the beginning, in the order of creation."""
+    if backend not in ("sqlite", "redis") or "peopled" not in request.fixturenames:
+        return ()
+    return tuple(name for name in request.fixturenames if name in AGENTS)
+
+
+@pytest.fixture
+def database_url(
+    backend: str, copied: tuple[str, ...], tmp_path: Path, request: pytest.FixtureRequest
+) -> str:
     """A database that is empty, or a file that isn't there yet; with `pipelit`, our tables."""
     if backend in ("postgres", "both"):
         return str(request.getfixturevalue("postgres_url"))
     file = tmp_path / "pipelit" / "agents.db"
     if "pipelit" in request.fixturenames:
         file.parent.mkdir(mode=0o700)
-        which = "peopled_file" if "peopled" in request.fixturenames else "migrated_file"
-        content = request.getfixturevalue(which).read_bytes()
+        if "peopled" in request.fixturenames:
+            content = request.getfixturevalue("peopled_file")(copied).read_bytes()
+        else:
+            content = request.getfixturevalue("migrated_file").read_bytes()
         # Another database, also to a Redis that all use; SQLite would take as long as the copy.
         file.write_bytes(content.replace(TO_BE_NAMED.encode(), uuid4().hex.encode()))
         file.chmod(0o600)
@@ -226,28 +294,36 @@ def pipelit(peopled: None, settings: dict[str, Any], clock: Clock) -> Iterator[P
 
 
 @pytest.fixture
-def writer(pipelit: Pipelit) -> Agent:
+def agent_of(pipelit: Pipelit, copied: tuple[str, ...]) -> Callable[[str], Agent]:
+    """Return the handle of an agent that has a fixture, and create it if no copy has it."""
+
+    def get(role: str) -> Agent:
+        if role not in copied:
+            add_agent(pipelit, role)
+        return pipelit.agent(f"agent_{role}")
+
+    return get
+
+
+@pytest.fixture
+def writer(agent_of: Callable[[str], Agent]) -> Agent:
     """An agent of alice's."""
-    pipelit.users.create_agent("agent_writer", owner="alice", purpose="writes")
-    return pipelit.agent("agent_writer")
+    return agent_of("writer")
 
 
 @pytest.fixture
-def editor(pipelit: Pipelit) -> Agent:
+def editor(agent_of: Callable[[str], Agent]) -> Agent:
     """Another agent of alice's."""
-    pipelit.users.create_agent("agent_editor", owner="alice", purpose="edits")
-    return pipelit.agent("agent_editor")
+    return agent_of("editor")
 
 
 @pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
+def lead(agent_of: Callable[[str], Agent]) -> Agent:
     """The parent's agent."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
+    return agent_of("lead")
 
 
 @pytest.fixture
-def researcher(pipelit: Pipelit) -> Agent:
+def researcher(agent_of: Callable[[str], Agent]) -> Agent:
     """The child's agent."""
-    pipelit.users.create_agent("agent_researcher", owner="alice", purpose="looks things up")
-    return pipelit.agent("agent_researcher")
+    return agent_of("researcher")

@@ -103,6 +103,7 @@ with Pipelit(database_url=sys.argv[1], encryption_keys=[Keyring.generate_key()])
 """
 
 
+@pytest.mark.process
 @pytest.mark.backends("sqlite")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
 def test_a_forked_child_has_threads_of_its_own(tmp_path: Path) -> None:

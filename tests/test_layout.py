@@ -60,6 +60,7 @@ def test_all_is_sorted_and_true(module: str) -> None:
         assert hasattr(loaded, name), name
 
 
+@pytest.mark.process
 def test_importing_the_package_loads_no_engine() -> None:
     """`import pipelit_agents` loads neither LangGraph nor a driver nor Alembic."""
     code = (

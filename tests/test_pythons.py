@@ -50,6 +50,7 @@ def test_one_on_the_path_is_found(tmp_path: Path) -> None:
         assert why in found
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", ["shims", "root", "home"])
 def test_pyenvs_versions_are_found(tmp_path: Path, how: str) -> None:
     """Beside the shims on the path, in PYENV_ROOT and at home; a shim alone starts nothing."""
@@ -89,6 +90,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "venv"),
     [
@@ -101,6 +103,7 @@ def test_make_gives_each_python_an_environment(words: list[str], venv: str) -> N
     assert f"\n{venv}/bin/ruff check" in f"\n{make(*words).stdout}"
 
 
+@pytest.mark.process
 def test_make_says_that_a_python_does_not_start() -> None:
     """Before it has made anything."""
     done = make("PYTHON=python3.77")

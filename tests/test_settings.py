@@ -296,6 +296,7 @@ def test_the_owner_stays() -> None:
     assert (found.st_uid, found.st_gid) == (65534, 65534)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to mount and to give away"
 )
@@ -344,6 +345,7 @@ def test_a_file_of_the_environment_is_where_the_key_goes(
     assert Path(".env").read_text() == f"FIELD_ENCRYPTION_KEY={KEY}\n"
 
 
+@pytest.mark.process
 def test_a_killed_process_loses_no_key(tmp_path: Path) -> None:
     """Killed while it replaces the file, the old content is there, and the new one beside it."""
     Path(".env").write_text(f"FIELD_ENCRYPTION_KEY={KEY}\n")

@@ -54,13 +54,6 @@ def other(tmp_path: Path, clock: Clock) -> Iterator[Pipelit]:
 
 
 @pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """Alice's agent, in the domain ``here``."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="asks")
-    return pipelit.agent("agent_lead")
-
-
-@pytest.fixture
 def child(pipelit: Pipelit, lead: Agent, other: Pipelit) -> Agent:
     """The agent of the other domain; it and agent_lead are each other's peers."""
     peer(pipelit, "agent_lead", "here", other, "there")

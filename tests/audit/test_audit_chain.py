@@ -161,6 +161,7 @@ def test_entries_that_come_while_it_is_sealed_are_sealed_once(pipelit: Pipelit) 
     assert (report.sealed, report.unsealed, report.problems) == (taken + 100, 0, ())
 
 
+@pytest.mark.process
 @pytest.mark.backends("sqlite", "postgres")
 def test_a_killed_sealer_leaves_a_whole_trail(pipelit: Pipelit, settings: dict[str, Any]) -> None:
     """`kill -9` between seals: what was sealed is, the rest is sealed the next time."""

@@ -455,6 +455,7 @@ def test_what_was_counted_is_written_after_a_minute(
     assert refused(pipelit) == [("", "unknown key: and 1 more")]
 
 
+@pytest.mark.process
 @pytest.mark.backends("sqlite")
 @pytest.mark.parametrize("end", ["", "os._exit(0)", "os.fork() and os.wait()"])
 def test_a_process_that_ends_writes_what_it_counted(

@@ -466,6 +466,7 @@ with SqliteSaver.from_conn_string(path) as inner:
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", ["saver", "serializer"])
 def test_strict_msgpack_stays_strict_and_sealed(tmp_path: Path, key: str, how: str) -> None:
     """Under LANGGRAPH_STRICT_MSGPACK the state's own types come back, others don't, all sealed."""

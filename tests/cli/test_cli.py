@@ -611,6 +611,7 @@ def test_unlock_and_rotate_say_what_they_did(ready: Run) -> None:
     assert uri.startswith("otpauth://totp/")
 
 
+@pytest.mark.process
 def test_help_and_version_are_quick_to_load(folder: Path) -> None:
     """Neither loads LangGraph, LangChain or Alembic."""
     code = (

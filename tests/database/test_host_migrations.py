@@ -89,6 +89,7 @@ def application(tmp_path: Path, pipelit: Pipelit, settings: dict[str, Any]) -> P
     return folder
 
 
+@pytest.mark.process
 @pytest.mark.backends("sqlite", "postgres")
 def test_autogenerate_plans_nothing_of_ours_and_its_migration_runs(
     application: Path, pipelit: Pipelit, settings: dict[str, Any]
@@ -111,6 +112,7 @@ def test_autogenerate_plans_nothing_of_ours_and_its_migration_runs(
     assert left == before | {"alembic_version"}
 
 
+@pytest.mark.process
 def test_without_the_filter_our_tables_would_be_dropped(application: Path) -> None:
     """So the test above would find it."""
     env = application / "migrations" / "env.py"

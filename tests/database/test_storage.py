@@ -71,6 +71,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.process
 def test_importing_opens_no_driver_and_no_graph() -> None:
     """``import pipelit_agents`` imports neither LangGraph nor a database driver nor alembic."""
     program = """
@@ -82,6 +83,7 @@ print(sorted(unwanted & set(sys.modules)))
     assert run(program) == "[]\n"
 
 
+@pytest.mark.process
 def test_from_env_with_nothing_set_opens_nothing(tmp_path: Path) -> None:
     """At import time of a graph module there may be no key, no database and no folder yet."""
     program = """
@@ -116,6 +118,7 @@ def test_from_env_reads_dot_env_and_the_environment(
     assert (tmp_path / "other.db").exists()
 
 
+@pytest.mark.process
 def test_the_files_are_the_owners_alone(tmp_path: Path) -> None:
     """The folder is 0700, and the file, its -wal and its -shm 0600, also under umask 0."""
     program = """
@@ -221,6 +224,7 @@ def test_a_mistyped_address_makes_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_a_schema_can_be_made_by_two_processes_at_once(tmp_path: Path, clock: Clock) -> None:
     """Of processes that migrate a fresh file at once all succeed, and the tables are whole."""
     program = """
@@ -628,6 +632,7 @@ def test_it_may_be_closed_under_its_users(pipelit: Pipelit, editor: Agent, write
     assert len(pipelit.audit.list(limit=10_000)) - before == len(seen) == 240
 
 
+@pytest.mark.process
 def test_a_forked_child_opens_connections_of_its_own(tmp_path: Path) -> None:
     """After a fork the child uses none of the parent's connections, and both go on."""
     program = """

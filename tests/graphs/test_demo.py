@@ -60,6 +60,7 @@ def test_a_model_needs_its_provider(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         run(model="gpt")
 
 
+@pytest.mark.process
 def test_the_command_runs_it_without_a_terminal() -> None:
     """`pipelit-agents demo` ends well and shows progress, refusals and the verdict."""
     command = [*fresh.command(), "demo"]

@@ -112,6 +112,7 @@ def test_it_is_read_once() -> None:
     assert found[0].check_hostname
 
 
+@pytest.mark.process
 def test_a_forked_process_reads_its_own() -> None:
     """A child forked while another thread reads them doesn't wait for that thread for ever."""
     before = _TRUST.context()

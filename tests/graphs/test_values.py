@@ -185,6 +185,7 @@ def test_a_value_arrives_as_itself(value: Any) -> None:
         )
 
 
+@pytest.mark.process
 def test_a_set_has_the_same_bytes_in_each_process() -> None:
     """Python's own order of text differs from process to process; what is asked is digested."""
     value = [{*map(str, range(40)), (1, frozenset("abcdefghijklmnopqrstuvwxyz"))}]

@@ -195,6 +195,7 @@ def test_each_loop_is_served(server: Server) -> None:
         ]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doesn't fork")
 def test_a_forked_child_waits_for_nobody_of_its_parent(server: Server) -> None:
     """A fork in the middle of a batch leaves no lock held in the child."""

@@ -397,6 +397,7 @@ def in_a_child(work: Callable[[], str]) -> str:
     return found
 
 
+@pytest.mark.process
 @FORKS
 def test_a_challenge_from_before_a_fork_is_its_makers(
     pipelit: Pipelit, writer: Agent, editor: Agent
@@ -423,6 +424,7 @@ def test_a_challenge_from_before_a_fork_is_its_makers(
     ]
 
 
+@pytest.mark.process
 @FORKS
 def test_a_child_uses_what_it_made_itself(writer: Agent, editor: Agent) -> None:
     """Also in a thread, and while a thread of the parent's is using one of its own."""
@@ -449,6 +451,7 @@ def test_a_child_uses_what_it_made_itself(writer: Agent, editor: Agent) -> None:
     assert check() == in_a_child(check) == "accepted refused refused refused"
 
 
+@pytest.mark.process
 @FORKS
 @SQLITE
 def test_no_other_process_is_taken_for_the_maker(editor: Agent, clock: Clock) -> None:

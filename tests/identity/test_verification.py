@@ -200,6 +200,7 @@ while not said.empty():
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_two_processes_with_one_code_one_wins(
     database_url: str,

@@ -59,6 +59,7 @@ def test_memory_is_bounded() -> None:
     assert len(questions._askers["a", "x"].refused) == MOST_REFUSED
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child_has_a_lock_of_its_own() -> None:
     """A child that was forked while a thread held the lock goes on."""

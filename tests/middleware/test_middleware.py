@@ -427,6 +427,7 @@ def test_faulty_set_ups_say_what_to_mend(stored: Pipelit, chat: ChatServer) -> N
         assert "found" in agent.invoke(asked("use search"))["messages"][-1].text
 
 
+@pytest.mark.process
 def test_the_core_does_without_langchain() -> None:
     """``import pipelit_agents`` doesn't import LangChain's agents."""
     code = "import pipelit_agents, sys; print('langchain' in sys.modules)"

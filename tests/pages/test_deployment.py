@@ -65,6 +65,7 @@ def test_its_commands_set_up_a_deployment(
         assert pipelit.agent("agent_b").verify_peer("agent_a", code).peer == "agent_a"
 
 
+@pytest.mark.process
 def test_init_says_when_redis_is_not_there(tmp_path: Path, key: str) -> None:
     """A ledger that can't be reached is found out when it is set up, by its setting."""
     done = subprocess.run(

@@ -28,6 +28,7 @@ def test_each_recipe_has_one_block_and_a_test() -> None:
     assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 9
 
 
+@pytest.mark.process
 def test_a_workflow_delegates_and_goes_on(prepared: Path) -> None:
     """What was proven comes out in task order, and how far it is was told."""
     said = run(RECIPES["A workflow that delegates and goes on"], prepared).splitlines()
@@ -39,17 +40,20 @@ def test_a_workflow_delegates_and_goes_on(prepared: Path) -> None:
     ]
 
 
+@pytest.mark.process
 def test_a_node_that_spawns_is_run_again(prepared: Path) -> None:
     """The call that isn't made again lends its answer to nobody."""
     said = run(RECIPES["A node that spawns and is run again"], prepared).splitlines()
     assert said == ["pay 90", "['list: done', 'pay 90: yes']"]
 
 
+@pytest.mark.process
 def test_a_prebuilt_agent_is_a_child(prepared: Path) -> None:
     """The messages of a prebuilt agent come out of the spawn."""
     assert run(RECIPES["A prebuilt agent as a child"], prepared) == "Otters sleep in holts.\n"
 
 
+@pytest.mark.process
 def test_a_tool_with_a_key(prepared: Path) -> None:
     """The model's schema has no key, and the opening is in the audit."""
     said = run(RECIPES["A tool with a key that no model sees"], prepared).splitlines()
@@ -60,12 +64,14 @@ def test_a_tool_with_a_key(prepared: Path) -> None:
     ]
 
 
+@pytest.mark.process
 def test_context_beside_a_secret(prepared: Path) -> None:
     """The runtime's context and the secret arrive in one node."""
     code = RECIPES["Runtime context beside a secret"]
     assert run(code, prepared) == "in Romansh, with ****9894\n"
 
 
+@pytest.mark.process
 def test_encrypted_checkpoints_and_masked_logs(prepared: Path) -> None:
     """The file holds no state in clear, and the log no key."""
     code = RECIPES["Encrypted checkpoints, masked logs"]
@@ -77,6 +83,7 @@ def test_encrypted_checkpoints_and_masked_logs(prepared: Path) -> None:
     ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("approves", [True, False])
 def test_a_person_approves(tmp_path: Path, approves: bool) -> None:
     """A wrong code asks again; Alice's pays, and nothing in its place denies."""
@@ -97,6 +104,7 @@ def test_a_person_approves(tmp_path: Path, approves: bool) -> None:
     assert said.splitlines()[-1].endswith("paid 70" if approves else "nothing")
 
 
+@pytest.mark.process
 def test_a_bearer_key_in_front_of_a_service(prepared: Path) -> None:
     """A good key is let in, and whatever else is refused in the same words."""
     asking = """
@@ -119,6 +127,7 @@ print(refusals)
     ]
 
 
+@pytest.mark.process
 def test_a_clock_that_the_test_turns(tmp_path: Path) -> None:
     """The recipe for tests needs no settings at all."""
     assert run(RECIPES["Tests of your own graphs"], tmp_path) == "too late\n"

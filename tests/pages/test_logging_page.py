@@ -462,6 +462,7 @@ class State(dict[str, Any]):
     """What the graph of the Sentry test passes on."""
 
 
+@pytest.mark.process
 def test_the_recipe_for_sentry(tmp_path: Path) -> None:
     """Exceptions with variables, breadcrumbs, messages and transactions reach Sentry masked.
 

@@ -63,6 +63,7 @@ def shell(script: str, folder: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
     """All blocks after each other, in a folder that was set up; the old key goes at the end."""
     ready("credentials", "put", "x", "--kind", "llm", "--created-by", "alice", stdin="s3cret-12345")
@@ -84,6 +85,7 @@ def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
     assert sorted(path.name for path in folder.glob(".env*")) == [".env"]
 
 
+@pytest.mark.process
 def test_the_pages_code_runs(ready: Run, folder: Path) -> None:
     """The node of the page is made as it says, and what acts refuses without an approval."""
     _, node, acting = [code for language, code in BLOCKS if language == "python"]
@@ -95,6 +97,7 @@ def test_the_pages_code_runs(ready: Run, folder: Path) -> None:
     assert "none of the approvers has approved this" in said
 
 
+@pytest.mark.process
 def test_the_pages_keys_from_a_manager(ready: Run, folder: Path) -> None:
     """The example runs as it is, with a stand-in for the manager's client."""
     example, *_ = [code for language, code in BLOCKS if language == "python"]
@@ -348,6 +351,7 @@ def test_what_a_name_holds_drives_no_terminal(ready: Run) -> None:
     assert "\x1b" not in said
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("planted", [None, 2**63 - 1, 2**62], ids=str)
 def test_following_shows_what_comes(ready: Run, folder: Path, planted: int | None) -> None:
     """A line for each entry as it is written, whatever number somebody has put at the end."""

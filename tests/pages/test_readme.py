@@ -45,6 +45,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return set_up(tmp_path_factory.mktemp("readme"))
 
 
+@pytest.mark.process
 def test_the_first_block_shows_a_refusal(tmp_path: Path) -> None:
     """The first code runs as it stands, in an empty folder, and two checks are refused."""
     said = run(PYTHON[0], tmp_path).splitlines()
@@ -52,21 +53,25 @@ def test_the_first_block_shows_a_refusal(tmp_path: Path) -> None:
     assert [line.split(" gets: ")[0] for line in said[1:]] == ["agent_editor", "agent_stranger"]
 
 
+@pytest.mark.process
 def test_the_spawn_block_ends_verified(prepared: Path) -> None:
     """The spawn of the README gives a verified answer."""
     assert run(PYTHON[1], prepared) == "verified WHY?\n"
 
 
+@pytest.mark.process
 def test_the_credential_block_masks_and_injects(prepared: Path) -> None:
     """The credential of the README is shown masked, and opened inside the node."""
     assert run(PYTHON[2], prepared).splitlines() == ["…ijkl", "a key of 15 characters"]
 
 
+@pytest.mark.process
 def test_the_agent_block_makes_an_agent(prepared: Path) -> None:
     """The README's `create_agent` takes the model without a key, and opens nothing yet."""
     assert run(PYTHON[3], prepared).strip() == "['__end__', '__start__', 'model', 'tools']"
 
 
+@pytest.mark.process
 def test_the_tools_block_names_the_tools(prepared: Path) -> None:
     """The toolkit of the README has the three tools under their names."""
     names = "['get_totp_code', 'verify_peer', 'create_agent_user']"

@@ -91,6 +91,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Typed, 
         yield typed, typed.run(*fresh.command(typed.text(SCRIPT)), ALICE_KEY=key)
 
 
+@pytest.mark.process
 def test_the_page_ends_with_a_verified_answer(answered: tuple[Typed, str]) -> None:
     """Who types all of it sees what the page says that it prints."""
     promised = re.search(r"It prints `(.*)`", PAGE)
@@ -98,6 +99,7 @@ def test_the_page_ends_with_a_verified_answer(answered: tuple[Typed, str]) -> No
     assert answered[1].strip() == promised[1]
 
 
+@pytest.mark.process
 def test_both_domains_wrote_down_what_was_proven(answered: tuple[Typed, str]) -> None:
     """Research has verified the lead's request, and acme the reader's answer."""
     show = (
@@ -110,6 +112,7 @@ def test_both_domains_wrote_down_what_was_proven(answered: tuple[Typed, str]) ->
         assert action in said
 
 
+@pytest.mark.process
 def test_what_a_studio_asks_for_is_there(answered: tuple[Typed, str]) -> None:
     """The served lead is drawn with its children's names, and has schemas to fill in."""
     typed, _ = answered

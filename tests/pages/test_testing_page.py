@@ -56,6 +56,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.process
 def test_each_block_of_the_page_runs(tmp_path: Path) -> None:
     """Written into the files that they name, they pass, with all tests of the suite."""
     assert len(BLOCKS) == PAGE.count("```python") == 5
@@ -66,6 +67,7 @@ def test_each_block_of_the_page_runs(tmp_path: Path) -> None:
     assert int(re.findall(r"(\d+) passed", said)[0]) > 20
 
 
+@pytest.mark.process
 def test_a_leak_fails_a_users_test(tmp_path: Path) -> None:
     """In the state at once, in the log at the end of the test; the message shows no secret."""
     (tmp_path / "conftest.py").write_text(BLOCKS[0][1])
@@ -164,6 +166,7 @@ def test_an_open_secret_is_searched_for_after_it_was_replaced(stored: Pipelit) -
         node()
 
 
+@pytest.mark.process
 def test_the_library_never_imports_its_tests(tmp_path: Path) -> None:
     """Neither pytest nor the package is loaded by what users import."""
     code = (

@@ -138,6 +138,7 @@ def ask(here: Pipelit, child: Child, text: str) -> Any:
     return result
 
 
+@pytest.mark.process
 def test_its_answer_is_verified(world: tuple[Pipelit, Child]) -> None:
     """A child in another language, written by docs/protocol.md, is believed."""
     result = ask(*world, "otters sleep in holts ✓")
@@ -146,6 +147,7 @@ def test_its_answer_is_verified(world: tuple[Pipelit, Child]) -> None:
     assert result["bound"]
 
 
+@pytest.mark.process
 def test_it_works_for_its_lead_and_once(world: tuple[Pipelit, Child]) -> None:
     """A request that comes again, a changed one and another caller's get an error."""
     here, child = world

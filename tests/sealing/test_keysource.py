@@ -452,6 +452,7 @@ def test_a_function_that_needs_its_own_pipelit_is_told(settings: dict[str, Any])
     assert "uses the Pipelit" in str(refused.value.__cause__)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doesn't fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_another_thread_asks(key: str) -> None:

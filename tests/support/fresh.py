@@ -44,12 +44,14 @@ class _Program:
     @property
     def socket(self) -> str:
         """Where commands ask it."""
+        sys.audit("fresh.start")
         self.start()
         assert self.folder
         return f"{self.folder.name}/socket"
 
     def ask(self, **request: Any) -> int:
         """Start a process, or wait for one: its number, or its exit code."""
+        sys.audit("fresh.start")
         self.start()
         assert self.process
         assert self.process.stdin

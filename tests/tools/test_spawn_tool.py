@@ -23,13 +23,6 @@ BACKENDS = False
 
 
 @pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """Who asks."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
-
-
-@pytest.fixture
 def child(pipelit: Pipelit) -> VerifiedChild:
     """An agent that writes in capitals."""
     pipelit.users.create_agent(NAME, owner="alice", purpose="looks things up")

@@ -22,13 +22,6 @@ from pipelit_agents.graphs.spawn import possession
 BACKENDS = ("sqlite",)
 
 
-@pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """Who asks."""
-    pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-    return pipelit.agent("agent_lead")
-
-
 class Hanging(VerifiedChild):
     """A child that shows nothing until it is let go."""
 
@@ -132,6 +125,7 @@ print(node.invoke(tasks("x"))["results"][0]["status"])
 """
 
 
+@pytest.mark.process
 def test_no_loop_and_no_process_waits_for_it(
     lead: Agent, hanging: Hanging, database_url: str, key: str
 ) -> None:

@@ -843,6 +843,7 @@ with SqliteSaver.from_conn_string(sys.argv[4]) as saver:
 """
 
 
+@pytest.mark.process
 def test_a_killed_parent_runs_only_the_missing_child_again(
     lead: Agent, researcher: Agent, database_url: str, key: str, tmp_path: Path
 ) -> None:
@@ -1290,6 +1291,7 @@ def test_a_retried_node_spawns_anew(lead: Agent, researcher: Agent) -> None:
     assert statuses(builder.compile().invoke(tasks("x"))) == ["verified"]
 
 
+@pytest.mark.process
 def test_strict_msgpack_takes_everything_of_ours(
     lead: Agent, researcher: Agent, database_url: str, key: str
 ) -> None:

@@ -843,6 +843,7 @@ with SqliteSaver.from_conn_string(saver_at) as saver:
 """
 
 
+@pytest.mark.process
 def test_another_plan_after_a_kill(team: Team, database_url: str, key: str, tmp_path: Path) -> None:
     """After kill -9, in another process: own answers, and what is asked again isn't done again."""
     environment = os.environ | {"FIELD_ENCRYPTION_KEY": key, "PIPELIT_DATABASE_URL": database_url}

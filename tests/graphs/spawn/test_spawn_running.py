@@ -167,6 +167,7 @@ with SqliteSaver.from_conn_string(sys.argv[2]) as saver:
 """
 
 
+@pytest.mark.process
 def test_interrupts_outlive_the_process(
     lead: Agent, researcher: Agent, database_url: str, key: str, tmp_path: Path
 ) -> None:

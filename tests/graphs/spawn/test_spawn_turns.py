@@ -33,11 +33,10 @@ OTHER = "agent_second"
 
 
 @pytest.fixture
-def lead(pipelit: Pipelit) -> Agent:
-    """The parent's agent."""
-    for name in ("agent_lead", NAME, OTHER):
-        pipelit.users.create_agent(name, owner="alice", purpose="works")
-    return pipelit.agent("agent_lead")
+def lead(lead: Agent, researcher: Agent, pipelit: Pipelit) -> Agent:
+    """The parent's agent, with two children's agents beside it."""
+    pipelit.users.create_agent(OTHER, owner="alice", purpose="works")
+    return lead
 
 
 @pytest.fixture
