@@ -56,6 +56,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 # A test that uses one of these fixtures needs a server.
 SERVERS = {"own_postgres", "own_redis", "postgres_server", "postgres_url", "redis_server"}
+# The parameters that name a database or a checkpointer.
+STORES = ("backend", "saver", "asaver", "saver_name", "saver_class", "kept", "akept")
 # The audit events of a new process; `fresh` forks its processes from one that runs already.
 STARTS = {"fresh.start", "os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen"}
 # The test that is running, if it isn't marked `process`.
@@ -65,13 +67,19 @@ _unmarked: str | None = None
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a server or another process: ``-m "not process"`` leaves it out."""
     for item in items:
-        parameters = getattr(item, "callspec", None)
-        backend = parameters.params.get("backend", "sqlite") if parameters else "sqlite"
         needs = SERVERS.intersection(getattr(item, "fixturenames", ()))
-        if needs or backend != "sqlite" or "processes" in item.path.parts:
+        if needs or _has_server(item) or "processes" in item.path.parts:
             item.add_marker("process")
     # The longest first, so that no process of a run waits for another at its end.
     items.sort(key=lambda item: "processes" not in item.path.parts)
+
+
+def _has_server(item: pytest.Item) -> bool:
+    found = getattr(item, "callspec", None)
+    parameters = found.params if found else {}
+    values = [parameters.get(name) for name in STORES]
+    stores = [str(getattr(each, "__name__", each)).lower() for each in values]
+    return any(kind in each for each in stores for kind in ("postgres", "redis", "both"))
 
 
 def pytest_configure() -> None:

@@ -9,12 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from command_line import typed
 from spawning import NAME, graph_of
-from typer.testing import CliRunner
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents._bounds import require_count, require_duration, require_moment, require_seconds
-from pipelit_agents.cli import app
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.graphs import remote_child, spawn_and_await, verified_child
 from pipelit_agents.tools import SpawnAndAwait
@@ -147,7 +146,7 @@ def test_a_command_that_repeats_pauses(
     monkeypatch.setenv("PIPELIT_DATABASE_URL", database_url)
     monkeypatch.setenv("FIELD_ENCRYPTION_KEY", key)
     for every in ("0s", "99999d"):
-        found = CliRunner().invoke(app, ["audit", "seal", "--every", every])
+        found = typed("audit", "seal", "--every", every)
         assert found.exit_code != 0
         assert "--every must be" in found.output
     assert pipelit.audit.head().number == 0

@@ -11,13 +11,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from command_line import typed
 from conftest import Clock
 from pydantic import SecretStr
 from sqlalchemy import text
-from typer.testing import CliRunner
 
 from pipelit_agents import Agent, Keyring, Pipelit
-from pipelit_agents.cli import app
 from pipelit_agents.errors import (
     AuthenticationError,
     CodeRejected,
@@ -567,13 +566,12 @@ def test_the_command_line_issues_and_enrols(
     """One command prints the URI once; the other reads it from standard input, unseen."""
     monkeypatch.setenv("PIPELIT_DATABASE_URL", database_url)
     monkeypatch.setenv("FIELD_ENCRYPTION_KEY", key)
-    run = CliRunner().invoke
-    shown = run(app, ["agents", "peering", "agent_lead", "--domain", "there"])
+    shown = typed("agents", "peering", "agent_lead", "--domain", "there")
     assert shown.exit_code == 0
     uri = next(word for word in shown.output.split() if word.startswith("otpauth://"))
     other.users.enroll_peer(uri, name="agent_lead", domain="here")
     theirs = other.users.issue_peering("agent_child", domain="here").get_secret_value()
-    made = run(app, ["agents", "enroll", "agent_child", "--domain", "there"], input=theirs + "\n")
+    made = typed("agents", "enroll", "agent_child", "--domain", "there", stdin=theirs + "\n")
     assert made.exit_code == 0
     assert secret_of(theirs) not in made.output
     asks(lead, other.agent("agent_child"))

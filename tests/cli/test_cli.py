@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from command_line import root, typed
+from typer.testing import Result
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents._words import is_wordy
-from pipelit_agents.cli import app
 from pipelit_agents.settings import ensure_key
 
 Run = Callable[..., Result]
@@ -35,11 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(folder: Path) -> Run:
-    """Types a command, without a terminal."""
-
-    def typed(*words: str, stdin: str = "") -> Result:
-        return CliRunner().invoke(app, list(words), input=stdin)
-
+    """Type a command, without a terminal."""
     return typed
 
 
@@ -84,7 +79,7 @@ PUT_X = ("credentials", "put", "x", "--kind", "k", "--created-by", "alice")
 ENDING = ("deactivate", "delete", "revoke", "prune", "reset", "forget")
 # The one makes a key of nothing, the other says itself what it couldn't look at.
 ALWAYS_WORK = [("keys", "generate"), ("check",)]
-EVERY = list(commands(typer.main.get_command(app)))
+EVERY = list(commands(root()))
 
 
 @pytest.mark.parametrize(("path", "command"), EVERY, ids=[" ".join(path) for path, _ in EVERY])
@@ -424,7 +419,7 @@ def test_each_field_needs_its_line(ready: Run, stdin: str) -> None:
 def test_bytes_are_not_sealed_as_something_else(folder: Path, ready: Run) -> None:
     """What is no text is refused, and no byte of it is repeated."""
     put = ["credentials", "put", "b", "--kind", "k", "--created-by", "alice"]
-    done = CliRunner().invoke(app, put, input=b"secret\xff\xfe")
+    done = typed(*put, stdin=b"secret\xff\xfe")
     assert done.exit_code == 1
     assert "base64" in done.stderr
     assert "secret" not in done.stderr
@@ -711,7 +706,7 @@ def test_what_was_refused_for_its_form_is_not_repeated(ready: Run) -> None:
         "users create bob --expires-in {}",
         "credentials show {}",
     )
-    for typed in (
+    for name in (
         "KQZW-TRMA-BXUE-NP27",
         "kqzw-trma-bxue-npqr",
         "JBSW Y3DP EHPK 3PXP JBSW YDPE HPKA PXPJ",
@@ -720,9 +715,9 @@ def test_what_was_refused_for_its_form_is_not_repeated(ready: Run) -> None:
         "Correct horse",
     ):
         for command in commands:
-            done = ready(*(each.format(typed) for each in command.split()))
+            done = ready(*(each.format(name) for each in command.split()))
             assert done.exit_code != 0
-            assert typed not in done.output + done.stderr
+            assert name not in done.output + done.stderr
 
 
 def test_the_note_about_a_secret_is_there_whatever_else_is_wrong(ready: Run) -> None:

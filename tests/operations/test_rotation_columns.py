@@ -567,18 +567,13 @@ def test_the_command_counts_and_rotates_an_applications_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: Keyring, newer: str, key: str
 ) -> None:
     """Without --metadata they are found and named; with it they are rotated."""
+    from command_line import typed
     from test_cli import told
-    from typer.testing import CliRunner
-
-    from pipelit_agents.cli import app
 
     monkeypatch.chdir(tmp_path)
     name = f"shop{tmp_path.name}".replace("-", "_")
     (tmp_path / f"{name}.py").write_text(MODELS)
     (tmp_path / ".env").write_text(f"FIELD_ENCRYPTION_KEY={newer},{key}\n")
-
-    def typed(*words: str) -> Any:
-        return CliRunner().invoke(app, words)
 
     typed("init")
     with closing(sqlite3.connect(tmp_path / ".pipelit" / "agents.db")) as file, file:

@@ -20,6 +20,7 @@ import fresh
 import pyotp
 import pytest
 import zxingcpp
+from command_line import root
 from commands_page import PAGE, commands, page
 from paths import ROOT
 from PIL import Image
@@ -28,11 +29,9 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 from test_cli import Run, folder, ready, run, told
 from test_stolen_database import opened
-from typer.main import get_command
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.accounts.second_factor import Mfa
-from pipelit_agents.cli import app
 from pipelit_agents.cli import mfa as mfa_commands
 from pipelit_agents.errors import CodeRejected, MalformedCode, PeerLocked
 
@@ -401,7 +400,7 @@ def test_every_command_is_on_its_page() -> None:
 def test_no_command_is_without_a_section() -> None:
     """A command that is added has a section, and each of its options stands in it."""
     text: Any = PAGE.read_text()
-    for path, command in commands(get_command(app)):
+    for path, command in commands(root()):
         if path and not hasattr(command, "commands"):
             section = text.split(f"## {' '.join(path)}\n")[1].split("\n## ")[0]
             for parameter in command.params:
