@@ -19,6 +19,7 @@ from shutil import copyfile
 from typing import Any
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from blockbuster import BlockBuster
 
@@ -82,9 +83,12 @@ def _has_server(item: pytest.Item) -> bool:
     return any(kind in each for each in stores for kind in ("postgres", "redis", "both"))
 
 
-def pytest_configure() -> None:
-    """Watch for processes that tests start."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch for processes that tests start; try fewer examples in the quick run."""
     sys.addaudithook(_require_marker)
+    hypothesis.settings.register_profile("quick", max_examples=10)
+    if config.getoption("markexpr") == "not process":
+        hypothesis.settings.load_profile("quick")
 
 
 @pytest.hookimpl(wrapper=True)
