@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
-.PHONY: demo test docs notebooks commands bench canary everywhere pytest lint types format wheel \
+.PHONY: demo test docs notebooks commands bench canary everywhere pytest quick lint types format wheel \
 	smoke pythons clean
 
 $(READY): pyproject.toml
@@ -92,6 +92,10 @@ canary: $(READY)
 # Stealing keeps the tests of a module, and so the servers that they share, in one process.
 pytest: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# While you work: no test that starts a process or a server, and few examples of each property.
+quick: $(READY)
+	$(BIN)/python -m pytest -m "not process" -n logical --dist worksteal -q
 
 # Every test that stands on a database, on each kind of it: some minutes more than `make test`.
 everywhere: $(READY)
