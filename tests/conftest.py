@@ -18,6 +18,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 from uuid import uuid4
+from zlib import crc32
 
 import hypothesis
 import pytest
@@ -27,6 +28,8 @@ from pipelit_agents import Agent, Keyring, Pipelit
 
 pytest_plugins = ["keeper", "postgres", "redis_server"]
 BACKENDS = ("sqlite", "postgres", "redis")
+# What the quick run tries of each property, and of each test with many cases and a folder.
+QUICK_EXAMPLES, QUICK_CASES = 10, 4
 # The agents that have a fixture: what each is for.
 AGENTS = {
     "writer": "writes",
@@ -65,7 +68,8 @@ STARTS = {"fresh.start", "os.fork", "os.forkpty", "os.posix_spawn", "subprocess.
 _unmarked: str | None = None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a server or another process: ``-m "not process"`` leaves it out."""
     for item in items:
         needs = SERVERS.intersection(getattr(item, "fixturenames", ()))
@@ -73,6 +77,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("process")
     # The longest first, so that no process of a run waits for another at its end.
     items.sort(key=lambda item: "processes" not in item.path.parts)
+    if _is_quick(config):
+        left_out = _cases_left_out(items)
+        config.hook.pytest_deselected(items=[each for each in items if each in left_out])
+        items[:] = [each for each in items if each not in left_out]
+
+
+def _is_quick(config: pytest.Config) -> bool:
+    return bool(config.getoption("markexpr") == "not process")
+
+
+def _cases_left_out(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Return all cases but a few of each test with many cases that takes more than milliseconds."""
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        marked = item.get_closest_marker("process")
+        if "tmp_path" in getattr(item, "fixturenames", ()) and not marked:
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out: set[pytest.Item] = set()
+    for cases in tests.values():
+        # By a checksum: the same ones each time, and with several values of each parameter.
+        cases.sort(key=lambda item: crc32(item.nodeid.encode()))
+        left_out.update(cases[QUICK_CASES:])
+    return left_out
 
 
 def _has_server(item: pytest.Item) -> bool:
@@ -86,8 +113,8 @@ def _has_server(item: pytest.Item) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Watch for processes that tests start; try fewer examples in the quick run."""
     sys.addaudithook(_require_marker)
-    hypothesis.settings.register_profile("quick", max_examples=10)
-    if config.getoption("markexpr") == "not process":
+    hypothesis.settings.register_profile("quick", max_examples=QUICK_EXAMPLES)
+    if _is_quick(config):
         hypothesis.settings.load_profile("quick")
 
 
