@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import pytest
+from internals import database_of
 
 from pipelit_agents import Agent, Approvals, AuditEntry, Pipelit
 from pipelit_agents.accounts.second_factor import Mfa
@@ -108,4 +109,4 @@ async def test_a_pipelit_closes_at_the_end_of_a_block(settings: dict[str, Any]) 
 
     with pytest.raises(LookupError, match="mine"):
         await work()
-    assert kept[0]._database._opened is None
+    assert database_of(kept[0])._opened is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import database_of
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -28,7 +29,7 @@ def token(pipelit: Pipelit) -> str:
 
 def rows(pipelit: Pipelit) -> list[Any]:
     """The keys as they are stored."""
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         return list(connection.execute(text("SELECT * FROM pipelit_api_keys ORDER BY created_at")))
 
 

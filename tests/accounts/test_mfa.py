@@ -12,6 +12,7 @@ import pytest
 from conftest import Clock
 from hypothesis import given
 from hypothesis import strategies as st
+from internals import database_of
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -170,7 +171,7 @@ def test_a_recovery_code_is_one_persons(pipelit: Pipelit, clock: Clock) -> None:
         codes[name] = [c.get_secret_value() for c in pipelit.mfa.confirm(name, app.at(clock()))]
     with pytest.raises(CodeRejected):
         pipelit.mfa.verify("alice", codes["bob"][0])
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         stored = str(connection.execute(text("SELECT * FROM pipelit_recovery_codes")).all())
     assert not any(code in stored for code in codes["alice"] + codes["bob"])
 
@@ -263,11 +264,11 @@ def test_who_can_have_one(pipelit: Pipelit, editor: Agent, app: pyotp.TOTP, cloc
 def test_a_code_that_cant_be_spent_turns_nothing_on(pipelit: Pipelit, clock: Clock) -> None:
     """Where attempts can't be counted nothing is on, and the enrolment stays pending."""
     fresh = app_of(pipelit.mfa.enroll("alice"))
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("ALTER TABLE pipelit_epoch RENAME TO gone"))
     with pytest.raises(LedgerUnavailable):
         pipelit.mfa.confirm("alice", fresh.at(clock()))
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("ALTER TABLE gone RENAME TO pipelit_epoch"))
     status = pipelit.mfa.status("alice")
     assert (status.on, status.pending, status.recovery_codes) == (False, True, 0)

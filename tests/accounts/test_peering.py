@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from command_line import typed
 from conftest import Clock
+from internals import database_of
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -168,7 +169,7 @@ def test_one_domain_cannot_play_the_agent_to_another(
         elsewhere.users.create_agent("agent_child", owner="mallory", purpose="plays")
         raw = base64.b32decode(secret_of(theirs) + "====")
         sealed = Keyring(key).seal(raw, "user:agent_child:totp")
-        with elsewhere._database.writing() as connection:
+        with database_of(elsewhere).writing() as connection:
             connection.execute(
                 text("UPDATE pipelit_users SET totp_secret = :sealed WHERE kind = 'agent'"),
                 {"sealed": sealed},
@@ -420,7 +421,7 @@ def test_a_peer_enrolled_anew_starts_without_keys(
 
 def relation_of(pipelit: Pipelit) -> str:
     """The id of the only peering that was issued in a database."""
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         return str(connection.scalar(text("SELECT relation FROM pipelit_peerings")))
 
 
@@ -487,7 +488,7 @@ def test_a_ciphertext_opens_at_its_own_peering_only(
 ) -> None:
     """Moved to another peering, or to an account, it is no secret; nor does the table hold one."""
     uri = pipelit.users.issue_peering("agent_lead", domain="elsewhere").get_secret_value()
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         stored = connection.execute(text("SELECT * FROM pipelit_peerings")).all()
         assert secret_of(uri) not in repr(stored)
         moved = text(
@@ -497,7 +498,7 @@ def test_a_ciphertext_opens_at_its_own_peering_only(
         assert connection.execute(moved).rowcount == 1
     with pytest.raises(UnsealError):
         lead.prove(b"c" * 32, b"", verifier="agent_child")
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         moved = text(
             "UPDATE pipelit_users SET totp_secret = (SELECT secret FROM pipelit_peerings "
             "WHERE domain = 'elsewhere') WHERE username = 'agent_child'"
@@ -540,7 +541,7 @@ def test_expired_requests_are_forgotten(pipelit: Pipelit, lead: Agent, clock: Cl
         assert lead.spend_request("agent_child", bytes([number]) * 32, lifetime=60)
     clock.advance(60)
     assert lead.spend_request("agent_child", b"c" * 32)
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pipelit_spent_requests")) == 1
 
 

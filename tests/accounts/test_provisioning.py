@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import database_of
 from langgraph.graph import END, START, StateGraph
 
 from pipelit_agents import Agent, Keyring, Pipelit, ProvisionedAgent, VerificationPolicy
@@ -75,7 +76,7 @@ def trail(pipelit: Pipelit, subject: str) -> list[tuple[str, str, str, str]]:
 
 def rows(pipelit: Pipelit) -> tuple[int, int, int]:
     """How many accounts, API keys and credentials there are."""
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         return tuple(  # type: ignore[return-value]
             connection.exec_driver_sql(f"SELECT COUNT(*) FROM {table}").scalar_one()  # noqa: S608
             for table in ("pipelit_users", "pipelit_api_keys", "pipelit_credentials")
@@ -439,7 +440,7 @@ def test_a_deleted_credential_is_not_made_again(pipelit: Pipelit, writer: Agent)
 @pytest.mark.backends("sqlite")
 def test_all_or_nothing(pipelit: Pipelit, writer: Agent) -> None:
     """Where the key can't be sealed away, there is no account and no API key either."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.exec_driver_sql(
             "CREATE TRIGGER refuse BEFORE INSERT ON pipelit_credentials "
             "BEGIN SELECT RAISE(ABORT, 'full'); END"

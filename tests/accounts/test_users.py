@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import database_of
 from sqlalchemy import text
 
 from pipelit_agents import Agent, Pipelit, User, VerificationPolicy
@@ -309,7 +310,7 @@ def test_accounts_are_listed_by_name_and_by_root_owner(pipelit: Pipelit, writer:
 
 def test_a_failure_leaves_nothing_behind(pipelit: Pipelit) -> None:
     """When the account can't be made whole, there is no account, no key and no entry."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("DROP TABLE pipelit_api_keys"))
     before = pipelit.audit.list()
     with pytest.raises(StorageError):

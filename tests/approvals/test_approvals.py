@@ -15,6 +15,7 @@ from typing import Any, cast
 import pyotp
 import pytest
 from conftest import Clock
+from internals import database_of, identity_of
 from postgres import PostgresServer
 from psycopg import Connection
 from sqlalchemy import Engine, create_engine, text
@@ -426,13 +427,13 @@ def test_an_attempt_is_the_persons_own_where_code_acts_for_her(
 ) -> None:
     """So that strangers who answer as alice are counted apart from alice."""
     seen: list[bool] = []
-    verify = pipelit._identity.codes.verify_person
+    verify = identity_of(pipelit).codes.verify_person
 
     def noted(username: str, code: str, *, own: bool, unfit: str) -> Any:
         seen.append(own)
         return verify(username, code, own=own, unfit=unfit)
 
-    monkeypatch.setattr(pipelit._identity.codes, "verify_person", noted)
+    monkeypatch.setattr(identity_of(pipelit).codes, "verify_person", noted)
     pipelit.approvals.decide(asked(pipelit), "alice", people.code("alice"))
     with pipelit.acting_for("bob"):
         pipelit.approvals.deny(asked(pipelit), "alice", people.code("alice"))
@@ -607,7 +608,7 @@ def test_a_code_of_a_factor_that_ends_meanwhile_approves_nothing(
     pipelit: Pipelit, people: People, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Ended between the check of the code and the answer: it is refused like a wrong code."""
-    verify = pipelit._identity.codes.verify_person
+    verify = identity_of(pipelit).codes.verify_person
 
     def ends_after(username: str, code: str, *, own: bool, unfit: str) -> Any:
         found = verify(username, code, own=own, unfit=unfit)
@@ -620,7 +621,7 @@ def test_a_code_of_a_factor_that_ends_meanwhile_approves_nothing(
         return found
 
     question, code = asked(pipelit, "alice", "bob"), people.code("alice")
-    monkeypatch.setattr(pipelit._identity.codes, "verify_person", ends_after)
+    monkeypatch.setattr(identity_of(pipelit).codes, "verify_person", ends_after)
     with pytest.raises(CodeRejected):
         pipelit.approvals.decide(question, "alice", code)
     assert pipelit.approvals.get(question).state == "pending"
@@ -1009,7 +1010,7 @@ def test_rows_of_another_form_are_nobodys(
 
 def test_the_audit_is_no_approval(pipelit: Pipelit, people: People) -> None:
     """A row that says that alice approved it, however it came there, approves nothing."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(
             text(
                 "INSERT INTO pipelit_audit (at, actor, subject, action, outcome, reason, run, "

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import clock_of, database_of, keyring_of
 from sqlalchemy import text
 
 from pipelit_agents import Keyring, Pipelit
@@ -28,11 +29,11 @@ LAST = "(SELECT last_id FROM pipelit_audit_seals WHERE number = 2)"
 def note(pipelit: Pipelit, *names: str) -> None:
     """Records something about each name."""
     for name in names:
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             write(
                 connection,
                 entry(
-                    at=pipelit.users._clock(),
+                    at=clock_of(pipelit)(),
                     actor="alice",
                     subject=name,
                     action="verify.audience",
@@ -44,7 +45,7 @@ def note(pipelit: Pipelit, *names: str) -> None:
 
 def change(pipelit: Pipelit, *statements: str) -> None:
     """Writes to the tables, as a thief with a pen would."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         for statement in statements:
             found = text(statement.replace("SECOND", SECOND).replace("LAST", LAST))
             assert connection.execute(found).rowcount > 0
@@ -219,7 +220,7 @@ WRONG_CLOCKS = {
 
 def dated(pipelit: Pipelit, at: float) -> None:
     """Records something with a time of its own, also one that the package itself never writes."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         row = entry(at=0.0, actor="a", subject="wrong", action="x", outcome="ok")
         write(connection, row | {"at": at})
 
@@ -231,7 +232,7 @@ def test_an_entry_from_a_clock_that_was_ahead_is_stepped_over(
     pipelit: Pipelit, clock: Clock, ahead: float, sealer_is_wrong: bool
 ) -> None:
     """It is listed and named, goes with its batch, and keeps nothing else from being pruned."""
-    sqlite = pipelit._database.engine.dialect.name == "sqlite"
+    sqlite = database_of(pipelit).engine.dialect.name == "sqlite"
     if sqlite and ahead != ahead:
         pytest.skip("SQLite has no NaN")
     note(pipelit, "before")
@@ -346,7 +347,7 @@ def test_two_that_prune_and_one_that_rotates_agree(sealed: Pipelit, clock: Clock
     """At once, and no entry is taken for changed."""
     clock.advance(86_400)
     before = datetime.fromtimestamp(clock(), UTC)
-    keyring = sealed._open_keyring()
+    keyring = keyring_of(sealed)
     with ThreadPoolExecutor(3) as pool:
         pruned = [pool.submit(sealed.audit.prune, before) for _ in range(2)]
         tagged = pool.submit(sealed.audit.seals.retag, keyring)
@@ -422,7 +423,7 @@ def test_seals_outlive_a_change_of_keys(sealed: Pipelit, settings: dict[str, Any
     both = [newer, *settings["encryption_keys"]]
     with Pipelit(**settings | {"encryption_keys": both}) as rotating:
         assert rotating.audit.verify().problems == ()
-        keyring = rotating._open_keyring()
+        keyring = keyring_of(rotating)
         assert rotating.audit.seals.retag(keyring, only_count=True) == (0, 3, 0)
         assert rotating.audit.seals.retag(keyring) == (3, 0, 0)
     with Pipelit(**settings | {"encryption_keys": [newer]}) as after:

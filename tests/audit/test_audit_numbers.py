@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Clock
+from internals import database_of, identity_of
 from sqlalchemy import text
 from test_audit_chain import note
 
@@ -32,7 +33,7 @@ LARGEST = 2**63 - 1
 
 def plant(pipelit: Pipelit, *numbers: int, at: float = 1_800_000_000.0) -> None:
     """Write entries under numbers of one's own, as somebody with the database alone can."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         for number in numbers:
             connection.execute(
                 text(
@@ -46,7 +47,7 @@ def plant(pipelit: Pipelit, *numbers: int, at: float = 1_800_000_000.0) -> None:
 
 def counted(pipelit: Pipelit) -> int:
     """All entries that are in the database."""
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         return connection.scalar(text("SELECT count(*) FROM pipelit_audit")) or 0
 
 
@@ -77,7 +78,7 @@ def test_a_number_that_was_never_given_is_named(pipelit: Pipelit, number: int) -
         pipelit.audit.seal()
     assert report.unsealed == 0
     assert pipelit.audit.head().last_id != number
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("DELETE FROM pipelit_audit WHERE id = :id"), {"id": number})
     report = pipelit.audit.verify()
     assert (report.problems, report.unsealed, report.outside) == ((), 0, 0)
@@ -147,7 +148,7 @@ def test_an_entry_planted_just_ahead_stops_nobody(
         )
         for each in challenges
     ]
-    found = pipelit._identity.proofs.verify_batch(checks)
+    found = identity_of(pipelit).proofs.verify_batch(checks)
     assert [type(each) for each in found] == [Verification] * 5
     assert len(pipelit.audit.list(limit=1000, action="verify.proof")) == before + 5
     assert named()
@@ -219,7 +220,7 @@ def test_sqlite_has_no_gaps_so_one_is_named(pipelit: Pipelit, seals: bool) -> No
     note(pipelit, *"abcdef")
     pipelit.audit.seal(batch=3)
     note(pipelit, *"ghijkl")
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("DELETE FROM pipelit_audit WHERE subject IN ('h', 'i')"))
     if seals:
         pipelit.audit.seal(batch=3)
@@ -234,7 +235,7 @@ def test_sqlite_has_no_gaps_so_one_is_named(pipelit: Pipelit, seals: bool) -> No
 def test_a_trail_may_begin_anywhere(pipelit: Pipelit) -> None:
     """Who deleted old entries before the first seal has a whole trail all the same."""
     note(pipelit, *"abcdef")
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("DELETE FROM pipelit_audit WHERE id <= 4"))
     assert pipelit.audit.verify().problems == ()
     pipelit.audit.seal(batch=2)
@@ -246,10 +247,10 @@ def test_a_gap_that_is_filled_later_is_named(pipelit: Pipelit) -> None:
     """A number that was free when it was sealed over stays free."""
     note(pipelit, *"abc")
     free = last_number(pipelit) + 1
-    if pipelit._database.engine.dialect.name == "sqlite":
+    if database_of(pipelit).engine.dialect.name == "sqlite":
         plant(pipelit, free + 1)
     else:
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             connection.execute(text("SELECT nextval('pipelit_audit_id_seq')"))
     note(pipelit, "d")
     pipelit.audit.seal()
@@ -265,7 +266,7 @@ def test_entries_under_a_broken_seal_are_counted_too(pipelit: Pipelit) -> None:
     """Sealed are those under seals that are right; the others are doubtful, and none is lost."""
     note(pipelit, *"abcdefgh")
     pipelit.audit.seal(batch=4)
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("UPDATE pipelit_audit_seals SET mac = digest WHERE number = 2"))
     note(pipelit, "later")
     report = pipelit.audit.verify()
@@ -276,7 +277,7 @@ def test_entries_under_a_broken_seal_are_counted_too(pipelit: Pipelit) -> None:
 @pytest.mark.backends("postgres")
 def test_numbers_out_of_order_are_refused_in_words(pipelit: Pipelit) -> None:
     """A sequence with a cache gives old numbers late, so nothing is sealed until it has none."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("ALTER SEQUENCE pipelit_audit_id_seq CACHE 20"))
     for ask in (pipelit.audit.seal, pipelit.audit.verify):
         with pytest.raises(ConfigurationError, match="CACHE 1"):
@@ -315,7 +316,7 @@ def test_no_verification_waits_for_the_sealer(
         return sealed
 
     def is_waiting() -> bool:
-        with pipelit._database.reading() as connection:
+        with database_of(pipelit).reading() as connection:
             return bool(
                 connection.scalar(
                     text(
@@ -363,7 +364,7 @@ def test_an_entry_that_is_committed_late_is_sealed_late(pipelit: Pipelit, late: 
     report = pipelit.audit.verify(head)
     assert (report.unsealed, report.problems, report.notes) == (0, (), ())
     assert report.sealed == counted(pipelit)
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(
             text("UPDATE pipelit_audit SET reason = 'x' WHERE subject = 'late' AND id > 3")
         )
@@ -395,7 +396,7 @@ def test_a_gap_is_closed_by_the_seal_alone(pipelit: Pipelit, late: Any) -> None:
     pipelit.audit.seal()
     late.rollback()
     stored = Gaps(open=(OpenGap(Ranges([(1, 1)]), ("3/1",)),)).to_json()
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("UPDATE pipelit_audit_seals SET gaps = :gaps"), {"gaps": stored})
     assert any("not made with a key" in each for each in pipelit.audit.verify().problems)
     note(pipelit, "more")
@@ -408,7 +409,7 @@ def test_who_only_reads_keeps_nothing_open(pipelit: Pipelit, late: Any) -> None:
     """An idle reader, and a dump with its table locks, are no writers."""
     late.execute("SELECT count(*) FROM pipelit_audit")
     late.execute("LOCK TABLE pipelit_audit, pipelit_audit_seals IN ACCESS SHARE MODE")
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("SELECT nextval('pipelit_audit_id_seq')"))
     note(pipelit, "after")
     pipelit.audit.seal()
@@ -501,7 +502,7 @@ def test_every_entry_is_under_one_seal_whatever_happens_at_once(
     report = pipelit.audit.verify()
     assert report.problems == report.notes == ()
     assert (report.sealed, report.unsealed) == (counted(pipelit), 0)
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         entries = connection.scalar(text("SELECT sum(entries) FROM pipelit_audit_seals"))
         gaps = list(connection.scalars(text("SELECT gaps FROM pipelit_audit_seals")))
     assert entries == counted(pipelit)

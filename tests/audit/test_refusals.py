@@ -6,13 +6,14 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import authentication_of, database_of
 from langgraph_sdk import Auth
 from sqlalchemy import text
 from starlette.exceptions import HTTPException
@@ -32,8 +33,7 @@ class Server:
 
     def __init__(self, pipelit: Pipelit) -> None:
         self.pipelit = pipelit
-        found: Any = make_auth(pipelit)._authenticate_handler
-        self._handler: Callable[..., Any] = found
+        self._handler = authentication_of(make_auth(pipelit))
 
     async def ask(self, key: str | None, source: Any = FLOODING) -> int:
         """The status of a request with that key."""
@@ -77,10 +77,10 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def without_keys(pipelit: Pipelit) -> Iterator[None]:
     """The table of API keys is away, so whoever asks for it gets an error."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("ALTER TABLE pipelit_api_keys RENAME TO away"))
     yield
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("ALTER TABLE away RENAME TO pipelit_api_keys"))
 
 
@@ -279,7 +279,7 @@ def test_a_key_that_was_refused_is_read_again(server: Server) -> None:
     key = issued_key.api_key.get_secret_value()
 
     def revoked_at(value: float | None) -> None:
-        with server.pipelit._database.writing() as connection:
+        with database_of(server.pipelit).writing() as connection:
             connection.execute(
                 text("UPDATE pipelit_api_keys SET revoked_at = :value"), {"value": value}
             )
@@ -484,7 +484,7 @@ for _ in range(70):
 def test_what_cant_be_written_is_kept(pipelit: Pipelit) -> None:
     """While the audit is away, refusals are errors or counted, and none of the counted is lost."""
     wrong(pipelit, 30)
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("ALTER TABLE pipelit_audit RENAME TO away"))
     with pytest.raises(StorageError):
         pipelit.users.refusals.flush()
@@ -492,7 +492,7 @@ def test_what_cant_be_written_is_kept(pipelit: Pipelit) -> None:
     with pytest.raises(StorageError):
         pipelit.users.authenticate("nonsense")
     wrong(pipelit, 1)
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("ALTER TABLE away RENAME TO pipelit_audit"))
     pipelit.users.refusals.flush()
     assert refused(pipelit)[20:] == [("", "unknown key: and 11 more")]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import database_of, keyring_of
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
@@ -299,10 +300,10 @@ def test_a_secret_that_is_too_short_to_be_searched_for_is_said(pipelit: Pipelit)
 def test_what_an_earlier_version_stored_is_still_shown(pipelit: Pipelit) -> None:
     """Its mask was sealed alone; which parts are searched for is known when it is put again."""
     pipelit.credentials.put("db", VALUE, kind="llm", created_by="alice")
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         row = connection.execute(select(CredentialRow.__table__)).one()
         place = f"{credential_purpose(row.name, row.kind, row.public, row.allow)}:hint"
-        old = Sealed(pipelit._open_keyring().seal("user=…, password=…cdef", place), place)
+        old = Sealed(keyring_of(pipelit).seal("user=…, password=…cdef", place), place)
         connection.execute(update(CredentialRow).values(hint=old))
     shown = pipelit.credentials.get("db")
     assert (shown.masked, shown.searched) == ("user=…, password=…cdef", ())

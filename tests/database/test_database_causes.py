@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from internals import database_of
 from postgres import PostgresServer
 from psycopg import Connection
 from sqlalchemy import make_url, text
@@ -60,7 +61,7 @@ def test_a_database_in_latin1_is_named(
         with at(postgres_server.url("latin"), key) as pipelit:
 
             def stored(value: str) -> object:
-                with pipelit._database.writing() as connection:
+                with database_of(pipelit).writing() as connection:
                     return connection.scalar(text("SELECT CAST(:it AS TEXT)"), {"it": value})
 
             assert stored("schön") == "schön"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from internals import database_of, keyring_of, stored_values_of
 from key_rotation import newer, no_models, old
 from langgraph.checkpoint.memory import InMemorySaver
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, text, update
@@ -48,7 +49,7 @@ def notes(pipelit: Pipelit) -> Iterator[Table]:
         Column("note", RowEncryptedString(note_purpose, "owner", "number")),
     )
     try:
-        table.create(pipelit._database.engine)
+        table.create(database_of(pipelit).engine)
         yield table
     finally:
         Base.metadata.remove(table)
@@ -64,7 +65,7 @@ def unbound(pipelit: Pipelit) -> Iterator[Table]:
         Column("token", EncryptedString()),
     )
     try:
-        table.create(pipelit._database.engine)
+        table.create(database_of(pipelit).engine)
         yield table
     finally:
         Base.metadata.remove(table)
@@ -72,7 +73,7 @@ def unbound(pipelit: Pipelit) -> Iterator[Table]:
 
 def write(pipelit: Pipelit, table: Table, ring: Keyring, rows: int = 3) -> None:
     """Write notes that are encrypted under a keyring."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         for number in range(rows):
             purpose = note_purpose("alice", number)
             sealed = Sealed(ring.seal(f"note {number}", purpose), purpose)
@@ -83,7 +84,7 @@ def write(pipelit: Pipelit, table: Table, ring: Keyring, rows: int = 3) -> None:
 
 def read(pipelit: Pipelit, table: Table, ring: Keyring) -> list[bytes]:
     """Decrypt the notes."""
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         found = connection.execute(select(table).order_by(table.c.number)).all()
     return [ring.unseal(row.note.token, note_purpose(row.owner, row.number)) for row in found]
 
@@ -111,7 +112,7 @@ def test_a_moved_value_of_a_new_table_is_named(
 ) -> None:
     """It is checked for the purpose of its row, and the row is named by its whole key."""
     write(rotating, notes, old, 2)
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         connection.execute(text("UPDATE pipelit_notes SET number = 9 WHERE number = 0"))
     status = rotating.keys.rotate(checkpointers=[NONE]).status
     assert status.unreadable == ("pipelit_notes.note of alice 9",)
@@ -122,7 +123,7 @@ def test_the_key_match_samples_a_new_table(
 ) -> None:
     """A key that decrypts none of its values may encrypt nothing, and is reported by check_key."""
     rotating.keys.forget_unreadable()
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         connection.execute(update(UserRow).values(totp_secret=None, totp_previous=None))
     with Pipelit(**settings | {"encryption_keys": [Keyring.generate_key()]}) as wrong:
         assert wrong.check_key() is False
@@ -140,7 +141,7 @@ def test_unreadable_rows_of_a_new_table_are_forgotten(
     """Only these; by default the whole row is deleted."""
     write(rotating, notes, old, 2)
     lost = Keyring(Keyring.generate_key()).seal("x", note_purpose("bob", 7))
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         connection.execute(
             insert(notes).values(owner="bob", number=7, note=Sealed(lost, "")),
         )
@@ -155,14 +156,14 @@ def test_a_value_that_is_replaced_meanwhile_is_not_forgotten(
 ) -> None:
     """Another process stores a credential again after it was found unreadable: it stays."""
     rotating.credentials.put("openai", "sk-1b2c3d4e5f6a", kind="llm", created_by="alice")
-    newest = rotating._open_keyring()
-    with rotating._database.writing() as connection:
+    newest = keyring_of(rotating)
+    with database_of(rotating).writing() as connection:
         lost = Keyring(Keyring.generate_key()).seal("x", "y")
         connection.execute(update(CredentialRow).values(sealed=Sealed(lost, "")))
-    found = list(rotating.keys._values.unreadable(newest))
+    found = list(stored_values_of(rotating).unreadable(newest))
     assert [each.key for each in found] == [("openai",)]
     rotating.credentials.put("openai", "sk-7g8h9i0j1k2l", kind="llm", created_by="alice")
-    monkeypatch.setattr(rotating.keys._values, "unreadable", lambda _: iter(found))
+    monkeypatch.setattr(stored_values_of(rotating), "unreadable", lambda _: iter(found))
     assert rotating.keys.forget_unreadable() == []
     assert rotating.credentials.get("openai").masked == "…1k2l"
     assert "keys.forget" not in {each.action for each in rotating.audit.list()}
@@ -173,12 +174,12 @@ def test_a_column_without_a_purpose_loses_nothing(
 ) -> None:
     """It is counted and rotated all the same: whatever its values are bound to stays."""
     rotating.keys.rotate()
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         token = Sealed(old.seal("x", "anything"), "")
         connection.execute(insert(unbound).values(id=1, token=token))
     assert rotating.keys.status(checkpointers=[NONE]).older == 1
     assert rotating.keys.rotate(checkpointers=[NONE]).status.older_can_go
-    with rotating._database.reading() as connection:
+    with database_of(rotating).reading() as connection:
         stored = connection.scalars(select(unbound.c.token)).one()
     assert Keyring(newer).unseal(stored.token, "anything") == b"x"
 
@@ -372,12 +373,12 @@ def test_a_replaced_key_is_not_admitted_by_a_value_of_another_table(
     pipelit.users.create_agent("agent_writer", owner="alice", purpose="writes")
     pipelit.credentials.put("openai", "sk-1b2c3d4e5f6a7b", kind="llm", created_by="alice")
     pipelit.mfa.enroll("bob")
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         left = connection.scalar(select(MfaPendingRow.secret))
     new = Keyring.generate_key()
     with Pipelit(**settings | {"encryption_keys": [new, key]}) as rotating:
         assert rotating.keys.rotate().status.older == 0
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(update(MfaPendingRow).values(secret=left))
     with pytest.raises(ConfigurationError, match="decrypts none of the newest values"):
         pipelit.credentials.put("openai", "sk-9z8y7x6w5v4u3t", kind="llm", created_by="alice")

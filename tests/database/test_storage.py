@@ -19,6 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from conftest import Clock
+from internals import database_of
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError
 
@@ -161,14 +162,14 @@ def test_the_key_is_not_beside_the_database(pipelit: Pipelit, database_url: str,
 
 def test_connections_are_set_up(pipelit: Pipelit) -> None:
     """WAL and foreign keys are on for every connection; without a boot id nothing is lazy."""
-    for transaction in (pipelit._database.reading, pipelit._database.writing):
+    for transaction in (database_of(pipelit).reading, database_of(pipelit).writing):
         with transaction() as connection:
             assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
             assert connection.scalar(text("PRAGMA foreign_keys")) == 1
             assert connection.scalar(text("PRAGMA synchronous")) == (1 if boot_id() else 2)
     with (
         pytest.raises(StorageError, match="FOREIGN KEY"),
-        pipelit._database.writing() as connection,
+        database_of(pipelit).writing() as connection,
     ):
         connection.execute(
             text(
@@ -182,21 +183,21 @@ def test_a_transaction_is_all_or_nothing(pipelit: Pipelit) -> None:
     """An exception inside ``writing`` undoes what was written, and comes out as it is."""
 
     def work() -> None:
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             connection.execute(text("DELETE FROM pipelit_epoch"))
             raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
         work()
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pipelit_epoch")) == 1
 
 
 def test_a_schema_can_be_made_twice(pipelit: Pipelit) -> None:
     """``create_schema`` on a migrated database changes nothing."""
-    assert pending_migrations(pipelit._database) is False
+    assert pending_migrations(database_of(pipelit)) is False
     pipelit.create_schema()
-    assert pending_migrations(pipelit._database) is False
+    assert pending_migrations(database_of(pipelit)) is False
     assert pipelit.users.get("alice")
 
 
@@ -250,7 +251,7 @@ print([each.exitcode for each in processes])
     url = f"sqlite:///{tmp_path}/agents.db"
     assert run_imported(program, url) == "[0, 0, 0]\n"
     with Pipelit(database_url=url, encryption_keys=[], clock=clock) as pipelit:
-        assert pending_migrations(pipelit._database) is False
+        assert pending_migrations(database_of(pipelit)) is False
         assert pipelit.users.create("alice")
 
 
@@ -269,7 +270,7 @@ def test_schemas_of_two_databases_can_be_made_at_once(tmp_path: Path) -> None:
 
 def test_models_and_migrations_agree(pipelit: Pipelit) -> None:
     """Autogenerate finds no difference between the models and the migrated tables."""
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         context = MigrationContext.configure(
             connection, opts={"version_table": "pipelit_version", "compare_type": True}
         )
@@ -279,18 +280,18 @@ def test_models_and_migrations_agree(pipelit: Pipelit) -> None:
 def test_tables_of_the_application_are_left_alone(pipelit: Pipelit) -> None:
     """All our tables begin with ``pipelit_``, and migrating leaves others as they are."""
     assert all(name.startswith("pipelit_") for name in Base.metadata.tables)
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("CREATE TABLE mine (id INTEGER)"))
         connection.execute(text("CREATE TABLE alembic_version (version_num TEXT)"))
     pipelit.create_schema()
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         assert connection.scalar(text("SELECT count(*) FROM mine")) == 0
 
 
 @pytest.mark.backends("sqlite", "postgres")
 def test_a_newer_database_is_refused_with_words(pipelit: Pipelit, settings: dict[str, Any]) -> None:
     """An older library uses no table of a newer one, and says what to install; nothing changes."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("UPDATE pipelit_version SET version_num = '9999'"))
     with Pipelit(**settings) as older:
         for use in (
@@ -300,7 +301,7 @@ def test_a_newer_database_is_refused_with_words(pipelit: Pipelit, settings: dict
             lambda: older.users.authenticate("nonsense"),
             lambda: older.agent("agent_x").verify_peer("agent_y", "12345678"),
             older.audit.seal,
-            lambda: pending_migrations(older._database),
+            lambda: pending_migrations(database_of(older)),
         ):
             with pytest.raises(StorageError) as caught:
                 use()
@@ -317,7 +318,7 @@ def test_tables_from_before_the_first_release_are_refused(
     pipelit: Pipelit, settings: dict[str, Any]
 ) -> None:
     """Their migrations are gone, so nothing uses them, and the error says what to do instead."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("UPDATE pipelit_version SET version_num = '0009'"))
     with Pipelit(**settings) as released:
         for use in (released.create_schema, released.users.list):
@@ -333,10 +334,10 @@ def test_tables_that_couldnt_be_looked_at_are_looked_at_again(
     """A first use before there are tables, or a server, isn't the last word."""
     rename = "ALTER TABLE {} RENAME TO {}"
     with Pipelit(**settings) as older:
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             connection.execute(text(rename.format("pipelit_version", "away")))
         assert older.users.list()
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             connection.execute(text(rename.format("away", "pipelit_version")))
             connection.execute(text("UPDATE pipelit_version SET version_num = '9999'"))
         with pytest.raises(StorageError, match="newer pipelit-agents"):
@@ -349,14 +350,14 @@ def test_there_is_no_way_back_to_older_tables(pipelit: Pipelit, to: str) -> None
     """Alembic's downgrade is refused with the fix, before anything is changed."""
 
     def downgrade() -> None:
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             config = alembic_config()
             config.attributes["connection"] = connection
             command.downgrade(config, to)
 
     with pytest.raises(CommandError, match="restore the copy"):
         downgrade()
-    assert pending_migrations(pipelit._database) is False
+    assert pending_migrations(database_of(pipelit)) is False
     assert pipelit.users.get("alice")
 
 
@@ -421,7 +422,7 @@ def test_a_folder_that_can_not_be_made_names_the_setting(tmp_path: Path, key: st
 
 def test_errors_repeat_neither_values_nor_sqlalchemys_causes(pipelit: Pipelit) -> None:
     """A StorageError has the driver's words, without statement, parameters or chained causes."""
-    with pytest.raises(StorageError) as caught, pipelit._database.writing() as connection:
+    with pytest.raises(StorageError) as caught, database_of(pipelit).writing() as connection:
         connection.execute(
             text("INSERT INTO pipelit_epoch (id, boot_id, changed_at) VALUES (1, :secret, 0)"),
             {"secret": "sk-live-1"},
@@ -468,7 +469,7 @@ def counted(database: Database) -> int:
 @pytest.mark.backends("sqlite", "postgres")
 def test_what_fails_leaves_no_transaction_to_the_next(pipelit: Pipelit) -> None:
     """After a refused statement, alone or behind another, nothing was written and all goes on."""
-    database = pipelit._database
+    database = database_of(pipelit)
     before = counted(database)
     wrong = Query("SELECT 1 AS rows FROM pipelit_nowhere", Number)
 
@@ -491,17 +492,17 @@ def test_the_fields_of_a_row_are_the_columns_in_their_order(pipelit: Pipelit) ->
     for columns in ("count(*) AS number", "1 AS rows, 2 AS more", "1"):
         query = Query(f"SELECT {columns} FROM pipelit_audit", Number)  # noqa: S608 - our words
         with pytest.raises(TypeError, match="Number must have the fields"):
-            pipelit._database.fetch(query, {})
-    assert counted(pipelit._database)
+            database_of(pipelit).fetch(query, {})
+    assert counted(database_of(pipelit))
 
 
 def test_a_connection_that_is_kept_holds_no_transaction(
     pipelit: Pipelit, database_url: str
 ) -> None:
     """Between two checks another process has the file to itself."""
-    with pipelit._database.deciding() as inside:
+    with database_of(pipelit).deciding() as inside:
         Statement("UPDATE pipelit_audit SET reason = reason").write(inside, {})
-    counted(pipelit._database)
+    counted(database_of(pipelit))
     path = make_url(database_url).database or ""
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -512,7 +513,7 @@ def test_a_connection_that_is_kept_holds_no_transaction(
 
 def test_more_threads_than_connections_each_read(pipelit: Pipelit) -> None:
     """Sixty-four threads read at once, again and again, and few connections stay open."""
-    database = pipelit._database
+    database = database_of(pipelit)
     expected = counted(database)
     found: list[int] = []
 
@@ -532,7 +533,7 @@ def test_more_threads_than_connections_each_read(pipelit: Pipelit) -> None:
 def test_close_closes_what_was_kept(pipelit: Pipelit, database_url: str) -> None:
     """After ``close`` the write-ahead log is gone, as the last connection takes it with it."""
     log = Path(f"{make_url(database_url).database}-wal")
-    counted(pipelit._database)
+    counted(database_of(pipelit))
     assert log.exists()
     pipelit.close()
     assert not log.exists()
@@ -540,7 +541,7 @@ def test_close_closes_what_was_kept(pipelit: Pipelit, database_url: str) -> None
 
 def test_what_was_in_use_while_it_was_closed_is_not_kept(pipelit: Pipelit, tmp_path: Path) -> None:
     """After ``close`` and with another file in its place, nothing reads or writes the old one."""
-    database = pipelit._database
+    database = database_of(pipelit)
     pipelit.backup(tmp_path / "copy.db")
     with database.deciding() as inside:
         Statement("DELETE FROM pipelit_audit").write(inside, {})
@@ -569,7 +570,7 @@ def is_closed(connection: Any) -> bool:
 @pytest.mark.parametrize("how", ["reading", "writing", "deciding", "late", "failing"])
 def test_what_comes_back_after_close_is_closed(pipelit: Pipelit, how: str) -> None:
     """Nothing is left for the garbage collector, whatever the connection was in use for."""
-    database = pipelit._database
+    database = database_of(pipelit)
     used: list[Any] = []
     if how in ("reading", "writing"):
         with getattr(database, how)() as connection:
@@ -662,7 +663,7 @@ with Pipelit(database_url=sys.argv[1], encryption_keys=[Keyring.generate_key()])
 @pytest.mark.backends("sqlite", "postgres")
 def test_numbers_that_grow_for_ever_have_room(pipelit: Pipelit) -> None:
     """Audit entries and attempts may be more than fit into 32 bits."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT setval('pipelit_audit_id_seq', 4000000000)"))
         else:
@@ -680,7 +681,7 @@ def test_numbers_that_grow_for_ever_have_room(pipelit: Pipelit) -> None:
 @pytest.mark.backends("postgres")
 def test_models_and_migrations_agree_on_a_server_too(pipelit: Pipelit) -> None:
     """Autogenerate finds no difference there either."""
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         context = MigrationContext.configure(
             connection, opts={"version_table": "pipelit_version", "compare_type": True}
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from internals import database_of
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.errors import InvalidUsername
@@ -13,7 +14,7 @@ from pipelit_agents.identity.acting import acting_person
 
 def test_it_ends_with_its_block_also_after_an_error(pipelit: Pipelit) -> None:
     """Nobody acts for a person before the block, after it, or after one that raised."""
-    database = pipelit._database
+    database = database_of(pipelit)
     assert acting_person(database) is None
     seen: list[str | None] = []
 
@@ -35,7 +36,7 @@ def test_a_person_of_another_database_is_nobody_here(pipelit: Pipelit) -> None:
     """Two databases may both have an alice."""
     other = Pipelit(database_url="sqlite://", encryption_keys=[Keyring.generate_key()])
     with other.acting_for("alice"):
-        assert acting_person(pipelit._database) is None
+        assert acting_person(database_of(pipelit)) is None
 
 
 def test_only_a_username_is_taken(pipelit: Pipelit) -> None:
@@ -51,7 +52,7 @@ async def test_tasks_that_overlap_act_for_their_own_person(pipelit: Pipelit) -> 
     async def act(name: str) -> None:
         with pipelit.acting_for(name):
             await asyncio.sleep(0)
-            seen[name] = await asyncio.to_thread(acting_person, pipelit._database)
+            seen[name] = await asyncio.to_thread(acting_person, database_of(pipelit))
 
     await asyncio.gather(act("alice"), act("bob"))
     assert seen == {"alice": "alice", "bob": "bob"}

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from internals import database_of
 from redis_server import until
 
 from pipelit_agents import Agent, Pipelit
@@ -259,7 +260,7 @@ def test_a_row_that_cannot_be_written_is_an_outcome_for_nobody(
     """Without the audit's table no proof of a batch is believed."""
     challenges = [editor.challenge("agent_writer") for _ in range(5)]
     proofs = [writer.prove(each.value, b"x", verifier="agent_editor") for each in challenges]
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.exec_driver_sql("ALTER TABLE pipelit_audit RENAME TO gone")
 
     async def check() -> list[object]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import database_of
 from sqlalchemy import event, text
 
 from pipelit_agents import Agent, Challenge, Pipelit, Proof, Verification
@@ -219,7 +220,7 @@ def test_a_batch_that_fails_together_is_decided_one_by_one(
 ) -> None:
     """What no check of ours foresaw fails alone too: here a row that the database refuses."""
     pipelit.users.create_agent("agent_odd", owner="alice", purpose="p")
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         if connection.dialect.name == "sqlite":
             connection.execute(
                 text(
@@ -283,14 +284,14 @@ def test_one_by_one_ends_where_nothing_can_be_served() -> None:
 
 def test_more_names_than_a_statement_takes(pipelit: Pipelit, writer: Agent, editor: Agent) -> None:
     """Thousands of names at once are looked up in parts; the honest ones among them verify."""
-    if pipelit._database.engine.dialect.name == "sqlite":
+    if database_of(pipelit).engine.dialect.name == "sqlite":
         # Less than a batch has; a build may take as few.
         pipelit.close()
 
         def limited(connection: sqlite3.Connection, _: object) -> None:
             connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 450)
 
-        event.listen(pipelit._database.engine, "connect", limited)
+        event.listen(database_of(pipelit).engine, "connect", limited)
     asked = [editor.challenge(f"agent_{number}") for number in range(1500)]
     wrong = Proof("agent_writer", "agent_editor", 1, "0" * 64)
 
@@ -312,7 +313,7 @@ def test_more_names_than_a_statement_takes(pipelit: Pipelit, writer: Agent, edit
     assert {type(each) for each in found[1501:]} == {Proof}
     assert len(pipelit.audit.list(limit=5000, action="verify.proof")) == 1501
     names = ("agent_writer", *(f"agent_{number}" for number in range(1500)))
-    assert list(accounts_of(pipelit._database, *names)) == ["agent_writer"]
+    assert list(accounts_of(database_of(pipelit), *names)) == ["agent_writer"]
 
 
 def test_every_row_can_be_stored(pipelit: Pipelit) -> None:
@@ -334,7 +335,7 @@ def test_every_row_can_be_stored(pipelit: Pipelit) -> None:
         for each in odd
         for at in (1.8e9, math.nan, math.inf, 10**400, "now", None, Hostile())
     ]
-    with pipelit._database.deciding() as connection:
+    with database_of(pipelit).deciding() as connection:
         write(connection, *entries)
     rows = pipelit.audit.list(limit=1000, outcome="refused")
     assert len(rows) == len(entries)

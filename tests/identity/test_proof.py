@@ -19,6 +19,7 @@ import pytest
 from conftest import Clock
 from hypothesis import given
 from hypothesis import strategies as st
+from internals import database_of, identity_of, keyring_of
 from paths import ROOT
 from sqlalchemy import text
 
@@ -245,8 +246,8 @@ def test_agents_compute_the_published_example(pipelit: Pipelit, clock: Clock) ->
     assert clock.now == 30 * STEP
     for name in ("agent_researcher", "agent_lead"):
         pipelit.users.create_agent(name, owner="alice", purpose="p")
-        with pipelit._database.writing() as connection:
-            token = pipelit._open_keyring().seal(SECRET, f"user:{name}:totp")
+        with database_of(pipelit).writing() as connection:
+            token = keyring_of(pipelit).seal(SECRET, f"user:{name}:totp")
             connection.execute(
                 text("UPDATE pipelit_users SET totp_secret = :t WHERE username = :n"),
                 {"t": token, "n": name},
@@ -257,12 +258,12 @@ def test_agents_compute_the_published_example(pipelit: Pipelit, clock: Clock) ->
     request = parent.prove_request(value, INPUT, verifier="agent_researcher", depth=1)
     code = child.totp_code(audience="agent_lead").code
     bound = child.totp_code(audience="agent_lead", message=published["message_text"]).code
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(
             text("INSERT INTO pipelit_peerings VALUES (:r, 'agent_lead', 'there', :s, 0, 'alice')"),
             {
                 "r": RELATION.decode(),
-                "s": pipelit._open_keyring().seal(SECRET, f"peering:{RELATION.decode()}"),
+                "s": keyring_of(pipelit).seal(SECRET, f"peering:{RELATION.decode()}"),
             },
         )
     between = parent.prove_request(
@@ -360,7 +361,7 @@ def refused(
         "refused",
         reason,
     )
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pipelit_ledger")) == 0
 
 
@@ -716,7 +717,7 @@ async def test_a_proof_that_cant_be_made_is_missed_by_its_asker_alone(
     writer: Agent, editor: Agent
 ) -> None:
     """Whatever it fails of, in the midst of others."""
-    maker = writer._identity.maker
+    maker = identity_of(writer).maker
     asked = writer._proof_request(
         "spawn-result", b"c" * 32, "agent_editor", b"", None, None, "", b""
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import verify_person
 from test_mfa import app_of
 from test_verification import code_for, other_code, statements
 
@@ -115,7 +116,7 @@ ROUTES: dict[str, Callable[[Pipelit, str], Any]] = {
     "others, by a stranger's agent": lambda p, name: p.agent("agent_bob").verify_peer(
         name, "000000", kind="plain"
     ),
-    "others, by a resumed graph": lambda p, name: p.mfa._verify(name, "000000", own=False),
+    "others, by a resumed graph": lambda p, name: verify_person(p, name, "000000", own=False),
     "self": lambda p, name: p.mfa.verify(name, "000000"),
     "nobody": lambda p, name: p.agent("ghost").verify_peer(name, "000000", kind="plain"),
     "nobody, by a deactivated agent": lambda p, name: p.agent("agent_gone").verify_peer(

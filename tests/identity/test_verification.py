@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 import fresh
 import pytest
 from conftest import Clock
+from internals import database_of
 from sqlalchemy import event, text
 
-from pipelit_agents import Agent, Pipelit, Verification, VerificationPolicy
+from pipelit_agents import Agent, Keyring, Pipelit, Verification, VerificationPolicy
 from pipelit_agents.database.fast_path import Flag, Query, Statement
 from pipelit_agents.errors import (
     AccountError,
@@ -77,12 +78,12 @@ def statements(pipelit: Pipelit) -> Iterator[list[str]]:
 
         return collected
 
-    event.listen(pipelit._database.engine, "before_cursor_execute", collect)
+    event.listen(database_of(pipelit).engine, "before_cursor_execute", collect)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Query, "fetch_by", collecting(Query.fetch_by))
         patch.setattr(Statement, "write", collecting(Statement.write))
         yield sent
-    event.remove(pipelit._database.engine, "before_cursor_execute", collect)
+    event.remove(database_of(pipelit).engine, "before_cursor_execute", collect)
 
 
 def last_reason(pipelit: Pipelit) -> str:
@@ -92,7 +93,7 @@ def last_reason(pipelit: Pipelit) -> str:
 
 def failures(pipelit: Pipelit) -> int:
     """All failures that are counted now."""
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         return connection.scalar(text("SELECT COALESCE(sum(in_a_row), 0) FROM pipelit_ledger")) or 0
 
 
@@ -297,7 +298,7 @@ def test_what_is_no_name_is_malformed_and_no_other_account(
         with pytest.raises(MalformedCode, match=r"^username"):
             editor.verify_peer(name, code)
     assert last_reason(pipelit) == "malformed"
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pipelit_ledger")) == 0
     editor.verify_peer("agent_writer", code)
 
@@ -804,7 +805,7 @@ def test_a_secret_that_does_not_open_verifies_nobody(
     pipelit: Pipelit, database_url: str, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
     """Under another key every check is an UnsealError, and the audit says so."""
-    other_key = pipelit._open_keyring().generate_key()
+    other_key = Keyring.generate_key()
     code = code_for(writer, editor, "audience")
     with Pipelit(database_url=database_url, encryption_keys=[other_key], clock=clock) as other:
         with pytest.raises(UnsealError):
@@ -922,8 +923,8 @@ def test_what_is_read_together_is_of_one_moment(pipelit: Pipelit, writer: Agent)
     """Accounts and peerings that a proof goes by are read in one transaction, by the driver too."""
     names = {"name0": "agent_writer"}
     read = Query("SELECT active FROM pipelit_users WHERE username IN (:name0)", Active)
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         ((before,),) = read.fetch(connection, names)
         pipelit.users.deactivate("agent_writer")
         assert read.fetch(connection, names) == [(before,)]
-    assert pipelit._database.fetch(read, names) != [(before,)]
+    assert database_of(pipelit).fetch(read, names) != [(before,)]

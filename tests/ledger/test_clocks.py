@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 from conftest import Clock
+from internals import database_of
 from redis import Redis
 from sqlalchemy import text
 from test_mfa import app_of
@@ -96,7 +97,7 @@ def timed(
     pipelit: Pipelit, settings: dict[str, Any], clock: Clock, up: Clock, editor: Agent
 ) -> Iterator[Agent]:
     """The editor on a machine that knows the time since its start."""
-    yield from restarted(settings, clock, epoch=pipelit._database.epoch, uptime=up)
+    yield from restarted(settings, clock, epoch=database_of(pipelit).epoch, uptime=up)
 
 
 @pytest.fixture
@@ -447,7 +448,7 @@ def test_an_epoch_ahead_of_the_clock_is_repaired_by_itself(
 @pytest.mark.backends("sqlite")
 def test_this_machine_tells_the_time_since_its_start(pipelit: Pipelit) -> None:
     """Without a clock of a test's own, the ledger compares the wall clock with that."""
-    uptime = pipelit._database.uptime
+    uptime = database_of(pipelit).uptime
     assert uptime is not None
     before = uptime()
     assert uptime() >= before > 0
@@ -458,7 +459,7 @@ def test_this_machine_tells_the_time_since_its_start(pipelit: Pipelit) -> None:
 
 def forget(pipelit: Pipelit) -> None:
     """What a power cut undoes, and a Redis on the same machine forgets."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("UPDATE pipelit_ledger SET spent_step = -1, spent_previous = -1"))
         named = connection.scalar(text("SELECT database_id FROM pipelit_epoch"))
     if url := pipelit._redis_url():
@@ -495,7 +496,7 @@ def test_an_unlock_reaches_a_redis_that_heard_of_one_ahead_of_the_clock(
     with pytest.raises(CodeRejected):
         editor.verify_peer("agent_writer", "00000000")
     clock.now = NOW
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("DELETE FROM pipelit_ledger"))
     for number in range(9):
         clock.advance(61 if number == 4 else 0)

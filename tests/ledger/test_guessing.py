@@ -16,6 +16,7 @@ from typing import Any
 import pyotp
 import pytest
 from conftest import Clock
+from internals import verify_person
 from redis import Redis
 from test_mfa import app_of
 
@@ -156,7 +157,7 @@ def at_alice(
     guessers = Guessers(clock)
     code = code or (lambda: wrong(app.at(clock())))
     guessers.add("self", lambda: pipelit.mfa.verify("alice", code()))
-    guessers.add("others", lambda: pipelit.mfa._verify("alice", code(), own=False))
+    guessers.add("others", lambda: verify_person(pipelit, "alice", code(), own=False))
     for number in range(agents or crowd_of(pipelit)):
         agent = pipelit.agent(f"agent_{number}")
         guessers.add("others", lambda a=agent: a.verify_peer("alice", code(), kind="plain"))
@@ -234,8 +235,8 @@ def test_a_year_of_guessing_between_her_own_right_codes(
         # The two lanes show codes of different steps, as each is good once.
         guessers.add(
             f"right {lane}",
-            lambda n=number, own=lane == "self": pipelit.mfa._verify(
-                "alice", app.at(clock() + 30 * n), own=own
+            lambda n=number, own=lane == "self": verify_person(
+                pipelit, "alice", app.at(clock() + 30 * n), own=own
             ),
             every=(11 + number) * 3600.0,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import database_of
 from sqlalchemy import text
 
 from pipelit_agents import Agent, Pipelit
@@ -137,7 +138,7 @@ def test_a_planted_entry_keeps_nobody_from_working(
 ) -> None:
     """What isn't of our form is passed over."""
     planted = {"at": clock(), "reason": reason[:64]}
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(
             text(
                 "INSERT INTO pipelit_audit (at, actor, subject, action, outcome, reason, run, node)"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import database_of
 from sqlalchemy import create_engine, event, text
 from test_mfa import app_of
 
@@ -93,7 +94,7 @@ def restart(database_url: str, key: str, clock: Clock) -> Iterator[Restart]:
 def reopened(pipelit: Pipelit, prepare: Callable[[Any], None]) -> None:
     """Opens the database anew, with something done to every connection."""
     pipelit.close()
-    event.listen(pipelit._database.engine, "connect", lambda made, _: prepare(made))
+    event.listen(database_of(pipelit).engine, "connect", lambda made, _: prepare(made))
 
 
 # Limits
@@ -433,7 +434,7 @@ def test_a_guess_in_an_overlap_costs_two_and_a_used_up_lane_has_none(
 
     def owed(change: str = "") -> float:
         where = f"WHERE peer = 'agent_writer' AND scope = '{scope}'"
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             if change:
                 connection.execute(text(f"UPDATE pipelit_ledger SET {change} {where}"))  # noqa: S608
             query = f"SELECT whole_at FROM pipelit_ledger {where}"  # noqa: S608
@@ -718,7 +719,7 @@ def test_an_attempt_inside_our_own_reading_transaction_is_charged(
 ) -> None:
     """A reader that saw the state before doesn't undo what was spent since."""
     code = writer.totp_code(audience="agent_editor").code
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         count = text("SELECT count(*) FROM pipelit_ledger")
         before = connection.scalar(count)
         editor.verify_peer("agent_writer", code)
@@ -799,7 +800,7 @@ def test_a_code_from_ahead_is_refused_for_as_long_as_the_window_reaches_it(
         code = writer.totp_code(audience="agent_editor").code
         clock.advance(-30 * window)
         editor.verify_peer("agent_writer", code)
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             connection.execute(text("DELETE FROM pipelit_ledger"))
         restarted = restart(pipelit.policy)
         guess(restarted, "agent_writer")
@@ -816,7 +817,7 @@ def test_a_spent_code_that_was_forgotten_is_not_good_again(
     """A power cut that undoes a commit doesn't make the code good for whoever saw it."""
     code = writer.totp_code(audience="agent_editor").code
     editor.verify_peer("agent_writer", code)
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("DELETE FROM pipelit_ledger"))
     restarted = restart(pipelit.policy)
     for _ in range(3):
@@ -857,7 +858,7 @@ def test_without_an_epoch_nothing_is_accepted(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
     """A database that lost its epoch can't say what it forgot, and refuses."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("DELETE FROM pipelit_epoch"))
     for _ in range(4):
         with pytest.raises(CodeRejected):
@@ -871,7 +872,7 @@ def test_without_its_name_nothing_is_accepted(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
     """A database that lost its name can't find its counters in Redis, and refuses."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.execute(text("DELETE FROM pipelit_epoch"))
     with pytest.raises(LedgerUnavailable, match="pipelit_epoch"):
         verify(editor, writer)

@@ -13,6 +13,7 @@ import pytest
 from conftest import Clock
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from internals import clock_of, database_of, verify_person
 from redis_server import RedisServer
 from sqlalchemy import text
 from test_ledger_suite import DictLedger, Store
@@ -116,15 +117,15 @@ def lanes(pipelit: Pipelit) -> Any:
         "SELECT peer, scope, subject, in_a_row, whole_at "
         "FROM pipelit_ledger WHERE in_a_row > 0 OR whole_at > :now ORDER BY 1, 2, 3"
     )
-    assert pipelit._clock is not None
-    now, rules = pipelit._clock(), Rules(pipelit.policy)
+    assert clock_of(pipelit) is not None
+    now, rules = clock_of(pipelit)(), Rules(pipelit.policy)
 
     def owed(row: Any) -> float:
         lanes = class_of(row.scope, person=row.peer == "alice")
         owed = rules.seen(Lane(whole_at=row.whole_at), now, lanes).whole_at - now
         return round(max(0.0, owed), 3)
 
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         found = connection.execute(query, {"now": now}).all()
         return [(*row[:4], owed(row)) for row in found]
 
@@ -223,7 +224,7 @@ def test_both_decide_alike(
                     )
             elif step[0] == "person":
                 code = "000000" if step[2] is None else app.at(clock() + 30 * step[2])
-                compare(lambda p, s=step, c=code: p.mfa._verify("alice", c, own=s[1]))
+                compare(lambda p, s=step, c=code: verify_person(p, "alice", c, own=s[1]))
             else:
                 compare(lambda p, s=step: tried(p, *s[1:]))
             assert lanes(both[0]) == lanes(both[1])

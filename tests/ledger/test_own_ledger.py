@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import database_of
 
 from pipelit_agents import Keyring, Pipelit, VerificationPolicy
 from pipelit_agents.errors import CodeRejected, ConfigurationError, LedgerUnavailable
@@ -216,8 +217,8 @@ def test_the_database_is_closed_where_the_ledger_fails_to(
     other = own(settings, ledger=Stuck)
     other.check_ledger()
     closed = []
-    close = other._database.close
-    monkeypatch.setattr(other._database, "close", lambda: closed.append(close()))
+    close = database_of(other).close
+    monkeypatch.setattr(database_of(other), "close", lambda: closed.append(close()))
     with pytest.raises(OSError, match="stuck"):
         other.close()
     assert closed == [None]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import ledger_of
 from paths import ROOT
 from redis_server import RedisServer
 
@@ -52,7 +53,7 @@ def test_an_answer_that_was_left_on_a_connection_is_nobodys(
 ) -> None:
     """A call that was interrupted leaves «accepted» behind: the next guess isn't told it."""
     with Pipelit(**settings | {"redis_url": own_redis.url}) as other:
-        client: Any = other._ledger.open()._script.client  # type: ignore[attr-defined]
+        client: Any = ledger_of(other)._script.client  # type: ignore[attr-defined]
         pool = client.connection_pool
         left = pool.get_connection()
         own_redis.signal(signal.SIGSTOP)
@@ -166,7 +167,7 @@ def test_a_change_in_the_middle_of_a_check_holds_at_once(
         return [int(clock.now) // PERIOD]
 
     attempt = Attempt("agent_editor", "agent_writer", "audience", matches)
-    decision = pipelit._ledger.open().decide(attempt)
+    decision = ledger_of(pipelit).decide(attempt)
     assert decision.verdict == "rejected"
     assert pipelit.audit.list(limit=1)[0].reason == "account changed meanwhile"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from internals import database_of, keyring_of
 from key_rotation import newer, no_models, old
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -67,8 +68,8 @@ def customers(ring: Keyring | None, name: str = "customers") -> tuple[MetaData, 
 def filled(pipelit: Pipelit, old: Keyring, rows: int = 3) -> tuple[MetaData, Table]:
     """The table with rows under the old key; what rotates it has no keyring of its own."""
     metadata, written = customers(old)
-    metadata.create_all(pipelit._database.engine)
-    with pipelit._database.writing() as connection:
+    metadata.create_all(database_of(pipelit).engine)
+    with database_of(pipelit).writing() as connection:
         for number in range(rows):
             values = {"id": number // 2, "region": f"r{number % 2}", "token": f"token-{number}"}
             connection.execute(insert(written).values(**values, note=None if number else "note"))
@@ -77,7 +78,7 @@ def filled(pipelit: Pipelit, old: Keyring, rows: int = 3) -> tuple[MetaData, Tab
 
 def opened(pipelit: Pipelit, table: Table, ring: Keyring) -> list[str]:
     """Decrypt the tokens with one keyring."""
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         found = connection.scalars(select(table.c.token).order_by(table.c.id, table.c.region))
         return [each.unseal(ring) for each in found]
 
@@ -112,13 +113,13 @@ def test_a_declarative_base_is_named_too(rotating: Pipelit, old: Keyring, newer:
         token: Mapped[Sealed | None] = mapped_column(EncryptedString(keyring=lambda: ring))
 
     ring = old
-    Base.metadata.create_all(rotating._database.engine)
-    with Session(rotating._database.engine) as session:
+    Base.metadata.create_all(database_of(rotating).engine)
+    with Session(database_of(rotating).engine) as session:
         session.add(Account(id=1, token="t-123456"))  # type: ignore[arg-type]
         session.commit()
-    ring = rotating._open_keyring()
+    ring = keyring_of(rotating)
     assert rotating.keys.rotate(models=[Base], checkpointers=[NONE]).status.older_can_go
-    with Session(rotating._database.engine) as session:
+    with Session(database_of(rotating).engine) as session:
         assert session.scalars(select(Account.token)).one().unseal(Keyring(newer)) == "t-123456"
 
 
@@ -157,7 +158,7 @@ def test_models_that_this_process_knows_and_nobody_named_are_said(
     ]
     # Those of a keyring that shares no key with this one need none of these keys.
     others, _ = customers(Keyring(Keyring.generate_key()), "others")
-    metadata.create_all(rotating._database.engine)
+    metadata.create_all(database_of(rotating).engine)
     assert rotating.keys.status(checkpointers=[NONE]).older_can_go
     assert others.tables
 
@@ -172,12 +173,12 @@ def test_a_column_that_no_model_has_any_more_is_counted(rotating: Pipelit, old: 
         ("VARCHAR(500)", token),
         ("JSON", json.dumps({"a": [token]})),
     ):
-        with rotating._database.writing() as connection:
+        with database_of(rotating).writing() as connection:
             connection.execute(text(f"CREATE TABLE pipelit_left (id INTEGER, kept {kind})"))
             connection.execute(text("INSERT INTO pipelit_left VALUES (1, :v)"), {"v": value})
         status = rotating.keys.status(checkpointers=[NONE])
         assert (status.columns, status.older_can_go) == ({"pipelit_left.kept": 1}, False)
-        with rotating._database.writing() as connection:
+        with database_of(rotating).writing() as connection:
             connection.execute(text("DROP TABLE pipelit_left"))
     assert rotating.keys.status(checkpointers=[NONE]).older_can_go
 
@@ -186,7 +187,7 @@ def test_ciphertexts_of_somebody_else_are_nothing_of_ours(rotating: Pipelit) -> 
     """Fernet tokens under other keys need none of these."""
     rotating.keys.rotate()
     foreign = Keyring(Keyring.generate_key()).seal("x", "y")
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         connection.execute(text("CREATE TABLE airflow (kept TEXT, other TEXT)"))
         connection.execute(text("INSERT INTO airflow VALUES (:v, 'gAAAAA')"), {"v": foreign})
     status = rotating.keys.status(checkpointers=[NONE])
@@ -199,7 +200,7 @@ def test_other_schemas_are_looked_at_too(rotating: Pipelit, old: Keyring, newer:
     metadata = MetaData(schema="aside")
     table = Table("keys", metadata, Column("id", Integer, primary_key=True))
     table.append_column(Column("token", EncryptedString(keyring=old)))
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         connection.execute(text("CREATE SCHEMA aside"))
         metadata.create_all(connection)
         connection.execute(insert(table).values(id=1, token="t-1"))
@@ -212,20 +213,20 @@ def test_a_value_that_is_written_meanwhile_stays(rotating: Pipelit, old: Keyring
     """Only what was read is replaced; rows without a key, and a table without one, too."""
     metadata = MetaData()
     table = Table("loose", metadata, Column("token", EncryptedString()))
-    metadata.create_all(rotating._database.engine)
+    metadata.create_all(database_of(rotating).engine)
     first, second = old.seal("one", "loose.token"), old.seal("two", "loose.token")
     put = text("INSERT INTO loose VALUES (:v)")
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         connection.execute(put, [{"v": first}, {"v": None}])
-    column = columns.EncryptedColumn(table.c.token, columns.Source.of(rotating._database))
-    ring = rotating._open_keyring()
-    with rotating._database.writing() as connection:
+    column = columns.EncryptedColumn(table.c.token, columns.Source.of(database_of(rotating)))
+    ring = keyring_of(rotating)
+    with database_of(rotating).writing() as connection:
         connection.execute(
             text("UPDATE loose SET token = :v WHERE token = :o"), {"v": second, "o": first}
         )
     assert column._swap([((), first, ring.renew(first))]) == 0
     assert column.encrypt_again(ring, 10) == 1
-    with rotating._database.reading() as connection:
+    with database_of(rotating).reading() as connection:
         kept = connection.scalars(select(table.c.token).where(table.c.token.is_not(None))).one()
     assert (kept.unseal(ring), ring.is_newest(kept.token)) == ("two", True)
 
@@ -233,7 +234,7 @@ def test_a_value_that_is_written_meanwhile_stays(rotating: Pipelit, old: Keyring
 def test_what_is_no_ciphertext_is_named(rotating: Pipelit, old: Keyring) -> None:
     """Plaintext in a column of named models: the old key can't be said to go."""
     metadata, _ = filled(rotating, old)
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         connection.execute(text("UPDATE customers SET token = 'plain' WHERE id = 1"))
     status = rotating.keys.rotate(checkpointers=[NONE], models=[metadata]).status
     assert (status.unreadable, status.older, status.older_can_go) == (
@@ -265,7 +266,7 @@ def test_what_are_no_models_is_refused(rotating: Pipelit, models: Any) -> None:
 
 def put(pipelit: Pipelit, *statements: str, token: Any) -> None:
     """Runs statements, with a token where they want one."""
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         for each in statements:
             connection.execute(text(each), {"v": token} if ":v" in each else {})
 
@@ -393,7 +394,7 @@ def test_rows_that_a_policy_hides_are_not_taken_for_none(rotating: Pipelit, old:
         "ALTER TABLE pipelit_peerings ENABLE ROW LEVEL SECURITY",
         token=old.seal("x", "y"),
     )
-    source = columns.Source.of(rotating._database)
+    source = columns.Source.of(database_of(rotating))
 
     @contextmanager
     def reading() -> Iterator[Any]:
@@ -401,14 +402,14 @@ def test_rows_that_a_policy_hides_are_not_taken_for_none(rotating: Pipelit, old:
             connection.execute(text("SET LOCAL ROLE app"))
             yield connection
 
-    ring = rotating._open_keyring()
+    ring = keyring_of(rotating)
     counted, _ = token_search.search_columns(replace(source, reading=reading), set(), ring, [ring])
     assert counted.older == {}
     assert sorted(each.partition(",")[0] for each in counted.not_counted) == [
         "pipelit_peerings",
         "t",
     ]
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         connection.execute(text("DROP OWNED BY app"))
         connection.execute(text("DROP ROLE app"))
 
@@ -459,7 +460,7 @@ def test_derived_keys_are_known_by_what_they_are_made_from(
     """A model whose keyring is derived from the keys is counted and rotated."""
     ring = Keyring(newer, key).derive("mine")
     metadata, _ = customers(ring)
-    metadata.create_all(rotating._database.engine)
+    metadata.create_all(database_of(rotating).engine)
     token = old.derive("mine").seal("x", "customers.token")
     put(rotating, "INSERT INTO customers VALUES (1, 'r', :v, NULL)", token=token)
     assert rotating.keys.rotate(checkpointers=[NONE]).status.columns == {"customers.token": 1}
@@ -473,7 +474,7 @@ def test_a_column_with_an_older_key_alone_needs_that_key(rotating: Pipelit, old:
     """What is newest in a model's own keyring is an older key here."""
     rotating.keys.rotate()
     metadata, _ = customers(old)
-    metadata.create_all(rotating._database.engine)
+    metadata.create_all(database_of(rotating).engine)
     token = old.seal("x", "customers.token")
     put(rotating, "INSERT INTO customers VALUES (1, 'r', :v, NULL)", token=token)
     status = rotating.keys.status(checkpointers=[NONE], models=[metadata])

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Clock
+from internals import database_of, ledger_of
 from sqlalchemy import event, text
 from test_mfa import app_of, wrong
 
@@ -173,7 +174,7 @@ def _mfa_confirm_taken_back(pipelit: Pipelit, clock: Clock) -> Iterator[None]:
     # The code is right by this clock, and can't be spent: so its factor is pending again.
     app = app_of(pipelit.mfa.enroll("alice"))
     code = app.at(clock())
-    pipelit._core.ledger()._epoch = lambda: "another life"  # type: ignore[attr-defined]
+    ledger_of(pipelit)._epoch = lambda: "another life"  # type: ignore[attr-defined]
     yield
     with pytest.raises(VerificationError):
         pipelit.mfa.confirm("alice", code)
@@ -250,7 +251,7 @@ def driver_of(connection: Any) -> Any:
 @contextmanager
 def commits(pipelit: Pipelit) -> Iterator[list[str]]:
     """How each transaction that writes is flushed, asked on its connection when it commits."""
-    engine = pipelit._database.engine
+    engine = database_of(pipelit).engine
     found: list[str] = []
 
     def begin(connection: Any) -> None:
@@ -283,7 +284,7 @@ def test_what_an_operator_changes_is_flushed(pipelit: Pipelit, clock: Clock, do:
     with commits(pipelit) as found:
         next(changing, None)
     assert found
-    assert set(found) == {FLUSHED[pipelit._database.engine.dialect.name]}
+    assert set(found) == {FLUSHED[database_of(pipelit).engine.dialect.name]}
 
 
 @pytest.mark.backends("sqlite")
@@ -292,7 +293,7 @@ def test_flushing_ends_with_the_transaction(pipelit: Pipelit) -> None:
     """The connection is quick again afterwards, also where the change failed."""
 
     def fail() -> None:
-        with pipelit._database.writing(durable=True):
+        with database_of(pipelit).writing(durable=True):
             raise KeyError
 
     pipelit.users.create("bob")
@@ -300,7 +301,7 @@ def test_flushing_ends_with_the_transaction(pipelit: Pipelit) -> None:
         fail()
     with commits(pipelit) as found:
         for _ in range(5):
-            with pipelit._database.writing() as connection:
+            with database_of(pipelit).writing() as connection:
                 connection.execute(text("UPDATE pipelit_users SET purpose = 'x'"))
     assert found == ["1"] * 5
 
@@ -318,7 +319,7 @@ def test_postgresql_confirms_what_is_on_its_disk(
     with Pipelit(**settings) as other:
         with commits(other) as found:
             other.users.create("bob")
-        with other._database.deciding() as transaction:
+        with database_of(other).deciding() as transaction:
             cursor = transaction.connection.cursor()
             cursor.execute("SHOW synchronous_commit")
             found.append(str((cursor.fetchone() or ("",))[0]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from internals import database_of
 from keeper import Keeper
 from postgres import PostgresServer
 
@@ -103,7 +104,7 @@ def test_all_connections_of_the_pool_are_replaced(pair: Pair) -> None:
     """Also those that were in use elsewhere when one of them was refused, and only read."""
     pair.lead_to(pair.standby)
     with pair.at(pair.service, more="&target_session_attrs=any") as pipelit:
-        with pipelit._database.reading():
+        with database_of(pipelit).reading():
             with pytest.raises(StorageError, match="Nothing was written"):
                 pipelit.users.create("dora")
             pair.lead_to(pair.primary)

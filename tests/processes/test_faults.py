@@ -21,6 +21,7 @@ import fresh
 import psycopg
 import pytest
 from conftest import Clock
+from internals import database_of
 from killed import AFTER, kill_at
 from later_migration import add_migration
 from postgres import PostgresServer
@@ -216,7 +217,7 @@ def test_a_power_cut_that_undoes_commits_makes_no_spent_code_good(
     pipelit.close()
     cut.put_back()
     if redis_url is not None:
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             named = connection.scalar(text("SELECT database_id FROM pipelit_epoch"))
         with Redis.from_url(redis_url) as forgetting:
             # Other tests use this Redis at the same time, so FLUSHALL would be theirs as well.
@@ -260,11 +261,11 @@ def test_with_redis_and_no_place_to_write_nothing_is_accepted(real: Pipelit) -> 
     """A database that refuses the audit row refuses the code, which isn't good again."""
     code = code_of(real)
     table = "pipelit_audit"
-    with real._database.writing() as connection:
+    with database_of(real).writing() as connection:
         connection.execute(text(f"ALTER TABLE {table} RENAME TO gone"))
     with pytest.raises(LedgerUnavailable, match="PIPELIT_DATABASE_URL"):
         verify(real, code)
-    with real._database.writing() as connection:
+    with database_of(real).writing() as connection:
         connection.execute(text(f"ALTER TABLE gone RENAME TO {table}"))
     assert refused(real, code) == "replay"
 
@@ -272,12 +273,12 @@ def test_with_redis_and_no_place_to_write_nothing_is_accepted(real: Pipelit) -> 
 @pytest.mark.backends("redis", "both")
 def test_an_unlock_reaches_locks_that_the_database_never_heard_of(real: Pipelit) -> None:
     """Guesses that Redis counted while the database didn't write are forgotten by ``unlock``."""
-    with real._database.writing() as connection:
+    with database_of(real).writing() as connection:
         connection.execute(text("ALTER TABLE pipelit_audit RENAME TO gone"))
     for _ in range(6):
         with pytest.raises(LedgerUnavailable):
             verify(real, "00000000")
-    with real._database.writing() as connection:
+    with database_of(real).writing() as connection:
         connection.execute(text("ALTER TABLE gone RENAME TO pipelit_audit"))
     with pytest.raises(VerificationError, match="wait"):
         verify(real, code_of(real))
@@ -424,10 +425,10 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
         before = older.audit.list()
     add_migration(tmp_path / "later", monkeypatch)
     with Pipelit(**settings, clock=clock) as pipelit:
-        assert pending_migrations(pipelit._database)
+        assert pending_migrations(database_of(pipelit))
         pipelit.create_schema()
-        assert not pending_migrations(pipelit._database)
-        with pipelit._database.reading() as reading:
+        assert not pending_migrations(database_of(pipelit))
+        with database_of(pipelit).reading() as reading:
             assert reading.scalar(text("SELECT min(later) FROM pipelit_users")) == "x"
         assert pipelit.check_key()
         assert pipelit.audit.list() == before

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import clock_of
 from keeper import Keeper
 from redis import Redis
 from redis_server import Gate, RedisServer, free_port, until
@@ -394,7 +395,7 @@ def test_a_guess_that_was_cut_off_is_charged(
     """Who cuts the answers off gets no guess for nothing: of the minute's five it was one."""
     gate = Gate(own_redis.socket)
     behind = settings | {"redis_url": f"redis://127.0.0.1:{gate.port}"}
-    with Pipelit(**behind, clock=pipelit._clock) as other:
+    with Pipelit(**behind, clock=clock_of(pipelit)) as other:
         cut_off = other.agent("agent_editor")
         assert guess(cut_off) == ["CodeRejected"]
         gate.keeps = b"EVALSHA"

@@ -16,6 +16,7 @@ from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
+from internals import database_of
 from sqlalchemy import text
 
 from pipelit_agents import Agent, Pipelit
@@ -213,7 +214,7 @@ def test_a_child_does_not_go_on_with_its_parents_transaction(pipelit: Pipelit, w
     in_child = False
     pipe, into = os.pipe()
     try:
-        with getattr(pipelit._database, way)() as connection:
+        with getattr(database_of(pipelit), way)() as connection:
             run(connection, "SELECT 1" if way == "reading" else add)
             child = os.fork()
             in_child = not child
@@ -240,7 +241,7 @@ def test_a_child_does_not_go_on_with_its_parents_transaction(pipelit: Pipelit, w
 
 def test_a_child_of_a_transaction_says_at_once_that_it_can_not_write(pipelit: Pipelit) -> None:
     """SQLite would have it wait for a lock that nobody releases; it may read."""
-    with pipelit._database.writing():
+    with database_of(pipelit).writing():
         began = time.monotonic()
         child = Child(lambda: [pipelit.users.get("alice").username, put(pipelit)])
         said = child.said()
@@ -263,7 +264,7 @@ def test_a_child_of_another_database_can_write(
         other.users.create("alice")
         with (
             Pipelit(**settings | {"database_url": f"sqlite:///{link}"}) as same,
-            pipelit._database.writing(),
+            database_of(pipelit).writing(),
         ):
             assert Child(lambda: put(other)).said() == "ok"
             assert "forked in the middle" in Child(lambda: put(same)).said()
@@ -275,7 +276,7 @@ def test_a_fork_does_not_wait_for_good(pipelit: Pipelit, monkeypatch: pytest.Mon
     forked, inside = Event(), Event()
 
     def hold() -> None:
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             connection.execute(text("UPDATE pipelit_users SET purpose = 'x'"))
             inside.set()
             forked.wait()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
+from internals import clock_of, database_of
 from keeper import Keeper
 from pgbouncer import MISSING, PROGRAM, pgbouncer, pooled
 from postgres import PostgresServer
@@ -83,7 +84,9 @@ def test_clients_of_a_pooler_disturb_nobody(
     with ExitStack() as stack:
         clients = [
             stack.enter_context(
-                Pipelit(**settings | {"database_url": pool_url}, clock=pipelit._clock, pool_size=1)
+                Pipelit(
+                    **settings | {"database_url": pool_url}, clock=clock_of(pipelit), pool_size=1
+                )
             )
             for _ in range(12)
         ]
@@ -98,7 +101,7 @@ def test_a_schema_can_be_made_through_a_pooler(settings: dict[str, Any], pool_ur
     """Migrations run in one transaction, with the advisory lock that ends with it."""
     with Pipelit(**settings | {"database_url": pool_url}) as made:
         made.create_schema()
-        assert not pending_migrations(made._database)
+        assert not pending_migrations(database_of(made))
     assert left_in(pool_url, SESSIONS) == []
 
 
@@ -131,7 +134,7 @@ def test_a_session_keeps_nothing(pipelit: Pipelit, editor: object) -> None:
     del editor
     everything(pipelit, 1)
     pipelit.create_schema()
-    driver = pipelit._database.engine.raw_connection()
+    driver = database_of(pipelit).engine.raw_connection()
     try:
         cursor = driver.cursor()
         cursor.execute(LEFT)
@@ -143,7 +146,7 @@ def test_a_session_keeps_nothing(pipelit: Pipelit, editor: object) -> None:
 @pytest.mark.parametrize("way", ["reading", "writing", "deciding"])
 def test_each_transaction_has_its_limits(pipelit: Pipelit, way: str) -> None:
     """What another application of the same sessions has set doesn't hold for ours."""
-    database = pipelit._database
+    database = database_of(pipelit)
     driver = database.engine.raw_connection()
     for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
         driver.cursor().execute(f"SET {name} = 0")
@@ -173,5 +176,5 @@ class Limits(NamedTuple):
 def test_one_statement_has_limits_too(pipelit: Pipelit, database_url: str) -> None:
     """A read outside a longer transaction has one of its own, so that a lock can't hold it."""
     query = Query("SELECT current_setting('lock_timeout') AS limits", Limits)
-    assert pipelit._database.fetch(query, {})[0].limits == "15s"
+    assert database_of(pipelit).fetch(query, {})[0].limits == "15s"
     assert left_in(database_url, 1) == []

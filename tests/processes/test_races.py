@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import racing
+from internals import database_of
 from racing import PROCESSES, THREADS, Crowd, Outcome
 from sqlalchemy import text
 
@@ -51,7 +52,7 @@ def audited(pipelit: Pipelit, subject: str, action: str) -> Counter[tuple[str, s
     query = text(
         "SELECT outcome, reason FROM pipelit_audit WHERE subject = :subject AND action = :action"
     )
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         rows = connection.execute(query, {"subject": subject, "action": action})
         return Counter((row.outcome, row.reason) for row in rows)
 
@@ -126,7 +127,7 @@ def test_of_200_verifiers_that_guess_at_once(
         "SELECT sum(in_a_row) FROM pipelit_ledger "
         "WHERE peer = :peer AND scope IN ('pair', 'family', 'others')"
     )
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         assert connection.scalar(query, {"peer": peer}) == evaluated
     code = pipelit.agent(peer).totp_code(audience=judge).code
     racing.verify(pipelit, judge, peer, code, "audience")
@@ -158,7 +159,7 @@ def test_own_lanes_are_not_given_out_twice(
         pipelit.users.unlock(peer, lane="others")
     assert won >= 2
     query = text("SELECT count(*) FROM pipelit_ledger WHERE peer = :peer AND scope = 'plain'")
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         assert connection.scalar(query, {"peer": peer}) == 1
 
 
@@ -187,7 +188,7 @@ def test_seconds_of_everybody_verifying_everybody(
     assert set(accepted.values()) == {1}
     assert len(accepted) > 20
     written: Counter[tuple[str, ...]] = Counter()
-    with pipelit._database.reading() as connection:
+    with database_of(pipelit).reading() as connection:
         query = text(
             "SELECT actor, subject, action, outcome, reason FROM pipelit_audit "
             "WHERE action LIKE 'verify.%' OR action = 'user.unlock'"

@@ -15,6 +15,7 @@ from weakref import WeakSet
 import fresh
 import pytest
 from conftest import Clock
+from internals import database_of, stored_values_of
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
@@ -107,7 +108,7 @@ def test_killed_three_times_with_writers_beside_it_loses_nothing(
 ) -> None:
     """900 credentials, `kill -9` in the middle, other processes' values changing all the time."""
     values = {f"c{count:04}": f"secret-{count:08}" for count in range(MANY)}
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         for name, value in values.items():
             pipelit.credentials.put_in(connection, name, value, kind="llm", created_by="alice")
     keys = settings | {"encryption_keys": [newer, *settings["encryption_keys"]]}
@@ -151,14 +152,14 @@ def test_a_value_that_is_written_meanwhile_is_not_overwritten(
     rotating: Pipelit, settings: dict[str, Any], newer: str, clock: Clock
 ) -> None:
     """Another secret is stored between reading and replacing: it stays."""
-    replace = rotating.keys._values._replace
+    replace = stored_values_of(rotating)._replace
 
     def slow(table: SealedTable, pending: Any) -> int:
         if any(getattr(each.row, "name", "") == "openai" for each in pending):
             rotating.credentials.put("openai", "sk-other-0987", kind="llm", created_by="alice")
         return replace(table, pending)
 
-    rotating.keys._values._replace = slow  # type: ignore[method-assign]
+    stored_values_of(rotating)._replace = slow  # type: ignore[method-assign]
     rotating.keys.rotate()
     with alone(settings, newer, clock) as after:
         assert opened(after, "openai") == "sk-other-0987"
@@ -166,7 +167,7 @@ def test_a_value_that_is_written_meanwhile_is_not_overwritten(
 
 def test_what_no_key_opens_is_named_and_left(rotating: Pipelit) -> None:
     """A damaged value, a moved one: the old key can't go, and it is said for which."""
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         connection.execute(text("UPDATE pipelit_credentials SET hint = sealed"))
     status = rotating.keys.rotate().status
     assert status.unreadable == ("pipelit_credentials.hint of openai",)
@@ -176,7 +177,7 @@ def test_what_no_key_opens_is_named_and_left(rotating: Pipelit) -> None:
 
 def test_a_row_that_somebody_made_stops_nothing(rotating: Pipelit, newer: str) -> None:
     """Public fields that are no text, a name that can't be read: named, and the others go on."""
-    if rotating._database.engine.dialect.name == "sqlite":
+    if database_of(rotating).engine.dialect.name == "sqlite":
         crafted = [
             "UPDATE pipelit_credentials SET public = x'00'",
             "UPDATE pipelit_users SET totp_secret = 5 WHERE username = 'bob'",
@@ -184,7 +185,7 @@ def test_a_row_that_somebody_made_stops_nothing(rotating: Pipelit, newer: str) -
         ]
     else:
         crafted = ["UPDATE pipelit_credentials SET public = '{'"]
-    with rotating._database.writing() as connection:
+    with database_of(rotating).writing() as connection:
         for statement in crafted:
             connection.execute(text(statement))
     status = rotating.keys.rotate(checkpointers=[NONE]).status
@@ -283,7 +284,7 @@ def test_checkpoints_in_clear_are_refused(rotating: Pipelit) -> None:
 def test_old_ciphertext_leaves_the_file(rotating: Pipelit, database_url: str) -> None:
     """After a rotation the old tokens are still in free pages; after a purge they aren't."""
     folder = Path(database_url.removeprefix("sqlite:///")).parent
-    with rotating._database.reading() as connection:
+    with database_of(rotating).reading() as connection:
         found = connection.execute(text("SELECT sealed, hint FROM pipelit_credentials")).one()
     rotating.keys.rotate()
     rotating.keys.purge()
@@ -297,10 +298,10 @@ def test_old_ciphertext_leaves_the_file(rotating: Pipelit, database_url: str) ->
 def test_a_purge_rewrites_the_tables(rotating: Pipelit) -> None:
     """Each table's file is a new one."""
     files = text("SELECT relname, relfilenode FROM pg_class WHERE relname LIKE 'pipelit_cred%'")
-    with rotating._database.reading() as connection:
+    with database_of(rotating).reading() as connection:
         before = connection.execute(files).all()
     rotating.keys.purge()
-    with rotating._database.reading() as connection:
+    with database_of(rotating).reading() as connection:
         assert connection.execute(files).all() != before
 
 

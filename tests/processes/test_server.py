@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from internals import authentication_of, database_of
 from langgraph_sdk import Auth
 from langgraph_server import LangGraphServer
 from paths import SUPPORT
@@ -208,12 +209,12 @@ def test_a_key_that_is_revoked_is_refused_at_once(world: World) -> None:
 
 def test_a_database_that_cant_be_asked_is_no_wrong_key(world: World) -> None:
     """Where keys can't be verified nobody is let in, and nobody is told that the key is bad."""
-    with world.pipelit._database.writing() as connection:
+    with database_of(world.pipelit).writing() as connection:
         connection.execute(text("ALTER TABLE pipelit_api_keys RENAME TO away"))
     try:
         answer = world.as_("alice").post("/threads/search", json={})
     finally:
-        with world.pipelit._database.writing() as connection:
+        with database_of(world.pipelit).writing() as connection:
             connection.execute(text("ALTER TABLE away RENAME TO pipelit_api_keys"))
     assert answer.status_code == 503
     assert "can't be verified" in answer.text
@@ -410,7 +411,7 @@ def test_the_owner_filter_can_be_left_to_the_deployer(world: World) -> None:
     made = make_auth(world.pipelit, owner_filter=False)
     assert isinstance(made, Auth)
     assert not made._global_handlers
-    assert made._authenticate_handler is not None
+    assert authentication_of(made) is not None
 
 
 def test_no_identity_is_taken_from_a_thread_id(world: World) -> None:

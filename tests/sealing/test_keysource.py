@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import keyring_of
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import SecretStr
 from test_rotation_columns import run as checkpoint
@@ -252,7 +253,7 @@ def test_its_failure_names_the_setting_and_tells_no_key(
     """Neither the texts nor the frames of the error, nor its cause, hold a key or a part of one."""
     made = Pipelit(**settings | {"encryption_keys": ask})
     with pytest.raises(EncryptionKeysUnavailable) as refused:
-        made._open_keyring()
+        keyring_of(made)
     error: BaseException | None = refused.value
     assert isinstance(error, ConfigurationError)
     assert str(error).startswith("encryption_keys: ")
@@ -417,7 +418,7 @@ def test_keys_that_change_while_they_are_counted_are_no_yes(
     """The count is of one set of keys; that there are others by now is said."""
     pipelit.credentials.put("openai", "sk-live-1234567890", kind="llm", created_by="alice")
     manager.keys = [*manager.keys, Keyring.generate_key()]
-    own, keyring = served.keys._own, served._open_keyring()
+    own, keyring = served.keys._own, keyring_of(served)
 
     def changing(ring: Keyring) -> Any:
         counted = own(ring)
@@ -444,11 +445,11 @@ def test_a_function_that_needs_its_own_pipelit_is_told(settings: dict[str, Any])
     made: list[Pipelit] = []
 
     def ask() -> list[str]:
-        return [made[0]._open_keyring().seal("x", "p")]
+        return [keyring_of(made[0]).seal("x", "p")]
 
     made.append(Pipelit(**settings | {"encryption_keys": ask}))
     with pytest.raises(EncryptionKeysUnavailable) as refused:
-        made[0]._open_keyring()
+        keyring_of(made[0])
     assert "uses the Pipelit" in str(refused.value.__cause__)
 
 

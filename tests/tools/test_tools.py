@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from internals import database_of
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -473,7 +474,7 @@ def test_the_key_reaches_neither_model_nor_checkpoint(pipelit: Pipelit, writer: 
 def test_broken_storage_is_for_the_developer(writer: Agent, editor: Agent, tmp_path: Path) -> None:
     """A database that can't count attempts ends the run; it isn't a text for the model."""
     pipelit = home_of(editor)
-    with pipelit._database.writing() as connection:
+    with database_of(pipelit).writing() as connection:
         connection.exec_driver_sql("DROP TABLE pipelit_ledger")
     with pytest.raises(LedgerUnavailable):
         answer_to(

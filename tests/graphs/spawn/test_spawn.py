@@ -16,6 +16,7 @@ from typing import Any, Literal
 import fresh
 import pytest
 from conftest import Clock
+from internals import database_of
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
@@ -1057,7 +1058,7 @@ def test_a_broken_ledger_is_not_the_childs_fault(
     """Where nothing can be checked the run ends with the storage's error, and nothing is in."""
 
     def work(state: Work) -> Work:
-        with pipelit._database.writing() as connection:
+        with database_of(pipelit).writing() as connection:
             connection.exec_driver_sql("DROP TABLE pipelit_audit")
         return upper(state)
 

@@ -1,0 +1,56 @@
+"""Reach into the private parts of pipelit-agents for which there is no public way.
+
+Tests use public names. What is here lets them read and change a database as someone who has access
+to it could, and put a fault where a test needs one. ``test_private_names.py`` lists the private
+names that other files still use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from langgraph_sdk import Auth
+
+from pipelit_agents import Agent, Keyring, Pipelit
+from pipelit_agents.database.engine import Database
+
+
+def database_of(pipelit: Pipelit) -> Database:
+    """Return the database: to read and change rows, and to count statements and connections."""
+    return pipelit._database
+
+
+def keyring_of(pipelit: Pipelit) -> Keyring:
+    """Return the keyring: to encrypt what an older version or another process would have stored."""
+    return pipelit._open_keyring()
+
+
+def identity_of(owner: Pipelit | Agent) -> Any:
+    """Return what verifies codes and proofs: to do something else between its steps."""
+    return owner._identity
+
+
+def ledger_of(pipelit: Pipelit) -> Any:
+    """Return the ledger: to ask it directly, and to break its connection or its epoch."""
+    return pipelit._ledger.open()
+
+
+def stored_values_of(pipelit: Pipelit) -> Any:
+    """Return the library's own encrypted values: to change them between a rotation's steps."""
+    return pipelit.keys._values
+
+
+def authentication_of(auth: Auth) -> Callable[..., Any]:
+    """Return what a LangGraph server calls for each request; its SDK has no public name for it."""
+    return auth._authenticate_handler
+
+
+def clock_of(pipelit: Pipelit) -> Callable[[], float] | None:
+    """Return the clock: another Pipelit on the same database has to have the same time."""
+    return pipelit._clock
+
+
+def verify_person(pipelit: Pipelit, username: str, code: str, *, own: bool) -> Any:
+    """Verify a person's code: her own attempt, or one of a graph that anybody may resume."""
+    return pipelit.mfa._verify(username, code, own=own)
