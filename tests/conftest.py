@@ -1,8 +1,8 @@
-"""What most tests stand on: a database of their own, a key of their own, and time they set.
+"""Fixtures that most tests use: a database of their own, a key, and a clock that they set.
 
-A module that sets ``BACKENDS = True`` runs on each of them, or on those that it names there, and
-with ``--everywhere`` all do; a test of one backend says ``@pytest.mark.backends("sqlite")``, and a
-test that has nothing to do with it, in a module that sets it, ``@pytest.mark.backends``.
+The tests of a module that sets ``BACKENDS = True`` run on each backend, or on those that the module
+names there. With ``--everywhere`` all tests do. ``@pytest.mark.backends("sqlite")`` names the
+backends of one test, and ``@pytest.mark.backends`` says that a test doesn't depend on them.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ TO_BE_NAMED = "0123456789abcdef" * 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """For a long run: what else works on a database, on all of them."""
+    """Add the option of a long run, in which each test with a database runs on all kinds of it."""
     parser.addoption("--everywhere", action="store_true", help="run all tests on all backends")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs what stands on a backend on all that its module or its mark names."""
+    """Run a test that uses a backend on all that its module or its mark names."""
     marked = metafunc.definition.get_closest_marker("backends")
     named = getattr(metafunc.module, "BACKENDS", None)
     if marked and not marked.args:
@@ -138,9 +138,9 @@ def _require_marker(event: str, arguments: tuple[Any, ...]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Modules and tests stay to the end: no search for garbage goes through them.
+    """Keep the garbage collector away from modules and tests, which all live to the end.
 
-    Not while they come, which would be a third of what collecting costs, and not later.
+    While they are collected, its searches would take a third of the time.
     """
     gc.disable()
     try:
@@ -151,25 +151,26 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 class Clock:
-    """A clock that stands still until a test moves it."""
+    """A clock that stays until a test advances it."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
 
     def __call__(self) -> float:
-        """The present moment, Unix seconds."""
+        """Return the time, Unix seconds."""
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Moves the clock."""
+        """Move the clock forward."""
         self.now += seconds
 
 
 @pytest.fixture(autouse=True)
 def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """In a coroutine test, code of ours that blocks the event loop is an error.
+    """In a coroutine test, fail if the library blocks the event loop.
 
-    But where the test itself calls what is no coroutine: many do the same thing sync and async.
+    A call of a function that isn't a coroutine by the test itself may block: many tests do the same
+    thing sync and async.
     """
     if not inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
         yield
@@ -182,7 +183,7 @@ def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @cache
 def _guard() -> BlockBuster:
-    # One for all tests, as it looks for the modules' files for each function that it guards.
+    # One for all tests, because it looks up the modules' files for each function that it guards.
     guard = BlockBuster(["pipelit_agents", "pipelit_agents.graphs", "pipelit_agents.tools"])
     for each in guard.functions.values():
         allowed = each.can_block_predicate
@@ -193,7 +194,7 @@ def _guard() -> BlockBuster:
 
 
 def _is_called_by_a_test() -> bool:
-    # The innermost frame of a test's, and what it called. This file's own frames are the guard's.
+    # Find the innermost frame of a test and what it called. This file's own frames are the guard's.
     here = str(Path(__file__).parent)
     called, caller = None, inspect.currentframe()
     while caller and (
@@ -206,7 +207,7 @@ def _is_called_by_a_test() -> bool:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Time, as the test sets it."""
+    """The clock of the test's Pipelit."""
     return Clock()
 
 
@@ -224,16 +225,16 @@ def key(shared_key: str) -> str:
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> str:
-    """Where accounts and ledger are: sqlite, postgres, or sqlite with the ledger in redis.
+    """Where the accounts and the ledger are: sqlite, postgres, or sqlite with the ledger in redis.
 
-    And, where a test names it, postgres with the ledger in redis: both.
+    A test can also name ``both``: postgres with the ledger in redis.
     """
     return getattr(request, "param", "sqlite")
 
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with our tables, to be copied: migrating takes longer than most tests."""
+    """An SQLite file with our tables, to be copied: migrating takes longer than most tests."""
     file = tmp_path_factory.mktemp("migrated") / "agents.db"
     with Pipelit(
         database_url=f"sqlite:///{file}", encryption_keys=[Keyring.generate_key()]
@@ -267,7 +268,7 @@ def peopled_file(migrated_file: Path, shared_key: str) -> Callable[[tuple[str, .
 
 
 def add_alice(url: str) -> None:
-    """Make alice at the moment at which each test's clock stands at first; that needs no key."""
+    """Create alice at the time at which each test's clock begins; that needs no key."""
     settings: dict[str, Any] = {"encryption_keys": [Keyring.generate_key()], "clock": Clock()}
     with Pipelit(database_url=url, **settings) as made:
         made.users.create("alice")
@@ -295,7 +296,7 @@ def copied(backend: str, request: pytest.FixtureRequest) -> tuple[str, ...]:
 def database_url(
     backend: str, copied: tuple[str, ...], tmp_path: Path, request: pytest.FixtureRequest
 ) -> str:
-    """A database that is empty, or a file that isn't there yet; with `pipelit`, our tables."""
+    """An empty database, or a file that doesn't exist yet; in a test with `pipelit`, our tables."""
     if backend in ("postgres", "both"):
         return str(request.getfixturevalue("postgres_url"))
     file = tmp_path / "pipelit" / "agents.db"
@@ -305,7 +306,7 @@ def database_url(
             content = request.getfixturevalue("peopled_file")(copied).read_bytes()
         else:
             content = request.getfixturevalue("migrated_file").read_bytes()
-        # Another database, also to a Redis that all use; SQLite would take as long as the copy.
+        # A name of its own, as all tests use one Redis. SQL would take as long as the copy.
         file.write_bytes(content.replace(TO_BE_NAMED.encode(), uuid4().hex.encode()))
         file.chmod(0o600)
     return f"sqlite:///{file}"
@@ -313,21 +314,21 @@ def database_url(
 
 @pytest.fixture
 def redis_url(backend: str, request: pytest.FixtureRequest) -> str | None:
-    """Where the ledger is, if it isn't in the database."""
+    """The address of the ledger, if it isn't in the database."""
     return request.getfixturevalue("redis_server").url if backend in ("redis", "both") else None
 
 
 @pytest.fixture
 def settings(database_url: str, redis_url: str | None, key: str) -> dict[str, Any]:
-    """What a Pipelit on this test's backend is made of, but for the clock."""
+    """The arguments of a Pipelit on this test's backend, without the clock."""
     return {"database_url": database_url, "redis_url": redis_url, "encryption_keys": [key]}
 
 
 @pytest.fixture
 def pipelit(peopled: None, settings: dict[str, Any], clock: Clock) -> Iterator[Pipelit]:
-    """An empty, migrated database with alice in it."""
+    """A migrated database with alice in it."""
     with Pipelit(**settings, clock=clock) as made:
-        # Opened, as many a test expects.
+        # Many tests expect that it is open.
         made.users.get("alice")
         yield made
 
