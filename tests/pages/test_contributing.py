@@ -73,6 +73,7 @@ def drawn() -> tuple[list[set[str]], set[tuple[str, str]], set[str]]:
     return floors, beside, starred
 
 
+@cache
 def resolve(path: str) -> list[Path]:
     """The files that a page means by a path, or by a file's bare name."""
     found = [each for home in (ROOT, ROOT / "pipelit_agents") for each in home.glob(path)]
@@ -80,6 +81,12 @@ def resolve(path: str) -> list[Path]:
         homes = (*HOMES, "tests", "docs")
         found = [each for home in homes for each in (ROOT / home).rglob(path)]
     return found
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    """The syntax tree of a module."""
+    return ast.parse(file.read_text())
 
 
 @cache
@@ -100,7 +107,7 @@ def defined(file: Path) -> frozenset[str]:
                 case ast.AnnAssign(target=ast.Name(id=name)):
                     found.add(above + name)
 
-    look(ast.parse(file.read_text()).body, "")
+    look(parsed(file).body, "")
     return frozenset(found)
 
 
@@ -112,7 +119,7 @@ def known() -> frozenset[str]:
         for file in (ROOT / home).rglob("*.py"):
             found |= defined(file)
             found.add(".".join([package, *file.relative_to(ROOT / home).parent.parts]))
-            for node in ast.walk(ast.parse(file.read_text())):
+            for node in ast.walk(parsed(file)):
                 if isinstance(node, ast.arg):
                     found.add(node.arg)
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -254,7 +261,7 @@ def test_the_innermost_core_imports_little() -> None:
     found = set()
     for file in [home / "otp.py", *(home / "protocol").iterdir(), *(home / "sealing").iterdir()]:
         if file.suffix == ".py":
-            for node in ast.walk(ast.parse(file.read_text())):
+            for node in ast.walk(parsed(file)):
                 if isinstance(node, ast.Import):
                     found |= {each.name.partition(".")[0] for each in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module:
