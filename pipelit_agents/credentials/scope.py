@@ -17,8 +17,8 @@ from pipelit_agents.credentials.leak_guard.masking import redact, scrub
 from pipelit_agents.credentials.leak_guard.node_input import NodeInput
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.search import holds, refuse_leak
+from pipelit_agents.credentials.leak_guard.stored import Unsearched
 from pipelit_agents.credentials.leak_guard.surroundings import Surroundings
-from pipelit_agents.credentials.leak_guard.traversal import Unsearched
 from pipelit_agents.credentials.leak_guard.written import Written, written
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
@@ -249,8 +249,9 @@ class Scope(Unsearched):
             call()
         self._on_exit.clear()
         if self._revealed and self.surroundings is not None:
-            look = self.surroundings.clean if failed else self.surroundings.search
-            look(self.patterns(), self.sought)
+            leak = self.surroundings.clean(self.patterns(), self.sought)
+            if leak is not None and not failed:
+                raise leak
 
 
 # The scopes that hold secrets. No lock: the garbage collector may close an unfinished generator at

@@ -1,42 +1,62 @@
-"""Search the local variables of an exception's frames, which error trackers display."""
+"""Read exceptions by their fields in C: chain, group members, and the variables of their frames.
+
+Error trackers display local variables. No foreign code runs to find the exceptions and frames: an
+exception's class may be frozen, or override any attribute.
+"""
 
 from __future__ import annotations
 
 import traceback
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from itertools import islice
+from collections.abc import Container, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Final
 
+from pipelit_agents.credentials.leak_guard.own_forms import children_of_each
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.traversal import children_of
+from pipelit_agents.credentials.leak_guard.written import LEAVES, as_bytes
 from pipelit_agents.credentials.secret import Secret
 
-__all__ = ["chain_of", "frames_hold_secret"]
+__all__ = ["Frames", "chain_of", "frames_hold_secret", "members_of_group", "read_field"]
 
+LINKS: Final = ("__cause__", "__context__")
 # Objects to search per frame, nearest first. Texts and numbers don't count. Error trackers display
 # fewer than that.
 _MAX_OBJECTS: Final = 2000
-_CONTAINERS: Final = (dict, list, tuple, set, frozenset)
+_AT_ONCE: Final = 8
 
 
-def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, its causes and contexts, and the members of exception groups."""
+def read_field(error: BaseException, name: str) -> Any:
+    """Return a field of an exception, such as ``__cause__``; Any: each has a type of its own."""
+    return BaseException.__dict__[name].__get__(error)
+
+
+def members_of_group(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the members of an exception group; none for another exception."""
+    if not issubclass(type(error), BaseExceptionGroup):
+        return ()
+    found: tuple[BaseException, ...] = BaseExceptionGroup.__dict__["exceptions"].__get__(error)
+    return found
+
+
+def chain_of(error: BaseException, known: Container[int] = ()) -> Iterator[BaseException]:
+    """Yield an exception, its causes and contexts, and the members of exception groups.
+
+    Args:
+        error: The exception. Its chain may be of any length, and may contain itself.
+        known: The ids of exceptions to leave out, with what only they refer to.
+    """
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
     while waiting:
         each = waiting.pop()
-        if each is None or id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        waiting += [each.__cause__, each.__context__]
-        waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        if each is not None and id(each) not in seen and id(each) not in known:
+            seen.add(id(each))
+            yield each
+            waiting += [read_field(each, name) for name in LINKS]
+            waiting += members_of_group(each)
 
 
-def frames_hold_secret(value: Any, patterns: Patterns) -> bool:
+def frames_hold_secret(value: object, patterns: Patterns) -> bool:
     """Return whether a local variable of an exception, a traceback or a frame holds a secret.
 
     Args:
@@ -44,44 +64,59 @@ def frames_hold_secret(value: Any, patterns: Patterns) -> bool:
             other value has no frames.
         patterns: The secrets to search for.
     """
-    seen: dict[int, Any] = {}
-    return any(_holds(frame.f_locals, patterns, seen) for frame in _frames(value))
+    frames = Frames(patterns, _MAX_OBJECTS)
+    return any(frames.show_secret(each) for each in _frames(value))
 
 
-def _frames(value: Any) -> Iterator[FrameType]:
+def _frames(value: object) -> Iterator[FrameType]:
     if isinstance(value, BaseException):
         for each in chain_of(value):
-            yield from _frames(each.__traceback__)
+            yield from _frames(read_field(each, "__traceback__"))
     elif isinstance(value, TracebackType):
         yield from (frame for frame, _ in traceback.walk_tb(value))
     elif isinstance(value, FrameType):
         yield from (frame for frame, _ in traceback.walk_stack(value))
 
 
-def _holds(variables: Mapping[str, Any], patterns: Patterns, seen: dict[int, Any]) -> bool:
-    # Search an object that several frames refer to only once.
-    waiting: deque[Any] = deque([dict(variables)])
-    left = _MAX_OBJECTS
-    while waiting and left:
-        each = waiting.popleft()
-        if isinstance(each, str):
-            if patterns.in_text(each):
+class Frames:
+    """Search the local variables of frames, which share most of their objects.
+
+    Args:
+        patterns: The secrets to search for.
+        most: The most objects to search per frame, nearest first.
+    """
+
+    def __init__(self, patterns: Patterns, most: int) -> None:
+        self._patterns = patterns
+        self._most = most
+        # By id: an object, whether one of its texts holds a secret, and the other objects in it.
+        self._known: dict[int, tuple[object, bool, list[object]]] = {}
+
+    def show_secret(self, frame: FrameType) -> bool:
+        """Return whether a secret is within the nearest objects of a frame's variables."""
+        level: list[object] = [dict(frame.f_locals)]
+        seen: set[int] = set()
+        while level and len(seen) < self._most:
+            self._read([each for each in level if id(each) not in self._known])
+            if any(self._known[id(each)][1] for each in level):
                 return True
-        elif isinstance(each, bytes | bytearray):
-            if patterns.in_bytes(bytes(each)):
-                return True
-        elif not isinstance(each, Secret | int | float | None) and id(each) not in seen:
-            seen[id(each)] = each
-            left -= 1
-            if not isinstance(each, _CONTAINERS):
-                waiting.extend(inner for _, inner in islice(children_of(each), _MAX_OBJECTS))
-                continue
-            parts = [*each, *each.values()] if isinstance(each, dict) else list(each)
-            # Search all texts of a list at once, even those that trackers would cut off.
-            texts = [part for part in parts if type(part) is str]
-            if texts and patterns.in_text("\n\0\n".join(texts)):
-                return True
-            others = (p for p in parts if type(p) is not str and type(p) not in (int, float, bool))
-            with suppress(RuntimeError):
-                waiting.extend(islice(others, _MAX_OBJECTS))
-    return False
+            seen.update(map(id, level))
+            inner = {id(part): part for each in level for part in self._known[id(each)][2]}
+            left = self._most - len(seen)
+            level = [part for key, part in inner.items() if key not in seen][:left]
+        return False
+
+    def _read(self, values: list[object]) -> None:
+        # Some at a time: one thread for each would take long, and all at once much memory.
+        for start in range(0, len(values), _AT_ONCE):
+            some = values[start : start + _AT_ONCE]
+            for each, parts in zip(some, children_of_each(some), strict=True):
+                texts, others = list[bytes](), list[object]()
+                for part in parts:
+                    kind = type(part)
+                    if (text := None if kind is memoryview else as_bytes(part)) is not None:
+                        texts.append(text)
+                    elif kind not in LEAVES and not issubclass(kind, Secret):
+                        others.append(part)
+                shows = self._patterns.in_bytes(b"\n\0\n".join(texts))
+                self._known[id(each)] = each, shows, others[: self._most]

@@ -38,7 +38,7 @@ from pydantic import BaseModel
 
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.pieces import DelayedCall, Pieces, current_source
-from pipelit_agents.credentials.leak_guard.traversal import Unsearched, state_of
+from pipelit_agents.credentials.leak_guard.stored import Unsearched, state_of
 from pipelit_agents.errors import SecretLeakError
 
 __all__ = [

@@ -23,7 +23,10 @@ from pipelit_agents.credentials.leak_guard.recognition import (
     verdict,
 )
 
-__all__ = ["Patterns"]
+__all__ = ["MASK", "Patterns"]
+
+# What a secret is replaced by.
+MASK: Final = "****"
 
 # Bytes per line of base64: RFC 7468 (PEM) and RFC 2045 (MIME).
 _BASE64_LINE_WIDTHS: Final = (48, 57)
@@ -211,10 +214,15 @@ class Patterns:
             data.count(known)
         return any(each in data for each in self._shortest)
 
-    def mask(self, text: str, mask: str) -> str:
+    def owner_in(self, text: str | bytes) -> str:
+        """Return the name of the credential whose secret is in a text; all names if unclear."""
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        return next((name for form, name in self.forms.items() if form in data), self.names)
+
+    def mask(self, text: str) -> str:
         """Replace each secret in a text by a mask."""
         for each in self.texts:
-            text = text.replace(each, mask)
+            text = text.replace(each, MASK)
         return text
 
 

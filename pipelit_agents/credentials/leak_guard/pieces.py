@@ -25,7 +25,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import Generation
 
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.traversal import stored_children
+from pipelit_agents.credentials.leak_guard.stored import stored_children
 
 __all__ = ["DelayedCall", "Pieces", "Searched", "current_source"]
 

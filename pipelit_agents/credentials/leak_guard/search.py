@@ -1,6 +1,6 @@
 """Search values that leave a node for the plaintext of secrets that were opened in it.
 
-``patterns`` defines what a secret looks like, and ``traversal`` where in a value it can be.
+``patterns`` defines what a secret looks like, and ``written`` what a value could be written as.
 Exceptions aren't searched here: ``masking`` removes the plaintext from them.
 """
 
@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from pipelit_agents.credentials.leak_guard.own_forms import children_of, has_own_forms
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.traversal import (
-    children_of,
-    has_own_forms,
-)
 from pipelit_agents.credentials.leak_guard.written import (
+    LEAVES,
     MAX_ROUNDS,
     Written,
     as_bytes,
@@ -28,7 +26,6 @@ __all__ = ["holds", "refuse_leak"]
 _MAX_PATH_LENGTH: Final = 200
 # More objects than any state has. A value that makes new objects while it is read never ends.
 _MAX_OBJECTS: Final = 20_000_000
-LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
 
 _NO_PLAINTEXTS: Final[Mapping[int, str]] = {}
 
@@ -36,11 +33,11 @@ Revealed = Mapping[str, str] | Patterns
 
 
 def refuse_leak(
-    value: Any,
+    value: object,
     revealed: Revealed,
     where: str = "the node's return value",
     *,
-    already_searched: Sequence[Any] = (),
+    already_searched: Sequence[object] = (),
     plain: Mapping[int, str] = _NO_PLAINTEXTS,
 ) -> None:
     """Raise an error if a value contains one of the secrets.
@@ -70,13 +67,13 @@ def refuse_leak(
     raise leak_error(patterns.names, "", where)
 
 
-def _raise_located(value: Any, patterns: Patterns, where: str, plain: Mapping[int, str]) -> None:
+def _raise_located(value: object, patterns: Patterns, where: str, plain: Mapping[int, str]) -> None:
     """Raise an error that names the path of the secret; return if no single object holds it."""
     waiting: list[tuple[Any, str, int]] = [(value, "", 0)]
-    seen: dict[int, Any] = {}
+    seen: dict[int, object] = {}
     while waiting and len(seen) < _MAX_OBJECTS:
         each, path, rounds = waiting.pop()
-        kind: Any = type(each)
+        kind = type(each)
         if issubclass(kind, Secret):
             raise leak_error(each.credential, path, where)
         if id(each) in plain:
@@ -92,20 +89,21 @@ def _raise_located(value: Any, patterns: Patterns, where: str, plain: Mapping[in
             seen[id(each)] = each
             rounds += has_own_forms(kind)
             if rounds <= MAX_ROUNDS:
-                inner = [
-                    (part, _joined_path(path, key), rounds)
-                    for key, part in children_of(each, code=True)
-                ]
+                inner = [(part, _joined_path(path, key), rounds) for key, part in children_of(each)]
                 waiting.extend(reversed(inner))
 
 
 def holds(
-    value: Any, revealed: Revealed, *, opened: bool = True, already_searched: Sequence[Any] = ()
+    value: object,
+    revealed: Revealed,
+    *,
+    opened: bool = True,
+    already_searched: Sequence[object] = (),
 ) -> bool:
     """Return whether a value contains one of the secrets, or can't be searched.
 
     Args:
-        value: Any value.
+        value: object value.
         revealed: Credential names by plaintext.
         opened: Whether :class:`Secret` objects, and objects that can't be searched, count too.
         already_searched: Objects that were searched before and are skipped.
@@ -117,7 +115,7 @@ def holds(
     return made.holds_any(patterns) or (opened and bool(made.secret or made.unknown))
 
 
-def _written(value: Any, already_searched: Sequence[Any] = ()) -> Written | None:
+def _written(value: object, already_searched: Sequence[object] = ()) -> Written | None:
     """Collect the texts and bytes of a value; return None if memory runs out."""
     try:
         return written(value, already_searched=already_searched)
@@ -130,7 +128,7 @@ def patterns_of(revealed: Revealed) -> Patterns:
     return revealed if isinstance(revealed, Patterns) else Patterns(revealed)
 
 
-def _joined_path(path: str, key: Any) -> str:
+def _joined_path(path: str, key: object) -> str:
     if type(key) is int:
         return f"{path}[{key}]"[:_MAX_PATH_LENGTH]
     name = key if isinstance(key, str) else repr(key)

@@ -1,30 +1,26 @@
 """Search what outlives a node besides its return value: environment, context, tags, traces.
 
 When a scope opens, the existing texts are recorded. When it closes, new texts are searched for the
-secrets that were opened in it. Only data is searched (containers, dataclasses, pydantic models, the
-attributes of the run's context): a client in the context may hold its own key.
+secrets that were opened in it. Only data is searched, and the attributes of the run's context: a
+client in the context may hold its own key.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, Final
 
-from pydantic import BaseModel
-
-from pipelit_agents.credentials.leak_guard.masking import MASK, masked
+from pipelit_agents.credentials.leak_guard.data import Found, Put, attributes_of, texts_in
+from pipelit_agents.credentials.leak_guard.masking import masked
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.traversal import slots_of, state_of
-from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import SecretLeakError
 
 __all__ = ["Surroundings"]
@@ -35,8 +31,8 @@ _ABSENT: Final = object()
 # Context variables of these types are searched as data. Others may hold clients.
 _DATA: Final = Mapping | list | tuple | set | deque
 
-_Put = Callable[[Any], object]
-_Found = tuple[str, Any, "_Put | None"]
+_Text = tuple[str, str | bytes, Put | None]
+_Read = Callable[[], Iterable[Found]]
 
 
 class Surroundings:
@@ -49,104 +45,85 @@ class Surroundings:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._environment = _environment()
         self._variables = {
-            variable: (value, _texts_of_data(value)) for variable, value in _variables()
+            variable: (value, {text for _, text, _ in _texts_of_variable("", value)})
+            for variable, value in _variables()
         }
-        self._names = _names()
-        self._roots = list(_roots(config))
-        self._texts = {
-            text for where, value, _ in self._roots for _, text, _ in _texts(value, where, None)
-        }
+        self._names = {key: name for key, name, _ in _names()}
+        self._reads = list(_reads(config))
+        self._texts = {text for _, text, _ in self._texts_read()}
 
-    def search(self, patterns: Patterns, sought: Callable[[], Patterns]) -> None:
-        """Raise an error if the node left a secret in its surroundings.
-
-        The secret is removed too, so that it doesn't remain after the error is handled.
+    def clean(self, patterns: Patterns, sought: Callable[[], Patterns]) -> SecretLeakError | None:
+        """Remove the secrets that the node left in its surroundings.
 
         Args:
             patterns: The patterns of all open secrets.
             sought: Returns the patterns without secrets from the node's input. It is called only
                 if one of ``patterns`` is found.
 
-        Raises:
-            SecretLeakError: A secret was found. The error names the path and the credential.
+        Returns:
+            The error to raise if there was one; it names the path and the credential.
         """
-        found = self._clean(patterns, sought)
-        if found is not None:
-            where, credential = found
-            raise SecretLeakError(
-                f"the secret of credential {credential!r} was left in {where}, where it would "
-                "outlive the node. Pass it as an argument to the function that needs it",
-                credential=credential,
-                path=where,
-            )
-
-    def clean(self, patterns: Patterns, sought: Callable[[], Patterns]) -> None:
-        """Remove secrets without raising an error, because the node has raised its own."""
-        self._clean(patterns, sought)
-
-    def _clean(self, every: Patterns, sought: Callable[[], Patterns]) -> tuple[str, str] | None:
-        first: tuple[str, str] | None = None
-        for where, text, put in self._new():
-            if not _has_secret(text, every):
-                continue
+        found = [each for each in self._new() if _has_secret(each[1], patterns)]
+        if found:
             patterns = sought()
-            if not _has_secret(text, patterns):
-                continue
-            # The path may contain the secret, as the key of a mapping.
-            first = first or (patterns.mask(where, MASK), _credential_in(text, patterns))
-            if put is not None:
-                # If the value can't be changed, the error still reports it.
-                with suppress(Exception):
+            found = [each for each in found if _has_secret(each[1], patterns)]
+        for _, text, put in reversed(found):
+            # If the value can't be changed, the error still reports it.
+            with suppress(Exception):
+                if put is not None:
                     put(masked(text, patterns))
-        return first
+        if not found:
+            return None
+        path, text, _ = found[0]
+        # The path may contain the secret, as the key of a mapping.
+        where, credential = patterns.mask(path), patterns.owner_in(text)
+        return SecretLeakError(
+            f"the secret of credential {credential!r} was left in {where}, where it would "
+            "outlive the node. Pass it as an argument to the function that needs it",
+            credential=credential,
+            path=where,
+        )
 
-    def _new(self) -> Iterator[_Found]:
-        yield from self._new_in_environment()
-        yield from self._new_in_variables()
-        for key, (name, rename) in _names().items():
-            if name != self._names.get(key, (None,))[0]:
-                yield f"the name of {key[0]}", name, rename
-        for where, value, put in self._roots:
-            for path, text, replace in _texts(value, where, put):
-                if text not in self._texts:
-                    yield path, text, replace
-
-    def _new_in_environment(self) -> Iterator[_Found]:
+    def _new(self) -> Iterator[_Text]:
         for name, value in _environment().items():
-            before = self._environment.get(name)
-            if value != before:
+            if value != (before := self._environment.get(name)):
                 yield f"os.environ[{name!r:.60}]", f"{name}={value}", partial(_reset, name, before)
+        yield from self._new_in_variables()
+        for key, name, rename in _names():
+            if name != self._names.get(key):
+                yield f"the name of {key[0]}", name, rename
+        yield from (each for each in self._texts_read() if each[1] not in self._texts)
 
-    def _new_in_variables(self) -> Iterator[_Found]:
+    def _new_in_variables(self) -> Iterator[_Text]:
         for variable, value in _variables():
-            before, known = self._variables.get(variable, (_ABSENT, frozenset()))
+            before, known = self._variables.get(variable, (_ABSENT, set()))
             where = f"the context variable {variable.name!r:.60}"
-            if isinstance(before, _DATA):
-                # The old value may have been changed in place, even if it was replaced since.
-                for path, text, put in _texts(before, where, None):
-                    if text not in known:
-                        yield path, text, put
-            if value is before or not isinstance(value, str | bytes | _DATA):
-                continue
-            for path, text, _ in _texts(value, where, None):
-                if text not in known:
-                    # A variable that had no value can't be unset from here.
-                    yield path, text, partial(_restore, variable, before)
+            # The old value may have been changed in place, even if it was replaced since.
+            found = list(_texts_of_variable(where, before)) if isinstance(before, _DATA) else []
+            if value is not before:
+                # A variable that had no value can't be unset from here.
+                restore = partial(_restore, variable, before)
+                found += [
+                    (path, text, restore) for path, text, _ in _texts_of_variable(where, value)
+                ]
+            yield from (each for each in found if each[1] not in known)
+
+    def _texts_read(self) -> Iterator[_Text]:
+        for read in self._reads:
+            for root in read():
+                yield from texts_in(root, _MAX_OBJECTS)
 
 
-def _variables() -> list[tuple[ContextVar[Any], Any]]:
+def _texts_of_variable(where: str, value: object) -> Iterator[_Text]:
+    if isinstance(value, str | bytes | _DATA):
+        yield from texts_in(Found(where, value, None), _MAX_OBJECTS)
+
+
+def _variables() -> list[tuple[ContextVar[Any], object]]:
     from langchain_core.runnables.config import var_child_runnable_config
 
     # A node gets a copy of its configuration, which is searched separately.
     return [each for each in copy_context().items() if each[0] is not var_child_runnable_config]
-
-
-def _texts_of_data(value: Any) -> Set[Any]:
-    if isinstance(value, str | bytes):
-        return {value}
-    if not isinstance(value, _DATA):
-        return frozenset()
-    return {text for _, text, _ in _texts(value, "", None)}
 
 
 def _environment() -> dict[str, str]:
@@ -155,187 +132,73 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in found if value is not None}
 
 
-def _reset(name: str, before: str | None, _: Any) -> None:
+def _reset(name: str, before: str | None, _: object) -> None:
     if before is None:
         os.environ.pop(name, None)
     else:
         os.environ[name] = before
 
 
-def _restore(variable: ContextVar[Any], before: Any, masked_value: Any) -> None:
+def _restore(variable: ContextVar[Any], before: object, masked_value: object) -> None:
     variable.set(masked_value if before is _ABSENT else before)
 
 
-def _names() -> dict[tuple[str, Any], tuple[str, _Put]]:
-    """Return the names of threads and of the current task, which logs and traces display."""
-    found: dict[tuple[str, Any], tuple[str, _Put]] = {}
+def _names() -> Iterator[tuple[tuple[str, int | None], str, Put]]:
+    """Yield the names of threads and of the current task, which logs and traces display."""
     for thread in threading.enumerate():
-        found["a thread", thread.ident] = (thread.name, partial(setattr, thread, "name"))
+        yield ("a thread", thread.ident), thread.name, partial(setattr, thread, "name")
     with suppress(RuntimeError):
         if (task := asyncio.current_task()) is not None:
-            found["an asyncio task", id(task)] = (task.get_name(), task.set_name)
-    return found
+            yield ("an asyncio task", id(task)), task.get_name(), task.set_name
 
 
-def _roots(config: Mapping[str, Any]) -> Iterator[_Found]:
+def _reads(config: Mapping[str, Any]) -> Iterator[_Read]:
+    """Yield functions that read what outlives the node; each is called at its begin and end."""
     from langgraph.runtime import Runtime
 
-    yield "config['tags']", config.get("tags"), None
-    yield "config['metadata']", config.get("metadata"), None
+    roots = [Found(f"config[{name!r}]", config.get(name), None) for name in ("tags", "metadata")]
     for key, value in (config.get("configurable") or {}).items():
         if isinstance(value, Runtime):
-            if value.context is not None:
-                yield "runtime.context", _searched_context(value.context), None
+            yield partial(_of_a_context, value.context)
         elif not key.startswith("__"):
-            yield f"config['configurable'][{key!r:.60}]", value, None
-    yield from _of_langsmith()
-    yield from _of_opentelemetry()
-
-
-def _of_langsmith() -> Iterator[_Found]:
+            roots.append(Found(f"config['configurable'][{key!r:.60}]", value, None))
+    yield lambda: roots
     # The run that traces the node itself. It is sent after the node has ended.
     helpers: Any = sys.modules.get("langsmith.run_helpers")
-    tree = None if helpers is None else helpers.get_current_run_tree()
-    if tree is not None:
-        yield "LangSmith's run", _Attributes(tree, ("name", "tags", "extra", "events")), None
-
-
-def _of_opentelemetry() -> Iterator[_Found]:
+    if helpers is not None and (tree := helpers.get_current_run_tree()) is not None:
+        yield partial(_of_a_run, tree)
     # A span that began before the node ends after it, when its secrets can't be masked any more.
     trace: Any = sys.modules.get("opentelemetry.trace")
-    if trace is not None:
-        span = trace.get_current_span()
-        if hasattr(span, "attributes"):
-            yield "the current span", _Span(span), None
+    if trace is not None and hasattr(span := trace.get_current_span(), "attributes"):
+        yield partial(_of_a_span, span)
 
 
-class _Attributes:
-    """The attributes of an object of any class."""
-
-    def __init__(self, value: Any, names: tuple[str, ...] | None = None) -> None:
-        self._value = value
-        self._names = names
-
-    def found(self, where: str) -> list[_Found]:
-        value = self._value
-        return [
-            (f"{where}.{name}", getattr(value, name, None), partial(self._put, name))
-            for name in (_attributes(value) if self._names is None else self._names)
-        ]
-
-    def _put(self, name: str, masked_value: Any) -> None:
-        if self._names is None:
-            # The class may be frozen.
-            object.__setattr__(self._value, name, masked_value)
-        else:
-            setattr(self._value, name, masked_value)
+def _of_a_context(context: object) -> Iterator[Found]:
+    yield Found("runtime.context", context, None)
+    # Of any class, but not the objects in it: they may be clients.
+    yield from attributes_of("runtime.context", context)
 
 
-def _attributes(value: Any) -> list[str]:
-    kind: Any = type(value)
-    return [name for name, _ in state_of(value)] + list(slots_of(kind))
+# Any: neither LangSmith nor OpenTelemetry must be installed.
 
 
-def _searched_context(context: Any) -> Any:
-    # Search the attributes of a context of any class, but not other objects in it: they may be
-    # clients.
-    if isinstance(context, Mapping | BaseModel) or dataclasses.is_dataclass(context):
-        return context
-    kind: Any = type(context)
-    kept = hasattr(context, "__dict__") or slots_of(kind)
-    return _Attributes(context) if kept else context
+def _of_a_run(tree: Any) -> Iterator[Found]:
+    for name in ("name", "tags", "extra", "events"):
+        yield Found(
+            f"LangSmith's run.{name}", getattr(tree, name, None), partial(setattr, tree, name)
+        )
 
 
-class _Span:
-    """An OpenTelemetry span, which has read-only properties and methods to change them."""
-
-    def __init__(self, span: Any) -> None:
-        self._span = span
-
-    def found(self) -> Iterator[_Found]:
-        span = self._span
-        yield "name", span.name, span.update_name
-        for key, value in dict(span.attributes or {}).items():
-            yield f"attribute {key!r:.60}", value, partial(span.set_attribute, key)
-        for event in getattr(span, "events", ()):
-            # Events can't be changed or removed.
-            yield f"event {event.name!r:.60}", [event.name, dict(event.attributes or {})], None
+def _of_a_span(span: Any) -> Iterator[Found]:
+    yield Found("the current span, name", span.name, span.update_name)
+    for key, value in dict(span.attributes or {}).items():
+        put = partial(span.set_attribute, key)
+        yield Found(f"the current span, attribute {key!r:.60}", value, put)
+    for event in getattr(span, "events", ()):
+        # Events can't be changed or removed.
+        found = [event.name, dict(event.attributes or {})]
+        yield Found(f"the current span, event {event.name!r:.60}", found, None)
 
 
-def _texts(value: Any, where: str, put: _Put | None) -> Iterator[_Found]:
-    """Yield each text in data, with its path and the function that replaces it."""
-    waiting: deque[_Found] = deque([(where, value, put)])
-    seen: dict[int, Any] = {}
-    while waiting and len(seen) < _MAX_OBJECTS:
-        where, each, put = waiting.popleft()
-        if isinstance(each, str | bytes):
-            yield where, each, put
-        elif isinstance(each, Secret | int | float | None) or id(each) in seen:
-            continue
-        else:
-            seen[id(each)] = each
-            with suppress(Exception):
-                waiting.extend(_children(where, each, put))
-
-
-def _children(where: str, value: Any, put: _Put | None) -> list[_Found]:
-    if isinstance(value, _Span):
-        return [(f"{where}, {name}", each, set_) for name, each, set_ in value.found()]
-    if isinstance(value, Mapping):
-        return _children_of_mapping(where, value)
-    if isinstance(value, list | deque):
-        return [
-            (f"{where}[{i}]", each, partial(value.__setitem__, i)) for i, each in enumerate(value)
-        ]
-    if isinstance(value, tuple | frozenset):
-        # An immutable container is replaced as a whole.
-        return [(where, each, put and partial(_mask_whole, put)) for each in value]
-    if isinstance(value, set):
-        return [(where, each, partial(_replace_item, value, each)) for each in value]
-    if isinstance(value, _Attributes):
-        return value.found(where)
-    if not (isinstance(value, BaseModel) or dataclasses.is_dataclass(value)):
-        return []
-    found: list[_Found] = []
-    names = [*vars(value)] if hasattr(value, "__dict__") else []
-    if dataclasses.is_dataclass(value):
-        names += [each.name for each in dataclasses.fields(value) if each.name not in names]
-    for name in names:
-        set_ = partial(object.__setattr__, value, name)
-        found.append((f"{where}.{name}", getattr(value, name, None), set_))
-    for extra in ("__pydantic_extra__", "__pydantic_private__"):
-        found += _children_of_mapping(where, getattr(value, extra, None) or {})
-    return found
-
-
-def _children_of_mapping(where: str, value: Mapping[Any, Any]) -> list[_Found]:
-    found: list[_Found] = []
-    for key, each in list(value.items()):
-        drop: _Put | None = None
-        put: _Put | None = None
-        if isinstance(value, MutableMapping):
-            drop, put = partial(_drop, value, key), partial(value.__setitem__, key)
-        found += [(where, key, drop), (f"{where}[{key!r:.60}]", each, put)]
-    return found
-
-
-def _drop(value: MutableMapping[Any, Any], key: Any, _: Any) -> None:
-    value.pop(key, None)
-
-
-def _replace_item(value: set[Any], each: Any, masked_value: Any) -> None:
-    value.discard(each)
-    value.add(masked_value)
-
-
-def _mask_whole(put: _Put, _: Any) -> None:
-    put(MASK)
-
-
-def _has_secret(text: Any, patterns: Patterns) -> bool:
+def _has_secret(text: str | bytes, patterns: Patterns) -> bool:
     return patterns.in_bytes(text) if isinstance(text, bytes) else patterns.in_text(text)
-
-
-def _credential_in(text: Any, patterns: Patterns) -> str:
-    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    return next((name for form, name in patterns.forms.items() if form in data), patterns.names)

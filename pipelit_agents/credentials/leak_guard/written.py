@@ -8,23 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cached_property
 from time import monotonic
-from typing import Any, AnyStr, Final
+from typing import Any, AnyStr, Final, cast
 
 import ormsgpack
 
-from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.traversal import (
+from pipelit_agents.credentials.leak_guard.own_forms import (
     SEARCH_TIMEOUT,
     has_own_forms,
     is_plain_model,
     own_forms,
-    stored_values,
 )
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
+from pipelit_agents.credentials.leak_guard.stored import by_type, stored_values
 from pipelit_agents.credentials.secret import Secret
 
-__all__ = ["MAX_ROUNDS", "Written", "as_bytes", "shows_a_number", "written"]
+__all__ = [
+    "LEAVES",
+    "MAX_ROUNDS",
+    "Written",
+    "as_bytes",
+    "is_large_number",
+    "shows_a_number",
+    "written",
+]
 
 # More parts than any state has. A value that makes new objects while it is read never ends.
 _MAX_PARTS: Final = 20_000_000
@@ -45,7 +53,7 @@ _MAX_MODELS: Final = 300_000
 MAX_ROUNDS: Final = 12
 _SEPARATOR: Final = "\n\0\n"
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
-_LEAVES: Final = frozenset({bool, float, complex, type(None)})
+LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
 _NUMBERS: Final = frozenset({int, float})
 _EXACT: Final = frozenset({bytes, bytearray, memoryview})
 _PACKING: Final = (
@@ -71,14 +79,11 @@ class Written:
         unknown: Objects that can't be searched, each with the reason.
     """
 
-    __slots__ = ("_size", "data", "secret", "texts", "unknown")
-
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.data: list[bytes] = []
         self.secret: Secret | None = None
-        self.unknown: list[tuple[Any, str]] = []
-        self._size = -1
+        self.unknown: list[tuple[object, str]] = []
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Written):
@@ -87,23 +92,18 @@ class Written:
 
     __hash__ = None  # type: ignore[assignment]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of characters and bytes."""
-        if self._size < 0:
-            self._size = sum(map(len, self.texts)) + sum(map(len, self.data))
-        return self._size
+        return sum(map(len, self.texts)) + sum(map(len, self.data))
 
     def holds_any(self, patterns: Patterns) -> bool:
         """Return whether one of the secrets is in it."""
-        texts = _joined(self.texts, _SEPARATOR)
-        data = _joined(self.data, _SEPARATOR.encode())
         # Search everything even after a hit, so that the duration reveals nothing.
-        found = [patterns.in_text(each) for each in texts] + [
-            patterns.in_bytes(each) for each in data
-        ]
+        found = [patterns.in_text(each) for each in _joined(self.texts, _SEPARATOR)]
+        found += [patterns.in_bytes(each) for each in _joined(self.data, _SEPARATOR.encode())]
         numbers = [_packed_number(form) for form in patterns.forms if form.isdigit()]
-        found += [number in each for number in numbers if number for each in data]
+        found += [number in each for number in numbers if number for each in self.data]
         return any(found)
 
     def forms_in(self, forms: list[bytes]) -> set[bytes]:
@@ -120,7 +120,7 @@ class Written:
         return found
 
 
-def written(value: Any, *, already_searched: Sequence[Any] = ()) -> Written:
+def written(value: object, *, already_searched: Sequence[object] = ()) -> Written:
     """Collect what could be written of a value: its stored children and its own forms.
 
     Args:
@@ -128,59 +128,60 @@ def written(value: Any, *, already_searched: Sequence[Any] = ()) -> Written:
         already_searched: Objects that were searched before and are skipped.
     """
     made = Written()
-    seen: dict[int, Any] = {id(each): each for each in already_searched}
+    seen: dict[int, object] = {id(each): each for each in already_searched}
     waiting = [value]
     left = SEARCH_TIMEOUT
     for _ in range(MAX_ROUNDS):
         found = _walk(waiting, seen, at_most=_MAX_WALKED) or _pack(waiting, seen)
         found.add_to(made)
         if not found.with_own_forms and not found.more:
-            return made
+            break
         began = monotonic()
         waiting = found.more
-        for each, answer in zip(
-            found.with_own_forms, own_forms(found.with_own_forms, seconds=left), strict=True
-        ):
+        answers = own_forms(found.with_own_forms, seconds=left)
+        for each, answer in zip(found.with_own_forms, answers, strict=True):
             waiting += [inner for _, inner in answer.parts]
             if answer.unknown:
                 made.unknown.append((each, answer.unknown))
         left -= monotonic() - began
-    # Only values whose forms contain ever new values of their kind get here. They were searched.
+    # Only values whose forms contain ever new values of their kind take all rounds.
     return made
 
 
-class _Pass:
+class _Pass(Written):
     """The results of one pass over values, and the values left for the next pass."""
 
     def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.data: list[bytes] = []
+        super().__init__()
         self.numbers: list[int] = []
-        self.secret: Secret | None = None
-        self.with_own_forms: list[Any] = []
-        self.more: list[Any] = []
-        self.unknown: list[tuple[Any, str]] = []
-
-    def leaf(self, value: Any) -> None:
-        """Record a text, bytes, a number or a secret."""
-        kind: Any = type(value)
-        if issubclass(kind, Secret):
-            self.secret = value
-        elif issubclass(kind, str):
-            self.texts.append(str.__str__(value))
-        elif issubclass(kind, int):
-            self.number(int.__int__(value))
-        elif (data := as_bytes(value)) is not None:
-            self.data.append(data)
+        self.with_own_forms: list[object] = []
+        self.more: list[object] = []
 
     def number(self, value: int) -> None:
         """Record a number that may be a secret of digits."""
-        if _MIN_NUMBER <= value < _NUMBER_END:
+        if is_large_number(value):
             self.numbers.append(value)
         elif value >= _NUMBER_END:
             # Python refuses to convert very large numbers.
             with suppress(ValueError):
                 self.texts.append(str(value))
+
+    def parts_of(self, value: object, kind: type) -> list[object]:
+        """Record a text, bytes, a number or a secret; return what else the value stores."""
+        if issubclass(kind, Secret):
+            self.secret = cast(Secret, value)
+            return []
+        if issubclass(kind, str):
+            self.texts.append(str.__str__(value))
+        elif issubclass(kind, int):
+            self.number(int.__int__(cast(int, value)))
+        elif (data := as_bytes(value)) is not None:
+            self.data.append(data)
+            if kind in _EXACT:
+                return []
+        if has_own_forms(kind):
+            self.with_own_forms.append(value)
+        return _parts_of_model(value) if is_plain_model(kind) else stored_values(value)
 
     def add_to(self, made: Written) -> None:
         made.texts += self.texts
@@ -191,7 +192,16 @@ class _Pass:
             made.data.append(ormsgpack.packb(self.numbers))
 
 
-def _walk(waiting: list[Any], seen: dict[int, Any], *, at_most: int) -> _Pass | None:
+def _parts_of_model(model: Any) -> list[object]:
+    # Most objects in a large state are messages, so this is faster than the general way.
+    try:
+        parts = [model.__dict__, model.__pydantic_extra__, model.__pydantic_private__]
+    except Exception:
+        return stored_values(model)
+    return parts if parts[1] or parts[2] else parts[:1]
+
+
+def _walk(waiting: list[object], seen: dict[int, object], *, at_most: int) -> _Pass | None:
     """Walk through values of any depth, with cycles, shared parts and foreign objects.
 
     Returns:
@@ -200,13 +210,14 @@ def _walk(waiting: list[Any], seen: dict[int, Any], *, at_most: int) -> _Pass | 
         never end, so values with shared parts are always walked.
     """
     found = _Pass()
-    met: dict[int, Any] = {}
-    stack = list(waiting)
+    met: dict[int, object] = {}
+    # Any: these are told apart by their exact type, because isinstance may run foreign code.
+    stack: list[Any] = list(waiting)
     shared = False
     count = 0
     while stack:
         each = stack.pop()
-        kind: Any = type(each)
+        kind = type(each)
         count += 1
         if count > at_most:
             if at_most >= _MAX_PARTS:
@@ -225,7 +236,7 @@ def _walk(waiting: list[Any], seen: dict[int, Any], *, at_most: int) -> _Pass | 
         if kind is int:
             found.number(each)
             continue
-        if kind in _LEAVES or (kind in _CONTAINERS and not each):
+        if kind in LEAVES or (kind in _CONTAINERS and not each):
             continue
         if id(each) in met:
             shared = True
@@ -242,24 +253,13 @@ def _walk(waiting: list[Any], seen: dict[int, Any], *, at_most: int) -> _Pass | 
             if len(each) > _MAX_COLLECTED and at_most < _MAX_PARTS and not shared:
                 return None
             stack.extend(each)
-        elif not _is_leaf_type(kind):
-            stack.extend(_children_for(each, kind, found))
         else:
-            found.leaf(each)
-            if kind not in _EXACT and not issubclass(kind, Secret):
-                stack.extend(_children_for(each, kind, found))
+            stack.extend(found.parts_of(each, kind))
     seen.update(met)
     return found
 
 
-def _children_for(value: Any, kind: Any, found: _Pass) -> Any:
-    if has_own_forms(kind):
-        found.with_own_forms.append(value)
-    inner = stored_values(value)
-    return [inner] if type(inner) is dict else inner
-
-
-def _take_numbers(values: Any, found: _Pass) -> bool:
+def _take_numbers(values: Sequence[object], found: _Pass) -> bool:
     """Record a list that begins with a number; return whether the whole list was recorded."""
     if len(values) <= _MAX_JOINED:
         # The numbers may be the bytes of a text.
@@ -275,37 +275,27 @@ def _take_numbers(values: Any, found: _Pass) -> bool:
     return True
 
 
-def _pack(waiting: list[Any], seen: dict[int, Any]) -> _Pass:
+def _pack(waiting: list[object], seen: dict[int, object]) -> _Pass:
+    """Serialize values in C, which calls back for every object that isn't plain data."""
     found = _Pass()
-    met: dict[int, Any] = {}
-    models: dict[Any, bool] = {}
+    met: dict[int, object] = {}
     left = iter(range(_MAX_MODELS))
 
-    def unpacked(each: Any) -> Any:
-        kind: Any = type(each)
-        model = models.get(kind)
-        if model is None:
-            model = models[kind] = is_plain_model(kind)
-        if model:
-            # Most objects in a large state are messages. Counting them is faster than remembering
-            # them, and the limit ends cycles between them.
+    def unpacked(each: object) -> list[object] | None:
+        kind = type(each)
+        if is_plain_model(kind):
+            # Counting models is faster than remembering them, and ends cycles between them.
             next(left)
-            extra, private = each.__pydantic_extra__, each.__pydantic_private__
-            return [each.__dict__, extra, private] if extra or private else each.__dict__
+            return _parts_of_model(each)
         # Objects may refer to each other in a circle. Keep them, so that their ids aren't reused.
         if id(each) in met or id(each) in seen:
             return None
         if _is_leaf_type(kind):
-            found.leaf(each)
-            if kind not in _EXACT and not issubclass(kind, Secret):
-                found.more.append(stored_values(each))
-                if has_own_forms(kind):
-                    found.with_own_forms.append(each)
+            # It has few parts, and is visited once for each reference.
+            found.more += found.parts_of(each, kind)
             return None
         met[id(each)] = each
-        if has_own_forms(kind):
-            found.with_own_forms.append(each)
-        return stored_values(each)
+        return found.parts_of(each, kind)
 
     try:
         found.data.append(ormsgpack.packb(waiting, default=unpacked, option=_PACKING))
@@ -317,8 +307,8 @@ def _pack(waiting: list[Any], seen: dict[int, Any]) -> _Pass:
     return found
 
 
-@lru_cache(maxsize=4096)
-def _is_leaf_type(kind: Any) -> bool:
+@by_type
+def _is_leaf_type(kind: type) -> bool:
     try:
         return issubclass(kind, str | bytes | bytearray | memoryview | int | Secret)
     except Exception:
@@ -328,9 +318,9 @@ def _is_leaf_type(kind: Any) -> bool:
 def as_bytes(value: Any) -> bytes | None:
     """Return a text or bytes as bytes; None for any other value."""
     # By type: isinstance also reads __class__, which may run any code.
-    kind: Any = type(value)
+    kind = type(value)
     if kind is bytes:
-        return value  # type: ignore[no-any-return]
+        return cast(bytes, value)
     if not _is_leaf_type(kind) or issubclass(kind, int | Secret):
         return None
     if issubclass(kind, str):
@@ -342,17 +332,21 @@ def as_bytes(value: Any) -> bytes | None:
         return b""
 
 
+def is_large_number(value: int) -> bool:
+    """Return whether the digits of a number may be a secret."""
+    return _MIN_NUMBER <= value < _NUMBER_END
+
+
 def shows_a_number(value: Any, patterns: Patterns) -> str | None:
     """Return the name of the credential whose secret consists of a number's digits, or None."""
-    kind: Any = type(value)
-    if not issubclass(kind, int) or not _MIN_NUMBER <= int.__int__(value) < _NUMBER_END:
+    if not issubclass(type(value), int) or not is_large_number(number := int.__int__(value)):
         return None
-    return patterns.forms.get(b"%d" % int.__int__(value))
+    return patterns.forms.get(b"%d" % number)
 
 
 def _packed_number(form: bytes) -> bytes:
     number = int(form) if len(form) < _MAX_DIGITS else 0
-    return ormsgpack.packb(number) if _MIN_NUMBER <= number < _NUMBER_END else b""
+    return ormsgpack.packb(number) if is_large_number(number) else b""
 
 
 def _joined(parts: list[AnyStr], separator: AnyStr) -> list[AnyStr]:

@@ -341,7 +341,7 @@ def test_whatever_is_masked_is_searched_for(kind: str) -> None:
     patterns = Patterns({DOCUMENTS[kind][0]: "service"})
     assert [form for form in patterns.forms if not patterns.in_bytes(form)] == []
     assert [text for text in patterns.texts if not patterns.in_text(text)] == []
-    assert not patterns.in_text(patterns.mask("\n".join(patterns.texts), "****"))
+    assert not patterns.in_text(patterns.mask("\n".join(patterns.texts)))
 
 
 def test_decoded_forms_do_not_explode() -> None:

@@ -33,7 +33,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.leak_guard import traversal
+from pipelit_agents.credentials.leak_guard import own_forms
 from pipelit_agents.credentials.leak_guard.masking import masked, redact
 from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.errors import SecretLeakError
@@ -357,7 +357,7 @@ def _for_ever() -> None:
 
 def test_what_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an object that says nothing in time, what it keeps is searched; else it is refused."""
-    monkeypatch.setattr(traversal, "VALUE_TIMEOUT", 0.05)
+    monkeypatch.setattr(own_forms, "VALUE_TIMEOUT", 0.05)
     release = threading.Event()
     try:
         for wait in (_for_ever, release.wait):
@@ -377,7 +377,7 @@ def test_what_could_not_be_searched_may_be_given_back(
     pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An object that says nothing and was in the input passes; one that the node makes doesn't."""
-    monkeypatch.setattr(traversal, "VALUE_TIMEOUT", 0.05)
+    monkeypatch.setattr(own_forms, "VALUE_TIMEOUT", 0.05)
     pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
 
     @pipelit.credentials.inject(key="service")
@@ -400,8 +400,8 @@ def test_a_view_that_was_released_shows_nothing() -> None:
 
 def test_an_endless_loop_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread that a value's endless code ran on is ended."""
-    monkeypatch.setattr(traversal, "VALUE_TIMEOUT", 0.05)
-    reader = traversal._FormReader([(_Hangs(_for_ever), (traversal._of_a_text,))])
+    monkeypatch.setattr(own_forms, "VALUE_TIMEOUT", 0.05)
+    reader = own_forms._Reader([(_Hangs(_for_ever), (own_forms._of_a_text,))])
     thread = threading.Thread(target=reader, daemon=True)
     thread.start()
     while not reader._thread:
@@ -419,7 +419,7 @@ class _Endless(Lazy):
 
 def test_items_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What makes items for as long as it is asked can't be searched, and the error says so."""
-    monkeypatch.setattr(traversal, "_MAX_PARTS", 1000)
+    monkeypatch.setattr(own_forms, "_MAX_PARTS", 1000)
     with pytest.raises(SecretLeakError, match="more than 1,000 parts"):
         refuse_leak({"x": _Endless(OTHER)}, {KEY: "service"})
     refuse_leak({"x": Lazy(OTHER)}, {KEY: "service"})
@@ -460,7 +460,7 @@ def test_the_program_is_no_data() -> None:
 
 def test_a_type_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its values are searched by what they keep and otherwise say, and refused as before."""
-    monkeypatch.setattr(traversal, "VALUE_TIMEOUT", 0.2)
+    monkeypatch.setattr(own_forms, "VALUE_TIMEOUT", 0.2)
     released = threading.Event()
     asked: list[Any] = []
 

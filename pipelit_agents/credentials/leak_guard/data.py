@@ -1,0 +1,134 @@
+"""Walk the data that a node can change: each text in it, with its path and a way to replace it.
+
+Data are containers, pydantic models and dataclasses. Other objects may be in use elsewhere, or may
+be clients that hold keys of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
+from functools import partial
+from math import inf
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from pipelit_agents.credentials.leak_guard.patterns import MASK
+from pipelit_agents.credentials.leak_guard.stored import fields_in_c, state_of
+from pipelit_agents.credentials.leak_guard.written import is_large_number
+from pipelit_agents.credentials.secret import Secret
+
+__all__ = ["Found", "Put", "attributes_of", "texts_in"]
+
+Put = Callable[[object], object]
+
+
+class Found(NamedTuple):
+    """A value within data.
+
+    Attributes:
+        path: Its path, for an error message.
+        value: The value.
+        put: Stores another value in its place; None if that isn't possible.
+    """
+
+    path: str
+    value: object
+    put: Put | None
+
+
+def texts_in(root: Found, limit: float = inf) -> Iterator[tuple[str, str | bytes, Put | None]]:
+    """Yield each text, bytes and large number in data, outer ones first.
+
+    Whoever replaces some begins with the last: a value is replaced before the key that leads to it.
+
+    Args:
+        root: Where to begin.
+        limit: The most containers to look into.
+    """
+    waiting: deque[Found] = deque([root])
+    seen: dict[int, object] = {}
+    while waiting and len(seen) < limit:
+        path, each, put = waiting.popleft()
+        if isinstance(each, str | bytes):
+            yield path, each, put
+        elif isinstance(each, int) and is_large_number(each):
+            yield path, str(each), put
+        elif isinstance(each, Secret | int | float | None) or id(each) in seen:
+            continue
+        else:
+            seen[id(each)] = each
+            if isinstance(each, list | tuple) and each and type(each[0]) is int:
+                # The numbers may be the bytes of a text.
+                data = bytes(n for n in each if type(n) is int and 0 <= n < 256)
+                yield path, data, put and partial(_mask, put)
+            with suppress(Exception):
+                waiting.extend(_children(path, each, put))
+
+
+def _children(path: str, value: object, put: Put | None) -> Iterator[Found]:
+    if isinstance(value, Mapping):
+        fixed = not isinstance(value, MutableMapping)
+        for key, each in list(value.items()):
+            yield Found(path, key, None if fixed else partial(_rename, value, key))
+            where = f"{path}[{key!r:.60}]"
+            yield Found(where, each, None if fixed else partial(_set, value, key))
+        if not isinstance(value, dict):
+            # What it is made of, such as the mappings of a chain.
+            yield from attributes_of(path, value)
+    elif isinstance(value, bytearray):
+        yield Found(path, bytes(value), partial(_set, value, slice(None)))
+    elif isinstance(value, list | deque):
+        for index, each in enumerate(value):
+            yield Found(f"{path}[{index}]", each, partial(_set, value, index))
+    elif isinstance(value, tuple | frozenset):
+        items = list(value)
+        for index, each in enumerate(items):
+            rebuild = partial(_rebuild, put, value, items, index) if put else None
+            yield Found(path, each, rebuild)
+    elif isinstance(value, set):
+        for each in list(value):
+            yield Found(path, each, partial(_replace_item, value, each))
+    elif isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
+        yield from attributes_of(path, value)
+
+
+def attributes_of(path: str, value: object) -> Iterator[Found]:
+    """Yield the attributes and slots of an object of any class; the class may be frozen."""
+    for name, each in state_of(value):
+        yield Found(f"{path}.{name}", each, partial(object.__setattr__, value, str(name)))
+    for name, field in fields_in_c(type(value)):
+        # A slot may be empty.
+        with suppress(AttributeError):
+            put = partial(object.__setattr__, value, name)
+            yield Found(f"{path}.{name}", field.__get__(value), put)
+
+
+def _mask(put: Put, _: object) -> None:
+    put(MASK)
+
+
+# Any: the container was narrowed to one that can be changed.
+
+
+def _set(container: Any, key: object, new: object) -> None:
+    container[key] = new
+
+
+def _rename(mapping: Any, key: object, new: object) -> None:
+    mapping[new] = mapping.pop(key)
+
+
+def _replace_item(items: set[object], old: object, new: object) -> None:
+    items.discard(old)
+    items.add(new)
+
+
+def _rebuild(put: Put, old: Any, items: list[object], index: int, new: object) -> None:
+    """Replace a tuple or frozen set by another one; Any: a named tuple is made by its class."""
+    # The list is shared, so that the next replacement keeps this one.
+    items[index] = new
+    put(old._make(items) if hasattr(old, "_make") else type(old)(items))

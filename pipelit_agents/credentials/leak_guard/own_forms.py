@@ -1,0 +1,311 @@
+"""List what a value's own code makes of it: its text, its pickle, what a serializer writes.
+
+Producing these forms may run any code, so it happens on a separate thread and for a limited time.
+This way, values of unknown types are searched too. Nothing here raises.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import ctypes
+import threading
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel
+
+from pipelit_agents._threads import Apart, Stuck
+from pipelit_agents.credentials.leak_guard.stored import (
+    Child,
+    Look,
+    by_type,
+    fields_in_c,
+    is_opaque,
+    is_trusted_array,
+    items_look,
+    overrides,
+    stored_children,
+    stored_values,
+)
+
+__all__ = [
+    "OwnForms",
+    "children_of",
+    "children_of_each",
+    "display_text",
+    "has_own_forms",
+    "is_plain_model",
+    "own_forms",
+]
+
+# Seconds allowed for the code of one value, and for the code of all values in one search.
+VALUE_TIMEOUT: Final = 2.0
+SEARCH_TIMEOUT: Final = 6.0
+_TIMED_OUT_REASON: Final = f"its own code doesn't end within {VALUE_TIMEOUT:g} s"
+# Seconds until a form that timed out for a type is requested from that type again: the cause may
+# be temporary, such as a slow database.
+_RETRY_INTERVAL: Final = 300.0
+# The most parts to read from an iterable that makes them on the fly.
+_MAX_PARTS: Final = 250_000
+_WORKERS: Final = Apart(most=16)
+_CODE_TYPES: Final = frozenset(
+    {types.FunctionType, types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType}
+)
+_TEXTS: Final = ("__str__", "__repr__")
+_PICKLED: Final = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__")
+# LangGraph's serializer calls these methods on any type that has them.
+_SERIALIZER_HOOKS: Final = ("model_dump", "get_secret_value", "dict", "_asdict")
+_MODEL_HOOKS: Final = ("computed_fields", "field_serializers", "model_serializers")
+
+
+class OwnForms(NamedTuple):
+    """The forms that a value's own code produced.
+
+    Attributes:
+        parts: The parts that were found, each with its key.
+        unknown: The reason why the value could not be searched completely; empty if it was.
+    """
+
+    parts: list[Child]
+    unknown: str
+
+
+def children_of(value: object) -> list[Child]:
+    """Return the children of a value, one level deep: what it stores, and its own forms."""
+    found = stored_children(value)
+    return found + own_forms([value])[0].parts if has_own_forms(type(value)) else found
+
+
+def children_of_each(values: Sequence[object]) -> list[list[object]]:
+    """Return the children of each value without keys, as code that displays values shows them.
+
+    Such code doesn't look into functions and suspended generators. One thread reads all values.
+    """
+    asked = sum(has_own_forms(type(each)) for each in values)
+    forms = own_forms(values, seconds=SEARCH_TIMEOUT * asked)
+    return [
+        [inner for _, inner in made.parts]
+        + ([] if type(each) in _CODE_TYPES else stored_values(each))
+        for each, made in zip(values, forms, strict=True)
+    ]
+
+
+@by_type
+def is_plain_model(kind: type) -> bool:
+    """Return whether a type is a pydantic model without additional slots or own forms."""
+    try:
+        plain = issubclass(kind, BaseModel) and kind.__getattribute__ is object.__getattribute__
+        slots = {name for name, _ in fields_in_c(kind)}
+        return plain and not _looks_at(kind) and slots <= {"__pydantic_extra__", _PRIVATE}
+    except Exception:
+        return False
+
+
+_PRIVATE: Final = "__pydantic_private__"
+
+
+def has_own_forms(kind: type) -> bool:
+    """Return whether values of a type have own forms that must be searched too."""
+    return bool(_looks_at(kind))
+
+
+def display_text(value: object) -> str:
+    """Return the ``str`` and ``repr`` of a value; empty if both fail or take too long."""
+    # A look of its own, so that a timeout isn't remembered.
+    (made,) = _read_all([(value, (lambda each: _of_a_text(each),))], SEARCH_TIMEOUT)
+    return "".join(text for _, text in made.parts if isinstance(text, str))
+
+
+def own_forms(values: Sequence[object], *, seconds: float = SEARCH_TIMEOUT) -> list[OwnForms]:
+    """Return the own forms of values.
+
+    The values' code runs on another thread. A form whose code raises is left out, and code that
+    doesn't end in time is interrupted.
+
+    Args:
+        values: The values; the result has one entry for each, in the same order.
+        seconds: The time limit for all of them together.
+    """
+    return _read_all([(each, _looks_at(type(each))) for each in values], seconds)
+
+
+_Work = Sequence[tuple[object, tuple[Look, ...]]]
+
+
+def _read_all(work: _Work, seconds: float) -> list[OwnForms]:
+    made: list[OwnForms] = []
+    until = monotonic() + seconds
+    while any(looks for _, looks in work[len(made) :]):
+        left = until - monotonic()
+        if left <= 0:
+            reason = f"its parts together take longer than {SEARCH_TIMEOUT:g} s"
+            return made + [_incomplete(value, [], reason) for value, _ in work[len(made) :]]
+        reader = _Reader(work[len(made) :])
+        reason = _TIMED_OUT_REASON
+        within = min(VALUE_TIMEOUT, left)
+        stuck = False
+        try:
+            _WORKERS.run(reader, within=within)
+        except Stuck:
+            # With a shorter limit, the earlier values may have used up the time.
+            stuck = within == VALUE_TIMEOUT
+        except Exception:
+            # No thread can be started while the interpreter shuts down.
+            reason = "no thread could be started to run its code"
+        finished, parts = reader.end()
+        made += finished
+        # If some values were finished, the next round continues with the one that was not.
+        if not finished:
+            value, _ = work[len(made)]
+            with suppress(Exception):
+                if stuck and reader.look in _looks_at(type(value)):
+                    again = monotonic() + _RETRY_INTERVAL
+                    _timed_out.setdefault(type(value), {})[reader.look] = again
+            made.append(_incomplete(value, parts, reason))
+    return made + [OwnForms([], "")] * (len(work) - len(made))
+
+
+def _incomplete(value: object, parts: list[Child], reason: str) -> OwnForms:
+    # A value with stored children has been searched by them. Without any, its content is unknown.
+    return OwnForms(parts, "" if stored_children(value) else reason)
+
+
+# By type, the forms that timed out, and until when: not every node is to wait for them again.
+_timed_out: WeakKeyDictionary[type, dict[Look, float]] = WeakKeyDictionary()
+
+
+def _has_timed_out(kind: type, look: Look) -> bool:
+    with suppress(Exception):
+        return bool(_timed_out) and _timed_out.get(kind, {}).get(look, 0.0) > monotonic()
+    return False
+
+
+class _Interrupted(BaseException):
+    """Raised in a worker thread whose value takes too long."""
+
+
+class _Reader:
+    """Read the own forms of one value after the other, on a worker thread."""
+
+    def __init__(self, work: _Work) -> None:
+        self.look: Look | None = None
+        self._work = work
+        self._lock = threading.Lock()
+        self._done = False
+        self._thread = 0
+        self._finished: list[OwnForms] = []
+        self._parts: list[Child] = []
+
+    def __call__(self) -> None:
+        self._thread = threading.get_ident()
+        try:
+            for value, looks in self._work:
+                self._parts = []
+                self._finished.append(self._forms(value, looks, self._parts))
+        except _Interrupted:
+            pass
+        finally:
+            with self._lock:
+                self._done = True
+
+    def _forms(self, value: object, looks: tuple[Look, ...], parts: list[Child]) -> OwnForms:
+        wanted = [look for look in looks if not _has_timed_out(type(value), look)]
+        for self.look in wanted:
+            try:
+                for each in self.look(value):
+                    parts.append(each)
+                    if len(parts) > _MAX_PARTS:
+                        return OwnForms(parts, f"it has more than {_MAX_PARTS:,} parts")
+            except _Interrupted:
+                raise
+            except BaseException:  # noqa: S112 - a form that raises is never written, even by exit()
+                continue
+        complete = len(wanted) == len(looks)
+        return OwnForms(parts, "") if complete else _incomplete(value, parts, _TIMED_OUT_REASON)
+
+    def end(self) -> tuple[list[OwnForms], list[Child]]:
+        """Stop the thread if it is still running, and return what it has finished."""
+        with self._lock:
+            if not self._done and self._thread:
+                self._done = True
+                # An endless loop would occupy a processor forever. The thread can't end before
+                # the lock is released, so its identifier isn't reused yet.
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(self._thread), ctypes.py_object(_Interrupted)
+                )
+            return list(self._finished), list(self._parts)
+
+
+@by_type
+def _looks_at(kind: type) -> tuple[Look, ...]:
+    """Return how to read the own forms of a type whose values may write more than they store."""
+    try:
+        return tuple(_make_looks(kind))
+    except Exception:
+        # A foreign metaclass raised: use nothing that depends on the type itself.
+        return (_of_a_text, _of_the_serializer)
+
+
+def _make_looks(kind: type) -> Iterator[Look]:
+    if is_opaque(kind):
+        return
+    items = items_look(kind)
+    if items is not None and not is_trusted_array(kind):
+        yield items
+    if issubclass(kind, type):
+        if overrides(kind, "__repr__"):
+            yield _of_a_text
+        return
+    table = hasattr(kind, "columns") and hasattr(kind, "to_numpy")
+    if hasattr(kind, "tolist") or table or issubclass(kind, types.FunctionType):
+        return
+    text = any(overrides(kind, name) for name in _TEXTS)
+    pickled = kind in copyreg.dispatch_table or any(overrides(kind, name) for name in _PICKLED)
+    # A model may have serializers or computed fields of its own.
+    decorators = getattr(kind, "__pydantic_decorators__", None)
+    serialized = any(overrides(kind, name) for name in _SERIALIZER_HOOKS) or any(
+        getattr(decorators, name, None) for name in _MODEL_HOOKS
+    )
+    if text:
+        yield _of_a_text
+    if pickled:
+        yield _of_a_pickle
+    if serialized:
+        yield _of_the_serializer
+    buffered = not issubclass(kind, BaseModel | BaseException)
+    if buffered and (text or pickled or serialized):
+        yield _of_a_buffer
+
+
+def _of_a_text(value: object) -> Iterator[Child]:
+    for show in (str, repr):
+        with suppress(Exception):
+            yield "", show(value)
+
+
+def _of_a_pickle(value: object) -> Iterator[Child]:
+    made = copyreg.dispatch_table.get(type(value))
+    reduced: object = made(value) if made is not None else value.__reduce_ex__(2)
+    if not isinstance(reduced, tuple):
+        return
+    for part in reduced[:3]:
+        yield "", part
+    for items in reduced[3:5]:
+        yield from enumerate(items or ())
+
+
+def _of_the_serializer(value: object) -> Iterator[Child]:
+    # Imported late: importing the package must not import LangGraph.
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+    yield "", JsonPlusSerializer().dumps_typed(value)[1]
+
+
+def _of_a_buffer(value: Any) -> Iterator[Child]:
+    # Any: not every type has a buffer, and the others raise.
+    with memoryview(value) as seen:
+        yield "", seen.tobytes()
