@@ -1,7 +1,7 @@
-"""Walk the data that a node can change: each text in it, with its path and a way to replace it.
+"""Walk the data that a node can change: each value in it, with its path and a way to replace it.
 
-Data are containers, pydantic models and dataclasses. Other objects may be in use elsewhere, or may
-be clients that hold keys of their own.
+Data are containers, pydantic models and dataclasses. Other objects aren't looked into: they may be
+in use elsewhere, or may be clients that hold keys of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
@@ -21,9 +21,12 @@ from pipelit_agents.credentials.leak_guard.stored import fields_in_c, state_of
 from pipelit_agents.credentials.leak_guard.written import is_large_number
 from pipelit_agents.credentials.secret import Secret
 
-__all__ = ["Found", "Put", "attributes_of", "texts_in"]
+__all__ = ["Found", "Put", "attributes_of", "values_in"]
 
 Put = Callable[[object], object]
+
+_FROZEN: Final = (tuple, frozenset)
+_CHANGEABLE: Final = (Mapping, list, deque, set, bytearray, BaseModel)
 
 
 class Found(NamedTuple):
@@ -40,8 +43,8 @@ class Found(NamedTuple):
     put: Put | None
 
 
-def texts_in(root: Found, limit: float = inf) -> Iterator[tuple[str, str | bytes, Put | None]]:
-    """Yield each text, bytes and large number in data, outer ones first.
+def values_in(root: Found, limit: float = inf) -> Iterator[Found]:
+    """Yield what can be replaced in data, outer values first: texts, bytes, large numbers, objects.
 
     Whoever replaces some begins with the last: a value is replaced before the key that leads to it.
 
@@ -53,20 +56,28 @@ def texts_in(root: Found, limit: float = inf) -> Iterator[tuple[str, str | bytes
     seen: dict[int, object] = {}
     while waiting and len(seen) < limit:
         path, each, put = waiting.popleft()
-        if isinstance(each, str | bytes):
-            yield path, each, put
-        elif isinstance(each, int) and is_large_number(each):
-            yield path, str(each), put
-        elif isinstance(each, Secret | int | float | None) or id(each) in seen:
-            continue
-        else:
-            seen[id(each)] = each
-            if isinstance(each, list | tuple) and each and type(each[0]) is int:
-                # The numbers may be the bytes of a text.
-                data = bytes(n for n in each if type(n) is int and 0 <= n < 256)
-                yield path, data, put and partial(_mask, put)
-            with suppress(Exception):
-                waiting.extend(_children(path, each, put))
+        # An object may run any code when it is asked for its class.
+        with suppress(Exception):
+            if isinstance(each, str | bytes):
+                yield Found(path, each, put)
+            elif isinstance(each, int) and is_large_number(each):
+                yield Found(path, str(each), put)
+            elif not isinstance(each, Secret | int | float | None):
+                if isinstance(each, list | tuple) and each and type(each[0]) is int:
+                    # The numbers may be the bytes of a text.
+                    data = bytes(n for n in each if type(n) is int and 0 <= n < 256)
+                    yield Found(path, data, put and partial(_mask, put))
+                # What can't be changed in place is replaced wherever it is.
+                if not _is_changeable(each) and (id(each) in seen or not isinstance(each, _FROZEN)):
+                    yield Found(path, each, put)
+                if id(each) not in seen:
+                    seen[id(each)] = each
+                    waiting.extend(_children(path, each, put))
+
+
+def _is_changeable(value: object) -> bool:
+    """Return whether a value is data that can be changed in place."""
+    return isinstance(value, _CHANGEABLE) or dataclasses.is_dataclass(value)
 
 
 def _children(path: str, value: object, put: Put | None) -> Iterator[Found]:
@@ -84,7 +95,7 @@ def _children(path: str, value: object, put: Put | None) -> Iterator[Found]:
     elif isinstance(value, list | deque):
         for index, each in enumerate(value):
             yield Found(f"{path}[{index}]", each, partial(_set, value, index))
-    elif isinstance(value, tuple | frozenset):
+    elif isinstance(value, _FROZEN):
         items = list(value)
         for index, each in enumerate(items):
             rebuild = partial(_rebuild, put, value, items, index) if put else None
@@ -92,7 +103,7 @@ def _children(path: str, value: object, put: Put | None) -> Iterator[Found]:
     elif isinstance(value, set):
         for each in list(value):
             yield Found(path, each, partial(_replace_item, value, each))
-    elif isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
+    elif _is_changeable(value):
         yield from attributes_of(path, value)
 
 

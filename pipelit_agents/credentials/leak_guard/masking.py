@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, cast
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from pipelit_agents.credentials.leak_guard.data import Found, texts_in
+from pipelit_agents.credentials.leak_guard.data import Found, values_in
 from pipelit_agents.credentials.leak_guard.frames import (
     LINKS,
     Frames,
@@ -82,14 +82,14 @@ def scrub(value: object, revealed: Revealed) -> None:
     """Mask the secrets that a node has written into its input state, in place.
 
     Args:
-        value: The state. Only data in it is changed.
+        value: The state. Only data is changed; other objects are replaced by a mask.
         revealed: Credential names by plaintext.
     """
     patterns = patterns_of(revealed)
-    for _, text, put in reversed(list(texts_in(Found("", value, None)))):
+    for _, each, put in reversed(list(values_in(Found("", value, None)))):
         # If one object can't be changed, go on with the rest.
         with suppress(Exception):
-            if put is not None and (clean := masked(text, patterns)) is not text:
+            if put is not None and (clean := masked(each, patterns)) is not each:
                 put(clean)
 
 

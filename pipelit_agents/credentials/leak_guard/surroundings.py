@@ -18,7 +18,7 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, Final
 
-from pipelit_agents.credentials.leak_guard.data import Found, Put, attributes_of, texts_in
+from pipelit_agents.credentials.leak_guard.data import Found, Put, attributes_of, values_in
 from pipelit_agents.credentials.leak_guard.masking import masked
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.errors import SecretLeakError
@@ -111,12 +111,18 @@ class Surroundings:
     def _texts_read(self) -> Iterator[_Text]:
         for read in self._reads:
             for root in read():
-                yield from texts_in(root, _MAX_OBJECTS)
+                yield from _texts_in(root)
+
+
+def _texts_in(root: Found) -> Iterator[_Text]:
+    for path, each, put in values_in(root, _MAX_OBJECTS):
+        if isinstance(each, str | bytes):
+            yield path, each, put
 
 
 def _texts_of_variable(where: str, value: object) -> Iterator[_Text]:
     if isinstance(value, str | bytes | _DATA):
-        yield from texts_in(Found(where, value, None), _MAX_OBJECTS)
+        yield from _texts_in(Found(where, value, None))
 
 
 def _variables() -> list[tuple[ContextVar[Any], object]]:
