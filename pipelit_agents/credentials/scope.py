@@ -26,7 +26,7 @@ from pipelit_agents.errors import CredentialScopeError, SecretLeakError
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-    from pipelit_agents.credentials.leak_guard.pieces import DelayedCall
+    from pipelit_agents.credentials.leak_guard.streams import DelayedCall
 
 __all__ = ["Scope", "current_scope", "open_patterns", "opened_scope", "require_running"]
 
@@ -218,7 +218,7 @@ class Scope(Unsearched):
             where: What the stream is, for error messages.
         """
         # Imported late: `import pipelit_agents` must not import LangChain.
-        from pipelit_agents.credentials.leak_guard.pieces import DelayedCall
+        from pipelit_agents.credentials.leak_guard.streams import DelayedCall
 
         # Keep the writer too, so that its id isn't reused.
         return self._delayed_calls.setdefault(id(call), (call, DelayedCall(call, self, where)))[1]
@@ -407,7 +407,7 @@ def _leave(scope: Scope, error: BaseException | None) -> None:
         SecretLeakError: The node left a secret in its surroundings.
         BaseException: The replacement for an error that could not be changed.
     """
-    from pipelit_agents.credentials.leak_guard.langgraph_io import redact_or_raise
+    from pipelit_agents.credentials.leak_guard.callbacks import redact_or_raise
 
     try:
         scope.leave(failed=error is not None)

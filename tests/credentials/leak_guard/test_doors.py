@@ -36,7 +36,7 @@ from tenacity import RetryCallState, Retrying
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.credentials.leak_guard.langgraph_io import _Gate
+from pipelit_agents.credentials.leak_guard.callbacks import _Gate
 from pipelit_agents.credentials.leak_guard.masking import redact
 from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError, UnguardedRevealWarning

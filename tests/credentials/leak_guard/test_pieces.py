@@ -35,7 +35,7 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.pieces import DelayedCall, Pieces
+from pipelit_agents.credentials.leak_guard.streams import DelayedCall, Pieces
 from pipelit_agents.errors import SecretLeakError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The v3 streaming protocol")

@@ -18,8 +18,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import Generation
@@ -27,7 +28,7 @@ from langchain_core.outputs import Generation
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.stored import stored_children
 
-__all__ = ["DelayedCall", "Pieces", "Searched", "current_source"]
+__all__ = ["DelayedCall", "Guard", "Held", "Pieces", "current_source"]
 
 # Possible secrets are looked up by their first characters. No beginning is shorter than this.
 _HEAD_LENGTH: Final = 4
@@ -38,13 +39,14 @@ _IDENTIFYING_KEYS: Final = ("id", "index", "run_id", "message_id", "tool_call_id
 _MAX_DEPTH: Final = 12
 _KEY: Final = "<key>"
 
+T = TypeVar("T")
 Path = tuple[Hashable, ...]
 
 
-class Searched(Protocol):
+class Guard(Protocol):
     """An object that knows the open secrets."""
 
-    def search(self, value: Any, where: str) -> None:
+    def search(self, value: object, where: str) -> None:
         """Raise SecretLeakError if a value contains an open secret."""
 
     def sought(self) -> Patterns:
@@ -69,7 +71,7 @@ class Pieces:
         leaked: Whether a secret was found in the stream.
     """
 
-    def __init__(self, guard: Searched, where: str) -> None:
+    def __init__(self, guard: Guard, where: str) -> None:
         self.leaked = False
         self._guard = guard
         self._where = where
@@ -80,7 +82,7 @@ class Pieces:
         self._waiting: deque[dict[Path, int]] = deque()
         self._beginnings: _Beginnings | None = None
 
-    def take(self, value: Any) -> int:
+    def take(self, value: object) -> int:
         """Add the next piece.
 
         Returns:
@@ -118,6 +120,45 @@ class Pieces:
         return safe
 
 
+class Held(Generic[T]):
+    """The items of a stream that can't be passed on yet.
+
+    Args:
+        guard: Knows the open secrets.
+        where: What the stream is, for error messages.
+    """
+
+    def __init__(self, guard: Guard, where: str) -> None:
+        self._pieces = Pieces(guard, where)
+        self._kept: deque[T] = deque()
+
+    def add(self, item: T, piece: object) -> list[T]:
+        """Add the next item, and return those that may be passed on now.
+
+        Args:
+            item: The item.
+            piece: The part of the item to search.
+
+        Raises:
+            SecretLeakError: The piece completes a secret. What was held back is never passed on.
+        """
+        self._kept.append(item)
+        return [self._kept.popleft() for _ in range(self._pieces.take(piece))]
+
+    def rest(self) -> list[T]:
+        """Return what was held back: the stream has ended, so it can't become a secret."""
+        rest = [] if self._pieces.leaked else list(self._kept)
+        self._kept.clear()
+        return rest
+
+    def refuse(self) -> None:
+        """Pass nothing on any more: a secret was found in another way."""
+        self._pieces.leaked = True
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
 class DelayedCall:
     """Call a function for each piece of a stream, in order, but hold back beginnings of secrets.
 
@@ -127,14 +168,15 @@ class DelayedCall:
         where: What the stream is, for error messages.
     """
 
-    def __init__(self, call: Callable[..., Any], guard: Searched, where: str) -> None:
+    def __init__(self, call: Callable[..., object], guard: Guard, where: str) -> None:
         self._call = call
-        self._pieces = Pieces(guard, where)
-        self._kept: deque[tuple[tuple[Any, ...], dict[str, Any]]] = deque()
+        self._held = Held[Callable[[], object]](guard, where)
         # A node may write from several threads.
         self._lock = threading.RLock()
 
-    def __call__(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(
+        self, value: object, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
         """Pass a piece on, now or later.
 
         Args:
@@ -149,19 +191,17 @@ class DelayedCall:
             SecretLeakError: The piece completes a secret. What was held back is not passed on.
         """
         with self._lock:
-            self._kept.append((args, kwargs))
             result = None
-            for _ in range(self._pieces.take((current_source(), value))):
-                args, kwargs = self._kept.popleft()
-                result = self._call(*args, **kwargs)
-            return None if self._kept else result
+            call = partial(self._call, *args, **kwargs)
+            for each in self._held.add(call, (current_source(), value)):
+                result = each()
+            return None if self._held else result
 
     def flush(self) -> None:
         """Pass on what was held back: the stream has ended, so it can't become a secret."""
         with self._lock:
-            while self._kept and not self._pieces.leaked:
-                args, kwargs = self._kept.popleft()
-                self._call(*args, **kwargs)
+            for each in self._held.rest():
+                each()
 
 
 class _Beginnings:
@@ -208,7 +248,7 @@ class _Source:
     by: Hashable
 
 
-def _texts(value: Any) -> Iterator[tuple[Path, str]]:
+def _texts(value: object) -> Iterator[tuple[Path, str]]:
     """Yield each text in a streamed value with two paths: with the ids of its stream, and without.
 
     The blocks of a message are also joined in order of arrival.
@@ -222,7 +262,7 @@ def _texts(value: Any) -> Iterator[tuple[Path, str]]:
 
 
 def _walk(
-    value: Any, by_source: Path, merged: Path, depth: int, seen: set[int]
+    value: object, by_source: Path, merged: Path, depth: int, seen: set[int]
 ) -> Iterator[tuple[Path, Path, str]]:
     if isinstance(value, str):
         yield by_source, merged, value
@@ -269,5 +309,5 @@ def _walk(
             yield from _walk(each, (*by_source, name), (*merged, name), depth + 1, seen)
 
 
-def _identifies(value: Any) -> bool:
+def _identifies(value: object) -> bool:
     return isinstance(value, str | int) and value != ""
