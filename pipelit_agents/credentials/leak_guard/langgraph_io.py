@@ -13,7 +13,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from copy import copy
 from functools import partial, partialmethod, wraps
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
@@ -40,6 +40,7 @@ __all__ = [
     "state_in",
 ]
 
+AnyRuntime = Runtime[Any] | ToolRuntime[Any, Any]
 _CONFIG_KEYS: Final = frozenset({"callbacks", "configurable"})
 # Types that are data. In _PLAIN_TYPES, those of most configuration values: checking them against
 # every kind of exit would be slow.
@@ -69,7 +70,9 @@ def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableCo
     return made
 
 
-def guarded_writer(writer: Callable[[Any], Any] | None, guard: Guard) -> Any:
+def guarded_writer(
+    writer: Callable[[object], object] | None, guard: Guard
+) -> Callable[..., object] | None:
     """Guard the writer for a tool's partial output; return None if there is no writer.
 
     Args:
@@ -79,7 +82,7 @@ def guarded_writer(writer: Callable[[Any], Any] | None, guard: Guard) -> Any:
     return None if writer is None else _searched_call(writer, guard, "the tool's stream")
 
 
-def guarded_argument(name: str, value: Any, guard: Guard) -> Any:
+def guarded_argument(name: str, value: object, guard: Guard) -> object:
     """Guard an argument that LangGraph or LangChain passes to a node or tool.
 
     Args:
@@ -89,51 +92,52 @@ def guarded_argument(name: str, value: Any, guard: Guard) -> Any:
     """
     if name == "writer" and callable(value):
         return _searched_call(value, guard, "the node's stream")
-    if isinstance(value, dict) and _is_config(name, value):
+    if _is_config(value, name):
         return guarded_config(value, guard)
-    runtime = getattr(value, "runtime", None)
-    if isinstance(runtime, Runtime | ToolRuntime) and dataclasses.is_dataclass(value):
-        # What a middleware of LangChain's is called with.
-        return dataclasses.replace(value, runtime=_guarded(runtime, guard))  # type: ignore[type-var]
+    runtime = _runtime_of(value)
+    if runtime is not None and dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, runtime=_guarded(runtime, guard))
     return _guarded(value, guard)
 
 
-def state_in(name: str, value: Any) -> Any:
+def state_in(name: str, value: object) -> object:
     """Return the part of an argument that LangGraph stores: the state; None if it has none."""
     if isinstance(value, ToolRuntime):
         return value.state
     if isinstance(value, Runtime | BaseStore) or inspect.isroutine(value):
         return None
-    if isinstance(getattr(value, "runtime", None), Runtime | ToolRuntime):
-        return None
-    return None if isinstance(value, dict) and _is_config(name, value) else value
+    return None if _runtime_of(value) is not None or _is_config(value, name) else value
 
 
-def inputs_in(name: str, value: Any) -> list[Any]:
+def inputs_in(name: str, value: object) -> list[object]:
     """Return the parts of an argument, other than the state, that are input of the node.
 
     Args:
         name: The name of the parameter.
         value: A configuration, a runtime, a middleware's request, or any other value.
     """
+    if _is_config(value, name):
+        return _inputs_in_a_config(value)
     if isinstance(value, dict):
-        return _inputs_in_a_config(value) if _is_config(name, value) else []
+        return []
     if isinstance(value, Runtime | ToolRuntime):
-        config = getattr(value, "config", None) or {}
         found = [getattr(value, each, None) for each in ("context", "previous", "tool_call_id")]
-        return [*map(_data_in, found), *_inputs_in_a_config(config)]
-    runtime = getattr(value, "runtime", None)
-    if isinstance(runtime, Runtime | ToolRuntime):
-        # What a middleware of LangChain's is called with.
+        return [*map(_data_in, found), *_inputs_in_a_config(getattr(value, "config", None) or {})]
+    if (runtime := _runtime_of(value)) is not None:
         names = ("state", "messages", "system_message", "tool_call")
         return [*inputs_in(name, runtime), *(getattr(value, each, None) for each in names)]
     return []
 
 
-def _inputs_in_a_config(config: Mapping[str, Any]) -> list[Any]:
-    configurable = config.get("configurable") or {}
-    found = [config.get("tags"), config.get("metadata")]
-    for key, value in configurable.items():
+def _runtime_of(value: object) -> AnyRuntime | None:
+    """Return the runtime in what a middleware of LangChain's is called with, or None."""
+    runtime = getattr(value, "runtime", None)
+    return runtime if isinstance(runtime, Runtime | ToolRuntime) else None
+
+
+def _inputs_in_a_config(config: Mapping[str, Any]) -> list[object]:
+    found: list[object] = [config.get("tags"), config.get("metadata")]
+    for key, value in (config.get("configurable") or {}).items():
         if not key.startswith("__"):
             found.append(_data_in(value))
         elif isinstance(value, Runtime):
@@ -144,41 +148,37 @@ def _inputs_in_a_config(config: Mapping[str, Any]) -> list[Any]:
     return found
 
 
-def _data_in(value: Any) -> Any:
+def _data_in(value: object) -> object:
     """Return a value if it is data; of any other object, the attributes that are data."""
     if isinstance(value, _DATA_TYPES) or value is None:
         return value
     return [each for _, each in state_of(value) if isinstance(each, _DATA_TYPES)]
 
 
-def _is_config(name: str, value: dict[Any, Any]) -> bool:
+def _is_config(value: object, name: str) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(value, dict):
+        return False
     # LangChain passes a configuration to any parameter of that type, whatever its name.
     callbacks = value.get("callbacks")
-    handlers = callbacks if isinstance(callbacks, list) else []
-    by_callbacks = isinstance(callbacks, BaseCallbackManager) or any(
-        isinstance(each, BaseCallbackHandler) for each in handlers
-    )
+    if isinstance(callbacks, BaseCallbackManager):
+        return True
     # Other dictionaries may have tags and metadata too. LangChain's always have these keys.
-    return by_callbacks or (name == "config" and bool(value.keys() & _CONFIG_KEYS))
+    return (name == "config" and bool(value.keys() & _CONFIG_KEYS)) or (
+        isinstance(callbacks, list)
+        and any(isinstance(each, BaseCallbackHandler) for each in callbacks)
+    )
 
 
-def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
+def _guarded(value: object, guard: Guard, *, inside: bool = False) -> object:
     if type(value) in _PLAIN_TYPES:
         return value
-    if isinstance(value, Runtime):
-        return dataclasses.replace(value, **_guarded_runtime_fields(value, guard))
-    if isinstance(value, ToolRuntime):
-        return dataclasses.replace(
-            value,
-            config=guarded_config(value.config, guard),
-            **_guarded_runtime_fields(value, guard),
-        )
+    if isinstance(value, Runtime | ToolRuntime):
+        return dataclasses.replace(value, **_guarded_fields(value, guard))
     if isinstance(value, BaseStore):
         return _Store(value, guard)
     if isinstance(value, StreamProtocol):
-        return StreamProtocol(
-            searched_stream(cast(Callable[[Any], object], value), guard), value.modes
-        )
+        stream = searched_stream(cast(Callable[[Any], object], value), guard)
+        return StreamProtocol(stream, value.modes)
     if isinstance(value, BaseCheckpointSaver):
         return _guarded_saver(value, guard)
     if inside and (inspect.isroutine(value) or isinstance(value, partial)):
@@ -187,13 +187,17 @@ def _guarded(value: Any, guard: Guard, *, inside: bool = False) -> Any:
     return value
 
 
-def _guarded_runtime_fields(runtime: Any, guard: Guard) -> dict[str, Any]:
-    control = getattr(runtime, "control", None)
-    return {
-        **({} if control is None else {"control": _Control(control, guard)}),
+def _guarded_fields(runtime: AnyRuntime, guard: Guard) -> dict[str, Any]:
+    made: dict[str, Any] = {
         "store": None if runtime.store is None else _Store(runtime.store, guard),
         "stream_writer": _searched_call(runtime.stream_writer, guard, "the node's stream"),
     }
+    if isinstance(runtime, ToolRuntime):
+        made["config"] = guarded_config(runtime.config, guard)
+    elif (control := getattr(runtime, "control", None)) is not None:
+        # Only the newest LangGraph versions have it.
+        made["control"] = _Control(control, guard)
+    return made
 
 
 class _Control(RunControl, Unsearched):
@@ -216,48 +220,47 @@ class _Control(RunControl, Unsearched):
         return self._control.drain_reason
 
 
-def _searched_call(call: Callable[..., Any], guard: Guard, where: str) -> Callable[..., Any]:
+def _searched_call(call: Callable[..., object], guard: Guard, where: str) -> Callable[..., object]:
     held = guard.delayed_call(call, where)
 
-    def checked(*args: Any, **kwargs: Any) -> Any:
+    def checked(*args: object, **kwargs: object) -> object:
         guard.search([args, kwargs], where)
         return held([args, kwargs], args, kwargs)
 
     return checked
 
 
-def _guarded_call(call: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
-    def calling(*args: Any, **kwargs: Any) -> Any:
-        if args and inspect.isroutine(args[0]):
-            # The task's own function isn't stored anywhere, and may use a secret.
-            guard.search(args[1:], "the input of a task inside the node")
-            args = (_searched_task(args[0], guard), *args[1:])
-        else:
-            guard.search(args, "the input of a task inside the node")
+def _guarded_call(call: Callable[..., object], guard: Guard) -> Callable[..., object]:
+    def calling(*args: object, **kwargs: object) -> object:
+        # A task's own function isn't stored anywhere, and may use a secret.
+        task = args[0] if args and inspect.isroutine(args[0]) else None
+        guard.search(args if task is None else args[1:], "the input of a task inside the node")
+        if task is not None:
+            args = (_searched_task(task, guard), *args[1:])
         return call(*args, **kwargs)
 
     return calling
 
 
-def _searched_task(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
+def _searched_task(function: Callable[..., Any], guard: Guard) -> Callable[..., object]:
     # A task writes its result before any callback receives it.
     where = "the result of a task inside the node"
 
     if inspect.iscoroutinefunction(function):
 
         @wraps(function)
-        async def acall(*args: Any, **kwargs: Any) -> Any:
+        async def acall(*args: object, **kwargs: object) -> object:
             with _redacting(guard):
-                result = await function(*args, **kwargs)
+                result: object = await function(*args, **kwargs)
                 guard.search(result, where)
                 return result
 
         return acall
 
     @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> object:
         with _redacting(guard):
-            result = function(*args, **kwargs)
+            result: object = function(*args, **kwargs)
             guard.search(result, where)
             return result
 

@@ -6,7 +6,8 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import cached_property
 from typing import Final
 from urllib.parse import quote, quote_plus
 
@@ -39,6 +40,7 @@ _MIN_PIECE: Final = 12
 _MIN_REST: Final = 4
 _MAX_COMPARED: Final = 1000
 _ESCAPES: Final = re.compile(r"%[0-9A-F]{2}")
+_Escape = Callable[[str], str]
 _CODE_POINTS: Final = re.compile(r"\\u[0-9a-f]{4}")
 # Characters that JSON, URLs, HTML and Python all write unchanged. Most API keys have no others.
 _UNCHANGED: Final = re.compile(r"[A-Za-z0-9_.~-]+")
@@ -76,70 +78,64 @@ class Patterns:
         names: The names of all credentials, for an error that can't name a single one.
     """
 
-    __slots__ = (
-        "_beginnings",
-        "_by_secret",
-        "_forms",
-        "_known",
-        "_known_texts",
-        "_revealed",
-        "_shortest",
-        "_shortest_texts",
-        "_source",
-        "_texts",
-        "names",
-    )
-
     def __init__(self, revealed: Mapping[str, str]) -> None:
+        self.names = ", ".join(sorted(set(revealed.values())))
         self._revealed = dict(revealed)
-        self._source = self._revealed
-        self._beginnings: dict[str, int] | None = None
-        self._forms: dict[bytes, str] | None = None
-        self._texts: list[str] | None = None
-        self._by_secret: list[tuple[str, set[bytes]]] | None = None
+        self._secrets = list(revealed)
+        # Known forms are searched for too: the duration must not reveal which forms are known.
         self._known: list[bytes] = []
         self._known_texts: list[str] = []
         sought = {form for secret in revealed for form in _Forms(secret).sought()}
-        texts, rest = list[str](), list[bytes]()
-        for form in sorted(sought, key=len):
-            if text := _as_text(form):
-                texts.append(text)
-            else:
-                rest.append(form)
         # A form that contains another one needn't be searched for. With very many forms, finding
         # that out takes longer than searching for all of them.
         few = len(sought) <= _MAX_COMPARED
+        self._shortest: list[bytes] = []
         self._shortest_texts: list[str] = []
-        for each in texts:
-            if not (few and self.in_text(each)):
-                self._shortest_texts.append(each)
-        self._shortest = [each.encode("utf-8", "surrogatepass") for each in self._shortest_texts]
-        for raw in rest:
-            if not (few and self.in_bytes(raw)):
-                self._shortest.append(raw)
-        self.names = ", ".join(sorted(set(revealed.values())))
+        ordered = sorted(sought, key=len)
+        for text in filter(None, map(_as_text, ordered)):
+            if not (few and self.in_text(text)):
+                self._shortest_texts.append(text)
+                self._shortest.append(text.encode("utf-8", "surrogatepass"))
+        for form in ordered:
+            if not _as_text(form) and not (few and self.in_bytes(form)):
+                self._shortest.append(form)
 
-    @property
+    # Computed on first use: a node that opens no secret never needs these.
+
+    @cached_property
     def forms(self) -> Mapping[bytes, str]:
         """Credential names by the forms of their secrets; see the class."""
-        # Computed on first use: a node that opens no secret never needs it.
-        found = self._forms
-        if found is None:
-            every = {form: name for name, alike in self._forms_by_secret() for form in alike}
-            # Mask longer forms first, so that no rest of them is left.
-            ordered = sorted(every, key=len, reverse=True)
-            found = self._forms = {each: every[each] for each in ordered}
-        return found
+        every = {form: name for name, alike in self._forms_by_secret for form in alike}
+        # Mask longer forms first, so that no rest of them is left.
+        return {form: every[form] for form in sorted(every, key=len, reverse=True)}
 
+    @cached_property
     def _forms_by_secret(self) -> list[tuple[str, set[bytes]]]:
-        """Return the forms of each secret and of each of its parts, with the credential's name."""
-        found = self._by_secret
-        if found is None:
-            found = self._by_secret = [
-                (name, forms)
-                for secret, name in self._revealed.items()
-                for forms in _Forms(secret).by_part()
-            ]
+        """The forms of each secret and of each of its parts, with the credential's name."""
+        return [
+            (name, forms)
+            for secret, name in self._revealed.items()
+            for forms in _Forms(secret).by_part()
+        ]
+
+    @cached_property
+    def texts(self) -> Sequence[str]:
+        """The forms as text, longest first."""
+        texts = {text for form in self.forms if (text := _as_text(form))}
+        return sorted(texts, key=len, reverse=True)
+
+    @cached_property
+    def beginnings(self) -> Mapping[str, int]:
+        """The forms as text, each with the least length of a beginning that a stream holds back.
+
+        Anything shorter is the public beginning of that kind of secret and a few characters. So
+        watching what a stream holds back doesn't reveal a secret character by character.
+        """
+        known, found = set(self.texts), dict[str, int]()
+        for secret in self._secrets:
+            for form, least in _beginnings(secret):
+                if form in known:
+                    found[form] = min(least, found.get(form, least))
         return found
 
     @property
@@ -157,16 +153,16 @@ class Patterns:
         Returns:
             Patterns whose searches take as long as with these.
         """
-        removed = {form for _, alike in self._forms_by_secret() if alike & known for form in alike}
+        removed = {form for _, alike in self._forms_by_secret if alike & known for form in alike}
         left = Patterns({})
         left.names = self.names
-        left._source = self._source
-        left._forms = {form: name for form, name in self.forms.items() if form not in removed}
+        left._secrets = self._secrets
+        left.forms = {form: name for form, name in self.forms.items() if form not in removed}
         lost = [each for each in self._shortest if each in removed]
         # A form that contains a removed form was covered by it, and is now searched for itself. Do
         # the same work if no form was removed, so that the duration doesn't reveal it.
         within = lost or self._shortest[:1]
-        found = [form for form in left._forms if any(each in form for each in within)]
+        found = [form for form in left.forms if any(each in form for each in within)]
         kept = [each for each in self._shortest if each not in removed]
         left._shortest = list(dict.fromkeys(kept + found if lost else kept))
         left._shortest_texts = [text for each in left._shortest if (text := _as_text(each))]
@@ -174,36 +170,8 @@ class Patterns:
         left._known_texts = [text for each in lost if (text := _as_text(each))]
         return left
 
-    @property
-    def texts(self) -> Sequence[str]:
-        """The forms as text, longest first."""
-        found = self._texts
-        if found is None:
-            texts = {text for form in self.forms if (text := _as_text(form))}
-            found = self._texts = sorted(texts, key=len, reverse=True)
-        return found
-
-    @property
-    def beginnings(self) -> Mapping[str, int]:
-        """The forms as text, each with the least length of a beginning that a stream holds back.
-
-        Anything shorter is the public beginning of that kind of secret and a few characters. So
-        watching what a stream holds back doesn't reveal a secret character by character.
-        """
-        found = self._beginnings
-        if found is None:
-            known = set(self.texts)
-            found = {}
-            for secret in self._source:
-                for form, least in _beginnings(secret):
-                    if form in known:
-                        found[form] = min(least, found.get(form, least))
-            self._beginnings = found
-        return found
-
     def in_text(self, text: str) -> bool:
         """Return whether a text contains one of the secrets."""
-        # Search for known forms too: the duration must not reveal which forms are known.
         for known in self._known_texts:
             text.count(known)
         return any(each in text for each in self._shortest_texts)
@@ -431,79 +399,75 @@ def _base64(values: Iterable[bytes]) -> Iterator[bytes]:
             yield whole.replace(b"+", b"-").replace(b"/", b"_")
 
 
+def _json(text: str) -> str:
+    return json.dumps(text)[1:-1]
+
+
+def _python(text: str) -> str:
+    return repr(text)[1:-1]
+
+
+def _python_near_quotes(text: str) -> str:
+    # With both kinds of quotes nearby, as in a document.
+    return repr("'\"" + text)[4:-1]
+
+
+def _html(text: str) -> str:
+    return html.escape(text, quote=False)
+
+
+def _numeric_quotes(text: str) -> str:
+    return html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+
+
+def _replacing(old: str, new: str) -> _Escape:
+    return lambda text: text.replace(old, new)
+
+
+def _quoting(safe: str) -> _Escape:
+    return lambda text: quote(text, safe=safe)
+
+
+_URLS: Final = (_quoting(""), _quoting("/"))
+_SHELLS: Final = (_replacing("'", "'\"'\"'"), _replacing("'", "'\\''"))
+# Of CSV and SQL, and of shells.
+_QUOTES: Final = (_replacing('"', '""'), _replacing("'", "''"), *_SHELLS)
+# What JSON contains, and what contains JSON: a URL, HTML, CSV, a shell command, a log.
+_WITHIN_JSON: Final = (html.escape, _json, _python, _python_near_quotes, *_SHELLS)
+_AROUND_JSON: Final = (
+    *(*_URLS, quote_plus, html.escape, _numeric_quotes, _html),
+    *(_python, _python_near_quotes, *_QUOTES),
+)
+
+
 def _escaped(secret: str, plain: bytes) -> set[str]:
-    """Return the escaped and quoted forms of a secret."""
-    in_json = json.dumps(secret)[1:-1]
-    in_json_raw = json.dumps(secret, ensure_ascii=False)[1:-1]
+    """Return the escaped and quoted forms of a secret, also in documents within documents."""
+    in_json, in_json_raw = _json(secret), json.dumps(secret, ensure_ascii=False)[1:-1]
     # As written by requests and httpx, urllib, HTML forms and SQLAlchemy.
     in_urls = {quote(plain, safe=each) for each in ("", "/", " +")} | {quote_plus(plain)}
     # As written by html, markupsafe and xml.sax.
-    bare = html.escape(secret, quote=False)
-    pages = {bare, html.escape(secret), bare.replace('"', "&quot;")}
+    pages = {_html(secret), html.escape(secret), _html(secret).replace('"', "&quot;")}
     pages |= {each.replace("&quot;", "&#34;").replace("&#x27;", "&#39;") for each in pages}
     pages |= {each.encode("ascii", "xmlcharrefreplace").decode() for each in pages}
     return {
-        in_json,
-        in_json_raw,
-        json.dumps(in_json)[1:-1],
+        *(in_json, in_json_raw, _json(_json(in_json)), *pages, *in_urls),
+        *(escape(secret) for escape in (_python, _python_near_quotes, *_QUOTES)),
+        *(repr(plain)[2:-1], repr(b"'\"" + plain)[5:-1]),
+        # ODBC, libpq.
+        *(secret.replace("}", "}}"), secret.replace("\\", "\\\\").replace("'", "\\'")),
         # PHP and ujson escape the slash, Go and Flask the characters special to HTML, and Java
         # writes upper-case hexadecimal.
-        in_json.replace("/", "\\/"),
-        in_json_raw.replace("/", "\\/"),
-        _page_escaped(in_json, "<>&"),
-        _page_escaped(in_json_raw, "<>&"),
+        *(each.replace("/", "\\/") for each in (in_json, in_json_raw)),
+        *(_page_escaped(each, "<>&") for each in (in_json, in_json_raw)),
         _page_escaped(in_json, "<>&'"),
         _CODE_POINTS.sub(lambda found: f"\\u{found[0][2:].upper()}", in_json),
         _yaml_escaped(in_json_raw),
-        repr(secret)[1:-1],
-        repr(plain)[2:-1],
-        # With both kinds of quotes nearby, as in a document.
-        repr("'\"" + secret)[4:-1],
-        repr(b"'\"" + plain)[5:-1],
-        *pages,
-        # CSV and SQL, ODBC, libpq, a shell.
-        secret.replace('"', '""'),
-        secret.replace("'", "''"),
-        secret.replace("}", "}}"),
-        secret.replace("\\", "\\\\").replace("'", "\\'"),
-        secret.replace("'", "'\"'\"'"),
-        secret.replace("'", "'\\''"),
-        *in_urls,
-        *_escaped_twice(in_json, html.escape(secret), in_urls),
-        *(
-            json.dumps(each)[1:-1]
-            for each in (
-                repr(secret)[1:-1],
-                repr("'\"" + secret)[4:-1],
-                secret.replace("'", "'\"'\"'"),
-                secret.replace("'", "'\\''"),
-            )
-        ),
         *(_ESCAPES.sub(lambda found: found[0].lower(), each) for each in in_urls),
+        *(_json(escape(secret)) for escape in _WITHIN_JSON),
+        *(escape(in_json) for escape in _AROUND_JSON),
+        *(escape(html.escape(secret)) for escape in _URLS),
+        *(quote(each, safe="") for each in in_urls),
     }
-
-
-def _escaped_twice(in_json: str, in_html: str, in_urls: Set[str]) -> Iterator[str]:
-    """Yield the forms of a secret in nested documents.
-
-    JSON in a URL, HTML, CSV, a shell command or a log; HTML in JSON; a URL in a URL.
-    """
-    for safe in ("", "/"):
-        yield quote(in_json, safe=safe)
-        yield quote(in_html, safe=safe)
-    yield quote_plus(in_json)
-    yield from (quote(each, safe="") for each in in_urls)
-    yield html.escape(in_json)
-    yield html.escape(in_json).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
-    yield html.escape(in_json, quote=False)
-    yield json.dumps(in_html)[1:-1]
-    yield json.dumps(json.dumps(in_json)[1:-1])[1:-1]
-    yield repr(in_json)[1:-1]
-    yield repr("'\"" + in_json)[4:-1]
-    yield in_json.replace('"', '""')
-    yield in_json.replace("'", "''")
-    yield in_json.replace("'", "'\"'\"'")
-    yield in_json.replace("'", "'\\''")
 
 
 def _page_escaped(in_json: str, characters: str) -> str:
@@ -511,12 +475,10 @@ def _page_escaped(in_json: str, characters: str) -> str:
 
 
 def _yaml_escaped(in_json: str) -> str:
-    def written(c: str) -> str:
-        if c.isascii():
-            return c
-        number = ord(c)
+    def written(found: re.Match[str]) -> str:
+        number = ord(found[0])
         if number < 0x100:
             return f"\\x{number:02X}"
         return f"\\u{number:04X}" if number < 0x10000 else f"\\U{number:08X}"
 
-    return "".join(map(written, in_json))
+    return re.sub(r"[^\0-\x7f]", written, in_json)

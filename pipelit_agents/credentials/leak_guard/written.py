@@ -248,8 +248,9 @@ def _walk(waiting: list[object], seen: dict[int, object], *, at_most: int) -> _P
             stack.extend(each)
             stack.extend(each.values())
         elif kind is list or kind is tuple:
-            if type(each[0]) in _NUMBERS and _take_numbers(each, found):
-                continue
+            if type(each[0]) in _NUMBERS:
+                # The numbers may be the bytes of a text.
+                found.data.append(bytes(n for n in each if type(n) is int and 0 <= n < 256))
             if len(each) > _MAX_COLLECTED and at_most < _MAX_PARTS and not shared:
                 return None
             stack.extend(each)
@@ -257,22 +258,6 @@ def _walk(waiting: list[object], seen: dict[int, object], *, at_most: int) -> _P
             stack.extend(found.parts_of(each, kind))
     seen.update(met)
     return found
-
-
-def _take_numbers(values: Sequence[object], found: _Pass) -> bool:
-    """Record a list that begins with a number; return whether the whole list was recorded."""
-    if len(values) <= _MAX_JOINED:
-        # The numbers may be the bytes of a text.
-        found.data.append(bytes(n for n in values if type(n) is int and 0 <= n < 256))
-        return False
-    if type(values[-1]) not in _NUMBERS or type(values[len(values) // 2]) not in _NUMBERS:
-        return False
-    try:
-        # Without a default function, ormsgpack accepts only plain data.
-        found.data.append(ormsgpack.packb(values, option=_PACKING))
-    except Exception:
-        return False
-    return True
 
 
 def _pack(waiting: list[object], seen: dict[int, object]) -> _Pass:
