@@ -12,7 +12,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from itertools import takewhile
+from typing import Final, NamedTuple
 from urllib.parse import unquote, unquote_plus
 
 from pipelit_agents.credentials.leak_guard.recognition import (
@@ -39,7 +40,6 @@ _MAX_LINES: Final = 3
 _MAX_DEPTH: Final = 5
 _MAX_NAME_LENGTH: Final = 60
 
-_Parts = Iterator[Part]
 _NAME: Final = re.compile(r"[A-Za-z_$][\w$. /-]*")
 _STRUCTURED: Final = re.compile(r"[\s:=<{\[/]")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -47,7 +47,26 @@ _EMBEDDED_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://[^\s\"'<>`]+"
 _AUTHORITY: Final = re.compile(r"[^/?#]*")
 
 
-def parts(secret: str) -> _Parts:
+class _At(NamedTuple):
+    """Where in a credential a text is, and how likely it is a secret there."""
+
+    path: str
+    level: Level
+    depth: int
+
+    def under(self, name: str, level: Level | None = None) -> _At:
+        """Return where the value of a name is; a name that may be a value becomes an asterisk."""
+        name = name.strip()
+        is_name = len(name) <= _MAX_NAME_LENGTH and _NAME.fullmatch(name) and is_wordy(name)
+        path = ".".join(each for each in (self.path, name if is_name else "*") if each)
+        return _At(path, level_of(name, self.level) if level is None else level, self.depth)
+
+    def part(self, value: str | bytes, level: Level | None = None) -> Part:
+        """Return a value here as a part of the credential."""
+        return Part(self.path, value, self.level if level is None else level)
+
+
+def parts(secret: str) -> Iterator[Part]:
     """Yield the values within a secret, but not the secret itself.
 
     Args:
@@ -59,16 +78,16 @@ def parts(secret: str) -> _Parts:
     if len(bare) > 1 and bare[0] in "\"'" and bare[-1] == bare[0] and bare[0] not in bare[1:-1]:
         bare = bare[1:-1]
         yield Part("", bare, Level.CERTAIN)
-    yield from _parts_within(bare, "", Level.UNKNOWN, 0)
+    yield from _within(_At("", Level.UNKNOWN, 0), bare)
 
 
-def inner_parts(text: str) -> _Parts:
+def inner_parts(text: str) -> Iterator[Part]:
     """Yield the values within a text that isn't known to be a credential: a setting, a command.
 
     Args:
         text: The text. Here, ``openai:gpt-4o`` is not interpreted as a login.
     """
-    yield from _parts_within(text.strip(), "", Level.UNKNOWN, 1)
+    yield from _within(_At("", Level.UNKNOWN, 1), text.strip())
 
 
 class Described(NamedTuple):
@@ -104,124 +123,111 @@ def described(fields: Mapping[str, str]) -> Described:
             decided = verdict(part)
             if found.get(part.path) is not Verdict.SEARCHED and part.value:
                 found[part.path] = decided
-    names = {each: [path for path in found if found[path] is each] for each in Verdict}
-    return Described(
-        *(
-            tuple(names[each])
-            for each in (Verdict.SEARCHED, Verdict.SHORT, Verdict.COMMON, Verdict.PUBLIC)
-        )
-    )
+    return Described(*(tuple(path for path in found if found[path] is each) for each in Verdict))
 
 
 def _qualified_path(name: str, path: str, fields: Mapping[str, str]) -> str:
     # If the only secret has no name, the names of its parts are enough.
-    return (
-        path
-        if not path or (list(fields) == [DEFAULT_FIELD] and path != DEFAULT_FIELD)
-        else f"{name}.{path}"
-    )
+    unnamed = list(fields) == [DEFAULT_FIELD] and path != DEFAULT_FIELD
+    return path if not path or unnamed else f"{name}.{path}"
 
 
-def _parts_within(text: str, path: str, level: Level, depth: int) -> _Parts:
+def _within(at: _At, text: str) -> Iterator[Part]:
     """Yield the values within a text, depending on its format."""
-    if depth > _MAX_DEPTH or len(text) < MIN_LENGTH:
+    if at.depth > _MAX_DEPTH or len(text) < MIN_LENGTH:
         return
     if "\n" not in text:
         for raw in decoded(text):
             # Single values are decoded by the search. Here, decoded documents are parsed.
             if _STRUCTURED.search(plain := as_text(raw)):
-                yield from _parts_within(plain.strip(), path, level, depth + 1)
+                yield from _inside(at, plain.strip())
     if not _STRUCTURED.search(text):
         return
     # Key files in environment variables often have escaped newlines.
     whole = text.replace("\\n", "\n") if "-----BEGIN " in text else text
     if whole.startswith("-----BEGIN ") or "\n-----BEGIN " in whole:
-        yield from _of_pem(whole, path)
+        yield from _of_pem(whole, at.path or "private key")
     if (document := _json(text)) is not None:
-        yield from _of_json(document, path, level, depth)
-        return
-    if "\n" in whole:
-        yield from _of_lines(whole, path, level, depth)
+        yield from _of_json(at, document)
+    elif "\n" in whole:
+        yield from _of_lines(at, whole)
     elif _SCHEME.match(text) or text.startswith("jdbc:"):
-        yield from _of_url(text, path, level, depth)
+        yield from _of_url(at, text)
     else:
         for found in _EMBEDDED_URL.findall(text) if "://" in text else ():
-            yield from _of_url(found, path, Level.PUBLIC, depth)
-        yield from _of_line(text, path, level, depth)
+            yield from _of_url(at._replace(level=Level.PUBLIC), found)
+        yield from _of_line(at, text)
 
 
-def _leaf(path: str, value: str, level: Level, depth: int) -> _Parts:
-    """Yield a value, and the values within it."""
-    yield Part(path, value, level)
-    yield from _parts_within(value, path, level, depth + 1)
+def _inside(at: _At, text: str) -> Iterator[Part]:
+    """Yield the values within a value."""
+    return _within(at._replace(depth=at.depth + 1), text)
 
 
-def _with_spellings(part: Part, *others: str) -> _Parts:
-    """Yield a value and its other spellings, which are searched for if the value itself is."""
+def _value(at: _At, value: str, *spellings: str) -> Iterator[Part]:
+    """Yield a value, and the values within it.
+
+    Its other spellings are searched for if the value itself is.
+    """
+    part = at.part(value)
+    yield from _spelled(part, *spellings)
+    yield from _inside(at, value)
+
+
+def _spelled(part: Part, *spellings: str) -> Iterator[Part]:
     yield part
-    if verdict(part) is Verdict.SEARCHED:
-        for each in others:
-            if each != part.value:
-                yield part._replace(value=each, level=Level.CERTAIN)
-
-
-def _named(path: str, name: str, value: str, above: Level, depth: int) -> _Parts:
-    return _leaf(_under(path, name), value, level_of(name, above), depth)
-
-
-def _under(path: str, name: str) -> str:
-    """Extend a path by a field name; a name that may be a value becomes an asterisk."""
-    is_name = len(name) <= _MAX_NAME_LENGTH and _NAME.fullmatch(name) and is_wordy(name)
-    return ".".join(each for each in (path, name if is_name else "*") if each)
+    others = [each for each in spellings if each != part.value]
+    if others and verdict(part) is Verdict.SEARCHED:
+        yield from (part._replace(value=each, level=Level.CERTAIN) for each in others)
 
 
 # JSON
 
 
-class _Pairs(list[tuple[str, Any]]):
+class _Pairs(list[tuple[str, object]]):
     """The fields of a JSON object, which may contain a name twice."""
 
 
-def _json(text: str) -> Any:
+def _json(text: str) -> object:
     if text[0] in '{["':
         with suppress(ValueError, RecursionError):
             return json.loads(text, object_pairs_hook=_Pairs)
     return None
 
 
-def _of_json(document: Any, path: str, level: Level, depth: int) -> _Parts:
+def _of_json(at: _At, document: object) -> Iterator[Part]:
     # Without recursion: a document may be nested deeper than Python's recursion limit.
-    waiting: list[tuple[str, Any, Level]] = [(path, document, level)]
+    waiting: list[tuple[_At, object]] = [(at, document)]
     while waiting:
-        path, value, level = waiting.pop()
+        at, value = waiting.pop()
         if isinstance(value, _Pairs):
-            waiting += reversed(list(_fields(path, value, level)))
+            waiting += reversed(list(_fields(at, value)))
         elif isinstance(value, list):
-            waiting += [(path, each, level) for each in reversed(value)]
+            waiting += [(at, each) for each in reversed(value)]
         elif isinstance(value, str):
-            yield from _leaf(path, value, level, depth)
-        elif type(value) is int and level >= Level.LIKELY:
-            yield Part(path, str(value), level)
+            yield from _value(at, value)
+        elif type(value) is int and at.level >= Level.LIKELY:
+            yield at.part(str(value))
 
 
-def _fields(path: str, pairs: _Pairs, above: Level) -> Iterator[tuple[str, Any, Level]]:
+def _fields(at: _At, pairs: _Pairs) -> Iterator[tuple[_At, object]]:
     names = dict(pairs)
     called = names.get("name", names.get("key"))
     for name, value in pairs:
-        level = level_of(name, above)
+        if name == "value" and isinstance(called, str) and "kty" not in names:
+            # As in a container's environment: {"name": "API_KEY", "value": …}.
+            yield at.under(called), value
+            continue
+        level = None
         if "kty" in names and isinstance(value, str):
             # These fields of a JSON Web Key are private, and all others public (RFC 7518, 6).
             private = name in ("d", "p", "q", "dp", "dq", "qi", "k")
             level = Level.CERTAIN if private else Level.PUBLIC
         elif name in ("data", "stringData") and names.get("kind") == "Secret":
             level = Level.SECRET
-        elif name == "value" and isinstance(called, str):
-            # As in a container's environment: {"name": "API_KEY", "value": …}.
-            yield _under(path, called), value, level_of(called, above)
-            continue
         if is_token(name):
-            yield _under(path, name), name, Level.CERTAIN
-        yield _under(path, name), value, level
+            yield at.under(name, Level.CERTAIN), name
+        yield at.under(name, level), value
 
 
 # PEM
@@ -232,9 +238,8 @@ _PEM: Final = re.compile(
 )
 
 
-def _of_pem(text: str, path: str) -> _Parts:
+def _of_pem(text: str, name: str) -> Iterator[Part]:
     """Yield the lines of private keys, their DER, and the number that all formats contain."""
-    name = path or "private key"
     private, taken = False, 0
     for line in map(str.strip, text.splitlines()):
         if line.startswith("-----"):
@@ -250,9 +255,8 @@ def _of_pem(text: str, path: str) -> _Parts:
         # Some formats omit leading zeros of a number.
         number = _private_number(found[0], found[1], der).lstrip(b"\0")
         # A line of base64 holds 48 bytes, so its end breaks at most one of the two halves.
-        for raw in (der, number[:16], number[16:32]):
-            if raw:
-                yield Part(name, raw, Level.CERTAIN)
+        for raw in filter(None, (der, number[:16], number[16:32])):
+            yield Part(name, raw, Level.CERTAIN)
 
 
 def _private_number(pem: str, kind: str, der: bytes) -> bytes:
@@ -263,7 +267,7 @@ def _private_number(pem: str, kind: str, der: bytes) -> bytes:
 
     if "ENCRYPTED" in kind or "Proc-Type" in pem:
         return b""
-    key: Any = None
+    key: object = None
     with suppress(ValueError, TypeError, UnsupportedAlgorithm):
         if kind.startswith("OPENSSH"):
             key = serialization.load_ssh_private_key(pem.encode(), None)
@@ -285,98 +289,91 @@ _HEADER: Final = re.compile(
 )
 
 
-def _of_headers(text: str, path: str, depth: int) -> _Parts:
+def _of_headers(at: _At, text: str) -> Iterator[Part]:
     """Yield the credentials of authorization headers (RFC 9110) anywhere in a text."""
     for scheme, value in _HEADER.findall(text):
-        name = _under(path, scheme.lower())
+        here = at.under(scheme.lower(), Level.LIKELY)
         if not is_wordy(value):
-            yield Part(name, value, Level.LIKELY)
-        if scheme.lower() == "basic":
-            for raw in decoded(value):
-                _, colon, password = as_text(raw).partition(":")
-                if colon:
-                    yield from _leaf(_under(name, "password"), password, Level.SECRET, depth)
+            yield here.part(value)
+        for raw in decoded(value) if scheme.lower() == "basic" else ():
+            _, colon, password = as_text(raw).partition(":")
+            if colon:
+                yield from _value(here.under("password", Level.SECRET), password)
 
 
 _ORACLE: Final = re.compile(r"jdbc:oracle:\w+:(?:\"[^\"]*\"|[^/\s]*)/(.*)@[^@]*", re.DOTALL)
 _TELEGRAM: Final = re.compile(r"bot(\d+:([\w-]{20,}))")
 
 
-def _of_url(url: str, path: str, level: Level, depth: int) -> _Parts:
+def _of_url(at: _At, url: str) -> Iterator[Part]:
     """Yield the secrets of a URL: in userinfo, query and fragment, and in a webhook's path."""
-    if oracle := _ORACLE.fullmatch(url):
-        yield from _password(path, oracle[1].strip('"'), depth)
-        return
     scheme, slashes, after = url.partition("://")
-    if not slashes:
-        yield from _of_pairs(url, path, level, depth)
+    if oracle := _ORACLE.fullmatch(url):
+        yield from _password(at, oracle[1].strip('"'))
         return
-    yield from _of_userinfo(after, path, depth)
+    if not slashes:
+        yield from _of_pairs(at, url)
+        return
+    yield from _of_userinfo(at, after)
     # Without userinfo, which may contain any of these characters.
     bare = after[_match(_AUTHORITY, after).rfind("@") + 1 :]
     before, question, query = bare.partition("?")
     if ";" in before and "=" in before:
-        yield from _of_pairs(url[url.index(";") :], path, level, depth)
+        yield from _of_pairs(at, url[url.index(";") :])
         return
     query, _, fragment = (query if question else before).partition("#")
-    yield from _of_query(query if question else "", path, depth)
-    yield from _of_query(fragment, path, depth)
-    if level > Level.PUBLIC and scheme in ("http", "https"):
+    yield from _of_query(at, query if question else "")
+    yield from _of_query(at, fragment)
+    if at.level > Level.PUBLIC and scheme in ("http", "https"):
+        here = at.under("path", Level.CERTAIN)
         for segment in before.partition("#")[0].split("/")[1:]:
             if bot := _TELEGRAM.fullmatch(segment):
-                yield Part(_under(path, "path"), bot[1], Level.CERTAIN)
-                yield Part(_under(path, "path"), bot[2], Level.CERTAIN)
+                yield from map(here.part, bot.groups())
             elif is_generated(segment) or is_token(segment):
-                yield Part(_under(path, "path"), segment, Level.CERTAIN)
+                yield here.part(segment)
 
 
 # Up to the last @, because an unquoted password may contain any character. A port is no password.
 _UNQUOTED: Final = re.compile(r"(?!\[)[^/?#@:]*:(?!\d{1,5}(?:[/?#]|$))(.+)@", re.DOTALL)
 
 
-def _of_userinfo(after: str, path: str, depth: int) -> _Parts:
+def _of_userinfo(at: _At, after: str) -> Iterator[Part]:
     """Yield the password, or the user name if that is a token."""
-    userinfo, at, _ = _match(_AUTHORITY, after).rpartition("@")
+    userinfo, found, _ = _match(_AUTHORITY, after).rpartition("@")
     user, colon, password = userinfo.partition(":")
     unquoted = _UNQUOTED.match(after)
-    if at:
+    if found:
         if colon:
-            yield from _password(path, password, depth)
+            yield from _password(at, password)
         if verdict(Part("", unquote(password), Level.SECRET)) is not Verdict.SEARCHED:
-            yield from _quoted(_under(path, "user"), user, Level.LIKELY)
+            yield from _spelled(at.under("user", Level.LIKELY).part(unquote(user)), user)
         if unquoted and unquoted[1] != password:
-            yield from _quoted(_under(path, "password up to the last at sign"), unquoted[1])
+            here = at.under("password up to the last at sign", Level.SECRET)
+            yield from _spelled(here.part(unquote(unquoted[1])), unquoted[1])
     elif unquoted:
-        yield from _password(path, unquoted[1], depth)
+        yield from _password(at, unquoted[1])
 
 
-def _password(path: str, value: str, depth: int) -> _Parts:
-    path = _under(path, "password")
-    yield from _quoted(path, value)
-    yield from _parts_within(unquote(value), path, Level.SECRET, depth + 1)
+def _password(at: _At, value: str) -> Iterator[Part]:
+    """Yield a password of a URL, decoded and as written there."""
+    return _value(at.under("password", Level.SECRET), unquote(value), value)
 
 
-def _quoted(path: str, value: str, level: Level = Level.SECRET) -> _Parts:
-    """Yield a value, decoded and as written in the URL."""
-    return _with_spellings(Part(path, unquote(value), level), value)
-
-
-def _of_query(query: str, path: str, depth: int) -> _Parts:
+def _of_query(at: _At, query: str) -> Iterator[Part]:
     for field in query.lstrip("?").split("&"):
         name, equals, value = field.partition("=")
-        if not equals:
-            continue
-        name, plain = unquote_plus(name), unquote_plus(value)
-        part = Part(_under(path, name), plain, level_of(name))
-        yield from _with_spellings(part, value, unquote(value))
-        yield from _parts_within(plain, part.path, part.level, depth + 1)
+        if equals:
+            here = at._replace(level=Level.UNKNOWN).under(unquote_plus(name))
+            yield from _value(here, unquote_plus(value), value, unquote(value))
 
 
 # Lines
 
 
-_IN_PAIRS: Final = re.compile(
-    r"\s*(?:\{((?:[^}]|\}\})*)\}|\"((?:[^\"]|\"\")*)\"|'((?:[^']|'')*)'|([^;]*))(?=\s*(?:;|$))"
+# ``name=value;`` pairs, as in ADO, ODBC, JDBC, Azure and cookies. A quote may not be closed.
+_PAIR: Final = re.compile(
+    r"(?:^|;)([^;=]*)=\s*(?:"
+    r"(?:\{((?:[^}]|\}\})*)\}|\"((?:[^\"]|\"\")*)\"|'((?:[^']|'')*)'|([^;]*))(?=\s*(?:;|$)))"
 )
 _NAMED: Final = re.compile(r"\s*[\w .-]+=")
 _FLAG: Final = re.compile(r"[\w -]*")
@@ -390,27 +387,16 @@ def _is_pairs(text: str) -> bool:
     return any(map(_NAMED.match, fields)) or ("=" in first and all(map(_FLAG.fullmatch, fields)))
 
 
-def _of_pairs(text: str, path: str, level: Level, depth: int) -> _Parts:
-    """Yield the values of ``name=value;`` pairs, as in ADO, ODBC, JDBC, Azure and cookies."""
-    start = 0
-    while (equals := text.find("=", start)) >= 0:
-        name = text[start:equals].rpartition(";")[2]
-        found = _IN_PAIRS.match(text, equals + 1)
-        if found is None:
-            # A quote isn't closed.
-            found = re.compile("([^;]*)").match(text, equals + 1)
-        start = found.end() if found else len(text)
-        kinds = found.groups() if found else ()
-        value = next((each for each in kinds if each is not None), "").strip()
-        plain = value
-        for kind, quote in zip(kinds[:-1], "}\"'", strict=False):
-            if kind is not None:
-                plain = plain.replace(quote * 2, quote)
-        yield from _named_with_spelling(
-            path, re.split("[:?]", name)[-1], plain, value, level, depth
-        )
+def _of_pairs(at: _At, text: str) -> Iterator[Part]:
+    for name, *kinds in _PAIR.findall(text):
+        value = plain = next(filter(None, kinds), "").strip()
+        for kind, quote in zip(kinds, "}\"'", strict=False):
+            if kind:
+                plain = value.replace(quote * 2, quote)
+        yield from _value(at.under(re.split("[:?]", name)[-1]), plain, value)
 
 
+# libpq's ``name=value`` with spaces between, quotes and backslashes.
 _KEYWORD: Final = re.compile(
     r"\s*([A-Za-z_][\w.-]*)\s*=\s*"
     r"(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"|((?:[^\s'\"\\]|\\.)(?:[^\s\\]|\\.)*)|)(?:\s+|,|;|$)",
@@ -418,20 +404,10 @@ _KEYWORD: Final = re.compile(
 )
 
 
-def _of_keywords(text: str, path: str, level: Level, depth: int) -> _Parts:
-    """Yield the values of libpq's ``name=value`` with spaces between, quotes and backslashes."""
-    for found in _KEYWORD.finditer(text):
-        value = next((each for each in found.groups()[1:] if each is not None), "")
-        plain = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
-        yield from _named_with_spelling(path, found[1], plain, value, level, depth)
-
-
-def _named_with_spelling(
-    path: str, name: str, plain: str, written: str, level: Level, depth: int
-) -> _Parts:
-    part = Part(_under(path, name.strip()), plain, level_of(name, level))
-    yield from _with_spellings(part, written)
-    yield from _parts_within(plain, part.path, part.level, depth + 1)
+def _of_keywords(at: _At, text: str) -> Iterator[Part]:
+    for name, *kinds in _KEYWORD.findall(text):
+        value = next(filter(None, kinds), "")
+        yield from _value(at.under(name), _without_backslashes(value), value)
 
 
 def _is_keywords(text: str) -> bool:
@@ -454,78 +430,78 @@ _QUOTED: Final = re.compile(
 # Flow style of YAML: braces and brackets.
 _FLOW: Final = re.compile(r"[{,]\s*([\w.-]+)\s*:\s+([^\s,{}\[\]\"'][^,{}\"']*)")
 _LIST: Final = re.compile(r"\[([^\[\]{}\"']+)\]")
+# A line of cookies.txt, as written by curl and browsers.
 _COOKIES: Final = re.compile(r"(?:[^\t]*\t){5}([^\t]+)\t([^\t]*)")
 _NETRC: Final = re.compile(r"\bpassword\s+(?:\"((?:[^\"\\]|\\.)*)\"|(\S+))")
+_PGPASS: Final = re.compile(r"\d{1,5}|\*")
 _LOGIN: Final = re.compile(r"[\w.@+-]{1,64}:(\S{8,})")
 _ADDRESS: Final = re.compile(r"[\w.+%-]*:\S+@[\w.(\[][^\s@]*")
 _LOGIN_OF_ORACLE: Final = re.compile(r"[\w$#]+/(\"[^\"]*\"|[^@\s]+)@[\w./:-]+")
 _COLON: Final = re.compile(r"(?<!\\):")
 
 
-def _of_line(text: str, path: str, level: Level, depth: int) -> _Parts:
+def _of_line(at: _At, text: str) -> Iterator[Part]:
     """Yield the values of one line: pairs, a query, a login, a setting."""
     fields = _COLON.split(text, maxsplit=4)
     pair = _assignment(text)
+    likely = at._replace(level=Level.LIKELY)
     if pair is None:
-        yield from _of_headers(text, path, depth)
+        yield from _of_headers(at, text)
     if row := _COOKIES.fullmatch(text):
-        # A line of cookies.txt, as written by curl and browsers.
-        yield from _named(path, row[1], row[2], Level.LIKELY, depth)
+        yield from _value(likely.under(row[1]), row[2])
     elif items := _LIST.fullmatch(text):
         for item in items[1].split(","):
-            yield from _leaf(path, item.strip(), level, depth)
+            yield from _value(at, item.strip())
     elif cookie := _match(_COOKIE, text):
-        yield from _of_pairs(text[len(cookie) :], path, Level.LIKELY, depth)
-    elif len(fields) == 5 and level < Level.SECRET and re.fullmatch(r"\d{1,5}|\*", fields[1]):
+        yield from _of_pairs(likely, text[len(cookie) :])
+    elif len(fields) == 5 and at.level < Level.SECRET and _PGPASS.fullmatch(fields[1]):
         # PostgreSQL's password file.
         plain = re.sub(r"\\(.)", r"\1", fields[4])
-        yield from _named_with_spelling(path, "password", plain, fields[4], level, depth)
+        yield from _value(at.under("password"), plain, fields[4])
     elif _is_keywords(text):
-        yield from _of_keywords(text, path, level, depth)
+        yield from _of_keywords(at, text)
     elif _is_pairs(text):
-        yield from _of_pairs(text, path, level, depth)
-        yield from _of_quoted(text, path, level, depth)
+        yield from _of_pairs(at, text)
+        yield from _of_quoted(at, text)
     elif _QUERY.fullmatch(text):
-        yield from _of_query(text, path, depth)
+        yield from _of_query(at, text)
     elif re.search(r"\b(?:machine|default)\b", text) and _NETRC.search(text):
         for quoted, bare in _NETRC.findall(text):
-            password = _unescaped(quoted) if quoted else bare
-            yield from _named(path, "password", password, level, depth)
+            yield from _value(at.under("password"), _unescaped(quoted) if quoted else bare)
     elif pair is not None:
-        yield from _setting(_under(path, pair[0]), pair[1], level_of(pair[0], level), depth)
+        yield from _setting(at.under(pair[0]), pair[1])
         if "<" in text or "{" in text:
-            yield from _of_quoted(text, path, level, depth)
+            yield from _of_quoted(at, text)
     else:
-        yield from _of_quoted(text, path, level, depth)
-        yield from _of_logins(text, path, level, depth)
+        yield from _of_quoted(at, text)
+        yield from _of_logins(at, text)
 
 
-def _of_logins(text: str, path: str, level: Level, depth: int) -> _Parts:
+def _of_logins(at: _At, text: str) -> Iterator[Part]:
     """Yield ``user:password``, ``user/password@host``, and a URL's userinfo without a scheme."""
     # A whole credential of this form is a login. Elsewhere it may be a host and a port.
-    if not Level.PUBLIC < level < Level.SECRET:
+    if not Level.PUBLIC < at.level < Level.SECRET:
         return
-    if depth == 0 and _ADDRESS.fullmatch(text):
-        yield from _of_userinfo(text, path, depth)
+    if at.depth == 0 and _ADDRESS.fullmatch(text):
+        yield from _of_userinfo(at, text)
     elif login := _LOGIN.fullmatch(text) or _LOGIN_OF_ORACLE.fullmatch(text):
-        part = Part(_under(path, "password"), login[1].strip('"'), Level.LIKELY)
-        if depth == 0 and "@" not in text[: login.start(1)]:
+        part = at.under("password", Level.LIKELY).part(login[1].strip('"'))
+        if at.depth == 0 and "@" not in text[: login.start(1)]:
             yield part._replace(level=Level.SECRET)
         elif verdict(part) is Verdict.SEARCHED:
             yield part
 
 
-def _of_quoted(text: str, path: str, level: Level, depth: int) -> _Parts:
+def _of_quoted(at: _At, text: str) -> Iterator[Part]:
     """Yield values of XML elements and attributes, inline tables and incomplete JSON."""
-    if "<" in text:
-        for pattern in (_ATTRIBUTES, _ELEMENT):
-            for name, value in pattern.findall(text):
-                yield from _named(path, name, html.unescape(value), level, depth)
+    unescaped = html.unescape if "<" in text else _unescaped
+    for pattern in (_ATTRIBUTES, _ELEMENT) if "<" in text else ():
+        for name, value in pattern.findall(text):
+            yield from _value(at.under(name), html.unescape(value))
     for _, name, _, value in _QUOTED.findall(text):
-        plain = html.unescape(value) if "<" in text else _unescaped(value)
-        yield from _named_with_spelling(path, name, plain, value, level, depth)
+        yield from _value(at.under(name), unescaped(value), value)
     for name, value in _FLOW.findall(text) if "{" in text else ():
-        yield from _named(path, name, value.strip(), level, depth)
+        yield from _value(at.under(name), value.strip())
 
 
 _ASSIGNMENT: Final = re.compile(
@@ -547,10 +523,8 @@ def _assignment(line: str) -> tuple[str, str] | None:
     return None if padding or value == "=" else (name, value.rstrip(","))
 
 
-def _setting(path: str, written: str, level: Level, depth: int) -> _Parts:
-    plain, other = _setting_value(written)
-    yield from _with_spellings(Part(path, plain, level), other)
-    yield from _parts_within(plain, path, level, depth + 1)
+def _setting(at: _At, written: str) -> Iterator[Part]:
+    return _value(at, *_setting_value(written))
 
 
 def _setting_value(value: str) -> tuple[str, str]:
@@ -568,58 +542,61 @@ def _unescaped(inner: str) -> str:
     return re.sub(r"\\(.)", r"\1", inner)
 
 
-def _of_lines(text: str, path: str, level: Level, depth: int) -> _Parts:
+def _without_backslashes(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+
+
+def _of_lines(at: _At, text: str) -> Iterator[Part]:
     """Yield the values of settings files (INI, .env, YAML, netrc) and of lines without names."""
     if re.search(r"^\s*(?:machine|default)\s", text, re.MULTILINE):
-        yield from _of_line(" ".join(text.split()), path, level, depth)
+        yield from _of_line(at, " ".join(text.split()))
         return
     if "</" in text or "/>" in text:
-        yield from _of_quoted(text, path, level, depth)
+        yield from _of_quoted(at, text)
         return
     lines = _lines(text)
     kubernetes = (0, "kind: Secret") in lines
     # The enclosing names of a line, by indentation.
-    above: list[tuple[int, str, Level]] = [(-1, path, level)]
+    above: list[tuple[int, _At]] = [(-1, at)]
     called, unnamed, named, skipped = "", list[str](), False, 0
     for number, (indent, line) in enumerate(lines):
         if number < skipped:
             continue
         if line.startswith("[") and line.endswith("]") and line.strip("[]"):
-            above, named = [(-1, _under(path, line.strip("[]\"' ")), level)], True
+            above, named = [(-1, at.under(line.strip("[]\"' "), at.level))], True
             continue
         while len(above) > 1 and above[-1][0] >= indent:
             above.pop()
-        _, outer, outer_level = above[-1]
+        outer = above[-1][1]
         item = line.removeprefix("- ").strip()
         pair = None if _is_pairs(item) or _COOKIE.match(item) else _assignment(item)
         if pair is None:
             if item != line:
-                yield from _leaf(outer, item.strip("\"'"), outer_level, depth)
+                yield from _value(outer, item.strip("\"'"))
             elif _STRUCTURED.search(item):
-                yield from _parts_within(item, outer, outer_level, depth + 1)
+                yield from _inside(outer, item)
             if not re.search(r"\s|://", item):
                 unnamed.append(item)
             continue
         named = True
         name, value = pair
-        found = level_of(name, outer_level)
+        here = outer.under(name)
         if kubernetes and name in ("data", "stringData"):
-            found = Level.SECRET
+            here = outer.under(name, Level.SECRET)
         if name in ("name", "key"):
             called = _setting_value(value)[0]
         elif name == "value" and called:
-            name, found, called = called, level_of(called, outer_level), ""
-        here = _under(outer, name)
+            here, called = outer.under(called), ""
         if re.fullmatch(r"[|>][+-]?\d?", value):
             block = _indented_block(lines[number + 1 :], indent)
             skipped = number + 1 + len(block)
-            yield from _leaf(here, "\n".join(block), found, depth)
-            yield Part(here, "".join(block), found)
+            yield from _value(here, "\n".join(block))
+            yield here.part("".join(block))
         elif value in _OPENING:
-            above.append((indent, here, found))
+            above.append((indent, here))
         else:
-            yield from _setting(here, value, found, depth)
-    yield from _of_unnamed(unnamed, path, Level.LIKELY if named else Level.SECRET, depth)
+            yield from _setting(here, value)
+    yield from _of_unnamed(at._replace(level=Level.LIKELY if named else Level.SECRET), unnamed)
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
@@ -638,25 +615,20 @@ def _lines(text: str) -> list[tuple[int, str]]:
 
 
 def _indented_block(lines: Sequence[tuple[int, str]], indent: int) -> list[str]:
-    found = []
-    for inner, line in lines:
-        if inner <= indent:
-            break
-        found.append(line)
-    return found
+    return [line for _, line in takewhile(lambda each: each[0] > indent, lines)]
 
 
-def _of_unnamed(lines: Sequence[str], path: str, level: Level, depth: int) -> _Parts:
+def _of_unnamed(at: _At, lines: Sequence[str]) -> Iterator[Part]:
     """Yield lines without names: one value that is broken into lines, or one value per line."""
     whole = "".join(lines)
     even = len({len(line) for line in lines[:-1]}) == 1 and len(lines[-1]) <= len(lines[0])
     if even and len(lines[0]) >= 2 * _MIN_LINE and re.fullmatch(r"[\w+/=-]+", whole):
-        yield from _leaf(path, whole, Level.CERTAIN, depth)
+        yield from _value(at._replace(level=Level.CERTAIN), whole)
         for line in lines[:_MAX_LINES]:
-            yield Part(path, line, Level.CERTAIN, encodes=False)
+            yield Part(at.path, line, Level.CERTAIN, encodes=False)
         return
     for number, line in enumerate(lines, 1):
-        yield Part(_under(path, f"line {number}"), line, level)
+        yield at.under(f"line {number}", at.level).part(line)
 
 
 def _match(pattern: re.Pattern[str], text: str) -> str:
