@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from inspect import currentframe
 from types import FrameType, TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeGuard, TypeVar, cast
 
 from pipelit_agents.credentials.leak_guard.frames import frames_hold_secret
 from pipelit_agents.credentials.leak_guard.masking import MASK, masked
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 _FORMATTER: Final = logging.Formatter()
 # How many levels deep exceptions are searched for in a logged value.
 _MAX_DEPTH: Final = 4
@@ -47,10 +48,9 @@ def redact(value: T) -> T:
         and exceptions become text. An exception or traceback whose frames hold a secret in a local
         variable becomes text too.
     """
-    clean: Any = value
     for secrets in open_patterns():
-        clean = masked(_without_frames(clean, secrets, _MAX_DEPTH), secrets)
-    return clean  # type: ignore[no-any-return]
+        value = _masked(value, secrets)
+    return value
 
 
 class RedactingFilter(logging.Filter):
@@ -82,7 +82,7 @@ class RedactingFilter(logging.Filter):
     def _mask(record: logging.LogRecord, secrets: Patterns) -> None:
         for name, value in list(vars(record).items()):
             if name != "exc_info":
-                setattr(record, name, masked(_without_frames(value, secrets, _MAX_DEPTH), secrets))
+                setattr(record, name, _masked(value, secrets))
         if record.exc_info and (clean := _traceback(record.exc_info, secrets)) is not None:
             # Render it here: the exception itself is still in use, and must not be changed.
             record.exc_info, record.exc_text = None, clean
@@ -97,7 +97,7 @@ class RedactingFilter(logging.Filter):
 
 
 def structlog_processor(
-    logger: Any, method_name: str, event_dict: MutableMapping[str, Any]
+    logger: object, method_name: str, event_dict: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """Mask every open secret in a structlog event; a structlog processor.
 
@@ -114,9 +114,8 @@ def structlog_processor(
         The event, masked.
     """
     for secrets in open_patterns():
-        found = _without_frames(event_dict, secrets, _MAX_DEPTH)
-        clean = {key: masked(each, secrets) for key, each in found.items()}
-        event_dict = {masked(key, secrets): each for key, each in clean.items()}
+        found = _without_frames(event_dict, secrets)
+        event_dict = {masked(key, secrets): masked(each, secrets) for key, each in found.items()}
     return event_dict
 
 
@@ -131,7 +130,7 @@ def loguru_patcher(record: Any) -> None:
         record: The record; it is changed in place.
     """
     for secrets in open_patterns():
-        record["extra"] = masked(_without_frames(record["extra"], secrets, _MAX_DEPTH), secrets)
+        record["extra"] = _masked(record["extra"], secrets)
         record["message"] = masked(record["message"], secrets)
         if record["exception"] and (clean := _traceback(record["exception"], secrets)) is not None:
             record["exception"] = None
@@ -162,7 +161,7 @@ def sentry_before_send(event: Any, hint: Mapping[str, Any]) -> Any:
     return event
 
 
-def sentry_before_breadcrumb(crumb: Any, hint: Mapping[str, Any]) -> Any:
+def sentry_before_breadcrumb(crumb: T, hint: Mapping[str, object]) -> T:
     """Mask every open secret in a breadcrumb; for ``sentry_sdk.init(before_breadcrumb=…)``.
 
     Breadcrumbs are sent with a later event, when the secret may be closed already.
@@ -238,8 +237,12 @@ def anonymize(payload: dict[str, Any]) -> dict[str, Any]:
     return redact(payload)
 
 
-def _without_frames(value: Any, secrets: Patterns, depth: int) -> Any:
-    """Replace exceptions and frames that hold a secret by text, within a value."""
+def _masked(value: T, secrets: Patterns) -> T:
+    return cast(T, masked(_without_frames(value, secrets), secrets))
+
+
+def _without_frames(value: Any, secrets: Patterns, depth: int = _MAX_DEPTH) -> Any:
+    """Replace exceptions and frames that hold a secret by text; Any: of its type, or text."""
     if isinstance(value, BaseException | TracebackType | FrameType):
         if not frames_hold_secret(value, secrets):
             return value
@@ -262,7 +265,7 @@ def _without_frames(value: Any, secrets: Patterns, depth: int) -> Any:
     return value
 
 
-def _exc_info(value: Any) -> Any:
+def _exc_info(value: object) -> _ExcInfo | None:
     """Return the exception information for a value that structlog and logging accept, or None."""
     if isinstance(value, BaseException):
         return type(value), value, value.__traceback__
@@ -271,24 +274,23 @@ def _exc_info(value: Any) -> Any:
     return sys.exc_info() if value and not isinstance(value, str | tuple) else None
 
 
-def _is_exc_info(value: Any) -> bool:
+def _is_exc_info(value: object) -> TypeGuard[_ExcInfo]:
     return isinstance(value, tuple) and len(value) == 3 and isinstance(value[1], BaseException)
 
 
-def _traceback(info: Any, secrets: Patterns) -> str | None:
+def _traceback(info: _ExcInfo, secrets: Patterns) -> str | None:
     """Return the masked plain traceback of an exception; None if it contains no secret."""
-    kind, error, where = info
+    _, error, where = info
     if error is None:
         return None
-    rendered = _FORMATTER.formatException((kind, error, where))
+    rendered = _FORMATTER.formatException((type(error), error, where))
     if not (
         secrets.in_text(rendered + repr(error))
         or frames_hold_secret(error, secrets)
         or frames_hold_secret(where, secrets)
     ):
         return None
-    text: str = masked(rendered, secrets)
-    return text
+    return masked(rendered, secrets)
 
 
 def _without_variables(event: Any) -> Any:
@@ -301,34 +303,35 @@ def _without_variables(event: Any) -> Any:
     return [_without_variables(each) for each in event] if isinstance(event, list) else event
 
 
+# Any: OpenTelemetry needn't be installed.
 def _masked_span(span: Any) -> Any:
-    name, attributes = redact(span.name), redact(dict(span.attributes or {}))
-    events = [(e, redact(e.name), redact(dict(e.attributes or {}))) for e in span.events]
-    links = [(each, redact(dict(each.attributes or {}))) for each in span.links]
-    description = redact(span.status.description)
-    if (
-        name == span.name
-        and attributes == dict(span.attributes or {})
-        and all(n == e.name and a == dict(e.attributes or {}) for e, n, a in events)
-        and all(a == dict(e.attributes or {}) for e, a in links)
-        and description == span.status.description
-    ):
+    before = [span.name, span.status.description, *map(_attributes, (span, *span.links))]
+    before += [each for event in span.events for each in (event.name, _attributes(event))]
+    clean = [redact(each) for each in before]
+    # What holds no secret is returned itself.
+    if all(a is b for a, b in zip(clean, before, strict=True)):
         return span
     # Imported late: the package is installed if there is a span.
     from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.trace import Link, Status
 
+    rest = iter(clean)
+    name, description, attributes = next(rest), next(rest), next(rest)
     return ReadableSpan(
         name=name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,
         attributes=attributes,
-        events=[Event(n, a, timestamp=e.timestamp) for e, n, a in events],
-        links=[Link(e.context, a) for e, a in links],
+        links=[Link(each.context, next(rest)) for each in span.links],
+        events=[Event(next(rest), next(rest), timestamp=each.timestamp) for each in span.events],
         kind=span.kind,
         status=Status(span.status.status_code, description),
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
+
+
+def _attributes(of: Any) -> dict[str, object]:
+    return dict(of.attributes or {})
