@@ -181,7 +181,7 @@ class _Pass(Written):
                 return []
         if has_own_forms(kind):
             self.with_own_forms.append(value)
-        return _parts_of_model(value) if is_plain_model(kind) else stored_values(value)
+        return stored_values(value)
 
     def add_to(self, made: Written) -> None:
         made.texts += self.texts
@@ -192,13 +192,14 @@ class _Pass(Written):
             made.data.append(ormsgpack.packb(self.numbers))
 
 
-def _parts_of_model(model: Any) -> list[object]:
+def _parts_of_model(model: Any) -> object:
     # Most objects in a large state are messages, so this is faster than the general way.
     try:
-        parts = [model.__dict__, model.__pydantic_extra__, model.__pydantic_private__]
+        stored, extra = model.__dict__, model.__pydantic_extra__
+        private = model.__pydantic_private__
     except Exception:
         return stored_values(model)
-    return parts if parts[1] or parts[2] else parts[:1]
+    return [stored, extra, private] if extra or private else stored
 
 
 def _walk(waiting: list[object], seen: dict[int, object], *, at_most: int) -> _Pass | None:
@@ -251,9 +252,9 @@ def _walk(waiting: list[object], seen: dict[int, object], *, at_most: int) -> _P
             if type(each[0]) in _NUMBERS:
                 # The numbers may be the bytes of a text.
                 found.data.append(bytes(n for n in each if type(n) is int and 0 <= n < 256))
-            if len(each) > _MAX_COLLECTED and at_most < _MAX_PARTS and not shared:
-                return None
             stack.extend(each)
+        elif is_plain_model(kind):
+            stack.append(_parts_of_model(each))
         else:
             stack.extend(found.parts_of(each, kind))
     seen.update(met)
@@ -266,7 +267,7 @@ def _pack(waiting: list[object], seen: dict[int, object]) -> _Pass:
     met: dict[int, object] = {}
     left = iter(range(_MAX_MODELS))
 
-    def unpacked(each: object) -> list[object] | None:
+    def unpacked(each: object) -> object:
         kind = type(each)
         if is_plain_model(kind):
             # Counting models is faster than remembering them, and ends cycles between them.
