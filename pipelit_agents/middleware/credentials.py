@@ -18,6 +18,7 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from pipelit_agents.credentials.inject import searching_input
+from pipelit_agents.credentials.leak_guard.callbacks import guarded_callbacks
 from pipelit_agents.credentials.leak_guard.langgraph_io import (
     guarded_argument,
     guarded_config,
@@ -354,8 +355,7 @@ def _with_secrets(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -
         if kwargs.get("config") is not None:
             kwargs["config"] = guarded_config(kwargs["config"], scope)
         if kwargs.get("callbacks") is not None:
-            callbacks = {"callbacks": kwargs["callbacks"]}
-            kwargs["callbacks"] = guarded_config(callbacks, scope)["callbacks"]
+            kwargs["callbacks"] = guarded_callbacks(kwargs["callbacks"], scope)
         guarded_input = {
             key: guarded_argument(key, each, scope) for key, each in tool_input.items()
         }

@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import suppress
 from copy import copy, deepcopy
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
+from uuid import UUID
 
 from langchain_core.callbacks import (
     AsyncCallbackHandler,
@@ -25,6 +26,8 @@ from langgraph.errors import GraphBubbleUp
 
 # The writer behind ToolRuntime.emit_output_delta has no public name. A test fails if it changes.
 from langgraph.pregel._tools import StreamToolCallHandler
+from langgraph.pregel.protocol import StreamChunk
+from tenacity import RetryCallState
 
 from pipelit_agents.credentials.leak_guard.stored import Unsearched, by_type
 from pipelit_agents.credentials.leak_guard.streams import (
@@ -41,7 +44,7 @@ __all__ = ["Guard", "guarded_callbacks", "redact_or_raise", "searched_stream"]
 T = TypeVar("T")
 Callbacks = list[BaseCallbackHandler] | BaseCallbackManager | None
 # A callback event: the name of the handler's method, and its arguments.
-_Event = tuple[str, tuple[Any, ...], dict[str, Any]]
+_Event = tuple[str, tuple[object, ...], dict[str, object]]
 _EVENTS: Final = ("on_llm_new_token", "on_stream_event", "on_custom_event")
 _ENDS: Final = ("on_llm_end", "on_llm_error")
 _OUTPUT: Final = "the output of a runnable inside the node"
@@ -129,12 +132,14 @@ def _raise(instead: BaseException) -> NoReturn:
         raise
 
 
-def searched_stream(stream: Callable[[Any], object], guard: Guard) -> Callable[[Any], None]:
-    """Guard the stream of a graph inside the node; Any: a chunk's payload depends on its mode."""
+def searched_stream(
+    stream: Callable[[StreamChunk], object], guard: Guard
+) -> Callable[[StreamChunk], None]:
+    """Guard the stream of a graph inside the node."""
     where = "the stream of a graph inside the node"
     held = guard.delayed_call(stream, where)
 
-    def checked(chunk: Any) -> None:
+    def checked(chunk: StreamChunk) -> None:
         guard.search(chunk, where)
         # A model's tokens are held back in the callbacks. The other modes emit complete values.
         if chunk[1] == "custom" or (chunk[1] == "tools" and "delta" in chunk[2]):
@@ -207,8 +212,8 @@ class _Gate(BaseCallbackHandler, Unsearched):
     def _on_message(self, value: object, **details: object) -> None:
         self.guard.search({"data": value, **details}, "an event of a runnable inside the node")
 
-    def on_retry(self, retry_state: Any, **details: object) -> None:
-        # Tracers record the error that caused the retry. Any: tenacity needn't be installed.
+    def on_retry(self, retry_state: RetryCallState, **details: object) -> None:
+        # Tracers record the error that caused the retry.
         outcome = retry_state.outcome
         if outcome is not None and (error := outcome.exception()) is not None:
             try:
@@ -218,7 +223,7 @@ class _Gate(BaseCallbackHandler, Unsearched):
         elif outcome is not None:
             self.guard.search(outcome.result(), _OUTPUT)
 
-    def on_custom_event(self, name: str, data: object, **details: Any) -> None:
+    def on_custom_event(self, name: str, data: object, **details: object) -> None:
         where = "a custom event of the node"
         with self._lock:
             found = {"name": name, "data": data, **details}
@@ -266,7 +271,7 @@ class _TappingGate(_Gate):
         super().__init__(guard)
         self._tap = tap
 
-    def tap_output_iter(self, run_id: Any, output: Iterator[T]) -> Iterator[T]:
+    def tap_output_iter(self, run_id: UUID, output: Iterator[T]) -> Iterator[T]:
         """Search the chunks, then pass them to the handler that taps the stream."""
         held = Held[T](self.guard, "the stream of a runnable inside the node")
 
@@ -282,7 +287,7 @@ class _TappingGate(_Gate):
         tapped: Iterator[T] = self._tap.tap_output_iter(run_id, checked())
         return tapped
 
-    def tap_output_aiter(self, run_id: Any, output: AsyncIterator[T]) -> AsyncIterator[T]:
+    def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[T]) -> AsyncIterator[T]:
         """As :meth:`tap_output_iter`."""
         held = Held[T](self.guard, "the stream of a runnable inside the node")
 
@@ -310,7 +315,7 @@ class _TappingGate(_Gate):
         return held.add(chunk, chunk)
 
 
-def _delayed(handler: BaseCallbackHandler, gate: _Gate) -> Any:
+def _delayed(handler: BaseCallbackHandler, gate: _Gate) -> BaseCallbackHandler:
     """Wrap a handler, so that it receives streamed pieces only after the gate has cleared them.
 
     Returns:
@@ -329,7 +334,8 @@ def _delayed(handler: BaseCallbackHandler, gate: _Gate) -> Any:
     with suppress(Exception):
         if _listens(type(handler)):
             methods = [getattr(handler, name, None) for name in (*_EVENTS, *_ENDS)]
-            return _Delayed(handler, gate, is_async=any(map(inspect.iscoroutinefunction, methods)))
+            is_async = any(map(inspect.iscoroutinefunction, methods))
+            return cast(BaseCallbackHandler, _Delayed(handler, gate, is_async=is_async))
     return handler
 
 
@@ -414,7 +420,7 @@ def _handler_of(handler: Any) -> object:
 
 
 def _released(
-    handler: _Delayed, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    handler: _Delayed, name: str, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> Iterator[_Event]:
     """Add an event, and yield the events that the handler may receive now, in order."""
     gate, runs = handler._pipelit_gate, handler._pipelit_runs
@@ -443,7 +449,7 @@ def _unreleased(handler: _Delayed) -> Iterator[_Event]:
 
 
 def _sync_call(handler: _Delayed, name: str) -> Callable[..., None]:
-    def call(*args: Any, **kwargs: Any) -> None:
+    def call(*args: object, **kwargs: object) -> None:
         for each, event_args, event_kwargs in _released(handler, name, args, kwargs):
             getattr(handler._pipelit_handler, each)(*event_args, **event_kwargs)
 
@@ -451,7 +457,7 @@ def _sync_call(handler: _Delayed, name: str) -> Callable[..., None]:
 
 
 def _async_call(handler: _Delayed, name: str) -> Callable[..., Awaitable[None]]:
-    async def call(*args: Any, **kwargs: Any) -> None:
+    async def call(*args: object, **kwargs: object) -> None:
         for each, event_args, event_kwargs in _released(handler, name, args, kwargs):
             result = getattr(handler._pipelit_handler, each)(*event_args, **event_kwargs)
             if inspect.isawaitable(result):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
 from math import inf
+from operator import setitem
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
@@ -82,19 +83,20 @@ def _is_changeable(value: object) -> bool:
 
 def _children(path: str, value: object, put: Put | None) -> Iterator[Found]:
     if isinstance(value, Mapping):
-        fixed = not isinstance(value, MutableMapping)
+        mutable = value if isinstance(value, MutableMapping) else None
         for key, each in list(value.items()):
-            yield Found(path, key, None if fixed else partial(_rename, value, key))
-            where = f"{path}[{key!r:.60}]"
-            yield Found(where, each, None if fixed else partial(_set, value, key))
+            rename = None if mutable is None else partial(_rename, mutable, key)
+            replace = None if mutable is None else partial(setitem, mutable, key)
+            yield Found(path, key, rename)
+            yield Found(f"{path}[{key!r:.60}]", each, replace)
         if not isinstance(value, dict):
             # What it is made of, such as the mappings of a chain.
             yield from attributes_of(path, value)
     elif isinstance(value, bytearray):
-        yield Found(path, bytes(value), partial(_set, value, slice(None)))
+        yield Found(path, bytes(value), partial(setitem, value, slice(None)))
     elif isinstance(value, list | deque):
         for index, each in enumerate(value):
-            yield Found(f"{path}[{index}]", each, partial(_set, value, index))
+            yield Found(f"{path}[{index}]", each, partial(setitem, value, index))
     elif isinstance(value, _FROZEN):
         items = list(value)
         for index, each in enumerate(items):
@@ -122,14 +124,7 @@ def _mask(put: Put, _: object) -> None:
     put(MASK)
 
 
-# Any: the container was narrowed to one that can be changed.
-
-
-def _set(container: Any, key: object, new: object) -> None:
-    container[key] = new
-
-
-def _rename(mapping: Any, key: object, new: object) -> None:
+def _rename(mapping: MutableMapping[object, object], key: object, new: object) -> None:
     mapping[new] = mapping.pop(key)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from copy import copy
 from functools import partial, partialmethod, wraps
 from typing import Any, Final, TypeGuard, cast
@@ -19,7 +19,7 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.prebuilt import ToolRuntime
-from langgraph.pregel.protocol import StreamProtocol
+from langgraph.pregel.protocol import StreamChunk, StreamProtocol
 from langgraph.runtime import RunControl, Runtime
 from langgraph.store.base import BaseStore, Op
 from pydantic import BaseModel
@@ -48,14 +48,14 @@ _DATA_TYPES: Final = (str, bytes, dict, list, tuple, set, frozenset, BaseModel)
 _PLAIN_TYPES: Final = frozenset({str, int, float, bool, bytes, type(None), dict, list, tuple})
 
 
-def guarded_config(config: Mapping[str, Any] | None, guard: Guard) -> RunnableConfig:
+def guarded_config(config: RunnableConfig | None, guard: Guard) -> RunnableConfig:
     """Return a runnable configuration with guarded exits, for code that runs inside the node.
 
     Args:
         config: The current configuration; it isn't changed.
         guard: Knows the open secrets.
     """
-    made = cast(RunnableConfig, dict(config or {}))
+    made: RunnableConfig = {**config} if config else {}
     # Copies: the graph writes its own tags and metadata into streams and checkpoints.
     if isinstance(made.get("tags"), list):
         made["tags"] = list(made["tags"])
@@ -122,7 +122,8 @@ def inputs_in(name: str, value: object) -> list[object]:
         return []
     if isinstance(value, Runtime | ToolRuntime):
         found = [getattr(value, each, None) for each in ("context", "previous", "tool_call_id")]
-        return [*map(_data_in, found), *_inputs_in_a_config(getattr(value, "config", None) or {})]
+        config = value.config if isinstance(value, ToolRuntime) else None
+        return [*map(_data_in, found), *_inputs_in_a_config(config or RunnableConfig())]
     if (runtime := _runtime_of(value)) is not None:
         names = ("state", "messages", "system_message", "tool_call")
         return [*inputs_in(name, runtime), *(getattr(value, each, None) for each in names)]
@@ -135,7 +136,7 @@ def _runtime_of(value: object) -> AnyRuntime | None:
     return runtime if isinstance(runtime, Runtime | ToolRuntime) else None
 
 
-def _inputs_in_a_config(config: Mapping[str, Any]) -> list[object]:
+def _inputs_in_a_config(config: RunnableConfig) -> list[object]:
     found: list[object] = [config.get("tags"), config.get("metadata")]
     for key, value in (config.get("configurable") or {}).items():
         if not key.startswith("__"):
@@ -155,7 +156,7 @@ def _data_in(value: object) -> object:
     return [each for _, each in state_of(value) if isinstance(each, _DATA_TYPES)]
 
 
-def _is_config(value: object, name: str) -> TypeGuard[dict[str, Any]]:
+def _is_config(value: object, name: str) -> TypeGuard[RunnableConfig]:
     if not isinstance(value, dict):
         return False
     # LangChain passes a configuration to any parameter of that type, whatever its name.
@@ -177,7 +178,7 @@ def _guarded(value: object, guard: Guard, *, inside: bool = False) -> object:
     if isinstance(value, BaseStore):
         return _Store(value, guard)
     if isinstance(value, StreamProtocol):
-        stream = searched_stream(cast(Callable[[Any], object], value), guard)
+        stream = searched_stream(cast(Callable[[StreamChunk], object], value), guard)
         return StreamProtocol(stream, value.modes)
     if isinstance(value, BaseCheckpointSaver):
         return _guarded_saver(value, guard)
@@ -242,7 +243,7 @@ def _guarded_call(call: Callable[..., object], guard: Guard) -> Callable[..., ob
     return calling
 
 
-def _searched_task(function: Callable[..., Any], guard: Guard) -> Callable[..., object]:
+def _searched_task(function: Callable[..., object], guard: Guard) -> Callable[..., object]:
     # A task writes its result before any callback receives it.
     where = "the result of a task inside the node"
 

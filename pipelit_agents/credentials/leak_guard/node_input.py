@@ -8,7 +8,7 @@ who sent the input knows that text already.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.written import Written, written
@@ -31,7 +31,7 @@ class NodeInput:
         self._outer = outer
         self._parts: list[Written] = []
 
-    def add(self, value: Any) -> Written:
+    def add(self, value: object) -> Written:
         """Record a value in its current state; later changes to it have no effect here."""
         found = written(value)
         if found.texts or found.data or found.unknown:
@@ -55,7 +55,7 @@ class NodeInput:
         """Return whether the input is small enough to be searched every time."""
         return sum(part.size for part in self._all()) * patterns.count <= _MAX_ALWAYS_SEARCHED
 
-    def unsearchable(self) -> list[Any]:
+    def unsearchable(self) -> list[object]:
         """Return the objects in the input that can't be searched."""
         return [each for part in self._all() for each, _ in part.unknown]
 

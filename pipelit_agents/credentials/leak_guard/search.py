@@ -7,7 +7,7 @@ Exceptions aren't searched here: ``masking`` removes the plaintext from them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final, cast
 
 from pipelit_agents.credentials.leak_guard.own_forms import children_of, has_own_forms
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
@@ -69,13 +69,13 @@ def refuse_leak(
 
 def _raise_located(value: object, patterns: Patterns, where: str, plain: Mapping[int, str]) -> None:
     """Raise an error that names the path of the secret; return if no single object holds it."""
-    waiting: list[tuple[Any, str, int]] = [(value, "", 0)]
+    waiting: list[tuple[object, str, int]] = [(value, "", 0)]
     seen: dict[int, object] = {}
     while waiting and len(seen) < _MAX_OBJECTS:
         each, path, rounds = waiting.pop()
         kind = type(each)
         if issubclass(kind, Secret):
-            raise leak_error(each.credential, path, where)
+            raise leak_error(cast(Secret, each).credential, path, where)
         if id(each) in plain:
             raise leak_error(plain[id(each)], path, where)
         text = as_bytes(each)

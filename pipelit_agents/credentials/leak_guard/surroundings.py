@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipelit_agents.credentials.leak_guard.data import Found, Put, attributes_of, values_in
 from pipelit_agents.credentials.leak_guard.masking import masked
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.errors import SecretLeakError
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
 
 __all__ = ["Surroundings"]
 
@@ -42,7 +45,7 @@ class Surroundings:
         config: The current runnable configuration inside the node.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: RunnableConfig) -> None:
         self._environment = _environment()
         self._variables = {
             variable: (value, {text for _, text, _ in _texts_of_variable("", value)})
@@ -125,7 +128,7 @@ def _texts_of_variable(where: str, value: object) -> Iterator[_Text]:
         yield from _texts_in(Found(where, value, None))
 
 
-def _variables() -> list[tuple[ContextVar[Any], object]]:
+def _variables() -> list[tuple[ContextVar[object], object]]:
     from langchain_core.runnables.config import var_child_runnable_config
 
     # A node gets a copy of its configuration, which is searched separately.
@@ -145,7 +148,7 @@ def _reset(name: str, before: str | None, _: object) -> None:
         os.environ[name] = before
 
 
-def _restore(variable: ContextVar[Any], before: object, masked_value: object) -> None:
+def _restore(variable: ContextVar[object], before: object, masked_value: object) -> None:
     variable.set(masked_value if before is _ABSENT else before)
 
 
@@ -158,7 +161,7 @@ def _names() -> Iterator[tuple[tuple[str, int | None], str, Put]]:
             yield ("an asyncio task", id(task)), task.get_name(), task.set_name
 
 
-def _reads(config: Mapping[str, Any]) -> Iterator[_Read]:
+def _reads(config: RunnableConfig) -> Iterator[_Read]:
     """Yield functions that read what outlives the node; each is called at its begin and end."""
     from langgraph.runtime import Runtime
 

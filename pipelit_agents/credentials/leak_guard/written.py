@@ -301,7 +301,7 @@ def _is_leaf_type(kind: type) -> bool:
         return False
 
 
-def as_bytes(value: Any) -> bytes | None:
+def as_bytes(value: object) -> bytes | None:
     """Return a text or bytes as bytes; None for any other value."""
     # By type: isinstance also reads __class__, which may run any code.
     kind = type(value)
@@ -310,9 +310,9 @@ def as_bytes(value: Any) -> bytes | None:
     if not _is_leaf_type(kind) or issubclass(kind, int | Secret):
         return None
     if issubclass(kind, str):
-        return str.encode(value, "utf-8", "surrogatepass")
+        return str.encode(cast(str, value), "utf-8", "surrogatepass")
     try:
-        return bytes(memoryview(value))
+        return bytes(memoryview(cast(bytes, value)))
     except Exception:
         # A released view has no content.
         return b""
@@ -323,11 +323,12 @@ def is_large_number(value: int) -> bool:
     return _MIN_NUMBER <= value < _NUMBER_END
 
 
-def shows_a_number(value: Any, patterns: Patterns) -> str | None:
+def shows_a_number(value: object, patterns: Patterns) -> str | None:
     """Return the name of the credential whose secret consists of a number's digits, or None."""
-    if not issubclass(type(value), int) or not is_large_number(number := int.__int__(value)):
+    if not issubclass(type(value), int):
         return None
-    return patterns.forms.get(b"%d" % number)
+    number = int.__int__(cast(int, value))
+    return patterns.forms.get(b"%d" % number) if is_large_number(number) else None
 
 
 def _packed_number(form: bytes) -> bytes:

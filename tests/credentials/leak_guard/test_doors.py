@@ -334,7 +334,7 @@ async def test_what_a_tool_streams_is_guarded(
 def test_langgraph_has_no_writers_but_those_that_are_guarded() -> None:
     """A version that adds a stream mode, a door of a runtime or a callback fails here."""
     modes = {"values", "updates", "checkpoints", "tasks", "debug", "messages", "custom"}
-    assert set(get_args(StreamMode)) == modes, "guard the new mode's writer in doors.py"
+    assert set(get_args(StreamMode)) == modes, "guard the new mode's writer in langgraph_io.py"
     # Written with a context variable that has no public name.
     assert _tools._tool_call_writer.get() is None
     holders = [name for name, each in vars(_tools).items() if isinstance(each, ContextVar)]
@@ -343,9 +343,9 @@ def test_langgraph_has_no_writers_but_those_that_are_guarded() -> None:
     harmless = {"context", "heartbeat", "previous", "execution_info", "server_info", "state"}
     harmless |= {"tool_call_id", "tools"}
     fields = {each.name for kind in (Runtime, ToolRuntime) for each in dataclasses.fields(kind)}
-    assert fields <= guarded | harmless, "guard the new door in doors.py"
+    assert fields <= guarded | harmless, "guard the new way out in langgraph_io.py"
     events = {name for name in dir(BaseCallbackHandler) if name.startswith("on_")}
-    assert events <= vars(_Gate).keys(), "search the new event in doors.py"
+    assert events <= vars(_Gate).keys(), "search the new event in callbacks.py"
 
 
 @pytest.mark.parametrize("honest", [True, False])
