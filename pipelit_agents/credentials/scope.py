@@ -407,7 +407,7 @@ def _leave(scope: Scope, error: BaseException | None) -> None:
         SecretLeakError: The node left a secret in its surroundings.
         BaseException: The replacement for an error that could not be changed.
     """
-    from pipelit_agents.credentials.leak_guard.callbacks import redact_or_raise
+    from pipelit_agents.credentials.leak_guard.guard import redact_or_raise
 
     try:
         scope.leave(failed=error is not None)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import suppress
 from copy import copy, deepcopy
-from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
 from langchain_core.callbacks import (
@@ -22,24 +22,18 @@ from langchain_core.callbacks import (
     BaseCallbackHandler,
     BaseCallbackManager,
 )
-from langgraph.errors import GraphBubbleUp
 
 # The writer behind ToolRuntime.emit_output_delta has no public name. A test fails if it changes.
 from langgraph.pregel._tools import StreamToolCallHandler
 from langgraph.pregel.protocol import StreamChunk
 from tenacity import RetryCallState
 
+from pipelit_agents.credentials.leak_guard.guard import Guard, redact_or_raise
 from pipelit_agents.credentials.leak_guard.stored import Unsearched, by_type
-from pipelit_agents.credentials.leak_guard.streams import (
-    DelayedCall,
-    Held,
-    Pieces,
-    current_source,
-)
-from pipelit_agents.credentials.leak_guard.streams import Guard as StreamGuard
+from pipelit_agents.credentials.leak_guard.streams import Held, Pieces, current_source
 from pipelit_agents.errors import SecretLeakError
 
-__all__ = ["Guard", "guarded_callbacks", "redact_or_raise", "searched_stream"]
+__all__ = ["guarded_callbacks", "searched_stream"]
 
 T = TypeVar("T")
 Callbacks = list[BaseCallbackHandler] | BaseCallbackManager | None
@@ -48,22 +42,6 @@ _Event = tuple[str, tuple[object, ...], dict[str, object]]
 _EVENTS: Final = ("on_llm_new_token", "on_stream_event", "on_custom_event")
 _ENDS: Final = ("on_llm_end", "on_llm_error")
 _OUTPUT: Final = "the output of a runnable inside the node"
-
-
-class Guard(StreamGuard, Protocol):
-    """An object that knows the open secrets of a running node, and its input."""
-
-    def redact(self, error: BaseException) -> BaseException:
-        """Remove the open secrets from an exception, and return the exception to raise."""
-
-    def on_exit(self, call: Callable[[], object]) -> None:
-        """Call a function after the node has run, before its surroundings are searched."""
-
-    def delayed_call(self, call: Callable[..., object], where: str) -> DelayedCall:
-        """Wrap a stream writer, so that it holds back the beginnings of secrets."""
-
-    def add_input(self, value: object) -> object:
-        """Record a value as input of the node, which the node may return."""
 
 
 def guarded_callbacks(callbacks: Callbacks, guard: Guard) -> Callbacks:
@@ -84,52 +62,6 @@ def guarded_callbacks(callbacks: Callbacks, guard: Guard) -> Callbacks:
         *(held[id(each)] if id(each) in held else _delayed(each, gate) for each in inherited),
     ]
     return manager
-
-
-def redact_or_raise(error: BaseException, guard: Guard) -> None:
-    """Remove the secrets from an exception that is being raised.
-
-    Args:
-        error: The exception; it is changed in place if possible.
-        guard: Knows the open secrets.
-
-    Raises:
-        BaseException: The replacement, if the exception can't be changed. An interrupt or a
-            command to a parent graph is an exception that carries state: it is replaced by a
-            ``SecretLeakError``.
-    """
-    if (instead := _replacement_for(error, guard)) is not error:
-        # Error trackers display the local variables of this frame.
-        del error
-        _raise(instead)
-
-
-def _replacement_for(error: BaseException, guard: Guard) -> BaseException:
-    """Return the exception to raise for an error; the same object if possible."""
-    if not issubclass(type(error), GraphBubbleUp):
-        return guard.redact(error)
-    try:
-        guard.search(error.args, "the node's interrupt or command")
-        # Tracers also write out the errors in its context.
-        guard.redact(error)
-    except SecretLeakError as found:
-        found.__context__ = None
-        return found
-    else:
-        return error
-    finally:
-        # The traceback of the replacement contains this frame.
-        del error
-
-
-def _raise(instead: BaseException) -> NoReturn:
-    # Python would set the replaced error as the context, which may still contain the secret.
-    links = instead.__cause__, instead.__context__, instead.__suppress_context__
-    try:
-        raise instead  # noqa: TRY301 - raised here, so that its links can be set after it was
-    except BaseException:
-        instead.__cause__, instead.__context__, instead.__suppress_context__ = links
-        raise
 
 
 def searched_stream(

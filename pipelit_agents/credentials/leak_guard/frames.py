@@ -22,6 +22,7 @@ LINKS: Final = ("__cause__", "__context__")
 # Objects to search per frame, nearest first. Texts and numbers don't count. Error trackers display
 # fewer than that.
 _MAX_OBJECTS: Final = 2000
+_MAX_CLEARING: Final = 500
 _AT_ONCE: Final = 8
 
 
@@ -64,7 +65,7 @@ def frames_hold_secret(value: object, patterns: Patterns) -> bool:
             other value has no frames.
         patterns: The secrets to search for.
     """
-    frames = Frames(patterns, _MAX_OBJECTS)
+    frames = Frames(patterns, clearing=False)
     return any(frames.show_secret(each) for each in _frames(value))
 
 
@@ -83,27 +84,32 @@ class Frames:
 
     Args:
         patterns: The secrets to search for.
-        most: The most objects to search per frame, nearest first.
+        clearing: Whether to find each frame that shows a secret, in little time. Otherwise one is
+            enough, so more is looked into.
     """
 
-    def __init__(self, patterns: Patterns, most: int) -> None:
+    def __init__(self, patterns: Patterns, *, clearing: bool) -> None:
         self._patterns = patterns
-        self._most = most
+        self._clearing = clearing
+        self._most = _MAX_CLEARING if clearing else _MAX_OBJECTS
         # By id: an object, whether one of its texts holds a secret, and the other objects in it.
         self._known: dict[int, tuple[object, bool, list[object]]] = {}
 
     def show_secret(self, frame: FrameType) -> bool:
         """Return whether a secret is within the nearest objects of a frame's variables."""
         level: list[object] = [dict(frame.f_locals)]
-        seen: set[int] = set()
-        while level and len(seen) < self._most:
+        # What earlier frames have shown holds no secret, if one frame is enough.
+        seen: set[int] = set() if self._clearing else set(self._known)
+        most = len(seen) + self._most
+        while level and len(seen) < most:
             self._read([each for each in level if id(each) not in self._known])
             if any(self._known[id(each)][1] for each in level):
                 return True
             seen.update(map(id, level))
             inner = {id(part): part for each in level for part in self._known[id(each)][2]}
-            left = self._most - len(seen)
-            level = [part for key, part in inner.items() if key not in seen][:left]
+            level = [part for key, part in inner.items() if key not in seen]
+            left = most - len(seen)
+            level = level[: 0 if self._clearing and len(level) > left else left]
         return False
 
     def _read(self, values: list[object]) -> None:
@@ -116,7 +122,12 @@ class Frames:
                     kind = type(part)
                     if (text := None if kind is memoryview else as_bytes(part)) is not None:
                         texts.append(text)
-                    elif kind not in LEAVES and not issubclass(kind, Secret):
+                    elif not (
+                        kind in LEAVES
+                        or issubclass(kind, Secret)
+                        # Displays shorten arrays, and reading large ones takes long.
+                        or (self._clearing and hasattr(kind, "tobytes"))
+                    ):
                         others.append(part)
                 shows = self._patterns.in_bytes(b"\n\0\n".join(texts))
                 self._known[id(each)] = each, shows, others[: self._most]

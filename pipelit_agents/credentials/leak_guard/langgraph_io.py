@@ -24,12 +24,8 @@ from langgraph.runtime import RunControl, Runtime
 from langgraph.store.base import BaseStore, Op
 from pydantic import BaseModel
 
-from pipelit_agents.credentials.leak_guard.callbacks import (
-    Guard,
-    guarded_callbacks,
-    redact_or_raise,
-    searched_stream,
-)
+from pipelit_agents.credentials.leak_guard.callbacks import guarded_callbacks, searched_stream
+from pipelit_agents.credentials.leak_guard.guard import Guard, redact_or_raise
 from pipelit_agents.credentials.leak_guard.stored import Unsearched, state_of
 
 __all__ = [

@@ -29,8 +29,6 @@ from pipelit_agents.errors import SecretLeakError
 __all__ = ["MASK", "masked", "redact", "scrub"]
 
 T = TypeVar("T")
-# The most objects to search in a local variable, nearest first.
-_MAX_NEAREST: Final = 500
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 
 
@@ -170,7 +168,7 @@ class _Masking:
                         field.__set__(error, clean)
                     except (AttributeError, TypeError):
                         fixed = True
-        frames = Frames(self._patterns, _MAX_NEAREST)
+        frames = Frames(self._patterns, clearing=True)
         for frame, _ in traceback.walk_tb(read_field(error, "__traceback__")):
             # A running frame can't be cleared.
             with suppress(RuntimeError):

@@ -59,6 +59,7 @@ _TEXTS: Final = ("__str__", "__repr__")
 _PICKLED: Final = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__")
 # LangGraph's serializer calls these methods on any type that has them.
 _SERIALIZER_HOOKS: Final = ("model_dump", "get_secret_value", "dict", "_asdict")
+_MODEL_SLOTS: Final = frozenset({"__pydantic_extra__", "__pydantic_private__"})
 _MODEL_HOOKS: Final = ("computed_fields", "field_serializers", "model_serializers")
 
 
@@ -100,12 +101,9 @@ def is_plain_model(kind: type) -> bool:
     try:
         plain = issubclass(kind, BaseModel) and kind.__getattribute__ is object.__getattribute__
         slots = {name for name, _ in fields_in_c(kind)}
-        return plain and not _looks_at(kind) and slots <= {"__pydantic_extra__", _PRIVATE}
+        return plain and not _looks_at(kind) and slots <= _MODEL_SLOTS
     except Exception:
         return False
-
-
-_PRIVATE: Final = "__pydantic_private__"
 
 
 def has_own_forms(kind: type) -> bool:

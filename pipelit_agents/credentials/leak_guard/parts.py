@@ -18,6 +18,7 @@ from urllib.parse import unquote, unquote_plus
 
 from pipelit_agents.credentials.leak_guard.recognition import (
     MIN_LENGTH,
+    SCHEME,
     Level,
     Part,
     Verdict,
@@ -41,8 +42,7 @@ _MAX_DEPTH: Final = 5
 _MAX_NAME_LENGTH: Final = 60
 
 _NAME: Final = re.compile(r"[A-Za-z_$][\w$. /-]*")
-_STRUCTURED: Final = re.compile(r"[\s:=<{\[/]")
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+STRUCTURED: Final = re.compile(r"[\s:=<{\[/]")
 _EMBEDDED_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://[^\s\"'<>`]+")
 _AUTHORITY: Final = re.compile(r"[^/?#]*")
 
@@ -139,9 +139,9 @@ def _within(at: _At, text: str) -> Iterator[Part]:
     if "\n" not in text:
         for raw in decoded(text):
             # Single values are decoded by the search. Here, decoded documents are parsed.
-            if _STRUCTURED.search(plain := as_text(raw)):
+            if STRUCTURED.search(plain := as_text(raw)):
                 yield from _inside(at, plain.strip())
-    if not _STRUCTURED.search(text):
+    if not STRUCTURED.search(text):
         return
     # Key files in environment variables often have escaped newlines.
     whole = text.replace("\\n", "\n") if "-----BEGIN " in text else text
@@ -151,7 +151,7 @@ def _within(at: _At, text: str) -> Iterator[Part]:
         yield from _of_json(at, document)
     elif "\n" in whole:
         yield from _of_lines(at, whole)
-    elif _SCHEME.match(text) or text.startswith("jdbc:"):
+    elif SCHEME.match(text) or text.startswith("jdbc:"):
         yield from _of_url(at, text)
     else:
         for found in _EMBEDDED_URL.findall(text) if "://" in text else ():
@@ -514,7 +514,7 @@ _OPENING: Final = ("", "{", "[")
 
 def _assignment(line: str) -> tuple[str, str] | None:
     """Return the name and the value of a setting, or None."""
-    found = None if _SCHEME.match(line) else _ASSIGNMENT.fullmatch(line)
+    found = None if SCHEME.match(line) else _ASSIGNMENT.fullmatch(line)
     if found is None:
         return None
     name, value = found[1].rpartition(":")[2].strip(" \"'"), found[2].strip()
@@ -573,7 +573,7 @@ def _of_lines(at: _At, text: str) -> Iterator[Part]:
         if pair is None:
             if item != line:
                 yield from _value(outer, item.strip("\"'"))
-            elif _STRUCTURED.search(item):
+            elif STRUCTURED.search(item):
                 yield from _inside(outer, item)
             if not re.search(r"\s|://", item):
                 unnamed.append(item)

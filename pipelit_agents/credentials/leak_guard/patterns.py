@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Final
 from urllib.parse import quote, quote_plus
 
-from pipelit_agents.credentials.leak_guard.parts import parts
+from pipelit_agents.credentials.leak_guard.parts import STRUCTURED, parts
 from pipelit_agents.credentials.leak_guard.recognition import (
     MIN_LENGTH,
     Level,
@@ -44,7 +44,6 @@ _Escape = Callable[[str], str]
 _CODE_POINTS: Final = re.compile(r"\\u[0-9a-f]{4}")
 # Characters that JSON, URLs, HTML and Python all write unchanged. Most API keys have no others.
 _UNCHANGED: Final = re.compile(r"[A-Za-z0-9_.~-]+")
-_STRUCTURED: Final = re.compile(r"[\s:=<{\[/]")
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{2}(?:[:-]?[0-9a-fA-F]{2})+")
 _UUID: Final = re.compile(r"[0-9a-f]{32}")
 _BASE32: Final = re.compile(r"(?:[A-Z2-7]{16,}|[a-z2-7]{16,})=*")
@@ -215,7 +214,7 @@ class _Forms:
         self._documents = {
             value
             for value in (secret, *values)
-            if _STRUCTURED.search(value) and any(v in value for v in values if v != value)
+            if STRUCTURED.search(value) and any(v in value for v in values if v != value)
         }
 
     def by_part(self) -> Iterator[set[bytes]]:

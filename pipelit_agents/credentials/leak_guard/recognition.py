@@ -129,7 +129,7 @@ _CONSTANT: Final = re.compile(
     re.IGNORECASE,
 )
 _DIGIT_SEQUENCES: Final = ("01234567890123456789", "98765432109876543210")
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -162,7 +162,7 @@ def is_wordy(value: str) -> bool:
 
 def is_generated(value: str) -> bool:
     """Return whether a value looks like a generated key: long, unbroken, letters and digits."""
-    if _UUID.fullmatch(value) or _SCHEME.match(value):
+    if _UUID.fullmatch(value) or SCHEME.match(value):
         return False
     for run in re.findall(r"[\w+/=.-]{20,}", value):
         kinds = sum(bool(re.search(kind, run)) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
@@ -231,7 +231,7 @@ def is_common(value: str) -> bool:
 
 def _is_reference(value: str) -> bool:
     """Return whether a value refers to a secret: a variable, an address, a file."""
-    if _PLACEHOLDER.fullmatch(value) or _SCHEME.match(value):
+    if _PLACEHOLDER.fullmatch(value) or SCHEME.match(value):
         return True
     return value.startswith(("/", "./", "~/")) and "/" in value[2:] and is_wordy(value)
 

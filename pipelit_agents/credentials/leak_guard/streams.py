@@ -20,15 +20,16 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import Generation
 
+from pipelit_agents.credentials.leak_guard.guard import Guard
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.stored import stored_children
 
-__all__ = ["DelayedCall", "Guard", "Held", "Pieces", "current_source"]
+__all__ = ["DelayedCall", "Held", "Pieces", "current_source"]
 
 # Possible secrets are looked up by their first characters. No beginning is shorter than this.
 _HEAD_LENGTH: Final = 4
@@ -41,19 +42,6 @@ _KEY: Final = "<key>"
 
 T = TypeVar("T")
 Path = tuple[Hashable, ...]
-
-
-class Guard(Protocol):
-    """An object that knows the open secrets."""
-
-    def search(self, value: object, where: str) -> None:
-        """Raise SecretLeakError if a value contains an open secret."""
-
-    def sought(self) -> Patterns:
-        """Return the patterns of the open secrets."""
-
-    def is_from_input(self, text: str) -> bool:
-        """Return whether the node's input contains a text."""
 
 
 class Pieces:
