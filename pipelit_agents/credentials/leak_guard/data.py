@@ -47,7 +47,7 @@ class Found(NamedTuple):
 def values_in(root: Found, limit: float = inf) -> Iterator[Found]:
     """Yield what can be replaced in data, outer values first: texts, bytes, large numbers, objects.
 
-    Whoever replaces some begins with the last: a value is replaced before the key that leads to it.
+    Replace them from the last to the first, so that a value is replaced before its key.
 
     Args:
         root: Where to begin.

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import ipaddress
 import os
+import pathlib
 import re
 import sys
 import types
@@ -21,15 +23,6 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
-from ipaddress import (
-    IPv4Address,
-    IPv4Interface,
-    IPv4Network,
-    IPv6Address,
-    IPv6Interface,
-    IPv6Network,
-)
-from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo
@@ -295,8 +288,9 @@ _BY_BASE: Final[tuple[tuple[Any, Look], ...]] = (
 # The text of these values is complete, and only the standard library's code produces it.
 _SELF_DESCRIBING: Final = frozenset(
     {
-        *(IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
-        *(PosixPath, PurePosixPath, PureWindowsPath, WindowsPath),
+        *(ipaddress.IPv4Address, ipaddress.IPv4Interface, ipaddress.IPv4Network),
+        *(ipaddress.IPv6Address, ipaddress.IPv6Interface, ipaddress.IPv6Network),
+        *(pathlib.PosixPath, pathlib.PurePosixPath, pathlib.WindowsPath, pathlib.PureWindowsPath),
         *(Decimal, Fraction, date, timedelta, timezone, ZoneInfo),
     }
 )

@@ -7,6 +7,7 @@ import ctypes
 import datetime
 import decimal
 import fractions
+import io
 import ipaddress
 import re
 import threading
@@ -210,6 +211,7 @@ CARRIERS: dict[str, Callable[[str], Any]] = {
     "bytes as numbers": lambda s: np.frombuffer(s.encode().ljust(32), dtype=np.uint32),
     "names of columns": lambda s: np.zeros(1, dtype=[(s, int)]),
     "memory of C": lambda s: ctypes.create_string_buffer(s.encode()),
+    "a reader of C": lambda s: io.BufferedReader(io.BytesIO(s.encode())),
     "a proxy": lambda s: types.MappingProxyType({"a": s}),
     "a default": lambda s: defaultdict(partial(str, s)),
     "a dictionary of the library's": lambda s: UserDict(a=s),
