@@ -641,7 +641,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "canary": ["no_mistake_leaves_the_key_anywhere"],
     },
     "what is streamed in pieces": {
-        "pieces": [
+        "streams": [
             "no_consumer_gets_a_key_in_pieces",
             "what_is_no_key_comes_whole_and_in_order",
             "a_key_that_is_written_in_pieces_is_refused",

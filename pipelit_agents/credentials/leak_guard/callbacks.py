@@ -141,8 +141,8 @@ class _Gate(BaseCallbackHandler, Unsearched):
         finally:
             del error
 
-    def _on_message(self, value: object, **details: object) -> None:
-        self.guard.search({"data": value, **details}, "an event of a runnable inside the node")
+    def _on_message(self, *values: object, **details: object) -> None:
+        self.guard.search([values, details], "an event of a runnable inside the node")
 
     def on_retry(self, retry_state: RetryCallState, **details: object) -> None:
         # Tracers record the error that caused the retry.

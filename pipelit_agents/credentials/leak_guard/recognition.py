@@ -242,11 +242,9 @@ def _words(text: str) -> frozenset[str]:
 
 _PIECE: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SECRETS: Final = _words(
-    """password passwd passphrase passcode passwort pwd pass pw secret mnemonic
-    accesskey accesstoken accountkey apikey apisecret apitoken authkey authtoken clientsecret
-    dbpass dbpassword encryptionkey keypass masterkey masterauth mypassword passin passkey
-    privatekey refreshtoken requirepass secretkey seedphrase sharedaccesskey sharedkey signingkey
-    sslpassword storepass userpass userpassword"""
+    """passcode passwort pwd pass pw mnemonic accesstoken accountkey apitoken authkey authtoken
+    dbpass encryptionkey keypass masterkey masterauth passin passkey privatekey refreshtoken
+    requirepass seedphrase sharedkey signingkey storepass userpass"""
 )
 # A "key" after one of these words is a secret.
 _SECRET_KEY_KINDS: Final = _words(
@@ -254,7 +252,7 @@ _SECRET_KEY_KINDS: Final = _words(
     deploy developer encryption fernet hmac jwt license master private secret secure server service
     session shared signing ssh ssl storage stream subscription symmetric tls totp webhook"""
 )
-# Endings of compound words, such as PGPASSWORD.
+# These words, and endings of compound words, such as PGPASSWORD.
 _ENDINGS: Final = ("password", "passwd", "passphrase", "secret", "apikey", "accesskey", "secretkey")
 _SECRET_PHRASE_KINDS: Final = _words("pass recovery secret seed")
 _SECRET_TOKEN_KINDS: Final = _words("access api auth bearer bot deploy id oauth personal refresh")
