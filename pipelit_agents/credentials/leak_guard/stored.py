@@ -63,7 +63,9 @@ _SKIPPED_ATTRIBUTES: Final = frozenset(
 )
 # The instance dictionary is read by state_of, and frames by masking; fields_set holds only names.
 _SKIPPED_FIELDS: Final = _SKIPPED_ATTRIBUTES | {
-    *("__traceback__", "__suppress_context__", "__pydantic_fields_set__")
+    *("__traceback__", "__suppress_context__", "__pydantic_fields_set__"),
+    # Offsets of pointers.
+    *("__vectorcalloffset__", "__dictoffset__", "__weaklistoffset__"),
 }
 
 
