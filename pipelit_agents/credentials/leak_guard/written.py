@@ -194,12 +194,8 @@ class _Pass(Written):
 
 def _parts_of_model(model: Any) -> object:
     # Most objects in a large state are messages, so this is faster than the general way.
-    try:
-        stored, extra = model.__dict__, model.__pydantic_extra__
-        private = model.__pydantic_private__
-    except Exception:
-        return stored_values(model)
-    return [stored, extra, private] if extra or private else stored
+    extra, private = model.__pydantic_extra__, model.__pydantic_private__
+    return [model.__dict__, extra, private] if extra or private else model.__dict__
 
 
 def _walk(waiting: list[object], seen: dict[int, object], *, at_most: int) -> _Pass | None:
@@ -254,7 +250,11 @@ def _walk(waiting: list[object], seen: dict[int, object], *, at_most: int) -> _P
                 found.data.append(bytes(n for n in each if type(n) is int and 0 <= n < 256))
             stack.extend(each)
         elif is_plain_model(kind):
-            stack.append(_parts_of_model(each))
+            try:
+                stack.append(_parts_of_model(each))
+            except AttributeError:
+                # It isn't complete.
+                stack.extend(stored_values(each))
         else:
             stack.extend(found.parts_of(each, kind))
     seen.update(met)
