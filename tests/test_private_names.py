@@ -36,7 +36,7 @@ USED: dict[str, set[str]] = {
     "credentials/leak_guard/test_patterns.py": {"_basic_auth_str"},
     "credentials/leak_guard/test_surroundings.py": {"_InFrozenSlots__own"},
     "credentials/leak_guard/test_written_forms.py": {
-        "_FormReader",
+        "_Reader",
         "_MAX_PARTS",
         "_of_a_text",
         "_thread",

@@ -67,15 +67,22 @@ def guarded_config(config: RunnableConfig | None, guard: Guard) -> RunnableConfi
 
 
 def guarded_writer(
-    writer: Callable[[object], object] | None, guard: Guard
-) -> Callable[..., object] | None:
+    writer: Callable[[object], None] | None, guard: Guard
+) -> Callable[[object], None] | None:
     """Guard the writer for a tool's partial output; return None if there is no writer.
 
     Args:
         writer: The writer of the running tool.
         guard: Knows the open secrets.
     """
-    return None if writer is None else _searched_call(writer, guard, "the tool's stream")
+    if writer is None:
+        return None
+    write = _searched_call(writer, guard, "the tool's stream")
+
+    def guarded(value: object) -> None:
+        write(value)
+
+    return guarded
 
 
 def guarded_argument(name: str, value: object, guard: Guard) -> object:
