@@ -203,14 +203,27 @@ def _decide(ledger: Ledger, attempt: Attempt) -> Decision:
     """Return the decision of a ledger, which may be the user's own.
 
     Raises:
-        LedgerUnavailable: Its verdict is none of those that there are, so nothing is accepted.
+        LedgerUnavailable: Its verdict is none of those that there are, or it accepts a code that
+            it hasn't found to be right, so nothing is accepted.
     """
-    decision = ledger.decide(attempt)
+    right: set[int] = set()
+
+    def matches(account: Account | None, steps: range) -> Sequence[int]:
+        found = attempt.matches(account, steps)
+        right.update(found)
+        return found
+
+    decision = ledger.decide(attempt._replace(matches=matches))
     verdict = getattr(decision, "verdict", decision)
     if verdict not in get_args(Verdict):
         raise LedgerUnavailable(
             f"nothing is accepted: the ledger returned the verdict {verdict!r:.40}, which must be "
             f"one of {', '.join(get_args(Verdict))}"
+        )
+    if verdict == "accepted" and decision.step not in right:
+        raise LedgerUnavailable(
+            f"nothing is accepted: the ledger accepted the code in the step {decision.step!r:.40}, "
+            "in which Attempt.matches didn't find it"
         )
     return decision
 

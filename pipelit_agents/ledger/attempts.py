@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from pipelit_agents.database.fast_path import Flag
+from pipelit_agents.database.fast_path import Flag, Open
 
 __all__ = [
     "Account",
     "Attempt",
     "CodeKind",
     "Decision",
+    "Guard",
     "KindOfAccount",
+    "LaneKind",
     "PeerRow",
+    "Proposal",
     "StoredSecrets",
     "Verdict",
     "account_at",
@@ -23,6 +26,12 @@ __all__ = [
 
 Verdict = Literal["accepted", "rejected", "limited", "locked"]
 CodeKind = Literal["audience", "plain"]
+
+# How the ledger's rows are named: "pair" is the lane of one verifier's audience codes, "plain" a
+# verifier's own lane for plain codes. "family" is for the agents of the peer's root owner, "others"
+# for everybody else. "nobody" is for who may verify nobody, so that it closes no other lane.
+# "first" is for the first codes of a person's enrolments.
+LaneKind = Literal["pair", "plain", "self", "family", "others", "nobody", "first"]
 
 
 class KindOfAccount(Protocol):
@@ -94,6 +103,7 @@ class Attempt(NamedTuple):
             other lanes holds it.
         named: The account that the caller named, where another name is counted in its place.
         unfit: Why no code of that account can be right; for the audit.
+        guard: For :func:`record_decision`, where the ledger is the user's own.
     """
 
     verifier: str
@@ -104,6 +114,7 @@ class Attempt(NamedTuple):
     named: str = ""
     unfit: str = ""
     first: bool = False
+    guard: Guard | None = None
 
 
 class Decision(NamedTuple):
@@ -121,6 +132,30 @@ class Decision(NamedTuple):
     at: float
     step: int = 0
     retry_after: float | None = None
+
+
+class Proposal(NamedTuple):
+    """What a ledger of the user's own decided, before the database's ledger has agreed.
+
+    Attributes:
+        decision: The decision.
+        reason: The true reason.
+        locked: The lane that this failure locked for the first time.
+    """
+
+    decision: Decision
+    reason: str
+    locked: LaneKind | None = None
+
+
+class Guard(Protocol):
+    """Sees to it that a ledger of the user's own decides no more freely than the database's."""
+
+    def settle(self, connection: Open, attempt: Attempt, proposal: Proposal) -> Decision:
+        """Count, spend and audit in the database, and return the decision that counts."""
+
+    def note(self, decision: Decision) -> None:
+        """Keep a decision that a ledger of this package has written."""
 
 
 def account_at(now: float, peer: str, row: StoredSecrets) -> Account | None:

@@ -11,10 +11,9 @@ from sqlalchemy import Connection, text
 from pipelit_agents.audit.records import entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Open
-from pipelit_agents.ledger.attempts import Attempt, Decision
-from pipelit_agents.ledger.rules import LaneKind
+from pipelit_agents.ledger.attempts import Attempt, Decision, LaneKind, Proposal
 
-__all__ = ["Ledger", "at_moment", "ledger_now", "lock_attempt", "record_decision"]
+__all__ = ["Ledger", "at_moment", "ledger_now", "lock_attempt", "record_decision", "write_decision"]
 
 _LOCK: Final = "lane.lock"
 
@@ -51,8 +50,12 @@ def record_decision(
     reason: str,
     *,
     locked: LaneKind | None = None,
-) -> None:
-    """Write the audit row of an attempt, in the transaction that decides.
+) -> Decision:
+    """Count, spend and audit what a ledger of your own decided, in the transaction that decides.
+
+    Every ledger's lanes and spent steps are kept in the database too, under the same rules. So a
+    ledger of your own can refuse more than the database's, and never less: where it accepts a code
+    that the database knows to be spent, or in a lane that is locked there, the code is refused.
 
     Args:
         connection: In that transaction.
@@ -61,6 +64,31 @@ def record_decision(
         reason: The true reason.
         locked: The lane that this failure locked for the first time. That is a row of its own,
             with the action ``lane.lock``, so that it can be watched for.
+
+    Returns:
+        The decision that counts; return it from ``Ledger.decide``.
+
+    Raises:
+        LedgerUnavailable: Another attempt about the peer was decided meanwhile, because
+            :func:`lock_attempt` wasn't called first.
+    """
+    if attempt.guard is not None:
+        return attempt.guard.settle(connection, attempt, Proposal(decision, reason, locked))
+    write_decision(connection, attempt, decision, reason, locked=locked)
+    return decision
+
+
+def write_decision(
+    connection: Open,
+    attempt: Attempt,
+    decision: Decision,
+    reason: str,
+    *,
+    locked: LaneKind | None = None,
+) -> None:
+    """Write the audit row of an attempt; the arguments are those of :func:`record_decision`.
+
+    A ledger of this package has counted and spent in the database by itself.
     """
     rows = [
         entry(
@@ -76,6 +104,8 @@ def record_decision(
         words = "audience" if locked == "pair" else locked
         rows.insert(0, rows[0] | {"action": _LOCK, "reason": f"locked lane: {words}"})
     write(connection, *rows)
+    if attempt.guard is not None:
+        attempt.guard.note(decision)
 
 
 def lock_attempt(database: Database, connection: Open, attempt: Attempt) -> None:

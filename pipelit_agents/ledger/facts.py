@@ -8,10 +8,11 @@ from typing import Final, NamedTuple
 
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Flag, Open, Query
-from pipelit_agents.ledger.attempts import Attempt, CodeKind, account_of, is_person
+from pipelit_agents.errors import LedgerUnavailable
+from pipelit_agents.ledger.attempts import Attempt, CodeKind, LaneKind, account_of, is_person
 from pipelit_agents.ledger.common import at_moment
 from pipelit_agents.ledger.lanes import IN_FAMILY, SHARED_LANE, UNFIT_VERIFIER, VERIFIER_ACTIVE
-from pipelit_agents.ledger.rules import LaneKind, Peer, class_of
+from pipelit_agents.ledger.rules import Peer, Spent, class_of
 
 __all__ = ["Facts", "read_facts"]
 
@@ -31,7 +32,7 @@ _LANES: Final = {
 
 
 class Facts(NamedTuple):
-    """What the database says about an attempt, but for what was counted and spent.
+    """What the database says about an attempt, but for what was counted in its lane.
 
     Attributes:
         now: The moment by the ledger's clock, Unix seconds.
@@ -42,6 +43,10 @@ class Facts(NamedTuple):
             another number, it applies ``Rules.unlocked`` before it decides.
         generation: Grows with each secret of the peer. What was spent under a smaller number was
             spent of the secret before, so ``Spent(step=s)`` becomes ``Spent(previous=s)``.
+        spent: What was spent, whichever ledger counted.
+        ahead: What was spent while the clock was ahead, for ``State.ahead``.
+        database_id: The database's own name. Where several databases may share what a ledger counts
+            in, it belongs into each key.
     """
 
     now: float
@@ -49,6 +54,9 @@ class Facts(NamedTuple):
     lane: tuple[LaneKind, str]
     unlocks: int
     generation: int
+    spent: Spent
+    ahead: str
+    database_id: str
 
 
 class _Read(NamedTuple):
@@ -63,20 +71,29 @@ class _Read(NamedTuple):
     totp_previous_until: float | None
     relation: str | None
     generation: int
+    database_id: str | None
+    spent_step: int
+    spent_previous: int
+    spent_ahead: str | None
     unlocks: int
 
 
 @cache
 def _reading(now: str, kind: CodeKind) -> Query[_Read]:
     scope, subject, join = _LANES[kind]
+    spender = "'peer' AND s.subject = ''" if kind == "plain" else "'pair' AND s.subject = :verifier"
     return Query(
         f"SELECT {now} AS now, {VERIFIER_ACTIVE} AS verifier_active, {scope} AS scope, "  # noqa: S608 - our words
         "p.active, p.kind, p.domain, p.totp_secret, p.totp_previous, p.totp_previous_until, "
-        "p.relation, COALESCE(p.totp_generation, 0) AS generation, "
+        "p.relation, COALESCE(p.totp_generation, 0) AS generation, e.database_id, "
+        "COALESCE(s.spent_step, -1) AS spent_step, "
+        "COALESCE(s.spent_previous, -1) AS spent_previous, s.spent_ahead, "
         "(SELECT COALESCE(max(u.unlocks), 0) FROM pipelit_ledger u WHERE u.peer = :peer AND "
         f"(u.scope = 'peer' OR (u.scope = {scope} AND u.subject = {subject}))) AS unlocks "
         "FROM (SELECT 1 AS one) AS base "
         "LEFT JOIN pipelit_users v ON v.username = :verifier "
+        "LEFT JOIN pipelit_epoch e ON e.id = 1 "
+        f"LEFT JOIN pipelit_ledger s ON s.peer = :peer AND s.scope = {spender} "
         f"LEFT JOIN pipelit_users p ON p.username = :peer {join}",
         _Read,
     )
@@ -92,13 +109,31 @@ def read_facts(
         connection: In a transaction of :meth:`Database.deciding`, after :func:`lock_attempt`.
         attempt: The attempt.
         clock: As in :class:`LedgerContext`.
+
+    Raises:
+        LedgerUnavailable: The database has lost its name.
     """
     statement = _reading(database.server_clock, attempt.kind)
     names = {"verifier": attempt.verifier, "peer": attempt.peer}
     (row,) = statement.fetch(connection, names | {"own": attempt.own, "first": attempt.first})
+    if not row.database_id:
+        raise LedgerUnavailable(
+            "nothing is accepted: the database has lost its name: restore the table pipelit_epoch",
+            peer=attempt.peer,
+            verifier=attempt.verifier,
+        )
     now = at_moment(clock, row.now)
     account, unfit = account_of(attempt, row, now)
     scope = row.scope
     peer = Peer(account, unfit, class_of(scope, person=is_person(row)))
     subject = attempt.verifier if scope in ("pair", "plain", "nobody") else ""
-    return Facts(now, peer, (scope, subject), int(row.unlocks), int(row.generation))
+    return Facts(
+        now,
+        peer,
+        (scope, subject),
+        int(row.unlocks),
+        int(row.generation),
+        Spent(row.spent_step, row.spent_previous),
+        row.spent_ahead or "",
+        row.database_id,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pipelit_agents.database.fast_path import Statement
-from pipelit_agents.ledger.rules import LaneKind
+from pipelit_agents.ledger.attempts import LaneKind
 from pipelit_agents.protocol.usernames import require_username
 
 __all__ = ["lane_name", "read_lane_name"]

@@ -12,6 +12,7 @@ from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.ledger.common import Ledger
+from pipelit_agents.ledger.own import GuardedLedger
 from pipelit_agents.ledger.redis import RedisLedger
 from pipelit_agents.ledger.sql import SqlLedger
 from pipelit_agents.policy import VerificationPolicy
@@ -76,13 +77,17 @@ class OpenedLedger:
         self._context = context
         self._redis_url = redis_url
         self._factory = factory
-        self._ledger: Ledger | None = None
         self.reset_after_fork()
         reset_in_forked_children(self)
 
     def reset_after_fork(self) -> None:
-        """Make a new lock: another thread of the parent may hold the old one."""
+        """Make a new lock, and a new ledger at the next use.
+
+        Another thread of the parent may hold the old lock, and the parent's ledger may have
+        connections that the two processes can't share.
+        """
         self._opening = threading.RLock()
+        self._ledger: Ledger | None = None
 
     def open(self) -> Ledger:
         """Return the ledger.
@@ -125,4 +130,5 @@ class OpenedLedger:
                 f"ledger returned {type(made).__name__}, whose method decide() is async: a ledger "
                 "decides synchronously"
             )
-        return made
+        counted = SqlLedger(context.database, context.policy, context.clock)
+        return GuardedLedger(made, context.database, counted)

@@ -15,8 +15,15 @@ from typing import Final
 
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import LedgerUnavailable, StorageError
-from pipelit_agents.ledger.attempts import Account, Attempt, Decision, account_of, is_person
-from pipelit_agents.ledger.common import lock_attempt, record_decision
+from pipelit_agents.ledger.attempts import (
+    Account,
+    Attempt,
+    Decision,
+    LaneKind,
+    account_of,
+    is_person,
+)
+from pipelit_agents.ledger.common import lock_attempt, write_decision
 from pipelit_agents.ledger.lanes import GIVE_OWN_LANE
 from pipelit_agents.ledger.machine import Life, last_forgotten, life_of
 from pipelit_agents.ledger.redis_rows import (
@@ -32,7 +39,6 @@ from pipelit_agents.ledger.redis_script import Answer, Script
 from pipelit_agents.ledger.redis_url import RedisUnusable, masked_address
 from pipelit_agents.ledger.rules import (
     Found,
-    LaneKind,
     Rules,
     compared,
     find_steps,
@@ -205,7 +211,7 @@ class RedisLedger:
                     GIVE_OWN_LANE.write(connection, attempt_values(attempt) | own_lanes)
             step = answer.step if verdict == "accepted" else 0
             decision = Decision(verdict, at, step, answer.wait)
-            record_decision(connection, attempt, decision, reason, locked=locked)
+            write_decision(connection, attempt, decision, reason, locked=locked)
         forgotten.require_one_kernel(attempt)
         return decision
 

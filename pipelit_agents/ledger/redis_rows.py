@@ -10,9 +10,9 @@ from typing import Final, Literal, NamedTuple
 
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Flag, Open, Query, Statement
-from pipelit_agents.ledger.attempts import Attempt, is_person
+from pipelit_agents.ledger.attempts import Attempt, LaneKind, is_person
 from pipelit_agents.ledger.lanes import IN_FAMILY, SHARED_LANE, UNFIT_VERIFIER, VERIFIER_ACTIVE
-from pipelit_agents.ledger.rules import Lane, LaneKind, class_of
+from pipelit_agents.ledger.rules import Lane, class_of
 from pipelit_agents.policy import LaneClass
 
 __all__ = ["Charge", "Known", "SpentColumn", "attempt_values", "charge", "read_known", "spend"]

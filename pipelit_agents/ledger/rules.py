@@ -7,7 +7,7 @@ repeats it for Redis, and ``tests/test_ledgers_agree.py`` compares them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pipelit_agents.ledger.attempts import Account, Attempt, Verdict
 from pipelit_agents.policy import YEAR, LaneClass, VerificationPolicy
@@ -17,7 +17,6 @@ __all__ = [
     "EARLIEST",
     "Found",
     "Lane",
-    "LaneKind",
     "LedgerRow",
     "Peer",
     "Rules",
@@ -36,12 +35,6 @@ __all__ = [
     "was_expired",
     "window_of",
 ]
-
-# How the ledger's rows are named: "pair" is the lane of one verifier's audience codes, "plain" a
-# verifier's own lane for plain codes. "family" is for the agents of the peer's root owner, "others"
-# for everybody else. "nobody" is for who may verify nobody, so that it closes no other lane.
-# "first" is for the first codes of a person's enrolments.
-LaneKind = Literal["pair", "plain", "self", "family", "others", "nobody", "first"]
 
 # November 2023, before the first release: a clock that says less is wrong.
 EARLIEST: Final = 1_700_000_000.0
@@ -297,7 +290,7 @@ class Rules:
         # A code that was right when it was made is the peer's own, and no guess.
         guessed = not was_expired() and reason == "wrong code"
         cost = secrets * self._costs[lanes] if guessed else 0.0
-        return self._failed(lane, spent, reason, now, cost)
+        return self.refused(lane, spent, reason, now, cost)
 
     def _accepted(self, lane: Lane, spent: Spent, step: int, now: float) -> Ruling:
         if self.forgives(lane, now):
@@ -306,7 +299,18 @@ class Rules:
         spent = Spent(max(spent.step, step), max(spent.previous, step))
         return Ruling("accepted", "", lane, spent, step)
 
-    def _failed(self, lane: Lane, spent: Spent, reason: str, now: float, cost: float) -> Ruling:
+    def refused(
+        self, lane: Lane, spent: Spent, reason: str, now: float, cost: float = 0.0
+    ) -> Ruling:
+        """Count a failure in a lane that isn't :meth:`held`.
+
+        Args:
+            lane: As :meth:`seen`.
+            spent: What was spent.
+            reason: The true reason.
+            now: By the ledger's clock, Unix seconds.
+            cost: By how many seconds it moves ``Lane.whole_at`` on; 0 if it was no guess.
+        """
         in_a_row = lane.in_a_row + 1
         recent, locked_until = (*lane.recent, now), lane.locked_until
         if lock_end := self.lock_end(in_a_row, now):

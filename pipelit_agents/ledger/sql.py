@@ -12,10 +12,18 @@ from functools import cache
 from typing import Final, NamedTuple, TypeAlias
 
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import DriverRow, Flag, Query, Statement, Transaction
+from pipelit_agents.database.fast_path import DriverRow, Flag, Open, Query, Statement
 from pipelit_agents.errors import LedgerUnavailable, StorageError
-from pipelit_agents.ledger.attempts import Attempt, CodeKind, Decision, account_of, is_person
-from pipelit_agents.ledger.common import at_moment, lock_attempt, record_decision
+from pipelit_agents.ledger.attempts import (
+    Attempt,
+    CodeKind,
+    Decision,
+    LaneKind,
+    Proposal,
+    account_of,
+    is_person,
+)
+from pipelit_agents.ledger.common import at_moment, lock_attempt, write_decision
 from pipelit_agents.ledger.lanes import (
     GIVE_OWN_LANE,
     IN_FAMILY,
@@ -26,17 +34,18 @@ from pipelit_agents.ledger.lanes import (
 from pipelit_agents.ledger.machine import Forgotten, Life, last_forgotten, life_of
 from pipelit_agents.ledger.rules import (
     Lane,
-    LaneKind,
     Peer,
     Rules,
+    Ruling,
     Spent,
     State,
     class_of,
     decide,
 )
+from pipelit_agents.ledger.settling import settle
 from pipelit_agents.policy import VerificationPolicy
 
-__all__ = ["SqlLedger"]
+__all__ = ["SqlLedger", "Written"]
 
 _RETRIES: Final = 50
 
@@ -158,6 +167,20 @@ class _Row:
         return {f"{each}{number}": value for each, value in zip(_PLACES, values, strict=True)}
 
 
+class Written(NamedTuple):
+    """A decision that was written.
+
+    Attributes:
+        decision: The decision.
+        forgotten: What the database may have forgotten.
+        alone: As in :class:`Settled`.
+    """
+
+    decision: Decision
+    forgotten: Forgotten
+    alone: Ruling | None
+
+
 class SqlLedger:
     """Counts attempts and spends codes in the SQL database.
 
@@ -221,41 +244,79 @@ class SqlLedger:
     def close(self) -> None:
         """Do nothing, because the connections are the database's."""
 
+    def settle(self, connection: Open, attempt: Attempt, proposal: Proposal) -> Written:
+        """Count, spend and audit an attempt that a ledger of the user's own has decided.
+
+        Args:
+            connection: In the transaction that decides.
+            attempt: The attempt.
+            proposal: What that ledger decided.
+
+        Raises:
+            LedgerUnavailable: Another attempt about the peer was decided meanwhile.
+        """
+        lock_attempt(self._database, connection, attempt)
+        written = self._written(connection, attempt, proposal)
+        if written is None:
+            raise LedgerUnavailable(
+                "nothing is accepted: another attempt about the peer was decided meanwhile; "
+                "lock_attempt must be called first in the transaction that decides",
+                peer=attempt.peer,
+                verifier=attempt.verifier,
+            )
+        return written
+
     def _decide_once(self, attempt: Attempt) -> Decision | None:
-        names = {"verifier": attempt.verifier, "peer": attempt.peer}
         with self._database.deciding() as connection:
             lock_attempt(self._database, connection, attempt)
-            read = _reading(self._database.server_clock, attempt.kind)
-            (row,) = read.fetch(connection, names | {"own": attempt.own, "first": attempt.first})
-            now = at_moment(self._clock, row.now)
-            life = self._life = self._life or life_of(
-                self._database, self._clock, self._epoch, self._uptime
-            )
-            forgotten = last_forgotten(connection, row, life, attempt.verifier, now, self._window)
-            decision: Decision | None
-            if forgotten.kernels:
-                decision = Decision("rejected", now)
-                record_decision(connection, attempt, decision, forgotten.unfit)
-            else:
-                decision = self._decided(connection, attempt, row, now, forgotten)
+            written = self._written(connection, attempt)
+            if written is None:
+                connection.rollback()
+                return None
         # After it is written, so that the other kernel sees it too.
-        forgotten.require_one_kernel(attempt)
-        return decision
+        written.forgotten.require_one_kernel(attempt)
+        return written.decision
+
+    def _written(
+        self, connection: Open, attempt: Attempt, proposal: Proposal | None = None
+    ) -> Written | None:
+        """Decide, and write what follows; return None if others were faster."""
+        names = {"verifier": attempt.verifier, "peer": attempt.peer}
+        read = _reading(self._database.server_clock, attempt.kind)
+        (row,) = read.fetch(connection, names | {"own": attempt.own, "first": attempt.first})
+        now = at_moment(self._clock, row.now) if proposal is None else proposal.decision.at
+        life = self._life = self._life or life_of(
+            self._database, self._clock, self._epoch, self._uptime
+        )
+        forgotten = last_forgotten(connection, row, life, attempt.verifier, now, self._window)
+        if forgotten.kernels:
+            decision = Decision("rejected", now)
+            write_decision(connection, attempt, decision, forgotten.unfit)
+            return Written(decision, forgotten, None)
+        return self._decided(connection, attempt, row, now, forgotten, proposal)
 
     def _decided(
         self,
-        connection: Transaction,
+        connection: Open,
         attempt: Attempt,
         row: _Read,
         now: float,
         forgotten: Forgotten,
-    ) -> Decision | None:
+        proposal: Proposal | None,
+    ) -> Written | None:
         names, person = {"verifier": attempt.verifier, "peer": attempt.peer}, is_person(row)
         lane, counted, spender = _rows(attempt, row, person)
         account, unfit = account_of(attempt, row, now)
         peer = Peer(account, unfit or forgotten.unfit, class_of(lane, person=person))
-        before = State(counted.lane, spender.spent, row.spent_ahead or "")
-        state, ruling = decide(before, attempt, peer, self._rules, now, forgotten=forgotten.step)
+        before, rules = State(counted.lane, spender.spent, row.spent_ahead or ""), self._rules
+        alone: Ruling | None
+        if proposal is None:
+            state, ruling = decide(before, attempt, peer, rules, now, forgotten=forgotten.step)
+            alone = ruling
+        else:
+            state, ruling, alone = settle(
+                proposal, before, attempt, peer, rules, now, forgotten=forgotten.step
+            )
         written = [counted]
         if ruling.verdict == "accepted":
             # Write the lane only if there was something to forgive.
@@ -267,15 +328,14 @@ class SqlLedger:
         for number, each in enumerate(written):
             values |= each.written(number)
         if _writing(len(written)).write(connection, values) != len(written):
-            connection.rollback()
             return None
         if ruling.verdict == "accepted" and lane == "others" and not person:
-            own_lanes = self._rules.policy.own_lanes
+            own_lanes = rules.policy.own_lanes
             GIVE_OWN_LANE.write(connection, names | {"own_lanes": own_lanes})
         decision = Decision(ruling.verdict, now, ruling.step, ruling.retry_after)
         locked = lane if ruling.first_lock else None
-        record_decision(connection, attempt, decision, ruling.reason, locked=locked)
-        return decision
+        write_decision(connection, attempt, decision, ruling.reason, locked=locked)
+        return Written(decision, forgotten, alone)
 
 
 def _rows(attempt: Attempt, row: _Read, person: bool) -> tuple[LaneKind, _Row, _Row]:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from pipelit_agents import Agent, Keyring, Pipelit, Verification, VerificationPolicy
+from pipelit_agents import VerificationPolicy
 from pipelit_agents.errors import CodeRejected, PeerLocked, RateLimited, VerificationError
-from pipelit_agents.ledger import CodeKind, Ledger, LedgerContext
+from pipelit_agents.ledger import Ledger, LedgerContext
 from pipelit_agents.protocol.binding import PERIOD
-from pipelit_agents.testing.clock import Clock
+from pipelit_agents.testing.ledger_parts import TOGETHER, WRONG, LedgerParts
 
 __all__ = ["LedgerParts", "LedgerSuite"]
-
-_WRONG = "00000000"
-_PLAIN_WRONG = "000000"
-_TOGETHER = 8
 
 
 class LedgerSuite:
@@ -241,10 +235,10 @@ class LedgerSuite:
 
     def test_guesses_of_threads_are_all_counted(self, ledger_parts: LedgerParts) -> None:
         """However many guess at once, no more than ``failures_per_minute`` are evaluated."""
-        ledger_parts.together(_WRONG)
-        reasons = [each.reason for each in ledger_parts.pipelit.audit.list(limit=_TOGETHER)]
+        ledger_parts.together(WRONG)
+        reasons = [each.reason for each in ledger_parts.pipelit.audit.list(limit=TOGETHER)]
         assert reasons.count("wrong code") == ledger_parts.policy.failures_per_minute
-        assert reasons.count("rate limited") == _TOGETHER - reasons.count("wrong code")
+        assert reasons.count("rate limited") == TOGETHER - reasons.count("wrong code")
 
     def test_it_says_where_it_counts(self, ledger_parts: LedgerParts) -> None:
         """``check`` returns a text for people, without a password; ``close`` may be repeated."""
@@ -254,119 +248,6 @@ class LedgerSuite:
         for _ in range(2):
             ledger_parts.pipelit.close()
         ledger_parts.verify()
-
-
-class LedgerParts:
-    """What the tests of a ledger work with, for tests of your own beside them.
-
-    Attributes:
-        pipelit: With the ledger that is tested. ``alice`` owns ``agent_peer`` and
-            ``agent_verifier``, and ``bob`` owns ``agent_stranger``.
-        clock: The clock, to be turned.
-        policy: The limits.
-    """
-
-    def __init__(self, suite: LedgerSuite, database_url: str) -> None:
-        self.policy = suite.policy
-        self.clock = Clock()
-        self._suite = suite
-        self._url = database_url
-        self._keys = [Keyring.generate_key()]
-        self._stack = ExitStack()
-        self.pipelit = self.another()
-
-    def __enter__(self) -> LedgerParts:
-        users = self.pipelit.users
-        self.pipelit.create_schema()
-        for owner, names in (
-            ("alice", ("agent_peer", "agent_verifier")),
-            ("bob", ("agent_stranger",)),
-        ):
-            users.create(owner)
-            for name in names:
-                users.create_agent(name, owner=owner, purpose="takes part")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def another(self) -> Pipelit:
-        """Make what a second process would make."""
-        made = Pipelit(
-            database_url=self._url,
-            encryption_keys=self._keys,
-            ledger=self._suite.make_ledger,
-            policy=self.policy,
-            clock=self.clock,
-        )
-        return self._stack.enter_context(made)
-
-    def restart(self) -> None:
-        """Close everything, and make it again."""
-        self.pipelit.close()
-        self.pipelit = self.another()
-
-    def code(
-        self, *, plain: bool = False, verifier: str = "agent_verifier", peer: str = "agent_peer"
-    ) -> str:
-        """Return the present code of a peer."""
-        audience = None if plain else verifier
-        return self.pipelit.agent(peer).totp_code(audience=audience).code
-
-    def verify(
-        self,
-        code: str | None = None,
-        *,
-        plain: bool = False,
-        verifier: str = "agent_verifier",
-        peer: str = "agent_peer",
-    ) -> Verification:
-        """Verify a code; by default the present one."""
-        if code is None:
-            code = self.code(plain=plain, verifier=verifier, peer=peer)
-        kind: CodeKind = "plain" if plain else "audience"
-        return self.pipelit.agent(verifier).verify_peer(peer, code, kind=kind)
-
-    def guess(
-        self, *, plain: bool = False, verifier: str = "agent_verifier", peer: str = "agent_peer"
-    ) -> VerificationError:
-        """Show a wrong code, and return the refusal."""
-        code = _PLAIN_WRONG if plain else _WRONG
-        with pytest.raises(VerificationError) as caught:
-            self.verify(code, plain=plain, verifier=verifier, peer=peer)
-        return caught.value
-
-    def lock(self) -> None:
-        """Guess until the lane of audience codes is locked."""
-        for number in range(self.policy.lock_after):
-            if number and not number % self.policy.failures_per_minute:
-                self.clock.advance(60)
-            self.guess()
-
-    def audited(self) -> tuple[str, str, str]:
-        """Return action, outcome and reason of the newest audit entry."""
-        newest = self.pipelit.audit.list(limit=1)[0]
-        return newest.action, newest.outcome, newest.reason
-
-    def together(self, code: str) -> int:
-        """Show a code in several threads at once, and return how many were accepted."""
-        ready, accepted = threading.Barrier(_TOGETHER), []
-        verifier: Agent = self.pipelit.agent("agent_verifier")
-
-        def show() -> None:
-            ready.wait(30)
-            try:
-                verifier.verify_peer("agent_peer", code)
-            except VerificationError:
-                return
-            accepted.append(1)
-
-        threads = [threading.Thread(target=show) for _ in range(_TOGETHER)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
-        return len(accepted)
 
 
 def _told(error: VerificationError) -> tuple[type[VerificationError], float | None]:
