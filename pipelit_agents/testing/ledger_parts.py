@@ -21,6 +21,7 @@ from pipelit_agents.ledger import (
     Decision,
     Ledger,
     LedgerContext,
+    LedgerFactory,
 )
 from pipelit_agents.ledger.attempts import Guard, Proposal
 from pipelit_agents.ledger.own import Watch
@@ -33,7 +34,7 @@ WRONG: Final = "00000000"
 PLAIN_WRONG: Final = "000000"
 TOGETHER: Final = 8
 # Seconds, of a decision that needs milliseconds.
-_PATIENCE: Final = 20.0
+PATIENCE = 5.0
 # Seconds that a second process is given to overtake the first. One that waits for it, waits longer.
 _OVERTAKING: Final = 0.4
 _R = TypeVar("_R")
@@ -55,7 +56,7 @@ class WatchedLedger:
     otherwise is found at once, and not only when a code was used twice.
 
     Args:
-        suite: Makes the ledger.
+        make_ledger: Makes the ledger.
 
     Attributes:
         compared: Whether a difference is an error.
@@ -63,8 +64,8 @@ class WatchedLedger:
         held: A function that is called once, in the middle of the next decision.
     """
 
-    def __init__(self, suite: MakesLedgers) -> None:
-        self._suite = suite
+    def __init__(self, make_ledger: LedgerFactory) -> None:
+        self._make_ledger = make_ledger
         self._ledger: Ledger | None = None
         self.compared = True
         self.fails = False
@@ -72,7 +73,7 @@ class WatchedLedger:
 
     def make(self, context: LedgerContext) -> WatchedLedger:
         """Make the ledger."""
-        self._ledger = self._suite.make_ledger(context)
+        self._ledger = self._make_ledger(context)
         return self
 
     @property
@@ -164,7 +165,7 @@ def _require_same(watch: Watch, decision: Decision) -> None:
     )
 
 
-def within(act: Callable[[], _R], what: str, seconds: float = _PATIENCE) -> _R:
+def within(act: Callable[[], _R], what: str) -> _R:
     """Return what a function returns, or fail if that takes too long.
 
     It runs in a thread of its own, as a lock that stays held can't be interrupted.
@@ -181,11 +182,11 @@ def within(act: Callable[[], _R], what: str, seconds: float = _PATIENCE) -> _R:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(PATIENCE)
     if errors:
         raise errors[0]
     assert results, (
-        f"{what} has not returned within {seconds:g} seconds: is a lock held that an earlier "
+        f"{what} has not returned within {PATIENCE:g} seconds: is a lock held that an earlier "
         "decision has not released?"
     )
     return results[0]
@@ -230,7 +231,7 @@ class LedgerParts:
 
     def another(self) -> Pipelit:
         """Make what a second process would make."""
-        watched = WatchedLedger(self._suite)
+        watched = WatchedLedger(self._suite.make_ledger)
         made = Pipelit(
             database_url=self._url,
             encryption_keys=self._keys,
@@ -323,7 +324,7 @@ class LedgerParts:
         verifier: Agent = self.pipelit.agent("agent_verifier")
 
         def show() -> object:
-            ready.wait(_PATIENCE)
+            ready.wait(PATIENCE)
             return verifier.verify_peer("agent_peer", code)
 
         return sum(_accepted(*[show] * TOGETHER))
@@ -345,7 +346,7 @@ class LedgerParts:
             ended.wait(_OVERTAKING)
 
         def late() -> object:
-            entered.wait(_PATIENCE)
+            entered.wait(PATIENCE)
             try:
                 return second()
             finally:
@@ -373,7 +374,7 @@ def _accepted(*acts: Callable[[], object]) -> Sequence[bool]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(2 * _PATIENCE)
+        thread.join(2 * PATIENCE)
     if errors:
         raise errors[0]
     assert len(found) == len(acts), "an attempt in a thread of its own has not returned"

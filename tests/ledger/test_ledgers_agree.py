@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from internals import clock_of, database_of, verify_person
 from redis_server import RedisServer
 from sqlalchemy import text
-from test_ledger_suite import DictLedger, Store
+from test_ledger_suite import SpendingLedger, Store
 from test_mfa import app_of
 
 from pipelit_agents import Keyring, Pipelit, VerificationPolicy
 from pipelit_agents.errors import VerificationError
 from pipelit_agents.ledger.rules import Lane, Rules, class_of
+from pipelit_agents.testing.ledger_parts import WatchedLedger
 
 VERIFIERS = ("agent_b", "agent_c", "agent_x", "agent_y", "agent_gone", "agent_ghost")
 PEERS = ("agent_a", "agent_nobody", "alice")
@@ -235,7 +236,7 @@ def test_both_decide_alike(
 def kept(store: Store, rules: Rules, now: float) -> Any:
     """What the pure function has returned of each lane, as :func:`lanes` reads it from SQL."""
     found = []
-    for (peer, scope, subject), (_, lane) in store.lanes.items():
+    for (_, peer, scope, subject), (_, lane) in store.lanes.items():
         owed = rules.seen(lane, now, class_of(scope, person=peer == "alice")).whole_at - now
         if lane.in_a_row or lane.whole_at > now:
             found.append((peer, scope, subject, lane.in_a_row, round(max(0.0, owed), 3)))
@@ -304,7 +305,7 @@ def test_the_pure_function_decides_like_both(
         all_three = []
         for number, ledger in enumerate(
             (
-                {"ledger": lambda context: DictLedger(context, store)},
+                {"ledger": WatchedLedger(lambda context: SpendingLedger(context, store)).make},
                 {},
                 {"redis_url": own_redis.url},
             )

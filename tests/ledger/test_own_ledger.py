@@ -329,16 +329,17 @@ class _Believing(DictLedger):
 class _Unrecorded(DictLedger):
     """Returns a decision that it hasn't recorded."""
 
-    def record(self, *_: Any) -> None:
-        pass
+    def record(self, connection: Any, attempt: Attempt, decision: Decision, *_: Any) -> Any:
+        return decision
 
 
 class _Forgiving(DictLedger):
     """Takes no notice of an audit that can't be written."""
 
-    def record(self, connection: Any, attempt: Attempt, *decided: Any) -> None:
+    def record(self, connection: Any, attempt: Attempt, decision: Decision, *_: Any) -> Any:
         with suppress(StorageError):
             raise StorageError("the disk is full")
+        return decision
 
 
 class _Uncommitted(DictLedger):
