@@ -185,6 +185,15 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_restarted_redis_makes_no_spent_code_good",
         ]
     },
+    "A ledger of your own": {
+        "own_ledger": [
+            "a_code_is_spent_in_every_ledger",
+            "a_lock_holds_in_every_ledger",
+            "a_spent_code_turns_no_factor_off",
+            "only_a_code_that_is_right_is_accepted",
+            "what_is_not_written_is_not_accepted",
+        ]
+    },
     "**What a code says.**": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
     "It doesn't say who brought it": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
     "A code that was made for a message": {
