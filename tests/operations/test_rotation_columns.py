@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from key_rotation import newer, no_models, old
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
+from paths import ROOT
 from sqlalchemy import (
     Column,
     Integer,
@@ -607,3 +609,24 @@ def test_the_command_counts_and_rotates_an_applications_models(
     ):
         failed = typed("keys", "status", "--metadata", wrong)
         assert (failed.exit_code, says in failed.stderr) == (1, True), failed.stderr
+
+
+def test_a_rotation_searches_for_values_under_every_derived_key() -> None:
+    """A label for which the package derives keys, and a rotation doesn't search, hides values.
+
+    Under such a key `keys rotate` would count nothing, and say that the old key can go.
+    """
+    derived: set[str] = set()
+    for path in (ROOT / "pipelit_agents").rglob("*.py"):
+        derived |= {
+            ast.unparse(call.args[0])
+            for call in ast.walk(ast.parse(path.read_text()))
+            if isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and call.func.attr == "derive"
+            and call.args
+        }
+    # A variable named label passes on what its caller chose.
+    assert derived - {"label"} == {"CHECKPOINTS"}
+    rotation = (ROOT / "pipelit_agents/operations/key_rotation.py").read_text()
+    assert "keyrings_of(keyring, CHECKPOINTS)" in rotation

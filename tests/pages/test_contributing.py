@@ -201,7 +201,7 @@ def test_every_page_names_tests_that_are_there() -> None:
 
 @pytest.mark.parametrize(
     "token",
-    ["make nothing", "ledger/memory.py", "test_nothing.py", "Agent.forge", "record_nothing"],
+    ["make nothing", "ledger/nowhere.py", "test_nothing.py", "Agent.forge", "record_nothing"],
 )
 def test_what_is_not_there_is_found(token: str) -> None:
     """A page that names it would fail."""
