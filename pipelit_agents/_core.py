@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelit_agents.audit.records import entry, write
+from pipelit_agents.database.key_row import fitting_keyring
 from pipelit_agents.ledger.common import ledger_now
 
 if TYPE_CHECKING:
@@ -52,6 +53,14 @@ class Core:
             connection: A transaction, in which the database server is asked.
         """
         return float(ledger_now(self.database, connection, self.shared_clock))
+
+    def fitting_keyring(self, connection: Connection) -> Keyring:
+        """Return the keys to encrypt or tag with, in the transaction of the write.
+
+        Raises:
+            ConfigurationError: There is no key, or the newest one isn't this database's.
+        """
+        return fitting_keyring(connection, self.keyring())
 
     def record(
         self,

@@ -24,8 +24,8 @@ from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database import maintenance
 from pipelit_agents.database.engine import POOL_SIZE, Database
-from pipelit_agents.database.key_match import newest_value
-from pipelit_agents.errors import ConfigurationError, UnsealError
+from pipelit_agents.database.key_row import check_fitting, needs_key, require_fitting
+from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.identity import acting
 from pipelit_agents.identity.agent import Agent, Identity
 from pipelit_agents.ledger.opening import (
@@ -220,31 +220,33 @@ class Pipelit:
     acreate_schema = off_the_loop(create_schema)
 
     def check_key(self) -> bool:
-        """Decrypt one stored value, to check that the key and the database belong together.
+        """Check that the key and the database belong together.
 
         Returns:
-            False if the database has no encrypted value yet.
+            False if nothing was encrypted in the database yet.
 
         Raises:
-            ConfigurationError: There is no key, or it can't decrypt the stored value.
+            ConfigurationError: There is no key, or the newest one isn't the database's.
             StorageError: The database can't be reached or isn't migrated.
         """
         with self._database.reading() as connection:
-            value = newest_value(connection)
-        if value is None:
-            return False
+            if not needs_key(connection):
+                return False
         try:
-            value.require_readable(self._open_keyring())
+            keyring = self._open_keyring()
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"the database at {self.database_url} has encrypted values, so restore the key "
                 f"that encrypted them: {error}"
             ) from None
-        except UnsealError:
+        try:
+            with self._database.reading() as connection:
+                check_fitting(connection, keyring)
+        except ConfigurationError as error:
             raise ConfigurationError(
                 f"the database at {self.database_url} has values that this FIELD_ENCRYPTION_KEY "
                 "can't decrypt: restore the key that encrypted them (add it after a newer one, "
-                "separated by a comma), or use another database"
+                f"separated by a comma), or use another database: {error}"
             ) from None
         return True
 
@@ -447,7 +449,7 @@ class Pipelit:
         """
         from pipelit_agents.checkpoints.serializer import SealedSerializer
 
-        return SealedSerializer(self._open_keyring)
+        return SealedSerializer(self._open_keyring, require_fitting=self._require_fitting)
 
     def sealed_saver(
         self, saver: BaseCheckpointSaver[Any], *, clear_metadata: Sequence[str] = ()
@@ -461,7 +463,16 @@ class Pipelit:
         """
         from pipelit_agents.checkpoints.saver import SealedSaver
 
-        return SealedSaver(saver, self._open_keyring, clear_metadata=clear_metadata)
+        return SealedSaver(
+            saver,
+            self._open_keyring,
+            clear_metadata=clear_metadata,
+            require_fitting=self._require_fitting,
+        )
+
+    def _require_fitting(self) -> None:
+        # Checkpoints are in another database, so this can't be in the transaction of the write.
+        require_fitting(self._database, self._open_keyring())
 
     def _open_keyring(self) -> Keyring:
         if self._keyring is None:

@@ -12,7 +12,6 @@ from sqlalchemy import Connection, delete, insert, select, update
 from pipelit_agents._core import Core
 from pipelit_agents._wording import in_words
 from pipelit_agents.approvals.approvers import void_unused
-from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow, UserRow
 from pipelit_agents.errors import (
     PeerLocked,
@@ -119,7 +118,7 @@ def evaluate(
 def turn_on(core: Core, rules: Rules, connection: Connection, name: str, secret: bytes) -> None:
     """Make the secret of an enrolment a person's second factor."""
     purpose = totp_purpose(name)
-    sealed = Sealed(core.keyring().seal(secret, purpose), purpose)
+    sealed = Sealed(core.fitting_keyring(connection).seal(secret, purpose), purpose)
     connection.execute(update(UserRow).where(UserRow.username == name).values(totp_secret=sealed))
     # Earlier guesses about this person don't prevent turning the factor on.
     begin_secret(
@@ -147,8 +146,7 @@ def pend_again(core: Core, name: str, pending: bytes) -> None:
 
 
 def _insert(core: Core, connection: Connection, name: str, pending: bytes) -> None:
-    purpose, keyring = pending_purpose(name), core.keyring()
-    require_fitting(connection, keyring)
+    purpose, keyring = pending_purpose(name), core.fitting_keyring(connection)
     row = {
         "username": name,
         "secret": Sealed(keyring.seal(pending, purpose), purpose),
@@ -251,7 +249,7 @@ def _record_other_moment(
     purpose, oldest = pending_purpose(name), int(now) // PERIOD - 2 * _MAX_CLOCK_OFFSET
     kept = [step for step in sorted(revealed) if step >= oldest]
     steps = b"".join(step.to_bytes(_STEP_BYTES, "big") for step in kept)
-    sealed = Sealed(core.keyring().seal(secret + steps, purpose), purpose)
+    sealed = Sealed(core.fitting_keyring(connection).seal(secret + steps, purpose), purpose)
     connection.execute(
         update(MfaPendingRow).where(MfaPendingRow.username == name).values(secret=sealed)
     )

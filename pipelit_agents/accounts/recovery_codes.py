@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from pipelit_agents._core import Core
 from pipelit_agents.accounts.lookup import read_account, why_no_code
 from pipelit_agents.approvals.tags import key_age
+from pipelit_agents.database.key_row import fitting_keyring
 from pipelit_agents.database.models import RecoveryCodeRow
 from pipelit_agents.errors import CodeRejected
 from pipelit_agents.identity.evidence import Verification
@@ -76,7 +77,7 @@ class RecoveryCodes:
 
     def replace(self, connection: Connection, name: str, secret: bytes) -> list[SecretStr]:
         """Replace a person's recovery codes, and return the new ones."""
-        keyring, factor = self._core.keyring(), factor_id(name, secret)
+        keyring, factor = self._core.fitting_keyring(connection), factor_id(name, secret)
         connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.username == name))
         codes = []
         for _ in range(RECOVERY_CODES):
@@ -145,6 +146,7 @@ class RecoveryCodes:
         # A digest alone proves nothing: anyone with write access to the table could insert one.
         if _tag_state(keyring, row) == "foreign":
             return False
+        keyring = self._core.fitting_keyring(connection)
         used = _recovery_fields(row.username, row.digest, factor, float(now))
         changed = connection.execute(
             update(RecoveryCodeRow)
@@ -167,6 +169,8 @@ class RecoveryCodes:
         for name in self._usernames():
             with self._core.database.writing(durable=not only_count) as connection:
                 self._core.database.lock(connection, f"account:{name}")
+                if not only_count:
+                    fitting_keyring(connection, keyring)
                 for row in _rows_of(connection, name):
                     state = _tag_state(keyring, row)
                     counts[state] += 1

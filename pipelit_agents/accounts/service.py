@@ -11,7 +11,6 @@ from pipelit_agents._bounds import require_moment
 from pipelit_agents._core import Core
 from pipelit_agents.accounts.lookup import storable
 from pipelit_agents.audit.refusals import Refusals
-from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import UserRow
 from pipelit_agents.errors import (
     UserExists,
@@ -43,9 +42,7 @@ class AccountService:
         self.refusals = Refusals(core.database, core.clock)
 
     def _seal(self, connection: Connection, secret: bytes, purpose: str) -> Sealed:
-        keyring = self._keyring()
-        require_fitting(connection, keyring)
-        return Sealed(keyring.seal(secret, purpose), purpose)
+        return Sealed(self._core.fitting_keyring(connection).seal(secret, purpose), purpose)
 
     def _begin_secret(self, connection: Connection, username: str, *, spent: bool = False) -> None:
         begin_secret(

@@ -142,7 +142,7 @@ def _require_same_person(core: Core, connection: Connection, vote: Vote) -> None
 def _write(
     core: Core, connection: Connection, question: tags.QuestionRow, vote: Vote
 ) -> ApprovalDecision:
-    keyring, now = core.keyring(), core.shared_now(connection)
+    keyring, now = core.fitting_keyring(connection), core.shared_now(connection)
     purpose = reason_purpose(question.id, vote.username)
     row = tags.AnswerRow(
         approval_id=question.id,

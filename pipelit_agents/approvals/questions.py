@@ -16,7 +16,6 @@ from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest
 from pipelit_agents.approvals.refusals import Refusal, refused_by_time
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, State
-from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import ApprovalRow
 from pipelit_agents.errors import ApprovalNotFound, UnsealError
 from pipelit_agents.identity.evidence import utc
@@ -75,9 +74,8 @@ def add_question(
     state: State = "pending",
 ) -> tags.QuestionRow:
     """Store a question in a transaction, and return its row; arguments as for :func:`ask`."""
-    keyring = core.keyring()
     # With another key, this process would store questions that no other process can read.
-    require_fitting(connection, keyring)
+    keyring = core.fitting_keyring(connection)
     identifier, now = f"apr_{secrets.token_hex(16)}", core.shared_now(connection)
     purpose = approval_purpose(identifier, digest)
     row = tags.QuestionRow(

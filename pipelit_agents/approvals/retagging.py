@@ -8,6 +8,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import rows, tags
+from pipelit_agents.database.key_row import fitting_keyring
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow
 from pipelit_agents.sealing.keyring import Keyring
 
@@ -26,6 +27,8 @@ def retag(core: Core, keyring: Keyring, *, only_count: bool = False) -> tuple[in
             question = _locked(core, connection, identifier)
             if question is None:
                 continue
+            if not only_count:
+                fitting_keyring(connection, keyring)
             for row, label, fields in _tagged_rows(connection, question):
                 state = tags.key_age(keyring, label, fields, row.mac)
                 counts[state] += 1

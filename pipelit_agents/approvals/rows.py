@@ -117,7 +117,7 @@ def set_state(
         .values(
             state=changed.state,
             denied_by=changed.denied_by,
-            mac=core.keyring().mac(tags.REQUEST, *tags.question_fields(changed)),
+            mac=core.fitting_keyring(connection).mac(tags.REQUEST, *tags.question_fields(changed)),
         )
     )
     return moved.rowcount == 1

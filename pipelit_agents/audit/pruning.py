@@ -24,6 +24,7 @@ from pipelit_agents.audit.sealed_entries import (
     read_sealed,
 )
 from pipelit_agents.database.engine import Database
+from pipelit_agents.database.key_row import check_fitting, fitting_keyring
 from pipelit_agents.database.models import AuditRow, AuditSealRow
 from pipelit_agents.sealing.keyring import Keyring
 
@@ -41,6 +42,7 @@ def prune(database: Database, keyring: Keyring, clock: Callable[[], float], befo
     """
     total = 0
     with database.reading() as connection:
+        check_fitting(connection, keyring)
         seals = all_seals(connection)
         upto, broken = _last_older(connection, seals, before, clock())
     # Entries that arrive late from now on belong to gaps that are already recorded.
@@ -63,7 +65,7 @@ def prune(database: Database, keyring: Keyring, clock: Callable[[], float], befo
             else:
                 for some in conditions(found.numbers):
                     connection.execute(delete(AuditRow).where(some))
-                tag = sign(keyring, seal, pruned=True)
+                tag = sign(fitting_keyring(connection, keyring), seal, pruned=True)
                 connection.execute(
                     update(AuditSealRow)
                     .where(AuditSealRow.number == seal.number)

@@ -35,6 +35,7 @@ from pipelit_agents.audit.seal_rows import (
 )
 from pipelit_agents.audit.sealed_entries import MAX_LISTED, START, conditions, read_ranges
 from pipelit_agents.database.engine import Database
+from pipelit_agents.database.key_row import check_fitting, fitting_keyring
 from pipelit_agents.database.models import AuditRow, AuditSealRow
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.sealing.keyring import Keyring
@@ -112,7 +113,11 @@ class Seals:
 
     def seal(self, batch: int) -> int:
         """Seal the new entries; see :meth:`AuditTrail.seal`."""
-        keyring, until, total = self._keyring(), self.newest_number(), 0
+        keyring = self._keyring()
+        with self._database.reading() as connection:
+            # Before the newest seal is verified: another key isn't a sign of a change.
+            check_fitting(connection, keyring)
+        until, total = self.newest_number(), 0
         while (sealed := self._seal_batch(keyring, until, batch)) is not None:
             total += sealed
         return total
@@ -149,6 +154,8 @@ class Seals:
         for number in numbers:
             with self._database.writing(durable=not only_count) as connection:
                 self._database.lock(connection, "audit:seal")
+                if not only_count:
+                    fitting_keyring(connection, keyring)
                 state, tags = tag_state(keyring, seal_at(connection, number))
                 newest += state == "newest" or (state == "older" and not only_count)
                 older += state == "older" and only_count
@@ -231,7 +238,7 @@ class Seals:
             ):
                 return False
             row = seal.row._replace(sealed_at=float(self._clock()))
-            row = row._replace(mac=sign(keyring, row))
+            row = row._replace(mac=sign(fitting_keyring(connection, keyring), row))
             connection.execute(insert(AuditSealRow).values(row._asdict()))
         return True
 

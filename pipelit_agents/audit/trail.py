@@ -115,7 +115,7 @@ class AuditTrail:
 
         Raises:
             AuditTampered: The newest seal isn't valid, so no seal can follow it.
-            ConfigurationError: There is no key.
+            ConfigurationError: There is no key, or the newest one isn't this database's.
         """
         return self.seals.seal(require_count(batch, "batch"))
 
@@ -170,7 +170,7 @@ class AuditTrail:
         Raises:
             ValueError: ``before`` has no time zone, or isn't between the years 1970 and 9998.
             AuditTampered: A batch was changed after it was sealed. It and later batches are kept.
-            ConfigurationError: There is no key.
+            ConfigurationError: There is no key, or the newest one isn't this database's.
         """
         moment = require_moment(before, "before")
         deleted = pruning.prune(self._database, self._keyring(), self._clock, moment)

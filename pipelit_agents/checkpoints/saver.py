@@ -44,6 +44,7 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
 )
 
+from pipelit_agents._threads import aside
 from pipelit_agents.checkpoints.cipher import CLEAR_FIELDS, CheckpointCipher, ids_of
 from pipelit_agents.checkpoints.serializer import SealedSerializer
 from pipelit_agents.errors import ConfigurationError, UnsealError
@@ -70,6 +71,8 @@ class SealedSaver(BaseCheckpointSaver[Any]):
             If it is a ``SealedSaver`` already, only the keyring changes.
         keyring: As for ``SealedSerializer``.
         clear_metadata: Names of metadata to also store in clear, so that ``list`` can filter by it.
+        require_fitting: Called before each write, off the event loop, to require that the keys fit
+            the database of a ``Pipelit``.
 
     Example:
         ```python
@@ -84,6 +87,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         keyring: Keyring | Callable[[], Keyring],
         *,
         clear_metadata: Sequence[str] = (),
+        require_fitting: Callable[[], None] | None = None,
     ) -> None:
         clear = (*CLEAR_FIELDS, *clear_metadata)
         if not isinstance(saver, BaseCheckpointSaver):
@@ -95,6 +99,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
             clear, saver = (*saver._cipher.clear, *clear_metadata), saver._saver
         serde = SealedSerializer.over(saver.serde, keyring)
         super().__init__(serde=serde)
+        self._require_fitting = require_fitting
         self._use(copy(saver), CheckpointCipher(serde, clear))
 
     def _use(self, saver: AnySaver, cipher: CheckpointCipher) -> None:
@@ -125,6 +130,14 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         made._use(saver, replace(self._cipher, serializer=serde))
         return made
 
+    def _compare_key(self) -> None:
+        if self._require_fitting is not None:
+            self._require_fitting()
+
+    async def _acompare_key(self) -> None:
+        if self._require_fitting is not None:
+            await aside(self._require_fitting)
+
     def put(
         self,
         config: RunnableConfig,
@@ -132,7 +145,12 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            ConfigurationError: The newest key isn't the one of the database.
+        """
+        self._compare_key()
         encrypted = self._cipher.encrypt(config, checkpoint, metadata)
         return self._saver.put(*encrypted, new_versions)
 
@@ -144,6 +162,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """As :meth:`put`."""
+        await self._acompare_key()
         return await self._saver.aput(
             *self._cipher.encrypt(config, checkpoint, metadata), new_versions
         )
@@ -155,7 +174,12 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Store what a task has written so far."""
+        """Store what a task has written so far.
+
+        Raises:
+            ConfigurationError: As :meth:`put`.
+        """
+        self._compare_key()
         self._saver.put_writes(
             *self._cipher.encrypt_writes(config, writes, task_id), task_id, task_path
         )
@@ -168,6 +192,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         task_path: str = "",
     ) -> None:
         """As :meth:`put_writes`."""
+        await self._acompare_key()
         encrypted = self._cipher.encrypt_writes(config, writes, task_id)
         await self._saver.aput_writes(*encrypted, task_id, task_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any, Final
@@ -35,11 +36,21 @@ class SealedSerializer(JsonPlusSerializer):
     Args:
         keyring: Encrypts under its first key and decrypts under all of them; or a function that
             returns the keyring, called on first use.
+        require_fitting: Called before a value is encrypted, to require that the keys fit the
+            database of a ``Pipelit``. It waits for that database, so it isn't called on an event
+            loop: an asynchronous checkpointer needs a :class:`SealedSaver` for that.
         options: Keyword arguments for ``JsonPlusSerializer``.
     """
 
-    def __init__(self, keyring: Keyring | Callable[[], Keyring], **options: Any) -> None:
+    def __init__(
+        self,
+        keyring: Keyring | Callable[[], Keyring],
+        *,
+        require_fitting: Callable[[], None] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        self._require_fitting = require_fitting
         self._keyring = keyring
         self._derived: Keyring | None = None
 
@@ -58,10 +69,10 @@ class SealedSerializer(JsonPlusSerializer):
             TypeError: ``serde`` is of another type, or a subclass that overrides serialization.
         """
         if isinstance(serde, SealedSerializer):
-            if serde._keyring == keyring:
+            if serde._keyring == keyring and serde._require_fitting is None:
                 return serde
             made = copy(serde)
-            made._keyring, made._derived = keyring, None
+            made._keyring, made._derived, made._require_fitting = keyring, None, None
             return made
         if isinstance(serde, EncryptedSerializer):
             return cls.over(serde.serde, keyring)
@@ -80,7 +91,13 @@ class SealedSerializer(JsonPlusSerializer):
         return made
 
     def dumps_typed(self, obj: object) -> tuple[str, bytes]:
-        """Serialize and encrypt a value."""
+        """Serialize and encrypt a value.
+
+        Raises:
+            ConfigurationError: The newest key isn't the one of the database.
+        """
+        if self._require_fitting is not None and not _is_on_event_loop():
+            self._require_fitting()
         return self._encrypt(obj, CHECKPOINT_VALUE)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
@@ -127,6 +144,14 @@ class SealedSerializer(JsonPlusSerializer):
 
     def __repr__(self) -> str:
         return "SealedSerializer()"
+
+
+def _is_on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def refuse_open_secrets(values: object) -> None:

@@ -15,7 +15,6 @@ from pipelit_agents._core import Core
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, Described
 from pipelit_agents.credentials.leak_guard.recognition import MIN_LENGTH, is_common
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.database.key_match import require_fitting
 from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import (
@@ -208,8 +207,7 @@ def store(
         created_by: The account that stores it.
     """
     now = core.clock()
-    keyring = core.keyring()
-    require_fitting(connection, keyring)
+    keyring = core.fitting_keyring(connection)
     purpose, hint_purpose = credential_purpose(*fields), credential_hint_purpose(*fields)
     values = {
         "kind": fields.kind,

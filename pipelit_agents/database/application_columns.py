@@ -30,6 +30,7 @@ from sqlalchemy import (
 from pipelit_agents.database.encrypted_string import EncryptedString, encrypted_tables
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.key_counts import Counted
+from pipelit_agents.database.key_row import column_keyring
 from pipelit_agents.database.row_encryption import Key
 from pipelit_agents.errors import ConfigurationError, PipelitError, UnsealError
 from pipelit_agents.sealing.keyring import Keyring, Sealed
@@ -141,15 +142,16 @@ class EncryptedColumn:
                     # The value stays, and the status names it.
                     continue
             if len(pending) >= batch:
-                replaced += self._swap(pending)
+                replaced += self._swap(pending, own)
                 pending = []
-        return replaced + self._swap(pending)
+        return replaced + self._swap(pending, own)
 
-    def _swap(self, pending: Sequence[_Renewed]) -> int:
+    def _swap(self, pending: Sequence[_Renewed], own: Keyring) -> int:
         if not pending:
             return 0
         replaced = 0
         with self.source.writing() as connection:
+            column_keyring(connection, own, is_declared=True)
             for key, token, renewed in pending:
                 same = [each == value for each, value in zip(self._keys, key, strict=True)]
                 swapped = connection.execute(

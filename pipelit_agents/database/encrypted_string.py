@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, Final, NoReturn
-from weakref import WeakSet
+from weakref import ReferenceType, WeakSet, ref
 
 from sqlalchemy import (
     BinaryExpression,
@@ -33,6 +34,7 @@ from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.sql.schema import ColumnCollectionConstraint, SchemaItem
 from sqlalchemy.types import TypeDecorator
 
+from pipelit_agents.database.key_row import column_keyring
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.sealing.keyring import Keyring, Sealed
 
@@ -41,6 +43,8 @@ __all__ = ["EncryptedString", "encrypted_tables"]
 _NULL_TESTS: Final = (operators.eq, operators.ne, operators.is_, operators.is_not)
 # The tables whose rows SQLAlchemy's errors must not repeat.
 _TABLES: Final = set[str]()
+# The connection of the statement that is being executed, if it writes.
+_EXECUTING: Final = ContextVar[ReferenceType[Connection] | None]("pipelit_executing", default=None)
 # The tables themselves, as long as something refers to them.
 _KNOWN: Final = WeakSet[Table]()
 
@@ -127,7 +131,8 @@ class EncryptedString(TypeDecorator[Any]):
         place: The earlier name of ``purpose``.
 
     Raises:
-        ConfigurationError: On write, when there is no usable key.
+        ConfigurationError: On write, when there is no usable key. If the table is in a database of
+            a ``Pipelit``, also when the newest key isn't that database's.
         TypeError: On write, when the value is neither ``str``, ``Sealed`` nor None. When a
             statement is built, if it compares the column with anything but None or a ``Sealed``.
         sqlalchemy.exc.ArgumentError: When a table is defined, if the column is unique or part of a
@@ -168,14 +173,19 @@ class EncryptedString(TypeDecorator[Any]):
 
     def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
         """Encrypt a value that is about to be written."""
-        sealed = self.sealed(value)
+        found = _EXECUTING.get()
+        sealed = self.sealed(value, found() if found else None)
         return None if sealed is None else sealed.token
 
-    def sealed(self, value: object) -> Sealed | None:
+    def sealed(self, value: object, connection: Connection | None = None) -> Sealed | None:
         """Encrypt a value for this column. A :class:`Sealed` or None is returned as it is.
 
+        Args:
+            value: The value.
+            connection: The transaction in which it is written.
+
         Raises:
-            ConfigurationError: There is no usable key.
+            ConfigurationError: There is no usable key, or it isn't the one of the database.
             TypeError: The value is of another type, or the type belongs to no column.
         """
         if value is None or isinstance(value, Sealed):
@@ -188,7 +198,11 @@ class EncryptedString(TypeDecorator[Any]):
         if not self.place:
             raise _NotText("EncryptedString has to belong to a table's column to encrypt a value")
         try:
-            return Sealed(self._keyring().seal(value, self.place), self.place)
+            keyring = self._keyring()
+            if connection is not None:
+                declared = self.keyring is not None
+                keyring = column_keyring(connection, keyring, is_declared=declared)
+            return Sealed(keyring.seal(value, self.place), self.place)
         except ConfigurationError as error:
             raise _NoKey(str(error)) from None
         except UnicodeEncodeError:
@@ -259,13 +273,13 @@ def _refuse_key(column: Column[object]) -> NoReturn:
 
 @event.listens_for(Mapper, "before_insert")
 @event.listens_for(Mapper, "before_update")
-def _encrypt_attributes(mapper: Mapper[object], _connection: Connection, target: object) -> None:
+def _encrypt_attributes(mapper: Mapper[object], connection: Connection, target: object) -> None:
     # Before the flush, so that no object keeps the plaintext of a stored value, and no error about
     # another column of the row repeats it.
     for name, kind in _encrypted(mapper):
         value = target.__dict__.get(name)
         if isinstance(value, str):
-            setattr(target, name, kind.sealed(value))
+            setattr(target, name, kind.sealed(value, connection))
 
 
 @cache
@@ -275,6 +289,15 @@ def _encrypted(mapper: Mapper[object]) -> list[tuple[str, EncryptedString]]:
         for each in mapper.column_attrs
         if isinstance(each.columns[0].type, EncryptedString)
     ]
+
+
+@event.listens_for(Engine, "before_execute")
+def _keep_connection(
+    connection: Connection, statement: object, _sets: object, _values: object, _options: object
+) -> None:
+    # Parameters are encrypted when they are bound, and a type isn't told the transaction.
+    writes = getattr(statement, "is_dml", False)
+    _EXECUTING.set(ref(connection) if writes else None)
 
 
 @event.listens_for(Engine, "handle_error")

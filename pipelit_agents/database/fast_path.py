@@ -132,11 +132,12 @@ class Statement:
             cursor.close()
 
     def _for(self, dialect: Dialect) -> tuple[str, Sequence[str] | None]:
-        found = self._prepared.get(dialect.name)
+        # Drivers of one kind of database differ in how they write parameters.
+        found = self._prepared.get(dialect.driver)
         if found is None:
             compiled = text(self.sql).compile(dialect=dialect)
             order: Sequence[str] | None = getattr(compiled, "positiontup", None)
-            found = self._prepared[dialect.name] = (str(compiled), order)
+            found = self._prepared[dialect.driver] = (str(compiled), order)
         return found
 
 

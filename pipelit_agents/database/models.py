@@ -15,6 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from pipelit_agents.database.key_row import KEY_TABLE
 from pipelit_agents.database.row_encryption import RowEncryptedString, row_rules, tag_of
 from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import (
@@ -36,6 +37,7 @@ __all__ = [
     "AuditSealRow",
     "Base",
     "CredentialRow",
+    "EncryptionKeyRow",
     "EpochRow",
     "LedgerRow",
     "MfaPendingRow",
@@ -67,12 +69,7 @@ class UserRow(Base):
         CheckConstraint("kind = 'human' OR owner IS NOT NULL", name="pipelit_users_agent_owner"),
         Index("pipelit_users_root", "root_owner", "active"),
         # An agent whose secret is lost keeps its account, and can get another secret.
-        row_rules(
-            lock="account:{username}",
-            newest_by="created_at",
-            unreadable="clear columns",
-            identifies_key=True,
-        ),
+        row_rules(lock="account:{username}", unreadable="clear columns"),
     )
 
     username: Mapped[str] = mapped_column(NAME, primary_key=True)
@@ -98,7 +95,7 @@ class PeeringRow(Base):
     __tablename__ = "pipelit_peerings"
     __table_args__ = (
         UniqueConstraint("agent", "domain", name="pipelit_peerings_agent_domain"),
-        row_rules(lock="account:{agent}", newest_by="created_at"),
+        row_rules(lock="account:{agent}"),
     )
 
     relation: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -139,9 +136,7 @@ class CredentialRow(Base):
     """A named, encrypted secret with public fields."""
 
     __tablename__ = "pipelit_credentials"
-    __table_args__ = (
-        row_rules(lock="credential:{name}", newest_by="updated_at", identifies_key=True),
-    )
+    __table_args__ = (row_rules(lock="credential:{name}"),)
 
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
     kind: Mapped[str] = mapped_column(String(64))
@@ -205,6 +200,17 @@ class EpochRow(Base):
     clock_offset: Mapped[float | None] = mapped_column(Float)
 
 
+class EncryptionKeyRow(Base):
+    """One row: the key that new values are encrypted under. See ``database/key_row.py``."""
+
+    __tablename__ = KEY_TABLE
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    fingerprint: Mapped[str] = mapped_column(String(12))
+    replaced: Mapped[str] = mapped_column(Text)
+    mac: Mapped[str] = mapped_column(String(64), info=tag_of("database key"))
+
+
 class AuditRow(Base):
     """An entry of the audit trail: a decision, its subject, and the reason. Never a secret."""
 
@@ -247,7 +253,7 @@ class MfaPendingRow(Base):
     """A person's second factor that isn't on yet: no code of it was entered so far."""
 
     __tablename__ = "pipelit_mfa_pending"
-    __table_args__ = (row_rules(lock="account:{username}", newest_by="created_at"),)
+    __table_args__ = (row_rules(lock="account:{username}"),)
 
     username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), primary_key=True)
     secret: Mapped[Sealed] = mapped_column(RowEncryptedString(pending_purpose, "username"))
@@ -278,7 +284,7 @@ class ApprovalRow(Base):
     __table_args__ = (
         Index("pipelit_approvals_digest", "digest", "state"),
         Index("pipelit_approvals_open", "state", "expires_at"),
-        row_rules(lock="approval:{digest}", newest_by="created_at"),
+        row_rules(lock="approval:{digest}"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)

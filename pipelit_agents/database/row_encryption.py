@@ -1,6 +1,6 @@
 """What the models of this package declare about their encrypted columns and their tags.
 
-Rotation, ``keys status``, ``keys forget`` and the key checks are derived from these declarations by
+Rotation, ``keys status`` and ``keys forget`` are derived from these declarations by
 :mod:`pipelit_agents.database.sealed_columns`. A new encrypted column needs nothing else.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Final, Literal, TypeAlias
 
-from sqlalchemy import Column, Row, Table
+from sqlalchemy import Column, Connection, Row, Table
 from sqlalchemy.exc import DontWrapMixin
 
 from pipelit_agents.database.encrypted_string import EncryptedString
@@ -60,7 +60,7 @@ class RowEncryptedString(EncryptedString):
         """
         return self.row_purpose(*(getattr(row, column) for column in self.columns))
 
-    def sealed(self, value: object) -> Sealed | None:
+    def sealed(self, value: object, connection: Connection | None = None) -> Sealed | None:
         """Return a :class:`Sealed` or None as it is.
 
         Raises:
@@ -86,15 +86,11 @@ class RowRules:
     Attributes:
         lock: The lock of a row, for :meth:`Database.lock`, with the names of columns in braces:
             ``account:{username}``. Empty where writers take no lock.
-        newest_by: The column that orders rows by their age; by default the primary key.
         unreadable: What ``keys forget`` does with a row that no key can decrypt.
-        identifies_key: Whether the table's newest values say if a key belongs to the database.
     """
 
     lock: str = ""
-    newest_by: str = ""
     unreadable: Unreadable = "delete row"
-    identifies_key: bool = False
 
     @classmethod
     def of(cls, table: Table) -> RowRules:
@@ -114,14 +110,10 @@ class RowRules:
 
 
 def row_rules(
-    *,
-    lock: str = "",
-    newest_by: str = "",
-    unreadable: Unreadable = "delete row",
-    identifies_key: bool = False,
+    *, lock: str = "", unreadable: Unreadable = "delete row"
 ) -> dict[str, dict[str, RowRules]]:
     """Declare a table's :class:`RowRules`: the last item of a model's ``__table_args__``."""
-    return {"info": {_RULES: RowRules(lock, newest_by, unreadable, identifies_key)}}
+    return {"info": {_RULES: RowRules(lock, unreadable)}}
 
 
 def tag_of(kind: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The encrypted columns and the tags of this package's own tables, derived from the models.
 
-Everything that has to know them asks here: rotation, ``keys status``, ``keys forget`` and the key
-checks. The columns of an application are in :mod:`pipelit_agents.database.application_columns`.
+Everything that has to know them asks here: rotation, ``keys status`` and ``keys forget``. The
+columns of an application are in :mod:`pipelit_agents.database.application_columns`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Integer,
-    MetaData,
-    Select,
-    Table,
-    bindparam,
-    or_,
-    select,
-)
+from sqlalchemy import Column, MetaData, Table
 
 from pipelit_agents.database.encrypted_string import EncryptedString
 from pipelit_agents.database.models import Base
@@ -45,7 +35,7 @@ class SealedTable:
     Attributes:
         table: The table.
         columns: The type of each encrypted column, by the column's name.
-        rules: How its rows are locked, ordered and forgotten.
+        rules: How its rows are locked and forgotten.
     """
 
     table: Table
@@ -112,10 +102,6 @@ class SealedTable:
                 found[name] = token
         return found
 
-    def newest(self, connection: Connection, limit: int) -> Sequence[AnyRow]:
-        """Return the newest rows that hold a ciphertext."""
-        return connection.execute(_newest(self.table), {"limit": limit}).all()
-
     def key_of(self, row: AnyRow) -> Key:
         """Return a row's primary key."""
         return tuple(getattr(row, column.name) for column in self.key)
@@ -129,16 +115,6 @@ def _sealed_table(table: Table) -> SealedTable:
         if isinstance(column.type, EncryptedString)
     }
     return SealedTable(table, columns, RowRules.of(table))
-
-
-@cache
-def _newest(table: Table) -> Select[*tuple[object, ...]]:
-    # Every service runs it before it encrypts, and building it takes longer than running it.
-    sealed = _sealed_table(table)
-    by = [table.c[sealed.rules.newest_by]] if sealed.rules.newest_by else sealed.key
-    stored = or_(*(table.c[name].is_not(None) for name in sealed.columns))
-    wanted = select(*sealed.needed).where(stored).order_by(*(each.desc() for each in by))
-    return wanted.limit(bindparam("limit", type_=Integer))
 
 
 @contextmanager

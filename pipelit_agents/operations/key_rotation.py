@@ -27,8 +27,10 @@ from pipelit_agents.database.application_columns import (
     location_of,
 )
 from pipelit_agents.database.key_counts import Counted
+from pipelit_agents.database.key_row import KEY_TABLE, key_state, name_newest_key
 from pipelit_agents.database.sealed_columns import key_text, sealed_tables, tag_columns
 from pipelit_agents.database.token_search import search_columns
+from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.operations.checkpoint_keys import count_older_values
 from pipelit_agents.operations.own_values import OwnValues, UnreadableRow
 from pipelit_agents.protocol.usernames import OPERATOR
@@ -43,6 +45,9 @@ __all__ = ["KeyStatus", "Keys", "Rotation"]
 # A process that still has only the older key encrypts new values under it, which needs another
 # pass. If it goes on after these passes, it must be restarted.
 _PASSES: Final = 5
+_UNFIT: Final = (
+    f"{KEY_TABLE}: it names another key than the newest, or was changed (pipelit-agents check)"
+)
 _NO_CHECKPOINTS: Final = (
     "sealed checkpoints: name the checkpointers that sealed_saver or checkpoint_serializer wrote to"
 )
@@ -195,6 +200,12 @@ class Keys:
         keyring, here = live.snapshot(), Source.of(self._database)
         columns = columns_of_models(models or [], here)
         own = self._own(keyring)
+        with self._database.reading() as connection:
+            state = key_state(connection, keyring)
+        if state == "older":
+            own.add_older(KEY_TABLE)
+        elif state not in ("newest", "missing"):
+            own.unreadable.append(_UNFIT)
         others, looked = self._search(columns, here, keyring)
         for each in columns:
             each.count(keyring, others)
@@ -264,7 +275,7 @@ class Keys:
 
     def _unknown_tags(self) -> list[str]:
         """Name the columns of tags that no service tags again."""
-        known = {"seals", *self._tagged}
+        known = {"seals", "database key", *self._tagged}
         return [
             f"{column.table.name}.{column.name}, whose tags no rotation knows"
             for column, kind in tag_columns()
@@ -294,7 +305,8 @@ class Keys:
             by: Who requested the rotation, for the audit.
 
         Raises:
-            ConfigurationError: There is no key, or a table of the models isn't there.
+            ConfigurationError: There is no key, none of the keys is this database's, or a table of
+                the models isn't there.
             StorageError: The database can't be reached. Values that were replaced stay replaced.
             TypeError: ``batch`` isn't a whole number, or ``models`` no list of models.
             ValueError: ``batch`` is less than 1.
@@ -303,6 +315,7 @@ class Keys:
         keyring, total = self._current_keys(), 0
         report = progress or (lambda _done, _all: None)
         columns = columns_of_models(models or [], Source.of(self._database))
+        self._name_key(keyring)
         for _ in range(_PASSES):
             replaced = self._values.encrypt_again(keyring, batch, report)
             replaced += sum(each.encrypt_again(keyring, batch) for each in columns)
@@ -318,11 +331,28 @@ class Keys:
 
     arotate = off_the_loop(rotate)
 
+    def _name_key(self, keyring: Keyring) -> None:
+        """Let the database name the newest key, so that nothing more is written under others."""
+        with self._database.reading() as connection:
+            state = key_state(connection, keyring)
+        if state == "newest":
+            return
+        if state == "missing":
+            own = self._own(keyring)
+            if own.unreadable and not own.newest and not sum(own.older.values()):
+                raise ConfigurationError(
+                    "FIELD_ENCRYPTION_KEY decrypts nothing in this database: set the key that "
+                    "encrypted it, or if that is lost: pipelit-agents keys forget"
+                )
+        with self._database.writing(durable=True) as connection:
+            name_newest_key(connection, keyring)
+
     def forget_unreadable(self, *, by: str = OPERATOR) -> Sequence[str]:
         """Delete the values that no key decrypts: for a key that is lost for good.
 
         Credentials, peerings and pending second factors are deleted. Agents keep their accounts
-        without a secret until ``users.rotate_totp``, and people are without a second factor.
+        without a secret until ``users.rotate_totp``, and people are without a second factor. From
+        then on the newest key is this database's.
 
         Args:
             by: Who requested it, for the audit.
@@ -345,9 +375,20 @@ class Keys:
                         subject = name.rpartition(" ")[2]
                         self._core.record(connection, by, subject, "keys.forget", name)
                 forgotten += gone
+        self._name_key_anyway(keyring, by)
         return forgotten
 
     aforget_unreadable = off_the_loop(forget_unreadable)
+
+    def _name_key_anyway(self, keyring: Keyring, by: str) -> None:
+        """Let the database name the newest key if it names none of the keys."""
+        with self._database.reading() as connection:
+            if key_state(connection, keyring) in ("newest", "older", "behind"):
+                return
+        with self._database.writing(durable=True) as connection:
+            name_newest_key(connection, keyring, anyway=True)
+            reason = f"the database's key is {keyring.fingerprint()} now"
+            self._core.record(connection, by, "keys", "keys.forget", reason)
 
     def _forget(self, row: UnreadableRow, by: str) -> str:
         """Delete one row's values; return its name, or nothing if it was replaced meanwhile."""

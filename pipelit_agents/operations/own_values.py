@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, func, select, tuple_, update
 from pipelit_agents.database.application_columns import after
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.key_counts import Counted
+from pipelit_agents.database.key_row import fitting_keyring
 from pipelit_agents.database.row_encryption import AnyRow, Key
 from pipelit_agents.database.sealed_columns import SealedTable, key_text, sealed_tables
 from pipelit_agents.errors import StorageError, UnsealError
@@ -133,19 +134,21 @@ class OwnValues:
                 if renewed:
                     pending.append(renewed)
                 if len(pending) >= batch:
-                    replaced += self._replace(table, pending)
+                    replaced += self._replace(table, pending, keyring)
                     pending = []
                     progress(done, total)
-            replaced += self._replace(table, pending)
+            replaced += self._replace(table, pending, keyring)
             progress(done, total)
         return replaced
 
-    def _replace(self, table: SealedTable, pending: Sequence[_Renewed]) -> int:
+    def _replace(self, table: SealedTable, pending: Sequence[_Renewed], keyring: Keyring) -> int:
         if not pending:
             return 0
         with self._database.writing(durable=True) as connection:
             locks = {table.rules.lock_of(each.row) for each in pending} - {""}
             self._database.lock(connection, *sorted(locks), shared=True)
+            # Another rotation may have replaced the key that these values are under now.
+            fitting_keyring(connection, keyring)
             return sum(_swap(connection, table, each) for each in pending)
 
     def _rows(self, table: SealedTable) -> Iterator[AnyRow | _Unread]:

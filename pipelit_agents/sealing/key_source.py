@@ -235,6 +235,11 @@ class LiveKeyring(Keyring):
         """Call the function for the keys now."""
         self._source.ask_again()
 
+    def reread(self) -> bool:
+        """As :meth:`Keyring.reread`."""
+        root, _ = self._now()
+        return self._source.again(root)
+
     def unseal(self, token: str, purpose: str) -> bytes:
         """As :meth:`Keyring.unseal`; if the known keys fail, with new ones."""
         return self._tried(lambda ring: ring.unseal(token, purpose))

@@ -200,6 +200,13 @@ class Keyring:
     def ask_again(self) -> None:
         """Read the keys again, if they come from a function."""
 
+    def reread(self) -> bool:
+        """Read the keys again because they don't fit; return whether there are other keys now.
+
+        Keys that don't come from a function never change. A function isn't called at each time.
+        """
+        return False
+
     def snapshot(self) -> Keyring:
         """Return a keyring of the current keys, which doesn't change when they do."""
         return self

@@ -25,6 +25,7 @@ __all__ = [
     "CHECKPOINT_BOX",
     "CHECKPOINT_METADATA",
     "CHECKPOINT_VALUE",
+    "DATABASE_KEY",
     "RECOVERY_CODE",
     "approval_purpose",
     "credential_hint_purpose",
@@ -45,6 +46,7 @@ APPROVAL_ANSWER: Final = "approval"
 AUDIT_PRUNED: Final = "audit-pruned"
 AUDIT_SEAL: Final = "audit-seal"
 CHECKPOINT_BOX: Final = "box"
+DATABASE_KEY: Final = "database-key"
 RECOVERY_CODE: Final = "recovery-code"
 
 # What the purposes of checkpointed values and metadata begin with; their kind or position follows.

@@ -140,6 +140,7 @@ def test_a_chain_made_with_another_key_is_no_chain(
 ) -> None:
     """Who has the tables, and a key of his own, can't write the trail anew."""
     change(sealed, "DELETE FROM pipelit_audit_seals")
+    change(sealed, "DELETE FROM pipelit_encryption_key")
     with Pipelit(**settings | {"encryption_keys": [Keyring.generate_key()]}) as thief:
         thief.audit.seal()
     problems = sealed.audit.verify().problems

@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pipelit_agents import EncryptedString, Keyring, Pipelit
 from pipelit_agents.approvals import tags
-from pipelit_agents.database.models import Base, CredentialRow, MfaPendingRow, UserRow
+from pipelit_agents.database.models import Base, CredentialRow, UserRow
 from pipelit_agents.database.row_encryption import RowEncryptedString, RowRules, row_rules, tag_of
 from pipelit_agents.database.sealed_columns import sealed_tables, tag_columns
 from pipelit_agents.errors import ConfigurationError
@@ -118,17 +118,13 @@ def test_a_moved_value_of_a_new_table_is_named(
     assert status.unreadable == ("pipelit_notes.note of alice 9",)
 
 
-def test_the_key_match_samples_a_new_table(
+def test_values_of_a_new_table_are_looked_at_before_a_key_is_named(
     rotating: Pipelit, notes: Table, settings: dict[str, Any], old: Keyring
 ) -> None:
-    """A key that decrypts none of its values may encrypt nothing, and is reported by check_key."""
-    rotating.keys.forget_unreadable()
-    with database_of(rotating).writing() as connection:
-        connection.execute(update(UserRow).values(totp_secret=None, totp_previous=None))
+    """If no row names the key, a key that decrypts none of them may encrypt nothing."""
+    write(rotating, notes, old)
     with Pipelit(**settings | {"encryption_keys": [Keyring.generate_key()]}) as wrong:
-        assert wrong.check_key() is False
-        write(rotating, notes, old)
-        with pytest.raises(ConfigurationError, match="decrypts none of the newest values"):
+        with pytest.raises(ConfigurationError, match="doesn't say which key is its own"):
             wrong.credentials.put("openai", "sk-1b2c3d4e5f6a", kind="llm", created_by="alice")
         with pytest.raises(ConfigurationError, match="can't decrypt"):
             wrong.check_key()
@@ -212,7 +208,6 @@ def test_a_column_without_a_purpose_is_noticed(unbound: Table) -> None:
 def test_declarations_name_columns_that_are_there(table: Any) -> None:
     """Purposes, locks and the order of rows are made of the table's own columns."""
     assert set(table.columns) <= {column.name for column in table.needed}
-    assert table.rules.newest_by in {"", *table.table.c.keys()}
     for name, kind in table.columns.items():
         assert table.table.c[name].type is kind
         assert kind.row_purpose(*map(str, kind.columns)) != kind.row_purpose(
@@ -261,7 +256,7 @@ def test_a_copied_column_keeps_its_purpose() -> None:
         """One of them."""
 
         __tablename__ = "first"
-        __table_args__ = (row_rules(lock="{owner}:{id}", newest_by="id"),)
+        __table_args__ = (row_rules(lock="{owner}:{id}"),)
         id: Mapped[int] = mapped_column(primary_key=True)
 
     class Second(Mixed, Other):
@@ -280,7 +275,7 @@ def test_a_copied_column_keeps_its_purpose() -> None:
             kind = each.columns["token"]
             assert isinstance(kind, RowEncryptedString)
             assert (kind.columns, kind.place) == (("owner", "id"), f"{each.table.name}.token")
-        assert first.rules == RowRules("{owner}:{id}", "id")
+        assert first.rules == RowRules("{owner}:{id}")
         assert second.rules == RowRules()
 
 
@@ -316,6 +311,7 @@ def test_every_tag_is_declared() -> None:
         ("pipelit_approvals", "mac", "approvals"),
         ("pipelit_audit_seals", "mac", "seals"),
         ("pipelit_audit_seals", "pruned", "seals"),
+        ("pipelit_encryption_key", "mac", "database key"),
         ("pipelit_recovery_codes", "mac", "recovery codes"),
     ]
 
@@ -343,6 +339,7 @@ def test_purposes_never_change() -> None:
         purposes.APPROVAL_ANSWER,
         purposes.AUDIT_PRUNED,
         purposes.AUDIT_SEAL,
+        purposes.DATABASE_KEY,
         purposes.RECOVERY_CODE,
     ] == [
         "user:alice:totp",
@@ -360,28 +357,7 @@ def test_purposes_never_change() -> None:
         "approval",
         "audit-pruned",
         "audit-seal",
+        "database-key",
         "recovery-code",
     ]
     assert (tags.REQUEST, tags.ANSWER) == ("approval-request", "approval")
-
-
-def test_a_replaced_key_is_not_admitted_by_a_value_of_another_table(
-    pipelit: Pipelit, settings: dict[str, Any], key: str
-) -> None:
-    """A value that a writer left under the old key doesn't let that key replace a credential."""
-    pipelit.users.create("bob")
-    pipelit.users.create_agent("agent_writer", owner="alice", purpose="writes")
-    pipelit.credentials.put("openai", "sk-1b2c3d4e5f6a7b", kind="llm", created_by="alice")
-    pipelit.mfa.enroll("bob")
-    with database_of(pipelit).reading() as connection:
-        left = connection.scalar(select(MfaPendingRow.secret))
-    new = Keyring.generate_key()
-    with Pipelit(**settings | {"encryption_keys": [new, key]}) as rotating:
-        assert rotating.keys.rotate().status.older == 0
-    with database_of(pipelit).writing() as connection:
-        connection.execute(update(MfaPendingRow).values(secret=left))
-    with pytest.raises(ConfigurationError, match="decrypts none of the newest values"):
-        pipelit.credentials.put("openai", "sk-9z8y7x6w5v4u3t", kind="llm", created_by="alice")
-    with Pipelit(**settings | {"encryption_keys": [new]}) as current:
-        assert current.credentials.get("openai").masked.endswith("6a7b")
-        current.credentials.put("openai", "sk-0a0b0c0d0e0f0g", kind="llm", created_by="alice")

@@ -226,7 +226,7 @@ def test_a_value_that_is_written_meanwhile_stays(rotating: Pipelit, old: Keyring
         connection.execute(
             text("UPDATE loose SET token = :v WHERE token = :o"), {"v": second, "o": first}
         )
-    assert column._swap([((), first, ring.renew(first))]) == 0
+    assert column._swap([((), first, ring.renew(first))], ring) == 0
     assert column.encrypt_again(ring, 10) == 1
     with database_of(rotating).reading() as connection:
         kept = connection.scalars(select(table.c.token).where(table.c.token.is_not(None))).one()
@@ -506,9 +506,9 @@ def test_a_checkpointer_in_this_database_is_noticed(
     pipelit: Pipelit, rotating: Pipelit, database_url: str
 ) -> None:
     """Although another one was named: its keys are derived, and its columns are bytes."""
-    rotating.keys.rotate()
     with SqliteSaver.from_conn_string(database_url.removeprefix("sqlite:///")) as saver:
         run(pipelit.sealed_saver(saver))
+    rotating.keys.rotate()
     status = rotating.keys.status(checkpointers=[NONE])
     assert status.older_can_go is False
     assert {"checkpoints.checkpoint", "writes.value"} <= {*status.columns}

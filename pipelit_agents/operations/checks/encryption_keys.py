@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pipelit_agents.database.key_row import KEY_TABLE, KeyState, key_state
 from pipelit_agents.operations.checks.deployment import Deployment, deployment_check
 from pipelit_agents.operations.checks.finding import Finding, listed, passed
 
-__all__ = ["encrypted_values", "newest_key", "strength"]
+__all__ = ["database_key", "encrypted_values", "newest_key", "strength"]
 
 
 @deployment_check("key", why="nothing is protected without a key that only you know", always=True)
@@ -14,6 +15,28 @@ def strength(deployment: Deployment) -> Finding:
     if weak := deployment.keyring().weak():
         return Finding("; ".join(weak), "pipelit-agents keys generate, then: keys rotate")
     return passed()
+
+
+@deployment_check(
+    "database key", why="nothing is encrypted under a key that isn't the database's", always=True
+)
+def database_key(deployment: Deployment) -> Finding:
+    """The database names one of the keys, and the newest one wasn't replaced."""
+    state = _state(deployment)
+    if state == "missing":
+        return passed("nothing was encrypted since the tables were made")
+    if state in ("newest", "older"):
+        return passed(f"the database names the {'newest' if state == 'newest' else 'older'} key")
+    if state == "foreign":
+        return Finding(
+            f"the row of {KEY_TABLE} names a key that isn't set, or was changed",
+            "set the database's key; if it is lost or the row was changed: pipelit-agents keys "
+            "forget",
+        )
+    return Finding(
+        "the newest key was replaced by keys rotate",
+        "put the key that replaced it first, and restart the processes",
+    )
 
 
 @deployment_check("key opens", why="encrypted values can't be read without their key", always=True)
@@ -38,4 +61,11 @@ def newest_key(deployment: Deployment) -> Finding:
         return Finding(
             f"{older} values are encrypted with an older key", "pipelit-agents keys rotate"
         )
+    if _state(deployment) == "older":
+        return Finding("the database still names an older key", "pipelit-agents keys rotate")
     return passed(f"{status.newest} values are encrypted with the newest key")
+
+
+def _state(deployment: Deployment) -> KeyState:
+    with deployment.reading() as connection:
+        return key_state(connection, deployment.keyring())
