@@ -604,6 +604,39 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "rotation": ["nothing_is_sealed_under_another_databases_key"],
     },
+    "One row of the database names its key": {
+        "key_row": [
+            "whatever_is_sealed_first_names_the_key",
+            "a_row_reveals_nothing_and_cant_be_made",
+        ]
+    },
+    "Before anything is encrypted or tagged": {
+        "key_row": [
+            "whatever_is_sealed_first_names_the_key",
+            "an_applications_column_in_this_database",
+            "one_of_two_first_writers_is_admitted",
+        ],
+        "rotation": ["nothing_is_sealed_under_another_databases_key"],
+    },
+    "A process that was left with a replaced key": {
+        "key_row": [
+            "after_rotate_a_replaced_key_writes_nothing",
+            "a_rotation_waits_for_a_paused_writer",
+            "a_planted_value_admits_no_replaced_key",
+        ]
+    },
+    "A checkpoint is compared": {
+        "key_row": ["checkpoints_are_written_under_the_databases_key_alone"]
+    },
+    "Damaged values lock nobody out": {
+        "key_row": [
+            "damaged_values_lock_nobody_out",
+            "a_row_that_was_changed_stops_writers_and_is_named",
+        ]
+    },
+    "A column that declares keys": {
+        "key_row": ["declared_keys_may_be_others_but_no_replaced_ones"]
+    },
     "Credentials are for all": {"credentials": ["a_credential_is_for_all_unless_kept"]},
     "`created_by` is a record": {"credentials": ["a_credential_is_for_all_unless_kept"]},
     "`allow=[…]` keeps one": {"credentials": ["a_kept_credential_opens_for_named_accounts_only"]},
@@ -865,6 +898,8 @@ LIMITS: Final = (
     "A disk that loses what it confirmed",
     "What an operator changes (accounts, keys, credentials)",
     "A database restored from a backup",
+    "Who can write to the database and kept an earlier row",
+    "`checkpoint_serializer` can't do that on an event loop",
     "PostgreSQL is told to confirm only",
     "[docs/deployment.md](docs/deployment.md) has each fault",
     "Deleted rows aren't missed",
