@@ -39,7 +39,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, Text, column, inspect, select, table
+from sqlalchemy import Connection, Engine, Text, Transaction, column, inspect, select, table
 
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Query, Statement
@@ -92,6 +92,8 @@ _SET: Final = Statement(
 _HOLD: Final = Statement(f"UPDATE {KEY_TABLE} SET id = id WHERE id = 1")  # noqa: S608
 # Whether an engine's database has our tables.
 _OURS: Final = WeakKeyDictionary[Engine, bool]()
+# The keys with which a transaction of an application may encrypt, and whether they were declared.
+_ADMITTED: Final = WeakKeyDictionary[Transaction, list[tuple[bool, Keyring]]]()
 
 
 def fitting_keyring(connection: Connection, keyring: Keyring) -> Keyring:
@@ -143,17 +145,31 @@ def column_keyring(connection: Connection, keyring: Keyring, *, is_declared: boo
     """
     if not _is_ours(connection):
         return keyring
+    known = keyring.snapshot()
+    # The row can't change until this transaction, or this savepoint, ends.
+    begun = connection.get_nested_transaction() or connection.get_transaction()
+    admitted = _ADMITTED.setdefault(begun, []) if begun is not None else []
+    for declared, ring in admitted:
+        if declared == is_declared and ring.has_the_keys_of(known):
+            return ring
     if connection.dialect.name == "sqlite":
         _HOLD.write(connection, {})
-    if not is_declared:
-        return fitting_keyring(connection, keyring)
+    if is_declared:
+        found = _unreplaced_keyring(connection, keyring)
+    else:
+        found = fitting_keyring(connection, keyring)
+    admitted.append((is_declared, found))
+    return found
+
+
+def _unreplaced_keyring(connection: Connection, keyring: Keyring) -> Keyring:
     lock(connection, _LOCK, shared=True)
     for row in _READ.fetch(connection, {}):
         for ring in _readings(keyring):
             if ring.origins[0].hex()[:12] not in _replaced(row):
                 return ring
         raise _refusal(row, "replaced")
-    return keyring
+    return keyring.snapshot()
 
 
 def check_fitting(connection: Connection, keyring: Keyring) -> None:
@@ -198,7 +214,7 @@ def name_newest_key(connection: Connection, keyring: Keyring, *, anyway: bool = 
         if _position(row, ring) is not None:
             older = [*_replaced(row), row.fingerprint, *older]
         elif not anyway:
-            raise _refusal(row, "foreign")
+            raise _refusal(row, _state(row, ring))
     _SET.write(connection, _signed(ring, 0, older))
 
 

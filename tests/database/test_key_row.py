@@ -510,6 +510,40 @@ def test_declared_keys_may_be_others_but_no_replaced_ones(
     add(engine, 31, note="new")
 
 
+@pytest.mark.backends("sqlite", "postgres")
+def test_a_transaction_reads_the_row_once(
+    pipelit: Pipelit, engine: Engine, key: str, newer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many values it encrypts; each savepoint for itself, and for each of several keys."""
+    monkeypatch.setenv("FIELD_ENCRYPTION_KEY", key)
+    reads = list[int]()
+    fitting = key_row.fitting_keyring
+
+    def counted(connection: Connection, keyring: Keyring) -> Keyring:
+        reads.append(1)
+        return fitting(connection, keyring)
+
+    monkeypatch.setattr(key_row, "fitting_keyring", counted)
+    with Session(engine) as session:
+        for number in range(5):
+            session.add(Customer(id=number, token="tok-1"))
+            session.flush()
+        session.execute(insert(Customer), [{"id": n, "token": "tok-2"} for n in range(10, 20)])
+        assert len(reads) == 1
+        with session.begin_nested() as savepoint:
+            session.add(Customer(id=30, token="tok-3"))
+            session.flush()
+            savepoint.rollback()
+        assert len(reads) == 2
+        monkeypatch.setenv("FIELD_ENCRYPTION_KEY", newer)
+        session.add(Customer(id=40, token="tok-4"))
+        with pytest.raises(ConfigurationError, match=ANOTHER):
+            session.flush()
+    monkeypatch.setenv("FIELD_ENCRYPTION_KEY", key)
+    add(engine, 50, token="tok-5")
+    assert len(reads) > 3
+
+
 def test_another_database_isnt_asked(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, newer: str
 ) -> None:
