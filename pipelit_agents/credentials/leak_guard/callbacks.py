@@ -72,7 +72,11 @@ def searched_stream(
     held = guard.delayed_call(stream, where)
 
     def checked(chunk: StreamChunk) -> None:
-        guard.search(chunk, where)
+        try:
+            guard.search(chunk, where)
+        except SecretLeakError:
+            held.refuse()
+            raise
         # A model's tokens are held back in the callbacks. The other modes emit complete values.
         if chunk[1] == "custom" or (chunk[1] == "tools" and "delta" in chunk[2]):
             held(chunk[2:], (chunk,), {})
@@ -182,6 +186,11 @@ class _Gate(BaseCallbackHandler, Unsearched):
             self.safe[run_id] = self.safe.get(run_id, 0) + stream.take(text)
         except SecretLeakError:
             self.leaked.add(run_id)
+            if (known := self._streams.get(run_id)) is not None:
+                known.refuse()
+            for handler in self._listeners:
+                if (run := handler._pipelit_runs.get(run_id)) is not None:
+                    run.kept.clear()
             raise
 
 

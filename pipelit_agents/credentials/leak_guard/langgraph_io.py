@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from pipelit_agents.credentials.leak_guard.callbacks import guarded_callbacks, searched_stream
 from pipelit_agents.credentials.leak_guard.guard import Guard, redact_or_raise
 from pipelit_agents.credentials.leak_guard.stored import Unsearched, state_of
+from pipelit_agents.errors import SecretLeakError
 
 __all__ = [
     "guarded_argument",
@@ -228,7 +229,11 @@ def _searched_call(call: Callable[..., object], guard: Guard, where: str) -> Cal
     held = guard.delayed_call(call, where)
 
     def checked(*args: object, **kwargs: object) -> object:
-        guard.search([args, kwargs], where)
+        try:
+            guard.search([args, kwargs], where)
+        except SecretLeakError:
+            held.refuse()
+            raise
         return held([args, kwargs], args, kwargs)
 
     return checked

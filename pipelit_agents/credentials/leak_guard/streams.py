@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from json import JSONDecoder
 from math import inf
 from typing import Final, Generic, TypeVar
 
@@ -38,7 +39,22 @@ _TAIL_LENGTH: Final = 4096
 # These keys distinguish streams that share one channel.
 _IDENTIFYING_KEYS: Final = ("id", "index", "run_id", "message_id", "tool_call_id", "name", "type")
 _MAX_DEPTH: Final = 12
+# How many texts are compared to find their frame: two may have more in common by chance.
+_COMPARED: Final = (1, 3)
+_RECENT: Final = 16
+_MAX_FRAMES: Final = 4
+_MAX_FRAME: Final = 512
+# How many different texts may grow by turns.
+_MAX_GROWN: Final = 2
+# How many further pieces can show that a beginning of a secret was before the end of a frame.
+_MAX_UNSURE: Final = 4
+# Longer texts aren't parsed as JSON.
+_MAX_DOCUMENT: Final = 65_536
+_MAX_DOCUMENTS: Final = 64
 _KEY: Final = "<key>"
+_JSON: Final = "<JSON>"
+_DOCUMENT: Final = re.compile(r"[{\[]")
+_DECODER: Final = JSONDecoder(strict=False)
 
 T = TypeVar("T")
 Path = tuple[Hashable, ...]
@@ -47,9 +63,9 @@ Path = tuple[Hashable, ...]
 class Pieces:
     """The texts of one stream so far, and how many of its pieces may be passed on.
 
-    Texts are joined by their path within the pieces: the content of a message, a content block or
-    the arguments of a tool call by its index, a field by its name. Streams with different ids are
-    joined separately, and also together in order of arrival.
+    Texts are put together by their path within the pieces: the content of a message, a content
+    block or the arguments of a tool call by its index, a field by its name. Streams with different
+    ids are put together separately, and also in order of arrival.
 
     Args:
         guard: Knows the open secrets.
@@ -63,11 +79,10 @@ class Pieces:
         self.leaked = False
         self._guard = guard
         self._where = where
-        self._tails: dict[Path, str] = {}
-        self._lengths: dict[Path, int] = {}
-        # By path, the offset in its text at which a secret may begin.
-        self._pending: dict[Path, int] = {}
-        self._waiting: deque[dict[Path, int]] = deque()
+        self._readings: dict[Path, _Readings] = {}
+        # The number of pieces that were added, and of those that may be passed on.
+        self._added = 0
+        self._safe = 0
         self._beginnings: _Beginnings | None = None
 
     def take(self, value: object) -> int:
@@ -82,30 +97,181 @@ class Pieces:
         patterns = self._guard.sought()
         if self._beginnings is None or self._beginnings.patterns is not patterns:
             self._beginnings = _Beginnings(patterns, self._guard.is_from_input)
-        changed: dict[Path, str] = {}
+        texts: dict[Path, str] = {}
         for path, text in _texts(value):
-            changed[path] = changed.get(path, self._tails.get(path, "")) + text
-            self._lengths[path] = self._lengths.get(path, 0) + len(text)
+            texts[path] = texts.get(path, "") + text
+        changed = [
+            (readings, text, readings.after(text))
+            for path, text in texts.items()
+            for readings in (self._readings.setdefault(path, _Readings()),)
+        ]
         try:
-            self._guard.search(list(changed.values()), self._where)
+            found = dict.fromkeys(text for _, _, lines in changed for _, text in lines)
+            self._guard.search(list(found), self._where)
         except BaseException:
-            self.leaked = True
+            self.refuse()
             raise
-        for path, text in changed.items():
-            begins = self._beginnings.find(text)
-            if begins is None:
-                self._pending.pop(path, None)
-            else:
-                self._pending[path] = self._lengths[path] - (len(text) - begins)
-            self._tails[path] = text[-max(_TAIL_LENGTH, self._beginnings.longest) :]
-        self._waiting.append({path: self._lengths[path] for path in changed})
-        safe = 0
-        while self._waiting and all(
-            end <= self._pending.get(path, inf) for path, end in self._waiting[0].items()
-        ):
-            self._waiting.popleft()
-            safe += 1
-        return safe
+        for readings, text, lines in changed:
+            readings.add(text, self._added, lines, self._beginnings)
+        self._added += 1
+        before, held = self._safe, [each.held_from(self._added) for each in self._readings.values()]
+        self._safe = max(before, min(held, default=self._added))
+        return self._safe - before
+
+    def refuse(self) -> None:
+        """Forget the pieces that were held back: a secret was found, so they are never safe."""
+        self.leaked = True
+        self._readings.clear()
+        self._safe = self._added
+
+
+class _Line:
+    """A text that grows by the pieces of a stream; the number of a piece is its place in it.
+
+    Attributes:
+        text: The text; of a long one, the end.
+        held_from: The first piece with characters of what may be a secret; None if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.held_from: int | None = None
+        # Where pieces end, counted from the end of the text.
+        self._ends: deque[tuple[int, int]] = deque()
+        self._length = 0
+
+    def extend(self, text: str, number: int, beginnings: _Beginnings | None = None) -> None:
+        """Continue with a text that begins with the last one.
+
+        Args:
+            text: The whole text.
+            number: The number of the piece.
+            beginnings: The secrets to search for; None for a text that was searched before.
+        """
+        self._length += len(text) - len(self.text)
+        self._ends.append((self._length, number))
+        begins = None if beginnings is None else beginnings.find(text)
+        offset = inf if begins is None else self._length - (len(text) - begins)
+        if beginnings is not None:
+            while self._ends and self._ends[0][0] <= offset:
+                self._ends.popleft()
+        self.held_from = self._ends[0][1] if self._ends and beginnings is not None else None
+        self.text = text
+
+    def shorten(self, most: int) -> None:
+        """Keep only the end of the text."""
+        self.text = self.text[-most:]
+
+
+_Frame = tuple[str, str]
+
+
+class _Readings:
+    """The ways in which a consumer may put the texts of one path together.
+
+    Each text continues the one before. Or it repeats it, as "the text so far" does; or only what is
+    between the same beginning and end continues it, as in lines of server-sent events.
+    """
+
+    def __init__(self) -> None:
+        self._joined = _Line()
+        self._framed: dict[_Frame, _Line] = {}
+        # By what follows the text so far, such as a cursor.
+        self._grown: dict[str, list[_Line]] = {"": []}
+        self._recent: deque[tuple[int, str]] = deque(maxlen=_RECENT)
+        self._unsure: int | None = None
+
+    def held_from(self, added: int) -> int:
+        """Return the number of the first piece that is held back, or of the next piece."""
+        lines = [self._joined, *self._framed.values()]
+        for each in self._grown.values():
+            lines += each
+        held = [each.held_from for each in lines if each.held_from is not None]
+        if self._unsure is not None and added - self._unsure <= _MAX_UNSURE:
+            held.append(self._unsure)
+        return min(held, default=added)
+
+    def after(self, text: str) -> list[tuple[_Line, str]]:
+        """Return the lines that a text continues, each with its text afterwards."""
+        self._learn(text)
+        found = [(self._joined, self._joined.text + text)]
+        for (start, end), line in self._framed.items():
+            if _is_framed(text, start, end):
+                found.append((line, line.text + text[len(start) : len(text) - len(end)]))
+        for end, lines in self._grown.items():
+            if text.endswith(end):
+                bare = text[: len(text) - len(end)]
+                grown = next((each for each in lines if bare.startswith(each.text)), None)
+                line = _Line() if grown is None else grown
+                lines[:] = [*(each for each in lines if each is not grown), line][-_MAX_GROWN:]
+                found.append((line, bare))
+        return found
+
+    def add(
+        self,
+        text: str,
+        number: int,
+        lines: list[tuple[_Line, str]],
+        beginnings: _Beginnings,
+    ) -> None:
+        """Add a text, after :meth:`after` has returned its lines."""
+        grown = {id(each) for some in self._grown.values() for each in some if each.text}
+        grows = any(id(line) in grown for line, _ in lines)
+        for line, whole in lines:
+            line.extend(whole, number, beginnings)
+        self._joined.shorten(max(_TAIL_LENGTH, beginnings.longest))
+        for line in self._framed.values():
+            line.shorten(beginnings.longest)
+        # Where a beginning is followed by other text, only the next text shows whether that is the
+        # end of a frame. A text that grows has shown it.
+        unsure = not grows and beginnings.find(text, _MAX_FRAME) is not None
+        self._unsure = number if unsure else None
+        self._recent.append((number, text))
+
+    def _learn(self, text: str) -> None:
+        """Find the frames that a text has in common with the texts before it."""
+        for last in _COMPARED:
+            some = [each for _, each in self._recent][-last:]
+            if len(some) < last or all(each == text for each in some):
+                continue
+            start, end = _common_frame([*some, text])
+            frame = self._framed.pop((start, end), None)
+            if frame is None and (start or end):
+                frame = _Line()
+                for number, each in self._recent:
+                    if _is_framed(each, start, end):
+                        frame.extend(frame.text + each[len(start) : len(each) - len(end)], number)
+            if frame is not None:
+                self._framed[start, end] = frame
+            if end not in self._grown:
+                self._grown[end] = [_Line()]
+                number, each = self._recent[-1]
+                self._grown[end][0].extend(each[: len(each) - len(end)], number)
+        while len(self._framed) > _MAX_FRAMES:
+            del self._framed[next(iter(self._framed))]
+        ends = {"", *(end for _, end in self._framed)}
+        self._grown = {end: lines for end, lines in self._grown.items() if end in ends}
+
+
+def _common_start(texts: list[str]) -> str:
+    first, last = min(texts), max(texts)
+    pairs = enumerate(zip(first, last, strict=False))
+    return first[: next((index for index, (a, b) in pairs if a != b), len(first))]
+
+
+def _is_framed(text: str, start: str, end: str) -> bool:
+    return len(text) >= len(start) + len(end) and text.startswith(start) and text.endswith(end)
+
+
+def _common_frame(texts: list[str]) -> _Frame:
+    """Return what texts begin and end with; letters and digits next to the rest belong to it."""
+    start = _common_start([each[:_MAX_FRAME] for each in texts])
+    while start and start[-1].isalnum():
+        start = start[:-1]
+    end = _common_start([each[len(start) :][: -_MAX_FRAME - 1 : -1] for each in texts])[::-1]
+    while end and end[0].isalnum():
+        end = end[1:]
+    return start, end
 
 
 class Held(Generic[T]):
@@ -130,18 +296,24 @@ class Held(Generic[T]):
         Raises:
             SecretLeakError: The piece completes a secret. What was held back is never passed on.
         """
+        try:
+            safe = self._pieces.take(piece)
+        except BaseException:
+            self._kept.clear()
+            raise
         self._kept.append(item)
-        return [self._kept.popleft() for _ in range(self._pieces.take(piece))]
+        return [self._kept.popleft() for _ in range(safe)]
 
     def rest(self) -> list[T]:
         """Return what was held back: the stream has ended, so it can't become a secret."""
-        rest = [] if self._pieces.leaked else list(self._kept)
+        rest = list(self._kept)
         self._kept.clear()
         return rest
 
     def refuse(self) -> None:
-        """Pass nothing on any more: a secret was found in another way."""
-        self._pieces.leaked = True
+        """Never pass on what was held back: a secret was found in another way."""
+        self._pieces.refuse()
+        self._kept.clear()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -161,6 +333,11 @@ class DelayedCall:
         self._held = Held[Callable[[], object]](guard, where)
         # A node may write from several threads.
         self._lock = threading.RLock()
+
+    def refuse(self) -> None:
+        """Never pass on what was held back: a secret was found in another way."""
+        with self._lock:
+            self._held.refuse()
 
     def __call__(
         self, value: object, args: tuple[object, ...], kwargs: dict[str, object]
@@ -205,18 +382,27 @@ class _Beginnings:
         heads = "|".join(map(re.escape, self._by_head))
         self._heads = re.compile(f"(?=({heads}))", re.DOTALL)
 
-    def find(self, text: str) -> int | None:
-        """Return the offset at which a secret may begin, or None."""
+    def find(self, text: str, after: int = 0) -> int | None:
+        """Return the offset at which a secret may begin, or None.
+
+        Args:
+            text: The text, which ends with the beginning of a secret.
+            after: How many further characters may be after it.
+        """
         if not self._by_head:
             return None
-        begin = max(0, len(text) - self.longest + 1)
+        begin = max(0, len(text) - self.longest + 1 - after)
         for found in self._heads.finditer(text, begin):
             rest = text[found.start() :]
-            if any(
-                len(rest) >= least and each.startswith(rest)
-                for each, least in self._by_head[found[1]]
-            ) and not self._is_from_input(rest):
-                return found.start()
+            for each, least in self._by_head[found[1]]:
+                some = rest if not after else _common_start([rest, each])
+                if (
+                    len(some) >= least
+                    and each.startswith(some)
+                    and len(rest) - len(some) <= after
+                    and not self._is_from_input(some)
+                ):
+                    return found.start()
         return None
 
 
@@ -254,6 +440,8 @@ def _walk(
 ) -> Iterator[tuple[Path, Path, str]]:
     if isinstance(value, str):
         yield by_source, merged, value
+        for each in _documents(value) if depth < _MAX_DEPTH else ():
+            yield from _walk(each, (*by_source, _JSON), (*merged, _JSON), depth + 1, seen)
     elif isinstance(value, bytes | bytearray | memoryview):
         yield by_source, merged, bytes(value).decode("utf-8", "replace")
     elif value is None or isinstance(value, int | float) or depth > _MAX_DEPTH:
@@ -295,6 +483,21 @@ def _walk(
         seen.add(id(value))
         for name, each in stored_children(value):
             yield from _walk(each, (*by_source, name), (*merged, name), depth + 1, seen)
+
+
+def _documents(text: str) -> Iterator[object]:
+    """Yield the JSON objects and lists within a text, such as a line of server-sent events."""
+    if len(text) > _MAX_DOCUMENT or '"' not in text:
+        return
+    begin = 0
+    for _ in range(_MAX_DOCUMENTS):
+        found = _DOCUMENT.search(text, begin)
+        if found is None:
+            return
+        begin = found.end()
+        with suppress(ValueError, RecursionError):
+            document, begin = _DECODER.raw_decode(text, found.start())
+            yield document
 
 
 def _identifies(value: object) -> bool:

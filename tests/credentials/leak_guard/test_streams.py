@@ -8,7 +8,7 @@ import gc
 import json
 from collections import UserString, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -943,6 +943,110 @@ def test_pieces_of_any_size_are_found(secret: str, size: int) -> None:
         shown = "".join(handed)
         assert (before + secret).startswith(shown)
         assert len(shown) < len(before) + guard.patterns.beginnings[secret]
+
+
+# What a node writes of a text that arrives in pieces: the piece, and the text so far.
+READINGS: dict[str, Callable[[str, str, int], Any]] = {
+    "so far": lambda new, whole, n: whole,
+    "so far, in a field": lambda new, whole, n: {"type": "answer", "text": whole},
+    "so far, with a cursor": lambda new, whole, n: whole + "\u258c",
+    "so far, in JSON": lambda new, whole, n: json.dumps({"n": n, "text": whole}),
+    "so far, in a page": lambda new, whole, n: f"<p>{whole}</p>",
+    "so far, as bytes": lambda new, whole, n: whole.encode(),
+    "so far, in a list": lambda new, whole, n: [*cut(whole, 3)],
+    "so far, as a message": lambda new, whole, n: AIMessageChunk(content=whole, id="1"),
+    "lines": lambda new, whole, n: f"{new}\n",
+    "events": lambda new, whole, n: f"data: {new}\n\n",
+    "events with a number": lambda new, whole, n: f"id: {n}\ndata: {json.dumps([new])}\n\n",
+    "JSON": lambda new, whole, n: json.dumps({"delta": new}),
+    "JSON with a number": lambda new, whole, n: json.dumps({"n": n, "delta": {"text": new}}),
+    "JSON in a field": lambda new, whole, n: {"data": json.dumps({"n": n, "delta": new})},
+    "tags": lambda new, whole, n: f"<token>{new}</token>",
+}
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 18])
+@pytest.mark.parametrize("form", READINGS)
+def test_a_key_is_found_however_the_pieces_are_put_together(form: str, size: int) -> None:
+    """Text so far, and pieces within the same frame, are held back as pieces are."""
+    guard = Guard(KEY)
+    for before in ("", "Your key is ", "event"):
+        new: list[str] = []
+        whole = [""]
+
+        def hand(piece: str, so_far: str, new: list[str] = new, whole: list[str] = whole) -> None:
+            new.append(piece)
+            whole.append(so_far)
+
+        held = DelayedCall(hand, guard, "a test")
+        pieces, leaked = cut(f"{before}{KEY} so", size), False
+        for number, piece in enumerate(pieces):
+            so_far = "".join(pieces[: number + 1])
+            try:
+                held(READINGS[form](piece, so_far, number), (piece, so_far), {})
+            except SecretLeakError:
+                leaked = True
+                break
+        held.flush()
+        shown = whole[-1] if form.startswith("so far") else "".join(new)
+        assert leaked
+        assert len(shown) < len(before) + guard.patterns.beginnings[KEY]
+
+
+@pytest.mark.parametrize("text", ["It is sk-something else. " * 3, "aaaaaaaaaaaaaa", KEY[::-1]])
+@pytest.mark.parametrize("form", READINGS)
+def test_what_is_no_key_is_not_delayed_in_any_form(form: str, text: str) -> None:
+    """Every piece of an honest text is there at once."""
+    for size in (1, 3, 40):
+        taken = Pieces(Guard(KEY), "a test")
+        pieces = cut(text, size)
+        for number, piece in enumerate(pieces):
+            assert taken.take(READINGS[form](piece, "".join(pieces[: number + 1]), number)) == 1
+
+
+@pytest.mark.parametrize("form", READINGS)
+def test_what_only_begins_as_a_key_comes_with_a_few_pieces_more(form: str) -> None:
+    """A beginning that goes on in another way is handed on, with one piece of delay at most."""
+    pieces = cut(f"not {KEY[:-4]}!? but some other text that is long enough", 3)
+    taken = Pieces(Guard(KEY), "a test")
+    safe = sum(
+        taken.take(READINGS[form](piece, "".join(pieces[: number + 1]), number))
+        for number, piece in enumerate(pieces)
+    )
+    assert safe >= len(pieces) - 1
+
+
+def test_a_key_between_other_writes_is_held_back() -> None:
+    """A line of a progress between two texts so far rules nothing out."""
+    handed: list[Any] = []
+    held = DelayedCall(handed.append, Guard(KEY), "a test")
+    for end in range(1, len(KEY)):
+        for text in (f"the key: {KEY[:end]}", ": ping\n\n"):
+            held(text, (text,), {})
+    with pytest.raises(SecretLeakError):
+        held(KEY, (KEY,), {})
+    held.flush()
+    assert not any(KEY[: len(HARMLESS) + 1] in each for each in handed)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_refused_write_hands_on_nothing_that_was_held_back(keyed: Pipelit, whole: bool) -> None:
+    """A node that goes on after the refusal sends what comes then, and no part of the key."""
+    seen: list[Any] = []
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, writer: StreamWriter, *, key: SecretStr) -> State:
+        plain = key.get_secret_value()
+        for piece in [plain[:16], plain if whole else plain[16:]]:
+            with suppress(SecretLeakError):
+                writer(piece)
+        writer("other text")
+        writer("sorry")
+        return {}
+
+    for each in graph_of(node).stream({"x": 1}, stream_mode="custom"):
+        seen.append(each)
+    assert seen == ["other text", "sorry"]
 
 
 def test_a_secret_that_is_opened_while_something_streams_is_found() -> None:
