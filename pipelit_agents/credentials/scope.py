@@ -133,7 +133,7 @@ class Scope(Unsearched):
         """
         try:
             if self._revealed:
-                self._search_value(value, where, [*already_searched, *self.input.unsearchable()])
+                self._search_value(value, where, already_searched)
         finally:
             del value, already_searched
 
@@ -157,7 +157,14 @@ class Scope(Unsearched):
     ) -> None:
         leak: SecretLeakError | None = None
         try:
-            refuse_leak(value, self.sought(), where, already_searched=already_searched, plain=plain)
+            refuse_leak(
+                value,
+                self.sought(),
+                where,
+                already_searched=already_searched,
+                plain=plain,
+                excused=self.input.unsearchable(),
+            )
         except SecretLeakError as error:
             # The frames hold the searched value, and error trackers display them.
             leak = error.with_traceback(None)

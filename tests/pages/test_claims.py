@@ -761,7 +761,17 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "Of a value of any other type everything": {"written_forms": ["every_form_is_searched"]},
     "That code runs on a thread of its own": {"written_forms": ["what_hangs_is_left_behind"]},
     "So an object with a hanging `repr`": {
-        "written_forms": ["a_type_that_hangs_is_waited_for_once"]
+        "written_forms": [
+            "a_type_that_hangs_is_waited_for_once",
+            "slow_values_use_up_only_the_time_of_their_type",
+        ]
+    },
+    "All code of values in one search": {
+        "written_forms": [
+            "what_nobody_had_time_for_is_refused",
+            "values_that_no_thread_can_read_are_refused",
+            "what_was_unsearchable_in_the_input_is_searched_for_what_the_node_adds",
+        ]
     },
     "What counts is what the node adds.": {
         "given_to_nodes": [

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Final
 
-from pipelit_agents.credentials.leak_guard.own_forms import children_of_each
+from pipelit_agents.credentials.leak_guard.own_forms import Budget, children_of_each
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.written import LEAVES, as_bytes
 from pipelit_agents.credentials.secret import Secret
@@ -92,6 +92,7 @@ class Frames:
         self._patterns = patterns
         self._clearing = clearing
         self._most = _MAX_CLEARING if clearing else _MAX_OBJECTS
+        self._budget = Budget()
         # By id: an object, whether one of its texts holds a secret, and the other objects in it.
         self._known: dict[int, tuple[object, bool, list[object]]] = {}
 
@@ -116,7 +117,7 @@ class Frames:
         # Some at a time: one thread for each would take long, and all at once much memory.
         for start in range(0, len(values), _AT_ONCE):
             some = values[start : start + _AT_ONCE]
-            for each, parts in zip(some, children_of_each(some), strict=True):
+            for each, parts in zip(some, children_of_each(some, self._budget), strict=True):
                 texts, others = list[bytes](), list[object]()
                 for part in parts:
                     kind = type(part)

@@ -33,6 +33,7 @@ from pipelit_agents.credentials.leak_guard.stored import (
 )
 
 __all__ = [
+    "Budget",
     "OwnForms",
     "children_of",
     "children_of_each",
@@ -42,9 +43,12 @@ __all__ = [
     "own_forms",
 ]
 
-# Seconds allowed for the code of one value, and for the code of all values in one search.
+# Seconds allowed for the code of one value, for the slow calls of one form of a type, and for the
+# code of all values in one search.
 VALUE_TIMEOUT: Final = 2.0
 SEARCH_TIMEOUT: Final = 6.0
+# Shorter calls don't count as slow, however many there are.
+_SLOW_CALL: Final = 0.01
 _TIMED_OUT_REASON: Final = f"its own code doesn't end within {VALUE_TIMEOUT:g} s"
 # Seconds until a form that timed out for a type is requested from that type again: the cause may
 # be temporary, such as a slow database.
@@ -63,6 +67,25 @@ _MODEL_SLOTS: Final = frozenset({"__pydantic_extra__", "__pydantic_private__"})
 _MODEL_HOOKS: Final = ("computed_fields", "field_serializers", "model_serializers")
 
 
+class Budget:
+    """The time that the code of values may take in one search.
+
+    Attributes:
+        left: Seconds until no more code is run.
+    """
+
+    def __init__(self) -> None:
+        self.left = SEARCH_TIMEOUT
+        self._spent: dict[tuple[type, Look], float] = {}
+
+    def spend(self, kind: type, look: Look, seconds: float) -> None:
+        """Record a call for a form; a type that was too slow in all isn't asked for it again."""
+        if seconds >= _SLOW_CALL:
+            spent = self._spent[kind, look] = self._spent.get((kind, look), 0.0) + seconds
+            if spent > VALUE_TIMEOUT:
+                _give_up(kind, look)
+
+
 class OwnForms(NamedTuple):
     """The forms that a value's own code produced.
 
@@ -75,19 +98,18 @@ class OwnForms(NamedTuple):
     unknown: str
 
 
-def children_of(value: object) -> list[Child]:
+def children_of(value: object, budget: Budget) -> list[Child]:
     """Return the children of a value, one level deep: what it stores, and its own forms."""
     found = stored_children(value)
-    return found + own_forms([value])[0].parts if has_own_forms(type(value)) else found
+    return found + own_forms([value], budget)[0].parts if has_own_forms(type(value)) else found
 
 
-def children_of_each(values: Sequence[object]) -> list[list[object]]:
+def children_of_each(values: Sequence[object], budget: Budget) -> list[list[object]]:
     """Return the children of each value without keys, as code that displays values shows them.
 
     Such code doesn't look into functions and suspended generators. One thread reads all values.
     """
-    asked = sum(has_own_forms(type(each)) for each in values)
-    forms = own_forms(values, seconds=SEARCH_TIMEOUT * asked)
+    forms = own_forms(values, budget)
     return [
         [inner for _, inner in made.parts]
         + ([] if type(each) in _CODE_TYPES else stored_values(each))
@@ -114,56 +136,58 @@ def has_own_forms(kind: type) -> bool:
 def display_text(value: object) -> str:
     """Return the ``str`` and ``repr`` of a value; empty if both fail or take too long."""
     # A look of its own, so that a timeout isn't remembered.
-    (made,) = _read_all([(value, (lambda each: _of_a_text(each),))], SEARCH_TIMEOUT)
+    (made,) = _read_all([(value, (lambda each: _of_a_text(each),))], Budget())
     return "".join(text for _, text in made.parts if isinstance(text, str))
 
 
-def own_forms(values: Sequence[object], *, seconds: float = SEARCH_TIMEOUT) -> list[OwnForms]:
+def own_forms(values: Sequence[object], budget: Budget) -> list[OwnForms]:
     """Return the own forms of values.
 
     The values' code runs on another thread. A form whose code raises is left out, and code that
-    doesn't end in time is interrupted.
+    doesn't end in time is interrupted. A value whose code was not run to its end is unknown, unless
+    its type was too slow before and it stores something that can be searched.
 
     Args:
         values: The values; the result has one entry for each, in the same order.
-        seconds: The time limit for all of them together.
+        budget: The time limit for all values of the search.
     """
-    return _read_all([(each, _looks_at(type(each))) for each in values], seconds)
+    return _read_all([(each, _looks_at(type(each))) for each in values], budget)
 
 
 _Work = Sequence[tuple[object, tuple[Look, ...]]]
 
 
-def _read_all(work: _Work, seconds: float) -> list[OwnForms]:
+def _read_all(work: _Work, budget: Budget) -> list[OwnForms]:
     made: list[OwnForms] = []
-    until = monotonic() + seconds
     while any(looks for _, looks in work[len(made) :]):
-        left = until - monotonic()
-        if left <= 0:
+        if budget.left <= 0:
             reason = f"its parts together take longer than {SEARCH_TIMEOUT:g} s"
-            return made + [_incomplete(value, [], reason) for value, _ in work[len(made) :]]
-        reader = _Reader(work[len(made) :])
-        reason = _TIMED_OUT_REASON
-        within = min(VALUE_TIMEOUT, left)
+            return made + [_unread(*each, reason) for each in work[len(made) :]]
+        reader = _Reader(work[len(made) :], budget)
+        within = min(VALUE_TIMEOUT, budget.left)
+        began = monotonic()
         stuck = False
+        reason = "too many values hang, so that no thread could be started to run its code"
         try:
             _WORKERS.run(reader, within=within)
         except Stuck:
             # With a shorter limit, the earlier values may have used up the time.
             stuck = within == VALUE_TIMEOUT
         except Exception:
-            # No thread can be started while the interpreter shuts down.
+            # While the interpreter shuts down.
             reason = "no thread could be started to run its code"
+        budget.left -= monotonic() - began
         finished, parts = reader.end()
         made += finished
         # If some values were finished, the next round continues with the one that was not.
         if not finished:
-            value, _ = work[len(made)]
-            with suppress(Exception):
-                if stuck and reader.look in _looks_at(type(value)):
-                    again = monotonic() + _RETRY_INTERVAL
-                    _timed_out.setdefault(type(value), {})[reader.look] = again
-            made.append(_incomplete(value, parts, reason))
+            value, looks = work[len(made)]
+            if reader.look is None:
+                made.append(_unread(value, looks, reason))
+            elif stuck:
+                _give_up(type(value), reader.look)
+                made.append(_incomplete(value, parts, _TIMED_OUT_REASON))
+            # Otherwise the budget is used up.
     return made + [OwnForms([], "")] * (len(work) - len(made))
 
 
@@ -172,8 +196,21 @@ def _incomplete(value: object, parts: list[Child], reason: str) -> OwnForms:
     return OwnForms(parts, "" if stored_children(value) else reason)
 
 
+def _unread(value: object, looks: tuple[Look, ...], reason: str) -> OwnForms:
+    """Return what is known of a value whose code was not run."""
+    if all(_has_timed_out(type(value), look) for look in looks):
+        return _incomplete(value, [], _TIMED_OUT_REASON) if looks else OwnForms([], "")
+    return OwnForms([], reason)
+
+
 # By type, the forms that timed out, and until when: not every node is to wait for them again.
 _timed_out: WeakKeyDictionary[type, dict[Look, float]] = WeakKeyDictionary()
+
+
+def _give_up(kind: type, look: Look) -> None:
+    with suppress(Exception):
+        if look in _looks_at(kind):
+            _timed_out.setdefault(kind, {})[look] = monotonic() + _RETRY_INTERVAL
 
 
 def _has_timed_out(kind: type, look: Look) -> bool:
@@ -189,9 +226,10 @@ class _Interrupted(BaseException):
 class _Reader:
     """Read the own forms of one value after the other, on a worker thread."""
 
-    def __init__(self, work: _Work) -> None:
+    def __init__(self, work: _Work, budget: Budget) -> None:
         self.look: Look | None = None
         self._work = work
+        self._budget = budget
         self._lock = threading.Lock()
         self._done = False
         self._thread = 0
@@ -211,10 +249,15 @@ class _Reader:
                 self._done = True
 
     def _forms(self, value: object, looks: tuple[Look, ...], parts: list[Child]) -> OwnForms:
-        wanted = [look for look in looks if not _has_timed_out(type(value), look)]
-        for self.look in wanted:
+        read = 0
+        for look in looks:
+            if _has_timed_out(type(value), look):
+                continue
+            self.look = look
+            read += 1
+            began = monotonic()
             try:
-                for each in self.look(value):
+                for each in look(value):
                     parts.append(each)
                     if len(parts) > _MAX_PARTS:
                         return OwnForms(parts, f"it has more than {_MAX_PARTS:,} parts")
@@ -222,8 +265,13 @@ class _Reader:
                 raise
             except BaseException:  # noqa: S112 - a form that raises is never written, even by exit()
                 continue
-        complete = len(wanted) == len(looks)
-        return OwnForms(parts, "") if complete else _incomplete(value, parts, _TIMED_OUT_REASON)
+            finally:
+                self._budget.spend(type(value), look, monotonic() - began)
+        return (
+            OwnForms(parts, "")
+            if read == len(looks)
+            else _incomplete(value, parts, _TIMED_OUT_REASON)
+        )
 
     def end(self) -> tuple[list[OwnForms], list[Child]]:
         """Stop the thread if it is still running, and return what it has finished."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
-from pipelit_agents.credentials.leak_guard.own_forms import children_of, has_own_forms
+from pipelit_agents.credentials.leak_guard.own_forms import Budget, children_of, has_own_forms
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.written import (
     LEAVES,
@@ -39,6 +39,7 @@ def refuse_leak(
     *,
     already_searched: Sequence[object] = (),
     plain: Mapping[int, str] = _NO_PLAINTEXTS,
+    excused: Sequence[object] = (),
 ) -> None:
     """Raise an error if a value contains one of the secrets.
 
@@ -49,6 +50,7 @@ def refuse_leak(
         already_searched: Objects that were searched before and are skipped.
         plain: Credential names by the ``id`` of the text objects that are opened secrets
             themselves, and not merely equal to one.
+        excused: Objects that needn't be searchable, because they were in the input.
 
     Raises:
         SecretLeakError: The value contains a secret, or can't be searched. The error names the
@@ -59,8 +61,10 @@ def refuse_leak(
     if made is not None:
         found = made.holds_any(patterns), not plain.keys().isdisjoint(map(id, made.texts))
         if not (made.secret or any(found)):
-            if made.unknown:
-                raise _unsearchable_error(made.unknown[0][1], patterns, where)
+            ids = set(map(id, excused))
+            for each, reason in made.unknown:
+                if id(each) not in ids:
+                    raise _unsearchable_error(reason, patterns, where)
             return
     _raise_located(value, patterns, where, plain)
     # The secret is there, in a form that spans several objects, such as a list of its bytes.
@@ -71,6 +75,7 @@ def _raise_located(value: object, patterns: Patterns, where: str, plain: Mapping
     """Raise an error that names the path of the secret; return if no single object holds it."""
     waiting: list[tuple[object, str, int]] = [(value, "", 0)]
     seen: dict[int, object] = {}
+    budget = Budget()
     while waiting and len(seen) < _MAX_OBJECTS:
         each, path, rounds = waiting.pop()
         kind = type(each)
@@ -89,7 +94,8 @@ def _raise_located(value: object, patterns: Patterns, where: str, plain: Mapping
             seen[id(each)] = each
             rounds += has_own_forms(kind)
             if rounds <= MAX_ROUNDS:
-                inner = [(part, _joined_path(path, key), rounds) for key, part in children_of(each)]
+                found = children_of(each, budget)
+                inner = [(part, _joined_path(path, key), rounds) for key, part in found]
                 waiting.extend(reversed(inner))
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
-from time import monotonic
 from typing import Any, AnyStr, Final, cast
 
 import ormsgpack
 
 from pipelit_agents.credentials.leak_guard.own_forms import (
-    SEARCH_TIMEOUT,
+    Budget,
     has_own_forms,
     is_plain_model,
     own_forms,
@@ -130,20 +129,18 @@ def written(value: object, *, already_searched: Sequence[object] = ()) -> Writte
     made = Written()
     seen: dict[int, object] = {id(each): each for each in already_searched}
     waiting = [value]
-    left = SEARCH_TIMEOUT
+    budget = Budget()
     for _ in range(MAX_ROUNDS):
         found = _walk(waiting, seen, at_most=_MAX_WALKED) or _pack(waiting, seen)
         found.add_to(made)
         if not found.with_own_forms and not found.more:
             break
-        began = monotonic()
         waiting = found.more
-        answers = own_forms(found.with_own_forms, seconds=left)
+        answers = own_forms(found.with_own_forms, budget)
         for each, answer in zip(found.with_own_forms, answers, strict=True):
             waiting += [inner for _, inner in answer.parts]
             if answer.unknown:
                 made.unknown.append((each, answer.unknown))
-        left -= monotonic() - began
     # Only values whose forms contain ever new values of their kind take all rounds.
     return made
 

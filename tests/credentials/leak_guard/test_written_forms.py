@@ -16,6 +16,7 @@ import types
 import weakref
 from collections import ChainMap, UserDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
+from pipelit_agents._threads import Stuck
 from pipelit_agents.credentials.leak_guard import own_forms
 from pipelit_agents.credentials.leak_guard.masking import masked, redact
 from pipelit_agents.credentials.leak_guard.search import refuse_leak
@@ -392,6 +394,96 @@ def test_what_could_not_be_searched_may_be_given_back(
         node({"x": []})
 
 
+class _Row:
+    """Its text takes a moment; it keeps something that can be searched."""
+
+    seconds = 0.02
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __repr__(self) -> str:
+        time.sleep(self.seconds)
+        return f"Row({self.number})"
+
+
+class _Halves:
+    """It keeps a key in two parts, and displays it whole."""
+
+    def __init__(self, key: str) -> None:
+        self.parts = key[:9], key[9:]
+
+    def __repr__(self) -> str:
+        return "".join(self.parts)
+
+
+@pytest.mark.parametrize("rows_first", [True, False])
+@pytest.mark.parametrize("number", [5, 100])
+def test_slow_values_use_up_only_the_time_of_their_type(
+    monkeypatch: pytest.MonkeyPatch, number: int, rows_first: bool
+) -> None:
+    """What other values display is searched, however many slow ones are beside them."""
+    monkeypatch.setattr(own_forms, "VALUE_TIMEOUT", 0.2)
+    kind = type("Row", (_Row,), {})
+    rows: list[Any] = [kind(each) for each in range(number)]
+    began = time.monotonic()
+    refuse_leak(rows, {KEY: "service"})
+    with pytest.raises(SecretLeakError):
+        refuse_leak([*rows, kind(KEY)], {KEY: "service"})
+    for halves, leaks in ((_Halves(KEY), True), (_Halves(OTHER), False)):
+        with pytest.raises(SecretLeakError) if leaks else nullcontext():
+            refuse_leak([*rows, halves] if rows_first else [halves, *rows], {KEY: "service"})
+    assert time.monotonic() - began < 1.5
+
+
+def test_what_nobody_had_time_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the time of a search is over, a value whose code was not run is unknown."""
+    monkeypatch.setattr(own_forms, "VALUE_TIMEOUT", 0.3)
+    monkeypatch.setattr(own_forms, "SEARCH_TIMEOUT", 0.5)
+    slow = [type(f"Row{each}", (_Row,), {"seconds": 0.2})(each) for each in range(8)]
+    for halves in (_Halves(KEY), _Halves(OTHER)):
+        with pytest.raises(SecretLeakError, match="together take longer than"):
+            refuse_leak([halves, *slow], {KEY: "service"})
+    # What has no code of its own, or is searched in time, isn't concerned.
+    refuse_leak([*slow[:1], {"a": [1, "b"]}], {KEY: "service"})
+    with pytest.raises(SecretLeakError, match="at \\[1\\]"):
+        refuse_leak([slow, KEY], {KEY: "service"})
+
+
+def test_values_that_no_thread_can_read_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where as many threads hang as are allowed, nothing passes that was not searched."""
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise Stuck
+
+    monkeypatch.setattr(own_forms._WORKERS, "run", full)
+    for value in (_Halves(KEY), _Halves(OTHER), _Row(1)):
+        with pytest.raises(SecretLeakError, match="no thread could be started"):
+            refuse_leak([value], {KEY: "service"})
+    refuse_leak({"a": [1, "b"]}, {KEY: "service"})
+
+
+def test_what_was_unsearchable_in_the_input_is_searched_for_what_the_node_adds(
+    pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object that the input's search had no time for may be returned, but not with the key."""
+    monkeypatch.setattr(own_forms, "SEARCH_TIMEOUT", -1)
+    pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
+
+    @pipelit.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> Any:
+        if state["y"]:
+            state["x"][0].number = key.get_secret_value()
+        return {"y": state["x"]}
+
+    row = _Row(1)
+    assert node({"x": [row], "y": False})["y"] == [row]
+    with pytest.raises(SecretLeakError):
+        node({"x": [_Row(1)], "y": True})
+    with pytest.raises(SecretLeakError, match="can't be searched"):
+        pipelit.credentials.inject(key="service")(lambda state, *, key: [_Row(2)])({"x": 1})
+
+
 def test_a_view_that_was_released_shows_nothing() -> None:
     """It is no error of the node's."""
     view = memoryview(b"abc")
@@ -403,7 +495,7 @@ def test_a_view_that_was_released_shows_nothing() -> None:
 def test_an_endless_loop_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread that a value's endless code ran on is ended."""
     monkeypatch.setattr(own_forms, "VALUE_TIMEOUT", 0.05)
-    reader = own_forms._Reader([(_Hangs(_for_ever), (own_forms._of_a_text,))])
+    reader = own_forms._Reader([(_Hangs(_for_ever), (own_forms._of_a_text,))], own_forms.Budget())
     thread = threading.Thread(target=reader, daemon=True)
     thread.start()
     while not reader._thread:
