@@ -718,6 +718,8 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "redact": [
             "an_exception_keeps_its_type_and_loses_the_key",
             "what_can_not_be_mended_is_replaced",
+            "many_objects_in_a_frame_hide_no_key",
+            "slow_variables_hide_no_key",
         ]
     },
     "logs, with `RedactingFilter`": {

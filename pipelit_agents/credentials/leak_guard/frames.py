@@ -13,17 +13,19 @@ from typing import Any, Final
 
 from pipelit_agents.credentials.leak_guard.own_forms import Budget, children_of_each
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
+from pipelit_agents.credentials.leak_guard.stored import is_trusted_array
 from pipelit_agents.credentials.leak_guard.written import LEAVES, as_bytes
 from pipelit_agents.credentials.secret import Secret
 
 __all__ = ["Frames", "chain_of", "frames_hold_secret", "members_of_group", "read_field"]
 
 LINKS: Final = ("__cause__", "__context__")
-# Objects to search per frame, nearest first. Texts and numbers don't count. Error trackers display
-# fewer than that.
+# Objects to search per frame. Texts and numbers don't count. A frame with more counts as one that
+# shows a secret.
 _MAX_OBJECTS: Final = 2000
 _MAX_CLEARING: Final = 500
 _AT_ONCE: Final = 8
+_MAX_ARRAY: Final = 65_536
 
 
 def read_field(error: BaseException, name: str) -> Any:
@@ -97,20 +99,21 @@ class Frames:
         self._known: dict[int, tuple[object, bool, list[object]]] = {}
 
     def show_secret(self, frame: FrameType) -> bool:
-        """Return whether a secret is within the nearest objects of a frame's variables."""
+        """Return whether a frame's variables lead to a secret, or to too many objects to search."""
         level: list[object] = [dict(frame.f_locals)]
         # What earlier frames have shown holds no secret, if one frame is enough.
         seen: set[int] = set() if self._clearing else set(self._known)
         most = len(seen) + self._most
-        while level and len(seen) < most:
+        while level:
             self._read([each for each in level if id(each) not in self._known])
-            if any(self._known[id(each)][1] for each in level):
+            if self._budget.left <= 0 or any(self._known[id(each)][1] for each in level):
                 return True
             seen.update(map(id, level))
             inner = {id(part): part for each in level for part in self._known[id(each)][2]}
             level = [part for key, part in inner.items() if key not in seen]
-            left = most - len(seen)
-            level = level[: 0 if self._clearing and len(level) > left else left]
+            if len(seen) + len(level) > most:
+                # What is displayed of so many can't be told, so nothing is.
+                return True
         return False
 
     def _read(self, values: list[object]) -> None:
@@ -126,9 +129,16 @@ class Frames:
                     elif not (
                         kind in LEAVES
                         or issubclass(kind, Secret)
-                        # Displays shorten arrays, and reading large ones takes long.
-                        or (self._clearing and hasattr(kind, "tobytes"))
+                        # Displays shorten them, and reading them takes long.
+                        or (self._clearing and _is_large_array(part, kind))
                     ):
                         others.append(part)
                 shows = self._patterns.in_bytes(b"\n\0\n".join(texts))
                 self._known[id(each)] = each, shows, others[: self._most]
+
+
+def _is_large_array(value: Any, kind: type) -> bool:
+    if kind is not memoryview and not (hasattr(kind, "tobytes") and is_trusted_array(kind)):
+        return False
+    size: int | None = getattr(value, "nbytes", None)
+    return (len(value) * value.itemsize if size is None else size) > _MAX_ARRAY

@@ -102,6 +102,7 @@ class _Masking:
     def __init__(self, patterns: Patterns, *, copy_objects: bool) -> None:
         self._patterns = patterns
         self._copy_objects = copy_objects
+        self._frames = Frames(patterns, clearing=True)
         # Masked values by the id of the original. The original is kept too, so that its id isn't
         # reused.
         self._made: dict[int, tuple[object, Any]] = {}
@@ -168,11 +169,10 @@ class _Masking:
                         field.__set__(error, clean)
                     except (AttributeError, TypeError):
                         fixed = True
-        frames = Frames(self._patterns, clearing=True)
         for frame, _ in traceback.walk_tb(read_field(error, "__traceback__")):
             # A running frame can't be cleared.
             with suppress(RuntimeError):
-                if frames.show_secret(frame):
+                if self._frames.show_secret(frame):
                     frame.clear()
         self._link(error)
         parts = members_of_group(error)

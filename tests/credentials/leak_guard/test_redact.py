@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 import requests
+from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import RetryPolicy
@@ -23,7 +25,10 @@ from pydantic import BaseModel, SecretStr, ValidationError, field_validator
 from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
+from pipelit_agents.credentials.leak_guard import own_forms
+from pipelit_agents.credentials.leak_guard.frames import frames_hold_secret
 from pipelit_agents.credentials.leak_guard.masking import masked, redact
+from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.errors import SecretLeakError
 
 KEY = "sk-Canary/+8wZq_0123456789-end"
@@ -470,6 +475,94 @@ def test_local_variables_without_the_key_stay(keyed: Pipelit) -> None:
     frames = {frame.f_code.co_name: frame.f_locals for frame, _ in walk_tb(error.__traceback__)}
     assert frames["deeper"]["kind"] == "honest"
     assert "key" not in frames["fail"]
+
+
+VARIABLES: dict[str, Callable[[str, int], Any]] = {
+    "a header": lambda key, n: {"Authorization": f"Bearer {key}"},
+    "a request": lambda key, n: {"url": "https://x", "headers": {"Authorization": f"Bearer {key}"}},
+    "the last of many": lambda key, n: [*([each] for each in range(n)), [key]],
+    "an array of text": lambda key, n: np.array([key]),
+    "an array of bytes": lambda key, n: np.frombuffer(key.encode(), np.uint8),
+    "an array of objects": lambda key, n: np.array([key, None]),
+}
+
+
+@pytest.mark.parametrize("number", [1, 130, 499, 500, 600, 5000])
+@pytest.mark.parametrize("form", VARIABLES)
+def test_many_objects_in_a_frame_hide_no_key(keyed: Pipelit, form: str, number: int) -> None:
+    """Where there are more than can be searched, the frame is cleared; the others stay."""
+
+    def deeper(number: int) -> None:
+        kind = "honest"
+        raise LookupError(kind, number)
+
+    def fail(key: str) -> None:
+        messages = [HumanMessage(f"message {each}") for each in range(number)]
+        held = VARIABLES[form](key, number)
+        del key
+        deeper(len(messages) + len(held))
+
+    error = raised(keyed, fail)
+    frames = {frame.f_code.co_name: frame.f_locals for frame, _ in walk_tb(error.__traceback__)}
+    assert frames["fail"] == {}
+    assert frames["deeper"]["kind"] == "honest"
+
+
+@pytest.mark.parametrize("number", [1, 1500, 3000])
+def test_many_objects_in_a_logged_frame_hide_no_key(number: int) -> None:
+    """A log shows a frame's variables only where all of them were searched."""
+
+    def fail(key: str) -> None:
+        rows, held = [[each] for each in range(number)], [[key]]
+        del key
+        raise LookupError(len(rows), len(held))
+
+    for key, secret in ((KEY, True), ("honest", number > 2000)):
+        with pytest.raises(LookupError) as caught:
+            fail(key)
+        here = caught.value.__traceback__
+        assert here is not None
+        assert frames_hold_secret(here.tb_next, Patterns({KEY: "service"})) is secret
+
+
+@pytest.mark.parametrize("number", [1, 100])
+def test_some_objects_in_a_frame_without_the_key_stay(keyed: Pipelit, number: int) -> None:
+    """A frame with as many objects as can be searched keeps them."""
+
+    def deeper(rows: list[Any]) -> None:
+        raise LookupError
+
+    def fail(key: str) -> None:
+        deeper([{"row": each} for each in range(number)])
+
+    error = raised(keyed, fail)
+    frames = {frame.f_code.co_name: frame.f_locals for frame, _ in walk_tb(error.__traceback__)}
+    assert len(frames["deeper"]["rows"]) == number
+
+
+def test_slow_variables_hide_no_key(keyed: Pipelit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that there was no time to search is cleared."""
+    monkeypatch.setattr(own_forms, "SEARCH_TIMEOUT", 0.05)
+
+    class Slow:
+        def __repr__(self) -> str:
+            time.sleep(0.1)
+            return "slow"
+
+    class Halves:
+        def __init__(self, key: str) -> None:
+            self.parts = key[:9], key[9:]
+
+        def __repr__(self) -> str:
+            return "".join(self.parts)
+
+    def fail(key: str) -> None:
+        slow, held = Slow(), [Halves(key)]
+        del key
+        raise LookupError(len(held), type(slow))
+
+    error = raised(keyed, fail)
+    assert not any(KEY in repr(frame.f_locals) for frame, _ in walk_tb(error.__traceback__))
 
 
 def test_large_local_variables_are_not_read(keyed: Pipelit) -> None:
