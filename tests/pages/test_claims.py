@@ -720,6 +720,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "what_can_not_be_mended_is_replaced",
             "many_objects_in_a_frame_hide_no_key",
             "slow_variables_hide_no_key",
+            "a_frame_that_cannot_be_cleared_is_left_out",
         ]
     },
     "logs, with `RedactingFilter`": {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
 from contextlib import suppress
 from copy import copy
+from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar, cast
 
 from pydantic import ValidationError
@@ -169,11 +169,7 @@ class _Masking:
                         field.__set__(error, clean)
                     except (AttributeError, TypeError):
                         fixed = True
-        for frame, _ in traceback.walk_tb(read_field(error, "__traceback__")):
-            # A running frame can't be cleared.
-            with suppress(RuntimeError):
-                if self._frames.show_secret(frame):
-                    frame.clear()
+        self._clear_frames(error)
         self._link(error)
         parts = members_of_group(error)
         if fixed or self._shows(error) or any(self._made[id(p)][1] is not p for p in parts):
@@ -185,6 +181,32 @@ class _Masking:
             if "__notes__" in kept:
                 made.__notes__ = kept["__notes__"]
             self._keep(error, made)
+
+    def _clear_frames(self, error: BaseException) -> None:
+        """Clear the frames that show a secret; leave out of the traceback what can't be cleared."""
+        before: TracebackType | None = None
+        where: TracebackType | None = read_field(error, "__traceback__")
+        while where is not None:
+            if not self._is_cleared(where.tb_frame):
+                # The namespace itself may be in use, such as an interpreter's that goes on.
+                if before is None:
+                    _write(error, "__traceback__", where.tb_next)
+                else:
+                    before.tb_next = where.tb_next
+            else:
+                before = where
+            where = where.tb_next
+
+    def _is_cleared(self, frame: FrameType) -> bool:
+        """Return whether a frame shows no secret any more, or is still running."""
+        if not self._frames.show_secret(frame):
+            return True
+        try:
+            frame.clear()
+        except RuntimeError:
+            return True
+        # Code of exec() and the body of a class keep their variables in a dictionary.
+        return not frame.f_locals
 
     def _link(self, error: BaseException) -> None:
         """Point the cause and context of an exception and its replacement to the replacements."""

@@ -7,6 +7,7 @@ import dataclasses
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -506,6 +507,78 @@ def test_many_objects_in_a_frame_hide_no_key(keyed: Pipelit, form: str, number: 
     frames = {frame.f_code.co_name: frame.f_locals for frame, _ in walk_tb(error.__traceback__)}
     assert frames["fail"] == {}
     assert frames["deeper"]["kind"] == "honest"
+
+
+def _of_exec(key: str) -> None:
+    exec("head = 'Bearer ' + key\nprint(1 / 0)", {"key": key})  # noqa: S102
+
+
+def _of_exec_with_locals(key: str) -> None:
+    exec("head = 'Bearer ' + key\nprint(1 / 0)", {}, {"key": key})  # noqa: S102
+
+
+def _of_a_class(key: str) -> None:
+    class Settings:
+        token = [key]
+        port = 1 / 0
+
+
+def _of_a_class_in_exec(key: str) -> None:
+    exec("class A:\n class B:\n  token = key\n  print(1 / 0)", {"key": key})  # noqa: S102
+
+
+def _of_eval(key: str) -> None:
+    eval("[each / 0 for each in (1,)] if key else 0", {"key": key})  # noqa: S307
+
+
+def _of_a_function_in_exec(key: str) -> None:
+    exec("def f(a):\n  b = a\n  return 1 / 0\nf(key)", {"key": key})  # noqa: S102
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        *(_of_exec, _of_exec_with_locals, _of_a_class, _of_a_class_in_exec, _of_eval),
+        _of_a_function_in_exec,
+    ],
+)
+def test_a_frame_that_cannot_be_cleared_is_left_out(
+    keyed: Pipelit, fail: Callable[[str], Any]
+) -> None:
+    """A namespace of exec() or of a class keeps its variables; the traceback goes on after it."""
+    for error in (raised(keyed, fail), raised(keyed, partial(_wrapped, fail))):
+        link: BaseException | None = error
+        while link is not None:
+            frames = [frame for frame, _ in walk_tb(link.__traceback__)]
+            assert not any(KEY in repr(each.f_locals) for each in frames)
+            link = link.__cause__
+        assert KEY not in all_of(error)
+        assert fail.__name__ in [each.f_code.co_name for each in frames]
+
+
+def _wrapped(fail: Callable[[str], Any], key: str) -> None:
+    try:
+        fail(key)
+    except ZeroDivisionError as error:
+        raise LookupError from error
+
+
+def test_a_namespace_of_exec_is_not_changed(keyed: Pipelit) -> None:
+    """It may be an interpreter's, which goes on; without the key, its frame stays too."""
+    namespace: dict[str, Any] = {}
+
+    def fail(key: str) -> None:
+        namespace["key"] = key
+        exec("other = key[:3]\nprint(1 / 0)", namespace)  # noqa: S102
+
+    raised(keyed, fail)
+    assert namespace["key"] == KEY
+
+    def honest(key: str) -> None:
+        exec("other = 1\nprint(1 / 0)", {})  # noqa: S102
+
+    frames = [frame for frame, _ in walk_tb(raised(keyed, honest).__traceback__)]
+    assert frames[-1].f_locals["other"] == 1
 
 
 @pytest.mark.parametrize("number", [1, 1500, 3000])
