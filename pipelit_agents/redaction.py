@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
+from functools import partial
 from inspect import currentframe
 from types import FrameType, TracebackType
 from typing import Any, Final, TypeGuard, TypeVar, cast
 
 from pipelit_agents.credentials.leak_guard.frames import frames_hold_secret
 from pipelit_agents.credentials.leak_guard.masking import MASK, masked
+from pipelit_agents.credentials.leak_guard.own_forms import text_in_time
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.scope import open_patterns
 
@@ -33,6 +35,7 @@ __all__ = [
 T = TypeVar("T")
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 _FORMATTER: Final = logging.Formatter()
+_EMPTY: Final = f"{MASK} (a record that could not be searched for open secrets)"
 # How many levels deep exceptions are searched for in a logged value.
 _MAX_DEPTH: Final = 4
 
@@ -59,7 +62,7 @@ class RedactingFilter(logging.Filter):
     Message, arguments, extra fields and the traceback lose the plaintext and its usual encodings.
     No record is dropped, and the logged objects aren't changed. An exception whose frames hold a
     secret in a local variable is replaced by its plain traceback as text, so that no handler or
-    formatter can display the variables.
+    formatter can display the variables. Of a record that can't be read, only its origin is left.
 
     Add the filter to handlers: a logger's filters don't apply to records of its child loggers. Add
     it to a ``QueueHandler`` itself, because its listener runs later. A secret is masked only while
@@ -75,7 +78,11 @@ class RedactingFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Mask the record in place, and let it pass."""
         for secrets in open_patterns():
-            self._mask(record, secrets)
+            try:
+                self._mask(record, secrets)
+            except Exception:
+                # What is logged may run any code when it is read. Its failure isn't the node's.
+                _empty(record)
         return True
 
     @staticmethod
@@ -246,8 +253,8 @@ def _without_frames(value: Any, secrets: Patterns, depth: int = _MAX_DEPTH) -> A
     if isinstance(value, BaseException | TracebackType | FrameType):
         if not frames_hold_secret(value, secrets):
             return value
-        text = str(value) if isinstance(value, BaseException) else MASK
-        return masked(f"{type(value).__name__}: {text}", secrets)
+        text = text_in_time(partial(str, value)) if isinstance(value, BaseException) else MASK
+        return masked(f"{type(value).__name__}: {MASK if text is None else text}", secrets)
     if depth and isinstance(value, dict):
         made = {key: _without_frames(each, secrets, depth - 1) for key, each in value.items()}
         info = _exc_info(value.get("exc_info"))
@@ -283,14 +290,33 @@ def _traceback(info: _ExcInfo, secrets: Patterns) -> str | None:
     _, error, where = info
     if error is None:
         return None
-    rendered = _FORMATTER.formatException((type(error), error, where))
-    if not (
-        secrets.in_text(rendered + repr(error))
+    info = type(error), error, where
+    rendered = text_in_time(partial(_FORMATTER.formatException, info))
+    if rendered is None:
+        return f"{type(error).__name__}: {MASK}"
+    shown = text_in_time(partial(repr, error))
+    if shown is not None and not (
+        secrets.in_text(rendered + shown)
         or frames_hold_secret(error, secrets)
         or frames_hold_secret(where, secrets)
     ):
         return None
     return masked(rendered, secrets)
+
+
+def _empty(record: logging.LogRecord) -> None:
+    """Leave of a record only where it was made: it can't be searched."""
+    made = logging.LogRecord(
+        str(record.name),
+        int(record.levelno),
+        str(record.pathname),
+        int(record.lineno),
+        _EMPTY,
+        (),
+        None,
+    )
+    vars(record).clear()
+    vars(record).update(vars(made))
 
 
 def _without_variables(event: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,7 +17,13 @@ from langsmith import traceable, tracing_context
 from pydantic import BaseModel, SecretStr
 
 from pipelit_agents import Pipelit
-from pipelit_agents.redaction import RedactingFilter, anonymize
+from pipelit_agents.credentials.leak_guard import own_forms
+from pipelit_agents.redaction import (
+    RedactingFilter,
+    anonymize,
+    loguru_patcher,
+    structlog_processor,
+)
 
 KEY = "sk-Zq/+8w_Canary-0123456789"
 
@@ -147,6 +154,95 @@ def test_a_record_that_cannot_be_formatted_is_masked(in_a_node: Any) -> None:
 
     in_a_node(log)
     assert record.args == ("****",)
+
+
+class BadRepr(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+class BadText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class SlowRepr(Exception):
+    def __repr__(self) -> str:
+        time.sleep(3)
+        return KEY
+
+
+class SlowText(Exception):
+    def __str__(self) -> str:
+        time.sleep(3)
+        return KEY
+
+
+class BadSyntax(SyntaxError):
+    """It can't be displayed at all."""
+
+    @property  # type: ignore[override]
+    def lineno(self) -> int:
+        raise RuntimeError
+
+
+class BadItems(dict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("kind", [BadRepr, BadText, SlowRepr, SlowText, BadSyntax])
+@pytest.mark.parametrize(
+    "log",
+    [
+        lambda logger, error: logger.error("x", exc_info=error),
+        lambda logger, error: logger.error("x", extra={"error": error}),
+        lambda logger, error: logger.error("x", extra={"info": (type(error), error, None)}),
+        lambda logger, error: loguru_patcher(
+            {"extra": {}, "message": "", "exception": (type(error), error, None)}
+        ),
+        lambda logger, error: structlog_processor(None, "", {"exc_info": error}),
+    ],
+)
+def test_an_exception_of_any_class_is_logged(
+    in_a_node: Any, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], log: Any
+) -> None:
+    """Its code neither raises into the node nor stops it, and shows no secret."""
+    monkeypatch.setattr(own_forms, "VALUE_TIMEOUT", 0.1)
+    records: list[logging.LogRecord] = []
+    logger = logging.Logger("app")
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    handler.addFilter(RedactingFilter())
+    logger.addHandler(handler)
+
+    def raise_and_log(key: str) -> None:
+        try:
+            raise kind(key)  # noqa: TRY301 - in a frame that holds the key
+        except kind as error:
+            log(logger, error)
+
+    for work in (raise_and_log, lambda key: log(logger, kind("nothing"))):
+        began = time.monotonic()
+        in_a_node(work)
+        assert time.monotonic() - began < 2.5
+    for record in records:
+        assert record.exc_info is None or record.exc_info[1].args == ("nothing",)  # type: ignore[union-attr]
+        assert KEY not in f"{record.exc_text} {record.msg}"
+
+
+@pytest.mark.parametrize(
+    "extra", [{"a": BadItems(x=1)}, {"a": [BadItems(x=1)]}, {"info": BadItems(key=KEY)}]
+)
+def test_a_record_that_cannot_be_read_stops_no_node(
+    logged: Lines, in_a_node: Any, extra: dict[str, Any]
+) -> None:
+    """Of a record with an object that fails to be searched, only the place is left."""
+    in_a_node(lambda key: logging.getLogger("app.part").warning("x %s", key, extra=extra))
+    shown = "".join(logged.shown)
+    assert KEY not in shown
+    assert "could not be searched" in shown
+    assert "test_redaction.py" in shown
 
 
 def test_other_records_pass_as_they_are(logged: Lines, in_a_node: Any) -> None:

@@ -10,7 +10,7 @@ import copyreg
 import ctypes
 import threading
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -41,6 +41,7 @@ __all__ = [
     "has_own_forms",
     "is_plain_model",
     "own_forms",
+    "text_in_time",
 ]
 
 # Seconds allowed for the code of one value, for the slow calls of one form of a type, and for the
@@ -138,6 +139,12 @@ def display_text(value: object) -> str:
     # A look of its own, so that a timeout isn't remembered.
     (made,) = _read_all([(value, (lambda each: _of_a_text(each),))], Budget())
     return "".join(text for _, text in made.parts if isinstance(text, str))
+
+
+def text_in_time(make: Callable[[], str]) -> str | None:
+    """Return the text that code of a value makes; None if it fails or takes too long."""
+    (made,) = _read_all([(make, (lambda call: [("", call())],))], Budget())
+    return next((text for _, text in made.parts if isinstance(text, str)), None)
 
 
 def own_forms(values: Sequence[object], budget: Budget) -> list[OwnForms]:
