@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import BaseModel
 
 from pipelit_agents.credentials.leak_guard.patterns import MASK
-from pipelit_agents.credentials.leak_guard.stored import fields_in_c, state_of
+from pipelit_agents.credentials.leak_guard.stored import dictionary_of, fields_in_c
 from pipelit_agents.credentials.leak_guard.written import is_large_number
 from pipelit_agents.credentials.secret import Secret
 
@@ -111,7 +111,9 @@ def _children(path: str, value: object, put: Put | None) -> Iterator[Found]:
 
 def attributes_of(path: str, value: object) -> Iterator[Found]:
     """Yield the attributes and slots of an object of any class; the class may be frozen."""
-    for name, each in state_of(value):
+    attributes = dictionary_of(value)
+    for name, each in list(dict.items(attributes)):
+        yield Found(path, name, partial(_rename, attributes, name))
         yield Found(f"{path}.{name}", each, partial(object.__setattr__, value, str(name)))
     for name, field in fields_in_c(type(value)):
         # A slot may be empty.

@@ -153,8 +153,10 @@ class _Masking:
     def _mask_in_place(self, error: BaseException) -> None:
         kept = read_field(error, "__dict__")
         for name, found in list(dict.items(kept)):
-            if (clean := self.of(found)) is not found:
-                kept[name] = clean
+            if (called := self.of(name)) is not name:
+                del kept[name]
+            if (clean := self.of(found)) is not found or called is not name:
+                kept[called] = clean
         fixed = False
         for name, field in fields_in_c(type(error)):
             # A group's fields are read-only, so the group is replaced by a new one.
@@ -297,7 +299,7 @@ class _Masking:
             return made
         made = self._keep(value, object.__new__(kind))
         for name, found in state_of(value):
-            vars(made)[name] = self.of(found)
+            vars(made)[self.of(name)] = self.of(found)
         for _, field in fields_in_c(kind):
             with suppress(AttributeError):
                 field.__set__(made, self.of(field.__get__(value)))

@@ -29,12 +29,15 @@ from zoneinfo import ZoneInfo
 
 import ormsgpack
 
+from pipelit_agents.credentials.leak_guard.recognition import MIN_LENGTH
+
 __all__ = [
     "Child",
     "Field",
     "Look",
     "Unsearched",
     "by_type",
+    "dictionary_of",
     "fields_in_c",
     "is_opaque",
     "is_trusted_array",
@@ -94,13 +97,18 @@ def stored_values(value: object) -> list[object]:
 
 def state_of(value: object) -> list[Child]:
     """Return the items of an object's instance dictionary."""
+    return list(dict.items(dictionary_of(value)))
+
+
+def dictionary_of(value: object) -> dict[object, object]:
+    """Return an object's instance dictionary; another one that is empty if it has none."""
     # Not by getattr: a class may override it.
     stored = _dictionary(type(value))
     try:
         found: object = value.__dict__ if stored is None else stored.__get__(value)
     except Exception:
-        return []
-    return list(dict.items(found)) if isinstance(found, dict) else []
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @by_type
@@ -135,7 +143,7 @@ def _looks_at(kind: type) -> tuple[Look, ...]:
             looks = [items_look(kind)]
         if not issubclass(kind, type | types.FunctionType):
             if any("__dict__" in each.__dict__ for each in kind.__mro__):
-                looks.append(state_of)
+                looks.append(_of_attributes)
             if fields_in_c(kind):
                 looks.append(_of_fields)
             if dataclasses.is_dataclass(kind):
@@ -199,6 +207,18 @@ def items_look(kind: type) -> Look | None:
     return _of_a_mapping if issubclass(kind, Mapping) else enumerate
 
 
+def _of_attributes(value: object) -> Iterator[Child]:
+    return _with_names(state_of(value))
+
+
+def _with_names(attributes: Iterable[Child]) -> Iterator[Child]:
+    for name, each in attributes:
+        # Names are written too. Most are too short to be secrets.
+        if type(name) is not str or len(name) >= MIN_LENGTH:
+            yield "<name>", name
+        yield name, each
+
+
 def _of_fields(value: object) -> Iterator[Child]:
     for name, field in fields_in_c(type(value)):
         # A slot may be empty.
@@ -236,15 +256,14 @@ def _of_a_function(value: types.FunctionType) -> Iterator[Child]:
     yield "__defaults__", value.__defaults__
     yield "__kwdefaults__", value.__kwdefaults__
     yield from zip(value.__code__.co_freevars, value.__closure__ or (), strict=False)
-    yield from value.__dict__.items()
+    yield from _with_names(value.__dict__.items())
 
 
 def _of_a_class(value: type) -> Iterator[Child]:
     yield "", type.__repr__(value)
     if not _is_importable(value):
-        for name, each in type.__getattribute__(value, "__dict__").items():
-            if name not in _SKIPPED_ATTRIBUTES:
-                yield name, each
+        attributes = type.__getattribute__(value, "__dict__").items()
+        yield from _with_names(each for each in attributes if each[0] not in _SKIPPED_ATTRIBUTES)
 
 
 def _is_importable(value: type | types.FunctionType) -> bool:

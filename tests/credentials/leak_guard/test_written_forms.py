@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import array
 import ctypes
+import dataclasses
 import datetime
 import decimal
 import fractions
@@ -37,7 +39,7 @@ from typing_extensions import TypedDict
 from pipelit_agents import Pipelit
 from pipelit_agents._threads import Stuck
 from pipelit_agents.credentials.leak_guard import own_forms
-from pipelit_agents.credentials.leak_guard.masking import masked, redact
+from pipelit_agents.credentials.leak_guard.masking import masked, redact, scrub
 from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.errors import SecretLeakError
 
@@ -482,6 +484,63 @@ def test_what_was_unsearchable_in_the_input_is_searched_for_what_the_node_adds(
         node({"x": [_Row(1)], "y": True})
     with pytest.raises(SecretLeakError, match="can't be searched"):
         pipelit.credentials.inject(key="service")(lambda state, *, key: [_Row(2)])({"x": 1})
+
+
+class _Plain:
+    """It has what attributes it is given."""
+
+
+class _Failed(Exception):
+    """So has this."""
+
+
+class _Open(BaseModel, extra="allow"):
+    """It takes any field."""
+
+
+def _with(made: Any, name: str) -> Any:
+    vars(made)[name] = 1
+    return made
+
+
+NAMED: dict[str, Callable[[str], Any]] = {
+    "a namespace": lambda name: types.SimpleNamespace(**{name: 1}),
+    "a namespace of arguments": lambda name: argparse.Namespace(**{name: 1}),
+    "an object": lambda name: _with(_Plain(), name),
+    "an exception": lambda name: _with(_Failed(), name),
+    "a model": lambda name: _Open(**{name: 1}),
+    "a function": lambda name: _with(lambda: None, name),
+    "a class": lambda name: type("Made", (), {name: 1}),
+    "a mapping in an object": lambda name: _with(UserDict({name: 1}), "other"),
+    "objects in objects": lambda name: [{"a": _with(_Plain(), "b"), "c": (_with(_Plain(), name),)}],
+}
+
+
+@pytest.mark.parametrize("much", [[], LARGE])
+@pytest.mark.parametrize("form", NAMED)
+def test_the_names_of_attributes_are_searched(form: str, much: Any) -> None:
+    """They are pickled and displayed as the values are."""
+    for key, leaks in ((KEY, True), (KEY[:-1], False), ("other_name", False)):
+        with pytest.raises(SecretLeakError) if leaks else nullcontext():
+            refuse_leak([NAMED[form](key), much], {KEY: "service"})
+
+
+def test_the_names_of_attributes_are_masked() -> None:
+    """An exception loses them, and what a node changed in its input does."""
+    error = redact(_with(_Failed("x"), KEY), {KEY: "service"})
+    assert vars(error) == {"****": 1}
+    assert vars(redact(_with(_Failed("x"), "other_name"), {KEY: "service"})) == {"other_name": 1}
+    kept = [_with(_Failed(), KEY)]
+    error = redact(_Failed(kept), {KEY: "service"})
+    assert [vars(each) for each in error.args[0]] == [{"****": 1}]
+
+    @dataclasses.dataclass
+    class Changed:
+        a: int = 1
+
+    changed = _with(Changed(), KEY)
+    scrub([changed], {KEY: "service"})
+    assert vars(changed) == {"a": 1, "****": 1}
 
 
 def test_a_view_that_was_released_shows_nothing() -> None:
