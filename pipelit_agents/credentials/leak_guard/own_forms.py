@@ -25,6 +25,7 @@ from pipelit_agents.credentials.leak_guard.stored import (
     by_type,
     fields_in_c,
     is_opaque,
+    is_trusted,
     is_trusted_array,
     items_look,
     overrides,
@@ -320,8 +321,10 @@ def _make_looks(kind: type) -> Iterator[Look]:
     pickled = kind in copyreg.dispatch_table or any(overrides(kind, name) for name in _PICKLED)
     # A model may have serializers or computed fields of its own.
     decorators = getattr(kind, "__pydantic_decorators__", None)
-    serialized = any(overrides(kind, name) for name in _SERIALIZER_HOOKS) or any(
-        getattr(decorators, name, None) for name in _MODEL_HOOKS
+    serialized = (
+        any(overrides(kind, name) for name in _SERIALIZER_HOOKS)
+        or any(getattr(decorators, name, None) for name in _MODEL_HOOKS)
+        or (issubclass(kind, BaseModel) and _has_serializers(kind))
     )
     if text:
         yield _of_a_text
@@ -332,6 +335,29 @@ def _make_looks(kind: type) -> Iterator[Look]:
     buffered = not issubclass(kind, BaseModel | BaseException)
     if buffered and (text or pickled or serialized):
         yield _of_a_buffer
+
+
+def _has_serializers(kind: type[BaseModel]) -> bool:
+    """Return whether fields of a model are serialized by functions, by their annotations."""
+    schema: object = kind.__pydantic_core_schema__
+    if not isinstance(schema, dict):
+        # It isn't built yet.
+        return True
+    waiting: list[object] = [schema]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            how = each.get("serialization")
+            if isinstance(how, dict) and str(how.get("type")).startswith("function"):
+                module = getattr(how.get("function"), "__module__", None)
+                if not is_trusted(module):
+                    return True
+            # Other models are searched by themselves.
+            if each.get("type") != "model" or each.get("cls") is kind:
+                waiting += each.values()
+        elif isinstance(each, list | tuple):
+            waiting += each
+    return False
 
 
 def _of_a_text(value: object) -> Iterator[Child]:

@@ -40,6 +40,7 @@ __all__ = [
     "dictionary_of",
     "fields_in_c",
     "is_opaque",
+    "is_trusted",
     "is_trusted_array",
     "items_look",
     "overrides",
@@ -165,16 +166,17 @@ def overrides(kind: type, name: str) -> bool:
     """Return whether a type has a method of this name that may write more than a value stores."""
     owner = next((each for each in kind.__mro__ if name in each.__dict__), object)
     method = owner.__dict__.get(name)
-    if method is None or owner in _C_TYPES or _is_trusted(owner.__module__):
+    if method is None or owner in _C_TYPES or is_trusted(owner.__module__):
         return False
     if issubclass(owner, BaseException) and owner.__module__ == "builtins":
         return False
     # Dataclasses and named tuples have methods that the standard library generates.
     variables = getattr(method, "__globals__", None)
-    return not (isinstance(variables, dict) and _is_trusted(variables.get("__name__")))
+    return not (isinstance(variables, dict) and is_trusted(variables.get("__name__")))
 
 
-def _is_trusted(module: object) -> bool:
+def is_trusted(module: object) -> bool:
+    """Return whether a module is of a package whose code writes only what values store."""
     return isinstance(module, str) and (
         module.partition(".")[0] in _TRUSTED_PACKAGES or module.startswith("namedtuple_")
     )

@@ -20,17 +20,21 @@ from collections import ChainMap, UserDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langgraph.graph import START, StateGraph
 from pydantic import (
     AnyUrl,
     BaseModel,
     HttpUrl,
+    PlainSerializer,
     PostgresDsn,
     SecretStr,
+    WrapSerializer,
     computed_field,
     create_model,
 )
@@ -486,6 +490,44 @@ def test_what_was_unsearchable_in_the_input_is_searched_for_what_the_node_adds(
         pipelit.credentials.inject(key="service")(lambda state, *, key: [_Row(2)])({"x": 1})
 
 
+class _Sub(BaseModel):
+    """Its halves are joined when it is written."""
+
+    parts: Annotated[list[str], PlainSerializer("".join)]
+
+
+ANNOTATED: dict[str, Any] = {
+    "plain": Annotated[list[str], PlainSerializer("".join)],
+    "wrapped": Annotated[list[str], WrapSerializer(lambda value, handler: "".join(value))],
+    "optional": Annotated[list[str], PlainSerializer("".join)] | None,
+    "in a list": list[Annotated[list[str], PlainSerializer("".join)]],
+    "in a mapping": dict[str, Annotated[list[str], PlainSerializer("".join)]],
+    "in a model": _Sub,
+    "in models": list[_Sub],
+}
+
+
+@pytest.mark.parametrize("many", [1, 500])
+@pytest.mark.parametrize("form", ANNOTATED)
+def test_what_an_annotation_serializes_is_searched(form: str, many: int) -> None:
+    """A function in an annotation writes what no field stores."""
+    kind: Any = create_model("Made", x=(ANNOTATED[form], ...))
+    for key, leaks in ((KEY, True), (OTHER, False)):
+        parts = [key[:9], key[9:]]
+        value: Any = {"in a list": [parts], "in a mapping": {"a": parts}}.get(form, parts)
+        if "model" in form:
+            value = _Sub(parts=parts) if form == "in a model" else [_Sub(parts=parts)]
+        values = [kind(x=value) for _ in range(many)]
+        with pytest.raises(SecretLeakError) if leaks else nullcontext():
+            refuse_leak(values, {KEY: "service"})
+
+
+@pytest.mark.parametrize("kind", [HumanMessage, AIMessage, AIMessageChunk, ToolMessage, Document])
+def test_messages_are_plain_models(kind: type) -> None:
+    """Most of a large state is of these, and they write what they store."""
+    assert own_forms.is_plain_model(kind)
+
+
 class _Plain:
     """It has what attributes it is given."""
 
@@ -530,7 +572,7 @@ def test_the_names_of_attributes_are_masked() -> None:
     error = redact(_with(_Failed("x"), KEY), {KEY: "service"})
     assert vars(error) == {"****": 1}
     assert vars(redact(_with(_Failed("x"), "other_name"), {KEY: "service"})) == {"other_name": 1}
-    kept = [_with(_Failed(), KEY)]
+    kept = [_with(_Plain(), KEY)]
     error = redact(_Failed(kept), {KEY: "service"})
     assert [vars(each) for each in error.args[0]] == [{"****": 1}]
 
