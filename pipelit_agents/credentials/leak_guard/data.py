@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from pipelit_agents.credentials.leak_guard.patterns import MASK
 from pipelit_agents.credentials.leak_guard.stored import dictionary_of, fields_in_c
-from pipelit_agents.credentials.leak_guard.written import is_large_number
+from pipelit_agents.credentials.leak_guard.written import large_number
 from pipelit_agents.credentials.secret import Secret
 
 __all__ = ["Found", "Put", "attributes_of", "values_in"]
@@ -61,8 +61,8 @@ def values_in(root: Found, limit: float = inf) -> Iterator[Found]:
         with suppress(Exception):
             if isinstance(each, str | bytes):
                 yield Found(path, each, put)
-            elif isinstance(each, int) and is_large_number(each):
-                yield Found(path, str(each), put)
+            elif number := large_number(each):
+                yield Found(path, str(number), put)
             elif not isinstance(each, Secret | int | float | None):
                 if isinstance(each, list | tuple) and each and type(each[0]) is int:
                     # The numbers may be the bytes of a text.

@@ -28,7 +28,7 @@ __all__ = [
     "MAX_ROUNDS",
     "Written",
     "as_bytes",
-    "is_large_number",
+    "large_number",
     "shows_a_number",
     "written",
 ]
@@ -101,8 +101,8 @@ class Written:
         # Search everything even after a hit, so that the duration reveals nothing.
         found = [patterns.in_text(each) for each in _joined(self.texts, _SEPARATOR)]
         found += [patterns.in_bytes(each) for each in _joined(self.data, _SEPARATOR.encode())]
-        numbers = [_packed_number(form) for form in patterns.forms if form.isdigit()]
-        found += [number in each for number in numbers if number for each in self.data]
+        numbers = [packed for form in patterns.forms for packed in _packed_numbers(form)]
+        found += [packed in each for packed in numbers for each in self.data]
         return any(found)
 
     def forms_in(self, forms: list[bytes]) -> set[bytes]:
@@ -112,8 +112,8 @@ class Written:
         found = set()
         for form in forms:
             times = whole.count(form) + sum(each.count(form) for each in self.data)
-            if form.isdigit() and (number := _packed_number(form)):
-                times += sum(each.count(number) for each in self.data)
+            for packed in _packed_numbers(form):
+                times += sum(each.count(packed) for each in self.data)
             if times:
                 found.add(form)
         return found
@@ -156,9 +156,12 @@ class _Pass(Written):
 
     def number(self, value: int) -> None:
         """Record a number that may be a secret of digits."""
-        if is_large_number(value):
+        if -_MIN_NUMBER < value < _MIN_NUMBER:
+            return
+        value = abs(value)
+        if value < _NUMBER_END:
             self.numbers.append(value)
-        elif value >= _NUMBER_END:
+        else:
             # Python refuses to convert very large numbers.
             with suppress(ValueError):
                 self.texts.append(str(value))
@@ -172,6 +175,8 @@ class _Pass(Written):
             self.texts.append(str.__str__(value))
         elif issubclass(kind, int):
             self.number(int.__int__(cast(int, value)))
+        elif issubclass(kind, float):
+            self.number(large_number(value))
         elif (data := as_bytes(value)) is not None:
             self.data.append(data)
             if kind in _EXACT:
@@ -230,6 +235,8 @@ def _walk(waiting: list[object], seen: dict[int, object], *, at_most: int) -> _P
         if kind is int:
             found.number(each)
             continue
+        if kind is float and (number := large_number(each)):
+            found.number(number)
         if kind in LEAVES or (kind in _CONTAINERS and not each):
             continue
         if id(each) in met:
@@ -315,22 +322,36 @@ def as_bytes(value: object) -> bytes | None:
         return b""
 
 
-def is_large_number(value: int) -> bool:
-    """Return whether the digits of a number may be a secret."""
-    return _MIN_NUMBER <= value < _NUMBER_END
+def large_number(value: object) -> int:
+    """Return a number without sign and fraction, if its digits may be a secret; otherwise 0."""
+    kind = type(value)
+    found = 0
+    if issubclass(kind, int):
+        found = abs(int.__int__(cast(int, value)))
+    elif issubclass(kind, float):
+        plain = abs(float.__float__(cast(float, value)))
+        # A larger number isn't displayed by its digits.
+        found = int(plain) if plain < _NUMBER_END and plain.is_integer() else 0
+    return found if _MIN_NUMBER <= found < _NUMBER_END else 0
 
 
 def shows_a_number(value: object, patterns: Patterns) -> str | None:
     """Return the name of the credential whose secret consists of a number's digits, or None."""
-    if not issubclass(type(value), int):
-        return None
-    number = int.__int__(cast(int, value))
-    return patterns.forms.get(b"%d" % number) if is_large_number(number) else None
+    number = large_number(value)
+    return patterns.forms.get(b"%d" % number) if number else None
 
 
-def _packed_number(form: bytes) -> bytes:
-    number = int(form) if len(form) < _MAX_DIGITS else 0
-    return ormsgpack.packb(number) if is_large_number(number) else b""
+def _packed_numbers(form: bytes) -> list[bytes]:
+    """Return a secret of digits as the numbers that serialized data may contain."""
+    number = int(form) if form.isdigit() and len(form) < _MAX_DIGITS else 0
+    if not _MIN_NUMBER <= number < _NUMBER_END:
+        return []
+    found = [ormsgpack.packb(number)]
+    if number < _NUMBER_END // 2:
+        found.append(ormsgpack.packb(-number))
+    if int(float(number)) == number:
+        found += [ormsgpack.packb(float(number)), ormsgpack.packb(-float(number))]
+    return found
 
 
 def _joined(parts: list[AnyStr], separator: AnyStr) -> list[AnyStr]:

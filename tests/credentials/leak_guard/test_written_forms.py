@@ -490,6 +490,44 @@ def test_what_was_unsearchable_in_the_input_is_searched_for_what_the_node_adds(
         pipelit.credentials.inject(key="service")(lambda state, *, key: [_Row(2)])({"x": 1})
 
 
+PIN = "490151234567890"
+NUMBERS: dict[str, Callable[[str], Any]] = {
+    "whole": int,
+    "negative": lambda pin: -int(pin),
+    "float": float,
+    "negative float": lambda pin: -float(pin),
+    "numpy": lambda pin: np.float64(pin),
+    "in a mapping": lambda pin: {"account": float(pin), "n": -3},
+    "a key": lambda pin: {-int(pin): 1},
+    "in an object": lambda pin: types.SimpleNamespace(x=float(pin)),
+}
+
+
+@pytest.mark.parametrize("much", [[], LARGE, ["x" * 300] * 400])
+@pytest.mark.parametrize("form", NUMBERS)
+def test_digits_are_found_in_numbers_of_any_kind(form: str, much: Any) -> None:
+    """A number shows its digits with a sign or a fraction too; another number is honest."""
+    make = NUMBERS[form]
+    for pin in (PIN, "49015123"):
+        for digits, leaks in ((pin, True), (pin[:-1] + "7", False), ("12345678", False)):
+            with pytest.raises(SecretLeakError) if leaks else nullcontext():
+                refuse_leak([make(digits), much], {pin: "service"})
+        assert pin not in repr(masked([make(pin)], {pin: "service"}))
+        assert repr(masked([make("12345678")], {pin: "service"})) == repr([make("12345678")])
+        changed = {"x": [make(pin)]}
+        scrub(changed, {pin: "service"})
+        assert pin not in repr(changed)
+
+
+def test_other_floats_are_honest() -> None:
+    """What isn't finite, has a fraction or is very large is no row of digits."""
+    others = (float("nan"), float("inf"), -float("inf"), 4.5, 1e300, 490151234567890.5, -(10**30))
+    for value in others:
+        refuse_leak([value, np.float64(value), {"a": value}], {PIN: "service"})
+        refuse_leak([*LARGE, value], {PIN: "service"})
+        assert repr(masked([value], {PIN: "service"})) == repr([value])
+
+
 class _Sub(BaseModel):
     """Its halves are joined when it is written."""
 
