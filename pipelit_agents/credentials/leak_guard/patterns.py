@@ -411,6 +411,24 @@ def _python_near_quotes(text: str) -> str:
     return repr("'\"" + text)[4:-1]
 
 
+def _ascii(text: str) -> str:
+    return ascii(text)[1:-1]
+
+
+def _ascii_near_quotes(text: str) -> str:
+    return ascii("'\"" + text)[4:-1]
+
+
+def _unicode_escaped(text: str) -> str:
+    return text.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _backslashed(text: str) -> tuple[str, str]:
+    # As MySQL and libpq write text between quotes; some drivers escape both kinds.
+    single = text.replace("\\", "\\\\").replace("'", "\\'")
+    return single, single.replace('"', '\\"')
+
+
 def _html(text: str) -> str:
     return html.escape(text, quote=False)
 
@@ -427,6 +445,7 @@ def _quoting(safe: str) -> _Escape:
     return lambda text: quote(text, safe=safe)
 
 
+_DISPLAYS: Final = (_python, _python_near_quotes, _ascii, _ascii_near_quotes)
 _URLS: Final = (_quoting(""), _quoting("/"))
 _SHELLS: Final = (_replacing("'", "'\"'\"'"), _replacing("'", "'\\''"))
 # Of CSV and SQL, and of shells.
@@ -447,13 +466,15 @@ def _escaped(secret: str, plain: bytes) -> set[str]:
     # As written by html, markupsafe and xml.sax.
     pages = {_html(secret), html.escape(secret), _html(secret).replace('"', "&quot;")}
     pages |= {each.replace("&quot;", "&#34;").replace("&#x27;", "&#39;") for each in pages}
+    pages |= {each.replace("&#x27;", "&apos;") for each in pages}
     pages |= {each.encode("ascii", "xmlcharrefreplace").decode() for each in pages}
     return {
         *(in_json, in_json_raw, _json(_json(in_json)), *pages, *in_urls),
-        *(escape(secret) for escape in (_python, _python_near_quotes, *_QUOTES)),
+        *(escape(secret) for escape in (*_DISPLAYS, *_QUOTES, _unicode_escaped)),
+        *(outer(inner(secret)) for outer in _DISPLAYS for inner in _DISPLAYS),
         *(repr(plain)[2:-1], repr(b"'\"" + plain)[5:-1]),
-        # ODBC, libpq.
-        *(secret.replace("}", "}}"), secret.replace("\\", "\\\\").replace("'", "\\'")),
+        # ODBC, and drivers of MySQL.
+        *(secret.replace("}", "}}"), *_backslashed(secret)),
         # PHP and ujson escape the slash, Go and Flask the characters special to HTML, and Java
         # writes upper-case hexadecimal.
         *(each.replace("/", "\\/") for each in (in_json, in_json_raw)),

@@ -216,6 +216,29 @@ def test_a_line_break_hides_no_secret(place: int) -> None:
                 refuse_leak({"x": lines}, {secret: "service"})
 
 
+@pytest.mark.parametrize("secret", ["p4ss/W+rd==xY&z'q\"9\\k", "abc<def>12345", "pässwörd-ключ-9"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s: html.escape(s).replace("&#x27;", "&apos;"),
+        lambda s: html.escape(s, quote=False).replace("'", "&apos;").replace('"', "&quot;"),
+        lambda s: s.replace("\\", "\\\\").replace("'", "\\'").replace('"', '\\"'),
+        lambda s: s.replace("\\", "\\\\").replace("'", "\\'"),
+        ascii,
+        lambda s: ascii({"t": s}),
+        lambda s: ascii([s, "'", '"']),
+        lambda s: s.encode("unicode_escape").decode(),
+    ],
+)
+def test_a_secret_is_found_as_a_page_a_query_or_python_escapes_it(
+    secret: str, use: Callable[[str], str]
+) -> None:
+    """Entities for apostrophes, backslashes before quotes, and escapes in ASCII."""
+    with pytest.raises(SecretLeakError):
+        refuse_leak({"x": use(secret)}, {secret: "service"})
+    refuse_leak({"x": use(secret[1:])}, {secret: "service"})
+
+
 @pytest.mark.parametrize(
     "use",
     [
@@ -231,6 +254,10 @@ def test_a_line_break_hides_no_secret(place: int) -> None:
         lambda s: _csv(json.dumps({"t": s})),
         lambda s: shlex.join(["curl", "-d", json.dumps({"t": s})]),
         lambda s: json.dumps({"cmd": shlex.join(["curl", "-H", f"X: {s}"])}),
+        lambda s: repr(repr(s)),
+        lambda s: repr([repr({"t": s})]),
+        lambda s: repr({"error": repr({"t": [s, "'", '"']})}),
+        lambda s: repr(ascii({"t": s})),
     ],
 )
 @pytest.mark.parametrize("secret", ["p4ss/W+rd==xY&z'q\"9\\k", "abc<def>12345", "pässwörd-ключ-9"])
