@@ -40,6 +40,8 @@ USED: dict[str, set[str]] = {
         "_MAX_PARTS",
         "_of_a_text",
         "_thread",
+        "_threads",
+        "_WORKERS",
         "_url",
     },
     "credentials/test_given_to_nodes.py": {
@@ -51,6 +53,7 @@ USED: dict[str, set[str]] = {
     },
     "credentials/test_secret_scope.py": {"_run_context"},
     "credentials/test_ways_out.py": {"_kept"},
+    "database/test_key_row.py": {"_signed"},
     "database/test_sealed_columns.py": {"_PAGE"},
     "database/test_storage.py": {"_database", "_opened", "_ready"},
     "graphs/spawn/test_possession.py": {"_threads"},

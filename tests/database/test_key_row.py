@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from internals import database_of, keyring_of
+from internals import database_of, keyring_of, stored_values_of
 from key_rotation import newer, no_models, old
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
@@ -181,14 +181,14 @@ def test_a_rotation_that_another_one_has_passed_replaces_nothing(
     """It was paused; going on, it would put values under a replaced key again."""
     put(pipelit)
     slow, newest = under(newer, key), Keyring.generate_key()
-    replace = slow.keys._values._replace
+    replace = stored_values_of(slow)._replace
 
     def paused(table: Any, pending: Any, keyring: Keyring) -> int:
         if pending:
             under(newest, newer, key).keys.rotate()
         return replace(table, pending, keyring)
 
-    monkeypatch.setattr(slow.keys._values, "_replace", paused)
+    monkeypatch.setattr(stored_values_of(slow), "_replace", paused)
     with pytest.raises(ConfigurationError, match=REPLACED):
         slow.keys.rotate()
     assert under(newest).keys.status().unreadable == ()
