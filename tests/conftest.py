@@ -129,6 +129,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         _unmarked = None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    """Let a fixture of a whole file stop its processes after a test that isn't marked."""
+    global _unmarked
+    _unmarked = None
+
+
 def _require_marker(event: str, arguments: tuple[Any, ...]) -> None:
     # Other programs, such as the git of a deployment check, start at once.
     another = event == "subprocess.Popen" and arguments[0] != sys.executable
