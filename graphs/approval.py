@@ -18,6 +18,7 @@ from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from pipelit_agents import ApprovalDecision, Pipelit
+from pipelit_agents._words import quoted
 from pipelit_agents.approvals import approval_digest
 from pipelit_agents.approvals.arguments import (
     WEEK,
@@ -304,7 +305,7 @@ def _read(answer: object, approvers: Sequence[str], identifier: str) -> _Answer:
         raise _MalformedAnswer(_ANSWER_FORM)
     if name not in approvers:
         raise _MalformedAnswer(
-            f"{name[:149]!r} isn't an approver here; the approvers are {', '.join(approvers)}"
+            f"{quoted(name)} isn't an approver here; the approvers are {', '.join(approvers)}"
         )
     if fields.get("id", identifier) != identifier:
         raise _MalformedAnswer(

@@ -28,6 +28,7 @@ from pipelit_agents._bounds import LONGEST_WAIT, require_seconds
 from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._threads import aside
 from pipelit_agents.credentials.scope import opened_scope
+from pipelit_agents.credentials.stored import require_reference
 from pipelit_agents.errors import CredentialError, PayloadError
 from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.payload import decode
@@ -357,6 +358,7 @@ def remote_child(
 
     Raises:
         InvalidUsername: ``name`` isn't a username.
+        CredentialError: ``credential`` isn't the name of a credential.
         TypeError: ``patience`` isn't a number.
         ValueError: The URL can't be used, or ``patience`` is negative or more than 30 days.
 
@@ -369,6 +371,8 @@ def remote_child(
         builder.add_node("delegate", spawn_and_await(lead, {"agent_researcher": child}))
         ```
     """
+    if credential is not None:
+        require_reference("credential", credential)
     return RemoteChild(
         require_username(name, argument="name"),
         url=url,

@@ -22,6 +22,7 @@ from pydantic import (
 from pipelit_agents import Agent, Pipelit, ProvisionedAgent, Verification
 from pipelit_agents._threads import aside
 from pipelit_agents._wording import bindable, json_line
+from pipelit_agents._words import quoted
 from pipelit_agents.accounts.provisioning import require_prefix
 from pipelit_agents.errors import (
     AccountError,
@@ -273,7 +274,7 @@ class GetTotpCode(AgentTool):
             except ValueError as error:
                 raise ToolException(f"Not done: {error}.") from error
         if audience is None or (self.audiences is not None and audience not in self.audiences):
-            raise UserNotFound(f"no code for {audience!r:.80}: choose one of {self.audiences}")
+            raise UserNotFound(f"no code for {quoted(audience)}: choose one of {self.audiences}")
         require_username(audience)
         return self.agent.totp_code(
             audience=audience, message=message, check_audience=self.audiences is None

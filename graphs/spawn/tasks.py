@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from langgraph.types import Command
 
+from pipelit_agents._words import quoted
 from pipelit_agents.errors import PayloadError, SpawnError
 
 from ..codec import state_to_bytes
@@ -115,7 +116,7 @@ class Terms:
             problem, unsent = f"tasks[{index}].input: {error}", _unsent(task)
         if not isinstance(task["agent"], str) or task["agent"] not in self.kinds:
             problem = (
-                f"tasks[{index}].agent {str(task['agent'])!r:.80} isn't a child of this node; "
+                f"tasks[{index}].agent {quoted(task['agent'])} isn't a child of this node; "
                 f"the children are {', '.join(sorted(self.kinds))}"
             )
         return ReadTask(agent, request, problem, unsent)

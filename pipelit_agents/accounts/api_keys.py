@@ -16,6 +16,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
+from pipelit_agents._words import quoted
 from pipelit_agents.accounts.lookup import find_account, require_active, storable
 from pipelit_agents.accounts.models import (
     ApiKeyInfo,
@@ -36,6 +37,7 @@ from pipelit_agents.protocol.usernames import OPERATOR, require_username
 __all__ = ["ApiKeys"]
 
 _TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
+_KEY_ID: Final = re.compile(r"[0-9a-f]{12}\Z")
 
 
 class _KeyRow(NamedTuple):
@@ -124,7 +126,9 @@ class ApiKeys(AccountService):
         with self._database.writing(durable=True) as connection:
             owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
             if owner is None:
-                raise ApiKeyNotFound(f"no API key has the id {key_id!r:.13}; see list_api_keys")
+                # Part of a key isn't repeated either.
+                which = repr(key_id) if _KEY_ID.match(key_id) else quoted(key_id)
+                raise ApiKeyNotFound(f"no API key has the id {which}; see list_api_keys")
             connection.execute(
                 update(ApiKeyRow)
                 .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))

@@ -6,6 +6,7 @@ from typing import Final, Literal, NamedTuple
 
 from sqlalchemy import Connection, select
 
+from pipelit_agents._words import WITHHELD, has_secret_form, may_be_secret, quoted, recordable
 from pipelit_agents.database.models import UserRow
 from pipelit_agents.errors import (
     NotLocalAgent,
@@ -68,9 +69,9 @@ def find_account(connection: Connection, username: str) -> AccountRow:
     row = read_account(connection, username)
     if row is None:
         raise UserNotFound(
-            f"there is no account {username!r}: users.create makes a person's, "
+            f"there is no account {quoted(username)}: users.create makes a person's, "
             "users.create_agent an agent's (pipelit-agents users list, agents list)",
-            username=username,
+            username=recordable(username),
         )
     return row
 
@@ -112,9 +113,11 @@ def find_person(connection: Connection, username: str) -> AccountRow:
     name = require_username(username)
     row = read_account(connection, name)
     if row is None:
+        typed = "NAME" if may_be_secret(name) else name
         raise UserNotFound(
-            f"there is no account {name!r}; create it with: pipelit-agents users create {name}",
-            username=name,
+            f"there is no account {quoted(name)}; create it with: pipelit-agents users create "
+            f"{typed}",
+            username=recordable(name),
         )
     if row.kind != "human" or row.domain:
         raise NotPermitted(
@@ -158,12 +161,15 @@ def why_no_code(row: AccountRow | None) -> str:
 
 
 def storable(words: str, argument: str) -> str:
-    """Return text that every database can store: NUL characters are replaced.
+    """Return text that may be stored in clear: without NUL characters, and without keys.
 
     Raises:
         TypeError: It isn't text.
     """
     if not isinstance(words, str):
         raise TypeError(f"{argument} must be text, not {type(words).__name__}")
+    if any(map(has_secret_form, (words, *words.split()))):
+        # The action goes on: a wrong label must not prevent that a key is revoked.
+        words = WITHHELD
     # PostgreSQL accepts every character except this one.
     return words.replace("\0", "\ufffd")

@@ -21,7 +21,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.protocol.peering_uri import Enrolment, read_uri
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
-from pipelit_agents.protocol.usernames import OPERATOR, require_username
+from pipelit_agents.protocol.usernames import OPERATOR, require_new_username, require_username
 from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import holds, peering_purpose, totp_purpose
 
@@ -53,7 +53,7 @@ class Peers(AccountService):
             ConfigurationError: There is no key to encrypt the secret with.
         """
         require_username(agent, argument="agent")
-        require_username(domain, argument="domain")
+        require_new_username(domain, argument="domain")
         secret, relation = secrets.token_bytes(SECRET_BYTES), secrets.token_hex(16)
         purpose = peering_purpose(relation)
         with self._database.writing(durable=True) as connection:
@@ -101,8 +101,8 @@ class Peers(AccountService):
             ConfigurationError: There is no key to encrypt the secret with.
         """
         uri = SecretStr(uri) if isinstance(uri, str) else uri
-        require_username(name, argument="name")
-        require_username(domain, argument="domain")
+        require_new_username(name, argument="name")
+        require_new_username(domain, argument="domain")
         peer = read_uri(uri, name=name)
         with self._database.writing(durable=True) as connection:
             sealed = self._seal(connection, peer.secret, totp_purpose(name))

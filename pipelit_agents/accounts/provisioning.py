@@ -12,7 +12,8 @@ from sqlalchemy import Connection, select
 
 from pipelit_agents._core import Core
 from pipelit_agents._wording import in_words
-from pipelit_agents.accounts.lookup import AccountRow, read_account, require_active
+from pipelit_agents._words import quoted, recordable
+from pipelit_agents.accounts.lookup import AccountRow, read_account, require_active, storable
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.models import CredentialRow
@@ -30,7 +31,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.identity.agent import Agent
 from pipelit_agents.ledger.questions import QuestionLimit
-from pipelit_agents.protocol.usernames import OPERATOR, require_username
+from pipelit_agents.protocol.usernames import OPERATOR, require_new_username
 
 __all__ = ["ProvisionedAgent", "provision", "require_prefix"]
 
@@ -133,7 +134,7 @@ def provision(
         reason = exact or _REASONS.get(type(error), "refused")
         # The transaction was rolled back, so the refusal is recorded in another one.
         with core.database.writing(durable=True) as connection:
-            subject = str(name or "")
+            subject = name if isinstance(error, UserExists) else recordable(name or "")
             core.record(connection, creator.username, subject, _ACTION, reason, outcome="refused")
         raise
     if made is None:
@@ -147,11 +148,11 @@ def require_prefix(prefix: str) -> str:
     Raises:
         InvalidUsername: No username can begin with it, or it leaves no room for a name.
     """
-    if len(require_username(prefix, argument="prefix")) > MAX_USERNAME - _SUFFIX_LENGTH:
+    if len(require_new_username(prefix, argument="prefix")) > MAX_USERNAME - _SUFFIX_LENGTH:
         raise InvalidUsername(
-            f"prefix {prefix!r:.40} is too long: {MAX_USERNAME - _SUFFIX_LENGTH} characters at "
+            f"prefix {quoted(prefix)} is too long: {MAX_USERNAME - _SUFFIX_LENGTH} characters at "
             "most, so that there is room for a name after it",
-            username=prefix,
+            username=recordable(prefix),
         )
     return prefix
 
@@ -167,16 +168,18 @@ def _named(purpose: str, username: str | None, prefix: str | None) -> str:
     # Without a dot: the part before the last dot must be the creator's prefix.
     if not _OWN_NAME.match(own):
         raise InvalidUsername(
-            f"username {username!r:.80} can't be used: use 1 or more of the characters a-z 0-9 _ "
+            f"username {quoted(username)} can't be used: use 1 or more of the characters a-z 0-9 _ "
             f"- and the first a letter or digit; it becomes {prefix}<username>",
-            username=username,
+            username=recordable(username),
         )
     _require_short_name(f"{prefix}{own}")
     return f"{prefix}{own}"
 
 
 def _derived_name(purpose: str, prefix: str) -> str:
-    plain = unicodedata.normalize("NFKD", purpose).encode("ascii", "ignore").decode().lower()
+    # A key in the purpose must not become part of a name.
+    said = storable(purpose, "purpose")
+    plain = unicodedata.normalize("NFKD", said).encode("ascii", "ignore").decode().lower()
     room = min(_MAX_SLUG, MAX_USERNAME - len(prefix) - _SUFFIX_LENGTH)
     slug = re.sub(r"[^a-z0-9]+", "_", plain)[: max(0, room)].strip("_")
     return prefix + "_".join(filter(None, [slug, secrets.token_hex(4)]))
@@ -190,11 +193,11 @@ def _is_own(connection: Connection, username: str, creator: Agent) -> bool:
 
 
 def _require_short_name(name: str) -> None:
-    if len(require_username(name)) > MAX_USERNAME:
+    if len(require_new_username(name)) > MAX_USERNAME:
         raise InvalidUsername(
-            f"username {name!r:.40} is too long: {MAX_USERNAME} characters at most, so that its "
+            f"username {quoted(name)} is too long: {MAX_USERNAME} characters at most, so that its "
             f"key can be stored as {KEY_PREFIX}<username>",
-            username=name,
+            username=recordable(name),
         )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select, update
 
 from pipelit_agents._bounds import require_duration
 from pipelit_agents._twins import off_the_loop
+from pipelit_agents._words import recordable
 from pipelit_agents.accounts.api_keys import (
     ApiKeys,
 )
@@ -36,7 +37,7 @@ from pipelit_agents.ledger.attempts import is_person
 from pipelit_agents.ledger.lanes import read_lane_name
 from pipelit_agents.ledger.unlocking import unlock
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
-from pipelit_agents.protocol.usernames import OPERATOR, require_username
+from pipelit_agents.protocol.usernames import OPERATOR, require_new_username, require_username
 from pipelit_agents.sealing.purposes import totp_purpose
 
 __all__ = ["Users"]
@@ -70,7 +71,7 @@ class Users(ApiKeys, Peers):
             InvalidUsername: The username is malformed.
             UserExists: The name is taken.
         """
-        name = require_username(username)
+        name = require_new_username(username)
         with self._database.writing(durable=True) as connection:
             self._insert(connection, name, kind="human", root_owner=name, created_by=created_by)
             expires = self._expiry("key_expires_at", key_expires_at)
@@ -108,7 +109,7 @@ class Users(ApiKeys, Peers):
                 as the policy allows.
             ConfigurationError: There is no key to encrypt its TOTP secret with.
         """
-        name = require_username(username)
+        name = require_new_username(username)
         with self._database.writing(durable=True) as connection:
             return self.create_agent_in(
                 connection,
@@ -282,7 +283,7 @@ class Users(ApiKeys, Peers):
                 clock=self._core.shared_clock,
                 lane=only,
             )
-            self._core.record(connection, by, name, "user.unlock", lane or "")
+            self._core.record(connection, by, name, "user.unlock", recordable(lane or ""))
         return [
             each for each in self.lanes(name) if each.locked_until and lane in (None, each.lane)
         ]

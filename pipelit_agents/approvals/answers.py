@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, insert
 
 from pipelit_agents._core import Core
+from pipelit_agents._words import quoted, recordable
 from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.approvers import NOBODY, read_approvers
 from pipelit_agents.approvals.questions import add_question, running_thread
@@ -21,6 +22,7 @@ from pipelit_agents.approvals.refusals import (
     refused_by_time,
 )
 from pipelit_agents.approvals.values import ApprovalDecision, Verdict, Vote
+from pipelit_agents.audit.records import recorded_name
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow
 from pipelit_agents.errors import ApprovalClosed, ApprovalNotFound, CodeRejected, NotPermitted
 from pipelit_agents.sealing.keyring import Sealed
@@ -114,7 +116,7 @@ def _answerable(
         return row
     names = tags.approvers_of(row.approvers)
     if username not in names:
-        message = f"{username!r} is not an approver here; approvers are {', '.join(names)}"
+        message = f"{quoted(username)} is not an approver here; approvers are {', '.join(names)}"
         return Refusal(message, NOT_ASKED)
     closed = refused_as_closed(row)
     # A person who approved may deny until the approval is used.
@@ -192,10 +194,11 @@ def _refused(
         if refusal.ends is not None:
             rows.set_state(core, connection, refusal.ends, "expired")
         now = core.shared_now(connection)
+        actor = recorded_name(connection, username)
         core.record(
-            connection, username, identifier, action, refusal.reason, outcome="refused", at=now
+            connection, actor, identifier, action, refusal.reason, outcome="refused", at=now
         )
     if refusal.reason == NOT_ASKED:
-        return NotPermitted(refusal.message, username=username)
+        return NotPermitted(refusal.message, username=recordable(username))
     kind = ApprovalNotFound if refusal.reason in (UNKNOWN, FOREIGN) else ApprovalClosed
     return kind(f"{refusal.message}: ask again", username=username)

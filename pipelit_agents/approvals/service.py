@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
+from pipelit_agents._words import quoted, recordable
 from pipelit_agents.approvals import answers, questions, usage
 from pipelit_agents.approvals.approvers import current_factor
 from pipelit_agents.approvals.arguments import (
@@ -213,9 +214,9 @@ class Approvals:
         vouched = acting_person(self._core.database) == name
         if not vouched and not unproven:
             raise NotPermitted(
-                f"a denial without a code of {name!r} is accepted only from code that acts for "
-                f'this person: pass the code, or use: with pipelit.acting_for("{name}")',
-                username=name,
+                f"a denial without a code of {quoted(name)} is accepted only from code that acts "
+                "for this person: pass the code, or use: with pipelit.acting_for(username)",
+                username=recordable(name),
             )
         answers.require_open(self._core, _identifier(id), name, "denied")
         self._people.require_active(name)
@@ -335,5 +336,5 @@ def _identifier(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("id must be text, the id of a question")
     if not is_id(value):
-        raise ApprovalNotFound(f"there is no question {value!r:.80} here: ask again")
+        raise ApprovalNotFound(f"there is no question {quoted(value)} here: ask again")
     return value

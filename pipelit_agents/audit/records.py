@@ -11,12 +11,14 @@ from typing import Final, NamedTuple, TypedDict
 from sqlalchemy import RowMapping
 
 from pipelit_agents._run_context import RunContext, run_context
+from pipelit_agents._words import WITHHELD, has_secret_form, may_be_secret, recordable
 from pipelit_agents.audit.numbering import highest_number_in_sqlite
 from pipelit_agents.database.fast_path import Open, Query, Statement
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import StorageError
+from pipelit_agents.protocol.usernames import is_username
 
-__all__ = ["AuditEntry", "entry", "entry_of", "write"]
+__all__ = ["AuditEntry", "entry", "entry_of", "recorded_name", "write"]
 
 # Seconds before and after 1970 that a datetime can represent.
 _MAX_SECONDS: Final = 6e10
@@ -126,8 +128,8 @@ def entry(
     return {
         "at": _storable_time(at),
         # Refused names and values that a caller chose may contain text that no database accepts.
-        "actor": _storable(actor, 149),
-        "subject": _storable(subject, 149),
+        "actor": _name(actor),
+        "subject": _name(subject),
         "action": _storable(action, 32),
         "outcome": _storable(outcome, 16),
         "reason": _storable(reason, 64),
@@ -212,6 +214,32 @@ def _storable(value: object, length: int) -> str:
     plain = name.encode("ascii", "backslashreplace").decode()
     # Escape control characters too, which could control a terminal or begin a new line.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)[:length]
+
+
+class _Account(NamedTuple):
+    username: str
+
+
+_READ_ACCOUNT: Final = Query(
+    "SELECT username FROM pipelit_users WHERE username = :username", _Account
+)
+
+
+def recorded_name(connection: Open, name: str) -> str:
+    """Return an account's name for the audit; one that nobody has is left out if it may be secret.
+
+    Whether accounts are read depends on the name alone, so the duration doesn't tell who exists.
+    """
+    if is_username(name) and may_be_secret(name):
+        found = _READ_ACCOUNT.fetch(connection, {"username": name})
+        return name if found else recordable(name)
+    return recordable(name)
+
+
+def _name(name: object) -> str:
+    # `by` and `created_by` may be anything. Names that nobody has are left out by their callers.
+    text = _storable(name, 149)
+    return WITHHELD if has_secret_form(text) else text
 
 
 def _class_name(value: object) -> str:

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from pipelit_agents._bounds import require_count, require_moment
 from pipelit_agents._twins import off_the_loop
+from pipelit_agents._words import quoted
 from pipelit_agents.audit import pruning, verifying
 from pipelit_agents.audit.records import SHOWN_FIELDS, AuditEntry, entry, entry_of, write
 from pipelit_agents.audit.seals import AuditHead, Seals
@@ -74,7 +75,7 @@ class AuditTrail:
         if after is not None:
             require_count(after, "after", least=-(2**63), most=2**63 - 1)
         if outcome not in (None, "ok", "refused"):
-            raise ValueError(f"outcome must be 'ok' or 'refused', not {outcome!r:.40}")
+            raise ValueError(f"outcome must be 'ok' or 'refused', not {quoted(outcome)}")
         query = select(AuditRow.__table__)
         if after is not None:
             query = query.where(AuditRow.id > after)

@@ -18,6 +18,7 @@ from functools import partial, wraps
 from typing import Any, TypeVar
 
 from pipelit_agents._threads import aside
+from pipelit_agents._words import quoted, recordable
 from pipelit_agents.credentials.scope import Scope, entered_scope, left_open, opened_scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
@@ -125,8 +126,8 @@ class _Injection:
             self.refuse(reference)
             raise CredentialScopeError(
                 f"{self.function.__qualname__}() was passed a value for {parameter!r}, which only "
-                f"the credential {reference!r} may fill",
-                credential=reference,
+                f"the credential {quoted(reference)} may fill",
+                credential=recordable(reference),
             )
 
     async def arefuse_passed(self, kwargs: Mapping[str, object]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
+from pipelit_agents._words import may_be_secret, quoted, recordable
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.stored import not_found
@@ -37,9 +38,14 @@ class _SealedRow(NamedTuple):
     sealed: str
 
 
+class _NamedRow(NamedTuple):
+    name: str
+
+
 _READ_SECRET: Final = Query(
     "SELECT kind, public, allow, sealed FROM pipelit_credentials WHERE name = :name", _SealedRow
 )
+_READ_NAME: Final = Query("SELECT name FROM pipelit_credentials WHERE name = :name", _NamedRow)
 _REFUSALS: Final[dict[type[Exception], str]] = {
     ConfigurationError: "no key",
     CredentialNotFound: "not found",
@@ -78,6 +84,8 @@ def record_refusal(core: Core, reference: str, agent: Agent | None, reason: str)
         actor = ""
     with core.database.deciding() as connection:
         name = reference.partition(":")[0]
+        if may_be_secret(name) and not _READ_NAME.fetch(connection, {"name": name}):
+            name = recordable(name)
         core.record(connection, actor, name, "credential.reveal", reason, outcome="refused")
 
 
@@ -118,7 +126,8 @@ def decrypted(core: Core, name: str, wanted: str | None, agent: Agent | None) ->
     """
     if agent is not None and not agent.is_of(core.database):
         raise CredentialError(
-            f"credential {name!r}: {agent!r} belongs to another Pipelit", credential=name
+            f"credential {quoted(name)}: {agent!r} belongs to another Pipelit",
+            credential=recordable(name),
         )
     actor = ""
     if agent is not None:
@@ -155,7 +164,8 @@ def decrypted(core: Core, name: str, wanted: str | None, agent: Agent | None) ->
                 reason = "no such field"
             else:
                 outcome = "ok"
-        core.record(transaction, actor, name, "credential.reveal", reason, outcome=outcome)
+        subject = recordable(name) if reason == "not found" else name
+        core.record(transaction, actor, subject, "credential.reveal", reason, outcome=outcome)
     if refused is not None:
         raise refused
     if reason == "not allowed":
@@ -184,7 +194,7 @@ def _no_such_field(name: str, wanted: str | None, opened: Opened) -> CredentialN
             credential=name,
         )
     return CredentialNotFound(
-        f"credential {name!r} has no field {wanted!r}; it has "
+        f"credential {name!r} has no field {quoted(wanted)}; it has "
         f"{sorted({*opened.secrets, *opened.public})}",
         credential=name,
     )

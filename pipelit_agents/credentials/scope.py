@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from weakref import ref
 
 from pipelit_agents._run_context import running
+from pipelit_agents._words import quoted, recordable
 from pipelit_agents.credentials.leak_guard.masking import redact, scrub
 from pipelit_agents.credentials.leak_guard.node_input import NodeInput
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
@@ -347,9 +348,9 @@ def require_running(credential: str) -> None:
     # in a background task that the first one started.
     if present is None or (scope is not None and scope.run == present):
         raise CredentialScopeError(
-            f"credential {credential!r} can be opened only inside a running node or tool: reveal "
-            "it there, or declare it with credentials.inject",
-            credential=credential,
+            f"credential {quoted(credential)} can be opened only inside a running node or tool: "
+            "reveal it there, or declare it with credentials.inject",
+            credential=recordable(credential),
         )
 
 

@@ -14,6 +14,7 @@ from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._threads import aside
 from pipelit_agents._twins import off_the_loop
+from pipelit_agents._words import quoted
 from pipelit_agents.credentials.inject import injecting
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, described
 from pipelit_agents.credentials.opening import (
@@ -31,6 +32,7 @@ from pipelit_agents.credentials.stored import (
     read_credential,
     read_credentials,
     require_fields,
+    require_reference,
     secrets_in,
     store,
     warnings_about,
@@ -199,8 +201,8 @@ class Credentials:
 
         Raises:
             TypeError: The function can't be wrapped, or has no such parameter.
-            CredentialError: From the call: the credential is missing or not allowed, or a value
-                was passed for it.
+            CredentialError: A reference isn't the name of a credential. From the call: the
+                credential is missing or not allowed, or a value was passed for it.
             UnsealError: From the call: the credential can't be decrypted with this keyring, or was
                 tampered with.
 
@@ -222,11 +224,7 @@ class Credentials:
                 'inject(api_key="openai")'
             )
         for parameter, reference in references.items():
-            if not isinstance(reference, str):
-                raise TypeError(
-                    f"{parameter} must be the name of a credential, as text, not "
-                    f"{type(reference).__name__}"
-                )
+            require_reference(parameter, reference)
 
         def decorate(function: Callable[P, R]) -> Callable[..., R]:
             return injecting(
@@ -380,7 +378,7 @@ class Credentials:
 def _warn_unguarded(name: str) -> None:
     if current_scope() is None:
         warnings.warn(
-            f"credential {name!r} is revealed in a function without the guard, so its return "
+            f"credential {quoted(name)} is revealed in a function without the guard, so its return "
             "value is not searched for the secret: decorate the function with credentials.guard",
             UnguardedRevealWarning,
             # Report the with statement: skip this helper, the generator and __enter__.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,8 +13,18 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, insert, select, update
 
 from pipelit_agents._core import Core
+from pipelit_agents._words import has_secret_form, may_be_secret, quoted, recordable
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, Described
-from pipelit_agents.credentials.leak_guard.recognition import MIN_LENGTH, is_common
+from pipelit_agents.credentials.leak_guard.recognition import (
+    MIN_LENGTH,
+    Level,
+    Part,
+    Verdict,
+    is_common,
+    is_token,
+    level_of,
+    verdict,
+)
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.display import html_of
@@ -24,7 +35,7 @@ from pipelit_agents.errors import (
     CredentialScopeError,
     ShortSecretWarning,
 )
-from pipelit_agents.protocol.usernames import is_username, require_username
+from pipelit_agents.protocol.usernames import is_username, require_new_username
 from pipelit_agents.sealing.keyring import Keyring, Sealed
 from pipelit_agents.sealing.purposes import credential_hint_purpose, credential_purpose
 
@@ -36,6 +47,7 @@ __all__ = [
     "read_credential",
     "read_credentials",
     "require_fields",
+    "require_reference",
     "secrets_in",
     "store",
     "warnings_about",
@@ -43,6 +55,11 @@ __all__ = [
 
 _MIN_MASKED_LENGTH: Final = 12
 _MAX_KIND_LENGTH: Final = 64
+# Letters and digits in a row, as names and kinds have none: a key without a prefix.
+_LONG: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}(?![A-Za-z0-9])"
+)
+_CLEAR: Final = "it isn't repeated here, and it would be stored and listed in clear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +129,15 @@ class Fields(NamedTuple):
             raise CredentialError(
                 f"credential {name!r}: public must be valid JSON ({error})", credential=name
             ) from None
+        if found := _secret_within(json.loads(public_json)):
+            raise CredentialError(
+                f"credential {name!r}: public has a secret in the field {quoted(found)}, and "
+                'public fields are stored and listed in clear: pass it in value, as {"api_key": …}',
+                credential=name,
+            )
         if allow is None:
             return cls(name, kind, public_json, None)
-        allowed = {require_username(each, argument="allow") for each in allow}
+        allowed = {require_new_username(each, argument="allow") for each in allow}
         return cls(name, kind, public_json, json.dumps(sorted(allowed)))
 
 
@@ -171,13 +194,23 @@ def require_fields(
     """
     if not is_username(name):
         raise CredentialError(
-            f"name {name!r:.80} is not a credential name: use 1 to 149 of the characters "
+            f"name {quoted(name)} is not a credential name: use 1 to 149 of the characters "
             "a-z 0-9 _ . - and begin with a letter or digit",
-            credential=str(name)[:149],
+            credential=recordable(name),
+        )
+    if _is_key(name):
+        raise CredentialError(
+            f"name has the form of a key: {_CLEAR}. If it is the secret, pass it as value, and as "
+            'name what to call it, such as "openai"',
+            credential=recordable(name),
         )
     problem = ""
     if not isinstance(kind, str) or not 0 < len(kind) <= _MAX_KIND_LENGTH or not kind.isprintable():
-        problem = f"kind must be 1 to {_MAX_KIND_LENGTH} printable characters, not {kind!r:.80}"
+        problem = f"kind must be 1 to {_MAX_KIND_LENGTH} printable characters, not {quoted(kind)}"
+    elif _is_key(kind):
+        problem = f'kind has the form of a key: {_CLEAR}. Pass a word, such as "llm"'
+    elif isinstance(created_by, str) and has_secret_form(created_by):
+        problem = f"created_by has the form of a key: {_CLEAR}"
     elif not isinstance(created_by, str) or not 0 < len(created_by) < 150:
         problem = "created_by must be the name of the account that stores it, 1 to 149 characters"
     elif isinstance(allow, str):
@@ -186,6 +219,27 @@ def require_fields(
         problem = 'public must be a mapping of fields, for example {"base_url": "https://…"}'
     if problem:
         raise CredentialError(f"credential {name!r}: {problem}", credential=name)
+
+
+def _is_key(label: str) -> bool:
+    return has_secret_form(label) or _LONG.search(label) is not None
+
+
+def _secret_within(public: object, path: str = "", level: Level = Level.UNKNOWN) -> str:
+    """Return the path of the first public field that is surely a secret; empty if none is."""
+    if isinstance(public, str):
+        named = level >= Level.SECRET and verdict(Part("", public, level)) is not Verdict.PUBLIC
+        formed = level > Level.PUBLIC and has_secret_form(public)
+        return path if named or formed or is_token(public) else ""
+    if isinstance(public, list):
+        return next(filter(None, (_secret_within(each, path, level) for each in public)), "")
+    for name, value in public.items() if isinstance(public, dict) else ():
+        inner = f"{path}.{name}" if path else name
+        if _is_key(name):
+            return inner
+        if found := _secret_within(value, inner, level_of(name)):
+            return found
+    return ""
 
 
 def store(
@@ -253,18 +307,41 @@ def not_found(name: str) -> CredentialNotFound:
     if not is_username(name):
         field = isinstance(name, str) and is_username(name.partition(":")[0])
         return CredentialNotFound(
-            f"{name!r:.80} is not the name of a credential"
+            f"{quoted(name)} is not the name of a credential"
             + (
                 ": open its fields with inject or reveal"
                 if field
                 else ": credentials.list returns all names"
             ),
-            credential=str(name)[:149],
+            credential=recordable(name),
         )
+    typed = "NAME" if may_be_secret(name) else name
     return CredentialNotFound(
-        f"there is no credential {name!r:.80}: store it with credentials.put or with the command "
-        f"pipelit-agents credentials put {name:.80} --kind … --created-by …",
-        credential=name,
+        f"there is no credential {quoted(name)}: store it with credentials.put or with the command "
+        f"pipelit-agents credentials put {typed:.80} --kind … --created-by …",
+        credential=recordable(name),
+    )
+
+
+def require_reference(argument: str, reference: object) -> str:
+    """Return a reference, ``credential`` or ``credential:field``, unchanged if it can be one.
+
+    Raises:
+        TypeError: It isn't text.
+        CredentialError: It has another form, or that of a key. It isn't repeated.
+    """
+    if not isinstance(reference, str):
+        raise TypeError(
+            f"{argument} must be the name of a credential, as text, not {type(reference).__name__}"
+        )
+    name, _, field = reference.partition(":")
+    # What follows "://" isn't a field, but an address that may have a password in it.
+    if is_username(name) and not field.startswith("//") and not any(map(_is_key, (name, field))):
+        return reference
+    raise CredentialError(
+        f'{argument} must be the name of a stored credential, for example "openai" or '
+        '"database:password". The value isn\'t repeated, because it may be a secret',
+        credential=recordable(reference),
     )
 
 
@@ -286,6 +363,11 @@ def secrets_in(name: str, value: str | SecretStr | Mapping[str, str | SecretStr]
         if not isinstance(plain, str) or not plain or not isinstance(key, str):
             raise CredentialError(
                 f"credential {name!r}: value must be text, or texts by field name, none empty",
+                credential=name,
+            )
+        if _is_key(key):
+            raise CredentialError(
+                f"credential {name!r}: the name of a field has the form of a key: {_CLEAR}",
                 credential=name,
             )
         fields[key] = plain

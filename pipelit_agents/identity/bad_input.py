@@ -8,12 +8,15 @@ from typing import Final, NoReturn
 
 from pipelit_agents._core import Core
 from pipelit_agents._wording import in_words
+from pipelit_agents._words import quoted, recordable
+from pipelit_agents.audit.records import recorded_name
 from pipelit_agents.errors import (
     AccountError,
     MalformedCode,
     RateLimited,
     UserNotFound,
 )
+from pipelit_agents.identity.evidence import as_typed
 from pipelit_agents.identity.lookup import (
     accounts_of,
     require_active_agent,
@@ -59,7 +62,9 @@ class BadInput:
             # A handle without an active account gets the same error, and records nothing.
             with self._core.database.deciding() as connection, suppress(AccountError):
                 require_active_agent(connection, verifier)
-                self._core.record(connection, verifier, peer, "verify", reason, outcome="refused")
+                name = recorded_name(connection, peer)
+                self._core.record(connection, verifier, name, "verify", reason, outcome="refused")
+        peer = as_typed(peer)
         if admitted.wait:
             raise RateLimited(
                 f"too many names, codes and messages that can't be right: wait "
@@ -82,16 +87,17 @@ class BadInput:
         if self._is_recorded(username, _MAKE_CODE, admitted, now):
             note = "too many questions; more are not recorded" if admitted.wait else reason
             with self._core.database.deciding() as connection:
-                self._core.record(
-                    connection, username, audience, _MAKE_CODE, note, outcome="refused"
-                )
+                name = recorded_name(connection, audience)
+                self._core.record(connection, username, name, _MAKE_CODE, note, outcome="refused")
         if admitted.wait:
             raise RateLimited(
                 f"too many questions about agents that aren't here: wait {in_words(admitted.wait)}",
                 retry_after=admitted.wait,
             )
         # The same message for every reason, so that it doesn't reveal which accounts exist.
-        raise UserNotFound(f"there is no agent {audience!r}: check its name", username=audience)
+        raise UserNotFound(
+            f"there is no agent {quoted(audience)}: check its name", username=recordable(audience)
+        )
 
     def _is_recorded(self, username: str, action: str, admitted: Admission, now: float) -> bool:
         """Count a refusal, unless the agent has to wait; return whether the audit gets it."""
@@ -108,11 +114,13 @@ def note_refusal(core: Core, verifier: str, peer: object, action: object, reason
             raise TypeError(f"peer must be text, not {type(peer).__name__}")
         if type(action) is not str or action not in _REFUSABLE_ACTIONS:
             raise ValueError(
-                f"action must be one of {', '.join(sorted(_REFUSABLE_ACTIONS))}, not {action!r:.40}"
+                f"action must be one of {', '.join(sorted(_REFUSABLE_ACTIONS))}, "
+                f"not {quoted(action)}"
             )
         if type(reason) is not str or not _REASON.match(reason):
             raise ValueError(
                 "reason must be 1 to 64 printable ASCII characters without a space at either end: "
                 "say why it was refused"
             )
-        core.record(connection, verifier, peer, action, reason, outcome="refused")
+        name = recorded_name(connection, peer)
+        core.record(connection, verifier, name, action, reason, outcome="refused")

@@ -9,6 +9,8 @@ from typing import Final, get_args
 
 from pipelit_agents._core import Core
 from pipelit_agents._wording import bindable, in_words
+from pipelit_agents._words import quoted, recordable
+from pipelit_agents.audit.records import recorded_name
 from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,
@@ -30,8 +32,18 @@ from pipelit_agents.identity.codes import (
     refuse_holder,
     short_codes,
 )
-from pipelit_agents.identity.evidence import Verification, utc, why_not_decided
-from pipelit_agents.identity.lookup import require_local_agent, unknown_account
+from pipelit_agents.identity.evidence import (
+    Verification,
+    as_evidence,
+    as_typed,
+    utc,
+    why_not_decided,
+)
+from pipelit_agents.identity.lookup import (
+    counted_name,
+    require_local_agent,
+    unknown_account,
+)
 from pipelit_agents.identity.totp_secrets import TotpSecrets
 from pipelit_agents.ledger.attempts import Account, Attempt, CodeKind, Decision, Verdict
 from pipelit_agents.ledger.common import Ledger
@@ -62,7 +74,7 @@ class CodeVerifier:
     ) -> Verification:
         """Verify a short code and spend it; see :meth:`Agent.verify_peer`."""
         if kind not in CODE_FORMS:
-            raise ValueError(f"kind must be 'audience' or 'plain', not {kind!r}")
+            raise ValueError(f"kind must be 'audience' or 'plain', not {quoted(kind)}")
         if kind == "plain" and message is not None:
             raise ValueError(
                 "message: a plain code is made from the clock alone, so it can't be bound to a "
@@ -72,7 +84,7 @@ class CodeVerifier:
             require_local_agent(verifier, None)
         if not isinstance(peer, str) or not is_username(peer):
             self._bad_input.malformed(
-                verifier, str(peer), "username: it must be written exactly as the account is"
+                verifier, recordable(peer), "username: it must be written exactly as the account is"
             )
         if peer == verifier:
             self._bad_input.malformed(verifier, peer, "username: an agent doesn't verify itself")
@@ -128,14 +140,13 @@ class CodeVerifier:
         if isinstance(code, str) and CODE_FORMS["plain"].match(code):
             return code
         with self._core.database.deciding() as connection:
-            self._core.record(
-                connection, username, username, "verify", "malformed", outcome="refused"
-            )
+            name = recorded_name(connection, username)
+            self._core.record(connection, name, name, "verify", "malformed", outcome="refused")
         raise MalformedCode(
             f"code: the authenticator app shows exactly {PLAIN_DIGITS} digits 0-9, and a "
             "recovery code has 16 letters and digits (spaces and dashes make no difference)",
-            peer=username,
-            verifier=username,
+            peer=as_typed(username),
+            verifier=as_typed(username),
         )
 
     def _verify(
@@ -155,25 +166,28 @@ class CodeVerifier:
             # The ledger looks up whether the account is an active person when it decides.
             own = acts_for(self._core.database, peer)
         matches = self._matching(verifier, peer, code, kind, message)
-        attempt = Attempt(verifier, peer, kind, matches, own, first=first)
+        named = counted_name(peer)
+        attempt = Attempt(counted_name(verifier), named, kind, matches, own, first=first)
         if unfit:
             # Counted in the same lane as agents' attempts about this name, so that a wait
             # doesn't reveal whether it is a person. An agent's own lanes aren't closed by this.
             shared = not own and unfit != NO_PERSON
-            counted = peer if shared else unknown_account(peer, own=own)
+            counted = named if shared else unknown_account(named, own=own)
             attempt = Attempt(counted, counted, kind, matches, own, named=peer, unfit=unfit)
         try:
             decision = _decide(self._core.ledger(), attempt)
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
             if isinstance(error, LedgerUnavailable):
-                error.peer, error.verifier = peer, verifier
+                error.peer, error.verifier = as_evidence(peer), as_evidence(verifier)
             if isinstance(error.__cause__, StorageError):
                 # The same database would have to record this, and would only time out again.
                 raise
             reason = why_not_decided(error, "ledger unavailable")
             with suppress(StorageError), self._core.database.deciding() as connection:
+                actor = recorded_name(connection, verifier)
+                subject = recorded_name(connection, peer)
                 self._core.record(
-                    connection, verifier, peer, f"verify.{kind}", reason, outcome="refused"
+                    connection, actor, subject, f"verify.{kind}", reason, outcome="refused"
                 )
             raise
         if decision.verdict != "accepted":
@@ -230,15 +244,17 @@ def _decide(ledger: Ledger, attempt: Attempt) -> Decision:
 
 def _refused(decision: Decision, peer: str, verifier: str) -> VerificationError:
     """Return the error for a code that wasn't accepted."""
-    who = {"peer": peer, "verifier": verifier}
+    who = {"peer": as_evidence(peer), "verifier": as_evidence(verifier)}
     wait = decision.retry_after or 0.0
     if decision.verdict == "limited":
         return RateLimited(
-            f"too many failed codes about {peer!r}: wait {in_words(wait)}", retry_after=wait, **who
+            f"too many failed codes about {quoted(peer)}: wait {in_words(wait)}",
+            retry_after=wait,
+            **who,
         )
     if decision.verdict == "locked":
         return PeerLocked(
-            f"codes of {peer!r} are not evaluated here for {in_words(wait)}",
+            f"codes of {quoted(peer)} are not evaluated here for {in_words(wait)}",
             retry_after=wait,
             **who,
         )

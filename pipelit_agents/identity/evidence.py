@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
+from pipelit_agents._words import WITHHELD, has_secret_form, recordable
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import ConfigurationError, UnsealError
 
-__all__ = ["TotpCode", "Verification", "utc", "why_not_decided"]
+__all__ = ["TotpCode", "Verification", "as_evidence", "as_typed", "utc", "why_not_decided"]
 
 _NOT_DECIDED: Final[dict[type[Exception], str]] = {
     ConfigurationError: "a setting is unusable",
@@ -62,6 +63,17 @@ class Verification:
 def why_not_decided(error: Exception, otherwise: str) -> str:
     """Return why an error prevented a verification, for the audit."""
     return _NOT_DECIDED.get(type(error), otherwise)
+
+
+def as_evidence(name: str) -> str:
+    """Return a name for the attributes of an error; a name that no account can have is left out."""
+    return WITHHELD if has_secret_form(name) else name
+
+
+def as_typed(name: str) -> str:
+    """Return a name for the attributes of an error about input that can't be right."""
+    # Arguments may have been swapped, and an account that is named by digits is rare.
+    return recordable(name) if name.isdigit() else as_evidence(name)
 
 
 def utc(at: float) -> datetime:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
+from pipelit_agents._words import has_secret_form, quoted, recordable
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Flag, Open, Query
 from pipelit_agents.errors import NotLocalAgent, UserInactive, UserNotFound
@@ -20,6 +21,7 @@ __all__ = [
     "PeeringSecret",
     "ProofKey",
     "accounts_of",
+    "counted_name",
     "domain_of",
     "find_proof_key",
     "read_accounts",
@@ -76,6 +78,14 @@ def unknown_account(name: str, *, own: bool) -> str:
         # No username contains a "#".
         return f"{lane}#{hashlib.sha256(name.encode()).hexdigest()}"
     return lane + name
+
+
+def counted_name(name: str) -> str:
+    """Return the name under which attempts about a peer are counted.
+
+    The ledger stores it in clear. No account has a name in the form of a key, so a digest will do.
+    """
+    return f"#{hashlib.sha256(name.encode()).hexdigest()}" if has_secret_form(name) else name
 
 
 @lru_cache(maxsize=64)
@@ -179,9 +189,9 @@ def require_local_agent(username: str, row: AccountRow | None) -> AccountRow:
     """
     if row is None:
         raise UserNotFound(
-            f"there is no account {username!r}; create it with users.create_agent or: "
-            f"pipelit-agents agents create {username} --owner … --purpose …",
-            username=username,
+            f"there is no account {quoted(username)}; create it with users.create_agent or: "
+            "pipelit-agents agents create NAME --owner … --purpose …",
+            username=recordable(username),
         )
     if row.domain:
         raise NotLocalAgent(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pipelit_agents._core import Core
 from pipelit_agents._run_context import RunContext
+from pipelit_agents._words import recordable
 from pipelit_agents.audit.records import entry, write
 from pipelit_agents.errors import ProofRejected
 from pipelit_agents.identity.batching import Batching
@@ -100,8 +101,8 @@ class ProofVerifier:
                     entries.append(
                         entry(
                             at=each.now,
-                            actor=verifier,
-                            subject=peer,
+                            actor=verifier if verifier in rows else recordable(verifier),
+                            subject=peer if peer in rows else recordable(peer),
                             action=each.action,
                             outcome="ok" if type(answers[-1]) is Verification else "refused",
                             reason=reason,

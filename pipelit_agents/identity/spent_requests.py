@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import delete, select, text
 
 from pipelit_agents._core import Core
+from pipelit_agents.audit.records import recorded_name
 from pipelit_agents.database.models import SpentRequestRow
 from pipelit_agents.identity.lookup import require_active_agent
 
@@ -40,7 +41,7 @@ def spend_request(
             core.record(
                 connection,
                 username,
-                parent,
+                recorded_name(connection, parent),
                 "verify.request",
                 "request used before",
                 outcome="refused",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from secrets import token_bytes
 
 from pipelit_agents._core import Core
+from pipelit_agents._words import quoted
 from pipelit_agents.errors import UserNotFound
 from pipelit_agents.identity.lookup import (
     AccountRow,
@@ -108,7 +109,7 @@ def proving_secret(
     issued = proof_key.issued
     if issued is None:
         domain, relation = proof_key.domain, proof_key.wanted
-        which = f"to the domain {domain!r}" if domain else f"with the id {relation!r:.40}"
+        which = f"to the domain {domain!r}" if domain else f"with the id {quoted(relation)}"
         example = domain or "…"
         raise UserNotFound(
             f"no peering {which} was issued by {username!r}: issue one with "

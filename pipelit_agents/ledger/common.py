@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from sqlalchemy import Connection, text
 
-from pipelit_agents.audit.records import entry, write
+from pipelit_agents.audit.records import entry, recorded_name, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Open
 from pipelit_agents.ledger.attempts import Attempt, Decision, LaneKind, Proposal
@@ -90,11 +90,14 @@ def write_decision(
 
     A ledger of this package has counted and spent in the database by itself.
     """
+    # Looked up whatever was decided: the reason may be a lock, or be in another ledger's words.
+    actor = recorded_name(connection, attempt.named or attempt.verifier)
+    subject = recorded_name(connection, attempt.named or attempt.peer)
     rows = [
         entry(
             at=decision.at,
-            actor=attempt.named or attempt.verifier,
-            subject=attempt.named or attempt.peer,
+            actor=actor,
+            subject=subject,
             action=f"verify.{attempt.kind}",
             outcome="ok" if decision.verdict == "accepted" else "refused",
             reason=attempt.unfit or reason,

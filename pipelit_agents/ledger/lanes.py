@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from pipelit_agents._words import quoted
 from pipelit_agents.database.fast_path import Statement
 from pipelit_agents.ledger.attempts import LaneKind
 from pipelit_agents.protocol.usernames import require_username
@@ -73,6 +74,6 @@ def read_lane_name(lane: object) -> tuple[str, str]:
     if not colon or kind not in _LANES:
         raise ValueError(
             "lane must be 'self', 'family', 'others', 'first', 'plain:NAME', 'audience:NAME' or "
-            f"'nobody:NAME', where NAME is the verifier, not {lane!r:.60}; users.lanes lists them"
+            f"'nobody:NAME', where NAME is the verifier, not {quoted(lane)}; users.lanes lists them"
         )
     return _LANES[kind], require_username(subject, argument="lane")

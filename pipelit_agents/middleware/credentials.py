@@ -17,6 +17,7 @@ from langchain_core.tools import BaseTool
 from langgraph.types import Command
 from pydantic import BaseModel
 
+from pipelit_agents._words import quoted, recordable
 from pipelit_agents.credentials.inject import searching_input
 from pipelit_agents.credentials.leak_guard.callbacks import guarded_callbacks
 from pipelit_agents.credentials.leak_guard.langgraph_io import (
@@ -29,6 +30,7 @@ from pipelit_agents.credentials.leak_guard.search import holds
 from pipelit_agents.credentials.scope import Scope, opened_scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.credentials.stored import require_reference
 from pipelit_agents.errors import (
     ConfigurationError,
     CredentialError,
@@ -110,6 +112,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
     Raises:
         TypeError: An argument is of the wrong type, or neither a credential for the model nor a
             tool is named.
+        CredentialError: The name of a credential has another form, such as a key's.
 
     Example:
         ```python
@@ -146,6 +149,11 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             raise TypeError(
                 "CredentialMiddleware needs a credential for its model, or credentials for tools"
             )
+        if credential is not None:
+            require_reference("credential", credential)
+        for name, wanted in (tools or {}).items():
+            for parameter, reference in wanted.items():
+                require_reference(f"{parameter} of the tool {name!r}", reference)
         if agent is not None and not isinstance(agent, Agent):
             raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
         self.model: BaseChatModel = _Keyless(model_name=(model or "").partition(":")[2])
@@ -232,8 +240,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         # A placeholder of another CredentialMiddleware is fine, for example as a fallback.
         if self._credential is not None and not isinstance(model, _Keyless):
             warnings.warn(
-                f"CredentialMiddleware has the credential {self._credential!r} for its own model, "
-                "but another model is called without it: use create_agent(secured.model, …, "
+                f"CredentialMiddleware has the credential {quoted(self._credential)} for its own "
+                "model, but another model is called without it: use create_agent(secured.model, …, "
                 "middleware=[secured])",
                 UnusedCredentialWarning,
                 stacklevel=2,
@@ -292,14 +300,14 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                     f"the tool {call['name']!r} has to declare {parameter!r} as "
                     "Annotated[SecretStr, InjectedToolArg] in a pydantic schema, so that no model "
                     "sees it",
-                    credential=reference,
+                    credential=recordable(reference),
                 )
             if parameter in call["args"]:
                 self._credentials.note_refusal(reference, self._agent, "value passed")
                 raise CredentialScopeError(
                     f"the model sent a value for {parameter!r} of the tool {call['name']!r}, "
-                    f"which only the credential {reference!r} may fill",
-                    credential=reference,
+                    f"which only the credential {quoted(reference)} may fill",
+                    credential=recordable(reference),
                 )
         secrets = {}
         for parameter, reference in wanted.items():

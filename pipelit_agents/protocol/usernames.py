@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from pipelit_agents._words import has_secret_form, quoted, recordable
 from pipelit_agents.errors import InvalidUsername
 
-__all__ = ["OPERATOR", "is_username", "require_username"]
+__all__ = ["OPERATOR", "is_username", "require_new_username", "require_username"]
 
 # The actor in the audit if the library's own caller acts. No account and no handle has this name.
 OPERATOR: Final = "operator"
@@ -33,8 +34,24 @@ def require_username(name: object, *, argument: str = "username") -> str:
         )
     if not is_username(name):
         raise InvalidUsername(
-            f"{argument} {name!r:.80} is not a username: 1 to 149 of the characters a-z 0-9 _ . - "
-            "and the first a letter or digit (lower case only; nothing is converted)",
-            username=name[:149],
+            f"{argument} {quoted(name)} is not a username: 1 to 149 of the characters a-z 0-9 _ . "
+            "- and the first a letter or digit (lower case only; nothing is converted)",
+            username=recordable(name),
         )
     return name
+
+
+def require_new_username(name: object, *, argument: str = "username") -> str:
+    """Return the name unchanged if a new account can have it.
+
+    Raises:
+        InvalidUsername: It isn't a username, or it has the form of a key or a recovery code.
+    """
+    username = require_username(name, argument=argument)
+    if has_secret_form(username):
+        raise InvalidUsername(
+            f"{argument} has the form of a key or a code, and names are listed in clear: choose "
+            "another name. It isn't repeated, because it may be a secret",
+            username=recordable(username),
+        )
+    return username

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
-from internals import database_of
+from internals import WITHHELD, database_of
 from langgraph.graph import END, START, StateGraph
 
 from pipelit_agents import Agent, Keyring, Pipelit, ProvisionedAgent, VerificationPolicy
@@ -258,7 +258,8 @@ def test_a_malformed_name_is_refused(pipelit: Pipelit, writer: Agent, name: Any)
     with pytest.raises(InvalidUsername):
         pipelit.provision_agent(writer, purpose="x", username=name)
     assert rows(pipelit) == before
-    assert trail(pipelit, str(name)[:149])[-1][2:] == ("refused", "malformed name")
+    recorded = "<int>" if name == 7 else WITHHELD if len(name) == 150 else name
+    assert trail(pipelit, recorded)[-1][2:] == ("refused", "malformed name")
 
 
 def test_a_deactivated_creator_is_refused(pipelit: Pipelit, writer: Agent) -> None:

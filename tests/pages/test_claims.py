@@ -820,6 +820,22 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "The variables of your own code stay": {"discretion": ["the_callers_own_frames_stay"]},
+    "A secret that is passed where a name belongs": {
+        "secrets_as_names": [
+            "a_secret_as_a_name_is_not_repeated",
+            "a_secret_as_the_name_of_a_credential_is_refused_when_it_is_declared",
+            "what_a_node_raises_does_not_repeat_it",
+            "swapped_arguments_leave_no_code_behind",
+            "an_ordinary_wrong_name_is_repeated",
+        ]
+    },
+    "What has the form of a key is not stored": {
+        "secrets_as_names": [
+            "a_secret_as_a_name_is_not_repeated",
+            "a_secret_in_public_is_refused",
+            "ordinary_public_fields_are_stored",
+        ]
+    },
     "**Checkpoints at rest.**": {
         "checkpoints": ["a_sealed_saver_writes_nothing_in_clear"],
         "checkpoints_forged": [
@@ -911,6 +927,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
 
 # Sentences among the promises that limit one, or send the reader elsewhere.
 LIMITS: Final = (
+    "A password of ordinary words can't be told from a name",
     "A disk that loses what it confirmed",
     "What an operator changes (accounts, keys, credentials)",
     "A database restored from a backup",

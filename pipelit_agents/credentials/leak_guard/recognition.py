@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from pipelit_agents._words import TOKEN
+
 __all__ = [
     "Level",
     "Part",
@@ -106,11 +108,6 @@ _NUMBERED: Final = re.compile(
 _UNPRONOUNCEABLE: Final = re.compile(r"[bcdfghjklmnpqrstvwxz]{7}", re.IGNORECASE)
 # Words and their separators in names, dates, paths, addresses, models and lists of scopes.
 _WORD_CHARACTERS: Final = re.compile(r"[\w\-./:@ ,+*()?&%'\"]*")
-_TOKEN: Final = re.compile(
-    r"(?:sk-|[sr]k_(?:live|test)_|whsec_|gh[opusr]_|github_pat_|glpat-|xox[a-z]-|xapp-|npm_|pypi-"
-    r"|hf_|gsk_|xai-|pplx-|r8_|AIza|ya29\.|1//0|SG\.|key-|dop_v1_|shp(?:at|ss)_|ATATT|lin_api_|ntn_"
-    r"|dckr_pat_|hvs\.|AGE-SECRET-KEY-|plit_|eyJ[\w-]+\.eyJ)[\w.+/=-]{8,}"
-)
 _SINGLE_WORD: Final = re.compile(r"[^\W\d_]?[^\W\d_A-Z]+|[A-Z]+")
 _LETTERS: Final = re.compile(r"[a-zA-Z]{16}")
 _NO_VALUE: Final = re.compile(
@@ -135,7 +132,7 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}
 
 def is_token(value: str) -> bool:
     """Return whether a value has the prefix of a well-known kind of token, such as ``ghp_``."""
-    found = _TOKEN.match(value)
+    found = TOKEN.match(value)
     return bool(found) and (not is_wordy(value) or bool(_LETTERS.search(value)))
 
 
@@ -221,7 +218,7 @@ def _is_word(run: str) -> bool:
 
 def is_common(value: str) -> bool:
     """Return whether a password may occur in ordinary text: a single word, digits in a row."""
-    if _TOKEN.match(value):
+    if TOKEN.match(value):
         return False
     if len(value) <= _MAX_WORD and _SINGLE_WORD.fullmatch(value):
         return not _UNPRONOUNCEABLE.search(value)
