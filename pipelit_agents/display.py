@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
 
 from pydantic import SecretStr
 
+from pipelit_agents._discretion import discreet
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -83,6 +85,7 @@ class QrCode(Html):
     """A QR code for an authenticator app; returned by :func:`qr_code`."""
 
 
+@discreet
 def qr_code(uri: SecretStr | str) -> QrCode:
     """Draw an ``otpauth://`` URI. It contains the secret, so clear the output afterwards.
 

@@ -179,6 +179,7 @@ def ocra(key: bytes, suite: str, question: str, at: float | None = None) -> str:
     return ocra_each(key, suite, question, [at])[0]
 
 
+@discreet
 def ocra_each(
     key: bytes, suite: str, question: str | bytes, moments: Iterable[float | None]
 ) -> list[str]:

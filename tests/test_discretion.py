@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from pipelit_agents import Keyring, Pipelit, otp
+from pipelit_agents import Agent, Keyring, Pipelit, display, otp, redaction
 from pipelit_agents._discretion import discreet
 from pipelit_agents.cli import app
 from pipelit_agents.errors import CredentialNotAllowed
@@ -137,6 +137,54 @@ async def test_the_async_twin_shows_no_argument(pipelit: Pipelit) -> None:
     assert not shown_by(caught.value, PLAIN)
 
 
+def takers() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every public function and method that takes a secret, by its parameters."""
+    facade = Pipelit(database_url="sqlite://", encryption_keys=[])
+    services = (facade.users, facade.mfa, facade.approvals, facade.credentials, facade.audit)
+    classes = [Pipelit, Agent, Keyring, type(facade.keys), *map(type, services)]
+    found = [
+        (f"{cls.__name__}.{name}", method)
+        for cls in classes
+        for name, method in inspect.getmembers(cls, inspect.isfunction)
+        if name == "__init__" or not name.startswith("_")
+        # The twin of a discreet method shows no argument either; see above.
+        if not (name.startswith("a") and hasattr(cls, name[1:]))
+    ]
+    for module in (otp, display, redaction):
+        public = {name: getattr(module, name) for name in module.__all__}
+        found += [(name, each) for name, each in public.items() if inspect.isfunction(each)]
+    for name, function in found:
+        for parameter in inspect.signature(function).parameters.values():
+            secret = "SecretStr" in str(parameter.annotation)
+            if secret or parameter.name in TAKEN:
+                yield f"{name}.{parameter.name}", function
+
+
+# The names of parameters that hold a secret, a code or a key, whatever their type.
+TAKEN = {
+    "code", "bearer_token", "uri", "enrolled", "secret", "secrets", "key", "keys", "plaintext",
+    "encryption_keys", "database_url", "redis_url", "token", "password", "api_key", "value",
+}  # fmt: skip
+# What takes a ciphertext, or any value to be masked.
+NO_SECRET = {
+    "Keyring.require_opening.token", "Keyring.reseal.token", "Keyring.renew.token",
+    "Keyring.is_newest.token", "Keyring.origin_of.token", "redact.value", "html_of.value",
+}  # fmt: skip
+
+
+def test_each_public_method_that_takes_a_secret_is_discreet() -> None:
+    """A code, a key or another secret among the parameters is in no frame of an error."""
+    made = dict(takers())
+    assert {"Mfa.approve.code", "Agent.verify_peer.code", "qr_code.uri"} < made.keys()
+    wrapper = discreet(lambda: None).__code__
+    shown = [
+        name
+        for name, function in made.items()
+        if name not in NO_SECRET and function.__code__ is not wrapper
+    ]
+    assert not shown
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_accounts_and_factors_show_no_secret(broken: dict[str, Pipelit], case: str) -> None:
     """An API key, an enrolment, a code: none is in a frame when the database or key is missing."""
@@ -150,6 +198,10 @@ def test_accounts_and_factors_show_no_secret(broken: dict[str, Pipelit], case: s
         (lambda: each.mfa.confirm("alice", "493017"), "493017"),
         (lambda: each.mfa.verify("alice", "493017"), "493017"),
         (lambda: each.mfa.disable("alice", "493017"), "493017"),
+        (lambda: each.mfa.approve("alice", "493017", digest="0" * 64), "493017"),
+        (lambda: each.mfa.deny("alice", "493017", digest="0" * 64), "493017"),
+        (lambda: each.approvals.deny("x" * 22, "alice", "493017"), "493017"),
+        (lambda: each.agent("agent_x").verify_peer("agent_y", "49301712"), "49301712"),
         (lambda: each.mfa.renew_recovery_codes("alice", "493017"), "493017"),
         (lambda: each.approvals.decide("x" * 22, "alice", "493017"), "493017"),
     ):

@@ -199,6 +199,7 @@ class Mfa:
 
     averify = off_the_loop(verify)
 
+    @discreet
     def approve(self, username: str, code: str, *, digest: str) -> Verification:
         """Verify a person's code, and record that the person approved the value with this digest.
 
@@ -220,6 +221,7 @@ class Mfa:
 
     aapprove = off_the_loop(approve)
 
+    @discreet
     def deny(self, username: str, code: str | None, *, digest: str) -> Verification | None:
         """Record that a person denied the value with this digest.
 

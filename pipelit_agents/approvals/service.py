@@ -169,6 +169,7 @@ class Approvals:
 
     adecide = off_the_loop(decide)
 
+    @discreet
     def deny(
         self,
         id: str,  # noqa: A002 - as above

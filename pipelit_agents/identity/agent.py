@@ -6,6 +6,7 @@ from typing import Final, NoReturn
 
 from pipelit_agents._bounds import require_seconds
 from pipelit_agents._core import Core
+from pipelit_agents._discretion import discreet
 from pipelit_agents._run_context import run_context
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._wording import bindable
@@ -148,6 +149,7 @@ class Agent:
 
     atotp_code = off_the_loop(totp_code)
 
+    @discreet
     def verify_peer(
         self,
         username: str,

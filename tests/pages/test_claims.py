@@ -813,6 +813,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_put_with_a_bad_argument_shows_no_secret",
             "a_put_that_cannot_seal_shows_no_secret",
             "accounts_and_factors_show_no_secret",
+            "each_public_method_that_takes_a_secret_is_discreet",
             "keys_are_in_no_frame",
             "a_credential_that_is_not_allowed_is_in_no_frame",
             "pure_functions_show_no_secret",
