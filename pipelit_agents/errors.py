@@ -150,12 +150,13 @@ class LedgerUnavailable(StorageError):
 class UnsealError(PipelitError):
     """A value can't be decrypted. The reason is withheld, because it would be an oracle."""
 
-    def __init__(
-        self,
-        message: str = "the value can't be decrypted: it was encrypted with another key or for "
-        "another purpose, or it was changed (check FIELD_ENCRYPTION_KEY)",
-    ) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", *, what: str = "the value") -> None:
+        super().__init__(
+            message
+            or f"{what} can't be decrypted: it was encrypted with another key or for another "
+            "purpose, or it was changed. Check FIELD_ENCRYPTION_KEY: is one set in the "
+            "environment, before the one in .env? See: pipelit-agents check"
+        )
 
 
 class AuditTampered(PipelitError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -116,6 +116,16 @@ class Pipelit:
         pool_size: int = POOL_SIZE,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        if not isinstance(database_url, str):
+            raise ConfigurationError(
+                "database_url must be text, for example sqlite:///agents.db, not "
+                f"{type(database_url).__name__}"
+            )
+        if redis_url is not None and not isinstance(redis_url, str):
+            raise ConfigurationError(
+                "redis_url must be text, for example redis://localhost:6379/0, not "
+                f"{type(redis_url).__name__}"
+            )
         if ledger is not None and redis_url:
             raise ConfigurationError(
                 "ledger and redis_url name two ledgers, and a Pipelit has one: leave out either"
@@ -172,6 +182,14 @@ class Pipelit:
             require_count(pool_size, "pool_size", most=_MAX_POOL_SIZE)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(str(error)) from None
+        if policy is not None and not isinstance(policy, VerificationPolicy):
+            raise ConfigurationError(
+                f"policy must be a VerificationPolicy, not {type(policy).__name__}"
+            )
+        if clock is not None and not callable(clock):
+            raise ConfigurationError(
+                f"clock must be a function that returns Unix seconds, not {type(clock).__name__}"
+            )
         require_factory(ledger)
         self._make_keyring = keyring
         self._keyring: Keyring | None = None
@@ -507,7 +525,9 @@ def _keyring_maker(
     if callable(encryption_keys):
         live = LiveKeyring(KeySource(encryption_keys))
         return lambda: live
-    if isinstance(encryption_keys, str):
+    if isinstance(encryption_keys, bytes):
+        raise ConfigurationError("encryption_keys is bytes: pass a list of text, [key.decode()]")
+    if isinstance(encryption_keys, str) or not isinstance(encryption_keys, Iterable):
         raise ConfigurationError(
             "encryption_keys is a list of keys, newest first, or a function that returns one"
         )

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Final
 
+from pipelit_agents.errors import PayloadError
 from pipelit_agents.protocol.payload import decode, encode
 
 __all__ = ["approval_digest", "canonical"]
@@ -18,8 +19,10 @@ def canonical(shown: object) -> str:
     """Return the canonical JSON of a value: compact, with sorted keys.
 
     Raises:
-        PayloadError: It can't be represented as JSON, or is longer than 1 MiB.
+        PayloadError: It is None, can't be represented as JSON, or is longer than 1 MiB.
     """
+    if shown is None:
+        raise PayloadError("there is nothing to approve: pass what the person is asked, not None")
     plain = decode(encode(shown), limit=MAX_SHOWN)
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 

@@ -154,6 +154,8 @@ def decrypted(core: Core, name: str, wanted: str | None, agent: Agent | None) ->
             secrets = json.loads(core.keyring().unseal(row.sealed, purpose))
         except (ConfigurationError, CredentialNotFound, UnsealError) as error:
             refused, reason = error, _REFUSALS.get(type(error), "not opened")
+            if isinstance(error, UnsealError):
+                refused = UnsealError(what=f"credential {name!r}")
         else:
             opened = Opened(secrets, json.loads(row.public))
             if wanted is None:

@@ -85,11 +85,16 @@ class Credentials:
         Args:
             name: The name, which follows the rules for usernames.
             value: The secret, or several secrets by name.
-            kind: What it is for, for example ``llm``.
-            created_by: The account that stores it, for the audit log.
+            kind: A label of your own, for example ``llm``. :meth:`list` can select by it, and
+                nothing else depends on it.
+            created_by: The name of who stores it, for the audit log. It is only a record, and no
+                account need have it.
             public: JSON fields that are not secret, for example ``{"base_url": …}``. They are
                 bound to the secret: if they are changed in the database, it can't be opened.
-            allow: The only accounts that may open it; by default any account may.
+                They are stored in clear, so a field is refused if its name or form says that it
+                is a secret.
+            allow: The only accounts that may open it; by default any account may. A name that no
+                account has is stored too, so compare it with ``agents list``.
 
         Warns:
             ShortSecretWarning: A secret, or a part of one, is too short to be searched for.
@@ -268,6 +273,12 @@ class Credentials:
             # Imported late: importing this package must stay fast.
             from langchain_core.tools import tool
 
+            if not (function.__doc__ or "").strip():
+                name = getattr(function, "__qualname__", type(function).__name__)
+                raise ValueError(
+                    f"{name}() has no docstring: add one, because it becomes the description of "
+                    "the tool, by which a model chooses it"
+                )
             made = tool(inject(function))
             schema: Any = made.args_schema
             made.args_schema = type(

@@ -34,6 +34,7 @@ from pipelit_agents.errors import (
     CredentialNotFound,
     CredentialScopeError,
     ShortSecretWarning,
+    UnsealError,
 )
 from pipelit_agents.protocol.usernames import is_username, require_new_username
 from pipelit_agents.sealing.keyring import Keyring, Sealed
@@ -162,7 +163,10 @@ class StoredCredential(NamedTuple):
         # The hint is bound to the public fields like the secret, so that a base_url that was
         # changed in the database is never displayed.
         purpose = credential_hint_purpose(self.name, self.kind, self.public, self.allow)
-        hint = _Hint.read(keyring.unseal(self.hint.token, purpose).decode())
+        try:
+            hint = _Hint.read(keyring.unseal(self.hint.token, purpose).decode())
+        except UnsealError:
+            raise UnsealError(what=f"credential {self.name!r}") from None
         return CredentialInfo(
             self.name,
             self.kind,

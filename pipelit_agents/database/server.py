@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["READING", "URL_SETTING", "begin", "server", "without_limits"]
 
-URL_SETTING: Final = "PIPELIT_DATABASE_URL"
+URL_SETTING: Final = "PIPELIT_DATABASE_URL (database_url=)"
 # Our execution option for transactions that read one consistent state.
 READING: Final = "pipelit_read"
 _LOOSE: Final = "pipelit_loose"

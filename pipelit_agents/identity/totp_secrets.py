@@ -5,12 +5,13 @@ No other module of this folder decrypts them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from secrets import token_bytes
 
 from pipelit_agents._core import Core
 from pipelit_agents._words import quoted
-from pipelit_agents.errors import UserNotFound
+from pipelit_agents.errors import UnsealError, UserNotFound
 from pipelit_agents.identity.lookup import (
     AccountRow,
     ProofKey,
@@ -76,7 +77,8 @@ class TotpSecrets:
             return [unseal(self._decoy, totp_purpose(""))]
         purpose = totp_purpose(account.username)
         tokens = (account.secret, account.previous)
-        return [unseal(token, purpose) for token in tokens if token is not None]
+        with _naming(account.username):
+            return [unseal(token, purpose) for token in tokens if token is not None]
 
     def of_person(self, username: str, sealed: Sealed | None) -> bytes:
         """Decrypt a person's secret, or a decoy at the same cost if there is none.
@@ -90,7 +92,17 @@ class TotpSecrets:
 
 def _own_secret(row: AccountRow, unseal: Unseal) -> bytes:
     # An agent whose secret was lost with its key has none, and an empty text can't be decrypted.
-    return unseal(row.totp_secret or "", totp_purpose(row.username))
+    with _naming(row.username):
+        return unseal(row.totp_secret or "", totp_purpose(row.username))
+
+
+@contextmanager
+def _naming(username: str) -> Iterator[None]:
+    """Name the account in the error of a secret that can't be decrypted."""
+    try:
+        yield
+    except UnsealError:
+        raise UnsealError(what=f"the TOTP secret of {username!r}") from None
 
 
 def proving_secret(

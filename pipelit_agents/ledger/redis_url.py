@@ -24,7 +24,7 @@ __all__ = [
     "without_password",
 ]
 
-URL_SETTING: Final = "PIPELIT_REDIS_URL"
+URL_SETTING: Final = "PIPELIT_REDIS_URL (redis_url=)"
 # Seconds. A script takes a fraction of a millisecond.
 _TIMEOUT: Final = 2.0
 _SENTINEL_PORT: Final = 26379

@@ -64,6 +64,12 @@ class Keyring:
 
     @discreet
     def __init__(self, *keys: str) -> None:
+        for position, each in enumerate(keys, 1):
+            if not isinstance(each, str):
+                raise ConfigurationError(
+                    f"key {position} is {type(each).__name__}, not text: pass each key as an "
+                    "argument, Keyring(*keys), and bytes as key.decode()"
+                )
         cleaned = [key.strip() for key in keys if key.strip()]
         if not cleaned:
             raise ConfigurationError(

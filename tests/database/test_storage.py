@@ -397,7 +397,9 @@ def test_a_database_in_memory_is_refused(
     """A URL that names no file of its own is a ConfigurationError, and makes no file."""
     monkeypatch.chdir(tmp_path)
     pipelit = Pipelit(database_url=url, encryption_keys=[key])
-    with pytest.raises(ConfigurationError, match="PIPELIT_DATABASE_URL must name a file"):
+    with pytest.raises(
+        ConfigurationError, match=r"PIPELIT_DATABASE_URL \(database_url=\) must name a file"
+    ):
         pipelit.create_schema()
     assert list(tmp_path.iterdir()) == []
 
