@@ -299,7 +299,7 @@ def _progress_table(progress: dict[str, str], files: list[Path]) -> Table:
 
 
 def _results_table(results: list[SpawnResult]) -> Table:
-    table = Table("child", "status", "proven at", "file", "words", "summary", box=SIMPLE_HEAD)
+    table = Table("child", "status", "time step", "file", "words", "summary", box=SIMPLE_HEAD)
     for column in table.columns[:3]:
         column.no_wrap = True
     for result in results:

@@ -110,5 +110,6 @@ def _check_child(lead: Agent, name: str, child: object, kind: str) -> None:
     if child.accept_from is None and home_of(child.agent) is not home_of(lead):
         raise ValueError(
             f"child {name!r} belongs to another Pipelit than {lead.username!r}, so it needs "
-            f'accept_from: verified_child(…, accept_from=["{lead.username}"]) or ANYONE'
+            f'accept_from: verified_child(…, accept_from=["{lead.username}"]) or ANYONE. '
+            "Or use one Pipelit for both"
         )

@@ -32,6 +32,19 @@ _NEVER_TYPED: Final = (
 )
 
 
+# What other programs call a command of this one.
+_OTHER_WORDS: Final = {
+    "add": "create",
+    "cat": "show",
+    "get": "show",
+    "ls": "list",
+    "new": "create",
+    "remove": "delete",
+    "rm": "delete",
+    "set": "put",
+}
+
+
 class _Parameter(Protocol):
     """An option or argument of a command. Typer has no public name for it."""
 
@@ -162,8 +175,9 @@ def _usage(root: _Command, error: _UsageError, words: list[str]) -> list[str]:
         return [error.format_message()]
     lines = [] if context is None else [context.get_usage()]
     command, path = _reached(root, words)
-    said = _said(kind, error, command, words)
-    if _NEVER_TYPED not in said and _may_have_a_secret(command, words[path.count(" ") :]):
+    rest = words[path.count(" ") :]
+    said = _said(kind, error, command, words, rest)
+    if _NEVER_TYPED not in said and _may_have_a_secret(command, rest):
         said = f"{said}. {_NEVER_TYPED}"
     return [*lines, f"error: {safe(said)}", f"See: {path} --help"]
 
@@ -186,7 +200,9 @@ def _commands_of(command: _Command) -> Mapping[str, _Command]:
     return found
 
 
-def _said(kind: str, error: _UsageError, command: _Command, words: list[str]) -> str:
+def _said(
+    kind: str, error: _UsageError, command: _Command, words: list[str], rest: list[str]
+) -> str:
     parameter: _Parameter | None = getattr(error, "param", None)
     if kind == "MissingParameter":
         return f"{_name(parameter)} is missing"
@@ -205,10 +221,9 @@ def _said(kind: str, error: _UsageError, command: _Command, words: list[str]) ->
         flag = getattr(options[option_name], "is_flag", False)
         return f"{option_name} {'takes no value' if flag else 'needs a value'}"
     if inner := _commands_of(command):
-        return (
-            f"a command is missing, or it doesn't exist{_suggestion(words, inner)}; available "
-            f"commands: {', '.join(inner)}. {_NEVER_TYPED}"
-        )
+        missing = all(word.startswith("-") for word in rest)
+        what = "a command is missing" if missing else "there is no such command"
+        return f"{what}{_suggestion(rest, inner)}; available commands: {', '.join(inner)}"
     if kind == "UsageError":
         return f"there are more arguments than the command takes. {_NEVER_TYPED}"
     return "the command line can't be read"
@@ -231,7 +246,8 @@ def _may_have_a_secret(command: _Command, words: list[str]) -> bool:
             arguments += last not in takes_value
         last = word
     taken = [each for each in command.params if each.param_type_name == "argument"]
-    unlimited = any(each.nargs < 0 for each in taken)
+    # A word in the place of a command is one too many, and most often a typing error.
+    unlimited = any(each.nargs < 0 for each in taken) or bool(_commands_of(command))
     return (arguments > len(taken) and not unlimited) or any(
         has_code_form(each) or not is_wordy(each) for each in values
     )
@@ -259,5 +275,7 @@ def _expected(parameter: _Parameter | None) -> str:
 def _suggestion(words: list[str], names: Iterable[str]) -> str:
     """Return a hint with the closest of the command's own names, or an empty string."""
     typed = [word.partition("=")[0] for word in words if word not in names]
-    close = [match for word in typed for match in get_close_matches(word, list(names), 1)]
+    known = list(names)
+    close = [match for word in typed for match in get_close_matches(word, known, 1)]
+    close += [_OTHER_WORDS[word] for word in typed if _OTHER_WORDS.get(word) in known]
     return f" (did you mean {close[0]}?)" if close else ""

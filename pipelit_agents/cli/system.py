@@ -84,8 +84,9 @@ def check(
         for each in found:
             typer.echo(f"{_MARKS[each.ok]}  {each.name}: {each.found}")
             if each.ok is False:
-                typer.echo(f"        why:  {each.why}")
-                typer.echo(f"        fix: {each.fix}")
+                for label, text in (("why", each.why), ("fix", each.fix)):
+                    if text:
+                        typer.echo(f"        {label}: {text}")
         if not deploy:
             typer.echo("For production: pipelit-agents check --deploy")
     if failed:

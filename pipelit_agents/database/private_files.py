@@ -62,8 +62,8 @@ def make_private(path: Path, *, create: bool) -> None:
                 f"no database can be created at {path.absolute()}; change {URL_SETTING}"
             ) from None
         raise StorageError(
-            f"there is no database at {path.absolute()}: start in the folder of .env, or create a "
-            "database with pipelit.create_schema() or: pipelit-agents init (setting: "
+            f"there is no database at {path.absolute()}: run it in the folder that has .env, or "
+            "create a database with pipelit.create_schema() or: pipelit-agents init (setting: "
             f"{URL_SETTING})"
         ) from None
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
-from pipelit_agents._words import has_secret_form, quoted, recordable
+from pipelit_agents._words import has_secret_form, may_be_secret, quoted, recordable
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Flag, Open, Query
 from pipelit_agents.errors import NotLocalAgent, UserInactive, UserNotFound
@@ -188,9 +188,10 @@ def require_local_agent(username: str, row: AccountRow | None) -> AccountRow:
         UserInactive: It was deactivated.
     """
     if row is None:
+        typed = "NAME" if may_be_secret(username) else username
         raise UserNotFound(
             f"there is no account {quoted(username)}; create it with users.create_agent or: "
-            "pipelit-agents agents create NAME --owner … --purpose …",
+            f"pipelit-agents agents create {typed} --owner … --purpose …",
             username=recordable(username),
         )
     if row.domain:

@@ -31,7 +31,8 @@ _MODULES: Final[tuple[ModuleType, ...]] = (
     database, encryption_keys, files, ledger, redis, web, langgraph_server, accounts, audit,
 )  # fmt: skip
 # The message of the error already names its fix.
-_FIX_THE_ERROR: Final = "fix this error, and check again"
+# Why a check matters that found nothing, because something else prevented it from looking.
+_UNKNOWN: Final = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,9 @@ class Check:
         name: The check's short name.
         ok: Whether the check passed; None if it doesn't apply.
         found: What was found.
-        why: Why it matters.
-        fix: The command or setting that fixes it; empty if there is nothing to fix.
+        why: Why it matters; empty if the check couldn't look, so nothing is known.
+        fix: The command or setting that fixes it; empty if there is nothing to fix, or ``found``
+            is an error that says how.
     """
 
     name: str
@@ -88,13 +90,16 @@ def _run(check: DeploymentCheck, deployment: Deployment) -> Check:
     except NotApplicable as nothing:
         return Check(name, None, str(nothing), why, "")
     except NoDatabase:
-        return Check(name, False, "there is no database", why, "pipelit-agents init")
+        return Check(name, False, "there is no database", _UNKNOWN, "pipelit-agents init")
     except (PipelitError, RedisUnusable) as error:
-        return Check(name, False, str(error), why, _FIX_THE_ERROR)
+        # The error says how to fix it.
+        return Check(name, False, str(error), _UNKNOWN, "")
     except Exception as error:
         # An unexpected error's message may contain a secret.
         found = f"the check failed ({type(error).__name__})"
-        return Check(name, False, found, why, "find out whether what it checks was edited by hand")
+        return Check(
+            name, False, found, _UNKNOWN, "find out whether what it checks was edited by hand"
+        )
     return Check(name, not fix, found, why, fix)
 
 
@@ -104,7 +109,7 @@ def _without_repeated_errors(checks: Iterable[Check]) -> list[Check]:
     found = []
     for check in checks:
         name = first.setdefault(check.found, check.name)
-        if check.fix == _FIX_THE_ERROR and name != check.name:
-            check = replace(check, found=f"the same as for {name!r}", fix=f"the fix for {name!r}")
+        if check.ok is False and check.why == _UNKNOWN and name != check.name:
+            check = replace(check, found=f"not checked, for the same reason as {name!r}", fix="")
         found.append(check)
     return found

@@ -286,7 +286,10 @@ def test_no_error_repeats_what_was_typed_where_a_secret_may_be(
     [
         (["verify", "agent_editor", "agent_writer", "12345678"], "no command takes a secret"),
         (["agents", "enroll", "there", "otpauth://totp/x", "--domain", "d"], "standard input"),
-        (["users", "cretae", "bob"], "did you mean create?"),
+        (["users", "cretae", "bob"], "no such command (did you mean create?)"),
+        (["users", "add", "bob"], "no such command (did you mean create?)"),
+        (["credentials", "get", "openai"], "no such command (did you mean show?)"),
+        (["users", "7f3a9c2b4d5e6f70"], "if you typed one, replace it"),
         (["users", "create", "bob", "--expire-in", "9d"], "did you mean --expires-in?"),
         (["users"], "create"),
         (["audit", "--limit", "0"], "--limit isn't a whole number of at least 1"),
@@ -304,6 +307,16 @@ def test_what_cannot_be_read_is_said_in_the_commands_own_words(
     done = run(*words)
     assert done.exit_code == 2
     assert says.lower() in (done.stdout + done.stderr).lower()
+
+
+@pytest.mark.parametrize(
+    "words", [["users", "add", "bob"], ["users"], ["audti"], ["users", "create"]]
+)
+def test_a_typing_error_is_no_secret(run: Run, words: list[str]) -> None:
+    """The advice to replace a secret is for words that may be one."""
+    done = run(*words)
+    assert done.exit_code == 2
+    assert "secret" not in (done.stdout + done.stderr).partition("error:")[2]
 
 
 @pytest.mark.parametrize(

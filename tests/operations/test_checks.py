@@ -981,6 +981,17 @@ def test_a_secret_that_is_mounted_may_have_any_mode(tmp_path: Path) -> None:
     assert open_copies(tmp_path, None, [secret]) == (0, [])
 
 
+def test_what_could_not_be_looked_at_has_no_reason(tmp_path: Path) -> None:
+    """Without a database nobody is guessing codes, and with a bad URL no server is used."""
+    for url in (f"sqlite:///{tmp_path}/none.db", "agents.db"):
+        with Pipelit(database_url=url, encryption_keys=[Keyring.generate_key()]) as pipelit:
+            checks = pipelit.check(folder=tmp_path, environ={})
+        found = {each.name: each for each in checks}
+        assert found["lanes"].ok is False
+        assert not found["lanes"].why
+        assert "server is used" not in found["database file"].found
+
+
 def test_a_database_that_cant_be_reached_is_told_once(tmp_path: Path) -> None:
     """Every item that needs it has failed; the first says why, and the others name that one."""
     url = "postgresql+psycopg://alice:S3cretPass@127.0.0.1:1/agents"
@@ -991,5 +1002,6 @@ def test_a_database_that_cant_be_reached_is_told_once(tmp_path: Path) -> None:
     assert whole == ["tables"]
     for name in ("key opens", "ledger", "newest key", "API keys expire", "audit"):
         assert "'tables'" in found[name].found
-        assert "'tables'" in found[name].fix
+        assert not found[name].fix
+        assert not found[name].why
     assert "S3cret" not in str(checks)

@@ -51,8 +51,10 @@ def env_file(deployment: Deployment) -> Finding:
 def database_file(deployment: Deployment) -> Finding:
     """Only their owner could read the files of an SQLite database before it was opened."""
     if not deployment.database_modes:
-        missing = deployment.database_is_missing
-        raise NotApplicable("there is no file" if missing else "a server is used")
+        if deployment.database_is_missing:
+            raise NotApplicable("there is no file")
+        unusable = deployment.database_url is None
+        raise NotApplicable("the URL can't be used" if unusable else "a server is used")
     wide = [str(path) for path, mode in deployment.database_modes.items() if mode & 0o077]
     if wide:
         return Finding(
