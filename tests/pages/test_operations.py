@@ -342,11 +342,12 @@ def test_at_a_terminal_the_first_code_is_asked_for_until_it_is_right(
 
 
 def test_what_a_name_holds_drives_no_terminal(ready: Run) -> None:
-    """An escape sequence or a line's end in what was refused as a name is written out."""
+    """An escape sequence or a line's end in what was refused as a name isn't recorded."""
     with Pipelit.from_env() as pipelit, pytest.raises(MalformedCode):
         pipelit.agent("agent_writer").verify_peer("\x1b]0;x\x07\n2026 forged", "12345678")
-    said = ready("audit", "--subject", "\\x1b]0;x\\x07\\n2026 forged", "--json").stdout
+    said = ready("audit", "--subject", "(may be a secret)", "--json").stdout
     assert "malformed" in said
+    assert "forged" not in said
     assert "\x1b" not in said
 
 

@@ -403,7 +403,7 @@ def test_a_creator_with_a_long_name_is_told(pipelit: Pipelit) -> None:
     long = pipelit.agent(name)
     for sent in ({"purpose": "x"}, {"purpose": "x", "username": "b"}):
         said = CreateAgentUser(agent=long).invoke(sent)
-        assert said.startswith("Not done: prefix 'aaa")
+        assert said.startswith("Not done: prefix (not repeated")
         assert "130 characters at most" in said
     made = CreateAgentUser(agent=long, prefix="short.").invoke({"purpose": "x"})
     assert made.startswith("Created short.x_")
