@@ -12,6 +12,9 @@ from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.approvals import approval_digest
 from pipelit_agents.errors import ConfigurationError, PayloadError, UnsealError
 
+# Each test process has to give the same names to the cases.
+KEY = "8Yv0rJmS2bXq7Wc1tNfKd5Zg9LhPz3EuAoVi6TsBwMk="
+
 
 @pytest.mark.parametrize(
     ("argument", "value", "expected"),
@@ -27,7 +30,7 @@ from pipelit_agents.errors import ConfigurationError, PayloadError, UnsealError
         ("ledger", "redis", "must be a function"),
         ("encryption_keys", None, "is a list of keys"),
         ("encryption_keys", 5, "is a list of keys"),
-        ("encryption_keys", Keyring.generate_key().encode(), r"is bytes: .*\[key.decode\(\)\]"),
+        ("encryption_keys", KEY.encode(), r"is bytes: .*\[key.decode\(\)\]"),
         ("encryption_keys", [b"a key"], "its item 1 is bytes"),
     ],
 )
@@ -42,7 +45,7 @@ def test_the_facade_names_the_argument(argument: str, value: Any, expected: str)
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [[Keyring.generate_key()], Keyring.generate_key().encode(), None])
+@pytest.mark.parametrize("key", [[KEY], KEY.encode(), None], ids=["list", "bytes", "None"])
 def test_a_keyring_takes_each_key_as_an_argument(key: Any) -> None:
     """A list, or what Fernet.generate_key() returns, is told apart from a key that is wrong."""
     with pytest.raises(ConfigurationError, match=r"key 1 is .*, not text: pass each key as an arg"):
