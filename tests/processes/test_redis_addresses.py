@@ -38,7 +38,7 @@ def servers(keeper: Keeper, count: int) -> Iterator[list[RedisServer]]:
         for number in range(count):
             there = folder / str(number)
             there.mkdir()
-            made.append(RedisServer(there, "--port", str(free_port(55_000))))
+            made.append(RedisServer(there, "--port", str(free_port(22_767))))
         yield made
         for each in made:
             each.close()

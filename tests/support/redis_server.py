@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import ssl
 import subprocess
@@ -98,13 +99,16 @@ def until(holds: Callable[[], bool]) -> None:
     patience().call_with_retry(ask, lambda _error: None)
 
 
-def free_port(highest: int = 65535) -> int:
-    """A port of this machine that nobody listens on."""
+def free_port(highest: int = 32_767) -> int:
+    """A port of this machine that nobody listens on.
+
+    It is below those that the system gives to connections: another test's connection could get it
+    before the server is there.
+    """
     while True:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port = int(sock.getsockname()[1])
-        if port <= highest:
+        port = 20_000 + secrets.randbelow(highest - 20_000)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
             return port
 
 
