@@ -16,6 +16,7 @@ from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest
 from pipelit_agents.approvals.refusals import Refusal, refused_by_time
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, State
+from pipelit_agents.audit.records import storable
 from pipelit_agents.database.models import ApprovalRow
 from pipelit_agents.errors import ApprovalNotFound, UnsealError
 from pipelit_agents.identity.evidence import utc
@@ -83,7 +84,7 @@ def add_question(
         digest=digest,
         approvers=dumps(list(dict.fromkeys(approvers))),
         asked_by=asked_by,
-        thread=_storable(thread),
+        thread=storable(thread, 149),
         created_at=now,
         expires_at=now + lifetime,
         state=state,
@@ -137,13 +138,7 @@ def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
 
 def running_thread() -> str:
     """Return the running thread's id in the form that is stored."""
-    return _storable(run_context().thread)
-
-
-def _storable(thread: str) -> str:
-    # As in the audit: printable ASCII, cut to the size of the column.
-    plain = (c if c.isascii() and c.isprintable() else ascii(c)[1:-1] for c in thread)
-    return "".join(plain)[:149]
+    return storable(run_context().thread, 149)
 
 
 def _shown(core: Core, row: tags.QuestionRow) -> Any:

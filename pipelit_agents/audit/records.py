@@ -11,14 +11,14 @@ from typing import Final, NamedTuple, TypedDict
 from sqlalchemy import RowMapping
 
 from pipelit_agents._run_context import RunContext, run_context
-from pipelit_agents._words import WITHHELD, has_secret_form, may_be_secret, recordable
+from pipelit_agents._words import WITHHELD, has_secret_form, recordable
 from pipelit_agents.audit.numbering import highest_number_in_sqlite
 from pipelit_agents.database.fast_path import Open, Query, Statement
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import StorageError
 from pipelit_agents.protocol.usernames import is_username
 
-__all__ = ["AuditEntry", "entry", "entry_of", "recorded_name", "write"]
+__all__ = ["AuditEntry", "entry", "entry_of", "recorded_name", "storable", "write"]
 
 # Seconds before and after 1970 that a datetime can represent.
 _MAX_SECONDS: Final = 6e10
@@ -130,12 +130,12 @@ def entry(
         # Refused names and values that a caller chose may contain text that no database accepts.
         "actor": _name(actor),
         "subject": _name(subject),
-        "action": _storable(action, 32),
-        "outcome": _storable(outcome, 16),
-        "reason": _storable(reason, 64),
-        "run": _storable(where.run, 64),
-        "node": _storable(where.node, 149),
-        "thread": _storable(where.thread, 149),
+        "action": storable(action, 32),
+        "outcome": storable(outcome, 16),
+        "reason": storable(reason, 64),
+        "run": storable(where.run, 64),
+        "node": storable(where.node, 149),
+        "thread": storable(where.thread, 149),
     }
 
 
@@ -162,7 +162,7 @@ def write(connection: Open, *entries: EntryValues) -> None:
             "subject": "audit",
             "action": _PLANTED,
             "outcome": "refused",
-            "reason": _storable(found, 64),
+            "reason": storable(found, 64),
         }
         left = _POSTGRES.write_each(connection, [planted])
         if left:
@@ -202,7 +202,8 @@ def _shown_at(at: object) -> datetime:
         return _EARLIEST if at < 0 else _LATEST
 
 
-def _storable(value: object, length: int) -> str:
+def storable(value: object, length: int) -> str:
+    """Return a value as printable ASCII, cut to the size of its column."""
     # Rows are written together, so no value may be refused by the database, or run its own code.
     if type(value) is not str:
         # Not isinstance, because an object can lie about its __class__.
@@ -230,15 +231,15 @@ def recorded_name(connection: Open, name: str) -> str:
 
     Whether accounts are read depends on the name alone, so the duration doesn't tell who exists.
     """
-    if is_username(name) and may_be_secret(name):
-        found = _READ_ACCOUNT.fetch(connection, {"username": name})
-        return name if found else recordable(name)
-    return recordable(name)
+    recorded = recordable(name)
+    if recorded == WITHHELD and is_username(name):
+        return name if _READ_ACCOUNT.fetch(connection, {"username": name}) else recorded
+    return recorded
 
 
 def _name(name: object) -> str:
     # `by` and `created_by` may be anything. Names that nobody has are left out by their callers.
-    text = _storable(name, 149)
+    text = storable(name, 149)
     return WITHHELD if has_secret_form(text) else text
 
 
