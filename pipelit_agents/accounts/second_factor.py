@@ -21,6 +21,7 @@ from pipelit_agents.accounts.lookup import (
     why_no_code,
 )
 from pipelit_agents.accounts.recovery_codes import RecoveryCodes
+from pipelit_agents.approvals import arguments
 from pipelit_agents.approvals.answers import record_unasked
 from pipelit_agents.approvals.approvers import current_factor
 from pipelit_agents.approvals.arguments import require_approvers
@@ -429,10 +430,7 @@ def _require_on(person: AccountRow) -> Sealed:
 
 def no_second_factor(username: str) -> SecondFactorError:
     """Return the error for a person who needs a second factor and has none."""
-    return SecondFactorError(
-        f"{username!r} has no second factor: pipelit-agents mfa enroll {username}",
-        username=username,
-    )
+    return SecondFactorError(arguments.no_second_factor(username), username=username)
 
 
 def _require_digest(digest: object) -> None:
