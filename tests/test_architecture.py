@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -172,3 +174,56 @@ def test_a_hidden_import_is_found(tmp_path: Path) -> None:
     )
     found = {f"pipelit_agents.{each}" for each in ("otp", "policy", "sealing.keyring", "errors")}
     assert set(imports("pipelit_agents.some", path)) == found
+
+
+def code_lines(path: Path) -> int:
+    """How many lines hold code: no docstring, no comment, nothing empty."""
+    text = path.read_text()
+    docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            docstrings |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    blank = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    found: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in blank:
+            found |= set(range(token.start[0], token.end[0] + 1))
+    return len(found - docstrings)
+
+
+def test_lines_of_code_are_counted(tmp_path: Path) -> None:
+    """Docstrings, comments and empty lines don't count; each line of a long statement does."""
+    path = tmp_path / "some.py"
+    path.write_text(
+        '"""Text.\n\nMore.\n"""\n\n# Why.\ndef f(\n    a,  # b\n):\n    """T."""\n    return a\n'
+    )
+    assert code_lines(path) == 4
+
+
+@pytest.mark.parametrize(
+    ("most", "parts"),
+    [
+        (4_000, ["protocol", "sealing", "ledger/rules.py", "identity", "approvals"]),
+        (3_500, ["credentials/leak_guard"]),
+    ],
+    ids=["decisions", "leak guard"],
+)
+def test_the_trusted_core_stays_readable(most: int, parts: list[str]) -> None:
+    """What an auditor must read doesn't grow past what docs/architecture.md says."""
+    home = ROOT / "pipelit_agents"
+    files = [
+        file
+        for part in parts
+        for file in ([home / part] if part.endswith(".py") else sorted((home / part).rglob("*.py")))
+    ]
+    assert len(files) >= len(parts)
+    assert sum(map(code_lines, files)) < most
