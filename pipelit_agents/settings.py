@@ -26,6 +26,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pipelit_agents._env_mistakes import misspelt_setting
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.sealing.keyring import KEY_SETTING, Keyring
 
@@ -90,15 +91,34 @@ class Settings(BaseSettings):
 
         Raises:
             ConfigurationError: An existing file can't be read, a named file doesn't exist or is
-                empty, or a setting is set both as a value and as a file.
+                empty, a setting is set both as a value and as a file, or a damaged line or a
+                misspelt name was meant to be a setting that isn't set.
         """
         try:
-            return cls(_env_file=env_file)
+            settings = cls(_env_file=env_file)
+            settings._require_no_mistake(Path(env_file))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(
                 f"{env_file} exists but can't be read ({error}): change its permissions or its "
                 "encoding (UTF-8), or start in another folder with the settings in the environment"
             ) from None
+        return settings
+
+    def _require_no_mistake(self, env_file: Path) -> None:
+        # python-dotenv skips lines that it can't parse, and pydantic-settings unknown names. The
+        # default would be used instead: another database, or no key.
+        unset = {
+            str(field.alias)
+            for name, field in type(self).model_fields.items()
+            if name not in self.model_fields_set
+        }
+        wanted = unset | {f"{each}_FILE" for each in unset}
+        lines: list[Binding] = []
+        if wanted and env_file.is_file():
+            with env_file.open(encoding="utf-8") as file:
+                lines = list(parse_stream(file))
+        if problem := misspelt_setting(sorted(wanted), lines, os.environ, env_file):
+            raise ConfigurationError(problem)
 
     def keyring(self) -> Keyring:
         """Return the keyring of ``FIELD_ENCRYPTION_KEY``.

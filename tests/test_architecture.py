@@ -19,6 +19,7 @@ FLOORS: list[set[str]] = [
     {"_twins"},
     {"protocol"},
     {"sealing"},
+    {"_env_mistakes"},
     {"settings"},
     {"database"},
     {"audit"},

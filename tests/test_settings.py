@@ -357,3 +357,70 @@ def test_a_killed_process_loses_no_key(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
     assert keys_of(Path(".env").read_text()) == [KEY]
     assert keys_of(Path(".env.new").read_text())[1:] == [KEY]
+
+
+DAMAGED = {
+    "no sign": ("A=1\n\n{name} {value}\n", "line 3 of .env can't be read"),
+    "a colon": ("{name}: {value}\n", "line 1 of .env can't be read"),
+    "an open quote": ("{name}='{value}\nA=1\n", "line 1 of .env can't be read"),
+    "text after quotes": ('{name}="{value}" x\n', "line 1 of .env can't be read"),
+    "words": ("{words}={value}\n", "line 1 of .env can't be read"),
+    "no value": ("{name}\n", "line 1 of .env has no value"),
+    "one letter more": ("{name}S={value}\n", "line 1 of .env sets {name}S."),
+    "dashes": ("{dashes}={value}\n", "line 1 of .env sets {dashes}."),
+    "a file's name": ("{name}_FILES=/run/x\n", "correct the name"),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_line_that_was_meant_to_be_a_setting_is_refused(
+    case: str, setting: str, tmp_path: Path
+) -> None:
+    """The default would be used otherwise, as another database; the line's value isn't repeated."""
+    text, expected = DAMAGED[case]
+    names = {
+        "name": setting,
+        "words": setting.lower().replace("_", " "),
+        "dashes": setting.replace("_", "-"),
+    }
+    (tmp_path / ".env").write_text(text.format(value=KEY, **names))
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.read()
+    assert expected.format(**names) in str(refused.value)
+    assert setting in str(refused.value)
+    assert KEY not in str(refused.value)
+    with pytest.raises(ConfigurationError):
+        ensure_key(tmp_path / ".env")
+    assert (tmp_path / ".env").read_text() == text.format(value=KEY, **names)
+
+
+def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment too."""
+    monkeypatch.setenv("PIPELIT_DATABASE_URI", "postgresql://db/x")
+    with pytest.raises(ConfigurationError, match="sets PIPELIT_DATABASE_URI"):
+        Settings.read()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# {name}=x\n",
+        "{name}=\n",
+        "DATABASE_URL=x\nREDIS_URL=x\n",
+        "A damaged line\nSECRET_KEY=x\n",
+    ],
+    ids=["a comment", "empty", "the application's", "another line"],
+)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_other_lines_are_nobodys_business(setting: str, text: str, tmp_path: Path) -> None:
+    """Comments, empty settings, settings of the application, and its damaged lines."""
+    (tmp_path / ".env").write_text(text.format(name=setting))
+    assert Settings.read().database_url in ("", "sqlite:///.pipelit/agents.db")
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_similar_name_beside_the_setting_is_accepted(setting: str, tmp_path: Path) -> None:
+    """An old value that was kept under another name, for example."""
+    (tmp_path / ".env").write_text(f"{setting}={KEY}\n{setting}_OLD=x\n{setting} y\n")
+    assert value(setting) == KEY
