@@ -27,7 +27,7 @@ PERIOD: Final = 30
 PROOF_SUITE: Final = "OCRA-1:HOTP-SHA256-0:QH64-T30S"
 CODE_SUITE: Final = "OCRA-1:HOTP-SHA256-8:QH64-T30S"
 
-Role = Literal["audience-code", "spawn-request", "spawn-result", "approval"]
+Role = Literal["audience-code", "spawn-request", "spawn-result"]
 
 _LABEL: Final = b"pipelit-agents/v1\0"
 _CHALLENGE_LABEL: Final = b"pipelit-agents/challenge/v1\0"

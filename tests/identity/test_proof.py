@@ -282,7 +282,7 @@ def test_agents_compute_the_published_example(pipelit: Pipelit, clock: Clock) ->
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 tuples = st.fixed_dictionaries(
     {
-        "role": st.sampled_from(["audience-code", "spawn-request", "spawn-result", "approval"]),
+        "role": st.sampled_from(["audience-code", "spawn-request", "spawn-result"]),
         "suite": words,
         "relation": words,
         "prover": words,

@@ -117,6 +117,26 @@ FAULTS = {
 }
 
 
+def test_a_new_key_goes_where_the_old_one_is_used(tmp_path: Path) -> None:
+    """The key of an agent that an agent created is a credential; others are with their users."""
+    made = Deployment(tmp_path)
+    with made.opened() as pipelit:
+        pipelit.create_schema()
+        (alice,) = [pipelit.users.create("alice"), *pipelit.users.list_api_keys("alice")][1:]
+        fix = made.check()["API keys expire"].fix
+        assert fix is not None
+        assert "put the new key where the old one is used" in fix
+        pipelit.users.revoke_api_key(alice.id)
+        expires = datetime.now(UTC) + timedelta(days=1)
+        pipelit.users.create_agent(
+            "agent_lead", owner="alice", purpose="leads", key_expires_at=expires
+        )
+        pipelit.provision_agent(pipelit.agent("agent_lead"), purpose="helps", username="agent_new")
+        fix = made.check()["API keys expire"].fix
+    assert fix is not None
+    assert "put the new key into the credential agent-key.agent_new" in fix
+
+
 def test_every_fault_is_found_with_its_mend(bad: Deployment) -> None:
     """Sixteen faults, sixteen findings, each with what was found and what fixes it."""
     found = bad.check()

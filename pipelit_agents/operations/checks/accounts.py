@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import func, select
 
-from pipelit_agents.database.models import ApiKeyRow, UserRow
+from pipelit_agents.accounts.provisioning import KEY_PREFIX
+from pipelit_agents.database.models import ApiKeyRow, CredentialRow, UserRow
 from pipelit_agents.operations.checks.deployment import Deployment, deployment_check
 from pipelit_agents.operations.checks.finding import Finding, listed, passed
 
@@ -42,12 +43,13 @@ def key_expiry(deployment: Deployment) -> Finding:
     if not forever:
         return passed()
     key = forever[0]
+    where = (
+        f"into the credential {key.credential}" if key.credential else "where the old one is used"
+    )
     return Finding(
         f"{len(forever)} never expire: {listed(map(str, forever))}",
         f"pipelit-agents users keys issue {key.username} --name renewed --expires-in 90d, put the "
-        "new key where the old one is used (the key of an agent that an agent created is in the "
-        f"credential agent-key.{key.username}), then: pipelit-agents users keys revoke {key.id} "
-        "--yes",
+        f"new key {where}, then: pipelit-agents users keys revoke {key.id} --yes",
     )
 
 
@@ -65,10 +67,15 @@ def key_use(deployment: Deployment) -> Finding:
 
 
 class _ApiKey(NamedTuple):
-    """An API key. One that was never used counts as used when it was created."""
+    """An API key. One that was never used counts as used when it was created.
+
+    Attributes:
+        credential: The credential that holds the key, if an agent created the account.
+    """
 
     id: str
     username: str
+    credential: str | None
     expires_at: float | None
     last_used_at: float
 
@@ -82,10 +89,12 @@ def _valid_keys(deployment: Deployment) -> list[_ApiKey]:
         select(
             ApiKeyRow.id,
             ApiKeyRow.username,
+            CredentialRow.name,
             ApiKeyRow.expires_at,
             func.coalesce(ApiKeyRow.last_used_at, ApiKeyRow.created_at),
         )
         .join(UserRow, UserRow.username == ApiKeyRow.username)
+        .outerjoin(CredentialRow, CredentialRow.name == KEY_PREFIX + ApiKeyRow.username)
         .where(UserRow.active, ApiKeyRow.revoked_at.is_(None))
         .order_by(ApiKeyRow.created_at)
     )
