@@ -194,7 +194,7 @@ def test_every_page_names_tests_that_are_there() -> None:
     """Readers who look for the test of a page find it."""
     # The change log tells what was there in its time.
     roots = {*ROOT.glob("*.md")} - {ROOT / "CHANGELOG.md"}
-    for each in [*roots, *(ROOT / "docs").glob("*.md")]:
+    for each in [*roots, *(ROOT / "docs").rglob("*.md")]:
         named = [token for token in code(each) if re.search(r"(\A|/)test_[\w/]*\.py\Z", token)]
         assert [token for token in named if not is_there(token)] == [], each.name
 
@@ -343,7 +343,8 @@ def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     nav = section("\n## " + text.split("nav:")[1].split("markdown_extensions")[0], "")
     listed = re.findall(r"- (\S+\.md)", nav)
-    assert sorted(listed) == sorted(each.name for each in (ROOT / "docs").glob("*.md"))
+    docs = ROOT / "docs"
+    assert sorted(listed) == sorted(str(each.relative_to(docs)) for each in docs.rglob("*.md"))
 
 
 def test_the_change_log_has_the_next_version() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyotp
 import pytest
+from integration_pages import set_up
 from paths import ROOT
-from test_readme import run, set_up
+from test_readme import run
 
 from pipelit_agents import Pipelit
 

@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from pathlib import Path
 
 import fresh
 import pytest
+from integration_pages import set_up
 from paths import ROOT, TESTS
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(python|sh)\n(.*?)```", README, re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
-SETUP = next(code for _, code in BLOCKS if "pipelit-agents init" in code)
 
 
 def _environment() -> dict[str, str]:
@@ -25,18 +24,6 @@ def run(code: str, folder: Path, typed: str = "") -> str:
     done = fresh.run(code, _environment(), folder=folder, typed=typed)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def set_up(folder: Path) -> Path:
-    """Types the README's own commands in a folder."""
-    for line in SETUP.splitlines():
-        words = shlex.split(line, comments=True)
-        if words:
-            assert words[0] == "pipelit-agents"
-            command = "from pipelit_agents.cli import app; app()"
-            done = fresh.run(command, _environment(), *words[1:], folder=folder)
-            assert done.returncode == 0, done.stderr
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +72,10 @@ def test_each_use_is_short() -> None:
 
 
 def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
-    """Which blocks are run where: a page with code that isn't named here fails."""
+    """Which blocks are run where: a page with code that isn't named here fails.
+
+    `test_integrations.py` finds those of docs/integrations/ by itself.
+    """
     run = {
         "README.md": "test_readme.py",
         "remote.md": "test_remote_page.py",
@@ -115,7 +105,7 @@ def test_every_block_is_run() -> None:
 def test_links_inside_the_repository_lead_somewhere() -> None:
     """Each relative link of the documents names a file that is there."""
     pages = [ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")]
-    for page in [*pages, *(ROOT / "docs").glob("*.md")]:
+    for page in [*pages, *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
