@@ -474,10 +474,12 @@ class Pipelit:
     ) -> SealedSaver:
         """Return a checkpointer that encrypts state and metadata and stores them in another one.
 
+        It can do what the other one can, and copy threads.
+
         Args:
             saver: Any checkpointer; it isn't changed.
-            clear_metadata: Metadata keys that are stored in clear, so that ``list`` can filter by
-                them.
+            clear_metadata: Metadata keys that are also stored in clear, so that the other
+                checkpointer filters by them. ``list`` filters by all others after decrypting them.
         """
         from pipelit_agents.checkpoints.saver import SealedSaver
 

@@ -1,27 +1,29 @@
 """Encrypt checkpoints, metadata and writes, each bound to its checkpoint key.
 
 A value is bound to thread, namespace, channel and version; a task's write also to task and
-checkpoint; metadata to its checkpoint. The metadata includes what LangGraph uses to decide what
-runs next: parent, versions, and which channels have a value. Data that was written, moved or
-changed without the key is refused.
+checkpoint, with its place among the writes; metadata to its checkpoint. The metadata includes what
+LangGraph uses to decide what runs next: parent, versions, and which channels have a value. Data
+that was written, moved or changed without the key is refused.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, Protocol, TypeGuard, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeGuard, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
     get_checkpoint_metadata,
+    writes_sort_key,
 )
 from langgraph.checkpoint.serde.types import TASKS
 
@@ -29,7 +31,7 @@ from pipelit_agents.checkpoints.serializer import SealedSerializer, refuse_open_
 from pipelit_agents.errors import UnsealError
 from pipelit_agents.sealing.purposes import CHECKPOINT_METADATA
 
-__all__ = ["CLEAR_FIELDS", "CheckpointCipher", "ids_of"]
+__all__ = ["CLEAR_FIELDS", "CheckpointCipher", "StoredWrite", "as_json", "ids_of"]
 
 # LangGraph writes and reads these fields of the metadata itself.
 CLEAR_FIELDS: Final = ("source", "step", "parents", "run_id", "counters_since_delta_snapshot")
@@ -37,6 +39,24 @@ _METADATA_KEY: Final = "pipelit_sealed"
 _ROUTING_KEYS: Final = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 # A checkpoint also has its values, and ``pending_sends``, which savers add when they read.
 _DIGEST_FIELDS: Final = ("v", "ts", "id", "channel_versions", "versions_seen", "updated_channels")
+
+
+class StoredWrite(NamedTuple):
+    """A write of a task.
+
+    Attributes:
+        task: The id of the task.
+        path: Its path, by which LangGraph orders the tasks of a step.
+        position: The index of the write among those that were written with it.
+        name: The channel.
+        value: What was written.
+    """
+
+    task: str
+    path: str
+    position: int
+    name: str
+    value: object
 
 
 class _ReadCheckpoint(Checkpoint, total=False):
@@ -121,7 +141,7 @@ class CheckpointCipher:
             or _digest(decrypted) != digest
             or (found.parent_config and ids_of(found.parent_config)[2] != parent)
             or not values.keys() >= {*names}
-            or _as_json(clear) != _as_json({name: full.get(name) for name in clear})
+            or as_json(clear) != as_json({name: full.get(name) for name in clear})
         ):
             raise UnsealError("the data stored in clear differs from the encrypted copy")
         decrypted["channel_values"] = {
@@ -133,14 +153,17 @@ class CheckpointCipher:
                 self._unboxed(each, [], "write", thread, ns, TASKS) for each in sends
             ]
         writes = found.pending_writes and [
-            (task, name, self._unboxed(value, [task, checkpoint_id], "write", thread, ns, name))
-            for task, name, value in found.pending_writes
+            (each.task, each.name, each.value) for each in self.decrypt_writes(found)
         ]
         return found._replace(checkpoint=decrypted, metadata=full, pending_writes=writes)
 
     def encrypt_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, object]], task_id: str
-    ) -> tuple[RunnableConfig, Sequence[tuple[str, object]]]:
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, object]],
+        task_id: str,
+        task_path: str = "",
+    ) -> tuple[RunnableConfig, Sequence[tuple[str, object]], str, str]:
         """Encrypt a task's writes, and return the arguments for ``put_writes``.
 
         Raises:
@@ -148,10 +171,23 @@ class CheckpointCipher:
         """
         refuse_open_secrets(writes)
         thread, ns, checkpoint_id = ids_of(config)
-        return _routing_config(config), [
-            (name, self._boxed(value, [task_id, checkpoint_id], "write", thread, ns, name))
-            for name, value in writes
-        ]
+        encrypted = []
+        for position, (name, value) in enumerate(writes):
+            at = [task_id, checkpoint_id, task_path, position]
+            encrypted.append((name, self._boxed(value, at, "write", thread, ns, name)))
+        return _routing_config(config), encrypted, task_id, task_path
+
+    def decrypt_writes(self, found: CheckpointTuple) -> list[StoredWrite]:
+        """Decrypt the writes of a checkpoint, in the order in which tasks are applied.
+
+        Args:
+            found: What was read for the checkpoint.
+
+        Raises:
+            UnsealError: A write was not encrypted for this checkpoint.
+        """
+        thread, ns, checkpoint_id = ids_of(found.config)
+        return self._unboxed_writes(found.pending_writes or [], [checkpoint_id], thread, ns)
 
     def decrypt_history(
         self, config: RunnableConfig, found: Mapping[str, DeltaChannelHistory]
@@ -164,13 +200,28 @@ class CheckpointCipher:
         thread, ns, _ = ids_of(config)
         decrypted: dict[str, DeltaChannelHistory] = {name: {**each} for name, each in found.items()}
         for name, each in decrypted.items():
+            found_here = [(task, name, box) for task, _, box in each["writes"]]
             each["writes"] = [
-                (task, name, self._unboxed(value, [task], "write", thread, ns, name))
-                for task, _, value in each["writes"]
+                (write.task, name, write.value)
+                for write in self._unboxed_writes(found_here, [], thread, ns)
             ]
             if "seed" in each:
                 each["seed"] = self._unboxed(each["seed"], [], "value", thread, ns, name)
         return decrypted
+
+    def _unboxed_writes(
+        self, writes: Iterable[tuple[str, str, object]], at: list[str], thread: str, ns: str
+    ) -> list[StoredWrite]:
+        opened: list[tuple[tuple[int, tuple[str, str, int]], StoredWrite]] = []
+        # The checkpoints of a history are in their order already.
+        order: dict[object, int] = {}
+        for task, name, box in writes:
+            value = self._unboxed(box, [task, *at], "write", thread, ns, name)
+            _, checkpoint_id, path, position = _key_of(box)
+            key = writes_sort_key(path, task, WRITES_IDX_MAP.get(name, position))
+            at_checkpoint = order.setdefault(checkpoint_id, len(order))
+            opened.append(((at_checkpoint, key), StoredWrite(task, path, position, name, value)))
+        return [write for _, write in sorted(opened, key=lambda each: each[0])]
 
     def _boxed(self, value: object, at: Sequence[object], *key: str) -> object:
         # PostgresSaver recognizes complete values of a DeltaChannel by this type, and keeps them.
@@ -196,6 +247,11 @@ class CheckpointCipher:
 
 def _is_delta_snapshot(value: object) -> TypeGuard[_DeltaSnapshot]:
     return type(value).__name__ == "_DeltaSnapshot"
+
+
+def _key_of(box: Any) -> Any:
+    found: Any = box.value if _is_delta_snapshot(box) else box
+    return found[1]
 
 
 def _routing_config(config: RunnableConfig) -> RunnableConfig:
@@ -226,5 +282,6 @@ def _digest(checkpoint: Mapping[str, object]) -> str:
     return sha256(_canonical({name: checkpoint.get(name) for name in _DIGEST_FIELDS})).hexdigest()
 
 
-def _as_json(value: object) -> object:
+def as_json(value: object) -> object:
+    """Return a value as it is read back from JSON, in which savers store metadata."""
     return json.loads(_canonical(value))

@@ -12,9 +12,9 @@ versions, times and sizes. An attacker who can write to the database can still:
   writes, a task runs again; without a parent, a ``DeltaChannel`` starts empty.
 - Restore an earlier version of a row at the same position, for example an earlier answer of the
   same task in the same checkpoint.
-- Change the order of writes in one checkpoint, and move a ``DeltaChannel``'s own changes and
-  earlier values between the checkpoints of a thread.
-- Change what ``list(filter=...)`` finds. It filters by copies in clear, which are never returned.
+- Move a ``DeltaChannel``'s own changes and earlier values between the checkpoints of a thread.
+- Hide checkpoints from ``list(filter=...)``, by changing the copies in clear that it filters by. A
+  checkpoint whose copies were changed is never returned.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import replace
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, Self, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -45,22 +45,25 @@ from langgraph.checkpoint.base import (
 )
 
 from pipelit_agents._threads import aside
+from pipelit_agents.checkpoints.capabilities import AnySaver, overrides, with_capabilities
 from pipelit_agents.checkpoints.cipher import CLEAR_FIELDS, CheckpointCipher, ids_of
+from pipelit_agents.checkpoints.copying import ThreadCopy
+from pipelit_agents.checkpoints.listing import Listing
 from pipelit_agents.checkpoints.serializer import SealedSerializer
-from pipelit_agents.errors import ConfigurationError, UnsealError
+from pipelit_agents.errors import UnsealError
 from pipelit_agents.sealing.keyring import Keyring
 
 __all__ = ["SealedSaver"]
-
-AnySaver: TypeAlias = BaseCheckpointSaver[Any]
 
 
 class SealedSaver(BaseCheckpointSaver[Any]):
     """A checkpointer that encrypts state and metadata, and stores them through another one.
 
     It reads only data that a ``SealedSaver`` has written for this thread, checkpoint and channel.
-    So a thread can't be copied to another id; otherwise one thread could continue with what was
-    approved in another. Further methods, such as ``setup``, come from the other checkpointer.
+    So rows that somebody copies to another thread don't open there; ``copy_thread`` encrypts them
+    again. Its class overrides ``delete_thread``, ``delete_for_runs`` and ``prune`` if that of the
+    other checkpointer does. If the other one has synchronous methods only, the asynchronous ones
+    run them in threads. Further methods, such as ``setup``, come from the other checkpointer.
 
     Stored data is never encrypted again under a newer key, because checkpointers don't rewrite
     stored values and writes. Keep an old key in ``FIELD_ENCRYPTION_KEY``, behind the newest, until
@@ -70,7 +73,8 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         saver: Any checkpointer. It isn't changed: a copy of it that shares its connection is used.
             If it is a ``SealedSaver`` already, only the keyring changes.
         keyring: As for ``SealedSerializer``.
-        clear_metadata: Names of metadata to also store in clear, so that ``list`` can filter by it.
+        clear_metadata: Names of metadata to also store in clear, so that the other checkpointer can
+            filter by it. ``list`` also filters by other metadata, after decrypting it.
         require_fitting: Called before each write, off the event loop, to require that the keys fit
             the database of a ``Pipelit``.
 
@@ -80,6 +84,15 @@ class SealedSaver(BaseCheckpointSaver[Any]):
             graph = builder.compile(checkpointer=pipelit.sealed_saver(saver))
         ```
     """
+
+    def __new__(cls, saver: AnySaver | None = None, *_: object, **__: object) -> Self:
+        """Return an instance of a subclass with the capabilities of the saver."""
+        # ``copy`` passes no saver, and the class is made already.
+        if not isinstance(saver, BaseCheckpointSaver):
+            return super().__new__(cls)
+        below = saver._saver if isinstance(saver, SealedSaver) else saver
+        kind: type[Self] = vars(cls).get("_kind", cls)
+        return super().__new__(with_capabilities(kind, type(below)))
 
     def __init__(
         self,
@@ -180,9 +193,7 @@ class SealedSaver(BaseCheckpointSaver[Any]):
             ConfigurationError: As :meth:`put`.
         """
         self._compare_key()
-        self._saver.put_writes(
-            *self._cipher.encrypt_writes(config, writes, task_id), task_id, task_path
-        )
+        self._saver.put_writes(*self._cipher.encrypt_writes(config, writes, task_id, task_path))
 
     async def aput_writes(
         self,
@@ -193,8 +204,8 @@ class SealedSaver(BaseCheckpointSaver[Any]):
     ) -> None:
         """As :meth:`put_writes`."""
         await self._acompare_key()
-        encrypted = self._cipher.encrypt_writes(config, writes, task_id)
-        await self._saver.aput_writes(*encrypted, task_id, task_path)
+        encrypted = self._cipher.encrypt_writes(config, writes, task_id, task_path)
+        await self._saver.aput_writes(*encrypted)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Read a checkpoint.
@@ -221,25 +232,36 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
-        """Read checkpoints.
+        """Read checkpoints, from the newest on.
+
+        The other checkpointer filters by the metadata that is stored in clear: that of LangGraph
+        and ``clear_metadata``. By other metadata, checkpoints are filtered after they are
+        decrypted; with a thread, a namespace and a limit, no more than a few pages are read.
+
+        Args:
+            config: The thread, or None for all. With ``checkpoint_ns``, only that namespace.
+            filter: Metadata that a checkpoint must have. Values are compared as JSON.
+            before: Only checkpoints older than this one.
+            limit: The maximum number of checkpoints.
 
         Raises:
-            ConfigurationError: The filter names metadata that is encrypted.
-            UnsealError: As :meth:`get_tuple`.
+            UnsealError: As :meth:`get_tuple`, also of a checkpoint that only the filter reads.
         """
-        self._require_clear(filter)
-        return self._decrypted_list(
-            self._saver.list(config, filter=filter, before=before, limit=limit)
-        )
-
-    def _decrypted_list(self, found: Iterator[CheckpointTuple]) -> Iterator[CheckpointTuple]:
-        # SqliteSaver holds its lock and two cursors until its list is closed. After an error here,
-        # only the garbage collector would close it, and other threads would wait for the lock.
-        with _closing(found), _reading(where := ["the first checkpoint of the list"]):
-            for each in found:
-                where[0] = _description(each.config)
-                yield self._cipher.decrypt(each)
-                where[0] = f"the checkpoint that is listed after {where[0]}"
+        listing = Listing(config, filter, before, limit, self._cipher.clear)
+        where = ["the first checkpoint of the list"]
+        while (page := listing.next_page()) is not None:
+            found = self._saver.list(config, **page)
+            # SqliteSaver holds its lock and two cursors until its list is closed. After an error,
+            # only the garbage collector would close it, and other threads would wait for the lock.
+            with _closing(found), _reading(where):
+                for each in found:
+                    where[0] = _description(each.config)
+                    opened = self._cipher.decrypt(each)
+                    if listing.accepts(opened):
+                        yield opened
+                    if listing.is_full:
+                        return
+                    where[0] = f"the checkpoint that is listed after {where[0]}"
 
     async def alist(
         self,
@@ -250,14 +272,20 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """As :meth:`list`."""
-        self._require_clear(filter)
-        found = self._saver.alist(config, filter=filter, before=before, limit=limit)
-        async with _aclosing(found):
-            with _reading(where := ["the first checkpoint of the list"]):
-                async for each in found:
-                    where[0] = _description(each.config)
-                    yield self._cipher.decrypt(each)
-                    where[0] = f"the checkpoint that is listed after {where[0]}"
+        listing = Listing(config, filter, before, limit, self._cipher.clear)
+        where = ["the first checkpoint of the list"]
+        while (page := listing.next_page()) is not None:
+            found = self._saver.alist(config, **page)
+            async with _aclosing(found):
+                with _reading(where):
+                    async for each in found:
+                        where[0] = _description(each.config)
+                        opened = self._cipher.decrypt(each)
+                        if listing.accepts(opened):
+                            yield opened
+                        if listing.is_full:
+                            return
+                        where[0] = f"the checkpoint that is listed after {where[0]}"
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -275,51 +303,80 @@ class SealedSaver(BaseCheckpointSaver[Any]):
             found = await self._saver.aget_delta_channel_history(config=config, channels=channels)
             return self._cipher.decrypt_history(config, found)
 
-    def delete_thread(self, thread_id: str) -> None:
-        """Delete a thread."""
-        self._saver.delete_thread(thread_id)
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints and writes of a thread, encrypted for the new thread.
 
-    async def adelete_thread(self, thread_id: str) -> None:
-        """As :meth:`delete_thread`."""
-        await self._saver.adelete_thread(thread_id)
+        All of the thread is decrypted before anything is written. If writing fails, the part that
+        was written is deleted, if the other checkpointer can delete threads. If the process is
+        killed meanwhile, delete the new thread yourself.
 
-    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete what runs have written."""
-        self._saver.delete_for_runs(run_ids)
-
-    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """As :meth:`delete_for_runs`."""
-        await self._saver.adelete_for_runs(run_ids)
-
-    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> NoReturn:
-        """Refuse to copy a thread, because encrypted data is bound to its thread.
+        Args:
+            source_thread_id: The thread. If it has no checkpoints, nothing is written.
+            target_thread_id: The new thread.
 
         Raises:
-            NotImplementedError: Always.
+            ValueError: The new thread has checkpoints already.
+            UnsealError: A checkpoint wasn't written for the thread, or can't be decrypted. Nothing
+                was written.
+            ConfigurationError: As :meth:`put`.
         """
-        raise NotImplementedError(
-            "encrypted checkpoints are bound to their thread: read the state with get_state, and "
-            "write it into the new thread with update_state"
+        source, target = _thread(source_thread_id), _thread(target_thread_id)
+        found = self._saver.list(target, limit=1)
+        with _closing(found):
+            _require_no_checkpoint(target_thread_id, [*found])
+        configs = [each.config for each in self.list(source)]
+        copying = ThreadCopy(self._cipher, target_thread_id)
+        try:
+            for config in reversed(configs):
+                self._compare_key()
+                with _reading([_description(config)]):
+                    put, writes = copying.calls(_present(self._saver.get_tuple(config)))
+                self._saver.put(*put)
+                for each in writes:
+                    self._saver.put_writes(*each)
+        except BaseException:
+            if overrides(type(self._saver), "delete_thread"):
+                self._saver.delete_thread(target_thread_id)
+            raise
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """As :meth:`copy_thread`."""
+        source, target = _thread(source_thread_id), _thread(target_thread_id)
+        found = self._saver.alist(target, limit=1)
+        async with _aclosing(found):
+            _require_no_checkpoint(target_thread_id, [each async for each in found])
+        configs = [each.config async for each in self.alist(source)]
+        copying = ThreadCopy(self._cipher, target_thread_id)
+        try:
+            for config in reversed(configs):
+                await self._acompare_key()
+                with _reading([_description(config)]):
+                    put, writes = copying.calls(_present(await self._saver.aget_tuple(config)))
+                await self._saver.aput(*put)
+                for each in writes:
+                    await self._saver.aput_writes(*each)
+        except BaseException:
+            if overrides(type(self._saver), "adelete_thread"):
+                await self._saver.adelete_thread(target_thread_id)
+            raise
+
+
+def _thread(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id}}
+
+
+def _require_no_checkpoint(thread_id: str, found: Sequence[CheckpointTuple]) -> None:
+    if found:
+        raise ValueError(
+            f"target_thread_id {thread_id!r:.80} has checkpoints already: pass the id of a new "
+            "thread, or delete that thread first"
         )
 
-    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> NoReturn:
-        """As :meth:`copy_thread`."""
-        self.copy_thread(source_thread_id, target_thread_id)
 
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Delete older checkpoints."""
-        self._saver.prune(thread_ids, strategy=strategy)
-
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """As :meth:`prune`."""
-        await self._saver.aprune(thread_ids, strategy=strategy)
-
-    def _require_clear(self, wanted: Mapping[str, object] | None) -> None:
-        for name in (wanted or {}).keys() - {*self._cipher.clear}:
-            raise ConfigurationError(
-                f"checkpoints can't be filtered by {name!r}: it is encrypted. Add it to "
-                "clear_metadata of the SealedSaver, for checkpoints written from then on"
-            )
+def _present(found: CheckpointTuple | None) -> CheckpointTuple:
+    if found is None:
+        raise UnsealError("it was deleted while its thread was being copied")
+    return found
 
 
 def _description(config: RunnableConfig) -> str:

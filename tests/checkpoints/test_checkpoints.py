@@ -356,19 +356,6 @@ def test_metadata_of_another_checkpoint_is_refused(tmp_path: Path, keyring: Keyr
             graph.get_state(CONFIG)
 
 
-def test_filters_work_on_what_may_stand_in_clear(kept: Kept, keyring: Keyring) -> None:
-    """``list`` filters by LangGraph's own keys and by those that were named; others are refused."""
-    saver = SealedSaver(kept.saver, keyring, clear_metadata=["team"])
-    graph_of(saver).invoke(FILLED, CONFIG)
-    everything = list(saver.list(CONFIG))
-    assert len(list(saver.list(CONFIG, filter={"team": "red"}))) == len(everything)
-    assert list(saver.list(CONFIG, filter={"team": "blue"})) == []
-    assert len(list(saver.list(CONFIG, filter={"source": "input", "step": -1}))) == 2
-    assert {each.metadata["about"] for each in everything} == {CANARY}  # type: ignore[typeddict-item]
-    with pytest.raises(ConfigurationError, match="clear_metadata"):
-        saver.list(CONFIG, filter={"about": CANARY})
-
-
 def test_threads_can_be_deleted_through_it(kept: Kept, keyring: Keyring) -> None:
     """The other methods are the saver's own."""
     saver = SealedSaver(kept.saver, keyring)

@@ -374,15 +374,6 @@ def test_a_checkpoint_belongs_to_its_place(
         )
 
 
-async def test_a_thread_is_not_copied(keyring: Keyring) -> None:
-    """Copies would not open in the other thread: so they aren't made."""
-    saver = SealedSaver(InMemorySaver(), keyring)
-    with pytest.raises(NotImplementedError, match="update_state"):
-        saver.copy_thread("1", "2")
-    with pytest.raises(NotImplementedError, match="update_state"):
-        await saver.acopy_thread("1", "2")
-
-
 def test_an_approval_is_not_replayed(sqlite: SqliteSaver, keyring: Keyring) -> None:
     """The answer that resumed one thread doesn't resume another."""
     graph = paying(SealedSaver(sqlite, keyring))
@@ -430,6 +421,26 @@ def test_a_write_belongs_to_its_place(sqlite: SqliteSaver, keyring: Keyring, cha
     assert moved.rowcount == 1
     with pytest.raises(UnsealError):
         list(SealedSaver(sqlite, keyring).list(None))
+
+
+def test_the_order_of_writes_is_read_from_the_seal(sqlite: SqliteSaver, keyring: Keyring) -> None:
+    """Columns that savers sort by decide nothing: neither about writes nor about a channel."""
+    saver = SealedSaver(sqlite, keyring)
+
+    class Log(TypedDict):
+        log: Annotated[list[str], DeltaChannel(joined, list, snapshot_frequency=9)]
+
+    builder = StateGraph(Log)
+    for name in ("a", "b", "c"):
+        builder.add_node(name, lambda state, name=name: {"log": [name]})
+        builder.add_edge(START, name)
+    graph = builder.compile(checkpointer=saver)
+    graph.invoke({"log": ["in"]}, at("1"))
+    before = [each.pending_writes for each in saver.list(at("1"))]
+    changed = "UPDATE writes SET idx = 9 - idx, task_path = 9 - unicode(substr(task_path, -1))"
+    assert sqlite.conn.execute(changed).rowcount > 3
+    assert [each.pending_writes for each in saver.list(at("1"))] == before
+    assert graph.get_state(at("1")).values["log"] == ["in", "a", "b", "c"]
 
 
 @pytest.mark.parametrize("column", ["thread_id", "channel", "task_id"])

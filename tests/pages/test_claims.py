@@ -844,11 +844,35 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_write_belongs_to_its_place",
         ],
     },
-    "What is in clear (ids, names of nodes": {
+    "Ids (of threads, checkpoints, tasks and runs)": {
+        "checkpoints": ["a_sealed_saver_writes_nothing_in_clear"],
+        "filters": ["only_what_is_named_is_in_clear"],
+    },
+    "They are compared with a sealed copy": {
         "checkpoints_forged": [
             "a_node_is_not_skipped_by_changed_versions",
             "each_field_of_a_checkpoint_is_authenticated",
             "an_approval_is_not_replayed",
+            "the_order_of_writes_is_read_from_the_seal",
+        ]
+    },
+    "A filter of `list` decides by": {
+        "filters": [
+            "it_lists_what_a_saver_with_everything_in_clear_lists",
+            "a_copy_in_clear_that_is_missing_lists_nothing_that_differs",
+        ]
+    },
+    "A checkpoint whose copy in clear was changed": {
+        "filters": [
+            "a_checkpoint_whose_metadata_was_changed_is_refused",
+            "sealed_metadata_of_another_checkpoint_is_refused",
+        ]
+    },
+    "`copy_thread` verifies all of a thread": {
+        "copied_threads": [
+            "of_a_forged_thread_nothing_is_copied",
+            "a_copy_shares_no_ciphertext_with_its_source",
+            "a_thread_is_copied_to_a_new_one_only",
         ]
     },
     "Rows in clear, also under": {
