@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import integration_pages
 import pytest
-from integration_pages import NAMES, Page, Piece, follow, missing
+from integration_pages import NAMES, Page, Piece, follow, missing, read, set_up, write_files
 from paths import TESTS
 
 
@@ -18,21 +17,16 @@ def own_test(name: str) -> Path:
     return TESTS / "pages" / f"test_integration_{name.replace('-', '_')}.py"
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which README's set-up was typed."""
-    return integration_pages.set_up(tmp_path_factory.mktemp("integrations"))
-
-
 @pytest.mark.process
 @pytest.mark.parametrize("name", [each for each in NAMES if not own_test(each).exists()])
-def test_a_page_does_what_it_says(name: str, prepared: Path, tmp_path: Path) -> None:
+def test_a_page_does_what_it_says(name: str, tmp_path: Path) -> None:
     """What it installs is installed here, its blocks run in order and print what it says."""
-    page = integration_pages.read(name)
+    page = read(name)
     assert page.pieces
     assert page.installs
     assert missing(page) == []
-    follow(page, tmp_path, prepared)
+    write_files(page, set_up(tmp_path))
+    follow(page, tmp_path)
 
 
 @pytest.mark.process
@@ -47,14 +41,12 @@ def test_a_page_does_what_it_says(name: str, prepared: Path, tmp_path: Path) -> 
     ],
     ids=["more", "unsaid", "nothing", "fails", "ends"],
 )
-def test_a_page_that_says_something_else_fails(
-    piece: Piece, prepared: Path, tmp_path: Path
-) -> None:
+def test_a_page_that_says_something_else_fails(piece: Piece, tmp_path: Path) -> None:
     """A text that isn't printed, or that isn't on the page; a block that fails or ends early."""
     first = Piece("made = 1\nprint('made', made)\nprint('x')", "made …\nx\n")
-    follow(Page("right", {}, [first], [], [], []), tmp_path, prepared)
+    follow(Page("right", {}, [first], [], []), tmp_path)
     with pytest.raises(AssertionError, match=r"wrong\.md"):
-        follow(Page("wrong", {}, [first, piece], [], [], []), tmp_path, prepared)
+        follow(Page("wrong", {}, [first, piece], [], []), tmp_path)
 
 
 def test_a_page_with_a_test_of_its_own_is_followed_there() -> None:
@@ -62,6 +54,6 @@ def test_a_page_with_a_test_of_its_own_is_followed_there() -> None:
     for name in NAMES:
         if own_test(name).exists():
             code = own_test(name).read_text()
-            assert f'read("{name}")' in code
+            assert f'read("{name}"' in code
             assert "follow(" in code
-            assert missing(integration_pages.read(name)) == []
+            assert missing(read(name)) == []

@@ -4,23 +4,26 @@ The reader is in a folder in which README's set-up was typed. A page may have:
 
 - `sh` blocks. `pip install` lines aren't typed: what they name has to be installed here. Lines that
   start with `pipelit-agents` are typed. Other commands need a test of the page's own.
-- `python` blocks whose first line is a path in a comment, such as `# child.py`: files.
+- files: `python` blocks whose first line is a path in a comment, such as `# child.py`, and blocks
+  in any language after a line that is a path and a colon, such as "`langgraph.json`:".
 - other `python` blocks: one program, typed in pieces. A name that a block defines is known to those
   after it.
 - a `text` block after a `python` block: what that block prints, and nothing else. `…` in it means
   any text within a line. A block without one prints nothing.
-- `json` blocks: valid JSON. Those that a server needs are used by a test of the page's own.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -29,8 +32,7 @@ from paths import ROOT
 
 FOLDER = ROOT / "docs" / "integrations"
 NAMES = sorted(each.stem for each in FOLDER.glob("*.md"))
-LANGUAGES = {"python", "text", "sh", "json"}
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# ([\w./-]+\.py)\n")
 _OURS = ("FIELD_", "PIPELIT_", "LANGSMITH_", "LANGGRAPH_", "LANGCHAIN_", "OPENAI_", "ANTHROPIC_")
 # Types the pieces as one program, and marks where each ends.
@@ -59,7 +61,6 @@ class Page:
         pieces: The pieces of its program.
         commands: What its reader types, without `pip install`.
         installs: The requirements of its `pip install`.
-        documents: Its JSON.
     """
 
     name: str
@@ -67,31 +68,37 @@ class Page:
     pieces: list[Piece]
     commands: list[str]
     installs: list[str]
-    documents: list[object]
 
 
-def read(name: str) -> Page:
+def read(name: str, replaced: Mapping[str, str] | None = None) -> Page:
     """Read a page.
+
+    Args:
+        name: Its file, without `.md`.
+        replaced: What stands for a text of the page, for example a free port for the page's own.
 
     Raises:
         AssertionError: A block is in none of the languages above, or a `text` block doesn't follow
             a `python` block of the program.
     """
-    page = Page(name, {}, [], [], [], [])
+    page = Page(name, {}, [], [], [])
     previous = ""
-    for language, code in _FENCE.findall((FOLDER / f"{name}.md").read_text()):
-        assert language in LANGUAGES, f"{name}.md: a block in {language or 'no language'!r}"
-        file = _FILE.match(code) if language == "python" else None
+    text = (FOLDER / f"{name}.md").read_text()
+    for old, new in (replaced or {}).items():
+        text = text.replace(old, new)
+    for path, language, code in _FENCE.findall(text):
+        commented = _FILE.match(code) if language == "python" else None
+        file = path or (commented[1] if commented else "")
         if file:
-            page.files[file[1]] = code
+            page.files[file] = code
+            json.loads(code if language == "json" else "0")
         elif language == "python":
             page.pieces.append(Piece(code, ""))
         elif language == "text":
             assert previous == "python", f"{name}.md: {code!r} follows no block that prints it"
             page.pieces[-1] = Piece(page.pieces[-1].code, code)
-        elif language == "json":
-            page.documents.append(json.loads(code))
         else:
+            assert language == "sh", f"{name}.md: a block in {language or 'no language'!r}"
             for line in code.replace("\\\n", " ").splitlines():
                 _add_command(page, line)
         previous = "file" if file else language
@@ -123,10 +130,18 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def set_up(folder: Path) -> Path:
-    """Type README's set-up in a folder."""
+    """Type README's set-up in a folder; once in a process, and then copy what it made."""
+    return shutil.copytree(_prepared(), folder, dirs_exist_ok=True)
+
+
+@cache
+def _prepared() -> Path:
+    made = tempfile.TemporaryDirectory(prefix="prepared-")
+    atexit.register(made.cleanup)
+    folder = Path(made.name)
     code = next(
         block
-        for language, block in _FENCE.findall((ROOT / "README.md").read_text())
+        for _, language, block in _FENCE.findall((ROOT / "README.md").read_text())
         if language == "sh" and "pipelit-agents init" in block
     )
     for line in code.splitlines():
@@ -143,23 +158,25 @@ def type_command(line: str, folder: Path, variables: Mapping[str, str]) -> str:
     return done.stdout
 
 
-def follow(page: Page, folder: Path, prepared: Path, **variables: str) -> None:
-    """Do what a page says, and compare what it prints.
+def write_files(page: Page, folder: Path) -> None:
+    """Write a page's files into a folder."""
+    for path, code in page.files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(code)
+
+
+def follow(page: Page, folder: Path, **variables: str) -> None:
+    """Type a page's commands and its program, and compare what the program prints.
 
     Args:
         page: The page.
-        folder: An empty folder.
-        prepared: A folder of `set_up`; it is copied.
+        folder: A folder of `set_up`, with the files of the page.
         variables: Environment variables, for example `OPENAI_BASE_URL` of a `chat_server`.
 
     Raises:
         AssertionError: Something failed, or printed something else.
     """
-    shutil.copytree(prepared, folder, dirs_exist_ok=True)
     given = environment(**variables)
-    for path, code in page.files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(code)
     for line in page.commands:
         type_command(line, folder, given)
     if not page.pieces:
