@@ -240,6 +240,19 @@ async def test_async_savers_are_sealed_too(akept: Kept, keyring: Keyring) -> Non
     assert (await graph.aget_state(CONFIG)).values == {}
 
 
+async def test_a_saver_without_async_methods_serves_an_event_loop(
+    kept: Kept, keyring: Keyring
+) -> None:
+    """SqliteSaver and PostgresSaver, which LangGraph runs in threads only, run in threads here."""
+    graph = graph_of(SealedSaver(kept.saver, keyring))
+    await graph.ainvoke(FILLED, CONFIG)
+    await graph.ainvoke(Command(resume="yes"), CONFIG)
+    state = await graph.aget_state(CONFIG)
+    history = [each.metadata["about"] async for each in graph.aget_state_history(CONFIG)]
+    assert (state.values["number"], set(history)) == (8, {CANARY})
+    assert count(kept.read()) == 0
+
+
 def test_the_serializer_alone_seals_the_state(kept: Kept, pipelit: Pipelit) -> None:
     """With the serializer alone, nested values are sealed, and metadata is not."""
     saver = copy.copy(kept.saver)
