@@ -33,7 +33,8 @@ from pipelit_agents.sealing.purposes import CHECKPOINT_METADATA
 
 __all__ = ["CLEAR_FIELDS", "CheckpointCipher", "StoredWrite", "as_json", "ids_of"]
 
-# LangGraph writes and reads these fields of the metadata itself.
+# LangGraph writes these fields itself. Savers find by them what to prune, and what to delete of a
+# run: PostgresSaver recognizes a DeltaChannel, which it must not prune, by its counters.
 CLEAR_FIELDS: Final = ("source", "step", "parents", "run_id", "counters_since_delta_snapshot")
 _METADATA_KEY: Final = "pipelit_sealed"
 _ROUTING_KEYS: Final = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
