@@ -213,16 +213,18 @@ class CheckpointCipher:
     def _unboxed_writes(
         self, writes: Iterable[tuple[str, str, object]], at: list[str], thread: str, ns: str
     ) -> list[StoredWrite]:
-        opened: list[tuple[tuple[int, tuple[str, str, int]], StoredWrite]] = []
+        opened: dict[tuple[int, tuple[str, str, int]], StoredWrite] = {}
         # The checkpoints of a history are in their order already.
         order: dict[object, int] = {}
         for task, name, box in writes:
             value = self._unboxed(box, [task, *at], "write", thread, ns, name)
             _, checkpoint_id, path, position = _key_of(box)
-            key = writes_sort_key(path, task, WRITES_IDX_MAP.get(name, position))
             at_checkpoint = order.setdefault(checkpoint_id, len(order))
-            opened.append(((at_checkpoint, key), StoredWrite(task, path, position, name, value)))
-        return [write for _, write in sorted(opened, key=lambda each: each[0])]
+            key = writes_sort_key(path, task, WRITES_IDX_MAP.get(name, position))
+            if (at_checkpoint, key) in opened:
+                raise UnsealError(f"a write of {name!r:.80} is stored twice")
+            opened[at_checkpoint, key] = StoredWrite(task, path, position, name, value)
+        return [opened[key] for key in sorted(opened)]
 
     def _boxed(self, value: object, at: Sequence[object], *key: str) -> object:
         # PostgresSaver recognizes complete values of a DeltaChannel by this type, and keeps them.

@@ -443,6 +443,24 @@ def test_the_order_of_writes_is_read_from_the_seal(sqlite: SqliteSaver, keyring:
     assert graph.get_state(at("1")).values["log"] == ["in", "a", "b", "c"]
 
 
+def test_a_write_is_not_applied_twice(sqlite: SqliteSaver, keyring: Keyring) -> None:
+    """Its row, copied beside it under another number, is refused: as a write and as a change."""
+    saver = SealedSaver(sqlite, keyring)
+    graph = paying(saver)
+    graph.invoke({"text": "x", "log": ["in"]}, at("1"))
+    assert graph.get_state(at("1")).values["log"] == ["in", "w"]
+    copied = sqlite.conn.execute(
+        "INSERT INTO writes (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, "
+        "value, task_path) SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, 90, channel, "
+        "type, value, task_path FROM writes WHERE channel = 'log'"
+    )
+    assert copied.rowcount
+    with pytest.raises(UnsealError, match="'log' is stored twice"):
+        graph.get_state(at("1"))
+    with pytest.raises(UnsealError, match="'log' is stored twice"):
+        list(saver.list(at("1")))
+
+
 @pytest.mark.parametrize("column", ["thread_id", "channel", "task_id"])
 def test_a_change_of_a_delta_channel_belongs_to_its_place(
     sqlite: SqliteSaver, keyring: Keyring, column: str

@@ -854,6 +854,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "each_field_of_a_checkpoint_is_authenticated",
             "an_approval_is_not_replayed",
             "the_order_of_writes_is_read_from_the_seal",
+            "a_write_is_not_applied_twice",
         ]
     },
     "A filter of `list` decides by": {
