@@ -7,6 +7,7 @@ from .child import ANYONE, VerifiedChild, verified_child
 from .envelope import Envelope, SpawnRequest
 from .interrupts import asking_agent
 from .remote import RemoteChild, remote_child
+from .spawn.created import CreatedAgents, created_agents
 from .spawn.keyed import keyed_by_input
 from .spawn.node import spawn_and_await
 from .spawn.results import SpawnResult, SpawnTask
@@ -15,6 +16,7 @@ from .spawn.tasks import request_digest
 __all__ = [
     "ANYONE",
     "Approval",
+    "CreatedAgents",
     "Envelope",
     "RemoteChild",
     "SpawnRequest",
@@ -24,6 +26,7 @@ __all__ = [
     "approval_digest",
     "approve_with_totp",
     "asking_agent",
+    "created_agents",
     "keyed_by_input",
     "remote_child",
     "request_digest",

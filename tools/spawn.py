@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 from langchain_core.messages import BaseMessage
@@ -77,7 +77,7 @@ class SpawnAndAwait(AgentTool):
         self,
         *,
         agent: Agent,
-        children: Mapping[str, Any],
+        children: Mapping[str, Any] | Callable[[str], Any],
         timeout: float | None = None,
         max_concurrency: int | None = None,
         max_depth: int = 3,
@@ -148,12 +148,14 @@ def _as_json(value: object) -> object:
     return to_jsonable_python(value, bytes_mode="base64", fallback=str)
 
 
-def _description(children: Mapping[str, object], most: int) -> str:
+def _description(children: Mapping[str, object] | Callable[[str], object], most: int) -> str:
     lines = [
         "Send tasks to other agents, all at once, and get their answers. Use only answers with "
         "status 'verified': the agent proved that they are its own. The others contain an error. "
         f"At most {most} tasks a call. The agents:"
     ]
+    if not isinstance(children, Mapping):
+        return "\n".join([*lines, "- agents that you created, by their full usernames"])
     for name, child in children.items():
         takes = ""
         if isinstance(child, Pregel):

@@ -60,10 +60,15 @@ class Call:
     Args:
         graph: The graph.
         config: The configuration of the call.
+
+    Attributes:
+        configurable: The ``configurable`` of the call.
+        keyed: Whether the call has a namespace of its own, which depends on its input.
     """
 
     def __init__(self, graph: AnyGraph, config: RunnableConfig | None) -> None:
         self._graph = graph
+        self.keyed = False
         self.configurable = _effective(graph.config, config)
 
     @property
@@ -137,6 +142,7 @@ class Call:
         # looks for a node.
         own = str(int.from_bytes(number, "big"))
         conf[NAMESPACE] = SEPARATOR.join((conf[NAMESPACE], own))
+        self.keyed = True
 
     def restart(self) -> None:
         """Make LangGraph use the input and ignore the record."""

@@ -19,7 +19,7 @@ from ..remote import RemoteChild
 from ..types import AnyGraph
 from .internals import first_step
 
-__all__ = ["code_of", "form_of"]
+__all__ = ["code_of", "code_of_function", "form_of", "form_of_function"]
 
 _MAX_DEPTH: Final = 8
 
@@ -30,8 +30,18 @@ def form_of(child: AnyGraph | RemoteChild) -> bytes:
     Args:
         child: The child of the spawn node. For a remote child the digest covers URL and graph name.
     """
-    digest = hashlib.sha256(b"pipelit-agents/child-form/v1\0")
-    for part in _parts(child, 0):
+    return _digest(b"pipelit-agents/child-form/v1\0", _parts(child, 0))
+
+
+def form_of_function(find: object) -> bytes:
+    """Return a digest of the function that finds children: its name, and what a lambda does."""
+    function = _unwrapped(find)
+    return _digest(b"pipelit-agents/finder-form/v1\0", _function_parts(function, type(function)))
+
+
+def _digest(label: bytes, parts: Iterator[str | bytes]) -> bytes:
+    digest = hashlib.sha256(label)
+    for part in parts:
         data = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.digest()
@@ -49,6 +59,12 @@ def code_of(child: AnyGraph | RemoteChild) -> tuple[object, ...]:
     return tuple(found)
 
 
+def code_of_function(find: object) -> object:
+    """Return the code of the function that finds children, for comparison within one process."""
+    function = _unwrapped(find)
+    return getattr(function, "__code__", function)
+
+
 def _parts(child: AnyGraph | RemoteChild, depth: int) -> Iterator[str | bytes]:
     if isinstance(child, RemoteChild):
         yield from ("remote", str(child.url), str(child.graph))
@@ -62,17 +78,23 @@ def _parts(child: AnyGraph | RemoteChild, depth: int) -> Iterator[str | bytes]:
             if depth < _MAX_DEPTH:
                 yield from _parts(inside, depth + 1)
             continue
-        function = _function_of(inside)
-        yield str(getattr(function, "__qualname__", type(inside).__qualname__))
-        code = getattr(function, "__code__", None)
-        if getattr(function, "__name__", "") == "<lambda>" and code is not None:
-            # All lambdas of one scope have the same name.
-            yield code.co_code
-            yield repr([each for each in code.co_consts if isinstance(each, str | int | bytes)])
+        yield from _function_parts(_function_of(inside), type(inside))
+
+
+def _function_parts(function: object, instead: type) -> Iterator[str | bytes]:
+    yield str(getattr(function, "__qualname__", instead.__qualname__))
+    code = getattr(function, "__code__", None)
+    if getattr(function, "__name__", "") == "<lambda>" and code is not None:
+        # All lambdas of one scope have the same name.
+        yield code.co_code
+        yield repr([each for each in code.co_consts if isinstance(each, str | int | bytes)])
 
 
 def _function_of(runnable: object) -> object:
-    function = getattr(runnable, "func", None) or getattr(runnable, "afunc", None)
+    return _unwrapped(getattr(runnable, "func", None) or getattr(runnable, "afunc", None))
+
+
+def _unwrapped(function: object) -> object:
     for _ in range(_MAX_DEPTH):
         # A partial, a method or a wrapped function.
         inner = getattr(function, "func", None) or getattr(function, "__func__", None)

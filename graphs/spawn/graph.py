@@ -18,7 +18,7 @@ from .calls import Call
 from .isolation import ChildFailed
 from .resume_values import waiting_tasks
 from .run import RUN, Run, spawn_error
-from .tasks import Terms, all_answer, marks_of_all, tasks_of, why_refused
+from .tasks import Terms, all_answer, marks_of_all, tasks_of
 from .turns import is_repeat
 
 __all__ = ["SpawnGraph"]
@@ -53,12 +53,23 @@ class SpawnGraph(AnyStateGraph):
             SpawnError: A child failed. The error is raised when its siblings have finished.
         """
         call, run = self._begin(input, config)
+        yield from self.proceed(call, run, input, config, options)
+
+    def proceed(
+        self,
+        call: Call,
+        run: Run,
+        given: object,
+        config: RunnableConfig | None,
+        options: dict[str, Any],
+    ) -> Iterator[Any]:
+        """Continue :meth:`stream` when the call has its namespace."""
         if call.resuming:
             saved = self.get_state(call.record_config())
-            self._compare_with_record(call, run, input, saved, call.parent())
+            self._compare_with_record(call, run, given, saved, call.parent())
         configured = self._configured(call, run, config)
         try:
-            yield from super().stream(input, configured, **options)
+            yield from super().stream(given, configured, **options)
         except ChildFailed:
             pass
         else:
@@ -75,12 +86,24 @@ class SpawnGraph(AnyStateGraph):
     ) -> AsyncIterator[Any]:
         """Async form of :meth:`stream`."""
         call, run = self._begin(input, config)
+        async for chunk in self.aproceed(call, run, input, config, options):
+            yield chunk
+
+    async def aproceed(
+        self,
+        call: Call,
+        run: Run,
+        given: object,
+        config: RunnableConfig | None,
+        options: dict[str, Any],
+    ) -> AsyncIterator[Any]:
+        """Async form of :meth:`proceed`."""
         if call.resuming:
             saved = await self.aget_state(call.record_config())
-            self._compare_with_record(call, run, input, saved, await call.aparent())
+            self._compare_with_record(call, run, given, saved, await call.aparent())
         configured = self._configured(call, run, config)
         try:
-            async for chunk in super().astream(input, configured, **options):
+            async for chunk in super().astream(given, configured, **options):
                 yield chunk
         except ChildFailed:
             pass
@@ -109,10 +132,9 @@ class SpawnGraph(AnyStateGraph):
 
         def same(other: AnyGraph) -> bool:
             # Both call the same agents, because the digests of their tasks are equal.
-            if not isinstance(other, SpawnGraph):
-                return False
-            mine, code = self.terms.code, other.terms.code
-            return all(mine.get(each.agent) == code.get(each.agent) for each in run.read or ())
+            return isinstance(other, SpawnGraph) and self.terms.is_same(
+                other.terms, [each.agent for each in run.read or ()]
+            )
 
         call.assign_namespace(digest, same)
         return call, run
@@ -152,14 +174,17 @@ class SpawnGraph(AnyStateGraph):
             if recorded != marks and marks_of_all(self.terms.read(saved.values["tasks"])) != marks:
                 call.restart()
                 return
+            if call.keyed and self.terms.has_other_forms(saved.values.get("forms"), run.read):
+                call.restart()
+                return
             gone = [each.problem for each in run.read if each.problem is not None]
             if not saved.tasks:
                 results = saved.values.get("results")
                 if not all_answer(results, run.read):
                     if gone and self.terms.on_failure == "raise":
-                        raise SpawnError(why_refused(gone))
+                        raise SpawnError(self.terms.why_not_resumed(gone))
                     call.restart()
                     return
             elif gone and self.terms.on_failure == "raise":
-                raise SpawnError(why_refused(gone))
+                raise SpawnError(self.terms.why_not_resumed(gone))
         run.waiting = waiting_tasks(call.configurable, state, saved, parent)

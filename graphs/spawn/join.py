@@ -55,5 +55,5 @@ def _unanswered_result(
         error = f"tasks[{index}] was sent to a child, and has no answer"
     if read.problem is not None:
         error = f"{error}: {read.problem}"
-    result = make_result(read.agent, "failed", error=error)
+    result = make_result(read.agent, "refused" if read.refused else "failed", error=error)
     return SpawnResult({**result, "index": index, "request": read.digest})

@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import get_runtime
 
 from pipelit_agents import Agent, Verification
-from pipelit_agents._threads import aside
+from pipelit_agents._threads import Apart, aside
 from pipelit_agents.errors import AccountError, PayloadError, ProofRejected
 from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof, derive_challenge
@@ -59,6 +59,7 @@ class Parent:
         child: The child.
         kind: How it proves its answers.
         options: The options of the spawn.
+        apart: As for :class:`Possession`.
     """
 
     def __init__(
@@ -68,12 +69,13 @@ class Parent:
         child: AnyGraph | RemoteChild,
         kind: ProofKind,
         options: LinkOptions,
+        apart: Apart | None = None,
     ) -> None:
         self.lead = lead
         self.name = name
         self.timeout = options.timeout
         self.max_bytes = options.max_bytes
-        self.possession = Possession(lead, name, options.timeout)
+        self.possession = Possession(lead, name, options.timeout, apart)
         self._options = options
         # Read only here, because the child's own code can change its attributes later.
         listed = child.accept_from if isinstance(child, VerifiedChild) else None

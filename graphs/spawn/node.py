@@ -6,42 +6,23 @@ cancellation. This module creates the challenges, and passes only verified answe
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Final, cast
-
-from langgraph.graph import END, START, StateGraph
-from langgraph.pregel.remote import RemoteGraph
+from typing import Final
 
 from pipelit_agents import Agent
+from pipelit_agents._threads import Apart
 
-from ..child import VerifiedChild
 from ..messages import DEFAULT_MESSAGES, Acceptance, required_kinds
-from ..remote import RemoteChild, from_remote_graph
+from ..remote import RemoteChild
 from ..schemas import known_classes
-from ..steps import Step
-from .bound import bound_node
+from .assembly import assemble, called_children
+from .finding import FindChild, Finder, Found, FoundTerms, required_function
+from .found_graph import FoundGraphs, FoundSpawnGraph
 from .graph import SpawnGraph
-from .join import join_node
-from .link import Parent
-from .options import LinkOptions, OnFailure, check_options
-from .plan import plan_node, unassigned_node
-from .remote import remote_node
-from .results import (
-    JOIN,
-    PLAN,
-    UNASSIGNED,
-    Child,
-    Order,
-    ProofKind,
-    SpawnInput,
-    SpawnOutput,
-    SpawnState,
-)
-from .run import Run
+from .options import LinkOptions, OnFailure, check_children, check_options
+from .results import Child, ProofKind
 from .tasks import Terms
-from .unbound import unbound_node
 
 __all__ = ["spawn_and_await"]
 
@@ -50,7 +31,7 @@ _DEFAULT_MAX_BYTES: Final = 8 * 2**20
 
 def spawn_and_await(
     lead: Agent,
-    children: Mapping[str, Child],
+    children: Mapping[str, Child] | FindChild,
     *,
     timeout: float | None = None,
     max_concurrency: int | None = None,
@@ -127,16 +108,12 @@ def spawn_and_await(
     """
     if not isinstance(lead, Agent):
         raise TypeError('lead must be a handle: pipelit.agent("agent_lead")')
-    # Copied, because a child that is added later has no node.
-    if isinstance(children, Mapping):
-        children = dict(children)
-    kinds = dict(proof or {})
     counts = {
         "max_concurrency": max_concurrency,
         "max_depth": max_depth,
         "max_answer_bytes": max_answer_bytes,
     }
-    check_options(lead, children, kinds, timeout, counts, on_failure)
+    check_options(timeout, counts, on_failure)
     accept = Acceptance(required_kinds(accept_messages), tool_calls)
     options = LinkOptions(
         timeout,
@@ -146,44 +123,24 @@ def spawn_and_await(
         accept,
         known_classes(answer_types),
     )
+    assembled = partial(assemble, lead, options=options, max_depth=max_depth, name=name)
+    kinds = dict(proof or {})
+    if isinstance(children, Mapping):
+        # Copied, because a child that is added later has no node.
+        children = dict(children)
+        check_children(lead, children, kinds)
+        called = called_children(children)
+        bound: dict[str, ProofKind] = dict.fromkeys(children, "bound")
+        remote = {agent for agent, each in called.items() if isinstance(each, RemoteChild)}
+        return assembled(
+            called, Terms(lead.username, bound | kinds, remote, on_failure, accept, called)
+        )
+    finder = Finder(lead, required_function(lead, children, kinds))
 
-    called = {
-        agent: from_remote_graph(agent, each) if isinstance(each, RemoteGraph) else each
-        for agent, each in children.items()
-    }
-    terms = Terms(
-        lead.username,
-        {each: kinds.get(each, "bound") for each in children},
-        {agent for agent, each in called.items() if isinstance(each, RemoteChild)},
-        on_failure,
-        accept,
-        called,
-    )
-    builder = StateGraph(SpawnState, input_schema=SpawnInput, output_schema=SpawnOutput)
-    possession_checks: dict[str, Callable[[Run], asyncio.Future[None]]] = {}
-    for agent, child in called.items():
-        kind = terms.kinds[agent]
-        parent = Parent(lead, agent, child, kind, options)
-        node: Step
-        if isinstance(child, RemoteChild):
-            node = remote_node(parent, child)
-        elif kind == "unbound-totp":
-            node = unbound_node(parent, child)
-        else:
-            node = bound_node(parent, cast(VerifiedChild, child))
-            start = partial(parent.possession.start, child=cast(VerifiedChild, child))
-            possession_checks[agent] = start
-        builder.add_node(agent, node, input_schema=Order)
-        builder.add_edge(agent, JOIN)
-    destinations = [*children, JOIN]
-    if on_failure == "collect":
-        builder.add_node(UNASSIGNED, unassigned_node(), input_schema=Order)
-        builder.add_edge(UNASSIGNED, JOIN)
-        destinations.append(UNASSIGNED)
-    plan = plan_node(lead, terms, max_depth, possession_checks)
-    builder.add_node(PLAN, plan, destinations=tuple(destinations))
-    builder.add_node(JOIN, join_node(terms), input_schema=SpawnState)
-    builder.add_edge(START, PLAN)
-    builder.add_edge(JOIN, END)
-    compiled = builder.compile(name=name)
-    return SpawnGraph(terms=terms, max_concurrency=max_concurrency, **vars(compiled))
+    def make(found: Found, apart_of: Callable[[str], Apart | None]) -> SpawnGraph:
+        called = called_children(found.children)
+        terms = FoundTerms(lead.username, on_failure, accept, called, finder, found.unfit)
+        return assembled(called, terms, apart_of=apart_of)
+
+    none_yet = make(Found({}, {}, {}), lambda _: None)
+    return FoundSpawnGraph(finder=finder, graphs=FoundGraphs(make), **vars(none_yet))

@@ -11,6 +11,7 @@ from langgraph.pregel.remote import RemoteGraph
 
 from pipelit_agents import Agent
 from pipelit_agents._bounds import LONGEST_WAIT, require_count, require_seconds
+from pipelit_agents._words import quoted
 from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.usernames import require_username
 
@@ -20,7 +21,7 @@ from ..objects import Known
 from ..remote import RemoteChild, from_remote_graph
 from .results import JOIN, PLAN, UNASSIGNED, Child
 
-__all__ = ["LinkOptions", "OnFailure", "check_options"]
+__all__ = ["LinkOptions", "OnFailure", "check_child", "check_children", "check_options"]
 
 OnFailure: TypeAlias = Literal["raise", "collect"]
 
@@ -46,24 +47,13 @@ class LinkOptions:
     known: Known
 
 
-def check_options(
-    lead: Agent,
-    children: Mapping[str, Child],
-    kinds: Mapping[str, str],
-    timeout: float | None,
-    counts: Mapping[str, int | None],
-    on_failure: str,
-) -> None:
+def check_options(timeout: float | None, counts: Mapping[str, int | None], on_failure: str) -> None:
     """Validate the options of a spawn.
 
     Raises:
-        TypeError: An option or a child has the wrong type. The message names it.
-        ValueError: An option or a child's name is out of range or unknown. The message names it.
+        TypeError: An option has the wrong type. The message names it.
+        ValueError: An option is out of range or unknown. The message names it.
     """
-    if not isinstance(children, Mapping):
-        raise TypeError('children must be a dict: {"agent_researcher": verified_child(…)}')
-    if not children:
-        raise ValueError("children is empty: name at least one child")
     if on_failure not in ("raise", "collect"):
         raise ValueError(f"on_failure is 'raise' or 'collect', not {on_failure!r}")
     if timeout is not None:
@@ -71,16 +61,33 @@ def check_options(
     for option, value in counts.items():
         if value is not None or option != "max_concurrency":
             require_count(value, option, or_="None" if option == "max_concurrency" else "")
+
+
+def check_children(lead: Agent, children: Mapping[str, Child], kinds: Mapping[str, str]) -> None:
+    """Validate the children of a spawn and how they prove their answers.
+
+    Raises:
+        TypeError: A child has the wrong type. The message names it.
+        ValueError: A child's name is malformed or unknown. The message names it.
+    """
+    if not children:
+        raise ValueError("children is empty: name at least one child")
     for name in kinds.keys() - children.keys():
         raise ValueError(
             f"proof names {name!r}, which isn't a child; the children are "
             f"{', '.join(sorted(children))}"
         )
     for name, child in children.items():
-        _check_child(lead, name, child, kinds.get(name, "bound"))
+        check_child(lead, name, child, kinds.get(name, "bound"))
 
 
-def _check_child(lead: Agent, name: str, child: object, kind: str) -> None:
+def check_child(lead: Agent, name: str, child: object, kind: str = "bound") -> Child:
+    """Validate one child, and return it.
+
+    Raises:
+        TypeError: It can't prove its answers, or isn't a graph.
+        ValueError: Its name isn't its agent's, or can't be a child's, or it needs ``accept_from``.
+    """
     require_username(name, argument="child")
     if name in (PLAN, JOIN, UNASSIGNED):
         raise ValueError(f"child {name!r}: the node uses this name for one of its own steps")
@@ -91,14 +98,14 @@ def _check_child(lead: Agent, name: str, child: object, kind: str) -> None:
     if kind == "unbound-totp":
         if not isinstance(child, Pregel):
             raise TypeError(f"child {name!r} must be a compiled graph: builder.compile()")
-        return
+        return child
     if isinstance(child, RemoteGraph):
         from_remote_graph(name, child)
-        return
+        return child
     if isinstance(child, RemoteChild):
         if child.name != name:
-            raise ValueError(f"child {name!r} answers as {child.name!r}: use one name")
-        return
+            raise ValueError(f"child {name!r} answers as {quoted(child.name)}: use one name")
+        return child
     if not isinstance(child, VerifiedChild):
         raise TypeError(
             f"child {name!r} can't prove its answers: wrap its graph with "
@@ -106,10 +113,11 @@ def _check_child(lead: Agent, name: str, child: object, kind: str) -> None:
             f'proof={{"{name}": "unbound-totp"}}'
         )
     if child.agent.username != name:
-        raise ValueError(f"child {name!r} answers as {child.agent.username!r}: use one name")
+        raise ValueError(f"child {name!r} answers as {quoted(child.agent.username)}: use one name")
     if child.accept_from is None and home_of(child.agent) is not home_of(lead):
         raise ValueError(
             f"child {name!r} belongs to another Pipelit than {lead.username!r}, so it needs "
             f'accept_from: verified_child(…, accept_from=["{lead.username}"]) or ANYONE. '
             "Or use one Pipelit for both"
         )
+    return child

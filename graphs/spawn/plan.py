@@ -16,7 +16,7 @@ from pipelit_agents.errors import DepthExceeded, SpawnError
 
 from ..steps import Step
 from .possession import POSSESSION_PREFETCH_TIMEOUT
-from .results import JOIN, PLAN, UNASSIGNED, AnswerUpdate, Order, SpawnState, make_result
+from .results import JOIN, PLAN, UNASSIGNED, AnswerUpdate, Order, SpawnState, Status, make_result
 from .run import Run, depth_of, run_of
 from .tasks import ReadTask, Terms, listed_problems, mark_of, with_index
 
@@ -68,6 +68,7 @@ def plan_node(
 
     def send(state: SpawnState, orders: list[Order]) -> Command[str]:
         update: dict[str, object] = {"requested": b"".join(map(mark_of, orders))}
+        update |= terms.record_of_forms(order["agent"] for order in orders)
         if state.get("results"):
             # Results of an earlier run in this namespace must not remain if this run fails.
             update["results"] = []
@@ -104,10 +105,9 @@ def unassigned_node() -> Step:
     """Return the node of tasks that can't be sent."""
 
     def unassigned(order: Order, config: RunnableConfig) -> AnswerUpdate:
-        result = with_index(
-            order, make_result(order["agent"], "failed", error=order.get("problem"))
-        )
-        run_of(config).emit("failed", order, error=result["error"])
+        status: Status = "refused" if order.get("refused") else "failed"
+        result = with_index(order, make_result(order["agent"], status, error=order.get("problem")))
+        run_of(config).emit(status, order, error=result["error"])
         return {"answers": [{"index": order["index"], "result": result}]}
 
     return Step(unassigned, None, UNASSIGNED)
@@ -123,5 +123,5 @@ def _make_order(index: int, read: ReadTask, depth: int, lead: Agent) -> Order:
         depth=depth,
     )
     if read.problem is not None:
-        order["problem"] = read.problem
+        order["problem"], order["refused"] = read.problem, read.refused
     return order

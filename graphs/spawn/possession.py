@@ -15,7 +15,7 @@ from .isolation import PARENT_ERRORS, MaskedChildErrors, NoEnvelope
 from .run import Run
 from .timeouts import forget_result
 
-__all__ = ["POSSESSION_PREFETCH_TIMEOUT", "Possession"]
+__all__ = ["MAX_HUNG_CALLS", "POSSESSION_PREFETCH_TIMEOUT", "Possession"]
 
 # How long one proof of possession is reused within a run, in seconds. Each answer still needs its
 # own proof.
@@ -37,13 +37,16 @@ class Possession:
         lead: The agent that verifies.
         name: The child's agent.
         timeout: How long the child may take for a task, in seconds; None for no limit.
+        apart: Runs and counts the child's calls. By default this child has its own.
     """
 
-    def __init__(self, lead: Agent, name: str, timeout: float | None) -> None:
+    def __init__(
+        self, lead: Agent, name: str, timeout: float | None, apart: Apart | None = None
+    ) -> None:
         self._lead = lead
         self._name = name
         self.timeout = POSSESSION_TIMEOUT if timeout is None else min(timeout, POSSESSION_TIMEOUT)
-        self._apart = Apart(MAX_HUNG_CALLS)
+        self._apart = apart or Apart(MAX_HUNG_CALLS)
 
     def require(self, run: Run, child: VerifiedChild) -> None:
         """Verify that the child holds its secret, unless it proved that a moment ago.

@@ -54,8 +54,9 @@ class SpawnResult(TypedDict):
             :func:`request_digest` returns it for the task's ``input``. The child's proof covers
             these bytes. None if the task couldn't be sent.
         agent: The child.
-        status: ``verified``; ``failed`` (the child proved that its graph failed); ``refused``
-            (the answer isn't proven); ``timeout``; ``unreachable`` (a remote child's server was
+        status: ``verified``; ``failed`` (the child proved that its graph failed, or the task
+            can't be sent); ``refused`` (the answer isn't proven, or a function as ``children``
+            has no such child); ``timeout``; ``unreachable`` (a remote child's server was
             unavailable: you can send the task again).
         output: The output of the child's graph; None unless verified.
         error: What went wrong, or None. It never quotes an unproven answer.
@@ -105,6 +106,8 @@ class SpawnState(TypedDict):
     results: list[SpawnResult]
     # One mark a task, concatenated. Answers are compared with these marks.
     requested: bytes
+    # The forms of children that a function found, one a task, concatenated.
+    forms: bytes
     answers: Annotated[list[_Answer], Topic(dict)]
 
 
@@ -116,6 +119,8 @@ class Order(TypedDict):
     issued_at: float
     depth: int
     problem: NotRequired[str]
+    # Whether the problem is that the agent isn't admitted.
+    refused: NotRequired[bool]
 
 
 def make_result(

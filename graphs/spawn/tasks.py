@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from langgraph.types import Command
 
@@ -29,7 +29,6 @@ __all__ = [
     "request_digest",
     "split_marks",
     "tasks_of",
-    "why_refused",
     "with_index",
 ]
 
@@ -45,12 +44,14 @@ class ReadTask(NamedTuple):
         problem: What is wrong with the task, for people.
         unsent: Identifies a task without a request. Unlike ``problem``, it stays the same when a
             new version words its messages otherwise.
+        refused: Whether the problem is that the task's agent isn't admitted.
     """
 
     agent: str
     request: bytes | None
     problem: str | None
     unsent: str = ""
+    refused: bool = False
 
     @property
     def digest(self) -> str | None:
@@ -61,6 +62,10 @@ class ReadTask(NamedTuple):
 class Terms:
     """The options of a spawn node that affect its tasks.
 
+    Attributes:
+        refuses: Whether the status of a task whose agent isn't a child is ``refused``. It is
+            ``failed`` if the developer listed the children.
+
     Args:
         lead: The lead's name.
         kinds: The kind of proof of each child.
@@ -69,6 +74,8 @@ class Terms:
         accept: Which messages answers may hold.
         children: The children by name.
     """
+
+    refuses: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -109,17 +116,40 @@ class Terms:
         agent = str(task["agent"])[:149]
         request: bytes | None = None
         problem: str | None = None
-        unsent = ""
+        unsent, refused = "", False
         try:
             request = state_to_bytes(task["input"], portable=agent in self.remote)
         except PayloadError as error:
             problem, unsent = f"tasks[{index}].input: {error}", _unsent(task)
         if not isinstance(task["agent"], str) or task["agent"] not in self.kinds:
-            problem = (
-                f"tasks[{index}].agent {quoted(task['agent'])} isn't a child of this node; "
-                f"the children are {', '.join(sorted(self.kinds))}"
-            )
-        return ReadTask(agent, request, problem, unsent)
+            problem = f"tasks[{index}].agent {quoted(task['agent'])} {self.why_no_child(agent)}"
+            refused = self.refuses
+        return ReadTask(agent, request, problem, unsent, refused)
+
+    def why_no_child(self, agent: str) -> str:
+        """Return why an agent isn't a child, to follow its name."""
+        return f"isn't a child of this node; the children are {', '.join(sorted(self.kinds))}"
+
+    def why_not_resumed(self, problems: list[str]) -> str:
+        """Return the message for a run that can't be resumed because children were removed."""
+        return (
+            "this spawn waits for children that were removed; add them again to resume it: "
+            + listed_problems(problems)
+        )
+
+    def is_same(self, other: Terms, agents: Collection[str]) -> bool:
+        """Return whether these agents' children run the same code in both spawns."""
+        if type(other) is not type(self):
+            return False
+        return all(self.code.get(each) == other.code.get(each) for each in agents)
+
+    def record_of_forms(self, agents: Iterable[str]) -> dict[str, bytes]:
+        """Return what the record needs about the children's forms; empty if the digest has them."""
+        return {}
+
+    def has_other_forms(self, recorded: object, read: list[ReadTask]) -> bool:
+        """Return whether a child has another form than when the record was written."""
+        return False
 
     def call_digest(self, name: str, read: list[ReadTask]) -> bytes:
         """Return a digest of a call: its tasks, children, lead and accepted messages.
@@ -187,14 +217,6 @@ def listed_problems(problems: Iterable[str]) -> str:
     if len(listed) > MAX_LISTED_FAILURES:
         listed[MAX_LISTED_FAILURES:] = [f"and {len(listed) - MAX_LISTED_FAILURES} more"]
     return "; ".join(listed)
-
-
-def why_refused(problems: list[str]) -> str:
-    """Return the message for a run that can't be resumed because children were removed."""
-    return (
-        "this spawn waits for children that were removed; add them again to resume it: "
-        + listed_problems(problems)
-    )
 
 
 def _mark(agent: str, request: str | None) -> bytes:

@@ -1,0 +1,177 @@
+"""The graph of a spawn whose children a function finds when the spawn runs.
+
+The nodes of a compiled graph are fixed. So each run gets a graph of the children that its tasks
+name, and everything in a run, its record and its streams is as with a dict of these children.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.types import StateSnapshot
+
+from pipelit_agents._forks import reset_in_forked_children
+from pipelit_agents._threads import Apart, aside
+
+from .calls import Call
+from .finding import Finder, Found, named_agents
+from .graph import SpawnGraph
+from .possession import MAX_HUNG_CALLS
+from .results import Child
+from .run import Run
+from .tasks import tasks_of
+
+__all__ = ["FoundGraphs", "FoundSpawnGraph"]
+
+# How many graphs are kept for the next run with the same children.
+_MAX_GRAPHS: Final = 16
+# The attributes in which the graphs of two sets of children differ. All others are the node's.
+_STRUCTURE: Final = frozenset(
+    {
+        "builder",
+        "channels",
+        "node_error_handler_map",
+        "nodes",
+        "schema_to_mapper",
+        "terms",
+        "trigger_to_nodes",
+    }
+)
+
+
+class FoundGraphs:
+    """Makes the graph of the children that were found, and keeps those of the last runs.
+
+    Args:
+        make: Makes a graph. Its second argument returns what runs a child's calls apart, by its
+            name. It is the same in each graph, so that a child's hung calls are counted together.
+    """
+
+    def __init__(self, make: Callable[[Found, Callable[[str], Apart]], SpawnGraph]) -> None:
+        self._make = make
+        self.reset_after_fork()
+        reset_in_forked_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Start without graphs in a forked child, with a lock that no thread holds."""
+        self._lock = threading.Lock()
+        # With the children, which the key names by their ids: no other object has these meanwhile.
+        self._graphs: OrderedDict[object, tuple[SpawnGraph, dict[str, Child]]] = OrderedDict()
+        # One for each agent that was ever found, as the accounts are kept too.
+        self._aparts: dict[str, Apart] = {}
+
+    def graph_of(self, found: Found) -> SpawnGraph:
+        """Return the graph of these children."""
+        children = tuple((name, id(each)) for name, each in sorted(found.children.items()))
+        key = (children, tuple(sorted(found.unfit.items())))
+        with self._lock:
+            if key in self._graphs:
+                self._graphs.move_to_end(key)
+                return self._graphs[key][0]
+        graph = self._make(found, self._apart_of)
+        with self._lock:
+            self._graphs[key] = graph, found.children
+            if len(self._graphs) > _MAX_GRAPHS:
+                self._graphs.popitem(last=False)
+        return graph
+
+    def _apart_of(self, name: str) -> Apart:
+        with self._lock:
+            return self._aparts.setdefault(name, Apart(MAX_HUNG_CALLS))
+
+
+class FoundSpawnGraph(SpawnGraph):
+    """The compiled node. Create one with :func:`spawn_and_await`.
+
+    It has no node for a child. It calls the graph that has.
+
+    Args:
+        finder: Asks the function for children.
+        graphs: Makes the graphs of the children that were found.
+        spawn_graph: Arguments of ``SpawnGraph``.
+    """
+
+    def __init__(self, *, finder: Finder, graphs: FoundGraphs, **spawn_graph: Any) -> None:
+        super().__init__(**spawn_graph)
+        self.finder = finder
+        self.graphs = graphs
+
+    def stream(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Stream as LangGraph does.
+
+        Raises:
+            SpawnError: A child failed. The error is raised when its siblings have finished.
+            TypeError: The function that finds the children is async.
+        """
+        call, run = self._begin(input, config)
+        tasks = _tasks_to_do(run, input)
+        if tasks is None and call.resuming and call.saver is not None:
+            tasks = _tasks_in(call.saver.get_tuple(call.record_config()))
+        graph = self._prepare(self.finder.find(named_agents(tasks)), run)
+        yield from graph.proceed(call, run, input, config, options)
+
+    async def astream(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Any]:
+        """Async form of :meth:`stream`."""
+        call, run = self._begin(input, config)
+        tasks = _tasks_to_do(run, input)
+        if tasks is None and call.resuming and call.saver is not None:
+            tasks = _tasks_in(await call.saver.aget_tuple(call.record_config()))
+        found = await self.finder.afind(named_agents(tasks))
+        graph = await aside(self._prepare, found, run)
+        async for chunk in graph.aproceed(call, run, input, config, options):
+            yield chunk
+
+    def get_state(self, config: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
+        """Return the state. The function is asked for the children of the recorded tasks."""
+        call = Call(self, config)
+        if call.saver is None:
+            return super().get_state(config, subgraphs=subgraphs)
+        tasks = _tasks_in(call.saver.get_tuple(call.record_config()))
+        graph = self._graph_of(self.finder.find(named_agents(tasks)))
+        return graph.get_state(config, subgraphs=subgraphs)
+
+    async def aget_state(self, config: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
+        """Async form of :meth:`get_state`."""
+        call = Call(self, config)
+        if call.saver is None:
+            return await super().aget_state(config, subgraphs=subgraphs)
+        tasks = _tasks_in(await call.saver.aget_tuple(call.record_config()))
+        found = await self.finder.afind(named_agents(tasks))
+        graph = await aside(self._graph_of, found)
+        return await graph.aget_state(config, subgraphs=subgraphs)
+
+    def _prepare(self, found: Found, run: Run) -> SpawnGraph:
+        self.finder.note_refusals(found)
+        # They were read for the digest, before there were children.
+        run.read = None
+        return self._graph_of(found)
+
+    def _graph_of(self, found: Found) -> SpawnGraph:
+        graph = self.graphs.graph_of(found)
+        structure = {key: value for key, value in vars(graph).items() if key in _STRUCTURE}
+        own = {key: value for key, value in vars(self).items() if key not in ("finder", "graphs")}
+        return SpawnGraph(**{**own, **structure})
+
+
+def _tasks_to_do(run: Run, given: object) -> object:
+    """Return the tasks in the input; none if an earlier turn did them; None if it has none."""
+    return [] if run.repeats else tasks_of(given)
+
+
+def _tasks_in(saved: CheckpointTuple | None) -> object:
+    return None if saved is None else saved.checkpoint["channel_values"].get("tasks")
