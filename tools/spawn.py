@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 from pipelit_agents import Agent
 from pipelit_agents._bounds import require_count
 from pipelit_agents.errors import SpawnError
-from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await
+from pipelit_agents.graphs import CreatedAgents, SpawnResult, SpawnTask, spawn_and_await
 
 from .identity import AgentTool, Arguments
 
@@ -155,7 +155,8 @@ def _description(children: Mapping[str, object] | Callable[[str], object], most:
         f"At most {most} tasks a call. The agents:"
     ]
     if not isinstance(children, Mapping):
-        return "\n".join([*lines, "- agents that you created, by their full usernames"])
+        named = "that you created" if isinstance(children, CreatedAgents) else "that you know of"
+        return "\n".join([*lines, f"- agents {named}, by their full usernames"])
     for name, child in children.items():
         takes = ""
         if isinstance(child, Pregel):

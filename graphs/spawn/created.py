@@ -133,14 +133,14 @@ class CreatedAgents:
             raise NotPermitted(f"{lead!r} didn't create {name!r}", username=name)
 
     def _is_below_lead(self, account: User, get: Callable[[str], User]) -> bool:
-        # Each account in between has to be an active agent too. In a changed database the owners
-        # may form a circle.
+        # Each account in between has to be active too. A person has no owner, so the chain ends
+        # there. In a changed database it may be a circle.
         seen, owner = {account.username}, account.owner
         while owner != self.lead.username:
             if owner is None or owner in seen:
                 return False
             above = get(owner)
-            if above.kind != "agent" or not above.active:
+            if not above.active:
                 return False
             seen.add(owner)
             owner = above.owner

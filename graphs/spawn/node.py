@@ -63,7 +63,15 @@ def spawn_and_await(
         lead: The agent that sends requests and verifies answers.
         children: The children by the name of their agent. Each is a ``verified_child``; a
             ``remote_child`` or ``RemoteGraph`` that is a verified child on its server; or any
-            compiled graph if ``proof`` is ``unbound-totp`` for it.
+            compiled graph if ``proof`` is ``unbound-totp`` for it. Or a function from a name to a
+            child that proves its answers, such as :func:`created_agents`. It is called once for
+            each name in the tasks of a run, and again when a run is resumed or retried. It returns
+            None or raises ``UserNotFound``, ``UserInactive``, ``NotLocalAgent`` or ``NotPermitted``
+            for a name without a child; any other exception ends the run. The names may come from a
+            model: they are usernames, and never the lead's. A task for a name without a child, or
+            with a child that a dict may not have, gets the result ``refused``. An async function
+            works with ``ainvoke``, ``astream`` and ``aget_state`` only; they call a synchronous one
+            in a thread.
         timeout: How long one child may take, in seconds, at most 30 days; None for no limit. A
             child that takes longer is stopped at its next step.
         max_concurrency: How many children run at once. The caller's config takes precedence.
@@ -73,7 +81,8 @@ def spawn_and_await(
             children again. ``collect`` puts failures in the results.
         proof: For each child ``bound`` (the default) or ``unbound-totp``: a graph whose output is
             exactly ``{"code": …, "output": …}``, with the plain code of its authenticator. The code
-            proves that the agent is present, and nothing about the output.
+            proves that the agent is present, and nothing about the output. Children that a function
+            finds are always ``bound``.
         max_answer_bytes: The maximum size of an answer, and of the interrupts of a child together.
         name: The graph's name, in traces and where one node calls several graphs. Two graphs with
             the same name, lead and tasks are distinguished by the names of their children's
@@ -96,7 +105,7 @@ def spawn_and_await(
 
     Raises:
         TypeError: A child can't prove its answers, and ``proof`` doesn't allow that; or an option
-            has the wrong type.
+            has the wrong type; or, when the node runs synchronously, the function is async.
         ValueError: A child's name isn't its agent's, a child needs ``accept_from``, or an option is
             out of range.
 

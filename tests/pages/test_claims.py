@@ -541,6 +541,34 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "what_only_the_order_of_calls_tells_apart_is_refused",
         ]
     },
+    "**Agents that are found at run time.**": {
+        "dynamic_children": ["a_name_without_a_child_is_refused_in_the_same_words"]
+    },
+    "What it returns is validated as a listed child is": {
+        "dynamic_children": [
+            "a_child_that_doesnt_fit_is_refused_and_never_run",
+            "a_child_that_is_gone_on_resume_is_refused",
+            "a_deactivated_child_is_refused_on_resume",
+        ],
+        "created_agents": [
+            "one_that_is_deactivated_while_it_is_built_gets_no_task",
+            "a_child_that_lies_is_refused",
+        ],
+    },
+    "`created_agents` admits the active agents": {
+        "created_agents": [
+            "exactly_the_living_agents_of_a_family_are_admitted",
+            "an_agent_of_the_family_cant_spawn_upwards",
+            "a_branch_ends_with_the_agent_above_it",
+            "one_that_was_deactivated_meanwhile_is_refused",
+        ]
+    },
+    "A name that isn't admitted is refused in the same": {
+        "created_agents": [
+            "the_function_alone_refuses_in_the_same_words",
+            "the_audit_has_the_reasons",
+        ]
+    },
     "What a local child raises to end the process": {
         "contained_exits": [
             "what_ends_a_process_ends_a_child",

@@ -26,7 +26,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_recipe_has_one_block_and_a_test() -> None:
     """A recipe that is added must be run by a test here."""
-    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 9
+    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 10
 
 
 @pytest.mark.process
@@ -52,6 +52,18 @@ def test_a_node_that_spawns_is_run_again(prepared: Path) -> None:
 def test_a_prebuilt_agent_is_a_child(prepared: Path) -> None:
     """The messages of a prebuilt agent come out of the spawn."""
     assert run(RECIPES["A prebuilt agent as a child"], prepared) == "Otters sleep in holts.\n"
+
+
+@pytest.mark.process
+def test_an_agent_that_was_just_created_is_asked(tmp_path: Path) -> None:
+    """The lead's new agent answers, and alice's other agent is refused."""
+    answered, refused = run(
+        RECIPES["Agents that are created at run time"], set_up(tmp_path)
+    ).splitlines()
+    assert answered == "verified Otters sleep in holts."
+    assert refused.startswith(
+        "refused tasks[0].agent 'agent_researcher' isn't an active agent that"
+    )
 
 
 @pytest.mark.process

@@ -86,9 +86,7 @@ OTHERS = ["own_gone", "sibling", "of_the_sibling", "of_bob", "agent_lead", "alic
 NOBODY = ["nobody", "Own", "", "own ", "operator", "plit_0123456789abcdef_x"]
 
 
-def test_exactly_the_living_agents_of_the_family_are_admitted(
-    family: Pipelit, chief: Agent
-) -> None:
+def test_exactly_the_living_agents_of_a_family_are_admitted(family: Pipelit, chief: Agent) -> None:
     """Its own and those of its own; all others are refused in the same words, and never built."""
     built: list[str] = []
 
