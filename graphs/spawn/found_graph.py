@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.pregel.protocol import PregelProtocol
 from langgraph.types import StateSnapshot
 
 from pipelit_agents._forks import reset_in_forked_children
@@ -21,6 +22,7 @@ from pipelit_agents._threads import Apart, aside
 from .calls import Call
 from .finding import Finder, Found, named_agents
 from .graph import SpawnGraph
+from .internals import SEPARATOR
 from .possession import MAX_HUNG_CALLS
 from .results import Child
 from .run import Run
@@ -79,6 +81,14 @@ class FoundGraphs:
             if len(self._graphs) > _MAX_GRAPHS:
                 self._graphs.popitem(last=False)
         return graph
+
+    def latest(self, name: str) -> SpawnGraph | None:
+        """Return the graph that last had a child of this name, if it is kept."""
+        with self._lock:
+            for graph, children in reversed(self._graphs.values()):
+                if name in children:
+                    return graph
+        return None
 
     def _apart_of(self, name: str) -> Apart:
         with self._lock:
@@ -154,6 +164,17 @@ class FoundSpawnGraph(SpawnGraph):
         found = await self.finder.afind(named_agents(tasks))
         graph = await aside(self._graph_of, found)
         return await graph.aget_state(config, subgraphs=subgraphs)
+
+    def get_subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False
+    ) -> Iterator[tuple[str, PregelProtocol[Any, Any, Any, Any]]]:
+        """Yield the graph of a namespace, if its child was found lately. Nothing is asked here.
+
+        LangGraph calls this on the event loop when a configuration addresses a child.
+        """
+        graph = None if namespace is None else self.graphs.latest(namespace.partition(SEPARATOR)[0])
+        if graph is not None:
+            yield from graph.get_subgraphs(namespace=namespace, recurse=recurse)
 
     def _prepare(self, found: Found, run: Run) -> SpawnGraph:
         self.finder.note_refusals(found)

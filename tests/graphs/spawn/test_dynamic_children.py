@@ -569,6 +569,11 @@ async def test_the_state_of_a_waiting_child_is_shown(lead: Agent, found: Registr
         (task,) = shown.tasks[0].state.tasks
         assert task.name == "agent_a"
         assert task.state.values == {"q": "pay?"}
+    # Level by level, by the configuration that each level shows for the next.
+    (spawn,) = graph.get_state(THREAD).tasks
+    (child,) = (await graph.aget_state(spawn.state)).tasks
+    for shown in (graph.get_state(child.state), await graph.aget_state(child.state)):
+        assert (shown.values, shown.next) == ({"q": "pay?"}, ("work",))
     del found.has["agent_a"]
     assert graph.get_state(THREAD, subgraphs=True).tasks[0].state.tasks == ()
 
