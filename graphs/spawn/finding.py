@@ -120,8 +120,7 @@ class FoundTerms(Terms):
         It doesn't depend on the children, because a call needs its digest before anything is
         awaited, and finds its record although an agent was deactivated since.
         """
-        fields = super().call_digest(name, [each._replace(refused=False) for each in read])
-        return hashlib.sha256(fields + self._finder.form).digest()
+        return hashlib.sha256(super().call_digest(name, read) + self._finder.form).digest()
 
     def record_of_forms(self, agents: Iterable[str]) -> dict[str, bytes]:
         """Return the forms of the children for the record, since the digest doesn't cover them."""

@@ -436,6 +436,17 @@ def test_a_child_that_is_gone_on_resume_is_refused(
         assert found.done == ["agent_b list"]
 
 
+def test_an_answer_of_a_child_that_is_gone_isnt_used(lead: Agent, found: Registry) -> None:
+    """It had answered, but the spawn wasn't over: its answer isn't among the results."""
+    graph = parent_of(lead, found, InMemorySaver(), on_failure="collect")
+    graph.invoke(given(to("agent_b", "list"), to("agent_a", "pay?")), THREAD)
+    del found.has["agent_b"]
+    gone, kept = outcome(graph.invoke(Command(resume="yes"), THREAD))
+    assert gone[0] == "refused"
+    assert kept == ("verified", "agent_a pay? yes")
+    assert found.done == ["agent_b list", "agent_a pay?"]
+
+
 @pytest.mark.parametrize("where", ["node", "called"])
 def test_a_deactivated_child_is_refused_on_resume(lead: Agent, found: Registry, where: str) -> None:
     """Also where the function still has it: it can't show possession, nor prove an answer."""
