@@ -73,8 +73,8 @@ class Keyring:
         cleaned = [key.strip() for key in keys if key.strip()]
         if not cleaned:
             raise ConfigurationError(
-                f"{KEY_SETTING} is not set, so nothing can be encrypted or decrypted. Make a key "
-                f"with: {MAKE_A_KEY}"
+                f"{KEY_SETTING} is not set, so nothing can be encrypted or decrypted. Set it to "
+                f"the key of your database; for a new database, make one with: {MAKE_A_KEY}"
             )
         raw = []
         for position, key in enumerate(cleaned, 1):
