@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .answer_message import AnswerMetadata
 from .approval import Approval, approval_digest, approve_with_totp
 from .child import ANYONE, VerifiedChild, verified_child
 from .envelope import Envelope, SpawnRequest
@@ -12,9 +13,11 @@ from .spawn.keyed import keyed_by_input
 from .spawn.node import spawn_and_await
 from .spawn.results import SpawnResult, SpawnTask
 from .spawn.tasks import request_digest
+from .verified_agent import VerifiedAgent, verified_agent
 
 __all__ = [
     "ANYONE",
+    "AnswerMetadata",
     "Approval",
     "CreatedAgents",
     "Envelope",
@@ -22,6 +25,7 @@ __all__ = [
     "SpawnRequest",
     "SpawnResult",
     "SpawnTask",
+    "VerifiedAgent",
     "VerifiedChild",
     "approval_digest",
     "approve_with_totp",
@@ -31,5 +35,6 @@ __all__ = [
     "remote_child",
     "request_digest",
     "spawn_and_await",
+    "verified_agent",
     "verified_child",
 ]

@@ -43,6 +43,7 @@ __all__ = [
     "MessageFilter",
     "Omitted",
     "is_overwrite",
+    "is_readable",
     "required_kinds",
 ]
 
@@ -298,7 +299,7 @@ def _without_calls(message: BaseMessage) -> dict[str, object]:
         if len(kept) != len(fields):
             update[name] = kept
     if not isinstance(message.content, str):
-        blocks = [each for each in message.content if _is_readable(each)]
+        blocks = [each for each in message.content if is_readable(each)]
         if len(blocks) != len(message.content):
             update["content"] = blocks or ""
     for key, each in (message.model_extra or {}).items():
@@ -312,7 +313,8 @@ def _is_call(key: str, value: object) -> bool:
     return stopped or _names_call(key)
 
 
-def _is_readable(block: object) -> bool:
+def is_readable(block: object) -> bool:
+    """Return whether a block of a message's content holds only text or media."""
     if not isinstance(block, dict):
         return isinstance(block, str)
     return block.get("type") in _READABLE or block.keys() == {"text"}

@@ -1,0 +1,420 @@
+"""A verified child in the form of an agent: messages in, messages out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, NotRequired, cast
+
+from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.graph import Graph
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langgraph.channels import EphemeralValue
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from pipelit_agents import Agent
+from pipelit_agents.errors import SpawnError
+
+from .answer_message import ANSWER_KEY, answer_message, no_answer, structured_answer
+from .child import VerifiedChild
+from .conversation import History, as_messages, check_history, messages_to_send
+from .remote import RemoteChild
+from .spawn.calls import Call
+from .spawn.graph import SpawnGraph
+from .spawn.node import spawn_and_await
+from .spawn.options import OnFailure
+from .spawn.results import SpawnResult, SpawnTask
+from .steps import Step
+from .types import AnyGraph, AnyStateGraph
+
+__all__ = ["VerifiedAgent", "verified_agent"]
+
+# The nodes.
+_ASK: Final = "ask"
+_SPAWN: Final = "spawn"
+_ANSWER: Final = "answer"
+# LangGraph joins names of nodes with "|" and ":". The others are refused by model providers, as the
+# name is also that of a message.
+_NAME: Final = re.compile(r"[^\s<>|:/\\]{1,149}")
+_NOT_IN_A_TOOL_NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
+_NOTHING_TO_SEND: Final = "the conversation has no message that can be sent"
+
+
+class _Input(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+    # An answer of an earlier turn, which is in the parent's state.
+    structured_response: NotRequired[Annotated[Any, EphemeralValue]]
+
+
+class _Output(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+    structured_response: NotRequired[Annotated[Any, EphemeralValue]]
+
+
+class _SwarmOutput(_Output):
+    active_agent: NotRequired[Annotated[str, EphemeralValue]]
+
+
+class _State(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+    # Values of one step: what isn't written in a turn isn't in the output of that turn.
+    structured_response: NotRequired[Annotated[Any, EphemeralValue]]
+    active_agent: NotRequired[Annotated[str, EphemeralValue]]
+    tasks: list[SpawnTask]
+    results: list[SpawnResult]
+    # Whether the parent's state has a structured response of an earlier turn.
+    outdated: bool
+
+
+class _Question(BaseModel):
+    """The arguments of the tool."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    message: str = Field(
+        min_length=1,
+        description="The whole question or task. The agent sees nothing else of this conversation.",
+    )
+
+
+class VerifiedAgent(AnyStateGraph):
+    """A child as an agent. Create one with :func:`verified_agent`.
+
+    Args:
+        spawn: The graph that asks the child.
+        child: The child.
+        history: Which messages the child receives.
+        state_graph: Arguments of LangGraph's ``CompiledStateGraph``.
+    """
+
+    def __init__(
+        self,
+        *,
+        spawn: SpawnGraph,
+        child: VerifiedChild | RemoteChild,
+        history: History,
+        **state_graph: Any,
+    ) -> None:
+        state_graph.pop("_serde_allowlist", None)
+        super().__init__(**state_graph)
+        # LangGraph copies a graph by passing its attributes to the constructor.
+        self.spawn = spawn
+        self.child = child
+        self.history: History = history
+
+    @property
+    def agent(self) -> str:
+        """The child's agent."""
+        return _agent_of(self.child)
+
+    def stream(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Stream as LangGraph does.
+
+        Raises:
+            SpawnError: There is no proven answer, and ``on_failure`` is ``raise``.
+        """
+        yield from super().stream(input, self._keyed(input, config), **options)
+
+    async def astream(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Any]:
+        """Async form of :meth:`stream`."""
+        async for chunk in super().astream(input, self._keyed(input, config), **options):
+            yield chunk
+
+    def _keyed(self, state: object, config: RunnableConfig | None) -> RunnableConfig:
+        """Return a configuration in which a call from a function finds its own record.
+
+        LangGraph finds it by the order of calls, and ignores the input of a resumed call.
+        """
+        call = Call(self, config)
+        call.assign_namespace(lambda: self._call_digest(state), self._is_same)
+        return call.config(config)
+
+    def _call_digest(self, state: object) -> bytes:
+        messages = messages_to_send(as_messages(_messages_of(state)), self.history)
+        # A message without an id gets a random one each time.
+        anonymous = [each.model_copy(update={"id": None}) for each in messages]
+        terms = self.spawn.terms
+        digest = terms.call_digest(self.get_name(), terms.read([_task(self.agent, anonymous)]))
+        return hashlib.sha256(b"pipelit-agents/agent-call/v1\0" + digest).digest()
+
+    def _is_same(self, other: AnyGraph) -> bool:
+        return isinstance(other, VerifiedAgent) and self.spawn.terms.code == other.spawn.terms.code
+
+    def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
+        """Return the drawing of the agent; with ``xray`` that of the child that does the work.
+
+        LangGraph can't draw two agents whose inner steps have the same names.
+        """
+        if xray and isinstance(self.child, VerifiedChild):
+            return self.child.get_graph(config, xray=_one_less(xray))
+        return super().get_graph(config)
+
+    async def aget_graph(
+        self, config: RunnableConfig | None = None, *, xray: int | bool = False
+    ) -> Graph:
+        """Async form of :meth:`get_graph`."""
+        if xray and isinstance(self.child, VerifiedChild):
+            return await self.child.aget_graph(config, xray=_one_less(xray))
+        return await super().aget_graph(config)
+
+    def as_tool(
+        self,
+        args_schema: type[BaseModel] | None = None,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        arg_types: dict[str, type] | None = None,
+    ) -> BaseTool:
+        """Return a tool with which a model asks the child.
+
+        The tool takes one text, ``message``, and the child receives nothing else. The answer is the
+        tool message's content. Its artifact is the :class:`AnswerMetadata`. Without a proven answer
+        the tool fails: with ``on_failure="collect"`` the model receives the reason as a tool
+        message with status ``error``, otherwise ``SpawnError`` ends its run.
+
+        Args:
+            args_schema: Must be None: the argument is always ``message``.
+            name: The name of the tool; None for the agent's.
+            description: What the agent is for. A model decides by it when to ask.
+            arg_types: Must be None.
+
+        Raises:
+            TypeError: ``args_schema`` or ``arg_types`` is given.
+
+        Example:
+            ```python
+            tool = verified_agent(lead, child).as_tool(description="Knows all about otters.")
+            agent = create_agent(model, [tool])
+            ```
+        """
+        if args_schema is not None or arg_types is not None:
+            raise TypeError("args_schema and arg_types must be None: the tool takes one message")
+
+        def ask(message: str, config: RunnableConfig) -> tuple[object, object]:
+            return _tool_answer(self.invoke({"messages": [HumanMessage(message)]}, config))
+
+        async def aask(message: str, config: RunnableConfig) -> tuple[object, object]:
+            return _tool_answer(await self.ainvoke({"messages": [HumanMessage(message)]}, config))
+
+        return StructuredTool.from_function(
+            ask,
+            aask,
+            name=name or _NOT_IN_A_TOOL_NAME.sub("_", self.get_name())[:64],
+            description=description
+            or f"Ask the agent {self.agent}. Its answer is proven to be its own.",
+            args_schema=_Question,
+            response_format="content_and_artifact",
+            handle_tool_error=True,
+        )
+
+
+def verified_agent(
+    lead: Agent,
+    child: VerifiedChild | RemoteChild,
+    *,
+    name: str | None = None,
+    history: History = "all",
+    on_failure: OnFailure = "raise",
+    timeout: float | None = None,
+    max_depth: int = 3,
+    max_answer_bytes: int = 8 * 2**20,
+    answer_types: Collection[type] = (),
+    hand_back_to: str | None = None,
+) -> VerifiedAgent:
+    """Create an agent from a verified child: a graph with messages in and messages out.
+
+    Use it wherever a package expects an agent: as a node, a worker of langgraph-supervisor, a
+    member of langgraph-swarm, a ``runnable`` of deepagents, or a tool by
+    :meth:`~VerifiedAgent.as_tool`. Each run asks the child by :func:`spawn_and_await`, and adds one
+    AI message with a new id to ``messages``. Its content is that of the last AI message in the
+    child's answer that says something, without tool calls and reasoning. Its
+    ``response_metadata["pipelit"]`` is an :class:`AnswerMetadata` that the parent writes: agent,
+    status, bound, proved_at and request. The child's own metadata, names and ids aren't used. If
+    the child has a ``structured_response``, the agent has it too.
+
+    The metadata is a label and no proof: anyone who may write to a thread can write such a message.
+
+    Args:
+        lead: The agent that asks the child and verifies its answer.
+        child: A ``verified_child`` or ``remote_child`` whose graph reads ``messages`` and writes
+            ``messages``, ``structured_response`` or both.
+        name: The name of the graph and of its messages; None for the child's agent.
+        history: Which messages the child receives. ``all``: the conversation. ``last``: the last
+            human message only. A function gets all messages and returns those to send. What is sent
+            has no metadata, no artifacts, no reasoning, and no tool calls without an answer.
+        on_failure: What happens without a proven answer. ``raise`` raises ``SpawnError``, so the
+            graph stops. ``collect`` adds an AI message that says why there is no answer, with the
+            status in its metadata: a lead's model can then choose what to do.
+        timeout: How long the child may take, in seconds, at most 30 days; None for no limit.
+        max_depth: How deep spawns may be nested.
+        max_answer_bytes: The maximum size of an answer, and of the child's interrupts together.
+        answer_types: As for :func:`spawn_and_await`.
+        hand_back_to: In a swarm, the member that is active after an answer. None leaves this agent
+            active, so that the next turn asks the child again. A child can't choose it.
+
+    Returns:
+        A compiled graph.
+
+    Raises:
+        TypeError: ``child`` isn't a verified or remote child or has no ``messages``, or an option
+            has the wrong type.
+        ValueError: An option is out of range, or the child needs ``accept_from``.
+
+    Example:
+        ```python
+        child = verified_child(create_agent(model, []), pipelit.agent("agent_researcher"))
+        worker = verified_agent(lead, child, on_failure="collect")
+        graph = create_supervisor([worker], model=model).compile()
+        ```
+    """
+    _check_child(child)
+    agent = _agent_of(child)
+    check_history(history)
+    if name is not None:
+        _check_name(name)
+    if hand_back_to is not None and not isinstance(hand_back_to, str):
+        raise TypeError(f"hand_back_to is the name of an agent, not {type(hand_back_to).__name__}")
+    spawn = spawn_and_await(
+        lead,
+        {agent: child},
+        timeout=timeout,
+        max_depth=max_depth,
+        on_failure=on_failure,
+        max_answer_bytes=max_answer_bytes,
+        answer_types=answer_types,
+    )
+    name = name or agent
+    builder = StateGraph(
+        _State,
+        input_schema=_Input,
+        output_schema=_Output if hand_back_to is None else _SwarmOutput,
+    )
+    builder.add_node(_ASK, _ask_step(agent, history, on_failure))
+    builder.add_node(_SPAWN, spawn)
+    builder.add_node(_ANSWER, _answer_step(agent, name, hand_back_to))
+    builder.add_edge(START, _ASK)
+    builder.add_edge(_ASK, _SPAWN)
+    builder.add_edge(_SPAWN, _ANSWER)
+    builder.add_edge(_ANSWER, END)
+    compiled = builder.compile(name=name)
+    return VerifiedAgent(spawn=spawn, child=child, history=history, **vars(compiled))
+
+
+def _agent_of(child: VerifiedChild | RemoteChild) -> str:
+    return child.name if isinstance(child, RemoteChild) else child.agent.username
+
+
+def _check_child(child: object) -> None:
+    if isinstance(child, RemoteChild):
+        return
+    if not isinstance(child, VerifiedChild):
+        raise TypeError(
+            f"child can't prove its answers, it is a {type(child).__name__}: wrap its graph with "
+            'verified_child(graph, pipelit.agent("agent_researcher")), or use remote_child(…)'
+        )
+    outputs = child.graph.output_channels
+    if not isinstance(outputs, str) and not {"messages", "structured_response"} & set(outputs):
+        raise TypeError(
+            f"child {child.agent.username!r} can't be an agent: the output of its graph has no "
+            "'messages'. Add it to the graph's state, or use spawn_and_await"
+        )
+    if not isinstance(outputs, str) and "messages" not in child.graph.channels:
+        raise TypeError(
+            f"child {child.agent.username!r} can't be an agent: its graph has no 'messages' to "
+            "read. Add it to the graph's state, or use spawn_and_await"
+        )
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be text, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            "name must have 1 to 149 characters without spaces and without < > | : / and \\, "
+            "because it is also the name of a node and of messages"
+        )
+
+
+def _ask_step(agent: str, history: History, on_failure: OnFailure) -> Step:
+    """Return the node that writes the child's task."""
+
+    def ask(state: _State, _: RunnableConfig) -> dict[str, object]:
+        messages = messages_to_send(state["messages"], history)
+        if not messages and on_failure == "raise":
+            raise SpawnError(f"{agent} can't be asked: {_NOTHING_TO_SEND}")
+        return {
+            "tasks": [_task(agent, messages)] if messages else [],
+            "results": [],
+            "outdated": state.get("structured_response") is not None,
+        }
+
+    return Step(ask, None, _ASK)
+
+
+def _answer_step(agent: str, name: str, hand_back_to: str | None) -> Step:
+    """Return the node that adds the answer to the messages."""
+
+    def answer(state: _State, _: RunnableConfig) -> dict[str, object]:
+        result = next(iter(state["results"]), None) or no_answer(agent, _NOTHING_TO_SEND)
+        sent = {each.id for task in state["tasks"] for each in _sent_in(task) if each.id}
+        update: dict[str, object] = {
+            "messages": [answer_message(result, name=name, sent=sent)],
+            "tasks": [],
+            "results": [],
+        }
+        structured = structured_answer(result)
+        if structured is not None or (state["outdated"] and result["status"] != "verified"):
+            # The parent's structured response of an earlier turn doesn't answer this one.
+            update["structured_response"] = structured
+        if hand_back_to is not None:
+            update["active_agent"] = hand_back_to
+        return update
+
+    return Step(answer, None, _ANSWER)
+
+
+def _task(agent: str, messages: Sequence[BaseMessage]) -> SpawnTask:
+    return {"agent": agent, "input": {"messages": list(messages)}}
+
+
+def _sent_in(task: SpawnTask) -> list[BaseMessage]:
+    return cast(dict[str, list[BaseMessage]], task["input"])["messages"]
+
+
+def _messages_of(state: object) -> object:
+    """Return the messages in the input of the graph, which LangGraph accepts in several forms."""
+    if isinstance(state, Mapping):
+        return state.get("messages")
+    return getattr(state, "messages", None)
+
+
+def _one_less(xray: int | bool) -> int | bool:
+    return xray if isinstance(xray, bool) else xray - 1
+
+
+def _tool_answer(output: Mapping[str, Sequence[BaseMessage]]) -> tuple[object, object]:
+    message = output["messages"][-1]
+    metadata = message.response_metadata.get(ANSWER_KEY)
+    if metadata is None:
+        raise SpawnError(
+            "the child was interrupted and waits for a person's answer, but the tool was called "
+            "outside a graph: call it in a graph that has a checkpointer"
+        )
+    if metadata["status"] != "verified":
+        raise ToolException(message.text)
+    return message.content, metadata
