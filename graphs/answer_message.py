@@ -103,8 +103,8 @@ def _content_of(result: SpawnResult, sent: Collection[str]) -> str | list[str | 
         if isinstance(message, AIMessage) and message.id not in sent:
             content = message.content
             if isinstance(content, list):
-                content = without_reasoning(content)
-            if _says_something(content):
+                content = [each for each in without_reasoning(content) if _says_something(each)]
+            if content and _says_something(content):
                 return content
     structured = structured_answer(result)
     if structured is not None:
@@ -124,13 +124,11 @@ def _messages_in(value: object) -> list[BaseMessage]:
     return found
 
 
-def _says_something(content: str | list[str | dict[str, object]]) -> bool:
-    if isinstance(content, str):
-        return bool(content.strip())
-    return any(
-        bool(str(each.get("text", each)).strip()) if isinstance(each, dict) else each.strip()
-        for each in content
-    )
+def _says_something(content: object) -> bool:
+    """Return whether a message's content, or a block of it, holds something to read or to show."""
+    if isinstance(content, dict) and content.get("type", "text") == "text":
+        content = content.get("text")
+    return bool(content.strip()) if isinstance(content, str) else bool(content)
 
 
 def _failure_words(result: SpawnResult) -> str:

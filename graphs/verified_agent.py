@@ -29,6 +29,7 @@ from .spawn.graph import SpawnGraph
 from .spawn.node import spawn_and_await
 from .spawn.options import OnFailure
 from .spawn.results import SpawnResult, SpawnTask
+from .spawn.tasks import Terms, all_answer
 from .steps import Step
 from .types import AnyGraph, AnyStateGraph
 
@@ -43,6 +44,7 @@ _ANSWER: Final = "answer"
 _NAME: Final = re.compile(r"[^\s<>|:/\\]{1,149}")
 _NOT_IN_A_TOOL_NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _NOTHING_TO_SEND: Final = "the conversation has no message that can be sent"
+_OTHER_RESULT: Final = "the recorded result doesn't answer this conversation"
 
 
 class _Input(TypedDict):
@@ -306,7 +308,7 @@ def verified_agent(
     )
     builder.add_node(_ASK, _ask_step(agent, history, on_failure))
     builder.add_node(_SPAWN, spawn)
-    builder.add_node(_ANSWER, _answer_step(agent, name, hand_back_to))
+    builder.add_node(_ANSWER, _answer_step(spawn, agent, name, hand_back_to))
     builder.add_edge(START, _ASK)
     builder.add_edge(_ASK, _SPAWN)
     builder.add_edge(_SPAWN, _ANSWER)
@@ -366,11 +368,11 @@ def _ask_step(agent: str, history: History, on_failure: OnFailure) -> Step:
     return Step(ask, None, _ASK)
 
 
-def _answer_step(agent: str, name: str, hand_back_to: str | None) -> Step:
+def _answer_step(spawn: SpawnGraph, agent: str, name: str, hand_back_to: str | None) -> Step:
     """Return the node that adds the answer to the messages."""
 
     def answer(state: _State, _: RunnableConfig) -> dict[str, object]:
-        result = next(iter(state["results"]), None) or no_answer(agent, _NOTHING_TO_SEND)
+        result = _result_in(state, spawn.terms, agent)
         sent = {each.id for task in state["tasks"] for each in _sent_in(task) if each.id}
         update: dict[str, object] = {
             "messages": [answer_message(result, name=name, sent=sent)],
@@ -386,6 +388,23 @@ def _answer_step(agent: str, name: str, hand_back_to: str | None) -> Step:
         return update
 
     return Step(answer, None, _ANSWER)
+
+
+def _result_in(state: _State, terms: Terms, agent: str) -> SpawnResult:
+    """Return the result of the child's task.
+
+    Raises:
+        SpawnError: The result isn't one of this task, and ``on_failure`` is ``raise``.
+    """
+    tasks, results = state["tasks"], state["results"]
+    if not tasks:
+        return no_answer(agent, _NOTHING_TO_SEND)
+    if all_answer(results, terms.read(tasks)):
+        return results[0]
+    # Somebody wrote to the state of the thread.
+    if terms.on_failure == "raise":
+        raise SpawnError(f"{agent} has no answer: {_OTHER_RESULT}")
+    return no_answer(agent, _OTHER_RESULT)
 
 
 def _task(agent: str, messages: Sequence[BaseMessage]) -> SpawnTask:

@@ -616,6 +616,35 @@ async def test_each_turn_asks_again(team: Team, mode: str) -> None:
         assert metadata_of(first)["request"] != metadata_of(second)["request"]
 
 
+@pytest.mark.parametrize("on_failure", ["raise", "collect"])
+def test_a_result_that_is_put_into_the_state_is_no_answer(team: Team, on_failure: str) -> None:
+    """A recorded result of another conversation isn't used, though it is verified."""
+    agent = team.agent(on_failure=on_failure).copy({"checkpointer": InMemorySaver()})
+    agent.invoke({"messages": [("user", "one")]}, THREAD)
+    other = agent.spawn.invoke(
+        {"tasks": [{"agent": "agent_researcher", "input": {"messages": [HumanMessage("pay")]}}]}
+    )
+    waiting: Any = {"configurable": {"thread_id": "2"}}
+    agent.invoke({"messages": [("user", "two")]}, waiting, interrupt_before=["spawn"])
+    agent.update_state(waiting, {"results": other["results"]}, as_node="spawn")
+    if on_failure == "raise":
+        with pytest.raises(SpawnError, match="doesn't answer this conversation"):
+            agent.invoke(None, waiting)
+    else:
+        said = agent.invoke(None, waiting)["messages"][-1]
+        assert metadata_of(said)["status"] == "failed"
+        assert "doesn't answer this conversation" in said.text
+
+
+def test_a_client_cannot_give_tasks_or_results(team: Team) -> None:
+    """The graph's own keys aren't part of its input."""
+    agent = team.agent()
+    given: Any = {"messages": [("user", "where")], "tasks": [], "results": [{}], "outdated": True}
+    state = agent.invoke(given)
+    assert state.keys() == {"messages"}
+    assert texts(state) == ["where", "agent_researcher 1"]
+
+
 def test_a_retried_node_asks_a_failed_child_again(team: Team) -> None:
     """LangGraph's retry policy works on the node, and one answer is added."""
 

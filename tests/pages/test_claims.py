@@ -427,6 +427,15 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_response_schema_stays_and_says_who_asks",
         ]
     },
+    "`verified_agent` adds one message": {
+        "verified_agent": ["a_child_forges_nothing", "an_echo_is_no_answer"]
+    },
+    "Without a proven answer it raises": {
+        "verified_agent": [
+            "a_failure_ends_the_run_by_default",
+            "a_collected_failure_is_no_answer",
+        ]
+    },
     "No account is locked": {"server": ["failures_lock_nobody_out"]},
     "A source may have 100 wrong keys": {
         "refusals": [

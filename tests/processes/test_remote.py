@@ -36,6 +36,7 @@ from pipelit_agents.graphs.codec import state_to_bytes
 
 HERE = SUPPORT
 CREDENTIAL = "research-server"
+ACMES = {"lead": "graph", "agent": "agent"}
 Meddle = Callable[[Passing], None]
 
 
@@ -136,7 +137,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ) as research_server,
         LangGraphServer(
             root / "acme",
-            {"lead": f"{HERE / 'served_lead.py'}:graph"},
+            {name: f"{HERE / 'served_lead.py'}:{graph}" for name, graph in ACMES.items()},
             acme_settings | {"RESEARCH_URL": research_server.url, "PYTHONPATH": str(HERE)},
         ) as acme_server,
     ):
@@ -176,6 +177,29 @@ def test_twenty_children_on_another_server_are_verified(world: World) -> None:
     assert [result["status"] for result in results] == ["verified"] * 20
     assert [result["output"]["a"] for result in results] == [q.upper() for q in questions]
     assert all(result["bound"] for result in results)
+
+
+def test_an_agent_on_a_server_asks_a_child_on_another(world: World) -> None:
+    """A served verified agent answers each turn of a thread, with metadata of its own."""
+    headers = {"Authorization": f"Bearer {world.alices_key}"}
+    with httpx.Client(base_url=world.acme_server.url, headers=headers, timeout=60) as client:
+        thread = client.post("/threads", json={}).json()["thread_id"]
+        for turn in ("holts", "setts"):
+            asked = {"messages": [{"role": "user", "content": turn}]}
+            run = {"assistant_id": "agent", "input": asked}
+            state = client.post(f"/threads/{thread}/runs/wait", json=run).json()
+    said = [(each["type"], each["content"], each["name"]) for each in state["messages"]]
+    assert said == [
+        ("human", "holts", None),
+        ("ai", "holts", NAME),
+        ("human", "setts", None),
+        ("ai", "setts", NAME),
+    ]
+    metadata = [each["response_metadata"]["pipelit"] for each in state["messages"][1::2]]
+    assert {(each["agent"], each["status"], each["bound"]) for each in metadata} == {
+        (NAME, "verified", True)
+    }
+    assert len({each["request"] for each in metadata}) == 2
 
 
 async def test_a_lead_in_any_process_asks_sync_and_async(world: World) -> None:

@@ -38,7 +38,7 @@ def _is_first() -> bool:
 
 async def research(state: Question) -> Question:
     """What the researcher does."""
-    question = state["q"]
+    question = state["q"] if "q" in state else state["messages"][-1].content
     await asyncio.to_thread(_note, f"{question}")
     if question == "fail":
         raise LookupError("no such book")

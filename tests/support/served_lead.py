@@ -1,4 +1,4 @@
-"""The graph of the lead's server in test_remote, which asks a child on another server."""
+"""The graphs of the lead's server in test_remote, which ask a child on another server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from langgraph.graph import END, START, StateGraph
 from spawning import Lead
 
 from pipelit_agents import Pipelit
-from pipelit_agents.graphs import remote_child, spawn_and_await
+from pipelit_agents.graphs import remote_child, spawn_and_await, verified_agent
 
 pipelit = Pipelit.from_env()
 child = remote_child(
@@ -21,3 +21,4 @@ builder.add_node(
 builder.add_edge(START, "delegate")
 builder.add_edge("delegate", END)
 graph = builder.compile()
+agent = verified_agent(pipelit.agent("agent_lead"), child)
