@@ -124,7 +124,6 @@ def _copied(message: BaseMessage, answered: set[str], open_calls: set[str]) -> B
             content = [each for each in without_reasoning(content) if is_readable(each)] or ""
         if not calls and not content:
             return None
-        open_calls.clear()
         open_calls.update(_ids(each["id"] for each in calls))
         return AIMessage(content, tool_calls=calls, name=name, id=id_)
     return None

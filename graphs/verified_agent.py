@@ -7,20 +7,23 @@ import re
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, NotRequired, cast
 
-from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AnyMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.graph import Graph
-from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langchain_core.tools import BaseTool
 from langgraph.channels import EphemeralValue
+from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
-from pydantic import BaseModel, ConfigDict, Field
+from langgraph.types import StateSnapshot
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
 from pipelit_agents.errors import SpawnError
 
-from .answer_message import ANSWER_KEY, answer_message, no_answer, structured_answer
+from .agent_tool import agent_tool
+from .answer_message import answer_message, no_answer, structured_answer
 from .child import VerifiedChild
 from .conversation import History, as_messages, check_history, messages_to_send
 from .remote import RemoteChild
@@ -29,6 +32,7 @@ from .spawn.graph import SpawnGraph
 from .spawn.node import spawn_and_await
 from .spawn.options import OnFailure
 from .spawn.results import SpawnResult, SpawnTask
+from .spawn.resume_values import waiting_tasks, without_resume_value
 from .spawn.tasks import Terms, all_answer
 from .steps import Step
 from .types import AnyGraph, AnyStateGraph
@@ -42,7 +46,6 @@ _ANSWER: Final = "answer"
 # LangGraph joins names of nodes with "|" and ":". The others are refused by model providers, as the
 # name is also that of a message.
 _NAME: Final = re.compile(r"[^\s<>|:/\\]{1,149}")
-_NOT_IN_A_TOOL_NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _NOTHING_TO_SEND: Final = "the conversation has no message that can be sent"
 _OTHER_RESULT: Final = "the recorded result doesn't answer this conversation"
 
@@ -71,17 +74,6 @@ class _State(TypedDict):
     results: list[SpawnResult]
     # Whether the parent's state has a structured response of an earlier turn.
     outdated: bool
-
-
-class _Question(BaseModel):
-    """The arguments of the tool."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    message: str = Field(
-        min_length=1,
-        description="The whole question or task. The agent sees nothing else of this conversation.",
-    )
 
 
 class VerifiedAgent(AnyStateGraph):
@@ -125,7 +117,11 @@ class VerifiedAgent(AnyStateGraph):
         Raises:
             SpawnError: There is no proven answer, and ``on_failure`` is ``raise``.
         """
-        yield from super().stream(input, self._keyed(input, config), **options)
+        call = self._keyed_call(input, config)
+        if call.nested and call.resuming:
+            saved = self.get_state(call.record_config())
+            _keep_resume_value(call, input, saved, call.parent())
+        yield from super().stream(input, call.config(config), **options)
 
     async def astream(
         self,
@@ -134,17 +130,21 @@ class VerifiedAgent(AnyStateGraph):
         **options: Any,
     ) -> AsyncIterator[Any]:
         """Async form of :meth:`stream`."""
-        async for chunk in super().astream(input, self._keyed(input, config), **options):
+        call = self._keyed_call(input, config)
+        if call.nested and call.resuming:
+            saved = await self.aget_state(call.record_config())
+            _keep_resume_value(call, input, saved, await call.aparent())
+        async for chunk in super().astream(input, call.config(config), **options):
             yield chunk
 
-    def _keyed(self, state: object, config: RunnableConfig | None) -> RunnableConfig:
-        """Return a configuration in which a call from a function finds its own record.
+    def _keyed_call(self, state: object, config: RunnableConfig | None) -> Call:
+        """Return a call that finds its own record, also if a function makes several.
 
-        LangGraph finds it by the order of calls, and ignores the input of a resumed call.
+        LangGraph finds the record by the order of calls, and ignores the input of a resumed call.
         """
         call = Call(self, config)
         call.assign_namespace(lambda: self._call_digest(state), self._is_same)
-        return call.config(config)
+        return call
 
     def _call_digest(self, state: object) -> bytes:
         messages = messages_to_send(as_messages(_messages_of(state)), self.history)
@@ -207,21 +207,11 @@ class VerifiedAgent(AnyStateGraph):
         if args_schema is not None or arg_types is not None:
             raise TypeError("args_schema and arg_types must be None: the tool takes one message")
 
-        def ask(message: str, config: RunnableConfig) -> tuple[object, object]:
-            return _tool_answer(self.invoke({"messages": [HumanMessage(message)]}, config))
-
-        async def aask(message: str, config: RunnableConfig) -> tuple[object, object]:
-            return _tool_answer(await self.ainvoke({"messages": [HumanMessage(message)]}, config))
-
-        return StructuredTool.from_function(
-            ask,
-            aask,
-            name=name or _NOT_IN_A_TOOL_NAME.sub("_", self.get_name())[:64],
+        return agent_tool(
+            self,
+            name=name or self.get_name(),
             description=description
             or f"Ask the agent {self.agent}. Its answer is proven to be its own.",
-            args_schema=_Question,
-            response_format="content_and_artifact",
-            handle_tool_error=True,
         )
 
 
@@ -422,18 +412,13 @@ def _messages_of(state: object) -> object:
     return getattr(state, "messages", None)
 
 
+def _keep_resume_value(
+    call: Call, state: object, saved: StateSnapshot, parent: CheckpointTuple | None
+) -> None:
+    """Keep a plain resume value from a call whose interrupt wasn't the displayed one."""
+    if not waiting_tasks(call.configurable, state, saved, parent):
+        call.configurable |= without_resume_value(call.configurable)
+
+
 def _one_less(xray: int | bool) -> int | bool:
     return xray if isinstance(xray, bool) else xray - 1
-
-
-def _tool_answer(output: Mapping[str, Sequence[BaseMessage]]) -> tuple[object, object]:
-    message = output["messages"][-1]
-    metadata = message.response_metadata.get(ANSWER_KEY)
-    if metadata is None:
-        raise SpawnError(
-            "the child was interrupted and waits for a person's answer, but the tool was called "
-            "outside a graph: call it in a graph that has a checkpointer"
-        )
-    if metadata["status"] != "verified":
-        raise ToolException(message.text)
-    return message.content, metadata

@@ -29,8 +29,10 @@ from pipelit_agents.graphs import (
     RemoteChild,
     SpawnResult,
     SpawnTask,
+    VerifiedAgent,
     remote_child,
     spawn_and_await,
+    verified_agent,
     verified_child,
 )
 from pipelit_agents.otp import ocra, totp
@@ -114,6 +116,9 @@ def main() -> None:
             away = remote_child("agent_a", url="https://child.example", credential="service")
             assert_type(away, RemoteChild)
             spawn_and_await(editor, {"agent_a": away}, timeout=60)
+            worker = verified_agent(editor, away, timeout=60, history="last", on_failure="collect")
+            assert_type(worker, VerifiedAgent)
+            print(worker.as_tool(description="Knows all.").name)
             print(type(make_auth(pipelit)).__name__)
 
             pipelit.credentials.put("service", "s" * 20, kind="api", created_by="alice")

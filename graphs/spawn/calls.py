@@ -134,7 +134,8 @@ class Call:
             raise ConfigurationError(
                 f"two spawn graphs with the name {self._graph.get_name()!r} and the same lead get "
                 "the same tasks in one node, so a resumed run couldn't find its own record: give "
-                "each graph a different name, spawn_and_await(…, name=…)"
+                "each graph a different name, spawn_and_await(…, name=…) or "
+                "verified_agent(…, name=…)"
             )
         nth = _next(counts, (attempt, request))
         number = hashlib.sha256(b"%b\0%d" % (request, nth)).digest()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 import fresh
 import httpx
@@ -34,6 +35,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.channels import LastValue
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.errors import GraphInterrupt
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.types import Command, RetryPolicy, interrupt
@@ -46,7 +48,7 @@ from test_tools import Scripted
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent, Pipelit
-from pipelit_agents.errors import SpawnError
+from pipelit_agents.errors import ConfigurationError, SpawnError
 from pipelit_agents.graphs import (
     VerifiedAgent,
     VerifiedChild,
@@ -59,6 +61,8 @@ from pipelit_agents.graphs import (
 from pipelit_agents.graphs.conversation import messages_to_send
 
 BACKENDS = False
+# langgraph-supervisor uses an agent of LangGraph's that is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
 NAMES = ("agent_researcher", "agent_writer")
 Node = Callable[[Any], Any]
 
@@ -528,6 +532,19 @@ def test_a_structured_response_of_an_earlier_turn_ends_with_a_failure(team: Team
     assert metadata_of(state["messages"][-1])["status"] == "failed"
 
 
+def test_a_structured_response_is_of_its_own_turn(team: Team) -> None:
+    """A turn of a served agent without one doesn't return that of the turn before."""
+    turns = count()
+
+    def work(_: ChildState) -> Any:
+        said = {"messages": [AIMessage("in holts")]}
+        return said if next(turns) else {"structured_response": {"answer": 1}}
+
+    served = team.agent(work).copy({"checkpointer": InMemorySaver()})
+    assert served.invoke(ASKED, THREAD)["structured_response"] == {"answer": 1}
+    assert "structured_response" not in served.invoke(ASKED, THREAD)
+
+
 def test_two_agents_at_once_write_one_structured_response(team: Team) -> None:
     """An agent that has none doesn't write the key, which only one may write at a time."""
     with_one = team.agent(lambda _: {"structured_response": {"answer": 1}})
@@ -665,12 +682,15 @@ async def test_a_call_that_is_left_out_lends_its_answer_to_nobody(team: Team, mo
     agent = team.agent(lambda s: {"messages": [AIMessage(f"to {s['messages'][0].text}")]})
     done: list[str] = []
 
+    def asked(question: str) -> Any:
+        # As where LangGraph gives it a new id each time.
+        return {"messages": [HumanMessage(question, id=str(uuid4()))]}
+
     def ask(question: str) -> str:
-        return str(agent.invoke({"messages": [HumanMessage(question)]})["messages"][-1].text)
+        return str(agent.invoke(asked(question))["messages"][-1].text)
 
     async def aask(question: str) -> str:
-        state = await agent.ainvoke({"messages": [HumanMessage(question)]})
-        return str(state["messages"][-1].text)
+        return str((await agent.ainvoke(asked(question)))["messages"][-1].text)
 
     def node(_: MessagesState) -> Any:
         if not done:
@@ -688,8 +708,89 @@ async def test_a_call_that_is_left_out_lends_its_answer_to_nobody(team: Team, mo
     state = await run(graph, Command(resume="yes"), mode)
     assert [done, texts(state)] == [["to list"], ["to pay", "yes", "to note"]]
     # What was asked before the interrupt isn't asked again.
-    asked = [each[0].text for each in team.received["agent_researcher"]]
-    assert asked == ["list", "pay", "note"]
+    worked = [each[0].text for each in team.received["agent_researcher"]]
+    assert worked == ["list", "pay", "note"]
+
+
+def test_two_agents_that_only_their_order_tells_apart_are_refused(team: Team) -> None:
+    """One function that asks two agents of one name the same needs a name for each."""
+
+    def graphs() -> Iterator[Any]:
+        for number in (1, 2):
+            if number == 1:
+
+                def work(_: ChildState) -> Any:
+                    return {"messages": [AIMessage("first")]}
+            else:
+
+                def work(_: ChildState) -> Any:
+                    return {"messages": [AIMessage("second")]}
+
+            yield StateGraph(ChildState).add_node("work", work).add_edge(START, "work").compile()
+
+    def ask(*names: str | None) -> Any:
+        agents = [
+            verified_agent(
+                team.lead, verified_child(graph, team.pipelit.agent(NAMES[0])), name=name
+            )
+            for graph, name in zip(graphs(), names, strict=True)
+        ]
+
+        def node(_: MessagesState) -> Any:
+            return {"messages": [each.invoke(ASKED)["messages"][-1].text for each in agents]}
+
+        builder = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node")
+        return builder.compile(checkpointer=InMemorySaver()).invoke({"messages": []}, THREAD)
+
+    with pytest.raises(ConfigurationError, match=r"verified_agent\(…, name=…\)"):
+        ask(None, None)
+    assert texts(ask("one", "two")) == ["first", "second"]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_an_answer_is_to_the_question_that_was_shown(team: Team, mode: str) -> None:
+    """Of two calls that wait in one function, a plain answer reaches the one that was shown."""
+
+    def work(state: ChildState) -> Any:
+        question = state["messages"][0].text
+        return {"messages": [AIMessage(f"{question} {interrupt(question)}")]}
+
+    agent = team.agent(work)
+
+    def both(called: dict[str, Any]) -> Any:
+        interrupts = [each for each in called.values() if isinstance(each, GraphInterrupt)]
+        if interrupts:
+            raise interrupts[-1]
+        return {"messages": [each["messages"][-1].text for each in called.values()]}
+
+    def node(_: MessagesState) -> Any:
+        called: dict[str, Any] = {}
+        for question in ("pay 9", "pay 9000"):
+            try:
+                called[question] = agent.invoke({"messages": [("user", question)]})
+            except GraphInterrupt as error:
+                called[question] = error
+        return both(called)
+
+    async def anode(_: MessagesState) -> Any:
+        called: dict[str, Any] = {}
+        for question in ("pay 9", "pay 9000"):
+            try:
+                called[question] = await agent.ainvoke({"messages": [("user", question)]})
+            except GraphInterrupt as error:
+                called[question] = error
+        return both(called)
+
+    builder = StateGraph(MessagesState).add_node("node", anode if mode == "async" else node)
+    graph = builder.add_edge(START, "node").compile(checkpointer=InMemorySaver())
+    shown = []
+    state = await run(graph, {"messages": []}, mode)
+    for answer in ("no", "yes"):
+        (question,) = state["__interrupt__"]
+        shown.append(question.value)
+        state = await run(graph, Command(resume=answer), mode)
+    assert shown == ["pay 9000", "pay 9"]
+    assert texts(state) == ["pay 9 yes", "pay 9000 no"]
 
 
 KILLED = """
