@@ -237,7 +237,9 @@ def verified_agent(
     child's answer that says something, without tool calls and reasoning. Its
     ``response_metadata["pipelit"]`` is an :class:`AnswerMetadata` that the parent writes: agent,
     status, bound, proved_at and request. The child's own metadata, names and ids aren't used. If
-    the child has a ``structured_response``, the agent has it too.
+    the child has a ``structured_response``, the agent has it too. As ``create_agent`` does, the
+    graph returns the conversation with the new message at its end: the reducer of the parent's
+    ``messages`` must be ``add_messages``, as in ``MessagesState``.
 
     The metadata is a label and no proof: anyone who may write to a thread can write such a message.
 
@@ -293,6 +295,8 @@ def verified_agent(
     name = name or agent
     builder = StateGraph(
         _State,
+        # The context of a run reaches the child, in the child's own type.
+        context_schema=child.graph.context_schema if isinstance(child, VerifiedChild) else None,
         input_schema=_Input,
         output_schema=_Output if hand_back_to is None else _SwarmOutput,
     )

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.errors import GraphInterrupt
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
+from langgraph.runtime import Runtime
 from langgraph.types import Command, RetryPolicy, interrupt
 from langgraph_supervisor import create_supervisor
 from langgraph_swarm import create_handoff_tool, create_swarm
@@ -71,6 +73,13 @@ class Report(BaseModel):
     """A structured answer."""
 
     animals: list[str]
+
+
+@dataclass
+class Context:
+    """Whom a run is for."""
+
+    person: str
 
 
 class ChildState(MessagesState, total=False):
@@ -870,6 +879,24 @@ async def test_streams_work_through_a_supervisor(team: Team, subgraphs: bool) ->
     assert events == (expected if subgraphs else [])
     updates = [data for path, mode, data in chunks if mode == "updates" and not path]
     assert last_of(updates[1]["agent_researcher"]).id == answers[0]
+
+
+@pytest.mark.parametrize("place", ["root", "node"])
+def test_the_context_of_a_run_reaches_the_child(team: Team, place: str) -> None:
+    """It has the type that the child's graph names, also where a server passes a dict."""
+
+    def work(_: MessagesState, runtime: Runtime[Context]) -> Any:
+        return {"messages": [AIMessage(f"for {runtime.context.person}")]}
+
+    builder = StateGraph(MessagesState, context_schema=Context).add_node("work", work)
+    child = verified_child(
+        builder.add_edge(START, "work").compile(), team.pipelit.agent("agent_researcher")
+    )
+    agent = verified_agent(team.lead, child)
+    outer = StateGraph(MessagesState, context_schema=Context).add_node("agent", agent)
+    graph = agent if place == "root" else outer.add_edge(START, "agent").compile()
+    state = graph.invoke({"messages": [("user", "where")]}, context={"person": "alice"})
+    assert texts(state)[-1] == "for alice"
 
 
 def test_a_copy_is_the_same_agent(team: Team) -> None:
