@@ -247,4 +247,4 @@ def _stored_key(connection: Connection, username: str) -> _StoredKey | None:
             CredentialRow.name == f"{KEY_PREFIX}{username}"
         )
     ).one_or_none()
-    return None if row is None else _StoredKey(*row._tuple())
+    return None if row is None else _StoredKey(*row)
