@@ -80,7 +80,6 @@ USED: dict[str, set[str]] = {
     "test_discretion.py": {"_discretion"},
     "test_layout.py": {"_internal"},
     "test_twins.py": {"_opened"},
-    "tools/test_spawn_tool.py": {"_spawn_input"},
     "tools/test_tools_in_agents.py": {"_run"},
 }
 

@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
-import json
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import ArgsSchema, ToolException
-from langgraph.pregel import Pregel
-from pydantic import Field, SkipValidation
-from pydantic_core import to_jsonable_python
+from pydantic import BaseModel, Field, SkipValidation, WithJsonSchema, create_model
 
 from pipelit_agents import Agent
 from pipelit_agents._bounds import require_count
+from pipelit_agents._threads import aside
 from pipelit_agents.errors import SpawnError
-from pipelit_agents.graphs import CreatedAgents, SpawnResult, SpawnTask, spawn_and_await
+from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await
 
+from .answers import MEDIA_TYPES, AnswerForm, Content, answers_in_words, required_media_types
+from .child_inputs import InputRefused
+from .found_recipients import FoundRecipients
 from .identity import AgentTool, Arguments
+from .recipients import ListedRecipients, Recipients, Task
 
 __all__ = ["SpawnAndAwait"]
 
 _MAX_TASKS: Final = 20
 
 
-class _Task(Arguments):
-    agent: Annotated[str, Field(description="The agent; one of those in the tool's description.")]
-    input: Annotated[dict[str, object], Field(description="The input of this agent.")]
-
-
-class _SpawnArguments(Arguments):
-    tasks: Annotated[list[_Task], Field(min_length=1, description="One task for each answer.")]
-
-
 class SpawnAndAwait(AgentTool):
     """Let the model send tasks to other agents and receive only proven answers.
 
     The tool uses the node ``spawn_and_await``: children run concurrently, an unproven answer is
-    refused, and a child that fails or is missing doesn't affect the others. The answer is JSON with
-    one object a task, in order: ``agent``, ``status``, and ``output`` or ``error``. The tool
-    message's artifact is the list of ``SpawnResult``.
+    refused, and a child that fails doesn't affect the others. A call with a task that names no
+    child, or passes fields that the child doesn't take, is refused in words before any child runs.
+
+    The answer is JSON with one object a task, in order: ``agent``, ``status``, and ``answer`` or
+    ``error``. If an answer holds images or files, the tool message's content is a list of blocks:
+    that JSON, and each image and file. The tool message's artifact is the list of ``SpawnResult``,
+    with the whole outputs.
+
+    The tool's schema has the children's names as an enum, and converts to OpenAI's strict mode. A
+    child that takes ``messages`` gets a task's ``message``; the fields of other children are in
+    ``input``. A program may also pass any ``input`` as a dict.
 
     Args:
         agent: The agent that sends requests and verifies answers.
-        children: As for ``spawn_and_await``.
+        children: As for ``spawn_and_await``. If a function finds them, such as ``created_agents``,
+            ``agent`` is any username, and what a child takes is known when it was found.
+        answer: The part of an output that the model receives. ``last_message``: the last message of
+            the child's model; if that is empty, its ``structured_response``, then its last message
+            that isn't; of an output without messages, all. ``structured``: ``structured_response``
+            alone. ``whole``: the whole output, as ``output``.
+        attachments: The media types of images and files that the model receives; of others it
+            learns only that they were left out, and of a link, the URL as text. By default PNG,
+            JPEG, GIF, WebP and PDF. Pass an empty list for a model that takes only text in tool
+            messages, as OpenAI's Chat Completions API does.
+        purposes: What children are for, by name, for the tool's description. The tool opens no
+            database when it is built: :meth:`with_purposes` and ``SpawnMiddleware`` read the
+            accounts' purposes.
+        inputs: What children take, by name, where their graphs don't say: remote children, or
+            graphs whose input is a dict. A pydantic model, dataclass or ``TypedDict``, such as
+            LangGraph's ``MessagesState``, or ``str``.
         timeout: How long one child may take, in seconds.
         max_concurrency: How many children run at once.
         max_depth: How deep spawns may be nested.
@@ -55,29 +69,39 @@ class SpawnAndAwait(AgentTool):
 
     Raises:
         TypeError: A child can't prove its answers, or an option has the wrong type.
-        ValueError: An option is out of range.
+        ValueError: An option is out of range, or names something that isn't a child.
 
     Example:
         ```python
         child = verified_child(research_graph, pipelit.agent("agent_researcher"))
-        tool = SpawnAndAwait(agent=lead, children={"agent_researcher": child}, timeout=60)
+        tool = SpawnAndAwait(
+            agent=lead,
+            children={"agent_researcher": child},
+            purposes={"agent_researcher": "looks things up"},
+            timeout=60,
+        )
         agent = create_agent(model, [tool])
         ```
     """
 
     name: str = "spawn_and_await"
-    args_schema: Annotated[ArgsSchema | None, SkipValidation()] = Field(
-        default=_SpawnArguments, exclude=True
-    )
+    args_schema: Annotated[ArgsSchema | None, SkipValidation()] = Field(default=None, exclude=True)
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    answer: AnswerForm = "last_message"
+    attachments: tuple[str, ...] = MEDIA_TYPES
     max_tasks: int = _MAX_TASKS
     spawn: Any = Field(exclude=True, repr=False)
+    recipients: Recipients = Field(exclude=True, repr=False)
 
     def __init__(
         self,
         *,
         agent: Agent,
         children: Mapping[str, Any] | Callable[[str], Any],
+        answer: AnswerForm = "last_message",
+        attachments: Collection[str] = MEDIA_TYPES,
+        purposes: Mapping[str, str] | None = None,
+        inputs: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         max_concurrency: int | None = None,
         max_depth: int = 3,
@@ -86,6 +110,10 @@ class SpawnAndAwait(AgentTool):
         max_tasks: int = _MAX_TASKS,
         **options: Any,
     ) -> None:
+        if answer not in get_args(AnswerForm):
+            raise ValueError(
+                f"answer is {', '.join(map(repr, get_args(AnswerForm)))}; not {answer!r}"
+            )
         options["max_tasks"] = require_count(max_tasks, "max_tasks")
         options["spawn"] = spawn_and_await(
             agent,
@@ -96,75 +124,104 @@ class SpawnAndAwait(AgentTool):
             on_failure="collect",
             proof=proof,
             max_answer_bytes=max_answer_bytes,
+            # Two tools of one agent may send the same tasks in one node.
+            name=str(options.get("name", "spawn_and_await")),
         )
-        options.setdefault("description", _description(children, max_tasks))
+        recipients = _recipients(agent, children, inputs, purposes)
+        options.setdefault("description", _description(recipients, max_tasks))
+        options.setdefault("args_schema", _arguments(recipients))
+        options |= {
+            "answer": answer,
+            "attachments": required_media_types(attachments),
+            "recipients": recipients,
+        }
         super().__init__(agent=agent, **options)
 
-    def _run(self, tasks: list[_Task], config: RunnableConfig) -> tuple[str, list[SpawnResult]]:
+    def with_purposes(self) -> Self:
+        """Return a copy whose description has the purposes of the children's accounts.
+
+        A purpose that was passed as ``purposes`` stays, as does a description of your own. A child
+        without an account in this database, such as one that proves itself with another, has none.
+
+        Raises:
+            ConfigurationError: A setting of the database is missing or wrong.
+            StorageError: The database can't be read.
+        """
+        found = self.recipients.described_by(self.pipelit)
+        update: dict[str, Any] = {"recipients": found}
+        if self.description == _description(self.recipients, self.max_tasks):
+            update["description"] = _description(found, self.max_tasks)
+        return self.model_copy(update=update)
+
+    async def awith_purposes(self) -> Self:
+        """Async form of :meth:`with_purposes`."""
+        return await aside(self.with_purposes)
+
+    def _run(self, tasks: list[Task], config: RunnableConfig) -> tuple[Content, list[SpawnResult]]:
+        self._require_few(tasks)
         try:
-            return _tool_answer(self.spawn.invoke(self._spawn_input(tasks), config)["results"])
-        except SpawnError as error:
-            raise ToolException(f"Not done: {error}.") from error
+            read = self.recipients.read(tasks)
+            results = self.spawn.invoke({"tasks": read}, config)["results"]
+        except (InputRefused, SpawnError) as error:
+            raise _in_words(error) from error
+        return self._tool_answer(results, read)
 
     async def _arun(
-        self, tasks: list[_Task], config: RunnableConfig
-    ) -> tuple[str, list[SpawnResult]]:
+        self, tasks: list[Task], config: RunnableConfig
+    ) -> tuple[Content, list[SpawnResult]]:
+        self._require_few(tasks)
         try:
-            return _tool_answer(
-                (await self.spawn.ainvoke(self._spawn_input(tasks), config))["results"]
-            )
-        except SpawnError as error:
-            raise ToolException(f"Not done: {error}.") from error
+            read = await self.recipients.aread(tasks)
+            results = (await self.spawn.ainvoke({"tasks": read}, config))["results"]
+        except (InputRefused, SpawnError) as error:
+            raise _in_words(error) from error
+        return self._tool_answer(results, read)
 
-    def _spawn_input(self, tasks: list[_Task]) -> dict[str, list[SpawnTask]]:
+    def _require_few(self, tasks: list[Task]) -> None:
         if len(tasks) > self.max_tasks:
             raise ToolException(
                 f"Not done: {len(tasks)} tasks, but at most {self.max_tasks} are allowed at once."
             )
-        return {"tasks": [SpawnTask(agent=task.agent, input=task.input) for task in tasks]}
+
+    def _tool_answer(
+        self, results: Sequence[SpawnResult], tasks: Sequence[SpawnTask]
+    ) -> tuple[Content, list[SpawnResult]]:
+        content = answers_in_words(results, tasks, self.answer, attachments=self.attachments)
+        return content, list(results)
 
 
-def _tool_answer(results: Sequence[SpawnResult]) -> tuple[str, list[SpawnResult]]:
-    answers = [
-        {"agent": each["agent"], "status": each["status"]}
-        | (
-            {"output": _as_json(each["output"])}
-            if each["status"] == "verified"
-            else {"error": each["error"]}
-        )
-        for each in results
+def _in_words(error: InputRefused | SpawnError) -> ToolException:
+    why = ", and no agent was asked" if isinstance(error, InputRefused) else ""
+    return ToolException(f"Not done{why}: {error}.")
+
+
+def _recipients(
+    agent: Agent,
+    children: Mapping[str, Any] | Callable[[str], Any],
+    inputs: Mapping[str, Any] | None,
+    purposes: Mapping[str, str] | None,
+) -> Recipients:
+    if isinstance(children, Mapping):
+        return ListedRecipients(children, inputs, purposes)
+    for option, values in (("inputs", inputs), ("purposes", purposes)):
+        if values is not None:
+            raise ValueError(f"{option} belongs to children in a dict: leave it out")
+    return FoundRecipients(children, agent.username)
+
+
+def _arguments(recipients: Recipients) -> type[BaseModel]:
+    # What a model is to send is stricter than what is accepted: a program may pass a dict.
+    tasks = Annotated[
+        list[Task],
+        Field(min_length=1, description="One task for each answer."),
+        WithJsonSchema(recipients.tasks_schema()),
     ]
-    return json.dumps(answers, ensure_ascii=False), list(results)
+    return create_model("SpawnArguments", __base__=Arguments, tasks=(tasks, ...))
 
 
-def _as_json(value: object) -> object:
-    """Return a verified output for the model: dates, sets and similar values as JSON."""
-    if isinstance(value, BaseMessage):
-        return {"type": value.type, "content": value.content}
-    if isinstance(value, Mapping):
-        return {str(key): _as_json(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return [_as_json(each) for each in value]
-    return to_jsonable_python(value, bytes_mode="base64", fallback=str)
-
-
-def _description(children: Mapping[str, object] | Callable[[str], object], most: int) -> str:
-    lines = [
+def _description(recipients: Recipients, most: int) -> str:
+    return (
         "Send tasks to other agents, all at once, and get their answers. Use only answers with "
         "status 'verified': the agent proved that they are its own. The others contain an error. "
-        f"At most {most} tasks a call. The agents:"
-    ]
-    if not isinstance(children, Mapping):
-        named = "that you created" if isinstance(children, CreatedAgents) else "that you know of"
-        return "\n".join([*lines, f"- agents {named}, by their full usernames"])
-    for name, child in children.items():
-        takes = ""
-        if isinstance(child, Pregel):
-            try:
-                fields = child.get_input_jsonschema().get("properties", {})
-            except Exception:
-                # Pydantic has no schema for the state, as for a plain TypedDict on Python 3.11.
-                fields = {}
-            takes = f" takes {', '.join(fields)}" if fields else ""
-        lines.append(f"- {name}{takes}")
-    return "\n".join(lines)
+        f"At most {most} tasks a call. The agents:\n{recipients.in_words()}"
+    )

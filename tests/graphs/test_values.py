@@ -830,7 +830,7 @@ async def test_values_go_to_a_child_and_come_back(lead: Agent, researcher: Agent
         agent=lead, children={NAME: verified_child(graph_of(lambda _: {"a": VALUES}), researcher)}
     )
     told = tool.invoke({"tasks": [{"agent": NAME, "input": {"q": 1}}]})
-    assert json.loads(told)[0]["output"]["a"][:2] == [
+    assert json.loads(told)[0]["answer"]["a"][:2] == [
         "2026-11-28T10:00:00",
         "2026-11-28T10:00:00.000001",
     ]

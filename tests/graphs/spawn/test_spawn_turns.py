@@ -434,7 +434,7 @@ def test_the_tool_has_the_children_that_it_was_built_with(
     tool = SpawnAndAwait(agent=lead, children=children, proof=proof)
     children[OTHER] = verified_child(graph_of(), home_of(lead).agent(OTHER))
     proof[NAME] = "unbound-totp"
-    assert "isn't a child of this node" in tool.invoke(dict(tasks("x", agent=OTHER)))
+    assert f"there is no agent '{OTHER}'" in tool.invoke(dict(tasks("x", agent=OTHER)))
     assert '"verified"' in tool.invoke(dict(tasks("x")))
 
 
