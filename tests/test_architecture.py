@@ -31,8 +31,9 @@ FLOORS: list[set[str]] = [
     {"redaction", "checkpoints", "accounts"},
     {"operations"},
     {"pipelit"},
-    {"middleware", "server"},
+    {"server"},
     {"graphs", "tools", "cli"},
+    {"middleware"},
     {"testing"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -34,14 +34,14 @@ def _imports(path: Path) -> list[str]:
 
 
 def test_the_core_imports_neither_tools_nor_graphs() -> None:
-    """Data flows one way: only the demo command reaches up, when it is typed."""
+    """Data flows one way: only commands reach up, when typed, and middleware that adds a tool."""
     for path in (ROOT / "pipelit_agents").rglob("*.py"):
         found = [
             name
             for name in _imports(path)
             if name.startswith(("pipelit_agents.tools", "pipelit_agents.graphs"))
         ]
-        allowed = path.parent.name == "cli"
+        allowed = path.parent.name == "cli" or path.parts[-2:] == ("middleware", "spawn.py")
         assert not found or allowed, f"{path}: {found}"
 
 
@@ -74,6 +74,22 @@ def test_importing_the_package_loads_no_engine() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.process
+def test_importing_middleware_loads_no_graphs() -> None:
+    """`CredentialMiddleware` comes without graphs and tools; `SpawnMiddleware` brings them."""
+    code = (
+        "import sys; from pipelit_agents.middleware import CredentialMiddleware; "
+        "names = ('pipelit_agents.graphs', 'pipelit_agents.tools'); "
+        "before = [name in sys.modules for name in names]; "
+        "from pipelit_agents.middleware import SpawnMiddleware; "
+        "print(before, [name in sys.modules for name in names])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[False, False] [True, True]"
 
 
 def test_the_wheel_has_every_package_and_file() -> None:

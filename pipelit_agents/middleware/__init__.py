@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pipelit_agents.middleware.credentials import CredentialMiddleware
 
-__all__ = ["CredentialMiddleware"]
+if TYPE_CHECKING:
+    from pipelit_agents.middleware.spawn import SpawnMiddleware
+
+__all__ = ["CredentialMiddleware", "SpawnMiddleware"]
+
+# Imported when it is first used: it needs the graphs and tools, and the others don't.
+_MODULES = {"SpawnMiddleware": "spawn"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
