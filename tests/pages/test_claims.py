@@ -421,6 +421,21 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "accepted_messages": ["no_message_of_a_child_steers_its_parent"],
         "values": ["a_class_is_never_found_by_its_name"],
     },
+    "**What a lead's model receives**": {
+        "spawn_answers": [
+            "a_childs_text_cant_pose_as_another_answer",
+            "an_image_and_a_file_stay_blocks",
+        ]
+    },
+    "No link or file id is passed on": {
+        "spawn_answers": ["nothing_is_attached_that_breaks_or_fetches"]
+    },
+    "A task with a field that": {
+        "spawn_inputs": ["nothing_runs_before_all_tasks_are_right", "what_isnt_taken_is_said"]
+    },
+    "A purpose that another model wrote": {
+        "spawn_inputs": ["a_purpose_cant_pose_as_the_tools_own_words"]
+    },
     "A local child's interrupt is made again": {
         "interrupts": [
             "a_question_is_answered_by_its_id_and_by_value",

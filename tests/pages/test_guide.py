@@ -26,7 +26,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_recipe_has_one_block_and_a_test() -> None:
     """A recipe that is added must be run by a test here."""
-    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 10
+    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 11
 
 
 @pytest.mark.process
@@ -52,6 +52,19 @@ def test_a_node_that_spawns_is_run_again(prepared: Path) -> None:
 def test_a_prebuilt_agent_is_a_child(prepared: Path) -> None:
     """The messages of a prebuilt agent come out of the spawn."""
     assert run(RECIPES["A prebuilt agent as a child"], prepared) == "Otters sleep in holts.\n"
+
+
+@pytest.mark.process
+def test_a_model_asks_other_agents(prepared: Path) -> None:
+    """The description says what the child takes, a wrong field is refused, the right one proven."""
+    said = run(RECIPES["A model that asks other agents"], prepared).splitlines()
+    assert said == [
+        "- agent_researcher. Takes text (text).",
+        "Not done, and no agent was asked: tasks[0]: agent_researcher takes text (text); not "
+        "'question'.",
+        '[{"agent": "agent_researcher", "status": "verified", "answer": {"text": "otters sleep in '
+        'holts", "longest": "otters"}}]',
+    ]
 
 
 @pytest.mark.process
