@@ -316,7 +316,7 @@ def _stored(connection: Connection) -> tuple[list[str], bool]:
     is_tagged = False
     inspector = inspect(connection)
     for name in inspector.get_table_names():
-        if not name.startswith("pipelit_") or name == KEY_TABLE:
+        if not name.startswith("pipelit_") or name == KEY_TABLE or _is_empty(connection, name):
             continue
         for each in inspector.get_columns(name):
             values = column(each["name"], Text)
@@ -327,6 +327,12 @@ def _stored(connection: Connection) -> tuple[list[str], bool]:
                 wanted = found.where(values.like("gAAAAA%")).limit(_SAMPLE)
                 tokens += connection.scalars(wanted)
     return tokens, is_tagged
+
+
+def _is_empty(connection: Connection, name: str) -> bool:
+    # In a new database most tables are. SQL as text: there is nothing to compile for each table.
+    quoted = connection.dialect.identifier_preparer.quote(name)
+    return connection.exec_driver_sql(f"SELECT 1 FROM {quoted} LIMIT 1").first() is None  # noqa: S608
 
 
 def _is_ours(connection: Connection) -> bool:
