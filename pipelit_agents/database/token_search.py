@@ -136,7 +136,9 @@ def _look(
         with here.reading() as connection:
             kind = connection.dialect.name
             if kind == "postgresql":
-                _require_all_rows(connection, where)
+                _show_all_rows(connection)
+            if not _has_rows(connection, where):
+                return
     except (SQLAlchemyError, StorageError) as error:
         counted.not_counted.append(f"{where.name}, whose rows can't all be read ({_why(error)})")
         return
@@ -169,10 +171,9 @@ def _show_all_rows(connection: Connection) -> None:
         raise StorageError("row_security can't be set")
 
 
-def _require_all_rows(connection: Connection, where: _Columns) -> None:
-    _show_all_rows(connection)
+def _has_rows(connection: Connection, where: _Columns) -> bool:
     one = select(literal(1)).select_from(table(where.table, schema=where.schema)).limit(1)
-    connection.execute(one).all()
+    return connection.execute(one).first() is not None
 
 
 def _may_hold(each: ReflectedColumn) -> bool:
