@@ -23,6 +23,7 @@ from zlib import crc32
 import hypothesis
 import pytest
 from blockbuster import BlockBuster
+from internals import database_of
 
 from pipelit_agents import Agent, Keyring, Pipelit
 
@@ -30,6 +31,8 @@ pytest_plugins = ["keeper", "postgres", "redis_server"]
 BACKENDS = ("sqlite", "postgres", "redis")
 # What the quick run tries of each property, and of each test with many cases and a folder.
 QUICK_EXAMPLES, QUICK_CASES = 10, 4
+# When garbage is collected: after how many new objects, and every how many times in older ones.
+GARBAGE = (5_000, 10, 50)
 # The agents that have a fixture: what each is for.
 AGENTS = {
     "writer": "writes",
@@ -154,6 +157,9 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.freeze()
+        # Each search of the oldest generation looks at all that was imported since: too often, it
+        # would take a tenth of the time of all tests.
+        gc.set_threshold(*GARBAGE)
         gc.enable()
 
 
@@ -335,8 +341,9 @@ def settings(database_url: str, redis_url: str | None, key: str) -> dict[str, An
 def pipelit(peopled: None, settings: dict[str, Any], clock: Clock) -> Iterator[Pipelit]:
     """A migrated database with alice in it."""
     with Pipelit(**settings, clock=clock) as made:
-        # Many tests expect that it is open.
-        made.users.get("alice")
+        # Many tests expect that it is open. No statement is run: compiling it takes a while.
+        with database_of(made).reading():
+            pass
         yield made
 
 
