@@ -152,7 +152,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "an_attempt_is_charged_though_the_callers_transaction_rolls_back",
             "limits_outlive_the_process",
         ],
-        "races": ["one_code_has_one_winner", "seconds_of_everybody_verifying_everybody"],
+        "races": ["one_code_has_one_winner", "everybody_verifies_everybody"],
         "faults_redis": ["a_connection_cut_before_the_answer_is_a_refusal"],
     },
     "A code is accepted in its own time step": {
