@@ -62,7 +62,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 # A test that uses one of these fixtures needs a server.
-SERVERS = {"own_postgres", "own_redis", "postgres_server", "postgres_url", "redis_server"}
+SERVERS = {
+    "migrated_url",
+    "own_postgres",
+    "own_redis",
+    "postgres_server",
+    "postgres_url",
+    "redis_server",
+}
 # The parameters that name a database or a checkpointer.
 STORES = ("backend", "saver", "asaver", "saver_name", "saver_class", "kept", "akept")
 # The audit events of a new process; `fresh` forks its processes from one that runs already.
@@ -161,6 +168,13 @@ def pytest_collection() -> Generator[None, object, object]:
         # would take a tenth of the time of all tests.
         gc.set_threshold(*GARBAGE)
         gc.enable()
+
+
+@pytest.fixture(scope="session")
+def little_garbage() -> None:
+    """What is there already is out of the collector's sight, so that a test can collect often."""
+    gc.collect()
+    gc.freeze()
 
 
 class Clock:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from contextvars import copy_context
-from typing import Final, Protocol, TypeVar
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sqlalchemy import make_url
 
 from pipelit_agents import Agent, Keyring, Pipelit, Verification, VerificationPolicy, otp
 from pipelit_agents.database.fast_path import Open
@@ -37,6 +43,10 @@ TOGETHER: Final = 8
 PATIENCE = 5.0
 # Seconds that a second process is given to overtake the first. One that waits for it, waits longer.
 _OVERTAKING: Final = 0.4
+_ACCOUNTS: Final = {
+    "alice": ("agent_peer", "agent_verifier", "agent_colleague"),
+    "bob": ("agent_stranger", "agent_other"),
+}
 _R = TypeVar("_R")
 
 
@@ -192,6 +202,51 @@ def within(act: Callable[[], _R], what: str) -> _R:
     return results[0]
 
 
+class _Prepared(NamedTuple):
+    """The content of an SQLite file with the accounts, its key, and its name for a server."""
+
+    content: bytes
+    key: str
+    database_id: str
+
+
+@cache
+def _prepared() -> _Prepared:
+    # Migrating and creating the accounts takes ten times as long as most tests.
+    key = Keyring.generate_key()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "agents.db"
+        url = f"sqlite:///{file}"
+        with Pipelit(database_url=url, encryption_keys=[key], clock=Clock()) as made:
+            _fill(made)
+        with closing(sqlite3.connect(file)) as connection:
+            (database_id,) = connection.execute("SELECT database_id FROM pipelit_epoch").fetchone()
+        return _Prepared(file.read_bytes(), key, database_id)
+
+
+def _copy_to(url: str) -> bool:
+    """Copy the prepared file to an address; return False if a file is there, or it is a server."""
+    parsed = make_url(url)
+    file = Path(parsed.database or "")
+    if parsed.get_backend_name() != "sqlite" or file.exists():
+        return False
+    prepared = _prepared()
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file.touch(mode=0o600)
+    # A name of its own, by which a ledger in a server tells databases apart.
+    new = secrets.token_hex(len(prepared.database_id) // 2)
+    file.write_bytes(prepared.content.replace(prepared.database_id.encode(), new.encode()))
+    return True
+
+
+def _fill(pipelit: Pipelit) -> None:
+    pipelit.create_schema()
+    for owner, names in _ACCOUNTS.items():
+        pipelit.users.create(owner)
+        for name in names:
+            pipelit.users.create_agent(name, owner=owner, purpose="takes part")
+
+
 class LedgerParts:
     """What the tests of a ledger work with, for tests of your own beside them.
 
@@ -208,22 +263,15 @@ class LedgerParts:
         self.clock = Clock()
         self._suite = suite
         self._url = database_url
-        self._keys = [Keyring.generate_key()]
+        self._keys = [_prepared().key]
         self._stack = ExitStack()
         self._secret = ""
         self._watched: dict[Pipelit, WatchedLedger] = {}
         self.pipelit = self.another()
 
     def __enter__(self) -> LedgerParts:
-        users = self.pipelit.users
-        self.pipelit.create_schema()
-        for owner, names in (
-            ("alice", ("agent_peer", "agent_verifier", "agent_colleague")),
-            ("bob", ("agent_stranger", "agent_other")),
-        ):
-            users.create(owner)
-            for name in names:
-                users.create_agent(name, owner=owner, purpose="takes part")
+        if not _copy_to(self._url):
+            _fill(self.pipelit)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -40,8 +40,8 @@ class TestSqlite(LedgerSuite):
 
 class TestPostgres(TestSqlite):
     @pytest.fixture
-    def ledger_database_url(self, postgres_url: str) -> str:
-        return postgres_url
+    def ledger_database_url(self, migrated_url: str) -> str:
+        return migrated_url
 
 
 class TestRedis(LedgerSuite):

@@ -15,7 +15,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -273,20 +273,34 @@ def postgres_url(
     request: pytest.FixtureRequest,
 ) -> Iterator[str]:
     """A database of the test's own, gone with it: empty, or with `pipelit` with our tables."""
-    name, template = f"test_{uuid.uuid4().hex}", "template1"
+    template = "template1"
     if "pipelit" in request.fixturenames:
         which = "peopled_database" if "peopled" in request.fixturenames else "migrated_database"
         template = request.getfixturevalue(which)
+    with _copied(template, postgres_server, postgres_connection) as url:
+        # Only a Redis knows a database by its name.
+        named = {"redis_server", "own_redis"} & {*request.fixturenames}
+        backend = "backend" in request.fixturenames and request.getfixturevalue("backend")
+        redis = named or backend == "both"
+        if template != "template1" and redis:
+            with Connection.connect(url, autocommit=True) as copy:
+                copy.execute(renaming(uuid.uuid4().hex))
+        yield url
+
+
+@pytest.fixture
+def migrated_url(
+    postgres_server: PostgresServer, postgres_connection: Connection, migrated_database: str
+) -> Iterator[str]:
+    """A database of the test's own with our tables, for a test without `pipelit`."""
+    with _copied(migrated_database, postgres_server, postgres_connection) as url:
+        yield url
+
+
+@contextmanager
+def _copied(template: str, server: PostgresServer, connection: Connection) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
     # Without fsync, copying the files takes a quarter of the CPU time that writing a log does.
-    create = f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"
-    postgres_connection.execute(create)
-    url = postgres_server.url(name)
-    # Only a Redis knows a database by its name.
-    named = {"redis_server", "own_redis"} & {*request.fixturenames}
-    backend = "backend" in request.fixturenames and request.getfixturevalue("backend")
-    redis = named or backend == "both"
-    if template != "template1" and redis:
-        with Connection.connect(url, autocommit=True) as copy:
-            copy.execute(renaming(uuid.uuid4().hex))
-    yield url
-    postgres_connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    yield server.url(name)
+    connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

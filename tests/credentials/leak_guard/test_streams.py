@@ -506,6 +506,7 @@ class Itself(Listens):
 
 @pytest.mark.parametrize("kind", [Frozen, OnceRegistered, Closing, Slots, Itself])
 @pytest.mark.parametrize("leaks", [True, False])
+@pytest.mark.usefixtures("little_garbage")
 def test_a_handler_of_any_class_is_held_back(keyed: Pipelit, kind: Any, leaks: bool) -> None:
     """It hears of all that is no key, and of a key no more than everybody may; it stays usable."""
     handler = kind()
