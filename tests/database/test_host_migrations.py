@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fresh
 import pytest
 from paths import ROOT
 from sqlalchemy import create_engine, inspect
@@ -38,17 +37,13 @@ CONFIGURED = "target_metadata=target_metadata"
 ADDED = [each.strip() for each in SHOWN.splitlines() if "include_name=" in each or "item=" in each]
 
 
+# What the command of that name does.
+ALEMBIC = "from alembic.config import main; main(prog='alembic')"
+
+
 def alembic(folder: Path, *arguments: str) -> str:
     """What Alembic's own command prints, in the application's folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = fresh.run(ALEMBIC, os.environ, *arguments, folder=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

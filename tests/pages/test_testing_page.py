@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 from langchain_core.messages import AIMessage
 from paths import ROOT
@@ -45,14 +47,18 @@ def test_fixtures(pipelit, clock, encryption_key, tmp_path):
 """
 
 
+RUN = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+# Plugins of packages that this package is tested with; loading them takes as long as most tests.
+UNUSED = ("anyio", "benchmark", "codspeed", "langsmith_plugin", "nbmake", "recording", "socket")
+
+
 def run(folder: Path, *arguments: str) -> tuple[int, str]:
     """Run pytest in a folder, in a process of its own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"]
     (folder / "pytest.ini").write_text("[pytest]\n")
-    done = subprocess.run(
-        [*command, "-p", "no:langsmith_plugin", "-p", "no:nbmake", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    without = [word for each in ("cacheprovider", *UNUSED) for word in ("-p", f"no:{each}")]
+    # The process has imported plugins' packages before pytest can rewrite their asserts.
+    quiet = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+    done = fresh.run(RUN, os.environ, "-q", "-n0", *quiet, *without, *arguments, folder=folder)
     return done.returncode, done.stdout + done.stderr
 
 
