@@ -30,8 +30,8 @@ class SpawnAndAwait(AgentTool):
     """Let the model send tasks to other agents and receive only proven answers.
 
     The tool uses the node ``spawn_and_await``: children run concurrently, an unproven answer is
-    refused, and a child that fails doesn't affect the others. A call with a task that names no
-    child, or passes fields that the child doesn't take, is refused in words before any child runs.
+    refused, and a child that fails doesn't affect the others. A call is refused in words before any
+    child runs if a task has fields that its child doesn't take, or names none of the listed ones.
 
     The answer is JSON with one object a task, in order: ``agent``, ``status``, and ``answer`` or
     ``error``. If an answer holds images or files, the tool message's content is a list of blocks:
@@ -48,8 +48,9 @@ class SpawnAndAwait(AgentTool):
             ``agent`` is any username, and what a child takes is known when it was found.
         answer: The part of an output that the model receives. ``last_message``: the last message of
             the child's model; if that is empty, its ``structured_response``, then its last message
-            that isn't; of an output without messages, all. ``structured``: ``structured_response``
-            alone. ``whole``: the whole output, as ``output``.
+            that isn't. Of an output without messages, ``structured_response`` or else all.
+            ``structured``: ``structured_response`` alone. ``whole``: the whole output, as
+            ``output``.
         attachments: The media types of images and files that the model receives; of others it
             learns only that they were left out, and of a link, the URL as text. By default PNG,
             JPEG, GIF, WebP and PDF. Pass an empty list for a model that takes only text in tool
