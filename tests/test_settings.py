@@ -359,16 +359,23 @@ def test_a_killed_process_loses_no_key(tmp_path: Path) -> None:
     assert keys_of(Path(".env.new").read_text())[1:] == [KEY]
 
 
+UNREAD = "line 1 of .env can't be read"
+ALMOST = "line 1 of .env sets a name that is almost"
 DAMAGED = {
     "no sign": ("A=1\n\n{name} {value}\n", "line 3 of .env can't be read"),
-    "a colon": ("{name}: {value}\n", "line 1 of .env can't be read"),
-    "an open quote": ("{name}='{value}\nA=1\n", "line 1 of .env can't be read"),
-    "text after quotes": ('{name}="{value}" x\n', "line 1 of .env can't be read"),
-    "words": ("{words}={value}\n", "line 1 of .env can't be read"),
-    "no value": ("{name}\n", "line 1 of .env has no value"),
-    "one letter more": ("{name}S={value}\n", "line 1 of .env sets {name}S."),
-    "dashes": ("{dashes}={value}\n", "line 1 of .env sets {dashes}."),
-    "a file's name": ("{name}_FILES=/run/x\n", "correct the name"),
+    "a colon": ("{name}: {value}\n", UNREAD),
+    "a colon without a space": ("{name}:{value}\n", UNREAD),
+    "a colon and a sign": ("{name}:{value}=\n", UNREAD),
+    "an open quote": ("{name}='{value}\nA=1\n", UNREAD),
+    "within another's quotes": ('A="x\n\n{name}={value}\nB="y\n', "line 3 of .env is within"),
+    "text after quotes": ('{name}="{value}" x\n', UNREAD),
+    "words": ("{words}={value}\n", UNREAD),
+    "no value": ("{name}\n", UNREAD),
+    "one letter more": ("{name}S={value}\n", ALMOST),
+    "one letter less": ("{less}={value}\n", ALMOST),
+    "letters that changed places": ("{swapped}={value}\n", ALMOST),
+    "dashes": ("{dashes}={value}\n", ALMOST),
+    "a file's name": ("{name}_FILES=/run/x\n", ALMOST),
 }
 
 
@@ -382,12 +389,14 @@ def test_a_line_that_was_meant_to_be_a_setting_is_refused(
     names = {
         "name": setting,
         "words": setting.lower().replace("_", " "),
+        "less": setting[:2] + setting[3:],
+        "swapped": setting[0] + setting[2] + setting[1] + setting[3:],
         "dashes": setting.replace("_", "-"),
     }
     (tmp_path / ".env").write_text(text.format(value=KEY, **names))
     with pytest.raises(ConfigurationError) as refused:
         Settings.read()
-    assert expected.format(**names) in str(refused.value)
+    assert expected in str(refused.value)
     assert setting in str(refused.value)
     assert KEY not in str(refused.value)
     with pytest.raises(ConfigurationError):
@@ -402,21 +411,33 @@ def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         Settings.read()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "# {name}=x\n",
-        "{name}=\n",
-        "DATABASE_URL=x\nREDIS_URL=x\n",
-        "A damaged line\nSECRET_KEY=x\n",
-    ],
-    ids=["a comment", "empty", "the application's", "another line"],
-)
+OTHERS = {
+    "a comment": "# {name}=x\n",
+    "empty": "{name}=\n",
+    "the application's": "DATABASE_URL=x\nREDIS_URL=x\nENCRYPTION_KEY=x\nSECRET_KEY=x\n",
+    "a damaged line": "A damaged line\nKEY=x\n",
+    "a longer name": "{name}_ID=x\n{name}_OLD=x\n{name}_V1=x\nOLD_{name}=x\nTEST_{name}=x\n",
+    "another product": "PIPELINE_DATABASE_URL=x\nPIPELINE_REDIS_URL=x\n",
+    "another key": "FILE_ENCRYPTION_KEY=x\nSHIELD_ENCRYPTION_KEY=x\nPIPELIT_REDIS_USER=x\n",
+    "quotes over two lines": 'A="x\n y"\n',
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_other_lines_are_nobodys_business(setting: str, text: str, tmp_path: Path) -> None:
+def test_other_lines_are_nobodys_business(
+    setting: str, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Comments, empty settings, settings of the application, and its damaged lines."""
-    (tmp_path / ".env").write_text(text.format(name=setting))
+    text = OTHERS[case].format(name=setting)
+    (tmp_path / ".env").write_text(text)
     assert Settings.read().database_url in ("", "sqlite:///.pipelit/agents.db")
+    (tmp_path / ".env").unlink()
+    for line in text.splitlines():
+        name, sign, _ = line.partition("=")
+        if sign and name.isidentifier() and name != setting:
+            monkeypatch.setenv(name, "x")
+    assert Settings.read().database_url == "sqlite:///.pipelit/agents.db"
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
