@@ -6,6 +6,7 @@ can be written as, only its own code knows: see ``own_forms``. Nothing here rais
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import io
@@ -331,6 +332,9 @@ _PROGRAM: Final = (
     *(types.ModuleType, types.CodeType, types.FrameType, types.TracebackType),
     *(types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType),
     *(GetSetDescriptorType, MemberDescriptorType),
+    # The loop refers to everything that runs in the process, and the error of each request on a
+    # connection refers to the loop: searching it took ten seconds.
+    *(asyncio.AbstractEventLoop, asyncio.BaseTransport),
 )
 
 

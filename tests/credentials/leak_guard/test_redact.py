@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import time
@@ -646,3 +647,17 @@ def test_large_local_variables_are_not_read(keyed: Pipelit) -> None:
         raise LookupError(array.nbytes)
 
     assert isinstance(raised(keyed, fail), LookupError)
+
+
+async def test_the_event_loop_is_left_alone() -> None:
+    """An asynchronous request's error refers to the loop, from which all that runs is in reach."""
+    loop = asyncio.get_running_loop()
+    error = ConnectionError(f"401: {KEY}")
+    vars(error).update(loop=loop, header=[KEY])
+    vars(loop)["of_another_task"] = KEY
+    try:
+        clean = redact(error, {KEY: "service"})
+        assert vars(clean) == {"loop": loop, "header": ["****"]}
+    finally:
+        del vars(loop)["of_another_task"]
+    assert KEY not in str(clean)
