@@ -45,6 +45,12 @@ def running() -> object | None:
     return getattr(callbacks, "parent_run_id", None) or callbacks
 
 
+def _node_of(configurable: Mapping[str, Any]) -> str:
+    # A runnable that is called with metadata of its own has lost the name of its node there. The
+    # namespace has it: "outer:<id>|node:<id>".
+    return str(configurable.get("checkpoint_ns") or "").rpartition("|")[2].partition(":")[0]
+
+
 def run_context() -> RunContext:
     """Return the run, node and thread of the running node or tool, for the audit.
 
@@ -53,7 +59,7 @@ def run_context() -> RunContext:
     """
     config = _config()
     callbacks, metadata = config.get("callbacks"), config.get("metadata") or {}
-    node = metadata.get("langgraph_node")
+    node = metadata.get("langgraph_node") or _node_of(config.get("configurable") or {})
     run = config.get("run_id") or metadata.get("run_id")
     if node and not run:
         # None if a tool or graph is called by hand, with a node's metadata but no runtime.

@@ -66,7 +66,7 @@ USED: dict[str, set[str]] = {
     "ledger/test_clocks.py": {"_redis_url"},
     "ledger/test_questions.py": {"_askers", "_lock"},
     "ledger/test_redis_attacks.py": {"_script"},
-    "middleware/test_middleware.py": {"_request", "_takes"},
+    "middleware/test_middleware.py": {"_request"},
     "operations/test_rotation_columns.py": {"_PAGE", "_origins_in", "_swap"},
     "pages/test_logging_page.py": {"_hide_run_inputs"},
     "processes/test_durable.py": {"_epoch", "_keyring", "_make_keyring"},

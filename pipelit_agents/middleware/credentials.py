@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import ToolMessage
@@ -26,7 +26,6 @@ from pipelit_agents.credentials.leak_guard.langgraph_io import (
     inputs_in,
     state_in,
 )
-from pipelit_agents.credentials.leak_guard.search import holds
 from pipelit_agents.credentials.scope import Scope, opened_scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
@@ -38,6 +37,8 @@ from pipelit_agents.errors import (
     UnusedCredentialWarning,
 )
 from pipelit_agents.identity.agent import Agent
+from pipelit_agents.middleware.keyless_model import KeylessModel, keyless_model
+from pipelit_agents.middleware.model_source import ModelSource, searched
 
 try:
     from langchain.agents.middleware import (
@@ -46,7 +47,6 @@ try:
         ModelResponse,
         ToolCallRequest,
     )
-    from langchain.chat_models import init_chat_model
 except ImportError as error:  # pragma: no cover - the tests have it
     raise ImportError(
         "pipelit_agents.middleware needs LangChain: pip install 'pipelit-agents[langchain]'"
@@ -54,34 +54,10 @@ except ImportError as error:  # pragma: no cover - the tests have it
 
 __all__ = ["CredentialMiddleware"]
 
-T = TypeVar("T")
 _Request: TypeAlias = ModelRequest[Any]
 _ToolResult: TypeAlias = ToolMessage | Command[Any]
 # The arguments of a call by name; LangGraph passes nothing else to a tool.
 _ToolInput: TypeAlias = Mapping[str, object]
-
-
-class _Keyless(BaseChatModel):
-    """A placeholder for ``create_agent``; the middleware replaces it by the real model."""
-
-    model_name: str = ""
-
-    @property
-    def _llm_type(self) -> str:
-        return "pipelit-agents-keyless"
-
-    def _generate(self, *args: object, **kwargs: object) -> NoReturn:
-        raise self._unusable()
-
-    def bind_tools(self, *args: object, **kwargs: object) -> NoReturn:
-        raise self._unusable()
-
-    def _unusable(self) -> CredentialScopeError:
-        return CredentialScopeError(
-            f"the model {self.model_name!r} has its key only when its CredentialMiddleware calls "
-            "it: pass that middleware to create_agent too, in middleware=[…]. Another middleware "
-            "that calls models directly needs a model with a key"
-        )
 
 
 class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -107,7 +83,9 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             public fields.
 
     Attributes:
-        model: The model to pass to ``create_agent``. It holds no key and can't be called.
+        model: The model to pass to ``create_agent``, and to everything else that calls a model in
+            a running node or tool: other middleware, sub-agents, supervisors, memory managers. It
+            holds no key, and opens it for each call. Outside of a node or tool it can't be called.
 
     Raises:
         TypeError: An argument is of the wrong type, or neither a credential for the model nor a
@@ -156,18 +134,29 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 require_reference(f"{parameter} of the tool {name!r}", reference)
         if agent is not None and not isinstance(agent, Agent):
             raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
-        self.model: BaseChatModel = _Keyless(model_name=(model or "").partition(":")[2])
         self._credentials = credentials
-        self._model = model
-        self._credential = credential
         self._agent = agent
         self._parameters = {name: dict(wanted) for name, wanted in (tools or {}).items()}
-        self._options = dict(model_options or {})
+        self._source = (
+            None
+            if credential is None
+            else ModelSource(credentials, model, credential, agent, dict(model_options or {}))
+        )
+        self._keyless = keyless_model(self._source)
+        # Whether somebody has taken the model, and so may call it.
+        self._taken = False
+
+    @property
+    def model(self) -> BaseChatModel:
+        """The model without its key, for whatever calls a model in a running node or tool."""
+        self._taken = True
+        return self._keyless
 
     @property
     def name(self) -> str:
         """The unique name in the agent's graph: one agent may have several, for fallbacks."""
-        about = [self._model, self._credential, *self._parameters]
+        source = self._source
+        about = [*((source.model, source.credential) if source else ()), *self._parameters]
         return f"CredentialMiddleware({', '.join(filter(None, about))})"
 
     def wrap_model_call(
@@ -181,13 +170,13 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             SecretLeakError: The model's input or answer contains the secret.
         """
         self._require_tools(request.tools)
-        if request.model is not self.model:
-            self._warn_unused(request.model)
+        source = self._source_of(request.model)
+        if source is None:
             return handler(request)
         with opened_scope() as scope:
             scope.add_input(inputs_in("request", request))
-            built = request.override(model=self._build_model(scope))
-            return _searched(scope, handler(built), "the model's answer")
+            built = request.override(model=source.build(scope))
+            return searched(scope, handler(built), "the model's answer")
 
     async def awrap_model_call(
         self,
@@ -196,14 +185,14 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> ModelResponse[Any]:
         """As :meth:`wrap_model_call`; the credential is opened off the event loop."""
         self._require_tools(request.tools)
-        if request.model is not self.model:
-            self._warn_unused(request.model)
+        source = self._source_of(request.model)
+        if source is None:
             return await handler(request)
         with opened_scope() as scope:
             scope.add_input(inputs_in("request", request))
-            model = await asyncio.to_thread(self._build_model, scope)
+            model = await asyncio.to_thread(source.build, scope)
             answer = handler(request.override(model=model))
-            return _searched(scope, await answer, "the model's answer")
+            return searched(scope, await answer, "the model's answer")
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], _ToolResult]
@@ -222,7 +211,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         with opened_scope() as scope:
             scope.add_input(inputs_in("request", request))
             filled = self._fill(request, wanted, scope)
-            return _searched(scope, handler(filled), "the tool's result")
+            return searched(scope, handler(filled), "the tool's result")
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[_ToolResult]]
@@ -234,18 +223,23 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         with opened_scope() as scope:
             scope.add_input(inputs_in("request", request))
             filled = await asyncio.to_thread(self._fill, request, wanted, scope)
-            return _searched(scope, await handler(filled), "the tool's result")
+            return searched(scope, await handler(filled), "the tool's result")
 
-    def _warn_unused(self, model: BaseChatModel) -> None:
-        # A placeholder of another CredentialMiddleware is fine, for example as a fallback.
-        if self._credential is not None and not isinstance(model, _Keyless):
+    def _source_of(self, model: BaseChatModel) -> ModelSource | None:
+        """Return how to build a model, if it is the model of this middleware; else None."""
+        source = self._source
+        if source is None or (isinstance(model, KeylessModel) and model.source is source):
+            return source
+        # If somebody has taken the model, it is called elsewhere, or when another one fails.
+        if not self._taken:
             warnings.warn(
-                f"CredentialMiddleware has the credential {quoted(self._credential)} for its own "
+                f"CredentialMiddleware has the credential {quoted(source.credential)} for its own "
                 "model, but another model is called without it: use create_agent(secured.model, …, "
                 "middleware=[secured])",
                 UnusedCredentialWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
+        return None
 
     def _require_tools(self, tools: Sequence[object]) -> None:
         names = [getattr(tool, "name", "") for tool in tools]
@@ -256,39 +250,6 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                     f"CredentialMiddleware: tools names {name!r}, which is not a tool of this "
                     f"agent; its tools are {', '.join(filter(None, names))}"
                 )
-
-    def _build_model(self, scope: Scope) -> BaseChatModel:
-        name = str(self._credential)
-        secrets, public = self._credentials.open_in(scope, name, agent=self._agent)
-        model_secrets = {
-            "api_key" if key == "value" else key: each for key, each in secrets.items()
-        }
-        for key in sorted(model_secrets.keys() & (public.keys() | self._options.keys())):
-            raise CredentialError(
-                f"credential {name!r}: {key!r} is one of its secrets, and can't be a public field "
-                "or a model option too",
-                credential=name,
-            )
-        options: dict[str, Any] = {**public, **self._options, **model_secrets}
-        model_field = options.pop("model", None)
-        model = self._model or model_field
-        if not model:
-            raise CredentialError(
-                f"credential {name!r} has no public field 'model': add it, or name the model in "
-                "CredentialMiddleware(model=…)",
-                credential=name,
-            )
-        built: BaseChatModel = init_chat_model(str(model), **options)
-        for key, secret in model_secrets.items():
-            if not _takes(built, key, secret):
-                raise CredentialError(
-                    f"credential {name!r}: {type(built).__name__} has no parameter {key!r}, so "
-                    "this secret would be opened but never sent. Give the secret the name of the "
-                    "model's parameter. For ChatOllama, build the model in a node or tool with "
-                    "credentials.inject, and send the key in client_kwargs={'headers': …}",
-                    credential=name,
-                )
-        return built
 
     def _fill(
         self, request: ToolCallRequest, wanted: Mapping[str, str], scope: Scope
@@ -327,30 +288,6 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         return (
             request if tool is None else request.override(tool=_with_secrets(tool, secrets, scope))
         )
-
-
-def _searched(scope: Scope, result: T, where: str) -> T:
-    try:
-        scope.search(result, where)
-        return result
-    finally:
-        # Error trackers display the local variables of this frame with the leak error.
-        del result
-
-
-def _takes(model: BaseChatModel, name: str, secret: Secret) -> bool:
-    """Return whether a chat model uses a secret: many ignore unknown parameters."""
-    kind = type(model)
-    if kind.model_config.get("extra") == "allow":
-        return True
-    for field, info in kind.model_fields.items():
-        aliases = getattr(info.validation_alias, "choices", [info.validation_alias])
-        if name in (field, info.alias, *aliases):
-            return True
-    # The model may store it under another name.
-    kept = list(vars(model).values())
-    plain = {secret.get_secret_value(): name}
-    return any(each is secret for each in kept) or holds(kept, plain, opened=False)
 
 
 def _with_secrets(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -> BaseTool:

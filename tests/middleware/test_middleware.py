@@ -8,7 +8,6 @@ import subprocess
 import sys
 import traceback
 import weakref
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,8 +30,9 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.config import get_store, get_stream_writer
 from langgraph.prebuilt import ToolRuntime
 from langgraph.store.memory import InMemoryStore
-from openai_server import ChatServer, chat_server
+from openai_server import ChatServer
 from pydantic import BaseModel, SecretStr
+from secured import MODEL, OTHER, chat, served, stored
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.credentials.secret import Secret
@@ -45,50 +45,10 @@ from pipelit_agents.errors import (
     UnusedCredentialWarning,
     UserInactive,
 )
-from pipelit_agents.middleware.credentials import CredentialMiddleware, _takes
+from pipelit_agents.middleware import CredentialMiddleware
+from pipelit_agents.middleware.model_source import takes
 
-MODEL = "openai:gpt-test"
-OTHER = "serper-0123456789-abcdef"
-
-
-def answer(messages: list[Any]) -> Any:
-    """Calls the tool that the user names, once, and then says what it answered."""
-    last = messages[-1]
-    if last["role"] == "tool":
-        return f"found: {last['content']}"
-    text = last["content"]
-    if text.startswith("use "):
-        return [("search", {"query": "otters"})] * (2 if "twice" in text else 1)
-    if text.startswith("send "):
-        return [("search", {"query": "otters", "api_key": "sk-mine"})]
-    if text.startswith("{"):
-        return text
-    return "hello from the model"
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[ChatServer]:
-    """One for all tests, as OpenAI's package makes its clients anew for each address."""
-    with chat_server(answer) as server:
-        yield server
-
-
-@pytest.fixture
-def chat(served: ChatServer) -> ChatServer:
-    """A server that knows one key."""
-    served.answer, served.keys, served.shown, served.requests = answer, {CANARY}, [], []
-    return served
-
-
-@pytest.fixture
-def stored(pipelit: Pipelit, chat: ChatServer) -> Pipelit:
-    """The model's credential, with its address, and a tool's."""
-    public = {"base_url": chat.base_url}
-    pipelit.credentials.put("openai", CANARY, kind="llm", created_by="alice", public=public)
-    pipelit.credentials.put("serper", OTHER, kind="api", created_by="alice")
-    return pipelit
-
-
+__all__ = ["chat", "served", "stored"]
 used: list[SecretStr] = []
 
 
@@ -417,8 +377,11 @@ def test_faulty_set_ups_say_what_to_mend(stored: Pipelit, chat: ChatServer) -> N
         create_agent(secured.model, [], middleware=[secured]).invoke(asked("hi"))
     with pytest.raises(CredentialError, match="'api_key' is one of its secrets"):
         agent_of(stored, with_={"model_options": {"api_key": "x"}}).invoke(asked("hi"))
-    with pytest.raises(CredentialScopeError, match="middleware"):
-        create_agent(secured.model, []).invoke(asked("hi"))
+    with pytest.raises(CredentialScopeError, match="running node or tool"):
+        secured.model.invoke("hi")
+    of_tools = CredentialMiddleware(stored.credentials, tools={"search": {"k": "serper"}})
+    with pytest.raises(CredentialScopeError, match="no credential"):
+        create_agent(of_tools.model, []).invoke(asked("hi"))
     stored.credentials.put("serper", {"a": OTHER, "b": OTHER}, kind="api", created_by="alice")
     with pytest.raises(CredentialError, match="serper:a"):
         agent_of(stored).invoke(asked("use search"))
@@ -567,10 +530,10 @@ def test_a_models_parameters_are_known_by_name_and_alias(name: str, taken: bool)
 
     secret = Secret("sk-0123456789abcdef")
     built = ChatOpenAI(model="gpt-test", api_key="sk-other-0123456789")
-    assert _takes(built, name, secret) is taken
+    assert takes(built, name, secret) is taken
     renamed = ChatOpenAI(model="gpt-test", api_key=secret)
-    assert _takes(renamed, "organisation", secret)
+    assert takes(renamed, "organisation", secret)
     header = {"Authorization": f"Bearer {secret.get_secret_value()}"}
     sent = ChatOllama(model="llama3", client_kwargs={"headers": header})
-    assert _takes(sent, "api_key", secret)
-    assert not _takes(ChatOllama(model="llama3"), "api_key", secret)
+    assert takes(sent, "api_key", secret)
+    assert not takes(ChatOllama(model="llama3"), "api_key", secret)

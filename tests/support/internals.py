@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from langchain_core.messages import HumanMessage
 from langgraph_sdk import Auth
 
 from pipelit_agents import Agent, Keyring, Pipelit
@@ -61,3 +62,28 @@ def clock_of(pipelit: Pipelit) -> Callable[[], float] | None:
 def verify_person(pipelit: Pipelit, username: str, code: str, *, own: bool) -> Any:
     """Verify a person's code: her own attempt, or one of a graph that anybody may resume."""
     return pipelit.mfa._verify(username, code, own=own)
+
+
+def generated(model: Any, text: str) -> Any:
+    """What a chat model answers to LangChain's own machinery."""
+    return model._generate([HumanMessage(text)])
+
+
+async def agenerated(model: Any, text: str) -> Any:
+    """As `generated`."""
+    return await model._agenerate([HumanMessage(text)])
+
+
+def streamed(model: Any, text: str) -> Any:
+    """As `generated`, in pieces."""
+    return model._stream([HumanMessage(text)])
+
+
+def astreamed(model: Any, text: str) -> Any:
+    """As `streamed`."""
+    return model._astream([HumanMessage(text)])
+
+
+def type_and_tracing(model: Any) -> tuple[str, dict[str, Any]]:
+    """What LangChain's middleware asks a chat model about itself."""
+    return model._llm_type, model._get_ls_params(stop=["x"])
