@@ -27,6 +27,7 @@ ALONE = {
         "inject",
         "tool",
         "guard",
+        "http_auth",
         "reveal",
         "areveal",
         "open_in",

@@ -44,6 +44,7 @@ from pipelit_agents.identity.agent import Agent
 from pipelit_agents.protocol.usernames import OPERATOR
 
 if TYPE_CHECKING:
+    import httpx
     from langchain_core.tools import BaseTool
 
 __all__ = ["Credentials"]
@@ -345,6 +346,49 @@ class Credentials:
         _warn_unguarded(name)
         with opened_scope() as scope:
             yield scope.hold(await aside(open_secret, self._core, name, agent))
+
+    def http_auth(
+        self,
+        name: str,
+        *,
+        agent: Agent | None = None,
+        origins: Sequence[str] | None = None,
+        header: str = "Authorization",
+        scheme: str | None = "Bearer",
+    ) -> httpx.Auth:
+        """Make an object that fills the header of each HTTP request with a secret, and masks it.
+
+        httpx, httpx2, MCP clients and the clients of OpenAI and Anthropic take it as ``auth``. The
+        secret is opened for each request, on record, and is not kept. A request may be sent outside
+        of a node or tool, because the secret goes into this header only, and to these servers only.
+        After a 401 it is opened once more, and the request is repeated if it has changed.
+
+        Args:
+            name: The credential, or ``credential:field``.
+            agent: The agent that opens it; required for credentials with an ``allow`` list.
+            origins: The servers that may receive it, such as ``["https://crm.example.com"]``; by
+                default that of the credential's public field ``base_url``. They have to use https,
+                except on this machine. Other servers don't receive it, also not by a redirect.
+            header: The header.
+            scheme: The word before the secret; None for no word. With ``Basic`` the secret is a
+                password, and the credential has the field ``username``.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
+            ValueError: An origin, the header or the scheme has another form.
+            CredentialError: The name of a credential has another form. From the request: the
+                credential is missing, not allowed, or not for this server.
+
+        Example:
+            ```python
+            auth = pipelit.credentials.http_auth("crm", origins=["https://crm.example.com"])
+            httpx.get("https://crm.example.com/contacts", auth=auth)
+            ```
+        """
+        # Imported late: importing this package must stay fast.
+        from pipelit_agents.credentials.http_auth import http_auth
+
+        return http_auth(self, name, agent=agent, origins=origins, header=header, scheme=scheme)
 
     @discreet
     def open_in(

@@ -856,8 +856,34 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_model_that_sends_the_parameter_is_refused",
         ],
     },
+    "Its `model` opens the key by itself wherever": {
+        "keyless_model": [
+            "what_calls_a_model_by_itself_gets_the_key",
+            "outside_of_a_node_it_is_refused",
+            "a_stream_that_outlives_its_node_is_refused",
+        ],
+    },
+    "`credentials.http_auth` fills the header of a request": {
+        "http_auth": [
+            "the_header_is_filled_for_the_request_only",
+            "another_server_gets_nothing",
+            "a_redirect_elsewhere_takes_no_header_along",
+            "origins_are_compared_as_browsers_do",
+            "arguments_are_checked_when_it_is_made",
+        ],
+    },
+    "Then the request shows a mask": {
+        "http_auth": [
+            "a_redirect_on_the_same_server_works",
+            "a_request_that_fails_keeps_nothing",
+        ],
+    },
+    "Two limits: the check of redirects needs the transports of httpx": {
+        "http_auth": ["a_redirect_elsewhere_takes_no_header_along"],
+    },
     "Whatever was revealed or refused is in the audit": {
         "middleware": ["each_opening_is_on_record"],
+        "keyless_model": ["what_calls_a_model_by_itself_gets_the_key"],
         "ways_out": ["every_refusal_is_on_record"],
     },
     "An error of what takes or opens a secret": {

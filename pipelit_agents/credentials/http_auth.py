@@ -1,0 +1,385 @@
+"""Fill the header of an HTTP request with a credential, for as long as the request takes.
+
+`Credentials.http_auth` makes the object. httpx, httpx2, MCP clients and the clients of model
+providers take it as ``auth``.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import ipaddress
+import re
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+import httpx
+
+from pipelit_agents._discretion import discreet
+from pipelit_agents._threads import aside
+from pipelit_agents.credentials.leak_guard.patterns import MASK
+from pipelit_agents.credentials.scope import Scope
+from pipelit_agents.credentials.secret import Secret
+from pipelit_agents.credentials.stored import require_reference
+from pipelit_agents.errors import CredentialError
+from pipelit_agents.identity.agent import Agent
+
+if TYPE_CHECKING:
+    from pipelit_agents.credentials.store import Credentials
+
+__all__ = ["HttpAuth", "http_auth"]
+
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_SCHEME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*")
+_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
+_UNAUTHORIZED: Final = 401
+# Any: a request of httpx or of httpx2, which have the same attributes.
+_Request = Any
+
+
+class _Origin(NamedTuple):
+    """A server, as browsers tell them apart."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == _PORTS.get(self.scheme) else f":{self.port}"
+        return f"{self.scheme}://{host}{port}"
+
+
+class HttpAuth(httpx.Auth):
+    """Send a credential in the header of each request to certain servers.
+
+    Each request opens the credential again, and closes it when the response's header has arrived.
+    Then the request shows a mask. After a 401 the credential is opened once more, and the request
+    is repeated if it has changed.
+
+    Args:
+        credentials: ``pipelit.credentials``.
+        reference: The credential, or ``credential:field``.
+        agent: The agent that opens it.
+        origins: The servers that may receive it; None for the credential's ``base_url``.
+        header: The header's name.
+        scheme: What precedes the secret.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        reference: str,
+        *,
+        agent: Agent | None,
+        origins: Sequence[_Origin] | None,
+        header: str,
+        scheme: str,
+    ) -> None:
+        self._credentials = credentials
+        self._reference = reference
+        self._agent = agent
+        self._origins = origins
+        self._header = header
+        self._scheme = scheme
+
+    def sync_auth_flow(self, request: _Request) -> Generator[Any, Any, None]:
+        """Fill the header; httpx calls this for each request."""
+        use = _Use(self, request)
+        try:
+            use.fill(_tracing)
+            response = yield request
+            use.responses.append(response)
+            if use.may_repeat(response) and use.fill(_tracing):
+                use.responses.append((yield request))
+        finally:
+            use.close()
+
+    async def async_auth_flow(self, request: _Request) -> AsyncGenerator[Any, Any]:
+        """As :meth:`sync_auth_flow`; the credential is opened off the event loop."""
+        use = _Use(self, request)
+        try:
+            await aside(use.fill, _atracing)
+            response = yield request
+            use.responses.append(response)
+            if use.may_repeat(response) and await aside(use.fill, _atracing):
+                use.responses.append((yield request))
+        finally:
+            use.close()
+
+    @discreet
+    def value(self, scope: Scope, origin: _Origin) -> str:
+        """Return the header's value for a request to an origin.
+
+        Raises:
+            CredentialError: The credential is missing, not allowed for this agent, or not for this
+                origin, or it can't be sent in a header.
+        """
+        name = self._reference.partition(":")[0]
+        if self._origins is not None:
+            self._require_origin(origin, self._origins)
+        secrets, public = self._credentials.open_in(scope, self._reference, agent=self._agent)
+        if self._origins is None:
+            self._require_origin(origin, [self._own_origin(public)])
+        wanted = "password" if self._scheme == "Basic" and "password" in secrets else None
+        if not secrets or (wanted is None and len(secrets) > 1):
+            raise CredentialError(
+                f"{self._reference!r} is not one secret: name the field to send, for example "
+                f"http_auth('{name}:{next(iter(secrets), 'token')}')",
+                credential=name,
+            )
+        secret = secrets[wanted or next(iter(secrets))].get_secret_value()
+        if self._scheme == "Basic":
+            user = secrets.get("username", public.get("username"))
+            if not isinstance(user, str | Secret):
+                raise CredentialError(
+                    f"credential {name!r} has no field 'username', which Basic needs: add it as a "
+                    "public field or a secret one",
+                    credential=name,
+                )
+            text = user.get_secret_value() if isinstance(user, Secret) else user
+            secret = base64.b64encode(f"{text}:{secret}".encode()).decode()
+        _require_sendable(name, secret)
+        return f"{self._scheme} {secret}" if self._scheme else secret
+
+    def names(self, origin: _Origin) -> bool:
+        """Return whether an origin is one of those that the code names."""
+        return origin in (self._origins or ())
+
+    @property
+    def header(self) -> str:
+        """The header's name."""
+        return self._header
+
+    def refuse(self, origin: _Origin) -> NoReturn:
+        """Refuse an origin, on record."""
+        self._credentials.note_refusal(self._reference, self._agent, "another origin")
+        name = self._reference.partition(":")[0]
+        raise CredentialError(
+            f"credential {name!r} isn't for {origin}: name the servers that may "
+            "receive it in http_auth(origins=[…]), or in the credential's public field 'base_url'",
+            credential=name,
+        )
+
+    def _require_origin(self, origin: _Origin, allowed: Sequence[_Origin]) -> None:
+        if origin not in allowed:
+            self.refuse(origin)
+
+    def _own_origin(self, public: Mapping[str, Any]) -> _Origin:
+        name = self._reference.partition(":")[0]
+        url = public.get("base_url")
+        try:
+            return _origin_of("base_url", url)
+        except (TypeError, ValueError) as error:
+            raise CredentialError(
+                f"credential {name!r} doesn't say which server may receive it: {error}. Name it in "
+                "http_auth(origins=['https://…']), or in the public field 'base_url'",
+                credential=name,
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"HttpAuth({self._reference!r}, header={self._header!r})"
+
+    def __deepcopy__(self, memo: object = None) -> HttpAuth:
+        # Settings of clients are copied deeply, and this one refers to the database.
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an HttpAuth refers to a database, so it can't be pickled: call credentials.http_auth "
+            "in the process that sends the requests"
+        )
+
+
+class _Use:
+    """The header of one request, from when it is filled until it is masked."""
+
+    def __init__(self, auth: HttpAuth, request: _Request) -> None:
+        self.responses: list[Any] = []
+        self._auth = auth
+        self._request = request
+        self._scope = Scope()
+        self._origin = _origin_in(request.url)
+        self._extensions = request.extensions
+        self._sent: list[Any] = []
+
+    def fill(self, tracing: Callable[[_Use, Any], Callable[..., Any]]) -> bool:
+        """Open the credential and fill the header; return whether it has changed."""
+        before = self._request.headers.get(self._auth.header)
+        self._request.headers[self._auth.header] = self._auth.value(self._scope, self._origin)
+        # httpx takes most headers along when it follows a redirect. A documented extension of its
+        # requests is called with each request on the wire.
+        theirs = self._extensions.get("trace")
+        self._request.extensions = {**self._extensions, "trace": tracing(self, theirs)}
+        return bool(self._request.headers[self._auth.header] != before)
+
+    def may_repeat(self, response: Any) -> bool:
+        """Return whether the server refused the credential, and the body can be sent again."""
+        if response.status_code != _UNAUTHORIZED:
+            return False
+        with suppress(Exception):
+            # A stream can be sent only once, and has no content.
+            return isinstance(self._request.content, bytes)
+        return False
+
+    def on_the_wire(self, event: str, details: Mapping[str, Any]) -> _Origin | None:
+        """Mask a request that was sent; return the origin of one that must not be sent there."""
+        if event.endswith("send_request_headers.started"):
+            sent = details.get("request")
+            if sent is not None and self._is_in(sent.headers):
+                origin = _origin_in(sent.url)
+                if origin != self._origin and not self._auth.names(origin):
+                    self._mask(sent)
+                    return origin
+                self._sent.append(sent)
+        elif event.endswith(("send_request_headers.complete", "send_request_headers.failed")):
+            for each in self._sent:
+                self._mask(each)
+            self._sent.clear()
+        return None
+
+    def refuse(self, origin: _Origin) -> NoReturn:
+        """Refuse to send the header to an origin."""
+        self._auth.refuse(origin)
+
+    def close(self) -> None:
+        """Close the credential, and mask it in the request and in those of redirects."""
+        requests = [self._request]
+        for response in self.responses:
+            for each in (response, *response.history):
+                requests += [each.request, each.next_request]
+        for request in requests:
+            if request is not None:
+                request.extensions = self._extensions
+                if self._auth.header in request.headers:
+                    request.headers[self._auth.header] = MASK
+        self.responses.clear()
+        self._scope.close()
+
+    def _mask(self, sent: Any) -> None:
+        if isinstance(sent.headers, list):
+            name = self._auth.header.lower().encode()
+            sent.headers[:] = [
+                (key, MASK.encode() if key.lower() == name else each) for key, each in sent.headers
+            ]
+
+    def _is_in(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        name = self._auth.header.lower().encode()
+        return any(key.lower() == name for key, _ in headers)
+
+
+def _tracing(use: _Use, theirs: Any) -> Callable[..., Any]:
+    def trace(event: str, details: Mapping[str, Any]) -> None:
+        if (origin := use.on_the_wire(event, details)) is not None:
+            use.refuse(origin)
+        if theirs is not None:
+            theirs(event, details)
+
+    return trace
+
+
+def _atracing(use: _Use, theirs: Any) -> Callable[..., Any]:
+    async def trace(event: str, details: Mapping[str, Any]) -> None:
+        if (origin := use.on_the_wire(event, details)) is not None:
+            await aside(use.refuse, origin)
+        if theirs is not None:
+            await theirs(event, details)
+
+    return trace
+
+
+def http_auth(
+    credentials: Credentials,
+    name: str,
+    *,
+    agent: Agent | None,
+    origins: Sequence[str] | None,
+    header: str,
+    scheme: str | None,
+) -> HttpAuth:
+    """Check the arguments of `Credentials.http_auth`, and make its result."""
+    require_reference("name", name)
+    if agent is not None and not isinstance(agent, Agent):
+        raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
+    if isinstance(origins, str) or (origins is not None and not origins):
+        raise TypeError(
+            "origins must be a list of servers, for example ['https://crm.example.com']"
+        )
+    if not isinstance(header, str) or not _HEADER.fullmatch(header):
+        raise ValueError("header must be the name of an HTTP header, for example 'X-Api-Key'")
+    if not isinstance(scheme, str | None) or not _SCHEME.fullmatch(scheme or ""):
+        raise ValueError("scheme must be one word, for example 'Bearer', or None for no word")
+    return _kind()(
+        credentials,
+        name,
+        agent=agent,
+        origins=None if origins is None else [_origin_of("origins", each) for each in origins],
+        header=header,
+        scheme="Basic" if (scheme or "").lower() == "basic" else scheme or "",
+    )
+
+
+@cache
+def _kind() -> type[HttpAuth]:
+    """Return the class, which is also a class of httpx2 where that is installed.
+
+    The clients of OpenAI and Anthropic, and those of MCP 2, use httpx2. It has a class ``Auth`` of
+    its own with the same methods.
+    """
+    try:
+        other: Any = importlib.import_module("httpx2")
+    except ImportError:
+        return HttpAuth
+    return type("HttpAuth", (HttpAuth, other.Auth), {"__module__": __name__})
+
+
+def _origin_of(argument: str, url: object) -> _Origin:
+    """Return the origin of a URL that a developer wrote."""
+    if not isinstance(url, str) or not url:
+        raise TypeError(f"{argument} must be a URL, for example https://crm.example.com")
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        raise ValueError(
+            f"{argument} can't be read as a URL: use for example https://host"
+        ) from None
+    if parsed.scheme not in _PORTS or not parsed.host:
+        raise ValueError(f"{argument} has to begin with https:// and name a host")
+    if parsed.userinfo:
+        raise ValueError(f"{argument} must not hold a user or password")
+    if parsed.scheme == "http" and not _is_loopback(parsed.host):
+        raise ValueError(
+            f"{argument}: http:// would send the credential to {parsed.host} unencrypted: use "
+            "https:// (http:// is only for this machine)"
+        )
+    return _origin_in(parsed)
+
+
+def _origin_in(url: Any) -> _Origin:
+    """Return the origin of the URL of a request: of httpx, of httpx2, or of what sends it."""
+    scheme, host = (
+        each.decode("ascii", "replace") if isinstance(each, bytes) else str(each)
+        for each in (url.scheme, url.host)
+    )
+    scheme, host = scheme.lower(), host.lower().strip("[]")
+    return _Origin(scheme, host, _PORTS.get(scheme) if url.port is None else url.port)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _require_sendable(name: str, text: str) -> None:
+    if not text or not text.isascii() or not text.isprintable() or text.strip() != text:
+        raise CredentialError(
+            f"credential {name!r} can't be sent in a header: it must be printable ASCII without "
+            "blanks around it",
+            credential=name,
+        )
