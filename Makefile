@@ -19,6 +19,7 @@ WORKERS ?= 3
 export PYTHONDONTWRITEBYTECODE :=
 # Without --no-compile pip compiles thousands of files that no test imports.
 PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
+INSPECTOR := .node/node_modules/.bin/mcp-inspector
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
 .PHONY: demo test docs notebooks commands bench canary everywhere pytest quick lint types format wheel \
@@ -46,13 +47,15 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The wheel, in an environment of its own: what it imports, and what its types say to a consumer.
+# The wheel, in an environment of its own: what it imports, what its types say to a consumer, and its
+# MCP server and header with version 2 of the MCP SDK; the tests have version 1.
 wheel: $(READY)
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --outdir dist . > /dev/null
 	$(FOUND) -m venv $(WHEEL_VENV)
-	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(echo dist/*.whl)[demo]"
+	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(echo dist/*.whl)[demo,mcp]"
 	cd tests && $(WHEEL_VENV)/bin/python -P consumer.py
+	cd tests && $(WHEEL_VENV)/bin/python -P mcp_two.py
 	cd tests && ../$(BIN)/mypy --strict --python-executable $(WHEEL_VENV)/bin/python consumer.py
 	cd build && $(WHEEL_VENV)/bin/pipelit-agents demo --json > /dev/null
 
@@ -97,8 +100,15 @@ pytest: $(READY)
 quick: $(READY)
 	$(BIN)/python -m pytest -m "not process" -n logical --dist worksteal -q
 
-# Every test that stands on a database, on each kind of it: some minutes more than `make test`.
-everywhere: $(READY)
+# The inspector of the MCP project, for one test of `make everywhere`: half a minute, once. npm takes
+# the newest version that works with this Node.
+$(INSPECTOR):
+	command -v npm > /dev/null && npm install --silent --no-fund --no-audit --prefix .node \
+		@modelcontextprotocol/inspector || echo "npm can't install the MCP inspector, so it isn't tried."
+
+# Every test that stands on a database, on each kind of it, and our MCP server with the inspector: some
+# minutes more than `make test`.
+everywhere: $(READY) $(INSPECTOR)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --everywhere
 
 # In this order, also under `make -j`; the tests last, so that their count is the last line.
@@ -110,4 +120,4 @@ test: $(READY)
 	$(MAKE) --no-print-directory pytest
 
 clean:
-	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .node build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

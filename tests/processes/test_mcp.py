@@ -11,7 +11,6 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import fresh
@@ -53,23 +52,47 @@ async def client(folder: Path, *words: str) -> AsyncIterator[ClientSession]:
         yield made
 
 
+def on_the_wire(result: Any) -> Any:
+    """A result by the names of the protocol, which are not those of each version of the SDK."""
+    return result.model_dump(by_alias=True)
+
+
 async def test_a_client_finds_three_tools_and_uses_them(ready: Run, folder: Path) -> None:
     """It lists them with their schemas, gets a code that verifies, and checks a peer's."""
     async with client(folder, "agent_writer") as session:
-        tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+        tools = {tool["name"]: tool for tool in on_the_wire(await session.list_tools())["tools"]}
         assert list(tools) == ["get_totp_code", "verify_peer", "create_agent_user"]
-        assert list(tools["get_totp_code"].input_schema["properties"]) == ["audience", "message"]
+        assert list(tools["get_totp_code"]["inputSchema"]["properties"]) == ["audience", "message"]
         got = await session.call_tool("get_totp_code", {"audience": "agent_editor"})
         with Pipelit.from_env() as pipelit:
             editor = pipelit.agent("agent_editor")
-            editor.verify_peer("agent_writer", got.content[0].text)  # type: ignore[union-attr]
+            editor.verify_peer("agent_writer", got.content[0].text)
             code = editor.totp_code(audience="agent_writer").code
         peer = {"username": "agent_editor", "code": code}
         checked = await session.call_tool("verify_peer", peer)
         again = await session.call_tool("verify_peer", peer)
-    assert checked.content[0].text.startswith("Verified")  # type: ignore[union-attr]
-    assert (checked.is_error, again.is_error) == (False, True)
-    assert "Don't trust" in again.content[0].text  # type: ignore[union-attr]
+    assert checked.content[0].text.startswith("Verified")
+    assert [on_the_wire(each)["isError"] for each in (checked, again)] == [False, True]
+    assert "Don't trust" in again.content[0].text
+
+
+async def test_our_server_is_a_server_for_the_adapters(ready: Run, folder: Path) -> None:
+    """In one environment with them: an agent's tools are listed, and its code verifies."""
+    from langchain_mcp_adapters.client import MultiServerMCPClient
+
+    program, *arguments = command("agent_writer")
+    server: Any = {
+        "transport": "stdio",
+        "command": program,
+        "args": arguments,
+        "cwd": str(folder),
+        "env": dict(os.environ),
+    }
+    tools = {each.name: each for each in await MultiServerMCPClient({"us": server}).get_tools()}
+    assert list(tools) == ["get_totp_code", "verify_peer", "create_agent_user"]
+    got = await tools["get_totp_code"].ainvoke({"audience": "agent_editor"})
+    with Pipelit.from_env() as pipelit:
+        pipelit.agent("agent_editor").verify_peer("agent_writer", got[0]["text"])
 
 
 async def test_a_client_cant_say_whom_it_acts_as(ready: Run, folder: Path) -> None:
@@ -81,8 +104,8 @@ async def test_a_client_cant_say_whom_it_acts_as(ready: Run, folder: Path) -> No
             ("delete_everything", {}, "no such tool"),
         ):
             refused = await session.call_tool(name, arguments)
-            assert refused.is_error
-            assert says in refused.content[0].text  # type: ignore[union-attr]
+            assert on_the_wire(refused)["isError"]
+            assert says in refused.content[0].text
 
 
 async def test_a_client_binds_a_code_to_a_message(ready: Run, folder: Path) -> None:
@@ -92,19 +115,19 @@ async def test_a_client_binds_a_code_to_a_message(ready: Run, folder: Path) -> N
         got = await session.call_tool("get_totp_code", sent)
     with Pipelit.from_env() as pipelit:
         editor = pipelit.agent("agent_editor")
-        code = got.content[0].text  # type: ignore[union-attr]
+        code = got.content[0].text
         with pytest.raises(CodeRejected):
             editor.verify_peer("agent_writer", code)
         editor.verify_peer("agent_writer", code, message="pay bob 90")
         code = editor.totp_code(audience="agent_writer", message='say "yes"').code
     async with client(folder, "agent_writer", "--require-message") as session:
-        (_, check, _) = (await session.list_tools()).tools
-        assert "message" in check.input_schema["required"]
+        (_, check, _) = on_the_wire(await session.list_tools())["tools"]
+        assert "message" in check["inputSchema"]["required"]
         peer = {"username": "agent_editor", "code": code}
         bare = await session.call_tool("verify_peer", peer)
         good = await session.call_tool("verify_peer", {**peer, "message": 'say "yes"'})
-    assert bare.is_error
-    assert good.content[0].text.splitlines()[1] == r'"say \"yes\""'  # type: ignore[union-attr]
+    assert on_the_wire(bare)["isError"]
+    assert good.content[0].text.splitlines()[1] == r'"say \"yes\""'
 
 
 class Raw:
@@ -274,6 +297,8 @@ async def test_a_tool_that_fails_tells_the_client_no_more_than_its_kind(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What isn't foreseen is for the operator: no text of it, and no traceback, reaches a model."""
+    from mcp import types
+
     from pipelit_agents.tools.mcp import mcp_server
 
     @tool
@@ -281,16 +306,15 @@ async def test_a_tool_that_fails_tells_the_client_no_more_than_its_kind(
         """Fails."""
         raise RuntimeError(f"at /srv/secret with {text}")
 
-    server = mcp_server([broken], name="x")
-    found = server.get_request_handler("tools/call")
-    assert found
-    for arguments, says in (
-        ({"text": "a"}, "The server can't do that now: RuntimeError."),
-        ([1], "arguments must be an object with each argument by its name, not an array."),
-    ):
-        params = SimpleNamespace(name="broken", arguments=arguments)
-        said = await found.handler(None, params)  # type: ignore[arg-type]
-        assert (said.is_error, said.content[0].text) == (True, says)  # type: ignore[union-attr]
+    server: Any = mcp_server([broken], name="x")
+    params = types.CallToolRequestParams(name="broken", arguments={"text": "a"})
+    if hasattr(server, "request_handlers"):
+        call = types.CallToolRequest(method="tools/call", params=params)
+        said = (await server.request_handlers[types.CallToolRequest](call)).root
+    else:
+        said = await server.get_request_handler("tools/call").handler(None, params)
+    assert on_the_wire(said)["isError"]
+    assert said.content[0].text == "The server can't do that now: RuntimeError."
     assert "at /srv/secret" in capsys.readouterr().err
 
 
