@@ -46,7 +46,7 @@ There are five warnings:
 - ``UnguardedRevealWarning``: a secret is revealed where nothing searches the node's output.
 - ``ShortSecretWarning``: a secret is too short to be searched for.
 - ``CommonSecretWarning``: a secret is an ordinary word that may occur in any text.
-- ``UnusedCredentialWarning``: a middleware's credential is for a model that isn't called.
+- ``UnusedCredentialWarning``: a middleware's credential is for a model that nobody took.
 - ``LedgerWarning``: the ledger's server may lose its counters.
 """
 
@@ -391,7 +391,7 @@ class CommonSecretWarning(UserWarning):
 
 
 class UnusedCredentialWarning(UserWarning):
-    """A ``CredentialMiddleware`` has a credential for one model, and the agent calls another."""
+    """A ``CredentialMiddleware`` has a model that nobody took, and the agent calls another."""
 
 
 class LedgerWarning(UserWarning):
