@@ -316,6 +316,17 @@ def test_outside_of_a_node_it_is_refused(stored: Pipelit, chat: ChatServer, call
     assert chat.shown == []
 
 
+async def test_outside_of_a_node_it_is_refused_asynchronously(stored: Pipelit) -> None:
+    """As the sync calls, with the refusal on record."""
+    with pytest.raises(CredentialScopeError, match="inside a running node or tool"):
+        await secured_by(stored).model.ainvoke("hi")
+    with pytest.raises(CredentialScopeError, match="inside a running node or tool"):
+        await anext(secured_by(stored).model.astream("hi"))
+    assert [(row.outcome, row.reason) for row in openings(stored)] == [
+        ("refused", "outside a node")
+    ] * 2
+
+
 def test_a_stream_that_outlives_its_node_is_refused(stored: Pipelit) -> None:
     """The key of a stream that somebody keeps is of no more use when its node has ended."""
     kept: list[Any] = []
@@ -393,12 +404,20 @@ class Echoing(BaseChatModel):
             yield ChatGenerationChunk(message=AIMessageChunk(said[place : place + 3]))
 
 
-ECHOES: dict[str, Callable[[Any, list[Any]], Any]] = {
-    "invoke": lambda model, seen: seen.append(model.invoke("hi")),
-    "bound": lambda model, seen: seen.append(model.bind(stop=["x"]).invoke("hi")),
-    "generate": lambda model, seen: seen.append(model.generate([[HumanMessage("hi")]])),
-    "stream": lambda model, seen: seen.extend(each.text for each in model.stream("hi")),
-    "below-stream": lambda model, seen: seen.extend(each.text for each in streamed(model, "hi")),
+ECHOES: dict[str, Callable[[Any, list[Any], RunnableConfig], Any]] = {
+    "invoke": lambda model, seen, config: seen.append(model.invoke("hi")),
+    "config": lambda model, seen, config: seen.append(model.invoke("hi", config)),
+    "bound": lambda model, seen, config: seen.append(model.bind(stop=["x"]).invoke("hi")),
+    "generate": lambda model, seen, config: seen.append(model.generate([[HumanMessage("hi")]])),
+    "callbacks": lambda model, seen, config: seen.append(
+        model.generate([[HumanMessage("hi")]], None, config["callbacks"].handlers)
+    ),
+    "stream": lambda model, seen, config: seen.extend(
+        each.text for each in model.stream("hi", config)
+    ),
+    "below-stream": lambda model, seen, config: seen.extend(
+        each.text for each in streamed(model, "hi")
+    ),
 }
 
 
@@ -410,9 +429,9 @@ def test_a_model_that_echoes_its_key_is_refused(
     monkeypatch.setattr(model_source, "init_chat_model", lambda _, **found: Echoing(**found))
     model, seen, tracer = secured_by(stored).model, cast(list[Any], []), Tracer()
     with pytest.raises(SecretLeakError):
-        in_a_node(lambda _: ECHOES[call](model, seen), config={"callbacks": [tracer]})
+        in_a_node(lambda config: ECHOES[call](model, seen, config), config={"callbacks": [tracer]})
     assert count(seen, tracer.seen) == 0
-    assert CANARY[:12] not in "".join(map(str, seen))
+    assert CANARY[:12] not in "".join(map(str, [*seen, *tracer.seen]))
 
 
 async def test_a_model_that_echoes_its_key_asynchronously_is_refused(

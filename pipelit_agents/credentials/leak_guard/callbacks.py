@@ -22,6 +22,7 @@ from langchain_core.callbacks import (
     BaseCallbackHandler,
     BaseCallbackManager,
 )
+from langchain_core.outputs import LLMResult
 
 # The writer behind ToolRuntime.emit_output_delta has no public name. A test fails if it changes.
 from langgraph.pregel._tools import StreamToolCallHandler
@@ -140,6 +141,10 @@ class _Gate(BaseCallbackHandler, Unsearched):
         self, error: BaseException, *, run_id: Hashable = None, **details: object
     ) -> None:
         self._streams.pop(run_id, None)
+        partial = details.get("response")
+        if run_id in self.leaked and isinstance(partial, LLMResult):
+            # A model's stream: what it said before the secret was complete, which was held back.
+            partial.generations.clear()
         try:
             redact_or_raise(error, self.guard)
         finally:
