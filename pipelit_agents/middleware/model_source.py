@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from langchain_core.language_models import BaseChatModel, ModelProfile
 
+from pipelit_agents._threads import aside
 from pipelit_agents.credentials.leak_guard.search import holds
 from pipelit_agents.credentials.leak_guard.streams import Held
 from pipelit_agents.credentials.scope import (
@@ -165,7 +166,7 @@ class ModelSource:
 
     async def acall(self, run: Callable[[BaseChatModel, Scope], Awaitable[T]], given: object) -> T:
         """As :meth:`call`; the credential is opened off the event loop."""
-        await asyncio.to_thread(self._require_running)
+        await self._arequire_running()
         with opened_scope() as scope:
             scope.add_input(given)
             model = await asyncio.to_thread(self.build, scope)
@@ -202,7 +203,7 @@ class ModelSource:
         self, run: Callable[[BaseChatModel, Scope], AsyncIterator[T]], given: object
     ) -> AsyncIterator[T]:
         """As :meth:`stream`; the credential is opened off the event loop."""
-        await asyncio.to_thread(self._require_running)
+        await self._arequire_running()
         scope, step = entered_scope()
         with left_open(scope):
             scope.add_input(given)
@@ -223,6 +224,15 @@ class ModelSource:
             finally:
                 with step:
                     await _aclose(pieces)
+
+    async def _arequire_running(self) -> None:
+        try:
+            require_running(self.credential)
+        except CredentialScopeError:
+            await aside(
+                self.credentials.note_refusal, self.credential, self.agent, "outside a node"
+            )
+            raise
 
     def _require_running(self) -> None:
         try:

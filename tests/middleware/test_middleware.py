@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import sqlite3
 import subprocess
 import sys
@@ -537,3 +538,23 @@ def test_a_models_parameters_are_known_by_name_and_alias(name: str, taken: bool)
     sent = ChatOllama(model="llama3", client_kwargs={"headers": header})
     assert takes(sent, "api_key", secret)
     assert not takes(ChatOllama(model="llama3"), "api_key", secret)
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+async def test_openais_clients_take_a_header_of_ours(
+    stored: Pipelit, chat: ChatServer, library: str
+) -> None:
+    """``http_auth`` fills the header of a client that was made with another key."""
+    import openai
+
+    module: Any = importlib.import_module(library)
+    auth = stored.credentials.http_auth("openai")
+    message: Any = {"role": "user", "content": "hi"}
+    with module.Client(auth=auth) as http:
+        made = openai.OpenAI(http_client=http, api_key="none", base_url=chat.base_url)
+        said = made.chat.completions.create(model="x", messages=[message])
+    async with module.AsyncClient(auth=auth) as http:
+        amade = openai.AsyncOpenAI(http_client=http, api_key="none", base_url=chat.base_url)
+        asaid = await amade.chat.completions.create(model="x", messages=[message])
+    assert {each.choices[0].message.content for each in (said, asaid)} == {"hello from the model"}
+    assert chat.shown == [CANARY, CANARY]
