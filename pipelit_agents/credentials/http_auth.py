@@ -213,7 +213,11 @@ class _Use:
         # requests is called with each request on the wire.
         theirs = self._extensions.get("trace")
         self._request.extensions = {**self._extensions, "trace": tracing(self, theirs)}
-        return bool(self._request.headers[self._auth.header] != before)
+        changed = bool(self._request.headers[self._auth.header] != before)
+        if self._scope.closed:
+            # A cancelled request doesn't wait for the thread that fills it.
+            self._request.headers[self._auth.header] = MASK
+        return changed
 
     def may_repeat(self, response: Any) -> bool:
         """Return whether the server refused the credential, and the body can be sent again."""

@@ -7,6 +7,7 @@ import copy
 import json
 import logging
 import pickle
+import ssl
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from pipelit_agents.errors import CredentialError, CredentialNotAllowed, SecretL
 
 KEY = "crm-0123456789-abcdef"
 NEW = "crm-9876543210-fedcba"
+# Without it each client reads the certificates of the machine.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 LIBRARIES: dict[str, Any] = {"httpx": httpx, "httpx2": httpx2}
 
 
@@ -125,9 +128,9 @@ async def send(library: str, asynchronous: bool, url: str, auth: Any, **options:
     method, follow = options.pop("method", "GET"), options.pop("follow_redirects", False)
     module = LIBRARIES[library]
     if asynchronous:
-        async with module.AsyncClient(auth=auth, follow_redirects=follow) as client:
+        async with module.AsyncClient(auth=auth, follow_redirects=follow, verify=NO_TLS) as client:
             return await client.request(method, url, **options)
-    with module.Client(auth=auth, follow_redirects=follow) as client:
+    with module.Client(auth=auth, follow_redirects=follow, verify=NO_TLS) as client:
         return client.request(method, url, **options)
 
 
@@ -185,7 +188,7 @@ def test_header_scheme_and_field_are_chosen(
     name, text = options.pop("name", "crm"), sent[1]
     if "asic" in str(options.get("scheme")):
         text = "Basic " + base64.b64encode(text.encode()).decode()
-    httpx.get(crm.url, auth=pipelit.credentials.http_auth(name, **options))
+    httpx.get(crm.url, verify=NO_TLS, auth=pipelit.credentials.http_auth(name, **options))
     assert crm.seen[0][sent[0]] == text
 
 
@@ -317,7 +320,7 @@ def test_what_a_guarded_node_returns_is_searched_for_it(crm: Server, pipelit: Pi
 
     @pipelit.credentials.guard
     def node(state: State) -> State:
-        return {"said": httpx.get(f"{crm.url}/echo", auth=auth).json()}
+        return {"said": httpx.get(f"{crm.url}/echo", verify=NO_TLS, auth=auth).json()}
 
     graph = StateGraph(State).add_node(node).add_edge(START, "node").compile()
     with pytest.raises(SecretLeakError):
@@ -331,9 +334,11 @@ def test_who_may_not_open_it_sends_nothing(
     put(pipelit, crm, allow=["agent_writer"])
     for agent in (None, editor):
         with pytest.raises(CredentialNotAllowed):
-            httpx.get(crm.url, auth=pipelit.credentials.http_auth("crm", agent=agent))
+            httpx.get(
+                crm.url, verify=NO_TLS, auth=pipelit.credentials.http_auth("crm", agent=agent)
+            )
     assert crm.seen == []
-    httpx.get(crm.url, auth=pipelit.credentials.http_auth("crm", agent=writer))
+    httpx.get(crm.url, verify=NO_TLS, auth=pipelit.credentials.http_auth("crm", agent=writer))
     assert len(crm.seen) == 1
 
 
@@ -356,7 +361,7 @@ def test_a_credential_that_cannot_be_sent_says_why(
     put(pipelit, crm, value, public=public)
     name = options.pop("name", "crm")
     with pytest.raises(CredentialError, match=message) as caught:
-        httpx.get(crm.url, auth=pipelit.credentials.http_auth(name, **options))
+        httpx.get(crm.url, verify=NO_TLS, auth=pipelit.credentials.http_auth(name, **options))
     assert KEY not in str(caught.value)
     assert crm.seen == []
 

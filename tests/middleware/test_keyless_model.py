@@ -22,6 +22,7 @@ from langchain.agents.middleware import (
     ModelFallbackMiddleware,
     SummarizationMiddleware,
 )
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -398,10 +399,15 @@ class Echoing(BaseChatModel):
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=AIMessage(self._said()))])
 
-    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+    def _stream(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
         said = self._said()
         for place in range(0, len(said), 3):
-            yield ChatGenerationChunk(message=AIMessageChunk(said[place : place + 3]))
+            piece = said[place : place + 3]
+            if run_manager is not None:
+                run_manager.on_llm_new_token(piece)
+            yield ChatGenerationChunk(message=AIMessageChunk(piece))
 
 
 ECHOES: dict[str, Callable[[Any, list[Any], RunnableConfig], Any]] = {
@@ -432,6 +438,35 @@ def test_a_model_that_echoes_its_key_is_refused(
         in_a_node(lambda config: ECHOES[call](model, seen, config), config={"callbacks": [tracer]})
     assert count(seen, tracer.seen) == 0
     assert CANARY[:12] not in "".join(map(str, [*seen, *tracer.seen]))
+
+
+class Tokens(BaseCallbackHandler):
+    """Puts together what it is told."""
+
+    def __init__(self) -> None:
+        self.said = ""
+
+    def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+        """Keeps a token."""
+        self.said += str(token)
+
+
+@pytest.mark.filterwarnings("ignore:.*in beta")
+def test_tokens_of_a_run_that_langchain_began_are_searched(
+    stored: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LangChain's events by content block start the run themselves, with handlers of the caller."""
+    monkeypatch.setattr(model_source, "init_chat_model", lambda _, **found: Echoing(**found))
+    model: Any = secured_by(stored).model
+    tokens = Tokens()
+
+    def call(config: RunnableConfig) -> str:
+        return str(model.stream_events("hi", {"callbacks": [tokens]}, version="v3").text)
+
+    with pytest.raises(SecretLeakError):
+        in_a_node(call)
+    assert tokens.said.startswith("you sent ")
+    assert CANARY[:12] not in tokens.said
 
 
 async def test_a_model_that_echoes_its_key_asynchronously_is_refused(
