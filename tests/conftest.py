@@ -30,7 +30,7 @@ from pipelit_agents import Agent, Keyring, Pipelit
 pytest_plugins = ["keeper", "postgres", "redis_server"]
 BACKENDS = ("sqlite", "postgres", "redis")
 # What the quick run tries of each property, and of each test with many cases and a folder.
-QUICK_EXAMPLES, QUICK_CASES = 10, 4
+QUICK_EXAMPLES, QUICK_CASES = 10, 2
 # When garbage is collected: after how many new objects, and every how many times in older ones.
 GARBAGE = (5_000, 10, 50)
 # The agents that have a fixture: what each is for.

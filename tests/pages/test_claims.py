@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from functools import cache
+from itertools import chain
 from typing import Final
 
 import pytest
@@ -1097,9 +1098,10 @@ def claims_of_the_security_page() -> list[str]:
 def names_in(file: str) -> frozenset[str]:
     """The tests of a file."""
     tree = ast.parse(next(TESTS.rglob(f"test_{file}.py")).read_text())
+    classes = (each.body for each in tree.body if isinstance(each, ast.ClassDef))
     return frozenset(
         each.name.removeprefix("test_")
-        for each in ast.walk(tree)
+        for each in (*tree.body, *chain.from_iterable(classes))
         if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
         and each.name.startswith("test_")
     )
