@@ -302,8 +302,9 @@ def add_alice(url: str) -> None:
 
 
 def add_agent(pipelit: Pipelit, role: str) -> None:
-    """Create one of the agents that have a fixture."""
-    pipelit.users.create_agent(f"agent_{role}", owner="alice", purpose=AGENTS[role])
+    """Create one of the agents that have a fixture, or another one that `copied` names."""
+    purpose = AGENTS.get(role, "takes part")
+    pipelit.users.create_agent(f"agent_{role}", owner="alice", purpose=purpose)
 
 
 @pytest.fixture
@@ -313,7 +314,10 @@ def peopled() -> None:
 
 @pytest.fixture
 def copied(backend: str, request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """The agents that are in the test's database from the beginning, in the order of creation."""
+    """The agents that are in the test's database from the beginning, in the order of creation.
+
+    A module whose tests need others can name those.
+    """
     if backend not in ("sqlite", "redis") or "peopled" not in request.fixturenames:
         return ()
     return tuple(name for name in request.fixturenames if name in AGENTS)

@@ -37,7 +37,7 @@ from spawning import THREAD
 from test_tools import Scripted
 from typing_extensions import TypedDict
 
-from pipelit_agents import Pipelit
+from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import SpawnError
 from pipelit_agents.graphs import (
     SpawnResult,
@@ -52,7 +52,8 @@ from pipelit_agents.graphs.spawn.graph import SpawnGraph
 from pipelit_agents.tools import SpawnAndAwait
 
 BACKENDS = False
-NAMES = ("agent_a", "agent_b", "agent_c")
+ROLES = ("lead", "a", "b", "c")
+NAMES = tuple(f"agent_{role}" for role in ROLES[1:])
 
 
 class Question(TypedDict, total=False):
@@ -77,12 +78,9 @@ class Team:
     A child echoes its name and its question. A question with a question mark is for a person.
     """
 
-    def __init__(self, pipelit: Pipelit) -> None:
+    def __init__(self, pipelit: Pipelit, agent_of: Callable[[str], Agent]) -> None:
         self.pipelit = pipelit
-        pipelit.users.create_agent("agent_lead", owner="alice", purpose="leads")
-        for name in NAMES:
-            pipelit.users.create_agent(name, owner="alice", purpose="works")
-        self.lead = pipelit.agent("agent_lead")
+        self.lead, *_ = [agent_of(role) for role in ROLES]
         self.done: list[str] = []
 
     def child(self, name: str) -> VerifiedChild:
@@ -106,9 +104,15 @@ class Team:
 
 
 @pytest.fixture
-def team(pipelit: Pipelit) -> Team:
+def copied(backend: str) -> tuple[str, ...]:
+    """The whole team is in the test's database from the beginning."""
+    return () if backend == "postgres" else ROLES
+
+
+@pytest.fixture
+def team(pipelit: Pipelit, agent_of: Callable[[str], Agent]) -> Team:
     """A lead with three children."""
-    return Team(pipelit)
+    return Team(pipelit, agent_of)
 
 
 def to(agent: str, q: str) -> SpawnTask:
