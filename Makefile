@@ -115,8 +115,7 @@ everywhere: $(READY) $(INSPECTOR)
 test: $(READY)
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory -j2 types wheel
-	$(MAKE) --no-print-directory -j2 docs notebooks
-	$(MAKE) --no-print-directory smoke
+	$(MAKE) --no-print-directory -j2 smoke notebooks docs
 	$(MAKE) --no-print-directory pytest
 
 clean:
