@@ -315,11 +315,8 @@ def _stored(connection: Connection) -> tuple[list[str], bool]:
     tokens: list[str] = []
     is_tagged = False
     inspector = inspect(connection)
-    ours = [
-        each
-        for each in inspector.get_table_names()
-        if each.startswith("pipelit_") and each != KEY_TABLE and not _is_empty(connection, each)
-    ]
+    named = [each for each in inspector.get_table_names() if each.startswith("pipelit_")]
+    ours = _with_rows(connection, [each for each in named if each != KEY_TABLE])
     # All tables at once: PostgreSQL's catalog takes milliseconds each time.
     columns = inspector.get_multi_columns(filter_names=ours) if ours else {}
     for (_, name), reflected in columns.items():
@@ -334,10 +331,16 @@ def _stored(connection: Connection) -> tuple[list[str], bool]:
     return tokens, is_tagged
 
 
-def _is_empty(connection: Connection, name: str) -> bool:
-    # In a new database most tables are. SQL as text: there is nothing to compile for each table.
-    quoted = connection.dialect.identifier_preparer.quote(name)
-    return connection.exec_driver_sql(f"SELECT 1 FROM {quoted} LIMIT 1").first() is None  # noqa: S608
+def _with_rows(connection: Connection, names: Sequence[str]) -> list[str]:
+    """Return those of some tables that have rows. In a new database most have none."""
+    quote = connection.dialect.identifier_preparer.quote
+    # As text, because there is nothing to compile for each table.
+    asked = " UNION ALL ".join(
+        f"SELECT {number} WHERE EXISTS (SELECT 1 FROM {quote(name)})"  # noqa: S608
+        for number, name in enumerate(names)
+    )
+    found = connection.exec_driver_sql(asked).scalars() if names else ()
+    return [names[number] for number in found]
 
 
 def _is_ours(connection: Connection) -> bool:
