@@ -14,14 +14,12 @@ from typing import Final
 
 from sqlalchemy import (
     Boolean,
-    ColumnElement,
     Connection,
     Date,
     DateTime,
     Enum,
     Integer,
     Interval,
-    LargeBinary,
     Numeric,
     String,
     Text,
@@ -29,7 +27,6 @@ from sqlalchemy import (
     Uuid,
     cast,
     column,
-    func,
     inspect,
     literal,
     or_,
@@ -185,20 +182,30 @@ def _may_hold(each: ReflectedColumn) -> bool:
 
 def _values(connection: Connection, where: _Columns, name: str) -> Iterator[bytes]:
     """Yield the values of a column that may contain a token, whatever the column's type."""
-    stored: ColumnElement[str | bytes] = column(name)
+    paged = {"yield_per": _PAGE}
     if connection.dialect.name == "sqlite":
-        # SQLite stores any type in any column. The bytes are in the encoding of the file.
-        shown: ColumnElement[str | bytes] = cast(stored, LargeBinary)
-        may = or_(
-            func.instr(shown, literal(_BEGINNING.encode(), LargeBinary)) > 0,
-            func.instr(stored, _BEGINNING) > 0,
+        found = connection.exec_driver_sql(
+            _in_sqlite(connection, where, name),
+            (_BEGINNING.encode(), _BEGINNING),
+            execution_options=paged,
         )
     else:
-        shown = cast(stored, Text)
+        shown = cast(column(name), Text)
         may = or_(shown.like(f"%{_BEGINNING}%"), shown.like(f"%{_IN_HEX}%"))
-    wanted = select(shown).select_from(table(where.table, schema=where.schema)).where(may)
-    for (value,) in connection.execute(wanted, execution_options={"yield_per": _PAGE}):
+        wanted = select(shown).select_from(table(where.table, schema=where.schema)).where(may)
+        found = connection.execute(wanted, execution_options=paged)
+    for (value,) in found:
         yield value.encode() if isinstance(value, str) else bytes(value)
+
+
+def _in_sqlite(connection: Connection, where: _Columns, name: str) -> str:
+    # SQLite stores any type in any column. The bytes are in the encoding of the file. As text,
+    # because compiling a statement for each column takes longer than running it.
+    preparer = connection.dialect.identifier_preparer
+    stored = preparer.quote(name)
+    rows = preparer.format_table(table(where.table, schema=where.schema))
+    shown = f"CAST({stored} AS BLOB)"
+    return f"SELECT {shown} FROM {rows} WHERE instr({shown}, ?) > 0 OR instr({stored}, ?) > 0"  # noqa: S608
 
 
 def _origins_in(value: bytes, keyrings: Sequence[Keyring]) -> tuple[list[bytes], bool]:
