@@ -15,6 +15,7 @@ import re
 from typing import Final
 
 __all__ = [
+    "PLAIN_NAME",
     "TOKEN",
     "WITHHELD",
     "has_code_form",
@@ -51,6 +52,13 @@ _GENERATED: Final = re.compile(
 )
 # In base32 digits are anywhere, and not only at the end of a word.
 _DIGIT_WITHIN: Final = re.compile(r"[2-7][\s-]*[A-Za-z]")
+# Most names of accounts and credentials: lower-case words with few digits. Of such a name, each
+# question below has the answer no: every part is a word, there are no more digits than words have,
+# no capital letter, no suffix, and it is too short for a code or has a character that no code has.
+PLAIN_NAME: Final = re.compile(
+    r"(?=.{1,15}\Z|[a-z0-9-]*[_.])(?!(?:[a-z_.-]*[0-9]){6})(?![a-z0-9_.-]*_[0-9a-f]{8}\Z)"
+    r"(?>(?:[a-z]{1,15}[0-9]{0,4}|[a-z0-9]{1,3})(?:[_.-](?=[a-z0-9])|\Z))+\Z"
+)
 # What this library and many others add to a name: eight hexadecimal digits, a date.
 _SUFFIX: Final = re.compile(r"_(?=[0-9]*[a-f])[0-9a-f]{8}\Z")
 _DATE: Final = re.compile(r"(?<![0-9])20[0-9]{2}([-_.])[0-9]{2}\1[0-9]{2}(?![0-9])")
@@ -80,6 +88,8 @@ def is_wordy(text: str) -> bool:
 
 def has_secret_form(text: str) -> bool:
     """Return whether a text surely is a key or a recovery code, whatever it is passed for."""
+    if PLAIN_NAME.match(text):
+        return False
     if TOKEN.match(text) and not is_wordy(text):
         return True
     if has_code_form(text) and _DIGIT_WITHIN.search(text):
@@ -89,6 +99,8 @@ def has_secret_form(text: str) -> bool:
 
 def may_be_secret(text: str) -> bool:
     """Return whether a text, passed as a name, may be a key, a code or a password instead."""
+    if len(text) <= _MAX_NAME_LENGTH and PLAIN_NAME.match(text):
+        return False
     # An address may have a password in it.
     if len(text) > _MAX_NAME_LENGTH or "://" in text:
         return True

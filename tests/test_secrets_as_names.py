@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
-from internals import WITHHELD, has_secret_form, may_be_secret, quoted, recordable
+from hypothesis import example, given
+from hypothesis import strategies as st
+from internals import (
+    PLAIN_NAME,
+    WITHHELD,
+    has_secret_form,
+    may_be_secret,
+    quoted,
+    recordable,
+)
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import (
@@ -139,6 +150,33 @@ def methods() -> Iterator[tuple[str, str, str]]:
 
 METHODS = sorted(methods())
 CASES = [each for each in METHODS if each[2] in FOUND | LABELS and each[1] != "sealed_saver"]
+
+
+# Parts of names: words, and beginnings of keys, groups of codes, suffixes and dates.
+PARTS = [
+    "agent", "sk", "key", "plit", "hf", "npm", "ya29", "eyja", "a", "b3", "x" * 15, "x" * 16,
+    "abcd", "ab23", "abcdefgh", "abcd2345", "deadbeef", "3fa4b2c1", "2024", "08", "1", "333",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=4), st.sampled_from("_-."))
+@example(["abcd2345", "abcdefgh_deadbeef"], "-")
+@example(["abcd", "efgh", "ab23", "cdef"], "-")
+@example(["kqqm", "xxha", "wetz", "bznd"], "-")
+@example(["ab123", "cd456"], ".")
+@example(["agent", "x" * 16], "_")
+def test_a_plain_name_is_judged_as_any_name(parts: list[str], mark: str) -> None:
+    """The shortcut for plain names answers as the whole judgement does."""
+    name = mark.join(parts)
+    found = has_secret_form(name), may_be_secret(name)
+    with mock.patch("pipelit_agents._words.PLAIN_NAME", re.compile("(?!)")):
+        assert found == (has_secret_form(name), may_be_secret(name))
+
+
+@pytest.mark.parametrize("name", ["alice", "agent_child", "agent_007", "billing-bot", "openai.eu"])
+def test_most_names_are_plain(name: str) -> None:
+    """Names as people choose them take the shortcut, so that a verification isn't slowed down."""
+    assert PLAIN_NAME.match(name)
 
 
 def test_each_parameter_is_one_of_these() -> None:

@@ -16,6 +16,7 @@ from langgraph_sdk import Auth
 from pipelit_agents import Agent, Keyring, Pipelit
 
 # What judges whether a text may be a secret.
+from pipelit_agents._words import PLAIN_NAME as PLAIN_NAME
 from pipelit_agents._words import WITHHELD as WITHHELD
 from pipelit_agents._words import has_secret_form as has_secret_form
 from pipelit_agents._words import may_be_secret as may_be_secret
