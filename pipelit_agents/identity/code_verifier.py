@@ -53,6 +53,7 @@ from pipelit_agents.protocol.usernames import OPERATOR, is_username
 __all__ = ["CodeVerifier"]
 
 NO_PERSON: Final = "no person"
+_VERDICTS: Final = get_args(Verdict)
 
 
 class CodeVerifier:
@@ -165,7 +166,8 @@ class CodeVerifier:
         if kind == "plain" and not own and verifier == peer:
             # The ledger looks up whether the account is an active person when it decides.
             own = acts_for(self._core.database, peer)
-        matches = self._matching(verifier, peer, code, kind, message)
+        right: set[int] = set()
+        matches = self._matching(verifier, peer, code, kind, message, right)
         named = counted_name(peer)
         attempt = Attempt(counted_name(verifier), named, kind, matches, own, first=first)
         if unfit:
@@ -175,7 +177,7 @@ class CodeVerifier:
             counted = named if shared else unknown_account(named, own=own)
             attempt = Attempt(counted, counted, kind, matches, own, named=peer, unfit=unfit)
         try:
-            decision = _decide(self._core.ledger(), attempt)
+            decision = _decide(self._core.ledger(), attempt, right)
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
             if isinstance(error, LedgerUnavailable):
                 error.peer, error.verifier = as_evidence(peer), as_evidence(verifier)
@@ -195,13 +197,21 @@ class CodeVerifier:
         return Verification(peer, verifier, kind, decision.step, utc(decision.at))
 
     def _matching(
-        self, verifier: str, peer: str, typed: str, kind: CodeKind, message: str | None
+        self,
+        verifier: str,
+        peer: str,
+        typed: str,
+        kind: CodeKind,
+        message: str | None,
+        right: set[int],
     ) -> Callable[[Account | None, range], Sequence[int]]:
+        """Return what compares the code; it adds the steps in which the code is right to a set."""
+
         def matches(account: Account | None, steps: range) -> Sequence[int]:
             # Every step is compared with every key, so that the duration reveals nothing.
             audience = None if kind == "plain" else verifier
             relation = account.relation if account else ""
-            return [
+            found = [
                 step
                 for key in self._secrets.of_account(account)
                 for step, code in zip(
@@ -209,30 +219,30 @@ class CodeVerifier:
                 )
                 if same(code, typed)
             ]
+            right.update(found)
+            return found
 
         return matches
 
 
-def _decide(ledger: Ledger, attempt: Attempt) -> Decision:
+def _decide(ledger: Ledger, attempt: Attempt, right: set[int]) -> Decision:
     """Return the decision of a ledger, which may be the user's own.
+
+    Args:
+        ledger: The ledger.
+        attempt: The attempt.
+        right: The steps in which its code was found to be right, when the ledger has decided.
 
     Raises:
         LedgerUnavailable: Its verdict is none of those that there are, or it accepts a code that
             it hasn't found to be right, so nothing is accepted.
     """
-    right: set[int] = set()
-
-    def matches(account: Account | None, steps: range) -> Sequence[int]:
-        found = attempt.matches(account, steps)
-        right.update(found)
-        return found
-
-    decision = ledger.decide(attempt._replace(matches=matches))
+    decision = ledger.decide(attempt)
     verdict = getattr(decision, "verdict", decision)
-    if verdict not in get_args(Verdict):
+    if verdict not in _VERDICTS:
         raise LedgerUnavailable(
             f"nothing is accepted: the ledger returned the verdict {verdict!r:.40}, which must be "
-            f"one of {', '.join(get_args(Verdict))}"
+            f"one of {', '.join(_VERDICTS)}"
         )
     if verdict == "accepted" and decision.step not in right:
         raise LedgerUnavailable(

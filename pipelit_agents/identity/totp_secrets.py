@@ -5,8 +5,7 @@ No other module of this folder decrypts them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from secrets import token_bytes
 
 from pipelit_agents._core import Core
@@ -77,8 +76,10 @@ class TotpSecrets:
             return [unseal(self._decoy, totp_purpose(""))]
         purpose = totp_purpose(account.username)
         tokens = (account.secret, account.previous)
-        with _naming(account.username):
+        try:
             return [unseal(token, purpose) for token in tokens if token is not None]
+        except UnsealError:
+            raise _unreadable(account.username) from None
 
     def of_person(self, username: str, sealed: Sealed | None) -> bytes:
         """Decrypt a person's secret, or a decoy at the same cost if there is none.
@@ -92,17 +93,15 @@ class TotpSecrets:
 
 def _own_secret(row: AccountRow, unseal: Unseal) -> bytes:
     # An agent whose secret was lost with its key has none, and an empty text can't be decrypted.
-    with _naming(row.username):
-        return unseal(row.totp_secret or "", totp_purpose(row.username))
-
-
-@contextmanager
-def _naming(username: str) -> Iterator[None]:
-    """Name the account in the error of a secret that can't be decrypted."""
     try:
-        yield
+        return unseal(row.totp_secret or "", totp_purpose(row.username))
     except UnsealError:
-        raise UnsealError(what=f"the TOTP secret of {username!r}") from None
+        raise _unreadable(row.username) from None
+
+
+def _unreadable(username: str) -> UnsealError:
+    """Return the error of a secret that can't be decrypted; it names the account."""
+    return UnsealError(what=f"the TOTP secret of {username!r}")
 
 
 def proving_secret(

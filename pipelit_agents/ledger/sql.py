@@ -131,8 +131,13 @@ def _reading(now: str, kind: CodeKind) -> _Reading:
 
 
 @cache
+def _parameters(number: int) -> tuple[str, ...]:
+    return tuple(f"{each}{number}" for each in _PLACES)
+
+
+@cache
 def _writing(count: int) -> Statement:
-    rows = (", ".join(f":{each}{number}" for each in _PLACES) for number in range(count))
+    rows = (", ".join(f":{each}" for each in _parameters(number)) for number in range(count))
     return Statement(_UPSERT.format(rows=", ".join(f"(:peer, {each})" for each in rows)))
 
 
@@ -164,7 +169,7 @@ class _Row:
             lane.whole_at,
             *self.spent,
         )
-        return {f"{each}{number}": value for each, value in zip(_PLACES, values, strict=True)}
+        return dict(zip(_parameters(number), values, strict=True))
 
 
 class Written(NamedTuple):
