@@ -31,7 +31,7 @@ def discreet(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        handled = sys.exc_info()[1]
+        handled = sys.exception()
         try:
             return function(*args, **kwargs)
         except BaseException as error:

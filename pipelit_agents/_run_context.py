@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-__all__ = ["RunContext", "run_context", "running"]
+__all__ = ["NOWHERE", "RunContext", "run_context", "running"]
 
 
 class RunContext(NamedTuple):
@@ -22,6 +22,10 @@ class RunContext(NamedTuple):
     run: str
     node: str
     thread: str
+
+
+# Outside of a run.
+NOWHERE: Final = RunContext("", "", "")
 
 
 @cache
@@ -58,6 +62,8 @@ def run_context() -> RunContext:
     tool's own run in traces. A tool outside a graph has no node name.
     """
     config = _config()
+    if not config:
+        return NOWHERE
     callbacks, metadata = config.get("callbacks"), config.get("metadata") or {}
     node = metadata.get("langgraph_node") or _node_of(config.get("configurable") or {})
     run = config.get("run_id") or metadata.get("run_id")

@@ -53,11 +53,13 @@ _GENERATED: Final = re.compile(
 # In base32 digits are anywhere, and not only at the end of a word.
 _DIGIT_WITHIN: Final = re.compile(r"[2-7][\s-]*[A-Za-z]")
 # Most names of accounts and credentials: lower-case words with few digits. Of such a name, each
-# question below has the answer no: every part is a word, there are no more digits than words have,
-# no capital letter, no suffix, and it is too short for a code or has a character that no code has.
+# question below has the answer no. It is too short for a code, or has a character that no code has;
+# it has no more digits than words have, no capital letter and no suffix; and each part is a word.
+# Every verification asks about several names, so nothing is tried twice (possessive quantifiers).
 PLAIN_NAME: Final = re.compile(
-    r"(?=.{1,15}\Z|[a-z0-9-]*[_.])(?!(?:[a-z_.-]*[0-9]){6})(?![a-z0-9_.-]*_[0-9a-f]{8}\Z)"
-    r"(?>(?:[a-z]{1,15}[0-9]{0,4}|[a-z0-9]{1,3})(?:[_.-](?=[a-z0-9])|\Z))+\Z"
+    r"(?=.{1,15}\Z|[a-z0-9-]*+[_.])(?!(?:[a-z_.-]*+[0-9]){6})"
+    r"(?:[a-z]{1,15}+[0-9]{0,4}+|[a-z0-9]{1,3}+)"
+    r"(?:[_.-](?:[a-z]{1,15}+[0-9]{0,4}+|[a-z0-9]{1,3}+))*+\Z(?<!_[0-9a-f]{8})"
 )
 # What this library and many others add to a name: eight hexadecimal digits, a date.
 _SUFFIX: Final = re.compile(r"_(?=[0-9]*[a-f])[0-9a-f]{8}\Z")

@@ -165,6 +165,7 @@ PARTS = [
 @example(["kqqm", "xxha", "wetz", "bznd"], "-")
 @example(["ab123", "cd456"], ".")
 @example(["agent", "x" * 16], "_")
+@example(["x" * 16, "agent"], "_")
 def test_a_plain_name_is_judged_as_any_name(parts: list[str], mark: str) -> None:
     """The shortcut for plain names answers as the whole judgement does."""
     name = mark.join(parts)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypedDict
 
 from sqlalchemy import RowMapping
 
-from pipelit_agents._run_context import RunContext, run_context
+from pipelit_agents._run_context import NOWHERE, RunContext, run_context
 from pipelit_agents._words import WITHHELD, has_secret_form, recordable
 from pipelit_agents.audit.numbering import highest_number_in_sqlite
 from pipelit_agents.database.fast_path import Open, Query, Statement
@@ -125,6 +125,9 @@ def entry(
         context: The LangGraph run, node and thread; by default the current ones.
     """
     where = run_context() if context is None else context
+    run, node, thread = where
+    if where is not NOWHERE:
+        run, node, thread = storable(run, 64), storable(node, 149), storable(thread, 149)
     return {
         "at": _storable_time(at),
         # Refused names and values that a caller chose may contain text that no database accepts.
@@ -133,9 +136,9 @@ def entry(
         "action": storable(action, 32),
         "outcome": storable(outcome, 16),
         "reason": storable(reason, 64),
-        "run": storable(where.run, 64),
-        "node": storable(where.node, 149),
-        "thread": storable(where.thread, 149),
+        "run": run,
+        "node": node,
+        "thread": thread,
     }
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from weakref import WeakSet
 
 from pipelit_agents._forks import reset_in_forked_children
-from pipelit_agents._run_context import RunContext
+from pipelit_agents._run_context import NOWHERE, RunContext
 from pipelit_agents.audit.records import EntryValues, entry, write
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import PipelitError
@@ -24,7 +24,6 @@ _BURST: Final = 20
 # Seconds until one more is, and until the count of the others is written.
 _INTERVAL: Final = 60.0
 _MAX_KINDS: Final = 1000
-_NO_CONTEXT: Final = RunContext("", "", "")
 
 
 class _Kind:
@@ -152,7 +151,7 @@ class Refusals:
             self._timer.start()
 
     def _summary(self, who: str, reason: str, counted: int, now: float) -> EntryValues:
-        return self._row(who, f"{reason}: and {counted} more", now, _NO_CONTEXT)
+        return self._row(who, f"{reason}: and {counted} more", now, NOWHERE)
 
     def _row(
         self, who: str, reason: str, now: float, context: RunContext | None = None

@@ -71,7 +71,7 @@ class Binding(NamedTuple):
             (
                 _parties(self.role, self.suite, self.relation, self.prover, self.verifier),
                 _field(self.challenge),
-                _text("" if self.depth is None else str(self.depth)),
+                _NOTHING if self.depth is None else _text(str(self.depth)),
                 _digest(self.request),
                 _text(self.kind),
                 _digest(self.payload),
@@ -308,5 +308,8 @@ def _field(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
+_NOTHING: Final = _field(b"")
+
+
 def _digest(data: bytes | None) -> bytes:
-    return _field(b"" if data is None else hashlib.sha256(data).digest())
+    return _NOTHING if data is None else _field(hashlib.sha256(data).digest())
