@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
 import typer
 
-from pipelit_agents._bounds import LONGEST_WAIT
 from pipelit_agents.cli._io import (
     AsJson,
     Yes,
@@ -151,6 +150,7 @@ def seal(
 ) -> None:
     """Seal the entries that were written since the last seal, so that changes can be detected."""
     from pipelit_agents import Pipelit
+    from pipelit_agents._bounds import LONGEST_WAIT
 
     pause = None
     if every is not None:

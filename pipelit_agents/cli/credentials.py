@@ -19,7 +19,6 @@ from pipelit_agents.cli._io import (
     show,
     show_table,
 )
-from pipelit_agents.credentials.leak_guard.recognition import is_token
 from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning
 
 if TYPE_CHECKING:
@@ -72,6 +71,7 @@ def put(
     for each of several fields.
     """
     from pipelit_agents import Pipelit
+    from pipelit_agents.credentials.leak_guard.recognition import is_token
 
     if context.args:
         raise ValueError(f"the secret isn't an argument: {_REPLACE}")
@@ -187,6 +187,8 @@ def _field(name: str) -> str:
 
 
 def _require_label(option: str, value: str, what: str) -> None:
+    from pipelit_agents.credentials.leak_guard.recognition import is_token
+
     # It is stored and listed in clear text. Addresses and names in any language are accepted.
     plain = "".join("x" if c.isalpha() and not c.isascii() else c for c in value)
     if len(value) > _MAX_NAME_LENGTH or not is_wordy(plain.replace("@", " ")) or is_token(value):
