@@ -30,7 +30,6 @@ __all__ = ["Check", "Installation", "check_deployment", "every_check"]
 _MODULES: Final[tuple[ModuleType, ...]] = (
     database, encryption_keys, files, ledger, redis, web, langgraph_server, accounts, audit,
 )  # fmt: skip
-# The message of the error already names its fix.
 # Why a check matters that found nothing, because something else prevented it from looking.
 _UNKNOWN: Final = ""
 
