@@ -1,6 +1,7 @@
-"""Authentication of LangGraph Server with API keys, and access only to a caller's own resources.
+"""Authentication of LangGraph Server and Aegra with API keys, and access to own resources only.
 
-Name it in ``langgraph.json``; ``docs/remote.md`` explains each step.
+Name it in ``langgraph.json`` or ``aegra.json``; ``docs/remote.md`` and
+``docs/integrations/aegra.md`` explain each step.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, cast
 
 from langgraph_sdk import Auth
@@ -297,7 +299,7 @@ class _Authenticator:
 
 
 def make_auth(pipelit: Pipelit | None = None, *, owner_filter: bool = True) -> Auth:
-    """Create the authentication of a LangGraph Server.
+    """Create the authentication of a LangGraph Server, or of Aegra.
 
     The user of a request is the account that its API key belongs to. A node finds the account's
     name in ``runtime.server_info.user.identity``. Handlers that you add with ``@auth.on…`` take
@@ -309,16 +311,26 @@ def make_auth(pipelit: Pipelit | None = None, *, owner_filter: bool = True) -> A
             assistants, crons and store items.
 
     Returns:
-        The object to name as ``auth.path`` in ``langgraph.json``.
+        The object to name as ``auth.path`` in ``langgraph.json`` or ``aegra.json``.
     """
     accounts = pipelit or Pipelit.from_env()
     authenticator = _Authenticator(accounts)
     made = Auth()
 
+    # LangGraph Server passes both arguments by name, and Aegra the headers alone, by position.
     @made.authenticate
-    async def authenticate(scope: dict[str, Any]) -> Auth.types.MinimalUserDict:
-        source = _source(scope.get("client"))
-        user = await authenticator.user_of(_token(scope.get("headers", ())), source)
+    async def authenticate(
+        headers: Mapping[Any, Any], scope: Mapping[str, Any] | None = None
+    ) -> Auth.types.MinimalUserDict:
+        if scope is None:
+            # Without an address all callers are one source. Their refusals are delayed together,
+            # and a valid key isn't: it costs nothing of the budget, and is told apart above it.
+            with _sdk_errors():
+                user = await authenticator.user_of(_token(headers.items()), "")
+        else:
+            # Not the argument: as a mapping it has only one of several headers of a name.
+            token = _token(scope.get("headers", ()))
+            user = await authenticator.user_of(token, _source(scope.get("client")))
         return {
             "identity": user.username,
             "display_name": user.username,
@@ -359,12 +371,39 @@ async def _own_resources_only(
     return own
 
 
-def _token(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    values = [value for name, value in headers if name.lower() == b"authorization"]
+def _token(headers: Iterable[tuple[object, object]]) -> str:
+    """Return the token of the one ``Authorization`` header, or an empty string.
+
+    Args:
+        headers: Names and values, as ASGI's bytes or as text.
+    """
+    values = [_text(value) for name, value in headers if _text(name).lower() == "authorization"]
     if len(values) != 1 or len(values[0]) > _MAX_HEADER_LENGTH or not values[0].isascii():
         return ""
-    scheme, _, token = values[0].decode("ascii").partition(" ")
+    scheme, _, token = values[0].partition(" ")
     return token if scheme.lower() == "bearer" else ""
+
+
+def _text(value: object) -> str:
+    # Latin-1 maps each byte to one character, so what isn't ASCII stays so.
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+@contextmanager
+def _sdk_errors() -> Iterator[None]:
+    """Raise every refusal as the SDK's exception.
+
+    Aegra answers each of them with 401 and its text. It would log the traceback of any other, and
+    answer "Authentication system error".
+    """
+    from starlette.exceptions import HTTPException
+
+    try:
+        yield
+    except HTTPException as error:
+        raise Auth.exceptions.HTTPException(
+            status_code=error.status_code, detail=error.detail
+        ) from None
 
 
 def _source(client: object) -> str:

@@ -40,7 +40,7 @@ class Server:
         headers = [] if key is None else [(b"authorization", b"Bearer " + key.encode())]
         client = (source, 1) if isinstance(source, str) else source
         try:
-            await self._handler({"client": client, "headers": headers})
+            await self._call(headers, client)
         except Auth.exceptions.HTTPException as error:
             return error.status_code
         except HTTPException as error:
@@ -48,10 +48,21 @@ class Server:
             return error.status_code
         return 200
 
+    async def _call(self, headers: list[tuple[bytes, bytes]], client: Any) -> None:
+        scope = {"client": client, "headers": headers}
+        await self._handler(headers=dict(headers), scope=scope)
+
     async def flood(self, count: int = 300, source: Any = FLOODING) -> list[int]:
         """So many requests at once, each with another key that isn't valid."""
         keys = [f"plit_{number:012x}_{'A' * 43}" for number in range(count)]
         return await asyncio.gather(*(self.ask(key, source) for key in keys))
+
+
+class Aegra(Server):
+    """It, asked as Aegra asks: the headers alone, by position, as text."""
+
+    async def _call(self, headers: list[tuple[bytes, bytes]], client: Any) -> None:
+        await self._handler({name.decode(): value.decode("latin-1") for name, value in headers})
 
 
 @pytest.fixture
@@ -161,6 +172,80 @@ def test_a_valid_key_waits_for_nobody(server: Server) -> None:
         return times
 
     assert run(ask()) == [0.0] * 9
+
+
+# An engine that passes no address
+
+
+@pytest.fixture
+def aegra(pipelit: Pipelit) -> Aegra:
+    """The same, on an engine whose callers are all one source."""
+    return Aegra(pipelit)
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.usefixtures("spent")
+def test_on_an_engine_without_addresses_strangers_keep_nobody_out(aegra: Aegra) -> None:
+    """All failures come from one source there, and a valid key gets in without a delay."""
+    key = issued(aegra.pipelit)
+
+    async def ask() -> list[float]:
+        loop, times = asyncio.get_running_loop(), []
+        assert {401, 429} == set(await aegra.flood())
+        flood = asyncio.create_task(aegra.flood(1000))
+        for _ in range(5):
+            await asyncio.sleep(0.3)
+            before = loop.time()
+            assert await aegra.ask(key) == 200
+            times.append(loop.time() - before)
+        await flood
+        return times
+
+    assert run(ask()) == [0.0] * 5
+
+
+@pytest.mark.backends("sqlite")
+def test_an_engine_without_addresses_gets_the_sdks_exceptions(aegra: Aegra) -> None:
+    """It writes the traceback of any other into its log, and calls it an error of the system."""
+
+    async def status() -> int:
+        with pytest.raises(Auth.exceptions.HTTPException) as refusal:
+            await aegra._handler({"authorization": f"Bearer plit_{'0' * 12}_{'A' * 43}"})
+        assert refusal.value.__cause__ is None
+        assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
+        return refusal.value.status_code
+
+    assert run(status()) == 401
+    with without_keys(aegra.pipelit):
+        assert run(status()) == 503
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer {key}x"},
+        {"authorization": "Bearer {key} {key}"},
+        {"authorization": "Basic {key}"},
+        {"authorization": "Bearer pl\u00eft"},
+        {"authorization": "Bearer {key}", "Authorization": "Bearer {key}"},
+        {"x-api-key": "{key}"},
+    ],
+    ids=["none", "longer", "two words", "basic", "not ASCII", "twice", "another header"],
+)
+def test_an_engine_that_passes_text_is_answered_as_one_that_passes_bytes(
+    aegra: Aegra, headers: dict[str, str]
+) -> None:
+    """Whatever isn't exactly one valid key is 401 there too."""
+    key = issued(aegra.pipelit)
+
+    async def ask() -> None:
+        assert await aegra.ask(key) == 200
+        with pytest.raises(Auth.exceptions.HTTPException, match="401"):
+            await aegra._handler({name: text.format(key=key) for name, text in headers.items()})
+
+    run(ask())
 
 
 # Who is looked up
