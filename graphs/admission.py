@@ -8,16 +8,26 @@ from typing import Final, TypeAlias, TypedDict
 
 from pipelit_agents import Agent
 from pipelit_agents._threads import aside
-from pipelit_agents.errors import AccountError, ProofRejected, RequestRefused, UserNotFound
+from pipelit_agents.errors import (
+    AccountError,
+    ProofRejected,
+    RequestRefused,
+    RequestStale,
+    UserNotFound,
+)
 from pipelit_agents.pipelit import home_of
-from pipelit_agents.protocol.binding import PERIOD, Challenge
+from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof
 
 from .envelope import SpawnRequest
 
-__all__ = ["ANYONE", "AcceptFrom", "Anyone", "acheck", "admit", "check"]
+__all__ = ["ANYONE", "STALE", "AcceptFrom", "Anyone", "acheck", "admit", "check"]
 
 # How long a request is valid, in seconds.
 REQUEST_LIFETIME: Final = 60.0
+
+
+STALE: Final = "this request was used before, or is too old: its parent can send the task again"
+"""The message of :class:`RequestStale`, by which a parent recognizes it in an engine's error."""
 
 
 class Anyone:
@@ -52,6 +62,7 @@ def check(agent: Agent, accept_from: AcceptFrom, request: SpawnRequest) -> None:
 
     Raises:
         RequestRefused: The child doesn't accept the caller, or the request isn't proven.
+        RequestStale: The request is too old.
     """
     if accept_from is None or isinstance(accept_from, Anyone):
         return
@@ -61,7 +72,7 @@ def check(agent: Agent, accept_from: AcceptFrom, request: SpawnRequest) -> None:
     try:
         agent.verify_request(request.proof, **_proven_fields(agent, request))
     except ProofRejected:
-        raise _refusal(agent) from None
+        raise _proof_refusal(agent, request.proof) from None
 
 
 async def acheck(agent: Agent, accept_from: AcceptFrom, request: SpawnRequest) -> None:
@@ -74,7 +85,7 @@ async def acheck(agent: Agent, accept_from: AcceptFrom, request: SpawnRequest) -
     try:
         await agent.averify_request(request.proof, **_proven_fields(agent, request))
     except ProofRejected:
-        raise _refusal(agent) from None
+        raise _proof_refusal(agent, request.proof) from None
 
 
 def admit(
@@ -90,8 +101,9 @@ def admit(
             callers, None if there is no server.
 
     Raises:
-        RequestRefused: The request was used before, another account than the proven parent sent
-            it, or it names a peering that isn't its parent's.
+        RequestRefused: Another account than the proven parent sent the request, or it names a
+            peering that isn't its parent's.
+        RequestStale: The request was used before.
     """
     if not _may_name_relation(agent, accept_from, request):
         agent.note_refusal(request.parent, "verify.request", "relation of another domain")
@@ -101,9 +113,9 @@ def admit(
     if identity is not None and identity != request.parent:
         reason = "sent by another account" if identity else "the server requires no API key"
         _note_refusal(agent, request, reason)
-    elif agent.spend_request(request.parent, request.challenge):
-        return
-    raise _refusal(agent)
+        raise _refusal(agent)
+    if not agent.spend_request(request.parent, request.challenge):
+        raise RequestStale(STALE)
 
 
 def _may_name_relation(agent: Agent, accept_from: AcceptFrom, request: SpawnRequest) -> bool:
@@ -153,5 +165,11 @@ def _note_refusal(agent: Agent, request: SpawnRequest, reason: str) -> None:
 def _refusal(agent: Agent) -> RequestRefused:
     return RequestRefused(
         f"{agent.username!r} doesn't accept this caller: accept_from doesn't name it, "
-        "or the request isn't proven, or it was used before"
+        "or the request isn't proven"
     )
+
+
+def _proof_refusal(agent: Agent, proof: Proof) -> RequestRefused:
+    # Decided by the caller's own time step, so it says nothing about whether the proof is genuine.
+    oldest = int((agent.now() - REQUEST_LIFETIME + PERIOD) // PERIOD) - 1
+    return RequestStale(STALE) if 0 <= proof.step < oldest else _refusal(agent)

@@ -205,9 +205,9 @@ class VerifiedChild(AnyGraph):
                 authenticate callers, None if there is no server.
 
         Raises:
-            RequestRefused: As :meth:`check`. Also if the request was used before, if another
-                account than the proven parent sent it, or if it names a peering that isn't its
-                parent's.
+            RequestRefused: As :meth:`check`. Also if another account than the proven parent sent
+                the request, or if it names a peering that isn't its parent's.
+            RequestStale: The request is too old, or was used before.
         """
         self.check(request)
         admission.admit(self.agent, self.accept_from, request, identity)

@@ -36,6 +36,7 @@ PipelitError
 └── SpawnError                    .results
     ├── DepthExceeded             .max_depth
     └── RequestRefused            a child refuses the caller or the request
+        └── RequestStale          it was used before, or is too old: send the task again
 ```
 
 A failed verification raises an exception; it never returns ``False``. Attributes carry the
@@ -84,6 +85,7 @@ __all__ = [
     "QuotaExceeded",
     "RateLimited",
     "RequestRefused",
+    "RequestStale",
     "SecondFactorError",
     "SecretLeakError",
     "ShortSecretWarning",
@@ -376,6 +378,14 @@ class DepthExceeded(SpawnError):
 
 class RequestRefused(SpawnError):
     """A child refuses a request: the caller isn't on its list, or the request isn't proven."""
+
+
+class RequestStale(RequestRefused):
+    """A child refuses a request that it worked on before, or that is too old.
+
+    An engine that lost a worker delivers its runs again, and one that is overloaded delivers them
+    late. A parent may send the task again, as a new request.
+    """
 
 
 class UnguardedRevealWarning(UserWarning):

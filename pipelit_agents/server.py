@@ -324,7 +324,7 @@ def make_auth(pipelit: Pipelit | None = None, *, owner_filter: bool = True) -> A
     ) -> Auth.types.MinimalUserDict:
         if scope is None:
             # Without an address all callers are one source. Their refusals are delayed together,
-            # and a valid key isn't: it costs nothing of the budget, and is told apart above it.
+            # and a valid key is answered at once, also above the budget.
             with _sdk_errors():
                 user = await authenticator.user_of(_token(headers.items()), "")
         else:

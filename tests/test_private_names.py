@@ -58,7 +58,7 @@ USED: dict[str, set[str]] = {
     "database/test_storage.py": {"_database", "_opened", "_ready"},
     "graphs/spawn/test_possession.py": {"_threads"},
     "graphs/spawn/test_spawn.py": {"_on_another_loop"},
-    "graphs/test_remote_trust.py": {"_TRUST", "_client", "_lock"},
+    "graphs/test_remote_trust.py": {"_TRUST", "_lock"},
     "graphs/test_values.py": {"_seen"},
     "identity/test_batching.py": {"_waiting"},
     "identity/test_hostile_items.py": {"_run_context"},

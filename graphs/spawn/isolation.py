@@ -14,12 +14,13 @@ from pipelit_agents.errors import (
     ConfigurationError,
     CredentialError,
     RequestRefused,
+    RequestStale,
     StorageError,
     UnsealError,
 )
 
 from ..interrupts import INTERRUPTS
-from ..remote import ServerUnauthorized, Unreachable
+from ..remote import RunLost, ServerUnauthorized, Unreachable
 from .containment import is_from_signal
 
 __all__ = [
@@ -61,7 +62,9 @@ PARENT_ERRORS: Final = (
     UnsealError,
 )
 # Errors of its server that a subclass of RemoteChild may raise.
-SERVER_ERRORS: Final[frozenset[type[Exception]]] = frozenset({Unreachable, ServerUnauthorized})
+SERVER_ERRORS: Final[frozenset[type[Exception]]] = frozenset(
+    {RunLost, Unreachable, ServerUnauthorized}
+)
 
 
 class MaskedChildErrors:
@@ -101,7 +104,7 @@ class MaskedChildErrors:
 
     def _masked(self, error: BaseException) -> BaseException:
         kind = type(error)
-        if kind is RequestRefused:
+        if kind in (RequestRefused, RequestStale):
             return RequestRefused("the child refused the request")
         if kind in self._also:
             return kind()

@@ -9,7 +9,7 @@ from pipelit_agents._threads import Stuck
 from pipelit_agents.errors import PayloadError, RequestRefused, UserNotFound, VerificationError
 from pipelit_agents.pipelit import home_of
 
-from ..remote import ServerUnauthorized, UnexpectedStatus, Unreachable
+from ..remote import RunLost, ServerUnauthorized, UnexpectedStatus, Unreachable
 from .isolation import ChildTimeout, UnanswerableInterrupt, UndisplayableInterrupt
 from .results import Status
 
@@ -63,10 +63,16 @@ def refusal_for(
             "no possession in time",
             "timeout",
         )
+    if isinstance(error, RunLost):
+        return Refusal(
+            "the child's server lost the run, ended it, or delivered it again or too late: no "
+            "answer was used, so you can send the task again",
+            "run lost",
+            "unreachable",
+        )
     if isinstance(error, Unreachable):
         return Refusal(
-            "the child's server is unavailable, or lost the run: no answer was used, so you "
-            "can send the task again",
+            "the child's server is unavailable: no answer was used, so you can send the task again",
             "unreachable",
             "unreachable",
         )

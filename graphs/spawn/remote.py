@@ -17,6 +17,7 @@ from pipelit_agents._threads import aside
 from pipelit_agents.errors import ProofRejected
 
 from ..remote import RemoteChild
+from ..remote_run import clearing_up
 from ..steps import Step
 from .attempts import acontained
 from .containment import Containment
@@ -54,7 +55,8 @@ def remote_node(parent: Parent, child: RemoteChild) -> Step:
         async def verify_answer(answer: object) -> SpawnResult:
             return await aside(parent.verify_answer, order, challenge, answer)
 
-        result = await acontained(parent, work, verify_answer)
+        async with clearing_up():
+            result = await acontained(parent, work, verify_answer)
         return parent.finish(order, run_of(config), result)
 
     def run(order: Order, config: RunnableConfig) -> AnswerUpdate:

@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableConfig
 from spawning import NAME, Work, b64, graph_of, upper
 
 from pipelit_agents import Agent, Challenge, Pipelit, Proof
-from pipelit_agents.errors import InvalidUsername, ProofRejected, RequestRefused
+from pipelit_agents.errors import InvalidUsername, ProofRejected, RequestRefused, RequestStale
 from pipelit_agents.graphs import ANYONE, Envelope, SpawnRequest, VerifiedChild, verified_child
 from pipelit_agents.graphs.codec import state_from_bytes, state_to_bytes
 from pipelit_agents.protocol.binding import derive_challenge
@@ -267,16 +267,35 @@ def test_a_request_of_a_deactivated_parent_is_refused(
         child.invoke(given)
 
 
-@pytest.mark.parametrize("seconds", [-300, 300])
-def test_an_old_or_early_request_is_refused(
-    lead: Agent, researcher: Agent, clock: Clock, seconds: float
+@pytest.mark.parametrize(
+    ("seconds", "kind"), [(-300, RequestRefused), (90, RequestStale), (300, RequestStale)]
+)
+async def test_an_old_or_early_request_is_refused(
+    lead: Agent, researcher: Agent, clock: Clock, seconds: float, kind: type[RequestRefused]
 ) -> None:
-    """A proven request is good for a minute or so."""
+    """A proven request is good for a minute or so; of an old one the child says that it is."""
     child = verified_child(graph_of(), researcher, accept_from=["agent_lead"])
     given = {"request": request_of(lead)}
     clock.advance(seconds)
-    with pytest.raises(RequestRefused):
+    with pytest.raises(RequestRefused) as refusal:
         child.invoke(given)
+    assert type(refusal.value) is kind
+    request = SpawnRequest.parse(given["request"], NAME)
+    with pytest.raises(RequestRefused) as refusal:
+        await child.acheck(request)
+    assert type(refusal.value) is kind
+
+
+def test_an_old_request_of_somebody_else_is_only_refused(
+    lead: Agent, researcher: Agent, clock: Clock
+) -> None:
+    """Who isn't in accept_from learns nothing else."""
+    child = verified_child(graph_of(), researcher, accept_from=["agent_boss"])
+    given = {"request": request_of(lead)}
+    clock.advance(300)
+    with pytest.raises(RequestRefused) as refusal:
+        child.invoke(given)
+    assert type(refusal.value) is RequestRefused
 
 
 def test_an_answer_is_bound_to_who_asked(lead: Agent, researcher: Agent, clock: Clock) -> None:
@@ -328,7 +347,7 @@ def test_a_request_is_worked_on_once(lead: Agent, researcher: Agent) -> None:
         if not ran:
             child.invoke(given)
             continue
-        with pytest.raises(RequestRefused):
+        with pytest.raises(RequestStale):
             child.invoke(given)
     assert len(ran) == 1
 

@@ -29,7 +29,7 @@ from pipelit_agents.errors import (
     VerificationError,
 )
 from pipelit_agents.graphs import RemoteChild, verified_child
-from pipelit_agents.graphs.remote import ServerUnauthorized, UnexpectedStatus, Unreachable
+from pipelit_agents.graphs.remote import RunLost, ServerUnauthorized, UnexpectedStatus, Unreachable
 
 OTHER = "agent_other"
 MODES = ["values", "updates", "custom", "messages", "tasks", "checkpoints", "debug"]
@@ -252,6 +252,7 @@ async def test_what_is_nearly_believed_is_refused(
         (lambda: GraphInterrupt((Interrupt(CANARY, id="1"),)), "refused"),
         (lambda: UnexpectedStatus(CANARY), "refused"),  # type: ignore[arg-type]
         (Unreachable, "unreachable"),
+        (RunLost, "unreachable"),
         (ServerUnauthorized, "refused"),
     ],
 )

@@ -15,8 +15,7 @@ import httpx
 import pytest
 from certificates import certify, server_context
 
-from pipelit_agents.graphs import remote_child
-from pipelit_agents.graphs.remote import _TRUST
+from pipelit_agents.graphs.remote_http import _TRUST, new_client
 
 BACKENDS = False
 
@@ -38,9 +37,8 @@ async def serving(certificate: Path) -> AsyncIterator[str]:
 
 
 async def said(url: str) -> str:
-    """What a child's own client hears."""
-    child = remote_child("agent_reader", url=url, credential=None)
-    made = await asyncio.to_thread(child._client, {})
+    """What the client of a remote child hears."""
+    made = await asyncio.to_thread(new_client, url, {})
     async with made as client:
         return (await client.get("/")).text
 

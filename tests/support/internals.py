@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from langchain_core.messages import HumanMessage
 from langgraph_sdk import Auth
 
@@ -88,3 +89,8 @@ def astreamed(model: Any, text: str) -> Any:
 def type_and_tracing(model: Any) -> tuple[str, dict[str, Any]]:
     """What LangChain's middleware asks a chat model about itself."""
     return model._llm_type, model._get_ls_params(stop=["x"])
+
+
+def shorter_clearing(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Give a remote child's thread less time to be deleted."""
+    monkeypatch.setattr("pipelit_agents.graphs.remote_run._CLEAR_UP_TIMEOUT", seconds)

@@ -69,6 +69,7 @@ class Meddler:
                     )
                 passing.status = response.status_code
                 passing.answer = response.json() if response.content.strip() else None
+                empty = not response.content.strip()
                 coming(passing)
                 if passing.cut:
                     self.close_connection = True
@@ -79,7 +80,8 @@ class Meddler:
                     return
                 answer = passing.raw
                 if answer is None:
-                    answer = json.dumps(passing.answer).encode()
+                    unchanged = empty and passing.answer is None
+                    answer = b"" if unchanged else json.dumps(passing.answer).encode()
                 self.send_response(passing.status, meddler.reason)
                 self.send_header("content-length", str(len(answer)))
                 for name, value in (passing.headers or {}).items():
@@ -87,7 +89,7 @@ class Meddler:
                 self.end_headers()
                 self.wfile.write(answer)
 
-            do_GET = do_POST = pass_on  # noqa: N815 - the names that http.server calls
+            do_DELETE = do_GET = do_POST = pass_on  # noqa: N815 - the names that http.server calls
 
             def log_message(self, *_: Any) -> None:
                 """Says nothing."""
