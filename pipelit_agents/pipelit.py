@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from pipelit_agents.checkpoints.saver import SealedSaver
     from pipelit_agents.checkpoints.serializer import SealedSerializer
+    from pipelit_agents.operations.applying import Change
     from pipelit_agents.operations.deployment_checks import Check
 
 __all__ = ["Pipelit", "home_of"]
@@ -318,6 +319,42 @@ class Pipelit:
         return check_deployment(installation, Path(folder), environ, deploy=deploy)
 
     acheck = off_the_loop(check)
+
+    def apply(
+        self,
+        path: str | Path,
+        *,
+        dry_run: bool = False,
+        environ: Mapping[str, str] | None = None,
+    ) -> Sequence[Change]:
+        """Make the people, agents, API keys and credentials that a YAML file declares.
+
+        What is there and fits is left alone, and so is what the file doesn't name. All changes are
+        one transaction. New API keys and provisioning URIs are written to files of mode 0600, in
+        the folder that the file names. A key whose file is missing is replaced and revoked. The
+        operations page describes the file.
+
+        Args:
+            path: The file.
+            dry_run: Whether to change nothing, and to return what would change.
+            environ: The variables that credentials may name; by default this process's.
+
+        Returns:
+            The changes, in their order; empty if everything fits.
+
+        Raises:
+            ConfigurationError: The file is malformed, a secret can't be read or written, or
+                something can't be changed, such as an owner. The message names each path.
+            StorageError: The database can't be reached or isn't migrated.
+        """
+        from pipelit_agents.operations.applying import apply_accounts
+
+        environ = os.environ if environ is None else environ
+        return apply_accounts(
+            self._core, self.users, self.credentials, Path(path), environ, dry_run=dry_run
+        )
+
+    aapply = off_the_loop(apply)
 
     def backup(self, path: str | Path) -> None:
         """Copy an SQLite database completely and consistently while it is in use.

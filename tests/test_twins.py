@@ -30,13 +30,14 @@ ALONE = {
         "http_auth",
         "reveal",
         "areveal",
+        "has_in",
         "open_in",
         "note_refusal",
     },
     Keys: set[str](),
     Mfa: set[str](),
     Pipelit: {"from_env", "agent", "acting_for", "checkpoint_serializer", "sealed_saver"},
-    Users: {"create_agent_in", "find_in"},
+    Users: {"create_agent_in", "create_in", "find_in"},
 }
 
 

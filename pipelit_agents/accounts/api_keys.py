@@ -34,7 +34,10 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
-__all__ = ["ApiKeys"]
+__all__ = ["ApiKeys", "FIRST_KEY"]
+
+# The name of the key that an account is created with.
+FIRST_KEY: Final = "first key"
 
 _TOKEN: Final = re.compile(r"plit_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _KEY_ID: Final = re.compile(r"[0-9a-f]{12}\Z")
@@ -99,13 +102,28 @@ class ApiKeys(AccountService):
             UserInactive: It was deactivated.
             ValueError: The expiry has no time zone, or is past.
         """
-        expires = self._expiry("expires_at", expires_at)
+        require_username(username)
         with self._database.writing(durable=True) as connection:
-            row = find_account(connection, require_username(username))
-            require_active(row)
-            return self._insert_key(connection, row.username, name, expires, by)
+            return self.issue_api_key_in(
+                connection, username, name=name, expires_at=expires_at, by=by
+            )
 
     aissue_api_key = off_the_loop(issue_api_key)
+
+    def issue_api_key_in(
+        self,
+        connection: Connection,
+        username: str,
+        *,
+        name: str,
+        expires_at: datetime | None = None,
+        by: str = OPERATOR,
+    ) -> NewApiKey:
+        """Create a key as :meth:`issue_api_key` does, in the caller's transaction."""
+        expires = self._expiry("expires_at", expires_at)
+        row = find_account(connection, username)
+        require_active(row)
+        return self._insert_key(connection, row.username, name, expires, by)
 
     def revoke_api_key(self, key_id: str, *, by: str = OPERATOR) -> None:
         """Revoke an API key, with immediate effect. Revoking it twice does nothing.
@@ -124,19 +142,23 @@ class ApiKeys(AccountService):
                 "(pipelit-agents users keys list NAME, or list_api_keys)"
             )
         with self._database.writing(durable=True) as connection:
-            owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
-            if owner is None:
-                # Part of a key isn't repeated either.
-                which = repr(key_id) if _KEY_ID.match(key_id) else quoted(key_id)
-                raise ApiKeyNotFound(f"no API key has the id {which}; see list_api_keys")
-            connection.execute(
-                update(ApiKeyRow)
-                .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
-                .values(revoked_at=self._clock())
-            )
-            self._core.record(connection, by, owner, "key.revoke", key_id)
+            self.revoke_api_key_in(connection, key_id, by=by)
 
     arevoke_api_key = off_the_loop(revoke_api_key)
+
+    def revoke_api_key_in(self, connection: Connection, key_id: str, *, by: str = OPERATOR) -> None:
+        """Revoke a key as :meth:`revoke_api_key` does, in the caller's transaction."""
+        owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
+        if owner is None:
+            # Part of a key isn't repeated either.
+            which = repr(key_id) if _KEY_ID.match(key_id) else quoted(key_id)
+            raise ApiKeyNotFound(f"no API key has the id {which}; see list_api_keys")
+        connection.execute(
+            update(ApiKeyRow)
+            .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
+            .values(revoked_at=self._clock())
+        )
+        self._core.record(connection, by, owner, "key.revoke", key_id)
 
     def list_api_keys(self, username: str) -> Sequence[ApiKeyInfo]:
         """List an account's API keys without the keys themselves, oldest first.
@@ -145,13 +167,20 @@ class ApiKeys(AccountService):
             InvalidUsername: The username is malformed.
             UserNotFound: There is no such account.
         """
+        require_username(username)
         with self._database.reading() as connection:
-            name = find_account(connection, require_username(username)).username
-            rows = connection.execute(
-                select(ApiKeyRow.__table__)
-                .where(ApiKeyRow.username == name)
-                .order_by(ApiKeyRow.created_at, ApiKeyRow.id)
-            ).all()
+            return self.list_api_keys_in(connection, username)
+
+    alist_api_keys = off_the_loop(list_api_keys)
+
+    def list_api_keys_in(self, connection: Connection, username: str) -> Sequence[ApiKeyInfo]:
+        """List keys as :meth:`list_api_keys` does, in the caller's transaction."""
+        name = find_account(connection, username).username
+        rows = connection.execute(
+            select(ApiKeyRow.__table__)
+            .where(ApiKeyRow.username == name)
+            .order_by(ApiKeyRow.created_at, ApiKeyRow.id)
+        ).all()
         return [
             ApiKeyInfo(
                 row.id,
@@ -165,7 +194,21 @@ class ApiKeys(AccountService):
             for row in rows
         ]
 
-    alist_api_keys = off_the_loop(list_api_keys)
+    @discreet
+    def key_id_of_in(self, connection: Connection, username: str, token: str) -> str | None:
+        """Return the id of an account's API key if the key is genuine, or None.
+
+        Nothing is recorded: it identifies a key that an operator has, and admits nobody.
+        """
+        found = _TOKEN.match(token)
+        if found is None:
+            return None
+        key_id, secret = found.groups()
+        digest = connection.scalar(
+            select(ApiKeyRow.digest).where(ApiKeyRow.id == key_id, ApiKeyRow.username == username)
+        )
+        genuine = hmac.compare_digest(_fingerprint(secret), digest or "0" * 64)
+        return key_id if genuine else None
 
     @discreet
     def authenticate(self, bearer_token: str) -> User:

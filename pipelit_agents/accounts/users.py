@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from pydantic import SecretStr
 from sqlalchemy import Connection, select, update
 
-from pipelit_agents._bounds import require_duration
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._words import recordable
-from pipelit_agents.accounts.api_keys import (
-    ApiKeys,
-)
-from pipelit_agents.accounts.lookup import AccountRow, find_account, find_agent
+from pipelit_agents.accounts.agent_changes import AgentChanges
+from pipelit_agents.accounts.api_keys import FIRST_KEY, ApiKeys
+from pipelit_agents.accounts.lookup import AccountRow, find_account
 from pipelit_agents.accounts.models import (
     LaneInfo,
     NewAgent,
@@ -43,7 +40,7 @@ from pipelit_agents.sealing.purposes import totp_purpose
 __all__ = ["Users"]
 
 
-class Users(ApiKeys, Peers):
+class Users(AgentChanges, ApiKeys, Peers):
     """The accounts of one database; ``pipelit.users``.
 
     Args:
@@ -73,12 +70,26 @@ class Users(ApiKeys, Peers):
         """
         name = require_new_username(username)
         with self._database.writing(durable=True) as connection:
-            self._insert(connection, name, kind="human", root_owner=name, created_by=created_by)
-            expires = self._expiry("key_expires_at", key_expires_at)
-            key = self._insert_key(connection, name, "first key", expires, created_by)
-        return NewUser(name, key.api_key)
+            return self.create_in(
+                connection, name, key_expires_at=key_expires_at, created_by=created_by
+            )
 
     acreate = off_the_loop(create)
+
+    def create_in(
+        self,
+        connection: Connection,
+        username: str,
+        *,
+        key_name: str = FIRST_KEY,
+        key_expires_at: datetime | None = None,
+        created_by: str = OPERATOR,
+    ) -> NewUser:
+        """Create a person as :meth:`create` does, in the caller's transaction."""
+        self._insert(connection, username, kind="human", root_owner=username, created_by=created_by)
+        expires = self._expiry("key_expires_at", key_expires_at)
+        key = self._insert_key(connection, username, key_name, expires, created_by)
+        return NewUser(username, key.api_key)
 
     def create_agent(
         self,
@@ -130,6 +141,7 @@ class Users(ApiKeys, Peers):
         owner: str,
         purpose: str,
         may_create_agents: bool | None = None,
+        key_name: str = FIRST_KEY,
         key_expires_at: datetime | None = None,
     ) -> NewAgent:
         """Create an agent as :meth:`create_agent` does, in the caller's transaction."""
@@ -165,7 +177,7 @@ class Users(ApiKeys, Peers):
             created_by=owner,
         )
         expires = self._expiry("key_expires_at", key_expires_at)
-        key = self._insert_key(connection, username, "first key", expires, owner)
+        key = self._insert_key(connection, username, key_name, expires, owner)
         return NewAgent(username, key.api_key, provisioning_uri(username, secret))
 
     def find_in(self, connection: Connection, username: str) -> AccountRow:
@@ -313,51 +325,3 @@ class Users(ApiKeys, Peers):
         return sorted(counted, key=lambda each: each.lane)
 
     alanes = off_the_loop(lanes)
-
-    def rotate_totp(
-        self, username: str, *, overlap: timedelta = timedelta(0), by: str = OPERATOR
-    ) -> SecretStr:
-        """Replace an agent's TOTP secret.
-
-        No codes of the new secret are spent. Spent codes of the old secret stay spent while its
-        codes are valid. Locks about the agent end as with :meth:`unlock`, except in a lane that has
-        used up its wrong guesses of the year: guesses are as likely to hit the new secret.
-
-        Args:
-            username: The agent.
-            overlap: How long codes and proofs under the old secret stay valid; by default not at
-                all. Leave it out after a compromise. Keep it short: until it ends, two codes are
-                right in each time step, so a wrong guess uses up twice as much of the year's
-                allowance. If the allowance is used up, short codes of the old secret are refused.
-            by: The requester's name, for the audit.
-
-        Returns:
-            The new ``otpauth://…`` URI. It can't be displayed again.
-
-        Raises:
-            InvalidUsername: The username is malformed.
-            UserNotFound: There is no such account.
-            NotLocalAgent: It is a person or a peer.
-            UserInactive: It was deactivated.
-            TypeError: The overlap isn't a ``timedelta``.
-            ValueError: The overlap is negative, or longer than 366 days.
-        """
-        overlap = require_duration(overlap, "overlap", zero="ends the old secret now")
-        secret = secrets.token_bytes(SECRET_BYTES)
-        with self._database.writing(durable=True) as connection:
-            self._lock_accounts(connection, require_username(username))
-            row = find_agent(connection, username)
-            connection.execute(
-                update(UserRow)
-                .where(UserRow.username == row.username)
-                .values(
-                    totp_secret=self._seal(connection, secret, totp_purpose(row.username)),
-                    totp_previous=row.totp_secret if overlap else None,
-                    totp_previous_until=self._clock() + overlap.total_seconds() if overlap else 0.0,
-                )
-            )
-            self._begin_secret(connection, row.username)
-            self._core.record(connection, by, row.username, "totp.rotate")
-        return provisioning_uri(row.username, secret)
-
-    arotate_totp = off_the_loop(rotate_totp)

@@ -9,6 +9,7 @@ import typer
 
 from pipelit_agents.cli._guard import Guarded
 from pipelit_agents.cli.accounts import agents, users
+from pipelit_agents.cli.applying import apply
 from pipelit_agents.cli.audit import audit as audit_commands
 from pipelit_agents.cli.codes import code, verify
 from pipelit_agents.cli.credentials import credentials as credentials_commands
@@ -60,6 +61,7 @@ app.command()(verify)
 app.command()(demo)
 app.command("mcp")(serve_mcp)
 app.command()(check)
+app.command()(apply)
 # The old name of `keys rotate`, kept for scripts.
 app.command("rotate-key", hidden=True)(rotate_key)
 app.command()(backup)

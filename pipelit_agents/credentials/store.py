@@ -29,6 +29,7 @@ from pipelit_agents.credentials.stored import (
     CredentialInfo,
     Fields,
     StoredCredential,
+    is_stored,
     read_credential,
     read_credentials,
     require_fields,
@@ -146,6 +147,24 @@ class Credentials:
             warnings.warn(message, category, stacklevel=5)
         fields = Fields.of(name, kind, public, allow)
         return store(self._core, connection, fields, secrets, found, created_by)
+
+    @discreet
+    def has_in(
+        self,
+        connection: Connection,
+        name: str,
+        value: str | SecretStr | Mapping[str, str | SecretStr],
+        *,
+        kind: str,
+        public: Mapping[str, object] | None = None,
+        allow: Sequence[str] | None = None,
+    ) -> bool:
+        """Return whether :meth:`put_in` with these arguments would change nothing.
+
+        The secrets are compared and not shown, so nothing is recorded.
+        """
+        fields = Fields.of(name, kind, public, allow)
+        return is_stored(self._core, connection, fields, secrets_in(name, value))
 
     def get(self, name: str) -> CredentialInfo:
         """Return the displayable description of a credential.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ __all__ = [
     "CredentialInfo",
     "Fields",
     "StoredCredential",
+    "is_stored",
     "not_found",
     "read_credential",
     "read_credentials",
@@ -284,6 +286,31 @@ def store(
         connection.execute(insert(CredentialRow).values({**values, **first}))
     core.record(connection, created_by, fields.name, "credential.put")
     return read_credential(connection, fields.name)
+
+
+def is_stored(
+    core: Core, connection: Connection, fields: Fields, secrets: Mapping[str, str]
+) -> bool:
+    """Return whether a credential is stored with exactly these fields and secrets."""
+    sealed = connection.scalar(
+        select(CredentialRow.sealed).where(
+            CredentialRow.name == fields.name,
+            CredentialRow.kind == fields.kind,
+            CredentialRow.public == fields.public,
+            CredentialRow.allow.is_not_distinct_from(fields.allow),
+        )
+    )
+    if sealed is None:
+        return False
+    try:
+        stored = core.keyring().unseal(sealed.token, credential_purpose(*fields))
+    except UnsealError:
+        return False
+    return hmac.compare_digest(_canonical(json.loads(stored)), _canonical(secrets))
+
+
+def _canonical(secrets: Mapping[str, str]) -> bytes:
+    return json.dumps(secrets, sort_keys=True).encode()
 
 
 def read_credential(connection: Connection, name: str) -> StoredCredential:

@@ -1,0 +1,344 @@
+"""The file that declares accounts, API keys and credentials, in YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+
+from pipelit_agents._words import quoted
+from pipelit_agents.errors import ConfigurationError, PipelitError
+from pipelit_agents.protocol.usernames import require_new_username
+
+__all__ = [
+    "AccountsFile",
+    "DeclaredAgent",
+    "DeclaredCredential",
+    "DeclaredKey",
+    "DeclaredPerson",
+    "SecretSource",
+    "read_accounts_file",
+]
+
+# Bytes.
+_MAX_FILE_SIZE: Final = 2**20
+_LIFETIME: Final = re.compile(r"([0-9]{1,5})([smhd])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_KEY_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+# What pydantic says in words of its own, and what is said here.
+_WORDS: Final = {
+    "extra_forbidden": "there is no such field",
+    "missing": "is missing",
+    "model_type": "must be a mapping of fields",
+    "dict_type": "must be a mapping",
+    "list_type": "must be a list",
+    "string_type": "must be text: put it in quotes",
+    "bool_type": "must be true or false",
+    "datetime_type": "must be a time with a time zone, such as 2027-01-31T00:00:00Z",
+}
+
+
+def _username(name: str) -> str:
+    try:
+        return require_new_username(name, argument="name")
+    except PipelitError as error:
+        raise ValueError(str(error)) from None
+
+
+def _key_name(name: str) -> str:
+    if not _KEY_NAME.fullmatch(name):
+        raise ValueError(
+            "the name of a key is also the name of its file: use 1 to 100 of the characters "
+            "a-z 0-9 _ . - and begin with a letter or digit"
+        )
+    return name
+
+
+def _lifetime(value: object) -> object:
+    if value is None or not isinstance(value, str):
+        return value
+    found = _LIFETIME.fullmatch(value)
+    if found is None or int(found[1]) == 0:
+        raise ValueError("must be a duration, such as 90d or 12h")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _moment(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(_WORDS["datetime_type"]) from None
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(_WORDS["datetime_type"])
+        return value.astimezone(UTC)
+    return value
+
+
+def _empty(value: object) -> object:
+    # `laptop:` alone is a key without options.
+    return {} if value is None else value
+
+
+Username = Annotated[str, AfterValidator(_username)]
+KeyName = Annotated[str, AfterValidator(_key_name)]
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class DeclaredKey(_Declared):
+    """An API key.
+
+    Attributes:
+        expires_in: How long a new key is valid.
+        expires_at: The time from which it isn't accepted.
+    """
+
+    expires_in: Annotated[timedelta | None, BeforeValidator(_lifetime)] = None
+    expires_at: Annotated[datetime | None, BeforeValidator(_moment)] = None
+
+    @model_validator(mode="after")
+    def _one_expiry(self) -> Self:
+        if self.expires_in is not None and self.expires_at is not None:
+            raise ValueError("use expires_in or expires_at, not both")
+        return self
+
+
+DeclaredKeys = Annotated[
+    dict[KeyName, Annotated[DeclaredKey, BeforeValidator(_empty)]], BeforeValidator(_empty)
+]
+
+
+class DeclaredPerson(_Declared):
+    """A person.
+
+    Attributes:
+        keys: The person's API keys by name.
+    """
+
+    keys: DeclaredKeys = Field(default_factory=dict)
+
+
+class DeclaredAgent(_Declared):
+    """An agent.
+
+    Attributes:
+        owner: The person or agent that it belongs to.
+        purpose: What it is for.
+        may_create_agents: Whether it may create agents; by default as for a new one.
+        provisioning_uri: Whether its TOTP secret is written to a file.
+        keys: Its API keys by name.
+    """
+
+    owner: Username
+    purpose: str
+    may_create_agents: bool | None = None
+    provisioning_uri: bool = False
+    keys: DeclaredKeys = Field(default_factory=dict)
+
+
+class SecretSource(_Declared):
+    """Where a secret comes from; never the secret.
+
+    Attributes:
+        file: A file. Its last line break isn't part of the secret.
+        env: An environment variable.
+    """
+
+    file: str | None = None
+    env: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secret(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            raise ValueError(  # noqa: TRY004 - pydantic reports no TypeError
+                "a secret isn't written in this file: name its source, as {file: PATH} or "
+                "{env: VARIABLE}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.file is None) == (self.env is None):
+            raise ValueError("name one source: {file: PATH} or {env: VARIABLE}")
+        return self
+
+
+class DeclaredCredential(_Declared):
+    """A credential.
+
+    Attributes:
+        kind: A label, such as ``llm``.
+        created_by: Who stores it, for the audit.
+        value: The source of its secret.
+        fields: The sources of its secrets by name, if there are several.
+        public: Its fields that aren't secret.
+        allow: The only accounts that may open it; by default any.
+    """
+
+    kind: str
+    created_by: str
+    value: SecretSource | None = None
+    fields: dict[str, SecretSource] = Field(default_factory=dict)
+    public: dict[str, JsonValue] = Field(default_factory=dict)
+    allow: list[Username] | None = None
+
+    @model_validator(mode="after")
+    def _value_or_fields(self) -> Self:
+        if (self.value is None) == (not self.fields):
+            raise ValueError("use either value or fields")
+        return self
+
+
+class AccountsFile(_Declared):
+    """What a file declares.
+
+    Attributes:
+        secrets: The folder of new API keys and URIs.
+        people: The people by name.
+        agents: The agents by name.
+        credentials: The credentials by name.
+    """
+
+    secrets: str | None = None
+    people: dict[Username, Annotated[DeclaredPerson, BeforeValidator(_empty)]] = Field(
+        default_factory=dict
+    )
+    agents: dict[Username, DeclaredAgent] = Field(default_factory=dict)
+    credentials: dict[str, DeclaredCredential] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        both = sorted(self.people.keys() & self.agents.keys())
+        if both:
+            raise ValueError(f"{both[0]!r} is under people and under agents: choose one")
+        people = any(each.keys for each in self.people.values())
+        agents = any(each.keys or each.provisioning_uri for each in self.agents.values())
+        if self.secrets is None and (people or agents):
+            raise ValueError("secrets is missing: name the folder for the files of new API keys")
+        return self
+
+    def agents_by_owner(self) -> list[tuple[str, DeclaredAgent]]:
+        """Return the agents so that each owner comes before what it owns.
+
+        Raises:
+            ConfigurationError: Agents own each other in a circle.
+        """
+        ordered: dict[str, DeclaredAgent] = {}
+
+        def add(name: str, above: tuple[str, ...]) -> None:
+            if name in above:
+                raise ConfigurationError(
+                    f"agents.{name}.owner: these agents own each other: {', '.join(above)}"
+                )
+            agent = self.agents.get(name)
+            if agent is not None and name not in ordered:
+                add(agent.owner, (*above, name))
+                ordered[name] = agent
+
+        for name in self.agents:
+            add(name, ())
+        return list(ordered.items())
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuse what makes a file mean something else than it seems to."""
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.get_mark()
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) aren't supported", mark
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "this name isn't text: put it in quotes", key.start_mark
+                )
+            if name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, "this name is there twice", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_accounts_file(path: Path) -> AccountsFile:
+    """Read the file that declares accounts.
+
+    Raises:
+        ConfigurationError: It can't be read, isn't YAML, or declares what can't be. The message
+            names the path within the file, and repeats no value.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: can't be read ({error.strerror})") from None
+    if len(content) > _MAX_FILE_SIZE:
+        raise ConfigurationError(f"{path}: is larger than 1 MB")
+    return _parsed(path, content)
+
+
+def _parsed(path: Path, content: bytes) -> AccountsFile:
+    problem = ""
+    try:
+        # The loader is a subclass of SafeLoader.
+        document = yaml.load(content, Loader=_Loader)  # noqa: S506
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = f"{line}{_unquoted(error.problem or 'is not YAML')}"
+    except (yaml.YAMLError, RecursionError, ValueError):
+        problem = "is not YAML"
+    if problem:
+        raise ConfigurationError(f"{path}: {problem}")
+    try:
+        return AccountsFile.model_validate(_empty(document))
+    except ValidationError as error:
+        found = [
+            f"{_path(each['loc'])}{_said(each['type'], each['msg'])}"
+            for each in error.errors(include_input=False, include_url=False, include_context=False)
+        ]
+    raise ConfigurationError(f"{path}: {'; '.join(found)}")
+
+
+def _unquoted(problem: str) -> str:
+    # The parser may quote a piece of the file.
+    return re.sub(r"'.*'|\".*\"", "…", problem, flags=re.DOTALL)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    parts = [str(each) for each in location if each != "[key]"]
+    named = ".".join(
+        each if re.fullmatch(r"[\w.-]{1,149}", each) and repr(each) == quoted(each) else "…"
+        for each in parts
+    )
+    return f"{named}: " if named else ""
+
+
+def _said(kind: str, message: str) -> str:
+    return _WORDS.get(kind, message.removeprefix("Value error, "))

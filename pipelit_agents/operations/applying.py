@@ -1,0 +1,394 @@
+"""Make the accounts, API keys and credentials that a file declares.
+
+All changes are one transaction, so a process that fails or is killed has changed nothing in the
+database, or everything. A second process waits for the first, and then finds nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from sqlalchemy import Connection
+
+from pipelit_agents._core import Core
+from pipelit_agents._discretion import discreet
+from pipelit_agents.accounts.lookup import AccountRow, read_account, storable
+from pipelit_agents.accounts.models import ApiKeyInfo
+from pipelit_agents.accounts.users import Users
+from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.errors import AccountError, ConfigurationError, CredentialError
+from pipelit_agents.operations.accounts_file import (
+    AccountsFile,
+    DeclaredAgent,
+    DeclaredCredential,
+    DeclaredKey,
+    SecretSource,
+    read_accounts_file,
+)
+from pipelit_agents.operations.secret_folder import SecretFolder
+
+__all__ = ["Change", "apply_accounts"]
+
+_GONE: Final = "was deactivated, which is permanent: choose another name, or take it out"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change that a file of accounts needed.
+
+    Attributes:
+        action: What was done.
+        what: ``person``, ``agent``, ``API key``, ``provisioning URI`` or ``credential``.
+        name: Its name; of an API key, the account and the key.
+        detail: The file that has the secret, or what changed. Never a secret.
+    """
+
+    action: Literal["created", "changed", "issued", "revoked", "written", "stored", "closed"]
+    what: Literal["person", "agent", "API key", "provisioning URI", "credential"]
+    name: str
+    detail: str = ""
+
+
+class _NothingWanted(Exception):
+    """Roll back a transaction that only shows what would change."""
+
+
+@discreet
+def apply_accounts(
+    core: Core,
+    users: Users,
+    credentials: Credentials,
+    path: Path,
+    environ: Mapping[str, str],
+    *,
+    dry_run: bool,
+) -> list[Change]:
+    """Apply a file; see :meth:`Pipelit.apply`."""
+    declared = read_accounts_file(path)
+    folder = SecretFolder(path.parent / (declared.secrets or "."))
+    written = False
+    try:
+        with core.database.writing(durable=True) as connection:
+            core.database.lock(connection, "apply")
+            run = _Run(core, users, credentials, path, environ, declared, folder, connection)
+            run.apply()
+            _require_wanted(dry_run)
+            folder.write()
+            written = True
+    except _NothingWanted:
+        return run.changes
+    finally:
+        # A commit that seems to fail may have happened: then the files are needed.
+        if not written and not dry_run:
+            folder.discard()
+    folder.publish()
+    for name in run.open_files:
+        folder.close(name)
+    return run.changes
+
+
+class _Run:
+    """One application of a file, within one transaction."""
+
+    def __init__(
+        self,
+        core: Core,
+        users: Users,
+        credentials: Credentials,
+        path: Path,
+        environ: Mapping[str, str],
+        declared: AccountsFile,
+        folder: SecretFolder,
+        connection: Connection,
+    ) -> None:
+        self._core = core
+        self._users = users
+        self._credentials = credentials
+        self._path = path
+        self._environ = environ
+        self._declared = declared
+        self._folder = folder
+        self._connection = connection
+        self.changes: list[Change] = []
+        self.problems: list[str] = []
+        self.open_files: list[str] = []
+
+    def apply(self) -> None:
+        """Make all changes.
+
+        Raises:
+            ConfigurationError: Some can't be made. The message names each by its path in the file.
+        """
+        for name, person in self._declared.people.items():
+            with self._at(f"people.{name}"):
+                self._person(name, person.keys)
+        for name, agent in self._declared.agents_by_owner():
+            with self._at(f"agents.{name}"):
+                self._agent(name, agent)
+        for name, credential in self._declared.credentials.items():
+            with self._at(f"credentials.{name}"):
+                self._credential(name, credential)
+        if self.problems:
+            raise ConfigurationError(f"{self._path}: {'; '.join(self.problems)}")
+
+    @contextmanager
+    def _at(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except (AccountError, CredentialError, ValueError) as error:
+            self.problems.append(f"{path}: {error}")
+
+    def _note(self, change: Change) -> None:
+        self.changes.append(change)
+
+    def _person(self, name: str, keys: Mapping[str, DeclaredKey]) -> None:
+        row = read_account(self._connection, name)
+        if row is None:
+            self._note(Change("created", "person", name))
+            self._create(
+                name,
+                keys,
+                lambda key_name, expires_at: self._users.create_in(
+                    self._connection, name, key_name=key_name, key_expires_at=expires_at
+                ).api_key.get_secret_value(),
+            )
+        elif row.kind != "human" or row.domain:
+            raise ValueError(f"there is {_kind(row)} of that name")
+        elif not row.active:
+            raise ValueError(_GONE)
+        self._keys(name, keys)
+
+    def _agent(self, name: str, agent: DeclaredAgent) -> None:
+        row = read_account(self._connection, name)
+        if row is None:
+            self._note(Change("created", "agent", name, f"owner {agent.owner}"))
+            uris: list[str] = []
+
+            def create(key_name: str, expires_at: datetime | None) -> str:
+                new = self._users.create_agent_in(
+                    self._connection,
+                    name,
+                    owner=agent.owner,
+                    purpose=agent.purpose,
+                    may_create_agents=agent.may_create_agents,
+                    key_name=key_name,
+                    key_expires_at=expires_at,
+                )
+                uris.append(new.provisioning_uri.get_secret_value())
+                return new.api_key.get_secret_value()
+
+            self._create(name, agent.keys, create)
+            if agent.provisioning_uri:
+                self._write_uri(name, uris[0])
+        else:
+            self._change(name, agent, row)
+            if agent.provisioning_uri:
+                self._uri(name)
+        self._keys(name, agent.keys)
+
+    def _change(self, name: str, agent: DeclaredAgent, row: AccountRow) -> None:
+        if row.kind != "agent" or row.domain:
+            raise ValueError(f"there is {_kind(row)} of that name")
+        if not row.active:
+            raise ValueError(_GONE)
+        if row.owner != agent.owner:
+            raise ValueError(
+                f"owner is {row.owner!r} here, and an owner can't change: create another agent"
+            )
+        purpose = None if storable(agent.purpose, "purpose") == row.purpose else agent.purpose
+        may = agent.may_create_agents
+        may = None if may is None or may == bool(row.may_create_agents) else may
+        changed = {"purpose": purpose, "may_create_agents": may}
+        named = [field for field, value in changed.items() if value is not None]
+        if named:
+            self._users.change_agent_in(
+                self._connection, name, purpose=purpose, may_create_agents=may
+            )
+            self._note(Change("changed", "agent", name, ", ".join(named)))
+
+    def _create(
+        self,
+        name: str,
+        keys: Mapping[str, DeclaredKey],
+        create: Callable[[str, datetime | None], str],
+    ) -> None:
+        """Create an account with its first declared key, or with one that is revoked at once."""
+        if keys:
+            first, declared = next(iter(keys.items()))
+            token = create(first, self._expiry(declared))
+            self._issue(name, first, token)
+        else:
+            token = create("unused", None)
+            self._users.revoke_api_key_in(self._connection, token.split("_")[1])
+
+    def _keys(self, name: str, keys: Mapping[str, DeclaredKey]) -> None:
+        found = self._users.list_api_keys_in(self._connection, name)
+        now = datetime.fromtimestamp(self._core.clock(), UTC)
+        for key_name, declared in keys.items():
+            living = {
+                each.id: each
+                for each in found
+                if each.name == key_name
+                and each.revoked_at is None
+                and (each.expires_at is None or each.expires_at > now)
+            }
+            kept = self._kept_key(name, key_name, declared, living)
+            if kept is None:
+                new = self._users.issue_api_key_in(
+                    self._connection, name, name=key_name, expires_at=self._expiry(declared)
+                )
+                self._issue(name, key_name, new.api_key.get_secret_value())
+            for key_id in living.keys() - {kept}:
+                # Its file is lost, or it doesn't have the declared expiry.
+                self._users.revoke_api_key_in(self._connection, key_id)
+                self._note(Change("revoked", "API key", f"{name} {key_name}", f"id {key_id}"))
+
+    def _kept_key(
+        self, name: str, key_name: str, declared: DeclaredKey, living: Mapping[str, ApiKeyInfo]
+    ) -> str | None:
+        """Return the id of the key that is in its file and fits, or None."""
+        file = _key_file(name, key_name)
+
+        def fits(token: str | None) -> str | None:
+            if token is None:
+                return None
+            key_id = self._users.key_id_of_in(self._connection, name, token)
+            if key_id is None or key_id not in living:
+                return None
+            at = declared.expires_at
+            return key_id if at is None or living[key_id].expires_at == at else None
+
+        if key_id := fits(self._folder.read(file)):
+            self._close("API key", f"{name} {key_name}", file)
+            return key_id
+        if key_id := fits(self._folder.left_over(file)):
+            self._folder.adopt(file)
+            self._note(Change("written", "API key", f"{name} {key_name}", self._shown(file)))
+            return key_id
+        return None
+
+    def _uri(self, name: str) -> None:
+        file = _uri_file(name)
+        stored, left = self._folder.read(file), self._folder.left_over(file)
+        if stored is not None and self._users.has_secret_in(self._connection, name, stored):
+            self._close("provisioning URI", name, file)
+        elif left is not None and self._users.has_secret_in(self._connection, name, left):
+            self._folder.adopt(file)
+            self._note(Change("written", "provisioning URI", name, self._shown(file)))
+        else:
+            uri = self._users.rotate_totp_in(self._connection, name).get_secret_value()
+            self._note(Change("changed", "agent", name, "TOTP secret: its file was missing"))
+            self._write_uri(name, uri)
+
+    def _credential(self, name: str, declared: DeclaredCredential) -> None:
+        value: str | dict[str, str]
+        if declared.value is not None:
+            value = self._secret("value", declared.value)
+        else:
+            value = {
+                field: self._secret(f"fields.{field}", source)
+                for field, source in declared.fields.items()
+            }
+        if self._credentials.has_in(
+            self._connection,
+            name,
+            value,
+            kind=declared.kind,
+            public=declared.public,
+            allow=declared.allow,
+        ):
+            return
+        self._credentials.put_in(
+            self._connection,
+            name,
+            value,
+            kind=declared.kind,
+            created_by=declared.created_by,
+            public=declared.public,
+            allow=declared.allow,
+        )
+        self._note(Change("stored", "credential", name))
+
+    def _secret(self, path: str, source: SecretSource) -> str:
+        if source.env is not None:
+            found = self._environ.get(source.env, "")
+            if not found:
+                raise ValueError(f"{path}.env: {source.env} isn't set")
+            return found
+        file = self._path.parent / (source.file or "")
+        own = self._folder.name_of(file)
+        text = self._folder.staged.get(own) if own is not None else None
+        if text is None and own is not None and own in self._folder.adopted:
+            text = self._folder.left_over(own)
+        if text is not None:
+            return text
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}.file: {file} isn't UTF-8 text: encode it first") from None
+        except OSError as error:
+            raise ValueError(f"{path}.file: {file} can't be read ({error.strerror})") from None
+        text = text.removesuffix("\n").removesuffix("\r")
+        if not text:
+            raise ValueError(f"{path}.file: {file} is empty")
+        return text
+
+    def _issue(self, account: str, key: str, token: str) -> None:
+        file = _key_file(account, key)
+        stored = self._folder.read(file)
+        # It may be the only copy of another database's key.
+        own = stored and self._users.key_id_of_in(self._connection, account, stored)
+        if stored is not None and not own:
+            raise ValueError(
+                f"keys.{key}: {self._shown(file)} has no key of this account in this database: "
+                "move that file away to get a new key"
+            )
+        self._folder.stage(file, token)
+        self._note(Change("issued", "API key", f"{account} {key}", self._shown(file)))
+
+    def _write_uri(self, name: str, uri: str) -> None:
+        file = _uri_file(name)
+        if self._folder.read(file) is not None:
+            raise ValueError(
+                f"provisioning_uri: {self._shown(file)} has another TOTP secret than the agent: "
+                "move that file away to give the agent a new secret"
+            )
+        self._folder.stage(file, uri)
+        self._note(Change("written", "provisioning URI", name, self._shown(file)))
+
+    def _close(self, what: Literal["API key", "provisioning URI"], name: str, file: str) -> None:
+        if file not in self._folder.staged and self._folder.is_open(file):
+            self.open_files.append(file)
+            self._note(Change("closed", what, name, f"{self._shown(file)}: others could read it"))
+
+    def _shown(self, file: str) -> str:
+        return str(self._folder.path / file)
+
+    def _expiry(self, declared: DeclaredKey) -> datetime | None:
+        if declared.expires_in is None:
+            return declared.expires_at
+        return datetime.fromtimestamp(self._core.clock(), UTC) + declared.expires_in
+
+
+def _require_wanted(dry_run: bool) -> None:
+    if dry_run:
+        raise _NothingWanted
+
+
+def _kind(row: AccountRow) -> str:
+    if row.domain:
+        return f"a peer of the domain {row.domain!r}"
+    return "a person" if row.kind == "human" else "an agent"
+
+
+def _key_file(account: str, key: str) -> str:
+    return f"{account}/{key}.key"
+
+
+def _uri_file(account: str) -> str:
+    return f"{account}/provisioning.uri"
