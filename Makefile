@@ -23,7 +23,7 @@ INSPECTOR := .node/node_modules/.bin/mcp-inspector
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
 .PHONY: demo test docs notebooks commands bench canary everywhere pytest quick lint types format wheel \
-	smoke pythons clean
+	smoke pythons aegra clean
 
 $(READY): pyproject.toml
 	$(if $(VERSION),,$(error $(PYTHON) doesn't start, so name another: make PYTHON=python3.12 ...))
@@ -62,6 +62,10 @@ wheel: $(READY)
 # The wheel on each other Python of this machine that we claim to work on; after `make wheel`.
 smoke: $(READY)
 	$(BIN)/python tests/smoke.py dist/*.whl
+
+# Aegra, in an environment of its own of Python 3.12 or newer, for `test_aegra.py`.
+aegra: $(READY)
+	$(BIN)/python tests/aegra_environment.py
 
 # All tests on each of these, each in an environment of its own: some minutes a version.
 pythons: $(READY)
@@ -115,7 +119,7 @@ everywhere: $(READY) $(INSPECTOR)
 test: $(READY)
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory -j2 types wheel
-	$(MAKE) --no-print-directory -j2 smoke notebooks docs
+	$(MAKE) --no-print-directory -j3 smoke notebooks docs aegra
 	$(MAKE) --no-print-directory pytest
 
 clean:

@@ -28,6 +28,8 @@ _LOG: Final = logging.getLogger(__name__)
 # Seconds between two questions about a run: the first, and the longest.
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
+# How much longer than a question about a run the pause after it is, at least.
+_IDLE_FACTOR: Final = 10
 # Seconds. A join that took longer did wait for the run.
 _WAITED: Final = 1.0
 # Seconds for what is done when the answer is in, or is no longer awaited.
@@ -153,10 +155,13 @@ class RemoteRun:
                     return found, status or await self._status()
                 if done or status:
                     continue
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                asked_at = time.monotonic()
                 # The join shows whether the server is away.
                 with suppress(*_SERVER_ERRORS):
                     status = await self._status()
+                # Many leads that ask a busy server would keep it from its work.
+                took = time.monotonic() - asked_at
+                pause = max(min(2 * pause, _LONGEST_PAUSE), _IDLE_FACTOR * took)
                 if status in _GOING_ON:
                     status = ""
                 elif status:

@@ -67,8 +67,8 @@ def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
     """All blocks after each other, in a folder that was set up; the old key goes at the end."""
     ready("credentials", "put", "x", "--kind", "llm", "--created-by", "alice", stdin="s3cret-12345")
     blocks = [code for language, code in BLOCKS if language == "sh"]
-    assert len(blocks) == 5
-    check, rotate, enroll, audit, copy = blocks
+    assert len(blocks) == 6
+    check, rotate, _, enroll, audit, copy = blocks
     assert "fix: pipelit-agents mfa enroll alice" in shell(f"{check.strip()} || true", folder)
     rotated = shell(rotate, folder)
     assert "under an older: 0" in rotated
@@ -82,6 +82,20 @@ def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
     with Pipelit(database_url=copied, encryption_keys=[new]) as pipelit:
         assert opened(pipelit, "x") == "s3cret-12345"
     assert sorted(path.name for path in folder.glob(".env*")) == [".env"]
+
+
+@pytest.mark.process
+def test_the_pages_accounts_are_made(ready: Run, folder: Path) -> None:
+    """The file of the page is applied as it is, and then there is nothing to do."""
+    (declared,) = re.findall(r"```yaml\n(.*?)```", OPERATIONS, re.DOTALL)
+    (commands_,) = [code for _, code in BLOCKS if "pipelit-agents apply" in code]
+    (folder / "accounts.yaml").write_text(declared)
+    said = shell(commands_, folder, CRM_PASSWORD="s3cret-of-the-crm")
+    assert said.rstrip().endswith("Everything fits: there is nothing to do.")
+    keys = sorted(str(each.relative_to(folder / "keys")) for each in folder.rglob("keys/*/*"))
+    assert keys == [
+        "agent_reader/provisioning.uri", "agent_sender/reader-server.key", "alice/laptop.key",
+    ]  # fmt: skip
 
 
 @pytest.mark.process
