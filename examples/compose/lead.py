@@ -5,6 +5,7 @@ Run it with texts: ``python lead.py "Otters swim in rivers." "Owls hunt at night
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 
@@ -30,7 +31,12 @@ def lead_graph(pipelit: Pipelit, url: str) -> CompiledStateGraph[State, None, St
     builder.add_node(
         "delegate",
         spawn_and_await(
-            pipelit.agent("agent_lead"), {"agent_reader": child}, timeout=120, on_failure="collect"
+            pipelit.agent("agent_lead"),
+            {"agent_reader": child},
+            timeout=120,
+            # Two processes of Aegra work on sixty runs at a time.
+            max_concurrency=40,
+            on_failure="collect",
         ),
     )
     builder.add_edge(START, "delegate")
@@ -42,7 +48,9 @@ def main(texts: list[str]) -> None:
     """Print a line for each text."""
     tasks: list[SpawnTask] = [{"agent": "agent_reader", "input": {"text": text}} for text in texts]
     with Pipelit.from_env() as pipelit:
-        found = lead_graph(pipelit, os.environ["READER_URL"]).invoke({"tasks": tasks})
+        graph = lead_graph(pipelit, os.environ["READER_URL"])
+        # `invoke` would ask as few children at a time as the machine has processors.
+        found = asyncio.run(graph.ainvoke({"tasks": tasks}))
     for result in found["results"]:
         print(result["status"], "|", result["output"] or result["error"])
 

@@ -1,4 +1,4 @@
-"""The child that Aegra serves: it says what a text is about, and proves its answer."""
+"""The reader, a child that Aegra serves: it says what a text is about, and proves its answer."""
 
 from __future__ import annotations
 
