@@ -22,18 +22,20 @@ from .envelope import SpawnRequest
 from .remote_http import RunLost, ServerUnauthorized, UnexpectedStatus, Unreachable, call
 from .types import Json
 
-__all__ = ["RemoteRun", "afterwards", "clearing_up"]
+__all__ = ["RemoteRun", "afterwards", "clearing_up", "finish_clearing_up"]
 
 _LOG: Final = logging.getLogger(__name__)
 # Seconds between two questions about a run: the first, and the longest.
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
-# How much longer than a question about a run the pause after it is, at least.
+# A pause is at least so much longer than the question before it took, up to so many seconds.
 _IDLE_FACTOR: Final = 10
+_BUSY_PAUSE: Final = 30.0
 # Seconds. A join that took longer did wait for the run.
 _WAITED: Final = 1.0
-# Seconds for what is done when the answer is in, or is no longer awaited.
+# Seconds for which a result waits for what is done after the answer, and that this may take.
 _CLEAR_UP_TIMEOUT: Final = 3.0
+_CLEAR_UP_LIMIT: Final = 30.0
 # Seconds in which a start whose answer was not awaited shows on the server.
 _START_PAUSES: Final = (0.0, 0.1, 0.3, 0.6)
 _GOING_ON: Final = frozenset({"pending", "running"})
@@ -161,7 +163,8 @@ class RemoteRun:
                     status = await self._status()
                 # Many leads that ask a busy server would keep it from its work.
                 took = time.monotonic() - asked_at
-                pause = max(min(2 * pause, _LONGEST_PAUSE), _IDLE_FACTOR * took)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = max(pause, min(_IDLE_FACTOR * took, _BUSY_PAUSE))
                 if status in _GOING_ON:
                     status = ""
                 elif status:
@@ -289,12 +292,12 @@ async def clearing_up() -> AsyncIterator[None]:
 
 
 async def afterwards(work: Coroutine[object, None, None]) -> None:
-    """Begin work that neither delays nor hides an answer.
+    """Begin work that neither hides an answer nor delays it for long.
 
-    Within :func:`clearing_up` it is awaited at the end, and otherwise here. Its errors have no
-    effect.
+    Within :func:`clearing_up` it is awaited at the end, and otherwise here, for some seconds. Then
+    it goes on by itself, as long as the event loop does. Its errors have no effect.
     """
-    task = asyncio.create_task(work)
+    task = asyncio.create_task(_limited(work))
     _unfinished.add(task)
     task.add_done_callback(_forget)
     left = _left.get()
@@ -304,13 +307,21 @@ async def afterwards(work: Coroutine[object, None, None]) -> None:
         left.add(task)
 
 
+async def finish_clearing_up() -> None:
+    """Wait for what :func:`afterwards` has begun on this event loop, before the loop ends."""
+    here = asyncio.get_running_loop()
+    mine = [each for each in list(_unfinished) if each.get_loop() is here]
+    await asyncio.gather(*mine, return_exceptions=True)
+
+
+async def _limited(work: Coroutine[object, None, None]) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(work, _CLEAR_UP_LIMIT)
+
+
 async def _complete(tasks: set[asyncio.Task[None]]) -> None:
     if tasks:
-        _, late = await asyncio.wait(tasks, timeout=_CLEAR_UP_TIMEOUT)
-        for task in late:
-            task.cancel()
-        # So that they close their connections.
-        await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.wait(tasks, timeout=_CLEAR_UP_TIMEOUT)
 
 
 def _forget(task: asyncio.Task[None]) -> None:

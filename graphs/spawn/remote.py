@@ -17,7 +17,7 @@ from pipelit_agents._threads import aside
 from pipelit_agents.errors import ProofRejected
 
 from ..remote import RemoteChild
-from ..remote_run import clearing_up
+from ..remote_run import clearing_up, finish_clearing_up
 from ..steps import Step
 from .attempts import acontained
 from .containment import Containment
@@ -77,6 +77,8 @@ def _on_another_loop(work: Callable[[], Coroutine[object, None, T]]) -> T:
         except BaseException as error:
             # Set here, because closing the loop may wait for a DNS lookup.
             done.set_exception(error)
+        # The caller has its result, and doesn't wait for this thread.
+        await finish_clearing_up()
 
     def run() -> None:
         asyncio.run(run_and_report())

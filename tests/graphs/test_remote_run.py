@@ -326,7 +326,7 @@ def test_a_deletion_that_hangs_hides_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither the timeout of the task nor its own ends what is verified already."""
-    shorter_clearing(monkeypatch, 0.4)
+    shorter_clearing(monkeypatch, wait=0.4, limit=0.4)
     never = threading.Event()
 
     def delete() -> Answer:
@@ -335,8 +335,29 @@ def test_a_deletion_that_hangs_hides_no_answer(
 
     with engine(delete=delete) as served:
         assert ask(served, timeout=0.3)["status"] == "verified"
+        until(lambda: "took too long" in caplog.text)
         never.set()
-    assert "took too long" in caplog.text
+
+
+async def test_a_deletion_that_takes_long_goes_on_behind_the_result(
+    lead: Agent, engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy server deletes the thread all the same, sync and async."""
+    go = threading.Event()
+
+    def delete() -> Answer:
+        go.wait(60)
+        return 204, None
+
+    shorter_clearing(monkeypatch, wait=0.05, limit=60)
+    with engine(delete=delete) as served:
+        child = remote_child(NAME, url=served.url, credential=None)
+        graph = parent_of(lead, {NAME: child})
+        for ask in (graph.ainvoke(tasks("a")), asyncio.to_thread(graph.invoke, tasks("b"))):
+            assert (await ask)["results"][0]["status"] == "verified"
+        assert len(served.threads) == 2
+        go.set()
+        await asyncio.to_thread(until, lambda: not served.threads)
 
 
 def test_a_server_that_refuses_the_start_is_asked_nothing_more(

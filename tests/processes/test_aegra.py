@@ -72,9 +72,16 @@ class World:
             on_failure="collect",
         )
         tasks = [{"agent": READER, "input": {"text": text}} for text in texts]
-        # Forty at a time: `invoke` has as few threads as the machine has processors.
-        found: list[Any] = asyncio.run(lead.ainvoke({"tasks": tasks}))["results"]
-        return found
+
+        async def ask() -> list[Any]:
+            # Forty at a time: `invoke` has as few threads as the machine has processors.
+            found: list[Any] = (await lead.ainvoke({"tasks": tasks}))["results"]
+            # As where a loop goes on: a busy server may still be deleting threads.
+            if others := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(others)
+            return found
+
+        return asyncio.run(ask())
 
     def expire_leases(self, server: AegraServer) -> None:
         """Let the half minute pass in which a dead process is believed to be alive."""

@@ -62,6 +62,16 @@ class World:
         """How often the researcher worked on a question."""
         return self.ran.read_text().splitlines().count(question)
 
+    def threads(self) -> set[str]:
+        """The threads of the lead on the research server."""
+        found = httpx.post(
+            f"{self.url}/threads/search",
+            json={"limit": 1000},
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=60,
+        ).json()
+        return {each["thread_id"] for each in found}
+
     def ask(self, *questions: Any, **options: Any) -> Any:
         """What a lead in this process gets for questions to the researcher."""
         graph = self.parent(**options)
@@ -165,8 +175,9 @@ def refused(results: Any) -> None:
 
 
 def test_twenty_children_on_another_server_are_verified(world: World) -> None:
-    """A lead on one server gets twenty verified answers of another, in order."""
+    """A lead on one server gets twenty verified answers of another, in order; no thread stays."""
     questions = [f"q{index}" for index in range(20)]
+    before = world.threads()
     response = httpx.post(
         f"{world.acme_server.url}/runs/wait",
         json={"assistant_id": "lead", "input": tasks(*questions)},
@@ -177,6 +188,7 @@ def test_twenty_children_on_another_server_are_verified(world: World) -> None:
     assert [result["status"] for result in results] == ["verified"] * 20
     assert [result["output"]["a"] for result in results] == [q.upper() for q in questions]
     assert all(result["bound"] for result in results)
+    assert world.threads() <= before
 
 
 def test_an_agent_on_a_server_asks_a_child_on_another(world: World) -> None:

@@ -91,6 +91,7 @@ def type_and_tracing(model: Any) -> tuple[str, dict[str, Any]]:
     return model._llm_type, model._get_ls_params(stop=["x"])
 
 
-def shorter_clearing(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Give a remote child's thread less time to be deleted."""
-    monkeypatch.setattr("pipelit_agents.graphs.remote_run._CLEAR_UP_TIMEOUT", seconds)
+def shorter_clearing(monkeypatch: pytest.MonkeyPatch, wait: float, limit: float) -> None:
+    """Give a remote child's thread less time to be deleted: before a result, and altogether."""
+    for name, seconds in (("_CLEAR_UP_TIMEOUT", wait), ("_CLEAR_UP_LIMIT", limit)):
+        monkeypatch.setattr(f"pipelit_agents.graphs.remote_run.{name}", seconds)
