@@ -128,7 +128,7 @@ class RemoteRun:
             patience.broke = True
             patience.spend(error)
             return None
-        if _has_envelope(found) or (found is not None and status not in _GOING_ON):
+        if found is not None:
             return found, status
         idle = patience.broke or status not in _GOING_ON
         if idle and time.monotonic() - began < _WAITED:
@@ -139,40 +139,49 @@ class RemoteRun:
         return None
 
     async def _joined(self, limit: int) -> tuple[Json, str]:
-        """Join the run, and ask for its status meanwhile: some engines answer a join late."""
-        joins = {asyncio.create_task(self._join(limit))}
-        status, pause = "", _FIRST_PAUSE
+        """Join the run, and ask for its status meanwhile: some engines answer a join late.
+
+        An answer without an envelope counts only if it was asked for when the run was over: engines
+        also answer a join before that.
+        """
+        join = asyncio.create_task(self._join(limit))
         try:
-            while True:
-                done, joins = await asyncio.wait(
-                    joins,
-                    timeout=None if status else pause,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                answered = [each for each in done if each.exception() is None]
-                if answered or (done and not joins):
-                    found = (answered or [*done])[0].result()
-                    if _has_envelope(found):
-                        return found, "success"
-                    return found, status or await self._status()
-                if done or status:
-                    continue
-                asked_at = time.monotonic()
-                # The join shows whether the server is away.
-                with suppress(*_SERVER_ERRORS):
-                    status = await self._status()
-                # Many leads that ask a busy server would keep it from its work.
-                took = time.monotonic() - asked_at
-                pause = min(2 * pause, _LONGEST_PAUSE)
-                pause = max(pause, min(_IDLE_FACTOR * took, _BUSY_PAUSE))
-                if status in _GOING_ON:
-                    status = ""
-                elif status:
-                    joins.add(asyncio.create_task(self._join(limit)))
+            status = await self._watch(join)
+            if join.done() and _has_envelope(found := join.result()):
+                return found, status
+            if status in _GOING_ON:
+                return None, status
+            last = asyncio.create_task(self._join(limit))
+            try:
+                # The first join may be about to deliver a large answer.
+                await asyncio.wait({join, last}, return_when=asyncio.FIRST_COMPLETED)
+                if join.done() and not join.exception() and _has_envelope(join.result()):
+                    return join.result(), status
+                return await last, status
+            finally:
+                last.cancel()
+                await asyncio.gather(last, return_exceptions=True)
         finally:
-            for join in joins:
-                join.cancel()
-            await asyncio.gather(*joins, return_exceptions=True)
+            join.cancel()
+            await asyncio.gather(join, return_exceptions=True)
+
+    async def _watch(self, join: asyncio.Task[Json]) -> str:
+        """Ask for the run's status until the join ended, or the run is over."""
+        pause = _FIRST_PAUSE
+        while True:
+            await asyncio.wait({join}, timeout=pause)
+            if join.done():
+                return "success" if _has_envelope(join.result()) else await self._status()
+            asked_at = time.monotonic()
+            # The join shows whether the server is away.
+            with suppress(*_SERVER_ERRORS):
+                status = await self._status()
+                if status not in _GOING_ON:
+                    return status
+            # Many leads that ask a busy server would keep it from its work.
+            took = time.monotonic() - asked_at
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = max(pause, min(_IDLE_FACTOR * took, _BUSY_PAUSE))
 
     async def _join(self, limit: int) -> Json:
         return await call(self._client, "GET", f"{self._thread}/runs/{self._id}/join", limit=limit)
