@@ -114,9 +114,9 @@ class Balancer:
         self._thread.join()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(len(self._ports)):
-            port = self._ports.pop(0)
-            self._ports.append(port)
+        order = list(self._ports)
+        self._ports.append(self._ports.pop(0))
+        for port in order:
             try:
                 near, far = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
