@@ -20,7 +20,7 @@ from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof
 
 from .envelope import SpawnRequest
 
-__all__ = ["ANYONE", "STALE", "AcceptFrom", "Anyone", "acheck", "admit", "check"]
+__all__ = ["ANYONE", "AcceptFrom", "Anyone", "acheck", "admit", "check"]
 
 # How long a request is valid, in seconds.
 REQUEST_LIFETIME: Final = 60.0

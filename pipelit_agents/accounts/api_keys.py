@@ -34,7 +34,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
-__all__ = ["FIRST_KEY", "ApiKeys"]
+__all__ = ["ApiKeys"]
 
 # The name of the key that an account is created with.
 FIRST_KEY: Final = "first key"

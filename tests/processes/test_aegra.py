@@ -127,6 +127,7 @@ def world(
         "PIPELIT_DATABASE_URL": accounts,
         "DATABASE_URL": runs,
         "REDIS_BROKER_ENABLED": "true",
+        "ENV_MODE": "PRODUCTION",
         "REDIS_URL": redis_server.url,
         "RAN": str(folder / "ran"),
         **POOLS,
