@@ -43,9 +43,9 @@ POOLS = {
     "LANGGRAPH_MIN_POOL_SIZE": "1",
     "LANGGRAPH_MAX_POOL_SIZE": "10",
 }
+READY = is_ready()
 needs_aegra = pytest.mark.skipif(
-    not is_ready(),
-    reason=f"Aegra isn't installed: make aegra ({interpreter()})",
+    not READY, reason="" if READY else f"Aegra isn't installed: make aegra ({interpreter()})"
 )
 
 
