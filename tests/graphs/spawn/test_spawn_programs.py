@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from test_spawn_calls import Parent, Team, one_node, told
 
-from pipelit_agents import Pipelit
+from pipelit_agents import Agent, Pipelit
 from pipelit_agents.graphs import SpawnTask
 
 BACKENDS = False
@@ -134,9 +135,9 @@ def run(team: Team, attempts: list[Any], *, gather: bool) -> None:
 
 
 @pytest.fixture
-def team(pipelit: Pipelit) -> Team:
+def team(pipelit: Pipelit, agent_of: Callable[[str], Agent]) -> Team:
     """A lead with its children."""
-    return Team(pipelit)
+    return Team(pipelit, agent_of)
 
 
 @pytest.mark.parametrize("gather", [False, True], ids=["in turn", "gather"])
