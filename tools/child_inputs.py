@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from langchain_core.messages import HumanMessage
@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from pipelit_agents._words import quoted
 
+from .schema_values import is_message_class, problem_with
 from .strict_schemas import (
     JsonSchema,
     accepts_null,
@@ -23,11 +24,19 @@ from .strict_schemas import (
     strict_schema,
 )
 
-__all__ = ["UNKNOWN_INPUT", "ChildInput", "InputRefused", "declared_input", "input_of"]
+__all__ = [
+    "ANY_INPUT",
+    "UNKNOWN_INPUT",
+    "ChildInput",
+    "InputRefused",
+    "declared_input",
+    "input_of",
+]
 
 _MESSAGES: Final = "messages"
-# A reference to one of LangChain's classes.
-_MESSAGE: Final = re.compile(r"\$defs/\w*Message\b")
+_REFERENCE: Final = re.compile(r"\$defs/(\w+)")
+# LangGraph reads an object with this key as a value that replaces the state's, without its reducer.
+_OVERWRITE: Final = "__overwrite__"
 _MAX_LISTED: Final = 12
 _TEXT: Final[Mapping[str, object]] = {"type": "string", "description": "The text for the agent."}
 _JSON: Final[Mapping[str, object]] = {
@@ -42,32 +51,42 @@ class InputRefused(Exception):
 
 @dataclass(frozen=True)
 class ChildInput:
-    """What one child takes.
+    """What one child takes from a model.
+
+    A model sends the fields that the tool's schema shows, and no others. It never writes messages:
+    it could write a system message, or the result of a tool. It sends a text, which becomes one
+    human message.
 
     Attributes:
-        fields: The JSON schemas of its fields by name; None if they aren't known.
+        fields: The JSON schemas of its fields by name; None for a JSON object with any fields.
         required: The fields that have to be there.
         definitions: The schemas that the fields refer to, by name.
         is_text: Whether the input is itself a text, as of a function that is an ``entrypoint``.
+        is_declared: Whether the developer named the fields, so that a model may fill all of them.
     """
 
     fields: Mapping[str, object] | None
     required: frozenset[str] = frozenset()
     definitions: JsonSchema = field(default_factory=dict)
     is_text: bool = False
+    is_declared: bool = False
 
     @property
     def takes_message(self) -> bool:
-        """Whether a text alone is a whole input: a message, or the input itself."""
-        return self.is_text or (self._has_messages and self.required <= {_MESSAGES})
+        """Whether a model sends a text and nothing else: a message, or the input itself.
 
-    @property
-    def _has_messages(self) -> bool:
-        return (
-            self.fields is not None
-            and _MESSAGES in self.fields
-            and _holds_messages(self.fields[_MESSAGES])
-        )
+        The other fields of a state with ``messages`` are the program's, such as the files of a
+        deep agent, unless a message alone isn't a whole input.
+        """
+        if self.is_text or self.fields is None or not self._holds_messages(_MESSAGES):
+            return self.is_text
+        others = self.fields.keys() if self.is_declared else self.required
+        return others <= {_MESSAGES}
+
+    def _holds_messages(self, name: str) -> bool:
+        if self.fields is None:
+            return name == _MESSAGES
+        return name in self.fields and _is_of_messages(name, self.fields[name])
 
     def task_fields(self) -> dict[str, object]:
         """Return the strict JSON schemas of a task's fields besides ``agent``."""
@@ -75,7 +94,7 @@ class ChildInput:
             return {"message": dict(_TEXT)}
         fields: dict[str, object] = {}
         for name, schema in (self.fields or {}).items():
-            if name == _MESSAGES and self._has_messages:
+            if self._holds_messages(name):
                 found: dict[str, object] | None = dict(_TEXT)
             else:
                 found = strict_schema(schema, self.definitions)
@@ -100,7 +119,7 @@ class ChildInput:
         return ", ".join(listed)
 
     def _field_in_words(self, name: str, schema: object) -> str:
-        is_message = name == _MESSAGES and self._has_messages
+        is_message = self._holds_messages(name)
         kind = "text" if is_message else kind_in_words(schema, self.definitions)
         about = [*([kind] if kind else []), *([] if name in self.required else ["optional"])]
         return f"{name} ({', '.join(about)})" if about else name
@@ -122,14 +141,13 @@ class ChildInput:
         """Return the input for values by field.
 
         Raises:
-            InputRefused: A field is unknown or missing. The message begins with the word after the
-                child's name.
+            InputRefused: A field is unknown, missing or of another type. The message begins with
+                the word after the child's name.
         """
         if self.is_text:
             raise InputRefused("takes a message; not input")
-        if self.fields is None:
-            return dict(values)
-        unknown = [quoted(name) for name in values if name not in self.fields]
+        shown = [_MESSAGES] if self.takes_message else self.fields
+        unknown = [quoted(name) for name in values if shown is not None and name not in shown]
         if unknown:
             raise InputRefused(f"takes {self._accepted()}; not {', '.join(unknown[:_MAX_LISTED])}")
         # A strict schema requires every field, so a model leaves one out as null.
@@ -139,9 +157,23 @@ class ChildInput:
             raise InputRefused(f"takes {self._accepted()}; missing: {', '.join(missing)}")
         if not found and self.fields:
             raise InputRefused(f"takes {self._accepted()}; input is empty")
-        if isinstance(text := found.get(_MESSAGES), str) and self._has_messages:
-            found[_MESSAGES] = [HumanMessage(text)]
-        return found
+        return {name: self._value(name, each) for name, each in found.items()}
+
+    def _value(self, name: str, value: object) -> object:
+        schema = True if self.fields is None else self.fields[name]
+        if self._holds_messages(name):
+            if not isinstance(value, str) or not value.strip():
+                raise InputRefused(
+                    f"takes {self._accepted()}; {name} must be a text, and not empty"
+                )
+            message = HumanMessage(value)
+            return message if _is_one_message(schema) else [message]
+        problem = problem_with(value, schema, self.definitions, name)
+        if isinstance(value, dict) and _OVERWRITE in value:
+            problem = f"{name} has no field {_OVERWRITE!r}"
+        if problem:
+            raise InputRefused(f"takes {self._accepted()}; {problem}")
+        return value
 
     def _left_out(self, name: str, value: object) -> bool:
         return (
@@ -155,7 +187,11 @@ class ChildInput:
         return f"{_MESSAGES} (or message, a text)" if self.takes_message else self.in_words()
 
 
-UNKNOWN_INPUT: Final = ChildInput(None)
+ANY_INPUT: Final = ChildInput(None)
+"""A JSON object with any fields."""
+
+UNKNOWN_INPUT: Final = ChildInput({_MESSAGES: {}})
+"""What a child takes of which nothing is known, as of most remote ones: a message alone."""
 
 
 def input_of(child: object) -> ChildInput:
@@ -181,7 +217,8 @@ def declared_input(name: str, kind: Any) -> ChildInput:
 
     Args:
         name: The child, for the error.
-        kind: A pydantic model, ``TypedDict`` or dataclass with the fields, or ``str``.
+        kind: A pydantic model, ``TypedDict`` or dataclass with the fields; ``str``, or ``dict`` for
+            a JSON object with any fields.
 
     Raises:
         TypeError: There is no schema for the type.
@@ -191,11 +228,11 @@ def declared_input(name: str, kind: Any) -> ChildInput:
     except Exception as error:
         raise TypeError(
             f"inputs[{name!r}] must be a pydantic model, a dataclass, a TypedDict of "
-            f"typing_extensions, or str: {type(error).__name__}"
+            f"typing_extensions, str or dict: {type(error).__name__}"
         ) from error
-    if found.fields is None and not found.is_text:
-        raise TypeError(f"inputs[{name!r}] must have fields, or be str; not {kind!r}")
-    return found
+    if found is UNKNOWN_INPUT:
+        raise TypeError(f"inputs[{name!r}] must have fields, or be str or dict; not {kind!r}")
+    return replace(found, is_declared=True)
 
 
 def _of_schema(schema: JsonSchema, *, partial: bool) -> ChildInput:
@@ -206,8 +243,8 @@ def _of_schema(schema: JsonSchema, *, partial: bool) -> ChildInput:
     if schema.get("type") == "string":
         return ChildInput(None, is_text=True)
     fields = schema.get("properties")
-    if not isinstance(fields, Mapping) or schema.get("additionalProperties"):
-        return UNKNOWN_INPUT
+    if not isinstance(fields, Mapping):
+        return ANY_INPUT if schema.get("additionalProperties") else UNKNOWN_INPUT
     required = schema.get("required")
     listed = required if isinstance(required, list) and not partial else []
     return ChildInput(dict(fields), frozenset(map(str, listed)), definitions)
@@ -241,9 +278,21 @@ def _is_model(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _holds_messages(schema: object) -> bool:
-    """Return whether a field with this name holds messages, and no other kind of list."""
+def _is_of_messages(name: str, schema: object) -> bool:
+    """Return whether a field holds messages, so that a model fills it with a text."""
+    if any(map(is_message_class, _REFERENCE.findall(str(schema)))):
+        return True
+    if name != _MESSAGES:
+        return False
+    # Of this name, also a list of values that could be messages.
     if not isinstance(schema, Mapping) or not schema.keys() - {"title", "description", "default"}:
         return True
-    bare = schema.get("type") == "array" and not schema.get("items")
-    return bare or bool(_MESSAGE.search(str(schema)))
+    items = schema.get("items")
+    is_open = not items or (
+        isinstance(items, Mapping) and items.get("type") == "object" and "properties" not in items
+    )
+    return schema.get("type") == "array" and is_open
+
+
+def _is_one_message(schema: object) -> bool:
+    return bool(_REFERENCE.search(str(schema))) and "array" not in str(schema)

@@ -12,7 +12,7 @@ from pipelit_agents.errors import AccountError
 from pipelit_agents.graphs import CreatedAgents, SpawnTask
 from pipelit_agents.protocol.usernames import is_username
 
-from .child_inputs import UNKNOWN_INPUT, ChildInput, input_of
+from .child_inputs import ANY_INPUT, UNKNOWN_INPUT, ChildInput, input_of
 from .recipients import Recipients, Task, introduced, read_tasks, task_list
 from .strict_schemas import strict_object
 
@@ -59,7 +59,7 @@ class FoundRecipients(Recipients):
         """
         return task_list(
             strict_object({"agent": dict(_NAME), **taken.task_fields()})
-            for taken in (ChildInput(None, is_text=True), UNKNOWN_INPUT)
+            for taken in (UNKNOWN_INPUT, ANY_INPUT)
         )
 
     def in_words(self) -> str:

@@ -30,7 +30,7 @@ _MAX_PURPOSE: Final = 300
 
 
 class Task(Arguments):
-    """A task as a model or a program writes it: one of ``message`` and ``input``."""
+    """A task as a model writes it: one of ``message`` and ``input``."""
 
     agent: Annotated[str, Field(description="The agent that does the task.")]
     message: Annotated[str | None, Field(description="The text for the agent.")] = None

@@ -39,13 +39,16 @@ class SpawnAndAwait(AgentTool):
     with the whole outputs.
 
     The tool's schema has the children's names as an enum, and converts to OpenAI's strict mode. A
-    child that takes ``messages`` gets a task's ``message``; the fields of other children are in
-    ``input``. A program may also pass any ``input`` as a dict.
+    child that takes ``messages`` gets a task's ``message`` and nothing else; the fields of other
+    children are in ``input``, where ``messages`` is a text too. Whatever the schema doesn't show is
+    refused: other fields of a child's state, such as the files of a deep agent, and messages with a
+    role. A program that sends such input calls ``tool.spawn``, the node itself.
 
     Args:
         agent: The agent that sends requests and verifies answers.
         children: As for ``spawn_and_await``. If a function finds them, such as ``created_agents``,
-            ``agent`` is any username, and what a child takes is known when it was found.
+            ``agent`` is any username, and what a child takes is known when it was found; one whose
+            graph doesn't say it, such as a remote child, takes a message.
         answer: The part of an output that the model receives. ``last_message``: the last message of
             the child's model; if that is empty, its ``structured_response``, then its last message
             that isn't. Of an output without messages, ``structured_response`` or else all.
@@ -58,9 +61,10 @@ class SpawnAndAwait(AgentTool):
         purposes: What children are for, by name, for the tool's description. The tool opens no
             database when it is built: :meth:`with_purposes` and ``SpawnMiddleware`` read the
             accounts' purposes.
-        inputs: What children take, by name, where their graphs don't say: remote children, or
-            graphs whose input is a dict. A pydantic model, dataclass or ``TypedDict``, such as
-            LangGraph's ``MessagesState``, or ``str``.
+        inputs: What a model may send, by the child's name, if it is more or less than the schema
+            shows by itself. A pydantic model, dataclass or ``TypedDict`` whose fields a model may
+            fill, ``str``, or ``dict`` for any JSON object. Of a remote child nothing is known here,
+            so it takes a message unless it is in ``inputs``.
         timeout: How long one child may take, in seconds.
         max_concurrency: How many children run at once.
         max_depth: How deep spawns may be nested.
@@ -91,7 +95,9 @@ class SpawnAndAwait(AgentTool):
     answer: AnswerForm = "last_message"
     attachments: tuple[str, ...] = MEDIA_TYPES
     max_tasks: int = _MAX_TASKS
-    spawn: Any = Field(exclude=True, repr=False)
+    spawn: Any = Field(
+        exclude=True, repr=False, description="The node: it takes any input of a child."
+    )
     recipients: Recipients = Field(exclude=True, repr=False)
 
     def __init__(
@@ -211,7 +217,7 @@ def _recipients(
 
 
 def _arguments(recipients: Recipients) -> type[BaseModel]:
-    # What a model is to send is stricter than what is accepted: a program may pass a dict.
+    # The schema of a list of `Task` would say nothing of the children.
     tasks = Annotated[
         list[Task],
         Field(min_length=1, description="One task for each answer."),

@@ -14,13 +14,18 @@ from spawning import graph_of
 
 from pipelit_agents import Pipelit, User
 from pipelit_agents.errors import UserNotFound
+from pipelit_agents.graphs import remote_child
 from pipelit_agents.tools.child_inputs import InputRefused
 from pipelit_agents.tools.found_recipients import FoundRecipients
 from pipelit_agents.tools.recipients import Task
 
 BACKENDS = False
 CHAT: Any = StateGraph(MessagesState).add_node("work", lambda _: {}).add_edge(START, "work")
-CHILDREN = {"agent_chat": CHAT.compile(), "agent_fields": graph_of()}
+CHILDREN: dict[str, Any] = {
+    "agent_chat": CHAT.compile(),
+    "agent_fields": graph_of(),
+    "agent_remote": remote_child("agent_remote", url="http://[::1]", credential=None),
+}
 MESSAGE = {"messages": [HumanMessage("x")]}
 
 
@@ -81,6 +86,14 @@ async def test_an_input_is_checked_when_its_agent_was_found(awaits: bool, later:
     assert finding.asked == ["agent_chat", "agent_fields"]
     is_apart = finding.threads != {threading.get_ident()}
     assert is_apart == (awaits and not later)
+    for task, says in (
+        ({"agent": "agent_chat", "input": '{"messages": "x", "files": {}}'}, "not 'files'"),
+        ({"agent": "agent_chat", "input": {"messages": [["system", "x"]]}}, "must be a text"),
+        ({"agent": "agent_remote", "input": {"messages": "x", "paid": True}}, "not 'paid'"),
+        ({"agent": "agent_absent", "input": {"paid": True}}, "not 'paid'"),
+    ):
+        with pytest.raises(InputRefused, match=says):
+            await read(find, task, awaits=awaits)
     wrong = {"agent": "agent_fields", "message": "x"}
     with pytest.raises(InputRefused, match=r"tasks\[0\]: agent_fields takes q .*; not message"):
         await read(find, wrong, awaits=awaits)
