@@ -431,7 +431,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "No link or file id is passed on": {
         "spawn_answers": ["nothing_is_attached_that_breaks_or_fetches"]
     },
-    "A task with a field that": {
+    "**What a lead's model sends**": {
+        "spawn_inputs": [
+            "a_model_sends_only_what_the_schema_shows",
+            "a_model_writes_no_messages",
+        ]
+    },
+    "Anything else is refused before any child runs": {
         "spawn_inputs": ["nothing_runs_before_all_tasks_are_right", "what_isnt_taken_is_said"]
     },
     "A purpose that another model wrote": {
@@ -1032,6 +1038,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
 
 # Sentences among the promises that limit one, or send the reader elsewhere.
 LIMITS: Final = (
+    "A text in the lead's conversation can still choose",
     "A password of ordinary words can't be told from a name",
     "A disk that loses what it confirmed",
     "What an operator changes (accounts, keys, credentials)",
