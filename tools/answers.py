@@ -1,7 +1,7 @@
 """What a model receives of its agents' answers: the answer alone, with images and files as blocks.
 
-Text of an agent is always within one JSON string, so it can't pose as another agent's answer or as
-the tool's own words.
+Text of an agent is always within one JSON string, under ``answer``, ``output`` or ``said``. So it
+can't pose as another agent's answer or as the tool's own words, such as those under ``error``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ Content: TypeAlias = str | list[str | dict[str, object]]
 # Every provider takes these in tool messages, if it takes any.
 MEDIA_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf")
 
+# How much of a child's own error the model receives, in characters.
+_MAX_SAID: Final = 500
 _MESSAGES: Final = "messages"
 _STRUCTURED: Final = "structured_response"
 # LangChain turns a tool message's content into text if it has a block of another type.
@@ -116,7 +118,7 @@ def _part(
     result: SpawnResult, task: SpawnTask, form: AnswerForm, found: _Attachments
 ) -> dict[str, object]:
     if result["status"] != "verified":
-        return {"error": result["error"]}
+        return _error(result)
     output = result["output"]
     if form == "whole":
         return {"output": _as_json(output)}
@@ -129,6 +131,14 @@ def _part(
     if isinstance(answer, BaseMessage):
         return {"answer": _message_answer(answer, result["agent"], found)}
     return {"answer": _as_json(answer)}
+
+
+def _error(result: SpawnResult) -> dict[str, object]:
+    error = result["error"] or ""
+    if result["status"] == "failed" and result["proved_at"] is not None:
+        # The child's own words: a class of an exception may have any name.
+        return {"error": "its graph failed", "said": error[:_MAX_SAID]}
+    return {"error": error}
 
 
 def _structured(output: object) -> object:

@@ -11,6 +11,7 @@ from langgraph.pregel.remote import RemoteGraph
 from typing_extensions import TypedDict
 
 from pipelit_agents import Verification
+from pipelit_agents._wording import json_line
 from pipelit_agents.protocol.binding import PERIOD
 
 from ..child import MAX_ERROR_TEXT
@@ -27,6 +28,8 @@ UNASSIGNED: Final = "unassigned"
 
 # How many failures an error message lists. A thousand would fill a log with the same text.
 MAX_LISTED_FAILURES: Final = 10
+# How much of a child's own error is quoted, in characters.
+_MAX_QUOTED: Final = 500
 
 ProofKind: TypeAlias = Literal["bound", "unbound-totp"]
 Status: TypeAlias = Literal["verified", "failed", "refused", "timeout", "unreachable"]
@@ -59,7 +62,9 @@ class SpawnResult(TypedDict):
             has no such child); ``timeout``; ``unreachable`` (a remote child's server was
             unavailable: you can send the task again).
         output: The output of the child's graph; None unless verified.
-        error: What went wrong, or None. It never quotes an unproven answer.
+        error: What went wrong, or None. It never quotes an unproven answer. These are the parent's
+            words, unless the status is ``failed`` and ``proved_at`` isn't None: then they are the
+            child's own, which may say anything.
         bound: Whether the proof is bound to request and answer; False for ``unbound-totp``.
         proved_at: The time of the proof, ISO 8601 in UTC, or None.
         omitted: The parts of the child's answer that ``output`` lacks, by path: messages and tool
@@ -151,6 +156,18 @@ def make_result(
 @lru_cache(maxsize=8)
 def _moment(step: int) -> str:
     return datetime.fromtimestamp(step * PERIOD, UTC).isoformat()
+
+
+def error_in_words(result: SpawnResult) -> str:
+    """Return the error of a result for a list.
+
+    The words of a child that proved its failure are one short JSON string: a class of an exception
+    may have any name, and a message any text.
+    """
+    error = result["error"] or "no reason"
+    if result["status"] == "failed" and result["proved_at"] is not None:
+        return f"its graph failed with the error {json_line(error[:_MAX_QUOTED])}"
+    return error
 
 
 def error_text(value: object) -> str:

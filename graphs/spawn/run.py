@@ -13,7 +13,7 @@ from langgraph.types import StateSnapshot
 from pipelit_agents.errors import SpawnError
 
 from ..child import DEPTH
-from .results import MAX_LISTED_FAILURES, Order, SpawnResult
+from .results import MAX_LISTED_FAILURES, Order, SpawnResult, error_in_words
 from .tasks import ReadTask
 
 __all__ = ["Run", "depth_of", "run_of", "spawn_error"]
@@ -64,7 +64,7 @@ def spawn_error(run: Run) -> SpawnError:
     failed = [index for index in sorted(run.results) if run.results[index]["status"] != "verified"]
     listed = [
         f"tasks[{index}], {run.results[index]['agent']}: {run.results[index]['status']} "
-        f"({run.results[index]['error']})"
+        f"({error_in_words(run.results[index])})"
         for index in failed[:MAX_LISTED_FAILURES]
     ]
     if len(failed) > MAX_LISTED_FAILURES:

@@ -73,7 +73,12 @@ def test_one_that_fails_leaves_the_others(
     tasks = [{"agent": each, "input": {"q": "x"}} for each in ("agent_second", NAME)]
     found = answer(tool, calls("spawn_and_await", tasks=tasks))
     failed, verified = json.loads(str(found.content))
-    assert (failed["status"], failed["error"]) == ("failed", "LookupError: no such book")
+    assert failed == {
+        "agent": "agent_second",
+        "status": "failed",
+        "error": "its graph failed",
+        "said": "LookupError: no such book",
+    }
     assert verified["answer"]["a"] == "X"
 
 
