@@ -8,24 +8,20 @@ whose methods the saver below has.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast
 
-from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import (
-    BaseCheckpointSaver,
-    ChannelVersions,
-    Checkpoint,
-    CheckpointMetadata,
-    CheckpointTuple,
-    DeltaChannelHistory,
-)
+from langgraph.checkpoint.base import BaseCheckpointSaver
 
-__all__ = ["AnySaver", "AsyncInThreads", "DeletesRuns", "DeletesThreads", "PrunesThreads"]
-__all__ += ["overrides", "with_capabilities"]
+__all__ = ["AnySaver", "DeletesRuns", "DeletesThreads", "PrunesThreads", "acall", "call", "has"]
+__all__ += ["has_async_methods", "in_thread", "with_capabilities"]
 
 AnySaver: TypeAlias = BaseCheckpointSaver[Any]
 S = TypeVar("S", bound=AnySaver)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Without one of them, LangGraph can't run a graph on an event loop.
 _ASYNC_METHODS: Final = ("aget_tuple", "alist", "aput", "aput_writes")
@@ -38,11 +34,11 @@ class DeletesThreads(BaseCheckpointSaver[Any]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete all checkpoints and writes of a thread."""
-        self._saver.delete_thread(thread_id)
+        call(self._saver, "delete_thread", thread_id)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """As :meth:`delete_thread`."""
-        await _call(self._saver, "delete_thread", thread_id)
+        await acall(self._saver, "delete_thread", thread_id)
 
 
 class DeletesRuns(BaseCheckpointSaver[Any]):
@@ -55,11 +51,11 @@ class DeletesRuns(BaseCheckpointSaver[Any]):
 
         The saver below finds them by the copies of ``run_id`` that are stored in clear.
         """
-        self._saver.delete_for_runs(run_ids)
+        call(self._saver, "delete_for_runs", run_ids)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """As :meth:`delete_for_runs`."""
-        await _call(self._saver, "delete_for_runs", run_ids)
+        await acall(self._saver, "delete_for_runs", run_ids)
 
 
 class PrunesThreads(BaseCheckpointSaver[Any]):
@@ -75,67 +71,11 @@ class PrunesThreads(BaseCheckpointSaver[Any]):
             strategy: ``keep_latest`` keeps the newest checkpoint of each namespace, ``delete``
                 keeps none. The saver below may have more.
         """
-        self._saver.prune(thread_ids, strategy=strategy)
+        call(self._saver, "prune", thread_ids, strategy=strategy)
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """As :meth:`prune`."""
-        await _call(self._saver, "prune", thread_ids, strategy=strategy)
-
-
-class AsyncInThreads(BaseCheckpointSaver[Any]):
-    """A sealed saver over one without async methods: each call runs in a thread of the loop's."""
-
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """As :meth:`get_tuple`."""
-        return await asyncio.to_thread(self.get_tuple, config)
-
-    async def alist(
-        self,
-        config: RunnableConfig | None,
-        *,
-        filter: dict[str, object] | None = None,  # noqa: A002 - the base class calls it so
-        before: RunnableConfig | None = None,
-        limit: int | None = None,
-    ) -> AsyncIterator[CheckpointTuple]:
-        """As :meth:`list`, which is read to its end first."""
-
-        def read() -> list[CheckpointTuple]:
-            return [*self.list(config, filter=filter, before=before, limit=limit)]
-
-        for each in await asyncio.to_thread(read):
-            yield each
-
-    async def aput(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        """As :meth:`put`."""
-        return await asyncio.to_thread(self.put, config, checkpoint, metadata, new_versions)
-
-    async def aput_writes(
-        self,
-        config: RunnableConfig,
-        writes: Sequence[tuple[str, object]],
-        task_id: str,
-        task_path: str = "",
-    ) -> None:
-        """As :meth:`put_writes`."""
-        await asyncio.to_thread(self.put_writes, config, writes, task_id, task_path)
-
-    async def aget_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        """As :meth:`get_delta_channel_history`."""
-        return await asyncio.to_thread(
-            self.get_delta_channel_history, config=config, channels=channels
-        )
-
-    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """As :meth:`copy_thread`."""
-        await asyncio.to_thread(self.copy_thread, source_thread_id, target_thread_id)
+        await acall(self._saver, "prune", thread_ids, strategy=strategy)
 
 
 _OPTIONAL: Final[dict[str, type[AnySaver]]] = {
@@ -148,37 +88,73 @@ _OPTIONAL: Final[dict[str, type[AnySaver]]] = {
 _MADE: Final[dict[tuple[type[AnySaver], type[AnySaver]], type[AnySaver]]] = {}
 
 
-def overrides(kind: type[AnySaver], method: str) -> bool:
-    """Return whether a class of checkpointers has a method of its own."""
+def has(kind: type[AnySaver], method: str) -> bool:
+    """Return whether a class of checkpointers has a method, in its sync or its async form."""
+    return _overrides(kind, method) or _overrides(kind, f"a{method}")
+
+
+def has_async_methods(kind: type[AnySaver]) -> bool:
+    """Return whether a class of checkpointers works on an event loop."""
+    # SqliteSaver has some of them, which only raise.
+    return all(_overrides(kind, each) for each in _ASYNC_METHODS)
+
+
+def _overrides(kind: type[AnySaver], method: str) -> bool:
     return getattr(kind, method) is not getattr(BaseCheckpointSaver, method)
 
 
-def with_capabilities(kind: type[S], below: type[AnySaver]) -> type[S]:
+def with_capabilities(kind: type[S], below: type[AnySaver], in_threads: type[AnySaver]) -> type[S]:
     """Return a subclass that overrides the methods that a saver of a class has.
 
     Args:
         kind: A class of sealed savers, which overrides what every saver has.
         below: The class of the saver below.
+        in_threads: A subclass of the first of these classes, whose asynchronous methods call the
+            synchronous ones. Its methods come behind those of an application's class.
     """
     if made := _MADE.get((kind, below)):
         return cast(type[S], made)
-    before: list[type[AnySaver]] = []
-    # SqliteSaver has some of them, which only raise.
-    if not all(overrides(below, each) for each in _ASYNC_METHODS):
-        before = [AsyncInThreads]
-    after = [
-        mixin
-        for name, mixin in _OPTIONAL.items()
-        if overrides(below, name) or overrides(below, f"a{name}")
-    ]
+    bases: list[type[AnySaver]] = [kind]
+    if not has_async_methods(below):
+        # A class can't precede its own subclass.
+        bases = [in_threads] if issubclass(in_threads, kind) else [kind, in_threads]
+    bases += [mixin for name, mixin in _OPTIONAL.items() if has(below, name)]
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_kind": kind}
-    made = cast(type[S], type(kind.__name__, (*before, kind, *after), names))
+    made = cast(type[S], type(kind.__name__, tuple(bases), names))
     _MADE[kind, below] = made
     return made
 
 
-async def _call(saver: AnySaver, name: str, *args: object, **kwargs: object) -> None:
-    if overrides(type(saver), f"a{name}"):
-        await getattr(saver, f"a{name}")(*args, **kwargs)
-    else:
-        await asyncio.to_thread(getattr(saver, name), *args, **kwargs)
+def call(saver: AnySaver, name: str, *args: object, **kwargs: object) -> None:
+    """Call a method of a saver, which may have the asynchronous form alone."""
+    if _overrides(type(saver), name):
+        getattr(saver, name)(*args, **kwargs)
+        return
+    # An event loop may be running on this thread.
+    with ThreadPoolExecutor(1, thread_name_prefix="pipelit-saver") as pool:
+        work = getattr(saver, f"a{name}")
+        pool.submit(lambda: asyncio.run(work(*args, **kwargs))).result()
+
+
+async def acall(saver: AnySaver, name: str, *args: object, **kwargs: object) -> Any:
+    """As :func:`call`; the synchronous form runs in a thread."""
+    is_async = _overrides(type(saver), f"a{name}")
+    if f"a{name}" in _ASYNC_METHODS:
+        is_async = has_async_methods(type(saver))
+    if is_async:
+        return await getattr(saver, f"a{name}")(*args, **kwargs)
+    return await in_thread(getattr(saver, name), *args, **kwargs)
+
+
+async def in_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a call in a thread of the loop's, and wait for its end also if the task is cancelled.
+
+    A thread can't be stopped, and what it writes must not come after what is done next.
+    """
+    job = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await job
+        raise

@@ -1,9 +1,10 @@
 """Encrypt checkpoints, metadata and writes, each bound to its checkpoint key.
 
 A value is bound to thread, namespace, channel and version; a task's write also to task and
-checkpoint, with its place among the writes; metadata to its checkpoint. The metadata includes what
-LangGraph uses to decide what runs next: parent, versions, and which channels have a value. Data
-that was written, moved or changed without the key is refused.
+checkpoint, with its place among the writes of its call; metadata to its checkpoint. The metadata
+includes what LangGraph uses to decide what runs next: parent, versions, and which channels have a
+value. Data that was written, moved or changed without the key is refused, and so are the writes of
+a checkpoint if some of a call are missing.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final, NamedTuple, Protocol, TypeGuard, cast
+from typing import Any, Final, Protocol, TypeGuard, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
-    WRITES_IDX_MAP,
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
@@ -28,10 +28,11 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.types import TASKS
 
 from pipelit_agents.checkpoints.serializer import SealedSerializer, refuse_open_secrets
+from pipelit_agents.checkpoints.writes import StoredWrite, call_of, require_whole_calls
 from pipelit_agents.errors import UnsealError
 from pipelit_agents.sealing.purposes import CHECKPOINT_METADATA
 
-__all__ = ["CLEAR_FIELDS", "CheckpointCipher", "StoredWrite", "as_json", "ids_of"]
+__all__ = ["CLEAR_FIELDS", "CheckpointCipher", "as_json", "ids_of"]
 
 # LangGraph writes these fields itself. Savers find by them what to prune, and what to delete of a
 # run: PostgresSaver recognizes a DeltaChannel, which it must not prune, by its counters.
@@ -40,24 +41,6 @@ _METADATA_KEY: Final = "pipelit_sealed"
 _ROUTING_KEYS: Final = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 # A checkpoint also has its values, and ``pending_sends``, which savers add when they read.
 _DIGEST_FIELDS: Final = ("v", "ts", "id", "channel_versions", "versions_seen", "updated_channels")
-
-
-class StoredWrite(NamedTuple):
-    """A write of a task.
-
-    Attributes:
-        task: The id of the task.
-        path: Its path, by which LangGraph orders the tasks of a step.
-        position: The index of the write among those that were written with it.
-        name: The channel.
-        value: What was written.
-    """
-
-    task: str
-    path: str
-    position: int
-    name: str
-    value: object
 
 
 class _ReadCheckpoint(Checkpoint, total=False):
@@ -79,10 +62,12 @@ class CheckpointCipher:
     Attributes:
         serializer: Serializes and encrypts the metadata, and makes the tags of values.
         clear: Names of metadata that are also stored in clear.
+        mark: Is encrypted with everything, so that :meth:`has_written` recognizes it.
     """
 
     serializer: SealedSerializer
     clear: tuple[str, ...]
+    mark: str = ""
 
     def encrypt(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
@@ -108,7 +93,7 @@ class CheckpointCipher:
         full: dict[str, object] = {**get_checkpoint_metadata(config, metadata)}
         names = sorted(values.keys() & versions.keys())
         kind, token = self.serializer._encrypt(
-            [_digest(checkpoint), parent, names, full],
+            [_digest(checkpoint), parent, names, full, self.mark],
             _metadata_purpose(thread, ns, checkpoint["id"]),
         )
         clear: dict[str, object] = {name: full[name] for name in self.clear if name in full}
@@ -123,16 +108,9 @@ class CheckpointCipher:
                 changed.
         """
         thread, ns, checkpoint_id = ids_of(found.config)
+        digest, parent, names, full, _ = self._decrypted_metadata(found)
         clear: dict[str, object] = dict(found.metadata)
-        kind, _, token = str(clear.pop(_METADATA_KEY, "")).partition(" ")
-        if not token:
-            raise UnsealError(
-                "it was not written by a SealedSaver, or was put there. Start a new thread, or "
-                "read it with the checkpointer that wrote it"
-            )
-        digest, parent, names, full = self.serializer._decrypt(
-            (kind, token.encode()), _metadata_purpose(thread, ns, checkpoint_id)
-        )
+        clear.pop(_METADATA_KEY)
         decrypted = cast(_ReadCheckpoint, {**found.checkpoint})
         versions, values = decrypted["channel_versions"], decrypted["channel_values"]
         # A missing parent is fine, because pruning removes parents. So are additional values: a
@@ -158,6 +136,29 @@ class CheckpointCipher:
         ]
         return found._replace(checkpoint=decrypted, metadata=full, pending_writes=writes)
 
+    def has_written(self, found: CheckpointTuple) -> bool:
+        """Return whether a checkpoint, its values and its writes have the mark of this cipher.
+
+        Args:
+            found: What was read for the checkpoint, which :meth:`decrypt` has accepted.
+        """
+        *_, mark = self._decrypted_metadata(found)
+        boxes = [*found.checkpoint["channel_values"].values()]
+        boxes += [box for _, _, box in found.pending_writes or []]
+        return all(each == self.mark for each in (mark, *(_plain(box)[4] for box in boxes)))
+
+    def _decrypted_metadata(self, found: CheckpointTuple) -> Any:
+        metadata: Mapping[str, object] = dict(found.metadata)
+        kind, _, token = str(metadata.get(_METADATA_KEY, "")).partition(" ")
+        if not token:
+            raise UnsealError(
+                "it was not written by a SealedSaver, or was put there. Start a new thread, or "
+                "read it with the checkpointer that wrote it"
+            )
+        return self.serializer._decrypt(
+            (kind, token.encode()), _metadata_purpose(*ids_of(found.config))
+        )
+
     def encrypt_writes(
         self,
         config: RunnableConfig,
@@ -170,13 +171,31 @@ class CheckpointCipher:
         Raises:
             SecretLeakError: They contain a secret that is open here.
         """
-        refuse_open_secrets(writes)
+        call = call_of(writes)
+        stored = [
+            StoredWrite(task_id, task_path, position, call, name, value)
+            for position, (name, value) in enumerate(writes)
+        ]
+        return _routing_config(config), self.encrypt_stored(config, stored), task_id, task_path
+
+    def encrypt_stored(
+        self, config: RunnableConfig, writes: Sequence[StoredWrite]
+    ) -> list[tuple[str, object]]:
+        """Encrypt writes of a checkpoint, each with the place and the call that it had.
+
+        Raises:
+            SecretLeakError: As :meth:`encrypt_writes`.
+        """
+        refuse_open_secrets([(each.name, each.value) for each in writes])
         thread, ns, checkpoint_id = ids_of(config)
-        encrypted = []
-        for position, (name, value) in enumerate(writes):
-            at = [task_id, checkpoint_id, task_path, position]
-            encrypted.append((name, self._boxed(value, at, "write", thread, ns, name)))
-        return _routing_config(config), encrypted, task_id, task_path
+        encrypted: list[tuple[str, object]] = []
+        for each in writes:
+            length, special = each.call
+            call = [length, [[*place] for place in special]]
+            at = [each.task, checkpoint_id, each.path, each.position, call]
+            box = self._boxed(each.value, at, "write", thread, ns, each.name)
+            encrypted.append((each.name, box))
+        return encrypted
 
     def decrypt_writes(self, found: CheckpointTuple) -> list[StoredWrite]:
         """Decrypt the writes of a checkpoint, in the order in which tasks are applied.
@@ -185,10 +204,12 @@ class CheckpointCipher:
             found: What was read for the checkpoint.
 
         Raises:
-            UnsealError: A write was not encrypted for this checkpoint.
+            UnsealError: A write was not encrypted for this checkpoint, or one is missing.
         """
         thread, ns, checkpoint_id = ids_of(found.config)
-        return self._unboxed_writes(found.pending_writes or [], [checkpoint_id], thread, ns)
+        writes = self._unboxed_writes(found.pending_writes or [], [checkpoint_id], thread, ns)
+        require_whole_calls(writes)
+        return writes
 
     def decrypt_history(
         self, config: RunnableConfig, found: Mapping[str, DeltaChannelHistory]
@@ -218,12 +239,14 @@ class CheckpointCipher:
         order: dict[object, int] = {}
         for task, name, box in writes:
             value = self._unboxed(box, [task, *at], "write", thread, ns, name)
-            _, checkpoint_id, path, position = _key_of(box)
+            _, checkpoint_id, path, position, (length, special) = _plain(box)[1]
+            call = length, tuple((place, number) for place, number in special)
+            write = StoredWrite(task, path, position, call, name, value)
             at_checkpoint = order.setdefault(checkpoint_id, len(order))
-            key = writes_sort_key(path, task, WRITES_IDX_MAP.get(name, position))
+            key = writes_sort_key(path, task, write.number)
             if (at_checkpoint, key) in opened:
                 raise UnsealError(f"a write of {name!r:.80} is stored twice")
-            opened[at_checkpoint, key] = StoredWrite(task, path, position, name, value)
+            opened[at_checkpoint, key] = write
         return [opened[key] for key in sorted(opened)]
 
     def _boxed(self, value: object, at: Sequence[object], *key: str) -> object:
@@ -231,7 +254,8 @@ class CheckpointCipher:
         if _is_delta_snapshot(value):
             return value._replace(value=self._boxed(value.value, at, *key))
         # Within a list, a bytearray would be rebuilt as bytes.
-        return [next(self.serializer._tags(*key)), at, value, isinstance(value, bytearray)]
+        tag = next(self.serializer._tags(*key))
+        return [tag, at, value, isinstance(value, bytearray), self.mark]
 
     def _unboxed(self, box: object, at: Sequence[object], *key: str) -> object:
         if _is_delta_snapshot(box):
@@ -239,7 +263,7 @@ class CheckpointCipher:
         # The tag occurs only in encrypted data, so this is no JSON that was written without it.
         if (
             not isinstance(box, list)
-            or len(box) != 4
+            or len(box) != 5
             or not isinstance(box[0], bytes)
             or not any(hmac.compare_digest(tag, box[0]) for tag in self.serializer._tags(*key))
             or box[1][: len(at)] != at
@@ -252,9 +276,8 @@ def _is_delta_snapshot(value: object) -> TypeGuard[_DeltaSnapshot]:
     return type(value).__name__ == "_DeltaSnapshot"
 
 
-def _key_of(box: Any) -> Any:
-    found: Any = box.value if _is_delta_snapshot(box) else box
-    return found[1]
+def _plain(box: Any) -> Any:
+    return box.value if _is_delta_snapshot(box) else box
 
 
 def _routing_config(config: RunnableConfig) -> RunnableConfig:

@@ -8,8 +8,13 @@ stores as JSON), and binds everything to its checkpoint key; see ``cipher.py``.
 These stay in clear: the ids of threads, checkpoints and tasks, the names of nodes and channels,
 versions, times and sizes. An attacker who can write to the database can still:
 
-- Delete rows. Without its newest checkpoints, a thread continues from an older one; without its
-  writes, a task runs again; without a parent, a ``DeltaChannel`` starts empty.
+- Delete checkpoints. Without its newest ones, a thread continues from an older one; without a
+  parent, a ``DeltaChannel`` starts empty.
+- Delete all writes that a task stored in one call. Then the task runs again, or a question is asked
+  again. If only some of a call are deleted, the checkpoint is refused.
+- Delete the changes of a ``DeltaChannel`` in older checkpoints. They are read without the other
+  writes of their call, so that a change that is missing isn't noticed there; ``list`` and
+  ``copy_thread`` refuse such a checkpoint.
 - Restore an earlier version of a row at the same position, for example an earlier answer of the
   same task in the same checkpoint.
 - Move a ``DeltaChannel``'s own changes and earlier values between the checkpoints of a thread.
@@ -19,12 +24,11 @@ versions, times and sizes. An attacker who can write to the database can still:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
     Callable,
     Collection,
-    Generator,
     Iterator,
     Mapping,
     Sequence,
@@ -32,7 +36,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import replace
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -44,11 +48,11 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
 )
 
-from pipelit_agents._threads import aside
-from pipelit_agents.checkpoints.capabilities import AnySaver, overrides, with_capabilities
-from pipelit_agents.checkpoints.cipher import CLEAR_FIELDS, CheckpointCipher, ids_of
-from pipelit_agents.checkpoints.copying import ThreadCopy
-from pipelit_agents.checkpoints.listing import Listing
+from pipelit_agents.checkpoints.capabilities import AnySaver, with_capabilities
+from pipelit_agents.checkpoints.cipher import CLEAR_FIELDS, CheckpointCipher
+from pipelit_agents.checkpoints.copies import CopiesThreads
+from pipelit_agents.checkpoints.listing import Listing, Page
+from pipelit_agents.checkpoints.reading import aclosing, closing, describe, reading
 from pipelit_agents.checkpoints.serializer import SealedSerializer
 from pipelit_agents.errors import UnsealError
 from pipelit_agents.sealing.keyring import Keyring
@@ -56,7 +60,7 @@ from pipelit_agents.sealing.keyring import Keyring
 __all__ = ["SealedSaver"]
 
 
-class SealedSaver(BaseCheckpointSaver[Any]):
+class SealedSaver(CopiesThreads):
     """A checkpointer that encrypts state and metadata, and stores them through another one.
 
     It reads only data that a ``SealedSaver`` has written for this thread, checkpoint and channel.
@@ -85,15 +89,6 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         ```
     """
 
-    def __new__(cls, saver: AnySaver | None = None, *_: object, **__: object) -> Self:
-        """Return an instance of a subclass with the capabilities of the saver."""
-        # ``copy`` passes no saver, and the class is made already.
-        if not isinstance(saver, BaseCheckpointSaver):
-            return super().__new__(cls)
-        below = saver._saver if isinstance(saver, SealedSaver) else saver
-        kind: type[Self] = vars(cls).get("_kind", cls)
-        return super().__new__(with_capabilities(kind, type(below)))
-
     def __init__(
         self,
         saver: AnySaver,
@@ -114,6 +109,9 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         super().__init__(serde=serde)
         self._require_fitting = require_fitting
         self._use(copy(saver), CheckpointCipher(serde, clear))
+        # Here the saver is known, whatever the constructor of a subclass takes.
+        kind: type[SealedSaver] = vars(type(self)).get("_kind", type(self))
+        self.__class__ = with_capabilities(kind, type(saver), _AsyncInThreads)
 
     def _use(self, saver: AnySaver, cipher: CheckpointCipher) -> None:
         self._saver, self._cipher = saver, cipher
@@ -142,14 +140,6 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         serde = cast(SealedSerializer, saver.serde)
         made._use(saver, replace(self._cipher, serializer=serde))
         return made
-
-    def _compare_key(self) -> None:
-        if self._require_fitting is not None:
-            self._require_fitting()
-
-    async def _acompare_key(self) -> None:
-        if self._require_fitting is not None:
-            await aside(self._require_fitting)
 
     def put(
         self,
@@ -214,13 +204,13 @@ class SealedSaver(BaseCheckpointSaver[Any]):
             UnsealError: The checkpoint was not written by a ``SealedSaver`` for this thread and
                 id, or can't be decrypted.
         """
-        with _reading([_description(config)]):
+        with reading([describe(config)]):
             found = self._saver.get_tuple(config)
             return found and self._cipher.decrypt(found)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """As :meth:`get_tuple`."""
-        with _reading([_description(config)]):
+        with reading([describe(config)]):
             found = await self._saver.aget_tuple(config)
             return found and self._cipher.decrypt(found)
 
@@ -253,9 +243,9 @@ class SealedSaver(BaseCheckpointSaver[Any]):
             found = self._saver.list(config, **page)
             # SqliteSaver holds its lock and two cursors until its list is closed. After an error,
             # only the garbage collector would close it, and other threads would wait for the lock.
-            with _closing(found), _reading(where):
+            with self._naming_malformed(config, page), closing(found), reading(where):
                 for each in found:
-                    where[0] = _description(each.config)
+                    where[0] = describe(each.config)
                     opened = self._cipher.decrypt(each)
                     if listing.accepts(opened):
                         yield opened
@@ -276,10 +266,10 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         where = ["the first checkpoint of the list"]
         while (page := listing.next_page()) is not None:
             found = self._saver.alist(config, **page)
-            async with _aclosing(found):
-                with _reading(where):
+            async with self._anaming_malformed(config, page), aclosing(found):
+                with reading(where):
                     async for each in found:
-                        where[0] = _description(each.config)
+                        where[0] = describe(each.config)
                         opened = self._cipher.decrypt(each)
                         if listing.accepts(opened):
                             yield opened
@@ -287,11 +277,40 @@ class SealedSaver(BaseCheckpointSaver[Any]):
                             return
                         where[0] = f"the checkpoint that is listed after {where[0]}"
 
+    @contextmanager
+    def _naming_malformed(self, config: RunnableConfig | None, page: Page) -> Iterator[None]:
+        """Name a checkpoint whose metadata makes the filter of the saver below fail."""
+        try:
+            yield
+        except UnsealError:
+            raise
+        except Exception:
+            if page["filter"]:
+                # With the saver's own error if the database is at fault.
+                for _ in SealedSaver.list(self, config, before=page["before"]):
+                    pass
+            raise
+
+    @asynccontextmanager
+    async def _anaming_malformed(
+        self, config: RunnableConfig | None, page: Page
+    ) -> AsyncIterator[None]:
+        """As :meth:`_naming_malformed`."""
+        try:
+            yield
+        except UnsealError:
+            raise
+        except Exception:
+            if page["filter"]:
+                async for _ in SealedSaver.alist(self, config, before=page["before"]):
+                    pass
+            raise
+
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Return the stored changes of channels, like any checkpointer."""
-        with _reading([_description(config)]):
+        with reading([describe(config)]):
             found = self._saver.get_delta_channel_history(config=config, channels=channels)
             return self._cipher.decrypt_history(config, found)
 
@@ -299,118 +318,58 @@ class SealedSaver(BaseCheckpointSaver[Any]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """As :meth:`get_delta_channel_history`."""
-        with _reading([_description(config)]):
+        with reading([describe(config)]):
             found = await self._saver.aget_delta_channel_history(config=config, channels=channels)
             return self._cipher.decrypt_history(config, found)
 
-    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy all checkpoints and writes of a thread, encrypted for the new thread.
 
-        All of the thread is decrypted before anything is written. If writing fails, the part that
-        was written is deleted, if the other checkpointer can delete threads. If the process is
-        killed meanwhile, delete the new thread yourself.
+class _AsyncInThreads(SealedSaver):
+    """A sealed saver over one without async methods: each call runs in a thread of the loop's."""
 
-        Args:
-            source_thread_id: The thread. If it has no checkpoints, nothing is written.
-            target_thread_id: The new thread.
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """As :meth:`get_tuple`."""
+        return await asyncio.to_thread(self.get_tuple, config)
 
-        Raises:
-            ValueError: The new thread has checkpoints already.
-            UnsealError: A checkpoint wasn't written for the thread, or can't be decrypted. Nothing
-                was written.
-            ConfigurationError: As :meth:`put`.
-        """
-        source, target = _thread(source_thread_id), _thread(target_thread_id)
-        found = self._saver.list(target, limit=1)
-        with _closing(found):
-            _require_no_checkpoint(target_thread_id, [*found])
-        configs = [each.config for each in self.list(source)]
-        copying = ThreadCopy(self._cipher, target_thread_id)
-        try:
-            for config in reversed(configs):
-                self._compare_key()
-                with _reading([_description(config)]):
-                    put, writes = copying.calls(_present(self._saver.get_tuple(config)))
-                self._saver.put(*put)
-                for each in writes:
-                    self._saver.put_writes(*each)
-        except BaseException:
-            if overrides(type(self._saver), "delete_thread"):
-                self._saver.delete_thread(target_thread_id)
-            raise
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, object] | None = None,  # noqa: A002 - the base class calls it so
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """As :meth:`list`, which is read to its end first."""
 
-    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """As :meth:`copy_thread`."""
-        source, target = _thread(source_thread_id), _thread(target_thread_id)
-        found = self._saver.alist(target, limit=1)
-        async with _aclosing(found):
-            _require_no_checkpoint(target_thread_id, [each async for each in found])
-        configs = [each.config async for each in self.alist(source)]
-        copying = ThreadCopy(self._cipher, target_thread_id)
-        try:
-            for config in reversed(configs):
-                await self._acompare_key()
-                with _reading([_description(config)]):
-                    put, writes = copying.calls(_present(await self._saver.aget_tuple(config)))
-                await self._saver.aput(*put)
-                for each in writes:
-                    await self._saver.aput_writes(*each)
-        except BaseException:
-            if overrides(type(self._saver), "adelete_thread"):
-                await self._saver.adelete_thread(target_thread_id)
-            raise
+        def read() -> Sequence[CheckpointTuple]:
+            return [*self.list(config, filter=filter, before=before, limit=limit)]
 
+        for each in await asyncio.to_thread(read):
+            yield each
 
-def _thread(thread_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id}}
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """As :meth:`put`."""
+        return await asyncio.to_thread(self.put, config, checkpoint, metadata, new_versions)
 
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, object]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """As :meth:`put_writes`."""
+        await asyncio.to_thread(self.put_writes, config, writes, task_id, task_path)
 
-def _require_no_checkpoint(thread_id: str, found: Sequence[CheckpointTuple]) -> None:
-    if found:
-        raise ValueError(
-            f"target_thread_id {thread_id!r:.80} has checkpoints already: pass the id of a new "
-            "thread, or delete that thread first"
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """As :meth:`get_delta_channel_history`."""
+        return await asyncio.to_thread(
+            self.get_delta_channel_history, config=config, channels=channels
         )
-
-
-def _present(found: CheckpointTuple | None) -> CheckpointTuple:
-    if found is None:
-        raise UnsealError("it was deleted while its thread was being copied")
-    return found
-
-
-def _description(config: RunnableConfig) -> str:
-    thread, _, checkpoint = ids_of(config)
-    which = f"checkpoint {checkpoint!r:.80}" if checkpoint else "the newest checkpoint"
-    return f"{which} of thread {thread!r:.80}"
-
-
-@contextmanager
-def _closing(found: Iterator[object]) -> Iterator[None]:
-    """Close an iterator at the end if it is a generator; a saver may return any iterator."""
-    try:
-        yield
-    finally:
-        if isinstance(found, Generator):
-            found.close()
-
-
-@asynccontextmanager
-async def _aclosing(found: AsyncIterator[object]) -> AsyncIterator[None]:
-    """As :func:`_closing`."""
-    try:
-        yield
-    finally:
-        if isinstance(found, AsyncGenerator):
-            await found.aclose()
-
-
-@contextmanager
-def _reading(where: list[str]) -> Iterator[None]:
-    """Name the checkpoint in errors: ``where[0]``, in its state when the error occurs."""
-    try:
-        yield
-    except UnsealError as error:
-        raise UnsealError(f"{where[0]}: {error}") from None
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UnsealError(f"{where[0]} is malformed ({type(error).__name__})") from error

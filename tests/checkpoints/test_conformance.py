@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import copy
+import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.postgres.shallow import ShallowPostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import START, StateGraph
 from whole_saver import WholeSaver
 
 from pipelit_agents import Keyring
@@ -113,15 +115,17 @@ class Own(SealedSaver):
 @pytest.mark.parametrize(
     "below", [*HAS, ShallowPostgresSaver, BaseCheckpointSaver], ids=lambda kind: kind.__name__
 )
-def test_a_method_is_overridden_where_the_saver_below_overrides_it(below: type[AnySaver]) -> None:
+def test_a_method_is_overridden_where_the_saver_below_overrides_it(
+    below: type[AnySaver], keyring: Keyring
+) -> None:
     """Neither more nor fewer, also for a subclass, for a copy, and for a class that was made."""
     saver = below.__new__(below)
     expected = {
         each for each in OPTIONAL if overridden(below, each) or overridden(below, f"a{each}")
     }
     for kind in (SealedSaver, Own):
-        sealed = kind.__new__(kind, saver)
-        for each in (sealed, copy.copy(sealed), kind.__new__(type(sealed), saver)):
+        sealed = kind(saver, keyring)
+        for each in (sealed, copy.copy(sealed), type(sealed)(saver, keyring)):
             assert isinstance(each, kind)
             assert {name for name in OPTIONAL if overridden(type(each), name)} == expected
             assert {name for name in OPTIONAL if overridden(type(each), f"a{name}")} == expected
@@ -161,6 +165,105 @@ def test_a_subclass_keeps_what_it_overrides(keyring: Keyring) -> None:
     assert type(saver).prune is Kept.prune
     assert isinstance(SealedSaver(saver, keyring), SealedSaver)
     assert not isinstance(SealedSaver(saver, keyring), Kept)
+
+
+class ByUrl(SealedSaver):
+    """An application's own class, which opens the saver itself."""
+
+    def __init__(self, url: str, keyring: Keyring) -> None:
+        super().__init__(SqliteSaver(sqlite3.connect(url, check_same_thread=False)), keyring)
+
+
+class KeyFirst(SealedSaver):
+    """An application's own class, whose arguments are in another order."""
+
+    def __init__(self, keyring: Keyring, saver: AnySaver) -> None:
+        super().__init__(saver, keyring)
+
+
+@pytest.mark.parametrize("kind", [ByUrl, KeyFirst], ids=lambda kind: kind.__name__)
+async def test_a_subclass_with_a_constructor_of_its_own_has_the_capabilities(
+    kind: type[SealedSaver], keyring: Keyring
+) -> None:
+    """Whatever its constructor takes: it deletes threads, and runs graphs on an event loop."""
+    sync_only = SqliteSaver(sqlite3.connect(":memory:", check_same_thread=False))
+    saver = ByUrl(":memory:", keyring) if kind is ByUrl else KeyFirst(keyring, sync_only)
+    graph = StateGraph(dict).add_node("n", lambda state: {"x": 1}).add_edge(START, "n")
+    at: Any = {"configurable": {"thread_id": "1"}}
+    await graph.compile(checkpointer=saver).ainvoke({"x": 0}, at)
+    assert await saver.aget_tuple(at)
+    saver.delete_thread("1")
+    assert await saver.aget_tuple(at) is None
+    assert isinstance(saver, kind)
+    with closing(saver.conn):
+        assert type(copy.copy(saver)) is type(saver)
+    sync_only.conn.close()
+
+
+class Audited(SealedSaver):
+    """An application's own class, which notes each call."""
+
+    called: set[str]
+
+    async def aget_tuple(self, config: Any) -> Any:
+        """Note the call."""
+        self.called.add("aget_tuple")
+        return await super().aget_tuple(config)
+
+    async def alist(self, config: Any, **options: Any) -> AsyncIterator[Any]:
+        """Note the call."""
+        self.called.add("alist")
+        async for each in super().alist(config, **options):
+            yield each
+
+    async def aput(self, *args: Any) -> Any:
+        """Note the call."""
+        self.called.add("aput")
+        return await super().aput(*args)
+
+    async def aput_writes(self, *args: Any) -> None:
+        """Note the call."""
+        self.called.add("aput_writes")
+        await super().aput_writes(*args)
+
+    def put(self, *args: Any) -> Any:
+        """Note the call."""
+        self.called.add("put")
+        return super().put(*args)
+
+
+@pytest.mark.parametrize("opened", [InMemorySaver, SqliteSaver], indirect=True)
+async def test_an_async_method_of_a_subclass_is_called(opened: AnySaver, keyring: Keyring) -> None:
+    """Also over a saver with synchronous methods only, where it calls the synchronous ones."""
+    saver = Audited(opened, keyring)
+    saver.called = called = set()
+    graph = StateGraph(dict).add_node("n", lambda state: {"x": 1}).add_edge(START, "n")
+    at: Any = {"configurable": {"thread_id": "1"}}
+    await graph.compile(checkpointer=saver).ainvoke({"x": 0}, at)
+    assert [each async for each in saver.alist(at)]
+    expected = {"aget_tuple", "alist", "aput", "aput_writes"}
+    assert called == (expected | {"put"} if isinstance(opened, SqliteSaver) else expected)
+
+
+class OnlyAsyncPrune(WholeSaver):
+    """A saver that prunes on an event loop only."""
+
+    prune = BaseCheckpointSaver.prune
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Prune."""
+        WholeSaver.prune(self, thread_ids, strategy=strategy)
+
+
+async def test_a_sync_method_uses_the_async_one_if_there_is_no_other(keyring: Keyring) -> None:
+    """Also where an event loop runs."""
+    saver = SealedSaver(OnlyAsyncPrune(), keyring)
+    graph = StateGraph(dict).add_node("n", lambda state: {"x": 1}).add_edge(START, "n")
+    at: Any = {"configurable": {"thread_id": "1"}}
+    graph.compile(checkpointer=saver).invoke({"x": 0}, at)
+    assert len(list(saver.list(at))) > 1
+    saver.prune(["1"])
+    assert len(list(saver.list(at))) == 1
 
 
 @pytest.mark.parametrize("change", [copy.copy, lambda saver: saver.with_allowlist([("a", "B")])])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
 from langgraph.channels import DeltaChannel
+from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -287,6 +291,263 @@ async def test_a_copy_that_fails_leaves_nothing(
     assert list(sqlite.list(at("target"))) == []
     sqlite.conn.execute("DROP TRIGGER full")
     sealed.copy_thread("source", "target")
+    assert history(graph, "target") == history(graph, "source")
+
+
+def nothing(_: int) -> None:
+    """Change nothing."""
+
+
+class Disturbed(InMemorySaver):
+    """A saver during whose writes something else happens, or which fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A sealed saver uses a copy of the saver, which shares these.
+        self.hooks = SimpleNamespace(before=nothing, after=nothing)
+        self.puts: list[str] = []
+
+    def put(self, config: Any, *args: Any) -> Any:
+        """Write a checkpoint."""
+        self.puts.append(config["configurable"]["thread_id"])
+        number = self.puts.count("target")
+        if self.puts[-1] == "target":
+            self.hooks.before(number)
+        done = super().put(config, *args)
+        if self.puts[-1] == "target":
+            self.hooks.after(number)
+        return done
+
+
+async def copy(saver: SealedSaver, source: str = "source", *, is_async: bool) -> None:
+    """Copy a thread to ``target``."""
+    if is_async:
+        await saver.acopy_thread(source, "target")
+    else:
+        saver.copy_thread(source, "target")
+
+
+BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+def sealed_over(below: Disturbed, keyring: Keyring) -> tuple[SealedSaver, Any]:
+    """A sealed saver with threads to copy, and the saver below."""
+    sealed = SealedSaver(below, keyring)
+    graph = paying(sealed)
+    graph.invoke({"text": "x", "log": ["x"]}, at("source"))
+    graph.invoke({"text": "y", "log": ["y"]}, at("other"))
+    return sealed, below
+
+
+@BOTH
+@pytest.mark.parametrize("number", [1, 3])
+async def test_a_copy_that_fails_leaves_what_others_wrote(
+    keyring: Keyring, number: int, is_async: bool
+) -> None:
+    """Somebody began the new thread meanwhile: it isn't deleted, and the error says so."""
+    saver, below = sealed_over(Disturbed(), keyring)
+    config: Any = {"configurable": {"thread_id": "target", "checkpoint_ns": "theirs"}}
+
+    def begin_and_fail(found: int) -> None:
+        if found == number:
+            below.hooks.before = nothing
+            saver.put(config, empty_checkpoint(), {"source": "input"}, {})
+            raise OSError("disk full")
+
+    below.hooks.before = begin_and_fail
+    with pytest.raises(OSError, match="disk full") as caught:
+        await copy(saver, is_async=is_async)
+    assert "is still there: target_thread_id 'target' was written to" in caught.value.__notes__[0]
+    assert saver.get_tuple(config)
+
+
+@BOTH
+@pytest.mark.parametrize("source", ["source", "other"])
+async def test_two_copies_at_once_are_not_mixed(
+    keyring: Keyring, source: str, is_async: bool
+) -> None:
+    """One that finds another's checkpoints beside its first one stops, and leaves the other's."""
+    saver, below = sealed_over(Disturbed(), keyring)
+
+    def copy_too(_: int) -> None:
+        below.hooks.before = nothing
+        saver.copy_thread(source, "target")
+
+    below.hooks.before = copy_too
+    with pytest.raises(ValueError, match="was written to by somebody else"):
+        await copy(saver, is_async=is_async)
+    graph = paying(saver)
+    assert graph.get_state(at("target")).values == graph.get_state(at(source)).values
+
+
+@BOTH
+async def test_what_others_write_at_the_end_is_noticed(keyring: Keyring, is_async: bool) -> None:
+    """A run that begins in the new thread before the copy is done isn't taken for part of it."""
+    saver, below = sealed_over(Disturbed(), keyring)
+    count = len([*saver.list(at("source"))])
+
+    def run(number: int) -> None:
+        if number == count - 1:
+            below.hooks.after = nothing
+            paying(saver).invoke({"text": "theirs"}, at("target"))
+
+    below.hooks.after = run
+    with pytest.raises(ValueError, match="was written to by somebody else") as caught:
+        await copy(saver, is_async=is_async)
+    assert "is still there" in caught.value.__notes__[0]
+    assert any(each.metadata["source"] == "input" for each in saver.list(at("target")))
+
+
+@BOTH
+async def test_what_is_deleted_of_a_copy_meanwhile_is_noticed(
+    keyring: Keyring, is_async: bool
+) -> None:
+    """The copy isn't said to be done, and its rest is deleted."""
+    saver, below = sealed_over(Disturbed(), keyring)
+
+    def delete(number: int) -> None:
+        if number == 3:
+            below.storage["target"].popitem()
+
+    below.hooks.after = delete
+    with pytest.raises(UnsealError, match="a part of the copy is missing"):
+        await copy(saver, is_async=is_async)
+    assert [*saver.list(at("target"))] == []
+
+
+@BOTH
+@pytest.mark.parametrize("thread", ["source", "other"])
+async def test_planted_writes_are_no_part_of_the_copy(
+    sqlite: SqliteSaver, asqlite: AsyncSqliteSaver, keyring: Keyring, thread: str, is_async: bool
+) -> None:
+    """Rows that waited in the new thread for the checkpoint to which they belong are refused."""
+    saver = SealedSaver(sqlite, keyring)
+    graph = paying(saver)
+    for each in ("source", "other"):
+        graph.invoke({"text": "x", "log": ["x"]}, at(each))
+    newest = "(SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = 'source')"
+    row = "task_id, idx, channel, type, value, task_path"
+    planted = sqlite.conn.execute(
+        f"INSERT INTO writes (thread_id, checkpoint_ns, checkpoint_id, {row}) "  # noqa: S608
+        f"SELECT 'target', '', {newest}, {row} FROM writes "
+        f"WHERE thread_id = '{thread}' AND channel = 'log' LIMIT 1"
+    )
+    assert planted.rowcount
+    sqlite.conn.commit()
+    with pytest.raises(UnsealError, match="was not encrypted for this checkpoint") as caught:
+        await copy(SealedSaver(asqlite if is_async else sqlite, keyring), is_async=is_async)
+    assert "Look at that thread and delete it" in caught.value.__notes__[0]
+    saver.delete_thread("target")
+    saver.copy_thread("source", "target")
+    assert history(graph, "target") == history(graph, "source")
+
+
+@BOTH
+def test_earlier_rows_of_the_thread_are_no_part_of_the_copy(
+    sqlite: SqliteSaver, keyring: Keyring, is_async: bool
+) -> None:
+    """Writes of a deleted copy under the same id, put back before the next one, are noticed."""
+    saver = SealedSaver(sqlite, keyring)
+    paying(saver).invoke({"text": "x", "log": ["x"]}, at("source"))
+    saver.copy_thread("source", "target")
+    sqlite.conn.execute("CREATE TABLE kept AS SELECT * FROM writes WHERE thread_id = 'target'")
+    saver.delete_thread("target")
+    sqlite.conn.execute("INSERT INTO writes SELECT * FROM kept WHERE idx >= 0")
+    sqlite.conn.commit()
+    with pytest.raises(ValueError, match="was written to by somebody else"):
+        asyncio.run(copy(saver, is_async=is_async))
+
+
+class DeletesAsync(Disturbed):
+    """A saver that deletes on an event loop only."""
+
+    delete_thread = BaseCheckpointSaver.delete_thread
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete a thread."""
+        InMemorySaver.delete_thread(self, thread_id)
+
+
+class DeletesSync(Disturbed):
+    """A saver that deletes in its synchronous form only."""
+
+    adelete_thread = BaseCheckpointSaver.adelete_thread
+
+
+class DeletesNothing(DeletesSync):
+    """A saver that doesn't delete threads."""
+
+    delete_thread = BaseCheckpointSaver.delete_thread
+
+
+@BOTH
+@pytest.mark.parametrize("kind", [DeletesAsync, DeletesSync], ids=lambda kind: kind.__name__)
+async def test_a_copy_that_fails_is_deleted_in_the_form_that_there_is(
+    keyring: Keyring, kind: type[Disturbed], is_async: bool
+) -> None:
+    """A saver has one of two methods, and either deletes the part."""
+    saver, below = sealed_over(kind(), keyring)
+
+    def fail(number: int) -> None:
+        if number == 3:
+            raise OSError("disk full")
+
+    below.hooks.before = fail
+    with pytest.raises(OSError, match="disk full") as caught:
+        await copy(saver, is_async=is_async)
+    assert not hasattr(caught.value, "__notes__")
+    assert [*below.list(at("target"))] == []
+
+
+@BOTH
+async def test_a_part_that_cannot_be_deleted_is_named(keyring: Keyring, is_async: bool) -> None:
+    """The error of the copy stays, with a note."""
+    saver, below = sealed_over(DeletesNothing(), keyring)
+
+    def fail(number: int) -> None:
+        if number == 3:
+            raise OSError("disk full")
+
+    below.hooks.before = fail
+    with pytest.raises(OSError, match="disk full") as caught:
+        await copy(saver, is_async=is_async)
+    assert "DeletesNothing can't delete threads" in caught.value.__notes__[0]
+    assert len([*saver.list(at("target"))]) == 2
+
+
+class SyncOnly(Disturbed):
+    """A saver that doesn't work on an event loop."""
+
+    aget_tuple = BaseCheckpointSaver.aget_tuple
+    alist = BaseCheckpointSaver.alist
+    aput = BaseCheckpointSaver.aput
+    aput_writes = BaseCheckpointSaver.aput_writes
+
+
+async def test_a_copy_that_is_cancelled_stops_over_a_synchronous_saver_too(
+    keyring: Keyring,
+) -> None:
+    """The call that is running ends, none follows, and what was written is deleted."""
+    saver, below = sealed_over(SyncOnly(), keyring)
+    running, cancelled = threading.Event(), threading.Event()
+
+    def wait(number: int) -> None:
+        if number == 2:
+            running.set()
+            assert cancelled.wait(10)
+
+    below.hooks.before = wait
+    task = asyncio.create_task(saver.acopy_thread("source", "target"))
+    await asyncio.to_thread(running.wait)
+    task.cancel()
+    asyncio.get_running_loop().call_soon(cancelled.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert below.puts.count("target") == 2
+    assert [*below.list(at("target"))] == []
+    below.hooks.before = nothing
+    await saver.acopy_thread("source", "target")
+    graph = paying(saver)
     assert history(graph, "target") == history(graph, "source")
 
 

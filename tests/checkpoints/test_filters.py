@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from functools import cache
@@ -291,6 +292,38 @@ def test_sealed_metadata_of_another_checkpoint_is_refused(
     )
     with pytest.raises(UnsealError, match=IDS[0]):
         list(saver.list(at("1", ""), filter={"about": "otters"}))
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.parametrize("metadata", ["nonsense{", "", b"\x00"], ids=["text", "empty", "bytes"])
+async def test_metadata_that_the_database_cannot_read_is_refused(
+    sqlite: SqliteSaver, keyring: Keyring, metadata: object, limit: int | None
+) -> None:
+    """The checkpoint is named, instead of the error of the database's own filter."""
+    sealed = filled(SealedSaver(sqlite, keyring))
+    sqlite.conn.execute(
+        "UPDATE checkpoints SET metadata = ? WHERE thread_id = '1' AND checkpoint_id = ?",
+        (metadata, IDS[0]),
+    )
+    sqlite.conn.commit()
+    for wanted in ({"step": 0}, {"step": 0, "about": "holts"}):
+        with pytest.raises(UnsealError, match="is malformed"):
+            list(sealed.list(at("1", ""), filter=wanted, limit=limit))
+        with pytest.raises(UnsealError, match="is malformed"):
+            [each async for each in sealed.alist(at("1", ""), filter=wanted, limit=limit)]
+
+
+async def test_an_error_of_the_database_stays_what_it_is(
+    sqlite: SqliteSaver, keyring: Keyring
+) -> None:
+    """It isn't taken for a forged checkpoint."""
+    sealed = filled(SealedSaver(sqlite, keyring))
+    sqlite.conn.execute("DROP TABLE checkpoints")
+    for wanted in (None, {"source": "input"}):
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            list(sealed.list(None, filter=wanted))
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            [each async for each in sealed.alist(None, filter=wanted)]
 
 
 def test_only_what_is_named_is_in_clear(sqlite: SqliteSaver, keyring: Keyring) -> None:

@@ -942,6 +942,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_write_is_not_applied_twice",
         ]
     },
+    "The writes of a task are refused if": {
+        "missing_writes": [
+            "no_node_is_skipped_by_deleting_a_write",
+            "a_task_that_failed_does_not_look_done",
+            "the_rows_of_a_call_are_there_together",
+        ]
+    },
     "A filter of `list` decides by": {
         "filters": [
             "it_lists_what_a_saver_with_everything_in_clear_lists",
@@ -959,6 +966,18 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "of_a_forged_thread_nothing_is_copied",
             "a_copy_shares_no_ciphertext_with_its_source",
             "a_thread_is_copied_to_a_new_one_only",
+        ]
+    },
+    "At the end it reads the copy back": {
+        "copied_threads": [
+            "planted_writes_are_no_part_of_the_copy",
+            "two_copies_at_once_are_not_mixed",
+        ]
+    },
+    "A copy that fails deletes its part only if": {
+        "copied_threads": [
+            "a_copy_that_fails_leaves_nothing",
+            "a_copy_that_fails_leaves_what_others_wrote",
         ]
     },
     "Rows in clear, also under": {
@@ -1047,7 +1066,7 @@ LIMITS: Final = (
     "`checkpoint_serializer` can't do that on an event loop",
     "PostgreSQL is told to confirm only",
     "[docs/deployment.md](docs/deployment.md) has each fault",
-    "Deleted rows aren't missed",
+    "Deleted checkpoints aren't missed",
     "[docs/answers.md](docs/answers.md) has the rules",
     "The server tells 100,000 valid keys apart",
     "With more, those used least recently",
