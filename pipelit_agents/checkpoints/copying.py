@@ -94,9 +94,10 @@ class ThreadCopy:
             UnsealError: Some can't be decrypted, or are missing.
         """
         self._cipher.decrypt(found)
+        if not self._cipher.has_written(found):
+            return None
         _, ns, checkpoint_id = ids_of(found.config)
-        rows = _rows(ns, checkpoint_id, self._cipher.decrypt_writes(found))
-        return rows if rows <= self._rows and self._cipher.has_written(found) else None
+        return _rows(ns, checkpoint_id, self._cipher.decrypt_writes(found))
 
     def require_only(self, found: Iterable[set[Row] | None], *, all_of_it: bool = False) -> None:
         """Require that nobody else has written to the new thread.

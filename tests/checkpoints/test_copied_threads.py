@@ -25,6 +25,7 @@ from whole_saver import WholeSaver
 
 from pipelit_agents import Keyring
 from pipelit_agents.checkpoints import SealedSaver
+from pipelit_agents.checkpoints.capabilities import in_thread
 from pipelit_agents.errors import UnsealError
 
 
@@ -376,6 +377,7 @@ async def test_two_copies_at_once_are_not_mixed(
     below.hooks.before = copy_too
     with pytest.raises(ValueError, match="was written to by somebody else"):
         await copy(saver, is_async=is_async)
+    assert below.puts.count("target") == below.puts.count(source) + 1
     graph = paying(saver)
     assert graph.get_state(at("target")).values == graph.get_state(at(source)).values
 
@@ -549,6 +551,29 @@ async def test_a_copy_that_is_cancelled_stops_over_a_synchronous_saver_too(
     await saver.acopy_thread("source", "target")
     graph = paying(saver)
     assert history(graph, "target") == history(graph, "source")
+
+
+async def test_a_call_that_is_cancelled_is_waited_for() -> None:
+    """What a thread still writes never comes after what is done about the cancellation."""
+    running, go_on = threading.Event(), threading.Event()
+    done = []
+
+    def write() -> None:
+        running.set()
+        assert go_on.wait(10)
+        done.append("written")
+        raise OSError("disk full")
+
+    task = asyncio.create_task(in_thread(write))
+    await asyncio.to_thread(running.wait)
+    task.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["written"]
 
 
 def test_nothing_is_copied_of_no_thread(sqlite: SqliteSaver, keyring: Keyring) -> None:

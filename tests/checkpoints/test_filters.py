@@ -294,36 +294,54 @@ def test_sealed_metadata_of_another_checkpoint_is_refused(
         list(saver.list(at("1", ""), filter={"about": "otters"}))
 
 
+SPOILED = pytest.mark.parametrize(
+    "metadata", ["nonsense{", "", b"\x00"], ids=["text", "empty", "bytes"]
+)
+SPOIL = "UPDATE checkpoints SET metadata = ? WHERE thread_id = '1' AND checkpoint_id = ?"
+# The saver below filters by the first one, or by both.
+BY_STEP: list[Any] = [{"step": 0, "about": "holts"}, {"step": 0}]
+
+
+@SPOILED
 @pytest.mark.parametrize("limit", [None, 2])
-@pytest.mark.parametrize("metadata", ["nonsense{", "", b"\x00"], ids=["text", "empty", "bytes"])
 async def test_metadata_that_the_database_cannot_read_is_refused(
     sqlite: SqliteSaver, keyring: Keyring, metadata: object, limit: int | None
 ) -> None:
     """The checkpoint is named, instead of the error of the database's own filter."""
     sealed = filled(SealedSaver(sqlite, keyring))
-    sqlite.conn.execute(
-        "UPDATE checkpoints SET metadata = ? WHERE thread_id = '1' AND checkpoint_id = ?",
-        (metadata, IDS[0]),
-    )
+    sqlite.conn.execute(SPOIL, (metadata, IDS[0]))
     sqlite.conn.commit()
-    for wanted in ({"step": 0}, {"step": 0, "about": "holts"}):
+    for wanted in BY_STEP:
         with pytest.raises(UnsealError, match="is malformed"):
             list(sealed.list(at("1", ""), filter=wanted, limit=limit))
         with pytest.raises(UnsealError, match="is malformed"):
             [each async for each in sealed.alist(at("1", ""), filter=wanted, limit=limit)]
+    # A thread that nobody spoiled is listed.
+    assert len(list(sealed.list(at("2", ""), filter=BY_STEP[0], limit=limit))) == 1
 
 
-async def test_an_error_of_the_database_stays_what_it_is(
-    sqlite: SqliteSaver, keyring: Keyring
+@SPOILED
+@pytest.mark.parametrize("asaver", [AsyncSqliteSaver], indirect=True)
+async def test_metadata_that_an_async_database_cannot_read_is_refused(
+    asaver: Any, metadata: object
 ) -> None:
+    """As of a synchronous one, and an error of the database stays what it is."""
+    await asaver.conn.execute(SPOIL, (metadata, IDS[0]))
+    for wanted in BY_STEP:
+        with pytest.raises(UnsealError, match="is malformed"):
+            [each async for each in asaver.alist(at("1", ""), filter=wanted)]
+    await asaver.conn.execute("DROP TABLE checkpoints")
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        [each async for each in asaver.alist(at("1", ""), filter=BY_STEP[0])]
+
+
+def test_an_error_of_the_database_stays_what_it_is(sqlite: SqliteSaver, keyring: Keyring) -> None:
     """It isn't taken for a forged checkpoint."""
     sealed = filled(SealedSaver(sqlite, keyring))
     sqlite.conn.execute("DROP TABLE checkpoints")
-    for wanted in (None, {"source": "input"}):
+    for wanted in (None, BY_STEP[0]):
         with pytest.raises(sqlite3.OperationalError, match="no such table"):
             list(sealed.list(None, filter=wanted))
-        with pytest.raises(sqlite3.OperationalError, match="no such table"):
-            [each async for each in sealed.alist(None, filter=wanted)]
 
 
 def test_only_what_is_named_is_in_clear(sqlite: SqliteSaver, keyring: Keyring) -> None:
