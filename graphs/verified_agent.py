@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 from pipelit_agents import Agent
 from pipelit_agents.errors import SpawnError
 
-from .agent_tool import agent_tool
+from .agent_tool import agent_tool, has_invisible_characters
 from .answer_message import answer_message, no_answer, structured_answer
 from .child import VerifiedChild
 from .conversation import History, as_messages, check_history, messages_to_send
@@ -191,7 +191,8 @@ class VerifiedAgent(AnyStateGraph):
 
         Args:
             args_schema: Must be None: the argument is always ``message``.
-            name: The name of the tool; None for the agent's.
+            name: The name of the tool; None for the agent's. If it has characters that providers
+                don't accept, such as a dot, or more than 64, a digest of the whole name is added.
             description: What the agent is for. A model decides by it when to ask.
             arg_types: Must be None.
 
@@ -339,10 +340,10 @@ def _check_child(child: object) -> None:
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
         raise TypeError(f"name must be text, not {type(name).__name__}")
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or has_invisible_characters(name):
         raise ValueError(
-            "name must have 1 to 149 characters without spaces and without < > | : / and \\, "
-            "because it is also the name of a node and of messages"
+            "name must have 1 to 149 visible characters without spaces and without < > | : / and "
+            "\\, because it is also the name of a node and of messages"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
@@ -24,6 +25,8 @@ from .recipients import ListedRecipients, Recipients, Task
 __all__ = ["SpawnAndAwait"]
 
 _MAX_TASKS: Final = 20
+# Model providers accept no other names of tools.
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class SpawnAndAwait(AgentTool):
@@ -75,7 +78,8 @@ class SpawnAndAwait(AgentTool):
 
     Raises:
         TypeError: A child can't prove its answers, or an option has the wrong type.
-        ValueError: An option is out of range, or names something that isn't a child.
+        ValueError: An option is out of range, names something that isn't a child, or ``name`` isn't
+            one that model providers accept for a tool.
 
     Example:
         ```python
@@ -122,6 +126,7 @@ class SpawnAndAwait(AgentTool):
             raise ValueError(
                 f"answer is {', '.join(map(repr, get_args(AnswerForm)))}; not {answer!r}"
             )
+        _check_name(options.get("name", "spawn_and_await"))
         options["max_tasks"] = require_count(max_tasks, "max_tasks")
         options["spawn"] = spawn_and_await(
             agent,
@@ -196,6 +201,15 @@ class SpawnAndAwait(AgentTool):
     ) -> tuple[Content, list[SpawnResult]]:
         content = answers_in_words(results, tasks, self.answer, attachments=self.attachments)
         return content, list(results)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be text, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"name must have 1 to 64 of the characters A-Z a-z 0-9 _ and -; not {name!a}"
+        )
 
 
 def _in_words(error: InputRefused | SpawnError) -> ToolException:

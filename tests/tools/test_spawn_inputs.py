@@ -641,8 +641,15 @@ def test_a_developer_says_what_a_remote_child_takes() -> None:
         ({"inputs": [NAME]}, TypeError, "inputs must be a dict"),
         ({"purposes": {"agent_nobody": "x"}}, ValueError, "purposes names 'agent_nobody'"),
         ({"purposes": {NAME: 3}}, TypeError, "must be text"),
+        ({"name": "ask my reviewers"}, ValueError, "name must have 1 to 64 of the characters"),
+        ({"name": "ask\u202e"}, ValueError, r"not 'ask\\u202e'"),
+        ({"name": "x" * 65}, ValueError, "name must have 1 to 64"),
+        ({"name": 3}, TypeError, "name must be text"),
     ],
-    ids=["no child", "no fields", "no type", "a list", "no child's purpose", "no text"],
+    ids=[
+        *("no child", "no fields", "no type", "a list", "no child's purpose", "no text"),
+        *("spaces in a name", "a hidden character", "a long name", "no name"),
+    ],
 )
 def test_a_wrong_option_is_named(
     lead: Agent, researcher: Agent, options: dict[str, Any], error: type[Exception], says: str
