@@ -8,7 +8,7 @@ import re
 import unicodedata
 from typing import Final
 
-__all__ = ["LONGEST_MESSAGE", "bindable", "in_words", "json_line"]
+__all__ = ["LONGEST_MESSAGE", "bindable", "in_words", "json_line", "visible_json"]
 
 LONGEST_MESSAGE: Final = 4_000
 
@@ -27,6 +27,7 @@ _REFUSED: Final = re.compile(
     rf"(?![{_NEEDED}\t\n])[\x00-\x1f\x7f-\x9f\u2028\u2029\ufdd0-\ufdef\ufffe\uffff{_INVISIBLE}]"
 )
 _HIDDEN: Final = re.compile(f"[{_INVISIBLE}]")
+_NOT_ASCII: Final = re.compile("[^ -~]")
 
 
 def bindable(message: object) -> str:
@@ -71,7 +72,12 @@ def json_line(text: str) -> str:
     Text that isn't in Unicode's form NFC can look like other text, so all of it is escaped.
     """
     quoted = json.dumps(text, ensure_ascii=not unicodedata.is_normalized("NFC", text))
-    return "".join(_escaped(c) if _HIDDEN.match(c) or not c.isprintable() else c for c in quoted)
+    return visible_json(quoted)
+
+
+def visible_json(text: str) -> str:
+    """Return JSON of the same value, with all invisible characters escaped."""
+    return _NOT_ASCII.sub(_escaped_if_invisible, text)
 
 
 def in_words(seconds: float) -> str:
@@ -101,5 +107,7 @@ def _counted(number: int, unit: str) -> str:
     return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
-def _escaped(character: str) -> str:
-    return json.dumps(character)[1:-1]
+def _escaped_if_invisible(found: re.Match[str]) -> str:
+    character = found[0]
+    is_visible = character.isprintable() and not _HIDDEN.match(character)
+    return character if is_visible else json.dumps(character)[1:-1]

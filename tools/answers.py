@@ -11,13 +11,15 @@ import binascii
 import json
 import re
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from mimetypes import MimeTypes
 from typing import Final, Literal, TypeAlias
 
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from pydantic_core import to_jsonable_python
 
+from pipelit_agents._wording import visible_json
 from pipelit_agents.graphs import SpawnResult, SpawnTask
 
 __all__ = ["MEDIA_TYPES", "AnswerForm", "Content", "answers_in_words", "required_media_types"]
@@ -38,7 +40,8 @@ _ATTACHABLE: Final = ("image", "file")
 _TEXTS: Final = ("text", "text-plain", "output_text")
 _MEDIA_TYPE: Final = re.compile(r"[a-z]+/[A-Za-z0-9][A-Za-z0-9.+-]{0,100}")
 _LINK: Final = re.compile(r"https?://[!-~]{1,2000}")
-_FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
+# Without the types that a machine adds.
+_FILES: Final = MimeTypes()
 
 
 class _NoAnswer(Exception):
@@ -62,8 +65,13 @@ class _Attachments:
         made = _attachable(block)
         if made is None or made["mime_type"] not in self.media_types:
             return {"left_out": about}
+        number = len(self.blocks) + 1
+        if made["type"] == "file":
+            # A name of the child's would be a text outside of the JSON.
+            ending = _FILES.guess_extension(str(made["mime_type"])) or ""
+            made["extras"] = {"filename": f"attachment-{number}{ending}"}
         self.blocks.append((agent, made))
-        return {"attachment": len(self.blocks), **about}
+        return {"attachment": number, **about}
 
 
 def answers_in_words(
@@ -90,7 +98,7 @@ def answers_in_words(
         {"agent": result["agent"], "status": result["status"]} | _part(result, task, form, found)
         for result, task in zip(results, tasks, strict=True)
     ]
-    text = json.dumps(answers, ensure_ascii=False)
+    text = visible_json(json.dumps(answers, ensure_ascii=False))
     if not found.blocks:
         return text
     content: list[str | dict[str, object]] = [_text_block(text)]
@@ -255,12 +263,19 @@ def _attachable(block: Mapping[str, object]) -> dict[str, object] | None:
         base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
         return None
-    made: dict[str, object] = {"type": kind, "base64": data, "mime_type": media_type}
-    extras = block.get("extras")
-    name = extras.get("filename") if isinstance(extras, Mapping) else None
-    if kind == "file" and isinstance(name, str) and _FILE_NAME.fullmatch(name):
-        made["extras"] = {"filename": name}
-    return made
+    return {"type": kind, "base64": data, "mime_type": media_type}
+
+
+def _named(value: Mapping[object, object]) -> Iterator[tuple[str, object]]:
+    """Return the values of a dict by text: of the keys 1 and "1", the first is "1 (int)"."""
+    taken = {key for key in value if isinstance(key, str)}
+    for key, each in value.items():
+        name = str(key)
+        if not isinstance(key, str):
+            while name in taken:
+                name += f" ({type(key).__name__})"
+            taken.add(name)
+        yield name, each
 
 
 def _text_block(text: str) -> dict[str, object]:
@@ -272,7 +287,7 @@ def _as_json(value: object) -> object:
     if isinstance(value, BaseMessage):
         return {"type": value.type, "content": value.content}
     if isinstance(value, Mapping):
-        return {str(key): _as_json(each) for key, each in value.items()}
+        return {name: _as_json(each) for name, each in _named(value)}
     if isinstance(value, list | tuple | set | frozenset | deque):
         return [_as_json(each) for each in value]
     return to_jsonable_python(value, bytes_mode="base64", fallback=str)
