@@ -35,6 +35,13 @@ def contact(name: str) -> str:
     return f"{name} is at extension 7"
 
 
+@tool
+def picture(name: str) -> list[dict[str, str]]:
+    """Finds a picture."""
+    image = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
+    return [{"type": "text", "text": name}, image]
+
+
 @asynccontextmanager
 async def session(streams: Any) -> Any:
     """A client of a server."""
@@ -64,7 +71,7 @@ async def over_stdio(pipelit: Pipelit, environment: dict[str, str]) -> None:
 async def over_http(pipelit: Pipelit) -> None:
     """A server that wants a key gets it with each request, from a client of httpx2."""
     seen: list[str] = []
-    served: Any = mcp_server([contact], name="crm")
+    served: Any = mcp_server([contact, picture], name="crm")
     inner = served.streamable_http_app(json_response=True, stateless_http=True)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -84,6 +91,8 @@ async def over_http(pipelit: Pipelit) -> None:
     ):
         said = await client.call_tool("contact", {"name": "ann"})
         assert said.content[0].text == "ann is at extension 7"
+        seen_as = await client.call_tool("picture", {"name": "ann"})
+        assert [each.type for each in seen_as.content] == ["text", "image"], seen_as
     server.should_exit = True
     await running
     assert seen

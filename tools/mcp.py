@@ -20,6 +20,8 @@ from pydantic import ValidationError
 
 from pipelit_agents.errors import ConfigurationError
 
+from .mcp_content import mcp_content, text_content
+
 __all__ = ["mcp_server", "serve_stdio"]
 
 # Version 2 of the SDK takes handlers as arguments, and messages have no wrapper.
@@ -103,7 +105,7 @@ async def _called(
         # The model can't fix this, and the client's log must not get a traceback.
         print(f"error: {tool.name}: {error}", file=sys.stderr)  # noqa: T201 - the operator's
         return _result(f"The server can't do that now: {type(error).__name__}.", wrong=True)
-    return _result(str(answer.content), wrong=answer.status == "error")
+    return _made_of(mcp_content(answer), wrong=answer.status == "error")
 
 
 def serve_stdio(tools: Sequence[BaseTool], *, name: str) -> None:
@@ -257,7 +259,9 @@ def _tool_entry(tool: BaseTool) -> types.Tool:
 
 
 def _result(text: str, *, wrong: bool) -> types.CallToolResult:
-    # A lone surrogate can't be encoded, and would end the server.
-    sendable = text.encode(errors="backslashreplace").decode()
-    content = types.TextContent(type="text", text=sendable)
-    return types.CallToolResult.model_validate({"content": [content], "isError": wrong})
+    return _made_of([text_content(text)], wrong=wrong)
+
+
+def _made_of(content: list[dict[str, object]], *, wrong: bool) -> types.CallToolResult:
+    # By the names of the protocol, which both versions take.
+    return types.CallToolResult.model_validate({"content": content, "isError": wrong})
