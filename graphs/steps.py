@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -25,11 +26,18 @@ class Step(RunnableLambda[object, object]):
         arun: Its async form. None for a function that doesn't block: it is called on the event
             loop, where LangGraph would use a thread.
         name: The name of the step.
+
+    Raises:
+        TypeError: A function has no parameter ``config``. When events are streamed, LangChain calls
+            it without the step, and passes the config only to a parameter of that name.
     """
 
     def __init__(
         self, run: Callable[..., object], arun: Callable[..., Awaitable[object]] | None, name: str
     ) -> None:
+        for function in (run, arun):
+            if function and "config" not in inspect.signature(function).parameters:
+                raise TypeError(f"the function of step {name!r} must have a parameter 'config'")
         super().__init__(run, afunc=arun, name=name)
         self._run, self._arun = run, arun
 

@@ -350,7 +350,7 @@ def _check_name(name: object) -> None:
 def _ask_step(agent: str, history: History, on_failure: OnFailure) -> Step:
     """Return the node that writes the child's task."""
 
-    def ask(state: _State, _: RunnableConfig) -> dict[str, object]:
+    def ask(state: _State, config: RunnableConfig) -> dict[str, object]:
         messages = messages_to_send(state["messages"], history)
         if not messages and on_failure == "raise":
             raise SpawnError(f"{agent} can't be asked: {_NOTHING_TO_SEND}")
@@ -366,7 +366,7 @@ def _ask_step(agent: str, history: History, on_failure: OnFailure) -> Step:
 def _answer_step(spawn: SpawnGraph, agent: str, name: str, hand_back_to: str | None) -> Step:
     """Return the node that adds the answer to the messages."""
 
-    def answer(state: _State, _: RunnableConfig) -> dict[str, object]:
+    def answer(state: _State, config: RunnableConfig) -> dict[str, object]:
         result = _result_in(state, spawn.terms, agent)
         sent = {each.id for task in state["tasks"] for each in _sent_in(task) if each.id}
         update: dict[str, object] = {

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -61,6 +62,7 @@ from pipelit_agents.graphs import (
     verified_child,
 )
 from pipelit_agents.graphs.conversation import messages_to_send
+from pipelit_agents.graphs.steps import Step
 
 BACKENDS = False
 # langgraph-supervisor uses an agent of LangGraph's that is deprecated.
@@ -881,6 +883,24 @@ async def test_streams_work_through_a_supervisor(team: Team, subgraphs: bool) ->
     assert last_of(updates[1]["agent_researcher"]).id == answers[0]
 
 
+@pytest.mark.parametrize("form", ["v2", "v1", "log"])
+async def test_its_events_are_streamed(team: Team, form: Any) -> None:
+    """LangChain's streams of events work, where it calls the function of each step by itself."""
+    agent = team.agent()
+    asked = {"messages": [("user", "where")]}
+    if form == "log":
+        with pytest.warns(DeprecationWarning, match="deprecated"):
+            patches = [str(each) async for each in agent.astream_log(asked)]
+        assert "agent_researcher 1" in patches[-1]
+        return
+    warned = pytest.warns(DeprecationWarning, match="deprecated") if form == "v1" else nullcontext()
+    with warned:
+        events = [each async for each in agent.astream_events(asked, version=form)]
+    ended = [each["name"] for each in events if each["event"] == "on_chain_end"]
+    assert {"ask", "spawn", "answer", "agent_researcher"} <= set(ended)
+    assert "agent_researcher 1" in str(events[-1]["data"])
+
+
 @pytest.mark.parametrize("place", ["root", "node"])
 def test_the_context_of_a_run_reaches_the_child(team: Team, place: str) -> None:
     """It has the type that the child's graph names, also where a server passes a dict."""
@@ -986,6 +1006,12 @@ def test_a_mistake_is_named_at_once(team: Team, name: str) -> None:
     given: dict[str, Any] = {"lead": team.lead, "child": team.child()} | options
     with pytest.raises(error, match=words):
         verified_agent(given.pop("lead"), given.pop("child"), **given)
+
+
+def test_a_step_that_cannot_receive_a_config_is_refused() -> None:
+    """A function whose config has another name would fail only when events are streamed."""
+    with pytest.raises(TypeError, match="step 'x' must have a parameter 'config'"):
+        Step(lambda _, other: other, None, "x")
 
 
 def test_a_child_without_messages_is_refused(team: Team) -> None:
