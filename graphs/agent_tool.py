@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelit_agents._wording import json_line
 from pipelit_agents.errors import SpawnError
 
+from .answer_choice import STRUCTURED
 from .answer_message import ANSWER_KEY
 from .types import AnyGraph
 
@@ -91,8 +92,8 @@ def _question(message: str) -> dict[str, list[HumanMessage]]:
     return {"messages": [HumanMessage(message)]}
 
 
-def _answer_in(output: Mapping[str, Sequence[BaseMessage]]) -> _Answer:
-    message = output["messages"][-1]
+def _answer_in(output: Mapping[str, Any]) -> _Answer:
+    message: BaseMessage = output["messages"][-1]
     metadata = message.response_metadata.get(ANSWER_KEY)
     if metadata is None:
         raise SpawnError(
@@ -101,4 +102,6 @@ def _answer_in(output: Mapping[str, Sequence[BaseMessage]]) -> _Answer:
         )
     if metadata["status"] != "verified":
         raise ToolException(message.text)
+    if (structured := output.get(STRUCTURED)) is not None:
+        metadata = {**metadata, STRUCTURED: structured}
     return message.content, metadata

@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, is_dataclass
 from typing import Final
 
 from langchain_core.messages import AIMessage, BaseMessage
-from pydantic_core import to_jsonable_python
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from .conversation import as_messages, without_reasoning
-from .spawn.results import SpawnResult, Status
+from .answer_choice import STRUCTURED, chosen_answer
+from .answer_content import (
+    Attachments,
+    Content,
+    as_json,
+    is_words,
+    parts_of_message,
+    text_block,
+)
+from .spawn.results import SpawnResult, SpawnTask, Status
 
 __all__ = ["ANSWER_KEY", "AnswerMetadata", "answer_message", "no_answer", "structured_answer"]
 
@@ -46,19 +55,27 @@ class AnswerMetadata(TypedDict):
     request: str | None
 
 
-def answer_message(result: SpawnResult, *, name: str, sent: Collection[str]) -> AIMessage:
+def answer_message(
+    result: SpawnResult,
+    task: SpawnTask | None,
+    *,
+    name: str,
+    attachments: Collection[str],
+) -> AIMessage:
     """Return a new AI message with the answer, or with the words that there is none.
 
-    Nothing of the child's message is used but its content, and only if the answer is verified.
+    Nothing of the child's message is used but its texts, and its images and files as far as
+    ``attachments`` says, and only if the answer is verified. The message always has text.
 
     Args:
         result: The result of the child's task.
+        task: The task; None if there was nothing to send.
         name: The name of the message.
-        sent: The ids of the messages that were sent to the child, which are no answers.
+        attachments: The media types of images and files that are in the message.
     """
-    content: str | list[str | dict[str, object]]
+    content: Content
     if result["status"] == "verified":
-        content = _content_of(result, sent)
+        content = _content_of(result, task, name, attachments)
     else:
         content = _failure_words(result)
     metadata = AnswerMetadata(
@@ -88,54 +105,90 @@ def no_answer(agent: str, error: str) -> SpawnResult:
 
 
 def structured_answer(result: SpawnResult) -> object:
-    """Return the ``structured_response`` of a verified answer; None if it has none."""
+    """Return the ``structured_response`` of a verified answer; None if it has none.
+
+    An instance of a class that the reader knows stays one. Anything else becomes JSON, because
+    packages write it as JSON, and a value of a child that isn't would end the lead's run.
+    """
     output = result["output"]
     if result["status"] != "verified" or not isinstance(output, Mapping):
         return None
-    return output.get("structured_response")
+    value = output.get(STRUCTURED)
+    return value if _is_known_object(value) else as_json(value)
 
 
-def _content_of(result: SpawnResult, sent: Collection[str]) -> str | list[str | dict[str, object]]:
-    """Return the content of the last AI message that says something and that is new."""
-    output = result["output"]
-    found = output.get("messages") if isinstance(output, Mapping) else None
-    for message in reversed(_messages_in(found)):
-        if isinstance(message, AIMessage) and message.id not in sent:
-            content = message.content
-            if isinstance(content, list):
-                content = [each for each in without_reasoning(content) if _says_something(each)]
-            if content and _says_something(content):
-                return content
-    structured = structured_answer(result)
-    if structured is not None:
-        return json.dumps(
-            to_jsonable_python(structured, bytes_mode="base64", fallback=str), ensure_ascii=False
-        )
-    return f"{result['agent']} answered, and proved it, but its answer is empty: it has no message."
+def _is_known_object(value: object) -> bool:
+    """Return whether a value is a model or a dataclass that can be written as JSON."""
+    try:
+        if isinstance(value, BaseModel) and not isinstance(value, BaseMessage):
+            value.model_dump_json()
+        elif is_dataclass(value) and not isinstance(value, type):
+            json.dumps(asdict(value))
+        else:
+            return False
+    except Exception:
+        # A child may have filled a field of any type with anything.
+        return False
+    return True
 
 
-def _messages_in(value: object) -> list[BaseMessage]:
-    found: list[BaseMessage] = []
-    for each in value if isinstance(value, list | tuple) else [value]:
-        try:
-            found += as_messages(each)
-        except Exception:  # noqa: S112 - LangChain raises if it isn't in one of the forms of a message
+def _content_of(
+    result: SpawnResult, task: SpawnTask | None, name: str, attachments: Collection[str]
+) -> Content:
+    """Return the answer, in words and as images and files of the accepted media types."""
+    answer = chosen_answer(result["output"], task and task["input"], name=name)
+    if answer is None:
+        return f"{result['agent']} answered, and proved it, but its answer is empty."
+    if not isinstance(answer, BaseMessage):
+        return answer if isinstance(answer, str) and answer.strip() else _json_text(as_json(answer))
+    content, words = _blocks_of(answer, result["agent"], Attachments(attachments))
+    if not words:
+        # Packages take only the text of an answer, and one of them takes an older text instead.
+        content.insert(0, text_block(f"{result['agent']} answered without words."))
+    if all(block["type"] == "text" for block in content):
+        return "".join(str(block["text"]) for block in content)
+    return list(content)
+
+
+def _blocks_of(
+    message: BaseMessage, agent: str, found: Attachments
+) -> tuple[list[dict[str, object]], bool]:
+    """Return the blocks of an answer, and whether it has words."""
+    content: list[dict[str, object]] = []
+    texts: list[str] = []
+    words = False
+
+    def flush() -> None:
+        # A provider refuses an empty text.
+        if text := "".join(texts).strip("\n"):
+            content.append(text_block(text))
+        texts.clear()
+
+    for part in parts_of_message(message):
+        if isinstance(part, str):
+            texts.append(part)
+            words = words or is_words(part)
             continue
-    return found
+        made = found.add(agent, part)
+        if "left_out" in made:
+            texts.append(f"\n[left out: {_json_text(made['left_out'])}]\n")
+            words = True
+            continue
+        flush()
+        content.append(found.blocks[-1][1])
+    flush()
+    return content, words
 
 
-def _says_something(content: object) -> bool:
-    """Return whether a message's content, or a block of it, holds something to read or to show."""
-    if isinstance(content, dict) and content.get("type", "text") == "text":
-        content = content.get("text")
-    return bool(content.strip()) if isinstance(content, str) else bool(content)
+def _json_text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _failure_words(result: SpawnResult) -> str:
     agent, status, error = result["agent"], result["status"], result["error"] or "no reason"
     if result["proved_at"] is not None:
         # The child's own words, so they are marked as a quotation.
-        error = f"its graph failed with the error {json.dumps(error[:_MAX_QUOTED])}"
+        error = f"its graph failed with the error {_json_text(error[:_MAX_QUOTED])}"
     return (
         f"There is no answer from {agent}. This message isn't from {agent}: it says why no proven "
         f"answer can be used. Status: {status}. Reason: {error}."

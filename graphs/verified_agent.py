@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final, NotRequired, cast
+from typing import Annotated, Any, Final, NotRequired
 
 from langchain_core.messages import AnyMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
@@ -23,6 +23,7 @@ from pipelit_agents import Agent
 from pipelit_agents.errors import SpawnError
 
 from .agent_tool import agent_tool, has_invisible_characters
+from .answer_content import required_media_types
 from .answer_message import answer_message, no_answer, structured_answer
 from .child import VerifiedChild
 from .conversation import History, as_messages, check_history, messages_to_send
@@ -227,6 +228,7 @@ def verified_agent(
     max_depth: int = 3,
     max_answer_bytes: int = 8 * 2**20,
     answer_types: Collection[type] = (),
+    attachments: Collection[str] = (),
     hand_back_to: str | None = None,
 ) -> VerifiedAgent:
     """Create an agent from a verified child: a graph with messages in and messages out.
@@ -234,13 +236,15 @@ def verified_agent(
     Use it wherever a package expects an agent: as a node, a worker of langgraph-supervisor, a
     member of langgraph-swarm, a ``runnable`` of deepagents, or a tool by
     :meth:`~VerifiedAgent.as_tool`. Each run asks the child by :func:`spawn_and_await`, and adds one
-    AI message with a new id to ``messages``. Its content is that of the last AI message in the
-    child's answer that says something, without tool calls and reasoning. Its
-    ``response_metadata["pipelit"]`` is an :class:`AnswerMetadata` that the parent writes: agent,
-    status, bound, proved_at and request. The child's own metadata, names and ids aren't used. If
-    the child has a ``structured_response``, the agent has it too. As ``create_agent`` does, the
-    graph returns the conversation with the new message at its end: the reducer of the parent's
-    ``messages`` must be ``add_messages``, as in ``MessagesState``.
+    AI message with a new id to ``messages``. Its content is the text of the last message that the
+    child added; if that is empty or no AI message, the child's ``structured_response`` as JSON,
+    then the text of its last AI message that isn't empty. Its ``response_metadata["pipelit"]`` is
+    an :class:`AnswerMetadata` that the parent writes: agent, status, bound, proved_at and request.
+    The child's own metadata, names, ids, tool calls and reasoning aren't used. If the child has a
+    ``structured_response``, the agent has it too: an instance of a model or a dataclass as it is,
+    and anything else as JSON. As ``create_agent`` does, the graph returns the conversation with the
+    new message at its end: the reducer of the parent's ``messages`` must be ``add_messages``, as in
+    ``MessagesState``.
 
     The metadata is a label and no proof: anyone who may write to a thread can write such a message.
 
@@ -259,6 +263,10 @@ def verified_agent(
         max_depth: How deep spawns may be nested.
         max_answer_bytes: The maximum size of an answer, and of the child's interrupts together.
         answer_types: As for :func:`spawn_and_await`.
+        attachments: The media types of images and files that the answer holds as content blocks,
+            such as ``["image/png"]``. Of others, and of links, its text says that they were left
+            out. None by default: most model providers refuse a conversation with an image in an AI
+            message. Name some if the answer is displayed to a person, or becomes a tool message.
         hand_back_to: In a swarm, the member that is active after an answer. None leaves this agent
             active, so that the next turn asks the child again. A child can't choose it.
 
@@ -280,6 +288,7 @@ def verified_agent(
     _check_child(child)
     agent = _agent_of(child)
     check_history(history)
+    attachments = required_media_types(attachments)
     if name is not None:
         _check_name(name)
     if hand_back_to is not None and not isinstance(hand_back_to, str):
@@ -303,7 +312,7 @@ def verified_agent(
     )
     builder.add_node(_ASK, _ask_step(agent, history, on_failure))
     builder.add_node(_SPAWN, spawn)
-    builder.add_node(_ANSWER, _answer_step(spawn, agent, name, hand_back_to))
+    builder.add_node(_ANSWER, _answer_step(spawn, agent, name, hand_back_to, attachments))
     builder.add_edge(START, _ASK)
     builder.add_edge(_ASK, _SPAWN)
     builder.add_edge(_SPAWN, _ANSWER)
@@ -363,14 +372,20 @@ def _ask_step(agent: str, history: History, on_failure: OnFailure) -> Step:
     return Step(ask, None, _ASK)
 
 
-def _answer_step(spawn: SpawnGraph, agent: str, name: str, hand_back_to: str | None) -> Step:
+def _answer_step(
+    spawn: SpawnGraph,
+    agent: str,
+    name: str,
+    hand_back_to: str | None,
+    attachments: Collection[str],
+) -> Step:
     """Return the node that adds the answer to the messages."""
 
     def answer(state: _State, config: RunnableConfig) -> dict[str, object]:
         result = _result_in(state, spawn.terms, agent)
-        sent = {each.id for task in state["tasks"] for each in _sent_in(task) if each.id}
+        task = state["tasks"][0] if state["tasks"] else None
         update: dict[str, object] = {
-            "messages": [answer_message(result, name=name, sent=sent)],
+            "messages": [answer_message(result, task, name=name, attachments=attachments)],
             "tasks": [],
             "results": [],
         }
@@ -404,10 +419,6 @@ def _result_in(state: _State, terms: Terms, agent: str) -> SpawnResult:
 
 def _task(agent: str, messages: Sequence[BaseMessage]) -> SpawnTask:
     return {"agent": agent, "input": {"messages": list(messages)}}
-
-
-def _sent_in(task: SpawnTask) -> list[BaseMessage]:
-    return cast(dict[str, list[BaseMessage]], task["input"])["messages"]
 
 
 def _messages_of(state: object) -> object:

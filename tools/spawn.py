@@ -15,8 +15,9 @@ from pipelit_agents._bounds import require_count
 from pipelit_agents._threads import aside
 from pipelit_agents.errors import SpawnError
 from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await
+from pipelit_agents.graphs.answer_content import MEDIA_TYPES, Content, required_media_types
 
-from .answers import MEDIA_TYPES, AnswerForm, Content, answers_in_words, required_media_types
+from .answers import AnswerForm, answers_in_words
 from .child_inputs import InputRefused
 from .found_recipients import FoundRecipients
 from .identity import AgentTool, Arguments

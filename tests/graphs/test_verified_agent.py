@@ -68,6 +68,7 @@ BACKENDS = False
 # langgraph-supervisor uses an agent of LangGraph's that is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
 NAMES = ("agent_researcher", "agent_writer")
+PNG = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
 Node = Callable[[Any], Any]
 
 
@@ -290,9 +291,10 @@ def test_the_next_turn_of_a_swarm(team: Team, back: str | None) -> None:
 
 
 def test_the_tool_takes_one_message(team: Team) -> None:
-    """A model sees one text, an unknown argument is refused, and content blocks stay blocks."""
-    blocks = [{"type": "text", "text": "seen"}, {"type": "image", "url": "https://a.example/b"}]
-    agent = team.agent(lambda _: {"messages": [AIMessage(blocks)]}, name="agent_writer")
+    """A model sees one text, an unknown argument is refused, and an image stays a block."""
+    blocks = [{"type": "text", "text": "seen"}, PNG]
+    said = {"messages": [AIMessage(blocks)], "structured_response": {"animals": 1}}
+    agent = team.agent(lambda _: said, name="agent_writer", attachments=["image/png"])
     tool = agent.as_tool(description="Knows all.")
     assert (tool.name, tool.description, list(tool.args)) == (
         "agent_writer",
@@ -301,6 +303,7 @@ def test_the_tool_takes_one_message(team: Team) -> None:
     )
     said = tool.invoke(call("agent_writer", message="where"))
     assert (said.content, said.artifact["status"]) == (blocks, "verified")
+    assert said.artifact["structured_response"] == {"animals": 1}
     assert [each.text for each in team.received["agent_writer"][0]] == ["where"]
     with pytest.raises(ValidationError, match="Extra inputs"):
         tool.invoke(call("agent_writer", message="where", agent="agent_lead"))
@@ -446,10 +449,7 @@ def test_a_child_forges_nothing(team: Team) -> None:
     assert state["messages"][:2] == before
     (said,) = state["messages"][2:]
     assert said.id not in ("human", "mine", None)
-    assert (said.name, said.content) == (
-        "agent_researcher",
-        [{"type": "text", "text": "believe me"}],
-    )
+    assert (said.name, said.content) == ("agent_researcher", "believe me")
     assert metadata_of(said)["agent"] == "agent_researcher"
     assert said.response_metadata.keys() == {"pipelit"}
     assert (said.tool_calls, said.additional_kwargs, said.usage_metadata) == ([], {}, None)
@@ -465,14 +465,13 @@ def test_an_echo_is_no_answer(team: Team) -> None:
 
 ANSWERS: dict[str, tuple[list[Any], Any]] = {
     "text": ([AIMessage("in holts")], "in holts"),
-    "blocks": (
-        [AIMessage([{"type": "text", "text": "a"}, {"type": "image", "url": "https://b.example"}])],
-        [{"type": "text", "text": "a"}, {"type": "image", "url": "https://b.example"}],
-    ),
+    "blocks": ([AIMessage(["in ", {"type": "text", "text": "holts"}])], "in holts"),
+    "a refusal": ([AIMessage([{"type": "refusal", "refusal": "I won't"}])], "I won't"),
     "without its reasoning": (
         [AIMessage([{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "a"}])],
-        [{"type": "text", "text": "a"}],
+        "a",
     ),
+    "pairs": ([("ai", "in holts")], "in holts"),
     "before an empty end": ([AIMessage("in holts"), AIMessage(" ")], "in holts"),
     "before a call": ([AIMessage("in holts"), calling(call("pay"))], "in holts"),
     "never a human message": ([AIMessage("in holts"), HumanMessage("obey")], "in holts"),
@@ -481,7 +480,7 @@ ANSWERS: dict[str, tuple[list[Any], Any]] = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_last_message_that_says_something_is_the_answer(team: Team, name: str) -> None:
-    """Content blocks stay blocks, and what says nothing is passed over."""
+    """Its texts are one text, and what says nothing is passed over."""
     given, content = ANSWERS[name]
     agent = team.agent(lambda _: {"messages": given})
     assert agent.invoke(ASKED)["messages"][-1].content == content
@@ -493,6 +492,8 @@ EMPTY: dict[str, list[Any]] = {
     "a call": [calling(call("pay"))],
     "empty blocks": [AIMessage([{"type": "text", "text": " "}])],
     "reasoning": [AIMessage([{"type": "thinking", "thinking": "hm"}])],
+    "a citation": [AIMessage([{"type": "citation"}])],
+    "text that is none": [AIMessage([{"type": "text", "text": {"a": 1}}, {"type": "text"}])],
     "a human message": [HumanMessage("in holts")],
 }
 
@@ -501,10 +502,7 @@ EMPTY: dict[str, list[Any]] = {
 def test_an_empty_answer_is_said(team: Team, name: str) -> None:
     """A model receives words for an answer without any, and the metadata says that it is proven."""
     said = team.agent(lambda _: {"messages": EMPTY[name]}).invoke(ASKED)["messages"][-1]
-    assert (
-        said.text
-        == "agent_researcher answered, and proved it, but its answer is empty: it has no message."
-    )
+    assert said.text == "agent_researcher answered, and proved it, but its answer is empty."
     assert metadata_of(said)["status"] == "verified"
 
 

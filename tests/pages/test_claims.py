@@ -423,13 +423,22 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "values": ["a_class_is_never_found_by_its_name"],
     },
     "**What a lead's model receives**": {
-        "spawn_answers": [
-            "a_childs_text_cant_pose_as_another_answer",
-            "an_image_and_a_file_stay_blocks",
-        ]
+        "spawn_answers": ["an_image_and_a_file_stay_blocks"],
+        "answer_content": [
+            "an_image_is_one_with_the_bytes_of_its_type",
+            "attachments_are_limited",
+        ],
     },
     "No link or file id is passed on": {
-        "spawn_answers": ["nothing_is_attached_that_breaks_or_fetches"]
+        "spawn_answers": ["nothing_is_attached_that_breaks_or_fetches"],
+        "answer_content": ["a_link_is_text_and_nothing_else"],
+    },
+    "No other key or block of a child's message": {
+        "answer_content": ["nothing_that_a_provider_refuses_gets_into_a_conversation"]
+    },
+    "An image can still be broken": {"answer_content": ["an_answer_of_an_agent_always_has_text"]},
+    "`SpawnAndAwait` returns JSON, in which": {
+        "spawn_answers": ["a_childs_text_cant_pose_as_another_answer"]
     },
     "**What a lead's model sends**": {
         "spawn_inputs": [
@@ -457,6 +466,9 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_failure_ends_the_run_by_default",
             "a_collected_failure_is_no_answer",
         ]
+    },
+    "Of the messages that a child returns, only": {
+        "answer_content": ["words_of_another_agent_are_no_answer"]
     },
     "No account is locked": {"server": ["failures_lock_nobody_out"]},
     "A source may have 100 wrong keys": {

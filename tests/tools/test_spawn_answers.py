@@ -18,8 +18,9 @@ from test_tools import Scripted, calls
 
 from pipelit_agents import Agent
 from pipelit_agents.graphs import verified_child
+from pipelit_agents.graphs.answer_content import MEDIA_TYPES
 from pipelit_agents.tools import SpawnAndAwait
-from pipelit_agents.tools.answers import MEDIA_TYPES, answers_in_words
+from pipelit_agents.tools.answers import answers_in_words
 
 BACKENDS = False
 PNG = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
