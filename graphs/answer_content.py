@@ -219,6 +219,8 @@ def _named(value: Mapping[object, object]) -> Iterator[tuple[str, object]]:
 
 
 def _as_json(value: object) -> object:
+    if value is None or type(value) in (str, int, bool):
+        return value
     if isinstance(value, BaseMessage):
         return {"type": value.type, "content": _as_json(value.content)}
     if isinstance(value, Mapping):

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
+from pipelit_agents._threads import aside
 from pipelit_agents.errors import SpawnError
 
 from .agent_tool import agent_tool, has_invisible_characters
@@ -397,7 +398,11 @@ def _answer_step(
             update["active_agent"] = hand_back_to
         return update
 
-    return Step(answer, None, _ANSWER)
+    async def aanswer(state: _State, config: RunnableConfig) -> dict[str, object]:
+        # An answer of megabytes takes seconds to read.
+        return await aside(answer, state, config)
+
+    return Step(answer, aanswer, _ANSWER)
 
 
 def _result_in(state: _State, terms: Terms, agent: str) -> SpawnResult:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -346,6 +347,25 @@ CONVERSATIONS: dict[str, tuple[Sequence[BaseMessage], list[tuple[str, Any]]]] = 
             ("chat", "hm"),
         ],
     ),
+    "an answer after another message": (
+        [PAIR[0], HumanMessage("so?"), PAIR[1]],
+        [("ai", []), ("human", "so?")],
+    ),
+    "one id twice in a message": (
+        [calling(call("look", 1), call("pay", 1)), PAIR[1], PAIR[1]],
+        [("ai", ["call1"]), ("tool", "seen")],
+    ),
+    "one id in two answered calls": (
+        [*PAIR, *PAIR, *PAIR],
+        [
+            ("ai", ["call1"]),
+            ("tool", "seen"),
+            ("ai", ["call1-2"]),
+            ("tool", "seen"),
+            ("ai", ["call1-3"]),
+            ("tool", "seen"),
+        ],
+    ),
     "other types": (
         [FunctionMessage("f", name="f"), RemoveMessage(id="1"), HumanMessage("so?")],
         [("human", "so?")],
@@ -365,6 +385,49 @@ def test_a_child_receives_a_valid_conversation(given: str) -> None:
         for each in messages_to_send(messages, "all")
     ]
     assert sent == expected
+    made = messages_to_send(messages, "all")
+    called = [each["id"] for m in made if isinstance(m, AIMessage) for each in m.tool_calls]
+    answered = [each.tool_call_id for each in made if isinstance(each, ToolMessage)]
+    assert called == answered
+
+
+def test_each_message_that_is_sent_has_an_id() -> None:
+    """A message that a child returns is known as one that was sent, also by an id of its own."""
+    given = [HumanMessage("a"), HumanMessage("b", id="1"), HumanMessage("c")]
+    first, second, third = [each.id for each in messages_to_send(given, "all")]
+    assert first
+    assert third
+    assert first != third
+    assert second == "1"
+    assert [each.id for each in given] == [None, "1", None]
+
+
+RETURNED: dict[str, tuple[Any, str]] = {
+    "a text": ("all", "not str"),
+    "a dict": ({"messages": []}, "not dict"),
+    "nothing": (None, "not NoneType"),
+    "a message": (HumanMessage("x"), "not HumanMessage"),
+    "another value": ([HumanMessage("x"), 3], "the value at index 1 is none, but int"),
+    "another dict": ([{"a": 1}], "the value at index 0 is none, but dict"),
+}
+
+
+@pytest.mark.parametrize("name", RETURNED)
+def test_a_history_that_returns_something_else_is_named(team: Team, name: str) -> None:
+    """The error says which option is wrong, and what it has to return."""
+    returned, words = RETURNED[name]
+    agent = team.agent(history=lambda _: returned)
+    with pytest.raises(TypeError, match=f"the function history must return a list.*{words}"):
+        agent.invoke(ASKED)
+
+
+@pytest.mark.parametrize(
+    "messages", [("user", "one"), [("user", "one")], "one"], ids=["pair", "pairs", "text"]
+)
+def test_messages_are_read_in_each_form(team: Team, messages: Any) -> None:
+    """A role and its text are one message, as for LangGraph."""
+    team.agent().invoke({"messages": messages})
+    assert [each.text for each in team.received["agent_researcher"][0]] == ["one"]
 
 
 def test_a_child_receives_no_metadata(team: Team) -> None:
@@ -523,6 +586,23 @@ def test_a_structured_response_comes_with_the_message(team: Team) -> None:
     deep = in_deepagents(agent).invoke(ASKED, THREAD)
     (told,) = [each for each in deep["messages"] if isinstance(each, ToolMessage)]
     assert json.loads(told.text) == {"animals": ["otters"]}
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_an_answer_is_read_beside_the_event_loop(team: Team, mode: str) -> None:
+    """A large answer, which takes seconds to read, doesn't hold up what else runs on the loop."""
+    here: list[bool] = []
+
+    class Traced(Report):
+        def model_dump_json(self, **options: Any) -> str:
+            here.append(current_thread() is main_thread())
+            return super().model_dump_json(**options)
+
+    answer = {"structured_response": Traced(animals=[])}
+    agent = team.agent(lambda _: answer, answer_types=[Traced])
+    state = await run(agent, ASKED, mode)
+    assert state["structured_response"] == Traced(animals=[])
+    assert set(here) == {mode == "sync"}
 
 
 def test_a_structured_response_of_an_earlier_turn_ends_with_a_failure(team: Team) -> None:
