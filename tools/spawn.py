@@ -189,7 +189,8 @@ class SpawnAndAwait(AgentTool):
             results = (await self.spawn.ainvoke({"tasks": read}, config))["results"]
         except (InputRefused, SpawnError) as error:
             raise _in_words(error) from error
-        return self._tool_answer(results, read)
+        # An answer of megabytes takes seconds to read.
+        return await aside(self._tool_answer, results, read)
 
     def _require_few(self, tasks: list[Task]) -> None:
         if len(tasks) > self.max_tasks:

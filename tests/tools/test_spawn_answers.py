@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from threading import current_thread, main_thread
 from typing import Any
 
 import pytest
@@ -98,6 +99,24 @@ async def test_an_awaited_answer_is_the_same(lead: Agent, researcher: Agent) -> 
     spawning = SpawnAndAwait(agent=lead, children={NAME: child})
     task = {"agent": NAME, "message": "x"}
     assert first(await spawning.ainvoke({**CALL, "args": {"tasks": [task]}})) == {"answer": "yes"}
+
+
+async def test_an_awaited_answer_is_read_beside_the_event_loop(
+    lead: Agent, researcher: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large answer, which takes seconds to read, doesn't hold up what else runs on the loop."""
+    here: list[bool] = []
+
+    def read_in(*given: Any, **options: Any) -> Any:
+        here.append(current_thread() is main_thread())
+        return answers_in_words(*given, **options)
+
+    monkeypatch.setattr("pipelit_agents.tools.spawn.answers_in_words", read_in)
+    child = verified_child(chat(messages=[AIMessage("yes")]), researcher)
+    spawning = SpawnAndAwait(agent=lead, children={NAME: child})
+    task = {"agent": NAME, "message": "x"}
+    assert first(await spawning.ainvoke({**CALL, "args": {"tasks": [task]}})) == {"answer": "yes"}
+    assert here == [False]
 
 
 @pytest.mark.parametrize(
