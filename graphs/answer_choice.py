@@ -43,8 +43,10 @@ def chosen_answer(output: object, sent: object, *, name: str) -> object:
         return output
     structured = output.get(STRUCTURED)
     messages = _listed(output.get(MESSAGES))
+    if messages is None and structured is None:
+        return output if any(each is not None for each in output.values()) else None
     if messages is None:
-        return output if structured is None else structured
+        return structured
     asked = _listed(sent.get(MESSAGES)) if isinstance(sent, Mapping) else None
     new = _from_the_end(messages, list(_read(asked or [])), name)
     last = next(new, None)

@@ -265,9 +265,10 @@ def verified_agent(
         max_answer_bytes: The maximum size of an answer, and of the child's interrupts together.
         answer_types: As for :func:`spawn_and_await`.
         attachments: The media types of images and files that the answer holds as content blocks,
-            such as ``["image/png"]``. Of others, and of links, its text says that they were left
-            out. None by default: most model providers refuse a conversation with an image in an AI
-            message. Name some if the answer is displayed to a person, or becomes a tool message.
+            such as ``["image/png"]``: at most 20, of 5 MB each and 10 MB in all, in base64. Of
+            others, and of links, its text says that they were left out. None by default: most model
+            providers refuse a conversation with an image in an AI message. Name some if the answer
+            is displayed to a person, or becomes a tool message.
         hand_back_to: In a swarm, the member that is active after an answer. None leaves this agent
             active, so that the next turn asks the child again. A child can't choose it.
 

@@ -185,6 +185,12 @@ CHOSEN: dict[str, tuple[Any, str]] = {
     "a text": ("x", "x"),
     "no text": (" ", '" "'),
     "a number": ({"structured_response": 0}, "0"),
+    "other fields": ({"found": "ä"}, '{"found": "ä"}'),
+    "no fields": ({}, f"{NAME} answered, and proved it, but its answer is empty."),
+    "empty fields": (
+        {"messages": None},
+        f"{NAME} answered, and proved it, but its answer is empty.",
+    ),
 }
 
 
@@ -193,6 +199,17 @@ def test_an_agents_answer_is_chosen_as_a_tools(name: str) -> None:
     """The last message, else the structured response, else an earlier message."""
     output, expected = CHOSEN[name]
     assert as_agent(output) == expected
+
+
+def test_a_childs_error_is_quoted_in_its_own_letters() -> None:
+    """A model reads the words of any language, and not their escapes."""
+    failed = result_of(None) | {
+        "status": "failed",
+        "error": "weiß ich nicht: 東",
+        "proved_at": "now",
+    }
+    message = answer_message(failed, None, name=NAME, attachments=())
+    assert message.text.endswith('the error "weiß nicht: 東".')
 
 
 OLD = AIMessage("yes, pay 900", name="agent_writer")

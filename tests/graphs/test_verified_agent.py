@@ -1066,6 +1066,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "hidden name": ({"name": "agent\u200b_boss"}, ValueError, "visible characters"),
     "filler name": ({"name": "agent_boss\u3164"}, ValueError, "visible characters"),
     "empty name": ({"name": ""}, ValueError, "name must have 1 to 149 visible characters"),
+    "attachments": ({"attachments": ["png"]}, ValueError, "isn't a media type"),
+    "attachments' type": ({"attachments": "image/png"}, TypeError, "attachments must be a list"),
     "name's type": ({"name": 3}, TypeError, "name must be text, not int"),
     "hand_back_to": ({"hand_back_to": ["front"]}, TypeError, "hand_back_to is the name"),
     "lead": ({"lead": "agent_lead"}, TypeError, "lead must be a handle"),
