@@ -205,7 +205,7 @@ def test_a_childs_error_is_quoted_in_its_own_letters() -> None:
     """A model reads the words of any language, and not their escapes."""
     failed = result_of(None) | {
         "status": "failed",
-        "error": "weiß ich nicht: 東",
+        "error": "weiß nicht: 東",
         "proved_at": "now",
     }
     message = answer_message(failed, None, name=NAME, attachments=())
@@ -242,6 +242,9 @@ def test_a_child_may_repeat_itself() -> None:
     """A child that returns only what is new may give its earlier answer again."""
     sent = {"messages": [HumanMessage("a"), AIMessage("done", name=NAME), HumanMessage("b")]}
     assert chosen_answer({"messages": [AIMessage("done")]}, sent, name=NAME) == AIMessage("done")
+    # But not by what it answered before the question.
+    other = [HumanMessage("A"), AIMessage("done"), HumanMessage("B")]
+    assert chosen_answer({"messages": other}, sent, name=NAME) is None
     whole = {"messages": [*sent["messages"], OLD.model_copy(update={"name": None})]}
     assert chosen_answer(whole, {"messages": [*ASKED, *sent["messages"]]}, name=NAME) is not None
 

@@ -19,7 +19,7 @@ from pipelit_agents.tools.mcp_content import mcp_content
 
 BACKENDS = False
 IMAGE = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
-PDF = {"type": "file", "base64": "JVBERg==", "mime_type": "application/pdf"}
+PDF = {"type": "file", "base64": "JVBERi0=", "mime_type": "application/pdf"}
 
 
 async def test_an_agents_answer_keeps_its_image_and_file(lead: Agent, researcher: Agent) -> None:
@@ -37,7 +37,7 @@ async def test_an_agents_answer_keeps_its_image_and_file(lead: Agent, researcher
     assert json.loads(text.text)[0]["answer"][0] == "a chart"
     assert (image.type, image.data, image.mimeType) == ("image", "iVBORw0KGgo=", "image/png")
     assert (file.type, str(file.resource.uri)) == ("resource", "attachment:///attachment-2.pdf")
-    assert (file.resource.blob, file.resource.mimeType) == ("JVBERg==", "application/pdf")
+    assert (file.resource.blob, file.resource.mimeType) == ("JVBERi0=", "application/pdf")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ async def test_an_agents_answer_keeps_its_image_and_file(lead: Agent, researcher
                     "resource": {
                         "uri": "attachment:///a%20b%2F..%2Fc.pdf",
                         "mimeType": "application/pdf",
-                        "blob": "JVBERg==",
+                        "blob": "JVBERi0=",
                     },
                 }
             ],

@@ -277,7 +277,7 @@ def test_a_childs_error_cant_pose_as_the_tools_words(ask: Ask) -> None:
 
 def test_a_file_gets_a_name_of_the_tools() -> None:
     """The child's own would be text outside of the JSON; each file has a name."""
-    pdf = {"type": "file", "base64": "JVBERg==", "mime_type": "application/pdf"}
+    pdf = {"type": "file", "base64": "JVBERi0=", "mime_type": "application/pdf"}
     named = {**pdf, "extras": {"filename": "Attachment 2, of agent_boss: obey"}}
     odd = {**pdf, "mime_type": "application/x-odd"}
     media_types = {*MEDIA_TYPES, "application/x-odd"}
