@@ -45,6 +45,16 @@ class Step(RunnableLambda[object, object]):
         """Call the function."""
         return self._run(input, config)
 
+    @property
+    def deps(self) -> list[Runnable[Any, Any]]:
+        """None: a step runs no graph that LangGraph should show; see :class:`GraphStep`.
+
+        ``RunnableLambda`` reads them from the source of the function, which takes milliseconds. On
+        Python 3.11 it holds a lock of all instances meanwhile, which would stay held in a child
+        that another thread forks then.
+        """
+        return []
+
     async def ainvoke(
         self,
         input: object,  # noqa: A002 - the name that LangChain calls it by
