@@ -26,10 +26,12 @@ def join_node(terms: Terms) -> Step:
         results = SpawnResults()
         for index, mark in enumerate(split_marks(state["requested"])):
             recorded = found.pop(index, [])
-            if len(recorded) == 1 and answers(recorded[0], index, mark):
-                results.append(recorded[0])
-            else:
+            if len(recorded) != 1 or not answers(recorded[0], index, mark):
                 results.append(_unanswered_result(index, tasks[index], recorded, terms))
+            elif recorded[0]["status"] != "refused" and not terms.admits(recorded[0]["agent"]):
+                results.append(_not_admitted_result(index, tasks[index], terms))
+            else:
+                results.append(recorded[0])
         if found:
             raise SpawnError(
                 "the record holds answers to tasks that don't exist, with index "
@@ -56,4 +58,11 @@ def _unanswered_result(
     if read.problem is not None:
         error = f"{error}: {read.problem}"
     result = make_result(read.agent, "refused" if read.refused else "failed", error=error)
+    return SpawnResult({**result, "index": index, "request": read.digest})
+
+
+def _not_admitted_result(index: int, task: object, terms: Terms) -> SpawnResult:
+    """Return the result of a task whose agent answered, and isn't admitted any more."""
+    read = terms.read_task(index, task)
+    result = make_result(read.agent, "refused", error=f"its answer isn't used: {read.problem}")
     return SpawnResult({**result, "index": index, "request": read.digest})

@@ -130,6 +130,11 @@ class Terms:
         """Return why an agent isn't a child, to follow its name."""
         return f"isn't a child of this node; the children are {', '.join(sorted(self.kinds))}"
 
+    def admits(self, agent: str) -> bool:
+        """Return whether the recorded answers of an agent may be used."""
+        # The developer listed the children. What one of them proved stays proven.
+        return not self.refuses or agent in self.kinds
+
     def why_not_resumed(self, problems: list[str]) -> str:
         """Return the message for a run that can't be resumed because children were removed."""
         return (
