@@ -78,28 +78,32 @@ class Apart:
 
     A call that hangs doesn't occupy a thread that the package or the application needs, and the
     process doesn't wait for it at exit. A thread can't be stopped, so calls past their timeout are
-    counted: while ``most`` of them are running, no call is started.
+    counted: while ``most`` of a name are running, no call of this name is started.
 
     Args:
-        most: The maximum number of hung calls.
+        most: The maximum number of hung calls of one name.
+        in_all: The maximum number of hung calls of all names together; None for no limit.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, in_all: int | None = None) -> None:
         self._most = most
+        self._in_all = in_all
+        # Only calls that are running, so nothing is kept of a name that isn't called.
         self._running: set[_Call] = set()
 
-    def run(self, work: Callable[[], R], *, within: float) -> R:
+    def run(self, work: Callable[[], R], *, within: float, of: str = "") -> R:
         """Return the result of the code, or raise its exception.
 
         Args:
             work: The code.
             within: The timeout in seconds.
+            of: The name that the call is counted for.
 
         Raises:
             Stuck: It took longer, or too many earlier calls are still running.
         """
         done: queue.SimpleQueue[None] = queue.SimpleQueue()
-        call = self._begin(work, lambda: done.put(None), within)
+        call = self._begin(work, lambda: done.put(None), within, of)
         try:
             done.get(timeout=within)
         except queue.Empty:
@@ -107,7 +111,7 @@ class Apart:
         result: R = call.result()
         return result
 
-    async def arun(self, work: Callable[[], R], *, within: float) -> R:
+    async def arun(self, work: Callable[[], R], *, within: float, of: str = "") -> R:
         """As :meth:`run`, for the event loop."""
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
@@ -117,7 +121,7 @@ class Apart:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(done.set)
 
-        call = self._begin(work, notify, within)
+        call = self._begin(work, notify, within, of)
         try:
             await asyncio.wait_for(done.wait(), within)
         except TimeoutError:
@@ -126,12 +130,13 @@ class Apart:
         return result
 
     def _begin(
-        self, work: Callable[[], object], notify: Callable[[], None], within: float
+        self, work: Callable[[], object], notify: Callable[[], None], within: float, of: str
     ) -> _Call:
         # Counted by age, not by who waits for them: a waiting task may have been cancelled.
-        if sum(each.late for each in list(self._running)) >= self._most:
+        late = [each.of for each in list(self._running) if each.late]
+        if late.count(of) >= self._most or (self._in_all is not None and len(late) >= self._in_all):
             raise Stuck
-        call = _Call(work, notify, within, self._running.discard)
+        call = _Call(work, notify, within, of, self._running.discard)
         self._running.add(call)
         try:
             call.begin()
@@ -142,17 +147,23 @@ class Apart:
 
 
 class _Call:
-    """One call, on its thread."""
+    """One call, on its thread.
+
+    Attributes:
+        of: The name that it is counted for.
+    """
 
     def __init__(
         self,
         work: Callable[[], object],
         notify: Callable[[], None],
         within: float,
+        of: str,
         forget: Callable[[_Call], None],
     ) -> None:
         self._work = work
         self._notify = notify
+        self.of = of
         self._due = time.monotonic() + within
         self._forget = forget
         self._result: object = None

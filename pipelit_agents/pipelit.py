@@ -34,6 +34,7 @@ from pipelit_agents.ledger.opening import (
     OpenedLedger,
     require_factory,
 )
+from pipelit_agents.ledger.questions import QuestionLimit
 from pipelit_agents.operations.key_rotation import Keys
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.sealing.key_source import KeySource, LiveKeyring
@@ -555,6 +556,11 @@ def home_of(agent: Agent) -> Pipelit:
     if not isinstance(home, Pipelit):
         raise TypeError("an Agent must be made by a Pipelit: pipelit.agent(username)")
     return home
+
+
+def questions_of(agent: Agent) -> QuestionLimit:
+    """Return what limits the refused requests of the agents of a handle's ``Pipelit``."""
+    return home_of(agent)._identity.bad_input.questions
 
 
 def _keyring_maker(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from pipelit_agents import Pipelit, User
-from pipelit_agents.errors import AccountError
 from pipelit_agents.graphs import CreatedAgents, SpawnTask
-from pipelit_agents.protocol.usernames import is_username
 
 from .child_inputs import ANY_INPUT, UNKNOWN_INPUT, ChildInput, input_of
 from .recipients import Recipients, Task, introduced, read_tasks, task_list
@@ -26,6 +22,16 @@ _NAME: Final[Mapping[str, object]] = {
 }
 
 
+class Asks(Protocol):
+    """How a spawn asks the function: only for usernames, with a timeout, on a separate thread."""
+
+    def ask(self, name: str) -> object:
+        """Return the child of a name, or something else if it has none."""
+
+    async def aask(self, name: str) -> object:
+        """Async form of :meth:`ask`."""
+
+
 class FoundRecipients(Recipients):
     """The agents for which a function has a child.
 
@@ -35,21 +41,23 @@ class FoundRecipients(Recipients):
     Args:
         find: The function from a name to a child or None, sync or async. If it has a method
             ``living``, the model sees which agents there are.
-        lead: The name of the agent that sends the tasks.
+        spawn: Asks the function, as the spawn does.
         living: The accounts of the agents that can be asked now.
     """
 
     is_fixed = False
 
-    def __init__(self, find: Callable[[str], Any], lead: str, living: Sequence[User] = ()) -> None:
+    def __init__(
+        self, find: Callable[[str], Any], spawn: Asks, living: Sequence[User] = ()
+    ) -> None:
         self._find = find
-        self._lead = lead
+        self._spawn = spawn
         self._living = living
 
     def described_by(self, pipelit: Pipelit) -> Self:
         """Return the same agents with a list of those that can be asked now."""
         living = getattr(self._find, "living", None)
-        return type(self)(self._find, self._lead, living() if callable(living) else ())
+        return type(self)(self._find, self._spawn, living() if callable(living) else ())
 
     def tasks_schema(self) -> dict[str, object]:
         """Return the strict JSON schema of a list of tasks.
@@ -85,45 +93,15 @@ class FoundRecipients(Recipients):
             InputRefused: A task has an input that its agent doesn't take.
         """
         tasks = list(tasks)
-        return read_tasks(tasks, {name: self._taken(name) for name in _names(tasks)}.__getitem__)
-
-    async def aread(self, tasks: Iterable[Task]) -> list[SpawnTask]:
-        """Async form of :meth:`read`. A synchronous function runs in a thread."""
-        tasks = list(tasks)
-        if not _is_async(self._find):
-            return await asyncio.to_thread(self.read, tasks)
-        taken = {name: await self._ataken(name) for name in _names(tasks)}
+        taken = {name: input_of(self._spawn.ask(name)) for name in _names(tasks)}
         return read_tasks(tasks, taken.__getitem__)
 
-    def _taken(self, name: str) -> ChildInput:
-        if not self._may_ask(name) or _is_async(self._find):
-            return UNKNOWN_INPUT
-        try:
-            child = self._find(name)
-        except AccountError:
-            return UNKNOWN_INPUT
-        if inspect.iscoroutine(child):
-            child.close()
-        return input_of(child)
-
-    async def _ataken(self, name: str) -> ChildInput:
-        if not self._may_ask(name):
-            return UNKNOWN_INPUT
-        try:
-            return input_of(await self._find(name))
-        except AccountError:
-            return UNKNOWN_INPUT
-
-    def _may_ask(self, name: str) -> bool:
-        return is_username(name) and name != self._lead
+    async def aread(self, tasks: Iterable[Task]) -> list[SpawnTask]:
+        """Async form of :meth:`read`."""
+        tasks = list(tasks)
+        taken = {name: input_of(await self._spawn.aask(name)) for name in _names(tasks)}
+        return read_tasks(tasks, taken.__getitem__)
 
 
 def _names(tasks: Iterable[Task]) -> list[str]:
     return list(dict.fromkeys(task.agent for task in tasks))
-
-
-def _is_async(find: Callable[[str], Any]) -> bool:
-    # An object may have an async method.
-    return inspect.iscoroutinefunction(find) or inspect.iscoroutinefunction(
-        getattr(find, "__call__", None)  # noqa: B004
-    )

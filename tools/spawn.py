@@ -141,7 +141,7 @@ class SpawnAndAwait(AgentTool):
             # Two tools of one agent may send the same tasks in one node.
             name=str(options.get("name", "spawn_and_await")),
         )
-        recipients = _recipients(agent, children, inputs, purposes)
+        recipients = _recipients(options["spawn"], children, inputs, purposes)
         options.setdefault("description", _description(recipients, max_tasks))
         options.setdefault("args_schema", _arguments(recipients))
         options |= {
@@ -220,7 +220,7 @@ def _in_words(error: InputRefused | SpawnError) -> ToolException:
 
 
 def _recipients(
-    agent: Agent,
+    spawn: Any,
     children: Mapping[str, Any] | Callable[[str], Any],
     inputs: Mapping[str, Any] | None,
     purposes: Mapping[str, str] | None,
@@ -230,7 +230,7 @@ def _recipients(
     for option, values in (("inputs", inputs), ("purposes", purposes)):
         if values is not None:
             raise ValueError(f"{option} belongs to children in a dict: leave it out")
-    return FoundRecipients(children, agent.username)
+    return FoundRecipients(children, spawn.finder)
 
 
 def _arguments(recipients: Recipients) -> type[BaseModel]:

@@ -57,7 +57,7 @@ def assemble(
     *,
     max_depth: int,
     name: str,
-    apart_of: Callable[[str], Apart | None] = lambda _: None,
+    apart: Apart | None = None,
 ) -> SpawnGraph:
     """Compile the graph of a spawn.
 
@@ -68,13 +68,13 @@ def assemble(
         options: The options that apply to each child.
         max_depth: How deep spawns may be nested.
         name: The graph's name.
-        apart_of: Returns what runs a child's calls apart, by its name; None for its own.
+        apart: Runs the children's calls apart. By default each child has one of its own.
     """
     builder = StateGraph(SpawnState, input_schema=SpawnInput, output_schema=SpawnOutput)
     possession_checks: dict[str, Callable[[Run], asyncio.Future[None]]] = {}
     for agent, child in called.items():
         kind = terms.kinds[agent]
-        parent = Parent(lead, agent, child, kind, options, apart_of(agent))
+        parent = Parent(lead, agent, child, kind, options, apart)
         node: Step
         if isinstance(child, RemoteChild):
             node = remote_node(parent, child)

@@ -25,6 +25,8 @@ from pipelit_agents.errors import (
 from pipelit_agents.pipelit import home_of
 
 from ..child import VerifiedChild, verified_child
+from ..types import AnyGraph
+from .asking import UnfitChild
 from .results import Child
 
 __all__ = ["BuildChild", "CreatedAgents", "created_agents"]
@@ -71,6 +73,7 @@ class CreatedAgents:
         Raises:
             UserNotFound: There is no such active agent. The message is the same for every reason;
                 the cause has the reason.
+            TypeError: What was built can't be a child. The message says why.
         """
         users = home_of(self.lead).users
         try:
@@ -88,13 +91,21 @@ class CreatedAgents:
         if child is None:
             return None
         if isinstance(child, Pregel) and not isinstance(child, VerifiedChild):
-            agent = home_of(self.lead).agent(name)
-            child = verified_child(child, agent, accept_from=[self.lead.username])
+            child = self._verified(child, home_of(self.lead).agent(name))
         with self._lock:
             self._children[account] = child
             if len(self._children) > _MAX_CHILDREN:
                 self._children.popitem(last=False)
         return child
+
+    def _verified(self, graph: AnyGraph, agent: Agent) -> VerifiedChild:
+        try:
+            return verified_child(graph, agent, accept_from=[self.lead.username])
+        except (TypeError, ValueError) as error:
+            raise UnfitChild(str(error)) from error
+        except Exception as error:
+            # For example a NameError of an annotation. Its message is the developer's.
+            raise UnfitChild(f"its graph can't be read ({type(error).__name__})") from error
 
     def living(self) -> Sequence[User]:
         """Return the accounts of all agents that can be asked now, sorted by name.
@@ -166,9 +177,10 @@ def created_agents(lead: Agent, *, build: BuildChild) -> CreatedAgents:
         lead: The agent that sends the tasks.
         build: Builds the graph of an account. It gets the account (name, purpose, owner, no
             secrets), and is called again only if the account changed, or if 256 other children were
-            built since. It returns a compiled graph, which becomes a ``verified_child`` that
-            accepts requests of the lead only; or a ``verified_child`` or ``remote_child`` of its
-            own; or None for an agent that can't be asked. The purpose may be the text of a model:
+            built since. It may take as long as one child (``timeout`` of :func:`spawn_and_await`).
+            It returns a compiled graph, which becomes a ``verified_child`` that accepts requests of
+            the lead only; or a ``verified_child`` or ``remote_child`` of its own; or None for an
+            agent that can't be asked. The purpose may be the text of a model:
             don't give the graph more rights because of it.
 
     Returns:

@@ -8,14 +8,13 @@ a model which accounts exist.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple, TypeAlias
 
 from pipelit_agents import Agent
+from pipelit_agents._threads import Stuck
 from pipelit_agents.errors import (
     AccountError,
     NotLocalAgent,
@@ -23,17 +22,18 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
-from pipelit_agents.ledger.questions import QuestionLimit
-from pipelit_agents.pipelit import home_of
+from pipelit_agents.pipelit import home_of, questions_of
 from pipelit_agents.protocol.usernames import is_username
 
 from ..messages import Acceptance
 from ..remote import RemoteChild
 from ..types import AnyGraph
+from .asking import Asking, UnfitChild
 from .created import CreatedAgents
-from .forms import code_of_function, form_of_function
+from .forms import form_of_function
 from .options import check_child
 from .results import Child
+from .same_functions import is_same_function
 from .tasks import ReadTask, Terms, listed_problems
 
 __all__ = ["FindChild", "Finder", "Found", "FoundTerms", "named_agents", "required_function"]
@@ -48,8 +48,11 @@ _REASONS: Final[dict[type[BaseException], str]] = {
     NotLocalAgent: "child is no agent of this database",
     NotPermitted: "child of another owner",
 }
+# The exceptions that mean that one name has no child now.
+_OF_ONE_NAME: Final = (*_NO_CHILD, Stuck, UnfitChild)
 _ADVICE: Final = "isn't an agent that this node can ask: check its name"
 _ACTION: Final = "verify.proof"
+_UNFIT: Final = "child doesn't fit"
 _NO_FORM: Final = bytes(32)
 
 
@@ -68,7 +71,15 @@ class Found(NamedTuple):
 
 
 class _Refused(NamedTuple):
+    """Why a name has no child.
+
+    Attributes:
+        reason: For the audit.
+        words: For the result, if it isn't what is said of every name without a child.
+    """
+
     reason: str
+    words: str = ""
 
 
 class FoundTerms(Terms):
@@ -112,7 +123,7 @@ class FoundTerms(Terms):
 
     def is_same(self, other: Terms, agents: Iterable[str]) -> bool:
         """Return whether the same function finds the children of both spawns."""
-        return isinstance(other, FoundTerms) and self._finder.code == other._finder.code
+        return isinstance(other, FoundTerms) and self._finder.is_same(other._finder)
 
     def call_digest(self, name: str, read: list[ReadTask]) -> bytes:
         """Return a digest of a call: its tasks, function, lead and accepted messages.
@@ -150,23 +161,23 @@ class Finder:
     Args:
         lead: The agent that sends requests.
         find: The function.
+        timeout: How long it may take for one name, in seconds; None for the default.
 
     Attributes:
         advice: Why a name has no child and what to do, to follow the name in a message.
-        code: The code of the function, for comparison within one process.
         form: A digest of its name, for comparison with another process.
     """
 
-    def __init__(self, lead: Agent, find: FindChild) -> None:
+    def __init__(self, lead: Agent, find: FindChild, timeout: float | None) -> None:
         self._lead = lead
         self._find = find
-        self._questions = QuestionLimit()
-        self._is_async = inspect.iscoroutinefunction(find) or inspect.iscoroutinefunction(
-            getattr(find, "__call__", None)  # noqa: B004 - an object with an async method
-        )
+        self._asking = Asking(find, timeout)
         self.advice = str(getattr(find, "advice", _ADVICE))
-        self.code = code_of_function(find)
         self.form = form_of_function(find)
+
+    def is_same(self, other: Finder) -> bool:
+        """Return whether both ask the same function, which has the same values in its closure."""
+        return is_same_function(self._find, other._find)
 
     def find(self, names: Iterable[str]) -> Found:
         """Ask for the child of each name.
@@ -174,39 +185,43 @@ class Finder:
         Raises:
             TypeError: The function is async.
         """
-        return self._sorted({name: self._ask(name) for name in names})
+        return self._sorted({name: self.ask(name) for name in names})
 
     async def afind(self, names: Iterable[str]) -> Found:
-        """Async form of :meth:`find`. A synchronous function runs in a thread."""
-        if self._is_async:
-            return self._sorted({name: await self._aask(name) for name in names})
-        # As LangGraph runs synchronous nodes, with the context of the run.
-        return await asyncio.to_thread(self.find, names)
+        """Async form of :meth:`find`."""
+        return self._sorted({name: await self.aask(name) for name in names})
 
-    def _ask(self, name: str) -> object:
+    def ask(self, name: str) -> object:
+        """Return the child of a name as the function returned it, or why the name has none.
+
+        Raises:
+            TypeError: The function is async.
+        """
         if reason := self._why_not_asked(name):
             return _Refused(reason)
         try:
-            answer = None if self._is_async else self._find(name)
-        except _NO_CHILD as error:
-            return _refusal(error)
-        if self._is_async or inspect.isawaitable(answer):
-            if inspect.iscoroutine(answer):
-                answer.close()
-            raise TypeError(
-                "children is async, so only ainvoke, astream and aget_state can ask it; a lambda "
-                "that returns a coroutine must be an async def"
-            )
-        return answer
+            return self._asking.ask(name)
+        except _OF_ONE_NAME as error:
+            return self._refusal(error)
 
-    async def _aask(self, name: str) -> object:
+    async def aask(self, name: str) -> object:
+        """Async form of :meth:`ask`."""
         if reason := self._why_not_asked(name):
             return _Refused(reason)
         try:
-            answer = self._find(name)
-            return await answer if inspect.isawaitable(answer) else answer
-        except _NO_CHILD as error:
-            return _refusal(error)
+            return await self._asking.aask(name)
+        except _OF_ONE_NAME as error:
+            return self._refusal(error)
+
+    def _refusal(self, error: Exception) -> _Refused:
+        if isinstance(error, Stuck):
+            within = f"within {self._asking.timeout:g} seconds (timeout=)"
+            return _Refused("child not found in time", f"it wasn't found {within}")
+        if isinstance(error, UnfitChild):
+            return _Refused(_UNFIT, str(error))
+        # A function that has one message for every reason raises the true one as the cause.
+        exact = type(error.__cause__ or error)
+        return _Refused(_REASONS.get(exact, "child not permitted"))
 
     def _why_not_asked(self, name: str) -> str:
         if not is_username(name):
@@ -220,34 +235,34 @@ class Finder:
                 found.refused[name] = _REASONS[UserNotFound]
             elif isinstance(answer, _Refused):
                 found.refused[name] = answer.reason
+                if answer.words:
+                    found.unfit[name] = answer.words
             else:
                 try:
                     found.children[name] = check_child(self._lead, name, answer)
                 except (TypeError, ValueError) as error:
                     found.unfit[name] = str(error)
-                    found.refused[name] = "child doesn't fit"
+                    found.refused[name] = _UNFIT
         return found
 
     def note_refusals(self, found: Found) -> None:
-        """Record in the audit which names have no child and why, at most 20 a minute."""
+        """Record in the audit which names have no child and why.
+
+        At most 20 a minute for each lead, whatever the number of its spawns and tools.
+        """
+        questions = questions_of(self._lead)
         for name, reason in found.refused.items():
             now = self._lead.now()
-            admitted = self._questions.admit(self._lead.username, _ACTION, now)
+            admitted = questions.admit(self._lead.username, _ACTION, now)
             if admitted.wait:
                 if not admitted.is_noted:
                     return
                 reason = "too many refused; more are not recorded"
             else:
-                self._questions.count(self._lead.username, _ACTION, now)
+                questions.count(self._lead.username, _ACTION, now)
             # A deactivated lead can't write to the audit. Its run ends with that error.
             with suppress(AccountError):
                 self._lead.note_refusal(name, _ACTION, reason)
-
-
-def _refusal(error: Exception) -> _Refused:
-    # A function that has one message for every reason raises the true one as the cause.
-    exact = type(error.__cause__ or error)
-    return _Refused(_REASONS.get(exact, "child not permitted"))
 
 
 def required_function(lead: Agent, children: object, kinds: Mapping[str, str]) -> FindChild:

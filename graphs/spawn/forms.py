@@ -19,7 +19,7 @@ from ..remote import RemoteChild
 from ..types import AnyGraph
 from .internals import first_step
 
-__all__ = ["code_of", "code_of_function", "form_of", "form_of_function"]
+__all__ = ["code_of", "form_of", "form_of_function"]
 
 _MAX_DEPTH: Final = 8
 
@@ -57,12 +57,6 @@ def code_of(child: AnyGraph | RemoteChild) -> tuple[object, ...]:
         function = _function_of(first_step(node.bound))
         found += [name, getattr(function, "__code__", function)]
     return tuple(found)
-
-
-def code_of_function(find: object) -> object:
-    """Return the code of the function that finds children, for comparison within one process."""
-    function = _unwrapped(find)
-    return getattr(function, "__code__", function)
 
 
 def _parts(child: AnyGraph | RemoteChild, depth: int) -> Iterator[str | bytes]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.graph import START
 from langgraph.pregel.protocol import PregelProtocol
 from langgraph.types import StateSnapshot
 
@@ -50,11 +51,11 @@ class FoundGraphs:
     """Makes the graph of the children that were found, and keeps those of the last runs.
 
     Args:
-        make: Makes a graph. Its second argument returns what runs a child's calls apart, by its
-            name. It is the same in each graph, so that a child's hung calls are counted together.
+        make: Makes a graph. Its second argument runs the children's calls apart. It is the same in
+            each graph, so that a child's hung calls are counted together.
     """
 
-    def __init__(self, make: Callable[[Found, Callable[[str], Apart]], SpawnGraph]) -> None:
+    def __init__(self, make: Callable[[Found, Apart], SpawnGraph]) -> None:
         self._make = make
         self.reset_after_fork()
         reset_in_forked_children(self)
@@ -64,8 +65,7 @@ class FoundGraphs:
         self._lock = threading.Lock()
         # With the children, which the key names by their ids: no other object has these meanwhile.
         self._graphs: OrderedDict[object, tuple[SpawnGraph, dict[str, Child]]] = OrderedDict()
-        # One for each agent that was ever found, as the accounts are kept too.
-        self._aparts: dict[str, Apart] = {}
+        self._apart = Apart(MAX_HUNG_CALLS)
 
     def graph_of(self, found: Found) -> SpawnGraph:
         """Return the graph of these children."""
@@ -75,24 +75,22 @@ class FoundGraphs:
             if key in self._graphs:
                 self._graphs.move_to_end(key)
                 return self._graphs[key][0]
-        graph = self._make(found, self._apart_of)
+        graph = self._make(found, self._apart)
         with self._lock:
             self._graphs[key] = graph, found.children
             if len(self._graphs) > _MAX_GRAPHS:
                 self._graphs.popitem(last=False)
         return graph
 
-    def latest(self, name: str) -> SpawnGraph | None:
-        """Return the graph that last had a child of this name, if it is kept."""
-        with self._lock:
-            for graph, children in reversed(self._graphs.values()):
-                if name in children:
-                    return graph
-        return None
+    def only(self, name: str) -> SpawnGraph | None:
+        """Return a graph with a child of this name, if all that are kept have the same form of it.
 
-    def _apart_of(self, name: str) -> Apart:
+        A function may return another child in each thread. Which thread is meant isn't known here.
+        """
         with self._lock:
-            return self._aparts.setdefault(name, Apart(MAX_HUNG_CALLS))
+            kept = [graph for graph, children in self._graphs.values() if name in children]
+        forms = {graph.terms.forms[name] for graph in kept}
+        return kept[-1] if len(forms) == 1 else None
 
 
 class FoundSpawnGraph(SpawnGraph):
@@ -170,9 +168,10 @@ class FoundSpawnGraph(SpawnGraph):
     ) -> Iterator[tuple[str, PregelProtocol[Any, Any, Any, Any]]]:
         """Yield the graph of a namespace, if its child was found lately. Nothing is asked here.
 
-        LangGraph calls this on the event loop when a configuration addresses a child.
+        LangGraph calls this on the event loop when a configuration addresses a child. It doesn't
+        say whose thread it is, so a child that has several graphs isn't shown.
         """
-        graph = None if namespace is None else self.graphs.latest(namespace.partition(SEPARATOR)[0])
+        graph = None if namespace is None else self.graphs.only(namespace.partition(SEPARATOR)[0])
         if graph is not None:
             yield from graph.get_subgraphs(namespace=namespace, recurse=recurse)
 
@@ -195,4 +194,9 @@ def _tasks_to_do(run: Run, given: object) -> object:
 
 
 def _tasks_in(saved: CheckpointTuple | None) -> object:
-    return None if saved is None else saved.checkpoint["channel_values"].get("tasks")
+    if saved is None:
+        return None
+    values = saved.checkpoint["channel_values"]
+    # The input of a root run that ended before its first step. It replaces the recorded tasks.
+    given = tasks_of(values.get(START))
+    return values.get("tasks") if given is None else given

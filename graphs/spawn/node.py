@@ -6,7 +6,7 @@ cancellation. This module creates the challenges, and passes only verified answe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Final
 
@@ -69,11 +69,12 @@ def spawn_and_await(
             None or raises ``UserNotFound``, ``UserInactive``, ``NotLocalAgent`` or ``NotPermitted``
             for a name without a child; any other exception ends the run. The names may come from a
             model: they are usernames, and never the lead's. A task for a name without a child, or
-            with a child that a dict may not have, gets the result ``refused``. An async function
-            works with ``ainvoke``, ``astream`` and ``aget_state`` only; they call a synchronous one
-            in a thread.
+            with a child that a dict may not have, gets the result ``refused``, as does one for a
+            name that the function takes too long for. A synchronous function runs in a thread of
+            its own. An async function works with ``ainvoke``, ``astream`` and ``aget_state`` only.
         timeout: How long one child may take, in seconds, at most 30 days; None for no limit. A
-            child that takes longer is stopped at its next step.
+            child that takes longer is stopped at its next step. It is also how long a function may
+            take to find one child; without a timeout, that is 60 seconds.
         max_concurrency: How many children run at once. The caller's config takes precedence.
         max_depth: How deep spawns may be nested.
         on_failure: ``raise`` raises ``SpawnError`` when all siblings have finished. With a
@@ -87,7 +88,9 @@ def spawn_and_await(
         name: The graph's name, in traces and where one node calls several graphs. Two graphs with
             the same name, lead and tasks are distinguished by the names of their children's
             graphs, nodes and functions. If one function of yours creates several, pass different
-            names. Equal calls of one graph in a node are distinguished by their order only: if the
+            names. Functions that find children are compared with their values, such as a partial's
+            arguments: equal calls of two that differ raise ``ConfigurationError``. Equal calls of
+            one graph in a node are distinguished by their order only: if the
             first is left out when the node runs again, the second gets its record.
         accept_messages: The types of messages that answers may hold: ``ai``, ``human``, ``tool``,
             ``system``, ``function``, ``chat``, ``remove``. Others are omitted, and the result lists
@@ -144,12 +147,12 @@ def spawn_and_await(
         return assembled(
             called, Terms(lead.username, bound | kinds, remote, on_failure, accept, called)
         )
-    finder = Finder(lead, required_function(lead, children, kinds))
+    finder = Finder(lead, required_function(lead, children, kinds), timeout)
 
-    def make(found: Found, apart_of: Callable[[str], Apart | None]) -> SpawnGraph:
+    def make(found: Found, apart: Apart | None = None) -> SpawnGraph:
         called = called_children(found.children)
         terms = FoundTerms(lead.username, on_failure, accept, called, finder, found.unfit)
-        return assembled(called, terms, apart_of=apart_of)
+        return assembled(called, terms, apart=apart)
 
-    none_yet = make(Found({}, {}, {}), lambda _: None)
+    none_yet = make(Found({}, {}, {}))
     return FoundSpawnGraph(finder=finder, graphs=FoundGraphs(make), **vars(none_yet))

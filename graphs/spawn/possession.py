@@ -37,7 +37,8 @@ class Possession:
         lead: The agent that verifies.
         name: The child's agent.
         timeout: How long the child may take for a task, in seconds; None for no limit.
-        apart: Runs and counts the child's calls. By default this child has its own.
+        apart: Runs the child's calls, and counts them by its name. By default this child has one
+            of its own.
     """
 
     def __init__(
@@ -58,7 +59,8 @@ class Possession:
         if self._is_proven(run):
             return
         challenge = self._lead.challenge(self._name)
-        proof = self._apart.run(partial(self._prove, child, challenge), within=self.timeout)
+        prove = partial(self._prove, child, challenge)
+        proof = self._apart.run(prove, within=self.timeout, of=self._name)
         self._lead.verify_possession(proof, challenge=challenge)
         run.possession_proven[self._name] = self._lead.now()
 
@@ -100,7 +102,7 @@ class Possession:
     async def _averify(self, run: Run, child: VerifiedChild) -> None:
         challenge = self._lead.challenge(self._name)
         prove = partial(self._prove, child, challenge)
-        proof = await self._apart.arun(prove, within=self.timeout)
+        proof = await self._apart.arun(prove, within=self.timeout, of=self._name)
         await self._lead.averify_possession(proof, challenge=challenge)
         run.possession_proven[self._name] = self._lead.now()
 

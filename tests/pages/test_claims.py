@@ -582,7 +582,8 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "spawn_names": [
             "a_spawn_that_is_left_out_on_resume_lends_its_record_to_no_other",
             "what_only_the_order_of_calls_tells_apart_is_refused",
-        ]
+        ],
+        "found_children": ["functions_of_two_tenants_share_no_record"],
     },
     "**Agents that are found at run time.**": {
         "dynamic_children": ["a_name_without_a_child_is_refused_in_the_same_words"]
@@ -610,7 +611,18 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "created_agents": [
             "the_function_alone_refuses_in_the_same_words",
             "the_audit_has_the_reasons",
+        ],
+        "found_children": ["all_spawns_of_a_lead_have_one_limit_in_the_audit"],
+    },
+    "The function has the spawn's `timeout`": {
+        "found_children": [
+            "a_function_that_hangs_has_its_task_refused",
+            "a_function_that_hangs_holds_no_thread_of_the_loop",
+            "a_built_graph_that_cant_be_a_child_is_refused",
         ]
+    },
+    "What an agent answered before a stopped run": {
+        "found_children": ["an_answer_isnt_used_when_its_agent_is_gone_before_the_join"]
     },
     "What a local child raises to end the process": {
         "contained_exits": [

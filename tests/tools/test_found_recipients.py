@@ -15,6 +15,7 @@ from spawning import graph_of
 from pipelit_agents import Pipelit, User
 from pipelit_agents.errors import UserNotFound
 from pipelit_agents.graphs import remote_child
+from pipelit_agents.graphs.spawn.finding import Finder
 from pipelit_agents.tools.child_inputs import InputRefused
 from pipelit_agents.tools.found_recipients import FoundRecipients
 from pipelit_agents.tools.recipients import Task
@@ -26,6 +27,8 @@ CHILDREN: dict[str, Any] = {
     "agent_fields": graph_of(),
     "agent_remote": remote_child("agent_remote", url="http://[::1]", credential=None),
 }
+CHILDREN = {"agent_chat": CHAT.compile(), "agent_fields": graph_of()}
+LEAD = Pipelit(database_url="sqlite://", encryption_keys=["A" * 43 + "="]).agent("agent_lead")
 MESSAGE = {"messages": [HumanMessage("x")]}
 
 
@@ -61,9 +64,14 @@ class Listing(Finding):
         ]
 
 
+def recipients(find: Any) -> FoundRecipients:
+    """The recipients of a tool whose spawn asks a function; no account is read."""
+    return FoundRecipients(find, Finder(LEAD, find, None))
+
+
 async def read(find: Any, *tasks: Any, awaits: bool) -> Any:
     """The inputs of tasks, read sync or async."""
-    found = FoundRecipients(find, "agent_lead")
+    found = recipients(find)
     given = [Task(**task) for task in tasks]
     return [each["input"] for each in (await found.aread(given) if awaits else found.read(given))]
 
@@ -71,7 +79,7 @@ async def read(find: Any, *tasks: Any, awaits: bool) -> Any:
 @pytest.mark.parametrize(
     ("awaits", "later"),
     [(False, False), (True, False), (True, True)],
-    ids=["sync", "in a thread", "async"],
+    ids=["sync", "sync on the loop", "async"],
 )
 async def test_an_input_is_checked_when_its_agent_was_found(awaits: bool, later: bool) -> None:
     """The function is asked once a name, and what the child takes counts."""
@@ -94,6 +102,8 @@ async def test_an_input_is_checked_when_its_agent_was_found(awaits: bool, later:
     ):
         with pytest.raises(InputRefused, match=says):
             await read(find, task, awaits=awaits)
+    # It may hang, so it has threads of its own unless it is awaited.
+    assert (threading.get_ident() not in finding.threads) == (not later)
     wrong = {"agent": "agent_fields", "message": "x"}
     with pytest.raises(InputRefused, match=r"tasks\[0\]: agent_fields takes q .*; not message"):
         await read(find, wrong, awaits=awaits)
@@ -118,20 +128,25 @@ async def test_an_error_of_the_function_is_the_developers() -> None:
             await read(Finding(raises=ValueError("a broken setting")), task, awaits=awaits)
 
 
-async def test_a_function_that_returns_a_coroutine_is_left_to_the_spawn(
+async def test_a_function_that_returns_a_coroutine_is_refused_as_by_the_spawn(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    """The spawn says that it must be an async def; here nothing stays unawaited."""
+    """It must be an async def, and be awaited; nothing stays unawaited."""
     finding = Finding()
     task = {"agent": "agent_chat", "message": "x"}
-    assert await read(lambda name: finding.later(name), task, awaits=False) == [MESSAGE]
-    assert await read(finding.later, task, awaits=False) == [MESSAGE]
+    for find, awaits in (
+        (lambda name: finding.later(name), False),
+        (lambda name: finding.later(name), True),
+        (finding.later, False),
+    ):
+        with pytest.raises(TypeError, match="must be an async def"):
+            await read(find, task, awaits=awaits)
     assert [each for each in recwarn if "never awaited" in str(each.message)] == []
 
 
 def test_the_schema_has_a_pattern_for_the_name() -> None:
     """Any username, with a message or with JSON as text."""
-    schema = FoundRecipients(Finding(), "agent_lead").tasks_schema()
+    schema = recipients(Finding()).tasks_schema()
     Draft202012Validator.check_schema(schema)
     accepts = Draft202012Validator(schema).is_valid
     assert accepts([{"agent": "agent_lead.helper", "message": "x"}])
@@ -142,7 +157,7 @@ def test_the_schema_has_a_pattern_for_the_name() -> None:
 
 def test_the_living_agents_are_listed(pipelit: Pipelit) -> None:
     """Of a function that knows them, up to fifty, with what they are for; else none."""
-    unread = FoundRecipients(Listing(), "agent_lead")
+    unread = recipients(Listing())
     assert unread.in_words() == "- agents, by their full usernames. Most take a message."
     assert unread.introduced() == "- none yet"
     read = unread.described_by(pipelit)
@@ -151,5 +166,5 @@ def test_the_living_agents_are_listed(pipelit: Pipelit) -> None:
     assert lines[0] == '- agent_00: "does 0"'
     assert lines[50:] == ["- and 10 more"]
     assert read.in_words().splitlines()[1:] == lines
-    others = FoundRecipients(Finding(), "agent_lead").described_by(pipelit)
+    others = recipients(Finding()).described_by(pipelit)
     assert others.in_words() == "- agents, by their full usernames. Most take a message."

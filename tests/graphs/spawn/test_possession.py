@@ -196,3 +196,23 @@ def test_what_it_raises_is_raised(error: type[BaseException]) -> None:
     if error is not StopIteration:
         # Which Python itself turns into a RuntimeError where it leaves a coroutine.
         assert asyncio.run(ask()) == error.__name__
+
+
+def test_hung_calls_are_counted_by_name_and_in_all() -> None:
+    """A name whose calls hang holds up itself, and others only when all of them are too many."""
+    apart, gate = Apart(1, in_all=2), threading.Event()
+
+    def hang(name: str) -> None:
+        with pytest.raises(Stuck):
+            apart.run(gate.wait, within=0.01, of=name)
+
+    began: list[str] = []
+    hang("a")
+    with pytest.raises(Stuck):
+        apart.run(lambda: began.append("a"), within=5, of="a")
+    apart.run(lambda: began.append("b"), within=5, of="b")
+    hang("b")
+    with pytest.raises(Stuck):
+        apart.run(lambda: began.append("c"), within=5, of="c")
+    gate.set()
+    assert began == ["b"]
