@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.graph import START
 from langgraph.pregel.protocol import PregelProtocol
-from langgraph.types import StateSnapshot
+from langgraph.types import Command, StateSnapshot
 
 from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._threads import Apart, aside
@@ -125,7 +125,8 @@ class FoundSpawnGraph(SpawnGraph):
         tasks = _tasks_to_do(run, input)
         if tasks is None and call.resuming and call.saver is not None:
             tasks = _tasks_in(call.saver.get_tuple(call.record_config()))
-        graph = self._prepare(self.finder.find(named_agents(tasks)), run)
+        found = self.finder.find(named_agents(_with_update(tasks, input)))
+        graph = self._prepare(found, run)
         yield from graph.proceed(call, run, input, config, options)
 
     async def astream(
@@ -139,7 +140,7 @@ class FoundSpawnGraph(SpawnGraph):
         tasks = _tasks_to_do(run, input)
         if tasks is None and call.resuming and call.saver is not None:
             tasks = _tasks_in(await call.saver.aget_tuple(call.record_config()))
-        found = await self.finder.afind(named_agents(tasks))
+        found = await self.finder.afind(named_agents(_with_update(tasks, input)))
         graph = await aside(self._prepare, found, run)
         async for chunk in graph.aproceed(call, run, input, config, options):
             yield chunk
@@ -191,6 +192,18 @@ class FoundSpawnGraph(SpawnGraph):
 def _tasks_to_do(run: Run, given: object) -> object:
     """Return the tasks in the input; none if an earlier turn did them; None if it has none."""
     return [] if run.repeats else tasks_of(given)
+
+
+def _with_update(tasks: object, given: object) -> object:
+    """Return the recorded tasks, and those that a command writes to the state."""
+    update = given.update if isinstance(given, Command) else None
+    try:
+        new = dict(update or ()).get("tasks")
+    except (TypeError, ValueError):
+        # LangGraph also takes an object with annotations.
+        new = getattr(update, "tasks", None)
+    lists = [each for each in (tasks, new) if isinstance(each, list | tuple)]
+    return [task for each in lists for task in each]
 
 
 def _tasks_in(saved: CheckpointTuple | None) -> object:

@@ -159,7 +159,7 @@ async def test_a_function_that_hangs_holds_no_thread_of_the_loop(
         began.append(name)
         return gate.wait()
 
-    graph = parent_of(lead, find, timeout=0.05, **COLLECT)
+    graph = parent_of(lead, find, timeout=0.2, **COLLECT)
     for _ in range(3):
         (result,) = outcome(await graph.ainvoke(given(to("agent_b"))))
         assert result[0] == "refused"
@@ -260,6 +260,21 @@ def test_a_root_run_that_only_saved_its_input_is_resumed(
     with pytest.raises(OSError, match="killed"):
         root.invoke(given(to("agent_a", "one")), THREAD, durability="sync")
     assert outcome(root.invoke(None, THREAD)) == [("verified", "agent_a one")]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("form", ["dict", "pairs"])
+def test_tasks_that_a_command_writes_are_found(
+    lead: Agent, found: Registry, mode: str, form: str
+) -> None:
+    """A root run may begin with a command; its tasks replace those of the turn before."""
+    root = spawn_and_await(lead, found, **COLLECT).copy(update={"checkpointer": InMemorySaver()})
+    run(root, mode, given(to("agent_b", "before")), THREAD)
+    update = given(to("agent_a", "one"))
+    if form == "pairs":
+        update = list(update.items())
+    state = run(root, mode, Command(update=update, goto="plan"), THREAD)
+    assert outcome(state) == [("verified", "agent_a one")]
 
 
 def answered(values: dict[str, Any]) -> bool:
