@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, Self
 from pipelit_agents import Pipelit, User
 from pipelit_agents.graphs import CreatedAgents, SpawnTask
 
-from .child_inputs import ANY_INPUT, UNKNOWN_INPUT, ChildInput, input_of
+from .child_inputs import ANY_INPUT, UNKNOWN_INPUT, input_of
 from .recipients import Recipients, Task, introduced, read_tasks, task_list
 from .strict_schemas import strict_object
 

@@ -27,7 +27,6 @@ CHILDREN: dict[str, Any] = {
     "agent_fields": graph_of(),
     "agent_remote": remote_child("agent_remote", url="http://[::1]", credential=None),
 }
-CHILDREN = {"agent_chat": CHAT.compile(), "agent_fields": graph_of()}
 LEAD = Pipelit(database_url="sqlite://", encryption_keys=["A" * 43 + "="]).agent("agent_lead")
 MESSAGE = {"messages": [HumanMessage("x")]}
 
@@ -92,8 +91,6 @@ async def test_an_input_is_checked_when_its_agent_was_found(awaits: bool, later:
     ]
     assert await read(find, *tasks, awaits=awaits) == [MESSAGE, {"q": "x"}, MESSAGE]
     assert finding.asked == ["agent_chat", "agent_fields"]
-    is_apart = finding.threads != {threading.get_ident()}
-    assert is_apart == (awaits and not later)
     for task, says in (
         ({"agent": "agent_chat", "input": '{"messages": "x", "files": {}}'}, "not 'files'"),
         ({"agent": "agent_chat", "input": {"messages": [["system", "x"]]}}, "must be a text"),
