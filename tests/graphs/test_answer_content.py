@@ -133,7 +133,9 @@ def test_an_image_is_one_with_the_bytes_of_its_type(form: As, media_type: str) -
     """Of the listed media types the data is passed on, with known fields only."""
     block = inline(media_type)
     extras = {"extras": {"cache_control": {"type": "ephemeral"}}, "id": "x", "url": LINK}
-    assert not_texts(form(said(TEXT, block | extras))) == [block]
+    # A file's name is the lead's, because a child's own would be a text outside of the JSON.
+    name = {"extras": {"filename": "attachment-1.pdf"}} if block["type"] == "file" else {}
+    assert not_texts(form(said(TEXT, block | extras))) == [block | name]
     assert not not_texts(form(said(TEXT, block), attachments=[]))
     assert not not_texts(form(said(TEXT, block | {"base64": b64encode(b"x" * 20).decode()})))
 
@@ -142,7 +144,8 @@ def test_an_image_is_one_with_the_bytes_of_its_type(form: As, media_type: str) -
 def test_a_media_type_of_the_developer_has_any_bytes(form: As) -> None:
     """Of a type that isn't known here, valid base64 is accepted."""
     block = {"type": "file", "base64": "AAAA", "mime_type": "text/csv"}
-    assert not_texts(form(said(TEXT, block), required_media_types(["text/csv"]))) == [block]
+    named = {**block, "extras": {"filename": "attachment-1.csv"}}
+    assert not_texts(form(said(TEXT, block), required_media_types(["text/csv"]))) == [named]
 
 
 @BOTH
