@@ -293,7 +293,7 @@ def worker(account: User) -> Any:
 
 def loop(lead: Agent, question: str, saver: Any = None, name: str = NEW, already: int = 0) -> Any:
     """An agent whose model creates an agent, sends it a task, and said some of that already."""
-    task = {"agent": name, "input": {"messages": [{"role": "user", "content": question}]}}
+    task = {"agent": name, "message": question}
     script = [
         calls("create_agent_user", purpose="sums things up", username="helper"),
         calls("spawn_and_await", tasks=[task]),

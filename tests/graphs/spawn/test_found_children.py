@@ -412,4 +412,4 @@ def test_nothing_is_kept_of_names_that_were_asked(lead: Agent, found: Registry) 
 def test_steps_take_no_lock_when_they_are_compiled() -> None:
     """Else a child that another thread forks meanwhile would wait for it forever (Python 3.11)."""
     assert isinstance(inspect.getattr_static(Step, "deps"), property)
-    assert Step(lambda _: None, None, "step").deps == []
+    assert Step(lambda _, config: None, None, "step").deps == []
