@@ -8,6 +8,10 @@ import pytest
 from integration_pages import NAMES, Page, Piece, follow, missing, read, set_up, write_files
 from paths import TESTS
 
+# Their blocks are files of an example that needs another Python: test_aegra_page.py compares them,
+# and test_aegra.py starts them.
+EXAMPLES = {"aegra"}
+
 
 def own_test(name: str) -> Path:
     """The file of a page that needs more than its blocks: a server, a scripted model.
@@ -18,7 +22,9 @@ def own_test(name: str) -> Path:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("name", [each for each in NAMES if not own_test(each).exists()])
+@pytest.mark.parametrize(
+    "name", [each for each in NAMES if each not in EXAMPLES and not own_test(each).exists()]
+)
 def test_a_page_does_what_it_says(name: str, tmp_path: Path) -> None:
     """What it installs is installed here, its blocks run in order and print what it says."""
     page = read(name)
