@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import Any, Final, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -12,7 +12,7 @@ from langgraph.channels import EphemeralValue, LastValue
 from langgraph.errors import GraphBubbleUp
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import RunControl, get_runtime
-from langgraph.types import StateUpdate
+from langgraph.types import Command, StateUpdate
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
@@ -108,6 +108,44 @@ class VerifiedChild(AnyGraph):
             }
         pregel.pop("_serde_allowlist", None)
         super().__init__(**pregel)
+
+    def stream(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Stream as LangGraph does.
+
+        Raises:
+            TypeError: The input is a state, not a request.
+            RequestRefused: The child doesn't accept the caller, or the request isn't proven.
+        """
+        self._require_request(input)
+        yield from super().stream(input, config, **options)
+
+    async def astream(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Any]:
+        """Async form of :meth:`stream`."""
+        self._require_request(input)
+        async for chunk in super().astream(input, config, **options):
+            yield chunk
+
+    def _require_request(self, given: object) -> None:
+        # None and a Command resume a run.
+        if given is None or isinstance(given, Command):
+            return
+        if not isinstance(given, dict) or "request" not in given:
+            name = self.agent.username
+            raise TypeError(
+                "a verified child answers requests, not a state: ask it with "
+                f'spawn_and_await(lead, {{"{name}": child}}), or pass verified_agent(lead, child) '
+                "where an agent is expected"
+            )
 
     def prove_possession(self, challenge: Challenge) -> Proof:
         """Prove, before any work, that this child holds its agent's secret."""

@@ -76,6 +76,27 @@ def test_a_child_is_not_wrapped_twice(researcher: Agent) -> None:
         verified_child(verified_child(graph_of(), researcher), researcher)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"messages": [("user", "why?")]}, {}, "why?", [("user", "why?")]],
+    ids=["messages", "empty", "text", "list"],
+)
+async def test_a_state_is_no_request(researcher: Agent, given: Any) -> None:
+    """Where an agent is expected, a child says what to pass instead of LangGraph's words."""
+    child = verified_child(graph_of(), researcher, accept_from=ANYONE)
+    says = r'not a state: ask it with spawn_and_await\(lead, {"agent_researcher": child}\), or'
+    with pytest.raises(TypeError, match=says):
+        child.invoke(given)
+    with pytest.raises(TypeError, match=says):
+        list(child.stream(given))
+    with pytest.raises(TypeError, match=says):
+        await child.ainvoke(given)
+    with pytest.raises(TypeError, match=says):
+        _ = [each async for each in child.astream(given)]
+    with pytest.raises(RequestRefused):
+        child.invoke({"request": given})
+
+
 def test_a_name_is_no_handle() -> None:
     """Who answers is given by a handle, not by a name."""
     with pytest.raises(TypeError, match="must be a handle"):
