@@ -81,6 +81,9 @@ class ModelSource:
         credential: The model's credential.
         agent: The agent that opens it.
         options: Further keyword arguments for `init_chat_model`.
+
+    Raises:
+        TypeError: The model isn't text.
     """
 
     credentials: Credentials
@@ -88,6 +91,14 @@ class ModelSource:
     credential: str
     agent: Agent | None
     options: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.model is not None and not isinstance(self.model, str):
+            kind = self.model if isinstance(self.model, type) else type(self.model)
+            raise TypeError(
+                f'model must be a model\'s name, such as "openai:gpt-5-mini", not {kind.__name__}: '
+                "the middleware builds the model with its key for each call"
+            )
 
     @property
     def model_name(self) -> str:

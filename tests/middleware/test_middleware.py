@@ -391,6 +391,20 @@ def test_faulty_set_ups_say_what_to_mend(stored: Pipelit, chat: ChatServer) -> N
         assert "found" in agent.invoke(asked("use search"))["messages"][-1].text
 
 
+@pytest.mark.parametrize(
+    "model",
+    [GenericFakeChatModel(messages=iter([])), GenericFakeChatModel],
+    ids=["instance", "class"],
+)
+def test_a_built_model_is_refused(stored: Pipelit, model: Any) -> None:
+    """A model is given by its name: one that is built already has a key, or none."""
+    says = (
+        r'model must be a model.s name, such as "openai:gpt-5-mini", not GenericFake'
+    )
+    with pytest.raises(TypeError, match=says):
+        CredentialMiddleware(stored.credentials, model=model, credential="openai")
+
+
 @pytest.mark.process
 def test_the_core_does_without_langchain() -> None:
     """``import pipelit_agents`` doesn't import LangChain's agents."""
