@@ -19,7 +19,7 @@ from pipelit_agents import Agent
 from pipelit_agents._threads import aside
 from pipelit_agents.errors import PayloadError, RequestRefused
 from pipelit_agents.protocol.binding import Challenge, Proof
-from pipelit_agents.protocol.usernames import require_username
+from pipelit_agents.protocol.usernames import require_list, require_username
 
 from . import admission
 from .admission import ANYONE, AcceptFrom, Anyone
@@ -338,7 +338,7 @@ def verified_child(
 
     Raises:
         TypeError: ``graph`` isn't a compiled graph, its output schema has a type that can't be
-            carried, or ``agent`` isn't an ``Agent``.
+            carried, ``agent`` isn't an ``Agent``, or ``accept_from`` isn't a list.
         ValueError: ``leave_out`` names another part.
         InvalidUsername: A name in ``accept_from`` isn't a username.
     """
@@ -351,11 +351,10 @@ def verified_child(
         )
     if not isinstance(agent, Agent):
         raise TypeError('agent must be a handle: pipelit.agent("agent_researcher")')
-    if isinstance(accept_from, str):
-        raise TypeError("accept_from is a list of names, not one name")
     names: AcceptFrom = accept_from
     if accept_from is not None and not isinstance(accept_from, Anyone):
-        names = tuple(require_username(name, argument="accept_from") for name in accept_from)
+        listed = require_list(accept_from, argument="accept_from")
+        names = tuple(require_username(name, argument="accept_from") for name in listed)
     if isinstance(leave_out, str):
         raise TypeError("leave_out must be a list of parts, not one part: ['artifact']")
     left_out = tuple(leave_out)

@@ -178,7 +178,7 @@ class _SchemaWalk:
             self.classes.setdefault(class_name(cls), set()).add(cls)
 
     def _problem(self, path: str, kind: str, why: str = "it can't be carried") -> bool:
-        self.problems.append(f"{path or 'the output'} is a {kind}: {why}")
+        self.problems.append(f"{path or 'the output'} is of type {kind}: {why}")
         return True
 
 

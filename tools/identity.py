@@ -37,7 +37,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.binding import PERIOD
-from pipelit_agents.protocol.usernames import require_username
+from pipelit_agents.protocol.usernames import require_list, require_username
 
 __all__ = [
     "AgentTool",
@@ -223,9 +223,8 @@ class GetTotpCode(AgentTool):
         _require_handle(agent)
         allowed = None
         if audiences is not None:
-            if isinstance(audiences, str):
-                raise ValueError("audiences must be a list of names, not one name")
-            allowed = tuple(require_username(each, argument="audiences") for each in audiences)
+            listed = require_list(audiences, argument="audiences")
+            allowed = tuple(require_username(each, argument="audiences") for each in listed)
             if not allowed:
                 raise ValueError("audiences is empty: leave it out, or name at least one agent")
             if agent.username in allowed:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from pipelit_agents.errors import SecondFactorError
-from pipelit_agents.protocol.usernames import require_username
+from pipelit_agents.protocol.usernames import require_list, require_username
 
 __all__ = [
     "WEEK",
@@ -31,9 +31,8 @@ def require_approvers(approvers: object) -> tuple[str, ...]:
         ValueError: It is empty.
         InvalidUsername: A name is malformed.
     """
-    if isinstance(approvers, str) or not isinstance(approvers, Iterable):
-        raise TypeError("approvers must be a list of names, not one name")
-    names = tuple(dict.fromkeys(require_username(name, argument="approvers") for name in approvers))
+    listed = require_list(approvers, argument="approvers")
+    names = tuple(dict.fromkeys(require_username(name, argument="approvers") for name in listed))
     if not names:
         raise ValueError("approvers is empty: name at least one person")
     return names

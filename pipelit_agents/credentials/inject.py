@@ -342,6 +342,6 @@ def _refuse_deferred(name: str, result: object) -> None:
         if inspect.iscoroutine(result):
             result.close()
         raise CredentialScopeError(
-            f"{name}() returns a {type(result).__name__}, which would run after its secrets are "
+            f"{name}() returns {type(result).__name__}, which would run after its secrets are "
             "closed: run it inside the function, and return its result"
         )

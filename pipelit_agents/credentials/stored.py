@@ -37,7 +37,7 @@ from pipelit_agents.errors import (
     ShortSecretWarning,
     UnsealError,
 )
-from pipelit_agents.protocol.usernames import is_username, require_new_username
+from pipelit_agents.protocol.usernames import is_username, require_list, require_new_username
 from pipelit_agents.sealing.keyring import Keyring, Sealed
 from pipelit_agents.sealing.purposes import credential_hint_purpose, credential_purpose
 
@@ -219,12 +219,20 @@ def require_fields(
         problem = f"created_by has the form of a key: {_CLEAR}"
     elif not isinstance(created_by, str) or not 0 < len(created_by) < 150:
         problem = "created_by must be the name of the account that stores it, 1 to 149 characters"
-    elif isinstance(allow, str):
-        problem = "allow must be a list of names, not a single name"
+    elif allow is not None and (why := _why_no_list(allow)):
+        problem = why
     elif public is not None and not isinstance(public, Mapping):
         problem = 'public must be a mapping of fields, for example {"base_url": "https://…"}'
     if problem:
         raise CredentialError(f"credential {name!r}: {problem}", credential=name)
+
+
+def _why_no_list(allow: object) -> str:
+    try:
+        require_list(allow, argument="allow")
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def _is_key(label: str) -> bool:

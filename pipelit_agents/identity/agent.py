@@ -182,7 +182,7 @@ class Agent:
             MalformedCode: The input can't be a code or a username, names this agent itself, or the
                 message can't be bound to a code. After 20 of them in a minute, further ones raise
                 RateLimited.
-            TypeError: The message isn't text.
+            TypeError: The message isn't text, or the username is a handle.
             ValueError: The kind is unknown, or there is a message for a plain code.
             RateLimited: Too many failures of this agent about this peer in the last minute.
             PeerLocked: Too many failures in a row; see ``retry_after``.
@@ -509,7 +509,7 @@ class Agent:
         except (TypeError, ValueError, OverflowError):
             raise ConfigurationError(
                 "clock has to return Unix seconds from 1970 to the year 9999, as time.time does, "
-                f"and returned a {type(at).__name__} that isn't"
+                f"and returned {type(at).__name__}"
             ) from None
         return now
 

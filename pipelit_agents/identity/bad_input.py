@@ -24,6 +24,7 @@ from pipelit_agents.identity.lookup import (
     why_no_audience,
 )
 from pipelit_agents.ledger.questions import Admission, QuestionLimit
+from pipelit_agents.protocol.usernames import type_of_name
 
 __all__ = ["BadInput", "note_refusal"]
 
@@ -111,7 +112,7 @@ def note_refusal(core: Core, verifier: str, peer: object, action: object, reason
     with core.database.deciding() as connection:
         require_active_agent(connection, verifier)
         if not isinstance(peer, str):
-            raise TypeError(f"peer must be text, not {type(peer).__name__}")
+            raise TypeError(f"peer must be a username, as text, not {type_of_name(peer)}")
         if type(action) is not str or action not in _REFUSABLE_ACTIONS:
             raise ValueError(
                 f"action must be one of {', '.join(sorted(_REFUSABLE_ACTIONS))}, "

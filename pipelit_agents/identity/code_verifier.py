@@ -48,7 +48,7 @@ from pipelit_agents.identity.totp_secrets import TotpSecrets
 from pipelit_agents.ledger.attempts import Account, Attempt, CodeKind, Decision, Verdict
 from pipelit_agents.ledger.common import Ledger
 from pipelit_agents.protocol.binding import same
-from pipelit_agents.protocol.usernames import OPERATOR, is_username
+from pipelit_agents.protocol.usernames import OPERATOR, is_handle, is_username, type_of_name
 
 __all__ = ["CodeVerifier"]
 
@@ -83,6 +83,8 @@ class CodeVerifier:
             )
         if verifier == OPERATOR:
             require_local_agent(verifier, None)
+        if is_handle(peer):
+            raise TypeError(f"username must be a username, as text, not {type_of_name(peer)}")
         if not isinstance(peer, str) or not is_username(peer):
             self._bad_input.malformed(
                 verifier, recordable(peer), "username: it must be written exactly as the account is"

@@ -50,7 +50,7 @@ def other_kind(code: object, kind: CodeKind) -> str:
     """Describe an input that isn't a code of this kind."""
     if not isinstance(code, str):
         name = type(code).__name__
-        return f" (this is a {name}{': await it' if name == 'coroutine' else ''})"
+        return f" (not {name}{': await it' if name == 'coroutine' else ''})"
     if kind == "plain" and CODE_FORMS["audience"].match(code):
         return "; with 8 digits it is an audience code: leave kind out"
     if kind == "audience" and CODE_FORMS["plain"].match(code):

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from pipelit_agents._words import has_secret_form, quoted, recordable
 from pipelit_agents.errors import InvalidUsername
 
-__all__ = ["OPERATOR", "is_username", "require_new_username", "require_username"]
+__all__ = [
+    "OPERATOR",
+    "is_handle",
+    "is_username",
+    "require_list",
+    "require_new_username",
+    "require_username",
+    "type_of_name",
+]
 
 # The actor in the audit if the library's own caller acts. No account and no handle has this name.
 OPERATOR: Final = "operator"
@@ -29,7 +38,7 @@ def require_username(name: object, *, argument: str = "username") -> str:
     """
     if type(name) is not str:
         raise InvalidUsername(
-            f"{argument} must be text, a username, not {type(name).__name__}",
+            f"{argument} must be a username, as text, not {type_of_name(name)}",
             username=type(name).__name__,
         )
     if not is_username(name):
@@ -39,6 +48,36 @@ def require_username(name: object, *, argument: str = "username") -> str:
             username=recordable(name),
         )
     return name
+
+
+def is_handle(name: object) -> bool:
+    """Return whether this is a handle or an account, passed where its username belongs."""
+    if isinstance(name, str):
+        return False
+    try:
+        return is_username(getattr(name, "username", None))
+    except Exception:
+        # An object whose attributes can't be read is neither.
+        return False
+
+
+def type_of_name(name: object) -> str:
+    """Return the type of what isn't text, for a message, and how to get the name of a handle."""
+    fix = ": pass its .username" if is_handle(name) else ""
+    return f"{type(name).__name__}{fix}"
+
+
+def require_list(names: object, *, argument: str) -> Iterable[object]:
+    """Return a list of usernames unchanged; the names in it aren't checked.
+
+    Raises:
+        TypeError: It is one name, a handle, or anything else that isn't a list.
+    """
+    if not isinstance(names, Iterable) or isinstance(names, str | bytes):
+        raise TypeError(
+            f'{argument} must be a list of usernames: ["agent_lead"], not {type(names).__name__}'
+        )
+    return names
 
 
 def require_new_username(name: object, *, argument: str = "username") -> str:

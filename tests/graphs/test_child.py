@@ -121,6 +121,24 @@ def test_the_names_in_accept_from_are_checked(
         verified_child(graph_of(), researcher, accept_from=accept)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (lambda lead: lead, r'must be a list of usernames: \["agent_lead"\], not Agent'),
+        (lambda lead: "agent_lead", r'must be a list of usernames: \["agent_lead"\], not str'),
+        (lambda lead: 5, r'must be a list of usernames: \["agent_lead"\], not int'),
+        (lambda lead: [lead], r"must be a username, as text, not Agent: pass its \.username"),
+    ],
+    ids=["handle", "name", "number", "list-of-handles"],
+)
+def test_accept_from_takes_a_list_of_usernames(
+    lead: Agent, researcher: Agent, given: Any, says: str
+) -> None:
+    """Whatever else is passed, the error shows the form."""
+    with pytest.raises((TypeError, InvalidUsername), match=f"^accept_from {says}"):
+        verified_child(graph_of(), researcher, accept_from=given(lead))
+
+
 def test_accept_from_is_copied(lead: Agent, researcher: Agent) -> None:
     """The list that was given can be changed later without letting anybody in."""
     names = ["agent_boss"]

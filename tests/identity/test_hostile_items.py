@@ -350,7 +350,7 @@ def test_every_row_can_be_stored(pipelit: Pipelit) -> None:
 def test_a_refusal_of_anything_is_noted(pipelit: Pipelit, editor: Agent) -> None:
     """``note_refusal`` takes any text, and records an ordinary name; what is no text is refused."""
     for odd in (None, Hostile()):
-        with pytest.raises(TypeError, match="peer must be text"):
+        with pytest.raises(TypeError, match="peer must be a username"):
             editor.note_refusal(odd, "verify.proof", "odd")  # type: ignore[arg-type]
     for peer in ("\ud800\0", OwnText("agent_x"), "y" * 10_000_000):
         editor.note_refusal(peer, "verify.proof", "odd")

@@ -785,7 +785,7 @@ def test_a_refusal_is_recorded_as_one(pipelit: Pipelit, writer: Agent) -> None:
         "refused",
         "x" * 64,
     )
-    with pytest.raises(TypeError, match="peer must be text"):
+    with pytest.raises(TypeError, match="peer must be a username"):
         writer.note_refusal(None, "verify.request", "x")  # type: ignore[arg-type]
 
 

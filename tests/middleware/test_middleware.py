@@ -398,9 +398,7 @@ def test_faulty_set_ups_say_what_to_mend(stored: Pipelit, chat: ChatServer) -> N
 )
 def test_a_built_model_is_refused(stored: Pipelit, model: Any) -> None:
     """A model is given by its name: one that is built already has a key, or none."""
-    says = (
-        r'model must be a model.s name, such as "openai:gpt-5-mini", not GenericFake'
-    )
+    says = r'model must be a model.s name, such as "openai:gpt-5-mini", not GenericFake'
     with pytest.raises(TypeError, match=says):
         CredentialMiddleware(stored.credentials, model=model, credential="openai")
 

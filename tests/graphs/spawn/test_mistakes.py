@@ -50,7 +50,7 @@ Mistake = Callable[[World], Any]
 MISTAKES: dict[str, tuple[Mistake, str]] = {
     "no name": (
         lambda w: w.users.create(None),
-        "username must be text, a username, not None",
+        "username must be a username, as text, not None",
     ),
     "a name's form": (lambda w: w.users.create("Alice"), "lower case only"),
     "a name twice": (lambda w: w.users.create("alice"), "choose another name"),
@@ -103,13 +103,21 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda w: w.pipelit.provision_agent("agent_writer", purpose="x"),
         "creator must be a handle",
     ),
+    "a handle for a username": (
+        lambda w: w.agent.verify_peer(w.agent, "12345678"),
+        r"username must be a username, as text, not Agent: pass its \.username",
+    ),
+    "a handle for a list of approvers": (
+        lambda w: w.pipelit.mfa.require_approved("0" * 64, approvers=w.agent),
+        "approvers must be a list of usernames.*not Agent",
+    ),
     "hours for a datetime": (
         lambda w: w.pipelit.audit.list(since="2h"),
         r"since must be a datetime",
     ),
     "one approver for a list": (
         lambda w: w.pipelit.mfa.require_approved("0" * 64, approvers="alice"),
-        "approvers must be a list of names",
+        "approvers must be a list of usernames",
     ),
     "a key that isn't set": (
         lambda w: Pipelit(database_url="sqlite:///x.db", encryption_keys=[None]),
@@ -124,6 +132,14 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "a Pipelit for its credentials": (
         lambda w: CredentialMiddleware(w.pipelit, model="openai:x", credential="x"),
         r"credentials must be pipelit\.credentials",
+    ),
+    "a handle for an allow list": (
+        lambda w: w.put(allow=w.agent),
+        r'allow must be a list of usernames: \["agent_lead"\], not Agent',
+    ),
+    "handles in an allow list": (
+        lambda w: w.put(allow=[w.agent]),
+        r"allow must be a username, as text, not Agent: pass its \.username",
     ),
     "tools without parameters": (
         lambda w: CredentialMiddleware(w.credentials, tools={"search": "serper"}),
@@ -162,7 +178,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         "created_by must be the name of",
     ),
     "a credential of no kind": (lambda w: w.put(kind=None), "kind must be 1 to 64"),
-    "one name for a list": (lambda w: w.put(allow="alice"), "allow must be a list of names"),
+    "one name for a list": (lambda w: w.put(allow="alice"), "allow must be a list of usernames"),
     "a list of public fields": (lambda w: w.put(public=["a"]), "public must be a mapping"),
     "inject for a name": (
         lambda w: w.credentials.inject("agent_writer", key="x"),
