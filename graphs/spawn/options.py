@@ -13,7 +13,7 @@ from pipelit_agents import Agent
 from pipelit_agents._bounds import LONGEST_WAIT, require_count, require_seconds
 from pipelit_agents._words import quoted
 from pipelit_agents.pipelit import home_of
-from pipelit_agents.protocol.usernames import require_username
+from pipelit_agents.protocol.usernames import is_username, require_username
 
 from ..child import VerifiedChild
 from ..messages import Acceptance
@@ -78,7 +78,23 @@ def check_children(lead: Agent, children: Mapping[str, Child], kinds: Mapping[st
             f"{', '.join(sorted(children))}"
         )
     for name, child in children.items():
+        _require_key(name, child)
         check_child(lead, name, child, kinds.get(name, "bound"))
+
+
+def _require_key(name: object, child: Child) -> None:
+    if isinstance(child, VerifiedChild):
+        own, make = child.agent.username, f'pipelit.agent("{name}")'
+    elif isinstance(child, RemoteChild):
+        own, make = child.name, f'remote_child("{name}", …)'
+    else:
+        return
+    # Another form than a username's is refused with the other rules of names.
+    if is_username(name) and own != name:
+        raise ValueError(
+            f"children[{name!r}] is the child of {quoted(own)}: use that name as the key, or make "
+            f"it with {make}"
+        )
 
 
 def check_child(lead: Agent, name: str, child: object, kind: str = "bound") -> Child:
@@ -104,7 +120,10 @@ def check_child(lead: Agent, name: str, child: object, kind: str = "bound") -> C
         return child
     if isinstance(child, RemoteChild):
         if child.name != name:
-            raise ValueError(f"child {name!r} answers as {quoted(child.name)}: use one name")
+            raise ValueError(
+                f"child {name!r} answers as {quoted(child.name)}: make it with "
+                f'remote_child("{name}", …)'
+            )
         return child
     if not isinstance(child, VerifiedChild):
         raise TypeError(
@@ -113,7 +132,10 @@ def check_child(lead: Agent, name: str, child: object, kind: str = "bound") -> C
             f'proof={{"{name}": "unbound-totp"}}'
         )
     if child.agent.username != name:
-        raise ValueError(f"child {name!r} answers as {quoted(child.agent.username)}: use one name")
+        raise ValueError(
+            f"child {name!r} answers as {quoted(child.agent.username)}: make it with "
+            f'pipelit.agent("{name}")'
+        )
     if child.accept_from is None and home_of(child.agent) is not home_of(lead):
         raise ValueError(
             f"child {name!r} belongs to another Pipelit than {lead.username!r}, so it needs "

@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import ClassVar, Final, NamedTuple
 
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
 from pipelit_agents._words import quoted
 from pipelit_agents.errors import PayloadError, SpawnError
 
+from ..child import VerifiedChild
 from ..codec import state_to_bytes
 from ..messages import Acceptance
 from ..remote import RemoteChild
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 _MARK_SIZE: Final = 32
+# LangGraph refuses them as the input of a graph whose state has fields.
+_NO_FIELDS: Final = (str, bytes, int, float)
 
 
 class ReadTask(NamedTuple):
@@ -92,6 +96,9 @@ class Terms:
         self.on_failure = on_failure
         self.accepted = f"{sorted(accept.kinds)} {accept.tool_calls:d}"
         self.forms = {name: form_of(child).hex() for name, child in children.items()}
+        self.takes_fields = frozenset(
+            name for name, child in children.items() if _takes_fields(child)
+        )
         self.code = {name: code_of(child) for name, child in children.items()}
 
     def read(self, tasks: object) -> list[ReadTask]:
@@ -109,8 +116,13 @@ class Terms:
         if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
             if isinstance(task, Mapping):
                 found = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
+                if "message" in task:
+                    found += (
+                        ": message is for a model's tool, SpawnAndAwait; here it is "
+                        "input={'messages': [('user', …)]}"
+                    )
             else:
-                found = f", and is a {type(task).__name__}"[:80]
+                found = f", not {type(task).__name__}"[:80]
             wrong = f"tasks[{index}] must be {{'agent': …, 'input': …}}{found}"
             return ReadTask("", None, wrong, _unsent(task))
         agent = str(task["agent"])[:149]
@@ -121,6 +133,12 @@ class Terms:
             request = state_to_bytes(task["input"], portable=agent in self.remote)
         except PayloadError as error:
             problem, unsent = f"tasks[{index}].input: {error}", _unsent(task)
+        else:
+            if agent in self.takes_fields and isinstance(task["input"], _NO_FIELDS):
+                problem = (
+                    f'tasks[{index}].input must be a dict, such as {{"messages": [("user", '
+                    f'"why?")]}}, not {type(task["input"]).__name__}'
+                )
         if not isinstance(task["agent"], str) or task["agent"] not in self.kinds:
             problem = f"tasks[{index}].agent {quoted(task['agent'])} {self.why_no_child(agent)}"
             refused = self.refuses
@@ -171,6 +189,14 @@ class Terms:
             data = field.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "big") + data)
         return digest.digest()
+
+
+def _takes_fields(child: object) -> bool:
+    """Return whether it is known that a child's graph reads its input as fields of a state."""
+    graph = child.graph if isinstance(child, VerifiedChild) else child
+    # A subclass may read its input itself. A state without fields is one channel of this name,
+    # which LangGraph doesn't make public.
+    return type(graph) is CompiledStateGraph and "__root__" not in graph.channels
 
 
 def request_digest(

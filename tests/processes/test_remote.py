@@ -646,7 +646,7 @@ def test_what_is_wrong_with_a_remote_child_is_said_at_once(world: World) -> None
     with pytest.raises(InvalidUsername):
         remote_child("Researcher", url=world.url, credential=None)
     child = remote_child(NAME, url=world.url, credential=None)
-    with pytest.raises(ValueError, match="use one name"):
+    with pytest.raises(ValueError, match="use that name as the key"):
         spawn_and_await(lead, {"agent_writer": child})
     with pytest.raises(TypeError, match="compiled graph"):
         spawn_and_await(lead, {NAME: child}, proof={NAME: "unbound-totp"})

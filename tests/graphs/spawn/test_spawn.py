@@ -24,6 +24,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.config import get_config, get_stream_writer
 from langgraph.errors import GraphInterrupt, ParentCommand
+from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
@@ -192,7 +193,11 @@ def test_a_graph_that_cannot_prove_is_refused_at_construction(lead: Agent) -> No
 
 def test_a_child_answers_under_its_own_name(lead: Agent, researcher: Agent) -> None:
     """A child under a name that isn't its agent's is refused at construction."""
-    with pytest.raises(ValueError, match="answers as 'agent_researcher'"):
+    says = (
+        r"children\['agent_other'\] is the child of 'agent_researcher': use that name as the key, "
+        r'or make it with pipelit.agent\("agent_other"\)'
+    )
+    with pytest.raises(ValueError, match=says):
         spawn_and_await(lead, {"agent_other": verified_child(graph_of(), researcher)})
 
 
@@ -1146,11 +1151,19 @@ def test_an_unbound_child_with_extra_keys_is_refused(lead: Agent, researcher: Ag
         ({"agent": "agent_stranger", "input": {}}, "'agent_stranger' isn't a child of this node"),
         ({"agent": NAME}, "tasks[0] must be"),
         ({"agent": NAME, "input": {}, "proof": "none"}, "tasks[0] must be"),
-        ("text", "tasks[0] must be"),
+        ("text", "tasks[0] must be {'agent': …, 'input': …}, not str"),
+        (
+            {"agent": NAME, "message": "why?"},
+            "and has agent, message: message is for a model's tool, SpawnAndAwait",
+        ),
+        (
+            {"agent": NAME, "input": "why?"},
+            'tasks[0].input must be a dict, such as {"messages": [("user", "why?")]}, not str',
+        ),
         ({"agent": NAME, "input": {"q": object()}}, "tasks[0].input: q: a value of type object"),
         ({"agent": ["x"], "input": {}}, "isn't a child of this node"),
     ],
-    ids=["stranger", "no input", "extra", "text", "no JSON", "no name"],
+    ids=["stranger", "no input", "extra", "text", "message", "text input", "no JSON", "no name"],
 )
 def test_a_bad_task_is_named(lead: Agent, researcher: Agent, task: Any, says: str) -> None:
     """What is wrong with a task is told: raised before any child runs, or in its result."""
@@ -1160,6 +1173,19 @@ def test_a_bad_task_is_named(lead: Agent, researcher: Agent, task: Any, says: st
     state = parent_of(lead, child, on_failure="collect").invoke({"tasks": [task, good]})
     assert statuses(state) == ["failed", "verified"]
     assert says in state["results"][0]["error"]
+
+
+def test_a_graph_that_takes_text_gets_it(lead: Agent, researcher: Agent) -> None:
+    """Only where a child's state has fields must a task's input be a dict."""
+
+    @entrypoint()
+    def shout(said: str) -> str:
+        return said.upper()
+
+    child = verified_child(shout, researcher)
+    sent: Any = {"tasks": [{"agent": NAME, "input": "why?"}]}
+    (result,) = parent_of(lead, {NAME: child}).invoke(sent)["results"]
+    assert result["output"] == "WHY?"
 
 
 @pytest.mark.parametrize("none", [[], None])
