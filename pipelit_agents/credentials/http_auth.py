@@ -133,6 +133,13 @@ class HttpAuth(httpx.Auth):
         secret = secrets[wanted or next(iter(secrets))].get_secret_value()
         if self._scheme == "Basic":
             user = secrets.get("username", public.get("username"))
+            if not isinstance(user, str | Secret) and ":" in self._reference:
+                # A reference with a field opens that field alone.
+                raise CredentialError(
+                    f'Basic needs username and password: pass http_auth("{name}", '
+                    'scheme="Basic"), without a field',
+                    credential=name,
+                )
             if not isinstance(user, str | Secret):
                 raise CredentialError(
                     f"credential {name!r} has no field 'username', which Basic needs: add it as a "

@@ -350,9 +350,15 @@ def test_who_may_not_open_it_sends_nothing(
         ({"a": KEY, "b": NEW}, {}, {}, "name the field to send"),
         (KEY, {}, {"name": "crm:base_url"}, "not one secret"),
         (KEY, {}, {"scheme": "Basic"}, "no field 'username'"),
+        (
+            {"username": "ann-the-user", "password": KEY},
+            {},
+            {"name": "crm:password", "scheme": "Basic"},
+            r'^Basic needs username and password: pass http_auth\("crm", scheme="Basic"\), without',
+        ),
         (f"{KEY}\r\nX-Admin: 1", {}, {}, "printable ASCII"),
     ],
-    ids=["no-url", "plain-http", "several", "public", "no-user", "two-lines"],
+    ids=["no-url", "plain-http", "several", "public", "no-user", "basic-field", "two-lines"],
 )
 def test_a_credential_that_cannot_be_sent_says_why(
     crm: Server, pipelit: Pipelit, value: Any, public: Any, options: Any, message: str
