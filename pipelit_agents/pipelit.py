@@ -346,13 +346,14 @@ class Pipelit:
         Raises:
             ConfigurationError: The file is malformed, a secret can't be read or written, or
                 something can't be changed, such as an owner. The message names each path.
+            TypeError: ``path`` isn't a path.
             StorageError: The database can't be reached or isn't migrated.
         """
         from pipelit_agents.operations.applying import apply_accounts
 
         environ = os.environ if environ is None else environ
         return apply_accounts(
-            self._core, self.users, self.credentials, Path(path), environ, dry_run=dry_run
+            self._core, self.users, self.credentials, path, environ, dry_run=dry_run
         )
 
     aapply = off_the_loop(apply)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select, update
 from pipelit_agents._bounds import require_duration
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.accounts.lookup import find_account, find_agent, storable
+from pipelit_agents.accounts.lookup import find_account, find_agent, require_purpose, storable
 from pipelit_agents.accounts.models import User, user_of
 from pipelit_agents.accounts.service import SECRET_BYTES, AccountService
 from pipelit_agents.database.models import UserRow
@@ -53,6 +53,7 @@ class AgentChanges(AccountService):
             NotLocalAgent: It is a person or a peer.
             UserInactive: It was deactivated.
             TypeError: The purpose isn't text, or the other isn't a bool.
+            ValueError: The purpose is empty.
         """
         with self._database.writing(durable=True) as connection:
             return self.change_agent_in(
@@ -77,7 +78,7 @@ class AgentChanges(AccountService):
         """Change an agent as :meth:`change_agent` does, in the caller's transaction."""
         changed: dict[str, object] = {}
         if purpose is not None:
-            changed["purpose"] = storable(purpose, "purpose")
+            changed["purpose"] = storable(require_purpose(purpose), "purpose")
         if may_create_agents is not None:
             if type(may_create_agents) is not bool:
                 raise TypeError(

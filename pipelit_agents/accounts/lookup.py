@@ -26,6 +26,7 @@ __all__ = [
     "find_person",
     "read_account",
     "require_active",
+    "require_purpose",
     "storable",
     "why_no_code",
 ]
@@ -173,3 +174,17 @@ def storable(words: str, argument: str) -> str:
         words = WITHHELD
     # PostgreSQL accepts every character except this one.
     return words.replace("\0", "\ufffd")
+
+
+def require_purpose(purpose: object) -> str:
+    """Return an agent's purpose as it may be stored.
+
+    Raises:
+        TypeError: It isn't text.
+        ValueError: It is empty or blank.
+    """
+    if not isinstance(purpose, str):
+        raise TypeError(f"purpose must be text, not {type(purpose).__name__}")
+    if not purpose.replace("\0", "").strip():
+        raise ValueError("purpose must say what the agent is for")
+    return purpose

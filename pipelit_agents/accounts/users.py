@@ -12,7 +12,7 @@ from pipelit_agents._twins import off_the_loop
 from pipelit_agents._words import recordable
 from pipelit_agents.accounts.agent_changes import AgentChanges
 from pipelit_agents.accounts.api_keys import FIRST_KEY, ApiKeys
-from pipelit_agents.accounts.lookup import AccountRow, find_account
+from pipelit_agents.accounts.lookup import AccountRow, find_account, require_purpose
 from pipelit_agents.accounts.models import (
     LaneInfo,
     NewAgent,
@@ -119,6 +119,8 @@ class Users(AgentChanges, ApiKeys, Peers):
             QuotaExceeded: The root owner, or an agent among the owners, has as many active agents
                 as the policy allows.
             ConfigurationError: There is no key to encrypt its TOTP secret with.
+            TypeError: The purpose isn't text.
+            ValueError: The purpose is empty, or ``key_expires_at`` is past.
         """
         name = require_new_username(username)
         with self._database.writing(durable=True) as connection:
@@ -171,7 +173,7 @@ class Users(AgentChanges, ApiKeys, Peers):
             kind="agent",
             owner=owner,
             root_owner=root,
-            purpose=purpose,
+            purpose=require_purpose(purpose),
             may_create_agents=may_create_agents,
             totp_secret=self._seal(connection, secret, totp_purpose(username)),
             created_by=owner,

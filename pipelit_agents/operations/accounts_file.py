@@ -19,8 +19,10 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from pipelit_agents._words import quoted
+from pipelit_agents.accounts.lookup import require_purpose
 from pipelit_agents.errors import ConfigurationError, PipelitError
 from pipelit_agents.protocol.usernames import require_new_username
 
@@ -32,6 +34,7 @@ __all__ = [
     "DeclaredPerson",
     "SecretSource",
     "read_accounts_file",
+    "require_path",
 ]
 
 # Bytes.
@@ -41,13 +44,13 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _KEY_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 # What pydantic says in words of its own, and what is said here.
 _WORDS: Final = {
-    "extra_forbidden": "there is no such field",
     "missing": "is missing",
     "model_type": "must be a mapping of fields",
     "dict_type": "must be a mapping",
     "list_type": "must be a list",
     "string_type": "must be text: put it in quotes",
     "bool_type": "must be true or false",
+    "time_delta_type": "must be a duration, such as 90d or 12h",
     "datetime_type": "must be a time with a time zone, such as 2027-01-31T00:00:00Z",
 }
 
@@ -56,7 +59,15 @@ def _username(name: str) -> str:
     try:
         return require_new_username(name, argument="name")
     except PipelitError as error:
-        raise ValueError(str(error)) from None
+        # The message begins with the argument; here the path in the file says where it is.
+        raise ValueError(re.sub(r"^name (?=['(])", "", str(error))) from None
+
+
+def _purpose(purpose: str) -> str:
+    try:
+        return require_purpose(purpose)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("purpose ")) from None
 
 
 def _key_name(name: str) -> str:
@@ -69,11 +80,11 @@ def _key_name(name: str) -> str:
 
 
 def _lifetime(value: object) -> object:
-    if value is None or not isinstance(value, str):
+    if value is None:
         return value
-    found = _LIFETIME.fullmatch(value)
+    found = _LIFETIME.fullmatch(value) if isinstance(value, str) else None
     if found is None or int(found[1]) == 0:
-        raise ValueError("must be a duration, such as 90d or 12h")
+        raise ValueError(_WORDS["time_delta_type"])
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
@@ -148,7 +159,7 @@ class DeclaredAgent(_Declared):
     """
 
     owner: Username
-    purpose: str
+    purpose: Annotated[str, AfterValidator(_purpose)]
     may_create_agents: bool | None = None
     provisioning_uri: bool = False
     keys: DeclaredKeys = Field(default_factory=dict)
@@ -287,6 +298,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def require_path(path: object) -> Path:
+    """Return the path of a file.
+
+    Raises:
+        TypeError: It isn't one.
+    """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path must be the path of a YAML file, not {type(path).__name__}")
+    return Path(path)
+
+
 def read_accounts_file(path: Path) -> AccountsFile:
     """Read the file that declares accounts.
 
@@ -320,8 +342,8 @@ def _parsed(path: Path, content: bytes) -> AccountsFile:
         return AccountsFile.model_validate(_empty(document))
     except ValidationError as error:
         found = [
-            f"{_path(each['loc'])}{_said(each['type'], each['msg'])}"
-            for each in error.errors(include_input=False, include_url=False, include_context=False)
+            f"{_path(each['loc'])}{_said(each)}"
+            for each in error.errors(include_url=False, include_context=False)
         ]
     raise ConfigurationError(f"{path}: {'; '.join(found)}")
 
@@ -332,6 +354,9 @@ def _unquoted(problem: str) -> str:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
+    # The message about a name that can't be one repeats the name, if it may be repeated.
+    if location[-1:] == ("[key]",):
+        location = location[:-2]
     parts = [str(each) for each in location if each != "[key]"]
     named = ".".join(
         each if re.fullmatch(r"[\w.-]{1,149}", each) and repr(each) == quoted(each) else "…"
@@ -340,5 +365,26 @@ def _path(location: tuple[int | str, ...]) -> str:
     return f"{named}: " if named else ""
 
 
-def _said(kind: str, message: str) -> str:
+def _said(error: ErrorDetails) -> str:
+    kind, message = error["type"], error["msg"]
+    if kind == "extra_forbidden":
+        fields = ", ".join(_model_at(error["loc"][:-1]).model_fields)
+        return f"there is no such field; there are {fields}"
+    if kind in ("string_type", "bool_type") and error["input"] is None:
+        return _WORDS["missing"]
     return _WORDS.get(kind, message.removeprefix("Value error, "))
+
+
+def _model_at(location: tuple[int | str, ...]) -> type[_Declared]:
+    match location:
+        case ("people" | "agents", _, "keys", _):
+            return DeclaredKey
+        case ("people", _):
+            return DeclaredPerson
+        case ("agents", _):
+            return DeclaredAgent
+        case ("credentials", _):
+            return DeclaredCredential
+        case ("credentials", _, "value") | ("credentials", _, "fields", _):
+            return SecretSource
+    return AccountsFile

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
+from pipelit_agents._words import quoted
 from pipelit_agents.accounts.lookup import AccountRow, read_account, storable
 from pipelit_agents.accounts.models import ApiKeyInfo
 from pipelit_agents.accounts.users import Users
@@ -29,6 +30,7 @@ from pipelit_agents.operations.accounts_file import (
     DeclaredKey,
     SecretSource,
     read_accounts_file,
+    require_path,
 )
 from pipelit_agents.operations.secret_folder import SecretFolder
 
@@ -63,12 +65,13 @@ def apply_accounts(
     core: Core,
     users: Users,
     credentials: Credentials,
-    path: Path,
+    path: str | Path,
     environ: Mapping[str, str],
     *,
     dry_run: bool,
 ) -> list[Change]:
     """Apply a file; see :meth:`Pipelit.apply`."""
+    path = require_path(path)
     declared = read_accounts_file(path)
     folder = SecretFolder(path.parent / (declared.secrets or "."))
     written = False
@@ -128,6 +131,8 @@ class _Run:
             with self._at(f"people.{name}"):
                 self._person(name, person.keys)
         for name, agent in self._declared.agents_by_owner():
+            if self._lacks_owner(name, agent.owner):
+                continue
             with self._at(f"agents.{name}"):
                 self._agent(name, agent)
         for name, credential in self._declared.credentials.items():
@@ -135,6 +140,17 @@ class _Run:
                 self._credential(name, credential)
         if self.problems:
             raise ConfigurationError(f"{self._path}: {'; '.join(self.problems)}")
+
+    def _lacks_owner(self, name: str, owner: str) -> bool:
+        """Return whether a new agent's owner isn't there, and note that as a problem."""
+        if any(read_account(self._connection, each) is not None for each in (name, owner)):
+            return False
+        # A declared owner that isn't there has a problem of its own.
+        if owner not in self._declared.people and owner not in self._declared.agents:
+            self.problems.append(
+                f"agents.{name}.owner: there is no account {quoted(owner)}: declare it under people"
+            )
+        return True
 
     @contextmanager
     def _at(self, path: str) -> Iterator[None]:

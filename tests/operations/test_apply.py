@@ -230,10 +230,17 @@ def test_what_cant_be_is_refused_and_nothing_is_changed(
 ADDED = ("    owner: agent_boss",)
 MALFORMED = {
     "no field": ("purpose: reads", "purpos: x", r"agents\.agent_reader\.purpose: is missing"),
-    "field": (*ADDED, "may_create: true", r"agents\.agent_reader\.may_create: there is no"),
+    "field": (*ADDED, "may_create: true", "may_create: there is no such field; there are owner"),
+    "key field": ("90d", "90d, name: x", r"laptop\.name: there is no .*; there are expires_in,"),
+    "top field": ("secrets: keys", "secret: keys", "secret: .*; there are secrets, people, agents"),
+    "source field": ("{env: CRM", "{file: a, enc: CRM", r"\.enc: .*; there are file, env"),
+    "null": ("purpose: reads", "purpose:", r"agents\.agent_reader\.purpose: is missing"),
+    "blank": ("purpose: reads", "purpose: ' '", r"agent_reader\.purpose: must say what the"),
+    "number": ("90d", "90", r"laptop\.expires_in: must be a duration, such as 90d or 12h"),
+    "owner": ("owner: ann", "owner: Ann B", r"agent_boss\.owner: 'Ann B' is not a username"),
     "type": ("purpose: reads", "purpose: 3", r"agents\.agent_reader\.purpose: must be text"),
     "bool": (*ADDED, "may_create_agents: sure", "must be true or false"),
-    "name": ("agent_reader", "Agent Reader", "is not a username"),
+    "name": ("agent_reader", "Agent D", r"yaml: agents: 'Agent D' is not a username: 1 to"),
     "key name": ("laptop", "../laptop", "also the name of its file"),
     "secret": ("{env: CRM_PASSWORD}", SECRET, r"fields\.password: a secret isn't written in this"),
     "two sources": ("{env: CRM_PASSWORD}", "{env: A, file: b}", "name one source"),
@@ -274,6 +281,23 @@ def test_what_is_no_such_file_is_refused(pipelit: Pipelit, file: Path, content: 
         return
     with pytest.raises(ConfigurationError, match=r"accounts\.yaml"):
         pipelit.apply(file)
+
+
+def test_an_owner_that_isnt_there_is_to_be_declared(apply: Apply) -> None:
+    """Where it is named in the file, and once."""
+    with pytest.raises(ConfigurationError) as error:
+        apply(("owner: ann", "owner: alicee"))
+    assert "agents.agent_boss.owner: there is no account 'alicee': declare it under people" in str(
+        error.value
+    )
+    assert "users.create" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", [{}, None, b"accounts.yaml"], ids=["dict", "None", "bytes"])
+def test_what_is_no_path_is_refused(pipelit: Pipelit, path: Any) -> None:
+    """The content of a file isn't its path."""
+    with pytest.raises(TypeError, match=r"^path must be the path of a YAML file, not"):
+        pipelit.apply(path)
 
 
 def test_a_file_that_isnt_there_is_named(pipelit: Pipelit, tmp_path: Path) -> None:

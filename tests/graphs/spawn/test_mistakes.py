@@ -133,6 +133,14 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda w: CredentialMiddleware(w.pipelit, model="openai:x", credential="x"),
         r"credentials must be pipelit\.credentials",
     ),
+    "an agent for nothing": (
+        lambda w: w.users.create_agent("agent_x", owner="alice", purpose=" "),
+        "purpose must say what the agent is for",
+    ),
+    "an agent for nothing any more": (
+        lambda w: w.users.change_agent("agent_child", purpose=""),
+        "purpose must say what the agent is for",
+    ),
     "a handle for an allow list": (
         lambda w: w.put(allow=w.agent),
         r'allow must be a list of usernames: \["agent_lead"\], not Agent',
