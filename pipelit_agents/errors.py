@@ -42,11 +42,12 @@ PipelitError
 A failed verification raises an exception; it never returns ``False``. Attributes carry the
 evidence, so callers needn't parse messages. No message contains a code, a secret or a key.
 
-There are five warnings:
+There are six warnings:
 
 - ``UnguardedRevealWarning``: a secret is revealed where nothing searches the node's output.
 - ``ShortSecretWarning``: a secret is too short to be searched for.
 - ``CommonSecretWarning``: a secret is an ordinary word that may occur in any text.
+- ``UnknownAccountWarning``: a credential's ``allow`` names no account.
 - ``UnusedCredentialWarning``: a middleware's credential is for a model that nobody took.
 - ``LedgerWarning``: the ledger's server may lose its counters.
 """
@@ -92,6 +93,7 @@ __all__ = [
     "SpawnError",
     "StorageError",
     "UnguardedRevealWarning",
+    "UnknownAccountWarning",
     "UnsealError",
     "UnusedCredentialWarning",
     "UserExists",
@@ -398,6 +400,10 @@ class ShortSecretWarning(UserWarning):
 
 class CommonSecretWarning(UserWarning):
     """A secret is an ordinary word or number that may occur in any text."""
+
+
+class UnknownAccountWarning(UserWarning):
+    """A credential's ``allow`` names what is no account, so nobody opens it by that name."""
 
 
 class UnusedCredentialWarning(UserWarning):

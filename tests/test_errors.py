@@ -94,6 +94,7 @@ def test_every_error_is_exported() -> None:
         "LedgerWarning",
         "ShortSecretWarning",
         "UnguardedRevealWarning",
+        "UnknownAccountWarning",
         "UnusedCredentialWarning",
     }
     assert set(errors.__all__) == {*CLASSES, *warnings}

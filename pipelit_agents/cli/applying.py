@@ -35,11 +35,12 @@ def apply(
     in the folder that the file names, and are never printed.
     """
     from pipelit_agents import Pipelit
-    from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning
+    from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning, UnknownAccountWarning
 
     with Pipelit.from_env() as pipelit, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ShortSecretWarning)
         warnings.simplefilter("always", CommonSecretWarning)
+        warnings.simplefilter("always", UnknownAccountWarning)
         changes = pipelit.apply(path, dry_run=dry_run or check)
     if not as_json:
         for each in caught:

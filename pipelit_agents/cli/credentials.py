@@ -19,7 +19,7 @@ from pipelit_agents.cli._io import (
     show,
     show_table,
 )
-from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning
+from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning, UnknownAccountWarning
 
 if TYPE_CHECKING:
     from pipelit_agents import CredentialInfo
@@ -95,6 +95,7 @@ def put(
     with Pipelit.from_env() as pipelit, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ShortSecretWarning)
         warnings.simplefilter("always", CommonSecretWarning)
+        warnings.simplefilter("always", UnknownAccountWarning)
         info = pipelit.credentials.put(
             name, value, kind=kind, created_by=created_by, public=shown, allow=allow or None
         )

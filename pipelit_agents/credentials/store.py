@@ -36,11 +36,16 @@ from pipelit_agents.credentials.stored import (
     require_reference,
     secrets_in,
     store,
+    unknown_accounts,
     warnings_about,
 )
 from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.display import Rows
-from pipelit_agents.errors import CredentialScopeError, UnguardedRevealWarning
+from pipelit_agents.errors import (
+    CredentialScopeError,
+    UnguardedRevealWarning,
+    UnknownAccountWarning,
+)
 from pipelit_agents.identity.agent import Agent
 from pipelit_agents.protocol.usernames import OPERATOR
 
@@ -96,13 +101,14 @@ class Credentials:
                 They are stored in clear, so a field is refused if its name or form says that it
                 is a secret.
             allow: The only accounts that may open it; by default any account may. A name that no
-                account has is stored too, so compare it with ``agents list``.
+                account has is stored too, with a warning.
 
         Warns:
             ShortSecretWarning: A secret, or a part of one, is too short to be searched for.
             CommonSecretWarning: A secret is a single ordinary word, or digits in a row. A part
                 like this isn't searched for. A whole secret is, so ordinary text that contains it
                 is refused.
+            UnknownAccountWarning: ``allow`` names what is no account.
 
         Returns:
             The displayable description, with the names of the parts that are searched for.
@@ -146,6 +152,8 @@ class Credentials:
             # Report the line that called put: skip put itself and its two wrappers.
             warnings.warn(message, category, stacklevel=5)
         fields = Fields.of(name, kind, public, allow)
+        for message in unknown_accounts(connection, fields):
+            warnings.warn(message, UnknownAccountWarning, stacklevel=5)
         return store(self._core, connection, fields, secrets, found, created_by)
 
     @discreet

@@ -27,7 +27,7 @@ from pipelit_agents.credentials.leak_guard.recognition import (
     verdict,
 )
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.database.models import CredentialRow
+from pipelit_agents.database.models import CredentialRow, UserRow
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import (
     CommonSecretWarning,
@@ -53,6 +53,7 @@ __all__ = [
     "require_reference",
     "secrets_in",
     "store",
+    "unknown_accounts",
     "warnings_about",
 ]
 
@@ -413,6 +414,15 @@ def secrets_in(name: str, value: str | SecretStr | Mapping[str, str | SecretStr]
     if not fields:
         raise CredentialError(f"credential {name!r}: value is empty", credential=name)
     return fields
+
+
+def unknown_accounts(connection: Connection, fields: Fields) -> Iterator[str]:
+    """Yield a warning for each name in ``allow`` that no account has."""
+    names: list[str] = json.loads(fields.allow or "[]")
+    accounts = set(connection.scalars(select(UserRow.username).where(UserRow.username.in_(names))))
+    for each in names:
+        if each not in accounts:
+            yield f"credential {fields.name!r}: allow names {quoted(each)}, which is no account"
 
 
 class _Hint(NamedTuple):

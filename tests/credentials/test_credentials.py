@@ -20,6 +20,7 @@ from pipelit_agents.errors import (
     CredentialScopeError,
     InvalidUsername,
     ShortSecretWarning,
+    UnknownAccountWarning,
     UserInactive,
     UserNotFound,
 )
@@ -226,6 +227,17 @@ def test_an_allow_list_holds_usernames(pipelit: Pipelit) -> None:
     for allow in (["Agent_Writer"], [""], [None]):
         with pytest.raises(InvalidUsername):
             pipelit.credentials.put("x", VALUE, kind="llm", created_by="a", allow=allow)  # type: ignore[arg-type]
+
+
+def test_an_allowed_name_without_an_account_is_warned_of(pipelit: Pipelit, writer: Agent) -> None:
+    """It is stored, for an account that is still to come, and a typing error is seen."""
+    allow = ["agent_writer", "agent_sendr"]
+    with pytest.warns(UnknownAccountWarning) as caught:
+        info = pipelit.credentials.put("x", VALUE, kind="llm", created_by="a", allow=allow)
+    (warning,) = caught
+    said = "credential 'x': allow names 'agent_sendr', which is no account"
+    assert (str(warning.message), warning.filename) == (said, __file__)
+    assert info.allow == ("agent_sendr", "agent_writer")
 
 
 def test_a_revealed_secret_is_not_stored_again(pipelit: Pipelit) -> None:
