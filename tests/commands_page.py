@@ -41,12 +41,12 @@ def page() -> str:
 def _section(path: tuple[str, ...], command: Any) -> str:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option"]
-    typed = ["pipelit-agents", *path, *(each.name.upper() for each in arguments)]
+    typed = ["pipelit-agents", *path, *(each.metavar for each in arguments)]
     typed += [f"{each.opts[0]} …" for each in options if each.required]
     lines = [f"## {' '.join(path)}", "", f"`{' '.join(typed)}`", "", command.help.strip(), ""]
     if arguments or options:
         lines += ["| | |", "|---|---|"]
-    lines += [f"| `{each.name.upper()}` | {each.help} |" for each in arguments]
+    lines += [f"| `{each.metavar}` | {each.help} |" for each in arguments]
     for each in options:
         shown = ", ".join(f"`{opt}`" for opt in [*each.opts, *each.secondary_opts])
         default = f" Default: {each.default}." if type(each.default) in (int, str) else ""

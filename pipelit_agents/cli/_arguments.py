@@ -13,7 +13,7 @@ from pipelit_agents.cli._io import (
 
 __all__ = ["expiry"]
 
-Name = Annotated[str, typer.Argument(help="The account's exact name.")]
+Name = Annotated[str, typer.Argument(help="The account's exact name.", metavar="USERNAME")]
 ExpiresIn = Annotated[
     str | None,
     typer.Option(help="How long its API key is valid, such as 90d. By default, it doesn't expire."),

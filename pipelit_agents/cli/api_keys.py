@@ -57,7 +57,9 @@ def issue_key(
 @keys.command("revoke")
 @reporting
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="The key's id: the middle part of the key.")],
+    key_id: Annotated[
+        str, typer.Argument(help="The key's id: the middle part of the key.", metavar="KEY_ID")
+    ],
     *,
     yes: Yes = False,
     as_json: AsJson = False,

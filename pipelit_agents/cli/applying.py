@@ -16,7 +16,7 @@ _COLUMNS: Final = ("action", "what", "name", "detail")
 
 @reporting
 def apply(
-    path: Annotated[Path, typer.Argument(help="The YAML file.", metavar="file")],
+    path: Annotated[Path, typer.Argument(help="The YAML file.", metavar="FILE")],
     *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing, and show what would change.")

@@ -16,7 +16,7 @@ __all__ = ["code", "verify"]
 
 @reporting
 def code(
-    agent: Annotated[str, typer.Argument(help="The agent whose code to print.")],
+    agent: Annotated[str, typer.Argument(help="The agent whose code to print.", metavar="AGENT")],
     *,
     audience: Annotated[
         str | None,
@@ -44,8 +44,10 @@ def code(
 
 @reporting
 def verify(
-    verifier: Annotated[str, typer.Argument(help="The agent that verifies the code.")],
-    peer: Annotated[str, typer.Argument(help="The agent whose code is verified.")],
+    verifier: Annotated[
+        str, typer.Argument(help="The agent that verifies the code.", metavar="VERIFIER")
+    ],
+    peer: Annotated[str, typer.Argument(help="The agent whose code is verified.", metavar="PEER")],
     *,
     plain: Annotated[bool, typer.Option("--plain", help="The code is a plain TOTP code.")] = False,
     message: Annotated[

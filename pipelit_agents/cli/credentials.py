@@ -32,7 +32,7 @@ credentials = typer.Typer(
 
 T = TypeVar("T")
 
-Name = Annotated[str, typer.Argument(help="The credential's name.")]
+Name = Annotated[str, typer.Argument(help="The credential's name.", metavar="NAME")]
 _REPLACE: Final = (
     "the shell's history has it now, so replace it at its issuer. Type the new one at the prompt, "
     "or pipe it in"

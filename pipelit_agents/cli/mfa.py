@@ -36,7 +36,7 @@ mfa = typer.Typer(
     help="Manage people's second factors, with an authenticator app.", no_args_is_help=True
 )
 
-Name = Annotated[str, typer.Argument(help="The person's account.", metavar="username")]
+Name = Annotated[str, typer.Argument(help="The person's account.", metavar="USERNAME")]
 
 
 @mfa.command("enroll")

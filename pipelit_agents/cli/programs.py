@@ -47,7 +47,9 @@ def demo(
 
 @reporting
 def serve_mcp(
-    agent: Annotated[str, typer.Argument(help="The agent that the client's model acts as.")],
+    agent: Annotated[
+        str, typer.Argument(help="The agent that the client's model acts as.", metavar="AGENT")
+    ],
     *,
     audience: Annotated[
         list[str] | None,

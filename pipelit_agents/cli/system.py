@@ -95,7 +95,7 @@ def check(
 
 @reporting
 def backup(
-    path: Annotated[Path, typer.Argument(help="A file that doesn't exist yet.", metavar="file")],
+    path: Annotated[Path, typer.Argument(help="A file that doesn't exist yet.", metavar="FILE")],
     *,
     as_json: AsJson = False,
 ) -> None:

@@ -110,6 +110,30 @@ def test_every_command_can_print_json(path: tuple[str, ...], command: Any) -> No
     assert "--json" in {option for parameter in command.params for option in parameter.opts}
 
 
+def test_an_argument_has_one_name() -> None:
+    """In capitals: the usage, the help, the errors and the page show it as it is."""
+    for path, command in EVERY:
+        for each in command.params:
+            if each.param_type_name == "argument":
+                assert each.metavar, (path, each.name)
+                assert each.metavar == each.metavar.upper(), (path, each.metavar)
+
+
+def test_an_agent_has_a_purpose(ready: Run) -> None:
+    """A blank one is refused, by the name of the option."""
+    done = ready("agents", "create", "agent_x", "--owner", "alice", "--purpose", " ")
+    assert done.exit_code == 1
+    assert "purpose must say what the agent is for" in done.stderr
+
+
+def test_an_allowed_name_without_an_account_is_warned_of(ready: Run) -> None:
+    """The credential is stored, and the warning is on standard error."""
+    words = ["--kind", "llm", "--created-by", "alice", "--allow", "agent_sendr"]
+    done = ready("credentials", "put", "openai", *words, stdin="sk-proj-Zq81LmTc40Vx93Rb\n")
+    assert done.exit_code == 0
+    assert "warning: credential 'openai': allow names 'agent_sendr', which is no" in done.stderr
+
+
 def test_init_makes_a_private_key_and_a_private_database(run: Run, folder: Path) -> None:
     """The key is in .env, readable by its owner only and not printed; the database beside it."""
     done = run("init")

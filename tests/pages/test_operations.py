@@ -419,4 +419,4 @@ def test_no_command_is_without_a_section() -> None:
         if path and not hasattr(command, "commands"):
             section = text.split(f"## {' '.join(path)}\n")[1].split("\n## ")[0]
             for parameter in command.params:
-                assert f"`{parameter.opts[0]}`" in section or parameter.name.upper() in section
+                assert f"`{parameter.opts[0]}`" in section or str(parameter.metavar) in section
