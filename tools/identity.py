@@ -193,6 +193,7 @@ class GetTotpCode(AgentTool):
 
     Raises:
         InvalidUsername: An audience isn't a username, or is the agent itself.
+        TypeError: ``audiences`` isn't a list.
         ValueError: ``plain`` is combined with ``audiences`` or ``require_message``, or
             ``audiences`` is empty.
     """
