@@ -904,16 +904,16 @@ def _schema(hint: Any) -> Any:
 
 
 SHOWN: list[tuple[Any, str]] = [
-    (Plain, "out is a Plain: it can't be carried"),
-    (threading.Thread, "out is a Thread"),
-    (pd.DataFrame, "out is a DataFrame"),
+    (Plain, "out is of type Plain: it can't be carried"),
+    (threading.Thread, "out is of type Thread"),
+    (pd.DataFrame, "out is of type DataFrame"),
     (Annotated[Plain, "x"], "out is of type Plain"),
     (list[Plain], r"out\[\*\] is of type Plain"),
     (dict[str, list[Plain]], r"out\[\*\]\[\*\] is of type Plain"),
     (Holder, r"out\.plain is of type Plain"),
     (Nested, r"out\.holders\[\*\]\.plain is of type Plain"),
-    (Plain | threading.Thread, "out is a Plain.*out is a Thread"),
-    (SecretStr, "out is a SecretStr: a secret doesn't leave its node"),
+    (Plain | threading.Thread, "out is a Plain.*out is of type Thread"),
+    (SecretStr, "out is of type SecretStr: a secret doesn't leave its node"),
     (Callable[[], int], "out is a .*Callable"),
     (type[int], r"out is a type\[int\]"),
     (complex, "out is a complex"),
