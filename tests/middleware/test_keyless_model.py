@@ -28,6 +28,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import ConfigurableField, RunnableConfig
 from langchain_core.tools import tool
+from langchain_core.tracers.context import collect_runs
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph_supervisor import create_supervisor
@@ -438,6 +439,66 @@ def test_a_model_that_echoes_its_key_is_refused(
         in_a_node(lambda config: ECHOES[call](model, seen, config), config={"callbacks": [tracer]})
     assert count(seen, tracer.seen) == 0
     assert CANARY[:12] not in "".join(map(str, [*seen, *tracer.seen]))
+
+
+class Ends(BaseCallbackHandler):
+    """Keeps what the ends of model runs are announced with."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+        self.errors = 0
+
+    def on_llm_end(self, response: object, **kwargs: Any) -> None:
+        """Keeps an answer."""
+        self.seen.append((response, kwargs))
+
+    def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+        """Keeps an error and its details."""
+        self.errors += 1
+        self.seen.append((error, kwargs))
+
+
+REFUSED: dict[str, Callable[[Any], Any]] = {
+    "invoke": lambda model: model.invoke("hi"),
+    "stream": lambda model: list(model.stream("hi")),
+    "structured": lambda model: model.with_structured_output(Size).invoke("hi"),
+}
+
+
+@pytest.mark.parametrize("call", REFUSED)
+def test_what_a_provider_says_to_a_refused_key_reaches_no_callback(
+    stored: Pipelit, chat: ChatServer, call: str
+) -> None:
+    """LangChain gives the body and the headers of the answer to callbacks, beside the error."""
+    from openai import AuthenticationError
+
+    chat.keys = set()
+    ends, model = Ends(), secured_by(stored).model
+    with collect_runs() as collected, pytest.raises(AuthenticationError):
+        in_a_node(lambda _: REFUSED[call](model), config={"callbacks": [ends]})
+    assert ends.errors == 1
+    assert count(repr(ends.seen), *(str(each.model_dump()) for each in collected.traced_runs)) == 0
+
+
+async def test_what_a_provider_says_reaches_no_callback_asynchronously(
+    stored: Pipelit, chat: ChatServer
+) -> None:
+    """As the sync calls, also of a node with the key that builds its model by itself."""
+    from langchain_openai import ChatOpenAI
+    from openai import AuthenticationError
+
+    chat.keys = set()
+    ends, model = Ends(), secured_by(stored).model
+
+    @stored.credentials.inject(key="openai")
+    async def own(_: object, *, key: SecretStr) -> None:
+        await ChatOpenAI(base_url=chat.base_url, api_key=key, max_retries=0).ainvoke("hi")
+
+    for each in (lambda _: model.ainvoke("hi"), own):
+        with pytest.raises(AuthenticationError):
+            await in_an_async_node(each, config={"callbacks": [ends]})
+    assert ends.errors == 2
+    assert count(repr(ends.seen)) == 0
 
 
 class Tokens(BaseCallbackHandler):

@@ -142,13 +142,25 @@ class _Gate(BaseCallbackHandler, Unsearched):
     ) -> None:
         self._streams.pop(run_id, None)
         partial = details.get("response")
-        if run_id in self.leaked and isinstance(partial, LLMResult):
-            # A model's stream: what it said before the secret was complete, which was held back.
-            partial.generations.clear()
         try:
+            if isinstance(partial, LLMResult) and (run_id in self.leaked or self._leaks(partial)):
+                # What a model said before the secret was complete, or what the provider answered:
+                # LangChain adds the body and the headers of an answer with an error status.
+                partial.generations.clear()
+                partial.llm_output = None
             redact_or_raise(error, self.guard)
+            self._on_message(details)
         finally:
-            del error
+            del error, partial, details
+
+    def _leaks(self, value: object) -> bool:
+        try:
+            self.guard.search(value, _OUTPUT)
+        except SecretLeakError:
+            return True
+        finally:
+            del value
+        return False
 
     def _on_message(self, *values: object, **details: object) -> None:
         self.guard.search([values, details], "an event of a runnable inside the node")
