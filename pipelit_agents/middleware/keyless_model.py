@@ -383,10 +383,12 @@ def _guarded(config: RunnableConfig | None, scope: Scope) -> RunnableConfig | No
 def _guarded_arguments(
     args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Guard the callbacks among the arguments of ``generate``: after ``stop``, or by name."""
+    """Guard the callbacks among the arguments of ``generate``: after ``stop``, or by name.
+
+    Without any, LangChain still adds its tracers of the process, such as LangSmith's and that of
+    ``collect_runs``, after those that it is given. So the gate is given, which comes first.
+    """
     found: tuple[Callbacks, ...] = args[1:2] or (kwargs.get("callbacks"),)
-    if found[0] is None:
-        return args, kwargs
     guarded = guarded_callbacks(found[0], scope)
     if len(args) > 1:
         return (args[0], guarded, *args[2:]), kwargs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import inspect
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypedDict, cast
 
 import pytest
+import requests
 from canary import KEY as CANARY
 from canary import Tracer, count
 from deepagents import create_deep_agent
@@ -26,14 +28,18 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.prompt_values import StringPromptValue
 from langchain_core.runnables import ConfigurableField, RunnableConfig
 from langchain_core.tools import tool
 from langchain_core.tracers.context import collect_runs
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph_supervisor import create_supervisor
+from langsmith import Client, tracing_context
+from langsmith import utils as langsmith_utils
 from openai_server import ChatServer
 from pydantic import BaseModel, SecretStr
+from requests.adapters import BaseAdapter
 from secured import MODEL, chat, served, stored
 
 from pipelit_agents import Agent, Pipelit
@@ -499,6 +505,75 @@ async def test_what_a_provider_says_reaches_no_callback_asynchronously(
             await in_an_async_node(each, config={"callbacks": [ends]})
     assert ends.errors == 2
     assert count(repr(ends.seen)) == 0
+
+
+ALONE: dict[str, Callable[[Any], Any]] = {
+    "generate": lambda model: model.generate([[HumanMessage("hi")]]),
+    "generate-stop": lambda model: model.generate([[HumanMessage("hi")]], ["x"], None),
+    "generate_prompt": lambda model: model.generate_prompt([StringPromptValue(text="hi")]),
+    "agenerate": lambda model: asyncio.run(model.agenerate([[HumanMessage("hi")]])),
+    "invoke": lambda model: model.invoke("hi"),
+}
+
+
+class Posted(BaseAdapter):
+    """Keeps what the client of LangSmith posts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bodies: list[bytes] = []
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        """Keeps a body, and says that it was accepted."""
+        self.bodies.append(cast(bytes, request.body or b""))
+        answer = requests.Response()
+        answer.status_code, answer.request, answer.url = 202, request, str(request.url)
+        return answer
+
+    def close(self) -> None:
+        """Closes nothing."""
+
+
+@pytest.fixture
+def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[Posted]:
+    """LangSmith's tracing, which the environment turns on, without the network."""
+    monkeypatch.setenv("LANGSMITH_TRACING", "true")
+    langsmith_utils.get_env_var.cache_clear()
+    posted, session = Posted(), requests.Session()
+    client = Client("http://127.0.0.1:9", api_key="x", auto_batch_tracing=False, session=session)
+    # After the client, which mounts an adapter of its own.
+    session.mount("http://", posted)
+    with tracing_context(client=client):
+        yield posted
+    monkeypatch.undo()
+    langsmith_utils.get_env_var.cache_clear()
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["echoed", "refused"])
+@pytest.mark.parametrize("call", ALONE)
+def test_tracers_of_the_process_get_no_key(
+    stored: Pipelit, chat: ChatServer, langsmith: Posted, call: str, refused: bool
+) -> None:
+    """LangChain adds them to a call without callbacks too: LangSmith's, and that of collect_runs.
+
+    The provider repeats the key in its answer, or in its error.
+    """
+    from openai import AuthenticationError
+
+    chat.answer, chat.keys = lambda _: f"you sent {CANARY}", set() if refused else {CANARY}
+    model, runs = secured_by(stored).model, cast(list[Any], [])
+
+    def asked_for(_: Any) -> None:
+        with collect_runs() as collected:
+            try:
+                ALONE[call](model)
+            finally:
+                runs.extend(str(each.model_dump()) for each in collected.traced_runs)
+
+    with pytest.raises(AuthenticationError if refused else SecretLeakError):
+        in_a_node(asked_for)
+    assert len(langsmith.bodies) > 1
+    assert count(runs, *langsmith.bodies) == 0
 
 
 class Tokens(BaseCallbackHandler):
