@@ -23,13 +23,13 @@ from pipelit_agents.credentials.leak_guard.patterns import MASK
 from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.stored import require_reference
-from pipelit_agents.errors import CredentialError
+from pipelit_agents.errors import ConfigurationError, CredentialError
 from pipelit_agents.identity.agent import Agent
 
 if TYPE_CHECKING:
     from pipelit_agents.credentials.store import Credentials
 
-__all__ = ["HttpAuth", "http_auth"]
+__all__ = ["HttpAuth", "http_auth", "require_encrypted"]
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _SCHEME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*")
@@ -360,19 +360,38 @@ def _origin_of(argument: str, url: object) -> _Origin:
         raise ValueError(f"{argument} has to begin with https:// and name a host")
     if parsed.userinfo:
         raise ValueError(f"{argument} must not hold a user or password")
-    if parsed.scheme == "http" and not _is_loopback(parsed.host):
-        raise ValueError(
-            f"{argument}: http:// would send the credential to {parsed.host} unencrypted: use "
-            "https:// (http:// is only for this machine)"
-        )
+    if (refusal := _unencrypted(argument, parsed)) is not None:
+        raise ValueError(refusal)
     return _origin_in(parsed)
+
+
+def require_encrypted(argument: str, url: str) -> None:
+    """Refuse the URL of another machine that would receive a credential unencrypted.
+
+    Raises:
+        ConfigurationError: It begins with http://, and isn't on this machine.
+    """
+    with suppress(httpx.InvalidURL):
+        if (refusal := _unencrypted(argument, httpx.URL(url))) is not None:
+            raise ConfigurationError(refusal)
+
+
+def _unencrypted(argument: str, url: httpx.URL) -> str | None:
+    if url.scheme != "http" or _is_loopback(url.host):
+        return None
+    return (
+        f"{argument}: http:// would send the credential to {url.host} unencrypted: use "
+        "https:// (http:// is only for this machine)"
+    )
 
 
 def _origin_in(url: Any) -> _Origin:
     """Return the origin of the URL of a request: of httpx, of httpx2, or of what sends it."""
+    # A client's URL shows an international name in Unicode as its host; on the wire it has the name
+    # that raw_host has.
     scheme, host = (
         each.decode("ascii", "replace") if isinstance(each, bytes) else str(each)
-        for each in (url.scheme, url.host)
+        for each in (url.scheme, getattr(url, "raw_host", url.host))
     )
     scheme, host = scheme.lower(), host.lower().strip("[]")
     return _Origin(scheme, host, _PORTS.get(scheme) if url.port is None else url.port)

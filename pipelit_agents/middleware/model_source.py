@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from langchain_core.language_models import BaseChatModel, ModelProfile
 
 from pipelit_agents._threads import aside
+from pipelit_agents.credentials.http_auth import require_encrypted
 from pipelit_agents.credentials.leak_guard.search import holds
 from pipelit_agents.credentials.leak_guard.streams import Held
 from pipelit_agents.credentials.scope import (
@@ -24,7 +25,7 @@ from pipelit_agents.credentials.scope import (
 )
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
-from pipelit_agents.errors import CredentialError, CredentialScopeError
+from pipelit_agents.errors import ConfigurationError, CredentialError, CredentialScopeError
 from pipelit_agents.identity.agent import Agent
 
 try:
@@ -51,6 +52,10 @@ _SETTINGS: Final = (
     "use_responses_api",
 )
 _NO_MORE: Final = object()
+_CONFIGURABLE: Final = frozenset({"config_prefix", "configurable_fields"})
+# How the settings end that say where a model's server is: base_url, openai_api_base,
+# azure_endpoint. A proxy isn't among them, because https goes through it encrypted.
+_ADDRESSES: Final = ("base", "endpoint", "url")
 
 
 class ModelFacts(NamedTuple):
@@ -125,6 +130,7 @@ class ModelSource:
         Raises:
             CredentialError: The credential is missing, not allowed for this agent, or doesn't fit
                 the model. The error says which.
+            ConfigurationError: A public field or a model option would let others receive the key.
         """
         name = self.credential
         secrets, public = self.credentials.open_in(scope, name, agent=self.agent)
@@ -146,7 +152,11 @@ class ModelSource:
                 "CredentialMiddleware(model=…)",
                 credential=name,
             )
+        _require_fixed(options)
         built: BaseChatModel = init_chat_model(str(model), **options)
+        # LangChain's cache would keep an answer before anybody has searched it for the key, and
+        # give it out when the key is closed.
+        built.cache = False
         for key, secret in model_secrets.items():
             if not takes(built, key, secret):
                 raise CredentialError(
@@ -251,6 +261,29 @@ class ModelSource:
         except CredentialScopeError:
             self.credentials.note_refusal(self.credential, self.agent, "outside a node")
             raise
+
+
+def _require_fixed(options: Mapping[str, object]) -> None:
+    """Refuse settings by which others than the model's server could receive the key.
+
+    Raises:
+        ConfigurationError: There is one; the error names it.
+    """
+    for each in sorted(_CONFIGURABLE & options.keys()):
+        raise ConfigurationError(
+            f"{each} can't be a public field of a model's credential, nor in model_options: "
+            "whoever calls the graph could then choose where the key is sent. Make one "
+            "CredentialMiddleware for each model"
+        )
+    if options.get("cache"):
+        raise ConfigurationError(
+            "cache can't be a public field of a model's credential, nor in model_options: a cache "
+            "keeps an answer before it is searched for the key. Cache the node instead, with "
+            "add_node(cache_policy=…)"
+        )
+    for key, value in options.items():
+        if key.endswith(_ADDRESSES) and isinstance(value, str):
+            require_encrypted(key, value)
 
 
 def searched(scope: Scope, result: T, where: str) -> T:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpcore
 import httpx
 import httpx2
 import pytest
@@ -409,6 +410,26 @@ def test_origins_are_compared_as_browsers_do(pipelit: Pipelit) -> None:
         ):
             with pytest.raises(CredentialError):
                 client.get(url)
+
+
+def test_international_names_of_servers_work(pipelit: Pipelit) -> None:
+    """A client shows such a name in Unicode; what is sent has its ASCII form."""
+    pipelit.credentials.put("crm", KEY, kind="api", created_by="alice")
+    sent: list[object] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        url = httpcore.URL(scheme="https", host=request.url.raw_host, port=None, target="/")
+        on_the_wire = httpcore.Request("GET", url, headers=request.headers.raw)
+        about = {"request": on_the_wire}
+        request.extensions["trace"]("http11.send_request_headers.started", about)
+        sent.extend(value for key, value in on_the_wire.headers if key == b"X-Api-Key")
+        return httpx.Response(200)
+
+    for origin in ("https://bücher.example", "https://xn--bcher-kva.example"):
+        auth = pipelit.credentials.http_auth("crm", origins=[origin], header="X-Api-Key", scheme="")
+        with httpx.Client(auth=auth, transport=httpx.MockTransport(answer)) as client:
+            client.get("https://bücher.example/x")
+    assert sent == [KEY.encode()] * 2
 
 
 def test_it_is_copied_with_settings_and_never_pickled(pipelit: Pipelit) -> None:

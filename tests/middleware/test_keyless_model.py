@@ -24,7 +24,9 @@ from langchain.agents.middleware import (
     ModelFallbackMiddleware,
     SummarizationMiddleware,
 )
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -44,6 +46,7 @@ from secured import MODEL, chat, served, stored
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import (
+    ConfigurationError,
     CredentialNotAllowed,
     CredentialScopeError,
     SecretLeakError,
@@ -505,6 +508,40 @@ async def test_what_a_provider_says_reaches_no_callback_asynchronously(
             await in_an_async_node(each, config={"callbacks": [ends]})
     assert ends.errors == 2
     assert count(repr(ends.seen)) == 0
+
+
+def test_a_cache_keeps_no_answer_of_a_secured_model(stored: Pipelit, chat: ChatServer) -> None:
+    """LangChain's cache would keep an echoed key, and give it out when the key is closed."""
+    chat.answer = lambda _: f"you sent {CANARY}"
+    model, cache = secured_by(stored).model, InMemoryCache()
+    set_llm_cache(cache)
+    try:
+        with pytest.raises(SecretLeakError):
+            in_a_node(lambda _: model.invoke("hi"))
+    finally:
+        set_llm_cache(None)
+    assert vars(cache)["_cache"] == {}
+
+
+@pytest.mark.parametrize(
+    ("public", "message"),
+    [
+        ({"configurable_fields": "any"}, "configurable_fields can't be a public field"),
+        ({"config_prefix": "a"}, "config_prefix can't be a public field"),
+        ({"cache": True}, "cache can't be a public field"),
+        ({"base_url": "http://models.example/v1"}, "base_url: http:// would send"),
+    ],
+    ids=["fields", "prefix", "cache", "unencrypted"],
+)
+def test_settings_that_would_give_the_key_to_others_are_refused(
+    stored: Pipelit, public: Any, message: str
+) -> None:
+    """They are named before the model is built, as a public field and as an option."""
+    stored.credentials.put("other", CANARY, kind="llm", created_by="alice", public=public)
+    for options in ({"credential": "other"}, {"model_options": public}):
+        model = secured_by(stored, **options).model
+        with pytest.raises(ConfigurationError, match=message):
+            in_a_node(lambda _, each=model: each.invoke("hi"))
 
 
 ALONE: dict[str, Callable[[Any], Any]] = {
