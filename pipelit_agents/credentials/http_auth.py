@@ -10,7 +10,16 @@ import base64
 import importlib
 import ipaddress
 import re
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+import sys
+import traceback
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Generator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
@@ -94,12 +103,19 @@ class HttpAuth(httpx.Auth):
             use.responses.append(response)
             if use.may_repeat(response) and use.fill(_tracing):
                 use.responses.append((yield request))
+        except GeneratorExit as closed:
+            # httpx closes this generator while an error is on its way to the caller.
+            use.mask_in(closed.__context__)
+            raise
         finally:
             use.close()
 
-    async def async_auth_flow(self, request: _Request) -> AsyncGenerator[Any, Any]:
+    def async_auth_flow(self, request: _Request) -> AsyncGenerator[Any, Any]:
         """As :meth:`sync_auth_flow`; the credential is opened off the event loop."""
         use = _Use(self, request)
+        return _Flow(self._async_flow(use, request), use)
+
+    async def _async_flow(self, use: _Use, request: _Request) -> AsyncGenerator[Any, Any]:
         try:
             await aside(use.fill, _atracing)
             response = yield request
@@ -200,6 +216,27 @@ class HttpAuth(httpx.Auth):
         )
 
 
+class _Flow(AsyncGenerator[Any, Any]):
+    """An async generator that, when it is closed, knows the error on its way to the caller.
+
+    Python tells a generator of that error when it closes it, but not an async one.
+    """
+
+    def __init__(self, flow: AsyncGenerator[Any, Any], use: _Use) -> None:
+        self._flow = flow
+        self._use = use
+
+    async def asend(self, value: Any) -> Any:
+        return await self._flow.asend(value)
+
+    async def athrow(self, *error: Any) -> Any:
+        return await self._flow.athrow(*error)
+
+    async def aclose(self) -> None:
+        self._use.mask_in(sys.exc_info()[1])
+        await self._flow.aclose()
+
+
 class _Use:
     """The header of one request, from when it is filled until it is masked."""
 
@@ -269,12 +306,58 @@ class _Use:
         self.responses.clear()
         self._scope.close()
 
-    def _mask(self, sent: Any) -> None:
-        if isinstance(sent.headers, list):
-            name = self._auth.header.lower().encode()
-            sent.headers[:] = [
-                (key, MASK.encode() if key.lower() == name else each) for key, each in sent.headers
+    def mask_in(self, error: BaseException | None) -> None:
+        """Mask the secret in what an error refers to: requests of redirects, and of a proxy."""
+        value = self._request.headers.get(self._auth.header)
+        if value in (None, MASK):
+            return
+        waiting, known = [error], {id(None)}
+        while waiting:
+            each: Any = waiting.pop()
+            if id(each) in known:
+                continue
+            known.add(id(each))
+            waiting += [each.__cause__, each.__context__]
+            found = [
+                local
+                for frame, _ in traceback.walk_tb(each.__traceback__)
+                for local in frame.f_locals.values()
             ]
+            for local in (each, *found):
+                for one in local if isinstance(local, list) else (local,):
+                    self._mask_request_of(one, value)
+                self._mask_pairs(local, value.encode())
+
+    def _mask_request_of(self, holder: Any, value: str) -> None:
+        """Mask a value in a request, or in that of a response or of an error."""
+        # httpx raises an error if there is none, and a caller's own transport may do anything.
+        reads: list[Callable[[], Any]] = [
+            lambda: holder,
+            lambda: holder.request,
+            lambda: holder.next_request,
+        ]
+        for read in reads:
+            with suppress(Exception):
+                headers = read().headers
+                # A client, too, may have a header of this name, with a value of its own.
+                if isinstance(headers, MutableMapping):
+                    if headers.get(self._auth.header) == value:
+                        headers[self._auth.header] = MASK
+                else:
+                    self._mask_pairs(headers, value.encode())
+
+    def _mask(self, sent: Any) -> None:
+        self._mask_pairs(sent.headers)
+
+    def _mask_pairs(self, headers: object, value: bytes | None = None) -> None:
+        """Mask the header, or one value of it, among pairs of names and values, as on the wire."""
+        name = self._auth.header.lower().encode()
+        for place, pair in enumerate(headers if isinstance(headers, list) else ()):
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                continue
+            key, sent = pair
+            if isinstance(key, bytes) and key.lower() == name and value in (None, sent):
+                headers[place] = (key, MASK.encode())  # type: ignore[index]
 
     def _is_in(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         name = self._auth.header.lower().encode()

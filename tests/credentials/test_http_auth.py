@@ -291,6 +291,49 @@ async def test_a_request_that_fails_keeps_nothing(
     assert KEY not in repr((variables, shown)) + caplog.text
 
 
+def shown_by(error: BaseException) -> str:
+    """What an error tracker could read: its request, and the variables of all frames."""
+    found: list[Any] = []
+    chain: BaseException | None = error
+    while chain is not None:
+        found.append(chain)
+        for frame, _ in traceback.walk_tb(chain.__traceback__):
+            found += frame.f_locals.values()
+        chain = chain.__cause__ or chain.__context__
+    found += [one for each in found if isinstance(each, list) for one in each]
+    for name in ("_request", "request"):
+        found += [vars(each)[name] for each in found if name in getattr(each, "__dict__", {})]
+    headers = [each.headers for each in found if hasattr(each, "headers")]
+    return repr((found, [getattr(each, "raw", each) for each in headers]))
+
+
+@pytest.mark.parametrize("way", ["refused", "failed", "proxy"])
+@each_client
+async def test_an_error_after_a_redirect_or_at_a_proxy_keeps_nothing(
+    crm: Server,
+    stranger: Server,
+    pipelit: Pipelit,
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
+    asynchronous: bool,
+    way: str,
+) -> None:
+    """Requests that httpx makes of the first one, with its headers, are masked in all frames."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    if way == "proxy":
+        monkeypatch.setenv("HTTP_PROXY", stranger.url)
+    path = {"refused": f"to/{stranger.url}/a", "failed": "to//gone", "proxy": "a"}[way]
+    auth = pipelit.credentials.http_auth("crm", header="X-Api-Key", scheme=None)
+    failed = LIBRARIES[library].TransportError if way == "failed" else CredentialError
+    with pytest.raises(failed) as caught:
+        await send(library, asynchronous, f"{crm.url}/{path}", auth, follow_redirects=True)
+    shown = shown_by(caught.value)
+    assert "x-api-key" in shown.lower()
+    assert KEY not in shown
+    assert stranger.seen == []
+
+
 def test_a_stream_is_sent_once(crm: Server, pipelit: Pipelit) -> None:
     """A body that can't be sent again isn't, whatever the server says."""
     crm.keys = {NEW}
