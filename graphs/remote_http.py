@@ -11,6 +11,7 @@ import ssl
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Final
 
@@ -139,6 +140,8 @@ def new_client(url: str, headers: Mapping[str, str]) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=url,
         headers=headers,
+        # The client would keep all cookies that a server sets, and search them for each request.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         timeout=_TIMEOUT,
         follow_redirects=False,
         event_hooks={"response": [_check_status]},

@@ -43,6 +43,16 @@ async def said(url: str) -> str:
         return (await client.get("/")).text
 
 
+async def test_a_server_gets_no_cookie_kept() -> None:
+    """A server that sets many would otherwise fill the lead's memory, and slow each request."""
+    async with await asyncio.to_thread(new_client, "https://agents.example", {}) as client:
+        request = client.build_request("GET", "/")
+        headers = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2; Domain=agents.example")]
+        client.cookies.extract_cookies(httpx.Response(200, headers=headers, request=request))
+        assert len(client.cookies) == 0
+        assert "cookie" not in client.build_request("GET", "/").headers
+
+
 async def test_a_server_is_checked_by_the_certificates_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
