@@ -907,9 +907,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "http_auth": [
             "a_redirect_on_the_same_server_works",
             "a_request_that_fails_keeps_nothing",
+            "an_error_after_a_redirect_or_at_a_proxy_keeps_nothing",
         ],
     },
-    "Two limits: the check of redirects needs the transports of httpx": {
+    "A proxy of the environment that would receive the header": {
+        "http_auth": ["an_error_after_a_redirect_or_at_a_proxy_keeps_nothing"],
+    },
+    "The check of redirects needs the transports of httpx": {
         "http_auth": ["a_redirect_elsewhere_takes_no_header_along"],
     },
     "Whatever was revealed or refused is in the audit": {
