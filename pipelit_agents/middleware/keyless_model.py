@@ -32,11 +32,11 @@ Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
 class KeylessModel(BaseChatModel):
     """A chat model that is built with its key for each call, and dropped afterwards.
 
-    It works wherever a node or a tool is running, and is called as the model itself: with
-    ``invoke``, ``stream`` and ``batch``, after ``bind_tools``, ``with_structured_output``,
-    ``with_retry`` and ``with_fallbacks``. Outside of a node or tool it refuses with
+    It works wherever a node, a tool or another runnable is running, and is called as the model
+    itself: with ``invoke``, ``stream`` and ``batch``, after ``bind_tools``,
+    ``with_structured_output``, ``with_retry`` and ``with_fallbacks``. Elsewhere it refuses with
     ``CredentialScopeError``. Its input and its answer are searched for the key, and so are the
-    callbacks and streams while it runs.
+    callbacks and streams while it runs. LangChain's cache of answers isn't used.
 
     `pickle` and LangGraph's serializer keep its name only: a model that was loaded can't be called.
 
