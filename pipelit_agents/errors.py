@@ -50,6 +50,7 @@ There are six warnings:
 - ``UnknownAccountWarning``: a credential's ``allow`` names no account.
 - ``UnusedCredentialWarning``: a middleware's credential is for a model that nobody took.
 - ``LedgerWarning``: the ledger's server may lose its counters.
+- ``WritableFileWarning``: other accounts can write to the file that declares accounts.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ __all__ = [
     "UserInactive",
     "UserNotFound",
     "VerificationError",
+    "WritableFileWarning",
 ]
 
 
@@ -412,3 +414,7 @@ class UnusedCredentialWarning(UserWarning):
 
 class LedgerWarning(UserWarning):
     """The ledger's server may lose counted failures; the message names the setting."""
+
+
+class WritableFileWarning(UserWarning):
+    """Other accounts of the machine can write to a file that declares accounts and rights."""

@@ -96,6 +96,7 @@ def test_every_error_is_exported() -> None:
         "UnguardedRevealWarning",
         "UnknownAccountWarning",
         "UnusedCredentialWarning",
+        "WritableFileWarning",
     }
     assert set(errors.__all__) == {*CLASSES, *warnings}
 

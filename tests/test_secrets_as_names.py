@@ -89,6 +89,11 @@ LABELS = {"by", "created_by", "purpose", "allow", "public"}
 OTHER = {
     "code": "a secret itself; test_discretion.py",
     "bearer_token": "the same",
+    "token": "the same",
+    "key_name": "the name of a key, which apply has compared with the forms of keys",
+    "header": "the name of a header; it isn't stored",
+    "scheme": "a word before a header's value; it isn't stored",
+    "origins": "addresses; test_http_auth.py",
     "uri": "the same",
     "enrolled": "the same",
     "value": "the same",

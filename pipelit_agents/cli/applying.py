@@ -24,7 +24,9 @@ def apply(
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="Change nothing. Exit code 1 means that something would change."
+            "--check",
+            help="Change nothing. Exit code 1 means that something would change, or an error, "
+            "which is on standard error or the field error of the JSON.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -35,12 +37,17 @@ def apply(
     in the folder that the file names, and are never printed.
     """
     from pipelit_agents import Pipelit
-    from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning, UnknownAccountWarning
+    from pipelit_agents.errors import (
+        CommonSecretWarning,
+        ShortSecretWarning,
+        UnknownAccountWarning,
+        WritableFileWarning,
+    )
 
+    shown = CommonSecretWarning, ShortSecretWarning, UnknownAccountWarning, WritableFileWarning
     with Pipelit.from_env() as pipelit, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ShortSecretWarning)
-        warnings.simplefilter("always", CommonSecretWarning)
-        warnings.simplefilter("always", UnknownAccountWarning)
+        for category in shown:
+            warnings.simplefilter("always", category)
         changes = pipelit.apply(path, dry_run=dry_run or check)
     if not as_json:
         for each in caught:

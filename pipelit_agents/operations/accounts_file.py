@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,9 +23,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from pipelit_agents._words import quoted
+from pipelit_agents._words import has_secret_form, quoted
 from pipelit_agents.accounts.lookup import require_purpose
-from pipelit_agents.errors import ConfigurationError, PipelitError
+from pipelit_agents.errors import ConfigurationError, PipelitError, WritableFileWarning
+from pipelit_agents.operations.folders import others_can_write
 from pipelit_agents.protocol.usernames import require_new_username
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "DeclaredKey",
     "DeclaredPerson",
     "SecretSource",
+    "path_of",
     "read_accounts_file",
     "require_path",
 ]
@@ -42,6 +46,9 @@ _MAX_FILE_SIZE: Final = 2**20
 _LIFETIME: Final = re.compile(r"([0-9]{1,5})([smhd])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _KEY_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,148}")
+_MAX_PATH_LENGTH: Final = 4096
+_FORM_OF_A_KEY: Final = "has the form of a key or a code, and isn't repeated here: "
 # What pydantic says in words of its own, and what is said here.
 _WORDS: Final = {
     "missing": "is missing",
@@ -76,7 +83,30 @@ def _key_name(name: str) -> str:
             "the name of a key is also the name of its file: use 1 to 100 of the characters "
             "a-z 0-9 _ . - and begin with a letter or digit"
         )
+    if has_secret_form(name):
+        raise ValueError(f"{_FORM_OF_A_KEY}choose another name for the key")
     return name
+
+
+def _variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError(
+            "must be the name of a variable of the environment: letters, digits and _ only, and "
+            "not the secret. The name isn't repeated here, because it may be a secret"
+        )
+    if has_secret_form(name):
+        raise ValueError(
+            f"{_FORM_OF_A_KEY}name the variable of the environment that has the secret"
+        )
+    return name
+
+
+def _file_path(path: str) -> str:
+    if not path.isprintable() or not 0 < len(path) <= _MAX_PATH_LENGTH:
+        raise ValueError(f"must be a path of 1 to {_MAX_PATH_LENGTH} printable characters")
+    if has_secret_form(path) or has_secret_form(Path(path).name):
+        raise ValueError(f"{_FORM_OF_A_KEY}name a path, not the secret")
+    return path
 
 
 def _lifetime(value: object) -> object:
@@ -97,7 +127,10 @@ def _moment(value: object) -> object:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise ValueError(_WORDS["datetime_type"])
-        return value.astimezone(UTC)
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("must be a time of the years 1 to 9999 in UTC") from None
     return value
 
 
@@ -108,6 +141,8 @@ def _empty(value: object) -> object:
 
 Username = Annotated[str, AfterValidator(_username)]
 KeyName = Annotated[str, AfterValidator(_key_name)]
+VariableName = Annotated[str, AfterValidator(_variable)]
+FilePath = Annotated[str, AfterValidator(_file_path)]
 
 
 class _Declared(BaseModel):
@@ -173,8 +208,8 @@ class SecretSource(_Declared):
         env: An environment variable.
     """
 
-    file: str | None = None
-    env: str | None = None
+    file: FilePath | None = None
+    env: VariableName | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -229,7 +264,7 @@ class AccountsFile(_Declared):
         credentials: The credentials by name.
     """
 
-    secrets: str | None = None
+    secrets: FilePath | None = None
     people: dict[Username, Annotated[DeclaredPerson, BeforeValidator(_empty)]] = Field(
         default_factory=dict
     )
@@ -254,19 +289,18 @@ class AccountsFile(_Declared):
             ConfigurationError: Agents own each other in a circle.
         """
         ordered: dict[str, DeclaredAgent] = {}
-
-        def add(name: str, above: tuple[str, ...]) -> None:
-            if name in above:
-                raise ConfigurationError(
-                    f"agents.{name}.owner: these agents own each other: {', '.join(above)}"
-                )
-            agent = self.agents.get(name)
-            if agent is not None and name not in ordered:
-                add(agent.owner, (*above, name))
-                ordered[name] = agent
-
         for name in self.agents:
-            add(name, ())
+            # From an agent up to the first owner that is ordered already, or isn't declared here.
+            above: dict[str, DeclaredAgent] = {}
+            while name in self.agents and name not in ordered:
+                if name in above:
+                    raise ConfigurationError(
+                        f"{path_of('agents', name, 'owner')}: these agents own each other: "
+                        f"{', '.join(above):.300}"
+                    )
+                above[name] = self.agents[name]
+                name = above[name].owner
+            ordered.update(reversed(above.items()))
         return list(ordered.items())
 
 
@@ -279,8 +313,23 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases (*name) aren't supported", mark
             )
+        # What a tag makes of a value fails in many ways, and some errors repeat the value.
+        event = self.current_event
+        if getattr(event, "tag", None) is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, "tags (!name) aren't supported", event.start_mark
+            )
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            # What looks like a number or a time, and isn't one.
+            raise yaml.constructor.ConstructorError(
+                None, None, "this value can't be read: put it in quotes", node.start_mark
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
@@ -317,9 +366,18 @@ def read_accounts_file(path: Path) -> AccountsFile:
             names the path within the file, and repeats no value.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            state = os.fstat(file.fileno())
+            content = file.read(_MAX_FILE_SIZE + 1)
     except OSError as error:
         raise ConfigurationError(f"{path}: can't be read ({error.strerror})") from None
+    if os.name == "posix" and (others_can_write(state) or state.st_uid not in {0, os.geteuid()}):
+        warnings.warn(
+            f"{path}: other accounts can write to it, and so decide who has which rights: "
+            "chown it to your account and chmod 600 it",
+            WritableFileWarning,
+            stacklevel=2,
+        )
     if len(content) > _MAX_FILE_SIZE:
         raise ConfigurationError(f"{path}: is larger than 1 MB")
     return _parsed(path, content)
@@ -334,7 +392,9 @@ def _parsed(path: Path, content: bytes) -> AccountsFile:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         problem = f"{line}{_unquoted(error.problem or 'is not YAML')}"
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except RecursionError:
+        problem = "is nested too deeply"
+    except (yaml.YAMLError, ValueError):
         problem = "is not YAML"
     if problem:
         raise ConfigurationError(f"{path}: {problem}")
@@ -342,7 +402,7 @@ def _parsed(path: Path, content: bytes) -> AccountsFile:
         return AccountsFile.model_validate(_empty(document))
     except ValidationError as error:
         found = [
-            f"{_path(each['loc'])}{_said(each)}"
+            ": ".join(filter(None, (_path(each["loc"]), _said(each))))
             for each in error.errors(include_url=False, include_context=False)
         ]
     raise ConfigurationError(f"{path}: {'; '.join(found)}")
@@ -357,12 +417,15 @@ def _path(location: tuple[int | str, ...]) -> str:
     # The message about a name that can't be one repeats the name, if it may be repeated.
     if location[-1:] == ("[key]",):
         location = location[:-2]
-    parts = [str(each) for each in location if each != "[key]"]
-    named = ".".join(
+    return path_of(*(each for each in location if each != "[key]"))
+
+
+def path_of(*location: int | str) -> str:
+    """Return a path within the file for a message, with ``…`` for a name that may be a secret."""
+    return ".".join(
         each if re.fullmatch(r"[\w.-]{1,149}", each) and repr(each) == quoted(each) else "…"
-        for each in parts
+        for each in map(str, location)
     )
-    return f"{named}: " if named else ""
 
 
 def _said(error: ErrorDetails) -> str:

@@ -7,7 +7,7 @@ database, or everything. A second process waits for the first, and then finds no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from pipelit_agents.operations.accounts_file import (
     DeclaredCredential,
     DeclaredKey,
     SecretSource,
+    path_of,
     read_accounts_file,
     require_path,
 )
@@ -75,23 +76,27 @@ def apply_accounts(
     declared = read_accounts_file(path)
     folder = SecretFolder(path.parent / (declared.secrets or "."))
     written = False
-    try:
-        with core.database.writing(durable=True) as connection:
-            core.database.lock(connection, "apply")
-            run = _Run(core, users, credentials, path, environ, declared, folder, connection)
-            run.apply()
-            _require_wanted(dry_run)
-            folder.write()
-            written = True
-    except _NothingWanted:
-        return run.changes
-    finally:
-        # A commit that seems to fail may have happened: then the files are needed.
-        if not written and not dry_run:
-            folder.discard()
-    folder.publish()
-    for name in run.open_files:
-        folder.close(name)
+    with ExitStack() as held:
+        try:
+            with core.database.writing(durable=True) as connection:
+                core.database.lock(connection, "apply")
+                if declared.secrets is not None:
+                    # Longer than the database's lock: until the files have their names.
+                    held.enter_context(folder.locked(make=not dry_run))
+                run = _Run(core, users, credentials, path, environ, declared, folder, connection)
+                run.apply()
+                _require_wanted(dry_run)
+                folder.write()
+                written = True
+        except _NothingWanted:
+            return run.changes
+        finally:
+            # A commit that seems to fail may have happened: then the files are needed.
+            if not written:
+                folder.discard()
+        folder.publish()
+        for name in run.open_files:
+            folder.close(name)
     return run.changes
 
 
@@ -128,15 +133,15 @@ class _Run:
             ConfigurationError: Some can't be made. The message names each by its path in the file.
         """
         for name, person in self._declared.people.items():
-            with self._at(f"people.{name}"):
+            with self._at("people", name):
                 self._person(name, person.keys)
         for name, agent in self._declared.agents_by_owner():
             if self._lacks_owner(name, agent.owner):
                 continue
-            with self._at(f"agents.{name}"):
+            with self._at("agents", name):
                 self._agent(name, agent)
         for name, credential in self._declared.credentials.items():
-            with self._at(f"credentials.{name}"):
+            with self._at("credentials", name):
                 self._credential(name, credential)
         if self.problems:
             raise ConfigurationError(f"{self._path}: {'; '.join(self.problems)}")
@@ -148,16 +153,17 @@ class _Run:
         # A declared owner that isn't there has a problem of its own.
         if owner not in self._declared.people and owner not in self._declared.agents:
             self.problems.append(
-                f"agents.{name}.owner: there is no account {quoted(owner)}: declare it under people"
+                f"{path_of('agents', name, 'owner')}: there is no account {quoted(owner)}: declare "
+                "it under people"
             )
         return True
 
     @contextmanager
-    def _at(self, path: str) -> Iterator[None]:
+    def _at(self, *path: str) -> Iterator[None]:
         try:
             yield
         except (AccountError, CredentialError, ValueError) as error:
-            self.problems.append(f"{path}: {error}")
+            self.problems.append(f"{path_of(*path)}: {error}")
 
     def _note(self, change: Change) -> None:
         self.changes.append(change)
@@ -282,32 +288,33 @@ class _Run:
         if key_id := fits(self._folder.read(file)):
             self._close("API key", f"{name} {key_name}", file)
             return key_id
-        if key_id := fits(self._folder.left_over(file)):
-            self._folder.adopt(file)
-            self._note(Change("written", "API key", f"{name} {key_name}", self._shown(file)))
-            return key_id
+        for path, token in self._folder.left_over(file):
+            if key_id := fits(token):
+                self._adopt("API key", f"{name} {key_name}", file, path)
+                return key_id
         return None
 
     def _uri(self, name: str) -> None:
         file = _uri_file(name)
-        stored, left = self._folder.read(file), self._folder.left_over(file)
+        stored = self._folder.read(file)
         if stored is not None and self._users.has_secret_in(self._connection, name, stored):
             self._close("provisioning URI", name, file)
-        elif left is not None and self._users.has_secret_in(self._connection, name, left):
-            self._folder.adopt(file)
-            self._note(Change("written", "provisioning URI", name, self._shown(file)))
-        else:
-            uri = self._users.rotate_totp_in(self._connection, name).get_secret_value()
-            self._note(Change("changed", "agent", name, "TOTP secret: its file was missing"))
-            self._write_uri(name, uri)
+            return
+        for path, left in self._folder.left_over(file):
+            if self._users.has_secret_in(self._connection, name, left):
+                self._adopt("provisioning URI", name, file, path)
+                return
+        uri = self._users.rotate_totp_in(self._connection, name).get_secret_value()
+        self._note(Change("changed", "agent", name, "TOTP secret: its file was missing"))
+        self._write_uri(name, uri)
 
     def _credential(self, name: str, declared: DeclaredCredential) -> None:
         value: str | dict[str, str]
         if declared.value is not None:
-            value = self._secret("value", declared.value)
+            value = self._secret(declared.value, "value")
         else:
             value = {
-                field: self._secret(f"fields.{field}", source)
+                field: self._secret(source, "fields", field)
                 for field, source in declared.fields.items()
             }
         if self._credentials.has_in(
@@ -330,28 +337,27 @@ class _Run:
         )
         self._note(Change("stored", "credential", name))
 
-    def _secret(self, path: str, source: SecretSource) -> str:
+    def _secret(self, source: SecretSource, *path: str) -> str:
         if source.env is not None:
             found = self._environ.get(source.env, "")
             if not found:
-                raise ValueError(f"{path}.env: {source.env} isn't set")
+                raise ValueError(f"{path_of(*path, 'env')}: {quoted(source.env)} isn't set")
             return found
+        at = f"{path_of(*path, 'file')}: {quoted(source.file)}"
         file = self._path.parent / (source.file or "")
         own = self._folder.name_of(file)
-        text = self._folder.staged.get(own) if own is not None else None
-        if text is None and own is not None and own in self._folder.adopted:
-            text = self._folder.left_over(own)
+        text = self._folder.pending(own) if own is not None else None
         if text is not None:
             return text
         try:
             text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            raise ValueError(f"{path}.file: {file} isn't UTF-8 text: encode it first") from None
+            raise ValueError(f"{at} isn't UTF-8 text: encode it first") from None
         except OSError as error:
-            raise ValueError(f"{path}.file: {file} can't be read ({error.strerror})") from None
+            raise ValueError(f"{at} can't be read ({error.strerror})") from None
         text = text.removesuffix("\n").removesuffix("\r")
         if not text:
-            raise ValueError(f"{path}.file: {file} is empty")
+            raise ValueError(f"{at} is empty")
         return text
 
     def _issue(self, account: str, key: str, token: str) -> None:
@@ -376,6 +382,12 @@ class _Run:
             )
         self._folder.stage(file, uri)
         self._note(Change("written", "provisioning URI", name, self._shown(file)))
+
+    def _adopt(
+        self, what: Literal["API key", "provisioning URI"], name: str, file: str, path: Path
+    ) -> None:
+        remark = ": others could read it" if self._folder.adopt(file, path) else ""
+        self._note(Change("written", what, name, f"{self._shown(file)}{remark}"))
 
     def _close(self, what: Literal["API key", "provisioning URI"], name: str, file: str) -> None:
         if file not in self._folder.staged and self._folder.is_open(file):

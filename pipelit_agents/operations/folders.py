@@ -11,7 +11,7 @@ from pipelit_agents.operations.git import secret_files_in_repository
 from pipelit_agents.operations.secret_files import secret_files
 from pipelit_agents.sealing.keyring import Keyring
 
-__all__ = ["folder_problems", "open_copies"]
+__all__ = ["folder_problems", "open_copies", "others_can_write"]
 
 
 def folder_problems(folders: Iterable[Path]) -> list[str]:
@@ -24,9 +24,15 @@ def folder_problems(folders: Iterable[Path]) -> list[str]:
             continue
         if os.name != "posix":
             return []
-        if state.st_mode & stat.S_IWOTH or (state.st_mode & stat.S_IWGRP and _is_shared(state)):
+        if others_can_write(state):
             found.append(f"{folder} ({stat.filemode(state.st_mode)})")
     return found
+
+
+def others_can_write(state: os.stat_result) -> bool:
+    """Return whether accounts other than its owner can write to a file or a folder."""
+    mode = state.st_mode
+    return bool(mode & stat.S_IWOTH or (mode & stat.S_IWGRP and _is_shared(state)))
 
 
 def _is_shared(state: os.stat_result) -> bool:

@@ -297,7 +297,7 @@ def test_two_approvals_after_each_other_need_two_people(
 
 def test_what_is_wrong_with_the_node_is_said_at_once(pipelit: Pipelit, editor: Agent) -> None:
     """One name, no name, another form, and a reason that can't be shown."""
-    with pytest.raises(TypeError, match="not one name"):
+    with pytest.raises(TypeError, match="approvers must be a list of usernames"):
         approve_with_totp(pipelit, approvers="alice", reason="x")
     with pytest.raises(ValueError, match="empty"):
         approve_with_totp(pipelit, approvers=[], reason="x")

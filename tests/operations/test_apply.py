@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -15,10 +16,17 @@ from command_line import typed
 from conftest import Clock
 
 from pipelit_agents import Pipelit
-from pipelit_agents.errors import AuthenticationError, ConfigurationError, PipelitError
+from pipelit_agents.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    PipelitError,
+    WritableFileWarning,
+)
+from pipelit_agents.operations.accounts_file import AccountsFile
 from pipelit_agents.operations.secret_folder import SecretFolder
 
 BACKENDS = ("sqlite",)
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 SECRET = "sk-proj-Zq81LmTc40Vx93Rb"
 FILE = """
 secrets: keys
@@ -205,7 +213,7 @@ def test_a_secret_that_changed_is_stored_again(pipelit: Pipelit, apply: Apply) -
         ("  agent_reader:\n", "  alice:\n", "agents.alice: there is a person of that name"),
         ("  ann:\n", "  agent_left:\n", "people.agent_left: there is an agent of that name"),
         ("  agent_reader:\n", "  agent_left:\n", "agents.agent_left: was deactivated"),
-        ("CRM_PASSWORD", "NOT_SET", "credentials.crm: fields.password.env: NOT_SET isn't set"),
+        ("CRM_PASSWORD", "NOT_SET", "credentials.crm: fields.password.env: 'NOT_SET' isn't set"),
         ("keys/agent_boss/server.key", "none", "credentials.reader-server: value.file: .* be read"),
         ("2030-01-31", "2020-01-31", "agents.agent_boss: .*is past"),
         ("host: crm.example", f"api_key: {SECRET}", "credentials.crm: .* public has a secret"),
@@ -272,6 +280,40 @@ def test_a_malformed_file_is_refused_by_its_path(
     assert SECRET not in str(error.value)
 
 
+UNREADABLE = {
+    "number": ("purpose: reads", "purpose: " + "1:" * 400 + "1.5", "line 1.: this value can't be"),
+    "digits": ("purpose: reads", "purpose: " + "1" * 5000, "line 1.: this value can't be read"),
+    "day": ("purpose: reads", "purpose: 2030-02-31", "line 1.: this value can't be read"),
+    "zone": ("2030-01-31T00:00:00Z", "2030-01-31T00:00:00+99:99", "line 1.: this value can't be"),
+    "first": ("2030-01-31T00:00:00Z", "0001-01-01T00:00:00+14:00", r"keys\.cron\.expires_at: must"),
+    "last": ("2030-01-31T00:00:00Z", "9999-12-31T23:59:59-14:00", r"keys\.cron\.expires_at: must"),
+    "no number": ("purpose: reads", "purpose: !!int ''", "line 1.: tags"),
+    "no time": ("purpose: reads", "purpose: !!timestamp x", "line 1.: tags"),
+    "depth": ("purpose: reads", "purpose: " + "[" * 2000, r"accounts\.yaml: is nested too deeply"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "says"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_value_that_cant_be_read_is_refused_by_its_place(
+    apply: Apply, old: str, new: str, says: str
+) -> None:
+    """Whatever the parser makes of it."""
+    with pytest.raises(ConfigurationError, match=says):
+        apply((old, new))
+
+
+def test_agents_in_a_long_chain_are_ordered() -> None:
+    """Each owner before what it owns; a circle is found at its end."""
+    names = [f"agent_{n}" for n in range(1500)]
+    owners = dict(zip(names, [*names[1:], "ann"], strict=True))
+    agents = {name: {"owner": owner, "purpose": "x"} for name, owner in owners.items()}
+    ordered = AccountsFile.model_validate({"agents": agents}).agents_by_owner()
+    assert [name for name, _ in ordered] == names[::-1]
+    agents[names[-1]]["owner"] = "agent_0"
+    with pytest.raises(ConfigurationError, match=r"agents\.agent_0\.owner: .* own each other"):
+        AccountsFile.model_validate({"agents": agents}).agents_by_owner()
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"- a", b"x" * 2_000_000, b"\x00"])
 def test_what_is_no_such_file_is_refused(pipelit: Pipelit, file: Path, content: bytes) -> None:
     """Nothing at all declares nothing; other bytes are an error."""
@@ -298,6 +340,46 @@ def test_what_is_no_path_is_refused(pipelit: Pipelit, path: Any) -> None:
     """The content of a file isn't its path."""
     with pytest.raises(TypeError, match=r"^path must be the path of a YAML file, not"):
         pipelit.apply(path)
+
+
+AS_A_NAME = {
+    "env": (
+        "{env: CRM_PASSWORD}",
+        f"{{env: {SECRET}}}",
+        r"fields\.password\.env: must be the",
+    ),
+    "variable": ("CRM_PASSWORD", f"ghp_{SECRET[8:] * 2}", r"\.env: has the form of a key"),
+    "file": ("{env: CRM_PASSWORD}", f"{{file: {SECRET}}}", r"\.file: has the form of a key"),
+    "unsure file": ("{env: CRM_PASSWORD}", "{file: hunter2-Zq81LmTc}", r"file: \(not repeated"),
+    "field": ("password: {env: CRM", f"{SECRET}: {{env: NO", r"crm: fields\.…\.env: 'NO_PASSWORD'"),
+    "credential": ("  crm:", f"  {SECRET}:", r"credentials\.…: "),
+    "key": ("laptop:", f"{SECRET.lower()}:", r"people\.ann\.keys\.…: has the form of a key"),
+    "folder": ("secrets: keys", f"secrets: {SECRET}", "secrets: has the form of a key"),
+    "tag": ("people:\n", f"x: !!bool {SECRET}\npeople:\n", "line 3: tags"),
+    "own tag": ("people:\n", f"x: !{SECRET} x\npeople:\n", "line 3: tags"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "says"), AS_A_NAME.values(), ids=AS_A_NAME)
+def test_a_secret_in_the_place_of_a_name_isnt_repeated(
+    pipelit: Pipelit, file: Path, apply: Apply, old: str, new: str, says: str
+) -> None:
+    """Neither in an error nor as the name of a file; nothing is made."""
+    before = everything(pipelit, file)
+    with pytest.raises(ConfigurationError, match=says) as error:
+        apply((old, new))
+    for part in (SECRET[8:], SECRET[8:].lower(), "Zq81LmTc"):
+        assert part not in str(error.value)
+    assert everything(pipelit, file) == before
+
+
+@pytest.mark.parametrize("path", ['"a\\0b"', '"\\ud800"', '""'], ids=["nul", "surrogate", "none"])
+@pytest.mark.parametrize("field", ["file", "secrets"])
+def test_a_path_that_cant_be_is_refused_by_its_field(apply: Apply, field: str, path: str) -> None:
+    """The system's own error names neither."""
+    old = {"file": "keys/agent_boss/server.key", "secrets": "keys\npeople"}[field]
+    with pytest.raises(ConfigurationError, match=rf"{field}: must be a path of 1 to"):
+        apply((old, path if field == "file" else f"{path}\npeople"))
 
 
 def test_a_file_that_isnt_there_is_named(pipelit: Pipelit, tmp_path: Path) -> None:
@@ -450,6 +532,75 @@ def test_an_application_that_fails_leaves_no_file(
     assert everything(pipelit, file)[0] == before[0]
 
 
+def test_a_run_that_is_refused_keeps_what_was_left_over(
+    pipelit: Pipelit, file: Path, apply: Apply
+) -> None:
+    """It is the only copy of a living key, which the run would have replaced."""
+    apply()
+    path = file.parent / "keys" / "agent_boss" / "cron.key"
+    left = path.rename(f"{path}.new")
+    with pytest.raises(ConfigurationError, match="'CRM_PASSWORD' isn't set"):
+        apply(("2030-01-31", "2031-01-31"), environ={})
+    assert pipelit.users.authenticate(left.read_text()).username == "agent_boss"
+    assert apply() == ["written API key agent_boss cron"]
+    assert not left.exists()
+
+
+def test_the_folder_is_locked_until_the_files_have_their_names(
+    pipelit: Pipelit, file: Path, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run would take, or replace, what isn't its own; a dry run would tell of it."""
+    fcntl = pytest.importorskip("fcntl")
+    found: list[str] = []
+
+    def is_locked() -> bool:
+        descriptor = os.open(file.parent / "keys", os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def after(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def stepped(*args: Any) -> Any:
+            result = step(*args)
+            if is_locked():
+                found.append(name)
+            return result
+
+        return stepped
+
+    for name in ("read", "write", "publish"):
+        monkeypatch.setattr(SecretFolder, name, after(name, getattr(SecretFolder, name)))
+    apply()
+    assert {"read", "write", "publish"} == set(found)
+    assert not is_locked()
+    found.clear()
+    pipelit.apply(file, environ=ENVIRON, dry_run=True)
+    assert set(found) == {"read"}
+    assert not is_locked()
+
+
+def test_a_file_that_is_gone_before_it_has_its_name_is_an_error(
+    file: Path, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is lost; the next run replaces it."""
+    publish = SecretFolder.publish
+
+    def emptied(folder: SecretFolder) -> None:
+        next((file.parent / "keys" / "ann").glob("*.new")).unlink()
+        publish(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SecretFolder, "publish", emptied)
+        with pytest.raises(ConfigurationError, match=r"laptop\.key: can't be written"):
+            apply()
+    assert "issued API key ann laptop" in apply()
+    assert apply() == []
+
+
 @pytest.mark.backends("sqlite", "postgres")
 def test_two_that_apply_at_once_do_it_once(
     settings: dict[str, Any], pipelit: Pipelit, file: Path
@@ -494,6 +645,67 @@ def test_a_folder_that_others_can_write_is_refused(
         pipelit.users.get("ann")
 
 
+@pytest.mark.parametrize("options", [{}, {"dry_run": True}], ids=["real", "dry"])
+@pytest.mark.parametrize("name", ["keys", "keys/ann"])
+@pytest.mark.parametrize("how", ["writable", "link", "file", "another's"])
+def test_a_folder_that_isnt_private_is_refused_in_every_run(
+    file: Path, apply: Apply, how: str, name: str, options: dict[str, bool]
+) -> None:
+    """The secrets folder and an account's, also when there is nothing to write."""
+    if how == "another's" and not ROOT:
+        pytest.skip("of root only")
+    apply()
+    folder = file.parent / name
+    if how == "writable":
+        folder.chmod(0o770)
+    elif how == "another's":
+        os.chown(folder, 1234, -1)
+    else:
+        folder.rename(file.parent / "elsewhere")
+        if how == "link":
+            folder.symlink_to(file.parent / "elsewhere")
+        else:
+            folder.touch()
+    with pytest.raises(ConfigurationError, match=rf"{name}: (other acc|isn't a folder|belongs to)"):
+        apply(**options)
+
+
+def test_a_secret_that_was_left_over_open_is_closed(file: Path, apply: Apply) -> None:
+    """Before it gets its name; it is said, as it may be known."""
+    apply()
+    path = file.parent / "keys" / "ann" / "laptop.key"
+    path.chmod(0o644)
+    path.rename(f"{path}.new")
+    assert apply() == ["written API key ann laptop"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(not ROOT, reason="of root only")
+@pytest.mark.parametrize("name", ["laptop.key", "laptop.key.new"])
+def test_a_file_of_another_account_isnt_used(file: Path, apply: Apply, name: str) -> None:
+    """Its owner can read and change it, whatever its mode is."""
+    apply()
+    path = file.parent / "keys" / "ann" / "laptop.key"
+    path.rename(path.with_name(name))
+    os.chown(path.with_name(name), 1234, -1)
+    with pytest.raises(ConfigurationError, match=rf"{name}: belongs to another account"):
+        apply()
+
+
+@pytest.mark.parametrize("how", ["writable", "another's"])
+def test_a_file_that_others_can_write_is_warned_of(pipelit: Pipelit, file: Path, how: str) -> None:
+    """An account that writes to it gives itself rights."""
+    file.write_text("people: {ann: }")
+    if how == "writable":
+        file.chmod(0o666)
+    elif ROOT:
+        os.chown(file, 1234, -1)
+    else:
+        pytest.skip("of root only")
+    with pytest.warns(WritableFileWarning, match=r"accounts\.yaml: other accounts can write"):
+        pipelit.apply(file, dry_run=True)
+
+
 @pytest.mark.parametrize("name", ["laptop.key", "laptop.key.new"])
 def test_a_link_in_the_place_of_a_file_isnt_followed(
     file: Path, apply: Apply, tmp_path: Path, name: str
@@ -536,3 +748,24 @@ def test_no_secret_is_printed_or_logged(
         for hidden in (SECRET, *(found[-40:] for found in secrets)):
             assert hidden not in each.output
             assert hidden not in caplog.text
+
+
+def test_a_check_that_fails_differs_from_changes(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are exit code 1: changes are a table or a list, an error is elsewhere or an object."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("FIELD_ENCRYPTION_KEY", "PIPELIT_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    assert typed("init").exit_code == 0
+    file.write_text("people: {ann: }")
+    would_change = typed("apply", str(file), "--check", "--json")
+    assert (would_change.exit_code, len(json.loads(would_change.stdout))) == (1, 1)
+    file.write_text(f"people: !!bool {SECRET}")
+    failed = typed("apply", str(file), "--check", "--json")
+    assert failed.exit_code == 1
+    assert json.loads(failed.stdout)["error"]["type"] == "ConfigurationError"
+    plain = typed("apply", str(file), "--check")
+    assert (plain.exit_code, plain.stdout) == (1, "")
+    assert plain.stderr.startswith("error: ")
+    assert SECRET not in plain.output + failed.output
