@@ -89,8 +89,6 @@ LABELS = {"by", "created_by", "purpose", "allow", "public"}
 OTHER = {
     "code": "a secret itself; test_discretion.py",
     "bearer_token": "the same",
-    "token": "the same",
-    "key_name": "the name of a key, which apply has compared with the forms of keys",
     "header": "the name of a header; it isn't stored",
     "scheme": "a word before a header's value; it isn't stored",
     "origins": "addresses; test_http_auth.py",
@@ -126,7 +124,11 @@ NEW = {
     ("approvals", "request", "asked_by"),
 }
 # A transaction of the caller's is needed; the method with the same name without it has the rest.
-IN_A_TRANSACTION = {"create_agent_in", "find_in", "put_in"}
+IN_A_TRANSACTION = {
+    "change_agent_in", "create_agent_in", "create_in", "find_in", "has_in", "has_secret_in",
+    "issue_api_key_in", "key_id_of_in", "list_api_keys_in", "put_in", "revoke_api_key_in",
+    "rotate_totp_in",
+}  # fmt: skip
 SERVICES = ("pipelit", "users", "mfa", "approvals", "credentials", "audit", "keys", "handle")
 
 
