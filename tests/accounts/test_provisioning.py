@@ -233,7 +233,7 @@ def test_a_name_is_made_from_the_purpose(pipelit: Pipelit, writer: Agent) -> Non
     assert re.fullmatch(r"agent_checks_resumes_daily_[0-9a-f]{8}", first.username)
 
 
-@pytest.mark.parametrize("purpose", ["", "書く", "x" * 5000, "../../etc/passwd", "A\0\n"])
+@pytest.mark.parametrize("purpose", ["!", "書く", "x" * 5000, "../../etc/passwd", "A\0\n"])
 def test_any_purpose_makes_a_name(pipelit: Pipelit, writer: Agent, purpose: str) -> None:
     """Whatever a model says of the purpose, the name made from it is a short username."""
     made = pipelit.provision_agent(writer, purpose=purpose)

@@ -912,11 +912,11 @@ SHOWN: list[tuple[Any, str]] = [
     (dict[str, list[Plain]], r"out\[\*\]\[\*\] is of type Plain"),
     (Holder, r"out\.plain is of type Plain"),
     (Nested, r"out\.holders\[\*\]\.plain is of type Plain"),
-    (Plain | threading.Thread, "out is a Plain.*out is of type Thread"),
+    (Plain | threading.Thread, "out is of type Plain.*out is of type Thread"),
     (SecretStr, "out is of type SecretStr: a secret doesn't leave its node"),
-    (Callable[[], int], "out is a .*Callable"),
-    (type[int], r"out is a type\[int\]"),
-    (complex, "out is a complex"),
+    (Callable[[], int], "out is of type .*Callable"),
+    (type[int], r"out is of type type\[int\]"),
+    (complex, "out is of type complex"),
 ]
 
 

@@ -353,7 +353,7 @@ AS_A_NAME = {
     "unsure file": ("{env: CRM_PASSWORD}", "{file: hunter2-Zq81LmTc}", r"file: \(not repeated"),
     "field": ("password: {env: CRM", f"{SECRET}: {{env: NO", r"crm: fields\.…\.env: 'NO_PASSWORD'"),
     "credential": ("  crm:", f"  {SECRET}:", r"credentials\.…: "),
-    "key": ("laptop:", f"{SECRET.lower()}:", r"people\.ann\.keys\.…: has the form of a key"),
+    "key": ("laptop:", f"{SECRET.lower()}:", r"people\.ann\.keys: has the form of a key"),
     "folder": ("secrets: keys", f"secrets: {SECRET}", "secrets: has the form of a key"),
     "tag": ("people:\n", f"x: !!bool {SECRET}\npeople:\n", "line 3: tags"),
     "own tag": ("people:\n", f"x: !{SECRET} x\npeople:\n", "line 3: tags"),
