@@ -63,9 +63,11 @@ wheel: $(READY)
 smoke: $(READY)
 	$(BIN)/python tests/smoke.py dist/*.whl
 
-# Aegra, in an environment of its own of Python 3.12 or newer, for `test_aegra.py`.
+# Two processes of Aegra, in an environment of its own of Python 3.12 or newer, and what `test_aegra.py`
+# asks of them. They take two minutes of CPU time, most of it Aegra's, so `make test` leaves them out.
 aegra: $(READY)
 	$(BIN)/python tests/aegra_environment.py
+	$(BIN)/python -m pytest -n 0 tests/processes/test_aegra.py
 
 # All tests on each of these, each in an environment of its own: some minutes a version.
 pythons: $(READY)
@@ -119,7 +121,7 @@ everywhere: $(READY) $(INSPECTOR)
 test: $(READY)
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory -j2 types wheel
-	$(MAKE) --no-print-directory -j3 smoke notebooks docs aegra
+	$(MAKE) --no-print-directory -j2 smoke notebooks docs
 	$(MAKE) --no-print-directory pytest
 
 clean:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import re
 import shutil
 from collections import Counter
@@ -118,7 +119,8 @@ def world(
     config = (folder / "aegra.json").read_text()
     added = config.replace('"graphs": {', '"graphs": {"slow": "./graphs/slow.py:slow", ')
     (folder / "aegra.json").write_text(added)
-    names = ("aegra_runs", "aegra_accounts")
+    # Two processes may have tests of this module.
+    names = tuple(f"{each}_{os.getpid()}" for each in ("aegra_runs", "aegra_accounts"))
     for name in names:
         postgres_connection.execute(f"CREATE DATABASE {name}")
     runs, accounts = (postgres_server.url(name) for name in names)

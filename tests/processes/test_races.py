@@ -177,9 +177,9 @@ def test_everybody_verifies_everybody(
     """
     names = people(pipelit, 10, each=5)
     # One of them is enough to find what takes long to come.
-    times = 60 if settings["database_url"].startswith("sqlite") and not redis_url else 25
+    times = 20 if settings["database_url"].startswith("sqlite") and not redis_url else 10
     if pytestconfig.getoption("everywhere"):
-        times *= 10
+        times *= 25
     given = [(seed, names, times) for seed in range(PROCESSES * 3)]
     outcomes = crowd.race(settings, POLICY, racing.soak, given)
     assert names_of(outcomes) == {"ok": len(given)}
