@@ -20,10 +20,10 @@ from .answer_choice import STRUCTURED
 from .answer_message import ANSWER_KEY
 from .types import AnyGraph
 
-__all__ = ["agent_tool", "has_invisible_characters"]
+__all__ = ["agent_tool", "has_invisible_characters", "is_tool_name"]
 
-# Model providers accept no other characters, and 64 of them.
-_NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
+# Model providers accept no other characters in the name of a tool, and 64 of them.
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_NAME: Final = 64
 # In hexadecimal digits: agents choose names for their helpers, so no two may be found that collide.
 _DIGEST: Final = 12
@@ -78,10 +78,15 @@ def has_invisible_characters(name: str) -> bool:
     return json_line(name) != json.dumps(name, ensure_ascii=False)
 
 
+def is_tool_name(name: str) -> bool:
+    """Return whether model providers accept a name for a tool."""
+    return 0 < len(name) <= _MAX_NAME and _NOT_IN_A_NAME.search(name) is None
+
+
 def _tool_name(name: str) -> str:
-    replaced = _NOT_IN_A_NAME.sub("_", name)
-    if replaced == name and len(name) <= _MAX_NAME:
+    if is_tool_name(name):
         return name
+    replaced = _NOT_IN_A_NAME.sub("_", name)
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_DIGEST]
     return f"{replaced[: _MAX_NAME - _DIGEST - 1]}_{digest}"
 

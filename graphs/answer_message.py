@@ -21,7 +21,7 @@ from .answer_content import (
     parts_of_message,
     text_block,
 )
-from .spawn.results import SpawnResult, SpawnTask, Status
+from .spawn.results import SpawnResult, SpawnTask, Status, error_in_words, make_result
 
 __all__ = ["ANSWER_KEY", "AnswerMetadata", "answer_message", "no_answer", "structured_answer"]
 
@@ -32,9 +32,6 @@ ANSWER_KEY: Final = "pipelit"
 langgraph-supervisor and langgraph-swarm keep it, and LangChain's integrations don't send it to a
 model provider, as several do with parts of ``additional_kwargs``.
 """
-
-# How much of a child's own error a message quotes, in characters.
-_MAX_QUOTED: Final = 500
 
 
 class AnswerMetadata(TypedDict):
@@ -92,16 +89,7 @@ def answer_message(
 
 def no_answer(agent: str, error: str) -> SpawnResult:
     """Return the result of a question that couldn't be sent."""
-    return SpawnResult(
-        index=0,
-        request=None,
-        agent=agent,
-        status="failed",
-        output=None,
-        error=error,
-        bound=False,
-        proved_at=None,
-    )
+    return SpawnResult({**make_result(agent, "failed", error=error), "index": 0})
 
 
 def structured_answer(result: SpawnResult) -> object:
@@ -185,11 +173,8 @@ def _json_text(value: object) -> str:
 
 
 def _failure_words(result: SpawnResult) -> str:
-    agent, status, error = result["agent"], result["status"], result["error"] or "no reason"
-    if result["proved_at"] is not None:
-        # The child's own words, so they are marked as a quotation.
-        error = f"its graph failed with the error {_json_text(error[:_MAX_QUOTED])}"
+    agent = result["agent"]
     return (
         f"There is no answer from {agent}. This message isn't from {agent}: it says why no proven "
-        f"answer can be used. Status: {status}. Reason: {error}."
+        f"answer can be used. Status: {result['status']}. Reason: {error_in_words(result)}."
     )

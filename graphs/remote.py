@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Final
 
 import httpx
@@ -13,6 +12,7 @@ import pipelit_agents.credentials.leak_guard.langgraph_io  # noqa: F401 - not on
 from pipelit_agents import Agent
 from pipelit_agents._bounds import LONGEST_WAIT, require_seconds
 from pipelit_agents._threads import aside
+from pipelit_agents.credentials.http_auth import is_loopback
 from pipelit_agents.credentials.scope import opened_scope
 from pipelit_agents.credentials.stored import require_reference
 from pipelit_agents.errors import CredentialError
@@ -216,21 +216,12 @@ def _required_url(url: str) -> str:
         raise ValueError(
             "url must not hold a user, password, query or fragment: pass the API key as credential"
         )
-    if parsed.scheme == "http" and not _is_loopback(parsed.host):
+    if parsed.scheme == "http" and not is_loopback(parsed.host):
         raise ValueError(
             f"url: http:// would send the API key to {parsed.host} unencrypted: use https:// "
             "(http:// is only for this machine)"
         )
     return str(parsed).rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _require_sendable(credential: str, key: str) -> str:

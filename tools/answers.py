@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
@@ -22,13 +22,11 @@ from pipelit_agents.graphs.answer_content import (
     parts_of_message,
     text_block,
 )
+from pipelit_agents.graphs.spawn.results import own_words
 
 __all__ = ["AnswerForm", "answers_in_words"]
 
 AnswerForm: TypeAlias = Literal["last_message", "structured", "whole"]
-
-# How much of a child's own error the model receives, in characters.
-_MAX_SAID: Final = 500
 
 
 class _NoAnswer(Exception):
@@ -88,11 +86,10 @@ def _part(
 
 
 def _error(result: SpawnResult) -> dict[str, object]:
-    error = result["error"] or ""
-    if result["status"] == "failed" and result["proved_at"] is not None:
-        # The child's own words: a class of an exception may have any name.
-        return {"error": "its graph failed", "said": error[:_MAX_SAID]}
-    return {"error": error}
+    said = own_words(result)
+    if said is not None:
+        return {"error": "its graph failed", "said": said}
+    return {"error": result["error"] or ""}
 
 
 def _structured(output: object) -> object:

@@ -14,6 +14,7 @@ from pipelit_agents._wording import json_line
 from pipelit_agents._words import quoted
 from pipelit_agents.errors import AccountError, PayloadError
 from pipelit_agents.graphs import SpawnTask
+from pipelit_agents.graphs.spawn.tasks import listed_problems
 from pipelit_agents.protocol.payload import decode
 
 from .child_inputs import ChildInput, InputRefused, declared_input, input_of
@@ -208,10 +209,7 @@ def read_tasks(tasks: Iterable[Task], taken: Callable[[str], ChildInput]) -> lis
         except InputRefused as error:
             problems.append(f"tasks[{index}]: {error}")
     if problems:
-        listed = problems[:_MAX_LISTED]
-        if len(problems) > len(listed):
-            listed.append(f"and {len(problems) - len(listed)} more")
-        raise InputRefused("; ".join(listed))
+        raise InputRefused(listed_problems(problems, _MAX_LISTED))
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
@@ -15,6 +14,7 @@ from pipelit_agents._bounds import require_count
 from pipelit_agents._threads import aside
 from pipelit_agents.errors import SpawnError
 from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await
+from pipelit_agents.graphs.agent_tool import is_tool_name
 from pipelit_agents.graphs.answer_content import MEDIA_TYPES, Content, required_media_types
 
 from .answers import AnswerForm, answers_in_words
@@ -26,8 +26,6 @@ from .recipients import ListedRecipients, Recipients, Task
 __all__ = ["SpawnAndAwait"]
 
 _MAX_TASKS: Final = 20
-# Model providers accept no other names of tools.
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class SpawnAndAwait(AgentTool):
@@ -208,7 +206,7 @@ class SpawnAndAwait(AgentTool):
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
         raise TypeError(f"name must be text, not {type(name).__name__}")
-    if not _NAME.fullmatch(name):
+    if not is_tool_name(name):
         raise ValueError(
             f"name must have 1 to 64 of the characters A-Z a-z 0-9 _ and -; not {name!a}"
         )

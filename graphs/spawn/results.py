@@ -158,16 +158,23 @@ def _moment(step: int) -> str:
     return datetime.fromtimestamp(step * PERIOD, UTC).isoformat()
 
 
-def error_in_words(result: SpawnResult) -> str:
-    """Return the error of a result for a list.
+def own_words(result: SpawnResult) -> str | None:
+    """Return what a child that proved its failure says of it, shortened; None for other results.
 
-    The words of a child that proved its failure are one short JSON string: a class of an exception
-    may have any name, and a message any text.
+    A class of an exception may have any name, and a message any text, so whoever passes it on has
+    to mark it as the child's.
     """
-    error = result["error"] or "no reason"
     if result["status"] == "failed" and result["proved_at"] is not None:
-        return f"its graph failed with the error {json_line(error[:_MAX_QUOTED])}"
-    return error
+        return (result["error"] or "")[:_MAX_QUOTED]
+    return None
+
+
+def error_in_words(result: SpawnResult) -> str:
+    """Return the error of a result, with the child's own words as one short JSON string."""
+    said = own_words(result)
+    if said is not None:
+        return f"its graph failed with the error {json_line(said or 'no reason')}"
+    return result["error"] or "no reason"
 
 
 def error_text(value: object) -> str:

@@ -242,11 +242,11 @@ def _unsent(task: object) -> str:
         return "can't be carried"
 
 
-def listed_problems(problems: Iterable[str]) -> str:
+def listed_problems(problems: Iterable[str], most: int = MAX_LISTED_FAILURES) -> str:
     """Return the first problems in one line, and how many more there are."""
     listed = list(problems)
-    if len(listed) > MAX_LISTED_FAILURES:
-        listed[MAX_LISTED_FAILURES:] = [f"and {len(listed) - MAX_LISTED_FAILURES} more"]
+    if len(listed) > most:
+        listed[most:] = [f"and {len(listed) - most} more"]
     return "; ".join(listed)
 
 

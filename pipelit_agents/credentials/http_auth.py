@@ -38,7 +38,7 @@ from pipelit_agents.identity.agent import Agent
 if TYPE_CHECKING:
     from pipelit_agents.credentials.store import Credentials
 
-__all__ = ["HttpAuth", "http_auth", "require_encrypted"]
+__all__ = ["HttpAuth", "http_auth", "is_loopback", "require_encrypted"]
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _SCHEME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*")
@@ -460,7 +460,7 @@ def require_encrypted(argument: str, url: str) -> None:
 
 
 def _unencrypted(argument: str, url: httpx.URL) -> str | None:
-    if url.scheme != "http" or _is_loopback(url.host):
+    if url.scheme != "http" or is_loopback(url.host):
         return None
     return (
         f"{argument}: http:// would send the credential to {url.host} unencrypted: use "
@@ -480,7 +480,8 @@ def _origin_in(url: Any) -> _Origin:
     return _Origin(scheme, host, _PORTS.get(scheme) if url.port is None else url.port)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, to which a secret may go unencrypted."""
     if host == "localhost":
         return True
     try:
