@@ -12,10 +12,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.graph import Graph
 from langchain_core.tools import BaseTool
 from langgraph.channels import EphemeralValue
-from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
-from langgraph.types import StateSnapshot
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
@@ -34,7 +32,6 @@ from .spawn.graph import SpawnGraph
 from .spawn.node import spawn_and_await
 from .spawn.options import OnFailure
 from .spawn.results import SpawnResult, SpawnTask
-from .spawn.resume_values import waiting_tasks, without_resume_value
 from .spawn.tasks import Terms, all_answer
 from .steps import Step
 from .types import AnyGraph, AnyStateGraph
@@ -122,7 +119,7 @@ class VerifiedAgent(AnyStateGraph):
         call = self._keyed_call(input, config)
         if call.nested and call.resuming:
             saved = self.get_state(call.record_config())
-            _keep_resume_value(call, input, saved, call.parent())
+            call.withhold_resume_value(input, saved, call.parent())
         yield from super().stream(input, call.config(config), **options)
 
     async def astream(
@@ -135,7 +132,7 @@ class VerifiedAgent(AnyStateGraph):
         call = self._keyed_call(input, config)
         if call.nested and call.resuming:
             saved = await self.aget_state(call.record_config())
-            _keep_resume_value(call, input, saved, await call.aparent())
+            call.withhold_resume_value(input, saved, await call.aparent())
         async for chunk in super().astream(input, call.config(config), **options):
             yield chunk
 
@@ -432,14 +429,6 @@ def _messages_of(state: object) -> object:
     if isinstance(state, Mapping):
         return state.get("messages")
     return getattr(state, "messages", None)
-
-
-def _keep_resume_value(
-    call: Call, state: object, saved: StateSnapshot, parent: CheckpointTuple | None
-) -> None:
-    """Keep a plain resume value from a call whose interrupt wasn't the displayed one."""
-    if not waiting_tasks(call.configurable, state, saved, parent):
-        call.configurable |= without_resume_value(call.configurable)
 
 
 def _one_less(xray: int | bool) -> int | bool:

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.config import get_config
+from langgraph.types import StateSnapshot
 
 from pipelit_agents.errors import ConfigurationError
 
@@ -39,6 +40,7 @@ from .internals import (
     Scratchpad,
     is_the_node,
 )
+from .resume_values import waiting_tasks, without_resume_value
 
 __all__ = ["Call"]
 
@@ -144,6 +146,19 @@ class Call:
         own = str(int.from_bytes(number, "big"))
         conf[NAMESPACE] = SEPARATOR.join((conf[NAMESPACE], own))
         self.keyed = True
+
+    def withhold_resume_value(
+        self, given: object, saved: StateSnapshot, parent: CheckpointTuple | None
+    ) -> None:
+        """Keep a plain resume value from this call, unless its interrupt was the displayed one.
+
+        Args:
+            given: The input of the call.
+            saved: Its record.
+            parent: The checkpoint of the enclosing graph, if it is known.
+        """
+        if not waiting_tasks(self.configurable, given, saved, parent):
+            self.configurable |= without_resume_value(self.configurable)
 
     def restart(self) -> None:
         """Make LangGraph use the input and ignore the record."""

@@ -11,7 +11,6 @@ from langgraph.pregel import Pregel
 from ..codec import state_to_bytes
 from ..types import AnyGraph
 from .calls import Call
-from .resume_values import waiting_tasks, without_resume_value
 
 __all__ = ["keyed_by_input"]
 
@@ -28,8 +27,7 @@ class _KeyedByInput(Runnable[object, object]):
         call = self._call_of(input, config)
         if call.resuming:
             saved = self._graph.get_state(call.record_config())
-            if not waiting_tasks(call.configurable, input, saved, call.parent()):
-                call.configurable |= without_resume_value(call.configurable)
+            call.withhold_resume_value(input, saved, call.parent())
         return self._graph.invoke(input, call.config(config), **options)
 
     async def ainvoke(
@@ -42,8 +40,7 @@ class _KeyedByInput(Runnable[object, object]):
         call = self._call_of(input, config)
         if call.resuming:
             saved = await self._graph.aget_state(call.record_config())
-            if not waiting_tasks(call.configurable, input, saved, await call.aparent()):
-                call.configurable |= without_resume_value(call.configurable)
+            call.withhold_resume_value(input, saved, await call.aparent())
         return await self._graph.ainvoke(input, call.config(config), **options)
 
     def _call_of(self, graph_input: object, config: RunnableConfig | None) -> Call:

@@ -50,7 +50,7 @@ from langgraph.checkpoint.base import (
 
 from pipelit_agents.checkpoints.capabilities import AnySaver, with_capabilities
 from pipelit_agents.checkpoints.cipher import CLEAR_FIELDS, CheckpointCipher
-from pipelit_agents.checkpoints.copies import CopiesThreads
+from pipelit_agents.checkpoints.copy_thread import CopiesThreads
 from pipelit_agents.checkpoints.listing import Listing, Page
 from pipelit_agents.checkpoints.reading import aclosing, closing, describe, reading
 from pipelit_agents.checkpoints.serializer import SealedSerializer

@@ -179,10 +179,8 @@ class _Run:
                     self._connection, name, key_name=key_name, key_expires_at=expires_at
                 ).api_key.get_secret_value(),
             )
-        elif row.kind != "human" or row.domain:
-            raise ValueError(f"there is {_kind(row)} of that name")
-        elif not row.active:
-            raise ValueError(_GONE)
+        else:
+            _require_living(row, "human")
         self._keys(name, keys)
 
     def _agent(self, name: str, agent: DeclaredAgent) -> None:
@@ -214,10 +212,7 @@ class _Run:
         self._keys(name, agent.keys)
 
     def _change(self, name: str, agent: DeclaredAgent, row: AccountRow) -> None:
-        if row.kind != "agent" or row.domain:
-            raise ValueError(f"there is {_kind(row)} of that name")
-        if not row.active:
-            raise ValueError(_GONE)
+        _require_living(row, "agent")
         if row.owner != agent.owner:
             raise ValueError(
                 f"owner is {row.owner!r} here, and an owner can't change: create another agent"
@@ -406,6 +401,13 @@ class _Run:
 def _require_wanted(dry_run: bool) -> None:
     if dry_run:
         raise _NothingWanted
+
+
+def _require_living(row: AccountRow, kind: str) -> None:
+    if row.kind != kind or row.domain:
+        raise ValueError(f"there is {_kind(row)} of that name")
+    if not row.active:
+        raise ValueError(_GONE)
 
 
 def _kind(row: AccountRow) -> str:

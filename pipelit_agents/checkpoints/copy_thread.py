@@ -19,8 +19,8 @@ from pipelit_agents.checkpoints.capabilities import (
     in_thread,
 )
 from pipelit_agents.checkpoints.cipher import CheckpointCipher
-from pipelit_agents.checkpoints.copying import Row, ThreadCopy
 from pipelit_agents.checkpoints.reading import aclosing, closing, describe, reading
+from pipelit_agents.checkpoints.thread_copy import Row, ThreadCopy
 from pipelit_agents.errors import UnsealError
 
 __all__ = ["CopiesThreads"]
