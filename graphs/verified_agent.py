@@ -28,6 +28,7 @@ from .child import VerifiedChild
 from .conversation import History, as_messages, check_history, messages_to_send
 from .remote import RemoteChild
 from .spawn.calls import Call
+from .spawn.ceiling import ChildCredentials
 from .spawn.graph import SpawnGraph
 from .spawn.node import spawn_and_await
 from .spawn.options import OnFailure
@@ -228,6 +229,7 @@ def verified_agent(
     answer_types: Collection[type] = (),
     attachments: Collection[str] = (),
     hand_back_to: str | None = None,
+    credentials: ChildCredentials = None,
 ) -> VerifiedAgent:
     """Create an agent from a verified child: a graph with messages in and messages out.
 
@@ -268,6 +270,8 @@ def verified_agent(
             is displayed to a person, or becomes a tool message.
         hand_back_to: In a swarm, the member that is active after an answer. None leaves this agent
             active, so that the next turn asks the child again. A child can't choose it.
+        credentials: The credentials that the child may open at most, as for
+            :func:`spawn_and_await`. None for no limit.
 
     Returns:
         A compiled graph.
@@ -300,6 +304,7 @@ def verified_agent(
         on_failure=on_failure,
         max_answer_bytes=max_answer_bytes,
         answer_types=answer_types,
+        credentials=credentials,
     )
     name = name or agent
     builder = StateGraph(

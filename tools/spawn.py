@@ -16,6 +16,7 @@ from pipelit_agents.errors import SpawnError
 from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await
 from pipelit_agents.graphs.agent_tool import is_tool_name
 from pipelit_agents.graphs.answer_content import MEDIA_TYPES, Content, required_media_types
+from pipelit_agents.graphs.spawn.ceiling import ChildCredentials
 
 from .answers import AnswerForm, answers_in_words
 from .child_inputs import InputRefused
@@ -74,6 +75,7 @@ class SpawnAndAwait(AgentTool):
         proof: As for ``spawn_and_await``.
         max_answer_bytes: The maximum size of one answer.
         max_tasks: How many tasks one call may have.
+        credentials: As for ``spawn_and_await``. A model can't name credentials.
 
     Raises:
         TypeError: A child can't prove its answers, or an option has the wrong type.
@@ -119,6 +121,7 @@ class SpawnAndAwait(AgentTool):
         proof: Mapping[str, Literal["bound", "unbound-totp"]] | None = None,
         max_answer_bytes: int = 2**20,
         max_tasks: int = _MAX_TASKS,
+        credentials: ChildCredentials = None,
         **options: Any,
     ) -> None:
         if answer not in get_args(AnswerForm):
@@ -138,6 +141,7 @@ class SpawnAndAwait(AgentTool):
             max_answer_bytes=max_answer_bytes,
             # Two tools of one agent may send the same tasks in one node.
             name=str(options.get("name", "spawn_and_await")),
+            credentials=credentials,
         )
         recipients = _recipients(options["spawn"], children, inputs, purposes)
         options.setdefault("description", _description(recipients, max_tasks))

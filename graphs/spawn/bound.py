@@ -29,7 +29,7 @@ def bound_node(parent: Parent, child: VerifiedChild) -> Step:
 
         def work(control: RunControl | None) -> object:
             request = parent.make_request(spawn, child, order, challenge)
-            with MaskedChildErrors(partial(parent.interrupt, order)):
+            with parent.limited(order), MaskedChildErrors(partial(parent.interrupt, order)):
                 return child.answer(request, inherited, control)
 
         def verify_answer(answer: object) -> SpawnResult:
@@ -44,7 +44,8 @@ def bound_node(parent: Parent, child: VerifiedChild) -> Step:
 
         async def work() -> object:
             request = await parent.amake_request(spawn, child, order, challenge)
-            with MaskedChildErrors(partial(parent.interrupt, order)), Containment():
+            masked = MaskedChildErrors(partial(parent.interrupt, order))
+            with parent.limited(order), masked, Containment():
                 return await child.aanswer(request, inherited)
 
         async def verify_answer(answer: object) -> SpawnResult:

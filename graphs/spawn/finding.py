@@ -29,6 +29,7 @@ from ..messages import Acceptance
 from ..remote import RemoteChild
 from ..types import AnyGraph
 from .asking import Asking, UnfitChild
+from .ceiling import Ceiling
 from .created import CreatedAgents
 from .forms import form_of_function
 from .options import check_child
@@ -92,6 +93,7 @@ class FoundTerms(Terms):
         children: The children that were found. Before the function is asked there are none.
         finder: Asks the function.
         unfit: Why a child isn't used, by name.
+        ceiling: The credentials that each child may open at most.
     """
 
     refuses = True
@@ -104,10 +106,11 @@ class FoundTerms(Terms):
         children: Mapping[str, AnyGraph | RemoteChild],
         finder: Finder,
         unfit: Mapping[str, str],
+        ceiling: Ceiling,
     ) -> None:
         remote = {name for name, each in children.items() if isinstance(each, RemoteChild)}
         super().__init__(
-            lead, dict.fromkeys(children, "bound"), remote, on_failure, accept, children
+            lead, dict.fromkeys(children, "bound"), remote, on_failure, accept, children, ceiling
         )
         self._finder = finder
         self._unfit = unfit

@@ -18,7 +18,7 @@ from .calls import Call
 from .isolation import ChildFailed
 from .resume_values import waiting_tasks
 from .run import RUN, Run, spawn_error
-from .tasks import Terms, all_answer, marks_of_all, tasks_of
+from .tasks import Terms, all_answer, has_other_credentials, marks_of_all, tasks_of
 from .turns import is_repeat
 
 __all__ = ["SpawnGraph"]
@@ -172,6 +172,10 @@ class SpawnGraph(AnyStateGraph):
             marks = marks_of_all(run.read)
             recorded = saved.values.get("requested")
             if recorded != marks and marks_of_all(self.terms.read(saved.values["tasks"])) != marks:
+                call.restart()
+                return
+            if has_other_credentials(saved.values["tasks"], run.read):
+                # The recorded orders would let the children open other credentials.
                 call.restart()
                 return
             if call.keyed and self.terms.has_other_forms(saved.values.get("forms"), run.read):

@@ -12,6 +12,7 @@ from langgraph.runtime import get_runtime
 
 from pipelit_agents import Agent, Verification
 from pipelit_agents._threads import Apart, aside
+from pipelit_agents.credentials.limits import limited_to
 from pipelit_agents.errors import AccountError, PayloadError, ProofRejected
 from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof, derive_challenge
@@ -31,7 +32,7 @@ from .refusals import refusal_for
 from .results import AnswerUpdate, Order, ProofKind, SpawnResult, error_text, make_result
 from .resume_values import without_resume_value
 from .run import RUN, Run, run_of
-from .tasks import with_index
+from .tasks import credentials_of, with_index
 
 __all__ = ["Parent"]
 
@@ -75,7 +76,8 @@ class Parent:
         self.name = name
         self.timeout = options.timeout
         self.max_bytes = options.max_bytes
-        self.possession = Possession(lead, name, options.timeout, apart)
+        limit = options.ceiling.of(name)
+        self.possession = Possession(lead, name, options.timeout, apart, limit)
         self._options = options
         # Read only here, because the child's own code can change its attributes later.
         listed = child.accept_from if isinstance(child, VerifiedChild) else None
@@ -118,6 +120,14 @@ class Parent:
         elif self._preset and "max_concurrency" in config:
             inherited["max_concurrency"] = config["max_concurrency"]
         return inherited
+
+    def limited(self, order: Order) -> limited_to:
+        """Return a block in which the child's code can open only what its task needs.
+
+        It is computed at each attempt and resume, from the spawn and the order, inside the limit of
+        the parent's own task.
+        """
+        return limited_to(self._options.ceiling.of(self.name), credentials_of(order))
 
     def challenge(self, order: Order) -> Challenge:
         """Return the challenge of this attempt."""

@@ -17,6 +17,7 @@ from ..messages import DEFAULT_MESSAGES, Acceptance, required_kinds
 from ..remote import RemoteChild
 from ..schemas import known_classes
 from .assembly import assemble, called_children
+from .ceiling import Ceiling, ChildCredentials
 from .finding import FindChild, Finder, Found, FoundTerms, required_function
 from .found_graph import FoundGraphs, FoundSpawnGraph
 from .graph import SpawnGraph
@@ -43,10 +44,12 @@ def spawn_and_await(
     accept_messages: Collection[str] = DEFAULT_MESSAGES,
     tool_calls: bool = False,
     answer_types: Collection[type] = (),
+    credentials: ChildCredentials = None,
 ) -> SpawnGraph:
     """Create a graph node that runs tasks on children and accepts only proven answers.
 
-    The node reads ``state["tasks"]``, a list of ``{"agent": …, "input": …}``. It writes
+    The node reads ``state["tasks"]``, a list of ``{"agent": …, "input": …}``; a task may also name
+    the ``credentials`` that its child needs. It writes
     ``state["results"]``, one :class:`SpawnResult` a task in the same order. Declare both keys in
     the graph's state: LangGraph silently drops undeclared keys. The node emits
     ``{"type": "pipelit.spawn", "event": …, "agent": …, "index": …}`` on LangGraph's custom stream,
@@ -101,6 +104,14 @@ def spawn_and_await(
         answer_types: Classes (enums, pydantic models, dataclasses, named tuples) that values in
             answers may be rebuilt as. The classes in the output schema of a local child are always
             known. A value of another class arrives in its JSON form.
+        credentials: The credentials that the children may open at most, each as ``credential`` or
+            ``credential:field``, and an empty list for none; or a dict of such lists by the child's
+            name, with None for a child without a limit. None for no limit. A task's
+            ``credentials`` and the limit of the parent's own task narrow it further. Another
+            credential raises ``CredentialNotAllowed`` in the child, in its sub-graphs and in its
+            own children. Children that a function finds, and that a dict doesn't name, open none.
+            A child on another machine opens the credentials of its own deployment and can't be
+            limited here. This is no boundary against hostile code in the same process.
 
     Returns:
         A compiled graph, to be added as a node. When it runs, it also raises ``SpawnError`` if the
@@ -110,7 +121,10 @@ def spawn_and_await(
         TypeError: A child can't prove its answers, and ``proof`` doesn't allow that; or an option
             has the wrong type; or, when the node runs synchronously, the function is async.
         ValueError: A child's name isn't its agent's, a child needs ``accept_from``, or an option is
-            out of range.
+            out of range; or ``credentials`` names something that isn't a local child, or leaves
+            one out.
+        CredentialError: A name in ``credentials`` can't be that of a credential. Whether there is
+            such a credential is known when it is opened.
 
     Example:
         ```python
@@ -127,6 +141,7 @@ def spawn_and_await(
     }
     check_options(timeout, counts, on_failure)
     accept = Acceptance(required_kinds(accept_messages), tool_calls)
+    ceiling = Ceiling(credentials)
     options = LinkOptions(
         timeout,
         on_failure,
@@ -134,6 +149,7 @@ def spawn_and_await(
         max_concurrency,
         accept,
         known_classes(answer_types),
+        ceiling,
     )
     assembled = partial(assemble, lead, options=options, max_depth=max_depth, name=name)
     kinds = dict(proof or {})
@@ -144,14 +160,15 @@ def spawn_and_await(
         called = called_children(children)
         bound: dict[str, ProofKind] = dict.fromkeys(children, "bound")
         remote = {agent for agent, each in called.items() if isinstance(each, RemoteChild)}
+        ceiling.check(called.keys() - remote, remote)
         return assembled(
-            called, Terms(lead.username, bound | kinds, remote, on_failure, accept, called)
+            called, Terms(lead.username, bound | kinds, remote, on_failure, accept, called, ceiling)
         )
     finder = Finder(lead, required_function(lead, children, kinds), timeout)
 
     def make(found: Found, apart: Apart | None = None) -> SpawnGraph:
         called = called_children(found.children)
-        terms = FoundTerms(lead.username, on_failure, accept, called, finder, found.unfit)
+        terms = FoundTerms(lead.username, on_failure, accept, called, finder, found.unfit, ceiling)
         return assembled(called, terms, apart=apart)
 
     none_yet = make(Found({}, {}, {}))

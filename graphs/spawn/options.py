@@ -19,6 +19,7 @@ from ..child import VerifiedChild
 from ..messages import Acceptance
 from ..objects import Known
 from ..remote import RemoteChild, from_remote_graph
+from .ceiling import Ceiling
 from .results import JOIN, PLAN, UNASSIGNED, Child
 
 __all__ = ["LinkOptions", "OnFailure", "check_child", "check_children", "check_options"]
@@ -37,6 +38,7 @@ class LinkOptions:
         max_concurrency: How many children run at once.
         accept: Which messages answers may hold.
         known: Classes that values in answers may be rebuilt as.
+        ceiling: The credentials that each child may open at most.
     """
 
     timeout: float | None
@@ -45,6 +47,7 @@ class LinkOptions:
     max_concurrency: int | None
     accept: Acceptance
     known: Known
+    ceiling: Ceiling
 
 
 def check_options(timeout: float | None, counts: Mapping[str, int | None], on_failure: str) -> None:

@@ -122,6 +122,8 @@ def _make_order(index: int, read: ReadTask, depth: int, lead: Agent) -> Order:
         issued_at=lead.now(),
         depth=depth,
     )
+    if read.credentials is not None:
+        order["credentials"] = sorted(read.credentials)
     if read.problem is not None:
         order["problem"], order["refused"] = read.problem, read.refused
     return order

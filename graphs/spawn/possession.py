@@ -8,6 +8,7 @@ from typing import Final
 
 from pipelit_agents import Agent
 from pipelit_agents._threads import Apart, Stuck
+from pipelit_agents.credentials.limits import limited_to
 from pipelit_agents.protocol.binding import Challenge, Proof
 
 from ..child import VerifiedChild
@@ -39,15 +40,22 @@ class Possession:
         timeout: How long the child may take for a task, in seconds; None for no limit.
         apart: Runs the child's calls, and counts them by its name. By default this child has one
             of its own.
+        limit: The credentials that the child's code may open; None for no limit.
     """
 
     def __init__(
-        self, lead: Agent, name: str, timeout: float | None, apart: Apart | None = None
+        self,
+        lead: Agent,
+        name: str,
+        timeout: float | None,
+        apart: Apart | None = None,
+        limit: frozenset[str] | None = None,
     ) -> None:
         self._lead = lead
         self._name = name
         self.timeout = POSSESSION_TIMEOUT if timeout is None else min(timeout, POSSESSION_TIMEOUT)
         self._apart = apart or Apart(MAX_HUNG_CALLS)
+        self._limit = limit
 
     def require(self, run: Run, child: VerifiedChild) -> None:
         """Verify that the child holds its secret, unless it proved that a moment ago.
@@ -107,7 +115,7 @@ class Possession:
         run.possession_proven[self._name] = self._lead.now()
 
     def _prove(self, child: VerifiedChild, challenge: Challenge) -> Proof:
-        with MaskedChildErrors():
+        with limited_to(self._limit), MaskedChildErrors():
             # Read the fields here: the answer may be any object, and run code when it is read.
             proof = child.prove_possession(challenge)
             if type(proof) is not Proof or type(proof.step) is not int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias
@@ -42,10 +43,15 @@ class SpawnTask(TypedDict):
     Attributes:
         agent: The child.
         input: The input of the child's graph.
+        credentials: The only credentials that the child may open for this task, each as
+            ``credential`` or ``credential:field``; an empty list for none. It can only narrow what
+            the spawn and its own parent allow. Missing or None: nothing is narrowed. A child on
+            another machine can't have it.
     """
 
     agent: str
     input: object
+    credentials: NotRequired[Sequence[str] | None]
 
 
 class SpawnResult(TypedDict):
@@ -123,6 +129,8 @@ class Order(TypedDict):
     seed: bytes
     issued_at: float
     depth: int
+    # What the task itself names.
+    credentials: NotRequired[list[str]]
     problem: NotRequired[str]
     # Whether the problem is that the agent isn't admitted.
     refused: NotRequired[bool]

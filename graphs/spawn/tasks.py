@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from typing import ClassVar, Final, NamedTuple
+from contextlib import suppress
+from typing import ClassVar, Final, NamedTuple, TypeGuard
 
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
 from pipelit_agents._words import quoted
-from pipelit_agents.errors import PayloadError, SpawnError
+from pipelit_agents.credentials.limits import require_references
+from pipelit_agents.errors import CredentialError, PayloadError, SpawnError
 
 from ..child import VerifiedChild
 from ..codec import state_to_bytes
 from ..messages import Acceptance
 from ..remote import RemoteChild
 from ..types import AnyGraph
+from .ceiling import REMOTE_OPENS_ITS_OWN, Ceiling
 from .forms import code_of, form_of
 from .results import MAX_LISTED_FAILURES, Order, ProofKind, SpawnResult
 
@@ -25,6 +28,8 @@ __all__ = [
     "Terms",
     "all_answer",
     "answers",
+    "credentials_of",
+    "has_other_credentials",
     "listed_problems",
     "mark_of",
     "marks_of_all",
@@ -37,6 +42,7 @@ __all__ = [
 _MARK_SIZE: Final = 32
 # LangGraph refuses them as the input of a graph whose state has fields.
 _NO_FIELDS: Final = (str, bytes, int, float)
+_CREDENTIALS: Final = "credentials"
 
 
 class ReadTask(NamedTuple):
@@ -49,6 +55,7 @@ class ReadTask(NamedTuple):
         unsent: Identifies a task without a request. Unlike ``problem``, it stays the same when a
             new version words its messages otherwise.
         refused: Whether the problem is that the task's agent isn't admitted.
+        credentials: The only credentials that the task lets its child open; None if it names none.
     """
 
     agent: str
@@ -56,6 +63,7 @@ class ReadTask(NamedTuple):
     problem: str | None
     unsent: str = ""
     refused: bool = False
+    credentials: frozenset[str] | None = None
 
     @property
     def digest(self) -> str | None:
@@ -77,6 +85,7 @@ class Terms:
         on_failure: As for :func:`spawn_and_await`.
         accept: Which messages answers may hold.
         children: The children by name.
+        ceiling: The credentials that each child may open at most.
     """
 
     refuses: ClassVar[bool] = False
@@ -89,8 +98,10 @@ class Terms:
         on_failure: str,
         accept: Acceptance,
         children: Mapping[str, AnyGraph | RemoteChild],
+        ceiling: Ceiling,
     ) -> None:
         self.lead = lead
+        self._ceiling = ceiling
         self.kinds = kinds
         self.remote = remote
         self.on_failure = on_failure
@@ -113,7 +124,7 @@ class Terms:
 
     def read_task(self, index: int, task: object) -> ReadTask:
         """Read one task of a state."""
-        if not isinstance(task, Mapping) or set(task) != {"agent", "input"}:
+        if not _is_task(task):
             if isinstance(task, Mapping):
                 found = f", and has {', '.join(map(str, task)) or 'nothing'}"[:80]
                 if "message" in task:
@@ -129,20 +140,31 @@ class Terms:
         request: bytes | None = None
         problem: str | None = None
         unsent, refused = "", False
+        credentials: frozenset[str] | None = None
         try:
+            named = task.get(_CREDENTIALS)
+            credentials = _read_credentials(f"tasks[{index}].{_CREDENTIALS}", named)
             request = state_to_bytes(task["input"], portable=agent in self.remote)
         except PayloadError as error:
             problem, unsent = f"tasks[{index}].input: {error}", _unsent(task)
+        except (CredentialError, TypeError, ValueError) as error:
+            problem, unsent = str(error), _unsent(task)
         else:
             if agent in self.takes_fields and isinstance(task["input"], _NO_FIELDS):
                 problem = (
                     f'tasks[{index}].input must be a dict, such as {{"messages": [("user", '
                     f'"why?")]}}, not {type(task["input"]).__name__}'
                 )
+        limits = credentials is not None or self._ceiling.limits_remote(agent)
+        if problem is None and agent in self.remote and limits:
+            problem = (
+                f"tasks[{index}] names credentials, and {agent!r} {REMOTE_OPENS_ITS_OWN}: leave "
+                "them out, in the task and in credentials= of the spawn"
+            )
         if not isinstance(task["agent"], str) or task["agent"] not in self.kinds:
             problem = f"tasks[{index}].agent {quoted(task['agent'])} {self.why_no_child(agent)}"
             refused = self.refuses
-        return ReadTask(agent, request, problem, unsent, refused)
+        return ReadTask(agent, request, problem, unsent, refused, credentials)
 
     def why_no_child(self, agent: str) -> str:
         """Return why an agent isn't a child, to follow its name."""
@@ -182,7 +204,11 @@ class Terms:
         """
         fields = [name, self.lead, self.on_failure, self.accepted]
         for each in read:
-            kind, form = self.kinds.get(each.agent, "bound"), self.forms.get(each.agent, "")
+            kind: str = self.kinds.get(each.agent, "bound")
+            form = self.forms.get(each.agent, "")
+            if each.credentials is not None:
+                # The same request with other credentials is another call.
+                kind = f"{kind} {sorted(each.credentials)}"
             fields += [each.agent, kind, form, each.digest or each.unsent]
         digest = hashlib.sha256(b"pipelit-agents/spawn-call/v1\0")
         for field in fields:
@@ -232,6 +258,38 @@ def tasks_of(state: object) -> object:
     tasks = state.get("tasks") if isinstance(state, Mapping) else getattr(state, "tasks", None)
     has = "tasks" in state if isinstance(state, Mapping) else hasattr(state, "tasks")
     return (tasks or []) if has else None
+
+
+def _read_credentials(argument: str, named: object) -> frozenset[str] | None:
+    return None if named is None else require_references(argument, named)
+
+
+def credentials_of(order: Order) -> frozenset[str] | None:
+    """Return the only credentials that an order lets its child open; None if it names none."""
+    try:
+        return _read_credentials(_CREDENTIALS, order.get(_CREDENTIALS))
+    except (CredentialError, TypeError, ValueError):
+        # The plan wrote another form, so somebody changed the record: the child may open nothing.
+        return frozenset()
+
+
+def has_other_credentials(recorded: object, read: list[ReadTask]) -> bool:
+    """Return whether the recorded tasks, as many as those that were read, name others."""
+    tasks = recorded if isinstance(recorded, list | tuple) else ()
+    return [each.credentials for each in read] != [_credentials_named_by(each) for each in tasks]
+
+
+def _credentials_named_by(task: object) -> frozenset[str] | None:
+    # As `Terms.read_task` reads them, without the input.
+    if not _is_task(task):
+        return None
+    with suppress(CredentialError, TypeError, ValueError):
+        return _read_credentials(_CREDENTIALS, task.get(_CREDENTIALS))
+    return None
+
+
+def _is_task(task: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(task, Mapping) and set(task) - {_CREDENTIALS} == {"agent", "input"}
 
 
 def _unsent(task: object) -> str:

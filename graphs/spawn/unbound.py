@@ -39,7 +39,7 @@ def unbound_node(parent: Parent, child: AnyGraph) -> Step:
         inherited = parent.config(order, config)
 
         def work(control: RunControl | None) -> tuple[str, bytes]:
-            with MaskedChildErrors(partial(parent.interrupt, order)):
+            with parent.limited(order), MaskedChildErrors(partial(parent.interrupt, order)):
                 return _code_and_output(
                     graph.invoke(child_input(order), inherited, control=control)
                 )
@@ -52,7 +52,8 @@ def unbound_node(parent: Parent, child: AnyGraph) -> Step:
         inherited = parent.config(order, config)
 
         async def work() -> tuple[str, bytes]:
-            with MaskedChildErrors(partial(parent.interrupt, order)), Containment():
+            masked = MaskedChildErrors(partial(parent.interrupt, order))
+            with parent.limited(order), masked, Containment():
                 return _code_and_output(await graph.ainvoke(child_input(order), inherited))
 
         async def verify_answer(answer: tuple[str, bytes]) -> SpawnResult:

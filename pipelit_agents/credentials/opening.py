@@ -13,6 +13,7 @@ from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._words import may_be_secret, quoted, recordable
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD
+from pipelit_agents.credentials.limits import refusal_beyond_limit
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.stored import not_found
 from pipelit_agents.database.fast_path import Query
@@ -129,6 +130,9 @@ def decrypted(core: Core, name: str, wanted: str | None, agent: Agent | None) ->
             f"credential {quoted(name)}: {agent!r} belongs to another Pipelit",
             credential=recordable(name),
         )
+    if (beyond := refusal_beyond_limit(name, wanted)) is not None:
+        record_refusal(core, name, agent, "not for this task")
+        raise beyond
     actor = ""
     if agent is not None:
         actor = agent.username

@@ -50,8 +50,8 @@ class SpawnMiddleware(AgentMiddleware[Any, Any, Any]):
         children: As for ``spawn_and_await``.
         instructions: The section's text before the list of agents, in place of the library's.
             Empty for no section.
-        options: The options of ``SpawnAndAwait``: ``answer``, ``timeout``, ``purposes``, ``name``
-            and so on.
+        options: The options of ``SpawnAndAwait``: ``answer``, ``timeout``, ``purposes``, ``name``,
+            ``credentials`` and so on.
 
     Attributes:
         tool: The tool.
