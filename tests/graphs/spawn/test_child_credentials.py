@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -24,6 +25,7 @@ from test_tools import Scripted, calls
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent, Pipelit
+from pipelit_agents.credentials.limits import limited_to
 from pipelit_agents.errors import CredentialError, CredentialNotAllowed, SpawnError
 from pipelit_agents.graphs import (
     VerifiedChild,
@@ -232,6 +234,16 @@ async def test_two_children_at_once_have_their_own_limits(vault: Pipelit, lead: 
     ]
 
 
+def test_a_limit_holds_for_its_block_and_narrows_within(vault: Pipelit) -> None:
+    """In any code, also if the block raises."""
+    with suppress(ValueError), limited_to(frozenset({"github", "database"})):
+        with limited_to(None, frozenset({"github", "search"})):
+            assert opens(vault) == ONLY_GITHUB
+        assert opens(vault) == ALL | {"search": "refused"}
+        raise ValueError
+    assert opens(vault) == ALL
+
+
 @pytest.mark.parametrize("timeout", [None, 30], ids=["no-timeout", "timeout"])
 def test_the_limit_ends_with_the_child(vault: Pipelit, lead: Agent, timeout: float | None) -> None:
     """Whether it answers or fails, its parent opens everything again."""
@@ -332,6 +344,30 @@ def test_tasks_that_name_other_credentials_are_other_tasks(vault: Pipelit, lead:
     compiled = graph.compile(checkpointer=InMemorySaver())
     compiled.invoke({}, THREAD)
     assert compiled.invoke(Command(resume="yes"), THREAD)["note"] == ONLY_SEARCH
+
+
+def test_calls_with_other_credentials_keep_their_own_records(vault: Pipelit, lead: Agent) -> None:
+    """A node that is run again may make them in another order, and no child works twice."""
+    ran: list[dict[str, str]] = []
+
+    def work(state: Work) -> Work:
+        ran.append(opens(vault))
+        return {"a": ran[-1]}
+
+    spawn = spawn_and_await(lead, {NAME: child_of(vault, work)})
+    orders = [["github", "search"], ["search", "github"]]
+
+    def node(state: Lead) -> Lead:
+        answers = {each: said(spawn.invoke(asking(credentials=[each]))) for each in orders.pop()}
+        interrupt("again?")
+        return {"note": answers}  # type: ignore[typeddict-item]
+
+    graph = StateGraph(Lead).add_node("node", node).add_edge(START, "node")
+    compiled = graph.compile(checkpointer=InMemorySaver())
+    compiled.invoke({}, THREAD)
+    state = compiled.invoke(Command(resume="yes"), THREAD)
+    assert state["note"] == {"github": ONLY_GITHUB, "search": ONLY_SEARCH}
+    assert ran == [ONLY_SEARCH, ONLY_GITHUB]
 
 
 def test_a_waiting_run_is_not_resumed_for_other_credentials(vault: Pipelit, lead: Agent) -> None:
