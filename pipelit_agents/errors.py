@@ -264,7 +264,7 @@ class CredentialNotFound(CredentialError, LookupError):
 
 
 class CredentialNotAllowed(CredentialError):
-    """The credential is restricted to named accounts, and this account isn't one of them."""
+    """The credential is for named accounts, or the running task is limited to other credentials."""
 
 
 class CredentialScopeError(CredentialError):

@@ -723,6 +723,21 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "Credentials are for all": {"credentials": ["a_credential_is_for_all_unless_kept"]},
     "`created_by` is a record": {"credentials": ["a_credential_is_for_all_unless_kept"]},
     "`allow=[…]` keeps one": {"credentials": ["a_kept_credential_opens_for_named_accounts_only"]},
+    "A spawn can limit what its children open": {
+        "child_credentials": [
+            "a_child_opens_what_spawn_and_task_both_name",
+            "a_mistaken_ceiling_is_an_error_when_the_graph_is_built",
+            "a_model_cannot_name_credentials",
+        ]
+    },
+    "The limit holds in the child's sub-graphs": {
+        "child_credentials": [
+            "a_grandchild_opens_no_more_than_its_parent",
+            "a_resumed_child_has_its_limit_again",
+            "a_retried_child_has_its_limit_again",
+            "threads_and_tasks_of_a_child_have_its_limit",
+        ]
+    },
     "**Secrets in a running node.**": {
         "secret_scope": [
             "the_four_kinds_of_nodes",
@@ -1106,6 +1121,8 @@ LIMITS: Final = (
     "Of those that were spent before the last one",
     "On SQLite a planted number that is nearer",
     "For an agent audience codes at other verifiers",
+    "It doesn't reach a thread that starts without",
+    "It is for mistakes, and no boundary",
 )
 
 NO_PROMISE: Final = ("**not defended**", "**no**")

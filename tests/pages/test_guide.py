@@ -26,7 +26,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_recipe_has_one_block_and_a_test() -> None:
     """A recipe that is added must be run by a test here."""
-    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 11
+    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 12
 
 
 @pytest.mark.process
@@ -87,6 +87,20 @@ def test_a_tool_with_a_key(prepared: Path) -> None:
         "['city']",
         "asked https://weather.example about Bern with 1 header",
         "credential.reveal",
+    ]
+
+
+@pytest.mark.process
+def test_a_child_opens_only_what_its_task_needs(prepared: Path) -> None:
+    """The spawn's list limits the child, and the task's list narrows it."""
+    said = run(RECIPES["A child that opens only what its task needs"], prepared).splitlines()
+    assert said == [
+        "maps is open",
+        "mail is open",
+        "credential 'bank': this task may open only 'mail', 'maps'",
+        "maps is open",
+        "credential 'mail': this task may open only 'maps'",
+        "credential 'bank': this task may open only 'maps'",
     ]
 
 
