@@ -235,7 +235,7 @@ async def test_two_children_at_once_have_their_own_limits(vault: Pipelit, lead: 
 
 
 def test_a_limit_holds_for_its_block_and_narrows_within(vault: Pipelit) -> None:
-    """In any code, also if the block raises. A copy of its context, in a thread or task, keeps it."""
+    """In any code, also if the block raises. A copy of its context keeps it."""
     with suppress(ValueError), limited_to(frozenset({"github", "database"})):
         with limited_to(None, frozenset({"github", "search"})):
             assert opens(vault) == ONLY_GITHUB
