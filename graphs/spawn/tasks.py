@@ -142,24 +142,25 @@ class Terms:
         unsent, refused = "", False
         credentials: frozenset[str] | None = None
         try:
-            named = task.get(_CREDENTIALS)
-            credentials = _read_credentials(f"tasks[{index}].{_CREDENTIALS}", named)
             request = state_to_bytes(task["input"], portable=agent in self.remote)
         except PayloadError as error:
             problem, unsent = f"tasks[{index}].input: {error}", _unsent(task)
-        except (CredentialError, TypeError, ValueError) as error:
-            problem, unsent = str(error), _unsent(task)
         else:
             if agent in self.takes_fields and isinstance(task["input"], _NO_FIELDS):
                 problem = (
                     f'tasks[{index}].input must be a dict, such as {{"messages": [("user", '
                     f'"why?")]}}, not {type(task["input"]).__name__}'
                 )
+        try:
+            named = task.get(_CREDENTIALS)
+            credentials = _read_credentials(f"tasks[{index}].{_CREDENTIALS}", named)
+        except (CredentialError, TypeError, ValueError) as error:
+            request, problem, unsent = None, str(error), _unsent(task)
         limits = credentials is not None or self._ceiling.limits_remote(agent)
         if problem is None and agent in self.remote and limits:
             problem = (
-                f"tasks[{index}] names credentials, and {agent!r} {REMOTE_OPENS_ITS_OWN}: leave "
-                "them out, in the task and in credentials= of the spawn"
+                f"tasks[{index}].agent {agent!r} {REMOTE_OPENS_ITS_OWN}: leave 'credentials' out "
+                "of the task, and this child out of credentials= of the spawn"
             )
         if not isinstance(task["agent"], str) or task["agent"] not in self.kinds:
             problem = f"tasks[{index}].agent {quoted(task['agent'])} {self.why_no_child(agent)}"
