@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipelit_agents.credentials.secret import Secret
     from pipelit_agents.credentials.store import Credentials
     from pipelit_agents.credentials.stored import CredentialInfo
+    from pipelit_agents.credentials.trial import CredentialTest
     from pipelit_agents.database.encrypted_string import EncryptedString
     from pipelit_agents.errors import PipelitError
     from pipelit_agents.identity.agent import Agent
@@ -51,6 +52,7 @@ __all__ = [
     "AuditTrail",
     "Challenge",
     "CredentialInfo",
+    "CredentialTest",
     "Credentials",
     "EncryptedString",
     "KeyStatus",
@@ -91,6 +93,7 @@ _HOMES = {
     "credentials.secret": ["Secret"],
     "credentials.store": ["Credentials"],
     "credentials.stored": ["CredentialInfo"],
+    "credentials.trial": ["CredentialTest"],
     "database.encrypted_string": ["EncryptedString"],
     "errors": ["PipelitError"],
     "identity.agent": ["Agent"],

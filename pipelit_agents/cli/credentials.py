@@ -37,6 +37,9 @@ _REPLACE: Final = (
     "the shell's history has it now, so replace it at its issuer. Type the new one at the prompt, "
     "or pipe it in"
 )
+# Exit codes; 2 means that a command was typed wrongly.
+_FAILED: Final = 1
+_UNTESTED: Final = 3
 # Characters.
 _MAX_NAME_LENGTH: Final = 64
 
@@ -129,6 +132,40 @@ def show_credential(name: Name, *, as_json: AsJson = False) -> None:
 
     with Pipelit.from_env() as pipelit:
         _show("", _fields(pipelit.credentials.get(name)), as_json=as_json)
+
+
+@credentials.command("test")
+@reporting
+def try_credential(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="The credential, or NAME:FIELD for one of several secrets.", metavar="NAME"
+        ),
+    ],
+    *,
+    agent: Annotated[
+        str | None,
+        typer.Option(help="The agent that opens it; needed if only certain accounts may."),
+    ] = None,
+    timeout: Annotated[int, typer.Option(help="The time limit in seconds.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a credential's service whether it accepts it.
+
+    Exit code 0 means that it does, 1 that it doesn't or gave no answer about it, and 3 that nothing
+    is known about how to test it. What the service answers is never shown.
+    """
+    import dataclasses
+
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        handle = None if agent is None else pipelit.agent(agent)
+        found = pipelit.credentials.test(name, agent=handle, timeout=timeout)
+    show("", dataclasses.asdict(found), as_json=as_json)
+    if not found.good:
+        raise typer.Exit(_UNTESTED if found.outcome == "untested" else _FAILED)
 
 
 @credentials.command("delete")

@@ -116,7 +116,9 @@ def open_secret(core: Core, reference: str, agent: Agent | None) -> Secret:
     return found
 
 
-def decrypted(core: Core, name: str, wanted: str | None, agent: Agent | None) -> Opened:
+def decrypted(
+    core: Core, name: str, wanted: str | None, agent: Agent | None, *, why: str = ""
+) -> Opened:
     """Decrypt a credential for an agent, and record the answer.
 
     Args:
@@ -124,6 +126,7 @@ def decrypted(core: Core, name: str, wanted: str | None, agent: Agent | None) ->
         name: The credential.
         wanted: A field's name, None for the only field, or an empty string for all fields.
         agent: The agent that opens it; required for credentials with an ``allow`` list.
+        why: What it is opened for, for the audit log, if it isn't a node or tool.
     """
     if agent is not None and not agent.is_of(core.database):
         raise CredentialError(
@@ -171,7 +174,9 @@ def decrypted(core: Core, name: str, wanted: str | None, agent: Agent | None) ->
             else:
                 outcome = "ok"
         subject = recordable(name) if reason == "not found" else name
-        core.record(transaction, actor, subject, "credential.reveal", reason, outcome=outcome)
+        core.record(
+            transaction, actor, subject, "credential.reveal", reason or why, outcome=outcome
+        )
     if refused is not None:
         raise refused
     if reason == "not allowed":

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     import httpx
     from langchain_core.tools import BaseTool
 
+    from pipelit_agents.credentials.trial import CredentialTest
+
 __all__ = ["Credentials"]
 
 P = ParamSpec("P")
@@ -212,6 +214,41 @@ class Credentials:
             self._core.record(connection, by, name, "credential.delete")
 
     adelete = off_the_loop(delete)
+
+    def test(
+        self, name: str, *, agent: Agent | None = None, timeout: float = 10.0
+    ) -> CredentialTest:
+        """Test whether a credential is good, by asking its service once; on record as "test".
+
+        A model's provider (public field ``model`` or ``model_provider``) lists its models. Another
+        service answers a GET of the public field ``test_url``; its ``test_header`` and
+        ``test_scheme`` are as for :meth:`http_auth`. A database gets ``SELECT 1``. Of a TOTP seed
+        no code is spent.
+
+        Args:
+            name: The credential, or ``credential:field`` for one of several secrets.
+            agent: The agent that opens it; required for credentials with an ``allow`` list.
+            timeout: The time limit of the test in seconds, at most 600.
+
+        Raises:
+            CredentialError: It is missing, or not allowed for this agent.
+            UnsealError: It can't be decrypted with this keyring, or was tampered with.
+        """
+        from pipelit_agents.credentials.trial import try_out
+
+        return try_out(self._core, name, agent, timeout)
+
+    async def atest(
+        self,
+        name: str,
+        *,
+        agent: Agent | None = None,
+        timeout: float = 10.0,  # noqa: ASYNC109 - of the whole test, also in a thread
+    ) -> CredentialTest:
+        """As :meth:`test`, off the event loop."""
+        from pipelit_agents.credentials.trial import atry_out
+
+        return await atry_out(self._core, name, agent, timeout)
 
     def inject(
         self, agent: Agent | None = None, **references: str

@@ -799,3 +799,22 @@ def test_labels_of_people_and_machines_are_taken(ready: Run) -> None:
     for by in ("alice", "alice@example.org", "Zoë Müller", "ci-job-42", "岡田"):
         put = ("credentials", "put", "x", "--kind", "llm", "--created-by", by)
         assert ready(*put, stdin="s3cret-value-1").exit_code == 0
+
+
+def test_testing_a_credential_has_an_exit_code_for_each_outcome(ready: Run) -> None:
+    """0 for good, 1 for not good, 3 for untested; an agent may be named, and nothing is asked."""
+    words = ("--kind", "totp", "--created-by", "alice", "--allow", "agent_writer")
+    for secret, outcome, code in (
+        ("otpauth://totp/acme:ann?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP", "good", 0),
+        ("otpauth://totp/acme:ann?secret=no-base-32!", "refused", 1),
+        ("sk-proj-Zq81LmTc40Vx93Rb", "untested", 3),
+    ):
+        assert ready("credentials", "put", "crm", *words, stdin=secret).exit_code == 0
+        done = ready("credentials", "test", "crm", "--agent", "agent_writer", "--json")
+        assert (done.exit_code, json.loads(done.stdout)["outcome"]) == (code, outcome)
+        shown = ready("credentials", "test", "crm", "--agent", "agent_writer")
+        assert f"  outcome: {outcome}\n" in shown.stdout
+        assert secret not in done.output + shown.output
+    done = ready("credentials", "test", "crm")
+    assert done.exit_code == 1
+    assert "no agent was passed" in done.stderr

@@ -1,0 +1,260 @@
+"""Test whether a credential is good: open it, and ask its service once.
+
+What to ask is found in the public fields, and in the form of the secret; the kind is a label only.
+`HttpAuth` sends the secret, so the same rules hold as for an application's own requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import pyotp
+
+from pipelit_agents._bounds import require_seconds
+from pipelit_agents._core import Core
+from pipelit_agents._discretion import discreet
+from pipelit_agents._threads import Apart, Stuck, aside
+from pipelit_agents.credentials.http_auth import http_auth
+from pipelit_agents.credentials.model_lists import is_model, key_field, models_request
+from pipelit_agents.credentials.opening import decrypted, record_refusal
+from pipelit_agents.credentials.scope import Scope
+from pipelit_agents.credentials.secret import Secret
+from pipelit_agents.credentials.stored import require_reference
+from pipelit_agents.credentials.trial_database import connect, database_url
+from pipelit_agents.credentials.trial_request import Request, ask
+from pipelit_agents.credentials.trial_words import Finding, Outcome, late
+from pipelit_agents.display import html_of
+from pipelit_agents.errors import CredentialError
+from pipelit_agents.identity.agent import Agent
+
+if TYPE_CHECKING:
+    from pipelit_agents.credentials.store import Credentials
+
+__all__ = ["CredentialTest", "atry_out", "try_out"]
+
+# Seconds.
+_LONGEST: Final = 600
+# Seconds, after which a test that doesn't keep its own time is given up.
+_GRACE: Final = 1.0
+# A name's server, or a name server, may hang.
+_APART: Final = Apart(4, in_all=64)
+_URL: Final = "test_url"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialTest:
+    """What a test of a credential found out. It contains neither the secret nor an answer's text.
+
+    Attributes:
+        name: The credential, or ``credential:field``.
+        outcome: ``good``: its service accepts it. ``refused``: its service doesn't, or it can't
+            be what it should be. ``unanswered``: the service couldn't be asked, or its answer says
+            nothing about the credential. ``untested``: nothing is known about how to test it.
+        reason: Why, and what to do.
+        server: The server that was asked, such as ``https://api.openai.com``; empty if none was.
+        status: The HTTP status of its answer; None if there was none.
+    """
+
+    name: str
+    outcome: Outcome
+    reason: str
+    server: str = ""
+    status: int | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether the service accepts the credential."""
+        return self.outcome == "good"
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
+
+
+def try_out(core: Core, reference: str, agent: Agent | None, within: float) -> CredentialTest:
+    """Test a credential; see `Credentials.test`."""
+    trial = _begin(core, reference, agent, within)
+    try:
+        return _APART.run(trial.run, within=trial.timeout + _GRACE, of=trial.reference)
+    except Stuck:
+        return trial.report(Finding("unanswered", late(trial.timeout)))
+    finally:
+        trial.close()
+
+
+async def atry_out(
+    core: Core, reference: str, agent: Agent | None, within: float
+) -> CredentialTest:
+    """As :func:`try_out`, off the event loop."""
+    trial = await aside(_begin, core, reference, agent, within)
+    try:
+        return await _APART.arun(trial.run, within=trial.timeout + _GRACE, of=trial.reference)
+    except Stuck:
+        return trial.report(Finding("unanswered", late(trial.timeout)))
+    finally:
+        trial.close()
+
+
+@discreet
+def _begin(core: Core, reference: str, agent: Agent | None, timeout: float) -> _Trial:
+    """Open a credential for a test, on record."""
+    require_reference("name", reference)
+    if agent is not None and not isinstance(agent, Agent):
+        raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
+    timeout = require_seconds(timeout, "timeout", most=_LONGEST)
+    name, _, wanted = reference.partition(":")
+    opened = decrypted(core, name, wanted, agent, why="test")
+    if wanted and wanted not in opened.secrets:
+        raise CredentialError(
+            f"{reference!r} is a public field, which needs no test: name a secret", credential=name
+        )
+    scope = Scope()
+    secrets = {
+        key: scope.hold(Secret(value, credential=name))
+        for key, value in opened.secrets.items()
+        if wanted in ("", key)
+    }
+    return _Trial(core, reference, agent, timeout, scope, secrets, opened.public)
+
+
+class _Trial:
+    """A credential that is open for its test; it closes when the test is over.
+
+    Attributes:
+        reference: The credential, or ``credential:field``.
+        timeout: For the whole test, in seconds.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        reference: str,
+        agent: Agent | None,
+        timeout: float,
+        scope: Scope,
+        secrets: Mapping[str, Secret],
+        public: Mapping[str, Any],
+    ) -> None:
+        self.reference = reference
+        self.timeout = timeout
+        self._core = core
+        self._agent = agent
+        self._scope = scope
+        self._secrets = secrets
+        self._public = public
+
+    @discreet
+    def run(self) -> CredentialTest:
+        """Ask whatever can tell whether the credential is good."""
+        return self.report(self._finding())
+
+    def report(self, finding: Finding) -> CredentialTest:
+        """Return what was found out about this credential."""
+        return CredentialTest(self.reference, *finding)
+
+    def close(self) -> None:
+        """Make the secrets unreadable, also for a test that still runs."""
+        self._scope.close()
+
+    def _finding(self) -> Finding:
+        if is_model(self._public):
+            return self._model()
+        if _URL in self._public:
+            return self._http()
+        if len(self._secrets) > 1:
+            return self._several()
+        (secret,) = self._secrets.values()
+        text = secret.get_secret_value()
+        if text.lower().startswith("otpauth://"):
+            return _seed(text)
+        if (url := database_url(text)) is not None:
+            return connect(url, self.timeout)
+        return Finding(
+            "untested",
+            "it can be opened, and nothing is known about how to test it. Store it with the public "
+            'field model, such as "openai:gpt-5-mini", or test_url, an address of its service that '
+            "answers only with the key",
+        )
+
+    def _model(self) -> Finding:
+        request = models_request(self._public)
+        if isinstance(request, Finding):
+            return request
+        key = key_field(self._secrets, self._public)
+        if key is None:
+            return self._several()
+        return self._ask(request, {key: self._secrets[key]}, {"base_url": request.url})
+
+    def _http(self) -> Finding:
+        public = self._public
+        request = Request(public[_URL], public.get("test_header", "Authorization"))
+        request = request._replace(scheme=public.get("test_scheme", "Bearer") or None)
+        if len(self._secrets) > 1 and str(request.scheme).lower() != "basic":
+            return self._several()
+        # If the public fields name the credential's server, HttpAuth refuses any other one.
+        return self._ask(request, self._secrets, {"base_url": request.url, **public})
+
+    def _ask(
+        self, request: Request, secrets: Mapping[str, Secret], public: Mapping[str, Any]
+    ) -> Finding:
+        opened = _AlreadyOpen(self._core, secrets, public)
+        try:
+            auth = http_auth(
+                cast("Credentials", opened),
+                self.reference,
+                agent=self._agent,
+                origins=None,
+                header=request.header,
+                scheme=request.scheme,
+            )
+        except (TypeError, ValueError) as error:
+            return Finding("unanswered", f"a public field can't be used: test_{error}")
+        return ask(request, auth, self.timeout)
+
+    def _several(self) -> Finding:
+        name, first = self.reference.partition(":")[0], next(iter(self._secrets))
+        return Finding(
+            "untested", f"it has several secrets: name the one to test, for example {name}:{first}"
+        )
+
+
+class _AlreadyOpen:
+    """What `HttpAuth` asks of ``pipelit.credentials``, for one credential that is open.
+
+    So a test opens it once, and leaves one entry in the audit trail.
+    """
+
+    def __init__(
+        self, core: Core, secrets: Mapping[str, Secret], public: Mapping[str, Any]
+    ) -> None:
+        self._core = core
+        self._opened = secrets, public
+
+    def open_in(self, *_: object, **__: object) -> tuple[Mapping[str, Secret], Mapping[str, Any]]:
+        """Return the open secrets, and the public fields."""
+        return self._opened
+
+    def note_refusal(self, reference: str, agent: Agent | None, reason: str) -> None:
+        """Record that a server may not receive it."""
+        record_refusal(self._core, reference, agent, reason)
+
+
+def _seed(uri: str) -> Finding:
+    """Return whether codes can be made of an ``otpauth://`` URI; none is made."""
+    try:
+        made = pyotp.parse_uri(uri)
+        made.byte_secret()
+    except ValueError:
+        return Finding(
+            "refused",
+            "no codes can be made of its otpauth:// URI: copy it from the service again, and store "
+            "it with credentials put",
+        )
+    if not isinstance(made, pyotp.TOTP):
+        return Finding(
+            "refused", "it is a URI of counted codes (HOTP), and timed ones (TOTP) are needed"
+        )
+    return Finding(
+        "good", "codes can be made of its seed. None was made, so its service wasn't asked"
+    )

@@ -1,0 +1,100 @@
+"""Ask a database whether it accepts a connection string: connect, and ``SELECT 1``."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any, Final
+
+from sqlalchemy import URL, create_engine, literal, make_url, select
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.pool import NullPool
+
+from pipelit_agents._discretion import discreet
+from pipelit_agents.credentials.trial_words import Finding
+
+__all__ = ["connect", "database_url"]
+
+# How drivers call the time in which they have to connect, in whole seconds.
+_TIMEOUTS: Final = {
+    "mysqlconnector": "connection_timeout",
+    "mysqldb": "connect_timeout",
+    "psycopg": "connect_timeout",
+    "psycopg2": "connect_timeout",
+    "pymysql": "connect_timeout",
+}
+# Of an error's text, in any case. The text itself may repeat the password, and isn't shown.
+_REFUSALS: Final = ("authentication failed", "access denied", "login failed", "invalid username")
+_MISSING: Final = ("does not exist", "unknown database")
+
+
+@discreet
+def database_url(text: str) -> URL | None:
+    """Return the connection string of a database with a server; None if a text is another one."""
+    try:
+        url = make_url(text.strip())
+        if url.drivername == "postgres":
+            # libpq and many hosts call it so.
+            url = url.set(drivername="postgresql")
+        url.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        return None
+    except ModuleNotFoundError:
+        return url
+    # A file has no key, and a connection would make one.
+    return None if url.get_backend_name() == "sqlite" else url
+
+
+@discreet
+def connect(url: URL, timeout: float) -> Finding:
+    """Connect to a database as an application would, and return whether it accepts that.
+
+    Args:
+        url: The connection string.
+        timeout: In seconds.
+    """
+    host = f"[{url.host}]" if ":" in (url.host or "") else url.host or ""
+    server = f"{url.get_backend_name()}://{host}{'' if url.port is None else f':{url.port}'}"
+    try:
+        dialect: Any = url.get_dialect()
+        dialect.import_dbapi()
+    except ImportError:
+        return Finding(
+            "untested",
+            f"the driver of {url.drivername} isn't installed here: install it, or test the "
+            "credential where it is used",
+            server,
+        )
+    if dialect.is_async:
+        return Finding(
+            "untested",
+            f"{url.drivername} is a driver for asyncio, which isn't used for tests",
+            server,
+        )
+    name = _TIMEOUTS.get(dialect.driver)
+    options = {} if name is None or name in url.query else {name: max(1, ceil(timeout))}
+    try:
+        engine = create_engine(url, poolclass=NullPool, connect_args=options, hide_parameters=True)
+        with engine.connect() as connection:
+            connection.scalar(select(literal(1)))
+    except Exception as error:
+        return _refused(error)._replace(server=server)
+    return Finding("good", "the database accepts it", server)
+
+
+def _refused(error: Exception) -> Finding:
+    said = str(error).lower()
+    if any(each in said for each in _REFUSALS):
+        return Finding(
+            "refused",
+            "the database doesn't accept the user or the password: set another one there, and "
+            "store it with credentials put",
+        )
+    if any(each in said for each in _MISSING):
+        return Finding(
+            "refused", "the database or the user doesn't exist: correct the connection string"
+        )
+    return Finding(
+        "unanswered",
+        "the database can't be reached, or refuses the connection: start it, or correct the "
+        "connection string",
+    )
