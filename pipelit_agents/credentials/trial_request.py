@@ -90,7 +90,7 @@ async def _statuses(
             timeout=within,
             trust_env=not local,
             # Reading the machine's certificates takes time, and http:// needs none.
-            verify=url.scheme != "http",
+            verify=url.scheme != "http" and httpx.create_ssl_context(),
             follow_redirects=False,
         ) as client,
     ):

@@ -42,6 +42,7 @@ class Server:
         self.url = ""
         self.seen: list[dict[str, str]] = []
         self.stop = threading.Event()
+        self.left = threading.Event()
 
     @property
     def keys(self) -> list[bool]:
@@ -96,8 +97,11 @@ def serving(tls: Path | None = None) -> Iterator[Server]:
 
         def do_drip(self) -> None:
             self.wfile.write(b"HTTP/1.1 200 OK\r\n")
-            while not server.stop.wait(0.01):
-                self.wfile.write(b"X-A: a\r\n")
+            try:
+                while not server.stop.wait(0.01):
+                    self.wfile.write(b"X-A: a\r\n")
+            except OSError:
+                server.left.set()
 
         def do_endless(self) -> None:
             self.do_key()
@@ -214,6 +218,8 @@ def test_each_answer_has_an_outcome_and_a_reason(
     timeout = 0.2 if "0.2 s" in reason else 10.0
     found = pipelit.credentials.test("crm", timeout=timeout)
     assert (found.outcome, reason in found.reason) == (outcome, True), found
+    # The connection doesn't go on in the background.
+    assert path != "drip" or crm.left.wait(5)
 
 
 def test_a_redirect_takes_the_key_nowhere(crm: Server, stranger: Server, pipelit: Pipelit) -> None:
@@ -274,14 +280,19 @@ def test_a_proxy_or_netrc_of_the_environment_gets_nothing(
     assert "authorization" not in crm.seen[1]
 
 
-def test_a_certificate_that_nobody_signed_stops_the_key(pipelit: Pipelit, tmp_path: Path) -> None:
+def test_a_certificate_that_nobody_signed_stops_the_key(
+    pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The server must be who its address says, before it gets the key."""
-    with serving(certify(tmp_path)) as other:
+    certificate = certify(tmp_path)
+    with serving(certificate) as other:
         put(pipelit, test_url=f"{other.url}/key")
         found = pipelit.credentials.test("crm")
         assert found.outcome == "unanswered"
         assert "certificate isn't trusted, so the key wasn't sent" in found.reason
         assert other.seen == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert pipelit.credentials.test("crm").good
 
 
 def test_nothing_at_an_address_is_no_answer(pipelit: Pipelit) -> None:
@@ -323,6 +334,26 @@ def test_header_scheme_and_field_are_chosen(
     put(pipelit, value, test_url=f"{crm.url}/key", **public)
     pipelit.credentials.test(name)
     assert crm.seen[0][header] == sent
+
+
+@pytest.mark.parametrize(
+    ("public", "reason"),
+    [
+        ({"test_url": 5}, "can't be read as a URL"),
+        ({"test_url": "https://ann:pw@localhost/"}, "must not hold a user or password"),
+        ({"test_url": "https://localhost/", "test_header": 5}, "test_header must be the name"),
+        ({"test_url": "https://localhost/", "test_scheme": "a b"}, "test_scheme must be one word"),
+        ({"test_url": "https://localhost/", "test_scheme": "Basic"}, "no field 'username'"),
+    ],
+    ids=["url", "user", "header", "scheme", "basic"],
+)
+def test_a_public_field_that_cant_be_used_is_named(
+    pipelit: Pipelit, public: Any, reason: str
+) -> None:
+    """Nothing is sent then."""
+    put(pipelit, **public)
+    found = pipelit.credentials.test("crm")
+    assert (found.outcome, reason in found.reason) == ("unanswered", True), found
 
 
 @pytest.mark.parametrize(

@@ -931,6 +931,24 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "The check of redirects needs the transports of httpx": {
         "http_auth": ["a_redirect_elsewhere_takes_no_header_along"],
     },
+    "`credentials.test` asks with `http_auth` whether a service accepts a key": {
+        "trial": [
+            "a_redirect_takes_the_key_nowhere",
+            "another_server_than_the_credentials_gets_nothing",
+            "a_certificate_that_nobody_signed_stops_the_key",
+            "each_answer_has_an_outcome_and_a_reason",
+            "a_model_without_an_address_is_tested_at_its_provider",
+        ],
+    },
+    "It reads the status of the answer": {
+        "trial": ["each_answer_has_an_outcome_and_a_reason"],
+    },
+    "The body isn't read, and nothing of the requests is logged": {
+        "trial": [
+            "what_a_server_repeats_is_neither_shown_nor_logged",
+            "each_answer_has_an_outcome_and_a_reason",
+        ],
+    },
     "Whatever was revealed or refused is in the audit": {
         "middleware": ["each_opening_is_on_record"],
         "keyless_model": ["what_calls_a_model_by_itself_gets_the_key"],
