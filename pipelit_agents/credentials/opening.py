@@ -117,7 +117,7 @@ def open_secret(core: Core, reference: str, agent: Agent | None) -> Secret:
 
 
 def decrypted(
-    core: Core, name: str, wanted: str | None, agent: Agent | None, *, why: str = ""
+    core: Core, name: str, wanted: str | None, agent: Agent | None, *, test: bool = False
 ) -> Opened:
     """Decrypt a credential for an agent, and record the answer.
 
@@ -126,7 +126,7 @@ def decrypted(
         name: The credential.
         wanted: A field's name, None for the only field, or an empty string for all fields.
         agent: The agent that opens it; required for credentials with an ``allow`` list.
-        why: What it is opened for, for the audit log, if it isn't a node or tool.
+        test: Whether it is opened for `Credentials.test`, which the audit log then says.
     """
     if agent is not None and not agent.is_of(core.database):
         raise CredentialError(
@@ -172,16 +172,14 @@ def decrypted(
             elif wanted and wanted not in opened.secrets and wanted not in opened.public:
                 reason = "no such field"
             else:
-                outcome = "ok"
+                outcome, reason = "ok", "test" if test else ""
         subject = recordable(name) if reason == "not found" else name
-        core.record(
-            transaction, actor, subject, "credential.reveal", reason or why, outcome=outcome
-        )
+        core.record(transaction, actor, subject, "credential.reveal", reason, outcome=outcome)
     if refused is not None:
         raise refused
     if reason == "not allowed":
         raise _not_allowed(name, actor)
-    if reason:
+    if outcome == "refused":
         raise _no_such_field(name, wanted, opened)
     return opened
 

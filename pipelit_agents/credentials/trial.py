@@ -104,7 +104,7 @@ def _begin(core: Core, reference: str, agent: Agent | None, timeout: float) -> _
         raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
     timeout = require_seconds(timeout, "timeout", most=_LONGEST)
     name, _, wanted = reference.partition(":")
-    opened = decrypted(core, name, wanted, agent, why="test")
+    opened = decrypted(core, name, wanted, agent, test=True)
     if wanted and wanted not in opened.secrets:
         raise CredentialError(
             f"{reference!r} is a public field, which needs no test: name a secret", credential=name

@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -485,8 +486,10 @@ async def test_who_may_not_open_it_tests_nothing(
     with pytest.raises(CredentialNotFound):
         pipelit.credentials.test("crn")
     put(pipelit, test_url=f"{crm.url}/key")
-    with pytest.raises(CredentialError, match="needs no test"):
-        pipelit.credentials.test("crm:test_url")
+    with pytest.raises(CredentialError, match="needs no test") as caught:
+        await pipelit.credentials.atest("crm:test_url")
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert KEY not in repr(frames)
     with pytest.raises(ValueError, match="timeout must be more than 0"):
         pipelit.credentials.test("crm", timeout=0)
     assert crm.seen == []
