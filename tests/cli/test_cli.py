@@ -803,18 +803,20 @@ def test_labels_of_people_and_machines_are_taken(ready: Run) -> None:
 
 def test_testing_a_credential_has_an_exit_code_for_each_outcome(ready: Run) -> None:
     """0 for good, 1 for not good, 3 for untested; an agent may be named, and nothing is asked."""
-    words = ("--kind", "totp", "--created-by", "alice", "--allow", "agent_writer")
-    for secret, outcome, code in (
-        ("otpauth://totp/acme:ann?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP", "good", 0),
-        ("otpauth://totp/acme:ann?secret=no-base-32!", "refused", 1),
-        ("sk-proj-Zq81LmTc40Vx93Rb", "untested", 3),
+    words = ("--created-by", "alice", "--allow", "agent_writer")
+    key, seed = "sk-proj-Zq81LmTc40Vx93Rb", "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+    for secret, more, outcome, code in (
+        (f"otpauth://totp/acme:ann?secret={seed}", ("totp",), "good", 0),
+        (key, ("api", "--public", "test_url=http://crm.example.com"), "unanswered", 1),
+        (key, ("api",), "untested", 3),
     ):
-        assert ready("credentials", "put", "crm", *words, stdin=secret).exit_code == 0
+        put = ready("credentials", "put", "crm", *words, "--kind", *more, stdin=secret)
+        assert put.exit_code == 0
         done = ready("credentials", "test", "crm", "--agent", "agent_writer", "--json")
         assert (done.exit_code, json.loads(done.stdout)["outcome"]) == (code, outcome)
         shown = ready("credentials", "test", "crm", "--agent", "agent_writer")
         assert f"  outcome: {outcome}\n" in shown.stdout
-        assert secret not in done.output + shown.output
+        assert not {each for each in (key, seed) if each in done.output + shown.output}
     done = ready("credentials", "test", "crm")
     assert done.exit_code == 1
     assert "no agent was passed" in done.stderr
