@@ -92,8 +92,13 @@ class RemoteChild:
             headers = {name: value.get_secret_value() for name, value in self._headers.items()}
             if self.credential is not None:
                 opened, _ = await aside(
-                    home_of(lead).credentials.open_in, scope, self.credential, agent=lead
+                    home_of(lead).credentials.open_in,
+                    scope,
+                    self.credential,
+                    agent=lead,
+                    wait=False,
                 )
+                await scope.asettle()
                 if len(opened) != 1:
                     one = f"{self.credential}:{next(iter(opened), 'field')}"
                     raise CredentialError(

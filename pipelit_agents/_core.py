@@ -37,6 +37,7 @@ class Core:
         clock: This process's clock, Unix seconds.
         shared_clock: The clock that all processes share, Unix seconds. None for the clock of the
             database server or of Redis, or of this machine if the database is a file.
+        sleep: Waits for a number of seconds by that clock, for tests. None to really wait.
     """
 
     database: Database
@@ -45,6 +46,7 @@ class Core:
     policy: VerificationPolicy
     clock: Callable[[], float]
     shared_clock: Callable[[], float] | None = None
+    sleep: Callable[[float], None] | None = None
 
     def shared_now(self, connection: Connection) -> float:
         """Return the time by the clock that all processes share, Unix seconds.

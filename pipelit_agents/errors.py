@@ -23,6 +23,7 @@ PipelitError
 │   └── QuotaExceeded             .limit
 ├── AuthenticationError           a Bearer token isn't accepted; one message for every reason
 ├── CredentialError               .credential
+│   ├── CodeUnavailable           .retry_after (seconds)
 │   ├── CredentialNotFound        also a LookupError
 │   ├── CredentialNotAllowed
 │   ├── CredentialScopeError      a secret was revealed or read outside a running node or tool
@@ -66,6 +67,7 @@ __all__ = [
     "AuditTampered",
     "AuthenticationError",
     "CodeRejected",
+    "CodeUnavailable",
     "CommonSecretWarning",
     "ConfigurationError",
     "CredentialError",
@@ -257,6 +259,18 @@ class CredentialError(PipelitError):
     def __init__(self, message: str, *, credential: str = "") -> None:
         super().__init__(message)
         self.credential = credential
+
+
+class CodeUnavailable(CredentialError):
+    """The next code of another service's authenticator that nobody has begins too late to wait.
+
+    Attributes:
+        retry_after: Seconds until it begins.
+    """
+
+    def __init__(self, message: str, *, credential: str = "", retry_after: float) -> None:
+        super().__init__(message, credential=credential)
+        self.retry_after = retry_after
 
 
 class CredentialNotFound(CredentialError, LookupError):

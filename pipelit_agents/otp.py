@@ -1,5 +1,7 @@
 """One-time passwords as pure functions of explicit time: RFC 6238 (TOTP) and RFC 6287 (OCRA).
 
+:func:`migration_uris` reads the accounts that Google Authenticator exports.
+
 This module reads no clock, time zone or setting. Every bad argument raises a `ValueError` that
 names the argument; no message contains a secret, a question or a code.
 """
@@ -16,10 +18,12 @@ from functools import lru_cache
 from typing import Final, Literal, cast
 
 import pyotp
+from pydantic import SecretStr
 
 from pipelit_agents._discretion import discreet
+from pipelit_agents._otpauth import exported_accounts
 
-__all__ = ["OcraSuite", "ocra", "ocra_each", "step_at", "totp"]
+__all__ = ["OcraSuite", "migration_uris", "ocra", "ocra_each", "step_at", "totp"]
 
 Algorithm = Literal["sha1", "sha256", "sha512"]
 QuestionFormat = Literal["N", "A", "H"]
@@ -113,6 +117,57 @@ def totp(
     return pyotp.TOTP(canonical, digits=digits, digest=_DIGESTS[algorithm]).generate_otp(step)
 
 
+def hotp(key: bytes, counter: int, *, digits: int, algorithm: str) -> str:
+    """Return the code for a counter (RFC 4226), such as the number of a TOTP step.
+
+    Unlike :func:`totp`, it takes a key of any length: whether a service's key is long enough is for
+    that service to decide.
+    """
+    return _truncated(hmac.digest(key, counter.to_bytes(8, "big"), algorithm), digits)
+
+
+@discreet
+def migration_uris(uri: str | SecretStr) -> dict[str, SecretStr]:
+    """Return the accounts of an export of Google Authenticator, each as an ``otpauth://`` URI.
+
+    The app exports accounts as QR codes ("Transfer accounts"), up to ten in each. The text of such
+    a code begins with ``otpauth-migration://offline?data=``.
+
+    Args:
+        uri: The text of one QR code.
+
+    Returns:
+        The URIs by their labels, such as ``GitHub:alice``. Where several accounts have one label,
+        `` (2)`` and so on follows. A URI has the seed of its account: keep it secret.
+
+    Raises:
+        ValueError: It isn't such a text, or is cut off. The message doesn't repeat it.
+
+    Example:
+        ```python
+        uris = migration_uris(exported)
+        pipelit.credentials.put(
+            "github-login", uris["GitHub:alice"], kind="totp", created_by="alice"
+        )
+        ```
+    """
+    text = uri.get_secret_value() if isinstance(uri, SecretStr) else uri
+    if not isinstance(text, str):
+        raise ValueError("uri must be text (str)")  # noqa: TRY004
+    try:
+        accounts = exported_accounts(text)
+    except ValueError as error:
+        raise ValueError(f"uri: {error}") from None
+    uris: dict[str, SecretStr] = {}
+    for account in accounts:
+        label, number = account.label, 1
+        while label in uris:
+            number += 1
+            label = f"{account.label} ({number})"
+        uris[label] = SecretStr(account.uri)
+    return uris
+
+
 @dataclass(frozen=True, slots=True)
 class OcraSuite:
     """A parsed OCRA suite (RFC 6287 section 6), one-way and without C, P and S.
@@ -204,12 +259,14 @@ def _response(key: bytes, suite: OcraSuite, data: bytes, at: float | None) -> st
         # If it were ignored, the caller could believe that the response expires.
         raise ValueError("at must be left out, because the suite has no time step (T)")
     mac = hmac.digest(key, data, suite.algorithm)
-    if suite.digits == 0:
-        return mac.hex()
+    return mac.hex() if suite.digits == 0 else _truncated(mac, suite.digits)
+
+
+def _truncated(mac: bytes, digits: int) -> str:
     # Dynamic truncation, RFC 4226 section 5.3.
     offset = mac[-1] & 0x0F
     number = int.from_bytes(mac[offset : offset + 4], "big") & 0x7FFF_FFFF
-    return str(number % 10**suite.digits).zfill(suite.digits)
+    return str(number % 10**digits).zfill(digits)
 
 
 def _secret_bytes(secret: str | bytes) -> bytes:

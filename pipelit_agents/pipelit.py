@@ -78,7 +78,9 @@ class Pipelit:
         policy: The limits of verification.
         pool_size: The maximum number of connections of this process to a PostgreSQL server.
         clock: A function that returns Unix seconds, for tests. By default each machine's clock, and
-            for the ledger the clock of its server.
+            for the ledger the clock of its server. If it has a method ``sleep``, as
+            :class:`~pipelit_agents.testing.Clock` has, callers that wait for a code call that with
+            the number of seconds instead of waiting.
 
     Raises:
         ConfigurationError: ``encryption_keys`` is one key or an async function, ``pool_size``
@@ -208,6 +210,7 @@ class Pipelit:
             policy=self.policy,
             clock=clock or time.time,
             shared_clock=clock,
+            sleep=getattr(clock, "sleep", None),
         )
         self._core = core
         self._identity = Identity(core)

@@ -191,6 +191,10 @@ class Clock:
         """Move the clock forward."""
         self.now += seconds
 
+    def sleep(self, seconds: float) -> None:
+        """Move the clock forward instead of waiting."""
+        self.now += seconds
+
 
 @pytest.fixture(autouse=True)
 def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[None]:

@@ -14,7 +14,10 @@ HOMES |= {"graphs": "pipelit_agents.graphs"}
 
 # Each floor may import from the floors above it in this list, and from itself.
 FLOORS: list[set[str]] = [
-    {"errors", "_words", "_wording", "_bounds", "_discretion", "_forks", "_run_context"},
+    {
+        *("errors", "_words", "_wording", "_bounds", "_discretion", "_forks", "_run_context"),
+        "_otpauth",
+    },
     {"_threads", "display", "policy", "otp"},
     {"_twins"},
     {"protocol"},

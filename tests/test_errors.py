@@ -56,6 +56,7 @@ def build(kind: type[PipelitError]) -> PipelitError:
         {"path": "x[0]", "credential": "c"},
         {"peer": "a", "verifier": "b"},
         {"username": "a"},
+        {"retry_after": 7.5, "credential": "c"},
         {"credential": "c"},
         {"results": [1]},
     ):

@@ -72,7 +72,14 @@ def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_public_names_are_sorted_and_complete():
     """The module offers these names."""
-    assert otp.__all__ == ["OcraSuite", "ocra", "ocra_each", "step_at", "totp"]
+    assert otp.__all__ == [
+        "OcraSuite",
+        "migration_uris",
+        "ocra",
+        "ocra_each",
+        "step_at",
+        "totp",
+    ]
 
 
 @pytest.mark.parametrize("vector", vectors("rfc6238.json"))

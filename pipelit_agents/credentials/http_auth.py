@@ -99,6 +99,7 @@ class HttpAuth(httpx.Auth):
         use = _Use(self, request)
         try:
             use.fill(_tracing)
+            use.settle()
             response = yield request
             use.responses.append(response)
             if use.may_repeat(response) and use.fill(_tracing):
@@ -118,6 +119,7 @@ class HttpAuth(httpx.Auth):
     async def _async_flow(self, use: _Use, request: _Request) -> AsyncGenerator[Any, Any]:
         try:
             await aside(use.fill, _atracing)
+            await use.asettle()
             response = yield request
             use.responses.append(response)
             if use.may_repeat(response) and await aside(use.fill, _atracing):
@@ -136,7 +138,9 @@ class HttpAuth(httpx.Auth):
         name = self._reference.partition(":")[0]
         if self._origins is not None:
             self._require_origin(origin, self._origins)
-        secrets, public = self._credentials.open_in(scope, self._reference, agent=self._agent)
+        secrets, public = self._credentials.open_in(
+            scope, self._reference, agent=self._agent, wait=False
+        )
         if self._origins is None:
             self._require_origin(origin, [self._own_origin(public)])
         wanted = "password" if self._scheme == "Basic" and "password" in secrets else None
@@ -263,9 +267,18 @@ class _Use:
             self._request.headers[self._auth.header] = MASK
         return changed
 
+    def settle(self) -> None:
+        """Wait until a code that was opened is valid."""
+        self._scope.settle()
+
+    async def asettle(self) -> None:
+        """As :meth:`settle`; the event loop goes on meanwhile."""
+        await self._scope.asettle()
+
     def may_repeat(self, response: Any) -> bool:
         """Return whether the server refused the credential, and the body can be sent again."""
-        if response.status_code != _UNAUTHORIZED:
+        # Another code is no other credential: it would be spent for the same answer.
+        if response.status_code != _UNAUTHORIZED or self._scope.codes:
             return False
         with suppress(Exception):
             # A stream can be sent only once, and has no content.

@@ -161,6 +161,18 @@ class _Injection:
             opened[key] = scope.hold(value) if isinstance(value, Secret) else value
         return opened
 
+    def ready(self, scope: Scope) -> dict[str, object]:
+        """Open the secrets in a scope, and wait until codes among them are valid."""
+        opened = self.open_all(scope)
+        scope.settle()
+        return opened
+
+    async def aready(self, scope: Scope) -> dict[str, object]:
+        """As :meth:`ready`, off the event loop."""
+        opened = await aside(self.open_all, scope)
+        await scope.asettle()
+        return opened
+
     def call(self, arguments: _Arguments, secrets: dict[str, object]) -> Any:
         """Call the function; for an async one or a generator, this doesn't run it yet."""
         # Bind to the full signature: positional arguments may come before and after a secret.
@@ -195,7 +207,7 @@ def _call(injection: _Injection) -> Callable[..., Any]:
             with searching_input(scope, states) as state:
                 # No variable may hold the result: frames of a leak error are displayed.
                 return injection.finished(
-                    scope, injection.call(arguments, injection.open_all(scope)), state
+                    scope, injection.call(arguments, injection.ready(scope)), state
                 )
 
     return wrapped
@@ -208,7 +220,7 @@ def _async_call(injection: _Injection) -> Callable[..., Any]:
             await injection.arefuse_passed(kwargs)
             arguments, states = injection.bound(scope, args, kwargs)
             with searching_input(scope, states) as state:
-                secrets = await aside(injection.open_all, scope)
+                secrets = await injection.aready(scope)
                 return injection.finished(scope, await injection.call(arguments, secrets), state)
 
     return wrapped
@@ -223,7 +235,7 @@ def _generator(injection: _Injection) -> Callable[..., Any]:
             arguments, states = injection.bound(scope, args, kwargs)
             with searching_input(scope, states) as state:
                 with step:
-                    body = injection.call(arguments, injection.open_all(scope))
+                    body = injection.call(arguments, injection.ready(scope))
                 resume = partial(body.send, None)
                 while True:
                     with step:
@@ -253,7 +265,7 @@ def _async_generator(injection: _Injection) -> Callable[..., Any]:
             arguments, states = injection.bound(scope, args, kwargs)
             with searching_input(scope, states):
                 with step:
-                    body = injection.call(arguments, await aside(injection.open_all, scope))
+                    body = injection.call(arguments, await injection.aready(scope))
                 resume = partial(body.asend, None)
                 while True:
                     with step:

@@ -11,7 +11,10 @@ from typing import Any, Final, NamedTuple
 
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
+from pipelit_agents._otpauth import Authenticator
 from pipelit_agents._words import may_be_secret, quoted, recordable
+from pipelit_agents.credentials.authenticator import CODE, Stored, longest_wait, seed_of
+from pipelit_agents.credentials.issued_codes import Code, Issued, issue
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD
 from pipelit_agents.credentials.limits import refusal_beyond_limit
 from pipelit_agents.credentials.secret import Secret
@@ -19,6 +22,7 @@ from pipelit_agents.credentials.stored import not_found
 from pipelit_agents.database.fast_path import Query
 from pipelit_agents.errors import (
     AccountError,
+    CodeUnavailable,
     ConfigurationError,
     CredentialError,
     CredentialNotAllowed,
@@ -55,19 +59,70 @@ _REFUSALS: Final[dict[type[Exception], str]] = {
 
 
 class Opened(NamedTuple):
-    """The plaintext of a credential.
+    """What a reference opens of a credential.
 
     Attributes:
-        secrets: The secrets by name.
+        secrets: The secrets by name. The seed of an authenticator isn't among them.
         public: The public fields that they are bound to.
+        codes: The codes that were handed out, by the names of their authenticators.
+        field: The field that the reference means; an empty string for all secrets.
     """
 
     secrets: Mapping[str, str]
     public: Mapping[str, Any]
+    codes: Mapping[str, Issued]
+    field: str
 
-    def only_field(self) -> str:
-        """Return the name of the only secret; the default one if there are several."""
-        return next(iter(self.secrets)) if len(self.secrets) == 1 else DEFAULT_FIELD
+    def held(self, name: str) -> dict[str, Secret]:
+        """Return what the reference means, unless it is a public field.
+
+        Args:
+            name: The credential.
+        """
+        found: dict[str, Secret] = {}
+        for key in {**self.secrets, **self.codes}:
+            if self.field in ("", key):
+                reference = name if key == DEFAULT_FIELD else f"{name}:{key}"
+                found[key] = (
+                    Code(self.codes[key], credential=reference)
+                    if key in self.codes
+                    else Secret(self.secrets[key], credential=reference)
+                )
+        return found
+
+
+class _Plain:
+    """A decrypted credential.
+
+    Attributes:
+        texts: The secrets that open as they are, by name.
+        seeds: The seeds of authenticators by name.
+        public: The public fields.
+        names: The names of all secrets.
+    """
+
+    def __init__(self, stored: Stored, public: Mapping[str, Any]) -> None:
+        self.public = public
+        self.names = tuple(stored)
+        self.texts: dict[str, str] = {}
+        self.seeds: dict[str, Authenticator] = {}
+        for key, each in stored.items():
+            if isinstance(each, str):
+                self.texts[key] = each
+            elif (seed := seed_of(each)) is not None:
+                self.seeds[key] = seed
+
+    def resolved(self, wanted: str | None) -> str:
+        """Return the field that a reference means; an empty string for all texts."""
+        if wanted is None or not (wanted or self.texts):
+            return self.names[0] if len(self.names) == 1 else DEFAULT_FIELD
+        if wanted == CODE and not self.has(CODE) and len(self.seeds) == 1:
+            return next(iter(self.seeds))
+        return wanted
+
+    def has(self, field: str) -> bool:
+        """Return whether it has a secret or a public field of this name."""
+        return field in self.names or field in self.public
 
 
 def record_refusal(core: Core, reference: str, agent: Agent | None, reason: str) -> None:
@@ -95,10 +150,11 @@ def open_field(core: Core, reference: str, agent: Agent | None) -> object:
     """Return a secret field of a credential as a ``Secret``, or the value of a public field."""
     name, _, wanted = reference.partition(":")
     opened = decrypted(core, name, wanted or None, agent)
-    wanted = wanted or opened.only_field()
-    if wanted in opened.secrets:
-        return Secret(opened.secrets[wanted], credential=reference)
-    return opened.public[wanted]
+    if opened.field in opened.codes:
+        return Code(opened.codes[opened.field], credential=reference)
+    if opened.field in opened.secrets:
+        return Secret(opened.secrets[opened.field], credential=reference)
+    return opened.public[opened.field]
 
 
 def open_secret(core: Core, reference: str, agent: Agent | None) -> Secret:
@@ -124,7 +180,9 @@ def decrypted(
     Args:
         core: The database, and the encryption keys.
         name: The credential.
-        wanted: A field's name, None for the only field, or an empty string for all fields.
+        wanted: A field's name, None for the only field, or an empty string for all fields. Of an
+            authenticator a code is handed out, and with an empty string only where there is no
+            other secret.
         agent: The agent that opens it; required for credentials with an ``allow`` list.
         test: Whether it is opened for `Credentials.test`, which the audit log then says.
     """
@@ -146,7 +204,8 @@ def decrypted(
             reason = _REFUSALS.get(type(error), "agent can't act")
             record_refusal(core, name, agent, reason)
             raise
-    opened, reason = Opened({}, {}), ""
+    plain, reason = _Plain({}, {}), ""
+    codes: dict[str, Issued] = {}
     refused: Exception | None = None
     outcome = "refused"
     # Read, decrypt and record in one transaction, so that every answer is in the audit log.
@@ -158,21 +217,27 @@ def decrypted(
             (row,) = rows
             # Decrypt first: this also verifies the allow list, which is bound to the secret.
             purpose = credential_purpose(name, row.kind, row.public, row.allow)
-            secrets = json.loads(core.keyring().unseal(row.sealed, purpose))
+            stored = json.loads(core.keyring().unseal(row.sealed, purpose))
         except (ConfigurationError, CredentialNotFound, UnsealError) as error:
             refused, reason = error, _REFUSALS.get(type(error), "not opened")
             if isinstance(error, UnsealError):
                 refused = UnsealError(what=f"credential {name!r}")
         else:
-            opened = Opened(secrets, json.loads(row.public))
-            if wanted is None:
-                wanted = opened.only_field()
+            plain = _Plain(stored, json.loads(row.public))
+            wanted = plain.resolved(wanted)
             if row.allow is not None and actor not in json.loads(row.allow):
                 reason = "not allowed"
-            elif wanted and wanted not in opened.secrets and wanted not in opened.public:
+            elif wanted and not plain.has(wanted):
                 reason = "no such field"
             else:
                 outcome, reason = "ok", "test" if test else ""
+                if not test and (seed := plain.seeds.get(wanted)) is not None:
+                    try:
+                        wait = longest_wait(plain.public, seed)
+                        codes[wanted] = issued = issue(core, transaction, name, seed, wait)
+                        reason = f"step {issued.step}"
+                    except CodeUnavailable as error:
+                        refused, reason, outcome = error, "no free code", "refused"
         subject = recordable(name) if reason == "not found" else name
         core.record(transaction, actor, subject, "credential.reveal", reason, outcome=outcome)
     if refused is not None:
@@ -180,8 +245,8 @@ def decrypted(
     if reason == "not allowed":
         raise _not_allowed(name, actor)
     if outcome == "refused":
-        raise _no_such_field(name, wanted, opened)
-    return opened
+        raise _no_such_field(name, wanted, plain)
+    return Opened(plain.texts, plain.public, codes, wanted or "")
 
 
 def _not_allowed(name: str, actor: str) -> CredentialNotAllowed:
@@ -195,15 +260,15 @@ def _not_allowed(name: str, actor: str) -> CredentialNotAllowed:
     )
 
 
-def _no_such_field(name: str, wanted: str | None, opened: Opened) -> CredentialNotFound:
-    if wanted == DEFAULT_FIELD:
+def _no_such_field(name: str, wanted: str | None, plain: _Plain) -> CredentialNotFound:
+    if wanted == DEFAULT_FIELD and len(plain.names) > 1:
         return CredentialNotFound(
             f"credential {name!r} has several secrets: name one, as "
-            f"{name}:{next(iter(opened.secrets))}; there are {', '.join(opened.secrets)}",
+            f"{name}:{plain.names[0]}; there are {', '.join(plain.names)}",
             credential=name,
         )
     return CredentialNotFound(
         f"credential {name!r} has no field {quoted(wanted)}; it has "
-        f"{sorted({*opened.secrets, *opened.public})}",
+        f"{sorted({*plain.names, *plain.public})}",
         credential=name,
     )

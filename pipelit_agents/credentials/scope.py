@@ -14,6 +14,7 @@ from weakref import ref
 
 from pipelit_agents._run_context import running
 from pipelit_agents._words import quoted, recordable
+from pipelit_agents.credentials.issued_codes import Code
 from pipelit_agents.credentials.leak_guard.masking import redact, scrub
 from pipelit_agents.credentials.leak_guard.node_input import NodeInput
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
@@ -98,6 +99,21 @@ class Scope(Unsearched):
                 scope.close()
             scope = scope.parent
         return secret
+
+    @property
+    def codes(self) -> list[Code]:
+        """The codes of other services among its secrets."""
+        return [each for each in self._secrets if isinstance(each, Code)]
+
+    def settle(self) -> None:
+        """Wait until the codes among its secrets are valid; call it before they are used."""
+        for each in self.codes:
+            each.settle()
+
+    async def asettle(self) -> None:
+        """As :meth:`settle`; the event loop goes on meanwhile."""
+        for each in self.codes:
+            await each.asettle()
 
     def close(self) -> None:
         """Make every secret of this scope unreadable. Closing twice does nothing."""

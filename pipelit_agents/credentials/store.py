@@ -15,8 +15,9 @@ from pipelit_agents._discretion import discreet
 from pipelit_agents._threads import aside
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._words import quoted
+from pipelit_agents.credentials.authenticator import separated
 from pipelit_agents.credentials.inject import injecting
-from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, described
+from pipelit_agents.credentials.leak_guard.parts import described
 from pipelit_agents.credentials.opening import (
     decrypted,
     open_field,
@@ -91,11 +92,22 @@ class Credentials:
         and names, and each is searched for separately. The result names the parts that are
         searched for and those that aren't. Store a secret that isn't found as a separate field.
 
+        The seed of an authenticator is stored too, and never opened: a secret whose whole text is
+        an ``otpauth://totp/…`` URI, or an ``otpauth-migration://…`` export of one account, gives
+        codes. For a single secret, ``NAME:code`` refers to its codes; for one of several by name,
+        ``NAME:FIELD`` does, and ``NAME:code`` too if no other is an authenticator. Each code is
+        handed out once in all processes, so a caller may have to wait for the next one: three
+        periods at most, or for the seconds in the public field ``longest_wait``. The public fields
+        ``issuer``, ``account``, ``digits``, ``period`` and ``algorithm`` are added; of several
+        authenticators by name, in ``authenticators``.
+
         Args:
             name: The name, which follows the rules for usernames.
             value: The secret, or several secrets by name.
-            kind: A label of your own, for example ``llm``. :meth:`list` can select by it, and
-                nothing else depends on it.
+            kind: A label of your own, for example ``llm``. :meth:`list` can select by it. The kind
+                ``totp`` is for codes: a single secret may be the seed in Base32, as services
+                display it for those who can't scan, and something else is refused. Nothing else
+                depends on the kind.
             created_by: The name of who stores it, for the audit log. It is only a record, and no
                 account need have it.
             public: JSON fields that are not secret, for example ``{"base_url": …}``. They are
@@ -148,9 +160,9 @@ class Credentials:
     ) -> StoredCredential:
         """As :meth:`put`, within a transaction of the caller on the same database."""
         require_fields(name, kind, created_by, public, allow)
-        secrets = secrets_in(name, value)
-        found = described(secrets)
-        for message, category in warnings_about(name, secrets, found):
+        texts, secrets, public = separated(name, kind, secrets_in(name, value), public)
+        found = described(texts)
+        for message, category in warnings_about(name, texts, found):
             # Report the line that called put: skip put itself and its two wrappers.
             warnings.warn(message, category, stacklevel=5)
         fields = Fields.of(name, kind, public, allow)
@@ -173,8 +185,9 @@ class Credentials:
 
         The secrets are compared and not shown, so nothing is recorded.
         """
+        _, secrets, public = separated(name, kind, secrets_in(name, value), public)
         fields = Fields.of(name, kind, public, allow)
-        return is_stored(self._core, connection, fields, secrets_in(name, value))
+        return is_stored(self._core, connection, fields, secrets)
 
     def get(self, name: str) -> CredentialInfo:
         """Return the displayable description of a credential.
@@ -262,7 +275,9 @@ class Credentials:
             references: Credentials by parameter name: ``api_key="openai"``, or
                 ``password="database:password"`` for one of several fields. A public field
                 (``host="database:host"``) is passed as a plain value. Store values that aren't
-                secret as public fields; otherwise they are searched for like secrets.
+                secret as public fields; otherwise they are searched for like secrets. Of an
+                authenticator (``code="github-login:code"``, see :meth:`put`) each call gets a
+                fresh code, and starts when that is valid.
 
         Returns:
             A decorator. The parameters get a ``Secret`` (a ``SecretStr``) by keyword, and are
@@ -273,6 +288,7 @@ class Credentials:
             TypeError: The function can't be wrapped, or has no such parameter.
             CredentialError: A reference isn't the name of a credential. From the call: the
                 credential is missing or not allowed, or a value was passed for it.
+            CodeUnavailable: From the call: all codes are taken for too long.
             UnsealError: From the call: the credential can't be decrypted with this keyring, or was
                 tampered with.
 
@@ -388,6 +404,7 @@ class Credentials:
             CredentialScopeError: No node or tool is running here.
             CredentialNotFound: There is no such credential or field.
             CredentialNotAllowed: The credential's ``allow`` list doesn't contain the agent.
+            CodeUnavailable: All codes are taken for too long.
             UnsealError: It can't be decrypted with this keyring, or was tampered with.
         """
         try:
@@ -397,7 +414,9 @@ class Credentials:
             raise
         _warn_unguarded(name)
         with opened_scope() as scope:
-            yield scope.hold(open_secret(self._core, name, agent))
+            secret = scope.hold(open_secret(self._core, name, agent))
+            scope.settle()
+            yield secret
 
     @asynccontextmanager
     async def areveal(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Secret]:
@@ -409,7 +428,9 @@ class Credentials:
             raise
         _warn_unguarded(name)
         with opened_scope() as scope:
-            yield scope.hold(await aside(open_secret, self._core, name, agent))
+            secret = scope.hold(await aside(open_secret, self._core, name, agent))
+            await scope.asettle()
+            yield secret
 
     def http_auth(
         self,
@@ -456,14 +477,17 @@ class Credentials:
 
     @discreet
     def open_in(
-        self, scope: Scope, name: str, *, agent: Agent | None = None
+        self, scope: Scope, name: str, *, agent: Agent | None = None, wait: bool = True
     ) -> tuple[Mapping[str, Secret], Mapping[str, Any]]:
         """Open all secrets of a credential at once; they close with the scope.
 
         Args:
             scope: The open scope that holds them.
-            name: The credential, or ``credential:field`` for that secret alone.
+            name: The credential, or ``credential:field`` for that secret alone. A code of an
+                authenticator is handed out for its field only, or if there is no other secret.
             agent: The agent that opens it; required for credentials with an ``allow`` list.
+            wait: Whether to wait until a code is valid. Otherwise call ``scope.settle()`` or
+                ``await scope.asettle()`` before it is used.
 
         Returns:
             The secrets by name (``value`` for a single unnamed one), and the public fields that
@@ -471,17 +495,15 @@ class Credentials:
 
         Raises:
             CredentialError: The credential is missing, or not allowed for this agent.
+            CodeUnavailable: All codes are taken for too long.
             UnsealError: It can't be decrypted with this keyring, or was tampered with.
         """
         name, _, wanted = name.partition(":")
-        secrets, public = decrypted(self._core, name, wanted, agent)
-        return {
-            key: scope.hold(
-                Secret(value, credential=name if key == DEFAULT_FIELD else f"{name}:{key}")
-            )
-            for key, value in secrets.items()
-            if wanted in ("", key)
-        }, public
+        opened = decrypted(self._core, name, wanted, agent)
+        held = {key: scope.hold(each) for key, each in opened.held(name).items()}
+        if wait:
+            scope.settle()
+        return held, opened.public
 
     def note_refusal(self, reference: str, agent: Agent | None, reason: str) -> None:
         """Record a refusal that was decided before the credential was read.

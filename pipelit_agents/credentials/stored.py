@@ -15,6 +15,8 @@ from sqlalchemy import Connection, insert, select, update
 
 from pipelit_agents._core import Core
 from pipelit_agents._words import has_secret_form, may_be_secret, quoted, recordable
+from pipelit_agents.credentials.authenticator import Stored, longest_wait, seed_of
+from pipelit_agents.credentials.issued_codes import forget_far_steps
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, Described
 from pipelit_agents.credentials.leak_guard.recognition import (
     MIN_LENGTH,
@@ -261,7 +263,7 @@ def store(
     core: Core,
     connection: Connection,
     fields: Fields,
-    secrets: Mapping[str, str],
+    secrets: Stored,
     found: Described,
     created_by: str,
 ) -> StoredCredential:
@@ -287,6 +289,9 @@ def store(
         "updated_at": now,
     }
     core.database.lock(connection, f"credential:{fields.name}")
+    for seed in filter(None, map(seed_of, secrets.values())):
+        wait = longest_wait(json.loads(fields.public), seed)
+        forget_far_steps(core, connection, seed, wait)
     changed = connection.execute(
         update(CredentialRow).where(CredentialRow.name == fields.name).values(values)
     )
@@ -297,9 +302,7 @@ def store(
     return read_credential(connection, fields.name)
 
 
-def is_stored(
-    core: Core, connection: Connection, fields: Fields, secrets: Mapping[str, str]
-) -> bool:
+def is_stored(core: Core, connection: Connection, fields: Fields, secrets: Stored) -> bool:
     """Return whether a credential is stored with exactly these fields and secrets."""
     sealed = connection.scalar(
         select(CredentialRow.sealed).where(
@@ -318,7 +321,7 @@ def is_stored(
     return hmac.compare_digest(_canonical(json.loads(stored)), _canonical(secrets))
 
 
-def _canonical(secrets: Mapping[str, str]) -> bytes:
+def _canonical(secrets: Stored) -> bytes:
     return json.dumps(secrets, sort_keys=True).encode()
 
 
@@ -442,10 +445,11 @@ class _Hint(NamedTuple):
         return cls(masked, tuple(searched), tuple(unsearched))
 
 
-def _hint(secrets: Mapping[str, str], found: Described) -> str:
+def _hint(secrets: Stored, found: Described) -> str:
+    # Of a seed nothing is shown: nobody compares it, and its end is a part of every code.
     masks = {
-        key: "…" + (secret[-4:] if len(secret) >= _MIN_MASKED_LENGTH else "")
-        for key, secret in secrets.items()
+        key: "…" + (each[-4:] if isinstance(each, str) and len(each) >= _MIN_MASKED_LENGTH else "")
+        for key, each in secrets.items()
     }
     masked = ", ".join(f"{key}={mask}" for key, mask in masks.items())
     if list(masks) == [DEFAULT_FIELD]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import pyotp
 
 from pipelit_agents._bounds import require_seconds
 from pipelit_agents._core import Core
@@ -105,7 +104,7 @@ def _begin(core: Core, reference: str, agent: Agent | None, timeout: float) -> _
     timeout = require_seconds(timeout, "timeout", most=_LONGEST)
     name, _, wanted = reference.partition(":")
     opened = decrypted(core, name, wanted, agent, test=True)
-    if wanted and wanted not in opened.secrets:
+    if wanted in opened.public and wanted not in opened.secrets:
         raise CredentialError(
             f"{reference!r} is a public field, which needs no test: name a secret", credential=name
         )
@@ -162,12 +161,14 @@ class _Trial:
             return self._model()
         if _URL in self._public:
             return self._http()
+        if not self._secrets:
+            return Finding(
+                "good", "codes can be made of its seed. None was made, so its service wasn't asked"
+            )
         if len(self._secrets) > 1:
             return self._several()
         (secret,) = self._secrets.values()
         text = secret.get_secret_value()
-        if text.lower().startswith("otpauth://"):
-            return _seed(text)
         if (url := database_url(text)) is not None:
             return connect(url, self.timeout)
         return Finding(
@@ -238,23 +239,3 @@ class _AlreadyOpen:
     def note_refusal(self, reference: str, agent: Agent | None, reason: str) -> None:
         """Record that a server may not receive it."""
         record_refusal(self._core, reference, agent, reason)
-
-
-def _seed(uri: str) -> Finding:
-    """Return whether codes can be made of an ``otpauth://`` URI; none is made."""
-    try:
-        made = pyotp.parse_uri(uri)
-        made.byte_secret()
-    except ValueError:
-        return Finding(
-            "refused",
-            "no codes can be made of its otpauth:// URI: copy it from the service again, and store "
-            "it with credentials put",
-        )
-    if not isinstance(made, pyotp.TOTP):
-        return Finding(
-            "refused", "it is a URI of counted codes (HOTP), and timed ones (TOTP) are needed"
-        )
-    return Finding(
-        "good", "codes can be made of its seed. None was made, so its service wasn't asked"
-    )

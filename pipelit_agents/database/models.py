@@ -39,6 +39,7 @@ __all__ = [
     "CredentialRow",
     "EncryptionKeyRow",
     "EpochRow",
+    "IssuedCodeRow",
     "LedgerRow",
     "MfaPendingRow",
     "PeeringRow",
@@ -151,6 +152,19 @@ class CredentialRow(Base):
     created_at: Mapped[float] = mapped_column(Float)
     updated_at: Mapped[float] = mapped_column(Float)
     created_by: Mapped[str] = mapped_column(NAME)
+
+
+class IssuedCodeRow(Base):
+    """The last time step of another service's authenticator that was handed out.
+
+    ``id`` is a digest of the seed under a key, so several credentials with one seed share a row.
+    Rows are never deleted with a credential: a seed that is stored again goes on from its step.
+    """
+
+    __tablename__ = "pipelit_issued_codes"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    last_step: Mapped[int] = mapped_column(BigInteger)
 
 
 class LedgerRow(Base):

@@ -211,6 +211,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         with opened_scope() as scope:
             scope.add_input(inputs_in("request", request))
             filled = self._fill(request, wanted, scope)
+            scope.settle()
             return searched(scope, handler(filled), "the tool's result")
 
     async def awrap_tool_call(
@@ -223,6 +224,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         with opened_scope() as scope:
             scope.add_input(inputs_in("request", request))
             filled = await asyncio.to_thread(self._fill, request, wanted, scope)
+            await scope.asettle()
             return searched(scope, await handler(filled), "the tool's result")
 
     def _source_of(self, model: BaseChatModel) -> ModelSource | None:
@@ -272,7 +274,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 )
         secrets = {}
         for parameter, reference in wanted.items():
-            opened, _ = self._credentials.open_in(scope, reference, agent=self._agent)
+            opened, _ = self._credentials.open_in(scope, reference, agent=self._agent, wait=False)
             if not opened:
                 raise CredentialError(
                     f"{reference!r} is a public field, not a secret: pass its value to the tool",

@@ -26,6 +26,7 @@ __all__ = [
     "CHECKPOINT_METADATA",
     "CHECKPOINT_VALUE",
     "DATABASE_KEY",
+    "ISSUED_CODES",
     "RECOVERY_CODE",
     "approval_purpose",
     "credential_hint_purpose",
@@ -47,6 +48,7 @@ AUDIT_PRUNED: Final = "audit-pruned"
 AUDIT_SEAL: Final = "audit-seal"
 CHECKPOINT_BOX: Final = "box"
 DATABASE_KEY: Final = "database-key"
+ISSUED_CODES: Final = "issued-codes"
 RECOVERY_CODE: Final = "recovery-code"
 
 # What the purposes of checkpointed values and metadata begin with; their kind or position follows.

@@ -35,5 +35,13 @@ class Clock:
         """
         self.now += seconds
 
+    def sleep(self, seconds: float) -> None:
+        """Turn the clock on instead of waiting; ``Pipelit`` calls this for a code's next step.
+
+        Args:
+            seconds: By how much.
+        """
+        self.advance(seconds)
+
     def __repr__(self) -> str:
         return f"Clock({self.now!r})"

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import select
 
 from pipelit_agents import Pipelit
+from pipelit_agents.credentials.authenticator import plaintext_of
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.credentials.scope import open_patterns
@@ -68,7 +69,7 @@ def _stored(pipelit: Pipelit) -> Mapping[str, str]:
     for name, kind, public, allow, sealed in rows:
         purpose = credential_purpose(name, kind, public, allow)
         for field, secret in json.loads(core.keyring().unseal(sealed.token, purpose)).items():
-            found[secret] = name if field == "value" else f"{name}:{field}"
+            found[plaintext_of(secret)] = name if field == "value" else f"{name}:{field}"
     return found
 
 
