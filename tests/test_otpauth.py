@@ -10,15 +10,9 @@ import pyotp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from internals import Authenticator, exported_accounts, is_otpauth, read_base32, read_otpauth
 from pydantic import SecretStr
 
-from pipelit_agents._otpauth import (
-    Authenticator,
-    exported_accounts,
-    is_otpauth,
-    read_base32,
-    read_otpauth,
-)
 from pipelit_agents.otp import migration_uris
 
 # The seed of Google's documents, 80 bits, as many services issue it.

@@ -8,9 +8,19 @@ from pathlib import Path
 from shutil import copyfile
 
 import pytest
-from canary import HONEST, KEY, MISTAKES, Protect, both, in_memory, in_postgres, in_sqlite
+from canary import (
+    HONEST,
+    MISTAKES,
+    Protect,
+    both,
+    in_memory,
+    in_postgres,
+    in_sqlite,
+    protecting,
+)
 
 from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.testing import Clock
 
 SAVERS = ["InMemorySaver", "SqliteSaver", "PostgresSaver"]
 # These leave nothing in a checkpoint: here on one saver, in `make canary` on all.
@@ -20,6 +30,7 @@ PLACES = (
     *(HONEST, "returns it", "returns Command", "returns Send", "returns a message"),
     *("returns it as a key", "changes its input", "interrupts with it", "puts it into metadata"),
     *("goes to a node of its name", "task returns it", "subgraph interrupts with it"),
+    "logs in with a code",
 )
 
 
@@ -45,10 +56,10 @@ def protect(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     copyfile(migrated_file, file)
     file.chmod(0o600)
     keys = [Keyring.generate_key()]
-    with Pipelit(database_url=f"sqlite:///{file}", encryption_keys=keys) as pipelit:
+    url = f"sqlite:///{file}"
+    with Pipelit(database_url=url, encryption_keys=keys, clock=Clock()) as pipelit:
         pipelit.users.create("alice")
-        pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
-        yield pipelit.credentials.inject(key="service")
+        yield protecting(pipelit)
 
 
 def test_no_mistake_leaves_the_key_anywhere(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from pipelit_agents.errors import (
     CredentialNotAllowed,
     CredentialNotFound,
 )
+from pipelit_agents.otp import migration_uris
 from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import credential_purpose
 
@@ -307,6 +309,24 @@ def test_no_reference_opens_the_seed(login: Pipelit, field: str) -> None:
     ):
         with pytest.raises((CredentialError, KeyError)):
             read()
+
+
+def test_no_frame_of_an_error_shows_the_seed(login: Pipelit) -> None:
+    """Where no code is free, or what is stored is no seed, an error tracker sees nothing of it."""
+    for _ in range(4):
+        login.credentials.open_in(Scope(), "github", wait=False)
+    for work in (
+        lambda: opened(login, "github"),
+        lambda: login.credentials.open_in(Scope(), "github"),
+        lambda: login.credentials.put("x", f"{URI}&period=0", kind="totp", created_by="alice"),
+        lambda: migration_uris(f"otpauth-migration://offline?data={SEED}"),
+    ):
+        with pytest.raises((CredentialError, ValueError)) as caught:
+            work()
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        text = "".join(shown.format())
+        assert SEED not in text
+        assert repr(pyotp.TOTP(SEED).byte_secret())[2:-1] not in text
 
 
 @pytest.fixture

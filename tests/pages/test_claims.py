@@ -909,6 +909,20 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_stream_that_outlives_its_node_is_refused",
         ],
     },
+    "The seed of another service's authenticator is stored encrypted": {
+        "issued_codes": ["no_reference_opens_the_seed", "no_frame_of_an_error_shows_the_seed"],
+        "canary": ["no_mistake_leaves_the_key_anywhere"],
+    },
+    "Each code is handed out once in all processes": {
+        "races": ["no_code_of_another_service_is_handed_out_twice"],
+        "issued_codes": [
+            "each_code_is_handed_out_once",
+            "a_clock_that_goes_back_repeats_no_code",
+            "a_rotation_repeats_no_code",
+            "one_seed_has_one_row_of_steps",
+        ],
+    },
+    "The table that says so has no seed": {"issued_codes": ["the_table_tells_nothing_of_a_seed"]},
     "`credentials.http_auth` fills the header of a request": {
         "http_auth": [
             "the_header_is_filled_for_the_request_only",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from racing import PROCESSES, THREADS, Crowd, Outcome
 from sqlalchemy import text
 
 from pipelit_agents import Pipelit, VerificationPolicy
+from pipelit_agents.otp import hotp
 
 BACKENDS = True
 EVERYBODY = PROCESSES * THREADS
@@ -88,6 +90,26 @@ def test_one_code_has_one_winner(
         assert rows["refused", "replay"] == outcomes["CodeRejected"]
         assert rows["refused", "rate limited"] == outcomes["RateLimited"]
         assert rows.total() == EVERYBODY - 1
+
+
+@pytest.mark.backends("sqlite", "postgres")
+def test_no_code_of_another_service_is_handed_out_twice(
+    pipelit: Pipelit, settings: dict[str, Any], crowd: Crowd
+) -> None:
+    """Of 100 that ask at once each gets a step of its own, without a gap between them."""
+    seed = b"12345678901234567890"
+    uri = f"otpauth://totp/x?secret={base64.b32encode(seed).decode()}&digits=8"
+    pipelit.credentials.put(
+        "x", uri, kind="totp", created_by="owner_0", public={"longest_wait": 3600}
+    )
+    given = [("x:code",)] * 100
+    outcomes = crowd.race(settings, POLICY, racing.code, given)
+    assert names_of(outcomes) == {"ok": 100}
+    rows = audited(pipelit, "x", "credential.reveal")
+    steps = sorted(int(reason.removeprefix("step ")) for _, reason in rows)
+    assert steps == list(range(steps[0], steps[0] + 100))
+    codes = Counter(each.value for each in outcomes)
+    assert codes == Counter(hotp(seed, step, digits=8, algorithm="sha1") for step in steps)
 
 
 @pytest.mark.backends("sqlite", "postgres", "redis", "both")

@@ -53,7 +53,9 @@ from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
 
 from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.otp import hotp
 from pipelit_agents.redaction import RedactingFilter
+from pipelit_agents.testing import Clock
 
 KEY = "sk-Canary/+8wZq_0123456789-end"
 _PLAIN = KEY.encode()
@@ -61,6 +63,7 @@ FORMS = {
     _PLAIN,
     *(base64.b64encode(b"x" * shift + _PLAIN)[4:-4] for shift in range(3)),
     *(base64.urlsafe_b64encode(b"x" * shift + _PLAIN)[4:-4] for shift in range(3)),
+    base64.b32encode(_PLAIN).rstrip(b"="),
     _PLAIN.hex().encode(),
     quote(KEY, safe="").encode(),
     json.dumps(KEY)[1:-1].encode(),
@@ -766,6 +769,21 @@ def fails_with_local_variables(protect: Protect, kept: dict[str, Any]) -> Callab
     return protect(node)
 
 
+@mistake
+def logs_in_with_a_code(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    """The key is the seed of an authenticator; without pipelit-agents, the node has to have it."""
+
+    def log_in(state: State, writer: StreamWriter, *, key: SecretStr) -> State:
+        given = key.get_secret_value()
+        code = given if given.isdigit() else hotp(given.encode(), 1, digits=6, algorithm="sha1")
+        kept["dumped"] = repr(locals())
+        writer({"sent": code, "with": given})
+        logger.warning("logging in: %r", vars(key), extra={"all": locals()})
+        return {"x": {"sent": code, "with": given}}
+
+    return protect(log_in)
+
+
 class Tracer(BaseTracer):
     """Keeps what any tracer is told."""
 
@@ -1022,6 +1040,19 @@ def bare(function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.partial(function, key=SecretStr(KEY))
 
 
+def protecting(pipelit: Pipelit) -> Protect:
+    """Store the key, also as the seed of codes; return what gives a node the one or the other."""
+    seed = base64.b32encode(_PLAIN).decode()
+    pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
+    pipelit.credentials.put("login", seed, kind="totp", created_by="alice")
+
+    def protect(function: Callable[..., Any]) -> Callable[..., Any]:
+        reference = "login:code" if function.__name__ == "log_in" else "service"
+        return pipelit.credentials.inject(key=reference)(function)
+
+    return protect
+
+
 def both(
     name: str,
     protect: Protect,
@@ -1066,12 +1097,12 @@ def main() -> None:
             Pipelit(
                 database_url=f"sqlite:///{folder}/agents.db",
                 encryption_keys=[Keyring.generate_key()],
+                clock=Clock(),
             )
         )
         pipelit.create_schema()
         pipelit.users.create("alice")
-        pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
-        protect = pipelit.credentials.inject(key="service")
+        protect = protecting(pipelit)
         for make in (in_memory, in_sqlite, in_postgres(server.url())):
             rows = {}
             for name in MISTAKES:

@@ -16,6 +16,13 @@ from langgraph_sdk import Auth
 
 from pipelit_agents import Agent, Keyring, Pipelit
 
+# What reads the URIs and exports of authenticator apps; `credentials.put` names the credential too.
+from pipelit_agents._otpauth import Authenticator as Authenticator
+from pipelit_agents._otpauth import exported_accounts as exported_accounts
+from pipelit_agents._otpauth import is_otpauth as is_otpauth
+from pipelit_agents._otpauth import read_base32 as read_base32
+from pipelit_agents._otpauth import read_otpauth as read_otpauth
+
 # What judges whether a text may be a secret.
 from pipelit_agents._words import PLAIN_NAME as PLAIN_NAME
 from pipelit_agents._words import WITHHELD as WITHHELD

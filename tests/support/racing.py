@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from pipelit_agents import Agent, Pipelit, VerificationPolicy
+from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.errors import PipelitError
 
 PROCESSES = 8
@@ -119,6 +120,12 @@ def _run(
 def verify(pipelit: Pipelit, verifier: str, peer: str, code: str, kind: Any) -> int:
     """Verifies once; the step."""
     return pipelit.agent(verifier).verify_peer(peer, code, kind=kind).step
+
+
+def code(pipelit: Pipelit, reference: str) -> str:
+    """Takes a code of another service, and doesn't wait until it is valid."""
+    secrets, _ = pipelit.credentials.open_in(Scope(), reference, wait=False)
+    return secrets["code"].get_secret_value()
 
 
 def create(pipelit: Pipelit, name: str, owner: str) -> str:
