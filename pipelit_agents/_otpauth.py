@@ -100,6 +100,8 @@ def read_otpauth(uri: str) -> Authenticator:
         raise ValueError(f"the URI has more than {_MAX_LENGTH:,} characters: copy it again")
     if not text.lower().startswith(_SCHEME):
         raise ValueError("the URI must begin with otpauth://totp/")
+    if text.lower().count(_SCHEME) > 1:
+        raise ValueError("the text has several otpauth:// URIs: store each by a name of its own")
     path, _, query = text[len(_SCHEME) :].partition("?")
     kind, _, label = path.partition("/")
     values = _parameters(query)

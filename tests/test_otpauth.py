@@ -85,6 +85,10 @@ REFUSED = {
     "cut off": (f"otpauth://totp/x?secret={TEXT}A", "17 characters don't make whole bytes"),
     "short": ("otpauth://totp/x?secret=JBSWY3DP", "8 to 512 bytes, and has 5"),
     "too long": (f"otpauth://totp/x?secret={TEXT}&image={'x' * 20_000}", "more than 16,384"),
+    "a list": (
+        f"otpauth://totp/x?secret={TEXT}&issuer=A\notpauth://totp/y?secret={TEXT}",
+        "several otpauth:// URIs",
+    ),
     "another scheme": (f"https://totp/x?secret={TEXT}", "otpauth://totp/"),
 }
 

@@ -41,6 +41,7 @@ CODE: Final = "code"
 LONGEST_WAIT: Final = "longest_wait"
 _KIND: Final = "totp"
 _MOST: Final = 3600
+_MAX_LISTED: Final = 10
 _SEVERAL: Final = "authenticators"
 # A secret as it is encrypted: a text, or the seed of an authenticator. Earlier versions stored
 # texts only, so a text of theirs is never taken for a seed.
@@ -138,6 +139,8 @@ def _only_uri(export: str) -> str:
     accounts = exported_accounts(export)
     if len(accounts) > 1:
         labels = ["…" if has_secret_form(label) else repr(label) for label, _ in accounts]
+        if len(labels) > _MAX_LISTED:
+            labels = [*labels[:_MAX_LISTED], f"and {len(labels) - _MAX_LISTED} more"]
         raise ValueError(
             f"the export has several accounts ({', '.join(labels)}), and a credential is one: "
             "choose it with pipelit_agents.otp.migration_uris(export)[label]"

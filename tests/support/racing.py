@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import httpx
+
 from pipelit_agents import Agent, Pipelit, VerificationPolicy
 from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.errors import PipelitError
@@ -122,10 +124,14 @@ def verify(pipelit: Pipelit, verifier: str, peer: str, code: str, kind: Any) -> 
     return pipelit.agent(verifier).verify_peer(peer, code, kind=kind).step
 
 
-def code(pipelit: Pipelit, reference: str) -> str:
-    """Takes a code of another service, and doesn't wait until it is valid."""
-    secrets, _ = pipelit.credentials.open_in(Scope(), reference, wait=False)
-    return secrets["code"].get_secret_value()
+def log_in(pipelit: Pipelit, name: str) -> int:
+    """Logs in to another service, and doesn't wait until its code is valid; the HTTP status."""
+    scope = Scope()
+    secrets, public = pipelit.credentials.open_in(scope, name)
+    codes, _ = pipelit.credentials.open_in(scope, f"{name}:code", wait=False)
+    form = {"password": secrets["password"], "code": codes["totp"]}
+    sent = {key: each.get_secret_value() for key, each in form.items()}
+    return httpx.post(public["url"], data=sent, trust_env=False, timeout=60).status_code
 
 
 def create(pipelit: Pipelit, name: str, owner: str) -> str:
