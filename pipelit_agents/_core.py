@@ -74,6 +74,7 @@ class Core:
         *,
         outcome: str = "ok",
         at: float | None = None,
+        person: str = "",
     ) -> None:
         """Write an entry of the audit trail, in the transaction of the recorded action.
 
@@ -85,6 +86,7 @@ class Core:
             reason: The reason, at most 64 characters. Never a secret.
             outcome: ``ok`` or ``refused``.
             at: The time, Unix seconds; by default now.
+            person: The person for whom a credential is opened, or whose own one it is.
         """
         written = entry(
             at=self.clock() if at is None else at,
@@ -93,5 +95,6 @@ class Core:
             action=action,
             outcome=outcome,
             reason=reason,
+            person=person,
         )
         write(connection, written)

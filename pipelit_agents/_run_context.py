@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-__all__ = ["NOWHERE", "RunContext", "run_context", "running"]
+__all__ = ["NOWHERE", "RunContext", "is_cron_run", "run_context", "running"]
 
 
 class RunContext(NamedTuple):
@@ -47,6 +47,15 @@ def running() -> object | None:
     """Return an object that identifies the running runnable, or None if nothing is running."""
     callbacks = _config().get("callbacks")
     return getattr(callbacks, "parent_run_id", None) or callbacks
+
+
+def is_cron_run() -> bool:
+    """Return whether a server's scheduler started the run.
+
+    The server puts the cron's id into ``configurable``. A client that puts one there too only loses
+    what counts for a person who is present.
+    """
+    return bool((_config().get("configurable") or {}).get("cron_id"))
 
 
 def _node_of(configurable: Mapping[str, Any]) -> str:

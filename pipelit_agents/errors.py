@@ -25,7 +25,9 @@ PipelitError
 ├── CredentialError               .credential
 │   ├── CodeUnavailable           .retry_after (seconds)
 │   ├── CredentialNotFound        also a LookupError
+│   │   └── NoPersonalCredential  also a LookupError; a person has no own one; .person
 │   ├── CredentialNotAllowed
+│   ├── NobodyAuthenticated       no active person acts, so no own credential opens; .person
 │   ├── CredentialScopeError      a secret was revealed or read outside a running node or tool
 │   └── SecretLeakError           a secret is in a value that would be stored or sent; .path
 ├── VerificationError             .peer, .verifier
@@ -80,6 +82,8 @@ __all__ = [
     "LedgerUnavailable",
     "LedgerWarning",
     "MalformedCode",
+    "NoPersonalCredential",
+    "NobodyAuthenticated",
     "NotLocalAgent",
     "NotPermitted",
     "PayloadError",
@@ -275,6 +279,31 @@ class CodeUnavailable(CredentialError):
 
 class CredentialNotFound(CredentialError, LookupError):
     """No credential has that name, or it has no such field."""
+
+
+class NoPersonalCredential(CredentialNotFound):
+    """A person has no own credential of that name. Another person's is never opened instead.
+
+    Attributes:
+        person: The person.
+    """
+
+    def __init__(self, message: str, *, credential: str = "", person: str = "") -> None:
+        super().__init__(message, credential=credential)
+        self.person = person
+
+
+class NobodyAuthenticated(CredentialError):
+    """The code acts for no active person, so it isn't known whose credential to open.
+
+    Attributes:
+        person: The name for which it acts: of a block that has ended, of a deactivated person, or
+            of an account that isn't a person. Empty if there is none.
+    """
+
+    def __init__(self, message: str, *, credential: str = "", person: str = "") -> None:
+        super().__init__(message, credential=credential)
+        self.person = person
 
 
 class CredentialNotAllowed(CredentialError):

@@ -26,8 +26,8 @@ SHOWN_FIELDS: Final = ("at", "actor", "subject", "action", "outcome", "reason", 
 # One day inside the limits of datetime, so that every time zone can display them.
 _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 12, 30, tzinfo=UTC)
-_FIELDS: Final = "at, actor, subject, action, outcome, reason, run, node, thread"
-_VALUES: Final = ":at, :actor, :subject, :action, :outcome, :reason, :run, :node, :thread"
+_FIELDS: Final = "at, actor, subject, action, outcome, reason, run, node, thread, person"
+_VALUES: Final = ":at, :actor, :subject, :action, :outcome, :reason, :run, :node, :thread, :person"
 # PostgreSQL takes the numbers from a sequence. SQLite would continue after any row, even one that
 # was planted at the highest number. NULL lets SQLite choose if no other number is left.
 _HIGHEST: Final = highest_number_in_sqlite()
@@ -72,6 +72,8 @@ class AuditEntry:
         run: The LangGraph run, if there was one.
         node: The LangGraph node, if there was one.
         thread: The LangGraph thread, if there was one.
+        person: The person for whom a credential was opened, or whose own credential was changed.
+            Empty for other entries, and if nobody was authenticated.
     """
 
     id: int
@@ -84,6 +86,7 @@ class AuditEntry:
     run: str
     node: str
     thread: str
+    person: str = ""
 
     def _repr_html_(self) -> str:
         return html_of(self)
@@ -101,6 +104,7 @@ class EntryValues(TypedDict):
     run: str
     node: str
     thread: str
+    person: str
 
 
 def entry(
@@ -112,6 +116,7 @@ def entry(
     outcome: str,
     reason: str = "",
     context: RunContext | None = None,
+    person: str = "",
 ) -> EntryValues:
     """Return the row of one entry.
 
@@ -123,6 +128,7 @@ def entry(
         outcome: ``ok`` or ``refused``.
         reason: The true reason.
         context: The LangGraph run, node and thread; by default the current ones.
+        person: See :class:`AuditEntry`.
     """
     where = run_context() if context is None else context
     run, node, thread = where
@@ -139,6 +145,7 @@ def entry(
         "run": run,
         "node": node,
         "thread": thread,
+        "person": _name(person),
     }
 
 

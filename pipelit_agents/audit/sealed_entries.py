@@ -104,15 +104,12 @@ def read_ranges(
         if own[0] <= number and number in elsewhere:
             continue
         for column in _COLUMNS:
-            value = row[column]
-            # Encode a value of the right type in its one form, and any other value in a form that
-            # no valid value has.
-            if column == "at" and isinstance(value, int | float):
-                field = repr(float(value)).encode()
-            elif isinstance(value, int if column == "id" else str):
-                field = str(value).encode("utf-8", "backslashreplace")
-            else:
-                field = f"\0{value!r}".encode()
+            field = _encoded(column, row[column])
+            digest.update(len(field).to_bytes(4, "big") + field)
+        if row["person"] != "":
+            # Left out where it is empty, so that seals from before the column existed stay valid.
+            # No number of an entry, which would follow otherwise, is encoded like this.
+            field = b"\0person\0" + _encoded("person", row["person"])
             digest.update(len(field).to_bytes(4, "big") + field)
         numbers.append(number)
         # Written as a negation, so that a value that isn't a number counts as odd.
@@ -127,6 +124,15 @@ def read_ranges(
         else []
     )
     return SealedEntries(len(numbers), digest.hexdigest(), Ranges.of(numbers), notes)
+
+
+def _encoded(column: str, value: object) -> bytes:
+    """Encode a value of the right type in its one form, and any other in a form of no valid one."""
+    if column == "at" and isinstance(value, int | float):
+        return repr(float(value)).encode()
+    if isinstance(value, int if column == "id" else str):
+        return str(value).encode("utf-8", "backslashreplace")
+    return f"\0{value!r}".encode()
 
 
 def _entries(

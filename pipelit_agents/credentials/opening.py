@@ -14,11 +14,11 @@ from pipelit_agents._discretion import discreet
 from pipelit_agents._otpauth import Authenticator
 from pipelit_agents._words import may_be_secret, quoted, recordable
 from pipelit_agents.credentials.authenticator import CODE, Stored, longest_wait, seed_of
+from pipelit_agents.credentials.choice import Actor, Found, Rule, find
 from pipelit_agents.credentials.issued_codes import Code, Issued, issue
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD
 from pipelit_agents.credentials.limits import refusal_beyond_limit
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.credentials.stored import not_found
 from pipelit_agents.database.fast_path import Query
 from pipelit_agents.errors import (
     AccountError,
@@ -27,33 +27,30 @@ from pipelit_agents.errors import (
     CredentialError,
     CredentialNotAllowed,
     CredentialNotFound,
+    NobodyAuthenticated,
+    NoPersonalCredential,
     UnsealError,
 )
+from pipelit_agents.identity.acting import claimed_person
 from pipelit_agents.identity.agent import Agent
 from pipelit_agents.protocol.usernames import OPERATOR
-from pipelit_agents.sealing.purposes import credential_purpose
 
 __all__ = ["Opened", "decrypted", "open_field", "open_secret", "record_refusal"]
-
-
-class _SealedRow(NamedTuple):
-    kind: str
-    public: str
-    allow: str | None
-    sealed: str
 
 
 class _NamedRow(NamedTuple):
     name: str
 
 
-_READ_SECRET: Final = Query(
-    "SELECT kind, public, allow, sealed FROM pipelit_credentials WHERE name = :name", _SealedRow
+_READ_NAME: Final = Query(
+    "SELECT name FROM pipelit_credentials WHERE name = :name "
+    "UNION SELECT name FROM pipelit_person_credentials WHERE name = :name",
+    _NamedRow,
 )
-_READ_NAME: Final = Query("SELECT name FROM pipelit_credentials WHERE name = :name", _NamedRow)
 _REFUSALS: Final[dict[type[Exception], str]] = {
     ConfigurationError: "no key",
     CredentialNotFound: "not found",
+    NoPersonalCredential: "no own value",
     UnsealError: "doesn't open",
 }
 
@@ -142,14 +139,22 @@ def record_refusal(core: Core, reference: str, agent: Agent | None, reason: str)
         name = reference.partition(":")[0]
         if may_be_secret(name) and not _READ_NAME.fetch(connection, {"name": name}):
             name = recordable(name)
-        core.record(connection, actor, name, "credential.reveal", reason, outcome="refused")
+        core.record(
+            connection,
+            actor,
+            name,
+            "credential.reveal",
+            reason,
+            outcome="refused",
+            person=Actor.read(connection, claimed_person(core.database)).recorded,
+        )
 
 
 @discreet
-def open_field(core: Core, reference: str, agent: Agent | None) -> object:
+def open_field(core: Core, reference: str, agent: Agent | None, which: Rule) -> object:
     """Return a secret field of a credential as a ``Secret``, or the value of a public field."""
     name, _, wanted = reference.partition(":")
-    opened = decrypted(core, name, wanted or None, agent)
+    opened = decrypted(core, name, wanted or None, agent, which)
     if opened.field in opened.codes:
         return Code(opened.codes[opened.field], credential=reference)
     if opened.field in opened.secrets:
@@ -157,13 +162,13 @@ def open_field(core: Core, reference: str, agent: Agent | None) -> object:
     return opened.public[opened.field]
 
 
-def open_secret(core: Core, reference: str, agent: Agent | None) -> Secret:
+def open_secret(core: Core, reference: str, agent: Agent | None, which: Rule) -> Secret:
     """Return a secret field of a credential.
 
     Raises:
         CredentialNotFound: It is a public field.
     """
-    found = open_field(core, reference, agent)
+    found = open_field(core, reference, agent, which)
     if not isinstance(found, Secret):
         raise CredentialNotFound(
             f"{reference!r} is a public field: read it with credentials.get",
@@ -173,7 +178,13 @@ def open_secret(core: Core, reference: str, agent: Agent | None) -> Secret:
 
 
 def decrypted(
-    core: Core, name: str, wanted: str | None, agent: Agent | None, *, test: bool = False
+    core: Core,
+    name: str,
+    wanted: str | None,
+    agent: Agent | None,
+    which: Rule,
+    *,
+    test: bool = False,
 ) -> Opened:
     """Decrypt a credential for an agent, and record the answer.
 
@@ -183,8 +194,11 @@ def decrypted(
         wanted: A field's name, None for the only field, or an empty string for all fields. Of an
             authenticator a code is handed out, and with an empty string only where there is no
             other secret.
-        agent: The agent that opens it; required for credentials with an ``allow`` list.
-        test: Whether it is opened for `Credentials.test`, which the audit log then says.
+        agent: The agent that opens it. A credential with an ``allow`` list needs an agent or a
+            person on the list.
+        which: The shared credential, or the own one of the person for whom the code acts.
+        test: Whether it is opened for `Credentials.test`, which the audit log then says. No code
+            is handed out.
     """
     if agent is not None and not agent.is_of(core.database):
         raise CredentialError(
@@ -204,59 +218,72 @@ def decrypted(
             reason = _REFUSALS.get(type(error), "agent can't act")
             record_refusal(core, name, agent, reason)
             raise
-    plain, reason = _Plain({}, {}), ""
+    plain, reason, note = _Plain({}, {}), "", ""
     codes: dict[str, Issued] = {}
     refused: Exception | None = None
-    outcome = "refused"
-    # Read, decrypt and record in one transaction, so that every answer is in the audit log.
+    # Read, decrypt and record in one transaction, so that every answer is in the audit log, and
+    # nobody opens anything for a person who was deactivated before.
     with core.database.deciding() as transaction:
+        acting = Actor.read(transaction, claimed_person(core.database))
+        found = find(transaction, name, which, acting)
         try:
-            rows = _READ_SECRET.fetch(transaction, {"name": name})
-            if not rows:
-                raise not_found(name)
-            (row,) = rows
+            if not isinstance(found, Found):
+                raise found
+            whose, row, note = found
             # Decrypt first: this also verifies the allow list, which is bound to the secret.
-            purpose = credential_purpose(name, row.kind, row.public, row.allow)
+            purpose = whose.purpose(name, row.kind, row.public, row.allow)
             stored = json.loads(core.keyring().unseal(row.sealed, purpose))
-        except (ConfigurationError, CredentialNotFound, UnsealError) as error:
+        except (ConfigurationError, CredentialError, UnsealError) as error:
             refused, reason = error, _REFUSALS.get(type(error), "not opened")
             if isinstance(error, UnsealError):
-                refused = UnsealError(what=f"credential {name!r}")
+                refused = UnsealError(what=whose.called(name))
+            elif isinstance(error, NobodyAuthenticated):
+                reason = acting.why_refused
         else:
             plain = _Plain(stored, json.loads(row.public))
             wanted = plain.resolved(wanted)
-            if row.allow is not None and actor not in json.loads(row.allow):
+            allowed = None if row.allow is None else json.loads(row.allow)
+            if allowed is not None and actor not in allowed and acting.person not in allowed:
                 reason = "not allowed"
             elif wanted and not plain.has(wanted):
                 reason = "no such field"
-            else:
-                outcome, reason = "ok", "test" if test else ""
-                if not test and (seed := plain.seeds.get(wanted)) is not None:
-                    try:
-                        wait = longest_wait(plain.public, seed)
-                        codes[wanted] = issued = issue(core, transaction, name, seed, wait)
-                        reason = f"step {issued.step}"
-                    except CodeUnavailable as error:
-                        refused, reason, outcome = error, "no free code", "refused"
-        subject = recordable(name) if reason == "not found" else name
-        core.record(transaction, actor, subject, "credential.reveal", reason, outcome=outcome)
+            elif test:
+                note = ", ".join(filter(None, (note, "test")))
+            elif (seed := plain.seeds.get(wanted)) is not None:
+                try:
+                    wait = longest_wait(plain.public, seed)
+                    codes[wanted] = issued = issue(core, transaction, name, seed, wait)
+                    note = ", ".join(filter(None, (note, f"step {issued.step}")))
+                except CodeUnavailable as error:
+                    refused, reason = error, "no free code"
+        core.record(
+            transaction,
+            actor,
+            recordable(name) if isinstance(refused, CredentialNotFound) else name,
+            "credential.reveal",
+            reason or note,
+            outcome="refused" if reason else "ok",
+            person=acting.recorded if reason else acting.person,
+        )
     if refused is not None:
         raise refused
     if reason == "not allowed":
-        raise _not_allowed(name, actor)
-    if outcome == "refused":
+        raise _not_allowed(name, actor, acting.person)
+    if reason:
         raise _no_such_field(name, wanted, plain)
     return Opened(plain.texts, plain.public, codes, wanted or "")
 
 
-def _not_allowed(name: str, actor: str) -> CredentialNotAllowed:
+def _not_allowed(name: str, actor: str, person: str) -> CredentialNotAllowed:
     who = (
         f"{actor!r} is not one of them"
         if actor
         else 'no agent was passed: pass one, such as agent=pipelit.agent("agent_lead")'
     )
+    also = f", nor is {person!r}, for whom the code acts" if person else ""
     return CredentialNotAllowed(
-        f"credential {name!r} may be opened only by certain accounts, and {who}", credential=name
+        f"credential {name!r} may be opened only by certain accounts, and {who}{also}",
+        credential=name,
     )
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pydantic import ConfigDict, SecretStr
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection
 
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
@@ -16,6 +16,7 @@ from pipelit_agents._threads import aside
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._words import quoted
 from pipelit_agents.credentials.authenticator import separated
+from pipelit_agents.credentials.choice import Fallback, Rule, rule
 from pipelit_agents.credentials.inject import injecting
 from pipelit_agents.credentials.leak_guard.parts import described
 from pipelit_agents.credentials.opening import (
@@ -30,17 +31,20 @@ from pipelit_agents.credentials.stored import (
     CredentialInfo,
     Fields,
     StoredCredential,
+    delete_credential,
+    delete_credentials,
     is_stored,
     read_credential,
     read_credentials,
     require_fields,
+    require_reachable,
     require_reference,
     secrets_in,
     store,
     unknown_accounts,
     warnings_about,
 )
-from pipelit_agents.database.models import CredentialRow
+from pipelit_agents.credentials.whose import of_person
 from pipelit_agents.display import Rows
 from pipelit_agents.errors import (
     CredentialScopeError,
@@ -48,7 +52,7 @@ from pipelit_agents.errors import (
     UnknownAccountWarning,
 )
 from pipelit_agents.identity.agent import Agent
-from pipelit_agents.protocol.usernames import OPERATOR
+from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
 if TYPE_CHECKING:
     import httpx
@@ -84,6 +88,7 @@ class Credentials:
         created_by: str,
         public: Mapping[str, object] | None = None,
         allow: Sequence[str] | None = None,
+        person: str | None = None,
     ) -> CredentialInfo:
         """Encrypt and store a secret under a name; an existing credential is replaced.
 
@@ -114,8 +119,11 @@ class Credentials:
                 bound to the secret: if they are changed in the database, it can't be opened.
                 They are stored in clear, so a field is refused if its name or form says that it
                 is a secret.
-            allow: The only accounts that may open it; by default any account may. A name that no
-                account has is stored too, with a warning.
+            allow: The only accounts that may open it: agents, by the argument ``agent``, and
+                persons for whom the code acts. By default any account may. A name that no account
+                has is stored too, with a warning.
+            person: Whose own credential it is, beside the shared one of the name. It opens with
+                ``per_person=True``, and only while the code acts for this person.
 
         Warns:
             ShortSecretWarning: A secret, or a part of one, is too short to be searched for.
@@ -130,6 +138,7 @@ class Credentials:
         Raises:
             CredentialError: The name, the value or another argument is unusable. The error says
                 which.
+            AccountError: ``person`` isn't an active person of this database.
             ConfigurationError: There is no encryption key, or it isn't the key of this database.
         """
         with self._database.writing(durable=True) as connection:
@@ -141,6 +150,7 @@ class Credentials:
                 created_by=created_by,
                 public=public,
                 allow=allow,
+                person=person,
             )
             return row.info(self._keyring())
 
@@ -157,6 +167,7 @@ class Credentials:
         created_by: str,
         public: Mapping[str, object] | None = None,
         allow: Sequence[str] | None = None,
+        person: str | None = None,
     ) -> StoredCredential:
         """As :meth:`put`, within a transaction of the caller on the same database."""
         require_fields(name, kind, created_by, public, allow)
@@ -166,9 +177,11 @@ class Credentials:
             # Report the line that called put: skip put itself and its two wrappers.
             warnings.warn(message, category, stacklevel=5)
         fields = Fields.of(name, kind, public, allow)
+        whose = of_person(connection, person, active=True)
+        require_reachable(connection, fields, whose)
         for message in unknown_accounts(connection, fields):
             warnings.warn(message, UnknownAccountWarning, stacklevel=5)
-        return store(self._core, connection, fields, secrets, found, created_by)
+        return store(self._core, connection, fields, secrets, found, created_by, whose)
 
     @discreet
     def has_in(
@@ -180,6 +193,7 @@ class Credentials:
         kind: str,
         public: Mapping[str, object] | None = None,
         allow: Sequence[str] | None = None,
+        person: str | None = None,
     ) -> bool:
         """Return whether :meth:`put_in` with these arguments would change nothing.
 
@@ -187,46 +201,85 @@ class Credentials:
         """
         _, secrets, public = separated(name, kind, secrets_in(name, value), public)
         fields = Fields.of(name, kind, public, allow)
-        return is_stored(self._core, connection, fields, secrets)
+        whose = of_person(connection, person)
+        return is_stored(self._core, connection, fields, secrets, whose)
 
-    def get(self, name: str) -> CredentialInfo:
+    def get(self, name: str, *, person: str | None = None) -> CredentialInfo:
         """Return the displayable description of a credential.
+
+        Args:
+            name: The credential.
+            person: Whose own credential it is; by default the shared one.
 
         Raises:
             CredentialNotFound: No credential has that name.
+            AccountError: ``person`` isn't a person of this database.
             UnsealError: It can't be decrypted with this keyring.
         """
         with self._database.reading() as connection:
-            row = read_credential(connection, name)
+            row = read_credential(connection, name, of_person(connection, person))
         return row.info(self._keyring())
 
     aget = off_the_loop(get)
 
-    def list(self, *, kind: str | None = None) -> Sequence[CredentialInfo]:
-        """Return the descriptions of all credentials, or of those of one kind, ordered by name.
+    def list(
+        self, *, kind: str | None = None, person: str | None = None
+    ) -> Sequence[CredentialInfo]:
+        """Return the descriptions of the shared credentials, or of one person's, ordered by name.
+
+        Args:
+            kind: Only credentials of this kind.
+            person: Whose own credentials to list, also if the person was deactivated; by default
+                the shared ones.
 
         Raises:
+            AccountError: ``person`` isn't a person of this database.
             UnsealError: One of them can't be decrypted with this keyring.
         """
         with self._database.reading() as connection:
-            rows = read_credentials(connection, kind)
+            rows = read_credentials(connection, kind, of_person(connection, person))
         columns = ("name", "kind", "masked", "public", "created_by", "allow", "updated_at")
         return Rows([row.info(self._keyring()) for row in rows], columns)
 
     alist = off_the_loop(list)  # noqa: A003 - refers to the method, not the builtin
 
-    def delete(self, name: str, *, by: str = OPERATOR) -> None:
+    def delete(self, name: str, *, person: str | None = None, by: str = OPERATOR) -> None:
         """Delete a credential.
+
+        Args:
+            name: The credential.
+            person: Whose own credential it is; by default the shared one.
+            by: The requester's name, for the audit.
 
         Raises:
             CredentialNotFound: No credential has that name.
+            AccountError: ``person`` isn't a person of this database.
         """
         with self._database.writing(durable=True) as connection:
-            read_credential(connection, name)
-            connection.execute(delete(CredentialRow).where(CredentialRow.name == name))
-            self._core.record(connection, by, name, "credential.delete")
+            whose = of_person(connection, person)
+            delete_credential(self._core, connection, name, whose, by)
 
     adelete = off_the_loop(delete)
+
+    def delete_all(self, *, person: str, by: str = OPERATOR) -> int:
+        """Delete all credentials that are one person's own; shared ones stay.
+
+        Args:
+            person: The person, who may be deactivated.
+            by: The requester's name, for the audit.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            AccountError: ``person`` isn't a person of this database.
+        """
+        # Not None either: that would be the shared ones.
+        name = require_username(person)
+        with self._database.writing(durable=True) as connection:
+            return delete_credentials(self._core, connection, of_person(connection, name), by)
+
+    adelete_all = off_the_loop(delete_all)
 
     def test(
         self, name: str, *, agent: Agent | None = None, timeout: float = 10.0
@@ -264,14 +317,26 @@ class Credentials:
         return await atry_out(self._core, name, agent, timeout)
 
     def inject(
-        self, agent: Agent | None = None, **references: str
+        self,
+        agent: Agent | None = None,
+        *,
+        per_person: bool = False,
+        fallback: Fallback = None,
+        **references: str,
     ) -> Callable[[Callable[P, R]], Callable[..., R]]:
         """Decorate a node or tool, so that each call opens its own secrets.
 
+        No secret can be injected into a parameter that is called ``agent``, ``per_person`` or
+        ``fallback``, because these are arguments of this method.
+
         Args:
-            agent: The agent that opens the secrets; required for credentials with an ``allow``
-                list. Because of this argument, no secret can be injected into a parameter that is
-                called ``agent``.
+            agent: The agent that opens the secrets. A credential with an ``allow`` list needs an
+                agent or a person on the list.
+            per_person: Whether each call opens the own credentials of the person for whom it runs:
+                of :meth:`Pipelit.acting_for`, or the user whom a LangGraph Server has
+                authenticated. Public fields are this person's too.
+            fallback: What opens if nobody is authenticated, or if the person has no own credential
+                of the name: ``"shared"`` for the shared one. By default that is an error.
             references: Credentials by parameter name: ``api_key="openai"``, or
                 ``password="database:password"`` for one of several fields. A public field
                 (``host="database:host"``) is passed as a plain value. Store values that aren't
@@ -289,6 +354,8 @@ class Credentials:
             CredentialError: A reference isn't the name of a credential. From the call: the
                 credential is missing or not allowed, or a value was passed for it.
             CodeUnavailable: From the call: all codes are taken for too long.
+            NobodyAuthenticated: From the call, with ``per_person``: it runs for no active person.
+            NoPersonalCredential: From the call, with ``per_person``: the person has none.
             UnsealError: From the call: the credential can't be decrypted with this keyring, or was
                 tampered with.
 
@@ -296,6 +363,12 @@ class Credentials:
             ```python
             @pipelit.credentials.inject(api_key="openai")
             def call_model(state: State, *, api_key: SecretStr) -> dict: ...
+
+            @pipelit.credentials.inject(token="github", per_person=True)
+            def open_issue(state: State, *, token: SecretStr) -> dict: ...
+
+            with pipelit.acting_for("alice"):
+                graph.invoke(request)
             ```
         """
         if agent is not None and not isinstance(agent, Agent):
@@ -311,19 +384,25 @@ class Credentials:
             )
         for parameter, reference in references.items():
             require_reference(parameter, reference)
+        which = rule(per_person, fallback)
 
         def decorate(function: Callable[P, R]) -> Callable[..., R]:
             return injecting(
                 function,
                 references,
-                lambda reference: open_field(self._core, reference, agent),
+                lambda reference: open_field(self._core, reference, agent, which),
                 lambda reference: self.note_refusal(reference, agent, "value passed"),
             )
 
         return decorate
 
     def tool(
-        self, agent: Agent | None = None, **references: str
+        self,
+        agent: Agent | None = None,
+        *,
+        per_person: bool = False,
+        fallback: Fallback = None,
+        **references: str,
     ) -> Callable[[Callable[..., object]], BaseTool]:
         """Make a LangChain tool with secrets of a function: ``inject`` under ``@tool``.
 
@@ -332,6 +411,8 @@ class Credentials:
 
         Args:
             agent: As for :meth:`inject`.
+            per_person: As for :meth:`inject`.
+            fallback: As for :meth:`inject`.
             references: As for :meth:`inject`.
 
         Returns:
@@ -348,7 +429,7 @@ class Credentials:
                 "Searches the web."
             ```
         """
-        inject = self.inject(agent, **references)
+        inject = self.inject(agent, per_person=per_person, fallback=fallback, **references)
 
         def decorate(function: Callable[..., object]) -> BaseTool:
             # Imported late: importing this package must stay fast.
@@ -388,25 +469,40 @@ class Credentials:
                     ...
             ```
         """
-        return injecting(function, {}, lambda reference: open_field(self._core, reference, None))
+        return injecting(
+            function, {}, lambda reference: open_field(self._core, reference, None, Rule())
+        )
 
     @contextmanager
-    def reveal(self, name: str, *, agent: Agent | None = None) -> Iterator[Secret]:
+    def reveal(
+        self,
+        name: str,
+        *,
+        agent: Agent | None = None,
+        per_person: bool = False,
+        fallback: Fallback = None,
+    ) -> Iterator[Secret]:
         """Open a secret inside a running node or tool, for the duration of a ``with`` block.
 
         Decorate the node or tool with :meth:`guard`; otherwise its return value is not searched.
 
         Args:
             name: The credential, or ``credential:field``.
-            agent: The agent that opens it; required for credentials with an ``allow`` list.
+            agent: As for :meth:`inject`.
+            per_person: As for :meth:`inject`.
+            fallback: As for :meth:`inject`.
 
         Raises:
             CredentialScopeError: No node or tool is running here.
             CredentialNotFound: There is no such credential or field.
-            CredentialNotAllowed: The credential's ``allow`` list doesn't contain the agent.
+            CredentialNotAllowed: The credential's ``allow`` list contains neither the agent nor the
+                person for whom the code acts.
             CodeUnavailable: All codes are taken for too long.
+            NobodyAuthenticated: With ``per_person``: the code acts for no active person.
+            NoPersonalCredential: With ``per_person``: the person has none.
             UnsealError: It can't be decrypted with this keyring, or was tampered with.
         """
+        which = rule(per_person, fallback)
         try:
             require_running(name)
         except CredentialScopeError:
@@ -414,13 +510,21 @@ class Credentials:
             raise
         _warn_unguarded(name)
         with opened_scope() as scope:
-            secret = scope.hold(open_secret(self._core, name, agent))
+            secret = scope.hold(open_secret(self._core, name, agent, which))
             scope.settle()
             yield secret
 
     @asynccontextmanager
-    async def areveal(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Secret]:
+    async def areveal(
+        self,
+        name: str,
+        *,
+        agent: Agent | None = None,
+        per_person: bool = False,
+        fallback: Fallback = None,
+    ) -> AsyncIterator[Secret]:
         """As :meth:`reveal`, for ``async with``; it opens the secret off the event loop."""
+        which = rule(per_person, fallback)
         try:
             require_running(name)
         except CredentialScopeError:
@@ -428,7 +532,7 @@ class Credentials:
             raise
         _warn_unguarded(name)
         with opened_scope() as scope:
-            secret = scope.hold(await aside(open_secret, self._core, name, agent))
+            secret = scope.hold(await aside(open_secret, self._core, name, agent, which))
             await scope.asettle()
             yield secret
 
@@ -477,7 +581,14 @@ class Credentials:
 
     @discreet
     def open_in(
-        self, scope: Scope, name: str, *, agent: Agent | None = None, wait: bool = True
+        self,
+        scope: Scope,
+        name: str,
+        *,
+        agent: Agent | None = None,
+        per_person: bool = False,
+        fallback: Fallback = None,
+        wait: bool = True,
     ) -> tuple[Mapping[str, Secret], Mapping[str, Any]]:
         """Open all secrets of a credential at once; they close with the scope.
 
@@ -485,7 +596,9 @@ class Credentials:
             scope: The open scope that holds them.
             name: The credential, or ``credential:field`` for that secret alone. A code of an
                 authenticator is handed out for its field only, or if there is no other secret.
-            agent: The agent that opens it; required for credentials with an ``allow`` list.
+            agent: As for :meth:`inject`.
+            per_person: As for :meth:`inject`.
+            fallback: As for :meth:`inject`.
             wait: Whether to wait until a code is valid. Otherwise call ``scope.settle()`` or
                 ``await scope.asettle()`` before it is used.
 
@@ -499,7 +612,7 @@ class Credentials:
             UnsealError: It can't be decrypted with this keyring, or was tampered with.
         """
         name, _, wanted = name.partition(":")
-        opened = decrypted(self._core, name, wanted, agent)
+        opened = decrypted(self._core, name, wanted, agent, rule(per_person, fallback))
         held = {key: scope.hold(each) for key, each in opened.held(name).items()}
         if wait:
             scope.settle()

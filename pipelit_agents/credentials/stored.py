@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from pipelit_agents._core import Core
-from pipelit_agents._words import has_secret_form, may_be_secret, quoted, recordable
+from pipelit_agents._words import has_secret_form, quoted, recordable
 from pipelit_agents.credentials.authenticator import Stored, longest_wait, seed_of
 from pipelit_agents.credentials.issued_codes import forget_far_steps
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, Described
@@ -29,29 +29,30 @@ from pipelit_agents.credentials.leak_guard.recognition import (
     verdict,
 )
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.database.models import CredentialRow, UserRow
+from pipelit_agents.credentials.whose import SHARED, Whose, not_found
+from pipelit_agents.database.models import UserRow
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import (
     CommonSecretWarning,
     CredentialError,
-    CredentialNotFound,
     CredentialScopeError,
     ShortSecretWarning,
     UnsealError,
 )
 from pipelit_agents.protocol.usernames import is_username, require_list, require_new_username
 from pipelit_agents.sealing.keyring import Keyring, Sealed
-from pipelit_agents.sealing.purposes import credential_hint_purpose, credential_purpose
 
 __all__ = [
     "CredentialInfo",
     "Fields",
     "StoredCredential",
+    "delete_credential",
+    "delete_credentials",
     "is_stored",
-    "not_found",
     "read_credential",
     "read_credentials",
     "require_fields",
+    "require_reachable",
     "require_reference",
     "secrets_in",
     "store",
@@ -88,6 +89,7 @@ class CredentialInfo:
             ``db.password`` for a part of a connection string or a document.
         unsearched: The names of the parts that are not searched for: too short, too common, or not
             known to be secrets. Both are empty for a credential that an earlier version stored.
+        person: Whose own credential it is; None for the shared one.
     """
 
     name: str
@@ -100,6 +102,7 @@ class CredentialInfo:
     updated_at: datetime
     searched: tuple[str, ...] = ()
     unsearched: tuple[str, ...] = ()
+    person: str | None = None
 
     def _repr_html_(self) -> str:
         return html_of(self)
@@ -158,6 +161,7 @@ class StoredCredential(NamedTuple):
     created_by: str
     created_at: float
     updated_at: float
+    whose: Whose = SHARED
 
     def info(self, keyring: Keyring) -> CredentialInfo:
         """Return the displayable description.
@@ -167,11 +171,11 @@ class StoredCredential(NamedTuple):
         """
         # The hint is bound to the public fields like the secret, so that a base_url that was
         # changed in the database is never displayed.
-        purpose = credential_hint_purpose(self.name, self.kind, self.public, self.allow)
+        purpose = self.whose.hint_purpose(self.name, self.kind, self.public, self.allow)
         try:
             hint = _Hint.read(keyring.unseal(self.hint.token, purpose).decode())
         except UnsealError:
-            raise UnsealError(what=f"credential {self.name!r}") from None
+            raise UnsealError(what=self.whose.called(self.name)) from None
         return CredentialInfo(
             self.name,
             self.kind,
@@ -183,10 +187,12 @@ class StoredCredential(NamedTuple):
             datetime.fromtimestamp(self.updated_at, UTC),
             hint.searched,
             hint.unsearched,
+            self.whose.person,
         )
 
 
-_READ: Final = select(*(CredentialRow.__table__.c[each] for each in StoredCredential._fields))
+# What is read of a row: all fields except for the last one, which isn't a column.
+_COLUMNS: Final = StoredCredential._fields[:-1]
 
 
 def require_fields(
@@ -266,6 +272,7 @@ def store(
     secrets: Stored,
     found: Described,
     created_by: str,
+    whose: Whose = SHARED,
 ) -> StoredCredential:
     """Encrypt and store a credential, and record that.
 
@@ -276,10 +283,12 @@ def store(
         secrets: The secrets by name.
         found: The names of the secrets' parts, which are displayed.
         created_by: The account that stores it.
+        whose: Whose credential it is.
     """
     now = core.clock()
     keyring = core.fitting_keyring(connection)
-    purpose, hint_purpose = credential_purpose(*fields), credential_hint_purpose(*fields)
+    purpose, hint_purpose = whose.purpose(*fields), whose.hint_purpose(*fields)
+    table = whose.table
     values = {
         "kind": fields.kind,
         "public": fields.public,
@@ -288,34 +297,61 @@ def store(
         "hint": Sealed(keyring.seal(_hint(secrets, found), hint_purpose), hint_purpose),
         "updated_at": now,
     }
-    core.database.lock(connection, f"credential:{fields.name}")
+    core.database.lock(connection, whose.lock(fields.name))
     for seed in filter(None, map(seed_of, secrets.values())):
         wait = longest_wait(json.loads(fields.public), seed)
         forget_far_steps(core, connection, seed, wait)
     changed = connection.execute(
-        update(CredentialRow).where(CredentialRow.name == fields.name).values(values)
+        update(table).where(*whose.rows, table.c.name == fields.name).values(values)
     )
     if not changed.rowcount:
-        first = {"name": fields.name, "created_at": now, "created_by": created_by}
-        connection.execute(insert(CredentialRow).values({**values, **first}))
-    core.record(connection, created_by, fields.name, "credential.put")
-    return read_credential(connection, fields.name)
+        first = {"name": fields.name, "created_at": now, "created_by": created_by, **whose.key}
+        connection.execute(insert(table).values({**values, **first}))
+    core.record(connection, created_by, fields.name, "credential.put", person=whose.person or "")
+    return read_credential(connection, fields.name, whose)
 
 
-def is_stored(core: Core, connection: Connection, fields: Fields, secrets: Stored) -> bool:
+def delete_credential(core: Core, connection: Connection, name: str, whose: Whose, by: str) -> None:
+    """Delete a stored credential, and record that.
+
+    Raises:
+        CredentialNotFound: No credential has that name.
+    """
+    read_credential(connection, name, whose)
+    connection.execute(delete(whose.table).where(*whose.rows, whose.table.c.name == name))
+    core.record(connection, by, name, "credential.delete", person=whose.person or "")
+
+
+def delete_credentials(core: Core, connection: Connection, whose: Whose, by: str) -> int:
+    """Delete all credentials of one person, record each, and return how many there were."""
+    found = read_credentials(connection, None, whose)
+    for each in found:
+        delete_credential(core, connection, each.name, whose, by)
+    return len(found)
+
+
+def is_stored(
+    core: Core,
+    connection: Connection,
+    fields: Fields,
+    secrets: Stored,
+    whose: Whose = SHARED,
+) -> bool:
     """Return whether a credential is stored with exactly these fields and secrets."""
+    columns = whose.table.c
     sealed = connection.scalar(
-        select(CredentialRow.sealed).where(
-            CredentialRow.name == fields.name,
-            CredentialRow.kind == fields.kind,
-            CredentialRow.public == fields.public,
-            CredentialRow.allow.is_not_distinct_from(fields.allow),
+        select(columns.sealed).where(
+            *whose.rows,
+            columns.name == fields.name,
+            columns.kind == fields.kind,
+            columns.public == fields.public,
+            columns.allow.is_not_distinct_from(fields.allow),
         )
     )
     if sealed is None:
         return False
     try:
-        stored = core.keyring().unseal(sealed.token, credential_purpose(*fields))
+        stored = core.keyring().unseal(sealed.token, whose.purpose(*fields))
     except UnsealError:
         return False
     return hmac.compare_digest(_canonical(json.loads(stored)), _canonical(secrets))
@@ -325,45 +361,30 @@ def _canonical(secrets: Stored) -> bytes:
     return json.dumps(secrets, sort_keys=True).encode()
 
 
-def read_credential(connection: Connection, name: str) -> StoredCredential:
+def read_credential(connection: Connection, name: str, whose: Whose = SHARED) -> StoredCredential:
     """Return a stored credential.
 
     Raises:
         CredentialNotFound: No credential has that name.
     """
-    row = connection.execute(_READ.where(CredentialRow.name == name)).one_or_none()
+    row = connection.execute(_reading(whose).where(whose.table.c.name == name)).one_or_none()
     if row is None:
-        raise not_found(name)
-    return StoredCredential(*row)
+        raise not_found(name, whose)
+    return StoredCredential(*row)._replace(whose=whose)
 
 
-def read_credentials(connection: Connection, kind: str | None) -> list[StoredCredential]:
+def read_credentials(
+    connection: Connection, kind: str | None, whose: Whose = SHARED
+) -> list[StoredCredential]:
     """Return all stored credentials, or those of one kind, ordered by name."""
-    query = _READ.order_by(CredentialRow.name)
+    query = _reading(whose).order_by(whose.table.c.name)
     if kind is not None:
-        query = query.where(CredentialRow.kind == kind)
-    return [StoredCredential(*row) for row in connection.execute(query)]
+        query = query.where(whose.table.c.kind == kind)
+    return [StoredCredential(*row)._replace(whose=whose) for row in connection.execute(query)]
 
 
-def not_found(name: str) -> CredentialNotFound:
-    """Return the error for a name that no credential has."""
-    if not is_username(name):
-        field = isinstance(name, str) and is_username(name.partition(":")[0])
-        return CredentialNotFound(
-            f"{quoted(name)} is not the name of a credential"
-            + (
-                ": open its fields with inject or reveal"
-                if field
-                else ": credentials.list returns all names"
-            ),
-            credential=recordable(name),
-        )
-    typed = "NAME" if may_be_secret(name) else name
-    return CredentialNotFound(
-        f"there is no credential {quoted(name)}: store it with credentials.put or with the command "
-        f"pipelit-agents credentials put {typed:.80} --kind … --created-by …",
-        credential=recordable(name),
-    )
+def _reading(whose: Whose) -> Select[*tuple[Any, ...]]:
+    return select(*(whose.table.c[each] for each in _COLUMNS)).where(*whose.rows)
 
 
 def require_reference(argument: str, reference: object) -> str:
@@ -417,6 +438,27 @@ def secrets_in(name: str, value: str | SecretStr | Mapping[str, str | SecretStr]
     if not fields:
         raise CredentialError(f"credential {name!r}: value is empty", credential=name)
     return fields
+
+
+def require_reachable(connection: Connection, fields: Fields, whose: Whose) -> None:
+    """Require that somebody can open a person's own credential, by its ``allow``.
+
+    Raises:
+        CredentialError: It names other persons only. They never open what is this person's.
+    """
+    names: list[str] = json.loads(fields.allow or "[]")
+    if whose.person is None or not names or whose.person in names:
+        return
+    others = select(UserRow.username).where(
+        UserRow.username.in_(names), UserRow.kind == "human", UserRow.domain == ""
+    )
+    if set(connection.scalars(others)) >= set(names):
+        raise CredentialError(
+            f"credential {fields.name!r}: allow names only other persons than {whose.person!r}, "
+            "whose credential it is, so nobody could open it: name the agents that may open it, "
+            "or leave allow out",
+            credential=fields.name,
+        )
 
 
 def unknown_accounts(connection: Connection, fields: Fields) -> Iterator[str]:

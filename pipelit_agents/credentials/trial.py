@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-
 from pipelit_agents._bounds import require_seconds
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet

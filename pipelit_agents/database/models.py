@@ -24,6 +24,8 @@ from pipelit_agents.sealing.purposes import (
     credential_purpose,
     peering_purpose,
     pending_purpose,
+    person_credential_hint_purpose,
+    person_credential_purpose,
     reason_purpose,
     totp_purpose,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "LedgerRow",
     "MfaPendingRow",
     "PeeringRow",
+    "PersonCredentialRow",
     "RecoveryCodeRow",
     "SpentRequestRow",
     "UserRow",
@@ -167,6 +170,30 @@ class IssuedCodeRow(Base):
     last_step: Mapped[int] = mapped_column(BigInteger)
 
 
+class PersonCredentialRow(Base):
+    """A credential that is one person's own, beside the shared one of the same name."""
+
+    __tablename__ = "pipelit_person_credentials"
+    __table_args__ = (row_rules(lock="credential:{person}:{name}"),)
+
+    person: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), primary_key=True)
+    name: Mapped[str] = mapped_column(NAME, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(64))
+    public: Mapped[str] = mapped_column(Text)
+    allow: Mapped[str | None] = mapped_column(Text)
+    sealed: Mapped[Sealed] = mapped_column(
+        RowEncryptedString(person_credential_purpose, "person", "name", "kind", "public", "allow")
+    )
+    hint: Mapped[Sealed] = mapped_column(
+        RowEncryptedString(
+            person_credential_hint_purpose, "person", "name", "kind", "public", "allow"
+        )
+    )
+    created_at: Mapped[float] = mapped_column(Float)
+    updated_at: Mapped[float] = mapped_column(Float)
+    created_by: Mapped[str] = mapped_column(NAME)
+
+
 class LedgerRow(Base):
     """The failed attempts on a peer, and its codes that were used.
 
@@ -241,6 +268,7 @@ class AuditRow(Base):
     run: Mapped[str] = mapped_column(String(64))
     node: Mapped[str] = mapped_column(String(149))
     thread: Mapped[str] = mapped_column(NAME, server_default="")
+    person: Mapped[str] = mapped_column(NAME, server_default="")
 
 
 class AuditSealRow(Base):

@@ -1,22 +1,45 @@
 """The person for whom the running code acts, as authenticated by an application or a server.
 
-This decides in which lane a person's codes are counted. A model, a graph's state or a caller's
-``configurable`` can't change it.
+This decides in which lane a person's codes are counted, and whose own credentials are opened. A
+model, a graph's state or a caller's ``configurable`` can't change it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
+from pipelit_agents._run_context import is_cron_run
 from pipelit_agents.database.engine import Database
-from pipelit_agents.database.fast_path import Query
+from pipelit_agents.database.fast_path import Flag, Open, Query
 from pipelit_agents.protocol.usernames import is_username, require_username
 
-__all__ = ["acting_for", "acting_person", "acts_for"]
+__all__ = [
+    "Claim",
+    "Standing",
+    "acting_for",
+    "acting_person",
+    "acts_for",
+    "claimed_person",
+    "standing_of",
+]
+
+# What is known about the account of a name: see `standing_of`.
+Standing: TypeAlias = Literal["person", "inactive", "no person", "unknown"]
+
+
+class _Account(NamedTuple):
+    kind: str
+    domain: str
+    active: Flag
+
+
+_READ_ACCOUNT: Final = Query(
+    "SELECT kind, domain, active FROM pipelit_users WHERE username = :username", _Account
+)
 
 
 class _Person(NamedTuple):
@@ -30,37 +53,82 @@ _IS_PERSON: Final = Query(
 )
 # Studio's own authentication proves no person's API key.
 _STUDIO: Final = "langgraph-studio-user"
-_PERSON: Final[ContextVar[tuple[Database, str] | None]] = ContextVar("pipelit_person", default=None)
+
+
+class _Block:
+    """One ``acting_for`` block.
+
+    A thread or task that began inside of the block keeps a copy of the context variable. The flag
+    is in this object, so it reaches every copy when the block ends.
+
+    Attributes:
+        database: The database of the person's account.
+        username: The person.
+        outer: The block around this one.
+        ended: Whether the block has ended.
+    """
+
+    __slots__ = ("database", "ended", "outer", "username")
+
+    def __init__(self, database: Database, username: str, outer: _Block | None) -> None:
+        self.database = database
+        self.username = username
+        self.outer = outer
+        self.ended = False
+
+
+class Claim(NamedTuple):
+    """Who is said to act. Whether that is an active person has to be read from the database.
+
+    Attributes:
+        username: The name.
+        vouched: Whether an application said so (:func:`acting_for`), and not a server.
+        ended: Whether the application's block has ended, so that nobody acts any more.
+    """
+
+    username: str
+    vouched: bool
+    ended: bool
+
+
+_BLOCK: Final[ContextVar[_Block | None]] = ContextVar("pipelit_person", default=None)
 
 
 @contextmanager
 def acting_for(database: Database, username: str) -> Iterator[None]:
     """Set the person for whom the block acts; see :meth:`Pipelit.acting_for`."""
-    token = _PERSON.set((database, require_username(username)))
+    block = _Block(database, require_username(username), _BLOCK.get())
+    token = _BLOCK.set(block)
     try:
         yield
     finally:
-        _PERSON.reset(token)
+        block.ended = True
+        # A generator with the block in it may be closed in another context, which has a copy.
+        with suppress(ValueError):
+            _BLOCK.reset(token)
 
 
 def acting_person(database: Database) -> str | None:
     """Return the username of the person for whom the running code acts, or None.
 
-    :func:`acting_for` takes precedence. Otherwise, in a run of a LangGraph Server, it is the user
-    that the server has authenticated, if that is an active person of this database. Nothing else
-    that a caller sends is trusted. An application may pass a client's ``configurable`` on to a
-    graph, but a client can write only JSON into it. So a user that is a mapping or a string is
-    ignored; the server's user is an object. (The server itself refuses that key from clients.)
+    :func:`acting_for` takes precedence; once its block has ended, its copies in threads and tasks
+    act for nobody. Otherwise, in a run of a LangGraph Server, it is the user that the server has
+    authenticated, if that is an active person of this database. A run that a cron started doesn't
+    count: the person isn't there, and can't type a code.
+
+    Nothing else that a caller sends is trusted. An application may pass a client's ``configurable``
+    on to a graph, but a client can write only JSON into it. So a user that is a mapping or a string
+    is ignored; the server's user is an object. (The server itself refuses that key from clients.)
 
     On a server this reads the database, so call it where blocking is allowed.
 
     Args:
         database: The database of the accounts; a person of another database is ignored.
     """
-    found = _PERSON.get()
-    if found is not None and found[0] is database:
-        return found[1]
-    identity = _server_user()
+    block = _block_of(database)
+    if block is not None:
+        return None if block.ended else block.username
+    identity = None if is_cron_run() else _server_user()
     if identity is None or not database.fetch(_IS_PERSON, {"username": identity}):
         return None
     return identity
@@ -75,10 +143,52 @@ def acts_for(database: Database, username: str) -> bool:
         database: The database of the accounts.
         username: The account.
     """
-    found = _PERSON.get()
-    if found is not None and found[0] is database:
-        return found[1] == username
-    return _server_user() == username
+    block = _block_of(database)
+    if block is not None:
+        return not block.ended and block.username == username
+    return not is_cron_run() and _server_user() == username
+
+
+def claimed_person(database: Database) -> Claim | None:
+    """Return for whom the running code opens credentials, or None if nobody is authenticated.
+
+    As :func:`acting_person`, with two differences: a run that a cron started counts for the person
+    who made the cron, and nothing is read from the database. The caller has to check the account
+    in the transaction of what it decides: see :func:`standing_of`.
+
+    Args:
+        database: The database of the accounts; a person of another database is ignored.
+    """
+    block = _block_of(database)
+    if block is not None:
+        return Claim(block.username, vouched=True, ended=block.ended)
+    identity = _server_user()
+    return None if identity is None else Claim(identity, vouched=False, ended=False)
+
+
+def standing_of(connection: Open, username: str) -> Standing:
+    """Return whether the account of a name is an active person's of this database.
+
+    Args:
+        connection: A transaction.
+        username: The name.
+
+    Returns:
+        ``no person`` for an agent and for a peer; ``unknown`` if no account has that name.
+    """
+    for account in _READ_ACCOUNT.fetch(connection, {"username": username}):
+        if account.kind == "human" and account.domain == "":
+            return "person" if account.active else "inactive"
+        return "no person"
+    return "unknown"
+
+
+def _block_of(database: Database) -> _Block | None:
+    """Return the innermost block for a database: a block for another one inside hides nothing."""
+    block = _BLOCK.get()
+    while block is not None and block.database is not database:
+        block = block.outer
+    return block
 
 
 def _server_user() -> str | None:
@@ -93,10 +203,9 @@ def _server_user() -> str | None:
         # There is no run.
         return None
     user = getattr(getattr(runtime, "server_info", None), "user", None)
-    if user is None or isinstance(user, dict | list | str | int | float):
+    if user is None or isinstance(user, Mapping | list | str | int | float):
         return None
     identity = getattr(user, "identity", None)
     if not isinstance(identity, str) or not is_username(identity) or identity == _STUDIO:
         return None
-    # A run that a scheduler started for this person doesn't count as the person.
     return identity if getattr(user, "is_authenticated", False) is True else None

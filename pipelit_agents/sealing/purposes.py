@@ -34,6 +34,8 @@ __all__ = [
     "holds",
     "peering_purpose",
     "pending_purpose",
+    "person_credential_hint_purpose",
+    "person_credential_purpose",
     "reason_purpose",
     "totp_purpose",
 ]
@@ -77,13 +79,34 @@ def credential_purpose(name: str, kind: str, public: str, allow: str | None) -> 
     The public fields and the allow-list are part of it: they decide who gets the secret and where
     it is sent. If someone changes a ``base_url`` in the database, the secret isn't decrypted.
     """
-    digest = hashlib.sha256(json.dumps([kind, public, allow]).encode()).hexdigest()
-    return f"credential:{name}:{digest}"
+    return f"credential:{name}:{_digest(kind, public, allow)}"
 
 
 def credential_hint_purpose(name: str, kind: str, public: str, allow: str | None) -> str:
     """Return the purpose of the masked form of a credential."""
     return f"{credential_purpose(name, kind, public, allow)}:hint"
+
+
+def person_credential_purpose(
+    person: str, name: str, kind: str, public: str, allow: str | None
+) -> str:
+    """Return the purpose of the secret fields of a credential that is one person's own.
+
+    It is bound to the person too: another person's value isn't decrypted, and neither is a shared
+    one.
+    """
+    return f"person:{person}:credential:{name}:{_digest(kind, public, allow)}"
+
+
+def person_credential_hint_purpose(
+    person: str, name: str, kind: str, public: str, allow: str | None
+) -> str:
+    """Return the purpose of the masked form of a person's own credential."""
+    return f"{person_credential_purpose(person, name, kind, public, allow)}:hint"
+
+
+def _digest(kind: str, public: str, allow: str | None) -> str:
+    return hashlib.sha256(json.dumps([kind, public, allow]).encode()).hexdigest()
 
 
 def approval_purpose(identifier: str, digest: str) -> str:
