@@ -22,7 +22,9 @@ __all__ = ["AuditEntry", "entry", "entry_of", "recorded_name", "storable", "writ
 
 # Seconds before and after 1970 that a datetime can represent.
 _MAX_SECONDS: Final = 6e10
-SHOWN_FIELDS: Final = ("at", "actor", "subject", "action", "outcome", "reason", "node")
+SHOWN_FIELDS: Final = (
+    "at", "actor", "person", "subject", "action", "outcome", "reason", "node",
+)  # fmt: skip
 # One day inside the limits of datetime, so that every time zone can display them.
 _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 12, 30, tzinfo=UTC)

@@ -47,6 +47,7 @@ class AuditTrail:
         actor: str | None = None,
         action: str | None = None,
         outcome: str | None = None,
+        person: str | None = None,
         since: datetime | None = None,
         after: int | None = None,
     ) -> Sequence[AuditEntry]:
@@ -59,6 +60,8 @@ class AuditTrail:
             action: Only this action, for example ``verify.audience``, or a group of actions that
                 ends with a dot, ``verify.``.
             outcome: Only ``ok`` or only ``refused``.
+            person: Only entries about credentials that were opened for this person, or that are
+                this person's own.
             since: Only entries from this time on, by the time in each entry; needs a time zone.
                 Don't use it for paging: after one entry from a clock that was ahead, later entries
                 don't seem newer.
@@ -80,7 +83,8 @@ class AuditTrail:
         if after is not None:
             query = query.where(AuditRow.id > after)
         for column, wanted in (
-            (AuditRow.subject, subject), (AuditRow.actor, actor), (AuditRow.outcome, outcome)
+            (AuditRow.subject, subject), (AuditRow.actor, actor),
+            (AuditRow.outcome, outcome), (AuditRow.person, person),
         ):  # fmt: skip
             if wanted is not None:
                 query = query.where(column == wanted)

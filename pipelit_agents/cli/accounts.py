@@ -191,7 +191,17 @@ def deactivate(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> 
     confirm(f"Deactivate {username} and all agents that it owns? It can't be undone.", yes=yes)
     with Pipelit.from_env() as pipelit:
         ended = pipelit.users.deactivate(username)
-    show("Done.", {"deactivated": list(ended)}, as_json=as_json)
+        # An agent has none.
+        is_person = pipelit.users.get(username).kind == "human"
+        kept = pipelit.credentials.count(person=username) if is_person else 0
+    fields: dict[str, object] = {"deactivated": list(ended)}
+    show("Done.", fields | ({"own_credentials": kept} if kept else {}), as_json=as_json)
+    if kept and not as_json:
+        typer.echo(
+            f"The own credentials of {username} stay stored, and nobody can open them. List them: "
+            f"pipelit-agents credentials list --person {username}. Delete them: "
+            f"pipelit-agents credentials delete --all --person {username}"
+        )
 
 
 @users.command("lanes")

@@ -47,6 +47,7 @@ class _Filters(TypedDict):
     actor: str | None
     action: str | None
     outcome: str | None
+    person: str | None
     since: datetime | None
 
 
@@ -64,6 +65,12 @@ def entries(
         typer.Option(help="Only this action, or a group of actions that ends with a dot: verify."),
     ] = None,
     outcome: Annotated[str | None, typer.Option(help="Only this outcome: ok or refused.")] = None,
+    person: Annotated[
+        str | None,
+        typer.Option(
+            help="Only credentials that were opened for this person, or that are its own."
+        ),
+    ] = None,
     since: Annotated[
         str | None, typer.Option(help="Only entries since then: 2h, 90d, or a time in ISO 8601.")
     ] = None,
@@ -85,6 +92,7 @@ def entries(
         "actor": actor,
         "action": action,
         "outcome": outcome,
+        "person": person,
         "since": None if since is None else _since("--since", since),
     }
     with Pipelit.from_env() as pipelit:
@@ -93,7 +101,7 @@ def entries(
             for entry in found:
                 _print_entry(entry, as_json=as_json)
         else:
-            columns = ("at", "actor", "subject", "action", "outcome", "reason", "node")
+            columns = ("at", "actor", "person", "subject", "action", "outcome", "reason", "node")
             show_table(found, columns, as_json=False)
         if follow:
             _follow(pipelit, filters, {entry.id for entry in found}, as_json=as_json)
@@ -119,7 +127,7 @@ def _print_entry(entry: AuditEntry, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(fields))
         return
-    words = ("at", "actor", "subject", "action", "outcome", "reason", "node")
+    words = ("at", "actor", "person", "subject", "action", "outcome", "reason", "node")
     typer.echo(safe("  ".join(str(fields[word]) or "-" for word in words)))
 
 

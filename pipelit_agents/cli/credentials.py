@@ -33,6 +33,10 @@ credentials = typer.Typer(
 T = TypeVar("T")
 
 Name = Annotated[str, typer.Argument(help="The credential's name.", metavar="NAME")]
+Person = Annotated[
+    str | None,
+    typer.Option(help="Whose own credential it is. By default the shared one is meant."),
+]
 _REPLACE: Final = (
     "the shell's history has it now, so replace it at its issuer. Type the new one at the prompt, "
     "or pipe it in"
@@ -66,6 +70,7 @@ def put(
             help="An account that may open it; may be repeated. By default any account may."
         ),
     ] = None,
+    person: Person = None,
     as_json: AsJson = False,
 ) -> None:
     """Encrypt and store a secret under a name. An existing one is replaced.
@@ -80,7 +85,8 @@ def put(
         raise ValueError(f"the secret isn't an argument: {_REPLACE}")
     _require_label("--kind", kind, "what the secret is used for, such as llm")
     _require_label("--created-by", created_by, "who stores the secret, such as alice")
-    for option, label in (("NAME", name), *(("--allow", each) for each in allow or [])):
+    labels = [("NAME", name), *(("--allow", each) for each in allow or [])]
+    for option, label in labels if person is None else [*labels, ("--person", person)]:
         # Account names may contain numbers, so only values with the form of a secret are refused.
         if is_token(label) or (has_code_form(label) and not is_wordy(label)):
             raise ValueError(
@@ -100,7 +106,13 @@ def put(
         warnings.simplefilter("always", CommonSecretWarning)
         warnings.simplefilter("always", UnknownAccountWarning)
         info = pipelit.credentials.put(
-            name, value, kind=kind, created_by=created_by, public=shown, allow=allow or None
+            name,
+            value,
+            kind=kind,
+            created_by=created_by,
+            public=shown,
+            allow=allow or None,
+            person=person,
         )
     if not as_json:
         for each in caught:
@@ -113,25 +125,32 @@ def put(
 def list_credentials(
     *,
     kind: Annotated[str | None, typer.Option(help="Only those of this kind.")] = None,
+    person: Annotated[
+        str | None,
+        typer.Option(help="Whose own credentials to list. By default the shared ones are listed."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the credentials, masked except for the last four characters."""
+    """List the credentials, masked except for the last four characters.
+
+    With --json the list has everything except for the secrets, to be exported.
+    """
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        found = [_fields(info) for info in pipelit.credentials.list(kind=kind)]
+        found = [_fields(info) for info in pipelit.credentials.list(kind=kind, person=person)]
     columns = ("name", "kind", "masked", "public", "created_by", "allow", "updated_at")
     show_table(found, columns, as_json=as_json)
 
 
 @credentials.command("show")
 @reporting
-def show_credential(name: Name, *, as_json: AsJson = False) -> None:
+def show_credential(name: Name, *, person: Person = None, as_json: AsJson = False) -> None:
     """Show one credential, masked."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        _show("", _fields(pipelit.credentials.get(name)), as_json=as_json)
+        _show("", _fields(pipelit.credentials.get(name, person=person)), as_json=as_json)
 
 
 @credentials.command("test")
@@ -170,14 +189,37 @@ def try_credential(
 
 @credentials.command("delete")
 @reporting
-def delete(name: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Delete a credential."""
+def delete(
+    name: Annotated[
+        str | None, typer.Argument(help="The credential's name.", metavar="NAME")
+    ] = None,
+    *,
+    person: Person = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Delete all own credentials of --person.")
+    ] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a credential, or all that are one person's own."""
     from pipelit_agents import Pipelit
 
-    confirm(f"Delete the credential {name}?", yes=yes)
+    if every:
+        if name is not None or person is None:
+            raise ValueError("--all deletes the own credentials of one person: --all --person NAME")
+        confirm(f"Delete all own credentials of {person}?", yes=yes)
+        with Pipelit.from_env() as pipelit:
+            deleted = pipelit.credentials.delete_all(person=person)
+        show("Done.", {"deleted": deleted, "person": person}, as_json=as_json)
+        return
+    if name is None:
+        raise ValueError("name the credential to delete, or pass --all --person NAME")
+    of = "" if person is None else f" of {person}"
+    confirm(f"Delete the credential {name}{of}?", yes=yes)
     with Pipelit.from_env() as pipelit:
-        pipelit.credentials.delete(name)
-    show("Done.", {"deleted": name}, as_json=as_json)
+        pipelit.credentials.delete(name, person=person)
+    whose = {} if person is None else {"person": person}
+    show("Done.", {"deleted": name} | whose, as_json=as_json)
 
 
 def _show(title: str, fields: dict[str, object], *, as_json: bool) -> None:

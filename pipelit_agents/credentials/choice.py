@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypedDict
 
 from pipelit_agents._words import quoted, recordable
 from pipelit_agents.credentials.whose import SHARED, SealedRow, Whose, not_found
@@ -10,10 +10,17 @@ from pipelit_agents.database.fast_path import Open
 from pipelit_agents.errors import CredentialError, NobodyAuthenticated
 from pipelit_agents.identity.acting import Claim, Standing, standing_of
 
-__all__ = ["Actor", "Fallback", "Found", "Rule", "find", "rule"]
+__all__ = ["Actor", "Fallback", "Found", "Rule", "RuleArguments", "find", "rule"]
 
 # What opens if there is no value of the person's own: nothing, or the shared one.
 Fallback: TypeAlias = Literal["shared"] | None
+
+
+class RuleArguments(TypedDict):
+    """The two arguments of a method of :class:`Credentials`, for ``**``."""
+
+    per_person: bool
+    fallback: Fallback
 
 
 class Rule(NamedTuple):
@@ -26,6 +33,11 @@ class Rule(NamedTuple):
 
     per_person: bool = False
     fallback: Fallback = None
+
+    @property
+    def arguments(self) -> RuleArguments:
+        """The two arguments of a method of :class:`Credentials`."""
+        return {"per_person": self.per_person, "fallback": self.fallback}
 
 
 def rule(per_person: object, fallback: object) -> Rule:

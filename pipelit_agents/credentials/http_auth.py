@@ -28,6 +28,7 @@ import httpx
 
 from pipelit_agents._discretion import discreet
 from pipelit_agents._threads import aside
+from pipelit_agents.credentials.choice import Fallback, Rule, rule
 from pipelit_agents.credentials.leak_guard.patterns import MASK
 from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.credentials.secret import Secret
@@ -72,6 +73,7 @@ class HttpAuth(httpx.Auth):
         credentials: ``pipelit.credentials``.
         reference: The credential, or ``credential:field``.
         agent: The agent that opens it.
+        which: The shared one, or the own one of the person for whom each request is sent.
         origins: The servers that may receive it; None for the credential's ``base_url``.
         header: The header's name.
         scheme: What precedes the secret.
@@ -83,6 +85,7 @@ class HttpAuth(httpx.Auth):
         reference: str,
         *,
         agent: Agent | None,
+        which: Rule,
         origins: Sequence[_Origin] | None,
         header: str,
         scheme: str,
@@ -90,6 +93,7 @@ class HttpAuth(httpx.Auth):
         self._credentials = credentials
         self._reference = reference
         self._agent = agent
+        self._which = which
         self._origins = origins
         self._header = header
         self._scheme = scheme
@@ -139,7 +143,7 @@ class HttpAuth(httpx.Auth):
         if self._origins is not None:
             self._require_origin(origin, self._origins)
         secrets, public = self._credentials.open_in(
-            scope, self._reference, agent=self._agent, wait=False
+            scope, self._reference, agent=self._agent, wait=False, **self._which.arguments
         )
         if self._origins is None:
             self._require_origin(origin, [self._own_origin(public)])
@@ -402,12 +406,15 @@ def http_auth(
     name: str,
     *,
     agent: Agent | None,
+    per_person: bool,
+    fallback: Fallback,
     origins: Sequence[str] | None,
     header: str,
     scheme: str | None,
 ) -> HttpAuth:
     """Check the arguments of `Credentials.http_auth`, and make its result."""
     require_reference("name", name)
+    which = rule(per_person, fallback)
     if agent is not None and not isinstance(agent, Agent):
         raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
     if isinstance(origins, str) or (origins is not None and not origins):
@@ -422,6 +429,7 @@ def http_auth(
         credentials,
         name,
         agent=agent,
+        which=which,
         origins=None if origins is None else [_origin_of("origins", each) for each in origins],
         header=header,
         scheme="Basic" if (scheme or "").lower() == "basic" else scheme or "",

@@ -31,6 +31,7 @@ from pipelit_agents.credentials.stored import (
     CredentialInfo,
     Fields,
     StoredCredential,
+    count_credentials,
     delete_credential,
     delete_credentials,
     is_stored,
@@ -242,6 +243,17 @@ class Credentials:
         return Rows([row.info(self._keyring()) for row in rows], columns)
 
     alist = off_the_loop(list)  # noqa: A003 - refers to the method, not the builtin
+
+    def count(self, *, person: str | None = None) -> int:
+        """Return how many shared credentials there are, or how many are one person's own.
+
+        Raises:
+            AccountError: ``person`` isn't a person of this database.
+        """
+        with self._database.reading() as connection:
+            return count_credentials(connection, of_person(connection, person))
+
+    acount = off_the_loop(count)
 
     def delete(self, name: str, *, person: str | None = None, by: str = OPERATOR) -> None:
         """Delete a credential.
@@ -541,6 +553,8 @@ class Credentials:
         name: str,
         *,
         agent: Agent | None = None,
+        per_person: bool = False,
+        fallback: Fallback = None,
         origins: Sequence[str] | None = None,
         header: str = "Authorization",
         scheme: str | None = "Bearer",
@@ -554,7 +568,10 @@ class Credentials:
 
         Args:
             name: The credential, or ``credential:field``.
-            agent: The agent that opens it; required for credentials with an ``allow`` list.
+            agent: As for :meth:`inject`.
+            per_person: As for :meth:`inject`. The person is asked for at each request; outside of a
+                run it is that of :meth:`Pipelit.acting_for`.
+            fallback: As for :meth:`inject`.
             origins: The servers that may receive it, such as ``["https://crm.example.com"]``; by
                 default that of the credential's public field ``base_url``. They have to use https,
                 except on this machine. Other servers don't receive it, also not by a redirect.
@@ -577,7 +594,16 @@ class Credentials:
         # Imported late: importing this package must stay fast.
         from pipelit_agents.credentials.http_auth import http_auth
 
-        return http_auth(self, name, agent=agent, origins=origins, header=header, scheme=scheme)
+        return http_auth(
+            self,
+            name,
+            agent=agent,
+            per_person=per_person,
+            fallback=fallback,
+            origins=origins,
+            header=header,
+            scheme=scheme,
+        )
 
     @discreet
     def open_in(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
 from pipelit_agents._core import Core
 from pipelit_agents._words import has_secret_form, quoted, recordable
@@ -46,6 +46,7 @@ __all__ = [
     "CredentialInfo",
     "Fields",
     "StoredCredential",
+    "count_credentials",
     "delete_credential",
     "delete_credentials",
     "is_stored",
@@ -381,6 +382,12 @@ def read_credentials(
     if kind is not None:
         query = query.where(whose.table.c.kind == kind)
     return [StoredCredential(*row)._replace(whose=whose) for row in connection.execute(query)]
+
+
+def count_credentials(connection: Connection, whose: Whose) -> int:
+    """Return how many there are, also of those that no key decrypts."""
+    query = select(func.count()).select_from(whose.table).where(*whose.rows)
+    return connection.scalar(query) or 0
 
 
 def _reading(whose: Whose) -> Select[*tuple[Any, ...]]:

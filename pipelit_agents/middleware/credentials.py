@@ -18,6 +18,7 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from pipelit_agents._words import quoted, recordable
+from pipelit_agents.credentials.choice import Fallback, rule
 from pipelit_agents.credentials.inject import searching_input
 from pipelit_agents.credentials.leak_guard.callbacks import guarded_callbacks
 from pipelit_agents.credentials.leak_guard.langgraph_io import (
@@ -74,8 +75,12 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             built.
         credential: The model's credential. A single secret is passed as ``api_key``; several
             secrets, and the public fields (``base_url`` …), are passed under their own names.
-        agent: The agent that opens the credentials; required for credentials with an ``allow``
-            list.
+        agent: The agent that opens the credentials. A credential with an ``allow`` list needs an
+            agent or a person on the list.
+        per_person: Whether each call opens the own credentials of the person for whom it runs, for
+            the model and for tools; see `Credentials.inject`.
+        fallback: What opens if nobody is authenticated, or if the person has none: ``"shared"`` for
+            the shared credential. By default that is an error.
         tools: By tool name, a mapping of parameters to ``credential`` or ``credential:field``. The
             tool hides such a parameter from the model with
             ``Annotated[SecretStr, InjectedToolArg]``.
@@ -88,7 +93,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             holds no key, and opens it for each call. Outside of a node or tool it can't be called.
 
     Raises:
-        TypeError: An argument is of the wrong type, or neither a credential for the model nor a
+        TypeError: An argument is of the wrong type, ``fallback`` is without ``per_person``, or
+            neither a credential for the model nor a
             tool is named.
         CredentialError: The name of a credential has another form, such as a key's.
 
@@ -109,6 +115,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         model: str | None = None,
         credential: str | None = None,
         agent: Agent | None = None,
+        per_person: bool = False,
+        fallback: Fallback = None,
         tools: Mapping[str, Mapping[str, str]] | None = None,
         model_options: Mapping[str, object] | None = None,
     ) -> None:
@@ -136,11 +144,14 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
             raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
         self._credentials = credentials
         self._agent = agent
+        self._which = rule(per_person, fallback)
         self._parameters = {name: dict(wanted) for name, wanted in (tools or {}).items()}
         self._source = (
             None
             if credential is None
-            else ModelSource(credentials, model, credential, agent, dict(model_options or {}))
+            else ModelSource(
+                credentials, model, credential, agent, dict(model_options or {}), self._which
+            )
         )
         self._keyless = keyless_model(self._source)
         # Whether somebody has taken the model, and so may call it.
@@ -274,7 +285,9 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
                 )
         secrets = {}
         for parameter, reference in wanted.items():
-            opened, _ = self._credentials.open_in(scope, reference, agent=self._agent, wait=False)
+            opened, _ = self._credentials.open_in(
+                scope, reference, agent=self._agent, wait=False, **self._which.arguments
+            )
             if not opened:
                 raise CredentialError(
                     f"{reference!r} is a public field, not a secret: pass its value to the tool",

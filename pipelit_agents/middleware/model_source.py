@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from langchain_core.language_models import BaseChatModel, ModelProfile
 
 from pipelit_agents._threads import aside
+from pipelit_agents.credentials.choice import Rule
 from pipelit_agents.credentials.http_auth import require_encrypted
 from pipelit_agents.credentials.leak_guard.search import holds
 from pipelit_agents.credentials.leak_guard.streams import Held
@@ -86,6 +87,7 @@ class ModelSource:
         credential: The model's credential.
         agent: The agent that opens it.
         options: Further keyword arguments for `init_chat_model`.
+        which: The shared credential, or the own one of the person for whom the model is called.
 
     Raises:
         TypeError: The model isn't text.
@@ -96,6 +98,7 @@ class ModelSource:
     credential: str
     agent: Agent | None
     options: Mapping[str, Any]
+    which: Rule
 
     def __post_init__(self) -> None:
         if self.model is not None and not isinstance(self.model, str):
@@ -133,7 +136,9 @@ class ModelSource:
             ConfigurationError: A public field or a model option would let others receive the key.
         """
         name = self.credential
-        secrets, public = self.credentials.open_in(scope, name, agent=self.agent)
+        secrets, public = self.credentials.open_in(
+            scope, name, agent=self.agent, **self.which.arguments
+        )
         model_secrets = {
             "api_key" if key == "value" else key: each for key, each in secrets.items()
         }

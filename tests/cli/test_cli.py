@@ -820,3 +820,40 @@ def test_testing_a_credential_has_an_exit_code_for_each_outcome(ready: Run) -> N
     done = ready("credentials", "test", "crm")
     assert done.exit_code == 1
     assert "no agent was passed" in done.stderr
+
+
+def test_a_persons_own_credentials_by_command(ready: Run) -> None:
+    """They are stored, listed, shown, counted at deactivation, and deleted all at once."""
+    of_alice, put = ("--person", "alice"), ("credentials", "put")
+    words = ("--kind", "api", "--created-by", "alice")
+    for name in ("github", "gitlab"):
+        made = told(ready(*put, name, *words, *of_alice, "--json", stdin="own-0123456789-abcd"))
+        assert made["person"] == "alice"
+    assert ready(*put, "github", *words, stdin="shared-0123456789-ef").exit_code == 0
+    (shared,) = told(ready("credentials", "list", "--json"))
+    assert (shared["person"], shared["masked"]) == (None, "…9-ef")
+    assert [each["name"] for each in told(ready("credentials", "list", *of_alice, "--json"))] == [
+        "github",
+        "gitlab",
+    ]
+    assert told(ready("credentials", "show", "gitlab", *of_alice, "--json"))["masked"] == "…abcd"
+    missing = ready("credentials", "show", "gitlab")
+    assert missing.exit_code == 1
+    assert "no credential 'gitlab'" in missing.output
+    refused = ready(*put, "github", *words, "--person", "agent_writer", stdin="own-0123456789-abcd")
+    assert "isn't a person" in refused.output
+    assert ready("credentials", "delete", "gitlab", *of_alice, "--yes").exit_code == 0
+    ended = ready("users", "deactivate", "alice", "--yes")
+    assert "credentials list --person alice" in ended.output
+    assert "credentials delete --all --person alice" in ended.output
+    for wrong in (("--all",), ("github", "--all", *of_alice), ()):
+        assert ready("credentials", "delete", *wrong, "--yes").exit_code == 1
+    done = ready("credentials", "delete", "--all", *of_alice, "--yes", "--json")
+    assert told(done) == {"deleted": 1, "person": "alice"}
+    assert told(ready("credentials", "list", *of_alice, "--json")) == []
+    assert len(told(ready("credentials", "list", "--json"))) == 1
+    entries = ready("audit", "--person", "alice", "--json").stdout.splitlines()
+    assert {json.loads(each)["action"] for each in entries} == {
+        "credential.put",
+        "credential.delete",
+    }

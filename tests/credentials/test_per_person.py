@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
+import httpx
 import pytest
 from internals import database_of
 from langchain_core.messages import AIMessage
@@ -22,19 +23,22 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
 from pydantic import SecretStr
+from spawning import parent_of, tasks
 from sqlalchemy import text
 from typing_extensions import TypedDict
 
-from pipelit_agents import Agent, Pipelit
+from pipelit_agents import Agent, Keyring, Pipelit
 from pipelit_agents.errors import (
     AccountError,
     CredentialError,
+    CredentialNotAllowed,
     CredentialNotFound,
     NobodyAuthenticated,
     NoPersonalCredential,
     UnsealError,
     UserInactive,
 )
+from pipelit_agents.graphs import verified_child
 
 KEYS = {
     None: "shared-0123456789-abcd",
@@ -63,11 +67,12 @@ class User:
 def people(pipelit: Pipelit) -> Pipelit:
     """Alice and Bob have a key of the same name each, and there is a shared one."""
     pipelit.users.create("bob")
-    for person, key in KEYS.items():
-        pipelit.credentials.put(
-            "github", key, kind="http", created_by="alice", person=person,
-            public={"host": f"{person or 'shared'}.example"},
-        )  # fmt: skip
+    with database_of(pipelit).writing() as connection:
+        for person, key in KEYS.items():
+            pipelit.credentials.put_in(
+                connection, "github", key, kind="http", created_by="alice", person=person,
+                public={"host": f"{person or 'shared'}.example"},
+            )  # fmt: skip
     return pipelit
 
 
@@ -261,7 +266,7 @@ def test_only_a_person_can_be_vouched_for(people: Pipelit, writer: Agent, name: 
         with people.acting_for(name), pytest.raises(NobodyAuthenticated, match="no active person"):
             opener(people, fallback=fallback)()
     with pytest.raises(AccountError):
-        people.credentials.put("github", "x" * 20, kind="http", created_by="a", person=name)
+        people.credentials.put("github", KEYS["bob"], kind="http", created_by="a", person=name)
 
 
 def test_a_peer_is_no_person(people: Pipelit, whose: Any) -> None:
@@ -486,3 +491,164 @@ def test_putting_again_replaces_the_persons_own(people: Pipelit, whose: Any) -> 
     with people.acting_for("alice"):
         assert whose() == "bob"
     assert opener(people, per_person=False)() == "shared"
+
+
+def test_the_acting_person_may_be_on_the_list(people: Pipelit, writer: Agent) -> None:
+    """A shared credential with `allow` opens for a person on the list, or an agent on it."""
+    allow = ["bob", "agent_writer"]
+    people.credentials.put("github", KEYS[None], kind="http", created_by="a", allow=allow)
+    open_ = opener(people, per_person=False)
+    with people.acting_for("bob"):
+        assert open_() == "shared"
+    assert opener(people, per_person=False, agent=writer)() == "shared"
+    with people.acting_for("alice"):
+        assert opener(people, per_person=False, agent=writer)() == "shared"
+        with pytest.raises(CredentialNotAllowed, match="nor is 'alice'"):
+            open_()
+    # A name of an agent that somebody vouches for is no agent.
+    for block in (people.acting_for("agent_writer"), contextlib.nullcontext()):
+        with block, pytest.raises(CredentialNotAllowed):
+            open_()
+    with people.acting_for("bob"):
+        context = copy_context()
+    with pytest.raises(CredentialNotAllowed):
+        context.run(open_)
+    people.users.deactivate("bob")
+    with people.acting_for("bob"), pytest.raises(CredentialNotAllowed):
+        open_()
+
+
+def test_the_list_of_an_own_one_restricts_agents(people: Pipelit, writer: Agent) -> None:
+    """The person needs the agent then; a list of other persons alone is refused at put."""
+
+    def put(*allow: str) -> None:
+        people.credentials.put(
+            "github", KEYS["alice"], kind="http", created_by="a", person="alice", allow=allow
+        )
+
+    put("agent_writer")
+    with people.acting_for("alice"):
+        assert opener(people, agent=writer)() == "alice"
+        with pytest.raises(CredentialNotAllowed):
+            opener(people)()
+    with people.acting_for("bob"):
+        assert opener(people, agent=writer)() == "bob"
+    put("alice")
+    with people.acting_for("alice"):
+        assert opener(people)() == "alice"
+    with pytest.raises(CredentialError, match="only other persons than 'alice'"):
+        put("bob")
+
+
+@pytest.mark.parametrize("user", ["served", "vouched for"])
+def test_a_spawned_child_acts_for_its_parents_person(
+    people: Pipelit, whose: Any, lead: Agent, researcher: Agent, user: str
+) -> None:
+    """Also after an interrupt; state that a model wrote for the child changes nothing."""
+
+    def work(state: State) -> State:
+        interrupt("?")
+        return {"a": whose()}
+
+    child = verified_child(graph_of(work), agent=researcher)
+    parent = parent_of(lead, {"agent_researcher": child}, InMemorySaver())
+    lie = {"langgraph_auth_user": {"identity": "alice"}, "person": "alice"}
+    thread: Any = {"thread_id": "1"}
+    config = served(User("bob"), **thread) if user == "served" else {"configurable": thread}
+    for call in (tasks(lie), Command(resume="x")):
+        with contextlib.nullcontext() if user == "served" else people.acting_for("bob"):
+            ended = parent.invoke(call, config)
+    assert [each["output"]["a"] for each in ended["results"]] == ["bob"]
+
+
+async def test_a_request_is_sent_with_the_persons_own(people: Pipelit) -> None:
+    """Outside of a run too: http_auth asks for the person at each request."""
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(OWNERS[request.headers["Authorization"].removeprefix("Bearer ")])
+        return httpx.Response(200)
+
+    url, transport = "https://github.example/", httpx.MockTransport(answer)
+    auth = people.credentials.http_auth("github", per_person=True, origins=[url])
+    mixed = people.credentials.http_auth(
+        "github", per_person=True, fallback="shared", origins=[url]
+    )
+
+    def send() -> None:
+        with httpx.Client(transport=transport) as client:
+            for person in ("alice", "bob"):
+                with people.acting_for(person):
+                    client.get(url, auth=auth)
+            with pytest.raises(NobodyAuthenticated):
+                client.get(url, auth=auth)
+            client.get(url, auth=mixed)
+            with people.acting_for("alice"), pytest.raises(CredentialError, match="base_url"):
+                client.get(url, auth=people.credentials.http_auth("github", per_person=True))
+
+    send()
+    async with httpx.AsyncClient(transport=transport) as asynchronous:
+        with people.acting_for("bob"):
+            await asynchronous.get(url, auth=auth)
+            late = asyncio.create_task(asynchronous.get(url, auth=mixed))
+        with pytest.raises(NobodyAuthenticated, match="has ended"):
+            await late
+    assert sent == ["alice", "bob", "shared", "bob"]
+    with pytest.raises(TypeError):
+        people.credentials.http_auth("github", fallback="shared")
+
+
+def test_keys_and_forget_see_own_values(
+    people: Pipelit, whose: Any, settings: dict[str, Any]
+) -> None:
+    """Each value is counted, rotated, and deleted if no key decrypts it."""
+    newer = Keyring.generate_key()
+    before = people.keys.status(checkpointers=[InMemorySaver()]).newest
+    with Pipelit(**settings | {"encryption_keys": [newer, *settings["encryption_keys"]]}) as both:
+        both.keys.rotate(checkpointers=[InMemorySaver()])
+    with Pipelit(**settings | {"encryption_keys": [newer]}) as rotated:
+        status = rotated.keys.status(checkpointers=[InMemorySaver()])
+        assert (status.newest, status.older, status.unreadable) == (before, 0, ())
+        with rotated.acting_for("alice"):
+            assert opener(rotated)() == "alice"
+        with database_of(rotated).writing() as connection:
+            connection.execute(
+                text("UPDATE pipelit_person_credentials SET sealed = :lost WHERE person = 'bob'"),
+                {"lost": Keyring(Keyring.generate_key()).seal("x", "y")},
+            )
+        unreadable = "pipelit_person_credentials.sealed of bob github"
+        assert rotated.keys.status(checkpointers=[InMemorySaver()]).unreadable == (unreadable,)
+        assert rotated.keys.forget_unreadable() == ["person_credentials bob github"]
+        assert rotated.credentials.list(person="bob") == []
+
+
+def test_the_seals_cover_the_person(people: Pipelit, whose: Any) -> None:
+    """A person who is put in, replaced or removed is found; entries of before stay as sealed."""
+    for person in ("alice", "bob"):
+        with people.acting_for(person):
+            whose()
+    people.audit.seal()
+    assert people.audit.verify().problems == ()
+    for change in ("'bob' WHERE person = 'alice'", "'' WHERE person = 'bob'"):
+        with database_of(people).writing() as connection:
+            connection.execute(text(f"UPDATE pipelit_audit SET person = {change}"))  # noqa: S608
+        assert people.audit.verify().problems
+
+
+def test_a_trail_from_before_stays_whole(pipelit: Pipelit, writer: Agent) -> None:
+    """Seals of a database without the column and the table fit after the migration."""
+    pipelit.audit.seal()
+    with database_of(pipelit).writing() as connection:
+        for statement in (
+            "DROP TABLE pipelit_person_credentials",
+            "ALTER TABLE pipelit_audit DROP COLUMN person",
+            "UPDATE pipelit_version SET version_num = '0011'",
+        ):
+            connection.execute(text(statement))
+    pipelit.create_schema()
+    assert pipelit.audit.verify().problems == ()
+    pipelit.credentials.put("x", KEYS["bob"], kind="k", created_by="alice", person="alice")
+    pipelit.audit.seal()
+    report = pipelit.audit.verify()
+    assert (report.problems, report.unsealed) == ((), 0)
+    assert [each.person for each in pipelit.audit.list(person="alice")] == ["alice"]

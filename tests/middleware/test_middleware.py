@@ -10,6 +10,7 @@ import sys
 import traceback
 import weakref
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,7 @@ from pipelit_agents.errors import (
     CredentialError,
     CredentialNotAllowed,
     CredentialScopeError,
+    NobodyAuthenticated,
     SecretLeakError,
     UnusedCredentialWarning,
     UserInactive,
@@ -94,6 +96,40 @@ def test_a_tool_gets_its_own_key(stored: Pipelit, chat: ChatServer) -> None:
     assert result["messages"][1].tool_calls[0]["args"] == {"query": "otters"}
     with pytest.raises(CredentialScopeError):
         used[0].get_secret_value()
+
+
+async def test_the_model_and_its_tools_get_the_persons_own(
+    stored: Pipelit, chat: ChatServer
+) -> None:
+    """Per person: at each call, in the agent and by the model alone; nobody gets nothing."""
+    stored.users.create("bob")
+    keys = {person: f"sk-{person}-0123456789-abcdef" for person in ("alice", "bob")}
+    for person, key in keys.items():
+        public = {"base_url": chat.base_url}
+        put = partial(stored.credentials.put, created_by="alice", person=person)
+        put("openai", key, kind="llm", public=public)
+        put("serper", OTHER + person, kind="api")
+    chat.keys = {*keys.values(), CANARY}
+    agent = agent_of(stored, with_={"per_person": True})
+    for person in keys:
+        with stored.acting_for(person):
+            found = agent.invoke(asked("use search"))["messages"][-1].text
+            assert found == f"found: otters, with {len(OTHER + person)} characters"
+            assert (await agent.ainvoke(asked("hi")))["messages"][-1].text == "hello from the model"
+    assert chat.shown == [keys["alice"]] * 3 + [keys["bob"]] * 3
+    with pytest.raises(NobodyAuthenticated):
+        agent.invoke(asked("hi"))
+    secured = CredentialMiddleware(
+        stored.credentials, model=MODEL, credential="openai", per_person=True, fallback="shared"
+    )
+    chat.shown.clear()
+    alone = RunnableLambda(lambda text: secured.model.invoke(text).text)
+    with stored.acting_for("bob"):
+        alone.invoke("hi")
+    alone.invoke("hi")
+    assert chat.shown == [keys["bob"], CANARY]
+    with pytest.raises(TypeError, match="fallback"):
+        agent_of(stored, with_={"fallback": "shared"})
 
 
 async def test_parallel_tool_calls_get_a_key_each(stored: Pipelit) -> None:
