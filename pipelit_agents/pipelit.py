@@ -391,18 +391,26 @@ class Pipelit:
     def acting_for(self, username: str) -> AbstractContextManager[None]:
         """Return a context manager for code that acts for an authenticated person.
 
-        A person's own attempts are counted apart from those of strangers, so nobody else's wrong
-        codes can prevent the person from using the second factor inside the block.
+        Credentials that are opened per person are this person's inside the block. A person's own
+        attempts are counted apart from those of strangers, so nobody else's wrong codes can prevent
+        the person from using the second factor inside the block.
+
+        It also applies to tasks and threads that begin in the block, until the block ends: wait for
+        them inside of it. A block within another one replaces it for its length. On a LangGraph
+        Server with authentication it isn't needed, because the server's user is the person.
 
         Args:
             username: The person. Take it from your own authentication, never from a model, a
                 graph's state or a client's input.
 
         Returns:
-            A context manager. It also applies to tasks and threads that inherit the context.
+            A context manager. In a generator, the block ends with the generator, and its consumer
+            runs inside of it: a generator must not wait at a ``yield`` in a block while another
+            block begins in the same context.
 
         Raises:
             InvalidUsername: The name is not in its normal form.
+            RuntimeError: At the beginning of the block: a generator with another block waits here.
 
         Example:
             ```python

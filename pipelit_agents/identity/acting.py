@@ -6,10 +6,13 @@ model, a graph's state or a caller's ``configurable`` can't change it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
+from types import FrameType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from pipelit_agents._run_context import is_cron_run
@@ -51,6 +54,11 @@ _IS_PERSON: Final = Query(
     "WHERE username = :username AND kind = 'human' AND domain = '' AND active",
     _Person,
 )
+_GENERATOR: Final = CO_GENERATOR | CO_ASYNC_GENERATOR
+# This module and contextlib, between the caller and the block.
+_SKIPPED: Final = (__file__, contextlib.__file__)
+# The modules that run a generator for its one yield.
+_WRAPPERS: Final = ("contextlib", "_pytest", "pytest", "anyio")
 # Studio's own authentication proves no person's API key.
 _STUDIO: Final = "langgraph-studio-user"
 
@@ -65,16 +73,29 @@ class _Block:
         database: The database of the person's account.
         username: The person.
         outer: The block around this one.
+        generator: The frame of the generator that the block is in, if it is in one.
         ended: Whether the block has ended.
     """
 
-    __slots__ = ("database", "ended", "outer", "username")
+    __slots__ = ("database", "ended", "generator", "outer", "username")
 
-    def __init__(self, database: Database, username: str, outer: _Block | None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        username: str,
+        outer: _Block | None,
+        generator: FrameType | None,
+    ) -> None:
         self.database = database
         self.username = username
         self.outer = outer
+        self.generator = generator
         self.ended = False
+
+    @property
+    def is_left_open(self) -> bool:
+        """Whether it is in a generator that waits at a ``yield``, while its consumer runs."""
+        return not self.ended and self.generator is not None and self.generator.f_back is None
 
 
 class Claim(NamedTuple):
@@ -97,12 +118,14 @@ _BLOCK: Final[ContextVar[_Block | None]] = ContextVar("pipelit_person", default=
 @contextmanager
 def acting_for(database: Database, username: str) -> Iterator[None]:
     """Set the person for whom the block acts; see :meth:`Pipelit.acting_for`."""
-    block = _Block(database, require_username(username), _BLOCK.get())
+    name, outer = require_username(username), _BLOCK.get()
+    _refuse_mixed(outer)
+    block = _Block(database, name, outer, _generator_of_caller())
     token = _BLOCK.set(block)
     try:
         yield
     finally:
-        block.ended = True
+        block.ended, block.generator = True, None
         # A generator with the block in it may be closed in another context, which has a copy.
         with suppress(ValueError):
             _BLOCK.reset(token)
@@ -181,6 +204,41 @@ def standing_of(connection: Open, username: str) -> Standing:
             return "person" if account.active else "inactive"
         return "no person"
     return "unknown"
+
+
+def _refuse_mixed(outer: _Block | None) -> None:
+    """Refuse to begin a block while another one waits in a generator of the same context.
+
+    Python doesn't restore a context variable when a generator goes on. So the generator would then
+    act for the person of the newer block.
+
+    Raises:
+        RuntimeError: There is such a block.
+    """
+    while outer is not None:
+        if outer.is_left_open:
+            raise RuntimeError(
+                f"a generator with a block acting_for({outer.username!r}) waits at a yield here, "
+                "and would go on for the person of this block: read it to its end first, or read "
+                "each generator in a task, thread or contextvars.copy_context() of its own"
+            )
+        outer = outer.outer
+
+
+def _generator_of_caller() -> FrameType | None:
+    """Return the frame that enters the block, if it is a generator's.
+
+    A generator that is made a context manager or a fixture counts as none: what runs at its
+    ``yield`` belongs to the block.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename in _SKIPPED:
+        frame = frame.f_back
+    if frame is None or not frame.f_code.co_flags & _GENERATOR:
+        return None
+    driver = frame.f_back
+    name = "" if driver is None else str(driver.f_globals.get("__name__"))
+    return None if name.startswith(_WRAPPERS) else frame
 
 
 def _block_of(database: Database) -> _Block | None:

@@ -721,6 +721,37 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "key_row": ["declared_keys_may_be_others_but_no_replaced_ones"]
     },
     "Credentials are for all": {"credentials": ["a_credential_is_for_all_unless_kept"]},
+    "**A person's own credentials**": {
+        "per_person": [
+            "each_persons_run_opens_the_persons_own",
+            "nobody_is_nobody",
+            "a_servers_user_is_the_person",
+            "a_spawned_child_acts_for_its_parents_person",
+        ]
+    },
+    "State, model text, `configurable`, metadata, headers and a user": {
+        "per_person": ["no_lie_chooses_a_person", "a_model_chooses_nobody"]
+    },
+    "In the transaction of each opening the person is checked": {
+        "per_person": [
+            "a_deactivated_person_opens_nothing",
+            "only_a_person_can_be_vouched_for",
+            "a_peer_is_no_person",
+        ]
+    },
+    "When an `acting_for` block has ended": {
+        "per_person": [
+            "a_block_that_has_ended_acts_for_nobody_in_its_threads",
+            "a_block_that_has_ended_acts_for_nobody_in_its_tasks",
+        ],
+        "acting": ["a_copy_of_an_ended_block_is_no_person"],
+    },
+    "A ciphertext is bound to person and name": {
+        "per_person": ["a_ciphertext_elsewhere_does_not_open"]
+    },
+    "The audit's column `person` names": {
+        "per_person": ["each_persons_run_opens_the_persons_own", "the_seals_cover_the_person"]
+    },
     "`created_by` is a record": {"credentials": ["a_credential_is_for_all_unless_kept"]},
     "`allow=[…]` keeps one": {"credentials": ["a_kept_credential_opens_for_named_accounts_only"]},
     "A spawn can limit what its children open": {

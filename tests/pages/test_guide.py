@@ -104,6 +104,17 @@ def test_a_child_opens_only_what_its_task_needs(prepared: Path) -> None:
     ]
 
 
+def test_a_key_for_each_person(prepared: Path) -> None:
+    """Each run opened its own person's, and nobody's run none."""
+    said = run(RECIPES["A key for each person"], prepared).splitlines()
+    assert said == [
+        "alice with ****8877",
+        "bob with ****9789",
+        "credential 'github' is opened per person, and nobody is authenti",
+        str([(each, "open_issue", "ok" if each else "refused") for each in ("alice", "bob", "")]),
+    ]
+
+
 @pytest.mark.process
 def test_context_beside_a_secret(prepared: Path) -> None:
     """The runtime's context and the secret arrive in one node."""
