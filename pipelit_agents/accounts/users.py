@@ -219,6 +219,9 @@ class Users(AgentChanges, ApiKeys, Peers):
     def deactivate(self, username: str, *, by: str = OPERATOR) -> Sequence[str]:
         """Deactivate an account and all agents that it owns, immediately and permanently.
 
+        A person's own credentials stay stored, and can't be opened any more: see
+        :meth:`Credentials.list` and :meth:`Credentials.delete_all`.
+
         Returns:
             The names of all accounts that this call deactivated.
 

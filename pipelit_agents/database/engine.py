@@ -138,6 +138,19 @@ class Database:
         except (ArgumentError, ValueError):
             return None
 
+    def is_same_as(self, other: Database) -> bool:
+        """Return whether another handle is for the same database, by its address.
+
+        Each SQLite database in memory is another one.
+        """
+        if self is other:
+            return True
+        ours = self.url
+        if ours is None or ours != other.url:
+            return False
+        in_memory = ours.database in (None, "", ":memory:") or "memory" in str(ours.query)
+        return not (ours.get_backend_name() == "sqlite" and in_memory)
+
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[Connection]:
         """Begin a transaction that holds the write lock from its first statement on.

@@ -244,7 +244,7 @@ def _generator_of_caller() -> FrameType | None:
 def _block_of(database: Database) -> _Block | None:
     """Return the innermost block for a database: a block for another one inside hides nothing."""
     block = _BLOCK.get()
-    while block is not None and block.database is not database:
+    while block is not None and not block.database.is_same_as(database):
         block = block.outer
     return block
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import copy_context
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from internals import database_of
@@ -89,6 +90,12 @@ def test_a_block_for_another_database_hides_nothing(pipelit: Pipelit) -> None:
     with pipelit.acting_for("alice"), other.acting_for("bob"):
         assert acting_person(database_of(pipelit)) == "alice"
         assert acting_person(database_of(other)) == "bob"
+
+
+def test_two_handles_of_one_database_are_one(pipelit: Pipelit, settings: dict[str, Any]) -> None:
+    """A graph's module and an application may each have a Pipelit of the same settings."""
+    with Pipelit(**settings) as other, other.acting_for("alice"):
+        assert acting_person(database_of(pipelit)) == "alice"
 
 
 class Found(TypedDict, total=False):
