@@ -6,6 +6,7 @@ import asyncio
 import base64
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from internals import authentication_of, database_of
 from langgraph_sdk import Auth
 from langgraph_server import LangGraphServer
 from paths import SUPPORT
+from redis_server import until
 from sqlalchemy import text
 
 from pipelit_agents import Keyring, Pipelit
@@ -51,6 +53,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     env = {
         "FIELD_ENCRYPTION_KEY": Keyring.generate_key(),
         "PIPELIT_DATABASE_URL": f"sqlite:///{directory / 'agents.db'}",
+        # Seconds.
+        "CRON_SCHEDULER_SLEEP_TIME": "1",
     }
     stored: dict[str, Any] = {
         "database_url": env["PIPELIT_DATABASE_URL"],
@@ -73,7 +77,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             issued = before.users.issue_api_key("alice", name="expired", expires_at=expiry)
             made["expired"] = issued.api_key
         keys = {name: key.get_secret_value() for name, key in made.items()}
-        graphs = {"plain": f"{HERE / 'served_plain.py'}:graph"}
+        for agent in ("agent_lead", "agent_researcher"):
+            pipelit.users.create_agent(agent, owner="alice", purpose="tests")
+        for name in ("alice", "bob.b"):
+            pipelit.credentials.put(
+                "github", f"{name}-0123456789-abcd", kind="http", created_by=name, person=name
+            )
+        graphs = {
+            "plain": f"{HERE / 'served_plain.py'}:graph",
+            **{name: f"{HERE / 'served_person.py'}:{name}" for name in ("graph", "nested")},
+        }
         with LangGraphServer(directory, graphs, env) as server:
             world = World(pipelit, server, keys)
             yield world
@@ -460,3 +473,53 @@ def test_no_key_is_in_anything_that_the_server_wrote(world: World) -> None:
             assert key[-43:].encode() not in content, (path.name, name)
     assert "Blocking call" not in world.server.log()
     assert "BlockingError" not in world.server.log()
+
+
+# Whose credentials a run opens
+
+
+def run_as(world: World, name: str, graph: str) -> str:
+    """Run a graph, with lies about who runs it, and say whose credential it opened."""
+    other = {"alice": "bob.b", "bob.b": "alice"}.get(name, "alice")
+    client, lies = world.as_(name), {"person": other, "user_id": other, "x-user": other}
+    asked = {
+        "config": {"configurable": lies, "metadata": lies},
+        "metadata": lies,
+        "input": {"lie": {"langgraph_auth_user": {"identity": other}}, "ask": graph == "graph"},
+    }
+    made = client.post("/assistants", json={"graph_id": graph, "config": {"configurable": lies}})
+    asked["assistant_id"] = made.json()["assistant_id"]
+    thread = client.post("/threads", json={}).json()["thread_id"]
+    answer = client.post(f"/threads/{thread}/runs/wait", json=asked, headers={"X-User": other})
+    if graph == "graph":
+        resume = {"command": {"resume": "x"}, "assistant_id": asked["assistant_id"]}
+        answer = client.post(f"/threads/{thread}/runs/wait", json=resume)
+    return str(answer.json().get("opened", answer.text))
+
+
+def test_each_run_opens_its_own_persons_credential(world: World) -> None:
+    """Interleaved, interrupted, in sub-graphs and children, by crons, and whatever it says."""
+    calls = [(name, graph) for name in ("alice", "bob.b") for graph in ("graph", "nested")] * 2
+    crons = []
+    for name in ("alice", "bob.b"):
+        thread = world.as_(name).post("/threads", json={}).json()["thread_id"]
+        made = world.as_(name).post(
+            f"/threads/{thread}/runs/crons",
+            json={"assistant_id": "nested", "schedule": "* * * * * *", "input": {}},
+        )
+        crons.append((name, thread, made.json()["cron_id"]))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda each: run_as(world, *each), calls))
+    assert found == [name for name, _ in calls]
+    for name, thread, cron in crons:
+        until(lambda name=name, thread=thread: opened_in(world, name, thread))
+        assert opened_in(world, name, thread) == name
+        assert world.as_(name).delete(f"/runs/crons/{cron}").status_code == 204
+    # Nobody's own, and so nobody else's.
+    assert "NoPersonalCredential" in run_as(world, "langgraph", "nested")
+
+
+def opened_in(world: World, name: str, thread: str) -> str | None:
+    """Whose credential was opened in a thread."""
+    state = world.as_(name).get(f"/threads/{thread}/state").json()
+    return (state.get("values") or {}).get("opened")
