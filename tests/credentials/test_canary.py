@@ -8,16 +8,7 @@ from pathlib import Path
 from shutil import copyfile
 
 import pytest
-from canary import (
-    HONEST,
-    MISTAKES,
-    Protect,
-    both,
-    in_memory,
-    in_postgres,
-    in_sqlite,
-    protecting,
-)
+from canary import HONEST, MISTAKES, Protect, both, in_memory, in_postgres, in_sqlite, protecting
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.testing import Clock

@@ -26,7 +26,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_recipe_has_one_block_and_a_test() -> None:
     """A recipe that is added must be run by a test here."""
-    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 12
+    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 13
 
 
 @pytest.mark.process

@@ -171,6 +171,15 @@ for _name, _leave in {
 
 
 @mistake
+def returns_a_persons_own(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
+    def node(state: State, *, key: SecretStr) -> State:
+        return {"x": key.get_secret_value()}
+
+    vars(node)["is_own"] = True
+    return protect(node)
+
+
+@mistake
 def async_node_returns_it(protect: Protect, kept: dict[str, Any]) -> Callable[..., Any]:
     async def node(state: State, *, key: SecretStr) -> State:
         return {"x": key.get_secret_value()}
@@ -1034,6 +1043,25 @@ def _after(state: State) -> State:
     # As a node that shows what it was given, such as one that answers "debug".
     context = get_runtime().context
     return {"y": repr(context)} if context != {"extras": {}, "log": []} else {}
+
+
+def protecting(pipelit: Pipelit) -> Protect:
+    """Store the key, shared and as alice's own, and return what gives it to a node."""
+    for person in (None, "alice"):
+        pipelit.credentials.put("service", KEY, kind="api", created_by="alice", person=person)
+
+    def protect(function: Callable[..., Any]) -> Callable[..., Any]:
+        if not vars(function).get("is_own"):
+            return pipelit.credentials.inject(key="service")(function)
+        inner = pipelit.credentials.inject(key="service", per_person=True)(function)
+
+        def node(state: State) -> Any:
+            with pipelit.acting_for("alice"):
+                return inner(state)
+
+        return node
+
+    return protect
 
 
 def bare(function: Callable[..., Any]) -> Callable[..., Any]:
