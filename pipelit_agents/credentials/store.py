@@ -570,7 +570,8 @@ class Credentials:
             name: The credential, or ``credential:field``.
             agent: As for :meth:`inject`.
             per_person: As for :meth:`inject`. The person is asked for at each request; outside of a
-                run it is that of :meth:`Pipelit.acting_for`.
+                run it is that of :meth:`Pipelit.acting_for`. A client that sends from a task of its
+                own, as an MCP session does, sends for the person for whom the session began.
             fallback: As for :meth:`inject`.
             origins: The servers that may receive it, such as ``["https://crm.example.com"]``; by
                 default that of the credential's public field ``base_url``. They have to use https,

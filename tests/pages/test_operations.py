@@ -377,7 +377,7 @@ def test_following_shows_what_comes(ready: Run, folder: Path, planted: int | Non
         with closing(sqlite3.connect(folder / ".pipelit" / "agents.db")) as connection, connection:
             connection.execute(
                 "INSERT INTO pipelit_audit SELECT ?, at, actor, 'planted', 'agent.x', outcome, "
-                "reason, run, node, thread FROM pipelit_audit WHERE id = 1",
+                "reason, run, node, thread, '' FROM pipelit_audit WHERE id = 1",
                 [planted],
             )
     words = ("audit", "--follow", "--json", "--action", "agent.")
