@@ -167,6 +167,7 @@ def try_credential(
         str | None,
         typer.Option(help="The agent that opens it; needed if only certain accounts may."),
     ] = None,
+    person: Person = None,
     timeout: Annotated[int, typer.Option(help="The time limit in seconds.")] = 10,
     as_json: AsJson = False,
 ) -> None:
@@ -181,7 +182,7 @@ def try_credential(
 
     with Pipelit.from_env() as pipelit:
         handle = None if agent is None else pipelit.agent(agent)
-        found = pipelit.credentials.test(name, agent=handle, timeout=timeout)
+        found = pipelit.credentials.test(name, agent=handle, person=person, timeout=timeout)
     show("", dataclasses.asdict(found), as_json=as_json)
     if not found.good:
         raise typer.Exit(_UNTESTED if found.outcome == "untested" else _FAILED)

@@ -294,7 +294,12 @@ class Credentials:
     adelete_all = off_the_loop(delete_all)
 
     def test(
-        self, name: str, *, agent: Agent | None = None, timeout: float = 10.0
+        self,
+        name: str,
+        *,
+        agent: Agent | None = None,
+        person: str | None = None,
+        timeout: float = 10.0,
     ) -> CredentialTest:
         """Test whether a credential is good, by asking its service once; on record as "test".
 
@@ -306,6 +311,7 @@ class Credentials:
         Args:
             name: The credential, or ``credential:field`` for one of several secrets.
             agent: The agent that opens it; required for credentials with an ``allow`` list.
+            person: The person whose own credential is tested; by default it is the shared one.
             timeout: The time limit of the test in seconds, at most 600.
 
         Raises:
@@ -314,19 +320,20 @@ class Credentials:
         """
         from pipelit_agents.credentials.trial import try_out
 
-        return try_out(self._core, name, agent, timeout)
+        return try_out(self._core, name, agent, person, timeout)
 
     async def atest(
         self,
         name: str,
         *,
         agent: Agent | None = None,
+        person: str | None = None,
         timeout: float = 10.0,  # noqa: ASYNC109 - of the whole test, also in a thread
     ) -> CredentialTest:
         """As :meth:`test`, off the event loop."""
         from pipelit_agents.credentials.trial import atry_out
 
-        return await atry_out(self._core, name, agent, timeout)
+        return await atry_out(self._core, name, agent, person, timeout)
 
     def inject(
         self,

@@ -7,6 +7,7 @@ What to ask is found in the public fields, and in the form of the secret; the ki
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -14,6 +15,7 @@ from pipelit_agents._bounds import require_seconds
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._threads import Apart, Stuck, aside
+from pipelit_agents.credentials.choice import Rule
 from pipelit_agents.credentials.http_auth import http_auth
 from pipelit_agents.credentials.model_lists import is_model, key_field, models_request
 from pipelit_agents.credentials.opening import decrypted, record_refusal
@@ -25,6 +27,7 @@ from pipelit_agents.credentials.trial_request import Request, ask
 from pipelit_agents.credentials.trial_words import Finding, Outcome, late
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import CredentialError
+from pipelit_agents.identity.acting import acting_for
 from pipelit_agents.identity.agent import Agent
 
 if TYPE_CHECKING:
@@ -70,9 +73,11 @@ class CredentialTest:
         return html_of(self)
 
 
-def try_out(core: Core, reference: str, agent: Agent | None, within: float) -> CredentialTest:
+def try_out(
+    core: Core, reference: str, agent: Agent | None, person: str | None, within: float
+) -> CredentialTest:
     """Test a credential; see `Credentials.test`."""
-    trial = _begin(core, reference, agent, within)
+    trial = _begin(core, reference, agent, person, within)
     try:
         return _APART.run(trial.run, within=trial.timeout + _GRACE, of=trial.reference)
     except Stuck:
@@ -82,10 +87,10 @@ def try_out(core: Core, reference: str, agent: Agent | None, within: float) -> C
 
 
 async def atry_out(
-    core: Core, reference: str, agent: Agent | None, within: float
+    core: Core, reference: str, agent: Agent | None, person: str | None, within: float
 ) -> CredentialTest:
     """As :func:`try_out`, off the event loop."""
-    trial = await aside(_begin, core, reference, agent, within)
+    trial = await aside(_begin, core, reference, agent, person, within)
     try:
         return await _APART.arun(trial.run, within=trial.timeout + _GRACE, of=trial.reference)
     except Stuck:
@@ -95,14 +100,19 @@ async def atry_out(
 
 
 @discreet
-def _begin(core: Core, reference: str, agent: Agent | None, timeout: float) -> _Trial:
+def _begin(
+    core: Core, reference: str, agent: Agent | None, person: str | None, timeout: float
+) -> _Trial:
     """Open a credential for a test, on record."""
     require_reference("name", reference)
     if agent is not None and not isinstance(agent, Agent):
         raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
     timeout = require_seconds(timeout, "timeout", most=_LONGEST)
     name, _, wanted = reference.partition(":")
-    opened = decrypted(core, name, wanted, agent, test=True)
+    # Whoever tests a person's credential acts for her at this moment, so the audit names her.
+    acting = nullcontext() if person is None else acting_for(core.database, person)
+    with acting:
+        opened = decrypted(core, name, wanted, agent, Rule(person is not None), test=True)
     if wanted in opened.public and wanted not in opened.secrets:
         raise CredentialError(
             f"{reference!r} is a public field, which needs no test: name a secret", credential=name
@@ -204,6 +214,8 @@ class _Trial:
                 cast("Credentials", opened),
                 self.reference,
                 agent=self._agent,
+                per_person=False,
+                fallback=None,
                 origins=None,
                 header=request.header,
                 scheme=request.scheme,

@@ -16,9 +16,8 @@ from pipelit_agents.credentials.authenticator import plaintext_of
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.credentials.scope import open_patterns
-from pipelit_agents.database.models import CredentialRow
+from pipelit_agents.database.models import CredentialRow, PersonCredentialRow
 from pipelit_agents.errors import SecretLeakError
-from pipelit_agents.sealing.purposes import credential_purpose
 
 __all__ = ["assert_no_leak"]
 
@@ -61,14 +60,17 @@ def assert_no_leak(value: Any, pipelit: Pipelit) -> None:
 
 
 def _stored(pipelit: Pipelit) -> Mapping[str, str]:
-    """Return the names of all stored credentials by plaintext."""
+    """Return the names of all stored credentials by plaintext, those of persons among them."""
     core, found = pipelit._core, dict[str, str]()
-    columns = CredentialRow.name, CredentialRow.kind, CredentialRow.public, CredentialRow.allow
     with core.database.reading() as connection:
-        rows = connection.execute(select(*columns, CredentialRow.sealed)).all()
-    for name, kind, public, allow, sealed in rows:
-        purpose = credential_purpose(name, kind, public, allow)
-        for field, secret in json.loads(core.keyring().unseal(sealed.token, purpose)).items():
+        rows = [
+            (row.name, row.sealed)
+            for model in (CredentialRow, PersonCredentialRow)
+            for row in connection.execute(select(model.name, model.sealed))
+        ]
+    for name, sealed in rows:
+        stored = json.loads(core.keyring().unseal(sealed.token, sealed.purpose))
+        for field, secret in stored.items():
             found[plaintext_of(secret)] = name if field == "value" else f"{name}:{field}"
     return found
 

@@ -640,6 +640,7 @@ def test_a_trail_from_before_stays_whole(pipelit: Pipelit, writer: Agent) -> Non
     pipelit.audit.seal()
     with database_of(pipelit).writing() as connection:
         for statement in (
+            "DROP TABLE pipelit_issued_codes",
             "DROP TABLE pipelit_person_credentials",
             "ALTER TABLE pipelit_audit DROP COLUMN person",
             "UPDATE pipelit_version SET version_num = '0011'",

@@ -27,6 +27,7 @@ from pipelit_agents.errors import (
     CredentialError,
     CredentialNotAllowed,
     CredentialNotFound,
+    NobodyAuthenticated,
     UnsealError,
 )
 
@@ -511,3 +512,20 @@ def test_a_result_can_be_shown(pipelit: Pipelit) -> None:
     found = CredentialTest("crm", "good", "the service accepts it")
     assert found == CredentialTest("crm", "good", "the service accepts it")
     assert found.good
+
+
+def test_a_persons_own_credential_is_tested(crm: Server, pipelit: Pipelit) -> None:
+    """Hers is asked about, and the audit names her; once she is deactivated, it isn't opened."""
+    put(pipelit, test_url=f"{crm.url}/key")
+    own = {"kind": "api", "public": {"test_url": f"{crm.url}/key"}}
+    pipelit.credentials.put("crm", "crm-of-alice-0001", created_by="alice", person="alice", **own)
+    assert pipelit.credentials.test("crm").outcome == "good"
+    assert pipelit.credentials.test("crm", person="alice").outcome == "refused"
+    pipelit.users.deactivate("alice")
+    with pytest.raises(NobodyAuthenticated, match="alice"):
+        pipelit.credentials.test("crm", person="alice")
+    opened = pipelit.audit.list(action="credential.reveal", person="alice")
+    assert [(each.outcome, each.reason) for each in opened] == [
+        ("ok", "test"),
+        ("refused", "not an active person"),
+    ]

@@ -104,6 +104,7 @@ def test_a_child_opens_only_what_its_task_needs(prepared: Path) -> None:
     ]
 
 
+@pytest.mark.process
 def test_a_key_for_each_person(prepared: Path) -> None:
     """Each run opened its own person's, and nobody's run none."""
     said = run(RECIPES["A key for each person"], prepared).splitlines()

@@ -1046,13 +1046,16 @@ def _after(state: State) -> State:
 
 
 def protecting(pipelit: Pipelit) -> Protect:
-    """Store the key, shared and as alice's own, and return what gives it to a node."""
+    """Store the key, shared, as alice's own and as the seed of codes; give a node one of these."""
+    seed = base64.b32encode(_PLAIN).decode()
     for person in (None, "alice"):
         pipelit.credentials.put("service", KEY, kind="api", created_by="alice", person=person)
+    pipelit.credentials.put("login", seed, kind="totp", created_by="alice")
 
     def protect(function: Callable[..., Any]) -> Callable[..., Any]:
         if not vars(function).get("is_own"):
-            return pipelit.credentials.inject(key="service")(function)
+            reference = "login:code" if function.__name__ == "log_in" else "service"
+            return pipelit.credentials.inject(key=reference)(function)
         inner = pipelit.credentials.inject(key="service", per_person=True)(function)
 
         def node(state: State) -> Any:
@@ -1067,19 +1070,6 @@ def protecting(pipelit: Pipelit) -> Protect:
 def bare(function: Callable[..., Any]) -> Callable[..., Any]:
     """As such a node is written without pipelit-agents: the key comes from somewhere."""
     return functools.partial(function, key=SecretStr(KEY))
-
-
-def protecting(pipelit: Pipelit) -> Protect:
-    """Store the key, also as the seed of codes; return what gives a node the one or the other."""
-    seed = base64.b32encode(_PLAIN).decode()
-    pipelit.credentials.put("service", KEY, kind="api", created_by="alice")
-    pipelit.credentials.put("login", seed, kind="totp", created_by="alice")
-
-    def protect(function: Callable[..., Any]) -> Callable[..., Any]:
-        reference = "login:code" if function.__name__ == "log_in" else "service"
-        return pipelit.credentials.inject(key=reference)(function)
-
-    return protect
 
 
 def both(
