@@ -9,7 +9,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import ref
 
 from pipelit_agents._run_context import running
@@ -370,12 +370,10 @@ def require_running(credential: str) -> None:
         )
 
 
-class _Current(NamedTuple):
-    """What context variables hold while a node runs."""
-
-    scope: Scope | None
-    config: RunnableConfig | None
-    writer: _Writer | None
+# What context variables hold while a node runs: the scope, LangChain's configuration, and the writer.
+# A plain tuple, because the collector may run while it is made, and close other generators there:
+# Python 3.11 can't stand that while it begins to call a named tuple's constructor.
+_Current: TypeAlias = "tuple[Scope | None, RunnableConfig | None, _Writer | None]"
 
 
 class _Step:
@@ -385,8 +383,8 @@ class _Step:
     """
 
     def __init__(self, scope: Scope, config: RunnableConfig, writer: _Writer | None) -> None:
-        self._inside = _Current(scope, config, writer)
-        self._outside = _Current(None, None, None)
+        self._inside: _Current = (scope, config, writer)
+        self._outside: _Current = (None, None, None)
 
     def __enter__(self) -> None:
         self._outside = self._exchange(self._inside)
@@ -401,10 +399,11 @@ class _Step:
         from langchain_core.runnables.config import var_child_runnable_config as config
         from langgraph.pregel._tools import _tool_call_writer as writer
 
-        old = _Current(_current.get(), config.get(), writer.get())
-        _current.set(new.scope)
-        config.set(new.config)
-        writer.set(new.writer)
+        old = (_current.get(), config.get(), writer.get())
+        scope, configuration, emitting = new
+        _current.set(scope)
+        config.set(configuration)
+        writer.set(emitting)
         return old
 
 
