@@ -3,6 +3,9 @@
 The tests of a module that sets ``BACKENDS = True`` run on each backend, or on those that the module
 names there. With ``--everywhere`` all tests do. ``@pytest.mark.backends("sqlite")`` names the
 backends of one test, and ``@pytest.mark.backends`` says that a test doesn't depend on them.
+
+``--cases 6`` runs six cases of each test that needs a folder, and all cases of those that don't.
+``@pytest.mark.everywhere`` leaves a test, or a case, to a run with ``--everywhere``.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -31,6 +35,8 @@ pytest_plugins = ["keeper", "postgres", "redis_server"]
 BACKENDS = ("sqlite", "postgres", "redis")
 # What the quick run tries of each property, and of each test with many cases and a folder.
 QUICK_EXAMPLES, QUICK_CASES = 10, 2
+# What a run with --cases tries of each property.
+EXAMPLES = 30
 # When garbage is collected: after how many new objects, and every how many times in older ones.
 GARBAGE = (5_000, 10, 50)
 # The agents that have a fixture: what each is for.
@@ -45,8 +51,11 @@ TO_BE_NAMED = "0123456789abcdef" * 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of a long run, in which each test with a database runs on all kinds of it."""
+    """Add the options of a long run, with all kinds of databases, and of one with few cases."""
     parser.addoption("--everywhere", action="store_true", help="run all tests on all backends")
+    parser.addoption(
+        "--cases", type=int, help="run so many cases of each test that needs a folder; default all"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -87,8 +96,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("process")
     # The longest first, so that no process of a run waits for another at its end.
     items.sort(key=lambda item: "processes" not in item.path.parts)
-    if _is_quick(config):
-        left_out = _cases_left_out(items)
+    left_out: set[pytest.Item] = set()
+    if not config.getoption("everywhere"):
+        left_out.update(item for item in items if item.get_closest_marker("everywhere"))
+    cases = QUICK_CASES if _is_quick(config) else config.getoption("cases")
+    if cases is not None:
+        left_out.update(_cases_left_out([each for each in items if each not in left_out], cases))
+    if left_out:
         config.hook.pytest_deselected(items=[each for each in items if each in left_out])
         items[:] = [each for each in items if each not in left_out]
 
@@ -97,35 +111,46 @@ def _is_quick(config: pytest.Config) -> bool:
     return bool(config.getoption("markexpr") == "not process")
 
 
-def _cases_left_out(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Return all cases but a few of each test with many cases that takes more than milliseconds."""
-    tests: dict[str, list[pytest.Item]] = {}
+def _cases_left_out(items: list[pytest.Item], most: int) -> set[pytest.Item]:
+    """Return all cases but a few of each test with many cases that takes more than milliseconds.
+
+    The same ones are left out each time. Each database keeps some, and each parameter some values.
+    """
+    tests: dict[str, dict[str, list[pytest.Item]]] = {}
     for item in items:
-        marked = item.get_closest_marker("process")
-        if "tmp_path" in getattr(item, "fixturenames", ()) and not marked:
-            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        if "tmp_path" in getattr(item, "fixturenames", ()):
+            stores = tests.setdefault(item.nodeid.partition("[")[0], {})
+            stores.setdefault("-".join(_stores(item)), []).append(item)
     left_out: set[pytest.Item] = set()
-    for cases in tests.values():
-        # By a checksum: the same ones each time, and with several values of each parameter.
-        cases.sort(key=lambda item: crc32(item.nodeid.encode()))
-        left_out.update(cases[QUICK_CASES:])
+    for found in tests.values():
+        for cases in found.values():
+            cases.sort(key=lambda item: crc32(item.nodeid.encode()))
+        in_turn = [each for cases in zip_longest(*found.values()) for each in cases if each]
+        left_out.update(in_turn[most:])
     return left_out
 
 
 def _has_server(item: pytest.Item) -> bool:
-    found = getattr(item, "callspec", None)
-    parameters = found.params if found else {}
-    values = [parameters.get(name) for name in STORES]
-    stores = [str(getattr(each, "__name__", each)).lower() for each in values]
+    stores = _stores(item)
     return any(kind in each for each in stores for kind in ("postgres", "redis", "both"))
 
 
+def _stores(item: pytest.Item) -> list[str]:
+    found = getattr(item, "callspec", None)
+    parameters = found.params if found else {}
+    values = [parameters.get(name) for name in STORES]
+    return [str(getattr(each, "__name__", each)).lower() for each in values]
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch for processes that tests start; try fewer examples in the quick run."""
+    """Watch for processes that tests start; try fewer examples in a short run."""
     sys.addaudithook(_require_marker)
     hypothesis.settings.register_profile("quick", max_examples=QUICK_EXAMPLES)
+    hypothesis.settings.register_profile("cases", max_examples=EXAMPLES)
     if _is_quick(config):
         hypothesis.settings.load_profile("quick")
+    elif config.getoption("cases") is not None:
+        hypothesis.settings.load_profile("cases")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -132,7 +132,7 @@ def lanes(pipelit: Pipelit) -> Any:
 
 
 @settings(
-    max_examples=30,
+    max_examples=settings().max_examples // 3,
     deadline=None,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
@@ -269,7 +269,7 @@ ATTEMPTS = st.one_of(
 
 
 @settings(
-    max_examples=20,
+    max_examples=settings().max_examples // 4,
     deadline=None,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,

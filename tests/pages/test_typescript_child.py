@@ -139,6 +139,7 @@ def ask(here: Pipelit, child: Child, text: str) -> Any:
 
 
 @pytest.mark.process
+@pytest.mark.everywhere
 def test_its_answer_is_verified(world: tuple[Pipelit, Child]) -> None:
     """A child in another language, written by docs/protocol.md, is believed."""
     result = ask(*world, "otters sleep in holts ✓")
@@ -148,6 +149,7 @@ def test_its_answer_is_verified(world: tuple[Pipelit, Child]) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.everywhere
 def test_it_works_for_its_lead_and_once(world: tuple[Pipelit, Child]) -> None:
     """A request that comes again, a changed one and another caller's get an error."""
     here, child = world

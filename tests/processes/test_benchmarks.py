@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ROWS = ["verify_redis", "verify_proof", "inject", "authenticate"]
 
 
+@pytest.mark.everywhere
 def test_the_rows_of_the_benchmarks_run() -> None:
     """Each row measures both sides and prints a line of the table."""
     found = subprocess.run(

@@ -238,7 +238,12 @@ def test_a_killed_worker_takes_its_own_servers_along_and_no_others(home: Path) -
 
 @pytest.mark.parametrize(
     ("workers", "number"),
-    [("0", signal.SIGKILL), ("2", signal.SIGKILL), ("0", signal.SIGTERM), ("2", signal.SIGINT)],
+    [
+        pytest.param("0", signal.SIGKILL, marks=pytest.mark.everywhere),
+        ("2", signal.SIGKILL),
+        pytest.param("0", signal.SIGTERM, marks=pytest.mark.everywhere),
+        pytest.param("2", signal.SIGINT, marks=pytest.mark.everywhere),
+    ],
 )
 def test_a_killed_pytest_leaves_nothing(home: Path, workers: str, number: signal.Signals) -> None:
     """However it is ended in the middle of a test: servers, processes and folders are gone."""

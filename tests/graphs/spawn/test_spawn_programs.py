@@ -145,7 +145,7 @@ def test_each_task_has_its_own_answer_in_any_program(team: Team, gather: bool) -
     """Whatever a node asks, in whatever order it asks again: own answers, each used once."""
 
     @settings(
-        max_examples=min(30, settings().max_examples),
+        max_examples=settings().max_examples // 3,
         deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
