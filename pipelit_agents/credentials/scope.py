@@ -370,7 +370,7 @@ def require_running(credential: str) -> None:
         )
 
 
-# What context variables hold while a node runs: the scope, LangChain's configuration, and the writer.
+# What context variables hold while a node runs: scope, LangChain's configuration, and writer.
 # A plain tuple, because the collector may run while it is made, and close other generators there:
 # Python 3.11 can't stand that while it begins to call a named tuple's constructor.
 _Current: TypeAlias = "tuple[Scope | None, RunnableConfig | None, _Writer | None]"
