@@ -27,11 +27,15 @@ INSPECTOR := .node/node_modules/.bin/mcp-inspector
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
 .PHONY: demo test docs notebooks commands bench canary everywhere pytest quick lint types format wheel \
-	smoke pythons aegra clean
+	wheel-file wheel-packages wheel-checks smoke pythons aegra clean
+
+define REQUIRE_PYTHON
+$(if $(VERSION),,$(error $(PYTHON) doesn't start, so name another: make PYTHON=python3.12 ...))
+$(FOUND) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+endef
 
 $(READY): pyproject.toml
-	$(if $(VERSION),,$(error $(PYTHON) doesn't start, so name another: make PYTHON=python3.12 ...))
-	$(FOUND) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(REQUIRE_PYTHON)
 	$(FOUND) -m venv $$(test -e $(BIN)/python$(VERSION) || echo --clear) $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[langchain,demo]' --group dev
@@ -54,10 +58,20 @@ format: $(READY)
 # The wheel, in an environment of its own: what it imports, what its types say to a consumer, and its
 # MCP server and header with version 2 of the MCP SDK; the tests have version 1.
 wheel: $(READY)
+	$(MAKE) --no-print-directory wheel-file
+	$(MAKE) --no-print-directory wheel-packages
+	$(MAKE) --no-print-directory wheel-checks
+
+wheel-file:
+	$(REQUIRE_PYTHON)
 	rm -rf build dist
-	$(BIN)/python -m build --wheel --outdir dist . > /dev/null
 	$(FOUND) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+wheel-packages:
 	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(echo dist/*.whl)[demo,mcp]"
+
+wheel-checks:
 	cd tests && $(WHEEL_VENV)/bin/python -P consumer.py
 	cd tests && $(WHEEL_VENV)/bin/python -P mcp_two.py
 	cd tests && ../$(BIN)/mypy --strict --python-executable $(WHEEL_VENV)/bin/python consumer.py
@@ -102,9 +116,9 @@ bench: $(READY)
 canary: $(READY)
 	cd tests/support && ../../$(BIN)/python canary.py
 
-# All tests with six cases of each that needs a folder; CASES= runs all cases. Stealing keeps the tests
+# All tests with four cases of each that needs a folder; CASES= runs all cases. Stealing keeps the tests
 # of a module, and so the servers that they share, in one process.
-CASES ?= --cases 6
+CASES ?= --cases 4
 pytest: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(CASES)
 
@@ -124,11 +138,14 @@ everywhere: $(READY) $(INSPECTOR)
 	$(MAKE) --no-print-directory wheel smoke
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --everywhere
 
-# In this order, also under `make -j`; the tests last, so that their count is the last line.
-test: $(READY)
+# In this order, also under `make -j`; the tests last, so that their count is the last line. Both
+# environments are made at once, as pip needs one core. The wheel is made before that, because two
+# builds in one folder disturb each other.
+test:
+	$(MAKE) --no-print-directory wheel-file
+	$(MAKE) --no-print-directory -j2 $(READY) wheel-packages
 	$(MAKE) --no-print-directory lint
-	$(MAKE) --no-print-directory -j2 types wheel
-	$(MAKE) --no-print-directory -j2 notebooks docs
+	$(MAKE) --no-print-directory -j2 types wheel-checks notebooks docs
 	$(MAKE) --no-print-directory pytest
 
 clean:

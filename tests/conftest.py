@@ -4,7 +4,7 @@ The tests of a module that sets ``BACKENDS = True`` run on each backend, or on t
 names there. With ``--everywhere`` all tests do. ``@pytest.mark.backends("sqlite")`` names the
 backends of one test, and ``@pytest.mark.backends`` says that a test doesn't depend on them.
 
-``--cases 6`` runs six cases of each test that needs a folder, and all cases of those that don't.
+``--cases 4`` runs four cases of each test that needs a folder, and all cases of those that don't.
 ``@pytest.mark.everywhere`` leaves a test, or a case, to a run with ``--everywhere``.
 """
 
