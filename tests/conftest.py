@@ -5,6 +5,7 @@ names there. With ``--everywhere`` all tests do. ``@pytest.mark.backends("sqlite
 backends of one test, and ``@pytest.mark.backends`` says that a test doesn't depend on them.
 
 ``--cases 4`` runs four cases of each test that needs a folder, and all cases of those that don't.
+``@pytest.mark.all_cases`` keeps all cases of a test in any run but the quick one, and
 ``@pytest.mark.everywhere`` leaves a test, or a case, to a run with ``--everywhere``.
 """
 
@@ -99,9 +100,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out: set[pytest.Item] = set()
     if not config.getoption("everywhere"):
         left_out.update(item for item in items if item.get_closest_marker("everywhere"))
-    cases = QUICK_CASES if _is_quick(config) else config.getoption("cases")
+    quick = _is_quick(config)
+    cases = QUICK_CASES if quick else config.getoption("cases")
     if cases is not None:
-        left_out.update(_cases_left_out([each for each in items if each not in left_out], cases))
+        run = [each for each in items if each not in left_out]
+        if quick:
+            run = [each for each in run if not each.get_closest_marker("process")]
+        left_out.update(_cases_left_out(run, cases))
     if left_out:
         config.hook.pytest_deselected(items=[each for each in items if each in left_out])
         items[:] = [each for each in items if each not in left_out]
@@ -118,7 +123,8 @@ def _cases_left_out(items: list[pytest.Item], most: int) -> set[pytest.Item]:
     """
     tests: dict[str, dict[str, list[pytest.Item]]] = {}
     for item in items:
-        if "tmp_path" in getattr(item, "fixturenames", ()):
+        kept = most > QUICK_CASES and item.get_closest_marker("all_cases")
+        if "tmp_path" in getattr(item, "fixturenames", ()) and not kept:
             stores = tests.setdefault(item.nodeid.partition("[")[0], {})
             stores.setdefault("-".join(_stores(item)), []).append(item)
     left_out: set[pytest.Item] = set()
