@@ -6,11 +6,13 @@ model, a graph's state or a caller's ``configurable`` can't change it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 from types import FrameType
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -59,6 +61,8 @@ _GENERATOR: Final = CO_GENERATOR | CO_ASYNC_GENERATOR
 _SKIPPED: Final = (__file__, contextlib.__file__)
 # The modules that run a generator for its one yield.
 _WRAPPERS: Final = ("contextlib", "_pytest", "pytest", "anyio")
+# Methods that end before the block that they begin.
+_BEGINNINGS: Final = ("__enter__", "__aenter__")
 # Studio's own authentication proves no person's API key.
 _STUDIO: Final = "langgraph-studio-user"
 
@@ -74,10 +78,11 @@ class _Block:
         username: The person.
         outer: The block around this one.
         generator: The frame of the generator that the block is in, if it is in one.
+        place: The thread and task in which the block began.
         ended: Whether the block has ended.
     """
 
-    __slots__ = ("database", "ended", "generator", "outer", "username")
+    __slots__ = ("database", "ended", "generator", "outer", "place", "username")
 
     def __init__(
         self,
@@ -90,12 +95,26 @@ class _Block:
         self.username = username
         self.outer = outer
         self.generator = generator
+        self.place = _place()
         self.ended = False
+
+    def end(self) -> None:
+        """End the block, in all copies of the context variable."""
+        self.ended, self.generator, self.place = True, None, None
 
     @property
     def is_left_open(self) -> bool:
-        """Whether it is in a generator that waits at a ``yield``, while its consumer runs."""
-        return not self.ended and self.generator is not None and self.generator.f_back is None
+        """Whether it is in a generator that waits at a ``yield`` here, while its consumer runs.
+
+        A thread or task that began inside of the block is no consumer: there the generator may wait
+        for the thread or task itself.
+        """
+        if self.ended or self.generator is None or self.place != _place():
+            return False
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame is not self.generator:
+            frame = frame.f_back
+        return frame is None
 
 
 class Claim(NamedTuple):
@@ -115,20 +134,33 @@ class Claim(NamedTuple):
 _BLOCK: Final[ContextVar[_Block | None]] = ContextVar("pipelit_person", default=None)
 
 
-@contextmanager
-def acting_for(database: Database, username: str) -> Iterator[None]:
-    """Set the person for whom the block acts; see :meth:`Pipelit.acting_for`."""
-    name, outer = require_username(username), _BLOCK.get()
-    _refuse_mixed(outer)
-    block = _Block(database, name, outer, _generator_of_caller())
-    token = _BLOCK.set(block)
-    try:
-        yield
-    finally:
-        block.ended, block.generator = True, None
-        # A generator with the block in it may be closed in another context, which has a copy.
-        with suppress(ValueError):
-            _BLOCK.reset(token)
+class acting_for:  # noqa: N801 - used like a function
+    """Set the person for whom a block acts; see :meth:`Pipelit.acting_for`."""
+
+    # Not contextlib's: that one decorates functions too, and an async function or a generator runs
+    # after the call that it decorates.
+    def __init__(self, database: Database, username: str) -> None:
+        self._database = database
+        self._username = username
+        self._began: tuple[_Block, Token[_Block | None]] | None = None
+
+    def __enter__(self) -> None:
+        if self._began is not None:
+            raise RuntimeError("a block acting_for(…) has begun before: make another for each with")
+        name, outer, generator = require_username(self._username), _BLOCK.get(), _generator_around()
+        _refuse_mixed(outer)
+        if generator is not None:
+            _refuse_another(_block_of(self._database), name)
+        block = _Block(self._database, name, outer, generator)
+        self._began = block, _BLOCK.set(block)
+
+    def __exit__(self, *_: object) -> None:
+        if self._began is not None:
+            block, token = self._began
+            block.end()
+            # A generator with the block in it may be closed in another context, which has a copy.
+            with suppress(ValueError, RuntimeError):
+                _BLOCK.reset(token)
 
 
 def acting_person(database: Database) -> str | None:
@@ -225,20 +257,52 @@ def _refuse_mixed(outer: _Block | None) -> None:
         outer = outer.outer
 
 
-def _generator_of_caller() -> FrameType | None:
-    """Return the frame that enters the block, if it is a generator's.
+def _refuse_another(around: _Block | None, username: str) -> None:
+    """Refuse to begin a generator's block inside the block of another person.
+
+    The generator's consumer is in that block, and would act for the generator's person.
+
+    Raises:
+        RuntimeError: The block around it is another person's.
+    """
+    if around is not None and not around.ended and around.username != username:
+        raise RuntimeError(
+            f"a generator with a block acting_for({username!r}) is read here in the block "
+            f"acting_for({around.username!r}), which would go on for {username!r}: read it outside "
+            "of that block, or in a task, thread or contextvars.copy_context() of its own that "
+            "begins outside"
+        )
+
+
+def _generator_around() -> FrameType | None:
+    """Return the frame of the generator that begins a block now, if one does.
 
     A generator that is made a context manager or a fixture counts as none: what runs at its
-    ``yield`` belongs to the block.
+    ``yield`` belongs to the block. But a generator may use such a context manager, or one that is a
+    class.
     """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename in _SKIPPED:
+    while frame is not None:
+        code = frame.f_code
+        if code.co_flags & _GENERATOR:
+            driver = frame.f_back
+            name = "" if driver is None else str(driver.f_globals.get("__name__"))
+            if not name.startswith(_WRAPPERS):
+                return frame
+        elif code.co_filename not in _SKIPPED and code.co_name not in _BEGINNINGS:
+            return None
         frame = frame.f_back
-    if frame is None or not frame.f_code.co_flags & _GENERATOR:
-        return None
-    driver = frame.f_back
-    name = "" if driver is None else str(driver.f_globals.get("__name__"))
-    return None if name.startswith(_WRAPPERS) else frame
+    return None
+
+
+def _place() -> tuple[int, object] | None:
+    """Return the running thread and task."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        # No event loop runs here.
+        task = None
+    return threading.get_ident(), task
 
 
 def _block_of(database: Database) -> _Block | None:

@@ -200,3 +200,79 @@ def test_a_block_that_is_entered_for_somebody_else_is_none_of_a_generator(
             stack.enter_context(enter(name))
             assert acting_person(database_of(pipelit)) == name
     assert acting_person(database_of(pipelit)) is None
+
+
+class LoggedIn:
+    """A context manager of one's own that is a class."""
+
+    def __init__(self, pipelit: Pipelit, name: str) -> None:
+        self._block = pipelit.acting_for(name)
+
+    def __enter__(self) -> None:
+        self._block.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._block.__exit__(*error)
+
+
+@pytest.mark.parametrize("way", ["contextmanager", "class"])
+def test_generators_with_a_block_in_a_context_manager_are_not_mixed(
+    pipelit: Pipelit, way: str
+) -> None:
+    """The block is in the generator that uses a helper, and not in the helper."""
+
+    @contextmanager
+    def logged_in(name: str) -> Iterator[None]:
+        with pipelit.acting_for(name):
+            yield
+
+    def streamed_by(name: str) -> Iterator[str | None]:
+        with logged_in(name) if way == "contextmanager" else LoggedIn(pipelit, name):
+            while True:
+                yield acting_person(database_of(pipelit))
+
+    first = streamed_by("alice")
+    assert next(first) == "alice"
+    with pytest.raises(RuntimeError, match=r"generator .* waits"):
+        next(streamed_by("bob"))
+    assert next(first) == "alice"
+    first.close()
+
+
+async def test_a_task_of_an_async_generator_may_have_a_block_of_its_own(pipelit: Pipelit) -> None:
+    """The generator waits for the task then, and not at a yield."""
+
+    async def act(name: str) -> str | None:
+        await asyncio.sleep(0)
+        with pipelit.acting_for(name):
+            return await asyncio.to_thread(acting_person, database_of(pipelit))
+
+    async def stream() -> AsyncIterator[list[str | None]]:
+        with pipelit.acting_for("alice"):
+            yield await asyncio.gather(act("alice"), act("bob"))
+            yield [await act("bob"), acting_person(database_of(pipelit))]
+
+    assert [each async for each in stream()] == [["alice", "bob"], ["bob", "alice"]]
+
+
+def test_no_generator_begins_in_another_persons_block(pipelit: Pipelit) -> None:
+    """Its consumer is in that block, and would act for the generator's person."""
+    with pipelit.acting_for("bob"):
+        with pytest.raises(RuntimeError, match=r"'alice'\) is read here .*'bob'"):
+            next(streamed(pipelit, "alice"))
+        assert acting_person(database_of(pipelit)) == "bob"
+        own = streamed(pipelit, "bob")
+        assert next(own) == "bob"
+        own.close()
+
+
+def test_a_block_is_no_decorator_and_begins_once(pipelit: Pipelit) -> None:
+    """An async function that is decorated would run when the block has ended."""
+    block = pipelit.acting_for("alice")
+    with pytest.raises(TypeError):
+        block(print)  # type: ignore[operator]
+    with block:
+        assert acting_person(database_of(pipelit)) == "alice"
+    with pytest.raises(RuntimeError, match="begun before"), block:
+        pass
+    assert claimed_person(database_of(pipelit)) is None
