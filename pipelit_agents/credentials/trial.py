@@ -7,7 +7,7 @@ What to ask is found in the public fields, and in the form of the secret; the ki
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -38,7 +38,7 @@ __all__ = ["CredentialTest", "atry_out", "try_out"]
 # Seconds.
 _LONGEST: Final = 600
 # Seconds, after which a test that doesn't keep its own time is given up.
-_GRACE: Final = 1.0
+GRACE: Final = 1.0
 # A name's server, or a name server, may hang.
 _APART: Final = Apart(4, in_all=64)
 _URL: Final = "test_url"
@@ -79,7 +79,7 @@ def try_out(
     """Test a credential; see `Credentials.test`."""
     trial = _begin(core, reference, agent, person, within)
     try:
-        return _APART.run(trial.run, within=trial.timeout + _GRACE, of=trial.reference)
+        return _APART.run(trial.run, within=trial.timeout + GRACE, of=trial.counted_as)
     except Stuck:
         return trial.report(Finding("unanswered", late(trial.timeout)))
     finally:
@@ -92,7 +92,7 @@ async def atry_out(
     """As :func:`try_out`, off the event loop."""
     trial = await aside(_begin, core, reference, agent, person, within)
     try:
-        return await _APART.arun(trial.run, within=trial.timeout + _GRACE, of=trial.reference)
+        return await _APART.arun(trial.run, within=trial.timeout + GRACE, of=trial.counted_as)
     except Stuck:
         return trial.report(Finding("unanswered", late(trial.timeout)))
     finally:
@@ -109,9 +109,7 @@ def _begin(
         raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
     timeout = require_seconds(timeout, "timeout", most=_LONGEST)
     name, _, wanted = reference.partition(":")
-    # Whoever tests a person's credential acts for her at this moment, so the audit names her.
-    acting = nullcontext() if person is None else acting_for(core.database, person)
-    with acting:
+    with _acting(core, person):
         opened = decrypted(core, name, wanted, agent, Rule(person is not None), test=True)
     if wanted in opened.public and wanted not in opened.secrets:
         raise CredentialError(
@@ -123,7 +121,12 @@ def _begin(
         for key, value in opened.secrets.items()
         if wanted in ("", key)
     }
-    return _Trial(core, reference, agent, timeout, scope, secrets, opened.public)
+    return _Trial(core, reference, agent, person, timeout, scope, secrets, opened.public)
+
+
+def _acting(core: Core, person: str | None) -> AbstractContextManager[None]:
+    """Return a block in which the audit names the person whose own credential is tested."""
+    return nullcontext() if person is None else acting_for(core.database, person)
 
 
 class _Trial:
@@ -139,6 +142,7 @@ class _Trial:
         core: Core,
         reference: str,
         agent: Agent | None,
+        person: str | None,
         timeout: float,
         scope: Scope,
         secrets: Mapping[str, Secret],
@@ -148,9 +152,15 @@ class _Trial:
         self.timeout = timeout
         self._core = core
         self._agent = agent
+        self._person = person
         self._scope = scope
         self._secrets = secrets
         self._public = public
+
+    @property
+    def counted_as(self) -> str:
+        """The name by which tests that hang are counted: nobody's stop those of another person."""
+        return f"{self._person or ''}:{self.reference}"
 
     @discreet
     def run(self) -> CredentialTest:
@@ -208,7 +218,7 @@ class _Trial:
     def _ask(
         self, request: Request, secrets: Mapping[str, Secret], public: Mapping[str, Any]
     ) -> Finding:
-        opened = _AlreadyOpen(self._core, secrets, public)
+        opened = _AlreadyOpen(self._core, self._person, secrets, public)
         try:
             auth = http_auth(
                 cast("Credentials", opened),
@@ -238,9 +248,14 @@ class _AlreadyOpen:
     """
 
     def __init__(
-        self, core: Core, secrets: Mapping[str, Secret], public: Mapping[str, Any]
+        self,
+        core: Core,
+        person: str | None,
+        secrets: Mapping[str, Secret],
+        public: Mapping[str, Any],
     ) -> None:
         self._core = core
+        self._person = person
         self._opened = secrets, public
 
     def open_in(self, *_: object, **__: object) -> tuple[Mapping[str, Secret], Mapping[str, Any]]:
@@ -249,4 +264,5 @@ class _AlreadyOpen:
 
     def note_refusal(self, reference: str, agent: Agent | None, reason: str) -> None:
         """Record that a server may not receive it."""
-        record_refusal(self._core, reference, agent, reason)
+        with _acting(self._core, self._person):
+            record_refusal(self._core, reference, agent, reason)

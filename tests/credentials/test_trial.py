@@ -22,6 +22,7 @@ from sqlalchemy import text
 from pipelit_agents import Agent, CredentialTest, Pipelit
 from pipelit_agents.credentials.model_lists import models_request
 from pipelit_agents.credentials.trial_request import Request
+from pipelit_agents.credentials.trial_request import ask as really_ask
 from pipelit_agents.credentials.trial_words import Finding, by_error
 from pipelit_agents.errors import (
     CredentialError,
@@ -529,3 +530,47 @@ def test_a_persons_own_credential_is_tested(crm: Server, pipelit: Pipelit) -> No
         ("ok", "test"),
         ("refused", "not an active person"),
     ]
+
+
+def test_another_server_is_refused_on_the_tested_persons_record(
+    crm: Server, stranger: Server, pipelit: Pipelit
+) -> None:
+    """The audit names whose credential is tested, and not who has it tested."""
+    pipelit.users.create("bob")
+    public = {"base_url": crm.url, "test_url": stranger.url}
+    pipelit.credentials.put(
+        "crm", KEY, kind="api", created_by="alice", person="alice", public=public
+    )
+    with pipelit.acting_for("bob"):
+        assert pipelit.credentials.test("crm", person="alice").outcome == "unanswered"
+    opened = pipelit.audit.list(action="credential.reveal")
+    assert [(each.person, each.reason) for each in opened] == [
+        ("alice", "test"),
+        ("alice", "another origin"),
+    ]
+
+
+def test_ones_tests_that_hang_stop_nobody_elses(
+    crm: Server, pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alice may store an address that never answers, in a credential that Bob has too."""
+    pipelit.users.create("bob")
+    for person, path in (("alice", "slow"), ("bob", "key")):
+        pipelit.credentials.put(
+            "crm", KEY, kind="api", created_by=person, person=person,
+            public={"test_url": f"{crm.url}/{path}"},
+        )  # fmt: skip
+    go = threading.Event()
+
+    def ask(request: Request, *rest: Any) -> Finding:
+        if request.url.endswith("slow"):
+            go.wait(10)
+        return really_ask(request, *rest)
+
+    monkeypatch.setattr("pipelit_agents.credentials.trial.ask", ask)
+    monkeypatch.setattr("pipelit_agents.credentials.trial.GRACE", 0.0)
+    for _ in range(5):
+        late = pipelit.credentials.test("crm", person="alice", timeout=0.01)
+        assert late.outcome == "unanswered"
+    assert pipelit.credentials.test("crm", person="bob").outcome == "good"
+    go.set()
