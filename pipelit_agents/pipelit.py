@@ -395,9 +395,11 @@ class Pipelit:
         attempts are counted apart from those of strangers, so nobody else's wrong codes can prevent
         the person from using the second factor inside the block.
 
-        It also applies to tasks and threads that begin in the block, until the block ends: wait for
-        them inside of it. A block within another one replaces it for its length. On a LangGraph
-        Server with authentication it isn't needed, because the server's user is the person.
+        It also applies to tasks that begin in the block, and to threads that get its context, as
+        those of ``asyncio.to_thread`` and LangChain do, until the block ends: wait for them inside
+        of it. It applies to no other process. A block within another one replaces it for its
+        length. On a LangGraph Server with authentication it isn't needed, because the server's user
+        is the person.
 
         Args:
             username: The person. Take it from your own authentication, never from a model, a
@@ -410,7 +412,8 @@ class Pipelit:
 
         Raises:
             InvalidUsername: The name is not in its normal form.
-            RuntimeError: At the beginning of the block: a generator with another block waits here.
+            RuntimeError: At the beginning of the block: a generator with another block waits here,
+                or the block is in a generator that is read inside another person's block.
 
         Example:
             ```python

@@ -162,7 +162,8 @@ def _nobody(name: str, actor: Actor) -> NobodyAuthenticated:
     if claim.ended:
         return NobodyAuthenticated(
             f"{of_whom}, and the block pipelit.acting_for({claim.username!r}) in which this code "
-            "began has ended: wait for its threads, tasks and streams inside of the block",
+            "began has ended: wait for its threads, tasks and streams inside of the block, and "
+            "begin another one in each process",
             credential=credential,
             person=claim.username,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 from types import FrameType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._run_context import is_cron_run
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.fast_path import Flag, Open, Query
@@ -71,18 +73,19 @@ class _Block:
     """One ``acting_for`` block.
 
     A thread or task that began inside of the block keeps a copy of the context variable. The flag
-    is in this object, so it reaches every copy when the block ends.
+    is in this object, so it reaches every copy when the block ends. It doesn't reach a forked
+    process, which may be a worker that goes on for others, so there the block has ended.
 
     Attributes:
         database: The database of the person's account.
         username: The person.
         outer: The block around this one.
         generator: The frame of the generator that the block is in, if it is in one.
-        place: The thread and task in which the block began.
-        ended: Whether the block has ended.
+        place: The thread and task in which the block began; None when it has ended.
+        process: The process in which it began.
     """
 
-    __slots__ = ("database", "ended", "generator", "outer", "place", "username")
+    __slots__ = ("database", "generator", "outer", "place", "process", "username")
 
     def __init__(
         self,
@@ -95,12 +98,17 @@ class _Block:
         self.username = username
         self.outer = outer
         self.generator = generator
-        self.place = _place()
-        self.ended = False
+        self.place: tuple[int, object] | None = _place()
+        self.process = os.getpid()
 
     def end(self) -> None:
         """End the block, in all copies of the context variable."""
-        self.ended, self.generator, self.place = True, None, None
+        self.generator = self.place = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the block has ended."""
+        return self.place is None or self.process != os.getpid()
 
     @property
     def is_left_open(self) -> bool:
@@ -295,7 +303,7 @@ def _generator_around() -> FrameType | None:
     return None
 
 
-def _place() -> tuple[int, object] | None:
+def _place() -> tuple[int, object]:
     """Return the running thread and task."""
     try:
         task = asyncio.current_task()
@@ -314,6 +322,18 @@ def _block_of(database: Database) -> _Block | None:
 
 
 def _server_user() -> str | None:
+    user = _user_of_run()
+    if user is None or isinstance(user, Mapping | list | str | int | float):
+        return None
+    if user is _FORKED.user:
+        return None
+    identity = getattr(user, "identity", None)
+    if not isinstance(identity, str) or not is_username(identity) or identity == _STUDIO:
+        return None
+    return identity if getattr(user, "is_authenticated", False) is True else None
+
+
+def _user_of_run() -> object | None:
     if "langgraph.runtime" not in sys.modules:
         # A run has imported it already; outside of a run the import would only cost time.
         return None
@@ -324,10 +344,23 @@ def _server_user() -> str | None:
     except (KeyError, RuntimeError):
         # There is no run.
         return None
-    user = getattr(getattr(runtime, "server_info", None), "user", None)
-    if user is None or isinstance(user, Mapping | list | str | int | float):
-        return None
-    identity = getattr(user, "identity", None)
-    if not isinstance(identity, str) or not is_username(identity) or identity == _STUDIO:
-        return None
-    return identity if getattr(user, "is_authenticated", False) is True else None
+    return getattr(getattr(runtime, "server_info", None), "user", None)
+
+
+class _ForkedRun:
+    """The run in which this process was forked: it goes on in the parent, and not here.
+
+    Attributes:
+        user: The server's user of that run.
+    """
+
+    def __init__(self) -> None:
+        self.user: object | None = None
+        reset_in_forked_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Remember whose run it was."""
+        self.user = _user_of_run()
+
+
+_FORKED: Final = _ForkedRun()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import copy_context
@@ -276,3 +277,32 @@ def test_a_block_is_no_decorator_and_begins_once(pipelit: Pipelit) -> None:
     with pytest.raises(RuntimeError, match="begun before"), block:
         pass
     assert claimed_person(database_of(pipelit)) is None
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doesn't fork")
+@pytest.mark.parametrize("way", ["a block", "a served run"])
+def test_a_forked_process_acts_for_nobody(pipelit: Pipelit, way: str) -> None:
+    """It may be a pool's worker, which has the context of its fork for as long as it lasts."""
+    database = database_of(pipelit)
+
+    def node(state: Found) -> Found:
+        child = os.fork()
+        if child == 0:
+            claim = claimed_person(database)
+            with pipelit.acting_for("bob"):
+                own = acts_for(database, "bob")
+            os._exit(0 if own and (claim is None or claim.ended) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        claim = claimed_person(database)
+        return {"claimed": claim.username if claim and not claim.ended else None}
+
+    graph = StateGraph(Found).add_node("node", node).add_edge(START, "node").compile()
+    user = SimpleNamespace(identity="alice", is_authenticated=True)
+    if way == "a block":
+        with pipelit.acting_for("alice"):
+            assert node({}) == {"claimed": "alice"}
+    else:
+        assert graph.invoke({}, {"configurable": {"langgraph_auth_user": user}}) == {
+            "claimed": "alice"
+        }

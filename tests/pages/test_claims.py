@@ -746,6 +746,9 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "acting": ["a_copy_of_an_ended_block_is_no_person"],
     },
+    "A process that was forked in a block": {
+        "acting": ["a_forked_process_acts_for_nobody"],
+    },
     "A ciphertext is bound to person and name": {
         "per_person": ["a_ciphertext_elsewhere_does_not_open"]
     },
