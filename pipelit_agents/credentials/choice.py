@@ -135,14 +135,15 @@ def find(connection: Open, name: str, which: Rule, actor: Actor) -> Found | Cred
         which: The shared one, or the person's own.
         actor: For whom the code acts.
     """
-    if which.per_person:
-        if actor.person:
-            own = Whose(actor.person)
-            row = own.sealed(connection, name)
-            if row is not None:
-                return Found(own, row, "")
-        if which.fallback is None or not (actor.person or actor.is_nobody):
-            return not_found(name, own, opening=True) if actor.person else _nobody(name, actor)
+    if which.per_person and actor.person:
+        own = Whose(actor.person)
+        row = own.sealed(connection, name)
+        if row is not None:
+            return Found(own, row, "")
+        if which.fallback is None:
+            return not_found(name, own, opening=True)
+    elif which.per_person and not (which.fallback and actor.is_nobody):
+        return _nobody(name, actor)
     row = SHARED.sealed(connection, name)
     return not_found(name) if row is None else Found(SHARED, row, which.fallback or "")
 

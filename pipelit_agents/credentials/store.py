@@ -310,12 +310,16 @@ class Credentials:
 
         Args:
             name: The credential, or ``credential:field`` for one of several secrets.
-            agent: The agent that opens it; required for credentials with an ``allow`` list.
-            person: The person whose own credential is tested; by default it is the shared one.
+            agent: The agent that opens it. A credential with an ``allow`` list needs an agent or a
+                person on the list.
+            person: The person whose own credential is tested, for whom the test acts; by default
+                the shared one is tested.
             timeout: The time limit of the test in seconds, at most 600.
 
         Raises:
-            CredentialError: It is missing, or not allowed for this agent.
+            CredentialError: It is missing, or not allowed for this agent and person.
+            NobodyAuthenticated: ``person`` isn't an active person of this database.
+            NoPersonalCredential: ``person`` has none of that name.
             UnsealError: It can't be decrypted with this keyring, or was tampered with.
         """
         from pipelit_agents.credentials.trial import try_out
@@ -641,7 +645,9 @@ class Credentials:
             they are bound to.
 
         Raises:
-            CredentialError: The credential is missing, or not allowed for this agent.
+            CredentialError: The credential is missing, or not allowed for this agent and person.
+            NobodyAuthenticated: With ``per_person``: the code acts for no active person.
+            NoPersonalCredential: With ``per_person``: the person has none.
             CodeUnavailable: All codes are taken for too long.
             UnsealError: It can't be decrypted with this keyring, or was tampered with.
         """

@@ -94,8 +94,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
 
     Raises:
         TypeError: An argument is of the wrong type, ``fallback`` is without ``per_person``, or
-            neither a credential for the model nor a
-            tool is named.
+            neither a credential for the model nor a tool is named.
+        ValueError: ``fallback`` is another word.
         CredentialError: The name of a credential has another form, such as a key's.
 
     Example:
