@@ -14,8 +14,10 @@ from typing import Any
 import httpx
 import pytest
 from internals import authentication_of, database_of
+from key_service import KeyService, key_service
 from langgraph_sdk import Auth
 from langgraph_server import LangGraphServer
+from lying_runs import ASKED, Run, assert_each_used_its_own, run_with_lies, store_own_keys
 from paths import SUPPORT
 from redis_server import until
 from sqlalchemy import text
@@ -36,6 +38,7 @@ class World:
     pipelit: Pipelit
     server: LangGraphServer
     keys: dict[str, str]
+    service: KeyService
     clients: dict[str, httpx.Client] = field(default_factory=dict)
 
     def as_(self, name: str) -> httpx.Client:
@@ -79,17 +82,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         keys = {name: key.get_secret_value() for name, key in made.items()}
         for agent in ("agent_lead", "agent_researcher"):
             pipelit.users.create_agent(agent, owner="alice", purpose="tests")
-        for name in ("alice", "bob.b"):
-            pipelit.credentials.put(
-                "github", f"{name}-0123456789-abcd", kind="http", created_by=name, person=name
-            )
         graphs = {
             "plain": f"{HERE / 'served_plain.py'}:graph",
-            **{name: f"{HERE / 'served_person.py'}:{name}" for name in ("graph", "nested")},
+            **{name: f"{HERE / 'served_person.py'}:{name}" for name in ASKED},
         }
-        with LangGraphServer(directory, graphs, env) as server:
-            world = World(pipelit, server, keys)
-            yield world
+        owners = {f"{name}-0123456789-abcd": name for name in ("alice", "bob.b")}
+        with key_service(owners) as service:
+            env["KEY_SERVICE_URL"] = service.url
+            store_own_keys(pipelit, service)
+            with LangGraphServer(directory, graphs, env) as server:
+                world = World(pipelit, server, keys, service)
+                yield world
             for client in world.clients.values():
                 client.close()
 
@@ -478,48 +481,42 @@ def test_no_key_is_in_anything_that_the_server_wrote(world: World) -> None:
 # Whose credentials a run opens
 
 
-def run_as(world: World, name: str, graph: str) -> str:
-    """Run a graph, with lies about who runs it, and say whose credential it opened."""
-    other = {"alice": "bob.b", "bob.b": "alice"}.get(name, "alice")
-    client, lies = world.as_(name), {"person": other, "user_id": other, "x-user": other}
-    asked = {
-        "config": {"configurable": lies, "metadata": lies},
-        "metadata": lies,
-        "input": {"lie": {"langgraph_auth_user": {"identity": other}}, "ask": graph == "graph"},
-    }
-    made = client.post("/assistants", json={"graph_id": graph, "config": {"configurable": lies}})
-    asked["assistant_id"] = made.json()["assistant_id"]
-    thread = client.post("/threads", json={}).json()["thread_id"]
-    answer = client.post(f"/threads/{thread}/runs/wait", json=asked, headers={"X-User": other})
-    if graph == "graph":
-        resume = {"command": {"resume": "x"}, "assistant_id": asked["assistant_id"]}
-        answer = client.post(f"/threads/{thread}/runs/wait", json=resume)
-    return str(answer.json().get("opened", answer.text))
+def newest_entry(world: World) -> int:
+    """The number of the newest entry of the audit."""
+    return max((each.id for each in world.pipelit.audit.list(limit=1)), default=0)
 
 
-def test_each_run_opens_its_own_persons_credential(world: World) -> None:
-    """Interleaved, interrupted, in sub-graphs and children, by crons, and whatever it says."""
-    calls = [(name, graph) for name in ("alice", "bob.b") for graph in ("graph", "nested")] * 2
+def test_each_run_uses_its_own_persons_key(world: World) -> None:
+    """Interleaved, resumed, in sub-graphs, children and agents, by crons, and whatever it says."""
+    since, people = newest_entry(world), ("alice", "bob.b")
+    kinds = [("graph", True), ("nested", False), ("nested", True), ("agent", False)]
+    calls = [(name, *kind) for kind in kinds for name in people] * 2
     crons = []
-    for name in ("alice", "bob.b"):
+    for name in people:
         thread = world.as_(name).post("/threads", json={}).json()["thread_id"]
         made = world.as_(name).post(
             f"/threads/{thread}/runs/crons",
-            json={"assistant_id": "nested", "schedule": "* * * * * *", "input": {}},
+            json={
+                "assistant_id": "nested",
+                "schedule": "* * * * * *",
+                "input": {"run": f"cron-{name}", "lie": {"person": "eve"}},
+                "metadata": {"owner": "eve", "langgraph_auth_user": "eve"},
+            },
         )
-        crons.append((name, thread, made.json()["cron_id"]))
+        crons.append((name, made.json()["cron_id"]))
+
+    def run(number: int, name: str, graph: str, ask: bool) -> Run:
+        other = "alice" if name == "bob.b" else "bob.b"
+        return run_with_lies(world.as_(name), name, other, graph, f"{number}-{name}", ask=ask)
+
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda each: run_as(world, *each), calls))
-    assert found == [name for name, _ in calls]
-    for name, thread, cron in crons:
-        until(lambda name=name, thread=thread: opened_in(world, name, thread))
-        assert opened_in(world, name, thread) == name
+        runs = list(pool.map(run, range(len(calls)), *zip(*calls, strict=True)))
+    assert_each_used_its_own(world.pipelit, world.service, runs, since)
+    for name, cron in crons:
+        until(lambda name=name: world.service.seen_of(f"cron-{name}"))
+        assert set(world.service.seen_of(f"cron-{name}")) == {name}
         assert world.as_(name).delete(f"/runs/crons/{cron}").status_code == 204
     # Nobody's own, and so nobody else's.
-    assert "NoPersonalCredential" in run_as(world, "langgraph", "nested")
-
-
-def opened_in(world: World, name: str, thread: str) -> str | None:
-    """Whose credential was opened in a thread."""
-    state = world.as_(name).get(f"/threads/{thread}/state").json()
-    return (state.get("values") or {}).get("opened")
+    refused = run_with_lies(world.as_("langgraph"), "langgraph", "alice", "nested", "none")
+    assert "NoPersonalCredential" in refused.said
+    assert not world.service.seen_of("none")
