@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from shutil import copyfile
 
 import pytest
 from canary import HONEST, MISTAKES, Protect, both, in_memory, in_postgres, in_sqlite, protecting
+from paths import ROOT
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.testing import Clock
@@ -65,3 +67,11 @@ def test_no_mistake_leaves_the_key_anywhere(
     assert ours.hits == dict.fromkeys(ours.hits, 0)
     assert sum(theirs.hits.values()) > 0
     assert (name, ours.ended) != (HONEST, "SecretLeakError")
+
+
+@pytest.mark.parametrize("page", ["README.md", "SECURITY.md"])
+def test_the_pages_say_how_many_there_are(page: str) -> None:
+    """The number of mistakes that a page names is that of `make canary`."""
+    text = " ".join((ROOT / page).read_text().split())
+    said = re.findall(r"`make canary`.{0,40} prints what (\d+) ordinary", text)
+    assert said == [str(len(MISTAKES.keys() - {HONEST}))]

@@ -928,7 +928,9 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "what_is_known_is_one_part_of_a_secret",
         ]
     },
-    "`make canary` prints what ninety": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
+    "`make canary` prints what": {
+        "canary": ["no_mistake_leaves_the_key_anywhere", "the_pages_say_how_many_there_are"]
+    },
     "`credentials.tool` makes a tool": {
         "ways_out": ["a_tool_of_ours_refuses_what_the_model_makes_up"],
         "middleware": [

@@ -59,14 +59,23 @@ def test_the_agent_block_makes_an_agent(prepared: Path) -> None:
 
 
 @pytest.mark.process
+def test_the_block_with_two_people_opens_each_ones_key(prepared: Path) -> None:
+    """One graph of the README uses Alice's key for Alice, and Bob's for Bob."""
+    assert run(PYTHON[4], prepared).splitlines() == [
+        "alice opens an issue with ****8877",
+        "bob opens an issue with ****9789",
+    ]
+
+
+@pytest.mark.process
 def test_the_tools_block_names_the_tools(prepared: Path) -> None:
     """The toolkit of the README has the three tools under their names."""
     names = "['get_totp_code', 'verify_peer', 'create_agent_user']"
-    assert run(PYTHON[4], prepared).strip() == names
+    assert run(PYTHON[5], prepared).strip() == names
 
 
 def test_each_use_is_short() -> None:
-    """The three uses take less than fifteen lines of code each."""
+    """The uses take less than fifteen lines of code each."""
     for code in PYTHON[1:]:
         assert sum(bool(line.strip()) for line in code.splitlines()) < 15
 
@@ -99,7 +108,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
 
 def test_every_block_is_run() -> None:
     """A block that is added to the README must be run by a test here."""
-    assert len(PYTHON) == 5
+    assert len(PYTHON) == 6
 
 
 def test_links_inside_the_repository_lead_somewhere() -> None:

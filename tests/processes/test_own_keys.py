@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from pipelit_agents import Keyring, Pipelit
 
 PEOPLE = ("alice", "bob")
 RUNS = 200
+# A field for seconds comes last.
+EVERY_FIVE_SECONDS = "* * * * * */5"
 # How often each cron has to run meanwhile.
 CRON_RUNS = 3
 
@@ -75,18 +78,31 @@ def served(
             yield pipelit, server
 
 
+@pytest.fixture
+def clients(
+    served: tuple[Pipelit, LangGraphServer], keys: dict[str, str]
+) -> Iterator[dict[str, httpx.Client]]:
+    """A client of the server for each person."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(
+                httpx.Client(
+                    base_url=served[1].url, headers={"Authorization": f"Bearer {key}"}, timeout=120
+                )
+            )
+            for name, key in keys.items()
+        }
+
+
 @pytest.mark.everywhere
 def test_200_interleaved_runs_use_their_own_persons_keys(
-    served: tuple[Pipelit, LangGraphServer], keys: dict[str, str], service: KeyService
+    served: tuple[Pipelit, LangGraphServer],
+    clients: dict[str, httpx.Client],
+    keys: dict[str, str],
+    service: KeyService,
 ) -> None:
     """Counted from the audit and by the service: interrupts, resumes, crons, children, lies."""
     pipelit, server = served
-    clients = {
-        name: httpx.Client(
-            base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=120
-        )
-        for name, key in keys.items()
-    }
     crons = []
     for name in PEOPLE:
         for graph in ASKED:
@@ -95,7 +111,7 @@ def test_200_interleaved_runs_use_their_own_persons_keys(
                 f"/threads/{thread}/runs/crons",
                 json={
                     "assistant_id": graph,
-                    "schedule": "*/5 * * * * *",
+                    "schedule": EVERY_FIVE_SECONDS,
                     "input": {"run": f"cron-{name}-{graph}", "lie": {"person": "eve"}},
                     "metadata": {"owner": "eve", "langgraph_auth_user": "eve"},
                 },
@@ -127,8 +143,6 @@ def test_200_interleaved_runs_use_their_own_persons_keys(
         assert set(service.seen_of(f"cron-{name}-{graph}")) == {name}
         opened = pipelit.audit.list(action="credential.reveal", limit=100_000)
         assert {each.person for each in opened if each.thread == thread} == {name}
-    for client in clients.values():
-        client.close()
     entries = pipelit.audit.list(action="credential.reveal", limit=100_000)
     assert {(each.person, each.outcome, each.reason) for each in entries} == {
         *((name, "ok", "") for name in PEOPLE),
