@@ -105,6 +105,12 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "an_exception_loses_the_key_and_keeps_all_else",
         ],
     },
+    "a caller, a model or a state that says for whom": {
+        "per_person": ["no_lie_chooses_a_person", "a_model_chooses_nobody"],
+        "server": ["each_run_uses_its_own_persons_key"],
+        "own_keys": ["200_interleaved_runs_use_their_own_persons_keys"],
+        "acting_at_once": ["runs_at_once_use_their_own_persons_keys"],
+    },
     "a stolen, edited or replayed checkpoint": {
         "checkpoints": [
             "a_sealed_saver_writes_nothing_in_clear",
@@ -730,7 +736,8 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "State, model text, `configurable`, metadata, headers and a user": {
-        "per_person": ["no_lie_chooses_a_person", "a_model_chooses_nobody"]
+        "per_person": ["no_lie_chooses_a_person", "a_model_chooses_nobody"],
+        "server": ["each_run_uses_its_own_persons_key"],
     },
     "In the transaction of each opening the person is checked": {
         "per_person": [

@@ -60,10 +60,10 @@ def test_the_agent_block_makes_an_agent(prepared: Path) -> None:
 
 @pytest.mark.process
 def test_the_block_with_two_people_opens_each_ones_key(prepared: Path) -> None:
-    """One graph of the README uses Alice's key for Alice, and Bob's for Bob."""
+    """One graph of the README uses Alice's key for Alice, and Dana's for Dana."""
     assert run(PYTHON[4], prepared).splitlines() == [
         "alice opens an issue with ****8877",
-        "bob opens an issue with ****9789",
+        "dana opens an issue with ****9789",
     ]
 
 
