@@ -250,6 +250,9 @@ def _generator(injection: _Injection) -> Callable[..., Any]:
                         raise
                     try:
                         resume = partial(body.send, _sent(scope, (yield item)))
+                    except GeneratorExit:
+                        step.close(body)
+                        raise
                     except BaseException as error:
                         resume = partial(body.throw, error)
 

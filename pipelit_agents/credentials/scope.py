@@ -8,7 +8,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import ref
 
@@ -393,6 +393,21 @@ class _Step:
         # Not with a token: a generator may be resumed in a different context, and its body may
         # keep a scope open across the yield.
         self._inside = self._exchange(self._outside)
+
+    def close(self, pieces: object) -> None:
+        """Close a generator, or another iterator that can be closed, in the block.
+
+        The collector may do this at any moment, also while the running code sets a context
+        variable. Before Python 3.12 a second one that is set then corrupts the context, so this
+        happens in a copy of it.
+        """
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            copy_context().run(self._call, close)
+
+    def _call(self, close: Callable[[], object]) -> None:
+        with self:
+            close()
 
     @staticmethod
     def _exchange(new: _Current) -> _Current:

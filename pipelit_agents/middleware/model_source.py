@@ -222,8 +222,7 @@ class ModelSource:
                     yield from _released(scope, held, piece)
                 yield from held.rest()
             finally:
-                with step:
-                    _close(pieces)
+                step.close(pieces)
 
     async def astream(
         self, run: Callable[[BaseChatModel, Scope], AsyncIterator[T]], given: object
@@ -338,12 +337,6 @@ def _released(scope: Scope, held: Held[T], piece: Any) -> list[T]:
         raise
     finally:
         del piece
-
-
-def _close(pieces: object) -> None:
-    close = getattr(pieces, "close", None)
-    if close is not None:
-        close()
 
 
 async def _aclose(pieces: object) -> None:
