@@ -7,15 +7,16 @@ import logging
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import select
+from sqlalchemy import Table, select
 
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.authenticator import plaintext_of
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.credentials.scope import open_patterns
+from pipelit_agents.credentials.whose import Whose
 from pipelit_agents.database.models import CredentialRow, PersonCredentialRow
 from pipelit_agents.errors import SecretLeakError
 
@@ -64,14 +65,16 @@ def _stored(pipelit: Pipelit) -> Mapping[str, str]:
     core, found = pipelit._core, dict[str, str]()
     with core.database.reading() as connection:
         rows = [
-            (row.name, row.sealed)
+            row
             for model in (CredentialRow, PersonCredentialRow)
-            for row in connection.execute(select(model.name, model.sealed))
+            for row in connection.execute(select(cast(Table, model.__table__)))
         ]
-    for name, sealed in rows:
-        stored = json.loads(core.keyring().unseal(sealed.token, sealed.purpose))
+    for row in rows:
+        whose = Whose(getattr(row, "person", None))
+        purpose = whose.purpose(row.name, row.kind, row.public, row.allow)
+        stored = json.loads(core.keyring().unseal(row.sealed.token, purpose))
         for field, secret in stored.items():
-            found[plaintext_of(secret)] = name if field == "value" else f"{name}:{field}"
+            found[plaintext_of(secret)] = row.name if field == "value" else f"{row.name}:{field}"
     return found
 
 

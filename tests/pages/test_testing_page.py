@@ -159,6 +159,20 @@ def test_each_secret_of_a_credential_is_searched_for(pipelit: Pipelit) -> None:
         assert_no_leak("user-8wZq01234567", pipelit)
 
 
+def test_a_persons_own_secret_and_a_seed_are_searched_for(pipelit: Pipelit) -> None:
+    """Beside the shared credential of the name; of an authenticator, the seed is."""
+    pipelit.credentials.put("service", "another-8wZq0123", kind="api", created_by="alice")
+    pipelit.credentials.put(
+        "service", PLAIN, kind="api", created_by="alice", public={"a": 1}, person="alice"
+    )
+    seed = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+    pipelit.credentials.put("login", seed, kind="totp", created_by="alice", person="alice")
+    with pytest.raises(AssertionError, match="service"):
+        assert_no_leak([f"x{PLAIN}"], pipelit)
+    with pytest.raises(AssertionError, match="login:code"):
+        assert_no_leak(f"otpauth://totp/x?secret={seed}", pipelit)
+
+
 def test_an_open_secret_is_searched_for_after_it_was_replaced(stored: Pipelit) -> None:
     """A node that has the old value is still a place that it could leak from."""
 
