@@ -38,6 +38,8 @@ _ALGORITHMS: Final = {"SHA1": "sha1", "SHA256": "sha256", "SHA512": "sha512"}
 _PARAMETERS: Final = frozenset({"secret", "issuer", "algorithm", "digits", "period", "encoder"})
 _SHORT_WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,10}")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
+# Quotes, brackets and invisible characters that a URI was copied with don't make it another text.
+_MEANT: Final = re.compile(r"[\W_]*otpauth(-migration)?://", re.IGNORECASE)
 _NOT_BASE32: Final = re.compile(r"[^A-Za-z2-7]")
 # Characters left over in the last group of 8 for whole bytes, RFC 4648 section 6.
 _BASE32_TAILS: Final = frozenset({0, 2, 4, 5, 7})
@@ -78,7 +80,7 @@ class ExportedAccount(NamedTuple):
 
 def is_otpauth(text: str) -> bool:
     """Return whether a text is meant to be the URI or the export of an authenticator app."""
-    return text.strip().lower().startswith((_SCHEME, _EXPORT_SCHEME))
+    return _MEANT.match(text) is not None
 
 
 def is_export(text: str) -> bool:
@@ -99,7 +101,10 @@ def read_otpauth(uri: str) -> Authenticator:
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"the URI has more than {_MAX_LENGTH:,} characters: copy it again")
     if not text.lower().startswith(_SCHEME):
-        raise ValueError("the URI must begin with otpauth://totp/")
+        raise ValueError(
+            "the URI must begin with otpauth://totp/: leave out what was copied before it, such as "
+            "a quote or an invisible character"
+        )
     if text.lower().count(_SCHEME) > 1:
         raise ValueError("the text has several otpauth:// URIs: store each by a name of its own")
     path, _, query = text[len(_SCHEME) :].partition("?")

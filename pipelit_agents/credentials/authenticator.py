@@ -26,6 +26,7 @@ from pipelit_agents.errors import CredentialError
 __all__ = [
     "CODE",
     "LONGEST_WAIT",
+    "MAX_WAIT",
     "Separated",
     "Stored",
     "StoredSecret",
@@ -39,8 +40,9 @@ __all__ = [
 CODE: Final = "code"
 # The public field that says how long a caller waits for a code, in seconds.
 LONGEST_WAIT: Final = "longest_wait"
+# The most that it may say.
+MAX_WAIT: Final = 3600
 _KIND: Final = "totp"
-_MOST: Final = 3600
 _MAX_LISTED: Final = 10
 _SEVERAL: Final = "authenticators"
 # A secret as it is encrypted: a text, or the seed of an authenticator. Earlier versions stored
@@ -163,7 +165,8 @@ def _with_authenticators(
     given = dict(public or {})
     if LONGEST_WAIT in given:
         try:
-            require_seconds(given[LONGEST_WAIT], f"the public field {LONGEST_WAIT!r}", most=_MOST)
+            field = f"the public field {LONGEST_WAIT!r}"
+            require_seconds(given[LONGEST_WAIT], field, most=MAX_WAIT)
         except (TypeError, ValueError) as error:
             raise CredentialError(f"credential {name!r}: {error}", credential=name) from None
     described = {key: _described(seed) for key, seed in seeds.items()}
@@ -178,11 +181,20 @@ def _with_authenticators(
     return given
 
 
+def _has_key(label: str, seed: Authenticator) -> bool:
+    letters = "".join(filter(str.isalnum, label)).upper()
+    return has_secret_form(label) or _base32(seed) in letters
+
+
+def _base32(seed: Authenticator) -> str:
+    return base64.b32encode(seed.secret).decode("ascii").rstrip("=")
+
+
 def _described(seed: Authenticator) -> dict[str, object]:
     labels = {"issuer": seed.issuer, "account": seed.account}
     return {
-        # Public fields are listed in clear, so a label that may be a key is left out.
-        **{key: label for key, label in labels.items() if label and not has_secret_form(label)},
+        # Public fields are listed in clear, so a label that may be a key, or has it, is left out.
+        **{key: label for key, label in labels.items() if label and not _has_key(label, seed)},
         "digits": seed.digits,
         "period": seed.period,
         "algorithm": seed.algorithm.upper(),

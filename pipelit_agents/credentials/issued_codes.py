@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from pipelit_agents._core import Core
 from pipelit_agents._otpauth import Authenticator
 from pipelit_agents._wording import in_words
+from pipelit_agents.credentials.authenticator import MAX_WAIT
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.fast_path import Open, Query, Statement
 from pipelit_agents.errors import CodeUnavailable, StorageError
@@ -45,8 +46,8 @@ _TAKE: Final = Statement(
     "ON CONFLICT (id) DO UPDATE SET last_step = excluded.last_step "
     "WHERE pipelit_issued_codes.last_step < excluded.last_step"
 )
-_FORGET: Final = Statement(
-    "DELETE FROM pipelit_issued_codes WHERE id = :id AND last_step > :latest"
+_TAKE_BACK: Final = Statement(
+    "UPDATE pipelit_issued_codes SET last_step = :present WHERE id = :id AND last_step > :latest"
 )
 
 
@@ -116,18 +117,24 @@ def issue(
         CodeUnavailable: The step begins later. Nothing is reserved.
         StorageError: Another process has taken the step in spite of the lock.
     """
-    core.database.lock(connection, f"code:{hashlib.sha256(seed.secret).hexdigest()}")
+    core.database.lock(connection, f"code:{hashlib.sha256(_secret(seed)).hexdigest()}")
     now = _now(core, connection)
     ids = _ids(core, seed)
     rows = [row for each in ids for row in _READ.fetch(connection, {"id": each})]
     step = max(step_at(now, seed.period), *(row.last_step + 1 for row in rows), 0)
     wait = max(step * seed.period - now, 0.0)
     if wait > longest_wait:
-        raise CodeUnavailable(
+        message = (
             f"credential {credential!r}: the codes of the next {in_words(wait)} are taken, and "
-            f"callers wait {in_words(longest_wait)} at most: try again in {in_words(wait)}. If "
-            "nobody else uses it, a clock was wrong when a code was opened: set the clock, and "
-            "store the credential again",
+            f"callers wait {in_words(longest_wait)} at most: try again in {in_words(wait)}"
+        )
+        if wait > MAX_WAIT:
+            message += (
+                ". A clock was wrong when a code was opened: set the clock, and store the "
+                "credential again"
+            )
+        raise CodeUnavailable(
+            message,
             credential=credential,
             retry_after=wait,
         )
@@ -141,24 +148,29 @@ def issue(
     return Issued(code, step, wait, core.sleep)
 
 
-def forget_far_steps(
-    core: Core, connection: Connection, seed: Authenticator, longest_wait: float
-) -> None:
-    """Forget a reserved step that is too far ahead to be waited for, as its seed is stored again.
+def forget_far_steps(core: Core, connection: Connection, seed: Authenticator) -> None:
+    """Take back a reserved step that nobody can be waiting for, as its seed is stored again.
 
     A clock that was wrong once would otherwise keep a seed from ever giving a code. Steps that
-    somebody may have just been given stay reserved.
+    somebody may have just been given stay reserved: another credential with this seed, or this one
+    before, may wait for as long as any may. So does the present step.
     """
-    latest = step_at(_now(core, connection) + longest_wait, seed.period)
+    now = _now(core, connection)
+    present, latest = step_at(now, seed.period), step_at(now + MAX_WAIT, seed.period)
     for each in _ids(core, seed):
-        _FORGET.write(connection, {"id": each, "latest": latest})
+        _TAKE_BACK.write(connection, {"id": each, "present": present, "latest": latest})
 
 
 def _ids(core: Core, seed: Authenticator) -> list[str]:
     # Under the encryption keys, so that nobody can try seeds who has only the database. Steps of
     # another period have other numbers.
     period = str(seed.period).encode()
-    return list(core.keyring().macs(ISSUED_CODES, seed.secret, period))
+    return list(core.keyring().macs(ISSUED_CODES, _secret(seed), period))
+
+
+def _secret(seed: Authenticator) -> bytes:
+    # HMAC fills a key up with zeros, so with them and without them a seed gives the same codes.
+    return seed.secret.rstrip(b"\0")
 
 
 def _now(core: Core, connection: Open) -> float:

@@ -112,12 +112,30 @@ def test_what_gives_no_code_is_refused(pipelit: Pipelit, value: Any, message: st
     assert pipelit.credentials.list() == []
 
 
-def test_a_seed_that_would_open_as_a_text_is_refused(pipelit: Pipelit) -> None:
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        (f"otpauth://hotp/x?secret={SEED}", "the type is hotp"),
+        (f'"{URI}"', "such as a quote"),
+        (f"\ufeff{URI}", "invisible character"),
+        (f"<{URI.replace('otpauth', 'otpauth-migration')}>", "must begin with"),
+    ],
+    ids=["counter", "quotes", "byte order mark", "export in brackets"],
+)
+def test_a_seed_that_would_open_as_a_text_is_refused(
+    pipelit: Pipelit, uri: str, message: str
+) -> None:
     """Of any kind, a URI that can't give codes isn't stored: a node would get its seed."""
-    with pytest.raises(CredentialError, match="the type is hotp"):
-        pipelit.credentials.put(
-            "x", {"otp": f"otpauth://hotp/x?secret={SEED}"}, kind="login", created_by="alice"
-        )
+    with pytest.raises(CredentialError, match=message) as caught:
+        pipelit.credentials.put("x", {"otp": uri}, kind="login", created_by="alice")
+    assert SEED not in str(caught.value)
+
+
+def test_a_label_that_has_the_seed_is_no_public_field(pipelit: Pipelit) -> None:
+    """Public fields are stored and listed in clear."""
+    uri = f"otpauth://totp/x%20jbsw-y3dp%20{SEED[8:]}?secret={SEED}&issuer=Shop"
+    made = pipelit.credentials.put("x", uri, kind="totp", created_by="alice")
+    assert made.public.keys() == {"issuer", "digits", "period", "algorithm"}
 
 
 def test_an_export_of_several_accounts_is_refused(pipelit: Pipelit) -> None:
@@ -208,7 +226,10 @@ def test_one_seed_has_one_row_of_steps(login: Pipelit, clock: Clock) -> None:
     login.credentials.delete("github")
     login.credentials.put("github", URI, kind="totp", created_by="alice")
     assert opened(login, "github") == code_at(1_800_000_060)
-    assert clock.now == 1_800_000_060
+    # HMAC fills a key up with zeros.
+    login.credentials.put("zeros", f"{SEED}AAAAAAAA", kind="totp", created_by="alice")
+    assert opened(login, "zeros") == code_at(1_800_000_090)
+    assert clock.now == 1_800_000_090
 
 
 def test_nobody_waits_for_longer_than_three_periods(login: Pipelit, clock: Clock) -> None:
@@ -240,15 +261,16 @@ def test_a_credential_says_how_long_is_waited(pipelit: Pipelit, clock: Clock) ->
 
 
 def test_a_clock_that_goes_back_repeats_no_code(login: Pipelit, clock: Clock) -> None:
-    """The step isn't handed out again; an hour back there is none, until the seed is stored."""
+    """The step isn't handed out again; two hours back there is none, until the seed is stored."""
     assert opened(login, "github") == code_at(1_800_000_000)
     clock.advance(-40)
     assert opened(login, "github") == code_at(1_800_000_030)
-    clock.advance(-3600)
+    clock.advance(-7200)
     with pytest.raises(CodeUnavailable, match="store the credential again"):
         opened(login, "github")
     login.credentials.put("github", URI, kind="totp", created_by="alice")
-    assert opened(login, "github") == code_at(1_800_000_030 - 3600)
+    # The present step may have been handed out before the clock was wrong.
+    assert opened(login, "github") == code_at(1_800_000_060 - 7200)
 
 
 def test_storing_a_seed_again_makes_no_code_good_again(login: Pipelit, clock: Clock) -> None:
@@ -256,6 +278,19 @@ def test_storing_a_seed_again_makes_no_code_good_again(login: Pipelit, clock: Cl
     assert opened(login, "github") == code_at(clock.now)
     login.credentials.put("github", URI, kind="totp", created_by="alice")
     assert opened(login, "github") == code_at(1_800_000_030)
+
+
+def test_a_shorter_wait_makes_no_code_good_again(login: Pipelit, clock: Clock) -> None:
+    """Of the same seed, by another credential: those who wait have their steps already."""
+    for _ in range(3):
+        opened(login, "github")
+    # They were handed out at one moment, to callers that wait.
+    clock.now = 1_800_000_000
+    login.credentials.put("other", URI, kind="totp", created_by="alice", public={"longest_wait": 1})
+    with pytest.raises(CodeUnavailable) as caught:
+        opened(login, "other")
+    assert caught.value.retry_after == 90
+    assert "clock" not in str(caught.value)
 
 
 def test_a_rotation_repeats_no_code(
