@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from pipelit_agents._words import quoted
@@ -13,6 +14,12 @@ __all__ = ["is_model", "key_field", "models_request"]
 
 # How the public fields end that say where a model's server is, as in `middleware/model_source.py`.
 _ADDRESSES: Final = ("base", "endpoint", "url")
+# How the names of variables begin, unless it is the provider's name.
+_PREFIXES: Final[Mapping[str, str]] = {
+    "cohere": "CO",
+    "google_genai": "GOOGLE_GEMINI",
+    "mistralai": "MISTRAL",
+}
 _KEY_FIELDS: Final = ("value", "api_key")
 
 
@@ -99,7 +106,13 @@ def models_request(public: Mapping[str, Any]) -> Request | Finding:
             f"{', '.join(_PROVIDERS)}",
         )
     # A key that is for another server must not be sent to the provider's own.
-    addresses = {key: each for key, each in public.items() if _is_address(key)}
+    addresses = dict(_addresses(public))
+    if not addresses and (variable := _address_in_environment(name)):
+        return Finding(
+            "untested",
+            f"{variable} in the environment names another server for these models, and the key may "
+            "be for that one: put its address into the public field base_url",
+        )
     if len(addresses) > 1 or not (addresses or provider.base):
         fields = " and ".join(addresses) or "none"
         return Finding(
@@ -136,5 +149,17 @@ def _provider_name(public: Mapping[str, Any]) -> str:
     return found[0] if found else name if colon else ""
 
 
-def _is_address(field: str) -> bool:
-    return field.endswith(_ADDRESSES) and field != "test_url"
+def _addresses(public: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield the fields that say where a server is, also within others: client_options."""
+    for key, each in public.items():
+        if key.endswith(_ADDRESSES) and key != "test_url":
+            yield key, each
+        elif isinstance(each, Mapping):
+            yield from ((f"{key}.{inner}", value) for inner, value in _addresses(each))
+
+
+def _address_in_environment(provider: str) -> str:
+    """Return the variable by which LangChain or the provider's client takes another server."""
+    begin = f"{_PREFIXES.get(provider, provider.upper())}_"
+    names = [key for key, each in os.environ.items() if each and key.startswith(begin)]
+    return next((each for each in sorted(names) if each.lower().endswith(_ADDRESSES)), "")

@@ -23,7 +23,7 @@ from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.stored import require_reference
 from pipelit_agents.credentials.trial_database import connect, database_url
-from pipelit_agents.credentials.trial_request import Request, ask
+from pipelit_agents.credentials.trial_request import MAX_TIME, Request, ask
 from pipelit_agents.credentials.trial_words import Finding, Outcome, late
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import CredentialError
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CredentialTest", "atry_out", "try_out"]
 
-# Seconds.
-_LONGEST: Final = 600
 # Seconds, after which a test that doesn't keep its own time is given up.
 GRACE: Final = 1.0
 # A name's server, or a name server, may hang.
@@ -107,7 +105,7 @@ def _begin(
     require_reference("name", reference)
     if agent is not None and not isinstance(agent, Agent):
         raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
-    timeout = require_seconds(timeout, "timeout", most=_LONGEST)
+    timeout = require_seconds(timeout, "timeout", most=MAX_TIME)
     name, _, wanted = reference.partition(":")
     with _acting(core, person):
         opened = decrypted(core, name, wanted, agent, Rule(person is not None), test=True)
@@ -176,20 +174,20 @@ class _Trial:
         self._scope.close()
 
     def _finding(self) -> Finding:
-        if is_model(self._public):
-            return self._model()
-        if _URL in self._public:
-            return self._http()
         if not self._secrets:
             return Finding(
                 "good", "codes can be made of its seed. None was made, so its service wasn't asked"
             )
+        if is_model(self._public):
+            return self._model()
+        if _URL in self._public:
+            return self._http()
         if len(self._secrets) > 1:
             return self._several()
         (secret,) = self._secrets.values()
         text = secret.get_secret_value()
         if (url := database_url(text)) is not None:
-            return connect(url, self.timeout)
+            return url if isinstance(url, Finding) else connect(url, self.timeout)
         return Finding(
             "untested",
             "it can be opened, and nothing is known about how to test it. Store it with the public "

@@ -28,10 +28,16 @@ _MISSING: Final = ("does not exist", "unknown database")
 
 
 @discreet
-def database_url(text: str) -> URL | None:
-    """Return the connection string of a database with a server; None if a text is another one."""
+def database_url(text: str) -> URL | Finding | None:
+    """Return the connection string of a database with a server; None if a text is another one.
+
+    Returns:
+        A finding, if it isn't clear where the password ends: what follows would be taken for the
+        server, asked for by name, and shown.
+    """
+    text = text.strip()
     try:
-        url = make_url(text.strip())
+        url = make_url(text)
         if url.drivername == "postgres":
             # libpq and many hosts call it so.
             url = url.set(drivername="postgresql")
@@ -39,9 +45,19 @@ def database_url(text: str) -> URL | None:
     except (ArgumentError, NoSuchModuleError, ValueError):
         return None
     except ModuleNotFoundError:
-        return url
-    # A file has no key, and a connection would make one.
-    return None if url.get_backend_name() == "sqlite" else url
+        pass
+    else:
+        # A file has no key, and a connection would make one.
+        if url.get_backend_name() == "sqlite":
+            return None
+    _, at, rest = text.rpartition("@")
+    if at and not rest.removeprefix("[").startswith(url.host or ""):
+        return Finding(
+            "untested",
+            "it isn't clear where its password ends: write %40 for each @ that isn't the one "
+            "before the server",
+        )
+    return url
 
 
 @discreet

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import httpx
 
+from pipelit_agents._threads import Apart
 from pipelit_agents.credentials.http_auth import is_loopback
-from pipelit_agents.credentials.trial_words import Finding, by_error, by_status
+from pipelit_agents.credentials.trial_words import Finding, by_error, by_status, says_nothing
 
-__all__ = ["Request", "ask"]
+__all__ = ["MAX_TIME", "Request", "ask"]
+
+# The longest time limit of a test, in seconds.
+MAX_TIME: Final = 600
+_LOOKUPS: Final = Apart(64)
 
 # The loggers of httpx and httpcore, which log an answer's headers and its reason phrase.
 _LOGGERS: Final = (
@@ -63,10 +70,12 @@ def ask(request: Request, auth: httpx.Auth, timeout: float) -> Finding:
     server = f"{url.scheme}://{url.netloc.decode('ascii')}"
     try:
         with _no_logs():
-            status, open_to_all = asyncio.run(_statuses(request, url, auth, timeout))
+            asking = _statuses(request, url, auth, timeout)
+            with asyncio.Runner(loop_factory=_Loop) as runner:
+                status, without_key = runner.run(asking)
     except Exception as error:
         return Finding("unanswered", by_error(error, timeout), server)
-    if open_to_all:
+    if without_key is not None and httpx.codes.is_success(without_key):
         return Finding(
             "untested",
             "the server gives the same answer without the key, so it says nothing about the key: "
@@ -74,13 +83,21 @@ def ask(request: Request, auth: httpx.Auth, timeout: float) -> Finding:
             server,
             status,
         )
+    if without_key is not None and says_nothing(without_key):
+        return Finding(
+            "unanswered",
+            "the server accepts the key, but doesn't say now whether it refuses those without it: "
+            "try again later",
+            server,
+            without_key,
+        )
     return Finding(*by_status(status, refusals=request.refusals), server, status)
 
 
 async def _statuses(
     request: Request, url: httpx.URL, auth: httpx.Auth, within: float
-) -> tuple[int, bool]:
-    """Return the status of the answer, and whether everybody gets such an answer."""
+) -> tuple[int, int | None]:
+    """Return the status of the answer; if that is a success, also the one without the key."""
     # No proxy is between this machine and itself. One that is asked for an http:// address would
     # see the key.
     local = is_loopback(url.host)
@@ -96,10 +113,10 @@ async def _statuses(
     ):
         status = await _status(client, request, auth)
         if not httpx.codes.is_success(status):
-            return status, False
+            return status, None
         # Otherwise a session that the answer began would answer for the key.
         client.cookies.clear()
-        return status, httpx.codes.is_success(await _status(client, request, None))
+        return status, await _status(client, request, None)
 
 
 async def _status(client: httpx.AsyncClient, request: Request, auth: httpx.Auth | None) -> int:
@@ -108,6 +125,17 @@ async def _status(client: httpx.AsyncClient, request: Request, auth: httpx.Auth 
         "GET", request.url, headers=dict(request.others), auth=auth
     ) as response:
         return response.status_code
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that a name server can't keep from ending.
+
+    asyncio looks up names in threads that its loop, and the process at exit, wait for.
+    """
+
+    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
+        """Look up a name on a thread that nobody waits for."""
+        return await _LOOKUPS.arun(partial(socket.getaddrinfo, *args, **kwargs), within=MAX_TIME)
 
 
 class _Unlogged(logging.Filter):

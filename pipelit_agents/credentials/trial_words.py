@@ -11,7 +11,7 @@ import httpx
 
 from pipelit_agents.errors import CredentialError
 
-__all__ = ["Finding", "Outcome", "by_error", "by_status", "late"]
+__all__ = ["Finding", "Outcome", "by_error", "by_status", "late", "says_nothing"]
 
 Outcome: TypeAlias = Literal["good", "refused", "unanswered", "untested"]
 
@@ -76,6 +76,11 @@ def by_status(status: int, *, refusals: frozenset[int] = frozenset()) -> tuple[O
     return _BY_STATUS.get(
         status, ("unanswered", "the service's answer says nothing about the key: look at its logs")
     )
+
+
+def says_nothing(status: int) -> bool:
+    """Return whether a server answers so whatever it is asked, at the moment."""
+    return status in (408, 429) or status >= 500
 
 
 def by_error(error: BaseException, timeout: float) -> str:

@@ -82,6 +82,9 @@ def serving(tls: Path | None = None) -> Iterator[Server]:
         def do_open(self, *_: str) -> None:
             self.answer(200)
 
+        def do_busy(self, *_: str) -> None:
+            self.answer(200 if len(server.seen) == 1 else 429)
+
         def do_session(self, *_: str) -> None:
             known = server.keys[-1] or "cookie" in server.seen[-1]
             self.answer(200 if known else 401, ("Set-Cookie", "session=1; Path=/"))
@@ -204,6 +207,7 @@ async def test_a_good_key_is_good_and_a_wrong_one_is_refused(
         ("code/429", "unanswered", "try again later"),
         ("code/500", "unanswered", "a fault of its own"),
         ("open", "untested", "the same answer without the key"),
+        ("busy", "unanswered", "whether it refuses those without it"),
         ("session", "good", "accepts it"),
         ("close", "unanswered", "closed the connection"),
         ("slow", "unanswered", "no answer within 0.2 s"),
@@ -315,6 +319,25 @@ def test_a_name_without_an_address_is_said() -> None:
     assert "can't be resolved" in by_error(error, 1.0)
 
 
+def test_a_name_server_that_hangs_holds_up_no_exit(
+    pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python waits at exit for the threads in which asyncio looks names up, also for daemons."""
+    answered, threads = threading.Event(), []
+
+    def hanging(*_: Any, **__: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        answered.wait(10)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    put(pipelit, test_url="http://localhost:9/")
+    found = pipelit.credentials.test("crm", timeout=0.1)
+    answered.set()
+    assert "no answer within 0.1 s" in found.reason
+    assert threads == ["pipelit-apart"]
+
+
 @pytest.mark.parametrize(
     ("value", "public", "name", "header", "sent"),
     [
@@ -394,12 +417,35 @@ def test_a_model_without_an_address_is_tested_at_its_provider() -> None:
         {"model": "azure_openai:gpt-5"},
         {"model": "openai:gpt-5", "base_url": {"url": "https://a.example"}},
         {"model": "openai:gpt-5", "base_url": "https://a.example", "azure_endpoint": "https://b"},
+        {"model": "openai:gpt-5", "client_options": {"api_endpoint": "a.example"}, "base_url": "b"},
         {"model": "bedrock:claude"},
         {"model": "ft:gpt-5:acme"},
     ):
         found = models_request(public)
         assert isinstance(found, Finding)
         assert found.outcome == "untested"
+    within = models_request({"model": "gpt-5", "client_options": {"api_endpoint": "a.example"}})
+    assert within == Request("a.example/models")
+
+
+@pytest.mark.parametrize(
+    ("model", "variable"),
+    [
+        ("openai:gpt-5", "OPENAI_API_BASE"),
+        ("openai:gpt-5", "OPENAI_BASE_URL"),
+        ("mistralai:x", "MISTRAL_BASE_URL"),
+    ],
+)
+def test_a_key_for_the_environments_server_isnt_sent_to_the_provider(
+    monkeypatch: pytest.MonkeyPatch, model: str, variable: str
+) -> None:
+    """LangChain would send it there: it may be the key of a proxy for models."""
+    monkeypatch.setenv(variable, "https://models.example")
+    found = models_request({"model": model})
+    assert isinstance(found, Finding)
+    assert (found.outcome, variable in found.reason) == ("untested", True)
+    named = models_request({"model": model, "base_url": "https://a.example"})
+    assert named == Request("https://a.example/models")
 
 
 def test_google_refuses_a_key_by_another_status(crm: Server, pipelit: Pipelit) -> None:
@@ -413,6 +459,8 @@ def test_google_refuses_a_key_by_another_status(crm: Server, pipelit: Pipelit) -
     ("value", "outcome", "reason"),
     [
         (f"otpauth://totp/acme:ann?secret={SEED}&issuer=acme", "good", "None was made"),
+        (f"postgresql://ann:x@{KEY}@localhost/crm", "untested", "write %40"),
+        (f"postgresql://ann:x@{KEY}/y@localhost/crm", "untested", "write %40"),
         (KEY, "untested", "nothing is known about how to test it"),
         ({"a-key": KEY, "another": "crm-0000000000"}, "untested", "for example crm:a-key"),
         ("sqlite:///of-the-test.db", "untested", "nothing is known"),
@@ -420,7 +468,17 @@ def test_google_refuses_a_key_by_another_status(crm: Server, pipelit: Pipelit) -
         (f"mysql+pymysql://ann:{KEY}@localhost/crm", "untested", "isn't installed"),
         (f"mysql://ann:{KEY}@localhost:x/crm", "untested", "nothing is known"),
     ],
-    ids=["totp", "else", "several", "file", "redis", "no-driver", "no-url"],
+    ids=[
+        "totp",
+        "at-sign",
+        "at-sign-and-slash",
+        "else",
+        "several",
+        "file",
+        "redis",
+        "no-driver",
+        "no-url",
+    ],
 )
 def test_what_is_asked_of_nobody(pipelit: Pipelit, value: Any, outcome: str, reason: str) -> None:
     """A seed spends no code, a file isn't made, and of others nothing is known."""
@@ -430,6 +488,17 @@ def test_what_is_asked_of_nobody(pipelit: Pipelit, value: Any, outcome: str, rea
     assert KEY not in repr(found)
     assert SEED not in repr(found)
     assert not Path("of-the-test.db").exists()
+
+
+@pytest.mark.parametrize(
+    "public", [{"model": "openai:gpt-5"}, {"test_url": "https://a.example"}], ids=["model", "url"]
+)
+def test_a_seed_is_never_sent(pipelit: Pipelit, public: dict[str, Any]) -> None:
+    """Whatever its public fields say."""
+    put(pipelit, {"key": KEY, "totp": f"otpauth://totp/x?secret={SEED}"}, **public)
+    for each in ("crm:totp", "crm:code"):
+        found = pipelit.credentials.test(each)
+        assert (found.outcome, found.server) == ("good", "")
 
 
 def postgres_that_says(answer: bytes) -> Iterator[str]:
