@@ -26,7 +26,7 @@ from pipelit_agents.ledger.common import at_moment
 from pipelit_agents.otp import hotp, step_at
 from pipelit_agents.sealing.purposes import ISSUED_CODES
 
-__all__ = ["Code", "Issued", "forget_far_steps", "issue"]
+__all__ = ["Code", "Issued", "issue", "take_back_far_steps"]
 
 
 class _Moment(NamedTuple):
@@ -148,7 +148,7 @@ def issue(
     return Issued(code, step, wait, core.sleep)
 
 
-def forget_far_steps(core: Core, connection: Connection, seed: Authenticator) -> None:
+def take_back_far_steps(core: Core, connection: Connection, seed: Authenticator) -> None:
     """Take back a reserved step that nobody can be waiting for, as its seed is stored again.
 
     A clock that was wrong once would otherwise keep a seed from ever giving a code. Steps that

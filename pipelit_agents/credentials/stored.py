@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from pipelit_agents._core import Core
 from pipelit_agents._words import has_secret_form, quoted, recordable
 from pipelit_agents.credentials.authenticator import Stored, seed_of
-from pipelit_agents.credentials.issued_codes import forget_far_steps
+from pipelit_agents.credentials.issued_codes import take_back_far_steps
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, Described
 from pipelit_agents.credentials.leak_guard.recognition import (
     MIN_LENGTH,
@@ -300,7 +300,7 @@ def store(
     }
     core.database.lock(connection, whose.lock(fields.name))
     for seed in filter(None, map(seed_of, secrets.values())):
-        forget_far_steps(core, connection, seed)
+        take_back_far_steps(core, connection, seed)
     changed = connection.execute(
         update(table).where(*whose.rows, table.c.name == fields.name).values(values)
     )
