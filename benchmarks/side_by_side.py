@@ -512,7 +512,7 @@ def flooded(folder: Path, times: int) -> Iterator[Row]:
 
         async def ask(token: str, source: str) -> None:
             header = (b"authorization", f"Bearer {token}".encode())
-            await check({"client": (source, 1), "headers": [header]})
+            await check(dict([header]), {"client": (source, 1), "headers": [header]})
 
         async def flood() -> None:
             while True:

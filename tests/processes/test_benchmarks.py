@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-ROWS = ["verify_redis", "verify_proof", "inject", "authenticate"]
+ROWS = ["verify_redis", "verify_proof", "inject", "authenticate", "flooded"]
 
 
 @pytest.mark.everywhere
@@ -33,4 +33,5 @@ def test_the_rows_of_the_benchmarks_run() -> None:
         "`averify_proof`, 100 at once",
         "a node with `inject`, SqliteSaver",
         "`authenticate(bearer)`",
+        "a valid key in a flood, p99",
     ]
