@@ -10,10 +10,11 @@ from pipelit_agents._words import quoted
 from pipelit_agents.credentials.trial_request import Request
 from pipelit_agents.credentials.trial_words import Finding
 
-__all__ = ["is_model", "key_field", "models_request"]
+__all__ = ["ADDRESSES", "is_model", "key_field", "models_request"]
 
-# How the public fields end that say where a model's server is, as in `middleware/model_source.py`.
-_ADDRESSES: Final = ("base", "endpoint", "url")
+# How the settings end that say where a model's server is: base_url, openai_api_base,
+# azure_endpoint. A proxy isn't among them, because https goes through it encrypted.
+ADDRESSES: Final = ("base", "endpoint", "url")
 # How the names of variables begin, unless it is the provider's name.
 _PREFIXES: Final[Mapping[str, str]] = {
     "cohere": "CO",
@@ -152,7 +153,7 @@ def _provider_name(public: Mapping[str, Any]) -> str:
 def _addresses(public: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """Yield the fields that say where a server is, also within others: client_options."""
     for key, each in public.items():
-        if key.endswith(_ADDRESSES) and key != "test_url":
+        if key.endswith(ADDRESSES) and key != "test_url":
             yield key, each
         elif isinstance(each, Mapping):
             yield from ((f"{key}.{inner}", value) for inner, value in _addresses(each))
@@ -162,4 +163,4 @@ def _address_in_environment(provider: str) -> str:
     """Return the variable by which LangChain or the provider's client takes another server."""
     begin = f"{_PREFIXES.get(provider, provider.upper())}_"
     names = [key for key, each in os.environ.items() if each and key.startswith(begin)]
-    return next((each for each in sorted(names) if each.lower().endswith(_ADDRESSES)), "")
+    return next((each for each in sorted(names) if each.lower().endswith(ADDRESSES)), "")

@@ -17,6 +17,7 @@ from pipelit_agents.credentials.choice import Rule
 from pipelit_agents.credentials.http_auth import require_encrypted
 from pipelit_agents.credentials.leak_guard.search import holds
 from pipelit_agents.credentials.leak_guard.streams import Held
+from pipelit_agents.credentials.model_lists import ADDRESSES
 from pipelit_agents.credentials.scope import (
     Scope,
     entered_scope,
@@ -54,9 +55,6 @@ _SETTINGS: Final = (
 )
 _NO_MORE: Final = object()
 _CONFIGURABLE: Final = frozenset({"config_prefix", "configurable_fields"})
-# How the settings end that say where a model's server is: base_url, openai_api_base,
-# azure_endpoint. A proxy isn't among them, because https goes through it encrypted.
-_ADDRESSES: Final = ("base", "endpoint", "url")
 
 
 class ModelFacts(NamedTuple):
@@ -286,7 +284,7 @@ def _require_fixed(options: Mapping[str, object]) -> None:
             "add_node(cache_policy=…)"
         )
     for key, value in options.items():
-        if key.endswith(_ADDRESSES) and isinstance(value, str):
+        if key.endswith(ADDRESSES) and isinstance(value, str):
             require_encrypted(key, value)
 
 
