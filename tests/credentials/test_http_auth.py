@@ -8,11 +8,10 @@ import json
 import logging
 import pickle
 import ssl
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpcore
@@ -20,6 +19,7 @@ import httpx
 import httpx2
 import pytest
 from langgraph.graph import START, StateGraph
+from local_http import served
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent, Pipelit
@@ -74,19 +74,8 @@ def serving() -> Iterator[Server]:
 
         do_GET = do_POST  # noqa: N815 - a name of http.server
 
-        def log_message(self, *args: Any) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        server.url = f"http://127.0.0.1:{running.server_port}"
-        running.daemon_threads = True
-        thread = threading.Thread(target=running.serve_forever, args=[0.02])
-        thread.start()
-        try:
-            yield server
-        finally:
-            running.shutdown()
-            thread.join()
+    with served(Handler) as server.url:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
+
+from local_http import served
 
 
 class KeyService:
@@ -59,19 +60,6 @@ def key_service(owners: Mapping[str, str]) -> Iterator[KeyService]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *args: Any) -> None:
-            """Say nothing."""
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 128
-
-    with Server(("127.0.0.1", 0), Handler) as running:
-        service.url = f"http://127.0.0.1:{running.server_port}/"
-        running.daemon_threads = True
-        thread = threading.Thread(target=running.serve_forever, args=[0.02])
-        thread.start()
-        try:
-            yield service
-        finally:
-            running.shutdown()
-            thread.join()
+    with served(Handler) as address:
+        service.url = f"{address}/"
+        yield service

@@ -6,11 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl
 
 import pyotp
+from local_http import served
 
 # How many steps a code may be ahead: callers of a race don't wait until theirs begins.
 _AHEAD = 120
@@ -55,19 +55,6 @@ def login_page() -> Iterator[LoginPage]:
             self.send_response(200 if welcome else 403)
             self.end_headers()
 
-        def log_message(self, *args: Any) -> None:
-            """Says nothing."""
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 128
-
-    with Server(("127.0.0.1", 0), Handler) as running:
-        page.url = f"http://127.0.0.1:{running.server_port}/"
-        running.daemon_threads = True
-        thread = threading.Thread(target=running.serve_forever, args=[0.02])
-        thread.start()
-        try:
-            yield page
-        finally:
-            running.shutdown()
-            thread.join()
+    with served(Handler) as address:
+        page.url = f"{address}/"
+        yield page
