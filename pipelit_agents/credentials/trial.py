@@ -114,11 +114,7 @@ def _begin(
             f"{reference!r} is a public field, which needs no test: name a secret", credential=name
         )
     scope = Scope()
-    secrets = {
-        key: scope.hold(Secret(value, credential=name))
-        for key, value in opened.secrets.items()
-        if wanted in ("", key)
-    }
+    secrets = {key: scope.hold(each) for key, each in opened.held(name).items()}
     return _Trial(core, reference, agent, person, timeout, scope, secrets, opened.public)
 
 
