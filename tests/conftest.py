@@ -5,8 +5,10 @@ names there. With ``--everywhere`` all tests do. ``@pytest.mark.backends("sqlite
 backends of one test, and ``@pytest.mark.backends`` says that a test doesn't depend on them.
 
 ``--cases 4`` runs four cases of each test that needs a folder, and all cases of those that don't.
-``@pytest.mark.all_cases`` keeps all cases of a test in any run but the quick one, and
-``@pytest.mark.everywhere`` leaves a test, or a case, to a run with ``--everywhere``.
+``@pytest.mark.all_cases`` keeps all cases of a test, and ``@pytest.mark.everywhere`` leaves a test,
+or a case, to a run with ``--everywhere``. The quick run, ``-m "not process"``, leaves out what is
+marked ``slow``, and runs one case of each test that needs a folder and eight of each other test
+that isn't marked ``all_cases``.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ from pipelit_agents import Agent, Keyring, Pipelit
 
 pytest_plugins = ["keeper", "postgres", "redis_server"]
 BACKENDS = ("sqlite", "postgres", "redis")
-# What the quick run tries of each property, and of each test with many cases and a folder.
-QUICK_EXAMPLES, QUICK_CASES = 10, 2
+# What the quick run tries of each property, of each test with many cases and a folder, and of each
+# other test.
+QUICK_EXAMPLES, QUICK_CASES, QUICK_PLAIN = 10, 1, 8
 # What a run with --cases tries of each property.
 EXAMPLES = 30
 # When garbage is collected: after how many new objects, and every how many times in older ones.
@@ -105,7 +108,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if cases is not None:
         run = [each for each in items if each not in left_out]
         if quick:
+            left_out.update(each for each in run if each.get_closest_marker("slow"))
             run = [each for each in run if not each.get_closest_marker("process")]
+            run = [each for each in run if each not in left_out]
+            left_out.update(_cases_left_out(run, QUICK_PLAIN, with_folder=False))
         left_out.update(_cases_left_out(run, cases))
     if left_out:
         config.hook.pytest_deselected(items=[each for each in items if each in left_out])
@@ -116,15 +122,17 @@ def _is_quick(config: pytest.Config) -> bool:
     return bool(config.getoption("markexpr") == "not process")
 
 
-def _cases_left_out(items: list[pytest.Item], most: int) -> set[pytest.Item]:
-    """Return all cases but a few of each test with many cases that takes more than milliseconds.
+def _cases_left_out(
+    items: list[pytest.Item], most: int, *, with_folder: bool = True
+) -> set[pytest.Item]:
+    """Return all cases but a few of each test with many cases, of those with a folder or without.
 
     The same ones are left out each time. Each database keeps some, and each parameter some values.
     """
     tests: dict[str, dict[str, list[pytest.Item]]] = {}
     for item in items:
         kept = most > QUICK_CASES and item.get_closest_marker("all_cases")
-        if "tmp_path" in getattr(item, "fixturenames", ()) and not kept:
+        if ("tmp_path" in getattr(item, "fixturenames", ())) == with_folder and not kept:
             stores = tests.setdefault(item.nodeid.partition("[")[0], {})
             stores.setdefault("-".join(_stores(item)), []).append(item)
     left_out: set[pytest.Item] = set()

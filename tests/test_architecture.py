@@ -146,6 +146,7 @@ def test_every_module_stands_on_a_floor() -> None:
     assert found == set(FLOOR)
 
 
+@pytest.mark.all_cases
 @pytest.mark.parametrize("name", MODULES)
 def test_no_arrow_points_upwards(name: str) -> None:
     """A building imports only what is below it, also where a function or a type needs it."""

@@ -27,6 +27,9 @@ def test_stores(tmp_path, saver_name, number): ...
 @pytest.mark.parametrize("number", range(9))
 def test_kept(tmp_path, number): ...
 
+@pytest.mark.slow
+def test_slow(): ...
+
 @pytest.mark.everywhere
 def test_long(): ...
 """
@@ -36,21 +39,21 @@ def test_long(): ...
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--cases", "4"], {"plain": 9, "costly": 4, "stores": 4, "kept": 9}),
+        (["--cases", "4"], {"plain": 9, "costly": 4, "stores": 4, "kept": 9, "slow": 1}),
         # Each starts an interpreter with everything that the fixtures import.
         pytest.param(
             [],
-            {"plain": 9, "costly": 9, "stores": 27, "kept": 9},
+            {"plain": 9, "costly": 9, "stores": 27, "kept": 9, "slow": 1},
             marks=pytest.mark.everywhere,
         ),
         pytest.param(
             ["-m", "not process"],
-            {"plain": 9, "costly": 2, "stores": 2, "kept": 2},
+            {"plain": 8, "costly": 1, "stores": 1, "kept": 1},
             marks=pytest.mark.everywhere,
         ),
         pytest.param(
             ["--everywhere"],
-            {"plain": 9, "costly": 9, "stores": 27, "kept": 9, "long": 1},
+            {"plain": 9, "costly": 9, "stores": 27, "kept": 9, "slow": 1, "long": 1},
             marks=pytest.mark.everywhere,
         ),
     ],

@@ -52,6 +52,7 @@ def test_nothing_private_of_langgraph_is_used() -> None:
             assert not [n for n in _imports(path) if n.startswith("langgraph._internal")], path
 
 
+@pytest.mark.all_cases
 @pytest.mark.parametrize("module", MODULES)
 def test_all_is_sorted_and_true(module: str) -> None:
     """Each name of `__all__` is there, and they stand in order."""

@@ -191,6 +191,7 @@ class BadItems(dict[str, Any]):
         raise RuntimeError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [BadRepr, BadText, SlowRepr, SlowText, BadSyntax])
 @pytest.mark.parametrize(
     "log",
@@ -288,6 +289,7 @@ def langsmith_posts() -> Iterator[tuple[str, list[bytes]]]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False])
 def test_langsmith_is_sent_no_open_secret(
     in_a_node: Any, langsmith_posts: tuple[str, list[bytes]], masked: bool

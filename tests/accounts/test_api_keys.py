@@ -38,6 +38,7 @@ def moment(clock: Clock, seconds: float = 0) -> datetime:
     return datetime.fromtimestamp(clock.now + seconds, UTC)
 
 
+@pytest.mark.slow
 def test_a_good_key_is_whose_it_is(pipelit: Pipelit, token: str) -> None:
     """A key authenticates the account that it was made for."""
     assert pipelit.users.authenticate(token).username == "bob"

@@ -275,6 +275,7 @@ def test_a_code_that_cant_be_spent_turns_nothing_on(pipelit: Pipelit, clock: Clo
     assert len(pipelit.mfa.confirm("alice", fresh.at(clock()))) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite", "postgres", "redis")
 def test_what_was_guessed_before_keeps_nobody_from_turning_it_on(
     pipelit: Pipelit, app: pyotp.TOTP, clock: Clock
@@ -473,6 +474,7 @@ def test_an_agents_code_is_exact(pipelit: Pipelit, writer: Agent, editor: Agent)
     editor.verify_peer(writer.username, code)
 
 
+@pytest.mark.slow
 @given(
     st.from_regex(r"[0-9]{6}", fullmatch=True) | st.from_regex(r"[A-Z2-7]{16}", fullmatch=True),
     st.data(),
@@ -619,6 +621,7 @@ def test_who_was_shown_the_secret_enrols_whoever_used_up_first_codes(
     assert len(pipelit.mfa.confirm("alice", app.at(clock()), enrolled=uri)) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite")
 def test_only_the_present_enrolment_proves_possession(pipelit: Pipelit, clock: Clock) -> None:
     """Neither that of before, nor another person's, nor any text; no secret is in the message."""
@@ -694,6 +697,7 @@ def test_refusals_look_alike(pipelit: Pipelit, editor: Agent, clock: Clock) -> N
     assert recovery["dave"] == "inactive"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [("others", "self"), ("self", "others"), ("mixed", "self")])
 def test_the_lanes_of_who_cant_be_right_look_alike(
     pipelit: Pipelit, clock: Clock, order: tuple[str, str]

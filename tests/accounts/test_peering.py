@@ -95,6 +95,7 @@ def audited(pipelit: Pipelit) -> tuple[str, str, str]:
     return entry.action, entry.outcome, entry.reason
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite", "postgres")
 def test_two_domains_prove_to_each_other(lead: Agent, child: Agent) -> None:
     """A request proves itself there and its answer here, each under its direction's secret."""
@@ -236,6 +237,7 @@ def test_what_was_not_issued_is_said_with_the_mend(
             use()
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite", "postgres")
 def test_issuing_again_replaces_the_secret(pipelit: Pipelit, lead: Agent, child: Agent) -> None:
     """From then on the other domain refuses until it has enrolled the new one."""
@@ -395,6 +397,7 @@ def test_a_spent_code_stays_spent_when_its_secret_is_enrolled_again(
     assert pipelit.audit.list(limit=1)[0].reason == "replay"
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite", "postgres")
 def test_a_peer_enrolled_anew_starts_without_keys(
     pipelit: Pipelit, lead: Agent, other: Pipelit

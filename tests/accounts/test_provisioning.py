@@ -175,6 +175,7 @@ def test_sixteen_creators_of_one_name(pipelit: Pipelit) -> None:
     )
 
 
+@pytest.mark.slow
 def test_racing_callers_stay_within_the_quota(database_url: str, key: str, clock: Clock) -> None:
     """Sixteen threads with names of their own make exactly as many agents as are allowed."""
     policy = VerificationPolicy(agents_per_owner=6)
@@ -200,6 +201,7 @@ def test_racing_callers_stay_within_the_quota(database_url: str, key: str, clock
         assert len([user for user in pipelit.users.list() if user.kind == "agent"]) == 6
 
 
+@pytest.mark.slow
 def test_a_taken_name_is_refused_in_the_same_words(pipelit: Pipelit, writer: Agent) -> None:
     """A person, others' agents, one's own deactivated or operator-made agent: one answer to all.
 
@@ -385,6 +387,7 @@ def test_agents_leave_places_for_agents_that_people_make(
             limited.users.create_agent("four", owner="alice", purpose="the operator's")
 
 
+@pytest.mark.slow
 def test_racing_creators_stay_within_their_quotas(
     pipelit: Pipelit, settings: dict[str, Any], clock: Clock, writer: Agent, editor: Agent
 ) -> None:

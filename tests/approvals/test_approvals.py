@@ -220,6 +220,7 @@ def refused(pipelit: Pipelit, says: str, *names: str, wanted: str = DIGEST) -> N
 # The way of a question
 
 
+@pytest.mark.slow
 def test_a_question_is_asked_decided_and_used_once(
     pipelit: Pipelit, people: People, clock: Clock
 ) -> None:
@@ -1106,6 +1107,7 @@ def test_an_older_key_is_good_until_it_is_taken_out(
             )
 
 
+@pytest.mark.slow
 def test_a_rotation_takes_approvals_along(
     pipelit: Pipelit, people: People, settings: dict[str, Any], clock: Clock
 ) -> None:

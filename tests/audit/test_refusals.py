@@ -414,6 +414,7 @@ def test_valid_keys_cost_no_budget(server: Server) -> None:
     run(ask())
 
 
+@pytest.mark.slow
 def test_many_sources_have_a_budget_together(server: Server) -> None:
     """A flood from a thousand addresses is bounded as well, and valid keys get in beside it."""
     key = issued(server.pipelit)

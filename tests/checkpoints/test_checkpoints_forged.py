@@ -634,6 +634,7 @@ async def alived(graph: Any) -> list[Any]:
     return [*seen, *[each.values async for each in graph.aget_state_history(at("1"))]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saver_name", ["memory", "sqlite", "postgres"])
 def test_every_saver_gives_back_what_inmemorysaver_does(
     request: pytest.FixtureRequest, keyring: Keyring, saver_name: str
@@ -682,6 +683,7 @@ async def test_every_async_saver_gives_back_what_it_does_alone(
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saver_name", ["memory", "sqlite", "postgres"])
 @pytest.mark.parametrize(
     "change", [{"without": "seen"}, {"without": "payload"}, {"as_delta": True}]

@@ -66,6 +66,7 @@ async def opened(request: pytest.FixtureRequest) -> AsyncIterator[AnySaver]:
         yield saver
 
 
+@pytest.mark.slow
 @pytest.mark.all_cases
 @pytest.mark.parametrize(
     ("saver_class", "opened"),

@@ -110,6 +110,7 @@ def saver(request: pytest.FixtureRequest) -> Iterator[Any]:
             yield made
 
 
+@pytest.mark.slow
 def test_a_copy_reads_and_goes_on_like_its_source(saver: Any, keyring: Keyring) -> None:
     """History, changes of channels, metadata, a question and its answer; the source stays there."""
     sealed = SealedSaver(saver, keyring)
@@ -362,6 +363,7 @@ async def test_a_copy_that_fails_leaves_what_others_wrote(
     assert saver.get_tuple(config)
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("source", ["source", "other"])
 async def test_two_copies_at_once_are_not_mixed(
@@ -482,6 +484,7 @@ class DeletesNothing(DeletesSync):
     delete_thread = BaseCheckpointSaver.delete_thread
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("kind", [DeletesAsync, DeletesSync], ids=lambda kind: kind.__name__)
 async def test_a_copy_that_fails_is_deleted_in_the_form_that_there_is(

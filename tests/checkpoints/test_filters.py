@@ -130,6 +130,7 @@ async def asaver(request: pytest.FixtureRequest, keyring: Keyring) -> AsyncItera
         yield made
 
 
+@pytest.mark.slow
 def test_it_lists_what_a_saver_with_everything_in_clear_lists(saver: Any) -> None:
     """Each filter, with each limit, before a checkpoint or not: the same, in the same order."""
     for wanted in FILTERS.values():
@@ -143,6 +144,7 @@ def test_it_lists_what_a_saver_with_everything_in_clear_lists(saver: Any) -> Non
                 assert listed == as_plain(config, wanted, before, limit), (wanted, limit)
 
 
+@pytest.mark.slow
 def test_it_finds_in_all_namespaces_and_threads(saver: Any) -> None:
     """Where ids occur more than once, nothing is left out at the end of a page."""
     for wanted in FILTERS.values():

@@ -281,6 +281,7 @@ def places_of(path: tuple[str, ...], command: Any, sentinel: str) -> list[list[s
     return typed
 
 
+@pytest.mark.slow
 def test_no_error_repeats_what_was_typed_where_a_secret_may_be(
     ready: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def planned(kind: str, who: int, turn: int) -> tuple[str, State]:
     return person, {"run": name, "fails": (who + turn) % 5 == 0, "lie": lie}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.everywhere)])
 async def test_runs_at_once_use_their_own_persons_keys(
     pipelit: Pipelit, service: KeyService, count: int

@@ -65,6 +65,7 @@ def test_the_corpus_is_large() -> None:
     assert len({repr(each) for each in HONEST}) >= 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES[::6])
 def test_an_honest_node_with_a_secret_is_not_refused(every_kind: Pipelit, name: str) -> None:
     """A node gets a credential, and all of the corpus goes through it unchanged."""
@@ -83,6 +84,7 @@ def test_an_honest_node_with_a_secret_is_not_refused(every_kind: Pipelit, name: 
     assert [each.content for each in asked] == LINES
 
 
+@pytest.mark.slow
 def test_an_honest_node_with_all_secrets_is_not_refused(every_kind: Pipelit) -> None:
     """One node has a credential of every kind open at once."""
     found = run(every_kind, dict(zip(NAMES, NAMES, strict=True)), HONEST)

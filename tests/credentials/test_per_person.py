@@ -598,6 +598,7 @@ async def test_a_request_is_sent_with_the_persons_own(people: Pipelit) -> None:
         people.credentials.http_auth("github", fallback="shared")
 
 
+@pytest.mark.slow
 def test_keys_and_forget_see_own_values(
     people: Pipelit, whose: Any, settings: dict[str, Any]
 ) -> None:

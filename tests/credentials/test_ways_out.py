@@ -104,6 +104,7 @@ def caused(text: str) -> Exception:
     return error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "carry",
     [
@@ -346,6 +347,7 @@ def test_an_interrupt_while_an_error_is_handled_leaves_no_trace_of_it(keyed: Pip
     assert graph.invoke(Command(resume="yes"), config)["x"] == "yes"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("little_garbage")
 def test_generators_that_nobody_ended_may_be_collected_at_any_moment(keyed: Pipelit) -> None:
     """The collector closes them wherever it runs, also where the open secrets are listed."""

@@ -123,6 +123,7 @@ def test_both_keys_write_between_add_and_rotate(
     assert "keys rotate" in {each.name: each.fix for each in checks}["newest key"]
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite", "postgres")
 def test_after_rotate_a_replaced_key_writes_nothing(
     pipelit: Pipelit, under: Open, key: str, newer: str

@@ -255,6 +255,7 @@ print([each.exitcode for each in processes])
         assert pipelit.users.create("alice")
 
 
+@pytest.mark.slow
 def test_schemas_of_two_databases_can_be_made_at_once(tmp_path: Path) -> None:
     """Threads that migrate different files don't get into each other's way."""
     databases = [Database(lambda n=n: f"sqlite:///{tmp_path}/{n}.db") for n in range(6)]
@@ -598,6 +599,7 @@ def test_what_comes_back_after_close_is_closed(pipelit: Pipelit, how: str) -> No
     assert counted(database)
 
 
+@pytest.mark.slow
 def test_it_may_be_closed_under_its_users(pipelit: Pipelit, editor: Agent, writer: Agent) -> None:
     """Threads that check go on while another closes, again and again; each check is on record."""
     before, seen = len(pipelit.audit.list(limit=10_000)), list[BaseException]()

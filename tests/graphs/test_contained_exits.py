@@ -205,6 +205,7 @@ def test_the_applications_own_task_factory_goes_on(
 
 
 # LangGraph's own coroutines are left where the loop ended.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
 @pytest.mark.parametrize("kept", [True, False])

@@ -15,6 +15,7 @@ from pipelit_agents.errors import ConfigurationError, CredentialNotFound
 from pipelit_agents.graphs.demo.run import run
 
 
+@pytest.mark.slow
 def test_the_demonstration_keeps_every_promise(capsys: pytest.CaptureFixture[str]) -> None:
     """Three answers are verified, three attacks refused, and the key is in no file."""
     assert run(as_json=True) == 0
@@ -25,6 +26,7 @@ def test_the_demonstration_keeps_every_promise(capsys: pytest.CaptureFixture[str
     assert told["key_found_without_pipelit_agents"] > 0
 
 
+@pytest.mark.slow
 def test_the_users_own_files_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With --input the children analyse these files, as many as there are."""
     mine = tmp_path / "mine.txt"
@@ -35,6 +37,7 @@ def test_the_users_own_files_are_read(tmp_path: Path, capsys: pytest.CaptureFixt
     assert result["output"]["frequent"][0] == "otters"
 
 
+@pytest.mark.slow
 def test_an_empty_file_is_analysed_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file without a word is no reason to fail."""
     empty = tmp_path / "empty.txt"
@@ -99,6 +102,7 @@ class _Chat(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
+@pytest.mark.slow
 def test_a_real_chat_model_gets_its_key_from_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

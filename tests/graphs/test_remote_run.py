@@ -76,6 +76,7 @@ def summary(result: dict[str, Any]) -> tuple[str, Any, bool]:
 # Until the answer is in
 
 
+@pytest.mark.slow
 def test_the_status_is_asked_for_beside_a_join_that_answers_late(
     ask: Ask, engine: Callable[..., Engine]
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_status_that_cant_be_read_delays_nothing(ask: Ask, engine: Callable[..
         assert ask(served)["status"] == "verified"
 
 
+@pytest.mark.slow
 def test_a_join_that_doesnt_wait_is_made_again(ask: Ask, engine: Callable[..., Engine]) -> None:
     """Without Redis another process of Aegra answers at once that the run isn't complete."""
     early = {"__error__": {"error": "IncompleteRun", "message": "Wait ended before run"}}
@@ -119,6 +121,7 @@ def test_a_join_that_doesnt_wait_is_made_again(ask: Ask, engine: Callable[..., E
 # A run that is lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", LOST.values(), ids=LOST)
 def test_a_run_that_came_again_or_was_lost_is_unreachable(
     ask: Ask, engine: Callable[..., Engine], error: dict[str, str]
@@ -130,6 +133,7 @@ def test_a_run_that_came_again_or_was_lost_is_unreachable(
     assert "you can send the task again" in result["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", [{}, None], ids=["empty", "none"])
 def test_a_run_that_its_engine_stopped_is_unreachable(
     ask: Ask, engine: Callable[..., Engine], output: Any
@@ -140,6 +144,7 @@ def test_a_run_that_its_engine_stopped_is_unreachable(
         assert ask(served, patience=0.1)["status"] == "unreachable"
 
 
+@pytest.mark.slow
 def test_a_lost_run_is_on_record_as_such(
     lead: Agent, ask: Ask, engine: Callable[..., Engine]
 ) -> None:
@@ -180,6 +185,7 @@ def test_an_interrupt_of_the_childs_is_no_lost_run(ask: Ask, engine: Callable[..
         assert summary(ask(served)) == ("refused", None, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", LOST.values(), ids=LOST)
 def test_a_server_that_says_lost_gets_nothing_for_it(
     ask: Ask, engine: Callable[..., Engine], error: dict[str, str]
@@ -191,6 +197,7 @@ def test_a_server_that_says_lost_gets_nothing_for_it(
     assert served.calls.count("POST runs") == 1
 
 
+@pytest.mark.slow
 def test_a_single_server_that_was_restarted_has_lost_the_run(
     ask: Ask, engine: Callable[..., Engine]
 ) -> None:
@@ -269,6 +276,7 @@ async def test_no_thread_is_left_behind_by_a_run_that_isnt_awaited(
     assert "POST cancel" in ended[:-1]
 
 
+@pytest.mark.slow
 def test_a_start_that_isnt_awaited_leaves_no_run_and_no_thread(
     ask: Ask, engine: Callable[..., Engine]
 ) -> None:
@@ -319,6 +327,7 @@ def test_a_thread_that_is_gone_already_is_no_news(
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_a_deletion_that_hangs_hides_no_answer(
     ask: Ask,
     engine: Callable[..., Engine],
@@ -339,6 +348,7 @@ def test_a_deletion_that_hangs_hides_no_answer(
         never.set()
 
 
+@pytest.mark.slow
 async def test_a_deletion_that_takes_long_goes_on_behind_the_result(
     lead: Agent, engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ async def test_another_name_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
             await said(url.replace("localhost", "127.0.0.1"))
 
 
+@pytest.mark.slow
 async def test_many_event_loops_use_it_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

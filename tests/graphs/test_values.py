@@ -233,6 +233,7 @@ _VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(_VALUES)
 def test_whatever_is_carried_arrives_as_itself(value: Any) -> None:
     """Any of them, in any of them."""

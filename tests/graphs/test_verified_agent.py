@@ -801,6 +801,7 @@ async def test_a_call_that_is_left_out_lends_its_answer_to_nobody(team: Team, mo
     assert worked == ["list", "pay", "note"]
 
 
+@pytest.mark.slow
 def test_two_agents_that_only_their_order_tells_apart_are_refused(team: Team) -> None:
     """One function that asks two agents of one name the same needs a name for each."""
 
@@ -836,6 +837,7 @@ def test_two_agents_that_only_their_order_tells_apart_are_refused(team: Team) ->
     assert texts(ask("one", "two")) == ["first", "second"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_an_answer_is_to_the_question_that_was_shown(team: Team, mode: str) -> None:
     """Of two calls that wait in one function, a plain answer reaches the one that was shown."""
@@ -997,6 +999,7 @@ def test_the_context_of_a_run_reaches_the_child(team: Team, place: str) -> None:
     assert texts(state)[-1] == "for alice"
 
 
+@pytest.mark.slow
 def test_a_copy_is_the_same_agent(team: Team) -> None:
     """LangGraph Server, which copies a graph by its attributes, serves it."""
     agent = team.agent(history="last", name="agent_researcher")
@@ -1021,6 +1024,7 @@ async def test_it_is_drawn(team: Team) -> None:
     assert "spawn" in verified_agent(team.lead, child).get_graph(xray=1).nodes
 
 
+@pytest.mark.slow
 def test_metadata_survives_and_is_not_sent_to_a_provider(team: Team) -> None:
     """Checkpoints, JSON and a conversion from dicts keep it; a provider doesn't receive it."""
     graph = as_nodes(team.agent())

@@ -282,6 +282,7 @@ def test_one_by_one_ends_where_nothing_can_be_served() -> None:
     assert len({id(each) for each in found}) == 500
 
 
+@pytest.mark.slow
 def test_more_names_than_a_statement_takes(pipelit: Pipelit, writer: Agent, editor: Agent) -> None:
     """Thousands of names at once are looked up in parts; the honest ones among them verify."""
     if database_of(pipelit).engine.dialect.name == "sqlite":

@@ -365,6 +365,7 @@ def refused(
         assert connection.scalar(text("SELECT count(*) FROM pipelit_ledger")) == 0
 
 
+@pytest.mark.slow
 def test_a_right_proof_is_accepted_once(
     pipelit: Pipelit, editor: Agent, asked: Challenge, proof: Proof
 ) -> None:
@@ -496,6 +497,7 @@ def test_request_and_result_are_not_interchangeable(
     assert editor.verify_request(right, challenge=last, request=b"request", depth=2)
 
 
+@pytest.mark.slow
 def test_of_32_threads_with_one_challenge_one_wins(writer: Agent, editor: Agent) -> None:
     """A challenge is used by exactly one check, in every round."""
     for _ in range(5):

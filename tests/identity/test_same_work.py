@@ -163,6 +163,7 @@ def flood(clock: Clock, ask: Callable[[], Any], name: str, times: int) -> list[A
     return heard
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite", "redis")
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_long_flood_hears_the_same_about_whatever_name(
@@ -177,6 +178,7 @@ def test_a_long_flood_hears_the_same_about_whatever_name(
         assert flood(clock, lambda n=name: ask(pipelit, n), name, 45) == unknown, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES)
 def test_each_answer_costs_the_same_about_whatever_name(
     pipelit: Pipelit, accounts: dict[str, list[str]], clock: Clock, route: str
@@ -202,6 +204,7 @@ def test_each_answer_costs_the_same_about_whatever_name(
         assert costs(name) == unknown, name
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite")
 def test_what_one_route_counts_tells_another_nothing(
     pipelit: Pipelit, accounts: dict[str, list[str]]

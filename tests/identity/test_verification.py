@@ -129,6 +129,7 @@ async def test_the_async_twins_do_the_same(writer: Agent, editor: Agent, kind: K
         await editor.averify_peer("agent_writer", code, kind=kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_32_threads_with_one_code_one_wins(
     clock: Clock, writer: Agent, editor: Agent, kind: Kind
@@ -141,6 +142,7 @@ def test_of_32_threads_with_one_code_one_wins(
         clock.advance(90)
 
 
+@pytest.mark.slow
 def test_of_many_verifiers_with_one_plain_code_one_wins(
     pipelit: Pipelit, clock: Clock, writer: Agent
 ) -> None:

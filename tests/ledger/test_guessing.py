@@ -205,6 +205,7 @@ def judge(guessers: Guessers, policy: VerificationPolicy, *, people: bool) -> No
     assert guessers.longest_wait <= 30 * DAY
 
 
+@pytest.mark.slow
 def test_a_year_of_guessing_at_a_person(pipelit: Pipelit, app: pyotp.TOTP, clock: Clock) -> None:
     """Her own lane and that of strangers: 32 guesses each, and afterwards she is let in."""
     guessers = at_alice(pipelit, app, clock)
@@ -215,6 +216,7 @@ def test_a_year_of_guessing_at_a_person(pipelit: Pipelit, app: pyotp.TOTP, clock
     assert all(most - 3 <= count <= most for count in guessers.evaluated.values())
 
 
+@pytest.mark.slow
 def test_a_year_of_guessing_at_an_agent(pipelit: Pipelit, clock: Clock) -> None:
     """Own lanes, strangers and a crowd of verifiers of audience codes."""
     guessers = at_the_peer(pipelit, clock)
@@ -225,6 +227,7 @@ def test_a_year_of_guessing_at_an_agent(pipelit: Pipelit, clock: Clock) -> None:
     assert all(most - 3 <= count <= most for count in guessers.evaluated.values())
 
 
+@pytest.mark.slow
 def test_a_year_of_guessing_between_her_own_right_codes(
     pipelit: Pipelit, app: pyotp.TOTP, clock: Clock
 ) -> None:
@@ -248,6 +251,7 @@ def test_a_year_of_guessing_between_her_own_right_codes(
         assert forgiven * 0.75 < guessers.evaluated[lane] <= forgiven + 32
 
 
+@pytest.mark.slow
 def test_a_year_of_guessing_between_an_agents_right_codes(pipelit: Pipelit, clock: Clock) -> None:
     """Four verifiers are shown right codes all day, of both kinds."""
     guessers, peer = at_the_peer(pipelit, clock), pipelit.agent("agent_peer")
@@ -272,6 +276,7 @@ def test_a_year_of_guessing_between_an_agents_right_codes(pipelit: Pipelit, cloc
         assert guessers.evaluated[f"audience {number}"] > 35
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite", "redis")
 def test_a_year_of_guessing_by_ever_new_accounts(pipelit: Pipelit, clock: Clock) -> None:
     """New agents share the lane of strangers, and bring one lane each for audience codes."""
@@ -339,6 +344,7 @@ def test_a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_a
     assert pipelit.mfa.verify("alice", codes[0].get_secret_value()).kind == "recovery"
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite")
 def test_a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_again(
     pipelit: Pipelit, clock: Clock, monkeypatch: pytest.MonkeyPatch
@@ -371,6 +377,7 @@ def test_a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_a
         assert guessers.evaluated[lane] > pipelit.policy.forgiven_in_a_year("plain") * 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite")
 def test_a_year_of_guessing_at_first_codes(pipelit: Pipelit, clock: Clock) -> None:
     """She is enrolled again and again, and somebody types first codes; then she turns it on."""

@@ -297,6 +297,7 @@ def test_who_was_shown_a_right_plain_code_has_a_lane_of_its_own(
     verify(stranger, writer)
 
 
+@pytest.mark.slow
 def test_strangers_never_close_the_lane_of_the_peers_family(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -462,6 +463,7 @@ def test_a_guess_in_an_overlap_costs_two_and_a_used_up_lane_has_none(
     assert owed() == pytest.approx(2 * rules.cost(lanes))
 
 
+@pytest.mark.slow
 def test_codes_that_came_late_are_no_guesses(
     pipelit: Pipelit, clock: Clock, writer: Agent, editor: Agent
 ) -> None:
@@ -576,6 +578,7 @@ def test_an_account_that_is_not_there_is_limited_and_locked_the_same(
     assert {kind for kind, _, _ in ghost} == {CodeRejected, RateLimited, PeerLocked}
 
 
+@pytest.mark.slow
 def test_nobody_is_born_locked(pipelit: Pipelit, clock: Clock, editor: Agent) -> None:
     """Guesses about a name before it was given don't lock the agent that gets it."""
     hammer(pipelit, clock, "agent_unborn")
@@ -748,6 +751,7 @@ def test_limits_outlive_the_process(
 # Epochs
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite", "postgres")
 @pytest.mark.parametrize("window", [0, 1, 2])
 def test_after_a_restart_what_may_have_been_spent_is_refused(

@@ -39,6 +39,7 @@ def resumed_by_a_stranger(pipelit: Pipelit, times: int, clock: Clock) -> Any:
     return graph, config
 
 
+@pytest.mark.slow
 def test_alice_says_yes_after_150_resumes_by_a_stranger(
     pipelit: Pipelit, apps: Apps, clock: Clock
 ) -> None:
@@ -85,6 +86,7 @@ def test_twenty_agents_that_try_audience_codes_about_a_person_stop_nobody(
     assert twenty[0].verify_peer("alice", code, kind="plain").peer == "alice"
 
 
+@pytest.mark.slow
 def test_plain_codes_of_an_agent_about_her_close_the_strangers_lane_only(
     pipelit: Pipelit, apps: Apps, clock: Clock
 ) -> None:

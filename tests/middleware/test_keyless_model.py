@@ -192,6 +192,7 @@ CONSUMERS: dict[str, tuple[Callable[[CredentialMiddleware], tuple[Any, Any]], in
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:create_react_agent")
 @pytest.mark.parametrize("consumer", CONSUMERS)
 async def test_what_calls_a_model_by_itself_gets_the_key(
@@ -489,6 +490,7 @@ def test_what_a_provider_says_to_a_refused_key_reaches_no_callback(
     assert count(repr(ends.seen), *(str(each.model_dump()) for each in collected.traced_runs)) == 0
 
 
+@pytest.mark.slow
 async def test_what_a_provider_says_reaches_no_callback_asynchronously(
     stored: Pipelit, chat: ChatServer
 ) -> None:
@@ -586,6 +588,7 @@ def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[Posted]:
     langsmith_utils.get_env_var.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refused", [False, True], ids=["echoed", "refused"])
 @pytest.mark.parametrize("call", ALONE)
 def test_tracers_of_the_process_get_no_key(
@@ -642,6 +645,7 @@ def test_tokens_of_a_run_that_langchain_began_are_searched(
     assert CANARY[:12] not in tokens.said
 
 
+@pytest.mark.slow
 async def test_a_model_that_echoes_its_key_asynchronously_is_refused(
     stored: Pipelit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -733,6 +737,7 @@ def test_structured_output_is_chosen_as_for_the_real_model(
     assert ("response_format" in chat.requests[0]) is model.endswith("5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["fab", "afb", "abf", "fba", "bfa", "baf", "f"])
 async def test_fallbacks_work_in_any_order_without_a_warning(
     stored: Pipelit, chat: ChatServer, order: str

@@ -274,6 +274,7 @@ for each in (leaking, failing, aleaking, showing):
     each.name = "search"
 
 
+@pytest.mark.slow
 async def test_a_tool_that_returns_or_raises_its_key(stored: Pipelit) -> None:
     """What a tool returns is refused; what it raises keeps its type and loses the key."""
     with pytest.raises(SecretLeakError):
@@ -405,6 +406,7 @@ def test_retries_open_it_anew_and_fallbacks_have_their_own(
     assert chat.requests[0]["model"] == "other"
 
 
+@pytest.mark.slow
 def test_faulty_set_ups_say_what_to_mend(stored: Pipelit, chat: ChatServer) -> None:
     """Missing, clashing and ambiguous settings are named."""
     with pytest.raises(TypeError, match="needs a credential"):
@@ -472,6 +474,7 @@ def _fail(key: str) -> None:
     raise ConnectionError(f"401: {key}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("handled", [False, True])
 async def test_a_tools_doors_are_guarded(stored: Pipelit, door: str, handled: bool) -> None:
@@ -548,6 +551,7 @@ def test_a_credential_that_no_model_gets_is_warned_of(stored: Pipelit) -> None:
         agent.invoke({"messages": [("user", "hi")]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "value", "missing"),
     [
@@ -569,6 +573,7 @@ async def test_a_key_that_a_model_ignores_is_said(
         await agent.ainvoke(asked("hi"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "taken"), [("api_key", True), ("openai_api_key", True), ("organisation", False)]
 )

@@ -106,6 +106,7 @@ async def test_an_agent_asks_another(
     assert f'- {NAME}: "looks things up". Takes a message.' in offered.description
 
 
+@pytest.mark.slow
 def test_deepagents_keeps_its_own_task_tool(lead: Agent, child: VerifiedChild) -> None:
     """A deep agent has its own sub-agents beside the verified ones."""
     own = {

@@ -724,6 +724,7 @@ def test_a_link_in_the_place_of_a_file_isnt_followed(
     assert target.read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_no_secret_is_printed_or_logged(
     file: Path,
     tmp_path: Path,

@@ -117,6 +117,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_new_key_goes_where_the_old_one_is_used(tmp_path: Path) -> None:
     """The key of an agent that an agent created is a credential; others are with their users."""
     made = Deployment(tmp_path)
@@ -642,6 +643,7 @@ def test_a_clean_deployment_has_no_finding(clean: Deployment) -> None:
     assert clean.check() == {}
 
 
+@pytest.mark.slow
 def test_an_example_that_was_deleted_is_no_finding(clean: Deployment) -> None:
     """Names don't tell: an env file of an earlier commit is looked into."""
     deleted("old.env.sample", "FIELD_ENCRYPTION_KEY=\nDB_PASSWORD=your-password\n")(clean)
@@ -659,6 +661,7 @@ def in_rounds() -> list[list[tuple[Callable[[Deployment], None], str, str, str]]
     return rounds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", in_rounds())
 def test_each_trouble_is_found_with_its_fix(
     clean: Deployment, together: list[tuple[Callable[[Deployment], None], str, str, str]]
@@ -710,6 +713,7 @@ def test_an_auth_of_ours_is_told_from_others(tmp_path: Path, source: str, ours: 
         assert (not auth_problems(tmp_path, auth, {"disable_meta": True})) == ours
 
 
+@pytest.mark.slow
 def test_no_repository_and_no_git_program(
     clean: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -720,6 +724,7 @@ def test_no_repository_and_no_git_program(
     assert "git" not in clean.check()
 
 
+@pytest.mark.slow
 def test_git_runs_no_program_of_the_repositorys_own(clean: Deployment) -> None:
     """A repository's configuration may name programs; looking at it starts none of them."""
     seen = clean.folder / "seen"
@@ -758,6 +763,7 @@ def test_git_fetches_nothing_that_a_copy_lacks(clean: Deployment) -> None:
     assert not seen.exists()
 
 
+@pytest.mark.slow
 def test_a_group_of_ones_own_is_nobody_else(
     clean: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

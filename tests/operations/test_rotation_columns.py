@@ -85,6 +85,7 @@ def opened(pipelit: Pipelit, table: Table, ring: Keyring) -> list[str]:
         return [each.unseal(ring) for each in found]
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite", "postgres")
 def test_an_applications_columns_are_counted_and_rotated(
     rotating: Pipelit, old: Keyring, newer: str
@@ -101,6 +102,7 @@ def test_an_applications_columns_are_counted_and_rotated(
     assert rotating.keys.rotate(models=[metadata]).resealed == 0
 
 
+@pytest.mark.slow
 def test_a_declarative_base_is_named_too(rotating: Pipelit, old: Keyring, newer: str) -> None:
     """models=[Base]: stored objects can be decrypted with the newer key alone."""
 
@@ -125,6 +127,7 @@ def test_a_declarative_base_is_named_too(rotating: Pipelit, old: Keyring, newer:
         assert session.scalars(select(Account.token)).one().unseal(Keyring(newer)) == "t-123456"
 
 
+@pytest.mark.slow
 def test_another_database_is_named_by_its_engine(
     rotating: Pipelit, old: Keyring, newer: str, tmp_path: Path
 ) -> None:
@@ -165,6 +168,7 @@ def test_models_that_this_process_knows_and_nobody_named_are_said(
     assert others.tables
 
 
+@pytest.mark.slow
 @pytest.mark.backends("sqlite", "postgres")
 def test_a_column_that_no_model_has_any_more_is_counted(rotating: Pipelit, old: Keyring) -> None:
     """In text, in a long varchar, within JSON, in a table that begins like ours."""
@@ -273,6 +277,7 @@ def put(pipelit: Pipelit, *statements: str, token: Any) -> None:
             connection.execute(text(each), {"v": token} if ":v" in each else {})
 
 
+@pytest.mark.slow
 def test_a_forgotten_column_of_a_named_table_is_counted(
     rotating: Pipelit, old: Keyring, tmp_path: Path
 ) -> None:
@@ -441,6 +446,7 @@ def test_a_token_with_anything_around_it_is_found(around: str, number: int, plai
         assert (found, whole) == ([old.origins[0]] * number, True)
 
 
+@pytest.mark.slow
 def test_a_value_of_many_beginnings_takes_no_hours(rotating: Pipelit, old: Keyring) -> None:
     """Nobody can make the count endless by storing text: the column is named instead."""
     rotating.keys.rotate()
@@ -566,6 +572,7 @@ class Customer(Base):
 """
 
 
+@pytest.mark.slow
 def test_the_command_counts_and_rotates_an_applications_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: Keyring, newer: str, key: str
 ) -> None:
@@ -611,6 +618,7 @@ def test_the_command_counts_and_rotates_an_applications_models(
         assert (failed.exit_code, says in failed.stderr) == (1, True), failed.stderr
 
 
+@pytest.mark.slow
 def test_a_rotation_searches_for_values_under_every_derived_key() -> None:
     """A label for which the package derives keys, and a rotation doesn't search, hides values.
 

@@ -33,7 +33,7 @@ NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\Z")
 LISTED = re.compile(r"`([\w/.]+\.py)`: ((?:`[\w.]+`(?:, )?)+)")
 BESIDE_A_NAME = re.compile(r"`([\w.]+)`(?: \(| in )`([\w/.]+\.py)`")
 # Words of a page that are typed, written or read, and defined nowhere.
-TYPED = {"alice", "aname", "dist", "FLOORS", "main", "process", "typer.Typer", "vX.Y.Z"}
+TYPED = {"alice", "aname", "dist", "FLOORS", "main", "process", "slow", "typer.Typer", "vX.Y.Z"}
 
 
 def section(page: str, title: str) -> str:
@@ -182,6 +182,7 @@ def test_every_building_is_described_in_two_sentences() -> None:
         assert len(re.findall(r"[.:](?: |\Z)", purpose)) >= 2, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_names_only_what_is_there(page: Path) -> None:
     """A file, a command or a name that was moved or renamed fails here."""

@@ -173,6 +173,7 @@ def _structlog(shown: io.StringIO) -> logging.Handler:
     return handler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", FAILURES)
 @pytest.mark.parametrize("make", [_rich, _with_locals, _structlog])
 def test_handlers_that_show_variables_show_no_key(

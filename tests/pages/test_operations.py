@@ -155,6 +155,7 @@ def test_a_dump_of_postgres_is_restored(postgres_url: str, tmp_path: Path) -> No
         assert pipelit.audit.verify().problems == ()
 
 
+@pytest.mark.slow
 def test_what_is_left_when_the_key_is_lost(ready: Run, folder: Path) -> None:
     """Accounts, API keys and names are there; secrets aren't, and the check says so."""
     ready("credentials", "put", "x", "--kind", "llm", "--created-by", "alice", stdin="s3cret-12345")
@@ -313,6 +314,7 @@ def test_a_second_factor_is_reset_by_an_operator(ready: Run) -> None:
     assert "in a folder that exists" in ready("mfa", "enroll", "alice", "--png", "no/x.png").stderr
 
 
+@pytest.mark.slow
 def test_at_a_terminal_the_first_code_is_asked_for_until_it_is_right(
     ready: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

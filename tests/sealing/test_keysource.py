@@ -311,6 +311,7 @@ def test_an_async_function_is_refused_in_words(settings: dict[str, Any], ask: An
         Pipelit(**settings | {"encryption_keys": ask})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_a_function_that_returns_a_coroutine_is_refused_too() -> None:
     """Its coroutine is closed, so Python doesn't warn that it was never awaited."""

@@ -433,6 +433,7 @@ def test_one_prompt_can_not_use_up_the_owners_quota(pipelit: Pipelit, writer: Ag
     assert tool.invoke({"purpose": "helps"}).startswith("Created")
 
 
+@pytest.mark.slow
 def test_a_model_that_goes_on_asking_has_to_wait(
     pipelit: Pipelit, writer: Agent, editor: Agent, clock: Clock
 ) -> None:

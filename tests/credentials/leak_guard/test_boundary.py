@@ -274,6 +274,7 @@ def test_a_node_that_keeps_its_key_to_itself_is_not_disturbed(keyed: Pipelit) ->
     assert node({}) is made
 
 
+@pytest.mark.slow
 def test_no_depth_hides_a_secret() -> None:
     """Nested deeper than Python can follow by calls, a secret is refused all the same."""
     value: Any = KEY
@@ -327,6 +328,7 @@ def test_a_secret_is_found_wherever_it_hides(
         refuse_leak([before, value], {secret: "service"})
 
 
+@pytest.mark.slow
 @given(secrets, st.recursive(st.text(max_size=20) | st.binary(max_size=20) | st.none(), st.lists))
 def test_a_state_without_it_is_never_refused(secret: str, value: Any) -> None:
     """What doesn't hold the secret, in any form, passes."""

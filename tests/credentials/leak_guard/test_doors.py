@@ -68,6 +68,7 @@ def graph_of(node: Any, **options: Any) -> Any:
 # What is honest goes through
 
 
+@pytest.mark.slow
 async def test_an_honest_node_runs_as_without_the_guard(keyed: Pipelit) -> None:
     """Streams, store, subgraph, tasks, tools and models inside a node give what they give bare."""
 
@@ -172,6 +173,7 @@ def test_a_model_is_not_made_to_stream(keyed: Pipelit) -> None:
     assert asked == []
 
 
+@pytest.mark.slow
 def test_a_subgraph_in_a_node_can_be_interrupted_and_resumed(keyed: Pipelit) -> None:
     """An honest interrupt passes, and the resume finds the subgraph where it was."""
     inner = graph_of(lambda state: {"x": interrupt("how many?")})
@@ -252,6 +254,7 @@ def test_an_inner_scope_guards_for_the_outer_one_too(keyed: Pipelit) -> None:
     assert caught.value.credential == "service"
 
 
+@pytest.mark.slow
 def test_a_tool_with_its_runtime_is_guarded(keyed: Pipelit) -> None:
     """ToolRuntime's writer, store and configuration are guarded as a node's are."""
     ways = {
@@ -426,6 +429,7 @@ def test_an_error_that_is_tried_again_loses_the_key(keyed: Pipelit) -> None:
     assert KEY not in events[0]
 
 
+@pytest.mark.slow
 async def test_async_tasks_are_guarded(keyed: Pipelit) -> None:
     """What an async task is given, returns or raises is treated as a node's own."""
 
@@ -615,6 +619,7 @@ def test_a_reveal_without_the_guard_says_so(keyed: Pipelit) -> None:
     assert caught[0].filename == __file__
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pipelit_agents.errors.UnguardedRevealWarning")
 def test_inside_the_block_a_bare_reveal_is_guarded_all_the_same(keyed: Pipelit) -> None:
     """Streams and exceptions within the ``with`` block are searched also without ``guard``."""
@@ -678,6 +683,7 @@ async def test_a_cancelled_node_closes_its_doors(keyed: Pipelit) -> None:
         kept[0].get_secret_value()
 
 
+@pytest.mark.slow
 def test_threads_with_scopes_do_not_disturb_each_other(keyed: Pipelit) -> None:
     """Eight threads open and close scopes at once; each sees its own secret to the end."""
 

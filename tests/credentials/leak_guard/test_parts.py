@@ -48,6 +48,7 @@ def refused(secret: str, value: Any) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_the_secrets_in_a_document_are_found(kind: str) -> None:
     """Each form of a credential: its passwords and keys are refused and masked, the rest isn't."""
@@ -133,6 +134,7 @@ def _written(key: Any, encoding: forms.Encoding, kind: forms.PrivateFormat) -> b
     return bytes(key.private_bytes(encoding, kind, PLAIN))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_private_key_is_found_in_every_format(kind: str, wrapped: bool) -> None:
@@ -203,6 +205,7 @@ def test_names_are_read_as_words(level: Level, names: str) -> None:
     assert {name: level_of(name) for name in names.split()} == dict.fromkeys(names.split(), level)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auth", "auth_method", "key", "token", "credentials", "provider"])
 @pytest.mark.parametrize(
     "value",
@@ -313,6 +316,7 @@ def test_a_document_in_a_document_in_a_document(pipelit: Pipelit) -> None:
     assert refused(secret, "s3cr3t-value-1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "document",
     [
@@ -335,6 +339,7 @@ def test_no_document_takes_long(document: str) -> None:
     assert Patterns({document: "service"}).in_text(f"x {document} y")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_whatever_is_masked_is_searched_for(kind: str) -> None:
     """The search looks for less than there are forms, and finds each of them."""

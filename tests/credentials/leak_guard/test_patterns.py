@@ -72,6 +72,7 @@ class Model(BaseModel):
     password: str
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("secret", "use"),
     [
@@ -150,6 +151,7 @@ def test_a_short_secret_is_not_looked_for() -> None:
     refuse_leak({"x": "hunter2"}, {"hunter2": "service"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("character", [*map(chr, range(0x21, 0x7F)), "é", "ß", "“", "字"])
 def test_only_what_nothing_rewrites_is_left_as_it_is(character: str) -> None:
     """A character is looked for as written only where no library of ours writes it otherwise."""
@@ -204,6 +206,7 @@ def test_base64_of_a_document_is_refused_only_for_its_secrets(name: str) -> None
             refuse_leak({"x": lines}, {secret: "service"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(57))
 def test_a_line_break_hides_no_secret(place: int) -> None:
     """A long secret is found wherever it begins in a line, a short one where its document does."""

@@ -185,6 +185,7 @@ def test_what_can_not_be_mended_is_replaced(keyed: Pipelit) -> None:
     assert KEY not in shown(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", [requests, httpx])
 def test_errors_of_http_clients_come_out_and_are_retried(
     keyed: Pipelit, unavailable: str, tmp_path: Path, client: Any
@@ -448,6 +449,7 @@ def test_a_cause_that_is_replaced_late_is_replaced_everywhere() -> None:
                 waiting += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
 
 
+@pytest.mark.slow
 def test_a_chain_may_be_longer_than_python_calls_deep() -> None:
     """Five thousand causes are masked, and stay what they are."""
     first = error = ValueError(KEY)
@@ -649,6 +651,7 @@ def test_large_local_variables_are_not_read(keyed: Pipelit) -> None:
     assert isinstance(raised(keyed, fail), LookupError)
 
 
+@pytest.mark.slow
 async def test_the_event_loop_is_left_alone() -> None:
     """An asynchronous request's error refers to the loop, from which all that runs is in reach."""
     loop = asyncio.get_running_loop()

@@ -342,6 +342,7 @@ def asking(pipelit: Pipelit, chunks: Callable[[str], list[Any]], consume: Any) -
     return graph_of(node if sync else anode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 async def test_no_consumer_gets_a_key_in_pieces(keyed: Pipelit, form: Any) -> None:
     """Whatever the pieces are and whoever takes them, at most the first characters are seen."""
@@ -828,6 +829,7 @@ def events_of(graph: Any, text: str, guess: str) -> list[Any]:
     return seen
 
 
+@pytest.mark.slow
 def test_the_order_of_events_does_not_tell_whether_a_guess_is_right(keyed: Pipelit) -> None:
     """Of each length, a right beginning of the key comes when a wrong one does."""
     graph = echoing(keyed)
@@ -922,6 +924,7 @@ class Guard:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 11, 40])
 @pytest.mark.parametrize(
     "secret", [KEY, "aaaaaaaaaab", "abababababac", "aXbXaXbXaXbXc", KEY * 20, "x" * 300 + "\n.*y"]
@@ -966,6 +969,7 @@ READINGS: dict[str, Callable[[str, str, int], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3, 4, 18])
 @pytest.mark.parametrize("form", READINGS)
 def test_a_key_is_found_however_the_pieces_are_put_together(form: str, size: int) -> None:
@@ -994,6 +998,7 @@ def test_a_key_is_found_however_the_pieces_are_put_together(form: str, size: int
         assert len(shown) < len(before) + guard.patterns.beginnings[KEY]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["It is sk-something else. " * 3, "aaaaaaaaaaaaaa", KEY[::-1]])
 @pytest.mark.parametrize("form", READINGS)
 def test_what_is_no_key_is_not_delayed_in_any_form(form: str, text: str) -> None:

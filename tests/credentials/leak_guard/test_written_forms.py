@@ -423,6 +423,7 @@ class _Halves:
         return "".join(self.parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows_first", [True, False])
 @pytest.mark.parametrize("number", [5, 100])
 def test_slow_values_use_up_only_the_time_of_their_type(
@@ -442,6 +443,7 @@ def test_slow_values_use_up_only_the_time_of_their_type(
     assert time.monotonic() - began < 1.5
 
 
+@pytest.mark.slow
 def test_what_nobody_had_time_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the time of a search is over, a value whose code was not run is unknown."""
     monkeypatch.setattr(own_forms, "VALUE_TIMEOUT", 0.3)
@@ -545,6 +547,7 @@ ANNOTATED: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [1, 500])
 @pytest.mark.parametrize("form", ANNOTATED)
 def test_what_an_annotation_serializes_is_searched(form: str, many: int) -> None:
@@ -691,6 +694,7 @@ def test_the_program_is_no_data() -> None:
     refuse_leak({"x": [_program, Program, Client.search, re, print]}, {KEY: "service"})
 
 
+@pytest.mark.slow
 def test_a_type_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its values are searched by what they keep and otherwise say, and refused as before."""
     monkeypatch.setattr(own_forms, "VALUE_TIMEOUT", 0.2)

@@ -336,6 +336,7 @@ def test_another_name_is_refused_in_the_loop(pipelit: Pipelit, lead: Agent, name
     assert "use the full username that it returns" in content
 
 
+@pytest.mark.slow
 async def test_an_interrupt_of_a_created_agent_is_resumed(lead: Agent) -> None:
     """A person answers its question, and the answer is verified; sync and async."""
     agent = loop(lead, "pay?", InMemorySaver())

@@ -117,6 +117,7 @@ async def test_a_cancellation_that_the_function_raises_cancels_nothing(lead: Age
 # A function that hangs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "where"), [("sync", "function"), ("async", "build"), ("async", "async function")]
 )
@@ -145,6 +146,7 @@ def test_a_function_that_hangs_has_its_task_refused(
     assert reasons == ["child not found in time"]
 
 
+@pytest.mark.slow
 async def test_a_function_that_hangs_holds_no_thread_of_the_loop(
     lead: Agent, found: Registry, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:

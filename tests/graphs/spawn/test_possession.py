@@ -55,6 +55,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> float:
 WITHIN = [{"timeout": 0.3}, {}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", WITHIN, ids=["timeout", "none"])
 def test_a_child_that_hangs_is_given_up(
     pipelit: Pipelit, lead: Agent, hanging: Hanging, short: float, options: dict[str, Any]
@@ -68,6 +69,7 @@ def test_a_child_that_hangs_is_given_up(
     assert row.reason in ("no possession in time", "no answer in time")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", WITHIN, ids=["timeout", "none"])
 async def test_it_holds_no_thread_of_anybodys(
     pipelit: Pipelit, lead: Agent, hanging: Hanging, short: float, options: dict[str, Any]
@@ -84,6 +86,7 @@ async def test_it_holds_no_thread_of_anybodys(
     assert len(pipelit.audit.list(action="verify.proof")) == 40
 
 
+@pytest.mark.slow
 async def test_its_siblings_are_verified(
     pipelit: Pipelit, lead: Agent, hanging: Hanging, short: float
 ) -> None:
@@ -96,6 +99,7 @@ async def test_its_siblings_are_verified(
     assert [each["status"] for each in results] == ["timeout", "verified"] * 5
 
 
+@pytest.mark.slow
 async def test_a_slow_child_is_waited_for(lead: Agent, hanging: Hanging) -> None:
     """Longer than all tasks wait for it; those ask once more, together."""
     graph = parent_of(lead, {NAME: hanging}, on_failure="collect")

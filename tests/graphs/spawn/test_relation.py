@@ -197,6 +197,7 @@ def test_a_relation_has_one_form(world: World, relation: Any) -> None:
     assert challenge.spend()
 
 
+@pytest.mark.slow
 def test_a_request_for_one_relation_is_none_for_another(world: World) -> None:
     """The relation is part of the bytes under the MAC, by either call."""
     lead, named = world.acme.agent("agent_lead"), world.relations["acme"]

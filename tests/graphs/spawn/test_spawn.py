@@ -643,6 +643,7 @@ def test_a_child_that_is_served_has_to_say_for_whom(lead: Agent, researcher: Age
 # Time, depth and number
 
 
+@pytest.mark.slow
 def test_a_child_that_overstays_is_told_so(lead: Agent, researcher: Agent) -> None:
     """Past its time a child is given up, its sibling is verified, and it stops at its next step."""
     release, later = threading.Event(), threading.Event()
@@ -675,6 +676,7 @@ def test_a_child_that_overstays_is_told_so(lead: Agent, researcher: Agent) -> No
     assert not later.is_set()
 
 
+@pytest.mark.slow
 async def test_a_child_that_overstays_is_cancelled(lead: Agent, researcher: Agent) -> None:
     """On the event loop the child is cancelled."""
     cancelled = asyncio.Event()
@@ -1313,6 +1315,7 @@ def test_context_and_configuration_reach_a_child(lead: Agent, researcher: Agent)
     assert "pipelit" not in repr(graph.get_state(config).metadata)
 
 
+@pytest.mark.slow
 def test_a_retried_node_spawns_anew(lead: Agent, researcher: Agent) -> None:
     """Without a checkpointer a retry runs all children again, with challenges of their own."""
     from langgraph.types import RetryPolicy
@@ -1517,6 +1520,7 @@ async def test_a_child_with_a_thread_of_its_own_keeps_the_callers_configuration(
     assert seen == [("t1", 33)]
 
 
+@pytest.mark.slow
 async def test_a_child_that_never_shows_anything_holds_up_only_itself(
     lead: Agent, researcher: Agent, writer: Agent
 ) -> None:

@@ -214,6 +214,7 @@ def test_what_is_skipped_on_resume_lends_its_answer_to_nobody(
     assert sorted(team.done) == ["agent_a list", "agent_b pay 900?", "agent_c note"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
 async def test_on_the_event_loop_too(team: Team, asaver: Any, sealed: bool) -> None:
     """The same with async savers, and a gather whose order changes."""
@@ -490,6 +491,7 @@ def test_a_tool_that_spawns_twice(team: Team) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["pool", "batch", "stream", "configured"])
 def test_other_ways_to_call_it(team: Team, way: str) -> None:
     """From a thread with the node's config, in a batch, as a stream, and as a copy."""

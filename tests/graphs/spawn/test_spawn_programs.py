@@ -140,6 +140,7 @@ def team(pipelit: Pipelit, agent_of: Callable[[str], Agent]) -> Team:
     return Team(pipelit, agent_of)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gather", [False, True], ids=["in turn", "gather"])
 def test_each_task_has_its_own_answer_in_any_program(team: Team, gather: bool) -> None:
     """Whatever a node asks, in whatever order it asks again: own answers, each used once."""

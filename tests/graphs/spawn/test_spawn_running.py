@@ -184,6 +184,7 @@ def test_interrupts_outlive_the_process(
     assert start("second") == ["['oneone', 'QUICK', 'twotwo']", "ran one", "ran two"]
 
 
+@pytest.mark.slow
 def test_a_retried_node_asks_with_other_challenges(lead: Agent, researcher: Agent) -> None:
     """A retry of the whole node mints anew: what was answered before is worth nothing."""
     tape: list[Any] = []
@@ -237,6 +238,7 @@ def test_a_late_answer_is_neither_believed_nor_audited(
     assert [(each.outcome, each.reason) for each in rows] == [("refused", "no answer in time")]
 
 
+@pytest.mark.slow
 async def test_a_child_that_ignores_its_cancellation_is_left_behind(
     lead: Agent, researcher: Agent
 ) -> None:
