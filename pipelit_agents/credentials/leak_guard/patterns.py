@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
-from typing import Final
+from typing import AnyStr, Final
 from urllib.parse import quote, quote_plus
 
 from pipelit_agents.credentials.leak_guard.parts import STRUCTURED, parts
@@ -61,6 +61,8 @@ _PUBLIC: Final = re.compile(
 # _MIN_GUESS for short secrets.
 _GUESS_LENGTH: Final = 8
 _MIN_GUESS: Final = 4
+# Characters or bytes that are searched for all forms before the next ones are read from memory.
+_CACHED: Final = 2**16
 
 
 class Patterns:
@@ -173,13 +175,13 @@ class Patterns:
         """Return whether a text contains one of the secrets."""
         for known in self._known_texts:
             text.count(known)
-        return any(each in text for each in self._shortest_texts)
+        return _has_any(text, self._shortest_texts)
 
     def in_bytes(self, data: bytes) -> bool:
         """Return whether bytes contain one of the secrets."""
         for known in self._known:
             data.count(known)
-        return any(each in data for each in self._shortest)
+        return _has_any(data, self._shortest)
 
     def owner_in(self, text: str | bytes) -> str:
         """Return the name of the credential whose secret is in a text; all names if unclear."""
@@ -191,6 +193,18 @@ class Patterns:
         for each in self.texts:
             text = text.replace(each, MASK)
         return text
+
+
+def _has_any(text: AnyStr, forms: Sequence[AnyStr]) -> bool:
+    if len(text) <= _CACHED:
+        return any(each in text for each in forms)
+    # Piece by piece, because a large value takes longer to be read than to be searched. A form may
+    # begin in a piece and end after it.
+    return any(
+        text.find(each, start, start + _CACHED + len(each) - 1) >= 0
+        for start in range(0, len(text), _CACHED)
+        for each in forms
+    )
 
 
 def _searched_parts(secret: str) -> list[Part]:

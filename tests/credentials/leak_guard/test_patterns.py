@@ -276,3 +276,17 @@ def test_an_ordinary_key_is_as_quick_to_look_for_as_before() -> None:
     """What no encoding changes has no further forms."""
     assert Patterns({f"sk-{FIRST}": "service"}).count == 9
     assert Patterns({f"{SECOND}/+'\"<&{FIRST}": "service"}).count < 80
+
+
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_a_secret_is_found_wherever_it_begins_in_a_large_value(kind: type) -> None:
+    """A large value is searched in pieces, and a secret may lie in two of them."""
+    secret = "sk-abcdefghijklmnop"
+    patterns = Patterns({secret: "openai"})
+    for end in (2**16, 2**17):
+        for start in range(end - len(secret) - 1, end + 2):
+            text = f"{'.' * start}{secret}{'.' * 99}"
+            assert patterns.in_text(text) if kind is str else patterns.in_bytes(text.encode())
+    for least in (2**16 - 1, 2**16, 2**16 + 1, 2**17):
+        text = f"{'.' * (least - 9)}{secret[:9]}"
+        assert not (patterns.in_text(text) if kind is str else patterns.in_bytes(text.encode()))
