@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from pipelit_agents.accounts.provisioning import ProvisionedAgent
     from pipelit_agents.accounts.second_factor import Mfa, MfaStatus
     from pipelit_agents.accounts.users import Users
-    from pipelit_agents.approvals import ApprovalDecision, ApprovalRequest, Approvals
+    from pipelit_agents.approvals import (
+        ApprovalDecision,
+        ApprovalRequest,
+        Approvals,
+        ApprovalStep,
+        Approvers,
+    )
     from pipelit_agents.audit.records import AuditEntry
     from pipelit_agents.audit.seals import AuditHead
     from pipelit_agents.audit.trail import AuditTrail
@@ -45,7 +51,9 @@ __all__ = [
     "ApiKeyInfo",
     "ApprovalDecision",
     "ApprovalRequest",
+    "ApprovalStep",
     "Approvals",
+    "Approvers",
     "AuditEntry",
     "AuditHead",
     "AuditReport",
@@ -85,7 +93,13 @@ _HOMES = {
     "accounts.provisioning": ["ProvisionedAgent"],
     "accounts.second_factor": ["Mfa", "MfaStatus"],
     "accounts.users": ["Users"],
-    "approvals": ["ApprovalDecision", "ApprovalRequest", "Approvals"],
+    "approvals": [
+        "ApprovalDecision",
+        "ApprovalRequest",
+        "ApprovalStep",
+        "Approvals",
+        "Approvers",
+    ],
     "audit.records": ["AuditEntry"],
     "audit.seals": ["AuditHead"],
     "audit.trail": ["AuditTrail"],

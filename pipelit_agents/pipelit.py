@@ -19,7 +19,8 @@ from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.provisioning import ProvisionedAgent, provision
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
-from pipelit_agents.approvals.service import Approvals, People
+from pipelit_agents.approvals.people import People
+from pipelit_agents.approvals.service import Approvals
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database import maintenance

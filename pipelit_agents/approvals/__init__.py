@@ -6,7 +6,15 @@ Users hold :class:`Approvals` as ``pipelit.approvals``.
 from __future__ import annotations
 
 from pipelit_agents.approvals.digest import approval_digest
+from pipelit_agents.approvals.rules import Approvers
 from pipelit_agents.approvals.service import Approvals
-from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest
+from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, ApprovalStep
 
-__all__ = ["ApprovalDecision", "ApprovalRequest", "Approvals", "approval_digest"]
+__all__ = [
+    "ApprovalDecision",
+    "ApprovalRequest",
+    "ApprovalStep",
+    "Approvals",
+    "Approvers",
+    "approval_digest",
+]

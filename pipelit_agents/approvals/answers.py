@@ -9,15 +9,18 @@ from sqlalchemy import Connection, insert
 
 from pipelit_agents._core import Core
 from pipelit_agents._words import quoted, recordable
-from pipelit_agents.approvals import rows, tags
+from pipelit_agents.approvals import counting, rows, tags
 from pipelit_agents.approvals.approvers import NOBODY, read_approvers
 from pipelit_agents.approvals.questions import add_question, running_thread
 from pipelit_agents.approvals.refusals import (
+    APPROVED_BEFORE,
     FOREIGN,
     NOT_ASKED,
+    OUT_OF_TURN,
     UNKNOWN,
     USED,
     Refusal,
+    iso,
     refused_as_closed,
     refused_by_time,
 )
@@ -40,7 +43,7 @@ def require_open(core: Core, identifier: str, username: str, verdict: Verdict) -
     Raises:
         ApprovalNotFound: There is no such question.
         ApprovalClosed: It was answered, or has expired.
-        NotPermitted: The person isn't one of the approvers.
+        NotPermitted: The person isn't one of the approvers, isn't asked now, or has approved.
     """
     with core.database.reading() as connection:
         found = _answerable(core, connection, identifier, username, verdict)
@@ -74,8 +77,12 @@ def answer(
         )
         if isinstance(found, tags.QuestionRow):
             _require_same_person(core, connection, vote)
-            rows.set_state(core, connection, found, vote.verdict)
-            return _write(core, connection, found, vote)
+            if not found.rule or vote.verdict == "denied":
+                rows.set_state(core, connection, found, vote.verdict)
+            decision = _write(core, connection, found, vote)
+            if found.rule and vote.verdict == "approved":
+                _approve_if_enough(core, connection, found)
+            return decision
     raise _refused(core, identifier, vote.username, vote.verdict, found)
 
 
@@ -118,14 +125,58 @@ def _answerable(
     if username not in names:
         message = f"{quoted(username)} is not an approver here; approvers are {', '.join(names)}"
         return Refusal(message, NOT_ASKED)
-    closed = refused_as_closed(row)
+    now = core.shared_now(connection)
+    state = counting.state_of(core, connection, row, now) if row.rule else row.state
+    closed = refused_as_closed(row._replace(state=state))
     # A person who approved may deny until the approval is used.
-    changes = verdict == "denied" and row.state == "approved" and not only_pending
+    changes = verdict == "denied" and state in ("approved", "suspended") and not only_pending
     if closed is None or changes:
-        closed = refused_by_time(row, core.shared_now(connection))
-    if closed is None and rows.was_used(connection, row.id):
+        closed = refused_by_time(row, now)
+    if closed is None and rows.was_used(connection, row):
         closed = Refusal(f"the question {row.id} {USED}", "used")
+    if closed is None and row.rule:
+        closed = _refused_in_turn(core, connection, row, username, verdict, now)
     return closed or row
+
+
+def _refused_in_turn(
+    core: Core,
+    connection: Connection,
+    row: tags.QuestionRow,
+    username: str,
+    verdict: Verdict,
+    now: float,
+) -> Refusal | None:
+    steps = tags.steps_of(row)
+    valid, _ = counting.valid_answers(core, connection, row, {username}, now)
+    present = tags.step_at(steps, now)
+    if username in valid:
+        if verdict == "denied":
+            return None
+        return Refusal(
+            f"{username!r} has approved this already: one of {present.at_least} approvals that it "
+            "needs, each by another person",
+            APPROVED_BEFORE,
+        )
+    if username in present.people:
+        return None
+    later = next((s for s in steps if s.begins > now and username in s.people), None)
+    if later is not None:
+        return Refusal(
+            f"{username!r} is asked from {iso(later.begins)}, if there is no decision before",
+            OUT_OF_TURN,
+        )
+    ended = max(s.until for s in steps if username in s.people)
+    return Refusal(
+        f"{username!r} was asked until {iso(ended)}; now {', '.join(present.people)} decide",
+        OUT_OF_TURN,
+    )
+
+
+def _approve_if_enough(core: Core, connection: Connection, row: tags.QuestionRow) -> None:
+    now, steps = core.shared_now(connection), tags.steps_of(row)
+    if not isinstance(counting.count(core, connection, row, steps, now), Refusal):
+        rows.set_state(core, connection, row, "approved")
 
 
 def _require_same_person(core: Core, connection: Connection, vote: Vote) -> None:
@@ -161,7 +212,8 @@ def _write(
     # The database numbers answers.
     del values["seq"]
     connection.execute(insert(ApprovalAnswerRow).values(values))
-    if vote.verdict == "denied" and vote.is_authenticated:
+    # The call of a tool is a question of its own: a denial ends no other one.
+    if vote.verdict == "denied" and vote.is_authenticated and not question.call:
         _void(core, connection, question.digest, vote.username)
     core.record(connection, vote.username, vote.username, vote.action, question.digest, at=now)
     return rows.decision_of(question, row, vote.reason)
@@ -172,7 +224,7 @@ def _void(core: Core, connection: Connection, digest: str, username: str) -> Non
     # approvers who count are known only when the approval is used.
     for row in rows.read_questions(connection, ApprovalRow.digest == digest, with_shown=False):
         # In any state, so that changing the state first doesn't avoid this.
-        if not tags.question_is_ours(core.keyring(), row._replace(state="approved")):
+        if row.call or not tags.question_is_ours(core.keyring(), row._replace(state="approved")):
             continue
         names = dict.fromkeys([*tags.approvers_of(row.denied_by), username])
         asked = username in tags.approvers_of(row.approvers)
@@ -198,7 +250,7 @@ def _refused(
         core.record(
             connection, actor, identifier, action, refusal.reason, outcome="refused", at=now
         )
-    if refusal.reason == NOT_ASKED:
+    if refusal.reason in (NOT_ASKED, OUT_OF_TURN, APPROVED_BEFORE):
         return NotPermitted(refusal.message, username=recordable(username))
     kind = ApprovalNotFound if refusal.reason in (UNKNOWN, FOREIGN) else ApprovalClosed
     return kind(f"{refusal.message}: ask again", username=username)

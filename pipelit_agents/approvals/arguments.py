@@ -23,7 +23,7 @@ WEEK: Final = timedelta(days=7)
 _MAX_LIFETIME: Final = timedelta(days=366)
 
 
-def require_approvers(approvers: object) -> tuple[str, ...]:
+def require_approvers(approvers: object, *, argument: str = "approvers") -> tuple[str, ...]:
     """Return the names without duplicates.
 
     Raises:
@@ -31,10 +31,10 @@ def require_approvers(approvers: object) -> tuple[str, ...]:
         ValueError: It is empty.
         InvalidUsername: A name is malformed.
     """
-    listed = require_list(approvers, argument="approvers")
-    names = tuple(dict.fromkeys(require_username(name, argument="approvers") for name in listed))
+    listed = require_list(approvers, argument=argument)
+    names = tuple(dict.fromkeys(require_username(name, argument=argument) for name in listed))
     if not names:
-        raise ValueError("approvers is empty: name at least one person")
+        raise ValueError(f"{argument} is empty: name at least one person")
     return names
 
 
@@ -74,6 +74,6 @@ def no_second_factor(name: str) -> str:
     return f"{name!r} has no second factor: pipelit-agents mfa enroll {name}"
 
 
-def no_possible_approver(reasons: Iterable[str]) -> SecondFactorError:
-    """Return the error for approvers of whom nobody can answer, with each one's reason."""
-    return SecondFactorError(f"none of the approvers can approve: {'; '.join(reasons)}")
+def no_possible_approver(reasons: Iterable[str], able: str = "none") -> SecondFactorError:
+    """Return the error for approvers of whom too few can answer, with each one's reason."""
+    return SecondFactorError(f"{able} of the approvers can approve: {'; '.join(reasons)}")

@@ -8,14 +8,19 @@ from contextlib import suppress
 from json import dumps
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, and_, insert, or_
 
 from pipelit_agents._core import Core
 from pipelit_agents._run_context import run_context
-from pipelit_agents.approvals import rows, tags
+from pipelit_agents.approvals import counting, rows, tags
 from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest
 from pipelit_agents.approvals.refusals import Refusal, refused_by_time
-from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, State
+from pipelit_agents.approvals.values import (
+    ApprovalDecision,
+    ApprovalRequest,
+    ApprovalStep,
+    State,
+)
 from pipelit_agents.audit.records import storable
 from pipelit_agents.database.models import ApprovalRow
 from pipelit_agents.errors import ApprovalNotFound, UnsealError
@@ -24,7 +29,15 @@ from pipelit_agents.protocol.payload import decode
 from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import approval_purpose, reason_purpose
 
-__all__ = ["add_question", "ask", "get", "pending", "running_thread"]
+__all__ = [
+    "add_question",
+    "ask",
+    "get",
+    "pending",
+    "request_of",
+    "running_thread",
+    "stored_request",
+]
 
 
 def ask(
@@ -35,6 +48,7 @@ def ask(
     lifetime: float,
     asked_by: str,
     thread: str,
+    steps: Sequence[tags.Step] = (),
 ) -> ApprovalRequest:
     """Store a question; see :meth:`Approvals.request`.
 
@@ -45,6 +59,7 @@ def ask(
         lifetime: Seconds until the question expires.
         asked_by: The name of the requester.
         thread: The LangGraph thread of the request.
+        steps: The steps of the rule, with times from 0; none if the first answer decides.
     """
     what = decode(shown.encode(), limit=MAX_SHOWN)
     with core.database.writing(durable=True) as connection:
@@ -57,9 +72,10 @@ def ask(
             asked_by=asked_by,
             thread=thread,
             shown=shown,
+            steps=steps,
         )
         core.record(connection, asked_by, row.id, "approval.request", row.digest, at=row.created_at)
-    return _request_of(row, what, "pending")
+    return request_of(row, what, "pending", row.created_at)
 
 
 def add_question(
@@ -73,12 +89,16 @@ def add_question(
     thread: str,
     shown: str | None = None,
     state: State = "pending",
+    steps: Sequence[tags.Step] = (),
+    agent: str = "",
+    call: str = "",
 ) -> tags.QuestionRow:
     """Store a question in a transaction, and return its row; arguments as for :func:`ask`."""
     # With another key, this process would store questions that no other process can read.
     keyring = core.fitting_keyring(connection)
     identifier, now = f"apr_{secrets.token_hex(16)}", core.shared_now(connection)
     purpose = approval_purpose(identifier, digest)
+    timed = [s._replace(begins=now + s.begins, until=now + s.until) for s in steps]
     row = tags.QuestionRow(
         id=identifier,
         digest=digest,
@@ -86,8 +106,11 @@ def add_question(
         asked_by=asked_by,
         thread=storable(thread, 149),
         created_at=now,
-        expires_at=now + lifetime,
+        expires_at=timed[-1].until if timed else now + lifetime,
         state=state,
+        agent=agent,
+        rule=tags.stored_steps(timed) if timed else "",
+        call=call,
         shown=None if shown is None else Sealed(keyring.seal(shown, purpose), purpose),
     )
     row = row._replace(mac=keyring.mac(tags.REQUEST, *tags.question_fields(row)))
@@ -101,20 +124,24 @@ def get(core: Core, identifier: str) -> ApprovalRequest:
         row = rows.find_question(core, connection, identifier)
         if isinstance(row, Refusal):
             raise ApprovalNotFound(f"{row.message}: ask again")
-        now = core.shared_now(connection)
-        used = rows.was_used(connection, identifier)
-        answers = rows.read_answers(connection, identifier)
-    state = row.state
-    if used and state == "approved":
+        return stored_request(core, connection, row)
+
+
+def stored_request(core: Core, connection: Connection, row: tags.QuestionRow) -> ApprovalRequest:
+    """Return a question, whose tag was verified, with its answers."""
+    now = core.shared_now(connection)
+    answers = rows.read_answers(connection, row.id)
+    state = counting.state_of(core, connection, row, now) if row.rule else row.state
+    if state == "approved" and rows.was_used(connection, row):
         state = "used"
-    elif state in ("pending", "approved") and refused_by_time(row, now) is not None:
+    elif state in ("pending", "approved", "suspended") and refused_by_time(row, now) is not None:
         state = "expired"
     decisions = tuple(
         rows.decision_of(row, answer, _reason(core, answer))
         for answer in answers
         if tags.answer_is_ours(core.keyring(), row, answer)
     )
-    return _request_of(row, _shown(core, row), state, decisions)
+    return request_of(row, _shown(core, row), state, now, decisions)
 
 
 def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
@@ -122,18 +149,37 @@ def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
     found = []
     with core.database.reading() as connection:
         now = core.shared_now(connection)
-        where = [ApprovalRow.state == "pending", ApprovalRow.expires_at > now]
+        # What was approved can be open again: see `counting.state_of`.
+        open_ = or_(
+            ApprovalRow.state == "pending",
+            and_(ApprovalRow.state == "approved", ApprovalRow.rule != ""),
+        )
+        where = [open_, ApprovalRow.expires_at > now]
         if person is not None:
             where.append(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))
-        stored = rows.read_questions(connection, *where)
-    for row in stored:
-        # A forged question isn't displayed, and doesn't hide any other question.
-        if not tags.question_is_ours(core.keyring(), row) or refused_by_time(row, now) is not None:
-            continue
-        if person is None or person in tags.approvers_of(row.approvers):
-            with suppress(UnsealError):
-                found.append(_request_of(row, _shown(core, row), "pending"))
+        for row in rows.read_questions(connection, *where):
+            # A forged question isn't displayed, and doesn't hide any other question.
+            if tags.question_is_ours(core.keyring(), row) and _waits_for(
+                core, connection, row, person, now
+            ):
+                with suppress(UnsealError):
+                    found.append(stored_request(core, connection, row))
     return found
+
+
+def _waits_for(
+    core: Core, connection: Connection, row: tags.QuestionRow, person: str | None, now: float
+) -> bool:
+    if refused_by_time(row, now) is not None:
+        return False
+    if row.rule and counting.state_of(core, connection, row, now) != "pending":
+        return False
+    if person is None:
+        return True
+    if person not in tags.step_at(tags.steps_of(row), now).people:
+        return False
+    given, _ = counting.valid_answers(core, connection, row, {person}, now)
+    return not given
 
 
 def running_thread() -> str:
@@ -156,18 +202,33 @@ def _reason(core: Core, answer: tags.AnswerRow) -> str:
     return Sealed(answer.reason.token, purpose).unseal(core.keyring())
 
 
-def _request_of(
-    row: tags.QuestionRow, shown: Any, state: State, decisions: tuple[ApprovalDecision, ...] = ()
+def request_of(
+    row: tags.QuestionRow,
+    shown: Any,
+    state: State,
+    now: float,
+    decisions: tuple[ApprovalDecision, ...] = (),
 ) -> ApprovalRequest:
+    """Return the public form of a question, as it is at a time."""
+    steps = tags.steps_of(row)
+    present = tags.step_at(steps, now)
+    call = shown if row.call else {}
     return ApprovalRequest(
         id=row.id,
         digest=row.digest,
         shown=shown,
-        approvers=tags.approvers_of(row.approvers),
+        approvers=present.people,
         asked_by=row.asked_by,
         thread=row.thread,
         created_at=utc(row.created_at),
         expires_at=utc(row.expires_at),
         state=state,
         decisions=decisions,
+        agent=row.agent,
+        at_least=present.at_least,
+        escalates_at=None if present is steps[-1] else utc(present.until),
+        steps=tuple(ApprovalStep(s.people, s.at_least, utc(s.begins), utc(s.until)) for s in steps),
+        tool=call.get("tool", ""),
+        arguments=call.get("arguments", {}),
+        summary=call.get("summary"),
     )

@@ -14,11 +14,18 @@ MAX_CLOCK_SKEW: Final = 30.0
 UNKNOWN: Final = "unknown question"
 FOREIGN: Final = "not under our keys"
 NOT_ASKED: Final = "not asked"
+OUT_OF_TURN: Final = "out of turn"
+APPROVED_BEFORE: Final = "approved before"
 NOT_OURS: Final = (
     "was changed, or was made with a key that is not (or no longer) in FIELD_ENCRYPTION_KEY"
 )
 USED: Final = "was approved, and the approval was used"
-_CLOSED: Final = {"approved": "was approved already", "denied": "was denied", "used": USED}
+_CLOSED: Final = {
+    "approved": "was approved already",
+    "denied": "was denied",
+    "used": USED,
+    "suspended": USED,
+}
 
 
 class Refusal(NamedTuple):

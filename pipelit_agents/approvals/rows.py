@@ -37,8 +37,8 @@ _QUESTIONS: Final = select(*_COLUMNS)
 _WITHOUT_SHOWN: Final = select(*(each for each in _COLUMNS if each.name != "shown"))
 _ANSWERS: Final = select(*(ApprovalAnswerRow.__table__.c[name] for name in tags.AnswerRow._fields))
 _USE: Final = text(
-    "INSERT INTO pipelit_approval_uses (approval_id, used_at) VALUES (:approval_id, :used_at) "
-    "ON CONFLICT (approval_id) DO NOTHING"
+    "INSERT INTO pipelit_approval_uses (approval_id, start, used_at) "
+    "VALUES (:approval_id, :start, :used_at) ON CONFLICT (approval_id, start) DO NOTHING"
 )
 
 
@@ -92,10 +92,12 @@ def read_answers(connection: Connection, identifier: str) -> list[tags.AnswerRow
     ]
 
 
-def was_used(connection: Connection, identifier: str) -> bool:
-    """Return whether the approval of a question was used."""
-    used = select(ApprovalUseRow.approval_id).where(ApprovalUseRow.approval_id == identifier)
-    return connection.scalar(used) is not None
+def was_used(connection: Connection, row: tags.QuestionRow) -> bool:
+    """Return whether the approval of a question was used more often than the question says."""
+    used = select(ApprovalUseRow.approval_id).where(
+        ApprovalUseRow.approval_id == row.id, ApprovalUseRow.start > row.starts
+    )
+    return connection.scalar(used.limit(1)) is not None
 
 
 def set_state(
@@ -105,9 +107,14 @@ def set_state(
     state: State,
     *,
     denied_by: str | None = None,
+    starts: int | None = None,
 ) -> bool:
     """Set a question's state; return False if it isn't in the state it was read in any more."""
-    changed = row._replace(state=state, denied_by=row.denied_by if denied_by is None else denied_by)
+    changed = row._replace(
+        state=state,
+        denied_by=row.denied_by if denied_by is None else denied_by,
+        starts=row.starts if starts is None else starts,
+    )
     moved = connection.execute(
         update(ApprovalRow)
         .where(
@@ -118,6 +125,7 @@ def set_state(
         .values(
             state=changed.state,
             denied_by=changed.denied_by,
+            starts=changed.starts,
             mac=core.fitting_keyring(connection).mac(tags.REQUEST, *tags.question_fields(changed)),
         )
     )
@@ -125,10 +133,15 @@ def set_state(
 
 
 def mark_used(core: Core, connection: Connection, row: tags.QuestionRow, now: float) -> bool:
-    """Mark an approval as used; return False if it was used before."""
+    """Mark an approval as used; return False if it was used before.
+
+    The approval of a tool call is used once for each start: see ``CallApprovals.suspend``.
+    """
     # Recorded in two tables, so restoring a row in one of them isn't enough.
-    first = connection.execute(_USE, {"approval_id": row.id, "used_at": now}).rowcount == 1
-    return set_state(core, connection, row, "used") and first
+    values = {"approval_id": row.id, "start": row.starts + 1, "used_at": now}
+    first = connection.execute(_USE, values).rowcount == 1
+    starts = row.starts + 1 if row.call else None
+    return set_state(core, connection, row, "used", starts=starts) and first
 
 
 def decision_of(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final
 
+from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
@@ -14,51 +15,23 @@ from pipelit_agents.approvals import answers, questions, usage
 from pipelit_agents.approvals.approvers import current_factor
 from pipelit_agents.approvals.arguments import (
     WEEK,
-    no_possible_approver,
-    no_second_factor,
     require_approvers,
     require_lifetime,
     require_seconds,
 )
+from pipelit_agents.approvals.calls import CallApprovals
 from pipelit_agents.approvals.digest import canonical
-from pipelit_agents.approvals.tags import is_digest, is_id
+from pipelit_agents.approvals.people import People, require_possible
+from pipelit_agents.approvals.rules import Approvers, is_person, steps_for
+from pipelit_agents.approvals.tags import Step, is_digest, is_id
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, Verdict, Vote
-from pipelit_agents.errors import (
-    AccountError,
-    ApprovalNotFound,
-    NotPermitted,
-    UserInactive,
-)
+from pipelit_agents.errors import ApprovalNotFound, NotPermitted
 from pipelit_agents.identity.acting import acting_person
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
-if TYPE_CHECKING:
-    from pipelit_agents.identity.evidence import Verification
-
-__all__ = ["Approvals", "People"]
+__all__ = ["Approvals"]
 
 _MAX_REASON: Final = 1000
-
-
-class VerifyCode(Protocol):
-    """Verifies a code of a person's second factor."""
-
-    def __call__(self, username: str, code: str, *, own: bool) -> Verification:
-        """Verify a code, or raise the error that names the reason of the refusal."""
-
-
-class People(NamedTuple):
-    """Functions for people's accounts that approvals need.
-
-    Attributes:
-        require_active: Raises an AccountError unless this is an active person.
-        has_factor: Returns whether the person's second factor is on.
-        verify: Verifies a code of the person.
-    """
-
-    require_active: Callable[[str], None]
-    has_factor: Callable[[str], bool]
-    verify: VerifyCode
 
 
 class Approvals:
@@ -75,6 +48,9 @@ class Approvals:
             all processes share.
         people: Looks up people and verifies their codes.
 
+    Attributes:
+        calls: The approvals of tool calls; for code that runs tools.
+
     Example:
         ```python
         payment = {"pay": 90, "to": "bob"}
@@ -88,12 +64,13 @@ class Approvals:
     def __init__(self, core: Core, people: People) -> None:
         self._core = core
         self._people = people
+        self.calls = CallApprovals(core, people)
 
     def request(
         self,
         what: object,
         *,
-        approvers: Sequence[str],
+        approvers: Sequence[str] | Approvers,
         expires_in: timedelta | float = WEEK,
         asked_by: str = OPERATOR,
         thread: str | None = None,
@@ -104,10 +81,12 @@ class Approvals:
             what: The value to be approved: text or other JSON. It is stored encrypted. The
                 approvers, the expiry, the requester and the digest are stored in clear.
             approvers: The people (``users.create``) who may answer; at least one of them needs a
-                second factor. The first answer decides.
+                second factor. The first answer decides. Or a rule, ``Approvers(…)``, which can need
+                several approvals, and has its own ``expires_in``.
             expires_in: The time in which the question can be answered and its approval used:
                 seconds or a timedelta, a year at most. By default a week.
-            asked_by: The requester: a username, or ``operator`` for your own code.
+            asked_by: The requester: a username, or ``operator`` for your own code. Where a rule
+                leaves out the requester, the default is the person for whom the code acts.
             thread: The LangGraph thread; by default the running one.
 
         Returns:
@@ -119,17 +98,26 @@ class Approvals:
             PayloadError: ``what`` can't be represented as JSON, or is longer than 1 MiB.
             InvalidUsername: A name is malformed.
             UserNotFound: An approver has no account.
-            NotPermitted: An approver isn't a person: agents can't approve.
-            SecondFactorError: None of the approvers could answer; the message has each reason.
+            NotPermitted: An approver isn't a person: agents can't approve. Or the rule leaves out
+                the requester, and no person is known or too few others remain.
+            SecondFactorError: Too few of the approvers could answer; the message has each reason.
             ConfigurationError: There is no key.
         """
-        names = require_approvers(approvers)
+        names: Sequence[str] = ()
+        if not isinstance(approvers, Approvers):
+            names = require_approvers(approvers)
         lifetime = require_lifetime(expires_in)
         require_username(asked_by, argument="asked_by")
         if thread is not None and not isinstance(thread, str):
             raise TypeError("thread must be text, the id of a LangGraph thread")
         shown = canonical(what)
-        self._require_somebody(names)
+        steps: Sequence[Step] = ()
+        if isinstance(approvers, Approvers):
+            asked_by, steps = self._steps(approvers, asked_by)
+            names = [name for step in steps for name in step.people]
+        # Checked here, so that nobody waits for an approval that can't be given.
+        asked = [(step.people, step.at_least) for step in steps] or [(tuple(names), 1)]
+        require_possible(self._people, asked)
         return questions.ask(
             self._core,
             shown,
@@ -137,6 +125,7 @@ class Approvals:
             lifetime=lifetime,
             asked_by=asked_by,
             thread=questions.running_thread() if thread is None else thread,
+            steps=steps,
         )
 
     arequest = off_the_loop(request)
@@ -232,8 +221,9 @@ class Approvals:
         *,
         approvers: Sequence[str],
         within: timedelta | float = timedelta(hours=1),
+        at_least: int = 1,
     ) -> ApprovalDecision:
-        """Require that a person approved exactly this, and use up the approval.
+        """Require that people approved exactly this, and use up the approval.
 
         Call it in the step that acts. It reads the database, not a graph's state: anyone who may
         resume or update the graph can write the state. An approval can be used once. If the process
@@ -245,9 +235,11 @@ class Approvals:
                 accept one from a graph's state or from a caller.
             approvers: The people whose approval is accepted.
             within: The maximum age of the approval: seconds or a timedelta.
+            at_least: How many of them must have approved. More than one can approve only a question
+                whose rule needs several approvals. If the rule needs more, the rule counts.
 
         Returns:
-            The approval that was used.
+            The approval that was used; of several, the last one that was needed.
 
         Raises:
             NotPermitted: There is no valid approval. None of the approvers approved it, it was
@@ -255,10 +247,11 @@ class Approvals:
                 another second factor, or its record wasn't made with a key of
                 ``FIELD_ENCRYPTION_KEY``.
             TypeError: ``approvers`` is one name, or another argument is of another type.
-            ValueError: ``approvers`` is empty, or ``within`` is not positive.
+            ValueError: ``approvers`` is empty, or ``within`` or ``at_least`` is not positive.
             ConfigurationError: There is no key.
         """
         names = require_approvers(approvers)
+        require_count(at_least, "at_least")
         if not isinstance(approval, str):
             raise TypeError("approval must be text: approval_digest(what), or a question's id")
         seconds = require_seconds("within", within)
@@ -267,7 +260,7 @@ class Approvals:
                 "this is neither the id of a question nor a digest, so nobody has approved it: "
                 "pass approval_digest(what)"
             )
-        return usage.use(self._core, approval, names, seconds)
+        return usage.use(self._core, approval, names, seconds, at_least)
 
     arequire = off_the_loop(require)
 
@@ -317,20 +310,12 @@ class Approvals:
         vote = Vote(name, verdict, found.kind, factor, reason)
         return answers.answer(self._core, id, vote)
 
-    def _require_somebody(self, names: Sequence[str]) -> None:
-        # Checked here, so that nobody waits for an approval that can't be given.
-        problems, able = [], False
-        for name in names:
-            try:
-                self._people.require_active(name)
-                able = able or self._people.has_factor(name)
-                problems.append(no_second_factor(name))
-            except AccountError as error:
-                if not isinstance(error, UserInactive):
-                    raise
-                problems.append(str(error))
-        if not able:
-            raise no_possible_approver(problems)
+    def _steps(self, rule: Approvers, asked_by: str) -> tuple[str, Sequence[Step]]:
+        if asked_by == OPERATOR and any(each.not_requester for each in rule.chain()):
+            asked_by = acting_person(self._core.database) or OPERATOR
+        with self._core.database.reading() as connection:
+            person = asked_by if is_person(connection, asked_by) else None
+        return asked_by, steps_for(rule, person)
 
 
 def _identifier(value: object) -> str:

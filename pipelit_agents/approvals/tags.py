@@ -21,6 +21,7 @@ from pipelit_agents.sealing.purposes import APPROVAL_ANSWER, APPROVAL_REQUEST
 __all__ = [
     "AnswerRow",
     "QuestionRow",
+    "Step",
     "answer_fields",
     "answer_is_ours",
     "approvers_of",
@@ -29,11 +30,16 @@ __all__ = [
     "key_age",
     "question_fields",
     "question_is_ours",
+    "step_at",
+    "steps_of",
+    "stored_steps",
 ]
 
 # Two labels, so that the tag of a question is never the tag of an answer.
 REQUEST: Final = APPROVAL_REQUEST
 ANSWER: Final = APPROVAL_ANSWER
+# Begins the fields of rows that have more than those of the first form. There it is an id.
+_SECOND_FORM: Final = b"v2"
 _ID: Final = re.compile(r"apr_[0-9a-f]{32}\Z")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -43,8 +49,9 @@ KeyAge = Literal["newest", "older", "foreign"]
 class QuestionRow(NamedTuple):
     """A stored question. Only the tag shows that the values have these types.
 
-    The names ``approvers`` and ``denied_by`` are JSON lists. ``shown`` is None if only the digest
-    is known, or if the value wasn't read.
+    The names ``approvers`` and ``denied_by`` are JSON lists, and ``rule`` is one of steps.
+    ``call`` is the key of a tool call, and ``starts`` counts how often it was started. ``shown`` is
+    None if only the digest is known, or if the value wasn't read.
     """
 
     id: str
@@ -57,7 +64,20 @@ class QuestionRow(NamedTuple):
     state: State
     denied_by: str = ""
     mac: str = ""
+    agent: str = ""
+    rule: str = ""
+    call: str = ""
+    starts: int = 0
     shown: Sealed | None = None
+
+
+class Step(NamedTuple):
+    """The people who are asked in a part of a question's time, and how many must approve."""
+
+    people: tuple[str, ...]
+    at_least: int
+    begins: float
+    until: float
 
 
 class AnswerRow(NamedTuple):
@@ -95,20 +115,66 @@ def approvers_of(stored: object) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list) and all(map(is_username, names)) else ()
 
 
+def stored_steps(steps: Sequence[Step]) -> str:
+    """Return the stored form of a rule."""
+    return json.dumps(
+        [{"at_least": s.at_least, "people": s.people, "until": s.until} for s in steps],
+        separators=(",", ":"),
+    )
+
+
+def steps_of(row: QuestionRow) -> tuple[Step, ...]:
+    """Return the steps of a question; empty if its rule is malformed."""
+    names = approvers_of(row.approvers)
+    if not row.rule:
+        return (Step(names, 1, row.created_at, row.expires_at),)
+    steps, begins = [], row.created_at
+    try:
+        for each in json.loads(row.rule):
+            people = approvers_of(json.dumps(each["people"]))
+            steps.append(Step(people, each["at_least"], begins, each["until"]))
+            begins = steps[-1].until
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    asked = {name for step in steps for name in step.people}
+    formed = (
+        stored_steps(steps) == row.rule
+        and asked == set(names)
+        and all(_is_moment(s.until) and s.begins < s.until for s in steps)
+        and all(type(s.at_least) is int and 1 <= s.at_least <= len(set(s.people)) for s in steps)
+        and begins == row.expires_at
+    )
+    return tuple(steps) if formed else ()
+
+
+def step_at(steps: Sequence[Step], now: float) -> Step:
+    """Return the step that a question is in; the last one after its end."""
+    return next((step for step in steps if now < step.until), steps[-1])
+
+
 def question_fields(row: QuestionRow) -> list[bytes]:
     """Return the fields under the tag of a question; empty if the row is malformed."""
     texts = (row.id, row.digest, row.approvers, row.asked_by, row.thread, row.state)
+    more = (row.agent, row.rule, row.call)
     formed = (
-        all(isinstance(each, str) and each.isascii() for each in texts)
+        all(isinstance(each, str) and each.isascii() for each in (*texts, *more))
         and is_id(row.id)
         and is_digest(row.digest)
         and approvers_of(row.approvers)
         and _is_moment(row.created_at)
         and _is_moment(row.expires_at)
         and (row.denied_by == "" or approvers_of(row.denied_by))
+        and (row.agent == "" or is_username(row.agent))
+        and (row.call == "" or is_digest(row.call))
+        and type(row.starts) is int
+        and steps_of(row)
     )
     if not formed:
         return []
+    if any(more) or row.starts:
+        fields = (*texts, row.denied_by, *more, str(row.starts))
+        times = (row.created_at, row.expires_at)
+        return [_SECOND_FORM, *(each.encode() for each in fields), *map(_moment, times)]
     return [
         *(each.encode() for each in texts),
         _moment(row.created_at),
@@ -121,6 +187,7 @@ def question_fields(row: QuestionRow) -> list[bytes]:
 def answer_fields(question: QuestionRow, row: AnswerRow) -> list[bytes]:
     """Return the fields under the tag of an answer: its own, and the question's constant ones."""
     texts = (row.approval_id, row.digest, row.username, row.verdict, row.factor_kind, row.factor)
+    more = (question.agent, question.rule, question.call)
     formed = (
         question_fields(question)
         and all(isinstance(each, str) and each.isascii() for each in texts)
@@ -131,6 +198,7 @@ def answer_fields(question: QuestionRow, row: AnswerRow) -> list[bytes]:
     if not formed:
         return []
     return [
+        *([_SECOND_FORM, *(each.encode() for each in more)] if any(more) else []),
         *(each.encode() for each in texts),
         question.approvers.encode(),
         question.asked_by.encode(),

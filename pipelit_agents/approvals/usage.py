@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import math
+from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_
 
 from pipelit_agents._core import Core
-from pipelit_agents.approvals import rows, tags
-from pipelit_agents.approvals.approvers import NOBODY, Approver, read_approvers
+from pipelit_agents.approvals import counting, rows, tags
 from pipelit_agents.approvals.refusals import (
     FOREIGN,
-    MAX_CLOCK_SKEW,
     NOT_OURS,
     Refusal,
-    iso,
     refused_as_closed,
     refused_by_time,
 )
+from pipelit_agents.approvals.rules import NOBODY_KNOWN, Approvers, is_person
 from pipelit_agents.approvals.values import ApprovalDecision
-from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow
+from pipelit_agents.database.models import ApprovalRow
 from pipelit_agents.errors import NotPermitted
 from pipelit_agents.protocol.usernames import OPERATOR
 
-__all__ = ["use"]
+__all__ = ["start", "use"]
 
 _USED_BEFORE: Final = Refusal("it was used before", "used")
 _AGAIN: Final = "ask again, and do exactly what was displayed"
 
 
-def use(core: Core, wanted: str, approvers: Sequence[str], within: float) -> ApprovalDecision:
+def use(
+    core: Core, wanted: str, approvers: Sequence[str], within: float, at_least: int = 1
+) -> ApprovalDecision:
     """Use up an approval; see :meth:`Approvals.require`.
 
     Args:
@@ -38,6 +39,7 @@ def use(core: Core, wanted: str, approvers: Sequence[str], within: float) -> App
         wanted: The digest of the action, or the id of a question.
         approvers: The people whose approval is accepted.
         within: The maximum age of the approval, in seconds.
+        at_least: How many of them must have approved.
     """
     refusal = Refusal("none of the approvers has approved this", "no approval")
     with core.database.writing(durable=True) as connection:
@@ -50,14 +52,21 @@ def use(core: Core, wanted: str, approvers: Sequence[str], within: float) -> App
         core.database.lock(connection, f"approval:{digest}")
         now = core.shared_now(connection)
         for row in _candidates(connection, wanted):
-            found = _valid_answer(core, connection, row, approvers, within, now)
+            steps = [
+                step._replace(
+                    people=tuple(each for each in step.people if each in approvers),
+                    at_least=max(step.at_least, at_least),
+                )
+                for step in tags.steps_of(row)
+            ]
+            found = _enough(core, connection, row, steps, now, within=within, others=approvers)
             if isinstance(found, Refusal):
                 refusal = found
                 if refusal.ends is not None:
                     rows.set_state(core, connection, refusal.ends, "expired")
             elif rows.mark_used(core, connection, row, now):
                 core.record(connection, OPERATOR, row.id, "approval.use", row.digest, at=now)
-                return rows.decision_of(row, found)
+                return rows.decision_of(row, found[-1])
             else:
                 refusal = _USED_BEFORE
         core.record(
@@ -66,100 +75,96 @@ def use(core: Core, wanted: str, approvers: Sequence[str], within: float) -> App
     raise NotPermitted(f"this may not be done: {refusal.message}; {_AGAIN}")
 
 
+def start(core: Core, key: str, identifier: str, rule: Approvers) -> tuple[ApprovalDecision, ...]:
+    """Use up the approval of a tool call; see :meth:`CallApprovals.start`.
+
+    Args:
+        core: The database, the keys and the clocks.
+        key: The key of the call.
+        identifier: The id of its question.
+        rule: The rule of the code that runs.
+    """
+    with core.database.writing(durable=True) as connection:
+        named = rows.read_question(connection, identifier)
+        accounts = [f"account:{each}" for step in rule.chain() for each in step.people]
+        core.database.lock(connection, *accounts, shared=True)
+        core.database.lock(connection, f"approval:{named.digest if named else ''}")
+        now = core.shared_now(connection)
+        row = rows.find_question(core, connection, identifier)
+        found: Refusal | Sequence[tags.AnswerRow]
+        if isinstance(row, Refusal):
+            found = row
+        elif row.call != key:
+            found = Refusal("its question is another call's", "another call")
+        else:
+            found = _enough(core, connection, row, _narrowed(row, rule), now)
+            left_out = any(each.not_requester for each in rule.chain())
+            if left_out and not is_person(connection, row.asked_by):
+                found = Refusal(NOBODY_KNOWN, "no requester")
+            if not isinstance(found, Refusal):
+                if rows.mark_used(core, connection, row, now):
+                    core.record(connection, OPERATOR, row.id, "approval.use", row.digest, at=now)
+                    return tuple(rows.decision_of(row, each) for each in found)
+                found = _USED_BEFORE
+            if found.ends is not None:
+                rows.set_state(core, connection, found.ends, "expired")
+        core.record(
+            connection,
+            OPERATOR,
+            identifier,
+            "approval.use",
+            found.reason,
+            outcome="refused",
+            at=now,
+        )
+    raise NotPermitted(f"this may not be done: {found.message}")
+
+
+def _narrowed(row: tags.QuestionRow, rule: Approvers) -> list[tags.Step]:
+    """Return the steps of a question, as far as a rule allows them too."""
+    steps, left_out = [], False
+    for step, allowed in zip(tags.steps_of(row), rule.chain(), strict=False):
+        left_out = left_out or allowed.not_requester
+        names = {*allowed.people} - ({row.asked_by} if left_out else set())
+        people = tuple(each for each in step.people if each in names)
+        least = max(step.at_least, allowed.at_least)
+        steps.append(step._replace(people=people, at_least=least))
+    return steps
+
+
 def _candidates(connection: Connection, wanted: str) -> Sequence[tags.QuestionRow]:
     which = ApprovalRow.id == wanted if tags.is_id(wanted) else ApprovalRow.digest == wanted
+    # The approval of a tool call is used by that call alone.
+    which = and_(which, ApprovalRow.call == "")
     approved = rows.read_questions(connection, which, ApprovalRow.state == "approved")
     # If nothing is approved, the newest question gives the reason.
     return approved or rows.read_questions(connection, which, newest=True)
 
 
-def _valid_answer(
+def _enough(
     core: Core,
     connection: Connection,
     row: tags.QuestionRow,
-    approvers: Sequence[str],
-    within: float,
+    steps: Sequence[tags.Step],
     now: float,
-) -> tags.AnswerRow | Refusal:
-    """Return the answer that makes an approval valid."""
+    *,
+    within: float = math.inf,
+    others: Sequence[str] = (),
+) -> list[tags.AnswerRow] | Refusal:
+    """Return the answers that make an approval valid."""
     if not tags.question_is_ours(core.keyring(), row):
         return Refusal(f"its record {NOT_OURS}", FOREIGN)
-    if row.state == "pending":
+    state = counting.state_of(core, connection, row, now) if row.rule else row.state
+    if state == "pending" and not row.rule:
         return Refusal("nobody has answered yet", "pending")
-    refusal = refused_as_closed(row) if row.state != "approved" else refused_by_time(row, now)
+    open_ = state in ("pending", "approved") or (state == "suspended" and row.call)
+    refusal = refused_by_time(row, now) if open_ else refused_as_closed(row._replace(state=state))
     if refusal is not None:
         return refusal
     asked = tags.approvers_of(row.approvers)
     for name in tags.approvers_of(row.denied_by):
-        if name in asked or name in approvers:
+        if name in asked or name in others:
             return Refusal(f"{name!r} denied it afterwards", "denied afterwards")
-    people = read_approvers(core, connection, approvers)
-    refusal = Refusal("none of the required approvers has approved it", "other approvers")
-    for answer in rows.read_answers(connection, row.id):
-        if answer.verdict != "approved" or answer.username not in approvers:
-            continue
-        invalid = _why_invalid(core, row, answer, people, within, now)
-        invalid = invalid or _denial_after(connection, answer, {*asked, *approvers})
-        if invalid is None:
-            return answer
-        refusal = invalid
-    return refusal
-
-
-def _why_invalid(
-    core: Core,
-    row: tags.QuestionRow,
-    answer: tags.AnswerRow,
-    people: Mapping[str, Approver],
-    within: float,
-    now: float,
-) -> Refusal | None:
-    name = answer.username
-    if answer.mac == "":
-        return Refusal(
-            f"{name!r} has since been deactivated, or has ended the second factor", "voided"
-        )
-    ours = tags.answer_is_ours(core.keyring(), row, answer)
-    if not ours or name not in tags.approvers_of(row.approvers):
-        return Refusal(f"its answer {NOT_OURS}", "answer not under our keys")
-    if answer.at > now + MAX_CLOCK_SKEW:
-        return Refusal(
-            f"it was approved in the future, at {iso(answer.at)}, by the clock used here: "
-            "the clock was set back",
-            "approved in the future",
-            ends=row,
-        )
-    if answer.at < now - within:
-        return Refusal(
-            f"{name!r} approved it at {iso(answer.at)}, longer ago than is allowed here",
-            "approved too long ago",
-        )
-    person = people.get(name, NOBODY)
-    if not person.active:
-        return Refusal(f"{name!r} has since been deactivated", "approver inactive")
-    if person.factor != answer.factor or not person.factor:
-        return Refusal(
-            f"the second factor with which {name!r} approved it has since been ended or replaced",
-            "factor ended or replaced",
-        )
-    return None
-
-
-def _denial_after(
-    connection: Connection, answer: tags.AnswerRow, names: Set[str]
-) -> Refusal | None:
-    # Ordered by row, not by clock. The tags aren't verified: an attacker who can insert a denial
-    # could delete the approval as well.
-    by = connection.scalar(
-        select(ApprovalAnswerRow.username)
-        .where(
-            ApprovalAnswerRow.digest == answer.digest,
-            ApprovalAnswerRow.verdict == "denied",
-            ApprovalAnswerRow.factor_kind != "",
-            ApprovalAnswerRow.seq > answer.seq,
-            ApprovalAnswerRow.username.in_(names),
-        )
-        .order_by(ApprovalAnswerRow.seq)
-        .limit(1)
+    return counting.count(
+        core, connection, row, steps, now, within=within, others=frozenset(others)
     )
-    return None if by is None else Refusal(f"{by!r} denied it afterwards", "denied afterwards")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from pipelit_agents.display import html_of
+from pipelit_agents.protocol.payload import Json
 
-__all__ = ["ApprovalDecision", "ApprovalRequest", "State", "Verdict", "Vote"]
+__all__ = ["ApprovalDecision", "ApprovalRequest", "ApprovalStep", "State", "Verdict", "Vote"]
 
 Verdict = Literal["approved", "denied"]
-State = Literal["pending", "approved", "denied", "used", "expired"]
+State = Literal["pending", "approved", "denied", "used", "suspended", "expired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,22 @@ class ApprovalDecision:
         return html_of(self)
 
 
+class ApprovalStep(NamedTuple):
+    """The people who are asked in a part of a question's time.
+
+    Attributes:
+        approvers: The people.
+        at_least: How many of them must approve.
+        begins_at: The time from which they are asked, UTC.
+        until: The time until which they are asked, UTC.
+    """
+
+    approvers: tuple[str, ...]
+    at_least: int
+    begins_at: datetime
+    until: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class ApprovalRequest:
     """A question to people: may this be done?
@@ -64,14 +82,23 @@ class ApprovalRequest:
         id: ``apr_`` and 32 hexadecimal digits.
         digest: The digest of the displayed value; see ``approval_digest``.
         shown: The value to be approved; None if only its digest is known.
-        approvers: The people who may answer.
+        approvers: The people who may answer: those of the present step.
         asked_by: The name of the requester.
         thread: The LangGraph thread of the request, or an empty string.
         created_at: The time of the request, UTC.
         expires_at: The end of the time in which the question can be answered and its approval
             used, UTC.
-        state: ``pending``, ``approved`` (and not used yet), ``denied``, ``used`` or ``expired``.
+        state: ``pending``, ``approved`` (and not used yet), ``denied``, ``used``, ``suspended``
+            (used by a call that interrupted itself and can start again) or ``expired``.
         decisions: The answers, oldest first.
+        agent: The agent of a tool call, or an empty string.
+        at_least: How many of ``approvers`` must approve.
+        escalates_at: The time from which others are asked if there is no decision, UTC; None if
+            nobody else follows.
+        steps: The people who are asked one after the other, with the present ones.
+        tool: The tool's name, if this is a tool call; else an empty string.
+        arguments: The exact arguments of a tool call.
+        summary: The summary that the rule's ``show`` made of the arguments, if it has one.
     """
 
     id: str
@@ -84,6 +111,13 @@ class ApprovalRequest:
     expires_at: datetime
     state: State
     decisions: tuple[ApprovalDecision, ...] = ()
+    agent: str = ""
+    at_least: int = 1
+    escalates_at: datetime | None = None
+    steps: tuple[ApprovalStep, ...] = ()
+    tool: str = ""
+    arguments: Mapping[str, Json] = field(default_factory=dict)
+    summary: Json = None
 
     def _repr_html_(self) -> str:
         return html_of(self)

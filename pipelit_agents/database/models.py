@@ -12,6 +12,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -27,6 +28,7 @@ from pipelit_agents.sealing.purposes import (
     person_credential_hint_purpose,
     person_credential_purpose,
     reason_purpose,
+    result_purpose,
     totp_purpose,
 )
 
@@ -326,6 +328,13 @@ class ApprovalRow(Base):
     __table_args__ = (
         Index("pipelit_approvals_digest", "digest", "state"),
         Index("pipelit_approvals_open", "state", "expires_at"),
+        # Of tool calls only, which are a part of all questions.
+        Index(
+            "pipelit_approvals_call",
+            "call",
+            sqlite_where=text("call <> ''"),
+            postgresql_where=text("call <> ''"),
+        ),
         row_rules(lock="approval:{digest}"),
     )
 
@@ -342,6 +351,13 @@ class ApprovalRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     denied_by: Mapped[str] = mapped_column(Text, server_default="")
     mac: Mapped[str] = mapped_column(String(64), info=tag_of("approvals"))
+    agent: Mapped[str] = mapped_column(NAME, server_default="")
+    rule: Mapped[str] = mapped_column(Text, server_default="")
+    call: Mapped[str] = mapped_column(String(64), server_default="")
+    starts: Mapped[int] = mapped_column(Integer, server_default="0")
+    # The interrupts of the gate. They decide nothing, so no tag covers them.
+    asks: Mapped[int] = mapped_column(Integer, server_default="0")
+    waits: Mapped[int | None] = mapped_column(Integer)
 
 
 class ApprovalAnswerRow(Base):
@@ -371,9 +387,20 @@ class ApprovalAnswerRow(Base):
 
 
 class ApprovalUseRow(Base):
-    """An approval that was used. Rows are never changed or deleted, and they don't expire."""
+    """An approval that was used. Rows are never deleted, and they don't expire.
+
+    A call that interrupted itself starts again, with a row for each start. Only the result is
+    written later, once.
+    """
 
     __tablename__ = "pipelit_approval_uses"
+    __table_args__ = (row_rules(unreadable="clear columns"),)
 
     approval_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    start: Mapped[int] = mapped_column(
+        Integer, primary_key=True, autoincrement=False, server_default="1"
+    )
     used_at: Mapped[float] = mapped_column(Float)
+    result: Mapped[Sealed | None] = mapped_column(
+        RowEncryptedString(result_purpose, "approval_id", "start")
+    )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pipelit_agents.approvals.rules import Approvers
 from pipelit_agents.middleware.credentials import CredentialMiddleware
 
 if TYPE_CHECKING:
     from pipelit_agents.middleware.spawn import SpawnMiddleware
 
-__all__ = ["CredentialMiddleware", "SpawnMiddleware"]
+__all__ = ["Approvers", "CredentialMiddleware", "SpawnMiddleware"]
 
 # Imported when it is first used: it needs the graphs and tools, and the others don't.
 _MODULES = {"SpawnMiddleware": "spawn"}

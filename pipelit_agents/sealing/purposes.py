@@ -37,6 +37,7 @@ __all__ = [
     "person_credential_hint_purpose",
     "person_credential_purpose",
     "reason_purpose",
+    "result_purpose",
     "totp_purpose",
 ]
 
@@ -117,6 +118,11 @@ def approval_purpose(identifier: str, digest: str) -> str:
 def reason_purpose(identifier: str, username: str) -> str:
     """Return the purpose of the reason that a person gives with an answer."""
     return f"approval:{identifier}:{username}:reason"
+
+
+def result_purpose(identifier: str, start: int) -> str:
+    """Return the purpose of what an approved call returned, when it was started for this time."""
+    return f"approval:{identifier}:{start}:result"
 
 
 def holds(keyring: Keyring, sealed: Iterable[Sealed], secret: bytes) -> bool:

@@ -908,7 +908,8 @@ def test_what_is_changed_before_a_person_leaves_keeps_no_approval(
             "UPDATE pipelit_approvals SET state = 'approved'",
         ),
         "use": (
-            "INSERT INTO pipelit_approval_uses SELECT id, 1 FROM pipelit_approvals",
+            "INSERT INTO pipelit_approval_uses (approval_id, used_at) "
+            "SELECT id, 1 FROM pipelit_approvals",
             "DELETE FROM pipelit_approval_uses",
         ),
         "verdict": (

@@ -1,0 +1,402 @@
+"""Approvals of tool calls: one question for each call, and at most one run of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final, NamedTuple, TypeAlias
+
+from sqlalchemy import Connection, select, update
+
+from pipelit_agents._bounds import require_count
+from pipelit_agents._core import Core
+from pipelit_agents._twins import off_the_loop
+from pipelit_agents.approvals import questions, rows, tags, usage
+from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest, canonical
+from pipelit_agents.approvals.people import People, require_possible
+from pipelit_agents.approvals.rules import Approvers, is_person, steps_for
+from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest
+from pipelit_agents.audit.records import storable
+from pipelit_agents.database.models import ApprovalRow, ApprovalUseRow
+from pipelit_agents.errors import NotPermitted, UnsealError
+from pipelit_agents.identity.acting import claimed_person
+from pipelit_agents.protocol.payload import Json, decode
+from pipelit_agents.protocol.usernames import OPERATOR, require_username
+from pipelit_agents.sealing.keyring import Sealed
+from pipelit_agents.sealing.purposes import result_purpose
+
+__all__ = ["Call", "CallApprovals", "Interrupts"]
+
+# Called in the transaction that stores a question.
+Stored: TypeAlias = Callable[[Connection, ApprovalRequest], None]
+
+_MAX_RESULT: Final = 2**20
+# How many questions may wait at the same time, so that a model can't flood the approvers.
+_MAX_OF_PERSON: Final = 200
+_MAX_OF_THREAD: Final = 50
+
+
+class Call(NamedTuple):
+    """A tool call. Two calls are the same if all fields but the agent are.
+
+    Attributes:
+        tool: The tool's name.
+        arguments: The arguments with which the tool runs.
+        call_id: The id that the model gave the call.
+        thread: The LangGraph thread.
+        namespace: LangGraph's ``checkpoint_ns`` of the task.
+        agent: The username of the agent that calls, or an empty string.
+    """
+
+    tool: str
+    arguments: Mapping[str, Json]
+    call_id: str
+    thread: str
+    namespace: str
+    agent: str = ""
+
+    @property
+    def key(self) -> str:
+        """64 hexadecimal digits that identify the call.
+
+        Raises:
+            NotPermitted: There is no thread.
+            PayloadError: The arguments aren't JSON, or are longer than 1 MiB.
+            TypeError: Another field isn't text.
+            ValueError: The tool's name or the call's id is empty.
+        """
+        texts = (self.thread, self.namespace, self.call_id, self.tool, self.agent)
+        if not all(isinstance(each, str) for each in texts):
+            raise TypeError("a call's tool, call_id, thread, namespace and agent must be text")
+        if not self.thread:
+            raise NotPermitted(
+                f"the tool {self.tool!r} needs an approval, which waits in a thread: compile the "
+                "graph with a checkpointer, and run it with a thread_id in configurable"
+            )
+        if not self.tool or not self.call_id:
+            raise ValueError("a call needs the name of its tool, and the id that the model gave it")
+        fields = (*texts[:4], canonical(dict(self.arguments)))
+        encoded = [each.encode("utf-8", "surrogatepass") for each in fields]
+        data = b"".join(len(each).to_bytes(4, "big") + each for each in encoded)
+        return hashlib.sha256(b"pipelit-agents/call/v1\0" + data).hexdigest()
+
+
+class Interrupts(NamedTuple):
+    """How often the task of a call was interrupted for its question.
+
+    Attributes:
+        asks: How many interrupts were raised before the decision, at most.
+        waits: How many of them are replayed after the decision; None if that isn't known yet.
+    """
+
+    asks: int
+    waits: int | None
+
+
+class CallApprovals:
+    """Questions about tool calls; ``pipelit.approvals.calls``.
+
+    Each call has one question, and runs at most once. If a call was started and its result isn't
+    known, it isn't started again.
+
+    Args:
+        core: The database, the keys and the clocks.
+        people: Looks up people.
+
+    Example:
+        ```python
+        call = Call("send_money", {"to": "bob", "amount": 90}, "call_1", "thread_1", namespace)
+        pipelit.approvals.calls.ask(call, Approvers(["alice"]))
+        ...                                                       # alice approves
+        pipelit.approvals.calls.start(call, Approvers(["alice"]))
+        pipelit.approvals.calls.finish(call, send_money(**call.arguments))
+        ```
+    """
+
+    def __init__(self, core: Core, people: People) -> None:
+        self._core = core
+        self._people = people
+
+    def ask(
+        self,
+        call: Call,
+        rule: Approvers,
+        *,
+        requester: str | None = None,
+        stored: Stored | None = None,
+    ) -> ApprovalRequest:
+        """Return the question of a call; store it if there is none.
+
+        Args:
+            call: The call.
+            rule: Who is asked.
+            requester: The requester's username; by default the person for whom the run acts, else
+                the agent, else ``operator``.
+            stored: Receives the transaction and the question if it is stored now.
+
+        Raises:
+            NotPermitted: There is no thread, the requester may not approve and isn't known, an
+                approver isn't a person, or too many questions wait already.
+            SecondFactorError: Too few of the approvers could answer; the message has each reason.
+            UserNotFound: An approver has no account.
+            PayloadError: The arguments or the summary aren't JSON, or are longer than 1 MiB.
+            InvalidUsername: A name is malformed.
+            ConfigurationError: There is no key.
+        """
+        if not isinstance(rule, Approvers):
+            raise TypeError(f"rule must be Approvers(…), not {type(rule).__name__}")
+        key, core = call.key, self._core
+        if call.agent:
+            require_username(call.agent, argument="agent")
+        with core.database.reading() as connection:
+            row = self._find(connection, key)
+            if row is not None:
+                return questions.stored_request(core, connection, row)
+            person, asked_by = self._requester(connection, requester, call.agent)
+        steps = steps_for(rule, person)
+        require_possible(self._people, [(step.people, step.at_least) for step in steps])
+        shown: dict[str, object] = {"tool": call.tool, "arguments": dict(call.arguments)}
+        if rule.show is not None:
+            # A copy, so that the function can't change what is displayed and run.
+            copied = decode(canonical(shown).encode(), limit=MAX_SHOWN)
+            shown["summary"] = rule.show(copied["arguments"])
+        text = canonical(shown)
+        what = decode(text.encode(), limit=MAX_SHOWN)
+        thread = storable(call.thread, 149)
+        with core.database.writing(durable=True) as connection:
+            core.database.lock(connection, f"approvals of:{asked_by}", f"call:{key}")
+            row = self._find(connection, key)
+            if row is not None:
+                return questions.stored_request(core, connection, row)
+            self._refuse_flood(connection, person, asked_by, thread)
+            row = questions.add_question(
+                core,
+                connection,
+                approval_digest(what),
+                [name for step in steps for name in step.people],
+                lifetime=steps[-1].until,
+                asked_by=asked_by,
+                thread=thread,
+                shown=text,
+                steps=steps,
+                agent=call.agent,
+                call=key,
+            )
+            core.record(
+                connection, asked_by, row.id, "approval.request", row.digest, at=row.created_at
+            )
+            request = questions.request_of(row, what, "pending", row.created_at)
+            if stored is not None:
+                stored(connection, request)
+        return request
+
+    aask = off_the_loop(ask)
+
+    def find(self, call: Call) -> ApprovalRequest | None:
+        """Return the question of a call with its answers, or None if there is none."""
+        key = call.key
+        with self._core.database.reading() as connection:
+            row = self._find(connection, key)
+            return None if row is None else questions.stored_request(self._core, connection, row)
+
+    afind = off_the_loop(find)
+
+    def start(self, call: Call, rule: Approvers) -> tuple[ApprovalDecision, ...]:
+        """Use up the approval of a call, just before the tool runs.
+
+        Everything is counted again: the people must be active, with the same second factor, and
+        named by this rule and by the rule under which they were asked.
+
+        Returns:
+            The answers that approved it.
+
+        Raises:
+            NotPermitted: There is no valid approval, or the call was started before.
+        """
+        if not isinstance(rule, Approvers):
+            raise TypeError(f"rule must be Approvers(…), not {type(rule).__name__}")
+        return usage.start(self._core, call.key, self._require(call).id, rule)
+
+    astart = off_the_loop(start)
+
+    def suspend(self, call: Call) -> None:
+        """Allow one more start of a call that interrupted itself after it was started.
+
+        Raises:
+            NotPermitted: It wasn't started, was finished, or was suspended before.
+        """
+        core, key = self._core, call.key
+        with core.database.writing(durable=True) as connection:
+            row = self._locked(connection, key)
+            if row is None or row.state != "used" or self._use(connection, row) is None:
+                raise NotPermitted("this call isn't running: it can't be suspended")
+            rows.set_state(core, connection, row, "suspended")
+            core.record(connection, OPERATOR, row.id, "approval.suspend", row.digest)
+
+    asuspend = off_the_loop(suspend)
+
+    def finish(self, call: Call, result: bytes | None) -> None:
+        """Store the result of a call that was started, encrypted.
+
+        Args:
+            call: The call.
+            result: The result; one of more than 1 MiB, or None, isn't stored.
+
+        Raises:
+            NotPermitted: The call wasn't started.
+        """
+        if result is not None and not isinstance(result, bytes):
+            raise TypeError(f"result must be bytes or None, not {type(result).__name__}")
+        core, key = self._core, call.key
+        with core.database.writing(durable=True) as connection:
+            row = self._locked(connection, key)
+            if row is None or row.state != "used":
+                raise NotPermitted("this call isn't running: it can't be finished")
+            if result is None or len(result) > _MAX_RESULT:
+                return
+            purpose = result_purpose(row.id, row.starts)
+            token = core.fitting_keyring(connection).seal(result, purpose)
+            connection.execute(
+                update(ApprovalUseRow)
+                .where(
+                    ApprovalUseRow.approval_id == row.id,
+                    ApprovalUseRow.start == row.starts,
+                    ApprovalUseRow.result.is_(None),
+                )
+                .values(result=Sealed(token, purpose))
+            )
+
+    afinish = off_the_loop(finish)
+
+    def result(self, call: Call) -> bytes | None:
+        """Return the stored result of a call; None if there is none."""
+        key = call.key
+        with self._core.database.reading() as connection:
+            row = self._find(connection, key)
+            if row is None or row.state != "used":
+                return None
+            sealed = connection.scalar(
+                select(ApprovalUseRow.result).where(
+                    ApprovalUseRow.approval_id == row.id, ApprovalUseRow.start == row.starts
+                )
+            )
+        if sealed is not None:
+            with suppress(UnsealError):
+                return self._core.keyring().unseal(sealed.token, result_purpose(row.id, row.starts))
+        return None
+
+    aresult = off_the_loop(result)
+
+    def waiting(self, call: Call, count: int) -> None:
+        """Record that a task raised this many interrupts for the question; the most count.
+
+        Raises:
+            NotPermitted: The call has no question.
+        """
+        require_count(count, "count")
+        found = self._require(call)
+        with self._core.database.writing() as connection:
+            connection.execute(
+                update(ApprovalRow)
+                .where(ApprovalRow.id == found.id, ApprovalRow.asks < count)
+                .values(asks=count)
+            )
+
+    awaiting = off_the_loop(waiting)
+
+    def waited(self, call: Call, count: int) -> None:
+        """Record how many interrupts are replayed after the decision; the first record counts.
+
+        Raises:
+            NotPermitted: The call has no question.
+        """
+        require_count(count, "count", least=0)
+        found = self._require(call)
+        with self._core.database.writing() as connection:
+            connection.execute(
+                update(ApprovalRow)
+                .where(ApprovalRow.id == found.id, ApprovalRow.waits.is_(None))
+                .values(waits=count)
+            )
+
+    awaited = off_the_loop(waited)
+
+    def interrupts(self, call: Call) -> Interrupts:
+        """Return how often the task of a call was interrupted for its question.
+
+        Raises:
+            NotPermitted: The call has no question.
+        """
+        found = self._require(call)
+        query = select(ApprovalRow.asks, ApprovalRow.waits).where(ApprovalRow.id == found.id)
+        with self._core.database.reading() as connection:
+            return Interrupts(*connection.execute(query).one())
+
+    ainterrupts = off_the_loop(interrupts)
+
+    def _find(self, connection: Connection, key: str) -> tags.QuestionRow | None:
+        # Anybody can plant a row of this call; only one that our keys have tagged is its question.
+        for row in rows.read_questions(connection, ApprovalRow.call == key, ApprovalRow.call != ""):
+            if tags.question_is_ours(self._core.keyring(), row):
+                return row
+        return None
+
+    def _require(self, call: Call) -> tags.QuestionRow:
+        key = call.key
+        with self._core.database.reading() as connection:
+            row = self._find(connection, key)
+        if row is None:
+            raise NotPermitted("this may not be done: nobody was asked about exactly this call")
+        return row
+
+    def _locked(self, connection: Connection, key: str) -> tags.QuestionRow | None:
+        row = self._find(connection, key)
+        if row is not None:
+            self._core.database.lock(connection, f"approval:{row.digest}")
+            row = self._find(connection, key)
+        return row
+
+    def _use(self, connection: Connection, row: tags.QuestionRow) -> float | None:
+        """Return when a call was last started, if its result isn't known."""
+        return connection.scalar(
+            select(ApprovalUseRow.used_at).where(
+                ApprovalUseRow.approval_id == row.id,
+                ApprovalUseRow.start == row.starts,
+                ApprovalUseRow.result.is_(None),
+            )
+        )
+
+    def _requester(
+        self, connection: Connection, requester: str | None, agent: str
+    ) -> tuple[str | None, str]:
+        """Return the person for whom the call is made, if known, and the requester's name."""
+        claim = claimed_person(self._core.database)
+        name = None if claim is None or claim.ended else claim.username
+        if requester is not None:
+            name = require_username(requester, argument="requester")
+        if name is None or (requester is None and not is_person(connection, name)):
+            return None, agent or OPERATOR
+        return name if is_person(connection, name) else None, name
+
+    def _refuse_flood(
+        self, connection: Connection, person: str | None, asked_by: str, thread: str
+    ) -> None:
+        # By person, so that nobody can use up what others may ask; by thread if nobody is known.
+        now = self._core.shared_now(connection)
+        where = [
+            ApprovalRow.state == "pending",
+            ApprovalRow.expires_at > now,
+            ApprovalRow.call != "",
+            ApprovalRow.asked_by == asked_by,
+        ]
+        if person is None:
+            where.append(ApprovalRow.thread == thread)
+        found = rows.read_questions(connection, *where, with_shown=False)
+        keyring = self._core.keyring()
+        waiting = sum(tags.question_is_ours(keyring, row) for row in found)
+        if waiting >= (_MAX_OF_PERSON if person else _MAX_OF_THREAD):
+            raise NotPermitted(
+                f"{waiting} questions of {person or 'this thread'} wait for an answer already: "
+                "wait until people have answered them, or until they expire"
+            )

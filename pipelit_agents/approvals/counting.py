@@ -1,0 +1,181 @@
+"""Count the answers to a question that are valid now, and the approvals that its steps need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence, Set
+
+from sqlalchemy import Connection, select
+
+from pipelit_agents._core import Core
+from pipelit_agents.approvals import rows, tags
+from pipelit_agents.approvals.approvers import NOBODY, Approver, read_approvers
+from pipelit_agents.approvals.refusals import MAX_CLOCK_SKEW, NOT_OURS, Refusal, iso
+from pipelit_agents.approvals.values import State
+from pipelit_agents.database.models import ApprovalAnswerRow
+
+__all__ = ["count", "state_of", "valid_answers"]
+
+
+def state_of(core: Core, connection: Connection, row: tags.QuestionRow, now: float) -> State:
+    """Return the state of a question that has a rule, as its answers make it; not its expiry.
+
+    The stored state ends a question. Whether it is approved is counted: an approval ends with the
+    account or the second factor of the person, and then others can approve in that person's place.
+    """
+    if row.state in ("denied", "used", "expired"):
+        return row.state
+    if rows.was_used(connection, row):
+        return "used"
+    if _denials(connection, row):
+        return "denied"
+    if row.state == "suspended":
+        return "suspended"
+    found = count(core, connection, row, tags.steps_of(row), now)
+    return "pending" if isinstance(found, Refusal) else "approved"
+
+
+def count(
+    core: Core,
+    connection: Connection,
+    row: tags.QuestionRow,
+    steps: Sequence[tags.Step],
+    now: float,
+    *,
+    within: float = math.inf,
+    others: Set[str] = frozenset(),
+) -> list[tags.AnswerRow] | Refusal:
+    """Return the answers that make an approval valid: those that one of the steps needs.
+
+    Args:
+        core: The keys and the database.
+        connection: The transaction.
+        row: The question; its tag was verified.
+        steps: The steps whose people count.
+        now: The time; a step that begins later doesn't count.
+        within: The maximum age of an answer, in seconds.
+        others: More people whose later denial counts.
+    """
+    begun = [step for step in steps if step.begins <= now]
+    names = {name for step in begun for name in step.people}
+    valid, refusal = valid_answers(core, connection, row, names, now, within=within, others=others)
+    for step in begun:
+        answers = [each for name, each in valid.items() if name in step.people]
+        if len(answers) >= step.at_least:
+            return answers[: step.at_least]
+    present = tags.step_at(begun or steps, now)
+    if present.at_least == 1:
+        return refusal or Refusal(
+            "none of the required approvers has approved it", "other approvers"
+        )
+    given = len(valid.keys() & {*present.people})
+    words = f"{given} of the {present.at_least} approvals that it needs are valid"
+    because = f" ({refusal.message})" if refusal else ""
+    return Refusal(words + because, "too few approvals", refusal.ends if refusal else None)
+
+
+def valid_answers(
+    core: Core,
+    connection: Connection,
+    row: tags.QuestionRow,
+    names: Set[str],
+    now: float,
+    *,
+    within: float = math.inf,
+    others: Set[str] = frozenset(),
+) -> tuple[Mapping[str, tags.AnswerRow], Refusal | None]:
+    """Return the approvals of these people that are valid, and why another one isn't.
+
+    Arguments are as for :func:`count`.
+    """
+    people = read_approvers(core, connection, names)
+    asked = {*tags.approvers_of(row.approvers), *names, *others}
+    valid: dict[str, tags.AnswerRow] = {}
+    refusal = None
+    for answer in rows.read_answers(connection, row.id):
+        if answer.verdict != "approved" or answer.username not in names:
+            continue
+        invalid = _why_invalid(core, row, answer, people, within, now)
+        invalid = invalid or _denial_after(connection, row, answer, asked)
+        if invalid is None:
+            valid.setdefault(answer.username, answer)
+        else:
+            refusal = invalid
+    return valid, refusal
+
+
+def _why_invalid(
+    core: Core,
+    row: tags.QuestionRow,
+    answer: tags.AnswerRow,
+    people: Mapping[str, Approver],
+    within: float,
+    now: float,
+) -> Refusal | None:
+    name = answer.username
+    if answer.mac == "":
+        return Refusal(
+            f"{name!r} has since been deactivated, or has ended the second factor", "voided"
+        )
+    ours = tags.answer_is_ours(core.keyring(), row, answer)
+    if not ours or name not in tags.approvers_of(row.approvers):
+        return Refusal(f"its answer {NOT_OURS}", "answer not under our keys")
+    if answer.at > now + MAX_CLOCK_SKEW:
+        return Refusal(
+            f"it was approved in the future, at {iso(answer.at)}, by the clock used here: "
+            "the clock was set back",
+            "approved in the future",
+            ends=row,
+        )
+    if answer.at < now - within:
+        return Refusal(
+            f"{name!r} approved it at {iso(answer.at)}, longer ago than is allowed here",
+            "approved too long ago",
+        )
+    person = people.get(name, NOBODY)
+    if not person.active:
+        return Refusal(f"{name!r} has since been deactivated", "approver inactive")
+    if person.factor != answer.factor or not person.factor:
+        return Refusal(
+            f"the second factor with which {name!r} approved it has since been ended or replaced",
+            "factor ended or replaced",
+        )
+    return None
+
+
+def _denials(connection: Connection, row: tags.QuestionRow) -> str | None:
+    # The tags aren't verified: an attacker who can insert a denial could delete the approval too.
+    return connection.scalar(
+        select(ApprovalAnswerRow.username)
+        .where(
+            ApprovalAnswerRow.approval_id == row.id,
+            ApprovalAnswerRow.verdict == "denied",
+            ApprovalAnswerRow.factor_kind != "",
+        )
+        .order_by(ApprovalAnswerRow.seq)
+        .limit(1)
+    )
+
+
+def _denial_after(
+    connection: Connection, row: tags.QuestionRow, answer: tags.AnswerRow, names: Set[str]
+) -> Refusal | None:
+    if row.call:
+        # Each call is a question of its own: a denial of one isn't a denial of its twin.
+        by = _denials(connection, row)
+        return None if by is None else Refusal(f"{by!r} denied it", "denied")
+    # Ordered by row, not by clock. The tags aren't verified: an attacker who can insert a denial
+    # could delete the approval as well.
+    by = connection.scalar(
+        select(ApprovalAnswerRow.username)
+        .where(
+            ApprovalAnswerRow.digest == answer.digest,
+            ApprovalAnswerRow.verdict == "denied",
+            ApprovalAnswerRow.factor_kind != "",
+            ApprovalAnswerRow.seq > answer.seq,
+            ApprovalAnswerRow.username.in_(names),
+        )
+        .order_by(ApprovalAnswerRow.seq)
+        .limit(1)
+    )
+    return None if by is None else Refusal(f"{by!r} denied it afterwards", "denied afterwards")
