@@ -11,6 +11,7 @@ from internals import database_of
 from pipelit_agents import Agent, Approvals, AuditEntry, Pipelit
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
+from pipelit_agents.approvals.calls import CallApprovals
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.errors import CodeRejected, UserNotFound
@@ -21,6 +22,7 @@ BACKENDS = True
 ALONE = {
     Agent: {"challenge", "is_of", "now", "note_refusal"},
     Approvals: set[str](),
+    CallApprovals: set[str](),
     AuditTrail: set[str](),
     Credentials: {
         "put_in",

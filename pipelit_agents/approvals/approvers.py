@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, select, update
 
 from pipelit_agents._core import Core
-from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalUseRow, UserRow
+from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow, ApprovalUseRow, UserRow
 from pipelit_agents.errors import UnsealError
 from pipelit_agents.identity.factors import factor_id
 from pipelit_agents.sealing.purposes import totp_purpose
@@ -63,9 +63,11 @@ def void_unused(connection: Connection, usernames: Sequence[str]) -> None:
 
     The tags of their answers are erased, so that no other data in the database makes them valid
     again. This needs no key, because a second factor may be reset after the key was lost. So it
-    ignores the state of the question: without the key, changes to the state can't be detected.
+    ignores the state of the question: without the key, changes to the state can't be detected. One
+    that says that a call was suspended is believed, because it can start again.
     """
-    used = select(ApprovalUseRow.approval_id)
+    suspended = select(ApprovalRow.id).where(ApprovalRow.state == "suspended")
+    used = select(ApprovalUseRow.approval_id).where(ApprovalUseRow.approval_id.not_in(suspended))
     connection.execute(
         update(ApprovalAnswerRow)
         .where(

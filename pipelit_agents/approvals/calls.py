@@ -63,12 +63,14 @@ class Call(NamedTuple):
         Raises:
             NotPermitted: There is no thread.
             PayloadError: The arguments aren't JSON, or are longer than 1 MiB.
-            TypeError: Another field isn't text.
+            TypeError: The arguments aren't a mapping, or another field isn't text.
             ValueError: The tool's name or the call's id is empty.
         """
         texts = (self.thread, self.namespace, self.call_id, self.tool, self.agent)
         if not all(isinstance(each, str) for each in texts):
             raise TypeError("a call's tool, call_id, thread, namespace and agent must be text")
+        if not isinstance(self.arguments, Mapping):
+            raise TypeError("a call's arguments must be a mapping of their names to JSON")
         if not self.thread:
             raise NotPermitted(
                 f"the tool {self.tool!r} needs an approval, which waits in a thread: compile the "

@@ -141,12 +141,14 @@ class Approvals:
 
         Returns:
             The decision. It doesn't permit anything by itself: the code that acts has to call
-            :meth:`require`.
+            :meth:`require`. If a rule needs several approvals, the question stays pending until
+            enough people have approved.
 
         Raises:
             ApprovalNotFound: There is no such question.
             ApprovalClosed: It was answered, or has expired.
-            NotPermitted: The person isn't one of the approvers.
+            NotPermitted: The person isn't one of the approvers, isn't asked now, or has approved
+                already. No code was spent.
             CodeRejected: The code is wrong or spent, or the person can't approve (deactivated, or
                 without a second factor). Only the audit has the reason.
             VerificationError: As ``mfa.verify``, with the same limits. Inside
@@ -171,7 +173,8 @@ class Approvals:
         """Deny, by a person's code, or for a person whom the application has authenticated.
 
         A denial ends the question. It can follow an approval until the approval is used. It also
-        voids every unused approval of the same digest that this person could have given.
+        voids every unused approval of the same digest that this person could have given; not those
+        of tool calls, of which each is a question of its own.
 
         Args:
             id: The question's id.
@@ -185,7 +188,7 @@ class Approvals:
 
         Raises:
             NotPermitted: There is no code, and the running code doesn't act for this person. Or
-                the person isn't one of the approvers.
+                the person isn't one of the approvers, or isn't asked now.
             ApprovalNotFound: There is no such question.
             ApprovalClosed: It was denied or used, or has expired.
             UserInactive: There is no code, and the person was deactivated.
@@ -268,7 +271,8 @@ class Approvals:
         """Return the questions that can be answered now, oldest first.
 
         Args:
-            person: Return only questions that this person may answer; by default all.
+            person: Return only questions that this person may answer now, and hasn't approved; by
+                default all.
 
         Raises:
             InvalidUsername: The username is malformed.

@@ -155,7 +155,7 @@ def _enough(
     if not tags.question_is_ours(core.keyring(), row):
         return Refusal(f"its record {NOT_OURS}", FOREIGN)
     state = counting.state_of(core, connection, row, now) if row.rule else row.state
-    if state == "pending" and not row.rule:
+    if state == "pending" and not (row.rule and rows.read_answers(connection, row.id)):
         return Refusal("nobody has answered yet", "pending")
     open_ = state in ("pending", "approved") or (state == "suspended" and row.call)
     refusal = refused_by_time(row, now) if open_ else refused_as_closed(row._replace(state=state))

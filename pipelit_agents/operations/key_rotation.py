@@ -13,7 +13,6 @@ from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.second_factor import Mfa
-from pipelit_agents.approvals.retagging import forget_foreign, retag
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.database import maintenance
 from pipelit_agents.database.application_columns import (
@@ -31,6 +30,7 @@ from pipelit_agents.database.key_row import KEY_TABLE, key_state, name_newest_ke
 from pipelit_agents.database.sealed_columns import key_text, sealed_tables, tag_columns
 from pipelit_agents.database.token_search import search_columns
 from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.operations.approval_tags import forget_foreign, retag
 from pipelit_agents.operations.checkpoint_keys import count_older_values
 from pipelit_agents.operations.own_values import OwnValues, UnreadableRow
 from pipelit_agents.protocol.usernames import OPERATOR

@@ -12,14 +12,14 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any, cast
 
-import pyotp
 import pytest
+from approving import People
 from conftest import Clock
 from internals import database_of, identity_of
 from postgres import PostgresServer
 from psycopg import Connection
 from sqlalchemy import Engine, create_engine, text
-from test_mfa import app_of, wrong
+from test_mfa import wrong
 
 from pipelit_agents import Agent, ApprovalDecision, Approvals, Keyring, Pipelit
 from pipelit_agents.approvals import approval_digest, questions, tags
@@ -43,42 +43,6 @@ BACKENDS = ("sqlite", "postgres")
 PAYMENT = {"pay": 90, "to": "bob"}
 DIGEST = approval_digest(PAYMENT)
 HOUR = timedelta(hours=1)
-
-
-class People:
-    """Alice and bob with their apps and recovery codes, and mallory, who has an app too."""
-
-    def __init__(self, pipelit: Pipelit, clock: Clock) -> None:
-        self._clock = clock
-        self.pipelit = pipelit
-        self.apps: dict[str, pyotp.TOTP] = {}
-        self.recovery: dict[str, list[str]] = {}
-        for name in ("alice", "bob", "mallory"):
-            if name != "alice":
-                pipelit.users.create(name)
-            self.enroll(name)
-
-    @classmethod
-    def again(cls, first: People, pipelit: Pipelit, clock: Clock) -> People:
-        """The same people in a copy of their database."""
-        made = cls.__new__(cls)
-        made._clock, made.pipelit = clock, pipelit
-        made.apps = dict(first.apps)
-        made.recovery = {name: list(codes) for name, codes in first.recovery.items()}
-        return made
-
-    def enroll(self, name: str) -> None:
-        """A new app."""
-        self._clock.advance(30)
-        self.apps[name] = app_of(self.pipelit.mfa.enroll(name))
-        codes = self.pipelit.mfa.confirm(name, self.apps[name].at(self._clock()))
-        self.recovery[name] = [code.get_secret_value() for code in codes]
-        self._clock.advance(30)
-
-    def code(self, name: str) -> str:
-        """A code that nobody has used."""
-        self._clock.advance(30)
-        return self.apps[name].at(self._clock())
 
 
 @dataclass

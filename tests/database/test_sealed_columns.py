@@ -195,7 +195,7 @@ def without_purpose() -> list[str]:
 
 def test_every_encrypted_column_declares_its_purpose() -> None:
     """So a value that is copied to another row can't be decrypted there."""
-    assert len(sealed_tables()) == 7
+    assert len(sealed_tables()) == 8
     assert without_purpose() == []
 
 
@@ -330,6 +330,7 @@ def test_purposes_never_change() -> None:
         purposes.peering_purpose("r"),
         purposes.approval_purpose("apr_1", "d"),
         purposes.reason_purpose("apr_1", "alice"),
+        purposes.result_purpose("apr_1", 2),
         purposes.credential_purpose("openai", "llm", "{}", None),
         purposes.credential_hint_purpose("openai", "llm", "{}", '["alice"]'),
         purposes.CHECKPOINTS,
@@ -348,6 +349,7 @@ def test_purposes_never_change() -> None:
         "peering:r",
         "approval:apr_1:d:shown",
         "approval:apr_1:alice:reason",
+        "approval:apr_1:2:result",
         f"credential:openai:{all_may}",
         f"credential:openai:{alice_may}:hint",
         "checkpoints",
