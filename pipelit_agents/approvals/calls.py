@@ -33,8 +33,8 @@ Stored: TypeAlias = Callable[[Connection, ApprovalRequest], None]
 
 _MAX_RESULT: Final = 2**20
 # How many questions may wait at the same time, so that a model can't flood the approvers.
-_MAX_OF_PERSON: Final = 200
-_MAX_OF_THREAD: Final = 50
+MAX_OF_PERSON: Final = 200
+MAX_OF_THREAD: Final = 50
 
 
 class Call(NamedTuple):
@@ -397,7 +397,7 @@ class CallApprovals:
         found = rows.read_questions(connection, *where, with_shown=False)
         keyring = self._core.keyring()
         waiting = sum(tags.question_is_ours(keyring, row) for row in found)
-        if waiting >= (_MAX_OF_PERSON if person else _MAX_OF_THREAD):
+        if waiting >= (MAX_OF_PERSON if person else MAX_OF_THREAD):
             raise NotPermitted(
                 f"{waiting} questions of {person or 'this thread'} wait for an answer already: "
                 "wait until people have answered them, or until they expire"

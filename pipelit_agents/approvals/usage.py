@@ -156,7 +156,7 @@ def _enough(
         return Refusal(f"its record {NOT_OURS}", FOREIGN)
     state = counting.state_of(core, connection, row, now) if row.rule else row.state
     if state == "pending" and not (row.rule and rows.read_answers(connection, row.id)):
-        return Refusal("nobody has answered yet", "pending")
+        return refused_by_time(row, now) or Refusal("nobody has answered yet", "pending")
     open_ = state in ("pending", "approved") or (state == "suspended" and row.call)
     refusal = refused_by_time(row, now) if open_ else refused_as_closed(row._replace(state=state))
     if refusal is not None:
