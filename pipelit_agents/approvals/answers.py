@@ -212,8 +212,7 @@ def _write(
     # The database numbers answers.
     del values["seq"]
     connection.execute(insert(ApprovalAnswerRow).values(values))
-    # The call of a tool is a question of its own: a denial ends no other one.
-    if vote.verdict == "denied" and vote.is_authenticated and not question.call:
+    if vote.verdict == "denied" and vote.is_authenticated:
         _void(core, connection, question.digest, vote.username)
     core.record(connection, vote.username, vote.username, vote.action, question.digest, at=now)
     return rows.decision_of(question, row, vote.reason)
@@ -223,7 +222,8 @@ def _void(core: Core, connection: Connection, digest: str, username: str) -> Non
     # Stored under the tag of each approval, so that deleting the denial doesn't undo it. The
     # approvers who count are known only when the approval is used.
     for row in rows.read_questions(connection, ApprovalRow.digest == digest, with_shown=False):
-        # In any state, so that changing the state first doesn't avoid this.
+        # A call is a question of its own: it isn't denied with another one that is the same. Others
+        # in any state, so that changing the state first doesn't avoid this.
         if row.call or not tags.question_is_ours(core.keyring(), row._replace(state="approved")):
             continue
         names = dict.fromkeys([*tags.approvers_of(row.denied_by), username])

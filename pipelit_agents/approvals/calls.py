@@ -218,7 +218,7 @@ class CallApprovals:
         """
         if not isinstance(rule, Approvers):
             raise TypeError(f"rule must be Approvers(…), not {type(rule).__name__}")
-        return usage.start(self._core, call.key, self._require(call).id, rule)
+        return usage.start(self._core, self._require(call).id, rule)
 
     astart = off_the_loop(start)
 

@@ -75,12 +75,11 @@ def use(
     raise NotPermitted(f"this may not be done: {refusal.message}; {_AGAIN}")
 
 
-def start(core: Core, key: str, identifier: str, rule: Approvers) -> tuple[ApprovalDecision, ...]:
+def start(core: Core, identifier: str, rule: Approvers) -> tuple[ApprovalDecision, ...]:
     """Use up the approval of a tool call; see :meth:`CallApprovals.start`.
 
     Args:
         core: The database, the keys and the clocks.
-        key: The key of the call.
         identifier: The id of its question.
         rule: The rule of the code that runs.
     """
@@ -94,8 +93,6 @@ def start(core: Core, key: str, identifier: str, rule: Approvers) -> tuple[Appro
         found: Refusal | Sequence[tags.AnswerRow]
         if isinstance(row, Refusal):
             found = row
-        elif row.call != key:
-            found = Refusal("its question is another call's", "another call")
         else:
             found = _enough(core, connection, row, _narrowed(row, rule), now)
             left_out = any(each.not_requester for each in rule.chain())

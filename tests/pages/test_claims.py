@@ -535,6 +535,40 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "an_approval_ends_with_the_second_factor_or_the_account",
         ]
     },
+    "A rule (`Approvers`) is under the HMAC": {
+        "stored_forms": ["every_field_of_the_second_form_is_under_the_tag"],
+        "forged_calls": [
+            "a_changed_question_is_no_question",
+            "a_question_is_not_pointed_at_another_call",
+        ],
+    },
+    "Where several must approve": {
+        "rules": ["who_leaves_counts_no_more", "one_denial_denies"],
+        "forged_calls": ["one_answer_is_not_counted_twice"],
+    },
+    "The approval of a tool call is of exactly": {
+        "tool_calls": [
+            "an_approval_is_of_one_call",
+            "the_approval_of_a_call_is_of_no_use_elsewhere",
+        ]
+    },
+    "It starts the call once": {
+        "tool_calls": ["twins_start_a_call_once", "a_call_that_interrupts_itself_starts_once_more"],
+        "forged_calls": ["a_used_approval_is_not_restored", "a_suspended_call_is_not_restored"],
+    },
+    "The code that runs needs what": {
+        "tool_calls": [
+            "the_rule_of_the_running_code_counts",
+            "the_rule_of_the_question_counts",
+        ]
+    },
+    "A model floods nobody": {
+        "tool_calls": [
+            "limits_of_waiting_questions",
+            "a_person_asks_so_many_questions",
+            "a_thread_without_a_person_asks_so_many_questions",
+        ]
+    },
     "Nobody stops what others want": {"approvals": ["a_stranger_stops_nothing_without_a_code"]},
     "In a graph it ends the question": {
         "approval": ["a_denial_without_a_code_ends_this_question_alone"]
