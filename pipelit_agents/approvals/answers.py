@@ -154,8 +154,8 @@ def _refused_in_turn(
         if verdict == "denied":
             return None
         return Refusal(
-            f"{username!r} has approved this already: one of {present.at_least} approvals that it "
-            "needs, each by another person",
+            f"{username!r} has approved this already; it waits for others of "
+            f"{', '.join(present.people)}",
             APPROVED_BEFORE,
         )
     if username in present.people:

@@ -15,12 +15,11 @@ from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals import questions, rows, tags, usage
 from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest, canonical
 from pipelit_agents.approvals.people import People, require_possible
-from pipelit_agents.approvals.rules import Approvers, is_person, steps_for
+from pipelit_agents.approvals.rules import Approvers, acting_person, is_person, steps_for
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest
 from pipelit_agents.audit.records import storable
 from pipelit_agents.database.models import ApprovalRow, ApprovalUseRow
 from pipelit_agents.errors import NotPermitted, UnsealError
-from pipelit_agents.identity.acting import claimed_person
 from pipelit_agents.protocol.payload import Json, decode
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 from pipelit_agents.sealing.keyring import Sealed
@@ -373,12 +372,10 @@ class CallApprovals:
         self, connection: Connection, requester: str | None, agent: str
     ) -> tuple[str | None, str]:
         """Return the person for whom the call is made, if known, and the requester's name."""
-        claim = claimed_person(self._core.database)
-        name = None if claim is None or claim.ended else claim.username
-        if requester is not None:
-            name = require_username(requester, argument="requester")
-        if name is None or (requester is None and not is_person(connection, name)):
-            return None, agent or OPERATOR
+        if requester is None:
+            person = acting_person(self._core.database, connection)
+            return person, person or agent or OPERATOR
+        name = require_username(requester, argument="requester")
         return name if is_person(connection, name) else None, name
 
     def _refuse_flood(

@@ -12,11 +12,12 @@ from sqlalchemy import Connection
 from pipelit_agents._bounds import require_count
 from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.arguments import WEEK, require_approvers, require_lifetime
+from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import NotPermitted
-from pipelit_agents.identity.acting import standing_of
+from pipelit_agents.identity.acting import claimed_person, standing_of
 from pipelit_agents.protocol.payload import Json
 
-__all__ = ["Approvers", "is_person", "steps_for"]
+__all__ = ["Approvers", "acting_person", "is_person", "steps_for"]
 
 Arguments: TypeAlias = Mapping[str, Json]
 
@@ -130,6 +131,14 @@ class Approvers:
         if type(found) is not bool:
             raise TypeError(f"when must return True or False, not {type(found).__name__}")
         return found
+
+
+def acting_person(database: Database, connection: Connection) -> str | None:
+    """Return the person for whom the running code acts, also in a cron's run; None if unknown."""
+    claim = claimed_person(database)
+    if claim is None or claim.ended or not is_person(connection, claim.username):
+        return None
+    return claim.username
 
 
 def is_person(connection: Connection, username: str) -> bool:

@@ -11,7 +11,7 @@ from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._words import quoted, recordable
-from pipelit_agents.approvals import answers, questions, usage
+from pipelit_agents.approvals import answers, questions, rules, usage
 from pipelit_agents.approvals.approvers import current_factor
 from pipelit_agents.approvals.arguments import (
     WEEK,
@@ -94,7 +94,8 @@ class Approvals:
 
         Raises:
             TypeError: An argument is of another type, or ``approvers`` is one name.
-            ValueError: ``approvers`` is empty, or ``expires_in`` is out of range.
+            ValueError: ``approvers`` is empty, ``expires_in`` is out of range or beside a rule, or
+                the rule has ``show`` or ``when``, which are for tool calls.
             PayloadError: ``what`` can't be represented as JSON, or is longer than 1 MiB.
             InvalidUsername: A name is malformed.
             UserNotFound: An approver has no account.
@@ -106,6 +107,8 @@ class Approvals:
         names: Sequence[str] = ()
         if not isinstance(approvers, Approvers):
             names = require_approvers(approvers)
+        elif expires_in is not WEEK:
+            raise ValueError("the rule has its own expires_in: Approvers(…, expires_in=…)")
         lifetime = require_lifetime(expires_in)
         require_username(asked_by, argument="asked_by")
         if thread is not None and not isinstance(thread, str):
@@ -315,9 +318,12 @@ class Approvals:
         return answers.answer(self._core, id, vote)
 
     def _steps(self, rule: Approvers, asked_by: str) -> tuple[str, Sequence[Step]]:
-        if asked_by == OPERATOR and any(each.not_requester for each in rule.chain()):
-            asked_by = acting_person(self._core.database) or OPERATOR
+        if rule.show is not None or rule.when is not None:
+            raise ValueError("the rule's show and when are for tool calls: pass what is displayed")
+        leaves_out = any(each.not_requester for each in rule.chain())
         with self._core.database.reading() as connection:
+            if asked_by == OPERATOR and leaves_out:
+                asked_by = rules.acting_person(self._core.database, connection) or OPERATOR
             person = asked_by if is_person(connection, asked_by) else None
         return asked_by, steps_for(rule, person)
 

@@ -153,6 +153,23 @@ def test_without_the_requester_enough_others_must_remain(approving: Approving) -
     assert approving.pipelit.approvals.request("x", approvers=rule, asked_by="carol").at_least == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "more", "says"),
+    [
+        ({"show": str}, {}, "show and when are for tool calls"),
+        ({"when": bool}, {}, "show and when are for tool calls"),
+        ({}, {"expires_in": 60}, "the rule has its own expires_in"),
+    ],
+    ids=["show", "when", "expires_in"],
+)
+def test_a_question_of_its_own_takes_no_part_for_calls(
+    approving: Approving, options: dict[str, Any], more: dict[str, Any], says: str
+) -> None:
+    """What would be ignored is refused."""
+    with pytest.raises(ValueError, match=says):
+        approving.pipelit.approvals.request("x", approvers=Approvers(["alice"], **options), **more)
+
+
 # Several approvals
 
 
@@ -196,7 +213,7 @@ def test_nobody_approves_twice(approving: Approving) -> None:
     asked = approvals.request("x", approvers=two_of_three())
     approving.approve(asked.id, "alice")
     code = approving.code("alice")
-    with pytest.raises(NotPermitted, match=r"'alice' has approved this already.*another person"):
+    with pytest.raises(NotPermitted, match="already; it waits for others of alice, bob, carol"):
         approvals.decide(asked.id, "alice", code)
     approving.pipelit.mfa.verify("alice", code)
     assert approvals.get(asked.id).state == "pending"
