@@ -39,7 +39,7 @@ from pipelit_agents.identity.agent import Agent
 if TYPE_CHECKING:
     from pipelit_agents.credentials.store import Credentials
 
-__all__ = ["HttpAuth", "http_auth", "is_loopback", "require_encrypted"]
+__all__ = ["HttpAuth", "http_auth", "is_loopback", "origin_of", "require_encrypted"]
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _SCHEME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*")
@@ -49,7 +49,7 @@ _UNAUTHORIZED: Final = 401
 _Request = Any
 
 
-class _Origin(NamedTuple):
+class Origin(NamedTuple):
     """A server, as browsers tell them apart."""
 
     scheme: str
@@ -86,7 +86,7 @@ class HttpAuth(httpx.Auth):
         *,
         agent: Agent | None,
         which: Rule,
-        origins: Sequence[_Origin] | None,
+        origins: Sequence[Origin] | None,
         header: str,
         scheme: str,
     ) -> None:
@@ -132,7 +132,7 @@ class HttpAuth(httpx.Auth):
             use.close()
 
     @discreet
-    def value(self, scope: Scope, origin: _Origin) -> str:
+    def value(self, scope: Scope, origin: Origin) -> str:
         """Return the header's value for a request to an origin.
 
         Raises:
@@ -175,7 +175,7 @@ class HttpAuth(httpx.Auth):
         _require_sendable(name, secret)
         return f"{self._scheme} {secret}" if self._scheme else secret
 
-    def names(self, origin: _Origin) -> bool:
+    def names(self, origin: Origin) -> bool:
         """Return whether an origin is one of those that the code names."""
         return origin in (self._origins or ())
 
@@ -184,7 +184,7 @@ class HttpAuth(httpx.Auth):
         """The header's name."""
         return self._header
 
-    def refuse(self, origin: _Origin) -> NoReturn:
+    def refuse(self, origin: Origin) -> NoReturn:
         """Refuse an origin, on record."""
         self._credentials.note_refusal(self._reference, self._agent, "another origin")
         name = self._reference.partition(":")[0]
@@ -194,15 +194,15 @@ class HttpAuth(httpx.Auth):
             credential=name,
         )
 
-    def _require_origin(self, origin: _Origin, allowed: Sequence[_Origin]) -> None:
+    def _require_origin(self, origin: Origin, allowed: Sequence[Origin]) -> None:
         if origin not in allowed:
             self.refuse(origin)
 
-    def _own_origin(self, public: Mapping[str, Any]) -> _Origin:
+    def _own_origin(self, public: Mapping[str, Any]) -> Origin:
         name = self._reference.partition(":")[0]
         url = public.get("base_url")
         try:
-            return _origin_of("base_url", url)
+            return origin_of("base_url", url)
         except (TypeError, ValueError) as error:
             raise CredentialError(
                 f"credential {name!r} doesn't say which server may receive it: {error}. Name it in "
@@ -289,7 +289,7 @@ class _Use:
             return isinstance(self._request.content, bytes)
         return False
 
-    def on_the_wire(self, event: str, details: Mapping[str, Any]) -> _Origin | None:
+    def on_the_wire(self, event: str, details: Mapping[str, Any]) -> Origin | None:
         """Mask a request that was sent; return the origin of one that must not be sent there."""
         if event.endswith("send_request_headers.started"):
             sent = details.get("request")
@@ -305,7 +305,7 @@ class _Use:
             self._sent.clear()
         return None
 
-    def refuse(self, origin: _Origin) -> NoReturn:
+    def refuse(self, origin: Origin) -> NoReturn:
         """Refuse to send the header to an origin."""
         self._auth.refuse(origin)
 
@@ -430,7 +430,7 @@ def http_auth(
         name,
         agent=agent,
         which=which,
-        origins=None if origins is None else [_origin_of("origins", each) for each in origins],
+        origins=None if origins is None else [origin_of("origins", each) for each in origins],
         header=header,
         scheme="Basic" if (scheme or "").lower() == "basic" else scheme or "",
     )
@@ -450,8 +450,18 @@ def _kind() -> type[HttpAuth]:
     return type("HttpAuth", (HttpAuth, other.Auth), {"__module__": __name__})
 
 
-def _origin_of(argument: str, url: object) -> _Origin:
-    """Return the origin of a URL that a developer wrote."""
+def origin_of(argument: str, url: object, *, sent: str = "the credential") -> Origin:
+    """Return the origin of a URL that a developer wrote.
+
+    Args:
+        argument: The argument's name, for the message.
+        url: The URL.
+        sent: What is sent there, for the message.
+
+    Raises:
+        TypeError: It isn't text.
+        ValueError: It has a user or password, or isn't https://; http:// is for this machine only.
+    """
     if not isinstance(url, str) or not url:
         raise TypeError(f"{argument} must be a URL, for example https://crm.example.com")
     try:
@@ -464,7 +474,7 @@ def _origin_of(argument: str, url: object) -> _Origin:
         raise ValueError(f"{argument} has to begin with https:// and name a host")
     if parsed.userinfo:
         raise ValueError(f"{argument} must not hold a user or password")
-    if (refusal := _unencrypted(argument, parsed)) is not None:
+    if (refusal := _unencrypted(argument, parsed, sent)) is not None:
         raise ValueError(refusal)
     return _origin_in(parsed)
 
@@ -480,16 +490,16 @@ def require_encrypted(argument: str, url: str) -> None:
             raise ConfigurationError(refusal)
 
 
-def _unencrypted(argument: str, url: httpx.URL) -> str | None:
+def _unencrypted(argument: str, url: httpx.URL, sent: str = "the credential") -> str | None:
     if url.scheme != "http" or is_loopback(url.host):
         return None
     return (
-        f"{argument}: http:// would send the credential to {url.host} unencrypted: use "
+        f"{argument}: http:// would send {sent} to {url.host} unencrypted: use "
         "https:// (http:// is only for this machine)"
     )
 
 
-def _origin_in(url: Any) -> _Origin:
+def _origin_in(url: Any) -> Origin:
     """Return the origin of the URL of a request: of httpx, of httpx2, or of what sends it."""
     # A client's URL shows an international name in Unicode as its host; on the wire it has the name
     # that raw_host has.
@@ -498,7 +508,7 @@ def _origin_in(url: Any) -> _Origin:
         for each in (url.scheme, getattr(url, "raw_host", url.host))
     )
     scheme, host = scheme.lower(), host.lower().strip("[]")
-    return _Origin(scheme, host, _PORTS.get(scheme) if url.port is None else url.port)
+    return Origin(scheme, host, _PORTS.get(scheme) if url.port is None else url.port)
 
 
 def is_loopback(host: str) -> bool:

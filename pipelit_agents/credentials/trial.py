@@ -15,6 +15,7 @@ from pipelit_agents._bounds import require_seconds
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._threads import Apart, Stuck, aside
+from pipelit_agents.credentials.bounded_http import MAX_TIME
 from pipelit_agents.credentials.choice import Rule
 from pipelit_agents.credentials.http_auth import http_auth
 from pipelit_agents.credentials.model_lists import is_model, key_field, models_request
@@ -23,7 +24,7 @@ from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.stored import require_reference
 from pipelit_agents.credentials.trial_database import connect, database_url
-from pipelit_agents.credentials.trial_request import MAX_TIME, Request, ask
+from pipelit_agents.credentials.trial_request import Request, ask
 from pipelit_agents.credentials.trial_words import Finding, Outcome, late
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import CredentialError

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
 import httpx
 
-from pipelit_agents._threads import Apart
-from pipelit_agents.credentials.http_auth import is_loopback
+from pipelit_agents.credentials.bounded_http import bounded
 from pipelit_agents.credentials.trial_words import Finding, by_error, by_status, says_nothing
 
-__all__ = ["MAX_TIME", "Request", "ask"]
-
-# The longest time limit of a test, in seconds.
-MAX_TIME: Final = 600
-_LOOKUPS: Final = Apart(64)
-
-# The loggers of httpx and httpcore, which log an answer's headers and its reason phrase.
-_LOGGERS: Final = (
-    "httpx",
-    "httpcore.connection",
-    "httpcore.http11",
-    "httpcore.proxy",
-    "httpcore.socks",
-)
-_unlogged: ContextVar[bool] = ContextVar("pipelit_agents_unlogged", default=False)
+__all__ = ["Request", "ask"]
 
 
 class Request(NamedTuple):
@@ -69,10 +49,8 @@ def ask(request: Request, auth: httpx.Auth, timeout: float) -> Finding:
         return Finding("unanswered", "its address can't be read as a URL: correct it")
     server = f"{url.scheme}://{url.netloc.decode('ascii')}"
     try:
-        with _no_logs():
-            asking = _statuses(request, url, auth, timeout)
-            with asyncio.Runner(loop_factory=_Loop) as runner:
-                status, without_key = runner.run(asking)
+        asking = partial(_statuses, request, auth)
+        status, without_key = bounded(url, timeout, asking)
     except Exception as error:
         return Finding("unanswered", by_error(error, timeout), server)
     if without_key is not None and httpx.codes.is_success(without_key):
@@ -95,28 +73,15 @@ def ask(request: Request, auth: httpx.Auth, timeout: float) -> Finding:
 
 
 async def _statuses(
-    request: Request, url: httpx.URL, auth: httpx.Auth, within: float
+    request: Request, auth: httpx.Auth, client: httpx.AsyncClient
 ) -> tuple[int, int | None]:
     """Return the status of the answer; if that is a success, also the one without the key."""
-    # No proxy is between this machine and itself. One that is asked for an http:// address would
-    # see the key.
-    local = is_loopback(url.host)
-    async with (
-        asyncio.timeout(within),
-        httpx.AsyncClient(
-            timeout=within,
-            trust_env=not local,
-            # Reading the machine's certificates takes time, and http:// needs none.
-            verify=url.scheme != "http" and httpx.create_ssl_context(),
-            follow_redirects=False,
-        ) as client,
-    ):
-        status = await _status(client, request, auth)
-        if not httpx.codes.is_success(status):
-            return status, None
-        # Otherwise a session that the answer began would answer for the key.
-        client.cookies.clear()
-        return status, await _status(client, request, None)
+    status = await _status(client, request, auth)
+    if not httpx.codes.is_success(status):
+        return status, None
+    # Otherwise a session that the answer began would answer for the key.
+    client.cookies.clear()
+    return status, await _status(client, request, None)
 
 
 async def _status(client: httpx.AsyncClient, request: Request, auth: httpx.Auth | None) -> int:
@@ -125,34 +90,3 @@ async def _status(client: httpx.AsyncClient, request: Request, auth: httpx.Auth 
         "GET", request.url, headers=dict(request.others), auth=auth
     ) as response:
         return response.status_code
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """An event loop that a name server can't keep from ending.
-
-    asyncio looks up names in threads that its loop, and the process at exit, wait for.
-    """
-
-    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
-        """Look up a name on a thread that nobody waits for."""
-        return await _LOOKUPS.arun(partial(socket.getaddrinfo, *args, **kwargs), within=MAX_TIME)
-
-
-class _Unlogged(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not _unlogged.get()
-
-
-@contextmanager
-def _no_logs() -> Iterator[None]:
-    """Log nothing of these requests, because a server may repeat the key in what is logged."""
-    quiet, mine = _Unlogged(), _unlogged.set(True)
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    for each in loggers:
-        each.addFilter(quiet)
-    try:
-        yield
-    finally:
-        for each in loggers:
-            each.removeFilter(quiet)
-        _unlogged.reset(mine)

@@ -83,12 +83,20 @@ def says_nothing(status: int) -> bool:
     return status in (408, 429) or status >= 500
 
 
-def by_error(error: BaseException, timeout: float) -> str:
+def by_error(
+    error: BaseException,
+    timeout: float,
+    *,
+    address: str = "the public field base_url or test_url",
+    unsent: str = "the key wasn't sent",
+) -> str:
     """Return why a server couldn't be asked, and what to do.
 
     Args:
         error: The exception of a client.
         timeout: The time that it had, in seconds.
+        address: What has the server's address.
+        unsent: What an untrusted server didn't get.
     """
     if isinstance(error, CredentialError):
         return str(error)
@@ -98,17 +106,14 @@ def by_error(error: BaseException, timeout: float) -> str:
         return "the proxy that the environment names (HTTPS_PROXY) refuses to connect: correct it"
     causes = list(_causes(error))
     if any(isinstance(each, socket.gaierror) for each in causes):
-        return (
-            "the server's name can't be resolved: correct the public field base_url or test_url, "
-            "or this machine's DNS"
-        )
+        return f"the server's name can't be resolved: correct {address}, or this machine's DNS"
     if any(isinstance(each, ssl.SSLCertVerificationError) for each in causes):
         return (
-            "the server's certificate isn't trusted, so the key wasn't sent: correct the address, "
-            "or name your own authority's certificates in SSL_CERT_FILE"
+            f"the server's certificate isn't trusted, so {unsent}: correct the address, or "
+            "name your own authority's certificates in SSL_CERT_FILE"
         )
     if any(isinstance(each, ssl.SSLError) for each in causes):
-        return "the server doesn't speak TLS at this address, so the key wasn't sent: correct it"
+        return f"the server doesn't speak TLS at this address, so {unsent}: correct it"
     if isinstance(error, httpx.ConnectError):
         return "nothing answers at this address: start the server, or correct the address"
     if isinstance(error, httpx.TransportError):
