@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pipelit_agents.identity.agent import Agent
     from pipelit_agents.identity.evidence import TotpCode, Verification
     from pipelit_agents.operations.key_rotation import Keys, KeyStatus, Rotation
+    from pipelit_agents.operations.webhooks import Webhook
     from pipelit_agents.pipelit import Pipelit
     from pipelit_agents.policy import VerificationPolicy
     from pipelit_agents.protocol.binding import Challenge, Proof
@@ -84,6 +85,7 @@ __all__ = [
     "Users",
     "Verification",
     "VerificationPolicy",
+    "Webhook",
 ]
 
 # Imported when they are first used: a command's help, or a graph's module that only names this
@@ -113,6 +115,7 @@ _HOMES = {
     "identity.agent": ["Agent"],
     "identity.evidence": ["TotpCode", "Verification"],
     "operations.key_rotation": ["KeyStatus", "Keys", "Rotation"],
+    "operations.webhooks": ["Webhook"],
     "pipelit": ["Pipelit"],
     "policy": ["VerificationPolicy"],
     "protocol.binding": ["Challenge", "Proof"],
