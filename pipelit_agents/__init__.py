@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from pipelit_agents.errors import PipelitError
     from pipelit_agents.identity.agent import Agent
     from pipelit_agents.identity.evidence import TotpCode, Verification
+    from pipelit_agents.operations.approval_notices import (
+        ApprovalNotice,
+        ApprovalNotices,
+        NoticeResult,
+    )
     from pipelit_agents.operations.key_rotation import Keys, KeyStatus, Rotation
     from pipelit_agents.operations.webhooks import Webhook
     from pipelit_agents.pipelit import Pipelit
@@ -51,6 +56,8 @@ __all__ = [
     "Agent",
     "ApiKeyInfo",
     "ApprovalDecision",
+    "ApprovalNotice",
+    "ApprovalNotices",
     "ApprovalRequest",
     "ApprovalStep",
     "Approvals",
@@ -73,6 +80,7 @@ __all__ = [
     "NewAgent",
     "NewApiKey",
     "NewUser",
+    "NoticeResult",
     "Pipelit",
     "PipelitError",
     "Proof",
@@ -114,6 +122,7 @@ _HOMES = {
     "errors": ["PipelitError"],
     "identity.agent": ["Agent"],
     "identity.evidence": ["TotpCode", "Verification"],
+    "operations.approval_notices": ["ApprovalNotice", "ApprovalNotices", "NoticeResult"],
     "operations.key_rotation": ["KeyStatus", "Keys", "Rotation"],
     "operations.webhooks": ["Webhook"],
     "pipelit": ["Pipelit"],

@@ -20,7 +20,6 @@ from pipelit_agents.accounts.provisioning import ProvisionedAgent, provision
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.approvals.people import People
-from pipelit_agents.approvals.service import Approvals
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database import maintenance
@@ -36,6 +35,7 @@ from pipelit_agents.ledger.opening import (
     require_factory,
 )
 from pipelit_agents.ledger.questions import QuestionLimit
+from pipelit_agents.operations.approval_services import ServedApprovals
 from pipelit_agents.operations.key_rotation import Keys
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.sealing.key_source import KeySource, LiveKeyring
@@ -222,8 +222,8 @@ class Pipelit:
             has_factor=lambda username: self.mfa.status(username).on,
             verify=self.mfa._verify,
         )
-        self.approvals = Approvals(core, people)
         self.credentials = Credentials(core)
+        self.approvals = ServedApprovals(core, people, self.credentials)
         self.audit = AuditTrail(core.database, core.keyring, core.clock)
         self.keys = Keys(core, self.audit, self.mfa)
 

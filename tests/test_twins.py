@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from internals import database_of
 
-from pipelit_agents import Agent, Approvals, AuditEntry, Pipelit
+from pipelit_agents import Agent, ApprovalNotices, Approvals, AuditEntry, Pipelit
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.approvals.calls import CallApprovals
@@ -21,6 +21,7 @@ BACKENDS = True
 # What opens nothing, works inside a caller's transaction, or is no single call.
 ALONE = {
     Agent: {"challenge", "is_of", "now", "note_refusal"},
+    ApprovalNotices: set[str](),
     Approvals: set[str](),
     CallApprovals: set[str](),
     AuditTrail: set[str](),

@@ -35,6 +35,7 @@ from pipelit_agents.sealing.purposes import (
 __all__ = [
     "ApiKeyRow",
     "ApprovalAnswerRow",
+    "ApprovalNoticeRow",
     "ApprovalRow",
     "ApprovalUseRow",
     "AuditRow",
@@ -404,3 +405,24 @@ class ApprovalUseRow(Base):
     result: Mapped[Sealed | None] = mapped_column(
         RowEncryptedString(result_purpose, "approval_id", "start")
     )
+
+
+class ApprovalNoticeRow(Base):
+    """The attempts to notify the people of one step of a question; see ``operations/outbox.py``.
+
+    It has no tag: it permits nothing, and a writer of the database could delete the question too.
+    Rows are deleted when their question is closed.
+
+    Attributes:
+        due_at: The time of the next attempt; during an attempt, the time when it counts as lost.
+        gone: The fingerprint of the address that refused it for good.
+    """
+
+    __tablename__ = "pipelit_approval_notices"
+
+    approval_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    attempts: Mapped[int] = mapped_column(Integer)
+    due_at: Mapped[float] = mapped_column(Float)
+    delivered_at: Mapped[float | None] = mapped_column(Float)
+    gone: Mapped[str] = mapped_column(String(64), server_default="")

@@ -1,0 +1,28 @@
+"""``pipelit.approvals`` with the services that need what is above the floor of ``approvals``."""
+
+from __future__ import annotations
+
+from pipelit_agents._core import Core
+from pipelit_agents.approvals.people import People
+from pipelit_agents.approvals.service import Approvals
+from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.operations.approval_notices import ApprovalNotices
+
+__all__ = ["ServedApprovals"]
+
+
+class ServedApprovals(Approvals):
+    """Questions to people and their answers; ``pipelit.approvals``.
+
+    Args:
+        core: As of `Approvals`.
+        people: As of `Approvals`.
+        credentials: Has the signing secrets of webhooks.
+
+    Attributes:
+        notices: Notifies people that a question waits for them.
+    """
+
+    def __init__(self, core: Core, people: People, credentials: Credentials) -> None:
+        super().__init__(core, people)
+        self.notices = ApprovalNotices(core, self, credentials)

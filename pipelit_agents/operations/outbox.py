@@ -1,0 +1,173 @@
+"""Which notice may be sent now, and by whom: one row for each step of a question.
+
+The question itself is the notice that waits: it is stored in one transaction, and a row here begins
+with the first attempt. So no notice is lost between the two. An attempt is claimed by a conditional
+write, so of several processes one sends. Its claim ends by itself, in case the process is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, delete, select, text, update
+
+from pipelit_agents._core import Core
+from pipelit_agents.database.models import ApprovalNoticeRow, ApprovalRow
+from pipelit_agents.operations.webhooks import Delivery
+from pipelit_agents.protocol.usernames import OPERATOR
+
+__all__ = ["Claim", "claim", "settle", "waiting"]
+
+# Seconds until the next attempt, after the first, the second, … The last one is repeated.
+DELAYS: Final = (5, 15, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400)
+# Seconds, beyond the time that the attempt may take.
+LEASE: Final = 60.0
+# Seconds. A row that is due later was written by a clock that was wrong.
+_LATEST: Final = 2 * 86_400.0
+_ACTION: Final = "approval.notify"
+_CLAIM_FIRST: Final = text(
+    "INSERT INTO pipelit_approval_notices (approval_id, step, attempts, due_at) "
+    "VALUES (:approval_id, :step, 1, :due_at) ON CONFLICT (approval_id, step) DO NOTHING"
+)
+
+
+class Claim(NamedTuple):
+    """The right to make one attempt.
+
+    Attributes:
+        approval_id: The question.
+        step: Which of its steps, from 1.
+        attempt: The number of the attempt, from 1.
+        at: The time of the claim, Unix seconds.
+        address: The fingerprint of the receiver's address; empty for a function.
+    """
+
+    approval_id: str
+    step: int
+    attempt: int
+    at: float
+    address: str
+
+
+class _Row(NamedTuple):
+    attempts: int
+    due_at: float
+    delivered_at: float | None
+    gone: str
+
+    def is_due(self, now: float, address: str) -> bool:
+        if self.delivered_at is not None or (address and self.gone == address):
+            return False
+        return not now < self.due_at <= now + _LATEST
+
+
+_ROW: Final = select(*(ApprovalNoticeRow.__table__.c[name] for name in _Row._fields))
+
+
+def claim(core: Core, approval_id: str, step: int, address: str, within: float) -> Claim | None:
+    """Claim the next attempt; return None if it isn't due, or another process has claimed it.
+
+    Args:
+        core: The database and the clock that all processes share.
+        approval_id: The question, which is pending.
+        step: Its present step.
+        address: As of a `Claim`.
+        within: The longest time that the attempt takes, in seconds.
+    """
+    with core.database.reading() as connection:
+        row = _read(connection, approval_id, step)
+        # Most calls end here: a gate asks each time its graph is woken.
+        if row is not None and not row.is_due(core.shared_now(connection), address):
+            return None
+    with core.database.writing() as connection:
+        now = core.shared_now(connection)
+        until = now + within + LEASE
+        if row is None:
+            _prune(core, connection, now)
+            values = {"approval_id": approval_id, "step": step, "due_at": until}
+            done = connection.execute(_CLAIM_FIRST, values).rowcount
+            attempt = 1
+        else:
+            attempt = row.attempts + 1
+            done = connection.execute(
+                update(ApprovalNoticeRow)
+                .where(*_of(approval_id, step), *_unchanged(row))
+                .values(attempts=attempt, due_at=until)
+            ).rowcount
+    return Claim(approval_id, step, attempt, now, address) if done == 1 else None
+
+
+def settle(core: Core, claimed: Claim, delivery: Delivery) -> float:
+    """Record what became of an attempt; return the number of seconds until the next one."""
+    delay = max(float(DELAYS[min(claimed.attempt, len(DELAYS)) - 1]), delivery.retry_after)
+    with core.database.writing() as connection:
+        now = core.shared_now(connection)
+        where = [*_of(claimed.approval_id, claimed.step), ApprovalNoticeRow.delivered_at.is_(None)]
+        if delivery.delivered:
+            values: dict[str, object] = {"delivered_at": now}
+        else:
+            # If another process has claimed it meanwhile, that attempt counts.
+            where.append(ApprovalNoticeRow.attempts == claimed.attempt)
+            values = {"due_at": now + delay}
+            if delivery.gone:
+                values["gone"] = claimed.address
+        connection.execute(update(ApprovalNoticeRow).where(*where).values(**values))
+        core.record(
+            connection,
+            OPERATOR,
+            claimed.approval_id,
+            _ACTION,
+            ", ".join(filter(None, (f"step {claimed.step}", delivery.reason))),
+            outcome="ok" if delivery.delivered else "refused",
+            at=now,
+        )
+    return 0.0 if delivery.delivered else delay
+
+
+def waiting(
+    connection: Connection, steps: Iterable[tuple[str, int]], now: float, address: str
+) -> list[tuple[str, int]]:
+    """Return those steps of questions whose notice is due.
+
+    Args:
+        connection: A transaction.
+        steps: Questions, each with its present step.
+        now: The time, Unix seconds.
+        address: As of a `Claim`.
+    """
+    columns = ApprovalNoticeRow.__table__.c
+    rows = connection.execute(
+        select(columns.approval_id, columns.step, *(columns[name] for name in _Row._fields))
+    )
+    known = {(identifier, step): _Row(*rest) for identifier, step, *rest in rows}
+    return [each for each in steps if (row := known.get(each)) is None or row.is_due(now, address)]
+
+
+def _read(connection: Connection, approval_id: str, step: int) -> _Row | None:
+    found = connection.execute(_ROW.where(*_of(approval_id, step))).one_or_none()
+    return None if found is None else _Row(*found)
+
+
+def _of(approval_id: str, step: int) -> list[ColumnElement[bool]]:
+    return [ApprovalNoticeRow.approval_id == approval_id, ApprovalNoticeRow.step == step]
+
+
+def _unchanged(row: _Row) -> list[ColumnElement[bool]]:
+    return [
+        ApprovalNoticeRow.attempts == row.attempts,
+        ApprovalNoticeRow.due_at == row.due_at,
+        ApprovalNoticeRow.delivered_at.is_(None),
+    ]
+
+
+def _prune(core: Core, connection: Connection, now: float) -> None:
+    """Delete the rows of questions that nobody can answer any more."""
+    # Two processes that delete the same rows in another order would wait for each other.
+    core.database.lock(connection, "notices:prune")
+    is_open = (ApprovalRow.state == "pending") & (ApprovalRow.expires_at > now)
+    connection.execute(
+        delete(ApprovalNoticeRow).where(
+            ApprovalNoticeRow.approval_id.not_in(select(ApprovalRow.id).where(is_open))
+        )
+    )
