@@ -97,6 +97,8 @@ class Webhook:
     timeout: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.url == "":
+            raise ValueError("url is empty: name the server, for example https://hooks.example.com")
         origin_of("url", self.url, sent="the notice")
         if len(self.url) > _MAX_URL:
             raise ValueError(f"url must be at most {_MAX_URL:,} characters")

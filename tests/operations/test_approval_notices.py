@@ -11,8 +11,8 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-import pyotp
 import pytest
+from approval_home import Home
 from conftest import Clock
 from internals import database_of
 from sqlalchemy import text
@@ -27,40 +27,20 @@ from pipelit_agents.operations.approval_notices import OnRequest
 ARGUMENTS = {"amount": 90, "to": "bob"}
 
 
-class Home:
-    """A file with alice and bob, who have second factors, and a signing secret."""
-
-    def __init__(self, file: Path, key: str) -> None:
-        self.file, self.apps = file, dict[str, pyotp.TOTP]()
-        clock = Clock()
-        with Pipelit(database_url=f"sqlite:///{file}", encryption_keys=[key], clock=clock) as made:
-            for name in ("alice", "bob"):
-                made.users.create(name)
-                uri = made.mfa.enroll(name).get_secret_value()
-                app = self.apps[name] = pyotp.TOTP(pyotp.parse_uri(uri).secret)
-                made.mfa.confirm(name, app.at(clock()))
-            made.credentials.put(HOOK, SECRET, kind="webhook", created_by="alice")
-
-
 @pytest.fixture(scope="module")
 def home(migrated_file: Path, shared_key: str, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Enrolling takes longer than most tests, which get a copy."""
     file = tmp_path_factory.mktemp("notices") / "agents.db"
     copyfile(migrated_file, file)
-    file.chmod(0o600)
     return Home(file, shared_key)
 
 
 @pytest.fixture
-def another(home: Home, shared_key: str, tmp_path: Path, clock: Clock) -> Callable[[], Pipelit]:
+def another(home: Home, tmp_path: Path, clock: Clock) -> Callable[[], Pipelit]:
     """Return what another process would have: the same database, by connections of its own."""
-    file = tmp_path / "agents.db"
-    copyfile(home.file, file)
-    file.chmod(0o600)
+    url = home.copy(tmp_path / "agents.db")
     clock.advance(300)
-    return lambda: Pipelit(
-        database_url=f"sqlite:///{file}", encryption_keys=[shared_key], clock=clock
-    )
+    return lambda: Pipelit(database_url=url, encryption_keys=[home.key], clock=clock)
 
 
 @pytest.fixture

@@ -294,6 +294,7 @@ def test_nothing_is_logged(
         ({"url": "ftp://hooks.example/x"}, ValueError, "begin with https://"),
         ({"url": "https://user:pw@hooks.example/x"}, ValueError, "user or password"),
         ({"url": "https://"}, ValueError, "name a host"),
+        ({"url": ""}, ValueError, "url is empty"),
         ({"url": f"https://hooks.example/{'x' * 2000}"}, ValueError, "at most 2,000"),
         ({"url": 5}, TypeError, "url must be a URL"),
         ({"secret": SECRET}, CredentialError, "secret"),
@@ -304,7 +305,16 @@ def test_nothing_is_logged(
         ({"timeout": True}, TypeError, "timeout must be a number"),
     ],
     ids=[
-        *("unencrypted", "scheme", "userinfo", "no-host", "long", "no-text", "secret-itself"),
+        *(
+            "unencrypted",
+            "scheme",
+            "userinfo",
+            "no-host",
+            "empty",
+            "long",
+            "no-text",
+            "secret-itself",
+        ),
         *("no-secret", "word", "zero", "too-long", "bool"),
     ],
 )

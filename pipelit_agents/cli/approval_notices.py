@@ -1,0 +1,79 @@
+"""The command that notifies people by a webhook of questions that wait for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from pipelit_agents.cli._io import AsJson, reporting, safe, show_table
+from pipelit_agents.errors import StorageError
+
+if TYPE_CHECKING:
+    from pipelit_agents import NoticeResult
+
+__all__ = ["notify"]
+
+_FAILED: Final = 1
+_COLUMNS: Final = ("id", "step", "attempt", "delivered", "reason", "next_at")
+
+
+@reporting
+def notify(
+    *,
+    webhook: Annotated[str, typer.Option(help="The address that receives the notices, https://….")],
+    credential: Annotated[
+        str, typer.Option(help="The name of the credential that has the signing secret.")
+    ],
+    include_arguments: Annotated[
+        bool, typer.Option("--include-arguments", help="Send the arguments of the calls too.")
+    ] = False,
+    timeout: Annotated[int, typer.Option(help="For each request, in seconds.")] = 10,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until the command is stopped.")
+    ] = False,
+    every: Annotated[
+        int, typer.Option(help="With --watch: seconds between two rounds.", min=1, max=3600)
+    ] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Send the notices of all questions that wait for people, if they are due.
+
+    Each notice is signed as Standard Webhooks describes it. What fails is sent again when it is
+    due: by the next run of this command, or by --watch. Exit code 1 means that a notice failed.
+    With --watch and --json, each round that sent something prints one line.
+    """
+    from pipelit_agents import Pipelit, Webhook
+
+    receiver = Webhook(webhook, credential, include_arguments=include_arguments, timeout=timeout)
+    with Pipelit.from_env() as pipelit:
+        if not watch:
+            results = pipelit.approvals.notices.send_due(receiver)
+            _show(results, as_json=as_json)
+            if not all(each.delivered for each in results):
+                raise typer.Exit(_FAILED)
+            return
+        while True:
+            try:
+                results = pipelit.approvals.notices.send_due(receiver)
+                if results:
+                    _show(results, as_json=as_json, one_line=True)
+            except StorageError as error:
+                # A database that restarts doesn't end the watch.
+                typer.echo(f"warning: {safe(str(error))}", err=True)
+            try:
+                time.sleep(every)
+            except KeyboardInterrupt:
+                return
+
+
+def _show(results: Sequence[NoticeResult], *, as_json: bool, one_line: bool = False) -> None:
+    found = [dataclasses.asdict(each) for each in results]
+    if as_json and one_line:
+        typer.echo(json.dumps(found, default=str))
+    else:
+        show_table(found, _COLUMNS, as_json=as_json)
