@@ -25,7 +25,7 @@ from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database.models import ApprovalRow
 from pipelit_agents.display import html_of
-from pipelit_agents.errors import ApprovalNotFound, PipelitError
+from pipelit_agents.errors import ApprovalNotFound, PipelitError, UnsealError
 from pipelit_agents.identity.evidence import utc
 from pipelit_agents.operations import outbox
 from pipelit_agents.operations.webhooks import DELIVERED, Delivery, Webhook, post
@@ -305,8 +305,9 @@ class ApprovalNotices:
     def _begin_if_there(self, identifier: str, on_request: OnRequest) -> _Attempt | None:
         try:
             return self._begin(identifier, on_request)
-        except ApprovalNotFound:
-            # It was deleted or changed since it was listed.
+        except (ApprovalNotFound, UnsealError) as error:
+            # It was deleted or changed. The others are sent nevertheless.
+            _log_failure(identifier, error)
             return None
 
     def _begin(self, identifier: str, on_request: OnRequest) -> _Attempt | None:

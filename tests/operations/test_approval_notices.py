@@ -554,6 +554,19 @@ def test_a_planted_question_is_not_sent(pipelit: Pipelit) -> None:
     assert function.seen == []
 
 
+def test_a_damaged_question_stops_no_other(pipelit: Pipelit, clock: Clock) -> None:
+    """Who swaps what is displayed can't keep the notices of other questions from people."""
+    damaged, function = ask(pipelit, 1), Function()
+    clock.advance(1)
+    good = ask(pipelit, 2)
+    with database_of(pipelit).writing() as connection:
+        swap = "UPDATE pipelit_approvals SET shown = :shown WHERE id = :id"
+        connection.execute(text(swap), {"id": damaged, "shown": "gAAAAA"})
+    assert [each.id for each in pipelit.approvals.notices.send_due(function)] == [good]
+    assert pipelit.approvals.notices.send(damaged, function) is False
+    assert [each.id for each in function.seen] == [good]
+
+
 def test_a_receiver_that_is_down_is_left_alone(pipelit: Pipelit, clock: Clock) -> None:
     """After three failures the rest waits for the next round, and is then first."""
     identifiers = []
