@@ -319,22 +319,41 @@ def test_the_claim_of_a_killed_sender_ends(
     assert len(function.seen) == 2
 
 
-def test_a_late_failure_does_not_end_another_claim(
+def test_a_late_failure_changes_no_later_attempt(
     pipelit: Pipelit, another: Callable[[], Pipelit], clock: Clock
 ) -> None:
-    """A sender that was thought dead records nothing over the one that took its place."""
-    identifier, good = ask(pipelit), Function()
+    """A sender that was thought dead doesn't bring forward the retry of the next one."""
+    identifier, function = ask(pipelit), Function(failures=1)
 
     def slow(_: ApprovalNotice) -> None:
         clock.advance(approval_notices.FUNCTION_TIME + outbox.LEASE + 2)
         with another() as other:
-            assert other.approvals.notices.send(identifier, good) is True
+            assert other.approvals.notices.send(identifier, function) is False
         raise RuntimeError
 
-    assert pipelit.approvals.notices.send(identifier, slow) is False
+    notices = pipelit.approvals.notices
+    assert notices.send(identifier, slow) is False
+    clock.advance(14)
+    assert notices.send(identifier, function) is False
+    assert len(function.seen) == 1
+    clock.advance(1)
+    assert notices.send(identifier, function) is True
+
+
+def test_a_late_success_counts(
+    pipelit: Pipelit, another: Callable[[], Pipelit], clock: Clock
+) -> None:
+    """The people have the notice, whoever has the claim now."""
+    identifier, function = ask(pipelit), Function(failures=1)
+
+    def slow(_: ApprovalNotice) -> None:
+        clock.advance(approval_notices.FUNCTION_TIME + outbox.LEASE + 2)
+        with another() as other:
+            assert other.approvals.notices.send(identifier, function) is False
+
+    assert pipelit.approvals.notices.send(identifier, slow) is True
     clock.advance(86_400)
-    assert pipelit.approvals.notices.send(identifier, good) is False
-    assert len(good.seen) == 1
+    assert pipelit.approvals.notices.send_due(function) == []
 
 
 def test_a_clock_that_was_wrong_keeps_nobody_waiting(pipelit: Pipelit, clock: Clock) -> None:
