@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+import fresh
 import pytest
 from approval_home import Home
 from conftest import Clock
@@ -300,21 +301,48 @@ def test_many_at_once_send_once(pipelit: Pipelit, another: Callable[[], Pipelit]
     assert len(function.seen) == 1
 
 
-def test_the_claim_of_a_killed_sender_ends(
-    pipelit: Pipelit, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process that ends before it has recorded what it did may have sent it: at least once."""
+# Begins to send, and says so; then it is killed.
+SENDER = """
+import sys, threading
+from pipelit_agents import Pipelit
+
+url, key, identifier, now = sys.argv[1:]
+
+def stand(notice):
+    print("there", flush=True)
+    threading.Event().wait()
+
+pipelit = Pipelit(database_url=url, encryption_keys=[key], clock=lambda: float(now))
+pipelit.approvals.notices.send(identifier, stand)
+"""
+
+
+@pytest.mark.process
+def test_the_claim_of_a_killed_sender_ends(pipelit: Pipelit, home: Home, clock: Clock) -> None:
+    """Nobody else sends while it may be alive; then somebody does."""
     identifier, function = ask(pipelit), Function()
-
-    def killed(*_: object) -> float:
-        raise StorageError("the process is killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(outbox, "settle", killed)
-        assert pipelit.approvals.notices.send(identifier, function) is False
+    words = (pipelit.database_url, home.key, identifier, str(clock()))
+    assert fresh.killed_after_a_line(SENDER, *words) == "there\n"
     clock.advance(approval_notices.FUNCTION_TIME + outbox.LEASE)
     assert pipelit.approvals.notices.send(identifier, function) is False
     clock.advance(2)
+    assert pipelit.approvals.notices.send(identifier, function) is True
+    assert len(function.seen) == 1
+
+
+def test_what_was_sent_and_not_recorded_is_sent_again(
+    pipelit: Pipelit, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least once: the record of a delivery can be lost."""
+    identifier, function = ask(pipelit), Function()
+
+    def lost(*_: object) -> float:
+        raise StorageError("the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "settle", lost)
+        assert pipelit.approvals.notices.send(identifier, function) is False
+    clock.advance(approval_notices.FUNCTION_TIME + outbox.LEASE + 2)
     assert pipelit.approvals.notices.send(identifier, function) is True
     assert len(function.seen) == 2
 
