@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -14,7 +15,7 @@ from pipelit_agents.cli._io import AsJson, reporting, safe, show_table
 from pipelit_agents.errors import StorageError
 
 if TYPE_CHECKING:
-    from pipelit_agents import NoticeResult
+    from pipelit_agents import ApprovalNotices, NoticeResult, Webhook
 
 __all__ = ["notify"]
 
@@ -57,18 +58,21 @@ def notify(
             if not all(each.delivered for each in results):
                 raise typer.Exit(_FAILED)
             return
-        while True:
-            try:
-                results = pipelit.approvals.notices.send_due(receiver)
-                if results:
-                    _show(results, as_json=as_json, one_line=True)
-            except StorageError as error:
-                # A database that restarts doesn't end the watch.
-                typer.echo(f"warning: {safe(str(error))}", err=True)
-            try:
+        with suppress(KeyboardInterrupt):
+            while True:
+                _round(pipelit.approvals.notices, receiver, as_json=as_json)
                 time.sleep(every)
-            except KeyboardInterrupt:
-                return
+
+
+def _round(notices: ApprovalNotices, receiver: Webhook, *, as_json: bool) -> None:
+    try:
+        results = notices.send_due(receiver)
+    except StorageError as error:
+        # A database that restarts doesn't end the watch.
+        typer.echo(f"warning: {safe(str(error))}", err=True)
+        return
+    if results:
+        _show(results, as_json=as_json, one_line=True)
 
 
 def _show(results: Sequence[NoticeResult], *, as_json: bool, one_line: bool = False) -> None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -330,16 +330,14 @@ class ApprovalNotices:
         claim = attempt.claim
         if not delivery.delivered:
             _LOG.warning("no notice of question %s: %s", claim.approval_id, delivery.words)
-        delay = outbox.settle(self._core, claim, delivery)
+        due_at = outbox.settle(self._core, claim, delivery)
         return NoticeResult(
             claim.approval_id,
             claim.step,
             claim.attempt,
             delivery.delivered,
             delivery.words,
-            None
-            if delivery.delivered or delivery.gone
-            else utc(claim.at) + timedelta(seconds=delay),
+            None if due_at is None else utc(due_at),
         )
 
     def _deliver(self, attempt: _Attempt) -> Delivery:

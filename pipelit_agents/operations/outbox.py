@@ -98,8 +98,8 @@ def claim(core: Core, approval_id: str, step: int, address: str, within: float) 
     return Claim(approval_id, step, attempt, now, address) if done == 1 else None
 
 
-def settle(core: Core, claimed: Claim, delivery: Delivery) -> float:
-    """Record what became of an attempt; return the number of seconds until the next one."""
+def settle(core: Core, claimed: Claim, delivery: Delivery) -> float | None:
+    """Record what became of an attempt; return when the next one is due, or None for never."""
     delay = max(float(DELAYS[min(claimed.attempt, len(DELAYS)) - 1]), delivery.retry_after)
     with core.database.writing() as connection:
         now = core.shared_now(connection)
@@ -122,7 +122,7 @@ def settle(core: Core, claimed: Claim, delivery: Delivery) -> float:
             outcome="ok" if delivery.delivered else "refused",
             at=now,
         )
-    return 0.0 if delivery.delivered else delay
+    return None if delivery.delivered or delivery.gone else now + delay
 
 
 def waiting(

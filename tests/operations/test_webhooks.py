@@ -18,6 +18,7 @@ from conftest import Clock
 from webhook_receiver import HOOK, SECRET, Received, Receiver, receiving
 
 from pipelit_agents import Pipelit, Webhook
+from pipelit_agents.credentials.scope import open_patterns
 from pipelit_agents.errors import CredentialError
 from pipelit_agents.operations.webhooks import Delivery, post, signature
 
@@ -273,6 +274,27 @@ def test_the_secret_is_closed_before_anything_is_sent(
     assert found.reason == "no answer"
     assert held
     assert "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" not in "".join(held)
+
+
+def test_the_leak_guard_holds_the_secret_while_it_signs(
+    pipelit: Pipelit, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What redacts logs and traces knows it then, and nothing is open when the request begins."""
+    store(pipelit)
+    known: list[bool] = []
+
+    def signing(*arguments: Any) -> str:
+        known.append(any(each.in_text(SECRET) for each in open_patterns()))
+        return signature(*arguments)
+
+    def sending(*_: object) -> tuple[int, str]:
+        known.append(bool(open_patterns()))
+        return 204, ""
+
+    monkeypatch.setattr("pipelit_agents.operations.webhooks.signature", signing)
+    monkeypatch.setattr("pipelit_agents.operations.webhooks.bounded", sending)
+    assert sent(pipelit, receiver, clock).delivered
+    assert known == [True, False]
 
 
 def test_nothing_is_logged(
