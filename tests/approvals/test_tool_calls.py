@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from approving import Approving
+from langgraph.graph import START, StateGraph
 from postgres import PostgresServer
 from sqlalchemy import Connection
 
@@ -203,12 +206,36 @@ def test_the_requester_is_the_acting_person(approving: Approving, calls: CallApp
     """Else a name that code passes, else the agent, else the operator."""
     with approving.pipelit.acting_for("carol"):
         assert calls.ask(PAY._replace(agent="agent_x"), RULE).asked_by == "carol"
+        thread = copy_context()
+    assert thread.run(calls.ask, PAY._replace(call_id="6"), RULE).asked_by == "operator"
     named = calls.ask(PAY._replace(call_id="2"), RULE, requester="bob")
     assert named.asked_by == "bob"
     assert calls.ask(PAY._replace(call_id="3", agent="agent_x"), RULE).asked_by == "agent_x"
     assert calls.ask(PAY._replace(call_id="4"), RULE).asked_by == "operator"
     with pytest.raises(InvalidUsername, match="requester"):
         calls.ask(PAY._replace(call_id="5"), RULE, requester="A B")
+
+
+@pytest.mark.parametrize("by", ["the person", "a cron", "a cron of no person"])
+def test_on_a_server_the_requester_is_its_user(
+    approving: Approving, calls: CallApprovals, by: str
+) -> None:
+    """In a run that a cron started too: it was made by that person."""
+    name = "nobody" if by.endswith("no person") else "carol"
+    rule = Approvers(["carol", "bob"], not_requester=name == "carol")
+    user = SimpleNamespace(identity=name, is_authenticated=True)
+    cron = {} if by == "the person" else {"cron_id": "0197"}
+
+    def node(state: dict[str, Any]) -> dict[str, Any]:
+        calls.ask(PAY, rule)
+        return {}
+
+    graph = StateGraph(dict).add_node("node", node).add_edge(START, "node").compile()
+    graph.invoke({}, {"configurable": {"langgraph_auth_user": user, **cron}})
+    asked = calls.find(PAY)
+    assert asked is not None
+    expected = ("carol", ("bob",)) if name == "carol" else ("operator", ("carol", "bob"))
+    assert (asked.asked_by, asked.approvers) == expected
 
 
 def test_the_requester_does_not_approve(approving: Approving, calls: CallApprovals) -> None:
