@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from .approved import approved_tool
 from .identity import CreateAgentUser, GetTotpCode, IdentityToolkit, VerifyPeer
 from .spawn import SpawnAndAwait
 
-__all__ = ["CreateAgentUser", "GetTotpCode", "IdentityToolkit", "SpawnAndAwait", "VerifyPeer"]
+__all__ = [
+    "CreateAgentUser",
+    "GetTotpCode",
+    "IdentityToolkit",
+    "SpawnAndAwait",
+    "VerifyPeer",
+    "approved_tool",
+]

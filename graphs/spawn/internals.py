@@ -19,7 +19,16 @@ from langgraph.types import PregelExecutableTask
 from ..steps import GraphStep
 from ..types import AnyGraph
 
-__all__ = ["Configurable", "Loop", "Scratchpad", "first_step", "is_the_node", "levels", "task_of"]
+__all__ = [
+    "Configurable",
+    "Loop",
+    "Scratchpad",
+    "first_step",
+    "is_the_node",
+    "keeps_checkpoints",
+    "levels",
+    "task_of",
+]
 
 # LangChain's type of `configurable`.
 Configurable: TypeAlias = Mapping[str, Any]
@@ -70,6 +79,7 @@ class Loop(Protocol):
     nodes: Mapping[str, Node]
     channels: Mapping[str, BaseChannel[Any, Any, Any]]
     checkpoint_pending_writes: Sequence[tuple[str, str, object]]
+    checkpointer: object
 
 
 def levels(conf: Configurable) -> Iterator[tuple[Configurable, Loop]]:
@@ -77,6 +87,15 @@ def levels(conf: Configurable) -> Iterator[tuple[Configurable, Loop]]:
     while (loop := _loop_of(conf)) is not None:
         yield conf, loop
         conf = (getattr(loop, "config", None) or {}).get("configurable") or {}
+
+
+def keeps_checkpoints(conf: Configurable) -> bool:
+    """Return whether the graph of a task can be resumed where it is."""
+    if not conf.get(SAVER):
+        return False
+    # The outer graph's saver is here too if this graph is compiled with checkpointer=False.
+    loop = _loop_of(conf)
+    return loop is None or loop.checkpointer is not None
 
 
 def task_of(conf: Configurable) -> PregelExecutableTask | None:

@@ -9,12 +9,13 @@ from pipelit_agents.approvals.rules import Approvers
 from pipelit_agents.middleware.credentials import CredentialMiddleware
 
 if TYPE_CHECKING:
+    from pipelit_agents.middleware.approval import ApprovalMiddleware
     from pipelit_agents.middleware.spawn import SpawnMiddleware
 
-__all__ = ["Approvers", "CredentialMiddleware", "SpawnMiddleware"]
+__all__ = ["ApprovalMiddleware", "Approvers", "CredentialMiddleware", "SpawnMiddleware"]
 
-# Imported when it is first used: it needs the graphs and tools, and the others don't.
-_MODULES = {"SpawnMiddleware": "spawn"}
+# Imported when they are first used: they need the graphs and tools, and the others don't.
+_MODULES = {"ApprovalMiddleware": "approval", "SpawnMiddleware": "spawn"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,138 @@
+"""The arguments of a tool call that a person approves: what the model sent, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import (
+    Annotated,
+    Final,
+    NamedTuple,
+    TypeGuard,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from langchain_core.tools import BaseTool, InjectedToolArg
+from langgraph.prebuilt import ToolRuntime
+from langgraph.store.base import BaseStore
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+from pipelit_agents.errors import PayloadError
+from pipelit_agents.protocol.payload import decode, encode
+
+from .types import Json
+
+__all__ = ["ExactArguments", "exact_arguments", "json_object"]
+
+_MAX_BYTES: Final = 2**20
+
+
+class ExactArguments(NamedTuple):
+    """The arguments of a tool call.
+
+    Attributes:
+        shown: What a person approves: the model's arguments, and the tool's own values for
+            parameters that the model left out.
+        passed: What the tool is called with: copies of the model's arguments that nothing else can
+            change, and the values that the tool hides from the model.
+    """
+
+    shown: dict[str, Json]
+    passed: dict[str, object]
+
+
+def exact_arguments(tool: BaseTool, tool_input: Mapping[str, object]) -> ExactArguments:
+    """Separate the model's arguments from those that a tool hides from the model.
+
+    A value that isn't known to be hidden is the model's. So a mistake here leads to a value that
+    is displayed without need or can't be displayed, and never to one that isn't displayed.
+
+    Args:
+        tool: The tool.
+        tool_input: The arguments of the call, with the values that LangGraph has injected.
+
+    Raises:
+        PayloadError: The model's arguments can't be represented as JSON, or are longer than 1 MiB.
+    """
+    hidden = _hidden_parameters(tool)
+    theirs = {
+        name: value
+        for name, value in tool_input.items()
+        if name not in hidden and not isinstance(value, ToolRuntime | BaseStore)
+    }
+    # The tool gets what is read from these bytes, so code that runs beside it, and holds the
+    # message with the call, can't change it after it was approved.
+    copies = json_object(theirs)
+    injected = {name: value for name, value in tool_input.items() if name not in theirs}
+    return ExactArguments({**_defaults(tool, copies, hidden), **copies}, {**injected, **copies})
+
+
+def json_object(arguments: Mapping[str, object]) -> dict[str, Json]:
+    """Return a copy of arguments that holds nothing but JSON.
+
+    Raises:
+        PayloadError: They can't be represented as JSON, or are longer than 1 MiB.
+    """
+    copied = decode(encode(dict(arguments)), limit=_MAX_BYTES)
+    if not isinstance(copied, dict):  # pragma: no cover - the encoding of a dict is one
+        raise PayloadError("the arguments have to be an object")
+    return cast("dict[str, Json]", copied)
+
+
+def _hidden_parameters(tool: BaseTool) -> set[str]:
+    hidden: set[str] = set()
+    complete, visible = tool.get_input_schema(), tool.tool_call_schema
+    if _is_model(complete) and _is_model(visible):
+        hidden |= complete.model_fields.keys() - visible.model_fields.keys()
+    # A schema that was written by hand has only the model's parameters.
+    functions = (getattr(tool, "func", None), getattr(tool, "coroutine", None), tool._run)
+    for function in functions:
+        if callable(function):
+            hidden |= _injected_parameters(function)
+    return hidden
+
+
+def _injected_parameters(function: Callable[..., object]) -> set[str]:
+    # A name that exists only while types are checked: LangChain can't inject anything then.
+    with suppress(NameError, TypeError, AttributeError):
+        hints = get_type_hints(function, include_extras=True)
+        return {name for name, hint in hints.items() if _is_injected(hint)}
+    return set()
+
+
+def _is_injected(hint: object) -> bool:
+    if ToolRuntime in (hint, get_origin(hint)):
+        return True
+    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return any(
+        isinstance(mark, InjectedToolArg)
+        or (isinstance(mark, type) and issubclass(mark, InjectedToolArg))
+        for mark in marks
+    )
+
+
+def _defaults(tool: BaseTool, arguments: Mapping[str, object], hidden: set[str]) -> dict[str, Json]:
+    """Return the values that the tool uses where the model sent none."""
+    schema = tool.args_schema
+    if not _is_model(schema):
+        return {}
+    found: dict[str, Json] = {}
+    for name, field in schema.model_fields.items():
+        alias = field.validation_alias or field.alias
+        # With several aliases it isn't known here whether the model sent a value. A value that a
+        # function makes is another one at each call, so nobody can approve it.
+        if name in hidden or not isinstance(alias, str | None):
+            continue
+        if field.default is PydanticUndefined or {name, alias} & arguments.keys():
+            continue
+        with suppress(ValueError, TypeError, PayloadError):
+            found |= json_object({name: to_jsonable_python(field.default)})
+    return found
+
+
+def _is_model(schema: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(schema, type) and issubclass(schema, BaseModel)
