@@ -1,0 +1,83 @@
+"""A copy of a tool that asks people before each call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from approving import Approving
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from paying import PAY, Payments, People, calling, node_of, run, told
+
+from pipelit_agents import Approvers, Pipelit
+from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.tools import approved_tool
+
+BACKENDS = False
+
+
+@pytest.fixture
+def people(approving: Approving) -> People:
+    """Alice and others, who can approve."""
+    return People(approving.pipelit, approving.clock, approving.apps)
+
+
+@pytest.fixture
+def paid() -> Payments:
+    """What was paid."""
+    return Payments()
+
+
+def test_the_copy_looks_like_the_tool(people: People, paid: Payments) -> None:
+    """The model sees the same name, description and schema; the tool itself isn't changed."""
+    plain = paid.tool
+    made = approved_tool(people.pipelit, plain, Approvers(["alice"]))
+    assert convert_to_openai_tool(made) == convert_to_openai_tool(plain)
+    assert made.model_dump() == plain.model_dump()
+    assert plain.invoke(PAY) == "paid 90 to bob"
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        pytest.param(lambda made: made.model_copy(), id="copy"),
+        pytest.param(lambda made: made.model_copy(deep=True), id="deep"),
+        pytest.param(lambda made: made.model_copy(update={"name": "pay"}), id="renamed"),
+    ],
+)
+def test_copies_of_the_copy_ask_too(people: People, paid: Payments, copy: Any) -> None:
+    """Packages copy tools, to rename or describe them."""
+    made = copy(approved_tool(people.pipelit, paid.tool, Approvers(["alice"])))
+    graph = node_of(made)
+    run(graph, {"messages": [calling(PAY, name=made.name)]})
+    assert paid == []
+    people.approve()
+    assert told(run(graph, None)) == ["paid 90 to bob"]
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        pytest.param(lambda p, t: approved_tool(None, t, Approvers(["alice"])), "pipelit", id="p"),
+        pytest.param(lambda p, t: approved_tool(p, len, Approvers(["alice"])), "@tool", id="tool"),
+        pytest.param(lambda p, t: approved_tool(p, t, ["alice"]), "Approvers", id="rule"),
+        pytest.param(
+            lambda p, t: approved_tool(p, t, Approvers(["alice"]), agent="agent_lead"),
+            "handle",
+            id="agent",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_an_error(
+    pipelit: Pipelit, paid: Payments, make: Any, error: str
+) -> None:
+    """It names the argument."""
+    with pytest.raises(TypeError, match=error):
+        make(pipelit, paid.tool)
+
+
+def test_a_tool_with_a_gate_gets_no_second_one(people: People, paid: Payments) -> None:
+    """The second gate would find the approval used up."""
+    made = approved_tool(people.pipelit, paid.tool, Approvers(["alice"]))
+    with pytest.raises(ConfigurationError, match="asks for approvals already"):
+        approved_tool(people.pipelit, made.model_copy(), Approvers(["alice"]))
