@@ -281,10 +281,12 @@ class Gate:
             return _refused(call, _denial(tool, request))
         if request.state == "expired":
             until = request.expires_at.isoformat(timespec="seconds")
+            approved = sum(each.decision == "approved" for each in request.decisions)
+            late = "its approval wasn't used" if approved >= request.at_least else "not approved"
             return _refused(
                 call,
-                f"{tool} was not run: nobody approved the call in time, until {until}. Call {tool} "
-                "again to ask again",
+                f"{tool} was not run: {late} in time, which was until {until}. Call {tool} again "
+                "to ask again",
             )
         if request.state == "used":
             return self._used(call)

@@ -16,8 +16,10 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import InjectedToolArg, InjectedToolCallId, StructuredTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.errors import GraphDrained
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import InjectedState, ToolNode, ToolRuntime
+from langgraph.runtime import RunControl
 from langgraph.types import Command, interrupt
 from paying import (
     PAY,
@@ -119,8 +121,16 @@ def test_an_expired_question_is_in_words(people: People, paid: Payments) -> None
     (request,) = people.open()
     people.clock.advance(61)
     (words,) = told(run(graph, None))
-    assert words.startswith("send_money was not run: nobody approved the call in time, until ")
+    assert words.startswith("send_money was not run: not approved in time, which was until ")
     assert request.expires_at.isoformat(timespec="seconds") in words
+    other = {"configurable": {"thread_id": "2"}}
+    run(graph, start(), other)
+    people.approve()
+    people.clock.advance(61)
+    (words,) = told(run(graph, None, other))
+    assert words.startswith(
+        "send_money was not run: its approval wasn't used in time, which was until "
+    )
     assert paid == []
 
 
@@ -366,6 +376,34 @@ def test_a_tool_may_interrupt_by_itself(people: People, go: Run, wake: Any) -> N
     state = go(graph, Command(resume="north"))
     assert told(state) == ["paid"]
     assert paid == [(90, "bob", "savings", "north")]
+
+
+def test_a_graph_in_a_tool_may_be_stopped_and_resumed(people: People) -> None:
+    """A run that is drained while the tool works goes on where it was."""
+    paid = []
+    control = RunControl()
+
+    def prepare(_: Any) -> None:
+        control.request_drain()
+
+    builder = StateGraph(MessagesState).add_node("prepare", prepare)
+    builder.add_node("pay", lambda _: paid.append(90)).add_edge("prepare", "pay")
+    inner = builder.add_edge(START, "prepare").compile()
+
+    @tool
+    def send_money(amount: int, to: str) -> str:
+        """Pay somebody."""
+        inner.invoke({"messages": []})
+        return "paid"
+
+    graph = node_of(approved_tool(people.pipelit, send_money, Approvers(["alice"])))
+    run(graph, start())
+    people.approve()
+    with pytest.raises(GraphDrained):
+        graph.invoke(None, THREAD, control=control)
+    assert paid == []
+    assert told(run(graph, None)) == ["paid"]
+    assert paid == [90]
 
 
 def test_the_arguments_are_those_of_the_model(people: People) -> None:
