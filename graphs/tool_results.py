@@ -17,7 +17,7 @@ _SERIALIZER: Final = JsonPlusSerializer()
 _ERROR: Final = "error"
 _SEPARATOR: Final = b"\0"
 
-# LangGraph before 1.2.20 has no drained runs, and raises nothing for an answer of the wrong form.
+# Older versions of LangGraph don't have both of these names.
 SUSPENDING: Final = (GraphInterrupt, getattr(langgraph.errors, "GraphDrained", GraphInterrupt))
 _is_invalid_resume: Final[Callable[[BaseException], bool]] = getattr(
     langgraph.errors, "is_invalid_resume", lambda _: False

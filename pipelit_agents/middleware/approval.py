@@ -155,12 +155,12 @@ class ApprovalMiddleware(AgentMiddleware[Any, Any, Any]):
         if tool is not None:
             tool = self._gated_tool(tool, self._gates.get(request.tool_call["name"]))
         if isinstance(runtime, ToolRuntime):
-            runtime = replace(
-                runtime,
-                # Other middleware may choose another tool from this list.
-                tools=[self._gated_tool(each) for each in runtime.tools],
-                config=guarded_config(runtime.config, self._guard),
-            )
+            runtime = replace(runtime, config=guarded_config(runtime.config, self._guard))
+            # Other middleware may choose another tool from this list. Older versions of LangGraph
+            # don't have it.
+            if hasattr(runtime, "tools"):
+                tools = [self._gated_tool(each) for each in runtime.tools]
+                runtime = replace(runtime, tools=tools)
         return replace(request, tool=tool, runtime=runtime)
 
     def _gated_tool(self, tool: BaseTool, called: Gate | None = None) -> BaseTool:

@@ -35,7 +35,7 @@ from paying import (
     run,
     told,
 )
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from spawning import parent_of
 from sqlalchemy import update
 
@@ -376,6 +376,55 @@ def test_a_tool_may_interrupt_by_itself(people: People, go: Run, wake: Any) -> N
     state = go(graph, Command(resume="north"))
     assert told(state) == ["paid"]
     assert paid == [(90, "bob", "savings", "north")]
+
+
+def test_a_tools_question_can_be_answered_again_after_a_wrong_answer(people: People) -> None:
+    """LangGraph refuses a value of the wrong form and saves nothing, so nothing was done."""
+    paid = []
+
+    class Account(BaseModel):
+        number: int
+
+    @tool
+    def send_money(amount: int, to: str) -> str:
+        """Pay somebody."""
+        paid.append(interrupt("from which account?", response_schema=Account).number)
+        return "paid"
+
+    graph = node_of(approved_tool(people.pipelit, send_money, Approvers(["alice"])))
+    run(graph, start())
+    people.approve()
+    run(graph, None)
+    with pytest.raises(ValidationError):
+        run(graph, Command(resume={"number": "mine"}))
+    assert told(run(graph, Command(resume={"number": 7}))) == ["paid"]
+    assert paid == [7]
+
+
+def test_a_result_that_cannot_be_stored_is_returned_once(people: People, paid: Payments) -> None:
+    """A second run of its task reads that it isn't known what the call did."""
+
+    @tool(response_format="content_and_artifact")
+    def send_money(amount: int, to: str) -> tuple[str, object]:
+        """Pay somebody."""
+        paid.append((amount, to))
+        return "paid", object()
+
+    made = approved_tool(people.pipelit, send_money, Approvers(["alice"]))
+    results = []
+    call = calling(PAY).tool_calls[0]
+
+    def node(_: Any) -> None:
+        results.extend(made.invoke(call).content for _ in range(2))
+
+    builder = StateGraph(MessagesState).add_node("pay", node).add_edge(START, "pay")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    run(graph, {"messages": []})
+    people.approve()
+    run(graph, None)
+    assert results[0] == "paid"
+    assert "it isn't known whether it took effect" in results[1]
+    assert paid == [(90, "bob")]
 
 
 def test_a_graph_in_a_tool_may_be_stopped_and_resumed(people: People) -> None:
