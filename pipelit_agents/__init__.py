@@ -45,7 +45,9 @@ if TYPE_CHECKING:
         ApprovalNotices,
         NoticeResult,
     )
+    from pipelit_agents.operations.approval_register import ApprovalRegister
     from pipelit_agents.operations.key_rotation import Keys, KeyStatus, Rotation
+    from pipelit_agents.operations.register_rules import RegisterReport
     from pipelit_agents.operations.webhooks import Webhook
     from pipelit_agents.pipelit import Pipelit
     from pipelit_agents.policy import VerificationPolicy
@@ -58,6 +60,7 @@ __all__ = [
     "ApprovalDecision",
     "ApprovalNotice",
     "ApprovalNotices",
+    "ApprovalRegister",
     "ApprovalRequest",
     "ApprovalStep",
     "Approvals",
@@ -85,6 +88,7 @@ __all__ = [
     "PipelitError",
     "Proof",
     "ProvisionedAgent",
+    "RegisterReport",
     "Rotation",
     "Sealed",
     "Secret",
@@ -125,6 +129,8 @@ _HOMES = {
     "operations.approval_notices": ["ApprovalNotice", "ApprovalNotices", "NoticeResult"],
     "operations.key_rotation": ["KeyStatus", "Keys", "Rotation"],
     "operations.webhooks": ["Webhook"],
+    "operations.approval_register": ["ApprovalRegister"],
+    "operations.register_rules": ["RegisterReport"],
     "pipelit": ["Pipelit"],
     "policy": ["VerificationPolicy"],
     "protocol.binding": ["Challenge", "Proof"],

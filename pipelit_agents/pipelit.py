@@ -223,8 +223,8 @@ class Pipelit:
             verify=self.mfa._verify,
         )
         self.credentials = Credentials(core)
-        self.approvals = ServedApprovals(core, people, self.credentials)
         self.audit = AuditTrail(core.database, core.keyring, core.clock)
+        self.approvals = ServedApprovals(core, people, self.credentials, self.audit)
         self.keys = Keys(core, self.audit, self.mfa)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from internals import database_of
 
-from pipelit_agents import Agent, ApprovalNotices, Approvals, AuditEntry, Pipelit
+from pipelit_agents import Agent, ApprovalNotices, ApprovalRegister, Approvals, AuditEntry, Pipelit
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.approvals.calls import CallApprovals
@@ -22,6 +22,7 @@ BACKENDS = True
 ALONE = {
     Agent: {"challenge", "is_of", "now", "note_refusal"},
     ApprovalNotices: set[str](),
+    ApprovalRegister: set[str](),
     Approvals: set[str](),
     CallApprovals: set[str](),
     AuditTrail: set[str](),

@@ -18,6 +18,7 @@ from pipelit_agents.sealing.keyring import Keyring, Sealed
 
 __all__ = [
     "APPROVAL_ANSWER",
+    "APPROVAL_REGISTER",
     "APPROVAL_REQUEST",
     "AUDIT_PRUNED",
     "AUDIT_SEAL",
@@ -47,6 +48,7 @@ CHECKPOINTS: Final = "checkpoints"
 # Labels of tags (Keyring.mac): a tag that was made for one label is wrong for all others.
 APPROVAL_REQUEST: Final = "approval-request"
 APPROVAL_ANSWER: Final = "approval"
+APPROVAL_REGISTER: Final = "approval-register"
 AUDIT_PRUNED: Final = "audit-pruned"
 AUDIT_SEAL: Final = "audit-seal"
 CHECKPOINT_BOX: Final = "box"
