@@ -11,6 +11,7 @@ from pipelit_agents.cli._guard import Guarded
 from pipelit_agents.cli.accounts import agents, users
 from pipelit_agents.cli.applying import apply
 from pipelit_agents.cli.approval_notices import notify
+from pipelit_agents.cli.approvals import approvals as approvals_commands
 from pipelit_agents.cli.audit import audit as audit_commands
 from pipelit_agents.cli.codes import code, verify
 from pipelit_agents.cli.credentials import credentials as credentials_commands
@@ -36,20 +37,14 @@ app.add_typer(agents, name="agents")
 app.add_typer(credentials_commands, name="credentials")
 app.add_typer(keys_commands, name="keys")
 app.add_typer(mfa_commands, name="mfa")
-app.add_typer(audit_commands, name="audit")
-approvals_commands = typer.Typer(help="Tell people about questions.", no_args_is_help=True)
 app.add_typer(approvals_commands, name="approvals")
+app.add_typer(audit_commands, name="audit")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(version("pipelit-agents"))
         raise typer.Exit
-
-
-@approvals_commands.callback()
-def _approvals() -> None:
-    """Keep the name of the command, as it is the only one."""
 
 
 @app.callback(help=_ABOUT)

@@ -18,8 +18,7 @@ from typing import Any, Final, NoReturn, Protocol, TextIO, TypeGuard
 import typer
 from typer.core import TyperGroup
 
-from pipelit_agents._words import has_code_form, is_wordy
-from pipelit_agents.cli._io import safe, typed_words, unsaid
+from pipelit_agents.cli._io import may_be_typed_secret, safe, typed_words, unsaid
 
 __all__ = ["Guarded"]
 
@@ -248,9 +247,7 @@ def _may_have_a_secret(command: _Command, words: list[str]) -> bool:
     taken = [each for each in command.params if each.param_type_name == "argument"]
     # A word in the place of a command is one too many, and most often a typing error.
     unlimited = any(each.nargs < 0 for each in taken) or bool(_commands_of(command))
-    return (arguments > len(taken) and not unlimited) or any(
-        has_code_form(each) or not is_wordy(each) for each in values
-    )
+    return (arguments > len(taken) and not unlimited) or any(map(may_be_typed_secret, values))
 
 
 def _name(parameter: _Parameter | None) -> str:

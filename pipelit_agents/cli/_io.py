@@ -29,6 +29,7 @@ __all__ = [
     "confirm",
     "duration",
     "hand_over",
+    "may_be_typed_secret",
     "read_secret",
     "read_secrets",
     "reporting",
@@ -46,6 +47,8 @@ typed_words: ContextVar[tuple[str, ...]] = ContextVar("typed_words", default=())
 _MIN_SECRET_LENGTH: Final = 4
 # Characters at the beginning of a word that are enough to mask it in a message.
 _PREFIX_LENGTH: Final = 8
+# The id of a question to people. It permits nothing, so messages may repeat it.
+_QUESTION_ID: Final = re.compile(r"apr_[0-9a-f]{32}")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -326,11 +329,16 @@ def unsaid(message: str, *, unfit: bool = False) -> str:
     return f"{message} (… is what you typed, which may be a secret)"
 
 
+def may_be_typed_secret(word: str) -> bool:
+    """Return whether a word of the command line may be a secret or a code."""
+    return not _QUESTION_ID.fullmatch(word) and (has_code_form(word) or not is_wordy(word))
+
+
 def _typed() -> Iterator[str]:
     for word in typed_words.get():
         # Its parts too, because a message may contain the word as part of a path or an address.
         for piece in (word, *word.split("=", 1), *re.split(r"[/?&=:,;@\s]", word)):
-            if len(piece) >= _MIN_SECRET_LENGTH and (has_code_form(piece) or not is_wordy(piece)):
+            if len(piece) >= _MIN_SECRET_LENGTH and may_be_typed_secret(piece):
                 yield piece
 
 

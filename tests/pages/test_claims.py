@@ -573,6 +573,24 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "In a graph it ends the question": {
         "approval": ["a_denial_without_a_code_ends_this_question_alone"]
     },
+    "What was planted, changed or deleted in the register": {
+        "approval_register": [
+            "a_change_is_found",
+            "a_restored_row_is_found",
+            "everything_deleted_is_found_by_sealed_entries",
+        ]
+    },
+    "An export that was edited or cut": {"approval_register": ["an_edited_file_is_found"]},
+    "An older copy of the database is found": {
+        "approval_register": ["an_older_database_is_found_by_an_export_that_was_kept"]
+    },
+    "What a person is asked to approve at a terminal": {
+        "approvals_commands": [
+            "what_misleads_is_escaped",
+            "foreign_letters_are_named",
+            "a_warning_is_the_last_line",
+        ]
+    },
     "`audit verify` counts every entry": {
         "audit_numbers": ["many_planted_numbers_are_counted_and_some_named"]
     },

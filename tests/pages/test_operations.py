@@ -67,14 +67,15 @@ def test_the_page_can_be_followed(ready: Run, folder: Path) -> None:
     """All blocks after each other, in a folder that was set up; the old key goes at the end."""
     ready("credentials", "put", "x", "--kind", "llm", "--created-by", "alice", stdin="s3cret-12345")
     blocks = [code for language, code in BLOCKS if language == "sh"]
-    assert len(blocks) == 7
-    check, rotate, _, enroll, tested, audit, copy = blocks
+    assert len(blocks) == 8
+    check, rotate, _, enroll, register, tested, audit, copy = blocks
     assert "fix: pipelit-agents mfa enroll alice" in shell(f"{check.strip()} || true", folder)
     rotated = shell(rotate, folder)
     assert "under an older: 0" in rotated
     assert "older keys can go: not known" in rotated
     assert "not counted" in rotated
     assert "next: pipelit-agents mfa confirm alice" in shell(enroll, folder)
+    assert shell(register, folder).count("whole: yes") == 2
     seed = "otpauth://totp/crm?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
     ready("credentials", "put", "crm", "--kind", "totp", "--created-by", "alice", stdin=seed)
     assert "outcome: good" in shell(tested, folder)

@@ -1,0 +1,156 @@
+"""Display a value that a person approves: exactly, with everything escaped that could mislead.
+
+The requester chooses the value, and may be a model that follows foreign instructions. So the value
+must not control the terminal, hide a part of itself, change the order in which it is read, or pass
+one letter off as another.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+__all__ = ["exact_json", "warnings"]
+
+# Printable by Python's rules, but a terminal draws nothing.
+_BLANK: Final = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U0001d159")
+_INVISIBLE_MARKS: Final = re.compile(
+    "[\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+)
+# Letters and digits that are written from right to left, and so reorder their neighbours.
+_RIGHT_TO_LEFT: Final = frozenset({"R", "AL", "AN"})
+# JSON escapes these, and text has them.
+_LINE_BREAKS: Final = frozenset("\n\r\t")
+_LETTERS: Final = ("L", "M", "N")
+_WORD: Final = re.compile(r"[^\W_]+")
+# Characters and words; more are counted.
+_MAX_LISTED: Final = 20
+_MAX_WORD: Final = 40
+
+
+def exact_json(value: object) -> str:
+    """Return a value as indented JSON, in which each character is what it looks like.
+
+    Escaped are control and format characters, white space other than the space, characters that
+    nothing is drawn for, marks that are drawn over an ASCII character, and all that is written from
+    right to left. The result is JSON of the same value. :func:`warnings` names what is left.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # JSON's own line breaks stay: those of the value are escaped already.
+    return "".join(
+        character if plain or character == "\n" else _escape(character)
+        for character, plain in _judged(text)
+    )
+
+
+def _judged(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield each character, and whether it can be displayed as it is."""
+    before = ""
+    for character in text:
+        plain = _is_plain(character, before)
+        yield character, plain
+        before = character if plain else ""
+
+
+def _is_plain(character: str, before: str) -> bool:
+    if " " <= character <= "~":
+        return True
+    if not character.isprintable() or character in _BLANK or _INVISIBLE_MARKS.match(character):
+        return False
+    if unicodedata.bidirectional(character) in _RIGHT_TO_LEFT:
+        return False
+    # A stroke or a ring over an ASCII digit makes another one of it, or of an escape.
+    return unicodedata.category(character) not in ("Mn", "Me") or not before.isascii()
+
+
+def _escape(character: str) -> str:
+    return json.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"
+
+
+def warnings(value: object) -> list[str]:
+    """Name what could mislead in a value: characters that hide or reorder it, and lookalikes.
+
+    Letters of other alphabets look like ASCII ones: Cyrillic U+0430 is drawn as a Latin a is.
+
+    Returns:
+        Sentences for the person, in ASCII where they name a character; empty if all letters and
+        digits are ASCII, and nothing else had to be escaped.
+    """
+    texts = list(_texts(value))
+    hidden = dict.fromkeys(
+        each
+        for text in texts
+        for each, plain in _judged(text)
+        if not plain and each not in _LINE_BREAKS
+    )
+    found = _foreign(" ".join(texts))
+    if hidden:
+        escaped = _list(list(hidden))
+        found.insert(0, f"characters that hide or reorder text are escaped above: {escaped}")
+    return found
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield str(key)
+            yield from _texts(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
+
+
+def _foreign(text: str) -> list[str]:
+    foreign = [each for each in dict.fromkeys(text) if not each.isascii() and _is_letter(each)]
+    if not foreign:
+        return []
+    mixed = [word for word in dict.fromkeys(_WORD.findall(text)) if len(_alphabets(word)) > 1]
+    found = [
+        f"{_spelled(word)} mixes letters of {' and '.join(sorted(_alphabets(word)))}"
+        for word in mixed[:_MAX_LISTED]
+    ]
+    if len(mixed) > _MAX_LISTED:
+        found.append(f"and {len(mixed) - _MAX_LISTED:,} more words mix alphabets")
+    which = f"letters and digits that aren't ASCII, and may look like others: {_list(foreign)}"
+    return [*found, which]
+
+
+def _list(characters: list[str]) -> str:
+    listed = ", ".join(map(_named, characters[:_MAX_LISTED]))
+    more = len(characters) - _MAX_LISTED
+    return f"{listed}, and {more:,} more" if more > 0 else listed
+
+
+def _is_letter(character: str) -> bool:
+    return unicodedata.category(character).startswith(_LETTERS)
+
+
+def _alphabets(word: str) -> set[str]:
+    return {_alphabet(each) for each in word if _is_letter(each) and not each.isdecimal()} - {""}
+
+
+def _alphabet(character: str) -> str:
+    if character.isascii():
+        return "LATIN"
+    # Unicode's names begin with the script: CYRILLIC SMALL LETTER A.
+    first = unicodedata.name(character, "").partition(" ")[0]
+    # Marks go with any alphabet, and Japanese words have two of these.
+    if first in ("COMBINING", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "IDEOGRAPHIC"):
+        return "" if first == "COMBINING" else "EAST ASIAN"
+    return first.partition("-")[0]
+
+
+def _named(character: str) -> str:
+    name = unicodedata.name(character, "without a name")
+    shown = f"{character} " if _is_plain(character, "x") else ""
+    return f"{shown}U+{ord(character):04X} {name}"
+
+
+def _spelled(word: str) -> str:
+    cut = word if len(word) <= _MAX_WORD else f"{word[:_MAX_WORD]}…"
+    return f"{exact_json(cut)} (written {json.dumps(word[:_MAX_WORD])})"

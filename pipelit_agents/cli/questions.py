@@ -1,0 +1,179 @@
+"""Show questions to people: as tables, as JSON, and exactly as a person must see one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from pipelit_agents.cli._io import moment, safe, show_table
+from pipelit_agents.cli.exact import exact_json, warnings
+
+if TYPE_CHECKING:
+    from pipelit_agents import ApprovalDecision, ApprovalRequest
+
+__all__ = ["decision_document", "display", "document", "show_all", "show_pending"]
+
+# Characters of a cell. With the id, which is never cut, a row fits into 80 columns.
+_MAX_WHAT: Final = 14
+_MAX_NAME: Final = 11
+_FACTORS: Final = {
+    "plain": "a code of the authenticator app",
+    "recovery": "a recovery code",
+    "vouched": "no code; the application acted for the person",
+    "": "no code; nobody was authenticated",
+}
+
+
+def show_pending(found: Sequence[ApprovalRequest]) -> None:
+    """Print a table of questions that wait for an answer."""
+    now = datetime.now(UTC)
+    rows = [
+        {
+            "id": each.id,
+            "what": _brief(each),
+            "asked by": _cut(each.asked_by, _MAX_NAME),
+            "left": _left(each.expires_at, now),
+        }
+        for each in found
+    ]
+    show_table(rows, ("id", "what", "asked by", "left"), as_json=False)
+
+
+def show_all(found: Sequence[ApprovalRequest]) -> None:
+    """Print a table of questions in any state."""
+    rows = [
+        {
+            "id": each.id,
+            "what": _brief(each),
+            "state": each.state,
+            "asked": f"{each.created_at:%y-%m-%d}",
+        }
+        for each in found
+    ]
+    show_table(rows, ("id", "what", "state", "asked"), as_json=False)
+
+
+def display(question: ApprovalRequest, *, err: bool) -> None:
+    """Print exactly what is asked, then the facts and the warnings.
+
+    Args:
+        question: The question.
+        err: Print it on standard error, as a part of a prompt.
+    """
+    stream = sys.stderr if err else sys.stdout
+    shown = "only its digest is known" if question.shown is None else exact_json(question.shown)
+    # Last what must be read: a long value scrolls away.
+    for line in (shown, *_lines(question)):
+        typer.echo(_encodable(line, getattr(stream, "encoding", None)), err=err)
+
+
+def _lines(question: ApprovalRequest) -> Iterator[str]:
+    for name, value in _facts(question).items():
+        yield safe(f"  {name}: {value}")
+    for step in question.steps:
+        needed = "one of them" if step.at_least == 1 else f"{step.at_least} of them"
+        yield safe(
+            f"  asked from {moment(step.begins_at)} until {moment(step.until)}: "
+            f"{', '.join(step.approvers)} ({needed})"
+        )
+    for each in question.decisions:
+        reason = f", because {json.dumps(each.reason)}" if each.reason else ""
+        yield safe(
+            f"  {each.decision} by {each.actor} at {moment(each.at)}, with "
+            f"{_FACTORS.get(each.factor, each.factor)}{reason}"
+        )
+    for sentence in warnings(question.shown):
+        yield safe(f"  WARNING: {sentence}")
+
+
+def _facts(question: ApprovalRequest) -> Mapping[str, str]:
+    shown = exact_json(question.shown)
+    return {
+        "id": question.id,
+        "above": f"{len(shown):,} characters in {shown.count(chr(10)) + 1:,} lines",
+        "digest": question.digest,
+        "state": question.state,
+        "asked by": question.asked_by,
+        "agent": question.agent or "none",
+        "thread": question.thread or "none",
+        "asked at": moment(question.created_at),
+        "expires at": moment(question.expires_at),
+    }
+
+
+def document(question: ApprovalRequest) -> dict[str, object]:
+    """Return a question for JSON."""
+    return {
+        "id": question.id,
+        "state": question.state,
+        "digest": question.digest,
+        "tool": question.tool,
+        "shown": question.shown,
+        "warnings": warnings(question.shown),
+        "asked_by": question.asked_by,
+        "agent": question.agent,
+        "thread": question.thread,
+        "approvers": list(question.approvers),
+        "at_least": question.at_least,
+        "steps": [
+            {
+                "approvers": list(each.approvers),
+                "at_least": each.at_least,
+                "begins_at": moment(each.begins_at),
+                "until": moment(each.until),
+            }
+            for each in question.steps
+        ],
+        "created_at": moment(question.created_at),
+        "expires_at": moment(question.expires_at),
+        "decisions": [decision_document(each) for each in question.decisions],
+    }
+
+
+def decision_document(decision: ApprovalDecision) -> dict[str, object]:
+    """Return an answer for JSON."""
+    return {
+        "actor": decision.actor,
+        "decision": decision.decision,
+        "factor": decision.factor,
+        "proven": decision.proven,
+        "at": moment(decision.at),
+        "reason": decision.reason,
+    }
+
+
+def _brief(question: ApprovalRequest) -> str:
+    shown = question.shown
+    if question.tool:
+        return _cut(exact_json(question.tool)[1:-1], _MAX_WHAT)
+    if shown is None:
+        return _cut(question.digest, _MAX_WHAT)
+    text = exact_json(shown)
+    return _cut(text[1:-1] if isinstance(shown, str) else " ".join(text.split()), _MAX_WHAT)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _left(until: datetime, now: datetime) -> str:
+    """Return the time until a question expires, in its largest units: ``2d``, ``3h``, ``14m``."""
+    seconds = max(0, int((until - now).total_seconds()))
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def _encodable(text: str, encoding: str | None) -> str:
+    # A terminal that isn't UTF-8 gets the JSON escapes of what it can't show.
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+    return text
