@@ -45,6 +45,10 @@ class Step(RunnableLambda[object, object]):
         """Call the function."""
         return self._run(input, config)
 
+    def replaced(self, run: _Run, arun: _AsyncRun) -> Step:
+        """Return this step with other functions."""
+        return Step(run, arun, str(self.name))
+
     @property
     def deps(self) -> list[Runnable[Any, Any]]:
         """None: a step runs no graph that LangGraph should show; see :class:`GraphStep`.
@@ -80,6 +84,10 @@ class GraphStep(Step):
     def __init__(self, run: _Run, arun: _AsyncRun, graph: AnyGraph) -> None:
         super().__init__(run, arun, graph.name)
         self._graph = graph
+
+    def replaced(self, run: _Run, arun: _AsyncRun) -> GraphStep:
+        """Return this step with other functions, which run the same graph."""
+        return GraphStep(run, arun, self._graph)
 
     @property
     def deps(self) -> list[Runnable[Any, Any]]:

@@ -29,7 +29,8 @@ from .conversation import History, as_messages, check_history, messages_to_send
 from .remote import RemoteChild
 from .spawn.calls import Call
 from .spawn.ceiling import ChildCredentials
-from .spawn.graph import SpawnGraph
+from .spawn.gates import TaskApprovers
+from .spawn.graph import SpawnGraph, ending_together
 from .spawn.node import spawn_and_await
 from .spawn.options import OnFailure
 from .spawn.results import SpawnResult, SpawnTask
@@ -105,6 +106,20 @@ class VerifiedAgent(AnyStateGraph):
     def agent(self) -> str:
         """The child's agent."""
         return _agent_of(self.child)
+
+    async def ainvoke(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> Any:
+        """Invoke as LangGraph does.
+
+        Raises:
+            SpawnError: There is no proven answer, and ``on_failure`` is ``raise``.
+        """
+        async with ending_together(self.spawn):
+            return await super().ainvoke(input, config, **options)
 
     def stream(
         self,
@@ -230,6 +245,8 @@ def verified_agent(
     attachments: Collection[str] = (),
     hand_back_to: str | None = None,
     credentials: ChildCredentials = None,
+    approvers: TaskApprovers = None,
+    on_request: object = None,
 ) -> VerifiedAgent:
     """Create an agent from a verified child: a graph with messages in and messages out.
 
@@ -272,6 +289,10 @@ def verified_agent(
             active, so that the next turn asks the child again. A child can't choose it.
         credentials: The credentials that the child may open at most, as for
             :func:`spawn_and_await`. None for no limit.
+        approvers: The people who are asked before the child receives anything, as for
+            :func:`spawn_and_await`: each run of the agent needs their approval of the messages that
+            are sent.
+        on_request: Receives a notice of each question: a function, or a webhook.
 
     Returns:
         A compiled graph.
@@ -279,7 +300,8 @@ def verified_agent(
     Raises:
         TypeError: ``child`` isn't a verified or remote child or has no ``messages``, or an option
             has the wrong type.
-        ValueError: An option is out of range, or the child needs ``accept_from``.
+        ValueError: An option is out of range, the child needs ``accept_from``, or ``approvers``
+            names something else than the child.
 
     Example:
         ```python
@@ -305,6 +327,8 @@ def verified_agent(
         max_answer_bytes=max_answer_bytes,
         answer_types=answer_types,
         credentials=credentials,
+        approvers=approvers,
+        on_request=on_request,
     )
     name = name or agent
     builder = StateGraph(

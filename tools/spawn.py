@@ -17,6 +17,7 @@ from pipelit_agents.graphs import SpawnResult, SpawnTask, spawn_and_await
 from pipelit_agents.graphs.agent_tool import is_tool_name
 from pipelit_agents.graphs.answer_content import MEDIA_TYPES, Content, required_media_types
 from pipelit_agents.graphs.spawn.ceiling import ChildCredentials
+from pipelit_agents.graphs.spawn.gates import TaskApprovers
 
 from .answers import AnswerForm, answers_in_words
 from .child_inputs import InputRefused
@@ -76,6 +77,9 @@ class SpawnAndAwait(AgentTool):
         max_answer_bytes: The maximum size of one answer.
         max_tasks: How many tasks one call may have.
         credentials: As for ``spawn_and_await``. A model can't name credentials.
+        approvers: As for ``spawn_and_await``: people are asked about each task by itself. An
+            ``ApprovalMiddleware`` for this tool asks another question, once for the whole call.
+        on_request: As for ``spawn_and_await``.
 
     Raises:
         TypeError: A child can't prove its answers, or an option has the wrong type.
@@ -122,6 +126,8 @@ class SpawnAndAwait(AgentTool):
         max_answer_bytes: int = 2**20,
         max_tasks: int = _MAX_TASKS,
         credentials: ChildCredentials = None,
+        approvers: TaskApprovers = None,
+        on_request: object = None,
         **options: Any,
     ) -> None:
         if answer not in get_args(AnswerForm):
@@ -142,6 +148,8 @@ class SpawnAndAwait(AgentTool):
             # Two tools of one agent may send the same tasks in one node.
             name=str(options.get("name", "spawn_and_await")),
             credentials=credentials,
+            approvers=approvers,
+            on_request=on_request,
         )
         recipients = _recipients(options["spawn"], children, inputs, purposes)
         options.setdefault("description", _description(recipients, max_tasks))

@@ -18,6 +18,7 @@ from ..remote import RemoteChild, from_remote_graph
 from ..steps import Step
 from ..types import AnyGraph
 from .bound import bound_node
+from .gated import gated_node
 from .graph import SpawnGraph
 from .join import join_node
 from .link import Parent
@@ -84,6 +85,10 @@ def assemble(
             node = bound_node(parent, cast(VerifiedChild, child))
             start = partial(parent.possession.start, child=cast(VerifiedChild, child))
             possession_checks[agent] = start
+        if (gate := options.gates.of(agent)) is not None:
+            # The child does nothing before people approved a task.
+            possession_checks.pop(agent, None)
+            node = gated_node(parent, gate, node)
         builder.add_node(agent, node, input_schema=Order)
         builder.add_edge(agent, JOIN)
     destinations = [*called, JOIN]
@@ -91,10 +96,15 @@ def assemble(
         builder.add_node(UNASSIGNED, unassigned_node(), input_schema=Order)
         builder.add_edge(UNASSIGNED, JOIN)
         destinations.append(UNASSIGNED)
-    plan = plan_node(lead, terms, max_depth, possession_checks)
+    plan = plan_node(lead, terms, max_depth, possession_checks, options.gates)
     builder.add_node(PLAN, plan, destinations=tuple(destinations))
     builder.add_node(JOIN, join_node(terms), input_schema=SpawnState)
     builder.add_edge(START, PLAN)
     builder.add_edge(JOIN, END)
     compiled = builder.compile(name=name)
-    return SpawnGraph(terms=terms, max_concurrency=options.max_concurrency, **vars(compiled))
+    return SpawnGraph(
+        terms=terms,
+        max_concurrency=options.max_concurrency,
+        gated=options.gates.in_use,
+        **vars(compiled),
+    )

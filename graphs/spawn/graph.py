@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -13,6 +13,8 @@ from langgraph.types import StateSnapshot
 
 from pipelit_agents.errors import SpawnError
 
+from ..siblings import with_siblings
+from ..tool_gate import task_here
 from ..types import AnyGraph, AnyStateGraph
 from .calls import Call
 from .isolation import ChildFailed
@@ -21,7 +23,19 @@ from .run import RUN, Run, spawn_error
 from .tasks import Terms, all_answer, has_other_credentials, marks_of_all, tasks_of
 from .turns import is_repeat
 
-__all__ = ["SpawnGraph"]
+__all__ = ["SpawnGraph", "ending_together"]
+
+
+def ending_together(spawn: SpawnGraph) -> AbstractAsyncContextManager[None]:
+    """Return a block that lets the calls of one LangGraph task end together.
+
+    A call that waits for people would otherwise leave others behind, which have sent their tasks.
+
+    Args:
+        spawn: The spawn that is called. If its tasks need no approval, the block does nothing.
+    """
+    here = task_here()
+    return with_siblings(here) if spawn.gated and any(here) else nullcontext()
 
 
 class SpawnGraph(AnyStateGraph):
@@ -30,16 +44,40 @@ class SpawnGraph(AnyStateGraph):
     Args:
         terms: The options of the node.
         max_concurrency: How many children run at once.
+        gated: Whether tasks may need an approval.
         state_graph: Arguments of LangGraph's ``CompiledStateGraph``.
     """
 
     def __init__(
-        self, *, terms: Terms, max_concurrency: int | None = None, **state_graph: Any
+        self,
+        *,
+        terms: Terms,
+        max_concurrency: int | None = None,
+        gated: bool = False,
+        **state_graph: Any,
     ) -> None:
         state_graph.pop("_serde_allowlist", None)
         super().__init__(**state_graph)
         self.terms = terms
         self.max_concurrency = max_concurrency
+        self.gated = gated
+
+    async def ainvoke(
+        self,
+        input: object,  # noqa: A002 - the name that LangGraph calls it by
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> Any:
+        """Invoke as LangGraph does.
+
+        If people have to approve tasks, a call that fails or waits for them ends after the other
+        calls of the same LangGraph task, which may have sent approved tasks.
+
+        Raises:
+            SpawnError: A child failed. The error is raised when its siblings have finished.
+        """
+        async with ending_together(self):
+            return await super().ainvoke(input, config, **options)
 
     def stream(
         self,

@@ -20,6 +20,7 @@ from .assembly import assemble, called_children
 from .ceiling import Ceiling, ChildCredentials
 from .finding import FindChild, Finder, Found, FoundTerms, required_function
 from .found_graph import FoundGraphs, FoundSpawnGraph
+from .gates import TaskApprovers, TaskGates
 from .graph import SpawnGraph
 from .options import LinkOptions, OnFailure, check_children, check_options
 from .results import Child, ProofKind
@@ -45,6 +46,8 @@ def spawn_and_await(
     tool_calls: bool = False,
     answer_types: Collection[type] = (),
     credentials: ChildCredentials = None,
+    approvers: TaskApprovers = None,
+    on_request: object = None,
 ) -> SpawnGraph:
     """Create a graph node that runs tasks on children and accepts only proven answers.
 
@@ -112,6 +115,20 @@ def spawn_and_await(
             own children. Children that a function finds, and that a dict doesn't name, open none.
             A child on another machine opens the credentials of its own deployment and can't be
             limited here. This is no boundary against hostile code in the same process.
+        approvers: The people who are asked before a task is sent, to any child; or a dict of
+            ``Approvers`` by the child's name, so that the tasks of other children need no approval.
+            A person approves exactly one task: ``{"agent": …, "input": …}``, with the input as it
+            is sent, messages in their written form, and the task's ``credentials`` if it names
+            some. The question interrupts the graph, which needs a checkpointer and a thread. Any
+            resume wakes it, and the answer is read from the database. Each task waits by itself,
+            before its child proves anything, and the time doesn't count for ``timeout``. A task
+            that people denied, that nobody approved in time, or whose input can't be displayed as
+            JSON of at most 1 MiB, has the result ``refused``, with the reason. An approval is used
+            up before the task is sent. If the process is killed then, the task isn't sent again
+            with it. With ``on_failure="raise"`` a resume or a retry asks again about a task that
+            was sent and failed, as attempt 2, and about one that nobody approved in time; a denial
+            stays. A name that a function finds and that the dict doesn't have needs no approval.
+        on_request: Receives a notice of each question: a function, or a webhook.
 
     Returns:
         A compiled graph, to be added as a node. When it runs, it also raises ``SpawnError`` if the
@@ -122,9 +139,10 @@ def spawn_and_await(
             has the wrong type; or, when the node runs synchronously, the function is async.
         ValueError: A child's name isn't its agent's, a child needs ``accept_from``, or an option is
             out of range; or ``credentials`` names something that isn't a local child, or leaves
-            one out.
+            one out; or ``approvers`` is empty or names something that isn't a child.
         CredentialError: A name in ``credentials`` can't be that of a credential. Whether there is
             such a credential is known when it is opened.
+        InvalidUsername: A name in ``approvers`` is malformed.
 
     Example:
         ```python
@@ -142,6 +160,7 @@ def spawn_and_await(
     check_options(timeout, counts, on_failure)
     accept = Acceptance(required_kinds(accept_messages), tool_calls)
     ceiling = Ceiling(credentials)
+    gates = TaskGates(lead, approvers, on_request)
     options = LinkOptions(
         timeout,
         on_failure,
@@ -150,6 +169,7 @@ def spawn_and_await(
         accept,
         known_classes(answer_types),
         ceiling,
+        gates,
     )
     assembled = partial(assemble, lead, options=options, max_depth=max_depth, name=name)
     kinds = dict(proof or {})
@@ -161,6 +181,7 @@ def spawn_and_await(
         bound: dict[str, ProofKind] = dict.fromkeys(children, "bound")
         remote = {agent for agent, each in called.items() if isinstance(each, RemoteChild)}
         ceiling.check(called.keys() - remote, remote)
+        gates.check(called)
         return assembled(
             called, Terms(lead.username, bound | kinds, remote, on_failure, accept, called, ceiling)
         )

@@ -20,6 +20,7 @@ from ..messages import Acceptance
 from ..objects import Known
 from ..remote import RemoteChild, from_remote_graph
 from .ceiling import Ceiling
+from .gates import TaskGates
 from .results import JOIN, PLAN, UNASSIGNED, Child
 
 __all__ = ["LinkOptions", "OnFailure", "check_child", "check_children", "check_options"]
@@ -39,6 +40,7 @@ class LinkOptions:
         accept: Which messages answers may hold.
         known: Classes that values in answers may be rebuilt as.
         ceiling: The credentials that each child may open at most.
+        gates: Ask people before tasks are sent.
     """
 
     timeout: float | None
@@ -48,6 +50,7 @@ class LinkOptions:
     accept: Acceptance
     known: Known
     ceiling: Ceiling
+    gates: TaskGates
 
 
 def check_options(timeout: float | None, counts: Mapping[str, int | None], on_failure: str) -> None:

@@ -15,6 +15,7 @@ from pipelit_agents._threads import aside
 from pipelit_agents.errors import DepthExceeded, SpawnError
 
 from ..steps import Step
+from .gates import TaskGates
 from .possession import POSSESSION_PREFETCH_TIMEOUT
 from .results import JOIN, PLAN, UNASSIGNED, AnswerUpdate, Order, SpawnState, Status, make_result
 from .run import Run, depth_of, run_of
@@ -28,6 +29,7 @@ def plan_node(
     terms: Terms,
     max_depth: int,
     possession_checks: Mapping[str, Callable[[Run], asyncio.Future[None]]],
+    gates: TaskGates,
 ) -> Step:
     """Return the node that reads the tasks and sends them.
 
@@ -36,6 +38,7 @@ def plan_node(
         terms: The options of the spawn.
         max_depth: How deep spawns may be nested.
         possession_checks: Starts to verify that a child holds its secret, by the child's name.
+        gates: Ask people before tasks are sent.
     """
 
     def make_orders(state: SpawnState, config: RunnableConfig) -> list[Order]:
@@ -62,6 +65,10 @@ def plan_node(
         if problems and terms.on_failure == "raise":
             raise SpawnError(listed_problems(problems))
         orders = [_make_order(index, each, depth, lead) for index, each in enumerate(read)]
+        for order in orders:
+            gate = None if "problem" in order else gates.of(order["agent"])
+            if gate is not None:
+                gate.prepare(order)
         for order in orders:
             run.emit("spawned", order)
         return orders

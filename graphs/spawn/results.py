@@ -64,9 +64,9 @@ class SpawnResult(TypedDict):
             these bytes. None if the task couldn't be sent.
         agent: The child.
         status: ``verified``; ``failed`` (the child proved that its graph failed, or the task
-            can't be sent); ``refused`` (the answer isn't proven, or a function as ``children``
-            has no such child); ``timeout``; ``unreachable`` (a remote child's server was
-            unavailable: you can send the task again).
+            can't be sent); ``refused`` (the answer isn't proven, people didn't approve the
+            task, or a function as ``children`` has no such child); ``timeout``; ``unreachable`` (a
+            remote child's server was unavailable: you can send the task again).
         output: The output of the child's graph; None unless verified.
         error: What went wrong, or None. It never quotes an unproven answer. These are the parent's
             words, unless the status is ``failed`` and ``proved_at`` isn't None: then they are the

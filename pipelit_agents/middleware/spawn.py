@@ -51,7 +51,7 @@ class SpawnMiddleware(AgentMiddleware[Any, Any, Any]):
         instructions: The section's text before the list of agents, in place of the library's.
             Empty for no section.
         options: The options of ``SpawnAndAwait``: ``answer``, ``timeout``, ``purposes``, ``name``,
-            ``credentials`` and so on.
+            ``credentials``, ``approvers`` and so on.
 
     Attributes:
         tool: The tool.
