@@ -31,6 +31,7 @@ from pipelit_agents.errors import (
     PipelitError,
     SecondFactorError,
 )
+from pipelit_agents.operations.approval_notices import OnRequest, require_on_request
 
 from .approval import QUESTION
 from .call_arguments import exact_arguments, json_object
@@ -92,7 +93,7 @@ class Gate:
         rule: Approvers,
         *,
         agent: Agent | None = None,
-        on_request: object = None,
+        on_request: OnRequest | None = None,
     ) -> None:
         if not isinstance(pipelit, Pipelit):
             raise TypeError("pipelit must be the Pipelit with the approvers' accounts")
@@ -101,10 +102,10 @@ class Gate:
         if agent is not None and not isinstance(agent, Agent):
             raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
         self.rule = rule
-        self._approvals = pipelit.approvals
         self._calls = pipelit.approvals.calls
         self._agent = "" if agent is None else agent.username
-        self._on_request = on_request
+        self._on_request = None if on_request is None else require_on_request(on_request)
+        self._notices = pipelit.approvals.notices
 
     def admit(self, tool: str, arguments: Mapping[str, Json], call_id: str | None) -> Admitted:
         """Return whether a call may run now, and use its approval up if it may.
@@ -161,8 +162,8 @@ class Gate:
         try:
             admitted = admit()
         except GraphInterrupt as waiting:
-            if (notices := self._notices()) is not None:
-                notices.send(_asked_id(waiting), self._on_request)
+            if self._on_request is not None:
+                self._notices.send(_asked_id(waiting), self._on_request)
             raise
         return self.finish(admitted, run)
 
@@ -175,8 +176,8 @@ class Gate:
             try:
                 admitted = await asyncio.to_thread(admit)
             except GraphInterrupt as waiting:
-                if (notices := self._notices()) is not None:
-                    await notices.asend(_asked_id(waiting), self._on_request)
+                if self._on_request is not None:
+                    await self._notices.asend(_asked_id(waiting), self._on_request)
                 raise
             return await self.afinish(admitted, run)
 
@@ -309,9 +310,6 @@ class Gate:
                 f"took effect. It isn't run again. {_ASK_FIRST.format(tool=call.tool)}",
             )
         return Admitted(call.tool, call, result)
-
-    def _notices(self) -> Any:
-        return None if self._on_request is None else getattr(self._approvals, "notices", None)
 
 
 def gated_tool(tool: BaseTool, gate: Gate) -> BaseTool:

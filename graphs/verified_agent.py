@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 from pipelit_agents import Agent
 from pipelit_agents._threads import aside
 from pipelit_agents.errors import SpawnError
+from pipelit_agents.operations.approval_notices import OnRequest
 
 from .agent_tool import agent_tool, has_invisible_characters
 from .answer_content import required_media_types
@@ -246,7 +247,7 @@ def verified_agent(
     hand_back_to: str | None = None,
     credentials: ChildCredentials = None,
     approvers: TaskApprovers = None,
-    on_request: object = None,
+    on_request: OnRequest | None = None,
 ) -> VerifiedAgent:
     """Create an agent from a verified child: a graph with messages in and messages out.
 

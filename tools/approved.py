@@ -6,6 +6,7 @@ from langchain_core.tools import BaseTool
 
 from pipelit_agents import Agent, Approvers, Pipelit
 from pipelit_agents.graphs.tool_gate import Gate, gated_tool
+from pipelit_agents.operations.approval_notices import OnRequest
 
 __all__ = ["approved_tool"]
 
@@ -16,7 +17,7 @@ def approved_tool(
     rule: Approvers,
     *,
     agent: Agent | None = None,
-    on_request: object = None,
+    on_request: OnRequest | None = None,
 ) -> BaseTool:
     """Return a copy of a tool that runs only what people approved, wherever it is used.
 

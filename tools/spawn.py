@@ -18,6 +18,7 @@ from pipelit_agents.graphs.agent_tool import is_tool_name
 from pipelit_agents.graphs.answer_content import MEDIA_TYPES, Content, required_media_types
 from pipelit_agents.graphs.spawn.ceiling import ChildCredentials
 from pipelit_agents.graphs.spawn.gates import TaskApprovers
+from pipelit_agents.operations.approval_notices import OnRequest
 
 from .answers import AnswerForm, answers_in_words
 from .child_inputs import InputRefused
@@ -127,7 +128,7 @@ class SpawnAndAwait(AgentTool):
         max_tasks: int = _MAX_TASKS,
         credentials: ChildCredentials = None,
         approvers: TaskApprovers = None,
-        on_request: object = None,
+        on_request: OnRequest | None = None,
         **options: Any,
     ) -> None:
         if answer not in get_args(AnswerForm):

@@ -17,6 +17,7 @@ from pipelit_agents.approvals import ApprovalRequest
 from pipelit_agents.approvals.calls import Call
 from pipelit_agents.approvals.digest import MAX_SHOWN, canonical
 from pipelit_agents.errors import NotPermitted, PayloadError, SecondFactorError
+from pipelit_agents.operations.approval_notices import OnRequest
 from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.payload import decode
 from pipelit_agents.protocol.usernames import require_username
@@ -52,7 +53,9 @@ class TaskGates:
         InvalidUsername: A name in ``approvers`` is malformed.
     """
 
-    def __init__(self, lead: Agent, approvers: TaskApprovers, on_request: object = None) -> None:
+    def __init__(
+        self, lead: Agent, approvers: TaskApprovers, on_request: OnRequest | None = None
+    ) -> None:
         self._all: TaskGate | None = None
         self._each: dict[str, TaskGate] = {}
         if approvers is None:
@@ -108,7 +111,7 @@ class TaskGate:
         on_request: Receives a notice of each question; None for none.
     """
 
-    def __init__(self, lead: Agent, rule: Approvers, on_request: object = None) -> None:
+    def __init__(self, lead: Agent, rule: Approvers, on_request: OnRequest | None = None) -> None:
         home = home_of(lead)
         self.gate = Gate(home, rule, agent=lead, on_request=on_request)
         self._rule = rule

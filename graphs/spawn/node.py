@@ -12,6 +12,7 @@ from typing import Final
 
 from pipelit_agents import Agent
 from pipelit_agents._threads import Apart
+from pipelit_agents.operations.approval_notices import OnRequest
 
 from ..messages import DEFAULT_MESSAGES, Acceptance, required_kinds
 from ..remote import RemoteChild
@@ -47,7 +48,7 @@ def spawn_and_await(
     answer_types: Collection[type] = (),
     credentials: ChildCredentials = None,
     approvers: TaskApprovers = None,
-    on_request: object = None,
+    on_request: OnRequest | None = None,
 ) -> SpawnGraph:
     """Create a graph node that runs tasks on children and accepts only proven answers.
 

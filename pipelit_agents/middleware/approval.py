@@ -21,6 +21,7 @@ from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.graphs.gate_guard import GateGuard, guarded_config, guarded_tool
 from pipelit_agents.graphs.tool_gate import Gate, gated_tool, is_gated
 from pipelit_agents.identity.agent import Agent
+from pipelit_agents.operations.approval_notices import OnRequest
 from pipelit_agents.pipelit import Pipelit
 
 try:
@@ -79,7 +80,7 @@ class ApprovalMiddleware(AgentMiddleware[Any, Any, Any]):
         rules: Mapping[str, Approvers],
         *,
         agent: Agent | None = None,
-        on_request: object = None,
+        on_request: OnRequest | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(rules, Mapping):
