@@ -202,9 +202,11 @@ class TaskGate:
             return f"the task wasn't sent, because {who} denied it{reason}"
         if request.state == "expired":
             until = request.expires_at.isoformat(timespec="seconds")
+            approved = sum(each.decision == "approved" for each in request.decisions)
+            late = "its approval wasn't used" if approved >= request.at_least else "not approved"
             return (
-                f"the task wasn't sent, because nobody approved it in time, until {until}; send it "
-                "again to ask again"
+                f"the task wasn't sent: {late} in time, which was until {until}. Send it again to "
+                "ask again"
             )
         if request.state == "used":
             self._calls.finish(call, _REPORTED)

@@ -129,6 +129,9 @@ def spawn_and_await(
             with it. With ``on_failure="raise"`` a resume or a retry asks again about a task that
             was sent and failed, as attempt 2, and about one that nobody approved in time; a denial
             stays. A name that a function finds and that the dict doesn't have needs no approval.
+            At most 50 questions of a thread wait at once, or 200 of the person for whom it runs;
+            further tasks are refused. Display a question as ``pipelit.approvals`` returns it: an
+            interrupt that comes through a child holds what that child says.
         on_request: Receives a notice of each question: a function, or a webhook.
 
     Returns:

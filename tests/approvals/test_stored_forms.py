@@ -161,6 +161,7 @@ def test_rows_from_before_the_migration_stay_valid(approving: Approving) -> None
     engine = create_engine(approving.url)
     with engine.begin() as connection:
         for statement in (
+            "DROP TABLE pipelit_approval_notices",
             "DROP INDEX pipelit_approvals_call",
             *(
                 f"ALTER TABLE pipelit_approvals DROP COLUMN {name}"
