@@ -153,9 +153,9 @@ def _refused_in_turn(
     if username in valid:
         if verdict == "denied":
             return None
+        others = ", ".join(each for each in present.people if each != username)
         return Refusal(
-            f"{username!r} has approved this already; it waits for others of "
-            f"{', '.join(present.people)}",
+            f"{username!r} has approved this already; it waits for {others}",
             APPROVED_BEFORE,
         )
     if username in present.people:

@@ -213,7 +213,7 @@ def test_nobody_approves_twice(approving: Approving) -> None:
     asked = approvals.request("x", approvers=two_of_three())
     approving.approve(asked.id, "alice")
     code = approving.code("alice")
-    with pytest.raises(NotPermitted, match="already; it waits for others of alice, bob, carol"):
+    with pytest.raises(NotPermitted, match=r"already; it waits for bob, carol$"):
         approvals.decide(asked.id, "alice", code)
     approving.pipelit.mfa.verify("alice", code)
     assert approvals.get(asked.id).state == "pending"
