@@ -106,6 +106,11 @@ def approve_with_totp(
 ) -> ApprovalGraph:
     """Create a graph node that waits until a named person approves.
 
+    Use it for a step of a graph that no model calls. For a tool that a model calls, use
+    ``ApprovalMiddleware`` or ``approved_tool``, and for a task of another agent
+    ``spawn_and_await(…, approvers=…)``: there the answer doesn't pass through the graph, a rule can
+    need several people, and no node has to call ``approvals.require``.
+
     The node interrupts the graph with the value to approve. Your application displays it to a
     person and resumes with ``Command(resume={"username": …, "code": …})``. If the person isn't an
     approver, or the code is wrong or used, the node interrupts again with the error. The rate

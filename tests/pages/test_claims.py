@@ -64,6 +64,18 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "two_children_that_claim_one_id_are_still_two",
         ],
     },
+    "a model, a client or a reviewer that says yes": {
+        "tool_gate": [
+            "it_waits_and_pays_once",
+            "a_stranger_with_the_thread_cannot_answer",
+            "changed_arguments_are_another_question",
+            "a_kill_after_the_approval_was_used",
+        ],
+        "approval_middleware": [
+            "edited_arguments_are_asked_again",
+            "a_reviewers_answer_approves_nothing",
+        ],
+    },
     "an agent C that got hold of A's code for B": {
         "verification": [
             "a_code_made_for_another_is_not_accepted",
@@ -1171,6 +1183,71 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     },
     "Ten recovery codes of 80 bits": {
         "mfa": ["a_recovery_code_works_once", "a_recovery_code_is_one_persons"]
+    },
+    "**Gates.** A tool with a gate": {
+        "tool_gate": ["it_waits_and_pays_once", "two_of_three_have_to_approve"],
+        "approval_middleware": ["three_calls_are_answered_apart"],
+        "task_approvals": ["a_task_waits_for_a_yes_and_goes_out_once", "tasks_are_answered_apart"],
+    },
+    "The gate reads the answer": {
+        "tool_gate": [
+            "an_approver_who_was_deactivated_approved_nothing",
+            "a_stranger_with_the_thread_cannot_answer",
+        ],
+        "task_approvals": ["an_approver_who_was_deactivated_approved_nothing"],
+    },
+    "A resume approves nothing": {
+        "tool_gate": [
+            "it_waits_and_pays_once",
+            "changed_arguments_are_another_question",
+            "another_thread_asks_again",
+            "a_copied_thread_asks_again",
+            "a_fork_asks_again",
+            "time_travel_returns_the_stored_result",
+        ],
+        "approval_middleware": ["a_reviewers_answer_approves_nothing"],
+    },
+    "Arguments that others edited": {
+        "approval_middleware": [
+            "edited_arguments_are_asked_again",
+            "a_reviewer_cannot_pass_the_gate_by_another_tool",
+        ],
+        "task_approvals": ["another_input_needs_another_yes"],
+    },
+    "Code that changes the message with the call": {
+        "tool_gate": ["code_beside_the_tool_cannot_change_what_was_approved"]
+    },
+    "A tool that fails, is cancelled or is retried": {
+        "tool_gate": [
+            "a_kill_after_the_approval_was_used",
+            "a_tool_that_raises_is_not_run_again",
+            "a_cancelled_tool_is_not_run_again",
+            "twins_pay_once",
+        ],
+        "approval_middleware": ["a_failed_payment_is_not_retried"],
+        "task_approvals": ["after_a_kill_a_task_isnt_sent_again"],
+    },
+    "The model reads that it isn't known": {"tool_gate": ["a_kill_after_the_approval_was_used"]},
+    "A sub-agent that runs such a tool": {
+        "approval_middleware": ["a_sub_agent_that_inherits_the_tool_is_refused"]
+    },
+    "A gate that can't ask refuses the call": {
+        "tool_gate": [
+            "a_run_that_cannot_wait_is_an_error",
+            "arguments_that_cannot_be_displayed_are_refused",
+            "a_call_that_nobody_could_approve_is_refused_in_words",
+        ],
+        "task_approvals": ["an_error_of_the_graphs_author_sends_nothing"],
+    },
+    "The model reads who denied a call": {"tool_gate": ["a_denial_is_in_words"]},
+    "It can't fill what the tool hides": {"tool_gate": ["a_model_cannot_fill_what_the_tool_hides"]},
+    "What is asked, why it was denied": {
+        "approvals": ["what_is_shown_is_stored_encrypted"],
+        "tool_calls": ["a_result_is_stored_encrypted"],
+    },
+    "A notice has no arguments unless": {
+        "approval_notices": ["a_webhook_has_no_arguments_unless_told_so"],
+        "webhooks": ["a_receiver_verifies_what_arrives"],
     },
     "**A key can be replaced**": {
         "rotation": [

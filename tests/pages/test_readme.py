@@ -68,10 +68,44 @@ def test_the_block_with_two_people_opens_each_ones_key(prepared: Path) -> None:
 
 
 @pytest.mark.process
+def test_the_approval_block_waits_for_alice(prepared: Path) -> None:
+    """The agent of the README asks Alice before it pays, and pays what she approved."""
+    assert (
+        run(f"{PYTHON[5]}\n{PAYING}", prepared) == "{'amount': 90, 'to': 'bob'}\npaid 90 to bob\n"
+    )
+
+
+# A model that pays, in the place of the provider's; and Alice.
+PAYING = """
+import pyotp
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+
+
+class Scripted(GenericFakeChatModel):
+    def bind_tools(self, tools, **options):
+        return self
+
+
+call = {"name": "send_money", "args": {"to": "bob", "amount": 90}, "id": "1"}
+model = Scripted(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Done.")]))
+agent = create_agent(model, [send_money], middleware=[asking], checkpointer=InMemorySaver())
+phone = pyotp.parse_uri(pipelit.mfa.enroll("alice").get_secret_value())
+code, *_ = pipelit.mfa.confirm("alice", phone.now())
+thread = {"configurable": {"thread_id": "1"}}
+agent.invoke({"messages": [("user", "Pay bob.")]}, thread)
+(waiting,) = pipelit.approvals.pending("alice")
+print(waiting.arguments)
+pipelit.approvals.decide(waiting.id, "alice", code.get_secret_value())
+print(agent.invoke(None, thread)["messages"][2].text)
+"""
+
+
+@pytest.mark.process
 def test_the_tools_block_names_the_tools(prepared: Path) -> None:
     """The toolkit of the README has the three tools under their names."""
     names = "['get_totp_code', 'verify_peer', 'create_agent_user']"
-    assert run(PYTHON[5], prepared).strip() == names
+    assert run(PYTHON[6], prepared).strip() == names
 
 
 def test_each_use_is_short() -> None:
@@ -108,7 +142,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
 
 def test_every_block_is_run() -> None:
     """A block that is added to the README must be run by a test here."""
-    assert len(PYTHON) == 6
+    assert len(PYTHON) == 7
 
 
 def test_links_inside_the_repository_lead_somewhere() -> None:
