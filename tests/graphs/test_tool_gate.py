@@ -39,7 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from spawning import parent_of
 from sqlalchemy import update
 
-from pipelit_agents import Approvers
+from pipelit_agents import ApprovalNotice, Approvers
 from pipelit_agents.database.models import ApprovalRow
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.graphs import verified_child
@@ -823,33 +823,39 @@ def test_an_approved_tool_may_call_another(people: People, paid: Payments, go: R
     assert paid == [(90, "bob")]
 
 
-class Told:
-    """Stands for the notices of questions."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, object]] = []
-
-    def send(self, identifier: str, on_request: object) -> None:
-        """Note it."""
-        self.told.append((identifier, on_request))
-
-    async def asend(self, identifier: str, on_request: object) -> None:
-        """Note it."""
-        self.told.append((identifier, on_request))
-
-
 @BOTH
-def test_each_run_that_waits_sends_a_notice(
-    people: People, paid: Payments, go: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After the question was stored, and at later runs, in case that it failed."""
-    notices = Told()
-    monkeypatch.setattr(people.pipelit.approvals, "notices", notices, raising=False)
+def test_people_are_notified_once_of_a_question(people: People, paid: Payments, go: Run) -> None:
+    """Without the arguments; a later run that waits sends again what failed, and nothing else."""
+    notices: list[ApprovalNotice] = []
+
+    def failing_first(notice: ApprovalNotice) -> None:
+        notices.append(notice)
+        if len(notices) == 1:
+            raise OSError("no network")
+
     rule = Approvers(["alice"])
-    graph = node_of(approved_tool(people.pipelit, paid.tool, rule, on_request=print))
+    graph = node_of(approved_tool(people.pipelit, paid.tool, rule, on_request=failing_first))
     (question,) = asked(go(graph, start()))
-    go(graph, None)
-    assert notices.told == [(question["id"], print)] * 2
+    for _ in range(3):
+        people.clock.advance(600)
+        go(graph, None)
+    assert [(each.id, each.tool, each.approvers, each.arguments) for each in notices] == [
+        (question["id"], "send_money", ("alice",), None)
+    ] * 2
     people.approve()
     go(graph, None)
-    assert len(notices.told) == 2
+    assert len(notices) == 2
+    assert paid == [(90, "bob")]
+
+
+def test_a_receiver_of_notices_is_checked_when_a_tool_is_wrapped(
+    people: People, paid: Payments
+) -> None:
+    """A wrong one would be found only when somebody is asked."""
+    with pytest.raises(TypeError, match=r"on_request must be a function of an ApprovalNotice"):
+        approved_tool(
+            people.pipelit,
+            paid.tool,
+            Approvers(["alice"]),
+            on_request="https://example.com",  # type: ignore[arg-type]
+        )
