@@ -1,8 +1,8 @@
 """Run the demonstration with real graphs, a real checkpointer and real files.
 
 A lead spawns three readers. Each analyses one text file and proves its answer. Then the lead
-refuses three attacks, a node uses an encrypted key, which is searched for in every written file,
-and the audit trail is displayed.
+refuses three attacks, a node uses an encrypted key, which is searched for in every written file, a
+payment waits for a person's code, and the audit trail is displayed.
 """
 
 from __future__ import annotations
@@ -40,12 +40,17 @@ from ..spawn.results import SpawnResult, SpawnTask
 from ..spawn.run import EVENT
 from ..types import AnyGraph
 from .graphs import CREDENTIAL, lead_graph, reader_graph, sign
+from .payment import AMOUNT, APPROVED, Attempt, attempts
 
 __all__ = ["run"]
 
 LEAD: Final = "lead"
 READERS: Final = ("reader_1", "reader_2", "reader_3")
+# What the audit trail shows: proofs, and what became of the payment.
+AUDITED: Final = ("verify.request", "verify.proof", "approve", "approval.use")
 _MAX_CHARACTERS: Final = 200_000
+# Characters of a name in a table.
+_WIDTH: Final = 12
 
 
 class _Report(TypedDict, total=False):
@@ -97,7 +102,8 @@ def run(*, inputs: Sequence[Path] = (), model: str | None = None, as_json: bool 
         as_json: Print one JSON document instead of tables.
 
     Returns:
-        0 if all honest answers were verified and all attacks refused, otherwise 1.
+        0 if all honest answers were verified, all attacks refused, and the approved payment was
+        made once; otherwise 1.
 
     Raises:
         ConfigurationError: An input can't be read, or the model isn't available.
@@ -151,12 +157,20 @@ def _show(
             f"the key in [italic]configurable[/], they contain it [bold]{naive}[/] times."
         )
 
-        console.print("\n[bold]4. The audit trail[/] (each refusal with its true reason)")
+        console.print("\n[bold]4. A payment of 90 that waits for a person's code[/]")
+        with SqliteSaver.from_conn_string(str(folder / "payments.db")) as saver:
+            tried = attempts(pipelit, saver)
+        console.print(_payment_table(tried))
+
+        console.print("\n[bold]5. The audit trail[/] (each refusal with its true reason)")
         audit = pipelit.audit.list(limit=200)
-        console.print(_audit_table([entry for entry in audit if "verify" in entry.action]))
+        console.print(_audit_table([entry for entry in audit if entry.action.startswith(AUDITED)]))
     verified = all(result["status"] == "verified" for result in state["results"])
     refused = all(attack["status"] == "refused" for attack in attacks)
-    good = verified and refused and signed and found == 0
+    paid = [each.paid for each in tried]
+    approved = [each.attempt for each in tried].index(APPROVED)
+    once = not any(paid[:approved]) and all(each == (AMOUNT,) for each in paid[approved:])
+    good = verified and refused and signed and found == 0 and once
     took = time.monotonic() - began
     verdict = "[green]All as promised[/]" if good else "[red]NOT as promised[/]"
     console.print(f"{verdict}, in {took:.1f} s.")
@@ -169,6 +183,7 @@ def _show(
             "attacks": attacks,
             "key_found_in_files": found,
             "key_found_without_pipelit_agents": naive,
+            "payment": [each._asdict() for each in tried],
             "audit_rows": len(audit),
             "seconds": round(took, 2),
         }
@@ -325,6 +340,16 @@ def _attacks_table(attacks: list[dict[str, str]]) -> Table:
     return table
 
 
+def _payment_table(tried: Sequence[Attempt]) -> Table:
+    table = Table("attempt", "result", "paid", box=SIMPLE_HEAD)
+    for each in tried:
+        good = each.paid == ((AMOUNT,) if each.attempt == APPROVED or each is tried[-1] else ())
+        paid = ", ".join(map(str, each.paid)) or "nothing"
+        colour = "green" if good else "red"
+        table.add_row(each.attempt, escape(each.result), f"[{colour}]{paid}[/]")
+    return table
+
+
 def _audit_table(entries: Sequence[AuditEntry]) -> Table:
     table = Table("time", "actor", "about", "action", "outcome", "true reason", box=SIMPLE_HEAD)
     for column in table.columns[:5]:
@@ -334,7 +359,8 @@ def _audit_table(entries: Sequence[AuditEntry]) -> Table:
         table.add_row(
             f"{entry.at:%H:%M:%S}",
             entry.actor,
-            entry.subject,
+            # The id of a question is long.
+            entry.subject if len(entry.subject) <= _WIDTH else f"{entry.subject[: _WIDTH - 1]}…",
             entry.action,
             f"[{colour}]{entry.outcome}[/]",
             escape(entry.reason),

@@ -17,13 +17,16 @@ from pipelit_agents.graphs.demo.run import run
 
 @pytest.mark.slow
 def test_the_demonstration_keeps_every_promise(capsys: pytest.CaptureFixture[str]) -> None:
-    """Three answers are verified, three attacks refused, and the key is in no file."""
+    """Answers are verified, attacks refused, the key is in no file, and a payment is made once."""
     assert run(as_json=True) == 0
     told = json.loads(capsys.readouterr().out)
     assert [result["status"] for result in told["results"]] == ["verified"] * 3
     assert [attack["status"] for attack in told["attacks"]] == ["refused"] * 3
     assert told["key_found_in_files"] == 0
     assert told["key_found_without_pipelit_agents"] > 0
+    assert [each["paid"] for each in told["payment"]] == [[]] * 5 + [[90]] * 2
+    asked = ["asks about 90", "asks about 90", "asks about 900", "paid 90", "asks about 90"]
+    assert [each["result"] for each in told["payment"] if "refused" not in each["result"]] == asked
 
 
 @pytest.mark.slow
@@ -70,7 +73,7 @@ def test_the_command_runs_it_without_a_terminal() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "reader_1: verified" in done.stdout
-    assert done.stdout.count("refused:") == 3
+    assert done.stdout.count("refused:") == 5
     assert "All as promised" in done.stdout
 
 
