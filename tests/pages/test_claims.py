@@ -1239,7 +1239,8 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "task_approvals": ["an_error_of_the_graphs_author_sends_nothing"],
     },
-    "The model reads who denied a call": {"tool_gate": ["a_denial_is_in_words"]},
+    "A denial of a call ends that call": {"tool_calls": ["a_denied_call_does_not_start"]},
+    "The model reads who denied it": {"tool_gate": ["a_denial_is_in_words"]},
     "It can't fill what the tool hides": {"tool_gate": ["a_model_cannot_fill_what_the_tool_hides"]},
     "What is asked, why it was denied": {
         "approvals": ["what_is_shown_is_stored_encrypted"],
