@@ -71,6 +71,7 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "changed_arguments_are_another_question",
             "a_kill_after_the_approval_was_used",
         ],
+        "approved_payments": ["a_killed_process_never_pays_twice"],
         "approval_middleware": [
             "edited_arguments_are_asked_again",
             "a_reviewers_answer_approves_nothing",
@@ -1218,6 +1219,10 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "tool_gate": ["code_beside_the_tool_cannot_change_what_was_approved"]
     },
     "A tool that fails, is cancelled or is retried": {
+        "approved_payments": [
+            "a_killed_process_never_pays_twice",
+            "processes_that_wake_the_agent_at_once_pay_once",
+        ],
         "tool_gate": [
             "a_kill_after_the_approval_was_used",
             "a_tool_that_raises_is_not_run_again",
