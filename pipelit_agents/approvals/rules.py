@@ -40,7 +40,9 @@ class Approvers:
         show: Returns a summary of the arguments for people: text or other JSON. It is displayed
             beside the exact arguments, never in their place.
         when: Returns whether a call with these arguments needs an approval. By default every call
-            needs one. A question that was asked counts, whatever ``when`` returns later.
+            needs one. The arguments are as the model sent them: a tool may convert them later, for
+            example ``"900"`` to ``900``. So return False only for what you expect. A question that
+            was asked counts, whatever ``when`` returns later.
         not_requester: Leave out the person for whom the run acts, here and in later steps.
         escalate_to: The people who are asked if there is no decision after ``expires_in``: another
             rule without ``show`` and ``when``. At most five rules follow each other.
@@ -57,7 +59,7 @@ class Approvers:
             at_least=2,
             expires_in=timedelta(hours=4),
             show=lambda arguments: f"Pay {arguments['amount']} to {arguments['to']}",
-            when=lambda arguments: arguments["amount"] > 50,
+            when=lambda arguments: arguments.get("amount") not in range(1, 51),
             not_requester=True,
             escalate_to=Approvers(["dora"], expires_in=timedelta(hours=1)),
         )
