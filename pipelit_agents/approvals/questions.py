@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from json import dumps
 from typing import Any
 
@@ -141,7 +142,8 @@ def stored_request(core: Core, connection: Connection, row: tags.QuestionRow) ->
         for answer in answers
         if tags.answer_is_ours(core.keyring(), row, answer)
     )
-    return request_of(row, _shown(core, row), state, now, decisions)
+    use = rows.last_use(connection, row.id) if state in ("used", "suspended") else None
+    return request_of(row, _shown(core, row), state, now, decisions, use)
 
 
 def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
@@ -208,6 +210,7 @@ def request_of(
     state: State,
     now: float,
     decisions: tuple[ApprovalDecision, ...] = (),
+    use: tuple[datetime, bool] | None = None,
 ) -> ApprovalRequest:
     """Return the public form of a question, as it is at a time."""
     steps = tags.steps_of(row)
@@ -231,4 +234,6 @@ def request_of(
         tool=call.get("tool", ""),
         arguments=call.get("arguments", {}),
         summary=call.get("summary"),
+        used_at=None if use is None else use[0],
+        has_result=use is not None and use[1],
     )

@@ -9,6 +9,7 @@ the previous rows was kept.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, select, text, update
@@ -24,6 +25,7 @@ from pipelit_agents.identity.evidence import utc
 __all__ = [
     "decision_of",
     "find_question",
+    "last_use",
     "mark_used",
     "read_answers",
     "read_question",
@@ -98,6 +100,21 @@ def was_used(connection: Connection, row: tags.QuestionRow) -> bool:
         ApprovalUseRow.approval_id == row.id, ApprovalUseRow.start > row.starts
     )
     return connection.scalar(used.limit(1)) is not None
+
+
+def last_use(connection: Connection, identifier: str) -> tuple[datetime, bool] | None:
+    """Return when an approval was last used, and whether the result of the call is stored."""
+    found = connection.execute(
+        select(ApprovalUseRow.used_at, ApprovalUseRow.result.is_not(None))
+        .where(ApprovalUseRow.approval_id == identifier)
+        .order_by(ApprovalUseRow.start.desc())
+        .limit(1)
+    ).one_or_none()
+    try:
+        return None if found is None else (utc(found[0]), bool(found[1]))
+    except (TypeError, ValueError, OverflowError, OSError):
+        # The row has no tag, so anything may be in it.
+        return None
 
 
 def set_state(

@@ -99,6 +99,10 @@ class ApprovalRequest:
         tool: The tool's name, if this is a tool call; else an empty string.
         arguments: The exact arguments of a tool call.
         summary: The summary that the rule's ``show`` made of the arguments, if it has one.
+        used_at: The time at which the approval was used, and the tool started, UTC; None if it
+            wasn't. The row of a use has no tag; the audit has the same time.
+        has_result: Whether the result of the tool call is stored. If it isn't, the tool is still
+            running, or its process ended before: then it isn't known whether it took effect.
     """
 
     id: str
@@ -118,6 +122,8 @@ class ApprovalRequest:
     tool: str = ""
     arguments: Mapping[str, Json] = field(default_factory=dict)
     summary: Json = None
+    used_at: datetime | None = None
+    has_result: bool = False
 
     def _repr_html_(self) -> str:
         return html_of(self)

@@ -21,6 +21,8 @@ __all__ = ["decision_document", "display", "document", "show_all", "show_pending
 # Characters of a cell. With the id, which is never cut, a row fits into 80 columns.
 _MAX_WHAT: Final = 14
 _MAX_NAME: Final = 11
+# After a crash, somebody has to find out whether these calls took effect.
+_NO_RESULT: Final = ", and no result is stored: the tool is running, or its process ended before"
 _FACTORS: Final = {
     "plain": "a code of the authenticator app",
     "recovery": "a recovery code",
@@ -50,7 +52,7 @@ def show_all(found: Sequence[ApprovalRequest]) -> None:
         {
             "id": each.id,
             "what": _brief(each),
-            "state": each.state,
+            "state": "unfinished" if _is_unfinished(each) else each.state,
             "asked": f"{each.created_at:%y-%m-%d}",
         }
         for each in found
@@ -97,7 +99,8 @@ def _facts(question: ApprovalRequest) -> Mapping[str, str]:
         "id": question.id,
         "above": f"{len(shown):,} characters in {shown.count(chr(10)) + 1:,} lines",
         "digest": question.digest,
-        "state": question.state,
+        "state": question.state + (_NO_RESULT if _is_unfinished(question) else ""),
+        **({} if question.used_at is None else {"used at": moment(question.used_at)}),
         "asked by": question.asked_by,
         "agent": question.agent or "none",
         "thread": question.thread or "none",
@@ -131,6 +134,8 @@ def document(question: ApprovalRequest) -> dict[str, object]:
         ],
         "created_at": moment(question.created_at),
         "expires_at": moment(question.expires_at),
+        "used_at": None if question.used_at is None else moment(question.used_at),
+        "has_result": question.has_result,
         "decisions": [decision_document(each) for each in question.decisions],
     }
 
@@ -145,6 +150,10 @@ def decision_document(decision: ApprovalDecision) -> dict[str, object]:
         "at": moment(decision.at),
         "reason": decision.reason,
     }
+
+
+def _is_unfinished(question: ApprovalRequest) -> bool:
+    return bool(question.tool) and question.state == "used" and not question.has_result
 
 
 def _brief(question: ApprovalRequest) -> str:

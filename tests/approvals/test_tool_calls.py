@@ -24,6 +24,7 @@ from pipelit_agents.errors import (
     PayloadError,
     SecondFactorError,
 )
+from pipelit_agents.identity.evidence import utc
 
 PAY = Call("send_money", {"to": "bob", "amount": 90}, "call_1", "thread_1", "tools:1")
 RULE = Approvers(["alice", "bob"], expires_in=900)
@@ -49,6 +50,18 @@ def refused(approving: Approving, says: str, call: Call = PAY, rule: Approvers =
         approving.pipelit.approvals.calls.start(call, rule)
 
 
+@pytest.mark.parametrize("planted", ["soon", b"\x00", 9e99, -9e99])
+def test_a_use_with_an_impossible_time_hides_nothing(
+    approving: Approving, calls: CallApprovals, planted: object
+) -> None:
+    """Somebody who can write to the database can put anything there."""
+    identifier = approved(approving)
+    calls.start(PAY, RULE)
+    approving.change("UPDATE pipelit_approval_uses SET used_at = :planted", planted=planted)
+    found = approving.pipelit.approvals.get(identifier)
+    assert (found.state, found.used_at) == ("used", None)
+
+
 def test_a_call_is_asked_approved_and_run_once(approving: Approving, calls: CallApprovals) -> None:
     """With its exact arguments; its result can be read again."""
     call = PAY._replace(agent="agent_payer")
@@ -66,14 +79,17 @@ def test_a_call_is_asked_approved_and_run_once(approving: Approving, calls: Call
     found = calls.find(call)
     assert found is not None
     assert (found.state, found.decisions[0].actor) == ("approved", "bob")
+    assert (found.used_at, found.has_result) == (None, False)
     assert [each.actor for each in calls.start(call, RULE)] == ["bob"]
     assert calls.result(call) is None
+    started = approving.pipelit.approvals.get(asked.id)
+    assert (started.used_at, started.has_result) == (utc(approving.clock()), False)
     calls.finish(call, b"paid")
     assert calls.result(call) == b"paid"
     refused(approving, "was approved, and the approval was used", call)
     found = calls.find(call)
     assert found is not None
-    assert found.state == "used"
+    assert (found.state, found.used_at, found.has_result) == ("used", started.used_at, True)
     entries = [
         (each.actor, each.subject, each.action, each.outcome, each.reason)
         for each in approving.pipelit.audit.list()

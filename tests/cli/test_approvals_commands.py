@@ -22,6 +22,7 @@ from pipelit_agents.approvals.calls import Call
 from pipelit_agents.cli.exact import exact_json, warnings
 
 PAYMENT = {"pay": 90, "to": "bob"}
+CALL = Call("send_money", PAYMENT, "call_1", "thread_1", "ns", "agent_writer")
 
 
 @dataclass
@@ -44,9 +45,13 @@ class Office:
 
     def call(self, rule: Approvers) -> str:
         """The id of the question of a tool call."""
-        call = Call("send_money", PAYMENT, "call_1", "thread_1", "ns", "agent_writer")
         with self.open() as pipelit:
-            return pipelit.approvals.calls.ask(call, rule).id
+            return pipelit.approvals.calls.ask(CALL, rule).id
+
+    def start(self, rule: Approvers) -> None:
+        """Use the approval of the tool call up."""
+        with self.open() as pipelit:
+            pipelit.approvals.calls.start(CALL, rule)
 
     def code(self, name: str) -> str:
         """A code that nobody has used; those of an app would have to wait for the next one."""
@@ -261,6 +266,21 @@ def test_all_questions_are_listed(office: Office) -> None:
     listed = document(approvals("list", "--all", "--json"))
     assert {each["id"] for each in listed} == {denied, pending}
     assert len(document(approvals("list", "--all", "--limit", "1", "--json"))) == 1
+
+
+def test_a_call_whose_result_is_not_known_is_shown(office: Office) -> None:
+    """After a crash, an operator finds what may have been done."""
+    found = office.call(Approvers(["alice"]))
+    assert approvals("approve", found, "--user", "alice", stdin=office.code("alice")).exit_code == 0
+    assert document(approvals("show", found, "--json"))["used_at"] is None
+    office.start(Approvers(["alice"]))
+    listed = approvals("list", "--all").stdout
+    assert "unfinished" in listed
+    assert all(len(line) <= 80 for line in listed.splitlines()), listed
+    shown = approvals("show", found)
+    assert "state: used, and no result is stored" in shown.stdout
+    assert "used at: 20" in shown.stdout
+    assert document(approvals("show", found, "--json"))["has_result"] is False
 
 
 # The register
