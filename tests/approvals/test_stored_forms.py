@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from approving import Approving
-from sqlalchemy import create_engine, text
+from earlier_schema import take_back
+from sqlalchemy import create_engine
 
 from pipelit_agents import Approvers, Keyring, Pipelit
 from pipelit_agents.approvals import tags
@@ -160,21 +161,7 @@ def test_rows_from_before_the_migration_stay_valid(approving: Approving) -> None
     approvals.deny(denied, "bob", approving.code("bob"))
     engine = create_engine(approving.url)
     with engine.begin() as connection:
-        for statement in (
-            "DROP TABLE pipelit_approval_notices",
-            "DROP INDEX pipelit_approvals_call",
-            *(
-                f"ALTER TABLE pipelit_approvals DROP COLUMN {name}"
-                for name in ("agent", "rule", '"call"', "starts", "asks", "waits")
-            ),
-            "ALTER TABLE pipelit_approval_uses RENAME TO newer",
-            "CREATE TABLE pipelit_approval_uses (approval_id VARCHAR(36) NOT NULL, "
-            "used_at FLOAT NOT NULL, PRIMARY KEY (approval_id))",
-            "INSERT INTO pipelit_approval_uses SELECT approval_id, used_at FROM newer",
-            "DROP TABLE newer",
-            "UPDATE pipelit_version SET version_num = '0013'",
-        ):
-            connection.execute(text(statement))
+        take_back(connection, "0013")
     engine.dispose()
     with Pipelit(**approving.settings, clock=approving.clock) as migrated:
         migrated.create_schema()

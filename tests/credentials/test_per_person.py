@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from earlier_schema import take_back
 from internals import database_of
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
@@ -640,13 +641,7 @@ def test_a_trail_from_before_stays_whole(pipelit: Pipelit, writer: Agent) -> Non
     """Seals of a database without the column and the table fit after the migration."""
     pipelit.audit.seal()
     with database_of(pipelit).writing() as connection:
-        for statement in (
-            "DROP TABLE pipelit_issued_codes",
-            "DROP TABLE pipelit_person_credentials",
-            "ALTER TABLE pipelit_audit DROP COLUMN person",
-            "UPDATE pipelit_version SET version_num = '0011'",
-        ):
-            connection.execute(text(statement))
+        take_back(connection, "0011")
     pipelit.create_schema()
     assert pipelit.audit.verify().problems == ()
     pipelit.credentials.put("x", KEYS["bob"], kind="k", created_by="alice", person="alice")
