@@ -116,9 +116,9 @@ bench: $(READY)
 canary: $(READY)
 	cd tests/support && ../../$(BIN)/python canary.py
 
-# All tests with four cases of each that needs a folder; CASES= runs all cases. Stealing keeps the tests
+# All tests with three cases of each that needs a folder; CASES= runs all cases. Stealing keeps the tests
 # of a module, and so the servers that they share, in one process.
-CASES ?= --cases 4
+CASES ?= --cases 3
 pytest: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(CASES)
 

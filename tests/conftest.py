@@ -4,7 +4,7 @@ The tests of a module that sets ``BACKENDS = True`` run on each backend, or on t
 names there. With ``--everywhere`` all tests do. ``@pytest.mark.backends("sqlite")`` names the
 backends of one test, and ``@pytest.mark.backends`` says that a test doesn't depend on them.
 
-``--cases 4`` runs four cases of each test that needs a folder, and all cases of those that don't.
+``--cases 3`` runs three cases of each test that needs a folder, and all cases of those that don't.
 ``@pytest.mark.all_cases`` keeps all cases of a test, and ``@pytest.mark.everywhere`` leaves a test,
 or a case, to a run with ``--everywhere``. The quick run, ``-m "not process"``, leaves out what is
 marked ``slow``, and runs one case of each test that needs a folder and eight of each other test

@@ -39,7 +39,7 @@ def test_long(): ...
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--cases", "4"], {"plain": 9, "costly": 4, "stores": 4, "kept": 9, "slow": 1}),
+        (["--cases", "3"], {"plain": 9, "costly": 3, "stores": 3, "kept": 9, "slow": 1}),
         # Each starts an interpreter with everything that the fixtures import.
         pytest.param(
             [],
@@ -73,6 +73,6 @@ def test_a_run_takes_so_many_cases(
     found = [line.partition("::test_")[2] for line in done.stdout.splitlines() if "::" in line]
     names = [each.partition("[")[0] for each in found]
     assert {name: names.count(name) for name in names} == expected
-    if options == ["--cases", "4"]:
+    if options == ["--cases", "3"]:
         stores = [each for each in found if each.startswith("stores")]
         assert {each for name in stores for each in STORES if each in name} == {*STORES}
