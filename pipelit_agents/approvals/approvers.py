@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select, update
 
 from pipelit_agents._core import Core
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow, ApprovalUseRow, UserRow
+from pipelit_agents.database.planted import all_rows
 from pipelit_agents.errors import UnsealError
 from pipelit_agents.identity.factors import factor_id
 from pipelit_agents.sealing.purposes import totp_purpose
@@ -33,10 +34,11 @@ NOBODY: Final = Approver(False, "")
 
 def read_approvers(core: Core, connection: Connection, names: Iterable[str]) -> dict[str, Approver]:
     """Return people by name; a name that isn't a person's has no entry."""
-    rows = connection.execute(
+    rows = all_rows(
+        connection,
         select(UserRow.username, UserRow.totp_secret, UserRow.active).where(
             UserRow.username.in_(list(names)), UserRow.kind == "human", UserRow.domain == ""
-        )
+        ),
     )
     found = {}
     for name, sealed, active in rows:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
@@ -19,6 +19,7 @@ from pipelit_agents.approvals.rules import Approvers, acting_person, is_person, 
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest
 from pipelit_agents.audit.records import storable
 from pipelit_agents.database.models import ApprovalRow, ApprovalUseRow
+from pipelit_agents.database.planted import all_rows
 from pipelit_agents.errors import NotPermitted, UnsealError
 from pipelit_agents.protocol.payload import Json, decode
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
@@ -34,6 +35,8 @@ _MAX_RESULT: Final = 2**20
 # How many questions may wait at the same time, so that a model can't flood the approvers.
 MAX_OF_PERSON: Final = 200
 MAX_OF_THREAD: Final = 50
+# Bytes of what their questions display, as it is stored. Who lists questions decrypts all of it.
+MAX_DISPLAYED: Final = 8 * 2**20
 
 
 class Call(NamedTuple):
@@ -277,12 +280,15 @@ class CallApprovals:
             row = self._find(connection, key)
             if row is None or row.state != "used":
                 return None
-            sealed = connection.scalar(
+            found = all_rows(
+                connection,
                 select(ApprovalUseRow.result).where(
                     ApprovalUseRow.approval_id == row.id, ApprovalUseRow.start == row.starts
-                )
+                ),
             )
-        if sealed is not None:
+        for (sealed,) in found:
+            if sealed is None:
+                continue
             with suppress(UnsealError):
                 return self._core.keyring().unseal(sealed.token, result_purpose(row.id, row.starts))
         return None
@@ -332,7 +338,10 @@ class CallApprovals:
         found = self._require(call)
         query = select(ApprovalRow.asks, ApprovalRow.waits).where(ApprovalRow.id == found.id)
         with self._core.database.reading() as connection:
-            return Interrupts(*connection.execute(query).one())
+            stored = all_rows(connection, query)
+        # No tag covers them, so they may be anything.
+        asks, waits = stored[0] if stored else (0, None)
+        return Interrupts(asks if type(asks) is int else 0, waits if type(waits) is int else None)
 
     ainterrupts = off_the_loop(interrupts)
 
@@ -393,9 +402,15 @@ class CallApprovals:
             where.append(ApprovalRow.thread == thread)
         found = rows.read_questions(connection, *where, with_shown=False)
         keyring = self._core.keyring()
-        waiting = sum(tags.question_is_ours(keyring, row) for row in found)
-        if waiting >= (MAX_OF_PERSON if person else MAX_OF_THREAD):
+        waiting = {row.id for row in found if tags.question_is_ours(keyring, row)}
+        many = len(waiting) >= (MAX_OF_PERSON if person else MAX_OF_THREAD)
+        sizes = all_rows(
+            connection, select(ApprovalRow.id, func.length(ApprovalRow.shown)).where(*where)
+        )
+        displayed = sum(size or 0 for identifier, size in sizes if identifier in waiting)
+        if many or displayed >= MAX_DISPLAYED:
+            much = "" if many else f" with {displayed:,} bytes to read"
             raise NotPermitted(
-                f"{waiting} questions of {person or 'this thread'} wait for an answer already: "
-                "wait until people have answered them, or until they expire"
+                f"{len(waiting)} questions{much} of {person or 'this thread'} wait for an answer "
+                "already: wait until people have answered them, or until they expire"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import rows, tags
@@ -13,6 +13,7 @@ from pipelit_agents.approvals.approvers import NOBODY, Approver, read_approvers
 from pipelit_agents.approvals.refusals import MAX_CLOCK_SKEW, NOT_OURS, Refusal, iso
 from pipelit_agents.approvals.values import State
 from pipelit_agents.database.models import ApprovalAnswerRow
+from pipelit_agents.database.planted import all_rows
 
 __all__ = ["count", "state_of", "valid_answers"]
 
@@ -144,17 +145,7 @@ def _why_invalid(
 
 
 def _denials(connection: Connection, row: tags.QuestionRow) -> str | None:
-    # The tags aren't verified: an attacker who can insert a denial could delete the approval too.
-    return connection.scalar(
-        select(ApprovalAnswerRow.username)
-        .where(
-            ApprovalAnswerRow.approval_id == row.id,
-            ApprovalAnswerRow.verdict == "denied",
-            ApprovalAnswerRow.factor_kind != "",
-        )
-        .order_by(ApprovalAnswerRow.seq)
-        .limit(1)
-    )
+    return _first_denial(connection, ApprovalAnswerRow.approval_id == row.id)
 
 
 def _denial_after(
@@ -164,18 +155,19 @@ def _denial_after(
         # Each call is a question of its own: a denial of one isn't a denial of its twin.
         by = _denials(connection, row)
         return None if by is None else Refusal(f"{by!r} denied it", "denied")
-    # Ordered by row, not by clock. The tags aren't verified: an attacker who can insert a denial
-    # could delete the approval as well.
-    by = connection.scalar(
-        select(ApprovalAnswerRow.username)
-        .where(
-            ApprovalAnswerRow.digest == answer.digest,
-            ApprovalAnswerRow.verdict == "denied",
-            ApprovalAnswerRow.factor_kind != "",
-            ApprovalAnswerRow.seq > answer.seq,
-            ApprovalAnswerRow.username.in_(names),
-        )
-        .order_by(ApprovalAnswerRow.seq)
-        .limit(1)
+    # Ordered by row, not by clock.
+    by = _first_denial(
+        connection,
+        ApprovalAnswerRow.digest == answer.digest,
+        ApprovalAnswerRow.seq > answer.seq,
+        ApprovalAnswerRow.username.in_(names),
     )
     return None if by is None else Refusal(f"{by!r} denied it afterwards", "denied afterwards")
+
+
+def _first_denial(connection: Connection, *where: ColumnElement[bool]) -> str | None:
+    # The tags aren't verified: an attacker who can insert a denial could delete the approval too.
+    denied = (ApprovalAnswerRow.verdict == "denied", ApprovalAnswerRow.factor_kind != "", *where)
+    query = select(ApprovalAnswerRow.username).where(*denied).order_by(ApprovalAnswerRow.seq)
+    found = all_rows(connection, query.limit(1))
+    return found[0][0] if found else None

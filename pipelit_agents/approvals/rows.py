@@ -20,6 +20,7 @@ from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.refusals import FOREIGN, NOT_OURS, UNKNOWN, Refusal
 from pipelit_agents.approvals.values import ApprovalDecision, State
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow, ApprovalUseRow
+from pipelit_agents.database.planted import all_rows
 from pipelit_agents.identity.evidence import utc
 
 __all__ = [
@@ -63,7 +64,7 @@ def read_questions(
         query = query.order_by(ApprovalRow.created_at.desc()).limit(1)
     else:
         query = query.order_by(ApprovalRow.created_at, ApprovalRow.id)
-    return [tags.QuestionRow(*row) for row in connection.execute(query)]
+    return [tags.QuestionRow(*row) for row in all_rows(connection, query)]
 
 
 def read_question(connection: Connection, identifier: str) -> tags.QuestionRow | None:
@@ -90,7 +91,7 @@ def read_answers(connection: Connection, identifier: str) -> list[tags.AnswerRow
     """Return the answers to a question in the order of writing. Their tags are not verified."""
     query = _ANSWERS.where(ApprovalAnswerRow.approval_id == identifier)
     return [
-        tags.AnswerRow(*row) for row in connection.execute(query.order_by(ApprovalAnswerRow.seq))
+        tags.AnswerRow(*row) for row in all_rows(connection, query.order_by(ApprovalAnswerRow.seq))
     ]
 
 

@@ -96,14 +96,14 @@ class AnswerRow(NamedTuple):
     seq: int = 0
 
 
-def is_id(value: str) -> bool:
-    """Return whether a text has the form of a question's id."""
-    return _ID.match(value) is not None
+def is_id(value: object) -> bool:
+    """Return whether a stored or passed value has the form of a question's id."""
+    return isinstance(value, str) and _ID.match(value) is not None
 
 
-def is_digest(value: str) -> bool:
-    """Return whether a text has the form of a digest."""
-    return _DIGEST.match(value) is not None
+def is_digest(value: object) -> bool:
+    """Return whether a stored or passed value has the form of a digest."""
+    return isinstance(value, str) and _DIGEST.match(value) is not None
 
 
 def approvers_of(stored: object) -> tuple[str, ...]:

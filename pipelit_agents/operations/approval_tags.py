@@ -10,6 +10,7 @@ from pipelit_agents._core import Core
 from pipelit_agents.approvals import rows, tags
 from pipelit_agents.database.key_row import fitting_keyring
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow
+from pipelit_agents.database.planted import all_rows, as_stored
 from pipelit_agents.sealing.keyring import Keyring
 
 __all__ = ["forget_foreign", "retag"]
@@ -26,6 +27,9 @@ def retag(core: Core, keyring: Keyring, *, only_count: bool = False) -> tuple[in
         with core.database.writing(durable=not only_count) as connection:
             question = _locked(core, connection, identifier)
             if question is None:
+                if not tags.is_id(identifier):
+                    # Nobody but us writes ids, so this row was planted.
+                    counts["foreign"] += 1
                 continue
             if not only_count:
                 fitting_keyring(connection, keyring)
@@ -52,30 +56,29 @@ def forget_foreign(core: Core, keyring: Keyring) -> list[str]:
     for identifier in _ids(core):
         with core.database.writing(durable=True) as connection:
             row = _locked(core, connection, identifier)
-            if row is None or tags.question_is_ours(keyring, row):
+            ours = row is not None and tags.question_is_ours(keyring, row)
+            if ours or (row is None and tags.is_id(identifier)):
                 continue
+            stored = as_stored(identifier)
             connection.execute(
-                delete(ApprovalAnswerRow).where(ApprovalAnswerRow.approval_id == identifier)
+                delete(ApprovalAnswerRow).where(ApprovalAnswerRow.approval_id == stored)
             )
-            connection.execute(delete(ApprovalRow).where(ApprovalRow.id == identifier))
-        gone.append(identifier)
+            connection.execute(delete(ApprovalRow).where(ApprovalRow.id == stored))
+        gone.append(str(identifier))
     return gone
 
 
 def _ids(core: Core, page: int = 500) -> Iterator[str]:
-    last = ""
+    """Yield the ids of all questions; those of planted ones may be of another type."""
+    wanted = select(ApprovalRow.id).order_by(ApprovalRow.id).limit(page)
+    query = wanted
     while True:
         with core.database.reading() as connection:
-            found = connection.scalars(
-                select(ApprovalRow.id)
-                .where(ApprovalRow.id > last)
-                .order_by(ApprovalRow.id)
-                .limit(page)
-            ).all()
+            found = [identifier for (identifier,) in all_rows(connection, query)]
         if not found:
             return
         yield from found
-        last = found[-1]
+        query = wanted.where(ApprovalRow.id > as_stored(found[-1]))
 
 
 def _locked(core: Core, connection: Connection, identifier: str) -> tags.QuestionRow | None:

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, delete, select, text, update
 
 from pipelit_agents._core import Core
 from pipelit_agents.database.models import ApprovalNoticeRow, ApprovalRow
+from pipelit_agents.database.planted import all_rows, as_stored
 from pipelit_agents.operations.webhooks import Delivery
 from pipelit_agents.protocol.usernames import OPERATOR
 
@@ -25,6 +26,8 @@ DELAYS: Final = (5, 15, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 86_40
 LEASE: Final = 60.0
 # Seconds. A row that is due later was written by a clock that was wrong.
 _LATEST: Final = 2 * 86_400.0
+# Attempts; at one a day, no notice has as many.
+_MOST: Final = 1_000_000
 _ACTION: Final = "approval.notify"
 _CLAIM_FIRST: Final = text(
     "INSERT INTO pipelit_approval_notices (approval_id, step, attempts, due_at) "
@@ -51,15 +54,25 @@ class Claim(NamedTuple):
 
 
 class _Row(NamedTuple):
-    attempts: int
-    due_at: float
-    delivered_at: float | None
-    gone: str
+    """A row as it is stored. It has no tag, so on SQLite its values may be of any type."""
+
+    attempts: object
+    due_at: object
+    delivered_at: object
+    gone: object
+
+    @property
+    def attempt(self) -> int:
+        """The number of the last attempt; 0 if it is none that we wrote."""
+        found = self.attempts
+        return found if type(found) is int and 0 < found < _MOST else 0
 
     def is_due(self, now: float, address: str) -> bool:
         if self.delivered_at is not None or (address and self.gone == address):
             return False
-        return not now < self.due_at <= now + _LATEST
+        # A time that is none was planted, and keeps nobody waiting.
+        due_at = self.due_at if isinstance(self.due_at, int | float) else 0.0
+        return not now < due_at <= now + _LATEST
 
 
 _ROW: Final = select(*(ApprovalNoticeRow.__table__.c[name] for name in _Row._fields))
@@ -89,7 +102,7 @@ def claim(core: Core, approval_id: str, step: int, address: str, within: float) 
             done = connection.execute(_CLAIM_FIRST, values).rowcount
             attempt = 1
         else:
-            attempt = row.attempts + 1
+            attempt = row.attempt + 1
             done = connection.execute(
                 update(ApprovalNoticeRow)
                 .where(*_of(approval_id, step), *_unchanged(row))
@@ -137,16 +150,17 @@ def waiting(
         address: As of a `Claim`.
     """
     columns = ApprovalNoticeRow.__table__.c
-    rows = connection.execute(
-        select(columns.approval_id, columns.step, *(columns[name] for name in _Row._fields))
+    rows = all_rows(
+        connection,
+        select(columns.approval_id, columns.step, *(columns[name] for name in _Row._fields)),
     )
     known = {(identifier, step): _Row(*rest) for identifier, step, *rest in rows}
     return [each for each in steps if (row := known.get(each)) is None or row.is_due(now, address)]
 
 
 def _read(connection: Connection, approval_id: str, step: int) -> _Row | None:
-    found = connection.execute(_ROW.where(*_of(approval_id, step))).one_or_none()
-    return None if found is None else _Row(*found)
+    found = all_rows(connection, _ROW.where(*_of(approval_id, step)))
+    return _Row(*found[0]) if found else None
 
 
 def _of(approval_id: str, step: int) -> list[ColumnElement[bool]]:
@@ -155,8 +169,8 @@ def _of(approval_id: str, step: int) -> list[ColumnElement[bool]]:
 
 def _unchanged(row: _Row) -> list[ColumnElement[bool]]:
     return [
-        ApprovalNoticeRow.attempts == row.attempts,
-        ApprovalNoticeRow.due_at == row.due_at,
+        ApprovalNoticeRow.attempts == as_stored(row.attempts),
+        ApprovalNoticeRow.due_at == as_stored(row.due_at),
         ApprovalNoticeRow.delivered_at.is_(None),
     ]
 

@@ -17,6 +17,7 @@ from pipelit_agents.database.application_columns import after
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.key_counts import Counted
 from pipelit_agents.database.key_row import fitting_keyring
+from pipelit_agents.database.planted import all_rows, as_stored
 from pipelit_agents.database.row_encryption import AnyRow, Key
 from pipelit_agents.database.sealed_columns import SealedTable, key_text, sealed_tables
 from pipelit_agents.errors import StorageError, UnsealError
@@ -46,7 +47,8 @@ class UnreadableRow:
     @property
     def unchanged(self) -> list[ColumnElement[bool]]:
         """The conditions for this row, if its values are still those that were read."""
-        is_row = [column == value for column, value in zip(self.table.key, self.key, strict=True)]
+        key = zip(self.table.key, self.key, strict=True)
+        is_row = [column == as_stored(value) for column, value in key]
         read = {name: token for name, token in self.tokens.items() if token is not None}
         columns = self.table.table.c
         return is_row + [columns[name] == Sealed(token, "") for name, token in read.items()]
@@ -156,9 +158,9 @@ class OwnValues:
         while True:
             wanted = select(*table.key).order_by(*table.key).limit(_PAGE)
             if last is not None:
-                wanted = wanted.where(after(table.key, last))
+                wanted = wanted.where(after(table.key, [as_stored(each) for each in last]))
             with self._database.reading() as connection:
-                keys = [tuple(row) for row in connection.execute(wanted)]
+                keys = [tuple(row) for row in all_rows(connection, wanted)]
             if not keys:
                 return
             try:

@@ -28,6 +28,7 @@ from pipelit_agents.database.models import (
     AuditRow,
     Base,
 )
+from pipelit_agents.database.planted import all_rows
 from pipelit_agents.database.row_encryption import RowEncryptedString
 from pipelit_agents.errors import PayloadError, UnsealError
 from pipelit_agents.operations.register_records import (
@@ -97,8 +98,8 @@ def newest_questions(connection: Connection, person: str | None) -> Iterator[tag
     query = select(ApprovalRow.id).order_by(ApprovalRow.created_at.desc(), ApprovalRow.id)
     if person is not None:
         query = query.where(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))
-    for identifier in connection.scalars(query).all():
-        row = read_question(connection, identifier) if isinstance(identifier, str) else None
+    for (identifier,) in all_rows(connection, query):
+        row = read_question(connection, identifier)
         if row is not None:
             yield row
 

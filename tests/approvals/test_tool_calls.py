@@ -571,6 +571,7 @@ def asks(calls: CallApprovals, count: int, **fields: Any) -> None:
 def test_limits_of_waiting_questions() -> None:
     """As the pages say; the tests below lower them."""
     assert (limits.MAX_OF_PERSON, limits.MAX_OF_THREAD) == (200, 50)
+    assert limits.MAX_DISPLAYED == 8 * 2**20
 
 
 def test_a_thread_without_a_person_asks_so_many_questions(
@@ -592,6 +593,21 @@ def test_a_thread_without_a_person_asks_so_many_questions(
     calls.ask(more, RULE)
     approving.clock.advance(900)
     asks(calls, 3, namespace="tools:2")
+
+
+def test_waiting_questions_are_not_too_long_to_list(
+    approving: Approving, calls: CallApprovals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who lists questions decrypts all of them, so a few huge ones are as bad as many."""
+    monkeypatch.setattr(limits, "MAX_DISPLAYED", 20_000)
+    long = PAY._replace(arguments={"to": "bob", "memo": "x" * 10_000})
+    asked = calls.ask(long, RULE)
+    calls.ask(long._replace(call_id="second"), RULE)
+    with pytest.raises(NotPermitted, match=r"2 questions with 2\d,\d{3} bytes to read of this"):
+        calls.ask(PAY._replace(call_id="short"), RULE)
+    calls.ask(long._replace(thread="thread_2"), RULE)
+    approving.approve(asked.id, "alice")
+    calls.ask(PAY._replace(call_id="short"), RULE)
 
 
 def test_a_person_asks_so_many_questions(

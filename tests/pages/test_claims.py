@@ -580,6 +580,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "limits_of_waiting_questions",
             "a_person_asks_so_many_questions",
             "a_thread_without_a_person_asks_so_many_questions",
+            "waiting_questions_are_not_too_long_to_list",
+        ]
+    },
+    "A row that somebody planted": {
+        "planted_rows": [
+            "planted_rows_are_in_nobodys_way",
+            "a_changed_attempt_keeps_nobody_waiting",
         ]
     },
     "Nobody stops what others want": {"approvals": ["a_stranger_stops_nothing_without_a_code"]},
@@ -1310,6 +1317,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
 
 # Sentences among the promises that limit one, or send the reader elsewhere.
 LIMITS: Final = (
+    "A run for nobody can use many threads",
     "A text in the lead's conversation can still choose",
     "A password of ordinary words can't be told from a name",
     "A disk that loses what it confirmed",
