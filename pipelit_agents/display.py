@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
 from pydantic import SecretStr
 
 from pipelit_agents._discretion import discreet
+from pipelit_agents._exact import exact_json, warnings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -121,10 +122,29 @@ def spawn_results(results: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> S
     return SpawnResults([results] if isinstance(results, Mapping) else results)
 
 
-def html_of(value: DataclassInstance) -> str:
-    """Return a dataclass as an HTML table of its fields."""
+def html_of(value: DataclassInstance, *, exact: Collection[str] = ()) -> str:
+    """Return a dataclass as an HTML table of its fields.
+
+    Args:
+        value: The dataclass.
+        exact: The fields with values that a person has to see whole and exactly, as somebody else
+            chose them: as JSON, with everything escaped that could mislead, and with warnings.
+    """
     fields = [field.name for field in dataclasses.fields(value) if field.repr]
-    return _table((), [[name, getattr(value, name)] for name in fields])
+    rows: list[tuple[str, object]] = []
+    for name in fields:
+        found = getattr(value, name)
+        rows.append((name, _exact(found) if name in exact and found is not None else found))
+    found = [getattr(value, name) for name in exact]
+    # Not cut, as other texts are.
+    rows += [("WARNING", Html(escape(each), each)) for each in warnings(found)]
+    return _table((), rows)
+
+
+def _exact(value: object) -> Html:
+    text = exact_json(dict(value) if isinstance(value, Mapping) else value)
+    style = "margin:0;white-space:pre-wrap;overflow-wrap:anywhere"
+    return Html(f"<pre style='{style}'>{escape(text)}</pre>", text)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -140,6 +160,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, Html):
+        return value._repr_html_()
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds").replace("+00:00", "Z")
     text = str(value)

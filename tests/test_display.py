@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import segno
@@ -11,7 +12,13 @@ import zxingcpp
 from conftest import Clock
 from PIL import Image
 
-from pipelit_agents import Agent, Pipelit
+from pipelit_agents import (
+    Agent,
+    ApprovalDecision,
+    ApprovalNotice,
+    ApprovalRequest,
+    Pipelit,
+)
 from pipelit_agents.display import qr_code, spawn_results
 
 BACKENDS = False
@@ -61,6 +68,32 @@ def test_a_credential_shows_its_mask(pipelit: Pipelit) -> None:
         assert "cdef" in text_of(html)
         assert "1234567890" not in html
         assert "<script>" not in html
+
+
+def test_a_question_is_shown_whole_and_exactly() -> None:
+    """Nothing of what is asked is cut, hidden or reordered, and what misleads is named."""
+    arguments = {"amount": "90", "memo": "x" * 3000, "to": "b\u202eo\u0430<b>"}
+    shown = {"arguments": arguments, "tool": "send_money"}
+    at = datetime(2027, 1, 15, tzinfo=UTC)
+    asked = ApprovalRequest(
+        "apr_1", "00", shown, ("alice",), "operator", "1", at, at, "pending", arguments=arguments
+    )
+    answered = ApprovalDecision(
+        "apr_1", "00", "denied", "alice", "plain", at, at, ("alice",), "operator", "1", "b\u202ea"
+    )
+    notice = ApprovalNotice(
+        "apr_1", "t", "", "1", "operator", ("alice",), 1, at, 1, "00", arguments=arguments
+    )
+    for each in (asked, answered, notice):
+        text = text_of(each._repr_html_())
+        assert "\u202e" not in text
+        assert r"b\u202e" in text
+        assert "U+202E RIGHT-TO-LEFT OVERRIDE" in text
+    for each in (asked, notice):
+        text = text_of(each._repr_html_())
+        assert f'"{"x" * 3000}"' in text
+        assert '"amount": "90"' in text
+        assert "CYRILLIC SMALL LETTER A" in text
 
 
 def test_the_audit_is_a_table_and_still_a_list(pipelit: Pipelit, editor: Agent) -> None:

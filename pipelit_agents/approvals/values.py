@@ -55,7 +55,7 @@ class ApprovalDecision:
         return self.factor in ("plain", "recovery")
 
     def _repr_html_(self) -> str:
-        return html_of(self)
+        return html_of(self, exact=("reason",))
 
 
 class ApprovalStep(NamedTuple):
@@ -126,7 +126,7 @@ class ApprovalRequest:
     has_result: bool = False
 
     def _repr_html_(self) -> str:
-        return html_of(self)
+        return html_of(self, exact=("shown", "arguments", "summary"))
 
 
 class Vote(NamedTuple):

@@ -86,7 +86,7 @@ def show_question(identifier: Id, *, as_json: AsJson = False) -> None:
     """Show a question with exactly what is asked, and who answered it, when and how.
 
     Characters that could hide something or change the order of reading are escaped. Letters of
-    other alphabets are named, because they may look like ASCII letters.
+    other alphabets and other signs are named, because they may look like ASCII ones.
     """
     from pipelit_agents import Pipelit
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from pipelit_agents._exact import exact_json, warnings
 from pipelit_agents.cli._io import moment, safe, show_table
-from pipelit_agents.cli.exact import exact_json, warnings
 
 if TYPE_CHECKING:
     from pipelit_agents import ApprovalDecision, ApprovalRequest
@@ -23,6 +23,8 @@ _MAX_WHAT: Final = 14
 _MAX_NAME: Final = 11
 # After a crash, somebody has to find out whether these calls took effect.
 _NO_RESULT: Final = ", and no result is stored: the tool is running, or its process ended before"
+# Characters that a terminal of 80 columns and 24 lines shows together with the facts.
+_MAX_SCREEN: Final = 1_000
 _FACTORS: Final = {
     "plain": "a code of the authenticator app",
     "recovery": "a recovery code",
@@ -88,6 +90,11 @@ def _lines(question: ApprovalRequest) -> Iterator[str]:
         yield safe(
             f"  {each.decision} by {each.actor} at {moment(each.at)}, with "
             f"{_FACTORS.get(each.factor, each.factor)}{reason}"
+        )
+    if len(exact_json(question.shown)) > _MAX_SCREEN:
+        yield (
+            "  WARNING: the beginning may have scrolled away: read all of it with: pipelit-agents "
+            f"approvals show {question.id} | less"
         )
     for sentence in warnings(question.shown):
         yield safe(f"  WARNING: {sentence}")

@@ -80,7 +80,7 @@ class ApprovalNotice:
     summary: Any = None
 
     def _repr_html_(self) -> str:
-        return html_of(self)
+        return html_of(self, exact=("arguments", "summary"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from test_mfa import app_of
 from typer.testing import Result
 
 from pipelit_agents import Approvers, Keyring, Pipelit
+from pipelit_agents._exact import exact_json, warnings
 from pipelit_agents.approvals.calls import Call
-from pipelit_agents.cli.exact import exact_json, warnings
 
 PAYMENT = {"pay": 90, "to": "bob"}
 CALL = Call("send_money", PAYMENT, "call_1", "thread_1", "ns", "agent_writer")
@@ -356,6 +356,7 @@ def test_a_wrong_file_is_refused(office: Office, words: list[str], says: str) ->
         pytest.param("pay\u05d0 90", r'"pay\u05d0 90"', id="hebrew"),
         pytest.param("\u0669\u0660", r'"\u0669\u0660"', id="arabic digits"),
         pytest.param("a\u00a0b\u2003c\u2028d", r'"a\u00a0b\u2003c\u2028d"', id="spaces"),
+        pytest.param("a" + " " * 18, f'"a{" " * 16}' + r'\u0020\u0020"', id="many spaces"),
         pytest.param("Zürich, 東京, Київ ✓ 🙂", '"Zürich, 東京, Київ ✓ 🙂"', id="plain"),
     ],
 )
@@ -384,6 +385,40 @@ def test_what_is_escaped_is_named() -> None:
     assert found.startswith("characters that hide or reorder text are escaped above: U+202E RIGHT")
     assert "U+001B" in found
     assert "U+007F" in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["90\u201a000", "\u22125", "bank\u2024com", "bank\uff1acom", "a\u2215b", "\u201d, \u201dto"],
+    ids=["comma", "minus", "dot", "colon", "slash", "quotes"],
+)
+def test_signs_that_look_like_others_are_named(text: str) -> None:
+    """A minus, a dot or a quote of another kind; a currency and an emoji aren't."""
+    (found,) = warnings({text: 1})
+    assert found.startswith("signs that aren't ASCII, and may look like others: ")
+
+
+def test_padding_crowds_out_no_lookalike() -> None:
+    """What looks like an ASCII letter is named before what doesn't, however much that is."""
+    found = warnings([chr(0x4E00 + each) for each in range(50)] + ["\u0441\u043e\u0440"])
+    assert "U+0441 CYRILLIC SMALL LETTER ES" in found[-1]
+    assert found[-1].endswith(", and 33 more")
+
+
+def test_padding_draws_no_line(office: Office) -> None:
+    """A terminal wraps a long line, and spaces would draw another fact below."""
+    found = office.ask({"note": "x" + " " * 80 + "state: denied"})
+    done = approvals("show", found)
+    assert " " * 17 not in done.stdout
+    assert "WARNING: long runs of spaces are escaped above" in done.stdout
+
+
+def test_a_long_value_has_a_warning(office: Office) -> None:
+    """Its beginning may have scrolled away when the code is asked for."""
+    words = "the beginning may have scrolled away: read all of it with: pipelit-agents approvals"
+    found = office.ask({"a": "pay mallory 900", "b": ["x"] * 200})
+    assert f"{words} show {found} | less" in approvals("show", found).stdout
+    assert words not in approvals("show", office.ask()).stdout
 
 
 def test_many_foreign_letters_are_counted() -> None:

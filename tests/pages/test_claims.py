@@ -608,8 +608,12 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "approvals_commands": [
             "what_misleads_is_escaped",
             "foreign_letters_are_named",
+            "signs_that_look_like_others_are_named",
+            "padding_draws_no_line",
             "a_warning_is_the_last_line",
-        ]
+            "a_long_value_has_a_warning",
+        ],
+        "display": ["a_question_is_shown_whole_and_exactly"],
     },
     "`audit verify` counts every entry": {
         "audit_numbers": ["many_planted_numbers_are_counted_and_some_named"]

@@ -26,19 +26,26 @@ _RIGHT_TO_LEFT: Final = frozenset({"R", "AL", "AN"})
 _LINE_BREAKS: Final = frozenset("\n\r\t")
 _LETTERS: Final = ("L", "M", "N")
 _WORD: Final = re.compile(r"[^\W_]+")
+# Punctuation, and signs of mathematics and of phonetics: a dot of another kind, a minus, a quote.
+_SIGNS: Final = ("P", "Sm", "Sk")
 # Characters and words; more are counted.
 _MAX_LISTED: Final = 20
 _MAX_WORD: Final = 40
+# A terminal wraps a line, and then spaces can draw another line of their own. JSON's indentation,
+# which is after a line break, stays.
+_MANY_SPACES: Final = re.compile(r"(?<=[^ \n])( {16})( +)")
 
 
 def exact_json(value: object) -> str:
     """Return a value as indented JSON, in which each character is what it looks like.
 
     Escaped are control and format characters, white space other than the space, characters that
-    nothing is drawn for, marks that are drawn over an ASCII character, and all that is written from
-    right to left. The result is JSON of the same value. :func:`warnings` names what is left.
+    nothing is drawn for, marks that are drawn over an ASCII character, all that is written from
+    right to left, and what is more than 16 spaces in a row. The result is JSON of the same value.
+    :func:`warnings` names what is left.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = _MANY_SPACES.sub(lambda found: found[1] + "\\u0020" * len(found[2]), text)
     # JSON's own line breaks stay: those of the value are escaped already.
     return "".join(
         character if plain or character == "\n" else _escape(character)
@@ -76,8 +83,8 @@ def warnings(value: object) -> list[str]:
     Letters of other alphabets look like ASCII ones: Cyrillic U+0430 is drawn as a Latin a is.
 
     Returns:
-        Sentences for the person, in ASCII where they name a character; empty if all letters and
-        digits are ASCII, and nothing else had to be escaped.
+        Sentences for the person, in ASCII where they name a character; empty if all letters,
+        digits and punctuation are ASCII, and nothing else had to be escaped.
     """
     texts = list(_texts(value))
     hidden = dict.fromkeys(
@@ -90,6 +97,8 @@ def warnings(value: object) -> list[str]:
     if hidden:
         escaped = _list(list(hidden))
         found.insert(0, f"characters that hide or reorder text are escaped above: {escaped}")
+    if any(_MANY_SPACES.search(json.dumps(text)) for text in texts):
+        found.append("long runs of spaces are escaped above")
     return found
 
 
@@ -106,9 +115,11 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _foreign(text: str) -> list[str]:
-    foreign = [each for each in dict.fromkeys(text) if not each.isascii() and _is_letter(each)]
-    if not foreign:
-        return []
+    others = [each for each in dict.fromkeys(text) if not each.isascii()]
+    # Wide ones last: they look like no ASCII character, and must not crowd out those that do.
+    others.sort(key=lambda each: unicodedata.east_asian_width(each) == "W")
+    foreign = [each for each in others if _is_letter(each)]
+    signs = [each for each in others if _is_sign(each)]
     mixed = [word for word in dict.fromkeys(_WORD.findall(text)) if len(_alphabets(word)) > 1]
     found = [
         f"{_spelled(word)} mixes letters of {' and '.join(sorted(_alphabets(word)))}"
@@ -116,8 +127,10 @@ def _foreign(text: str) -> list[str]:
     ]
     if len(mixed) > _MAX_LISTED:
         found.append(f"and {len(mixed) - _MAX_LISTED:,} more words mix alphabets")
-    which = f"letters and digits that aren't ASCII, and may look like others: {_list(foreign)}"
-    return [*found, which]
+    for kind, listed in (("letters and digits", foreign), ("signs", signs)):
+        if listed:
+            found.append(f"{kind} that aren't ASCII, and may look like others: {_list(listed)}")
+    return found
 
 
 def _list(characters: list[str]) -> str:
@@ -128,6 +141,10 @@ def _list(characters: list[str]) -> str:
 
 def _is_letter(character: str) -> bool:
     return unicodedata.category(character).startswith(_LETTERS)
+
+
+def _is_sign(character: str) -> bool:
+    return unicodedata.category(character).startswith(_SIGNS) and _is_plain(character, "x")
 
 
 def _alphabets(word: str) -> set[str]:
