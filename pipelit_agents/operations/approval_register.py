@@ -172,6 +172,8 @@ class ApprovalRegister:
         rules = RegisterRules(keyring, exported.head.pruned_until)
         for record in exported.records():
             rules.add(record)
+            if rules.has_too_many:
+                exported.stop("there are too many problems")
         sealed = exported.problem_of_seal(keyring)
         return rules.report(
             [*_audit(rules, exported.head), *([sealed] if sealed else []), *problems]

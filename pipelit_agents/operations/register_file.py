@@ -31,6 +31,11 @@ _VERSION: Final = 1
 # Bytes of a line: a question may display 1 MiB, and JSON's escapes are up to six times as long.
 _MAX_LINE: Final = 2**24
 _BEYOND_FLOATS: Final = 2**63
+# Who reads a file that never ends has to stop: after so many lines that have no record, so many
+# empty ones after the last line, and so many records, of which each takes memory.
+MAX_MALFORMED: Final = 1_000
+MAX_EMPTY: Final = 100
+MAX_RECORDS: Final = 2**24
 
 
 class _Digest(Protocol):
@@ -96,16 +101,30 @@ class ExportedRegister:
         self._report = report
         self._digest = hashlib.sha256()
         self._records = 0
+        self._stopped = ""
         self._end: dict[str, Json] | None = None
         self.head = self._read_head()
 
+    def stop(self, why: str) -> None:
+        """Read no more lines."""
+        self._stopped = self._stopped or why
+
     def records(self) -> Iterator[Record]:
         """Return the records; a line that has none is reported."""
+        malformed = 0
         for number, line in self._lines:
             if self._end is not None:
                 if line.strip():
                     self._report(f"line {number} comes after the end of the export")
+                if line.strip() or number > self._records + MAX_EMPTY:
+                    return
                 continue
+            if malformed >= MAX_MALFORMED:
+                self.stop(f"{malformed:,} lines have no record")
+            if self._records >= MAX_RECORDS:
+                self.stop(f"it has more than {MAX_RECORDS:,} records")
+            if self._stopped:
+                return
             try:
                 fields = _parsed(line)
                 if isinstance(fields, dict) and fields.get("type") == "end":
@@ -116,6 +135,7 @@ class ExportedRegister:
                 record = record_of(fields)
             except Malformed as error:
                 self._report(f"line {number}: {error}")
+                malformed += 1
                 continue
             yield record
 
@@ -124,6 +144,8 @@ class ExportedRegister:
 
         Call it after the last record.
         """
+        if self._stopped:
+            return f"the export wasn't read after {self._records:,} records: {self._stopped}"
         if self._end is None:
             return (
                 f"the export ends after {self._records:,} records without its last line: it was "

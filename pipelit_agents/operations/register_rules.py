@@ -36,6 +36,8 @@ __all__ = ["RegisterReport", "RegisterRules"]
 
 # Problems and notes; more are counted.
 MAX_LISTED: Final = 200
+# Problems, after which a file isn't read any more.
+MAX_COUNTED: Final = 10_000
 # Seconds.
 _CLOCKS_APART: Final = 600.0
 _PROVEN: Final = ("plain", "recovery")
@@ -84,6 +86,26 @@ class _Event(NamedTuple):
         return f"{self.action} of {self.subject} at {iso(self.at)} (digest {self.digest[:12]}…)"
 
 
+class _Texts:
+    """Texts of which the first ones are listed, and the others counted."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._texts: list[str] = []
+        self.count = 0
+
+    def add(self, text: str) -> None:
+        self.count += 1
+        if len(self._texts) < MAX_LISTED:
+            self._texts.append(text)
+
+    def after(self, first: Sequence[str]) -> tuple[str, ...]:
+        """Return the listed ones after others, and how many more there are."""
+        listed = (*first, *self._texts)[:MAX_LISTED]
+        more = len(first) + self.count - len(listed)
+        return (*listed, f"and {more:,} more {self._what}") if more else listed
+
+
 class RegisterRules:
     """Reads the records of one register, in the order of an export, and collects problems.
 
@@ -96,8 +118,8 @@ class RegisterRules:
     def __init__(self, keyring: Keyring, pruned_until: float = 0.0) -> None:
         self._keyring = keyring
         self._pruned_until = pruned_until
-        self._problems: list[str] = []
-        self._notes: list[str] = []
+        self._problems = _Texts("problems")
+        self._notes = _Texts("notes")
         self._unmatched: Counter[_Event] = Counter()
         self._forgotten: set[str] = set()
         # When a person was last deactivated, or ended the second factor.
@@ -126,13 +148,18 @@ class RegisterRules:
                     "wrote no such row"
                 )
 
+    @property
+    def has_too_many(self) -> bool:
+        """Whether there are so many problems that the next one says nothing new."""
+        return self._problems.count >= MAX_COUNTED
+
     def problem(self, text: str) -> None:
         """Add a sign of a change."""
-        self._problems.append(text)
+        self._problems.add(text)
 
     def note(self, text: str) -> None:
         """Add what isn't proven."""
-        self._notes.append(text)
+        self._notes.add(text)
 
     def report(self, others: Sequence[str] = ()) -> RegisterReport:
         """Return the result after the last record.
@@ -169,8 +196,8 @@ class RegisterRules:
             self.questions,
             self.answers,
             self.uses,
-            _listed([*others, *self._problems], "problems"),
-            _listed(self._notes, "notes"),
+            self._problems.after(others),
+            self._notes.after(()),
         )
 
     def _without_question(self, what: str, row: Row) -> None:
@@ -399,9 +426,3 @@ def iso(at: Json) -> str:
         return datetime.fromtimestamp(_moment(at), UTC).isoformat(timespec="seconds")
     except (OSError, OverflowError, ValueError):
         return f"{at!r:.20} s"
-
-
-def _listed(texts: Sequence[str], what: str) -> tuple[str, ...]:
-    if len(texts) <= MAX_LISTED:
-        return tuple(texts)
-    return (*texts[:MAX_LISTED], f"and {len(texts) - MAX_LISTED:,} more {what}")

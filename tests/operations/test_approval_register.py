@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from itertools import chain, repeat
 from pathlib import Path
 from shutil import copyfile
 
@@ -24,6 +25,7 @@ from pipelit_agents.approvals import approval_digest, tags
 from pipelit_agents.approvals.calls import Call
 from pipelit_agents.approvals.rows import read_answers, read_question, read_questions
 from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.operations import register_file
 
 PAYMENT = {"pay": 90, "to": "bob"}
 CALL = Call("send_money", PAYMENT, "call_1", "thread_1", "ns")
@@ -712,6 +714,44 @@ def test_another_file_is_refused(busy: Office, content: bytes) -> None:
     """It isn't an export at all."""
     with pytest.raises(ConfigurationError, match="isn't an export"):
         busy.pipelit.approvals.register.verify(BytesIO(content))
+
+
+def audited() -> Iterator[str]:
+    """Entries of an audit that has no end."""
+    row = {"action": "approve", "subject": "alice", "reason": "0" * 64, "at": 1.0}
+    return repeat(json.dumps({"type": "audit", "row": row}) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (lambda: chain(EXPORT[:1], repeat("{}\n")), "1,000 lines have no record"),
+        (lambda: chain(EXPORT[:1], repeat(EXPORT[-2])), "there are too many problems"),
+        (lambda: chain(EXPORT[:1], audited()), "it has more than 20,000 records"),
+        (lambda: chain(EXPORT, repeat(EXPORT[1])), "comes after the end of the export"),
+    ],
+    ids=["no records", "one question", "audit", "after the end"],
+)
+def test_a_file_without_an_end_is_left(
+    busy: Office,
+    lines: Callable[[], Iterator[str]],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also if its first line is that of an export; and it is no export to compare with."""
+    monkeypatch.setattr(register_file, "MAX_RECORDS", 20_000)
+    register = busy.pipelit.approvals.register
+    found = register.verify(lines())
+    assert says in problem(found)
+    assert len(found.problems) <= 201
+    if says != "there are too many problems":
+        with pytest.raises(ConfigurationError, match="can't be compared with"):
+            register.verify(kept=lines())
+
+
+def test_empty_lines_after_the_end_are_left(busy: Office) -> None:
+    """Some programs add one; endless ones say nothing."""
+    assert busy.pipelit.approvals.register.verify(chain(EXPORT, repeat("\n"))).whole
 
 
 # PostgreSQL
