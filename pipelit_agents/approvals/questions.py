@@ -9,7 +9,7 @@ from datetime import datetime
 from json import dumps
 from typing import Any
 
-from sqlalchemy import Connection, and_, insert, or_
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_
 
 from pipelit_agents._core import Core
 from pipelit_agents._run_context import run_context
@@ -34,6 +34,7 @@ __all__ = [
     "add_question",
     "ask",
     "get",
+    "may_be_open",
     "pending",
     "request_of",
     "running_thread",
@@ -151,12 +152,7 @@ def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
     found = []
     with core.database.reading() as connection:
         now = core.shared_now(connection)
-        # What was approved can be open again: see `counting.state_of`.
-        open_ = or_(
-            ApprovalRow.state == "pending",
-            and_(ApprovalRow.state == "approved", ApprovalRow.rule != ""),
-        )
-        where = [open_, ApprovalRow.expires_at > now]
+        where = [may_be_open(now)]
         if person is not None:
             where.append(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))
         for row in rows.read_questions(connection, *where):
@@ -167,6 +163,13 @@ def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
                 with suppress(UnsealError):
                     found.append(stored_request(core, connection, row))
     return found
+
+
+def may_be_open(now: float) -> ColumnElement[bool]:
+    """Return the condition for the rows of questions that can wait for an answer."""
+    # What was approved can be open again: see `counting.state_of`.
+    again = and_(ApprovalRow.state == "approved", ApprovalRow.rule != "")
+    return and_(or_(ApprovalRow.state == "pending", again), ApprovalRow.expires_at > now)
 
 
 def _waits_for(

@@ -9,21 +9,24 @@ import asyncio
 import inspect
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import zip_longest
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from pipelit_agents._core import Core
 from pipelit_agents._threads import Apart, Stuck, aside
 from pipelit_agents._words import quoted, recordable
 from pipelit_agents.approvals import rows, tags
+from pipelit_agents.approvals.counting import state_of
+from pipelit_agents.approvals.questions import may_be_open
 from pipelit_agents.approvals.service import Approvals
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.credentials.store import Credentials
-from pipelit_agents.database.models import ApprovalRow
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import ApprovalNotFound, PipelitError, UnsealError
 from pipelit_agents.identity.evidence import utc
@@ -186,7 +189,7 @@ class ApprovalNotices:
     """Notices of questions that wait for people; ``pipelit.approvals.notices``.
 
     The people of each step of a question are notified once, by whichever process is first. A failed
-    attempt is repeated after 5 seconds, 15 seconds, a minute, 5 minutes, and so on to a day, by
+    attempt is repeated after 5 seconds, 15 seconds, a minute, 5 minutes, and so on to an hour, by
     the next call of :meth:`send_due` or the next run of the waiting tool, for as long as the
     question can be answered. A notice is delivered at least once: if a process is killed between
     the delivery and its record, the notice is sent again, so receivers ignore an id that they had
@@ -248,14 +251,15 @@ class ApprovalNotices:
     def send_due(self, on_request: OnRequest) -> Sequence[NoticeResult]:
         """Send all notices that are due: new ones, repeated ones, and those of escalations.
 
-        These are the notices of all questions that wait, whoever asked them. After three failures
-        in a row the rest waits for the next call.
+        These are the notices of all questions that wait, whoever asked them. The requesters take
+        turns, and of one requester those with fewer attempts come first, the older ones before the
+        newer ones. After three failures in a row the rest waits for the next call.
 
         Args:
             on_request: A function of an `ApprovalNotice`, or a `Webhook`.
 
         Returns:
-            What became of each, the oldest question first; empty if none was due.
+            What became of each, in the order of sending; empty if none was due.
 
         Raises:
             TypeError: ``on_request`` is neither a function nor a `Webhook`.
@@ -284,23 +288,26 @@ class ApprovalNotices:
         return results
 
     def _due(self, on_request: OnRequest) -> list[str]:
-        """Return the questions whose notice is due, the oldest first."""
+        """Return the questions whose notice is due, in the order in which they are sent."""
         with self._core.database.reading() as connection:
             now = self._core.shared_now(connection)
-            questions = rows.read_questions(
-                connection,
-                ApprovalRow.state == "pending",
-                ApprovalRow.expires_at > now,
-                with_shown=False,
-            )
             keyring = self._core.keyring()
+            found = {
+                each.id: each
+                for each in rows.read_questions(connection, may_be_open(now), with_shown=False)
+                if tags.question_is_ours(keyring, each)
+                # Otherwise its approval may have ended with the account of who gave it.
+                and (
+                    each.state == "pending"
+                    or state_of(self._core, connection, each, now) == "pending"
+                )
+            }
             steps = [
                 (each.id, tags.steps_of(each).index(tags.step_at(tags.steps_of(each), now)) + 1)
-                for each in questions
-                if tags.question_is_ours(keyring, each)
+                for each in found.values()
             ]
-            address = _address(on_request)
-            return [each for each, _ in outbox.waiting(connection, steps, now, address)]
+            due = outbox.waiting(connection, steps, now, _address(on_request))
+        return _in_turns((found[each].asked_by, attempt, each) for each, attempt in due)
 
     def _begin_if_there(self, identifier: str, on_request: OnRequest) -> _Attempt | None:
         try:
@@ -437,6 +444,20 @@ def _present_step(question: ApprovalRequest) -> int:
     ends = [each.until for each in question.steps]
     last = len(ends)
     return last if question.escalates_at is None else ends.index(question.escalates_at) + 1
+
+
+def _in_turns(due: Iterable[tuple[str, int, str]]) -> list[str]:
+    """Return the ids of questions so that nobody's keep another requester's from being sent.
+
+    Args:
+        due: The requester, the number of earlier attempts, and the id; the oldest question first.
+    """
+    of = dict[str, list[tuple[int, str]]]()
+    for asked_by, attempt, identifier in due:
+        of.setdefault(asked_by, []).append((attempt, identifier))
+    # Of one requester, those that fail again and again come last.
+    queues = [[each for _, each in sorted(queue, key=itemgetter(0))] for queue in of.values()]
+    return [each for turn in zip_longest(*queues) for each in turn if each is not None]
 
 
 def _is_failing(results: Sequence[NoticeResult]) -> bool:

@@ -21,7 +21,7 @@ from pipelit_agents.protocol.usernames import OPERATOR
 __all__ = ["Claim", "claim", "settle", "waiting"]
 
 # Seconds until the next attempt, after the first, the second, … The last one is repeated.
-DELAYS: Final = (5, 15, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400)
+DELAYS: Final = (5, 15, 60, 300, 900, 1_800, 3_600)
 # Seconds, beyond the time that the attempt may take.
 LEASE: Final = 60.0
 # Seconds. A row that is due later was written by a clock that was wrong.
@@ -141,7 +141,7 @@ def settle(core: Core, claimed: Claim, delivery: Delivery) -> float | None:
 def waiting(
     connection: Connection, steps: Iterable[tuple[str, int]], now: float, address: str
 ) -> list[tuple[str, int]]:
-    """Return those steps of questions whose notice is due.
+    """Return the questions whose notice is due, each with the number of earlier attempts.
 
     Args:
         connection: A transaction.
@@ -155,7 +155,12 @@ def waiting(
         select(columns.approval_id, columns.step, *(columns[name] for name in _Row._fields)),
     )
     known = {(identifier, step): _Row(*rest) for identifier, step, *rest in rows}
-    return [each for each in steps if (row := known.get(each)) is None or row.is_due(now, address)]
+    due = []
+    for each in steps:
+        row = known.get(each)
+        if row is None or row.is_due(now, address):
+            due.append((each[0], 0 if row is None else row.attempt))
+    return due
 
 
 def _read(connection: Connection, approval_id: str, step: int) -> _Row | None:

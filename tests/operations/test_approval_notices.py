@@ -185,10 +185,10 @@ def test_a_failure_is_retried_with_growing_delays(pipelit: Pipelit, clock: Clock
     assert entries(pipelit) == [failed, failed, failed, ("ok", "step 1")]
 
 
-def test_each_delay_is_longer_until_a_day() -> None:
-    """A receiver that is down for days is asked once a day."""
+def test_each_delay_is_longer_until_an_hour() -> None:
+    """When a receiver is up again after days, people hear of what waits within an hour."""
     assert list(outbox.DELAYS) == sorted(set(outbox.DELAYS))
-    assert outbox.DELAYS[-1] == 86_400
+    assert outbox.DELAYS[-1] == 3_600
 
 
 def test_a_retry_of_a_webhook_has_the_same_id(
@@ -627,6 +627,41 @@ def test_a_receiver_that_is_down_is_left_alone(pipelit: Pipelit, clock: Clock) -
     assert [each.id for each in second] == identifiers[3:]
     clock.advance(5)
     assert len(pipelit.approvals.notices.send_due(function)) == 3
+
+
+def test_requesters_take_turns(pipelit: Pipelit, clock: Clock) -> None:
+    """However many notices of one requester fail, another's is sent in the same round."""
+    failing = []
+    for number in range(9):
+        with pipelit.acting_for("bob"):
+            failing.append(ask(pipelit, number))
+        clock.advance(1)
+    with pipelit.acting_for("alice"):
+        hers = ask(pipelit, 9)
+
+    def function(notice: ApprovalNotice) -> None:
+        if notice.asked_by == "bob":
+            raise RuntimeError
+
+    sent = list(pipelit.approvals.notices.send_due(function))
+    assert [each.id for each in sent] == [failing[0], hers, *failing[1:4]]
+    # What was never tried comes before what failed, and in the order of asking.
+    clock.advance(60)
+    sent = list(pipelit.approvals.notices.send_due(function))
+    assert [each.id for each in sent] == failing[4:7]
+
+
+def test_an_approval_that_ended_is_notified_again(
+    pipelit: Pipelit, home: Home, clock: Clock
+) -> None:
+    """It waits for the next people when who gave it has left, and they hear of it."""
+    identifier = ask(pipelit, expires_in=60, escalate_to=Approvers(["bob"], expires_in=60))
+    function = Function()
+    pipelit.approvals.notices.send(identifier, function)
+    pipelit.approvals.decide(identifier, "alice", home.apps["alice"].at(clock()))
+    pipelit.users.deactivate("alice")
+    clock.advance(60)
+    assert [each.step for each in pipelit.approvals.notices.send_due(function)] == [2]
 
 
 def test_rows_of_closed_questions_are_deleted(pipelit: Pipelit, clock: Clock) -> None:
