@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from json import dumps
@@ -23,6 +23,7 @@ from pipelit_agents.approvals.values import (
     State,
 )
 from pipelit_agents.audit.records import storable
+from pipelit_agents.database.key_row import check_fitting
 from pipelit_agents.database.models import ApprovalRow
 from pipelit_agents.errors import ApprovalNotFound, UnsealError
 from pipelit_agents.identity.evidence import utc
@@ -35,6 +36,7 @@ __all__ = [
     "ask",
     "get",
     "may_be_open",
+    "ours",
     "pending",
     "request_of",
     "running_thread",
@@ -155,14 +157,32 @@ def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
         where = [may_be_open(now)]
         if person is not None:
             where.append(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))
-        for row in rows.read_questions(connection, *where):
-            # A forged question isn't displayed, and doesn't hide any other question.
-            if tags.question_is_ours(core.keyring(), row) and _waits_for(
-                core, connection, row, person, now
-            ):
+        for row in ours(core, connection, rows.read_questions(connection, *where)):
+            if _waits_for(core, connection, row, person, now):
                 with suppress(UnsealError):
                     found.append(stored_request(core, connection, row))
     return found
+
+
+def ours(
+    core: Core, connection: Connection, read: Iterable[tags.QuestionRow]
+) -> Iterator[tags.QuestionRow]:
+    """Yield the questions that one of the keys has tagged.
+
+    A forged question isn't displayed, and doesn't hide any other question.
+
+    Raises:
+        ConfigurationError: Some are left out, and the keys are those of another database.
+    """
+    keyring, foreign = core.keyring(), False
+    for row in read:
+        if tags.question_is_ours(keyring, row):
+            yield row
+        else:
+            foreign = True
+    if foreign:
+        # With a wrong key all questions would be left out, and nobody would know that they wait.
+        check_fitting(connection, keyring)
 
 
 def may_be_open(now: float) -> ColumnElement[bool]:

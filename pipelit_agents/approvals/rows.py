@@ -15,7 +15,6 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, select, text, update
 
 from pipelit_agents._core import Core
-from pipelit_agents._words import quoted
 from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.refusals import FOREIGN, NOT_OURS, UNKNOWN, Refusal
 from pipelit_agents.approvals.values import ApprovalDecision, State
@@ -81,7 +80,8 @@ def find_question(
     """Return the question with an id, if one of our keys has tagged it."""
     row = read_question(connection, identifier)
     if row is None:
-        return Refusal(f"there is no question {quoted(identifier)} here", UNKNOWN)
+        # An id permits nothing, so it can be repeated; its form was checked.
+        return Refusal(f"there is no question {identifier} here", UNKNOWN)
     if not tags.question_is_ours(core.keyring(), row):
         return Refusal(f"the question {identifier} {NOT_OURS}", FOREIGN)
     return row

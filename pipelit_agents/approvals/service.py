@@ -279,7 +279,7 @@ class Approvals:
 
         Raises:
             InvalidUsername: The username is malformed.
-            ConfigurationError: There is no key.
+            ConfigurationError: There is no key, or it isn't this database's.
         """
         if person is not None:
             require_username(person, argument="person")
@@ -332,5 +332,7 @@ def _identifier(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("id must be text, the id of a question")
     if not is_id(value):
-        raise ApprovalNotFound(f"there is no question {quoted(value)} here: ask again")
+        raise ApprovalNotFound(
+            f"there is no question {quoted(value)} here: an id is apr_ and 32 hexadecimal digits"
+        )
     return value

@@ -23,7 +23,7 @@ from pipelit_agents._threads import Apart, Stuck, aside
 from pipelit_agents._words import quoted, recordable
 from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.counting import state_of
-from pipelit_agents.approvals.questions import may_be_open
+from pipelit_agents.approvals.questions import may_be_open, ours
 from pipelit_agents.approvals.service import Approvals
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.credentials.store import Credentials
@@ -263,7 +263,7 @@ class ApprovalNotices:
 
         Raises:
             TypeError: ``on_request`` is neither a function nor a `Webhook`.
-            ConfigurationError: There is no key.
+            ConfigurationError: There is no key, or it isn't this database's.
             StorageError: The database can't be reached or isn't migrated.
         """
         results: list[NoticeResult] = []
@@ -291,16 +291,13 @@ class ApprovalNotices:
         """Return the questions whose notice is due, in the order in which they are sent."""
         with self._core.database.reading() as connection:
             now = self._core.shared_now(connection)
-            keyring = self._core.keyring()
+            read = rows.read_questions(connection, may_be_open(now), with_shown=False)
             found = {
                 each.id: each
-                for each in rows.read_questions(connection, may_be_open(now), with_shown=False)
-                if tags.question_is_ours(keyring, each)
-                # Otherwise its approval may have ended with the account of who gave it.
-                and (
-                    each.state == "pending"
-                    or state_of(self._core, connection, each, now) == "pending"
-                )
+                for each in ours(self._core, connection, read)
+                # What was approved waits again if the account of who gave it has ended.
+                if each.state == "pending"
+                or state_of(self._core, connection, each, now) == "pending"
             }
             steps = [
                 (each.id, tags.steps_of(each).index(tags.step_at(tags.steps_of(each), now)) + 1)

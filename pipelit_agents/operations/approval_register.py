@@ -12,7 +12,7 @@ from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals import tags
-from pipelit_agents.approvals.questions import stored_request
+from pipelit_agents.approvals.questions import ours, stored_request
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.audit.seal_rows import all_seals, is_formed, is_pruned
 from pipelit_agents.audit.trail import AuditTrail
@@ -79,19 +79,17 @@ class ApprovalRegister:
             TypeError: ``limit`` isn't a whole number.
             ValueError: ``limit`` is less than 1.
             InvalidUsername: The username is malformed.
-            ConfigurationError: There is no key.
+            ConfigurationError: There is no key, or it isn't this database's.
         """
         require_count(limit, "limit")
         if person is not None:
             require_username(person, argument="person")
         found: list[ApprovalRequest] = []
-        keyring = self._core.keyring()
         with self._core.database.reading() as connection:
-            for row in newest_questions(connection, person):
+            for row in ours(self._core, connection, newest_questions(connection, person)):
                 if len(found) == limit:
                     break
-                asked = person is None or person in tags.approvers_of(row.approvers)
-                if asked and tags.question_is_ours(keyring, row):
+                if person is None or person in tags.approvers_of(row.approvers):
                     with suppress(UnsealError):
                         found.append(stored_request(self._core, connection, row))
         return found[::-1]

@@ -9,8 +9,9 @@ from itertools import product
 import pytest
 from approving import Approving
 
-from pipelit_agents import Approvers
+from pipelit_agents import Approvers, Keyring, Pipelit
 from pipelit_agents.approvals.calls import Call
+from pipelit_agents.errors import ApprovalNotFound, ConfigurationError
 
 PAY = Call("send_money", {"to": "bob", "amount": 90}, "call_1", "thread_1", "tools:1", "agent_x")
 RULE = Approvers(["alice", "bob"], expires_in=900)
@@ -73,6 +74,25 @@ def test_planted_rows_are_in_nobodys_way(approving: Approving) -> None:
     assert approving.pipelit.keys.status().unreadable
     approving.pipelit.keys.forget_unreadable()
     assert approvals.register.list()[-1].id == more.id
+
+
+def test_a_wrong_key_does_not_say_that_nothing_waits(approving: Approving) -> None:
+    """All questions would be left out, as if they were planted, and nobody would answer."""
+    asked = approving.pipelit.approvals.calls.ask(PAY, RULE)
+    wrong = {**approving.settings, "encryption_keys": [Keyring.generate_key()]}
+    with Pipelit(**wrong, clock=approving.clock) as other:
+        for names in (
+            other.approvals.pending,
+            other.approvals.register.list,
+            lambda: other.approvals.notices.send_due(_fails),
+        ):
+            with pytest.raises(ConfigurationError, match="FIELD_ENCRYPTION_KEY"):
+                names()
+    unknown = "apr_" + "0" * 32
+    with pytest.raises(ApprovalNotFound, match=f"there is no question {unknown} here"):
+        approving.pipelit.approvals.get(unknown)
+    with pytest.raises(ApprovalNotFound, match="an id is apr_ and 32 hexadecimal digits"):
+        approving.pipelit.approvals.get(asked.id[:-1])
 
 
 @pytest.mark.parametrize("value", VALUES)
