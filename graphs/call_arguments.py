@@ -1,4 +1,4 @@
-"""The arguments of a tool call that a person approves: what the model sent, as JSON."""
+"""The arguments of a tool call that a person approves: what its function receives, as JSON."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from langchain_core.tools import BaseTool, InjectedToolArg
 from langgraph.prebuilt import ToolRuntime
 from langgraph.store.base import BaseStore
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from pipelit_agents.errors import PayloadError
 from pipelit_agents.protocol.payload import decode, encode
 
+from .read_arguments import read_arguments
 from .types import Json
 
 __all__ = ["ExactArguments", "exact_arguments", "json_object"]
@@ -35,10 +35,10 @@ class ExactArguments(NamedTuple):
     """The arguments of a tool call.
 
     Attributes:
-        shown: What a person approves: the model's arguments, and the tool's own values for
-            parameters that the model left out.
-        passed: What the tool is called with: copies of the model's arguments that nothing else can
-            change, and the values that the tool hides from the model.
+        shown: What a person approves: the model's arguments as the tool's schema reads them, and
+            the tool's own values for parameters that the model left out.
+        passed: What the tool is called with: ``shown``, and the values that the tool hides from the
+            model.
     """
 
     shown: dict[str, Json]
@@ -56,7 +56,9 @@ def exact_arguments(tool: BaseTool, tool_input: Mapping[str, object]) -> ExactAr
         tool_input: The arguments of the call, with the values that LangGraph has injected.
 
     Raises:
-        PayloadError: The model's arguments can't be represented as JSON, or are longer than 1 MiB.
+        PayloadError: The model's arguments can't be represented as JSON, or are longer than 1 MiB;
+            or what the tool reads from them can't be displayed.
+        ValidationError: The tool's schema refuses them.
     """
     hidden = _hidden_parameters(tool)
     theirs = {
@@ -66,9 +68,12 @@ def exact_arguments(tool: BaseTool, tool_input: Mapping[str, object]) -> ExactAr
     }
     # The tool gets what is read from these bytes, so code that runs beside it, and holds the
     # message with the call, can't change it after it was approved.
-    copies = json_object(theirs)
+    shown = json_object(theirs)
     injected = {name: value for name, value in tool_input.items() if name not in theirs}
-    return ExactArguments({**_defaults(tool, copies, hidden), **copies}, {**injected, **copies})
+    schema = tool.args_schema
+    if _is_model(schema):
+        shown = read_arguments(schema, shown, {name: injected.get(name) for name in hidden})
+    return ExactArguments(shown, {**injected, **shown})
 
 
 def json_object(arguments: Mapping[str, object]) -> dict[str, Json]:
@@ -113,25 +118,6 @@ def _is_injected(hint: object) -> bool:
         or (isinstance(mark, type) and issubclass(mark, InjectedToolArg))
         for mark in marks
     )
-
-
-def _defaults(tool: BaseTool, arguments: Mapping[str, object], hidden: set[str]) -> dict[str, Json]:
-    """Return the values that the tool uses where the model sent none."""
-    schema = tool.args_schema
-    if not _is_model(schema):
-        return {}
-    found: dict[str, Json] = {}
-    for name, field in schema.model_fields.items():
-        alias = field.validation_alias or field.alias
-        # With several aliases it isn't known here whether the model sent a value. A value that a
-        # function makes is another one at each call, so nobody can approve it.
-        if name in hidden or not isinstance(alias, str | None):
-            continue
-        if field.default is PydanticUndefined or {name, alias} & arguments.keys():
-            continue
-        with suppress(ValueError, TypeError, PayloadError):
-            found |= json_object({name: to_jsonable_python(field.default)})
-    return found
 
 
 def _is_model(schema: object) -> TypeGuard[type[BaseModel]]:

@@ -19,6 +19,7 @@ from langchain_core.tools import BaseTool
 from langgraph.config import get_config
 from langgraph.errors import GraphInterrupt
 from langgraph.types import interrupt
+from pydantic import BaseModel, ValidationError
 
 from pipelit_agents import Agent, Approvers, Pipelit
 from pipelit_agents._forks import reset_in_forked_children
@@ -320,12 +321,18 @@ def gated_tool(tool: BaseTool, gate: Gate) -> BaseTool:
         gate: Its gate.
 
     Raises:
-        ConfigurationError: The tool has a gate already. Two gates would use up one approval.
+        ConfigurationError: The tool has a gate already (two gates would use up one approval), or
+            its schema is a class of ``pydantic.v1``.
     """
     if is_gated(tool):
         raise ConfigurationError(
             f"{tool.name} asks for approvals already: use either approved_tool or one "
             "ApprovalMiddleware for it"
+        )
+    if isinstance(tool.args_schema, type) and not issubclass(tool.args_schema, BaseModel):
+        raise ConfigurationError(
+            f"{tool.name} can't ask for approvals: its args_schema has to be a pydantic.BaseModel "
+            "or a JSON Schema, not a class of pydantic.v1"
         )
 
     def prepared(
@@ -340,6 +347,12 @@ def gated_tool(tool: BaseTool, gate: Gate) -> BaseTool:
             exact = exact_arguments(tool, tool_input)
         except PayloadError as error:
             refused = _undisplayable(tool.name, call_id, error)
+            return lambda: refused, {}
+        except ValidationError as error:
+            # Nobody is asked about a call that the tool would refuse.
+            if not tool.handle_validation_error:
+                raise
+            refused = _invalid(tool.name, call_id, error)
             return lambda: refused, {}
         return partial(gate.admit, tool.name, exact.shown, call_id), exact.passed
 
@@ -442,6 +455,12 @@ def _denial(tool: str, request: ApprovalRequest) -> str:
 def _undisplayable(tool: str, call_id: str | None, error: PayloadError) -> Admitted:
     """Return the refusal of a call whose arguments aren't JSON."""
     words = f"{tool} was not run, because its arguments can't be displayed to anybody: {error}"
+    return Admitted(tool, None, _error_message(tool, call_id, words))
+
+
+def _invalid(tool: str, call_id: str | None, error: ValidationError) -> Admitted:
+    """Return the refusal of a call whose arguments the tool's schema refuses."""
+    words = f"{tool} was not run, because its arguments are invalid: {error}"
     return Admitted(tool, None, _error_message(tool, call_id, words))
 
 

@@ -37,9 +37,11 @@ def approved_tool(
     A tool can interrupt the graph by itself after it was approved. LangGraph then runs it again
     from its start, and so does the gate, as often as the tool interrupts itself.
 
-    Values that the tool hides from the model (injected state, store, runtime and secrets) aren't
-    displayed and aren't part of what is approved. Parameters that the model left out are displayed
-    with the tool's default values.
+    People approve the arguments as the tool's schema reads them: each value once, in the form that
+    the function receives. Values that the tool hides from the model (injected state, store, runtime
+    and secrets) aren't displayed and aren't part of what is approved. Parameters that the model
+    left out are displayed with the tool's default values. A call that the schema refuses isn't
+    asked.
 
     Args:
         pipelit: The Pipelit with the approvers' accounts.
@@ -53,7 +55,8 @@ def approved_tool(
 
     Raises:
         TypeError: An argument is of another type.
-        ConfigurationError: The tool asks for approvals already.
+        ConfigurationError: The tool asks for approvals already, or its schema is a class of
+            ``pydantic.v1``.
 
     Example:
         ```python

@@ -760,13 +760,15 @@ def test_the_rule_of_the_running_code_counts(people: People, paid: Payments) -> 
     ("sent", "shown"),
     [
         pytest.param({"amt": 900}, {"amt": 900, "to": "bob"}, id="alias"),
-        pytest.param({"amount": 900}, {"amount": 900, "to": "bob"}, id="name"),
-        pytest.param({}, {"amount": 5, "to": "bob"}, id="default"),
-        pytest.param({"to": "eve", "x": 1}, {"amount": 5, "to": "eve", "x": 1}, id="unknown"),
+        pytest.param({"amount": 900}, {"amt": 900, "to": "bob"}, id="name"),
+        pytest.param({"amount": 1, "amt": 900}, {"amt": 900, "to": "bob"}, id="both"),
+        pytest.param({"amt": "9_00"}, {"amt": 900, "to": "bob"}, id="converted"),
+        pytest.param({}, {"amt": 5, "to": "bob"}, id="default"),
+        pytest.param({"to": "eve", "x": 1}, {"amt": 5, "to": "eve"}, id="unknown"),
     ],
 )
 def test_no_default_is_shown_for_a_value_that_was_sent(sent: Any, shown: Any) -> None:
-    """Nobody reads 5 where 900 is paid, by whatever name the model sent it."""
+    """Nobody reads 5 or 1 where 900 is paid, by whatever names the model sent it."""
 
     class Payment(BaseModel):
         model_config = ConfigDict(populate_by_name=True)
@@ -776,7 +778,7 @@ def test_no_default_is_shown_for_a_value_that_was_sent(sent: Any, shown: Any) ->
 
     made = StructuredTool.from_function(print, name="pay", description="", args_schema=Payment)
     exact = exact_arguments(made, sent)
-    assert (exact.shown, exact.passed) == (shown, sent)
+    assert (exact.shown, exact.passed) == (shown, shown)
 
 
 @BOTH
