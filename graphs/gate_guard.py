@@ -1,14 +1,15 @@
-"""Refuse tools that an agent's sub-agents run without the gate that the agent's own tools have.
+"""Refuse tools that run without the gate that an agent's tools of that name have.
 
 deepagents hands an agent's tools to its sub-agents, and the agent's middleware to none of them. So
-a model could ask a sub-agent to make a call that needs an approval. Callbacks are what LangChain
-passes on to everything that runs inside of a tool.
+a model could ask a sub-agent to make a call that needs an approval. Middleware behind the gate can
+choose another tool, change a call, or make it twice. Callbacks are what LangChain calls for
+everything that runs inside of a tool, and just before a tool runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
@@ -16,38 +17,70 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, Callbacks
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
+from langchain_core.tracers.context import register_configure_hook
 
-from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.approvals.digest import canonical
+from pipelit_agents.errors import ConfigurationError, PayloadError
 
-__all__ = ["GateGuard", "guarded_config", "guarded_tool", "running_gated"]
+from .types import Json
+
+__all__ = ["GateGuard", "guarded_config", "guarded_tool", "running_gated", "watched_by"]
 
 
 class _Admission:
     """One run of one tool that its gate has admitted."""
 
-    def __init__(self, tool: str) -> None:
+    def __init__(self, tool: str, arguments: Mapping[str, Json] | None) -> None:
         self._tool = tool
+        self._arguments = arguments
         self._run: UUID | None = None
 
-    def covers(self, tool: str, run: UUID) -> bool:
-        """Return whether this is the run: the first one of that tool."""
+    def covers(self, tool: str, run: UUID, inputs: object) -> bool:
+        """Return whether this is the run: the first one of that tool, with those arguments."""
         if tool != self._tool or self._run not in (None, run):
+            return False
+        if self._arguments is not None and not _are_same(self._arguments, inputs):
             return False
         self._run = run
         return True
 
 
 _ADMISSION: ContextVar[_Admission | None] = ContextVar("pipelit_admission", default=None)
+# LangChain adds the handler to all that runs in the context, whatever callbacks it is passed.
+_WATCHING: ContextVar[GateGuard | None] = ContextVar("pipelit_gate_guard", default=None)
+register_configure_hook(_WATCHING, inheritable=True)
 
 
 @contextmanager
-def running_gated(tool: str) -> Iterator[None]:
-    """Mark what runs in this block as one run of a tool that its gate has admitted."""
-    token = _ADMISSION.set(_Admission(tool))
+def running_gated(tool: str, arguments: Mapping[str, Json] | None = None) -> Iterator[None]:
+    """Mark what runs in this block as one run of a tool that its gate has admitted.
+
+    Args:
+        tool: The tool's name.
+        arguments: The arguments with which the tool has to start; None if the gate passes them.
+    """
+    token = _ADMISSION.set(_Admission(tool, arguments))
     try:
         yield
     finally:
         _ADMISSION.reset(token)
+
+
+@contextmanager
+def watched_by(guard: GateGuard) -> Iterator[None]:
+    """Let a guard, and those around it, watch all tools that run in this block."""
+    outer = _WATCHING.get()
+    token = _WATCHING.set(guard if outer is None else outer.with_tools_of(guard))
+    try:
+        yield
+    finally:
+        _WATCHING.reset(token)
+
+
+def _are_same(arguments: Mapping[str, Json], inputs: object) -> bool:
+    with suppress(PayloadError):
+        return isinstance(inputs, Mapping) and canonical(dict(inputs)) == canonical(dict(arguments))
+    return False
 
 
 class GateGuard(BaseCallbackHandler):
@@ -62,6 +95,10 @@ class GateGuard(BaseCallbackHandler):
 
     def __init__(self, tools: Collection[str]) -> None:
         self._tools = frozenset(tools)
+
+    def with_tools_of(self, other: GateGuard) -> GateGuard:
+        """Return a guard of the tools of both."""
+        return GateGuard(self._tools | other._tools)
 
     # LangChain converts the messages of each model call to text for handlers that don't ignore it.
     @property
@@ -80,22 +117,31 @@ class GateGuard(BaseCallbackHandler):
         return True
 
     def on_tool_start(
-        self, serialized: dict[str, Any], input_str: str, *, run_id: UUID, **_: Any
+        self,
+        serialized: dict[str, Any],
+        input_str: str,
+        *,
+        run_id: UUID,
+        inputs: dict[str, Any] | None = None,
+        **_: Any,
     ) -> None:
         """Refuse the tool unless its gate has admitted this run.
 
         Raises:
             ConfigurationError: The tool has no gate.
         """
-        name = (serialized or {}).get("name")
-        admission = _ADMISSION.get()
-        if name not in self._tools or (admission is not None and admission.covers(name, run_id)):
+        name, admission = (serialized or {}).get("name"), _ADMISSION.get()
+        if name not in self._tools:
+            return
+        if admission is not None and admission.covers(name, run_id, inputs):
             return
         raise ConfigurationError(
-            f"{name} needs a person's approval, but a sub-agent runs it without its gate, because "
-            "sub-agents don't inherit middleware. Give the agent and its sub-agents "
-            f"approved_tool(pipelit, {name}, Approvers(…)) in place of the tool, or give each "
-            "sub-agent an ApprovalMiddleware of its own"
+            f"{name} needs a person's approval, but it is run without its gate: by a sub-agent, "
+            "which doesn't inherit middleware, or by middleware behind ApprovalMiddleware that "
+            "chose another tool, changed the call or made it twice. Use "
+            f"approved_tool(pipelit, {name}, Approvers(…)) in place of the tool everywhere; or "
+            "give each sub-agent an ApprovalMiddleware of its own, and list it after other "
+            "middleware that changes calls"
         )
 
 

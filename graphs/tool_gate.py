@@ -68,11 +68,13 @@ class Admitted(NamedTuple):
         tool: The tool's name.
         call: The call whose approval was used up; None if it needed no approval.
         instead: What is returned in place of the tool's result; None if the tool may run.
+        arguments: The arguments with which the tool has to start; None if the gate passes them.
     """
 
     tool: str
     call: Call | None = None
     instead: object = None
+    arguments: Mapping[str, Json] | None = None
 
 
 class Gate:
@@ -108,13 +110,21 @@ class Gate:
         self._on_request = None if on_request is None else require_on_request(on_request)
         self._notices = pipelit.approvals.notices
 
-    def admit(self, tool: str, arguments: Mapping[str, Json], call_id: str | None) -> Admitted:
+    def admit(
+        self,
+        tool: str,
+        arguments: Mapping[str, Json],
+        call_id: str | None,
+        *,
+        always: bool = False,
+    ) -> Admitted:
         """Return whether a call may run now, and use its approval up if it may.
 
         Args:
             tool: The tool's name.
             arguments: The exact arguments.
             call_id: The id that the model gave the call.
+            always: Whether the call needs an approval, whatever the rule's ``when`` says.
 
         Raises:
             GraphInterrupt: People are asked, and haven't decided yet.
@@ -131,7 +141,7 @@ class Gate:
         try:
             request = self._calls.find(call)
             if request is None:
-                if not self.rule.applies_to(json_object(arguments)):
+                if not always and not self.rule.applies_to(json_object(arguments)):
                     return Admitted(tool)
                 request = self._calls.ask(call, self.rule)
             request = self.wait(call, request)
@@ -140,12 +150,16 @@ class Gate:
             return _refused(call, f"{tool} was not run: {error}")
 
     def admit_request(self, call: ToolCall) -> Admitted:
-        """As :meth:`admit`, for a call whose tool isn't known yet: with the model's arguments."""
+        """As :meth:`admit`, for a call whose tool isn't known yet: with the model's arguments.
+
+        What the tool's schema will read from them isn't known either, so ``when`` can't decide.
+        """
         try:
             arguments = json_object(call["args"])
         except PayloadError as error:
             return _undisplayable(call["name"], call["id"], error)
-        return self.admit(call["name"], arguments, call["id"])
+        admitted = self.admit(call["name"], arguments, call["id"], always=True)
+        return admitted._replace(arguments=arguments)
 
     def run(self, admit: Callable[[], Admitted], run: Callable[[], T]) -> T | object:
         """Ask people if they weren't asked, and run the tool if they approved.
@@ -195,7 +209,7 @@ class Gate:
         if admitted.instead is not None:
             return admitted.instead
         try:
-            with running_gated(admitted.tool):
+            with running_gated(admitted.tool, admitted.arguments):
                 result = run()
         except Exception as error:
             self._record_error(admitted, error)
@@ -208,7 +222,7 @@ class Gate:
         if admitted.instead is not None:
             return admitted.instead
         try:
-            with running_gated(admitted.tool):
+            with running_gated(admitted.tool, admitted.arguments):
                 result = await run()
         except Exception as error:
             await asyncio.to_thread(self._record_error, admitted, error)

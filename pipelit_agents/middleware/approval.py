@@ -18,7 +18,12 @@ from langgraph.types import Command
 
 from pipelit_agents.approvals.rules import Approvers
 from pipelit_agents.errors import ConfigurationError
-from pipelit_agents.graphs.gate_guard import GateGuard, guarded_config, guarded_tool
+from pipelit_agents.graphs.gate_guard import (
+    GateGuard,
+    guarded_config,
+    guarded_tool,
+    watched_by,
+)
 from pipelit_agents.graphs.tool_gate import Gate, gated_tool, is_gated
 from pipelit_agents.identity.agent import Agent
 from pipelit_agents.operations.approval_notices import OnRequest
@@ -131,10 +136,11 @@ class ApprovalMiddleware(AgentMiddleware[Any, Any, Any]):
         """
         gate = self._gate_before(request)
         request = self._gated(request)
-        if gate is None:
-            return handler(request)
-        admit = partial(gate.admit_request, request.tool_call)
-        return cast(_ToolResult, gate.run(admit, lambda: handler(request)))
+        with watched_by(self._guard):
+            if gate is None:
+                return handler(request)
+            admit = partial(gate.admit_request, request.tool_call)
+            return cast(_ToolResult, gate.run(admit, lambda: handler(request)))
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[_ToolResult]]
@@ -142,10 +148,11 @@ class ApprovalMiddleware(AgentMiddleware[Any, Any, Any]):
         """As :meth:`wrap_tool_call`; the database is read off the event loop."""
         gate = self._gate_before(request)
         request = self._gated(request)
-        if gate is None:
-            return await handler(request)
-        admit = partial(gate.admit_request, request.tool_call)
-        return cast(_ToolResult, await gate.arun(admit, lambda: handler(request)))
+        with watched_by(self._guard):
+            if gate is None:
+                return await handler(request)
+            admit = partial(gate.admit_request, request.tool_call)
+            return cast(_ToolResult, await gate.arun(admit, lambda: handler(request)))
 
     def _gate_before(self, request: ToolCallRequest) -> Gate | None:
         # Other middleware provides this tool, behind this one.

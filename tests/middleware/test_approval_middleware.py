@@ -126,7 +126,7 @@ def test_a_sub_agent_that_inherits_the_tool_is_refused(
         middleware=[asking(people)],
         checkpointer=InMemorySaver(),
     )
-    with pytest.raises(ConfigurationError, match="a sub-agent runs it without its gate"):
+    with pytest.raises(ConfigurationError, match="it is run without its gate"):
         go(agent, GO)
     assert paid == []
 
@@ -517,6 +517,6 @@ def test_an_approved_tool_runs_no_other_of_its_name(
     agent = agent_of([calling(PAY)], [made], asking(people))
     go(agent, GO)
     people.approve()
-    with pytest.raises(ConfigurationError, match="a sub-agent runs it without its gate"):
+    with pytest.raises(ConfigurationError, match="it is run without its gate"):
         go(agent, None)
     assert paid == []
