@@ -61,7 +61,10 @@ def count(
     names = {name for step in begun for name in step.people}
     valid, refusal = valid_answers(core, connection, row, names, now, within=within, others=others)
     for step in begun:
-        answers = [each for name, each in valid.items() if name in step.people]
+        # An answer after the end of a step can't complete it: then the rule of the next one counts.
+        answers = [
+            each for name, each in valid.items() if name in step.people and each.at < step.until
+        ]
         if len(answers) >= step.at_least:
             return answers[: step.at_least]
     present = tags.step_at(begun or steps, now)

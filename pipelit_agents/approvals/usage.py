@@ -14,6 +14,7 @@ from pipelit_agents.approvals.refusals import (
     FOREIGN,
     NOT_OURS,
     Refusal,
+    iso,
     refused_as_closed,
     refused_by_time,
 )
@@ -95,6 +96,9 @@ def start(core: Core, identifier: str, rule: Approvers) -> tuple[ApprovalDecisio
             found = row
         else:
             found = _enough(core, connection, row, _narrowed(row, rule), now)
+            until = row.created_at + sum(each.seconds for each in rule.chain())
+            if until <= now and not isinstance(found, Refusal):
+                found = Refusal(f"the rule allows it only until {iso(until)}", "too late by rule")
             left_out = any(each.not_requester for each in rule.chain())
             if left_out and not is_person(connection, row.asked_by):
                 found = Refusal(NOBODY_KNOWN, "no requester")
@@ -119,13 +123,17 @@ def start(core: Core, identifier: str, rule: Approvers) -> tuple[ApprovalDecisio
 
 def _narrowed(row: tags.QuestionRow, rule: Approvers) -> list[tags.Step]:
     """Return the steps of a question, as far as a rule allows them too."""
-    steps, left_out = [], False
+    steps, left_out, begins = [], False, row.created_at
     for step, allowed in zip(tags.steps_of(row), rule.chain(), strict=False):
         left_out = left_out or allowed.not_requester
+        until = begins + allowed.seconds
         names = {*allowed.people} - ({row.asked_by} if left_out else set())
         people = tuple(each for each in step.people if each in names)
         least = max(step.at_least, allowed.at_least)
-        steps.append(step._replace(people=people, at_least=least))
+        steps.append(
+            tags.Step(people, least, max(step.begins, begins), min(step.until, until)),
+        )
+        begins = until
     return steps
 
 

@@ -296,6 +296,48 @@ def test_the_rule_of_the_running_code_counts(
     calls.start(PAY, Approvers(["carol", "alice"]))
 
 
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        (Approvers(["alice"], expires_in=60), "the rule allows it only until "),
+        (
+            Approvers(["alice"], expires_in=10, escalate_to=Approvers(["bob"], expires_in=5000)),
+            "none of the required approvers has approved it",
+        ),
+    ],
+    ids=["time", "step"],
+)
+def test_a_shorter_time_of_the_running_code_counts(
+    approving: Approving, calls: CallApprovals, now: Approvers, says: str
+) -> None:
+    """It ends the time in which people could answer, and in which the approval can be used."""
+    asked = calls.ask(PAY, RULE)
+    approving.approve(asked.id, "alice")
+    approving.clock.advance(60)
+    refused(approving, says, rule=now)
+    calls.start(PAY, Approvers(["alice"], expires_in=9000))
+
+
+def test_a_late_answer_completes_no_earlier_step(
+    approving: Approving, calls: CallApprovals
+) -> None:
+    """After an escalation, the rule of the later step counts; earlier answers count in it too."""
+    both = Approvers(["alice", "bob"], at_least=2, expires_in=900)
+    rule = Approvers(["alice"], expires_in=600, escalate_to=both)
+    late = calls.ask(PAY, rule)
+    approving.clock.advance(600)
+    approving.approve(late.id, "alice")
+    assert approving.pipelit.approvals.get(late.id).state == "pending"
+    refused(approving, "1 of the 2 approvals that it needs are valid", rule=rule)
+    approving.approve(late.id, "bob")
+    assert len(calls.start(PAY, rule)) == 2
+    in_time = PAY._replace(call_id="call_2")
+    asked = calls.ask(in_time, rule)
+    approving.approve(asked.id, "alice")
+    approving.clock.advance(600)
+    assert [each.actor for each in calls.start(in_time, rule)] == ["alice"]
+
+
 def test_the_rule_of_the_question_counts(approving: Approving, calls: CallApprovals) -> None:
     """A rule that needs less makes one approval of two no more."""
     asked = calls.ask(PAY, TWO)
