@@ -1,7 +1,7 @@
 """Let a tool run once, with the arguments that people approved, and not before.
 
-The gate is a copy of a tool whose ``run`` and ``arun`` are replaced, so it is where the arguments
-arrive after all middleware. LangGraph runs a waiting task again from its start whenever the graph
+The gate is in a copy of a tool (see ``gated_tool``), so it is where the arguments arrive after all
+middleware. LangGraph runs a waiting task again from its start whenever the graph
 is resumed. At each run the gate reads the answer from the database. A resume value only wakes it.
 """
 
@@ -10,16 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from threading import Lock
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from langchain_core.messages import ToolCall, ToolMessage
-from langchain_core.tools import BaseTool
 from langgraph.config import get_config
 from langgraph.errors import GraphInterrupt
 from langgraph.types import interrupt
-from pydantic import BaseModel, ValidationError
 
 from pipelit_agents import Agent, Approvers, Pipelit
 from pipelit_agents._forks import reset_in_forked_children
@@ -35,7 +32,7 @@ from pipelit_agents.errors import (
 from pipelit_agents.operations.approval_notices import OnRequest, require_on_request
 
 from .approval import QUESTION
-from .call_arguments import exact_arguments, json_object
+from .call_arguments import json_object
 from .gate_guard import running_gated
 from .interrupts import RESUMED
 from .siblings import with_siblings
@@ -50,12 +47,10 @@ from .spawn.internals import (
 from .tool_results import error_to_bytes, is_suspended, result_from_bytes, result_to_bytes
 from .types import Json
 
-__all__ = ["Admitted", "Gate", "gated_tool", "is_gated", "task_here"]
+__all__ = ["Admitted", "Gate", "error_message", "task_here", "undisplayable"]
 
 T = TypeVar("T")
 
-# An attribute that gated tools have, and so copies of them.
-_GATED: Final = "pipelit_gated"
 _ASK_FIRST: Final = (
     "Find out whether it did before you call {tool} again; another call needs another approval"
 )
@@ -157,7 +152,7 @@ class Gate:
         try:
             arguments = json_object(call["args"])
         except PayloadError as error:
-            return _undisplayable(call["name"], call["id"], error)
+            return undisplayable(call["name"], call["id"], error)
         admitted = self.admit(call["name"], arguments, call["id"], always=True)
         return admitted._replace(arguments=arguments)
 
@@ -327,67 +322,6 @@ class Gate:
         return Admitted(call.tool, call, result)
 
 
-def gated_tool(tool: BaseTool, gate: Gate) -> BaseTool:
-    """Return a copy of a tool that runs only what people approved.
-
-    Args:
-        tool: The tool.
-        gate: Its gate.
-
-    Raises:
-        ConfigurationError: The tool has a gate already (two gates would use up one approval), or
-            its schema is a class of ``pydantic.v1``.
-    """
-    if is_gated(tool):
-        raise ConfigurationError(
-            f"{tool.name} asks for approvals already: use either approved_tool or one "
-            "ApprovalMiddleware for it"
-        )
-    if isinstance(tool.args_schema, type) and not issubclass(tool.args_schema, BaseModel):
-        raise ConfigurationError(
-            f"{tool.name} can't ask for approvals: its args_schema has to be a pydantic.BaseModel "
-            "or a JSON Schema, not a class of pydantic.v1"
-        )
-
-    def prepared(
-        tool_input: object, kwargs: Mapping[str, Any]
-    ) -> tuple[Callable[[], Admitted], dict[str, object]]:
-        if not isinstance(tool_input, Mapping):
-            raise ConfigurationError(
-                f"{tool.name} needs a person's approval, so its input has to be arguments by name"
-            )
-        call_id = kwargs.get("tool_call_id")
-        try:
-            exact = exact_arguments(tool, tool_input)
-        except PayloadError as error:
-            refused = _undisplayable(tool.name, call_id, error)
-            return lambda: refused, {}
-        except ValidationError as error:
-            # Nobody is asked about a call that the tool would refuse.
-            if not tool.handle_validation_error:
-                raise
-            refused = _invalid(tool.name, call_id, error)
-            return lambda: refused, {}
-        return partial(gate.admit, tool.name, exact.shown, call_id), exact.passed
-
-    def run(tool_input: object, *args: Any, **kwargs: Any) -> object:
-        admit, passed = prepared(tool_input, kwargs)
-        return gate.run(admit, lambda: tool.run(passed, *args, **kwargs))
-
-    async def arun(tool_input: object, *args: Any, **kwargs: Any) -> object:
-        admit, passed = prepared(tool_input, kwargs)
-        return await gate.arun(admit, lambda: tool.arun(passed, *args, **kwargs))
-
-    made = tool.model_copy()
-    vars(made).update({"run": run, "arun": arun, _GATED: True})
-    return made
-
-
-def is_gated(tool: object) -> bool:
-    """Return whether a tool is a copy that :func:`gated_tool` made, or a copy of one."""
-    return isinstance(tool, BaseTool) and _GATED in vars(tool)
-
-
 class _InterruptLock:
     """Lets one thread at a time take a resume value.
 
@@ -466,21 +400,16 @@ def _denial(tool: str, request: ApprovalRequest) -> str:
     return f"{tool} was not run. {who} denied the call{reason}"
 
 
-def _undisplayable(tool: str, call_id: str | None, error: PayloadError) -> Admitted:
+def undisplayable(tool: str, call_id: str | None, error: PayloadError) -> Admitted:
     """Return the refusal of a call whose arguments aren't JSON."""
     words = f"{tool} was not run, because its arguments can't be displayed to anybody: {error}"
-    return Admitted(tool, None, _error_message(tool, call_id, words))
-
-
-def _invalid(tool: str, call_id: str | None, error: ValidationError) -> Admitted:
-    """Return the refusal of a call whose arguments the tool's schema refuses."""
-    words = f"{tool} was not run, because its arguments are invalid: {error}"
-    return Admitted(tool, None, _error_message(tool, call_id, words))
+    return Admitted(tool, None, error_message(tool, call_id, words))
 
 
 def _refused(call: Call, words: str) -> Admitted:
-    return Admitted(call.tool, None, _error_message(call.tool, call.call_id, words))
+    return Admitted(call.tool, None, error_message(call.tool, call.call_id, words))
 
 
-def _error_message(tool: str, call_id: str | None, words: str) -> ToolMessage:
+def error_message(tool: str, call_id: str | None, words: str) -> ToolMessage:
+    """Return a refusal of a call, in words for the model."""
     return ToolMessage(words, name=tool, tool_call_id=call_id or "", status="error")

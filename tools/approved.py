@@ -5,7 +5,8 @@ from __future__ import annotations
 from langchain_core.tools import BaseTool
 
 from pipelit_agents import Agent, Approvers, Pipelit
-from pipelit_agents.graphs.tool_gate import Gate, gated_tool
+from pipelit_agents.graphs.gated_tool import gated_tool
+from pipelit_agents.graphs.tool_gate import Gate
 from pipelit_agents.operations.approval_notices import OnRequest
 
 __all__ = ["approved_tool"]
@@ -55,8 +56,8 @@ def approved_tool(
 
     Raises:
         TypeError: An argument is of another type.
-        ConfigurationError: The tool asks for approvals already, or its schema is a class of
-            ``pydantic.v1``.
+        ConfigurationError: The tool asks for approvals already, has an ``invoke`` of its own, or a
+            schema that is a class of ``pydantic.v1``.
 
     Example:
         ```python

@@ -24,7 +24,8 @@ from pipelit_agents.graphs.gate_guard import (
     guarded_tool,
     watched_by,
 )
-from pipelit_agents.graphs.tool_gate import Gate, gated_tool, is_gated
+from pipelit_agents.graphs.gated_tool import gated_tool, is_gated
+from pipelit_agents.graphs.tool_gate import Gate
 from pipelit_agents.identity.agent import Agent
 from pipelit_agents.operations.approval_notices import OnRequest
 from pipelit_agents.pipelit import Pipelit

@@ -1245,7 +1245,12 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     },
     "The model reads that it isn't known": {"tool_gate": ["a_kill_after_the_approval_was_used"]},
     "A sub-agent that runs such a tool": {
-        "approval_middleware": ["a_sub_agent_that_inherits_the_tool_is_refused"]
+        "approval_middleware": ["a_sub_agent_that_inherits_the_tool_is_refused"],
+        "behind_the_gate": [
+            "it_cannot_choose_a_tool_without_its_gate",
+            "it_cannot_change_a_call_of_its_own_tool",
+            "it_cannot_make_a_call_of_its_own_tool_twice",
+        ],
     },
     "A gate that can't ask refuses the call": {
         "tool_gate": [
@@ -1258,6 +1263,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "A denial of a call ends that call": {"tool_calls": ["a_denied_call_does_not_start"]},
     "The model reads who denied it": {"tool_gate": ["a_denial_is_in_words"]},
     "It can't fill what the tool hides": {"tool_gate": ["a_model_cannot_fill_what_the_tool_hides"]},
+    "People and rules see the arguments": {
+        "read_arguments": [
+            "people_see_what_the_function_receives",
+            "a_model_cannot_get_around_when",
+        ],
+        "tool_gate": ["a_tool_with_a_json_schema_hides_only_what_langgraph_injects"],
+    },
     "What is asked, why it was denied": {
         "approvals": ["what_is_shown_is_stored_encrypted"],
         "tool_calls": ["a_result_is_stored_encrypted"],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from approving import Approving
+from langchain_core.tools import BaseTool, StructuredTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from paying import PAY, Payments, People, calling, node_of, run, told
 
@@ -33,7 +35,7 @@ def test_the_copy_looks_like_the_tool(people: People, paid: Payments) -> None:
     plain = paid.tool
     made = approved_tool(people.pipelit, plain, Approvers(["alice"]))
     assert convert_to_openai_tool(made) == convert_to_openai_tool(plain)
-    assert made.model_dump() == plain.model_dump()
+    assert made.model_dump(exclude={"func"}) == plain.model_dump(exclude={"func"})
     assert plain.invoke(PAY) == "paid 90 to bob"
 
 
@@ -53,6 +55,52 @@ def test_copies_of_the_copy_ask_too(people: People, paid: Payments, copy: Any) -
     assert paid == []
     people.approve()
     assert told(run(graph, None)) == ["paid 90 to bob"]
+
+
+def send_money(amount: int, to: str) -> str:
+    """Pay somebody."""
+    raise AssertionError
+
+
+async def asend_money(amount: int, to: str) -> str:
+    """Pay somebody."""
+    raise AssertionError
+
+
+@pytest.mark.parametrize("function", [send_money, asend_money], ids=["sync", "async"])
+def test_a_tool_that_is_made_of_its_function_is_refused(people: People, function: Any) -> None:
+    """A package that takes the function, and not the tool, would leave the gate out."""
+    rule = Approvers(["alice"])
+    made: Any = approved_tool(people.pipelit, tool("send_money")(function), rule)
+    other = StructuredTool.from_function(made.func, made.coroutine, name=made.name)
+    assert other.args == made.args
+    with pytest.raises(ConfigurationError, match="its function was called without the gate"):
+        asyncio.run(other.ainvoke(PAY))
+    with pytest.raises(ConfigurationError, match="its function was called without the gate"):
+        (made.func or made.coroutine)(**PAY)
+
+
+class Own(BaseTool):
+    """A tool that runs in a way of its own."""
+
+    name: str = "send_money"
+    description: str = "Pay somebody."
+
+    def _run(self, amount: int, to: str) -> str:
+        raise AssertionError
+
+    def invoke(self, input: Any, config: Any = None, **_: Any) -> str:  # noqa: A002 - its name
+        """Run without LangChain."""
+        return self._run(**input["args"])
+
+
+def test_a_tool_with_its_own_invoke_is_an_error(people: People, paid: Payments) -> None:
+    """It could run without passing the gate; a copy of a tool can have one, too."""
+    copied = paid.tool
+    vars(copied)["ainvoke"] = copied.ainvoke
+    for made, name in ((Own(), "invoke"), (copied, "ainvoke")):
+        with pytest.raises(ConfigurationError, match=f"its {name} isn't LangChain's"):
+            approved_tool(people.pipelit, made, Approvers(["alice"]))
 
 
 @pytest.mark.parametrize(
