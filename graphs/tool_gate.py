@@ -301,8 +301,19 @@ class Gate:
             )
         if request.state == "used":
             return self._used(call)
-        self._calls.start(call, self.rule)
+        try:
+            self._calls.start(call, self.rule)
+        except NotPermitted:
+            # Another run of the same task may have started it just now, and may be paying.
+            if not self.is_used(call):
+                raise
+            return self._used(call)
         return Admitted(tool, call)
+
+    def is_used(self, call: Call) -> bool:
+        """Return whether the approval of a call was used up."""
+        request = self._calls.find(call)
+        return request is not None and request.state == "used"
 
     def _used(self, call: Call) -> Admitted:
         stored = self._calls.result(call)

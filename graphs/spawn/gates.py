@@ -36,6 +36,11 @@ TaskApprovers: TypeAlias = Approvers | Mapping[str, Approvers] | None
 _TOOL: Final = "spawn_and_await"
 # Stored in place of a result that isn't known, when this was reported.
 _REPORTED: Final = b"reported"
+_SENT_BEFORE: Final = (
+    "the task was approved and sent before, and it isn't known whether it took effect, so it "
+    "wasn't sent again. Find out whether it did before you send it again; that needs another "
+    "approval"
+)
 
 
 class TaskGates:
@@ -159,11 +164,20 @@ class TaskGate:
             call, request = found
             why_not = self._why_not(call, request)
             if why_not is None:
-                self._calls.start(call, self._rule)
-                return Admitted(label, call)
+                return self._start(label, call, refused)
         except (NotPermitted, PayloadError, SecondFactorError) as error:
             why_not = f"the task wasn't sent: {error}"
         return Admitted(label, None, refused(why_not))
+
+    def _start(self, label: str, call: Call, refused: Callable[[str], AnswerUpdate]) -> Admitted:
+        try:
+            self._calls.start(call, self._rule)
+        except NotPermitted:
+            # Another run of the same task may have sent it just now.
+            if not self.gate.is_used(call):
+                raise
+            return Admitted(label, None, refused(_SENT_BEFORE))
+        return Admitted(label, call)
 
     def _decided(
         self, order: Order, child: str, arguments: dict[str, Json]
@@ -210,11 +224,7 @@ class TaskGate:
             )
         if request.state == "used":
             self._calls.finish(call, _REPORTED)
-            return (
-                "the task was approved and sent before, and it isn't known whether it took effect, "
-                "so it wasn't sent again. Find out whether it did before you send it again; that "
-                "needs another approval"
-            )
+            return _SENT_BEFORE
         return None
 
 

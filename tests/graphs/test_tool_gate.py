@@ -676,7 +676,7 @@ def test_a_stranger_with_the_thread_cannot_answer(people: People, paid: Payments
 
 
 def test_twins_pay_once(people: People, paid: Payments) -> None:
-    """Two processes that resume the same thread at once use up one approval."""
+    """Of processes that resume a thread at once, one pays; none says that it wasn't paid."""
     saver = InMemorySaver()
     run(gated(people, paid, saver=saver), start())
     people.approve()
@@ -685,6 +685,8 @@ def test_twins_pay_once(people: People, paid: Payments) -> None:
         states = list(pool.map(lambda each: run(gated(people, paid, saver=each), None), copies))
     assert paid == [(90, "bob")]
     assert any(told(each) == ["paid 90 to bob"] for each in states)
+    others = [each for each in states if told(each) != ["paid 90 to bob"]]
+    assert all("approved and started before" in told(each)[0] for each in others)
 
 
 def deepcopy_of(saver: InMemorySaver) -> InMemorySaver:

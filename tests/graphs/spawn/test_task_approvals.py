@@ -192,6 +192,8 @@ def test_twins_send_a_task_once(people: People, lead: Agent, child: Child) -> No
         twins = list(pool.map(lambda _: said(run(graph, None)), range(2)))
     assert child.got == ["x"]
     assert ["X"] in twins
+    others = [str(each) for each in twins if each != ["X"]]
+    assert all("approved and sent before" in each for each in others)
 
 
 class Dying(InMemorySaver):
