@@ -18,7 +18,8 @@ from langgraph.types import Command
 from pipelit_agents import Approvers, Pipelit
 from pipelit_agents.errors import PipelitError
 
-from ..tool_gate import Gate, gated_tool
+from ..gated_tool import gated_tool
+from ..tool_gate import Gate
 from ..types import AnyGraph
 
 __all__ = ["AMOUNT", "APPROVED", "Attempt", "attempts"]
