@@ -141,7 +141,9 @@ class Gate:
                 request = self._calls.ask(call, self.rule)
             request = self.wait(call, request)
             return self._use(call, request)
-        except (NotPermitted, PayloadError, SecondFactorError) as error:
+        except NotPermitted as error:
+            return self._not_run(call, f"{tool} was not run: {error}")
+        except (PayloadError, SecondFactorError) as error:
             return _refused(call, f"{tool} was not run: {error}")
 
     def admit_request(self, call: ToolCall) -> Admitted:
@@ -289,12 +291,12 @@ class Gate:
     def _use(self, call: Call, request: ApprovalRequest) -> Admitted:
         tool = call.tool
         if request.state == "denied":
-            return _refused(call, _denial(tool, request))
+            return self._not_run(call, _denial(tool, request))
         if request.state == "expired":
             until = request.expires_at.isoformat(timespec="seconds")
             approved = sum(each.decision == "approved" for each in request.decisions)
             late = "its approval wasn't used" if approved >= request.at_least else "not approved"
-            return _refused(
+            return self._not_run(
                 call,
                 f"{tool} was not run: {late} in time, which was until {until}. Call {tool} again "
                 "to ask again",
@@ -309,6 +311,20 @@ class Gate:
                 raise
             return self._used(call)
         return Admitted(tool, call)
+
+    def _not_run(self, call: Call, words: str) -> Admitted:
+        """Return a refusal: these words, unless the call was started before."""
+        if self.was_started(call):
+            words = (
+                "This call was approved and started before, and stopped at a question of its own. "
+                "It isn't continued, because the approval was denied or has ended, and it isn't "
+                f"known whether it took effect. {_ASK_FIRST.format(tool=call.tool)}"
+            )
+        return _refused(call, words)
+
+    def was_started(self, call: Call) -> bool:
+        """Return whether a call was ever started."""
+        return self._calls.started(call)
 
     def is_used(self, call: Call) -> bool:
         """Return whether the approval of a call was used up."""

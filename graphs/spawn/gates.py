@@ -32,6 +32,12 @@ __all__ = ["TaskApprovers", "TaskGate", "TaskGates"]
 # One rule for all children, or a rule for each child by its name.
 TaskApprovers: TypeAlias = Approvers | Mapping[str, Approvers] | None
 
+_STOPPED: Final = (
+    "the task was approved and sent before, and stopped at a question of its own. It isn't "
+    "continued, because the approval was denied or has ended, and it isn't known whether it took "
+    "effect. Find out whether it did before you send it again; that needs another approval"
+)
+
 # The tool of the questions, whatever the name of the graph is.
 _TOOL: Final = "spawn_and_await"
 # Stored in place of a result that isn't known, when this was reported.
@@ -174,9 +180,11 @@ class TaskGate:
             self._calls.start(call, self._rule)
         except NotPermitted:
             # Another run of the same task may have sent it just now.
-            if not self.gate.is_used(call):
-                raise
-            return Admitted(label, None, refused(_SENT_BEFORE))
+            if self.gate.is_used(call):
+                return Admitted(label, None, refused(_SENT_BEFORE))
+            if self.gate.was_started(call):
+                return Admitted(label, None, refused(_STOPPED))
+            raise
         return Admitted(label, call)
 
     def _decided(
@@ -209,6 +217,8 @@ class TaskGate:
 
     def _why_not(self, call: Call, request: ApprovalRequest) -> str | None:
         """Return why a task isn't sent; None if it may be."""
+        if request.state in ("denied", "expired") and self.gate.was_started(call):
+            return _STOPPED
         if request.state == "denied":
             denials = [each for each in request.decisions if each.decision == "denied"]
             who = denials[-1].actor if denials else "a person"

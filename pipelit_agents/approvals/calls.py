@@ -224,6 +224,15 @@ class CallApprovals:
 
     astart = off_the_loop(start)
 
+    def started(self, call: Call) -> bool:
+        """Return whether a call was ever started, whatever people answered afterwards."""
+        key = call.key
+        with self._core.database.reading() as connection:
+            row = self._find(connection, key)
+        return row is not None and row.starts > 0
+
+    astarted = off_the_loop(started)
+
     def suspend(self, call: Call) -> None:
         """Allow one more start of a call that interrupted itself after it was started.
 

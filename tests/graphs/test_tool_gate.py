@@ -378,6 +378,34 @@ def test_a_tool_may_interrupt_by_itself(people: People, go: Run, wake: Any) -> N
     assert paid == [(90, "bob", "savings", "north")]
 
 
+@pytest.mark.parametrize("ending", ["deny", "expire", "deactivate"])
+def test_a_tool_that_stopped_at_its_question_was_run(people: People, ending: str) -> None:
+    """If its approval ends before it goes on, no words say that nothing was done."""
+    done = []
+
+    @tool
+    def send_money(amount: int, to: str) -> str:
+        """Pay somebody."""
+        done.append(amount)
+        return str(interrupt("from which account?"))
+
+    rule = Approvers(["alice"], expires_in=900)
+    graph = node_of(approved_tool(people.pipelit, send_money, rule))
+    run(graph, start())
+    (question,) = people.open()
+    people.approve()
+    run(graph, None)
+    if ending == "deny":
+        people.pipelit.approvals.deny(question.id, "alice", people.code("alice"))
+    elif ending == "expire":
+        people.clock.advance(900)
+    else:
+        people.pipelit.users.deactivate("alice")
+    (words,) = told(run(graph, Command(resume="savings")))
+    assert words.startswith("This call was approved and started before, and stopped at a question")
+    assert done == [90]
+
+
 def test_a_tools_question_can_be_answered_again_after_a_wrong_answer(people: People) -> None:
     """LangGraph refuses a value of the wrong form and saves nothing, so nothing was done."""
     paid = []

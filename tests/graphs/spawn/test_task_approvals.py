@@ -308,6 +308,25 @@ def test_a_child_may_interrupt_by_itself(
     assert people.open() == []
 
 
+@pytest.mark.parametrize("ending", ["deny", "deactivate"])
+def test_a_task_that_stopped_at_its_question_was_sent(
+    people: People, lead: Agent, researcher: Agent, ending: str
+) -> None:
+    """If its approval ends before it goes on, no words say that it wasn't sent."""
+    child = Child(researcher, lambda _: interrupt("one?"))
+    graph = parent(lead, child)
+    run(graph, tasks("x"))
+    (question,) = people.open()
+    people.approve()
+    run(graph, None)
+    if ending == "deny":
+        people.pipelit.approvals.deny(question.id, "alice", people.code("alice"))
+    else:
+        people.pipelit.users.deactivate("alice")
+    (words,) = said(run(graph, Command(resume="1")))
+    assert "approved and sent before, and stopped at a question of its own" in str(words)
+
+
 @BOTH
 def test_a_function_calls_it(people: People, lead: Agent, child: Child, go: Run) -> None:
     """Two calls in one function; the first isn't sent again when the second waits."""
