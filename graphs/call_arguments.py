@@ -72,7 +72,8 @@ def exact_arguments(tool: BaseTool, tool_input: Mapping[str, object]) -> ExactAr
     injected = {name: value for name, value in tool_input.items() if name not in theirs}
     schema = tool.args_schema
     if _is_model(schema):
-        shown = read_arguments(schema, shown, {name: injected.get(name) for name in hidden})
+        known = hidden & schema.model_fields.keys()
+        shown = read_arguments(schema, shown, {name: injected.get(name) for name in known})
     return ExactArguments(shown, {**injected, **shown})
 
 

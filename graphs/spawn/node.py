@@ -118,6 +118,7 @@ def spawn_and_await(
             limited here. This is no boundary against hostile code in the same process.
         approvers: The people who are asked before a task is sent, to any child; or a dict of
             ``Approvers`` by the child's name, so that the tasks of other children need no approval.
+            If ``children`` is a function, nothing tells you that a name in the dict is misspelled.
             A person approves exactly one task: ``{"agent": …, "input": …}``, with the input as it
             is sent, messages in their written form, and the task's ``credentials`` if it names
             some. The question interrupts the graph, which needs a checkpointer and a thread. Any

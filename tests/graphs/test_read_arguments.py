@@ -304,6 +304,23 @@ def test_hidden_values_are_not_read_for_display(people: People) -> None:
         exact_arguments(made, {"amount": 9, "limit": 8})
 
 
+@pytest.mark.parametrize("extra", ["allow", "forbid", "ignore"])
+def test_hidden_values_that_the_schema_does_not_name_are_not_read(extra: Any) -> None:
+    """A schema that was written by hand needn't have them."""
+
+    class Payment(BaseModel):
+        model_config = ConfigDict(extra=extra)
+        amount: int
+
+    def send_money(amount: int, account: Annotated[object, InjectedToolArg]) -> str:
+        return "paid"
+
+    made = StructuredTool.from_function(send_money, description="Pay.", args_schema=Payment)
+    account = object()
+    found = exact_arguments(made, {"amount": "7", "account": account})
+    assert (found.shown, found.passed) == ({"amount": 7}, {"amount": 7, "account": account})
+
+
 def test_an_old_schema_is_an_error(people: People) -> None:
     """What such a schema reads can't be known here."""
     act: Callable[..., str] = str
