@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Any, Final, NamedTuple, cast
 
-from pydantic import AliasChoices, BaseModel, create_model
+from pydantic import AliasChoices, BaseModel, RootModel, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
@@ -167,6 +167,8 @@ def _forms(value: object, *, by_alias: bool) -> list[Json]:
 
 def _plain(value: object, *, by_alias: bool) -> object:
     """Return a value as JSON, without what a class does to display its values in another way."""
+    if isinstance(value, RootModel):
+        return _plain(value.root, by_alias=by_alias)
     if isinstance(value, BaseModel):
         values = {
             (_alias(info) or name) if by_alias else name: getattr(value, name)
@@ -179,13 +181,18 @@ def _plain(value: object, *, by_alias: bool) -> object:
             for each in fields(value)
         }
     if isinstance(value, Mapping):
-        return {key: _plain(each, by_alias=by_alias) for key, each in value.items()}
+        return {_key(key): _plain(each, by_alias=by_alias) for key, each in value.items()}
     if isinstance(value, set | frozenset):
         # Another process may have another order.
         return sorted((_plain(each, by_alias=by_alias) for each in value), key=json.dumps)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return [_plain(each, by_alias=by_alias) for each in value]
     return cast(object, to_jsonable_python(value))
+
+
+def _key(key: object) -> str:
+    (written,) = cast("dict[str, None]", to_jsonable_python({key: None}))
+    return written
 
 
 def _holds(read: Json, sent: Json) -> bool:

@@ -20,6 +20,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    RootModel,
     SecretStr,
     ValidationError,
     field_serializer,
@@ -116,6 +117,33 @@ class Typed(BaseModel):
     flag: bool | int = 1
 
 
+class Names(RootModel[list[str]]):
+    """A part that is a list."""
+
+
+class Money(BaseModel):
+    """A part that can be sent as text."""
+
+    amount: int
+    currency: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def split(cls, sent: Any) -> Any:
+        """Take the text apart."""
+        if not isinstance(sent, str):
+            return sent
+        return dict(zip(("amount", "currency"), sent.split(), strict=True))
+
+
+class Parts(BaseModel):
+    """Parts of other forms."""
+
+    names: Names = Names([])
+    by_year: dict[int, int] = {}
+    pair: tuple[int, Money] | None = None
+
+
 class Secret(BaseModel):
     """A value that a class hides."""
 
@@ -190,6 +218,15 @@ def exact(schema: type[BaseModel], sent: dict[str, Any]) -> Any:
             },
         ),
         (Typed, {"on": "2025-11-29", "amount": 1, "account": {"owner": "eve"}, "flag": True}, None),
+        (
+            Parts,
+            {"names": ["a"], "by_year": {"2025": 1, "02025": 900}, "pair": ["1", "90 EUR"]},
+            {
+                "names": ["a"],
+                "by_year": {"2025": 900},
+                "pair": [1, {"amount": 90, "currency": "EUR"}],
+            },
+        ),
         (Secret, {"key": "k", "amount": "1"}, {"key": "k", "amount": 1}),
         (Generating, {"pay": {"amt": 900}}, {"pay": {"amt": 900}}),
         (Lookup, {"account": "eve", "amount": 1, "amt": "900"}, {"account": "eve", "amt": 900}),
