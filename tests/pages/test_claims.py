@@ -1215,7 +1215,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "another_thread_asks_again",
             "a_copied_thread_asks_again",
             "a_fork_asks_again",
-            "time_travel_returns_the_stored_result",
+            "time_travel_asks_again",
         ],
         "approval_middleware": ["a_reviewers_answer_approves_nothing"],
     },
