@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-__all__ = ["exact_json", "warnings"]
+__all__ = ["exact_json", "unpadded", "warnings"]
 
 # Printable by Python's rules, but a terminal draws nothing.
 _BLANK: Final = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U0001d159")
@@ -45,12 +45,17 @@ def exact_json(value: object) -> str:
     :func:`warnings` names what is left.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    text = _MANY_SPACES.sub(lambda found: found[1] + "\\u0020" * len(found[2]), text)
+    text = unpadded(text)
     # JSON's own line breaks stay: those of the value are escaped already.
     return "".join(
         character if plain or character == "\n" else _escape(character)
         for character, plain in _judged(text)
     )
+
+
+def unpadded(text: str) -> str:
+    """Return a text with what is more than 16 spaces in a row escaped, as in JSON."""
+    return _MANY_SPACES.sub(lambda found: found[1] + "\\u0020" * len(found[2]), text)
 
 
 def _judged(text: str) -> Iterator[tuple[str, bool]]:

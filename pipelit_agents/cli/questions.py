@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from pipelit_agents._exact import exact_json, warnings
+from pipelit_agents._exact import exact_json, unpadded, warnings
 from pipelit_agents.cli._io import moment, safe, show_table
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def display(question: ApprovalRequest, *, err: bool) -> None:
 
 def _lines(question: ApprovalRequest) -> Iterator[str]:
     for name, value in _facts(question).items():
-        yield safe(f"  {name}: {value}")
+        # A thread's id is the caller's, and could draw another fact on the next line.
+        yield unpadded(safe(f"  {name}: {value}"))
     for step in question.steps:
         needed = "one of them" if step.at_least == 1 else f"{step.at_least} of them"
         yield safe(
@@ -87,10 +88,8 @@ def _lines(question: ApprovalRequest) -> Iterator[str]:
         )
     for each in question.decisions:
         reason = f", because {json.dumps(each.reason)}" if each.reason else ""
-        yield safe(
-            f"  {each.decision} by {each.actor} at {moment(each.at)}, with "
-            f"{_FACTORS.get(each.factor, each.factor)}{reason}"
-        )
+        line = f"  {each.decision} by {each.actor} at {moment(each.at)}, with "
+        yield unpadded(safe(f"{line}{_FACTORS.get(each.factor, each.factor)}{reason}"))
     if len(exact_json(question.shown)) > _MAX_SCREEN:
         yield (
             "  WARNING: the beginning may have scrolled away: read all of it with: pipelit-agents "

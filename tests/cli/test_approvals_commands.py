@@ -407,7 +407,7 @@ def test_padding_crowds_out_no_lookalike() -> None:
 
 def test_padding_draws_no_line(office: Office) -> None:
     """A terminal wraps a long line, and spaces would draw another fact below."""
-    found = office.ask({"note": "x" + " " * 80 + "state: denied"})
+    found = office.ask({"note": "x" + " " * 80 + "state: denied"}, thread="1" + " " * 80 + "x")
     done = approvals("show", found)
     assert " " * 17 not in done.stdout
     assert "WARNING: long runs of spaces are escaped above" in done.stdout
