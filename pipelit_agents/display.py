@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
 from pydantic import SecretStr
 
 from pipelit_agents._discretion import discreet
-from pipelit_agents._exact import exact_json, warnings
+from pipelit_agents.exact import exact_json, warnings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

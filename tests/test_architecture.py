@@ -16,7 +16,7 @@ HOMES |= {"graphs": "pipelit_agents.graphs"}
 FLOORS: list[set[str]] = [
     {
         *("errors", "_words", "_wording", "_bounds", "_discretion", "_forks", "_run_context"),
-        *("_otpauth", "_exact"),
+        *("_otpauth", "exact"),
     },
     {"_threads", "display", "policy", "otp"},
     {"_twins"},

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from pipelit_agents._exact import exact_json, unpadded, warnings
 from pipelit_agents.cli._io import moment, safe, show_table
+from pipelit_agents.exact import exact_json, unpadded, warnings
 
 if TYPE_CHECKING:
     from pipelit_agents import ApprovalDecision, ApprovalRequest

@@ -18,8 +18,8 @@ from test_mfa import app_of
 from typer.testing import Result
 
 from pipelit_agents import Approvers, Keyring, Pipelit
-from pipelit_agents._exact import exact_json, warnings
 from pipelit_agents.approvals.calls import Call
+from pipelit_agents.exact import exact_json, warnings
 
 PAYMENT = {"pay": 90, "to": "bob"}
 CALL = Call("send_money", PAYMENT, "call_1", "thread_1", "ns", "agent_writer")
