@@ -159,12 +159,20 @@ def _stores(item: pytest.Item) -> list[str]:
 def pytest_configure(config: pytest.Config) -> None:
     """Watch for processes that tests start; try fewer examples in a short run."""
     sys.addaudithook(_require_marker)
-    hypothesis.settings.register_profile("quick", max_examples=QUICK_EXAMPLES)
-    hypothesis.settings.register_profile("cases", max_examples=EXAMPLES)
+    # The default of hypothesis, as of a whole run.
+    examples = 100
     if _is_quick(config):
-        hypothesis.settings.load_profile("quick")
+        examples = QUICK_EXAMPLES
     elif config.getoption("cases") is not None:
-        hypothesis.settings.load_profile("cases")
+        examples = EXAMPLES
+    # A busy machine takes long for an example, which is no fault of the property.
+    hypothesis.settings.register_profile(
+        "ours",
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("ours")
 
 
 @pytest.hookimpl(wrapper=True)
