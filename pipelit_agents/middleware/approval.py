@@ -1,7 +1,7 @@
 """Approvals of tool calls by people, for agents of LangChain's ``create_agent``.
 
 This module is above the graphs. So ``pipelit_agents.middleware`` loads it when
-``ApprovalMiddleware`` is first used.
+``ApprovalMiddleware`` is first used, after it has required LangChain.
 """
 
 from __future__ import annotations
@@ -11,6 +11,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias, cast
 
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    ModelRequest,
+    ModelResponse,
+    ToolCallRequest,
+)
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolRuntime
@@ -29,18 +35,6 @@ from pipelit_agents.graphs.tool_gate import Gate
 from pipelit_agents.identity.agent import Agent
 from pipelit_agents.operations.approval_notices import OnRequest
 from pipelit_agents.pipelit import Pipelit
-
-try:
-    from langchain.agents.middleware import (
-        AgentMiddleware,
-        ModelRequest,
-        ModelResponse,
-        ToolCallRequest,
-    )
-except ImportError as error:  # pragma: no cover - the tests have it
-    raise ImportError(
-        "pipelit_agents.middleware needs LangChain: pip install 'pipelit-agents[langchain]'"
-    ) from error
 
 __all__ = ["ApprovalMiddleware"]
 

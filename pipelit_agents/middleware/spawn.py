@@ -1,7 +1,8 @@
 """Verified sub-agents for `langchain.agents.create_agent`: the tool, and when to rely on it.
 
 This module is above the tools and graphs, which no other module of the middleware imports. So
-``pipelit_agents.middleware`` loads it when ``SpawnMiddleware`` is first used.
+``pipelit_agents.middleware`` loads it when ``SpawnMiddleware`` is first used, after it has required
+LangChain.
 """
 
 from __future__ import annotations
@@ -9,18 +10,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import SystemMessage
 
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.identity.agent import Agent
 from pipelit_agents.tools import SpawnAndAwait
-
-try:
-    from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
-except ImportError as error:  # pragma: no cover - the tests have it
-    raise ImportError(
-        "pipelit_agents.middleware needs LangChain: pip install 'pipelit-agents[langchain]'"
-    ) from error
 
 __all__ = ["SpawnMiddleware"]
 
