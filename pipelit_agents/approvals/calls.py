@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, select, update
 
@@ -27,9 +27,6 @@ from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import result_purpose
 
 __all__ = ["Call", "CallApprovals", "Interrupts"]
-
-# Called in the transaction that stores a question.
-Stored: TypeAlias = Callable[[Connection, ApprovalRequest], None]
 
 _MAX_RESULT: Final = 2**20
 # How many questions may wait at the same time, so that a model can't flood the approvers.
@@ -128,7 +125,6 @@ class CallApprovals:
         rule: Approvers,
         *,
         requester: str | None = None,
-        stored: Stored | None = None,
     ) -> ApprovalRequest:
         """Return the question of a call; store it if there is none.
 
@@ -137,7 +133,6 @@ class CallApprovals:
             rule: Who is asked.
             requester: The requester's username; by default the person for whom the run acts, else
                 the agent, else ``operator``.
-            stored: Receives the transaction and the question if it is stored now.
 
         Raises:
             NotPermitted: There is no thread, the requester may not approve and isn't known, an
@@ -190,10 +185,7 @@ class CallApprovals:
             core.record(
                 connection, asked_by, row.id, "approval.request", row.digest, at=row.created_at
             )
-            request = questions.request_of(row, what, "pending", row.created_at)
-            if stored is not None:
-                stored(connection, request)
-        return request
+        return questions.request_of(row, what, "pending", row.created_at)
 
     aask = off_the_loop(ask)
 
@@ -220,7 +212,9 @@ class CallApprovals:
         """
         if not isinstance(rule, Approvers):
             raise TypeError(f"rule must be Approvers(…), not {type(rule).__name__}")
-        return usage.start(self._core, self._require(call).id, rule)
+        with self._core.database.reading() as connection:
+            found = self._require(connection, call)
+        return usage.start(self._core, found.id, rule)
 
     astart = off_the_loop(start)
 
@@ -311,8 +305,8 @@ class CallApprovals:
             NotPermitted: The call has no question.
         """
         require_count(count, "count")
-        found = self._require(call)
         with self._core.database.writing() as connection:
+            found = self._require(connection, call)
             connection.execute(
                 update(ApprovalRow)
                 .where(ApprovalRow.id == found.id, ApprovalRow.asks < count)
@@ -328,8 +322,8 @@ class CallApprovals:
             NotPermitted: The call has no question.
         """
         require_count(count, "count", least=0)
-        found = self._require(call)
         with self._core.database.writing() as connection:
+            found = self._require(connection, call)
             connection.execute(
                 update(ApprovalRow)
                 .where(ApprovalRow.id == found.id, ApprovalRow.waits.is_(None))
@@ -344,9 +338,9 @@ class CallApprovals:
         Raises:
             NotPermitted: The call has no question.
         """
-        found = self._require(call)
-        query = select(ApprovalRow.asks, ApprovalRow.waits).where(ApprovalRow.id == found.id)
         with self._core.database.reading() as connection:
+            found = self._require(connection, call)
+            query = select(ApprovalRow.asks, ApprovalRow.waits).where(ApprovalRow.id == found.id)
             stored = all_rows(connection, query)
         # No tag covers them, so they may be anything.
         asks, waits = stored[0] if stored else (0, None)
@@ -361,10 +355,8 @@ class CallApprovals:
                 return row
         return None
 
-    def _require(self, call: Call) -> tags.QuestionRow:
-        key = call.key
-        with self._core.database.reading() as connection:
-            row = self._find(connection, key)
+    def _require(self, connection: Connection, call: Call) -> tags.QuestionRow:
+        row = self._find(connection, call.key)
         if row is None:
             raise NotPermitted("this may not be done: nobody was asked about exactly this call")
         return row

@@ -12,9 +12,8 @@ import pytest
 from approving import Approving
 from langgraph.graph import START, StateGraph
 from postgres import PostgresServer
-from sqlalchemy import Connection
 
-from pipelit_agents import ApprovalRequest, Approvers, Keyring, Pipelit
+from pipelit_agents import Approvers, Keyring, Pipelit
 from pipelit_agents.approvals import approval_digest
 from pipelit_agents.approvals import calls as limits
 from pipelit_agents.approvals.calls import Call, CallApprovals, Interrupts
@@ -577,28 +576,6 @@ async def test_the_twins_do_the_same(approving: Approving, calls: CallApprovals)
     await calls.astart(PAY, RULE)
     await calls.afinish(PAY, b"paid")
     assert await calls.aresult(PAY) == b"paid"
-
-
-# What is stored with a question
-
-
-def test_more_is_stored_in_the_same_transaction(approving: Approving, calls: CallApprovals) -> None:
-    """Once; if that fails, there is no question."""
-    seen: list[ApprovalRequest] = []
-
-    def fail(connection: Connection, asked: ApprovalRequest) -> None:
-        raise LookupError(asked.id)
-
-    def note(connection: Connection, asked: ApprovalRequest) -> None:
-        assert connection.in_transaction()
-        seen.append(asked)
-
-    with pytest.raises(LookupError):
-        calls.ask(PAY, RULE, stored=fail)
-    assert calls.find(PAY) is None
-    for _ in range(2):
-        asked = calls.ask(PAY, RULE, stored=note)
-    assert seen == [asked]
 
 
 # Limits
