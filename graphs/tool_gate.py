@@ -47,7 +47,15 @@ from .spawn.internals import (
 from .tool_results import error_to_bytes, is_suspended, result_from_bytes, result_to_bytes
 from .types import Json
 
-__all__ = ["Admitted", "Gate", "error_message", "task_here", "undisplayable"]
+__all__ = [
+    "Admitted",
+    "Gate",
+    "denial",
+    "error_message",
+    "lateness",
+    "task_here",
+    "undisplayable",
+]
 
 T = TypeVar("T")
 
@@ -293,13 +301,8 @@ class Gate:
         if request.state == "denied":
             return self._not_run(call, _denial(tool, request))
         if request.state == "expired":
-            until = request.expires_at.isoformat(timespec="seconds")
-            approved = sum(each.decision == "approved" for each in request.decisions)
-            late = "its approval wasn't used" if approved >= request.at_least else "not approved"
             return self._not_run(
-                call,
-                f"{tool} was not run: {late} in time, which was until {until}. Call {tool} again "
-                "to ask again",
+                call, f"{tool} was not run: {lateness(request)}. Call {tool} again to ask again"
             )
         if request.state == "used":
             return self._used(call)
@@ -421,10 +424,24 @@ def _asked_id(waiting: GraphInterrupt) -> str:
 
 
 def _denial(tool: str, request: ApprovalRequest) -> str:
+    who, reason = denial(request)
+    return f"{tool} was not run. {who or 'A person'} denied the call{reason}"
+
+
+def denial(request: ApprovalRequest) -> tuple[str, str]:
+    """Return who denied a question last, and the reason after a colon; empty if not known."""
     denials = [each for each in request.decisions if each.decision == "denied"]
-    who = denials[-1].actor if denials else "A person"
-    reason = f": {denials[-1].reason}" if denials and denials[-1].reason else ""
-    return f"{tool} was not run. {who} denied the call{reason}"
+    if not denials:
+        return "", ""
+    return denials[-1].actor, f": {denials[-1].reason}" if denials[-1].reason else ""
+
+
+def lateness(request: ApprovalRequest) -> str:
+    """Return what wasn't done in time, and until when that was."""
+    until = request.expires_at.isoformat(timespec="seconds")
+    approved = sum(each.decision == "approved" for each in request.decisions)
+    late = "its approval wasn't used" if approved >= request.at_least else "not approved"
+    return f"{late} in time, which was until {until}"
 
 
 def undisplayable(tool: str, call_id: str | None, error: PayloadError) -> Admitted:

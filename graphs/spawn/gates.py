@@ -22,7 +22,7 @@ from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.payload import decode
 from pipelit_agents.protocol.usernames import require_username
 
-from ..tool_gate import Admitted, Gate
+from ..tool_gate import Admitted, Gate, denial, lateness
 from ..types import Json
 from .results import AnswerUpdate, Order
 from .tasks import credentials_of
@@ -220,18 +220,10 @@ class TaskGate:
         if request.state in ("denied", "expired") and self.gate.was_started(call):
             return _STOPPED
         if request.state == "denied":
-            denials = [each for each in request.decisions if each.decision == "denied"]
-            who = denials[-1].actor if denials else "a person"
-            reason = f": {denials[-1].reason}" if denials and denials[-1].reason else ""
-            return f"the task wasn't sent, because {who} denied it{reason}"
+            who, reason = denial(request)
+            return f"the task wasn't sent, because {who or 'a person'} denied it{reason}"
         if request.state == "expired":
-            until = request.expires_at.isoformat(timespec="seconds")
-            approved = sum(each.decision == "approved" for each in request.decisions)
-            late = "its approval wasn't used" if approved >= request.at_least else "not approved"
-            return (
-                f"the task wasn't sent: {late} in time, which was until {until}. Send it again to "
-                "ask again"
-            )
+            return f"the task wasn't sent: {lateness(request)}. Send it again to ask again"
         if request.state == "used":
             self._calls.finish(call, _REPORTED)
             return _SENT_BEFORE
