@@ -70,14 +70,15 @@ def display(question: ApprovalRequest, *, err: bool) -> None:
         err: Print it on standard error, as a part of a prompt.
     """
     stream = sys.stderr if err else sys.stdout
-    shown = "only its digest is known" if question.shown is None else exact_json(question.shown)
+    exact = exact_json(question.shown)
+    shown = "only its digest is known" if question.shown is None else exact
     # Last what must be read: a long value scrolls away.
-    for line in (shown, *_lines(question)):
+    for line in (shown, *_lines(question, exact)):
         typer.echo(_encodable(line, getattr(stream, "encoding", None)), err=err)
 
 
-def _lines(question: ApprovalRequest) -> Iterator[str]:
-    for name, value in _facts(question).items():
+def _lines(question: ApprovalRequest, exact: str) -> Iterator[str]:
+    for name, value in _facts(question, exact).items():
         # A thread's id is the caller's, and could draw another fact on the next line.
         yield unpadded(safe(f"  {name}: {value}"))
     for step in question.steps:
@@ -90,7 +91,7 @@ def _lines(question: ApprovalRequest) -> Iterator[str]:
         reason = f", because {json.dumps(each.reason)}" if each.reason else ""
         line = f"  {each.decision} by {each.actor} at {moment(each.at)}, with "
         yield unpadded(safe(f"{line}{_FACTORS.get(each.factor, each.factor)}{reason}"))
-    if len(exact_json(question.shown)) > _MAX_SCREEN:
+    if len(exact) > _MAX_SCREEN:
         yield (
             "  WARNING: the beginning may have scrolled away: read all of it with: pipelit-agents "
             f"approvals show {question.id} | less"
@@ -99,11 +100,10 @@ def _lines(question: ApprovalRequest) -> Iterator[str]:
         yield safe(f"  WARNING: {sentence}")
 
 
-def _facts(question: ApprovalRequest) -> Mapping[str, str]:
-    shown = exact_json(question.shown)
+def _facts(question: ApprovalRequest, exact: str) -> Mapping[str, str]:
     return {
         "id": question.id,
-        "above": f"{len(shown):,} characters in {shown.count(chr(10)) + 1:,} lines",
+        "above": f"{len(exact):,} characters in {exact.count(chr(10)) + 1:,} lines",
         "digest": question.digest,
         "state": question.state + (_NO_RESULT if _is_unfinished(question) else ""),
         **({} if question.used_at is None else {"used at": moment(question.used_at)}),

@@ -300,8 +300,9 @@ class ApprovalNotices:
                 or state_of(self._core, connection, each, now) == "pending"
             }
             steps = [
-                (each.id, tags.steps_of(each).index(tags.step_at(tags.steps_of(each), now)) + 1)
+                (each.id, stored.index(tags.step_at(stored, now)) + 1)
                 for each in found.values()
+                for stored in (tags.steps_of(each),)
             ]
             due = outbox.waiting(connection, steps, now, _address(on_request))
         return _in_turns((found[each].asked_by, attempt, each) for each, attempt in due)
