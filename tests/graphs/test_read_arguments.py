@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
 import pytest
-from approving import Approving
 from langchain_core.tools import InjectedToolArg, StructuredTool, tool
 from paying import People, asked, calling, node_of, run, told
 from pydantic import (
@@ -261,12 +260,6 @@ def test_what_cannot_be_displayed_is_refused(
     made = StructuredTool.from_function(print, name="act", description="", args_schema=schema)
     with pytest.raises(PayloadError, match=words):
         exact_arguments(made, sent)
-
-
-@pytest.fixture
-def people(approving: Approving) -> People:
-    """Alice and others, who can approve."""
-    return People(approving.pipelit, approving.clock, approving.apps)
 
 
 def pay(received: list[Any], **options: Any) -> StructuredTool:

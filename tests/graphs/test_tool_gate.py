@@ -9,7 +9,6 @@ from copy import deepcopy
 from typing import Annotated, Any
 
 import pytest
-from approving import Approving
 from internals import database_of
 from langchain.agents import create_agent
 from langchain_core.messages import ToolMessage
@@ -48,18 +47,6 @@ from pipelit_agents.tools import approved_tool
 
 BACKENDS = False
 BOTH = pytest.mark.parametrize("go", [run, arun], ids=["sync", "async"])
-
-
-@pytest.fixture
-def people(approving: Approving) -> People:
-    """Alice and others, who can approve."""
-    return People(approving.pipelit, approving.clock, approving.apps)
-
-
-@pytest.fixture
-def paid() -> Payments:
-    """What was paid."""
-    return Payments()
 
 
 def start(*arguments: dict[str, Any]) -> Any:

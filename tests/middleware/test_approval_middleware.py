@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pytest
-from approving import Approving
 from deepagents import create_deep_agent
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
@@ -43,18 +42,6 @@ from pipelit_agents.tools import approved_tool
 BACKENDS = False
 BOTH = pytest.mark.parametrize("go", [run, arun], ids=["sync", "async"])
 GO: Any = {"messages": [("user", "go")]}
-
-
-@pytest.fixture
-def people(approving: Approving) -> People:
-    """Alice and others, who can approve."""
-    return People(approving.pipelit, approving.clock, approving.apps)
-
-
-@pytest.fixture
-def paid() -> Payments:
-    """What was paid."""
-    return Payments()
 
 
 def asking(people: People, name: str = "send_money", **options: Any) -> ApprovalMiddleware:

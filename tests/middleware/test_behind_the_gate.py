@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from approving import Approving
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ToolCallRequest
 from langchain_core.tools import BaseTool, tool
@@ -43,18 +42,6 @@ class Behind(AgentMiddleware[Any, Any, Any]):
 def note(text: str = "") -> str:
     """Write something down."""
     return text
-
-
-@pytest.fixture
-def people(approving: Approving) -> People:
-    """Alice and others, who can approve."""
-    return People(approving.pipelit, approving.clock, approving.apps)
-
-
-@pytest.fixture
-def paid() -> Payments:
-    """What was paid."""
-    return Payments()
 
 
 def agent_of(people: People, tools: list[BaseTool], behind: Behind, name: str, **rule: Any) -> Any:

@@ -130,3 +130,22 @@ def approving(
         made = Approving.again(people, pipelit, clock)
         made.url, made.settings = f"sqlite:///{copy}", settings
         yield made
+
+
+# Of the tests of gates. Their helpers import LangChain, which other tests don't need.
+
+
+@pytest.fixture
+def people(approving: Approving) -> Any:
+    """Alice and others, who can approve, as `paying.People`."""
+    from paying import People
+
+    return People(approving.pipelit, approving.clock, approving.apps)
+
+
+@pytest.fixture
+def paid() -> Any:
+    """What was paid, as `paying.Payments`."""
+    from paying import Payments
+
+    return Payments()

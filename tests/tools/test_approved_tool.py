@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from approving import Approving
 from langchain_core.tools import BaseTool, StructuredTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from paying import PAY, Payments, People, calling, node_of, run, told
@@ -16,18 +15,6 @@ from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.tools import approved_tool
 
 BACKENDS = False
-
-
-@pytest.fixture
-def people(approving: Approving) -> People:
-    """Alice and others, who can approve."""
-    return People(approving.pipelit, approving.clock, approving.apps)
-
-
-@pytest.fixture
-def paid() -> Payments:
-    """What was paid."""
-    return Payments()
 
 
 def test_the_copy_looks_like_the_tool(people: People, paid: Payments) -> None:
