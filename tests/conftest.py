@@ -4,7 +4,8 @@ The tests of a module that sets ``BACKENDS = True`` run on each backend, or on t
 names there. With ``--everywhere`` all tests do. ``@pytest.mark.backends("sqlite")`` names the
 backends of one test, and ``@pytest.mark.backends`` says that a test doesn't depend on them.
 
-``--cases 3`` runs three cases of each test that needs a folder, and all cases of those that don't.
+``--cases 2`` runs two cases of each test that needs a folder, on two kinds of database in turn.
+Of a test that is marked ``slow`` it runs one with a folder or eight without, of the others all.
 ``@pytest.mark.all_cases`` keeps all cases of a test, and ``@pytest.mark.everywhere`` leaves a test,
 or a case, to a run with ``--everywhere``. The quick run, ``-m "not process"``, leaves out what is
 marked ``slow``, and runs one case of each test that needs a folder and eight of each other test
@@ -39,6 +40,8 @@ BACKENDS = ("sqlite", "postgres", "redis")
 # What the quick run tries of each property, of each test with many cases and a folder, and of each
 # other test.
 QUICK_EXAMPLES, QUICK_CASES, QUICK_PLAIN = 10, 1, 8
+# The same for a run with --cases, of a test that takes a fifth of a second or more.
+SLOW_CASES = 1
 # What a run with --cases tries of each property.
 EXAMPLES = 30
 # When garbage is collected: after how many new objects, and every how many times in older ones.
@@ -104,15 +107,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("everywhere"):
         left_out.update(item for item in items if item.get_closest_marker("everywhere"))
     quick = _is_quick(config)
-    cases = QUICK_CASES if quick else config.getoption("cases")
-    if cases is not None:
-        run = [each for each in items if each not in left_out]
-        if quick:
-            left_out.update(each for each in run if each.get_closest_marker("slow"))
-            run = [each for each in run if not each.get_closest_marker("process")]
-            run = [each for each in run if each not in left_out]
-            left_out.update(_cases_left_out(run, QUICK_PLAIN, with_folder=False))
-        left_out.update(_cases_left_out(run, cases))
+    cases = config.getoption("cases")
+    run = [each for each in items if each not in left_out]
+    slow = [each for each in run if each.get_closest_marker("slow")]
+    if quick:
+        left_out.update(slow)
+        run = [each for each in run if not each.get_closest_marker("process")]
+        run = [each for each in run if each not in left_out]
+        left_out.update(_cases_left_out(run, QUICK_CASES))
+        left_out.update(_cases_left_out(_without_all(run), QUICK_PLAIN, with_folder=False))
+    elif cases is not None:
+        left_out.update(_cases_left_out(_without_all(run), cases))
+        left_out.update(_cases_left_out(_without_all(slow), SLOW_CASES))
+        left_out.update(_cases_left_out(_without_all(slow), QUICK_PLAIN, with_folder=False))
     if left_out:
         config.hook.pytest_deselected(items=[each for each in items if each in left_out])
         items[:] = [each for each in items if each not in left_out]
@@ -120,6 +127,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_quick(config: pytest.Config) -> bool:
     return bool(config.getoption("markexpr") == "not process")
+
+
+def _without_all(items: list[pytest.Item]) -> list[pytest.Item]:
+    return [each for each in items if not each.get_closest_marker("all_cases")]
 
 
 def _cases_left_out(
@@ -131,15 +142,17 @@ def _cases_left_out(
     """
     tests: dict[str, dict[str, list[pytest.Item]]] = {}
     for item in items:
-        kept = most > QUICK_CASES and item.get_closest_marker("all_cases")
-        if ("tmp_path" in getattr(item, "fixturenames", ())) == with_folder and not kept:
+        if ("tmp_path" in getattr(item, "fixturenames", ())) == with_folder:
             stores = tests.setdefault(item.nodeid.partition("[")[0], {})
             stores.setdefault("-".join(_stores(item)), []).append(item)
     left_out: set[pytest.Item] = set()
-    for found in tests.values():
+    for name, found in tests.items():
         for cases in found.values():
             cases.sort(key=lambda item: crc32(item.nodeid.encode()))
-        in_turn = [each for cases in zip_longest(*found.values()) for each in cases if each]
+        # Each test begins with another kind, so that the tests of a file have all kinds together.
+        turn = crc32(name.partition("::")[2].encode()) % len(found)
+        ordered = [*found.values()][turn:] + [*found.values()][:turn]
+        in_turn = [each for cases in zip_longest(*ordered) for each in cases if each]
         left_out.update(in_turn[most:])
     return left_out
 

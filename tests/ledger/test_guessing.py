@@ -251,7 +251,7 @@ def test_a_year_of_guessing_between_her_own_right_codes(
         assert forgiven * 0.75 < guessers.evaluated[lane] <= forgiven + 32
 
 
-@pytest.mark.slow
+@pytest.mark.everywhere
 def test_a_year_of_guessing_between_an_agents_right_codes(pipelit: Pipelit, clock: Clock) -> None:
     """Four verifiers are shown right codes all day, of both kinds."""
     guessers, peer = at_the_peer(pipelit, clock), pipelit.agent("agent_peer")
@@ -276,7 +276,7 @@ def test_a_year_of_guessing_between_an_agents_right_codes(pipelit: Pipelit, cloc
         assert guessers.evaluated[f"audience {number}"] > 35
 
 
-@pytest.mark.slow
+@pytest.mark.everywhere
 @pytest.mark.backends("sqlite", "redis")
 def test_a_year_of_guessing_by_ever_new_accounts(pipelit: Pipelit, clock: Clock) -> None:
     """New agents share the lane of strangers, and bring one lane each for audience codes."""
@@ -407,6 +407,7 @@ def test_a_year_of_guessing_at_first_codes(pipelit: Pipelit, clock: Clock) -> No
     assert len(pipelit.mfa.confirm("alice", app.at(clock()))) == 10
 
 
+@pytest.mark.everywhere
 @pytest.mark.backends("redis")
 def test_a_year_of_guessing_with_a_redis_that_is_flushed_each_week(
     pipelit: Pipelit, app: pyotp.TOTP, clock: Clock, redis_url: str
