@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from pipelit_agents.accounts.models import (
         ApiKeyInfo,
         LaneInfo,
+        LockedLane,
         NewAgent,
         NewApiKey,
         NewUser,
         User,
     )
+    from pipelit_agents.accounts.permissions import Permissions
     from pipelit_agents.accounts.provisioning import ProvisionedAgent
     from pipelit_agents.accounts.second_factor import Mfa, MfaStatus
     from pipelit_agents.accounts.users import Users
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from pipelit_agents.operations.key_rotation import Keys, KeyStatus, Rotation
     from pipelit_agents.operations.register_rules import RegisterReport
     from pipelit_agents.operations.webhooks import Webhook
+    from pipelit_agents.paging import Page
     from pipelit_agents.pipelit import Pipelit
     from pipelit_agents.policy import VerificationPolicy
     from pipelit_agents.protocol.binding import Challenge, Proof
@@ -78,12 +81,15 @@ __all__ = [
     "Keyring",
     "Keys",
     "LaneInfo",
+    "LockedLane",
     "Mfa",
     "MfaStatus",
     "NewAgent",
     "NewApiKey",
     "NewUser",
     "NoticeResult",
+    "Page",
+    "Permissions",
     "Pipelit",
     "PipelitError",
     "Proof",
@@ -103,7 +109,16 @@ __all__ = [
 # Imported when they are first used: a command's help, or a graph's module that only names this
 # package, needs no SQLAlchemy.
 _HOMES = {
-    "accounts.models": ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User"],
+    "accounts.models": [
+        "ApiKeyInfo",
+        "LaneInfo",
+        "LockedLane",
+        "NewAgent",
+        "NewApiKey",
+        "NewUser",
+        "User",
+    ],
+    "accounts.permissions": ["Permissions"],
     "accounts.provisioning": ["ProvisionedAgent"],
     "accounts.second_factor": ["Mfa", "MfaStatus"],
     "accounts.users": ["Users"],
@@ -126,6 +141,7 @@ _HOMES = {
     "errors": ["PipelitError"],
     "identity.agent": ["Agent"],
     "identity.evidence": ["TotpCode", "Verification"],
+    "paging": ["Page"],
     "operations.approval_notices": ["ApprovalNotice", "ApprovalNotices", "NoticeResult"],
     "operations.key_rotation": ["KeyStatus", "Keys", "Rotation"],
     "operations.webhooks": ["Webhook"],

@@ -17,6 +17,7 @@ PipelitError
 │   ├── ApiKeyNotFound            also a LookupError
 │   ├── SecondFactorError         a person's second factor is on already, or isn't
 │   ├── NotLocalAgent             the account is a person or a peer, so code can't act as it
+│   ├── LastOperator              no other operator would be left
 │   ├── NotPermitted
 │   │   ├── ApprovalClosed        a question was answered or has expired: ask again
 │   │   └── ApprovalNotFound      also a LookupError
@@ -79,6 +80,7 @@ __all__ = [
     "DepthExceeded",
     "EncryptionKeysUnavailable",
     "InvalidUsername",
+    "LastOperator",
     "LedgerUnavailable",
     "LedgerWarning",
     "MalformedCode",
@@ -217,6 +219,10 @@ class SecondFactorError(AccountError):
 
 class NotLocalAgent(AccountError):
     """Code can't act as this account: it can act only as an agent user of this database."""
+
+
+class LastOperator(AccountError):
+    """The last active operator can't be made a member, and can't be deactivated."""
 
 
 class NotPermitted(AccountError):

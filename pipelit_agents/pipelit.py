@@ -16,6 +16,7 @@ from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
+from pipelit_agents.accounts.permissions import Permissions
 from pipelit_agents.accounts.provisioning import ProvisionedAgent, provision
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
@@ -93,6 +94,7 @@ class Pipelit:
     Attributes:
         users: The accounts.
         credentials: The encrypted secrets.
+        permissions: What each role may do, for code that acts for others.
         mfa: The second factors of people.
         approvals: Questions to people, and their answers.
         keys: Which key encrypts what, and key rotation.
@@ -216,6 +218,7 @@ class Pipelit:
         self._core = core
         self._identity = Identity(core)
         self.users = Users(core)
+        self.permissions = Permissions(core)
         self.mfa = Mfa(core, self._identity)
         people = People(
             require_active=self.mfa._require_active,

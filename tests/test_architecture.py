@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
         *("errors", "_words", "_wording", "_bounds", "_discretion", "_forks", "_run_context"),
         *("_otpauth", "exact"),
     },
-    {"_threads", "display", "policy", "otp"},
+    {"_threads", "display", "paging", "policy", "otp"},
     {"_twins"},
     {"protocol"},
     {"sealing"},

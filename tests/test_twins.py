@@ -9,6 +9,9 @@ import pytest
 from internals import database_of
 
 from pipelit_agents import Agent, ApprovalNotices, ApprovalRegister, Approvals, AuditEntry, Pipelit
+from pipelit_agents.accounts.account_lists import AccountLists
+from pipelit_agents.accounts.permissions import Permissions
+from pipelit_agents.accounts.roles import Roles
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.approvals.calls import CallApprovals
@@ -41,6 +44,9 @@ ALONE = {
     Keys: set[str](),
     Mfa: set[str](),
     Pipelit: {"from_env", "agent", "acting_for", "checkpoint_serializer", "sealed_saver"},
+    AccountLists: set[str](),
+    Permissions: set[str](),
+    Roles: {"set_role_in"},
     Users: {"create_agent_in", "create_in", "find_in"},
 }
 

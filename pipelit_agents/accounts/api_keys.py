@@ -8,7 +8,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from pydantic import SecretStr
@@ -22,7 +22,7 @@ from pipelit_agents.accounts.models import (
     ApiKeyInfo,
     NewApiKey,
     User,
-    moment_of,
+    key_info,
     user_of,
 )
 from pipelit_agents.accounts.service import AccountService
@@ -60,11 +60,13 @@ class _KeyRow(NamedTuple):
     created_at: float
     created_by: str
     domain: str
+    role: str
 
 
 _READ_KEY: Final = Query(
     "SELECT k.digest, k.revoked_at, k.expires_at, k.last_used_at, u.username, u.kind, u.owner, "
-    "u.root_owner, u.purpose, u.active, u.may_create_agents, u.created_at, u.created_by, u.domain "
+    "u.root_owner, u.purpose, u.active, u.may_create_agents, u.created_at, u.created_by, u.domain, "
+    "u.role "
     "FROM pipelit_api_keys k JOIN pipelit_users u ON u.username = k.username WHERE k.id = :id",
     _KeyRow,
 )
@@ -181,18 +183,7 @@ class ApiKeys(AccountService):
             .where(ApiKeyRow.username == name)
             .order_by(ApiKeyRow.created_at, ApiKeyRow.id)
         ).all()
-        return [
-            ApiKeyInfo(
-                row.id,
-                row.name,
-                f"…{row.last_four}",
-                datetime.fromtimestamp(row.created_at, UTC),
-                moment_of(row.expires_at),
-                moment_of(row.revoked_at),
-                moment_of(row.last_used_at),
-            )
-            for row in rows
-        ]
+        return [key_info(row) for row in rows]
 
     @discreet
     def key_id_of_in(self, connection: Connection, username: str, token: str) -> str | None:

@@ -24,6 +24,7 @@ __all__ = [
     "find_active_person",
     "find_agent",
     "find_person",
+    "no_account",
     "read_account",
     "require_active",
     "require_purpose",
@@ -50,6 +51,7 @@ class AccountRow(NamedTuple):
     domain: str
     relation: str
     totp_generation: int
+    role: str
 
 
 _READ: Final = select(*(UserRow.__table__.c[each] for each in AccountRow._fields))
@@ -69,12 +71,17 @@ def find_account(connection: Connection, username: str) -> AccountRow:
     """
     row = read_account(connection, username)
     if row is None:
-        raise UserNotFound(
-            f"there is no account {quoted(username)}: users.create makes a person's, "
-            "users.create_agent an agent's (pipelit-agents users list, agents list)",
-            username=recordable(username),
-        )
+        raise no_account(username)
     return row
+
+
+def no_account(username: str) -> UserNotFound:
+    """Return the error for a name that no account has, or that somebody may not know."""
+    return UserNotFound(
+        f"there is no account {quoted(username)}: users.create makes a person's, "
+        "users.create_agent an agent's (pipelit-agents users list, agents list)",
+        username=recordable(username),
+    )
 
 
 def find_agent(connection: Connection, username: str) -> AccountRow:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import SecretStr
 
 from pipelit_agents.ledger.lanes import lane_name
 from pipelit_agents.ledger.rules import Lane, Rules, class_of, clock_trouble
 
-__all__ = ["ApiKeyInfo", "LaneInfo", "NewAgent", "NewApiKey", "NewUser", "User"]
+__all__ = [
+    "ApiKeyInfo",
+    "LaneInfo",
+    "LockedLane",
+    "NewAgent",
+    "NewApiKey",
+    "NewUser",
+    "Role",
+    "User",
+    "role_of",
+]
+
+Role: TypeAlias = Literal["operator", "member"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,7 @@ class User:
         created_at: The time of creation, UTC.
         created_by: The creator's name.
         domain: The domain of a peer; empty for others.
+        role: ``operator`` or ``member``, the role of a person; empty for others.
     """
 
     username: str
@@ -42,6 +55,7 @@ class User:
     created_at: datetime
     created_by: str
     domain: str = ""
+    role: Literal["operator", "member", ""] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +75,17 @@ class NewApiKey:
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
-    """A new account of a person. This is the only time that the key is returned."""
+    """A new account of a person. This is the only time that the key is returned.
+
+    Attributes:
+        username: The person's name.
+        api_key: The person's API key, a Bearer token.
+        role: The person's role.
+    """
 
     username: str
     api_key: SecretStr
+    role: Role = "member"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +115,7 @@ class ApiKeyInfo:
         expires_at: The time from which it isn't accepted, UTC, or None.
         revoked_at: The time of its revocation, UTC, or None.
         last_used_at: The time of its last use to within a minute, UTC, or None.
+        username: The account that it belongs to.
     """
 
     id: str
@@ -103,6 +125,7 @@ class ApiKeyInfo:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    username: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +150,19 @@ class LaneInfo:
     locked_until: datetime | None
     allowance_used: bool
     clock_trouble: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockedLane:
+    """A lane that is locked, and the account that it is about.
+
+    Attributes:
+        username: The account.
+        lane: The lane.
+    """
+
+    username: str
+    lane: LaneInfo
 
 
 def lane_info(row: Any, rules: Rules, now: float, *, person: bool) -> LaneInfo:
@@ -159,6 +195,13 @@ def lane_info(row: Any, rules: Rules, now: float, *, person: bool) -> LaneInfo:
     )
 
 
+def role_of(row: Any) -> Literal["operator", "member", ""]:
+    """Return the role of a row of the table of accounts; a word that isn't one gives no right."""
+    if row.kind != "human" or row.domain:
+        return ""
+    return "operator" if row.role == "operator" else "member"
+
+
 def user_of(row: Any) -> User:
     return User(
         row.username,
@@ -171,6 +214,20 @@ def user_of(row: Any) -> User:
         datetime.fromtimestamp(row.created_at, UTC),
         row.created_by,
         row.domain,
+        role_of(row),
+    )
+
+
+def key_info(row: Any) -> ApiKeyInfo:
+    return ApiKeyInfo(
+        row.id,
+        row.name,
+        f"…{row.last_four}",
+        datetime.fromtimestamp(row.created_at, UTC),
+        moment_of(row.expires_at),
+        moment_of(row.revoked_at),
+        moment_of(row.last_used_at),
+        row.username,
     )
 
 

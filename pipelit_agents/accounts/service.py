@@ -73,6 +73,7 @@ class AccountService:
         totp_secret: Sealed | None = None,
         domain: str = "",
         relation: str = "",
+        role: Literal["operator", "member", ""] = "",
     ) -> None:
         self._lock_accounts(connection, username)
         taken = select(UserRow.username).where(UserRow.username == username)
@@ -96,12 +97,13 @@ class AccountService:
                 created_by=storable(created_by, "created_by")[:149],
                 domain=domain,
                 relation=relation,
+                role=role,
             )
         )
         # Guesses from before the account existed don't lock it.
         self._begin_secret(connection, username)
         action = "peer.enroll" if domain else f"{kind}.create"
-        self._core.record(connection, created_by, username, action)
+        self._core.record(connection, created_by, username, action, role)
 
     def _expiry(self, argument: str, at: datetime | None) -> float | None:
         if at is None:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select, update
 
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._words import recordable
+from pipelit_agents.accounts.account_lists import AccountLists
 from pipelit_agents.accounts.agent_changes import AgentChanges
 from pipelit_agents.accounts.api_keys import FIRST_KEY, ApiKeys
 from pipelit_agents.accounts.lookup import AccountRow, find_account, require_purpose
@@ -17,20 +18,18 @@ from pipelit_agents.accounts.models import (
     LaneInfo,
     NewAgent,
     NewUser,
-    User,
-    lane_info,
-    user_of,
+    Role,
 )
 from pipelit_agents.accounts.peers import Peers
 from pipelit_agents.accounts.quota import require_quota
+from pipelit_agents.accounts.roles import Roles, require_role
 from pipelit_agents.accounts.service import SECRET_BYTES
 from pipelit_agents.approvals.approvers import void_unused
-from pipelit_agents.database.models import LedgerRow, UserRow
+from pipelit_agents.database.models import UserRow
 from pipelit_agents.errors import (
     NotPermitted,
     UserInactive,
 )
-from pipelit_agents.ledger.attempts import is_person
 from pipelit_agents.ledger.lanes import read_lane_name
 from pipelit_agents.ledger.unlocking import unlock
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
@@ -40,7 +39,7 @@ from pipelit_agents.sealing.purposes import totp_purpose
 __all__ = ["Users"]
 
 
-class Users(AgentChanges, ApiKeys, Peers):
+class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
     """The accounts of one database; ``pipelit.users``.
 
     Args:
@@ -54,6 +53,7 @@ class Users(AgentChanges, ApiKeys, Peers):
         self,
         username: str,
         *,
+        role: Role | None = None,
         key_expires_at: datetime | None = None,
         created_by: str = OPERATOR,
     ) -> NewUser:
@@ -61,35 +61,84 @@ class Users(AgentChanges, ApiKeys, Peers):
 
         Args:
             username: 1 to 149 of ``a-z 0-9 _ . -``, the first a letter or digit.
+            role: ``operator`` or ``member``. By default an operator while there is none, and a
+                member otherwise.
             key_expires_at: The time from which the API key isn't accepted; with a time zone.
             created_by: The requester's name, for the audit.
 
         Raises:
             InvalidUsername: The username is malformed.
             UserExists: The name is taken.
+            ValueError: ``role`` is another word, or ``key_expires_at`` is past.
         """
         name = require_new_username(username)
         with self._database.writing(durable=True) as connection:
             return self.create_in(
-                connection, name, key_expires_at=key_expires_at, created_by=created_by
+                connection, name, role=role, key_expires_at=key_expires_at, created_by=created_by
             )
 
     acreate = off_the_loop(create)
+
+    def create_first_operator(
+        self,
+        username: str,
+        *,
+        key_expires_at: datetime | None = None,
+        created_by: str = OPERATOR,
+    ) -> NewUser:
+        """Create an operator, only while there is none. Of many calls at once, one succeeds.
+
+        Args:
+            username: As for :meth:`create`.
+            key_expires_at: As for :meth:`create`.
+            created_by: The requester's name, for the audit.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            UserExists: The name is taken.
+            NotPermitted: There is an active operator.
+            ValueError: ``key_expires_at`` is past.
+        """
+        name = require_new_username(username)
+        with self._database.writing(durable=True) as connection:
+            self._lock_operators(connection)
+            if self._role_of_new(connection, None) != "operator":
+                raise NotPermitted("there is an operator already, who can create other people")
+            return self.create_in(
+                connection,
+                name,
+                role="operator",
+                key_expires_at=key_expires_at,
+                created_by=created_by,
+            )
+
+    acreate_first_operator = off_the_loop(create_first_operator)
 
     def create_in(
         self,
         connection: Connection,
         username: str,
         *,
+        role: Role | None = None,
         key_name: str = FIRST_KEY,
         key_expires_at: datetime | None = None,
         created_by: str = OPERATOR,
     ) -> NewUser:
         """Create a person as :meth:`create` does, in the caller's transaction."""
-        self._insert(connection, username, kind="human", root_owner=username, created_by=created_by)
+        wanted = None if role is None else require_role(role)
+        self._lock_operators(connection)
+        given = self._role_of_new(connection, wanted)
+        self._insert(
+            connection,
+            username,
+            kind="human",
+            root_owner=username,
+            created_by=created_by,
+            role=given,
+        )
         expires = self._expiry("key_expires_at", key_expires_at)
         key = self._insert_key(connection, username, key_name, expires, created_by)
-        return NewUser(username, key.api_key)
+        return NewUser(username, key.api_key, given)
 
     def create_agent(
         self,
@@ -194,28 +243,6 @@ class Users(AgentChanges, ApiKeys, Peers):
         self._database.lock(connection, f"family:{row.root_owner}")
         return find_account(connection, username)
 
-    def get(self, username: str) -> User:
-        """Return the account of that name.
-
-        Raises:
-            InvalidUsername: The username is malformed.
-            UserNotFound: There is no such account.
-        """
-        with self._database.reading() as connection:
-            return user_of(find_account(connection, require_username(username)))
-
-    aget = off_the_loop(get)
-
-    def list(self, *, owner: str | None = None) -> Sequence[User]:
-        """Return all accounts sorted by name, or only those of one root owner."""
-        query = select(UserRow.__table__).order_by(UserRow.username)
-        if owner is not None:
-            query = query.where(UserRow.root_owner == owner)
-        with self._database.reading() as connection:
-            return [user_of(row) for row in connection.execute(query)]
-
-    alist = off_the_loop(list)  # noqa: A003 - the method is meant
-
     def deactivate(self, username: str, *, by: str = OPERATOR) -> Sequence[str]:
         """Deactivate an account and all agents that it owns, immediately and permanently.
 
@@ -228,9 +255,14 @@ class Users(AgentChanges, ApiKeys, Peers):
         Raises:
             InvalidUsername: The username is malformed.
             UserNotFound: There is no such account.
+            LastOperator: It is the last active operator, and ``by`` isn't ``operator``, your own
+                code.
         """
         with self._database.writing(durable=True) as connection:
-            name = self.find_in(connection, require_username(username)).username
+            self._lock_operators(connection)
+            row = self.find_in(connection, require_username(username))
+            self._require_another_operator(connection, row, by)
+            name = row.username
             family = select(UserRow.username).where(UserRow.username == name).cte(recursive=True)
             family = family.union(
                 select(UserRow.username).where(UserRow.owner == family.c.username)
@@ -306,27 +338,3 @@ class Users(AgentChanges, ApiKeys, Peers):
         ]
 
     aunlock = off_the_loop(unlock)
-
-    def lanes(self, username: str) -> Sequence[LaneInfo]:
-        """List the lanes about an account that have counted anything.
-
-        Failures in one lane don't affect another. With a ledger in Redis this lists the database's
-        copy, which has everything except for the failures of the last minute.
-
-        Raises:
-            InvalidUsername: The username is malformed.
-            UserNotFound: There is no such account.
-        """
-        name = require_username(username)
-        with self._database.reading() as connection:
-            account = find_account(connection, name)
-            rows = connection.execute(
-                select(LedgerRow.__table__).where(LedgerRow.peer == name)
-            ).all()
-            now = self._core.shared_now(connection)
-        person = is_person(account)
-        found = [lane_info(row, self._rules, now, person=person) for row in rows]
-        counted = [e for e in found if e.failures or e.clock_trouble or e.allowance_used]
-        return sorted(counted, key=lambda each: each.lane)
-
-    alanes = off_the_loop(lanes)

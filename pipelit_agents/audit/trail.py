@@ -17,6 +17,7 @@ from pipelit_agents.audit.verifying import AuditReport
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
 from pipelit_agents.display import Rows
+from pipelit_agents.paging import DEFAULT_LIMIT, Page, require_limit
 from pipelit_agents.sealing.keyring import Keyring
 
 __all__ = ["AuditTrail"]
@@ -103,6 +104,56 @@ class AuditTrail:
         return Rows([entry_of(row) for row in reversed(rows)], SHOWN_FIELDS)
 
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
+
+    def page(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        subject: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        outcome: str | None = None,
+        person: str | None = None,
+        since: datetime | None = None,
+        oldest_first: bool = False,
+    ) -> Page[AuditEntry]:
+        """Return one page of the entries, the newest first.
+
+        A page looks at a bounded number of entries, so with filters it may have few items, or none,
+        although others follow.
+
+        Args:
+            after: The ``next`` of the page before; by default the first page.
+            limit: The maximum number of entries, 1 to 1,000.
+            subject: As for :meth:`list`.
+            actor: As for :meth:`list`.
+            action: As for :meth:`list`.
+            outcome: As for :meth:`list`.
+            person: As for :meth:`list`.
+            since: As for :meth:`list`.
+            oldest_first: Whether the oldest entries come first, as for an export.
+
+        Raises:
+            TypeError: ``limit`` isn't a whole number, or ``since`` isn't a ``datetime``.
+            ValueError: As for :meth:`list`, or ``after`` isn't the ``next`` of a page.
+        """
+        require_limit(limit)
+        found = self.list(
+            limit=1_000_000,
+            subject=subject,
+            actor=actor,
+            action=action,
+            outcome=outcome,
+            person=person,
+            since=since,
+        )
+        ordered = [*found] if oldest_first else [*found][::-1]
+        first = 1 + max((n for n, each in enumerate(ordered) if str(each.id) == after), default=-1)
+        some = ordered[first : first + limit]
+        return Page(some, str(some[-1].id) if len(ordered) > first + limit else None)
+
+    apage = off_the_loop(page)
 
     def seal(self, *, batch: int = 1000) -> int:
         """Seal the new entries, so that changes to them can be detected.

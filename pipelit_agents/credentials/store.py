@@ -53,6 +53,7 @@ from pipelit_agents.errors import (
     UnknownAccountWarning,
 )
 from pipelit_agents.identity.agent import Agent
+from pipelit_agents.paging import DEFAULT_LIMIT, Page, require_limit
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
 if TYPE_CHECKING:
@@ -243,6 +244,35 @@ class Credentials:
         return Rows([row.info(self._keyring()) for row in rows], columns)
 
     alist = off_the_loop(list)  # noqa: A003 - refers to the method, not the builtin
+
+    def page(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        kind: str | None = None,
+        person: str | None = None,
+    ) -> Page[CredentialInfo]:
+        """Return one page of what :meth:`list` returns, ordered by name.
+
+        Args:
+            after: The ``next`` of the page before; by default the first page.
+            limit: The maximum number of credentials, 1 to 1,000.
+            kind: Only credentials of this kind.
+            person: Whose own credentials to list; by default the shared ones.
+
+        Raises:
+            AccountError: ``person`` isn't a person of this database.
+            TypeError: ``limit`` isn't a whole number.
+            UnsealError: One of them can't be decrypted with this keyring.
+            ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
+        """
+        require_limit(limit)
+        found = [e for e in self.list(kind=kind, person=person) if after is None or e.name > after]
+        some = found[:limit]
+        return Page(some, some[-1].name if len(found) > limit else None)
+
+    apage = off_the_loop(page)
 
     def count(self, *, person: str | None = None) -> int:
         """Return how many shared credentials there are, or how many are one person's own.

@@ -94,6 +94,7 @@ class UserRow(Base):
     domain: Mapped[str] = mapped_column(NAME, server_default="")
     relation: Mapped[str] = mapped_column(String(32), server_default="")
     totp_generation: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    role: Mapped[str] = mapped_column(String(16), server_default="")
 
 
 class PeeringRow(Base):

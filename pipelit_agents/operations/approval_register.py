@@ -22,6 +22,7 @@ from pipelit_agents.operations.register_changes import Kept
 from pipelit_agents.operations.register_file import ExportedRegister, Head, write_register
 from pipelit_agents.operations.register_rows import newest_questions, read_records
 from pipelit_agents.operations.register_rules import RegisterReport, RegisterRules, iso
+from pipelit_agents.paging import DEFAULT_LIMIT, Page, require_limit
 from pipelit_agents.protocol.usernames import require_username
 from pipelit_agents.sealing.keyring import Keyring
 
@@ -95,6 +96,30 @@ class ApprovalRegister:
         return found[::-1]
 
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
+
+    def page(
+        self, *, after: str | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Page[ApprovalRequest]:
+        """Return one page of the questions in any state, newest first.
+
+        What :meth:`list` leaves out is left out here too, so a page may be shorter than its limit.
+
+        Args:
+            after: The ``next`` of the page before; by default the first page.
+            limit: The maximum number of questions, 1 to 1,000.
+
+        Raises:
+            ConfigurationError: There is no key, or it isn't this database's.
+            TypeError: ``limit`` isn't a whole number.
+            ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
+        """
+        require_limit(limit)
+        found = self.list(limit=1_000_000)[::-1]
+        first = 1 + max((n for n, each in enumerate(found) if each.id == after), default=-1)
+        some = found[first : first + limit]
+        return Page(some, some[-1].id if len(found) > first + limit else None)
+
+    apage = off_the_loop(page)
 
     def export(self, write: Callable[[str], object], *, with_arguments: bool = False) -> int:
         """Export the whole register as JSON Lines, with all tags.

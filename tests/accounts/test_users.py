@@ -45,6 +45,7 @@ def test_a_person_is_what_was_asked_for(pipelit: Pipelit, clock: Clock) -> None:
         may_create_agents=False,
         created_at=datetime.fromtimestamp(clock.now, UTC),
         created_by="operator",
+        role="operator",
     )
     pipelit.users.create("bob", created_by="alice")
     assert pipelit.users.get("bob").created_by == "alice"

@@ -1,0 +1,213 @@
+"""What the accounts are: one, all, a page of them; their lanes, and the keys that expire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Literal
+
+from sqlalchemy import select
+
+from pipelit_agents._bounds import require_count, require_duration
+from pipelit_agents._twins import off_the_loop
+from pipelit_agents.accounts.lookup import find_account
+from pipelit_agents.accounts.models import (
+    ApiKeyInfo,
+    LaneInfo,
+    LockedLane,
+    User,
+    key_info,
+    lane_info,
+    user_of,
+)
+from pipelit_agents.accounts.service import AccountService
+from pipelit_agents.database.models import ApiKeyRow, LedgerRow, UserRow
+from pipelit_agents.ledger.attempts import is_person
+from pipelit_agents.paging import DEFAULT_LIMIT, Page, require_limit
+from pipelit_agents.protocol.usernames import require_username
+
+__all__ = ["AccountLists"]
+
+
+class AccountLists(AccountService):
+    """Reads accounts, and changes nothing; a base class of :class:`Users`."""
+
+    def get(self, username: str) -> User:
+        """Return the account of that name.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
+        """
+        with self._database.reading() as connection:
+            return user_of(find_account(connection, require_username(username)))
+
+    aget = off_the_loop(get)
+
+    def list(self, *, owner: str | None = None) -> Sequence[User]:
+        """Return all accounts sorted by name, or only those of one root owner."""
+        query = select(UserRow.__table__).order_by(UserRow.username)
+        if owner is not None:
+            query = query.where(UserRow.root_owner == owner)
+        with self._database.reading() as connection:
+            return [user_of(row) for row in connection.execute(query)]
+
+    alist = off_the_loop(list)  # noqa: A003 - the method is meant
+
+    def page(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        kind: Literal["human", "agent", "peer"] | None = None,
+        owner: str | None = None,
+        root_owner: str | None = None,
+    ) -> Page[User]:
+        """Return one page of the accounts, sorted by name.
+
+        Args:
+            after: The ``next`` of the page before; by default the first page.
+            limit: The maximum number of accounts, 1 to 1,000.
+            kind: Only people, only agents or only peers.
+            owner: Only agents that this account owns directly.
+            root_owner: Only this person and the agents that it owns, directly or not.
+
+        Raises:
+            InvalidUsername: ``after`` or an owner isn't a username.
+            TypeError: ``limit`` isn't a whole number.
+            ValueError: ``limit`` is out of range, or ``kind`` is another word.
+        """
+        require_limit(limit)
+        found = [
+            each
+            for each in self.list(owner=root_owner)
+            if (after is None or each.username > after)
+            and kind in (None, each.kind)
+            and owner in (None, each.owner)
+        ]
+        some = found[:limit]
+        return Page(some, some[-1].username if len(found) > limit else None)
+
+    apage = off_the_loop(page)
+
+    def page_api_keys(
+        self, username: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Page[ApiKeyInfo]:
+        """Return one page of an account's API keys without the keys themselves, oldest first.
+
+        Args:
+            username: The account.
+            after: The ``next`` of the page before; by default the first page.
+            limit: The maximum number of keys, 1 to 1,000.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
+            TypeError: ``limit`` isn't a whole number.
+            ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
+        """
+        require_limit(limit)
+        require_username(username)
+        with self._database.reading() as connection:
+            find_account(connection, username)
+            rows = connection.execute(
+                select(ApiKeyRow.__table__)
+                .where(ApiKeyRow.username == username)
+                .order_by(ApiKeyRow.created_at, ApiKeyRow.id)
+            ).all()
+        keys = [key_info(row) for row in rows]
+        first = 1 + max((n for n, each in enumerate(keys) if each.id == after), default=-1)
+        some = keys[first : first + limit]
+        return Page(some, some[-1].id if len(keys) > first + limit else None)
+
+    apage_api_keys = off_the_loop(page_api_keys)
+
+    def expiring_keys(
+        self, within: timedelta, *, username: str | None = None, limit: int = 100
+    ) -> Sequence[ApiKeyInfo]:
+        """Return the API keys that are accepted now and expire soon, the soonest first.
+
+        Args:
+            within: How soon.
+            username: Only keys of this account; by default of all.
+            limit: The maximum number of keys, 1 to 1,000.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            TypeError: ``within`` isn't a ``timedelta``, or ``limit`` isn't a whole number.
+            ValueError: ``within`` or ``limit`` is out of range.
+        """
+        require_limit(limit)
+        now = self._clock()
+        until = now + require_duration(within, "within").total_seconds()
+        query = (
+            select(ApiKeyRow.__table__)
+            .join(UserRow, UserRow.username == ApiKeyRow.username)
+            .where(
+                UserRow.active,
+                ApiKeyRow.revoked_at.is_(None),
+                ApiKeyRow.expires_at > now,
+                ApiKeyRow.expires_at <= until,
+            )
+            .order_by(ApiKeyRow.expires_at, ApiKeyRow.id)
+            .limit(limit)
+        )
+        if username is not None:
+            query = query.where(ApiKeyRow.username == require_username(username))
+        with self._database.reading() as connection:
+            return [key_info(row) for row in connection.execute(query)]
+
+    aexpiring_keys = off_the_loop(expiring_keys)
+
+    def lanes(self, username: str) -> Sequence[LaneInfo]:
+        """List the lanes about an account that have counted anything.
+
+        Failures in one lane don't affect another. With a ledger in Redis this lists the database's
+        copy, which has everything except for the failures of the last minute.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
+        """
+        name = require_username(username)
+        with self._database.reading() as connection:
+            account = find_account(connection, name)
+            rows = connection.execute(
+                select(LedgerRow.__table__).where(LedgerRow.peer == name)
+            ).all()
+            now = self._core.shared_now(connection)
+        person = is_person(account)
+        found = [lane_info(row, self._rules, now, person=person) for row in rows]
+        counted = [e for e in found if e.failures or e.clock_trouble or e.allowance_used]
+        return sorted(counted, key=lambda each: each.lane)
+
+    alanes = off_the_loop(lanes)
+
+    def locked_lanes(self, *, limit: int = 100) -> Sequence[LockedLane]:
+        """List the locked lanes about all active accounts, those that unlock last first.
+
+        Args:
+            limit: The maximum number of lanes, 1 to 1,000.
+
+        Raises:
+            TypeError: ``limit`` isn't a whole number.
+            ValueError: ``limit`` is out of range.
+        """
+        require_limit(limit)
+        with self._database.reading() as connection:
+            now = self._core.shared_now(connection)
+            query = (
+                select(LedgerRow.__table__, UserRow.kind, UserRow.domain)
+                .join(UserRow, UserRow.username == LedgerRow.peer)
+                .where(UserRow.active, LedgerRow.locked_until > now)
+                .order_by(LedgerRow.locked_until.desc(), LedgerRow.peer)
+                .limit(require_count(limit, "limit"))
+            )
+            rows = connection.execute(query).all()
+        found = [
+            LockedLane(row.peer, lane_info(row, self._rules, now, person=is_person(row)))
+            for row in rows
+        ]
+        return [each for each in found if each.lane.locked_until]
+
+    alocked_lanes = off_the_loop(locked_lanes)
