@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import Final, Literal
 
-from sqlalchemy import select
+from sqlalchemy import select, text, tuple_
 
-from pipelit_agents._bounds import require_count, require_duration
+from pipelit_agents._bounds import require_duration
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.accounts.lookup import find_account
+from pipelit_agents._words import quoted
+from pipelit_agents.accounts.lookup import find_account, read_account
 from pipelit_agents.accounts.models import (
     ApiKeyInfo,
     LaneInfo,
@@ -21,12 +22,21 @@ from pipelit_agents.accounts.models import (
     user_of,
 )
 from pipelit_agents.accounts.service import AccountService
-from pipelit_agents.database.models import ApiKeyRow, LedgerRow, UserRow
+from pipelit_agents.database.models import (
+    KINDS_OF_ACCOUNTS,
+    LOCKED_LANES,
+    ApiKeyRow,
+    LedgerRow,
+    UserRow,
+)
 from pipelit_agents.ledger.attempts import is_person
-from pipelit_agents.paging import DEFAULT_LIMIT, Page, require_limit
+from pipelit_agents.paging import DEFAULT_LIMIT, Page, read_moment, require_limit, written_moment
 from pipelit_agents.protocol.usernames import require_username
 
 __all__ = ["AccountLists"]
+
+_ALL: Final = select(UserRow.__table__)
+_KINDS: Final = {"human": "people", "agent": "agents", "peer": "peers"}
 
 
 class AccountLists(AccountService):
@@ -78,15 +88,34 @@ class AccountLists(AccountService):
             ValueError: ``limit`` is out of range, or ``kind`` is another word.
         """
         require_limit(limit)
-        found = [
-            each
-            for each in self.list(owner=root_owner)
-            if (after is None or each.username > after)
-            and kind in (None, each.kind)
-            and owner in (None, each.owner)
-        ]
-        some = found[:limit]
-        return Page(some, some[-1].username if len(found) > limit else None)
+        if kind not in (None, "human", "agent", "peer"):
+            raise ValueError(f"kind must be 'human', 'agent' or 'peer', not {quoted(kind)}")
+        query = _ALL.order_by(UserRow.username).limit(limit + 1)
+        if after is not None:
+            query = query.where(UserRow.username > require_username(after, argument="after"))
+        if owner is not None:
+            query = query.where(UserRow.owner == require_username(owner, argument="owner"))
+        if root_owner is not None:
+            require_username(root_owner, argument="root_owner")
+        # Each query has an index that it ends with, whatever the filters.
+        if owner is not None and kind not in (None, "agent"):
+            return Page([])
+        if owner is None and root_owner is not None and kind is not None:
+            # The others of a family are agents.
+            itself = UserRow.username == root_owner
+            query = query.where(~itself if kind == "agent" else itself)
+        if kind not in (None, "agent") or (kind is not None and owner is root_owner is None):
+            query = query.where(text(KINDS_OF_ACCOUNTS[_KINDS[kind]]))
+        with self._database.reading() as connection:
+            if owner is not None and root_owner is not None:
+                belongs_to = read_account(connection, owner)
+                if belongs_to is None or belongs_to.root_owner != root_owner:
+                    return Page([])
+            elif root_owner is not None:
+                query = query.where(UserRow.root_owner == root_owner)
+            rows = connection.execute(query).all()
+        some = [user_of(row) for row in rows[:limit]]
+        return Page(some, some[-1].username if len(rows) > limit else None)
 
     apage = off_the_loop(page)
 
@@ -107,18 +136,21 @@ class AccountLists(AccountService):
             ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
         """
         require_limit(limit)
-        require_username(username)
+        query = (
+            select(ApiKeyRow.__table__)
+            .where(ApiKeyRow.username == require_username(username))
+            .order_by(ApiKeyRow.created_at, ApiKeyRow.id)
+            .limit(limit + 1)
+        )
+        if after is not None:
+            last = tuple_(*read_moment(after))
+            query = query.where(tuple_(ApiKeyRow.created_at, ApiKeyRow.id) > last)
         with self._database.reading() as connection:
             find_account(connection, username)
-            rows = connection.execute(
-                select(ApiKeyRow.__table__)
-                .where(ApiKeyRow.username == username)
-                .order_by(ApiKeyRow.created_at, ApiKeyRow.id)
-            ).all()
-        keys = [key_info(row) for row in rows]
-        first = 1 + max((n for n, each in enumerate(keys) if each.id == after), default=-1)
-        some = keys[first : first + limit]
-        return Page(some, some[-1].id if len(keys) > first + limit else None)
+            rows = connection.execute(query).all()
+        end = rows[limit - 1] if len(rows) > limit else None
+        following = None if end is None else written_moment(end.created_at, end.id)
+        return Page([key_info(row) for row in rows[:limit]], following)
 
     apage_api_keys = off_the_loop(page_api_keys)
 
@@ -199,9 +231,9 @@ class AccountLists(AccountService):
             query = (
                 select(LedgerRow.__table__, UserRow.kind, UserRow.domain)
                 .join(UserRow, UserRow.username == LedgerRow.peer)
-                .where(UserRow.active, LedgerRow.locked_until > now)
+                .where(text(LOCKED_LANES), UserRow.active, LedgerRow.locked_until > now)
                 .order_by(LedgerRow.locked_until.desc(), LedgerRow.peer)
-                .limit(require_count(limit, "limit"))
+                .limit(limit)
             )
             rows = connection.execute(query).all()
         found = [

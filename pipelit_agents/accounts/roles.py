@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final, get_args
 
-from sqlalchemy import ColumnElement, Connection, and_, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, select, text, true, update
 
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._words import quoted
 from pipelit_agents.accounts.lookup import AccountRow, find_account, require_active
 from pipelit_agents.accounts.models import Role, User, role_of, user_of
 from pipelit_agents.accounts.service import AccountService
-from pipelit_agents.database.models import UserRow
+from pipelit_agents.database.models import KINDS_OF_ACCOUNTS, UserRow
 from pipelit_agents.errors import LastOperator, NotPermitted
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
@@ -119,6 +119,7 @@ def require_role(role: object) -> Role:
 
 
 def _is_any(connection: Connection, *where: ColumnElement[bool]) -> bool:
-    active = and_(UserRow.role == "operator", UserRow.kind == "human", UserRow.domain == "")
-    query = select(UserRow.username).where(active, UserRow.active == true(), *where)
+    operators = text(KINDS_OF_ACCOUNTS["operators"])
+    active = and_(UserRow.active == true(), UserRow.kind == "human", UserRow.domain == "")
+    query = select(UserRow.username).where(operators, active, *where)
     return connection.scalar(query.limit(1)) is not None

@@ -10,22 +10,29 @@ the previous rows was kept.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, select, text, update
 
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.refusals import FOREIGN, NOT_OURS, UNKNOWN, Refusal
 from pipelit_agents.approvals.values import ApprovalDecision, State
-from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow, ApprovalUseRow
+from pipelit_agents.database.models import (
+    ApprovalAnswerRow,
+    ApprovalPersonRow,
+    ApprovalRow,
+    ApprovalUseRow,
+)
 from pipelit_agents.database.planted import all_rows
 from pipelit_agents.identity.evidence import utc
 
 __all__ = [
+    "QUESTIONS",
     "decision_of",
     "find_question",
     "last_use",
+    "listed",
     "mark_used",
     "read_answers",
     "read_question",
@@ -34,8 +41,9 @@ __all__ = [
     "was_used",
 ]
 
+_CLOSED: Final = frozenset({"approved", "denied", "expired", "used"})
 _COLUMNS: Final = [ApprovalRow.__table__.c[name] for name in tags.QuestionRow._fields]
-_QUESTIONS: Final = select(*_COLUMNS)
+QUESTIONS: Final = select(*_COLUMNS)
 _WITHOUT_SHOWN: Final = select(*(each for each in _COLUMNS if each.name != "shown"))
 _ANSWERS: Final = select(*(ApprovalAnswerRow.__table__.c[name] for name in tags.AnswerRow._fields))
 _USE: Final = text(
@@ -58,11 +66,16 @@ def read_questions(
         newest: Return only the newest.
         with_shown: Whether to read the displayed values.
     """
-    query = (_QUESTIONS if with_shown else _WITHOUT_SHOWN).where(*where)
+    query = (QUESTIONS if with_shown else _WITHOUT_SHOWN).where(*where)
     if newest:
         query = query.order_by(ApprovalRow.created_at.desc()).limit(1)
     else:
         query = query.order_by(ApprovalRow.created_at, ApprovalRow.id)
+    return [tags.QuestionRow(*row) for row in all_rows(connection, query)]
+
+
+def listed(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[tags.QuestionRow]:
+    """Return the rows of a query of ``QUESTIONS``. Their tags are not verified."""
     return [tags.QuestionRow(*row) for row in all_rows(connection, query)]
 
 
@@ -147,6 +160,9 @@ def set_state(
             mac=core.fitting_keyring(connection).mac(tags.REQUEST, *tags.question_fields(changed)),
         )
     )
+    if moved.rowcount == 1 and state in _CLOSED and not (state == "approved" and row.rule):
+        # No person has to answer it any more.
+        connection.execute(delete(ApprovalPersonRow).where(ApprovalPersonRow.approval_id == row.id))
     return moved.rowcount == 1
 
 

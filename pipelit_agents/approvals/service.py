@@ -306,10 +306,9 @@ class Approvals:
             ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
         """
         require_limit(limit)
-        found = sorted(self.pending(person), key=lambda each: (each.expires_at, each.id))
-        first = 1 + max((n for n, each in enumerate(found) if each.id == after), default=-1)
-        some = found[first : first + limit]
-        return Page(some, some[-1].id if len(found) > first + limit else None)
+        if person is not None:
+            require_username(person, argument="person")
+        return questions.page(self._core, person, after, limit)
 
     apage = off_the_loop(page)
 
@@ -326,7 +325,8 @@ class Approvals:
             TypeError: ``most`` isn't a whole number.
             ValueError: ``most`` is out of range.
         """
-        return min(len(self.pending(person)), require_count(most, "most", most=MAX_LIMIT))
+        limit = require_count(most, "most", most=MAX_LIMIT)
+        return len(self.page(require_username(person, argument="person"), limit=limit))
 
     acount_pending = off_the_loop(count_pending)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import aliased
 
 from pipelit_agents._bounds import require_count, require_moment
 from pipelit_agents._twins import off_the_loop
@@ -17,10 +20,14 @@ from pipelit_agents.audit.verifying import AuditReport
 from pipelit_agents.database.engine import Database
 from pipelit_agents.database.models import AuditRow
 from pipelit_agents.display import Rows
-from pipelit_agents.paging import DEFAULT_LIMIT, Page, require_limit
+from pipelit_agents.paging import DEFAULT_LIMIT, Page, not_a_cursor, require_limit
 from pipelit_agents.sealing.keyring import Keyring
 
 __all__ = ["AuditTrail"]
+
+# How many entries a page looks at, if it has filters.
+_MOST_LOOKED_AT: Final = 5000
+_NUMBER: Final = re.compile(r"-?\d{1,19}", re.ASCII)
 
 
 class AuditTrail:
@@ -78,26 +85,12 @@ class AuditTrail:
         require_count(limit, "limit")
         if after is not None:
             require_count(after, "after", least=-(2**63), most=2**63 - 1)
-        if outcome not in (None, "ok", "refused"):
-            raise ValueError(f"outcome must be 'ok' or 'refused', not {quoted(outcome)}")
-        query = select(AuditRow.__table__)
+        where = _conditions(subject, actor, action, outcome, person)
         if after is not None:
-            query = query.where(AuditRow.id > after)
-        for column, wanted in (
-            (AuditRow.subject, subject), (AuditRow.actor, actor),
-            (AuditRow.outcome, outcome), (AuditRow.person, person),
-        ):  # fmt: skip
-            if wanted is not None:
-                query = query.where(column == wanted)
-        if action is not None:
-            group = action.endswith(".")
-            query = query.where(
-                AuditRow.action.startswith(action, autoescape=True)
-                if group
-                else AuditRow.action == action
-            )
+            where.append(AuditRow.id > after)
         if since is not None:
-            query = query.where(AuditRow.at >= _moment("since", since))
+            where.append(AuditRow.at >= _moment("since", since))
+        query = select(AuditRow.__table__).where(*where)
         with self._database.reading() as connection:
             found = connection.execute(query.order_by(AuditRow.id.desc()).limit(limit))
             rows = found.mappings().all()
@@ -139,19 +132,42 @@ class AuditTrail:
             ValueError: As for :meth:`list`, or ``after`` isn't the ``next`` of a page.
         """
         require_limit(limit)
-        found = self.list(
-            limit=1_000_000,
-            subject=subject,
-            actor=actor,
-            action=action,
-            outcome=outcome,
-            person=person,
-            since=since,
+        moment = None if since is None else _moment("since", since)
+        order = AuditRow.id.asc() if oldest_first else AuditRow.id.desc()
+        # The subject has an index of its own. For all others, a number of entries is looked at.
+        looked_at = select(AuditRow.__table__)
+        if subject is not None:
+            looked_at = looked_at.where(AuditRow.subject == subject)
+        if after is not None:
+            last = _read_number(after)
+            looked_at = looked_at.where(AuditRow.id > last if oldest_first else AuditRow.id < last)
+        some = looked_at.order_by(order).limit(_MOST_LOOKED_AT).subquery()
+        entry_row = aliased(AuditRow, some)
+        wanted = select(some).where(
+            *_conditions(subject, actor, action, outcome, person, entry_row)
         )
-        ordered = [*found] if oldest_first else [*found][::-1]
-        first = 1 + max((n for n, each in enumerate(ordered) if str(each.id) == after), default=-1)
-        some = ordered[first : first + limit]
-        return Page(some, str(some[-1].id) if len(ordered) > first + limit else None)
+        if moment is not None:
+            wanted = wanted.where(some.c.at >= moment)
+        with self._database.reading() as connection:
+            found = connection.execute(
+                wanted.order_by(some.c.id.asc() if oldest_first else some.c.id.desc()).limit(
+                    limit + 1
+                )
+            )
+            rows = found.mappings().all()
+            items = [entry_of(row) for row in rows[:limit]]
+            if len(rows) > limit:
+                return Page(items, str(items[-1].id))
+            ends = select(
+                func.count(), func.min(some.c.id), func.max(some.c.id), func.max(some.c.at)
+            )
+            count, lowest, highest, newest = connection.execute(ends).one()
+        if count < _MOST_LOOKED_AT:
+            return Page(items)
+        if moment is not None and not oldest_first and newest < moment:
+            # So many earlier entries in a row aren't from one wrong clock: nothing newer follows.
+            return Page(items)
+        return Page(items, str(highest if oldest_first else lowest))
 
     apage = off_the_loop(page)
 
@@ -246,6 +262,42 @@ class AuditTrail:
         return deleted
 
     aprune = off_the_loop(prune)
+
+
+def _conditions(
+    subject: str | None,
+    actor: str | None,
+    action: str | None,
+    outcome: str | None,
+    person: str | None,
+    row: type[AuditRow] = AuditRow,
+) -> list[ColumnElement[bool]]:
+    if outcome not in (None, "ok", "refused"):
+        raise ValueError(f"outcome must be 'ok' or 'refused', not {quoted(outcome)}")
+    where: list[ColumnElement[bool]] = [
+        column == wanted
+        for column, wanted in (
+            (row.subject, subject), (row.actor, actor), (row.outcome, outcome),
+            (row.person, person),
+        )
+        if wanted is not None
+    ]  # fmt: skip
+    if action is not None:
+        group = action.endswith(".")
+        where.append(
+            row.action.startswith(action, autoescape=True) if group else row.action == action
+        )
+    return where
+
+
+def _read_number(after: object) -> int:
+    """Return the number of an entry in a cursor."""
+    if not isinstance(after, str) or not _NUMBER.fullmatch(after):
+        raise not_a_cursor(after)
+    number = int(after)
+    if not -(2**63) <= number < 2**63:
+        raise not_a_cursor(after)
+    return number
 
 
 def _moment(argument: str, at: datetime) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
@@ -27,18 +27,32 @@ agents = typer.Typer(
     help="Manage agent users: accounts that act with an API key and codes.", no_args_is_help=True
 )
 users.add_typer(keys, name="keys")
+RoleName: TypeAlias = Literal["operator", "member"]
 _COLUMNS: Final = ("username", "owner", "purpose", "active", "created_at")
 
 
 @users.command("create")
 @reporting
-def create_user(username: Name, *, expires_in: ExpiresIn = None, as_json: AsJson = False) -> None:
+def create_user(
+    username: Name,
+    *,
+    role: Annotated[
+        RoleName | None,
+        typer.Option(help="By default, an operator while there is none, and then a member."),
+    ] = None,
+    expires_in: ExpiresIn = None,
+    as_json: AsJson = False,
+) -> None:
     """Create a person's account, and show its API key once."""
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        new = pipelit.users.create(username, key_expires_at=expiry(expires_in))
-    fields = {"username": new.username, "api_key": new.api_key.get_secret_value()}
+        new = pipelit.users.create(username, role=role, key_expires_at=expiry(expires_in))
+    fields = {
+        "username": new.username,
+        "role": new.role,
+        "api_key": new.api_key.get_secret_value(),
+    }
     show("Created.", fields, as_json=as_json, once=["api_key"])
 
 
@@ -49,7 +63,23 @@ def list_users(*, as_json: AsJson = False) -> None:
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        show_table(pipelit.users.list(), ("kind", *_COLUMNS), as_json=as_json)
+        show_table(pipelit.users.list(), ("kind", "role", *_COLUMNS), as_json=as_json)
+
+
+@users.command("role")
+@reporting
+def set_role(
+    username: Name,
+    role: Annotated[RoleName, typer.Argument(help="What the person becomes.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Make a person an operator, who manages accounts in the API, or a member."""
+    from pipelit_agents import Pipelit
+
+    with Pipelit.from_env() as pipelit:
+        user = pipelit.users.set_role(username, role)
+    show("Done.", {"username": user.username, "role": user.role}, as_json=as_json)
 
 
 @agents.command("create")

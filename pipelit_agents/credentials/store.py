@@ -53,8 +53,8 @@ from pipelit_agents.errors import (
     UnknownAccountWarning,
 )
 from pipelit_agents.identity.agent import Agent
-from pipelit_agents.paging import DEFAULT_LIMIT, Page, require_limit
-from pipelit_agents.protocol.usernames import OPERATOR, require_username
+from pipelit_agents.paging import DEFAULT_LIMIT, Page, not_a_cursor, require_limit
+from pipelit_agents.protocol.usernames import OPERATOR, is_username, require_username
 
 if TYPE_CHECKING:
     import httpx
@@ -268,9 +268,13 @@ class Credentials:
             ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
         """
         require_limit(limit)
-        found = [e for e in self.list(kind=kind, person=person) if after is None or e.name > after]
-        some = found[:limit]
-        return Page(some, some[-1].name if len(found) > limit else None)
+        if after is not None and not is_username(after):
+            raise not_a_cursor(after)
+        with self._database.reading() as connection:
+            whose = of_person(connection, person)
+            rows = read_credentials(connection, kind, whose, after=after, limit=limit + 1)
+        some = [row.info(self._keyring()) for row in rows[:limit]]
+        return Page(some, some[-1].name if len(rows) > limit else None)
 
     apage = off_the_loop(page)
 

@@ -374,12 +374,28 @@ def read_credential(connection: Connection, name: str, whose: Whose = SHARED) ->
 
 
 def read_credentials(
-    connection: Connection, kind: str | None, whose: Whose = SHARED
+    connection: Connection,
+    kind: str | None,
+    whose: Whose = SHARED,
+    *,
+    after: str | None = None,
+    limit: int | None = None,
 ) -> list[StoredCredential]:
-    """Return all stored credentials, or those of one kind, ordered by name."""
+    """Return all stored credentials, or those of one kind, ordered by name.
+
+    Args:
+        connection: A transaction.
+        kind: The kind; None for all.
+        whose: Whose credentials.
+        after: Only those after this name.
+        limit: The maximum number.
+    """
     query = _reading(whose).order_by(whose.table.c.name)
     if kind is not None:
         query = query.where(whose.table.c.kind == kind)
+    if after is not None:
+        query = query.where(whose.table.c.name > after)
+    query = query.limit(limit)
     return [StoredCredential(*row)._replace(whose=whose) for row in connection.execute(query)]
 
 

@@ -33,9 +33,14 @@ from pipelit_agents.sealing.purposes import (
 )
 
 __all__ = [
+    "EXPIRING_KEYS",
+    "KINDS_OF_ACCOUNTS",
+    "LOCKED_LANES",
+    "OPEN_QUESTIONS",
     "ApiKeyRow",
     "ApprovalAnswerRow",
     "ApprovalNoticeRow",
+    "ApprovalPersonRow",
     "ApprovalRow",
     "ApprovalUseRow",
     "AuditRow",
@@ -57,6 +62,17 @@ __all__ = [
 NAME = String(149)
 # SQLite's integers have up to 64 bits, and only INTEGER keys are numbered automatically.
 LONG = BigInteger().with_variant(Integer, "sqlite")
+# The conditions of partial indexes. A query has to have the same words, so that a database sees
+# that it can use the index.
+KINDS_OF_ACCOUNTS = {
+    "agents": "kind = 'agent'",
+    "operators": "role = 'operator'",
+    "peers": "domain <> ''",
+    "people": "kind = 'human' AND domain = ''",
+}
+EXPIRING_KEYS = "revoked_at IS NULL AND expires_at IS NOT NULL"
+LOCKED_LANES = "locked_until > 0"
+OPEN_QUESTIONS = "state = 'pending' OR (state = 'approved' AND rule <> '')"
 _TOTP = RowEncryptedString(totp_purpose, "username")
 
 
@@ -75,13 +91,25 @@ class UserRow(Base):
         CheckConstraint("kind IN ('human', 'agent')", name="pipelit_users_kind"),
         CheckConstraint("kind = 'human' OR owner IS NOT NULL", name="pipelit_users_agent_owner"),
         Index("pipelit_users_root", "root_owner", "active"),
+        # Of pages, which are sorted by name.
+        Index("pipelit_users_owned", "owner", "username"),
+        Index("pipelit_users_family", "root_owner", "username"),
+        *(
+            Index(
+                f"pipelit_users_{name}",
+                "username",
+                sqlite_where=text(where),
+                postgresql_where=text(where),
+            )
+            for name, where in KINDS_OF_ACCOUNTS.items()
+        ),
         # An agent whose secret is lost keeps its account, and can get another secret.
         row_rules(lock="account:{username}", unreadable="clear columns"),
     )
 
     username: Mapped[str] = mapped_column(NAME, primary_key=True)
     kind: Mapped[str] = mapped_column(String(8))
-    owner: Mapped[str | None] = mapped_column(ForeignKey("pipelit_users.username"), index=True)
+    owner: Mapped[str | None] = mapped_column(ForeignKey("pipelit_users.username"))
     root_owner: Mapped[str] = mapped_column(NAME)
     purpose: Mapped[str] = mapped_column(Text, default="")
     active: Mapped[bool] = mapped_column(default=True)
@@ -127,9 +155,24 @@ class ApiKeyRow(Base):
     """An API key: its public id and the SHA-256 of its secret part, never the key."""
 
     __tablename__ = "pipelit_api_keys"
+    __table_args__ = (
+        Index("pipelit_api_keys_listed", "username", "created_at", "id"),
+        *(
+            Index(
+                name,
+                *columns,
+                sqlite_where=text(EXPIRING_KEYS),
+                postgresql_where=text(EXPIRING_KEYS),
+            )
+            for name, columns in (
+                ("pipelit_api_keys_expiring", ("expires_at", "id")),
+                ("pipelit_api_keys_expiring_of", ("username", "expires_at", "id")),
+            )
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), index=True)
+    username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"))
     name: Mapped[str] = mapped_column(String(149))
     digest: Mapped[str] = mapped_column(String(64))
     last_four: Mapped[str] = mapped_column(String(4))
@@ -144,7 +187,10 @@ class CredentialRow(Base):
     """A named, encrypted secret with public fields."""
 
     __tablename__ = "pipelit_credentials"
-    __table_args__ = (row_rules(lock="credential:{name}"),)
+    __table_args__ = (
+        Index("pipelit_credentials_kind", "kind", "name"),
+        row_rules(lock="credential:{name}"),
+    )
 
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
     kind: Mapped[str] = mapped_column(String(64))
@@ -178,7 +224,10 @@ class PersonCredentialRow(Base):
     """A credential that is one person's own, beside the shared one of the same name."""
 
     __tablename__ = "pipelit_person_credentials"
-    __table_args__ = (row_rules(lock="credential:{person}:{name}"),)
+    __table_args__ = (
+        Index("pipelit_person_credentials_kind", "person", "kind", "name"),
+        row_rules(lock="credential:{person}:{name}"),
+    )
 
     person: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), primary_key=True)
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
@@ -213,6 +262,15 @@ class LedgerRow(Base):
     """
 
     __tablename__ = "pipelit_ledger"
+    # Written when a lane is locked, and not at every code.
+    __table_args__ = (
+        Index(
+            "pipelit_ledger_locked",
+            "locked_until",
+            sqlite_where=text(LOCKED_LANES),
+            postgresql_where=text(LOCKED_LANES),
+        ),
+    )
 
     peer: Mapped[str] = mapped_column(NAME, primary_key=True)
     scope: Mapped[str] = mapped_column(String(8), primary_key=True)
@@ -330,6 +388,14 @@ class ApprovalRow(Base):
     __table_args__ = (
         Index("pipelit_approvals_digest", "digest", "state"),
         Index("pipelit_approvals_open", "state", "expires_at"),
+        Index("pipelit_approvals_asked", "created_at", "id"),
+        Index(
+            "pipelit_approvals_waiting",
+            "expires_at",
+            "id",
+            sqlite_where=text(OPEN_QUESTIONS),
+            postgresql_where=text(OPEN_QUESTIONS),
+        ),
         # Of tool calls only, which are a part of all questions.
         Index(
             "pipelit_approvals_call",
@@ -360,6 +426,23 @@ class ApprovalRow(Base):
     # The interrupts of the gate. They decide nothing, so no tag covers them.
     asks: Mapped[int] = mapped_column(Integer, server_default="0")
     waits: Mapped[int | None] = mapped_column(Integer)
+
+
+class ApprovalPersonRow(Base):
+    """Finds the open questions of one person; decides nothing, so it has no tag.
+
+    Rows are deleted when their question is closed. The question says who may answer it, so a
+    planted row shows nobody anything.
+    """
+
+    __tablename__ = "pipelit_approval_people"
+    __table_args__ = (
+        Index("pipelit_approval_people_soonest", "username", "expires_at", "approval_id"),
+    )
+
+    approval_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    username: Mapped[str] = mapped_column(NAME, primary_key=True)
+    expires_at: Mapped[float] = mapped_column(Float)
 
 
 class ApprovalAnswerRow(Base):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
@@ -51,6 +51,7 @@ _MAX_PATH_LENGTH: Final = 4096
 _FORM_OF_A_KEY: Final = "has the form of a key or a code, and isn't repeated here: "
 # What pydantic says in words of its own, and what is said here.
 _WORDS: Final = {
+    "literal_error": "must be operator or member",
     "missing": "is missing",
     "model_type": "must be a mapping of fields",
     "dict_type": "must be a mapping",
@@ -176,9 +177,11 @@ class DeclaredPerson(_Declared):
     """A person.
 
     Attributes:
+        role: The person's role; by default that of a new one, and the role isn't changed.
         keys: The person's API keys by name.
     """
 
+    role: Literal["operator", "member"] | None = None
     keys: DeclaredKeys = Field(default_factory=dict)
 
 

@@ -19,7 +19,7 @@ from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._words import quoted
 from pipelit_agents.accounts.lookup import AccountRow, read_account, storable
-from pipelit_agents.accounts.models import ApiKeyInfo
+from pipelit_agents.accounts.models import ApiKeyInfo, role_of
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.errors import AccountError, ConfigurationError, CredentialError
@@ -28,6 +28,7 @@ from pipelit_agents.operations.accounts_file import (
     DeclaredAgent,
     DeclaredCredential,
     DeclaredKey,
+    DeclaredPerson,
     SecretSource,
     path_of,
     read_accounts_file,
@@ -134,7 +135,7 @@ class _Run:
         """
         for name, person in self._declared.people.items():
             with self._at("people", name):
-                self._person(name, person.keys)
+                self._person(name, person)
         for name, agent in self._declared.agents_by_owner():
             if self._lacks_owner(name, agent.owner):
                 continue
@@ -168,20 +169,27 @@ class _Run:
     def _note(self, change: Change) -> None:
         self.changes.append(change)
 
-    def _person(self, name: str, keys: Mapping[str, DeclaredKey]) -> None:
+    def _person(self, name: str, person: DeclaredPerson) -> None:
         row = read_account(self._connection, name)
         if row is None:
-            self._note(Change("created", "person", name))
+            self._note(Change("created", "person", name, person.role or ""))
             self._create(
                 name,
-                keys,
+                person.keys,
                 lambda key_name, expires_at: self._users.create_in(
-                    self._connection, name, key_name=key_name, key_expires_at=expires_at
+                    self._connection,
+                    name,
+                    role=person.role,
+                    key_name=key_name,
+                    key_expires_at=expires_at,
                 ).api_key.get_secret_value(),
             )
         else:
             _require_living(row, "human")
-        self._keys(name, keys)
+            if person.role is not None and role_of(row) != person.role:
+                self._users.set_role_in(self._connection, name, person.role)
+                self._note(Change("changed", "person", name, f"role {person.role}"))
+        self._keys(name, person.keys)
 
     def _agent(self, name: str, agent: DeclaredAgent) -> None:
         row = read_account(self._connection, name)

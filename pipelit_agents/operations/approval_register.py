@@ -12,7 +12,7 @@ from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals import tags
-from pipelit_agents.approvals.questions import ours, stored_request
+from pipelit_agents.approvals.questions import ours, page_of_all, stored_request
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.audit.seal_rows import all_seals, is_formed, is_pruned
 from pipelit_agents.audit.trail import AuditTrail
@@ -113,11 +113,7 @@ class ApprovalRegister:
             TypeError: ``limit`` isn't a whole number.
             ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
         """
-        require_limit(limit)
-        found = self.list(limit=1_000_000)[::-1]
-        first = 1 + max((n for n, each in enumerate(found) if each.id == after), default=-1)
-        some = found[first : first + limit]
-        return Page(some, some[-1].id if len(found) > first + limit else None)
+        return page_of_all(self._core, after, require_limit(limit))
 
     apage = off_the_loop(page)
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, select, update
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import rows, tags
 from pipelit_agents.database.key_row import fitting_keyring
-from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow
+from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalPersonRow, ApprovalRow
 from pipelit_agents.database.planted import all_rows, as_stored
 from pipelit_agents.sealing.keyring import Keyring
 
@@ -62,6 +62,9 @@ def forget_foreign(core: Core, keyring: Keyring) -> list[str]:
             stored = as_stored(identifier)
             connection.execute(
                 delete(ApprovalAnswerRow).where(ApprovalAnswerRow.approval_id == stored)
+            )
+            connection.execute(
+                delete(ApprovalPersonRow).where(ApprovalPersonRow.approval_id == stored)
             )
             connection.execute(delete(ApprovalRow).where(ApprovalRow.id == stored))
         gone.append(str(identifier))
