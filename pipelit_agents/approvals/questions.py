@@ -9,7 +9,7 @@ from datetime import datetime
 from json import dumps
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, or_, text, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_, tuple_
 
 from pipelit_agents._core import Core
 from pipelit_agents._run_context import run_context
@@ -24,7 +24,7 @@ from pipelit_agents.approvals.values import (
 )
 from pipelit_agents.audit.records import storable
 from pipelit_agents.database.key_row import check_fitting
-from pipelit_agents.database.models import OPEN_QUESTIONS, ApprovalPersonRow, ApprovalRow
+from pipelit_agents.database.models import ApprovalPersonRow, ApprovalRow
 from pipelit_agents.errors import ApprovalNotFound, UnsealError
 from pipelit_agents.identity.evidence import utc
 from pipelit_agents.paging import LAST_MOMENT, Page, read_moment, written_moment
@@ -177,21 +177,20 @@ def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
     return found
 
 
-def page(core: Core, person: str | None, after: str | None, limit: int) -> Page[ApprovalRequest]:
-    """Return a page of the open questions; see :meth:`Approvals.page`."""
+def page(core: Core, person: str, after: str | None, limit: int) -> Page[ApprovalRequest]:
+    """Return a page of the open questions of a person; see :meth:`Approvals.page`."""
+    key = (ApprovalPersonRow.expires_at, ApprovalPersonRow.approval_id)
     with core.database.reading() as connection:
         now = core.shared_now(connection)
-        at, identifier = (now, "") if after is None else read_moment(after)
         # What has expired meanwhile is skipped by the index.
-        begin = max((at, identifier), (now, ""))
-        query = rows.QUESTIONS.where(text(f"({OPEN_QUESTIONS})"))
-        if person is None:
-            key = (ApprovalRow.expires_at, ApprovalRow.id)
-        else:
-            query = query.join(ApprovalPersonRow, ApprovalPersonRow.approval_id == ApprovalRow.id)
-            query = query.where(ApprovalPersonRow.username == person)
-            key = (ApprovalPersonRow.expires_at, ApprovalPersonRow.approval_id)
-        query = query.where(key[0] < LAST_MOMENT).order_by(*key)
+        begin = (now, "") if after is None else max(read_moment(after), (now, ""))
+        # A planted row with another time would let the page go on elsewhere.
+        theirs = and_(key[0] == ApprovalRow.expires_at, key[1] == ApprovalRow.id)
+        query = (
+            rows.QUESTIONS.join(ApprovalPersonRow, theirs)
+            .where(ApprovalPersonRow.username == person, may_be_open(now), key[0] < LAST_MOMENT)
+            .order_by(*key)
+        )
         return _page(
             core,
             connection,

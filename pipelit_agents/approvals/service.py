@@ -289,13 +289,14 @@ class Approvals:
     apending = off_the_loop(pending)
 
     def page(
-        self, person: str | None = None, *, after: str | None = None, limit: int = DEFAULT_LIMIT
+        self, person: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT
     ) -> Page[ApprovalRequest]:
-        """Return one page of what :meth:`pending` returns, those that expire soonest first.
+        """Return one page of the questions that a person may answer now, and hasn't approved.
+
+        Those that expire soonest come first.
 
         Args:
-            person: Return only questions that this person may answer now, and hasn't approved; by
-                default all.
+            person: The person.
             after: The ``next`` of the page before; by default the first page.
             limit: The maximum number of questions, 1 to 1,000.
 
@@ -306,9 +307,8 @@ class Approvals:
             ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
         """
         require_limit(limit)
-        if person is not None:
-            require_username(person, argument="person")
-        return questions.page(self._core, person, after, limit)
+        name = require_username(person, argument="person")
+        return questions.page(self._core, name, after, limit)
 
     apage = off_the_loop(page)
 

@@ -135,13 +135,15 @@ class AuditTrail:
         moment = None if since is None else _moment("since", since)
         order = AuditRow.id.asc() if oldest_first else AuditRow.id.desc()
         # The subject has an index of its own. For all others, a number of entries is looked at.
+        filtered = any(each is not None for each in (actor, action, outcome, person, since))
+        most = _MOST_LOOKED_AT if filtered else limit + 1
         looked_at = select(AuditRow.__table__)
         if subject is not None:
             looked_at = looked_at.where(AuditRow.subject == subject)
         if after is not None:
             last = _read_number(after)
             looked_at = looked_at.where(AuditRow.id > last if oldest_first else AuditRow.id < last)
-        some = looked_at.order_by(order).limit(_MOST_LOOKED_AT).subquery()
+        some = looked_at.order_by(order).limit(most).subquery()
         entry_row = aliased(AuditRow, some)
         wanted = select(some).where(
             *_conditions(subject, actor, action, outcome, person, entry_row)
@@ -162,7 +164,7 @@ class AuditTrail:
                 func.count(), func.min(some.c.id), func.max(some.c.id), func.max(some.c.at)
             )
             count, lowest, highest, newest = connection.execute(ends).one()
-        if count < _MOST_LOOKED_AT:
+        if count < most:
             return Page(items)
         if moment is not None and not oldest_first and newest < moment:
             # So many earlier entries in a row aren't from one wrong clock: nothing newer follows.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, cast
 
 import typer
 
@@ -70,7 +70,7 @@ def list_users(*, as_json: AsJson = False) -> None:
 @reporting
 def set_role(
     username: Name,
-    role: Annotated[RoleName, typer.Argument(help="What the person becomes.")],
+    role: Annotated[str, typer.Argument(help="operator or member.", metavar="ROLE")],
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -78,7 +78,7 @@ def set_role(
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        user = pipelit.users.set_role(username, role)
+        user = pipelit.users.set_role(username, cast("RoleName", role))
     show("Done.", {"username": user.username, "role": user.role}, as_json=as_json)
 
 

@@ -36,7 +36,6 @@ __all__ = [
     "EXPIRING_KEYS",
     "KINDS_OF_ACCOUNTS",
     "LOCKED_LANES",
-    "OPEN_QUESTIONS",
     "ApiKeyRow",
     "ApprovalAnswerRow",
     "ApprovalNoticeRow",
@@ -71,8 +70,8 @@ KINDS_OF_ACCOUNTS = {
     "people": "kind = 'human' AND domain = ''",
 }
 EXPIRING_KEYS = "revoked_at IS NULL AND expires_at IS NOT NULL"
-LOCKED_LANES = "locked_until > 0"
-OPEN_QUESTIONS = "state = 'pending' OR (state = 'approved' AND rule <> '')"
+# Not a range, which SQLite would search instead of the one that the query has.
+LOCKED_LANES = "locked_until <> 0"
 _TOTP = RowEncryptedString(totp_purpose, "username")
 
 
@@ -389,13 +388,6 @@ class ApprovalRow(Base):
         Index("pipelit_approvals_digest", "digest", "state"),
         Index("pipelit_approvals_open", "state", "expires_at"),
         Index("pipelit_approvals_asked", "created_at", "id"),
-        Index(
-            "pipelit_approvals_waiting",
-            "expires_at",
-            "id",
-            sqlite_where=text(OPEN_QUESTIONS),
-            postgresql_where=text(OPEN_QUESTIONS),
-        ),
         # Of tool calls only, which are a part of all questions.
         Index(
             "pipelit_approvals_call",

@@ -8,6 +8,21 @@ from sqlalchemy import Connection, text
 
 # The newest first: what takes back a migration, by the revision to which it leads.
 _BACK = {
+    "0015": (
+        "DROP TABLE pipelit_approval_people",
+        *(
+            f"DROP INDEX pipelit_{name}"
+            for name in (
+                *("users_owned", "users_family", "users_agents", "users_operators"),
+                *("users_peers", "users_people", "api_keys_listed", "api_keys_expiring"),
+                *("api_keys_expiring_of", "credentials_kind", "person_credentials_kind"),
+                *("ledger_locked", "approvals_asked"),
+            )
+        ),
+        "ALTER TABLE pipelit_users DROP COLUMN role",
+        "CREATE INDEX ix_pipelit_users_owner ON pipelit_users (owner)",
+        "CREATE INDEX ix_pipelit_api_keys_username ON pipelit_api_keys (username)",
+    ),
     "0013": (
         "DROP TABLE pipelit_approval_notices",
         "DROP INDEX pipelit_approvals_call",

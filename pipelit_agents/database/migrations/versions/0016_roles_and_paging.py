@@ -43,14 +43,8 @@ INDEXES: dict[str, dict[str, tuple[tuple[str, ...], str | None]]] = {
     "pipelit_person_credentials": {
         "pipelit_person_credentials_kind": (("person", "kind", "name"), None)
     },
-    "pipelit_ledger": {"pipelit_ledger_locked": (("locked_until",), "locked_until > 0")},
-    "pipelit_approvals": {
-        "pipelit_approvals_asked": (("created_at", "id"), None),
-        "pipelit_approvals_waiting": (
-            ("expires_at", "id"),
-            "state = 'pending' OR (state = 'approved' AND rule <> '')",
-        ),
-    },
+    "pipelit_ledger": {"pipelit_ledger_locked": (("locked_until",), "locked_until <> 0")},
+    "pipelit_approvals": {"pipelit_approvals_asked": (("created_at", "id"), None)},
 }
 
 
