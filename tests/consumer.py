@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from typing import assert_type
+from typing import Literal, assert_type
 
 from langgraph.graph import END, START, StateGraph
 from pydantic import SecretStr
@@ -17,6 +17,7 @@ from pipelit_agents import (
     Keyring,
     NewAgent,
     NewUser,
+    Page,
     Pipelit,
     Proof,
     Sealed,
@@ -86,6 +87,10 @@ def main() -> None:
             new = pipelit.users.create_agent("agent_a", owner="alice", purpose="writes")
             assert_type(new, NewAgent)
             pipelit.users.create_agent("agent_b", owner="alice", purpose="edits")
+            assert_type(owner.role, Literal["operator", "member"])
+            assert_type(pipelit.users.page(limit=2, kind="agent"), Page[User])
+            assert_type(pipelit.credentials.page(), Page[CredentialInfo])
+            assert_type(pipelit.permissions.require("alice", "users.read", on="agent_a"), User)
             user = pipelit.users.authenticate(new.api_key.get_secret_value())
             assert_type(user, User)
 

@@ -119,6 +119,19 @@ def test_an_argument_has_one_name() -> None:
                 assert each.metavar == each.metavar.upper(), (path, each.metavar)
 
 
+def test_a_person_has_a_role(ready: Run) -> None:
+    """It is given at creation or later, and shown with the account."""
+    made = json.loads(ready("users", "create", "bob", "--json").stdout)
+    assert made["role"] == "member"
+    assert ready("users", "create", "eve", "--role", "operator").exit_code == 0
+    assert ready("users", "role", "bob", "operator").exit_code == 0
+    assert json.loads(ready("users", "show", "bob", "--json").stdout)["role"] == "operator"
+    listed = json.loads(ready("users", "list", "--json").stdout)
+    assert {each["username"]: each["role"] for each in listed}["eve"] == "operator"
+    refused = ready("users", "role", "bob", "boss")
+    assert (refused.exit_code, "'operator' or 'member'" in refused.stderr) == (1, True)
+
+
 def test_an_agent_has_a_purpose(ready: Run) -> None:
     """A blank one is refused, by the name of the option."""
     done = ready("agents", "create", "agent_x", "--owner", "alice", "--purpose", " ")

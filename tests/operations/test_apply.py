@@ -262,6 +262,7 @@ MALFORMED = {
     "no text": ("  ann:", "  1:", "isn't text"),
     "yaml": ("secrets: keys", "secrets: [keys", "line"),
     "folder": ("secrets: keys", "", "secrets is missing"),
+    "role": ("  ann:\n", "  ann:\n    role: admin\n", r"ann\.role: must be operator or member"),
     "circle": ("owner: ann", "owner: agent_reader", "own each other"),
     "both kinds": ("  ann:\n", "  agent_boss:\n  ann:\n", "under people and under agents"),
     "tag": ("purpose: reads", "purpose: !!python/name:os.system", "."),
@@ -323,6 +324,22 @@ def test_what_is_no_such_file_is_refused(pipelit: Pipelit, file: Path, content: 
         return
     with pytest.raises(ConfigurationError, match=r"accounts\.yaml"):
         pipelit.apply(file)
+
+
+def test_a_person_has_the_role_that_is_declared(apply: Apply, pipelit: Pipelit) -> None:
+    """Without one nothing changes; with one it is made so, and once."""
+    apply()
+    assert pipelit.users.get("ann").role == "member"
+    declared = ("  ann:\n", "  ann:\n    role: operator\n")
+    assert apply(declared, dry_run=True) == ["changed person ann"]
+    assert pipelit.users.get("ann").role == "member"
+    assert apply(declared) == ["changed person ann"]
+    assert apply(declared) == []
+    assert apply() == []
+    assert pipelit.users.get("ann").role == "operator"
+    added = ("  ann:\n", "  zoe: {role: operator}\n  ann:\n    role: member\n")
+    assert apply(added) == ["created person zoe", "changed person ann"]
+    assert pipelit.users.get("zoe").role == "operator"
 
 
 def test_an_owner_that_isnt_there_is_to_be_declared(apply: Apply) -> None:

@@ -26,7 +26,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_recipe_has_one_block_and_a_test() -> None:
     """A recipe that is added must be run by a test here."""
-    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 13
+    assert PAGE.count("```python") == PAGE.count("\n## ") == len(RECIPES) == 14
 
 
 @pytest.mark.process
@@ -183,3 +183,20 @@ print(refusals)
 def test_a_clock_that_the_test_turns(tmp_path: Path) -> None:
     """The recipe for tests needs no settings at all."""
     assert run(RECIPES["Tests of your own graphs"], tmp_path) == "too late\n"
+
+
+@pytest.mark.process
+def test_a_member_reaches_her_own(prepared: Path) -> None:
+    """What isn't hers is as if it weren't there, and the last operator stays."""
+    said = run(RECIPES["Operators and members"], prepared).splitlines()
+    assert said[:4] == [
+        "keys.issue mia member",
+        "users.read agent_mia member",
+        "users.read agent_lead UserNotFound",
+        "users.deactivate agent_mia NotPermitted",
+    ]
+    assert said[4].startswith("'alice' is the last operator: make another person an operator first")
+    names = " ".join(said[5:]).split()
+    assert names == sorted(names)
+    assert {"alice", "agent_lead"} < {*names}
+    assert "agent_mia" not in names
