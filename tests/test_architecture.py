@@ -34,7 +34,7 @@ FLOORS: list[set[str]] = [
     {"redaction", "checkpoints", "accounts"},
     {"operations"},
     {"pipelit"},
-    {"server"},
+    {"desk", "server"},
     {"graphs", "tools", "cli"},
     {"middleware"},
     {"testing"},

@@ -1,0 +1,171 @@
+"""The ASGI application of the desk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pipelit_agents.desk.callers import any_caller, visit_of
+from pipelit_agents.desk.guards import Guards, route_path
+from pipelit_agents.desk.problems import (
+    Problem,
+    not_found,
+    problem_of,
+    response_of,
+)
+from pipelit_agents.desk.settings import DeskSettings
+from pipelit_agents.errors import PipelitError
+from pipelit_agents.pipelit import Pipelit
+
+__all__ = ["make_app"]
+
+# The routers of the endpoints that need an API key, below /api/v1.
+ROUTERS: Final[tuple[APIRouter, ...]] = ()
+# The routers of the endpoints that need something else, below /api/v1.
+OPEN_ROUTERS: Final[tuple[APIRouter, ...]] = ()
+PREFIX: Final = "/api/v1"
+
+
+class Desk(FastAPI):
+    """The application that :func:`make_app` returns.
+
+    It only passes requests on to the guarded endpoints. So another application may take its routes,
+    as a LangGraph Server does, and the guards stay with them and don't reach further.
+    """
+
+    def __init__(self, endpoints: FastAPI, guarded: ASGIApp) -> None:
+        super().__init__(openapi_url=None, docs_url=None, redoc_url=None)
+        self._endpoints = endpoints
+        self.router.routes.append(_Guarded(guarded))
+        # Alone, it also answers what isn't there.
+        self.router.default = guarded
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the endpoints."""
+        return self._endpoints.openapi()
+
+
+class _Guarded(BaseRoute):
+    """All paths of the desk.
+
+    Attributes:
+        app: What answers. Servers that add middleware to routes replace it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return whether a path is the desk's."""
+        path = route_path(scope)
+        own = path in ("", "/", "/health", "/ready") or path.startswith(("/api/", "/static/"))
+        return (Match.FULL if own and scope["type"] == "http" else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self.app(scope, receive, send)
+
+
+def make_app(pipelit: Pipelit, settings: DeskSettings | None = None) -> FastAPI:
+    """Make the desk of one Pipelit, an ASGI application.
+
+    It needs no lifespan, so you can also mount it in FastAPI or Starlette below a prefix, or name
+    it as ``http.app`` of a LangGraph Server.
+
+    Args:
+        pipelit: The accounts, credentials and approvals.
+        settings: The settings; by default those of the environment and of ``.env``.
+
+    Raises:
+        ConfigurationError: A setting can't be used; the message names it.
+
+    Example:
+        ```python
+        app = make_app(Pipelit.from_env())
+        ```
+    """
+    return _assembled(pipelit, settings or DeskSettings(), ROUTERS, OPEN_ROUTERS)
+
+
+def _assembled(
+    pipelit: Pipelit,
+    settings: DeskSettings,
+    routers: Sequence[APIRouter],
+    open_routers: Sequence[APIRouter],
+) -> FastAPI:
+    endpoints = FastAPI(
+        title="pipelit-agents desk",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        exception_handlers={
+            HTTPException: _on_http,
+            RequestValidationError: _on_invalid,
+            Problem: _on_problem,
+            PipelitError: _on_error,
+        },
+        # FastAPI would send exceptions with their messages to the global tracer.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    keyed = APIRouter(prefix=PREFIX, dependencies=[Depends(any_caller)])
+    for router in routers:
+        keyed.include_router(router)
+    endpoints.include_router(keyed)
+    for router in open_routers:
+        endpoints.include_router(router, prefix=PREFIX)
+    return Desk(endpoints, Guards(endpoints, pipelit, settings))
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code == 404:
+        return response_of(not_found())
+    if error.status_code == 405:
+        allowed = error.headers or {}
+        return response_of(
+            Problem(405, "method-not-allowed", "this path has no such method", headers=allowed)
+        )
+    return response_of(
+        Problem(error.status_code, "refused", str(error.detail), headers=error.headers)
+    )
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    if (malformed := visit_of(request).body_problem) is not None:
+        return response_of(malformed)
+    errors = [
+        (".".join(map(str, each["loc"])), str(each["msg"]).removeprefix("Value error, "))
+        for each in error.errors()
+    ]
+    return response_of(
+        Problem(422, "invalid", "the request has fields that can't be accepted", errors=errors)
+    )
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    if not isinstance(error, Problem):
+        raise error
+    return response_of(error)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, PipelitError):
+        raise error
+    return response_of(problem_of(error, to_operator=visit_of(request).by_operator))

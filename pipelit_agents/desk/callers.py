@@ -1,0 +1,198 @@
+"""Who calls: the account of an API key, its role, and the second factor for what is sensitive.
+
+Every endpoint names one of :data:`AnyCaller`, :data:`PersonCaller`, :data:`OperatorCaller` and
+:data:`AgentCaller` first, and then :data:`Sensitive` if it needs it. A sensitive endpoint calls
+``factor.confirm()`` after it has found what the request is about, immediately before it acts: so a
+code isn't spent on a request that can't succeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Header, Request
+from pydantic import SecretStr
+
+from pipelit_agents.accounts.models import User
+from pipelit_agents.desk.problems import Problem, unauthenticated
+from pipelit_agents.pipelit import Pipelit
+
+__all__ = [
+    "AgentCaller",
+    "AnyCaller",
+    "ApiKeyUsed",
+    "Caller",
+    "Home",
+    "OperatorCaller",
+    "PersonCaller",
+    "SecondFactor",
+    "Sensitive",
+    "Visit",
+    "visit_of",
+]
+
+CODE_HEADER: Final = "Pipelit-Code"
+# Where the desk keeps what it knows of a request, in the request's ASGI scope.
+_VISIT: Final = "pipelit_agents.desk.visit"
+_NEEDS_CODE: Final = f"this needs a code of your second factor: send it in the header {CODE_HEADER}"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyUsed:
+    """The API key of a request.
+
+    Attributes:
+        id: Its public id, as in ``users.list_api_keys``.
+    """
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, as the database says at this request.
+
+    Attributes:
+        user: The account; it is active.
+        key: The API key that was used.
+    """
+
+    user: User
+    key: ApiKeyUsed
+
+    @property
+    def role(self) -> str:
+        """``operator``, ``member`` or ``agent``."""
+        if self.user.kind != "human":
+            return "agent"
+        return getattr(self.user, "role", "") or "operator"
+
+
+@dataclass(slots=True)
+class Visit:
+    """What the desk knows of one request.
+
+    Attributes:
+        home: The accounts that the desk serves.
+        caller: Who calls; None without a valid key.
+        body_problem: What is wrong with the body, if it isn't JSON that can be read.
+    """
+
+    home: Pipelit
+    caller: Caller | None = None
+    body_problem: Problem | None = None
+
+    @property
+    def by_operator(self) -> bool:
+        """Whether an operator calls."""
+        return self.caller is not None and self.caller.role == "operator"
+
+
+def note_visit(scope: Any, visit: Visit) -> None:
+    """Keep in a request's scope what the desk knows of it."""
+    scope[_VISIT] = visit
+
+
+def visit_of(request: Request) -> Visit:
+    """Return what the desk knows of a request."""
+    visit = request.scope.get(_VISIT)
+    if not isinstance(visit, Visit):
+        # The guards of `make_app` didn't see the request, so nobody is authenticated.
+        raise unauthenticated()
+    return visit
+
+
+async def any_caller(request: Request) -> Caller:
+    """Return who calls, an account of any role."""
+    caller = visit_of(request).caller
+    if caller is None:
+        raise unauthenticated()
+    return caller
+
+
+def only(*roles: str) -> Callable[[Caller], Coroutine[Any, Any, Caller]]:
+    """Return a dependency that requires one of some roles."""
+    named = " and ".join(f"{each}s" for each in roles)
+
+    async def caller(caller: Annotated[Caller, Depends(any_caller)]) -> Caller:
+        if caller.role not in roles:
+            raise Problem(403, "not-permitted", f"this is for {named}, and you are {caller.role}")
+        return caller
+
+    return caller
+
+
+async def _home(request: Request) -> Pipelit:
+    return visit_of(request).home
+
+
+Home = Annotated[Pipelit, Depends(_home)]
+AnyCaller = Annotated[Caller, Depends(any_caller)]
+PersonCaller = Annotated[Caller, Depends(only("operator", "member"))]
+OperatorCaller = Annotated[Caller, Depends(only("operator"))]
+AgentCaller = Annotated[Caller, Depends(only("agent"))]
+
+
+class SecondFactor:
+    """The second factor of the person who calls.
+
+    Args:
+        home: The accounts.
+        caller: Who calls.
+        code: The header ``Pipelit-Code``.
+    """
+
+    def __init__(self, home: Pipelit, caller: Caller, code: SecretStr | None) -> None:
+        self._home = home
+        self._caller = caller
+        self._code = code
+        self.confirmed = False
+
+    def not_needed(self) -> None:
+        """Say that this request isn't sensitive, as when people revoke their own API keys."""
+        self.confirmed = True
+
+    def confirm(self) -> None:
+        """Require a code if the person has a second factor, and spend it.
+
+        It waits for the database, so call it in a plain ``def`` endpoint, once, after everything
+        that may refuse the request.
+
+        Raises:
+            Problem: The person has a second factor, and sent no code.
+            PipelitError: The code isn't accepted, as ``mfa.verify`` says.
+        """
+        person = self._caller.user.username
+        if self._home.mfa.status(person).on:
+            if self._code is None:
+                raise Problem(403, "second-factor-required", _NEEDS_CODE)
+            # The person's API key is verified, so failures count in the person's own lane.
+            with self._home.acting_for(person):
+                self._home.mfa.verify(person, self._code.get_secret_value())
+        self.confirmed = True
+
+
+async def _second_factor(
+    home: Home,
+    caller: PersonCaller,
+    code: Annotated[
+        SecretStr | None,
+        Header(
+            alias=CODE_HEADER,
+            max_length=64,
+            description="A code of the caller's second factor, or a recovery code. It is needed "
+            "if the second factor is on, and is spent by this request.",
+        ),
+    ] = None,
+) -> AsyncIterator[SecondFactor]:
+    factor = SecondFactor(home, caller, code)
+    yield factor
+    if not factor.confirmed:
+        # An endpoint that forgets it would let everybody act who has only the key.
+        raise RuntimeError("a sensitive endpoint didn't call confirm()")
+
+
+# The scope: what follows the yield runs before the answer is sent.
+Sensitive = Annotated[SecondFactor, Depends(_second_factor, scope="function")]

@@ -1,0 +1,31 @@
+"""Pages of lists: at most so many items, and a cursor for the next ones."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Generic, TypeVar
+
+from fastapi import Query
+from pydantic import BaseModel, Field
+
+__all__ = ["After", "Limit", "Page"]
+
+# Of an endpoint's argument: `limit: Limit = DEFAULT_LIMIT`.
+DEFAULT_LIMIT: Final = 50
+
+T = TypeVar("T")
+
+
+class Page(BaseModel, Generic[T]):
+    """A part of a list."""
+
+    items: list[T] = Field(description="The items, in the order of the list.")
+    next: str | None = Field(
+        description="Pass it as `after` for the items that follow; null at the end of the list."
+    )
+
+
+Limit = Annotated[int, Query(ge=1, le=100, description="The maximum number of items.")]
+After = Annotated[
+    str | None,
+    Query(min_length=1, max_length=512, description="`next` of the page before, as it is."),
+]
