@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Depends, Header, Request
 from pydantic import SecretStr
 
 from pipelit_agents.accounts.models import User
+from pipelit_agents.accounts.permissions import Action, may
 from pipelit_agents.desk.problems import Problem, unauthenticated
 from pipelit_agents.pipelit import Pipelit
 
@@ -30,6 +31,7 @@ __all__ = [
     "SecondFactor",
     "Sensitive",
     "Visit",
+    "permitted",
     "visit_of",
 ]
 
@@ -63,11 +65,9 @@ class Caller:
     key: ApiKeyUsed
 
     @property
-    def role(self) -> str:
-        """``operator``, ``member`` or ``agent``."""
-        if self.user.kind != "human":
-            return "agent"
-        return getattr(self.user, "role", "") or "operator"
+    def role(self) -> Literal["operator", "member", "agent"]:
+        """``operator`` or ``member`` of people, and ``agent``."""
+        return "agent" if self.user.kind != "human" else self.user.role or "member"
 
 
 @dataclass(slots=True)
@@ -109,6 +109,28 @@ async def any_caller(request: Request) -> Caller:
     caller = visit_of(request).caller
     if caller is None:
         raise unauthenticated()
+    return caller
+
+
+def permitted(action: Action) -> Callable[[Caller], Coroutine[Any, Any, Caller]]:
+    """Return a dependency that requires a role that may do something to somebody.
+
+    To whom is the endpoint's question, which it asks with ``home.permissions.require``.
+
+    Args:
+        action: A row of the table of permissions, of which this asks the caller's column.
+
+    Example:
+        ```python
+        AuditReader = Annotated[Caller, Depends(permitted("audit.read"))]
+        ```
+    """
+
+    async def caller(caller: Annotated[Caller, Depends(any_caller)]) -> Caller:
+        if not may(caller.user, action):
+            raise Problem(403, "not-permitted", f"{caller.role}s may not do this: {action}")
+        return caller
+
     return caller
 
 

@@ -21,6 +21,7 @@ from pipelit_agents.errors import (
     ConfigurationError,
     CredentialNotAllowed,
     InvalidUsername,
+    LastOperator,
     MalformedCode,
     NobodyAuthenticated,
     NotPermitted,
@@ -137,7 +138,7 @@ def problem_of(error: PipelitError, *, to_operator: bool = False) -> Problem:
             return Problem(403, "code-rejected", detail)
         case LookupError():
             return Problem(404, "not-found", detail)
-        case ApprovalClosed() | AuditTampered():
+        case ApprovalClosed() | AuditTampered() | LastOperator():
             return Problem(409, "conflict", detail)
         case NotPermitted() | NobodyAuthenticated() | CredentialNotAllowed():
             return Problem(403, "not-permitted", detail)
