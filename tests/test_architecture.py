@@ -34,6 +34,7 @@ FLOORS: list[set[str]] = [
     {"redaction", "checkpoints", "accounts"},
     {"operations"},
     {"pipelit"},
+    {"bearer"},
     {"desk", "server"},
     {"graphs", "tools", "cli"},
     {"middleware"},

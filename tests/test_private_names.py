@@ -28,7 +28,6 @@ USED: dict[str, set[str]] = {
         "_INTERVAL",
         "_SOURCE_BUDGET",
         "_kinds",
-        "_source",
         "_sources",
     },
     "cli/test_cli.py": {"_words"},

@@ -21,8 +21,9 @@ from virtual_time import run
 
 from pipelit_agents import Pipelit
 from pipelit_agents.audit import refusals
+from pipelit_agents.bearer import source_of
 from pipelit_agents.errors import AuthenticationError, StorageError
-from pipelit_agents.server import FailureBudget, FailureDelay, _source, make_auth
+from pipelit_agents.server import FailureBudget, FailureDelay, make_auth
 
 BACKENDS = ("sqlite", "postgres")
 FLOODING = "203.0.113.9"
@@ -82,7 +83,7 @@ def issued(pipelit: Pipelit, name: str = "alice") -> str:
 @pytest.fixture
 def spent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget that practically doesn't come back: who gets in then doesn't by luck."""
-    monkeypatch.setattr("pipelit_agents.server._SOURCE_BUDGET", (100, 1e-6))
+    monkeypatch.setattr("pipelit_agents.bearer._SOURCE_BUDGET", (100, 1e-6))
 
 
 @contextmanager
@@ -454,9 +455,9 @@ def test_what_counts_as_one_source() -> None:
     """An IPv4 address in each of its forms, a /64 of IPv6, and all that is no address together."""
     for source, addresses in SOURCES.items():
         for address in addresses:
-            assert _source((address, 80)) == source, address
+            assert source_of((address, 80)) == source, address
     for client in (None, (), "", {}, 7, (None, 1), (b"192.0.2.1", 1)):
-        assert _source(client) == "", client
+        assert source_of(client) == "", client
 
 
 def test_the_budget_is_bounded_and_comes_back() -> None:
