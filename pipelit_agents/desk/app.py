@@ -13,13 +13,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pipelit_agents.desk.arrivals import route_path
 from pipelit_agents.desk.callers import any_caller, visit_of
-from pipelit_agents.desk.guards import Guards, route_path
+from pipelit_agents.desk.guards import Guards, logged_problem_of
 from pipelit_agents.desk.problems import (
     Problem,
     not_found,
-    problem_of,
     response_of,
+    unexpected,
 )
 from pipelit_agents.desk.settings import DeskSettings
 from pipelit_agents.errors import PipelitError
@@ -113,6 +114,8 @@ def _assembled(
             RequestValidationError: _on_invalid,
             Problem: _on_problem,
             PipelitError: _on_error,
+            # The guards log it.
+            Exception: _on_unexpected,
         },
         # FastAPI would send exceptions with their messages to the global tracer.
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -168,4 +171,8 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, PipelitError):
         raise error
-    return response_of(problem_of(error, to_operator=visit_of(request).by_operator))
+    return response_of(logged_problem_of(error, visit_of(request)))
+
+
+async def _on_unexpected(request: Request, error: Exception) -> Response:
+    return response_of(unexpected())
