@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Request, Security
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
 from pydantic import SecretStr
 
 from pipelit_agents.accounts.models import User
-from pipelit_agents.accounts.permissions import Action, may
+from pipelit_agents.accounts.permissions import ACTIONS, Action, may
 from pipelit_agents.desk.problems import Problem, unauthenticated
 from pipelit_agents.pipelit import Pipelit
 
@@ -104,12 +106,28 @@ def visit_of(request: Request) -> Visit:
     return visit
 
 
-async def any_caller(request: Request) -> Caller:
-    """Return who calls, an account of any role."""
-    caller = visit_of(request).caller
-    if caller is None:
-        raise unauthenticated()
-    return caller
+class _ApiKey(SecurityBase):
+    """The dependency that returns who calls, an account of any role.
+
+    The guards have authenticated the request. As a security scheme, it and the roles that an
+    endpoint requires are in the API's description.
+    """
+
+    scheme_name = "api_key"
+    model = HTTPBearer(
+        description="An API key, `Authorization: Bearer plit_…`. The roles beside it are those "
+        "that may call the endpoint."
+    )
+
+    async def __call__(self, request: Request) -> Caller:
+        """Return who calls."""
+        caller = visit_of(request).caller
+        if caller is None:
+            raise unauthenticated()
+        return caller
+
+
+any_caller = _ApiKey()
 
 
 def permitted(action: Action) -> Callable[[Caller], Coroutine[Any, Any, Caller]]:
@@ -125,8 +143,10 @@ def permitted(action: Action) -> Callable[[Caller], Coroutine[Any, Any, Caller]]
         AuditReader = Annotated[Caller, Depends(permitted("audit.read"))]
         ```
     """
+    named = [role for role, reach in ACTIONS[action]._asdict().items() if reach != "none"]
+    asked = Security(any_caller, scopes=named)
 
-    async def caller(caller: Annotated[Caller, Depends(any_caller)]) -> Caller:
+    async def caller(caller: Caller = asked) -> Caller:
         if not may(caller.user, action):
             raise Problem(403, "not-permitted", f"{caller.role}s may not do this: {action}")
         return caller
@@ -137,8 +157,9 @@ def permitted(action: Action) -> Callable[[Caller], Coroutine[Any, Any, Caller]]
 def only(*roles: str) -> Callable[[Caller], Coroutine[Any, Any, Caller]]:
     """Return a dependency that requires one of some roles."""
     named = " and ".join(f"{each}s" for each in roles)
+    asked = Security(any_caller, scopes=roles)
 
-    async def caller(caller: Annotated[Caller, Depends(any_caller)]) -> Caller:
+    async def caller(caller: Caller = asked) -> Caller:
         if caller.role not in roles:
             raise Problem(403, "not-permitted", f"this is for {named}, and you are {caller.role}")
         return caller
