@@ -32,6 +32,7 @@ __all__ = [
     "PersonCaller",
     "SecondFactor",
     "Sensitive",
+    "SetUp",
     "Visit",
     "permitted",
     "visit_of",
@@ -79,11 +80,13 @@ class Visit:
     Attributes:
         home: The accounts that the desk serves.
         caller: Who calls; None without a valid key.
+        sets_up: Whether the request has the set-up token instead of a key.
         body_problem: What is wrong with the body, if it isn't JSON that can be read.
     """
 
     home: Pipelit
     caller: Caller | None = None
+    sets_up: bool = False
     body_problem: Problem | None = None
 
     @property
@@ -167,6 +170,13 @@ def only(*roles: str) -> Callable[[Caller], Coroutine[Any, Any, Caller]]:
     return caller
 
 
+async def _set_up(request: Request) -> None:
+    visit = visit_of(request)
+    if not visit.sets_up:
+        # Also for an API key.
+        raise unauthenticated()
+
+
 async def _home(request: Request) -> Pipelit:
     return visit_of(request).home
 
@@ -176,6 +186,8 @@ AnyCaller = Annotated[Caller, Depends(any_caller)]
 PersonCaller = Annotated[Caller, Depends(only("operator", "member"))]
 OperatorCaller = Annotated[Caller, Depends(only("operator"))]
 AgentCaller = Annotated[Caller, Depends(only("agent"))]
+# A request with the set-up token, while there is no active operator.
+SetUp = Annotated[None, Depends(_set_up)]
 
 
 class SecondFactor:

@@ -13,6 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipelit_agents._threads import aside
 from pipelit_agents.bearer import ApiKeyGate, KeyNotLookedUp, source_of, token_of
 from pipelit_agents.desk.arrivals import (
     METHODS,
@@ -37,12 +38,14 @@ from pipelit_agents.desk.problems import (
     unauthenticated,
     unexpected,
 )
+from pipelit_agents.desk.set_up_token import is_set_up_token, may_be_set_up_token
 from pipelit_agents.desk.settings import DeskSettings
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Guards", "logged_problem_of"]
 
+SET_UP_PATH: Final = "/api/v1/setup"
 _LOG: Final = logging.getLogger(__name__)
 _ACCESS: Final = logging.getLogger("pipelit_agents.desk.access")
 # Seconds until a client has to have taken a part of an answer.
@@ -156,6 +159,10 @@ class Guards:
             raise unauthenticated()
         token, source = token_of(scope["headers"]), source_of(scope.get("client"))
         try:
+            if path == SET_UP_PATH and may_be_set_up_token(token):
+                await self._gate.require(source, lambda: aside(is_set_up_token, self._home, token))
+                visit.sets_up = True
+                return
             user = await self._gate.user_of(token, source)
         except KeyNotLookedUp as refused:
             raise Problem(

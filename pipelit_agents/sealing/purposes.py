@@ -27,6 +27,7 @@ __all__ = [
     "CHECKPOINT_METADATA",
     "CHECKPOINT_VALUE",
     "DATABASE_KEY",
+    "DESK_SET_UP",
     "ISSUED_CODES",
     "RECOVERY_CODE",
     "approval_purpose",
@@ -53,6 +54,7 @@ AUDIT_PRUNED: Final = "audit-pruned"
 AUDIT_SEAL: Final = "audit-seal"
 CHECKPOINT_BOX: Final = "box"
 DATABASE_KEY: Final = "database-key"
+DESK_SET_UP: Final = "desk-set-up"
 ISSUED_CODES: Final = "issued-codes"
 RECOVERY_CODE: Final = "recovery-code"
 
