@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelit_agents.desk.arrivals import route_path
 from pipelit_agents.desk.callers import any_caller, visit_of
-from pipelit_agents.desk.guards import Guards, logged_problem_of
+from pipelit_agents.desk.description import described
+from pipelit_agents.desk.guards import API_PREFIX, Guards, logged_problem_of
+from pipelit_agents.desk.health import health_routes
+from pipelit_agents.desk.pages import page_routes
 from pipelit_agents.desk.problems import (
     Problem,
     not_found,
@@ -26,13 +30,18 @@ from pipelit_agents.desk.settings import DeskSettings
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.pipelit import Pipelit
 
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
+
 __all__ = ["make_app"]
 
 # The routers of the endpoints that need an API key, below /api/v1.
 ROUTERS: Final[tuple[APIRouter, ...]] = ()
 # The routers of the endpoints that need something else, below /api/v1.
 OPEN_ROUTERS: Final[tuple[APIRouter, ...]] = ()
-PREFIX: Final = "/api/v1"
+# FastAPI would send exceptions, with their messages, to the global tracer. Older ones don't, and
+# ignore the argument.
+_NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False}
 
 
 class Desk(FastAPI):
@@ -43,7 +52,14 @@ class Desk(FastAPI):
     """
 
     def __init__(self, endpoints: FastAPI, guarded: ASGIApp) -> None:
-        super().__init__(openapi_url=None, docs_url=None, redoc_url=None)
+        super().__init__(
+            openapi_url=None,
+            docs_url=None,
+            redoc_url=None,
+            # The redirect would be sent before the guards have seen the request.
+            redirect_slashes=False,
+            telemetry=_NO_TELEMETRY,
+        )
         self._endpoints = endpoints
         self.router.routes.append(_Guarded(guarded))
         # Alone, it also answers what isn't there.
@@ -52,6 +68,16 @@ class Desk(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Return the description of the endpoints."""
         return self._endpoints.openapi()
+
+
+class _Endpoints(FastAPI):
+    """The endpoints behind the guards."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the endpoints."""
+        if self.openapi_schema is None:
+            self.openapi_schema = described(super().openapi())
+        return self.openapi_schema
 
 
 class _Guarded(BaseRoute):
@@ -102,7 +128,7 @@ def _assembled(
     routers: Sequence[APIRouter],
     open_routers: Sequence[APIRouter],
 ) -> FastAPI:
-    endpoints = FastAPI(
+    endpoints = _Endpoints(
         title="pipelit-agents desk",
         openapi_url=None,
         docs_url=None,
@@ -117,15 +143,21 @@ def _assembled(
             # The guards log it.
             Exception: _on_unexpected,
         },
-        # FastAPI would send exceptions with their messages to the global tracer.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        version=version("pipelit-agents"),
+        telemetry=_NO_TELEMETRY,
     )
-    keyed = APIRouter(prefix=PREFIX, dependencies=[Depends(any_caller)])
+    keyed = APIRouter(prefix=API_PREFIX, dependencies=[Depends(any_caller)])
     for router in routers:
         keyed.include_router(router)
+
+    async def description() -> Response:
+        return JSONResponse(endpoints.openapi())
+
+    keyed.add_api_route("/openapi.json", description, include_in_schema=False)
     endpoints.include_router(keyed)
     for router in open_routers:
-        endpoints.include_router(router, prefix=PREFIX)
+        endpoints.include_router(router, prefix=API_PREFIX)
+    endpoints.router.routes.extend([*health_routes(pipelit), *page_routes()])
     return Desk(endpoints, Guards(endpoints, pipelit, settings))
 
 

@@ -80,12 +80,14 @@ class Visit:
     Attributes:
         home: The accounts that the desk serves.
         caller: Who calls; None without a valid key.
+        is_keyed: Whether its path is one that needs a key.
         sets_up: Whether the request has the set-up token instead of a key.
         body_problem: What is wrong with the body, if it isn't JSON that can be read.
     """
 
     home: Pipelit
     caller: Caller | None = None
+    is_keyed: bool = False
     sets_up: bool = False
     body_problem: Problem | None = None
 

@@ -45,7 +45,8 @@ from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Guards", "logged_problem_of"]
 
-SET_UP_PATH: Final = "/api/v1/setup"
+API_PREFIX: Final = "/api/v1"
+SET_UP_PATH: Final = f"{API_PREFIX}/setup"
 _LOG: Final = logging.getLogger(__name__)
 _ACCESS: Final = logging.getLogger("pipelit_agents.desk.access")
 # Seconds until a client has to have taken a part of an answer.
@@ -127,6 +128,7 @@ class Guards:
         if path not in _NAMELESS:
             require_host(scope, self._hosts)
         if path == "/api" or path.startswith("/api/"):
+            visit.is_keyed = True
             if self._is_preflight(scope):
                 await Response(status_code=204)(scope, receive, send)
                 return
@@ -269,7 +271,10 @@ def _log_access(scope: Scope, visit: Visit, status: int, seconds: float) -> None
     if not _ACCESS.isEnabledFor(logging.INFO):
         return
     # The path of the route and not of the request, where people type names and, once, a key.
-    template = getattr(scope.get("route"), "path", "(no such path)")
+    template = str(getattr(scope.get("route"), "path", "(no such path)"))
+    if template.startswith("/") and visit.is_keyed and not template.startswith(API_PREFIX):
+        # Newer versions of FastAPI leave out the prefix of the router.
+        template = f"{API_PREFIX}{template}"
     who = visit.caller.user.username if visit.caller else "-"
     client = scope.get("client")
     _ACCESS.info(
