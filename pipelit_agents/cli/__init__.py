@@ -15,6 +15,7 @@ from pipelit_agents.cli.approvals import approvals as approvals_commands
 from pipelit_agents.cli.audit import audit as audit_commands
 from pipelit_agents.cli.codes import code, verify
 from pipelit_agents.cli.credentials import credentials as credentials_commands
+from pipelit_agents.cli.desk import serve_desk
 from pipelit_agents.cli.keys import keys as keys_commands
 from pipelit_agents.cli.keys import rotate_key
 from pipelit_agents.cli.mfa import mfa as mfa_commands
@@ -64,6 +65,7 @@ app.command()(code)
 app.command()(verify)
 app.command()(demo)
 app.command("mcp")(serve_mcp)
+app.command("desk")(serve_desk)
 app.command()(check)
 app.command()(apply)
 # The old name of `keys rotate`, kept for scripts.

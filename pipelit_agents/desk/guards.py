@@ -54,6 +54,7 @@ _SEND_TIMEOUT: Final = 60.0
 # Seconds for which browsers keep the answer to a preflight request.
 _PREFLIGHT_TTL: Final = 600
 _NAMELESS: Final = frozenset({"/health", "/ready"})
+_PLAIN_PATHS: Final = _NAMELESS | {"/"}
 _POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -268,21 +269,33 @@ def _where(error: BaseException) -> str:
 
 
 def _log_access(scope: Scope, visit: Visit, status: int, seconds: float) -> None:
-    if not _ACCESS.isEnabledFor(logging.INFO):
+    # Load balancers ask for these all the time.
+    probed = route_path(scope) in _NAMELESS and status < 400
+    level = logging.DEBUG if probed else logging.INFO
+    if not _ACCESS.isEnabledFor(level):
         return
-    # The path of the route and not of the request, where people type names and, once, a key.
-    template = str(getattr(scope.get("route"), "path", "(no such path)"))
-    if template.startswith("/") and visit.is_keyed and not template.startswith(API_PREFIX):
-        # Newer versions of FastAPI leave out the prefix of the router.
-        template = f"{API_PREFIX}{template}"
-    who = visit.caller.user.username if visit.caller else "-"
     client = scope.get("client")
-    _ACCESS.info(
+    _ACCESS.log(
+        level,
         "%s %s %s %s %d %.0fms",
         client[0] if client else "-",
-        who,
+        visit.caller.user.username if visit.caller else "-",
         scope["method"],
-        template,
+        _logged_path(scope, visit),
         status,
         seconds * 1000,
     )
+
+
+def _logged_path(scope: Scope, visit: Visit) -> str:
+    """Return the path of the route, as the request's own has what people type: once, a key."""
+    path = route_path(scope)
+    if path in _PLAIN_PATHS:
+        return path
+    if path.startswith("/static/"):
+        return "/static/{name}"
+    found = getattr(scope.get("route"), "path", None)
+    if not isinstance(found, str) or not visit.is_keyed:
+        return "(no such path)"
+    # Newer versions of FastAPI leave out the prefix of the router.
+    return found if found.startswith(API_PREFIX) else f"{API_PREFIX}{found}"

@@ -78,7 +78,7 @@ class DeskSettings(BaseSettings):
     ssl_keyfile: Path | None = None
     max_body_size: int = Field(262_144, ge=1_024, le=16_777_216)
     body_timeout: float = Field(10.0, gt=0, le=300)
-    max_connections: int = Field(1_000, ge=1, le=100_000)
+    max_connections: int = Field(500, ge=1, le=100_000)
     debug: bool = False
 
     def __init__(self, **values: Any) -> None:
@@ -167,6 +167,8 @@ class DeskSettings(BaseSettings):
     def hosts(self) -> frozenset[str]:
         """All names by which clients may reach the desk."""
         named = {urlsplit(self.public_url).hostname or ""} | set(self.allowed_hosts)
+        if _is_address(self.host) and not ipaddress.ip_address(self.host).is_unspecified:
+            named.add(self.host)
         return frozenset({*LOOPBACK_NAMES, *named} - {""})
 
     @property

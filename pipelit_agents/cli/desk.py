@@ -1,0 +1,102 @@
+"""The command ``desk``, which serves the HTTP API and its pages."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelit_agents.cli._io import reporting, safe
+
+if TYPE_CHECKING:
+    from pipelit_agents import Pipelit
+
+__all__ = ["serve_desk"]
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@reporting
+def serve_desk(
+    *,
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on; by default 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port to listen on; by default 8440.", min=0, max=65_535)
+    ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(help="The address by which people reach it, https://….", metavar="URL"),
+    ] = None,
+    behind_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The address or network of a proxy that does TLS; may be repeated. Its "
+            "X-Forwarded-For is believed.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(help="The file with the certificate for TLS.")
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(help="The file with the certificate's private key.")
+    ] = None,
+) -> None:
+    """Serve the HTTP API and the pages for people who run agents, until it is stopped.
+
+    It listens on this machine only, unless --host says otherwise; then it needs TLS. All options
+    are settings too, PIPELIT_DESK_HOST and so on. While there is no operator, it prints a token
+    with which the first one is made.
+    """
+    from pipelit_agents import Pipelit
+    from pipelit_agents.desk import DeskSettings, make_app
+    from pipelit_agents.desk.serving import is_loopback, serve
+
+    chosen: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "public_url": public_url,
+        "trusted_proxies": behind_proxy,
+        "ssl_certfile": ssl_certfile,
+        "ssl_keyfile": ssl_keyfile,
+    }
+    settings = DeskSettings(**{name: each for name, each in chosen.items() if each is not None})
+    _log_to_stderr()
+    with Pipelit.from_env() as pipelit:
+        token = _set_up_token(pipelit)
+
+        def started(address: str) -> None:
+            typer.echo(safe(f"The desk is at {settings.public_url or address}"))
+            if not is_loopback(settings.host) and not (
+                settings.public_url or settings.allowed_hosts
+            ):
+                typer.echo(
+                    "It answers to localhost and its own address only: set PIPELIT_DESK_PUBLIC_URL "
+                    "to the address that people use.",
+                    err=True,
+                )
+            if token is not None:
+                typer.echo("There is no operator yet. Set up the first one with this token:")
+                typer.echo(f"  {token}")
+
+        serve(make_app(pipelit, settings), settings, started=started)
+
+
+def _set_up_token(pipelit: Pipelit) -> str | None:
+    from pipelit_agents.desk.set_up_token import set_up_token
+
+    token = set_up_token(pipelit)
+    return None if token is None else token.get_secret_value()
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    for name, level in (("pipelit_agents", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,185 @@
+"""Serve the desk with uvicorn, which waits for no client forever."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pipelit_agents.desk.settings import PREFIX, DeskSettings
+from pipelit_agents.errors import ConfigurationError
+
+__all__ = ["is_loopback", "require_private", "serve"]
+
+# Seconds from a connection, or from the first byte of a later request, to the end of its headers.
+_HEAD_TIMEOUT: Final = 10.0
+# Seconds that a connection may be idle between two requests.
+_IDLE_TIMEOUT: Final = 15
+# Seconds for requests that are being answered when the server is stopped.
+_SHUTDOWN_TIMEOUT: Final = 15
+# Bytes of a request's first lines; the guards answer above half of them.
+_MAX_HEAD: Final = 32_768
+# The part of all connections that one address may have.
+_SHARE: Final = 4
+_BACKLOG: Final = 512
+
+
+def serve(
+    app: FastAPI, settings: DeskSettings, *, started: Callable[[str], None] = lambda _: None
+) -> None:
+    """Serve the desk until SIGINT or SIGTERM; then requests that are being answered end first.
+
+    Args:
+        app: The desk.
+        settings: Its settings.
+        started: Called with the address, once connections are accepted.
+
+    Raises:
+        ConfigurationError: The address can't be listened on, or would send keys in clear.
+    """
+    require_private(settings)
+    with _listening(settings) as listener:
+        port = listener.getsockname()[1]
+        scheme = "http" if settings.ssl_certfile is None else "https"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        config = uvicorn.Config(
+            app,
+            # h11 bounds the size of headers; uvicorn's other parser doesn't.
+            http=_bounded_protocol(settings),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            # The guards read what proxies send, and know who is one.
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=settings.max_connections,
+            timeout_keep_alive=_IDLE_TIMEOUT,
+            timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
+            h11_max_incomplete_event_size=_MAX_HEAD,
+            ssl_certfile=settings.ssl_certfile,
+            ssl_keyfile=settings.ssl_keyfile,
+        )
+        server = _Server(config, lambda: started(f"{scheme}://{host}:{port}"))
+        # uvicorn sends itself the signal again at its end, which would kill the process.
+        before = {each: signal.signal(each, _ignore) for each in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            server.run(sockets=[listener])
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+def require_private(settings: DeskSettings) -> None:
+    """Require that keys aren't sent in clear over a network.
+
+    Raises:
+        ConfigurationError: They would be.
+    """
+    if is_loopback(settings.host) or settings.ssl_certfile or settings.trusted_proxies:
+        return
+    raise ConfigurationError(
+        f"{PREFIX}HOST is {settings.host}, so others on the network could read API keys: set "
+        f"{PREFIX}SSL_CERTFILE and {PREFIX}SSL_KEYFILE (--ssl-certfile, --ssl-keyfile); or, if a "
+        f"proxy before the desk does TLS, its address in {PREFIX}TRUSTED_PROXIES (--behind-proxy)"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listening(settings: DeskSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the desk can't listen on {settings.host}, port {settings.port} "
+            f"({error.strerror or error}): choose others with --host and --port, or with "
+            f"{PREFIX}HOST and {PREFIX}PORT"
+        ) from None
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Handle a signal that uvicorn has handled already."""
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_start()
+
+
+def _bounded_protocol(settings: DeskSettings) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol with a time for headers, and a share of connections."""
+    most, proxies = max(1, settings.max_connections // _SHARE), settings.proxies
+
+    class BoundedProtocol(H11Protocol):
+        _waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            address = self.client[0] if self.client else ""
+            others = [each for each in self.connections if _address_of(each) == address]
+            if len(others) > most and not _is_proxy(address):
+                transport.abort()
+                return
+            self._wait()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is None or self.cycle.response_complete:
+                self._wait()
+            else:
+                self._stop_waiting()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def _wait(self) -> None:
+            if self._waiting is None:
+                self._waiting = self.loop.call_later(_HEAD_TIMEOUT, self._give_up)
+
+        def _stop_waiting(self) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+
+        def _give_up(self) -> None:
+            self._waiting = None
+            # A request may be answered meanwhile, if its last bytes came with those before.
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.abort()
+
+    def _is_proxy(address: str) -> bool:
+        with suppress(ValueError):
+            return any(ipaddress.ip_address(address) in network for network in proxies)
+        return False
+
+    return BoundedProtocol
+
+
+def _address_of(connection: Any) -> str:
+    client = getattr(connection, "client", None)
+    return client[0] if client else ""
