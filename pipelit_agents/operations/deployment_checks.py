@@ -14,6 +14,7 @@ from pipelit_agents.operations.checks import (
     accounts,
     audit,
     database,
+    desk,
     encryption_keys,
     files,
     langgraph_server,
@@ -28,7 +29,7 @@ __all__ = ["Check", "Installation", "check_deployment", "every_check"]
 
 # In the order of the report. Each function that `deployment_check` decorates is a check.
 _MODULES: Final[tuple[ModuleType, ...]] = (
-    database, encryption_keys, files, ledger, redis, web, langgraph_server, accounts, audit,
+    database, encryption_keys, files, ledger, redis, web, desk, langgraph_server, accounts, audit,
 )  # fmt: skip
 # Why a check matters that found nothing, because something else prevented it from looking.
 _UNKNOWN: Final = ""
