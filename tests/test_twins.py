@@ -18,6 +18,7 @@ from pipelit_agents.approvals.calls import CallApprovals
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.errors import CodeRejected, UserNotFound
+from pipelit_agents.operations.approval_services import ServedApprovals
 from pipelit_agents.operations.key_rotation import Keys
 
 BACKENDS = True
@@ -47,6 +48,7 @@ ALONE = {
     AccountLists: set[str](),
     Permissions: set[str](),
     Roles: {"set_role_in"},
+    ServedApprovals: set[str](),
     Users: {"create_agent_in", "create_in", "find_in"},
 }
 

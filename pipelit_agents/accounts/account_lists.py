@@ -22,9 +22,8 @@ from pipelit_agents.accounts.models import (
     user_of,
 )
 from pipelit_agents.accounts.service import AccountService
+from pipelit_agents.database.conditions import KINDS_OF_ACCOUNTS, LOCKED_LANES
 from pipelit_agents.database.models import (
-    KINDS_OF_ACCOUNTS,
-    LOCKED_LANES,
     ApiKeyRow,
     LedgerRow,
     UserRow,

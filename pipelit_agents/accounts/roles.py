@@ -11,7 +11,8 @@ from pipelit_agents._words import quoted
 from pipelit_agents.accounts.lookup import AccountRow, find_account, require_active
 from pipelit_agents.accounts.models import Role, User, role_of, user_of
 from pipelit_agents.accounts.service import AccountService
-from pipelit_agents.database.models import KINDS_OF_ACCOUNTS, UserRow
+from pipelit_agents.database.conditions import KINDS_OF_ACCOUNTS
+from pipelit_agents.database.models import UserRow
 from pipelit_agents.errors import LastOperator, NotPermitted
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from json import dumps
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, or_, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_
 
 from pipelit_agents._core import Core
 from pipelit_agents._run_context import run_context
@@ -27,7 +27,6 @@ from pipelit_agents.database.key_row import check_fitting
 from pipelit_agents.database.models import ApprovalPersonRow, ApprovalRow
 from pipelit_agents.errors import ApprovalNotFound, UnsealError
 from pipelit_agents.identity.evidence import utc
-from pipelit_agents.paging import LAST_MOMENT, Page, read_moment, written_moment
 from pipelit_agents.protocol.payload import decode
 from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import approval_purpose, reason_purpose
@@ -38,17 +37,12 @@ __all__ = [
     "get",
     "may_be_open",
     "ours",
-    "page",
-    "page_of_all",
     "pending",
     "request_of",
     "running_thread",
     "stored_request",
+    "waits_for",
 ]
-
-
-# How many questions a page reads at most, of which it leaves out those that wait for others.
-_MOST_LOOKED_AT: Final = 1000
 
 
 def ask(
@@ -171,86 +165,10 @@ def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
         if person is not None:
             where.append(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))
         for row in ours(core, connection, rows.read_questions(connection, *where)):
-            if _waits_for(core, connection, row, person, now):
+            if waits_for(core, connection, row, person, now):
                 with suppress(UnsealError):
                     found.append(stored_request(core, connection, row))
     return found
-
-
-def page(core: Core, person: str, after: str | None, limit: int) -> Page[ApprovalRequest]:
-    """Return a page of the open questions of a person; see :meth:`Approvals.page`."""
-    key = (ApprovalPersonRow.expires_at, ApprovalPersonRow.approval_id)
-    with core.database.reading() as connection:
-        now = core.shared_now(connection)
-        # What has expired meanwhile is skipped by the index.
-        begin = (now, "") if after is None else max(read_moment(after), (now, ""))
-        # A planted row with another time would let the page go on elsewhere.
-        theirs = and_(key[0] == ApprovalRow.expires_at, key[1] == ApprovalRow.id)
-        query = (
-            rows.QUESTIONS.join(ApprovalPersonRow, theirs)
-            .where(ApprovalPersonRow.username == person, may_be_open(now), key[0] < LAST_MOMENT)
-            .order_by(*key)
-        )
-        return _page(
-            core,
-            connection,
-            lambda last, most: rows.listed(
-                connection, query.where(tuple_(*key) > tuple_(*last)).limit(most)
-            ),
-            lambda row: (row.expires_at, row.id),
-            lambda row: _waits_for(core, connection, row, person, now),
-            begin,
-            limit,
-        )
-
-
-def page_of_all(core: Core, after: str | None, limit: int) -> Page[ApprovalRequest]:
-    """Return a page of all questions, newest first; see :meth:`ApprovalRegister.page`."""
-    key = (ApprovalRow.created_at, ApprovalRow.id)
-    query = rows.QUESTIONS.order_by(*(each.desc() for each in key))
-    with core.database.reading() as connection:
-        return _page(
-            core,
-            connection,
-            lambda last, most: rows.listed(
-                connection, query.where(tuple_(*key) < tuple_(*last)).limit(most)
-            ),
-            lambda row: (row.created_at, row.id),
-            lambda row: True,
-            (LAST_MOMENT, "") if after is None else read_moment(after),
-            limit,
-        )
-
-
-def _page(
-    core: Core,
-    connection: Connection,
-    read: Callable[[tuple[float, str], int], list[tags.QuestionRow]],
-    key_of: Callable[[tags.QuestionRow], tuple[float, str]],
-    is_wanted: Callable[[tags.QuestionRow], bool],
-    last: tuple[float, str],
-    limit: int,
-) -> Page[ApprovalRequest]:
-    found: list[ApprovalRequest] = []
-    looked_at, cursor = 0, ""
-    while len(found) < limit and looked_at < _MOST_LOOKED_AT:
-        # One more than needed, to know whether others follow.
-        most = limit - len(found) + 1
-        some = read(last, most)
-        for row in some:
-            if len(found) == limit:
-                return Page(found, cursor)
-            looked_at += 1
-            last = key_of(row)
-            # What was planted may have any id: then the page goes on after the row before it.
-            cursor = written_moment(*last) or cursor
-            for each in ours(core, connection, [row]):
-                if is_wanted(each):
-                    with suppress(UnsealError):
-                        found.append(stored_request(core, connection, each))
-        if len(some) < most:
-            return Page(found)
-    return Page(found, cursor or None)
 
 
 def ours(
@@ -281,9 +199,10 @@ def may_be_open(now: float) -> ColumnElement[bool]:
     return and_(or_(ApprovalRow.state == "pending", again), ApprovalRow.expires_at > now)
 
 
-def _waits_for(
+def waits_for(
     core: Core, connection: Connection, row: tags.QuestionRow, person: str | None, now: float
 ) -> bool:
+    """Return whether a question, whose tag was verified, waits for a person, or for anybody."""
     if refused_by_time(row, now) is not None:
         return False
     if row.rule and counting.state_of(core, connection, row, now) != "pending":

@@ -10,9 +10,9 @@ the previous rows was kept.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, select, text, update
+from sqlalchemy import ColumnElement, Connection, delete, select, text, update
 
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import tags
@@ -32,7 +32,6 @@ __all__ = [
     "decision_of",
     "find_question",
     "last_use",
-    "listed",
     "mark_used",
     "read_answers",
     "read_question",
@@ -71,11 +70,6 @@ def read_questions(
         query = query.order_by(ApprovalRow.created_at.desc()).limit(1)
     else:
         query = query.order_by(ApprovalRow.created_at, ApprovalRow.id)
-    return [tags.QuestionRow(*row) for row in all_rows(connection, query)]
-
-
-def listed(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[tags.QuestionRow]:
-    """Return the rows of a query of ``QUESTIONS``. Their tags are not verified."""
     return [tags.QuestionRow(*row) for row in all_rows(connection, query)]
 
 

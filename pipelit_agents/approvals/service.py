@@ -27,7 +27,6 @@ from pipelit_agents.approvals.tags import Step, is_digest, is_id
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, Verdict, Vote
 from pipelit_agents.errors import ApprovalNotFound, NotPermitted
 from pipelit_agents.identity.acting import acting_person
-from pipelit_agents.paging import DEFAULT_LIMIT, MAX_LIMIT, Page, require_limit
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
 __all__ = ["Approvals"]
@@ -287,48 +286,6 @@ class Approvals:
         return questions.pending(self._core, person)
 
     apending = off_the_loop(pending)
-
-    def page(
-        self, person: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT
-    ) -> Page[ApprovalRequest]:
-        """Return one page of the questions that a person may answer now, and hasn't approved.
-
-        Those that expire soonest come first.
-
-        Args:
-            person: The person.
-            after: The ``next`` of the page before; by default the first page.
-            limit: The maximum number of questions, 1 to 1,000.
-
-        Raises:
-            InvalidUsername: The username is malformed.
-            ConfigurationError: There is no key, or it isn't this database's.
-            TypeError: ``limit`` isn't a whole number.
-            ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
-        """
-        require_limit(limit)
-        name = require_username(person, argument="person")
-        return questions.page(self._core, name, after, limit)
-
-    apage = off_the_loop(page)
-
-    def count_pending(self, person: str, *, most: int = 100) -> int:
-        """Count the questions that a person may answer now, and hasn't approved.
-
-        Args:
-            person: The person.
-            most: Where to stop counting, 1 to 1,000.
-
-        Raises:
-            InvalidUsername: The username is malformed.
-            ConfigurationError: There is no key, or it isn't this database's.
-            TypeError: ``most`` isn't a whole number.
-            ValueError: ``most`` is out of range.
-        """
-        limit = require_count(most, "most", most=MAX_LIMIT)
-        return len(self.page(require_username(person, argument="person"), limit=limit))
-
-    acount_pending = off_the_loop(count_pending)
 
     def get(self, id: str) -> ApprovalRequest:  # noqa: A002 - as above
         """Return a question with its answers.

@@ -16,6 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from pipelit_agents.database.conditions import EXPIRING_KEYS, KINDS_OF_ACCOUNTS, LOCKED_LANES
 from pipelit_agents.database.key_row import KEY_TABLE
 from pipelit_agents.database.row_encryption import RowEncryptedString, row_rules, tag_of
 from pipelit_agents.sealing.keyring import Sealed
@@ -33,9 +34,6 @@ from pipelit_agents.sealing.purposes import (
 )
 
 __all__ = [
-    "EXPIRING_KEYS",
-    "KINDS_OF_ACCOUNTS",
-    "LOCKED_LANES",
     "ApiKeyRow",
     "ApprovalAnswerRow",
     "ApprovalNoticeRow",
@@ -61,17 +59,6 @@ __all__ = [
 NAME = String(149)
 # SQLite's integers have up to 64 bits, and only INTEGER keys are numbered automatically.
 LONG = BigInteger().with_variant(Integer, "sqlite")
-# The conditions of partial indexes. A query has to have the same words, so that a database sees
-# that it can use the index.
-KINDS_OF_ACCOUNTS = {
-    "agents": "kind = 'agent'",
-    "operators": "role = 'operator'",
-    "peers": "domain <> ''",
-    "people": "kind = 'human' AND domain = ''",
-}
-EXPIRING_KEYS = "revoked_at IS NULL AND expires_at IS NOT NULL"
-# Not a range, which SQLite would search instead of the one that the query has.
-LOCKED_LANES = "locked_until <> 0"
 _TOTP = RowEncryptedString(totp_purpose, "username")
 
 

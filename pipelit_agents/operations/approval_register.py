@@ -12,12 +12,13 @@ from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals import tags
-from pipelit_agents.approvals.questions import ours, page_of_all, stored_request
+from pipelit_agents.approvals.questions import ours, stored_request
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.audit.seal_rows import all_seals, is_formed, is_pruned
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.database.key_row import check_fitting
 from pipelit_agents.errors import ConfigurationError, UnsealError
+from pipelit_agents.operations.approval_pages import page_of_all
 from pipelit_agents.operations.register_changes import Kept
 from pipelit_agents.operations.register_file import ExportedRegister, Head, write_register
 from pipelit_agents.operations.register_rows import newest_questions, read_records

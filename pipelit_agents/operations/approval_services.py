@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
+from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals.people import People
 from pipelit_agents.approvals.service import Approvals
+from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.operations.approval_notices import ApprovalNotices
+from pipelit_agents.operations.approval_pages import page_of_person
 from pipelit_agents.operations.approval_register import ApprovalRegister
+from pipelit_agents.paging import DEFAULT_LIMIT, MAX_LIMIT, Page, require_limit
+from pipelit_agents.protocol.usernames import require_username
 
 __all__ = ["ServedApprovals"]
 
@@ -33,3 +39,45 @@ class ServedApprovals(Approvals):
         super().__init__(core, people)
         self.register = ApprovalRegister(core, audit)
         self.notices = ApprovalNotices(core, self, credentials)
+
+    def page(
+        self, person: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Page[ApprovalRequest]:
+        """Return one page of the questions that a person may answer now, and hasn't approved.
+
+        Those that expire soonest come first.
+
+        Args:
+            person: The person.
+            after: The ``next`` of the page before; by default the first page.
+            limit: The maximum number of questions, 1 to 1,000.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            ConfigurationError: There is no key, or it isn't this database's.
+            TypeError: ``limit`` isn't a whole number.
+            ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
+        """
+        require_limit(limit)
+        name = require_username(person, argument="person")
+        return page_of_person(self._core, name, after, limit)
+
+    apage = off_the_loop(page)
+
+    def count_pending(self, person: str, *, most: int = 100) -> int:
+        """Count the questions that a person may answer now, and hasn't approved.
+
+        Args:
+            person: The person.
+            most: Where to stop counting, 1 to 1,000.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            ConfigurationError: There is no key, or it isn't this database's.
+            TypeError: ``most`` isn't a whole number.
+            ValueError: ``most`` is out of range.
+        """
+        limit = require_count(most, "most", most=MAX_LIMIT)
+        return len(self.page(require_username(person, argument="person"), limit=limit))
+
+    acount_pending = off_the_loop(count_pending)

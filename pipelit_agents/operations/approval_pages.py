@@ -1,0 +1,104 @@
+"""Pages of questions: the open ones of a person, and all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from sqlalchemy import Connection, Select, and_, tuple_
+
+from pipelit_agents._core import Core
+from pipelit_agents.approvals import tags
+from pipelit_agents.approvals.questions import may_be_open, ours, stored_request, waits_for
+from pipelit_agents.approvals.rows import QUESTIONS
+from pipelit_agents.approvals.values import ApprovalRequest
+from pipelit_agents.database.models import ApprovalPersonRow, ApprovalRow
+from pipelit_agents.database.planted import all_rows
+from pipelit_agents.errors import UnsealError
+from pipelit_agents.paging import LAST_MOMENT, Page, read_moment, written_moment
+
+__all__ = ["page_of_all", "page_of_person"]
+
+# How many questions a page reads at most, of which it leaves out those that wait for others.
+_MOST_LOOKED_AT: Final = 1000
+
+
+def page_of_person(core: Core, person: str, after: str | None, limit: int) -> Page[ApprovalRequest]:
+    """Return a page of the open questions of a person; see :meth:`ServedApprovals.page`."""
+    key = (ApprovalPersonRow.expires_at, ApprovalPersonRow.approval_id)
+    with core.database.reading() as connection:
+        now = core.shared_now(connection)
+        # What has expired meanwhile is skipped by the index.
+        begin = (now, "") if after is None else max(read_moment(after), (now, ""))
+        # A planted row with another time would let the page go on elsewhere.
+        theirs = and_(key[0] == ApprovalRow.expires_at, key[1] == ApprovalRow.id)
+        query = (
+            QUESTIONS.join(ApprovalPersonRow, theirs)
+            .where(ApprovalPersonRow.username == person, may_be_open(now), key[0] < LAST_MOMENT)
+            .order_by(*key)
+        )
+        return _page(
+            core,
+            connection,
+            lambda last, most: _rows(
+                connection, query.where(tuple_(*key) > tuple_(*last)).limit(most)
+            ),
+            lambda row: (row.expires_at, row.id),
+            lambda row: waits_for(core, connection, row, person, now),
+            begin,
+            limit,
+        )
+
+
+def page_of_all(core: Core, after: str | None, limit: int) -> Page[ApprovalRequest]:
+    """Return a page of all questions, newest first; see :meth:`ApprovalRegister.page`."""
+    key = (ApprovalRow.created_at, ApprovalRow.id)
+    query = QUESTIONS.order_by(*(each.desc() for each in key))
+    with core.database.reading() as connection:
+        return _page(
+            core,
+            connection,
+            lambda last, most: _rows(
+                connection, query.where(tuple_(*key) < tuple_(*last)).limit(most)
+            ),
+            lambda row: (row.created_at, row.id),
+            lambda row: True,
+            (LAST_MOMENT, "") if after is None else read_moment(after),
+            limit,
+        )
+
+
+def _page(
+    core: Core,
+    connection: Connection,
+    read: Callable[[tuple[float, str], int], list[tags.QuestionRow]],
+    key_of: Callable[[tags.QuestionRow], tuple[float, str]],
+    is_wanted: Callable[[tags.QuestionRow], bool],
+    last: tuple[float, str],
+    limit: int,
+) -> Page[ApprovalRequest]:
+    found: list[ApprovalRequest] = []
+    looked_at, cursor = 0, ""
+    while len(found) < limit and looked_at < _MOST_LOOKED_AT:
+        # One more than needed, to know whether others follow.
+        most = limit - len(found) + 1
+        some = read(last, most)
+        for row in some:
+            if len(found) == limit:
+                return Page(found, cursor)
+            looked_at += 1
+            last = key_of(row)
+            # What was planted may have any id: then the page goes on after the row before it.
+            cursor = written_moment(*last) or cursor
+            for each in ours(core, connection, [row]):
+                if is_wanted(each):
+                    with suppress(UnsealError):
+                        found.append(stored_request(core, connection, each))
+        if len(some) < most:
+            return Page(found)
+    return Page(found, cursor or None)
+
+
+def _rows(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[tags.QuestionRow]:
+    return [tags.QuestionRow(*row) for row in all_rows(connection, query)]
