@@ -178,6 +178,27 @@ def test_keys_that_expire_soon_are_found(pipelit: Pipelit, clock: Clock) -> None
         users.expiring_keys(14)  # type: ignore[arg-type]
 
 
+def test_locked_lanes_of_all_accounts_are_found(approving: Approving) -> None:
+    """The one that unlocks last comes first; not of names without an account, or deactivated."""
+    users, now = approving.pipelit.users, approving.clock()
+    users.create("gone")
+    for name, until in {"bob": 60, "alice": 90, "mallory": -1, "gone": 70, "nobody": 80}.items():
+        approving.change(
+            "INSERT INTO pipelit_ledger (peer, scope, subject, version, in_a_row, recent, "
+            "locked_until, spent_step) VALUES (:name, 'plain', 'x', 1, 9, '', :until, 0)",
+            name=name,
+            until=now + until,
+        )
+    users.deactivate("gone")
+    assert [(each.username, each.lane.lane) for each in users.locked_lanes()] == [
+        ("alice", "plain:x"),
+        ("bob", "plain:x"),
+    ]
+    assert [each.username for each in users.locked_lanes(limit=1)] == ["alice"]
+    users.unlock("alice")
+    assert [each.username for each in users.locked_lanes()] == ["bob"]
+
+
 def test_pages_of_questions_begin_with_what_expires_first(approving: Approving) -> None:
     """Only what waits for the person: not what is answered, closed, expired, or others' to say."""
     approvals = approving.pipelit.approvals

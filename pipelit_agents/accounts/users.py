@@ -19,6 +19,7 @@ from pipelit_agents.accounts.models import (
     NewAgent,
     NewUser,
     Role,
+    role_of,
 )
 from pipelit_agents.accounts.peers import Peers
 from pipelit_agents.accounts.quota import require_quota
@@ -259,8 +260,10 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
                 code.
         """
         with self._database.writing(durable=True) as connection:
-            self._lock_operators(connection)
-            row = self.find_in(connection, require_username(username))
+            found = find_account(connection, require_username(username))
+            if role_of(found):
+                self._lock_operators(connection)
+            row = self.find_in(connection, found.username)
             self._require_another_operator(connection, row, by)
             name = row.username
             family = select(UserRow.username).where(UserRow.username == name).cte(recursive=True)

@@ -29,6 +29,7 @@ from pipelit_agents.identity.evidence import utc
 
 __all__ = [
     "QUESTIONS",
+    "WITHOUT_SHOWN",
     "decision_of",
     "find_question",
     "last_use",
@@ -43,7 +44,7 @@ __all__ = [
 _CLOSED: Final = frozenset({"approved", "denied", "expired", "used"})
 _COLUMNS: Final = [ApprovalRow.__table__.c[name] for name in tags.QuestionRow._fields]
 QUESTIONS: Final = select(*_COLUMNS)
-_WITHOUT_SHOWN: Final = select(*(each for each in _COLUMNS if each.name != "shown"))
+WITHOUT_SHOWN: Final = select(*(each for each in _COLUMNS if each.name != "shown"))
 _ANSWERS: Final = select(*(ApprovalAnswerRow.__table__.c[name] for name in tags.AnswerRow._fields))
 _USE: Final = text(
     "INSERT INTO pipelit_approval_uses (approval_id, start, used_at) "
@@ -65,7 +66,7 @@ def read_questions(
         newest: Return only the newest.
         with_shown: Whether to read the displayed values.
     """
-    query = (QUESTIONS if with_shown else _WITHOUT_SHOWN).where(*where)
+    query = (QUESTIONS if with_shown else WITHOUT_SHOWN).where(*where)
     if newest:
         query = query.order_by(ApprovalRow.created_at.desc()).limit(1)
     else:

@@ -11,44 +11,68 @@ from sqlalchemy import Connection, Select, and_, tuple_
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.questions import may_be_open, ours, stored_request, waits_for
-from pipelit_agents.approvals.rows import QUESTIONS
+from pipelit_agents.approvals.rows import QUESTIONS, WITHOUT_SHOWN
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.database.models import ApprovalPersonRow, ApprovalRow
 from pipelit_agents.database.planted import all_rows
 from pipelit_agents.errors import UnsealError
 from pipelit_agents.paging import LAST_MOMENT, Page, read_moment, written_moment
 
-__all__ = ["page_of_all", "page_of_person"]
+__all__ = ["count_of_person", "page_of_all", "page_of_person"]
 
 # How many questions a page reads at most, of which it leaves out those that wait for others.
 _MOST_LOOKED_AT: Final = 1000
+_SOONEST: Final = (ApprovalPersonRow.expires_at, ApprovalPersonRow.approval_id)
 
 
 def page_of_person(core: Core, person: str, after: str | None, limit: int) -> Page[ApprovalRequest]:
     """Return a page of the open questions of a person; see :meth:`ServedApprovals.page`."""
-    key = (ApprovalPersonRow.expires_at, ApprovalPersonRow.approval_id)
     with core.database.reading() as connection:
         now = core.shared_now(connection)
         # What has expired meanwhile is skipped by the index.
         begin = (now, "") if after is None else max(read_moment(after), (now, ""))
-        # A planted row with another time would let the page go on elsewhere.
-        theirs = and_(key[0] == ApprovalRow.expires_at, key[1] == ApprovalRow.id)
-        query = (
-            QUESTIONS.join(ApprovalPersonRow, theirs)
-            .where(ApprovalPersonRow.username == person, may_be_open(now), key[0] < LAST_MOMENT)
-            .order_by(*key)
-        )
+        query = _open_of(QUESTIONS, person, now)
         return _page(
             core,
             connection,
             lambda last, most: _rows(
-                connection, query.where(tuple_(*key) > tuple_(*last)).limit(most)
+                connection, query.where(tuple_(*_SOONEST) > tuple_(*last)).limit(most)
             ),
             lambda row: (row.expires_at, row.id),
             lambda row: waits_for(core, connection, row, person, now),
             begin,
             limit,
         )
+
+
+def count_of_person(core: Core, person: str, most: int) -> int:
+    """Count the open questions of a person; see :meth:`ServedApprovals.count_pending`."""
+    found = 0
+    with core.database.reading() as connection:
+        now = core.shared_now(connection)
+        query = _open_of(WITHOUT_SHOWN, person, now).limit(_MOST_LOOKED_AT)
+        for row in ours(core, connection, _rows(connection, query)):
+            found += waits_for(core, connection, row, person, now)
+            if found == most:
+                break
+    return found
+
+
+def _open_of(
+    questions: Select[*tuple[Any, ...]], person: str, now: float
+) -> Select[*tuple[Any, ...]]:
+    # A planted row with another time would let a page go on elsewhere.
+    theirs = and_(_SOONEST[0] == ApprovalRow.expires_at, _SOONEST[1] == ApprovalRow.id)
+    return (
+        questions.join(ApprovalPersonRow, theirs)
+        .where(
+            ApprovalPersonRow.username == person,
+            may_be_open(now),
+            _SOONEST[0] > now,
+            _SOONEST[0] < LAST_MOMENT,
+        )
+        .order_by(*_SOONEST)
+    )
 
 
 def page_of_all(core: Core, after: str | None, limit: int) -> Page[ApprovalRequest]:

@@ -11,7 +11,7 @@ from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.operations.approval_notices import ApprovalNotices
-from pipelit_agents.operations.approval_pages import page_of_person
+from pipelit_agents.operations.approval_pages import count_of_person, page_of_person
 from pipelit_agents.operations.approval_register import ApprovalRegister
 from pipelit_agents.paging import DEFAULT_LIMIT, MAX_LIMIT, Page, require_limit
 from pipelit_agents.protocol.usernames import require_username
@@ -77,7 +77,7 @@ class ServedApprovals(Approvals):
             TypeError: ``most`` isn't a whole number.
             ValueError: ``most`` is out of range.
         """
-        limit = require_count(most, "most", most=MAX_LIMIT)
-        return len(self.page(require_username(person, argument="person"), limit=limit))
+        name = require_username(person, argument="person")
+        return count_of_person(self._core, name, require_count(most, "most", most=MAX_LIMIT))
 
     acount_pending = off_the_loop(count_pending)
