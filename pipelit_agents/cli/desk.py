@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelit_agents.cli._io import reporting, safe
+from pipelit_agents.cli._io import AsJson, reporting, show
 
 if TYPE_CHECKING:
     from pipelit_agents import Pipelit
@@ -45,6 +46,7 @@ def serve_desk(
     ssl_keyfile: Annotated[
         Path | None, typer.Option(help="The file with the certificate's private key.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Serve the HTTP API and the pages for people who run agents, until it is stopped.
 
@@ -70,18 +72,22 @@ def serve_desk(
         token = _set_up_token(pipelit)
 
         def started(address: str) -> None:
-            typer.echo(safe(f"The desk is at {settings.public_url or address}"))
-            if not is_loopback(settings.host) and not (
-                settings.public_url or settings.allowed_hosts
-            ):
+            fields: dict[str, object] = {"address": settings.public_url or address}
+            if token is not None:
+                fields["set_up_token"] = token
+            elif as_json:
+                fields["set_up_token"] = None
+            show("The desk is ready.", fields, as_json=as_json, once=["set_up_token"])
+            if token is not None and not as_json:
+                typer.echo("There is no operator yet: the token makes the first one.")
+            if not (is_loopback(settings.host) or settings.public_url or settings.allowed_hosts):
                 typer.echo(
                     "It answers to localhost and its own address only: set PIPELIT_DESK_PUBLIC_URL "
                     "to the address that people use.",
                     err=True,
                 )
-            if token is not None:
-                typer.echo("There is no operator yet. Set up the first one with this token:")
-                typer.echo(f"  {token}")
+            # A service manager reads it while the server runs.
+            sys.stdout.flush()
 
         serve(make_app(pipelit, settings), settings, started=started)
 

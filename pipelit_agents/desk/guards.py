@@ -140,7 +140,7 @@ class Guards:
                 scope,
                 receive,
                 most=self._settings.max_body_size,
-                within=self._settings.body_timeout,
+                within=self._settings.receive_timeout,
             )
             send.unread = False
             try:

@@ -18,10 +18,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from pipelit_agents.desk.settings import PREFIX, DeskSettings
 from pipelit_agents.errors import ConfigurationError
 
-__all__ = ["is_loopback", "require_private", "serve"]
+__all__ = ["bounded_protocol", "is_loopback", "require_private", "serve"]
 
-# Seconds from a connection, or from the first byte of a later request, to the end of its headers.
-_HEAD_TIMEOUT: Final = 10.0
 # Seconds that a connection may be idle between two requests.
 _IDLE_TIMEOUT: Final = 15
 # Seconds for requests that are being answered when the server is stopped.
@@ -54,7 +52,7 @@ def serve(
         config = uvicorn.Config(
             app,
             # h11 bounds the size of headers; uvicorn's other parser doesn't.
-            http=_bounded_protocol(settings),
+            http=bounded_protocol(settings),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -130,12 +128,15 @@ class _Server(uvicorn.Server):
         self._on_start()
 
 
-def _bounded_protocol(settings: DeskSettings) -> type[asyncio.Protocol]:
+def bounded_protocol(settings: DeskSettings) -> type[asyncio.Protocol]:
     """Return uvicorn's protocol with a time for headers, and a share of connections."""
     most, proxies = max(1, settings.max_connections // _SHARE), settings.proxies
+    # Seconds from a connection, or from the first byte of a later request, to the end of its
+    # headers.
+    within = settings.receive_timeout
 
     class BoundedProtocol(H11Protocol):
-        _waiting: asyncio.TimerHandle | None = None
+        waiting: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -158,16 +159,16 @@ def _bounded_protocol(settings: DeskSettings) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
         def _wait(self) -> None:
-            if self._waiting is None:
-                self._waiting = self.loop.call_later(_HEAD_TIMEOUT, self._give_up)
+            if self.waiting is None:
+                self.waiting = self.loop.call_later(within, self._give_up)
 
         def _stop_waiting(self) -> None:
-            if self._waiting is not None:
-                self._waiting.cancel()
-                self._waiting = None
+            if self.waiting is not None:
+                self.waiting.cancel()
+                self.waiting = None
 
         def _give_up(self) -> None:
-            self._waiting = None
+            self.waiting = None
             # A request may be answered meanwhile, if its last bytes came with those before.
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.abort()

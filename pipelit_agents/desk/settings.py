@@ -48,7 +48,8 @@ class DeskSettings(BaseSettings):
         ssl_certfile: The file with the certificate for TLS.
         ssl_keyfile: The file with the certificate's private key, if it is another one.
         max_body_size: The maximum size of a request's body, in bytes.
-        body_timeout: How long a request's body may take to arrive, in seconds.
+        receive_timeout: How long a request's headers may take to arrive, and then its body, in
+            seconds.
         max_connections: The maximum number of open connections of one process; more are answered
             with 503.
         debug: Whether error pages show details. The desk has none, so only false is accepted.
@@ -77,7 +78,7 @@ class DeskSettings(BaseSettings):
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
     max_body_size: int = Field(262_144, ge=1_024, le=16_777_216)
-    body_timeout: float = Field(10.0, gt=0, le=300)
+    receive_timeout: float = Field(10.0, gt=0, le=300)
     max_connections: int = Field(500, ge=1, le=100_000)
     debug: bool = False
 

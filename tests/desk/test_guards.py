@@ -305,7 +305,9 @@ async def _post(desk: FastAPI, key: str, *parts: bytes, length: int | None) -> t
 
 async def test_a_body_has_a_size_and_a_time(pipelit: Pipelit, desk_keys: dict[str, str]) -> None:
     """What is too large is refused when it is announced or when it arrives; so is what is slow."""
-    desk = make_app(pipelit, DeskSettings(max_body_size=2_000, body_timeout=0.05, _env_file=None))
+    desk = make_app(
+        pipelit, DeskSettings(max_body_size=2_000, receive_timeout=0.05, _env_file=None)
+    )
     key = desk_keys["alice"]
     assert (await _post(desk, key, length=3_000))[0] == 413
     status, headers = await _post(desk, key, *[b"x" * 500] * 9, length=None)

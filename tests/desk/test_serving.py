@@ -1,0 +1,185 @@
+"""The server of the desk: clients that wait, that send too much, and the command that starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+import uvicorn
+from certificates import certify
+from command_line import typed
+from fastapi import FastAPI
+from keeper import ends_with_us
+from uvicorn.server import ServerState
+
+from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.desk import DeskSettings, make_app
+from pipelit_agents.desk.serving import bounded_protocol, serve
+from pipelit_agents.errors import ConfigurationError
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@asynccontextmanager
+async def served(app: FastAPI, settings: DeskSettings) -> AsyncIterator[tuple[Any, set[Any]]]:
+    """The protocol on a free port: its address, and its connections."""
+    config = uvicorn.Config(
+        app,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        limit_concurrency=settings.max_connections,
+        h11_max_incomplete_event_size=32_768,
+    )
+    config.load()
+    made, state = cast(Any, bounded_protocol(settings)), ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: made(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    try:
+        yield server.sockets[0].getsockname()[:2], state.connections
+    finally:
+        server.close()
+        for each in list(state.connections):
+            each.transport.abort()
+
+
+async def answered(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the connection ends; empty if it was cut off."""
+    try:
+        return await asyncio.wait_for(reader.read(), 20)
+    except ConnectionResetError:
+        return b""
+
+
+async def test_headers_have_a_time(pipelit: Pipelit) -> None:
+    """Who sends nothing, or a byte now and then, is cut off: first, and after an answer."""
+    settings = DeskSettings(receive_timeout=0.1, _env_file=None)
+    async with served(make_app(pipelit, settings), settings) as (address, _):
+        for sent in (b"", b"GET /health HTTP/1.1\r\nHost:", HEALTH + b"GET /"):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(sent)
+            found = await answered(reader)
+            assert found.count(b"200 OK") == sent.count(HEALTH)
+            writer.close()
+
+
+async def test_what_is_answered_isnt_cut_off(pipelit: Pipelit) -> None:
+    """The time is for headers only: it ends with them, and begins again with the next ones."""
+    settings = DeskSettings(receive_timeout=60, _env_file=None)
+    async with served(make_app(pipelit, settings), settings) as (address, connections):
+        reader, writer = await asyncio.open_connection(*address)
+        for _ in range(3):
+            writer.write(HEALTH)
+            assert b"200 OK" in await reader.readuntil(b'"ok"}')
+            (connection,) = connections
+            assert connection.waiting is None
+        writer.write(HEALTH[:20])
+        async with asyncio.timeout(20):
+            while connection.waiting is None:
+                await asyncio.sleep(0)
+        writer.close()
+
+
+async def test_one_address_hasnt_all_connections(pipelit: Pipelit) -> None:
+    """A client gets a quarter of the connections, and a trusted proxy all of them."""
+    for proxies, most in ((), 2), (("127.0.0.0/8",), 5):
+        settings = DeskSettings(
+            max_connections=8, trusted_proxies=proxies, receive_timeout=60, _env_file=None
+        )
+        async with served(make_app(pipelit, settings), settings) as (address, _):
+            opened = [await asyncio.open_connection(*address) for _ in range(5)]
+            for _, writer in opened:
+                writer.write(HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            answers = await asyncio.gather(*(answered(reader) for reader, _ in opened))
+            for _, writer in opened:
+                writer.close()
+        assert sum(b"200 OK" in each for each in answers) == most
+
+
+async def test_large_headers_are_answered(pipelit: Pipelit) -> None:
+    """Headers above the limit get 431, and endless ones end the connection."""
+    settings = DeskSettings(_env_file=None)
+    async with served(make_app(pipelit, settings), settings) as (address, _):
+        for size, status in ((20_000, b"431"), (200_000, b"400")):
+            reader, writer = await asyncio.open_connection(*address)
+            head = HEALTH[:-2] + b"Connection: close\r\nX: " + b"x" * size
+            writer.write(head + (b"\r\n\r\n" if status == b"431" else b""))
+            assert (await answered(reader)).split(b" ")[1:2] in ([status], [])
+            writer.close()
+
+
+def test_an_address_that_cant_be_listened_on(pipelit: Pipelit, tmp_path: Path) -> None:
+    """The error names the address and how to choose another."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = DeskSettings(_env_file=None, port=taken.getsockname()[1])
+        with pytest.raises(ConfigurationError, match="--port"):
+            serve(make_app(pipelit, settings), settings)
+
+
+def test_the_command_refuses_to_send_keys_in_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Without TLS it listens on this machine only; an error is one line, or one document."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FIELD_ENCRYPTION_KEY", key)
+    monkeypatch.setenv("PIPELIT_DATABASE_URL", f"sqlite:///{tmp_path / 'agents.db'}")
+    with Pipelit.from_env() as pipelit:
+        pipelit.create_schema()
+    done = typed("desk", "--host", "0.0.0.0", "--json")  # noqa: S104 - it is refused
+    assert done.exit_code == 1
+    assert "--behind-proxy" in done.output
+
+
+@pytest.mark.process
+def test_the_command_serves_until_it_is_stopped(tmp_path: Path) -> None:
+    """It prints its address and the token, over TLS; neither its log nor a later start has it."""
+    certificate = certify(tmp_path)
+    kept = {name: each for name, each in os.environ.items() if not name.startswith("PIPELIT_")}
+    environment = kept | {
+        "FIELD_ENCRYPTION_KEY": Keyring.generate_key(),
+        "PIPELIT_DATABASE_URL": f"sqlite:///{tmp_path / 'agents.db'}",
+    }
+    with Pipelit(
+        database_url=environment["PIPELIT_DATABASE_URL"],
+        encryption_keys=[environment["FIELD_ENCRYPTION_KEY"]],
+    ) as pipelit:
+        pipelit.create_schema()
+        words = ["desk", "--json", "--port", "0", "--host", "localhost"]
+        words += ["--ssl-certfile", str(certificate)]
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipelit_agents.cli", *words],
+                cwd=tmp_path,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        ends_with_us(process)
+        assert process.stdout
+        printed = json.loads(b"".join(process.stdout.readline() for _ in range(4)))
+        token = {"Authorization": f"Bearer {printed['set_up_token']}"}
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(base_url=printed["address"], verify=trusted) as client:
+            assert client.get("/ready").json() == {"status": "ok"}
+            refused = client.get("/api/v1/me", headers=token)
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+            assert "strict-transport-security" in refused.headers
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        process.stdout.close()
+    assert "plit_setup" not in (tmp_path / "log").read_text()
+    assert "GET" in (tmp_path / "log").read_text()
