@@ -10,7 +10,7 @@ import pytest
 from conftest import Clock
 from desk_client import client_for
 from fastapi import FastAPI
-from internals import database_of
+from internals import database_of, few_guesses
 from sqlalchemy import event
 
 from pipelit_agents import Pipelit
@@ -21,9 +21,7 @@ WRONG = f"plit_{'0' * 12}_{'A' * 43}"
 
 @pytest.fixture(autouse=True)
 def _little_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Three look-ups, and then practically no more; and no delays.
-    monkeypatch.setattr("pipelit_agents.bearer._SOURCE_BUDGET", (3, 1e-6))
-    monkeypatch.setattr("pipelit_agents.bearer._MAX_DELAY", 0.0)
+    few_guesses(monkeypatch, 3)
 
 
 @pytest.fixture

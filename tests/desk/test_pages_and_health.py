@@ -10,6 +10,7 @@ import httpx
 import pytest
 from desk_client import DeskTransport
 from fastapi import FastAPI
+from internals import lasting_readiness
 
 from pipelit_agents import Pipelit
 from pipelit_agents.desk import DeskSettings, make_app, pages
@@ -80,7 +81,7 @@ def test_readiness_is_asked_once_a_second(
     root: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody without a key can keep the database busy."""
-    monkeypatch.setattr("pipelit_agents.desk.health._TTL", 1e9)
+    lasting_readiness(monkeypatch)
     asked: list[int] = []
     monkeypatch.setattr(Pipelit, "check_ledger", lambda _: asked.append(1))
     assert {root.get("/ready").status_code for _ in range(20)} == {200}

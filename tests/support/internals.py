@@ -102,3 +102,14 @@ def shorter_clearing(monkeypatch: pytest.MonkeyPatch, wait: float, limit: float)
     """Give a remote child's thread less time to be deleted: before a result, and altogether."""
     for name, seconds in (("_CLEAR_UP_TIMEOUT", wait), ("_CLEAR_UP_LIMIT", limit)):
         monkeypatch.setattr(f"pipelit_agents.graphs.remote_run.{name}", seconds)
+
+
+def few_guesses(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let each address have so many API keys looked up, and no more; refuse without a delay."""
+    monkeypatch.setattr("pipelit_agents.bearer._SOURCE_BUDGET", (most, 1e-6))
+    monkeypatch.setattr("pipelit_agents.bearer._MAX_DELAY", 0.0)
+
+
+def lasting_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the desk ask whether it is ready only once."""
+    monkeypatch.setattr("pipelit_agents.desk.health._TTL", 1e9)
