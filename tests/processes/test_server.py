@@ -28,6 +28,16 @@ from pipelit_agents.server import FailureDelay, make_auth
 HERE = SUPPORT
 # Some second of each year's first day: a cron that doesn't run while this does.
 YEARLY = "0 0 1 1 *"
+# The application beside the server's: the desk, below a prefix.
+WEB = """
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from pipelit_agents import Pipelit
+from pipelit_agents.desk import make_app
+
+app = Starlette(routes=[Mount("/desk", make_app(Pipelit.from_env()))])
+"""
 REFUSED = {"detail": "a valid API key is needed: Authorization: Bearer plit_…"}
 
 
@@ -90,7 +100,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         with key_service(owners) as service:
             env["KEY_SERVICE_URL"] = service.url
             store_own_keys(pipelit, service)
-            with LangGraphServer(directory, graphs, env) as server:
+            (directory / "web.py").write_text(WEB)
+            with LangGraphServer(directory, graphs, env, app="./web.py:app") as server:
                 world = World(pipelit, server, keys, service)
                 yield world
             for client in world.clients.values():
@@ -180,6 +191,21 @@ async def test_every_path_but_the_health_check_asks_for_a_key(world: World) -> N
     assert [answer.status_code for answer in answers] == [401] * len(closed)
     assert healthy.json() == {"ok": True}
     assert nothing.status_code == 404
+
+
+def test_the_desk_beside_the_server_has_guards_of_its_own(world: World) -> None:
+    """The desk answers below its prefix, with its own words; the server's paths aren't guarded."""
+    key = {"Authorization": f"Bearer {world.keys['alice']}"}
+    desk = f"{world.server.url}/desk"
+    assert httpx.get(f"{desk}/ready", timeout=60).json() == {"status": "ok"}
+    refused = httpx.get(f"{desk}/api/v1/openapi.json", timeout=60)
+    assert (refused.status_code, refused.json()["title"]) == (401, "Unauthorized")
+    described = httpx.get(f"{desk}/api/v1/openapi.json", headers=key, timeout=60)
+    assert (described.status_code, "content-security-policy" in described.headers) == (200, True)
+    misled = httpx.get(f"{desk}/ready/x", headers=key | {"Host": "evil.example"}, timeout=60)
+    assert misled.status_code == 400
+    own = httpx.get(f"{world.server.url}/ok", headers={"Host": "evil.example"}, timeout=60)
+    assert (own.json(), "content-security-policy" in own.headers) == ({"ok": True}, False)
 
 
 async def test_a_valid_key_doesnt_wait_behind_refusals(world: World) -> None:

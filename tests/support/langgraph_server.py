@@ -44,17 +44,25 @@ class LangGraphServer:
         directory: Where it runs, and keeps its files.
         graphs: The graphs by name, ``/path/file.py:graph`` or ``module:graph``.
         env: Its settings.
+        app: An application of our own beside the server's, ``./file.py:app``.
         forked: From a process that has imported what a server is made of.
     """
 
     forked = False
 
-    def __init__(self, directory: Path, graphs: Mapping[str, str], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        graphs: Mapping[str, str],
+        env: Mapping[str, str],
+        *,
+        app: str | None = None,
+    ) -> None:
         config = {
             "dependencies": ["."],
             "graphs": dict(graphs),
             "auth": {"path": "pipelit_agents.server:auth", "disable_studio_auth": True},
-            "http": HTTP,
+            "http": HTTP if app is None else HTTP | {"app": app},
         }
         (directory / "langgraph.json").write_text(json.dumps(config))
         options = ["--no-browser", "--no-reload", "--n-jobs-per-worker", "10"]
