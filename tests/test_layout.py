@@ -66,10 +66,10 @@ def test_all_is_sorted_and_true(module: str) -> None:
 
 @pytest.mark.process
 def test_importing_the_package_loads_no_engine() -> None:
-    """`import pipelit_agents` loads neither LangGraph nor a driver nor Alembic."""
+    """`import pipelit_agents` loads neither LangGraph nor a driver nor Alembic nor FastAPI."""
     code = (
         "import sys, pipelit_agents; "
-        "print([m for m in ('langgraph', 'langchain', 'alembic', 'sqlite3', 'psycopg') "
+        "print([m for m in ('langgraph', 'langchain', 'alembic', 'sqlite3', 'psycopg', 'fastapi') "
         "if m in sys.modules])"
     )
     done = subprocess.run(

@@ -77,7 +77,7 @@ def serve_desk(
                 fields["set_up_token"] = token
             elif as_json:
                 fields["set_up_token"] = None
-            show("The desk is ready.", fields, as_json=as_json, once=["set_up_token"])
+            show("The desk is ready.", fields, as_json=as_json)
             if token is not None and not as_json:
                 typer.echo("There is no operator yet: the token makes the first one.")
             if not (is_loopback(settings.host) or settings.public_url or settings.allowed_hosts):

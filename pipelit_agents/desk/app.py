@@ -22,6 +22,7 @@ from pipelit_agents.desk.health import health_routes
 from pipelit_agents.desk.pages import page_routes
 from pipelit_agents.desk.problems import (
     Problem,
+    invalid_fields,
     not_found,
     response_of,
     unexpected,
@@ -185,13 +186,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
         raise error
     if (malformed := visit_of(request).body_problem) is not None:
         return response_of(malformed)
-    errors = [
-        (".".join(map(str, each["loc"])), str(each["msg"]).removeprefix("Value error, "))
-        for each in error.errors()
-    ]
-    return response_of(
-        Problem(422, "invalid", "the request has fields that can't be accepted", errors=errors)
-    )
+    return response_of(invalid_fields(error.errors()))
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:

@@ -32,12 +32,15 @@ def has_body(scope: Scope) -> bool:
     """Return whether a request announces a body.
 
     Raises:
-        Problem: Its length isn't a number.
+        Problem: Its length isn't a number, or it has two lengths.
     """
     headers = dict(scope["headers"])
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 18:
         raise Problem(400, "bad-request", "Content-Length isn't a number")
+    if b"content-length" in headers and b"transfer-encoding" in headers:
+        # A proxy and the server may each believe another one, and see another next request.
+        raise Problem(400, "bad-request", "Content-Length and Transfer-Encoding are both there")
     return int(length) > 0 or b"transfer-encoding" in headers
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, Field
 from starlette.responses import Response
@@ -48,6 +48,10 @@ PROBLEM_TYPE: Final = "application/problem+json"
 UNAUTHENTICATED: Final = "a valid API key is needed: Authorization: Bearer plit_…"
 UNEXPECTED: Final = "the request failed in the server; the server's log says where"
 UNAVAILABLE: Final = "the desk can't answer now; an operator finds the reason in the server's log"
+# Of a request with a thousand wrong fields, a person reads the first ones.
+_MAX_ERRORS: Final = 20
+# Characters; the name of an unknown field is the client's.
+_MAX_FIELD: Final = 200
 _URN: Final = "urn:pipelit-agents:problem:"
 
 
@@ -113,6 +117,22 @@ def unauthenticated() -> Problem:
 def not_found(detail: str = "there is nothing here") -> Problem:
     """Return the problem of what isn't there, or isn't the caller's."""
     return Problem(404, "not-found", detail)
+
+
+def invalid_fields(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    """Return the problem of a request whose fields can't be accepted.
+
+    Args:
+        errors: What pydantic says of the fields. Their values aren't repeated.
+    """
+    named = [
+        (
+            ".".join(map(str, each["loc"]))[:_MAX_FIELD],
+            str(each["msg"]).removeprefix("Value error, "),
+        )
+        for each in errors[:_MAX_ERRORS]
+    ]
+    return Problem(422, "invalid", "the request has fields that can't be accepted", errors=named)
 
 
 def problem_of(error: PipelitError, *, to_operator: bool = False) -> Problem:

@@ -11,12 +11,18 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
-import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipelit_agents.desk.settings import PREFIX, DeskSettings
 from pipelit_agents.errors import ConfigurationError
+
+try:
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+except ModuleNotFoundError as missing:
+    raise ConfigurationError(
+        f"the desk command needs {missing.name}: pip install 'pipelit-agents[desk]'"
+    ) from None
 
 __all__ = ["bounded_protocol", "is_loopback", "require_private", "serve"]
 

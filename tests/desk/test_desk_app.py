@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib import import_module
 
 import httpx
 import pytest
+from desk_client import DeskTransport, code_header
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from pipelit_agents import Pipelit
-from pipelit_agents.desk import app
+from pipelit_agents.desk import DeskSettings, app
 from pipelit_agents.desk.callers import (
     AgentCaller,
     AnyCaller,
@@ -20,7 +23,7 @@ from pipelit_agents.desk.callers import (
     Sensitive,
 )
 from pipelit_agents.desk.problems import library_input
-from pipelit_agents.errors import UserExists
+from pipelit_agents.errors import ConfigurationError, UserExists
 
 router = APIRouter(tags=["example"])
 
@@ -123,6 +126,76 @@ def test_a_second_factor_is_needed_where_it_is_on(
     for status in (201, 403):
         answer = operator.post("/things", json={"name": "x"}, headers={"Pipelit-Code": code})
         assert answer.status_code == status, answer.text
+
+
+def test_failures_count_in_the_persons_own_lane(
+    pipelit: Pipelit, operator: httpx.Client, enrolled: Callable[[str], Callable[[], str]]
+) -> None:
+    """Wrong codes lock nobody else out, and a person whose lane is locked has recovery codes."""
+    code_of = enrolled("alice")
+    codes = pipelit.mfa.renew_recovery_codes("alice", code_of())
+    recovery = codes[0].get_secret_value()
+    wrong = operator.post("/things", json={"name": "x"}, headers=code_header("000000"))
+    assert (wrong.status_code, wrong.json()["type"]) == (
+        403,
+        "urn:pipelit-agents:problem:code-rejected",
+    )
+    assert [each.lane for each in pipelit.users.lanes("alice")] == ["self"]
+    statuses = []
+    for number in range(12):
+        headers = code_header(f"{number:06}")
+        statuses.append(operator.post("/things", json={"name": "x"}, headers=headers).status_code)
+    limited = operator.post("/things", json={"name": "x"}, headers=code_header(code_of()))
+    assert statuses[-1] == 429
+    assert (limited.status_code, int(limited.headers["retry-after"]) > 0) == (429, True)
+    for status in (201, 403):
+        answer = operator.post("/things", json={"name": "x"}, headers=code_header(recovery))
+        assert answer.status_code == status
+
+
+def test_a_code_isnt_spent_on_what_is_refused(
+    operator: httpx.Client, enrolled: Callable[[str], Callable[[], str]]
+) -> None:
+    """A body that isn't accepted and a name that is taken leave the code unused."""
+    code = code_header(enrolled("alice")())
+    assert operator.post("/things", json={"nome": "x"}, headers=code).status_code == 422
+    assert operator.post("/things", json={"name": "taken"}, headers=code).status_code == 409
+    assert operator.post("/things", json={"name": "x"}, headers=code).status_code == 201
+
+
+def test_many_wrong_fields_have_a_short_answer(operator: httpx.Client) -> None:
+    """The answer names the first ones, and repeats no value."""
+    body = {f"field-{number}": "plit_secret" for number in range(1_000)} | {"x" * 5_000: 1}
+    answer = operator.post("/things", json=body)
+    assert (answer.status_code, len(answer.json()["errors"])) == (422, 20)
+    assert "plit_secret" not in answer.text
+
+
+def test_routes_of_another_application_arent_guarded(pipelit: Pipelit) -> None:
+    """A server may add its own routes to the application, as Aegra does, and they stay its own."""
+    desk = app.make_app(pipelit, DeskSettings(_env_file=None))
+    own = APIRouter()
+    own.add_api_route("/threads", lambda: "own")
+    desk.include_router(own)
+    with httpx.Client(transport=DeskTransport(desk), base_url="http://evil.example") as client:
+        answer = client.get("/threads")
+        assert (answer.json(), "content-security-policy" in answer.headers) == ("own", False)
+        assert client.get("/api/v1/any").status_code == 400
+        assert client.get("/other").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("package", "module"),
+    [("fastapi", "pipelit_agents.desk"), ("uvicorn", "pipelit_agents.desk.serving")],
+)
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, package: str, module: str
+) -> None:
+    """Without its packages, the error says what to install."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(ConfigurationError, match=r"pip install 'pipelit-agents\[desk\]'"):
+        import_module(module)
 
 
 def test_forgetting_the_second_factor_is_a_fault(operator: httpx.Client) -> None:
