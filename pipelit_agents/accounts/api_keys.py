@@ -127,15 +127,18 @@ class ApiKeys(AccountService):
         require_active(row)
         return self._insert_key(connection, row.username, name, expires, by)
 
-    def revoke_api_key(self, key_id: str, *, by: str = OPERATOR) -> None:
+    def revoke_api_key(
+        self, key_id: str, *, username: str | None = None, by: str = OPERATOR
+    ) -> None:
         """Revoke an API key, with immediate effect. Revoking it twice does nothing.
 
         Args:
             key_id: The key's public id, the middle part of the key.
+            username: The only account whose key may be revoked; by default any.
             by: The requester's name, for the audit.
 
         Raises:
-            ApiKeyNotFound: No key has that id.
+            ApiKeyNotFound: No key has that id, or it is another account's.
         """
         if not isinstance(key_id, str) or key_id.startswith("plit_"):
             # The message doesn't repeat the input, which may be the key.
@@ -144,14 +147,21 @@ class ApiKeys(AccountService):
                 "(pipelit-agents users keys list NAME, or list_api_keys)"
             )
         with self._database.writing(durable=True) as connection:
-            self.revoke_api_key_in(connection, key_id, by=by)
+            self.revoke_api_key_in(connection, key_id, username=username, by=by)
 
     arevoke_api_key = off_the_loop(revoke_api_key)
 
-    def revoke_api_key_in(self, connection: Connection, key_id: str, *, by: str = OPERATOR) -> None:
+    def revoke_api_key_in(
+        self,
+        connection: Connection,
+        key_id: str,
+        *,
+        username: str | None = None,
+        by: str = OPERATOR,
+    ) -> None:
         """Revoke a key as :meth:`revoke_api_key` does, in the caller's transaction."""
         owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
-        if owner is None:
+        if owner is None or username not in (None, owner):
             # Part of a key isn't repeated either.
             which = repr(key_id) if _KEY_ID.match(key_id) else quoted(key_id)
             raise ApiKeyNotFound(f"no API key has the id {which}; see list_api_keys")

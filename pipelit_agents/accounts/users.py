@@ -149,6 +149,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
         purpose: str,
         may_create_agents: bool | None = None,
         key_expires_at: datetime | None = None,
+        created_by: str | None = None,
     ) -> NewAgent:
         """Create an agent user with a TOTP secret and an API key. It never has a password.
 
@@ -159,6 +160,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
             may_create_agents: Whether the agent may create agents itself. By default an agent of a
                 person may, and an agent created by an agent may not.
             key_expires_at: The time from which its API key isn't accepted; with a time zone.
+            created_by: The requester's name, for the audit; by default the owner's.
 
         Raises:
             InvalidUsername: The username is malformed.
@@ -181,6 +183,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
                 purpose=purpose,
                 may_create_agents=may_create_agents,
                 key_expires_at=key_expires_at,
+                created_by=created_by,
             )
 
     acreate_agent = off_the_loop(create_agent)
@@ -195,6 +198,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
         may_create_agents: bool | None = None,
         key_name: str = FIRST_KEY,
         key_expires_at: datetime | None = None,
+        created_by: str | None = None,
     ) -> NewAgent:
         """Create an agent as :meth:`create_agent` does, in the caller's transaction."""
         belongs_to = self.find_in(connection, require_username(owner, argument="owner"))
@@ -215,6 +219,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
         if may_create_agents is None:
             may_create_agents = belongs_to.kind == "human"
         root = belongs_to.root_owner
+        requester = owner if created_by is None else created_by
         require_quota(connection, belongs_to, self._policy)
         secret = secrets.token_bytes(SECRET_BYTES)
         self._insert(
@@ -226,10 +231,10 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
             purpose=require_purpose(purpose),
             may_create_agents=may_create_agents,
             totp_secret=self._seal(connection, secret, totp_purpose(username)),
-            created_by=owner,
+            created_by=requester,
         )
         expires = self._expiry("key_expires_at", key_expires_at)
-        key = self._insert_key(connection, username, key_name, expires, owner)
+        key = self._insert_key(connection, username, key_name, expires, requester)
         return NewAgent(username, key.api_key, provisioning_uri(username, secret))
 
     def find_in(self, connection: Connection, username: str) -> AccountRow:

@@ -198,6 +198,21 @@ def test_revoking_one_key_leaves_the_others(pipelit: Pipelit, token: str) -> Non
     assert pipelit.users.authenticate(token)
 
 
+@pytest.mark.backends("sqlite")
+def test_a_key_of_another_account_is_no_key_of_this_one(pipelit: Pipelit, token: str) -> None:
+    """Limited to an account, it revokes that one's only; another's has the words of no key."""
+    key_id = token.split("_")[1]
+    with pytest.raises(ApiKeyNotFound) as other:
+        pipelit.users.revoke_api_key(key_id, username="alice")
+    with pytest.raises(ApiKeyNotFound) as unknown:
+        pipelit.users.revoke_api_key("0" * 12, username="alice")
+    assert str(other.value) == str(unknown.value).replace("0" * 12, key_id)
+    assert pipelit.users.authenticate(token)
+    pipelit.users.revoke_api_key(key_id, username="bob")
+    with pytest.raises(AuthenticationError):
+        pipelit.users.authenticate(token)
+
+
 @pytest.mark.parametrize(
     "given",
     [None, 7, 7.5, b"0123456789ab", ["0123456789ab"], SecretStr("0123456789ab"), True],

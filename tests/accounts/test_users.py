@@ -66,6 +66,19 @@ def test_an_agent_belongs_to_its_owner_and_to_the_owners_root(
     )
 
 
+@pytest.mark.backends("sqlite")
+def test_an_agent_is_created_by_the_person_who_asked(pipelit: Pipelit) -> None:
+    """The account, its key and the audit name that person, and not the owner."""
+    pipelit.users.create("olga")
+    pipelit.users.create_agent("agent_b", owner="alice", purpose="p", created_by="olga")
+    assert pipelit.users.get("agent_b").created_by == "olga"
+    entries = pipelit.audit.list(subject="agent_b")
+    assert {(each.actor, each.action) for each in entries} == {
+        ("olga", "agent.create"),
+        ("olga", "key.issue"),
+    }
+
+
 async def test_the_async_twin_does_the_same(pipelit: Pipelit) -> None:
     """``acreate_agent`` makes an agent like its twin."""
     made = await pipelit.users.acreate_agent("agent_async", owner="alice", purpose="p")
