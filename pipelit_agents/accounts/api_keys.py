@@ -79,6 +79,21 @@ def _fingerprint(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+def _require_key_id(key_id: object) -> None:
+    if not isinstance(key_id, str) or key_id.startswith("plit_"):
+        # The message doesn't repeat the input, which may be the key.
+        raise ApiKeyNotFound(
+            "key_id: pass the 12 characters between the underscores, not the key "
+            "(pipelit-agents users keys list NAME, or list_api_keys)"
+        )
+
+
+def _no_api_key(key_id: str) -> ApiKeyNotFound:
+    # Part of a key isn't repeated either.
+    which = repr(key_id) if _KEY_ID.match(key_id) else quoted(key_id)
+    return ApiKeyNotFound(f"no API key has the id {which}; see list_api_keys")
+
+
 class ApiKeys(AccountService):
     """The API keys of accounts; a base class of :class:`Users`."""
 
@@ -140,12 +155,7 @@ class ApiKeys(AccountService):
         Raises:
             ApiKeyNotFound: No key has that id, or it is another account's.
         """
-        if not isinstance(key_id, str) or key_id.startswith("plit_"):
-            # The message doesn't repeat the input, which may be the key.
-            raise ApiKeyNotFound(
-                "key_id: pass the 12 characters between the underscores, not the key "
-                "(pipelit-agents users keys list NAME, or list_api_keys)"
-            )
+        _require_key_id(key_id)
         with self._database.writing(durable=True) as connection:
             self.revoke_api_key_in(connection, key_id, username=username, by=by)
 
@@ -162,15 +172,34 @@ class ApiKeys(AccountService):
         """Revoke a key as :meth:`revoke_api_key` does, in the caller's transaction."""
         owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
         if owner is None or username not in (None, owner):
-            # Part of a key isn't repeated either.
-            which = repr(key_id) if _KEY_ID.match(key_id) else quoted(key_id)
-            raise ApiKeyNotFound(f"no API key has the id {which}; see list_api_keys")
+            raise _no_api_key(key_id)
         connection.execute(
             update(ApiKeyRow)
             .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
             .values(revoked_at=self._clock())
         )
         self._core.record(connection, by, owner, "key.revoke", key_id)
+
+    def get_api_key(self, key_id: str, *, username: str | None = None) -> ApiKeyInfo:
+        """Return the description of an API key, without the key itself.
+
+        Args:
+            key_id: The key's public id, the middle part of the key.
+            username: The only account whose key is returned; by default any.
+
+        Raises:
+            ApiKeyNotFound: No key has that id, or it is another account's.
+        """
+        _require_key_id(key_id)
+        with self._database.reading() as connection:
+            row = connection.execute(
+                select(ApiKeyRow.__table__).where(ApiKeyRow.id == key_id)
+            ).one_or_none()
+        if row is None or username not in (None, row.username):
+            raise _no_api_key(key_id)
+        return key_info(row)
+
+    aget_api_key = off_the_loop(get_api_key)
 
     def list_api_keys(self, username: str) -> Sequence[ApiKeyInfo]:
         """List an account's API keys without the keys themselves, oldest first.

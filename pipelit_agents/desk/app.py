@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pipelit_agents.desk import agents, api_keys, me, second_factor, users
 from pipelit_agents.desk.arrivals import route_path
 from pipelit_agents.desk.callers import any_caller, visit_of
 from pipelit_agents.desk.description import described
@@ -37,7 +38,13 @@ if TYPE_CHECKING:
 __all__ = ["make_app"]
 
 # The routers of the endpoints that need an API key, below /api/v1.
-ROUTERS: Final[tuple[APIRouter, ...]] = ()
+ROUTERS: Final[tuple[APIRouter, ...]] = (
+    me.router,
+    users.router,
+    agents.router,
+    api_keys.router,
+    second_factor.router,
+)
 # The routers of the endpoints that need something else, below /api/v1.
 OPEN_ROUTERS: Final[tuple[APIRouter, ...]] = ()
 # FastAPI would send exceptions, with their messages, to the global tracer. Older ones don't, and

@@ -46,8 +46,8 @@ class _Body(httpx.SyncByteStream):
 class DeskTransport(httpx.BaseTransport):
     """Call an ASGI application for a synchronous client, on one event loop of its own."""
 
-    def __init__(self, app: Any) -> None:
-        self._inner = httpx.ASGITransport(app, client=("127.0.0.1", 40_000))
+    def __init__(self, app: Any, address: str = "127.0.0.1") -> None:
+        self._inner = httpx.ASGITransport(app, client=(address, 40_000))
         self._runner = asyncio.Runner()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -78,11 +78,11 @@ class DeskTransport(httpx.BaseTransport):
         self._runner.close()
 
 
-def client_for(app: Any, api_key: str | None = None) -> httpx.Client:
+def client_for(app: Any, api_key: str | None = None, *, address: str = "127.0.0.1") -> httpx.Client:
     """Return a client with a key, or without one. Paths begin at the prefix of the API."""
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     return httpx.Client(
-        transport=DeskTransport(app), base_url=f"http://localhost{API}", headers=headers
+        transport=DeskTransport(app, address), base_url=f"http://localhost{API}", headers=headers
     )
 
 

@@ -1,0 +1,77 @@
+"""The caller: which account a key belongs to, its second factor, and the key itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from pipelit_agents.accounts.models import ApiKeyInfo
+from pipelit_agents.accounts.second_factor import MfaStatus
+from pipelit_agents.desk.callers import AnyCaller, Home
+from pipelit_agents.desk.fields import Answer, Moment
+from pipelit_agents.desk.users import Account
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["me"])
+
+
+class OwnSecondFactor(Answer):
+    """The state of the caller's second factor."""
+
+    on: bool = Field(description="Whether codes are verified.")
+    pending: bool = Field(description="Whether an enrolment waits for its first code.")
+    recovery_codes: int = Field(description="The number of unused recovery codes.")
+
+
+class OwnKey(Answer):
+    """The API key of this request, without the key."""
+
+    id: str = Field(description="The key's public id.", examples=["0123456789ab"])
+    name: str = Field(description="The key's name.", examples=["first key"])
+    masked: str = Field(description="`…` and the key's last four characters.", examples=["…x7Qz"])
+    created_at: Moment
+    expires_at: datetime | None = Field(
+        description="The time from which it isn't accepted, UTC; null without one."
+    )
+    last_used_at: datetime | None = Field(
+        description="The time of its last use to within a minute, UTC."
+    )
+
+
+class Me(Account):
+    """The caller's account, second factor and API key."""
+
+    second_factor: OwnSecondFactor | None = Field(description="Null for agents.")
+    key: OwnKey
+
+
+@router.get("/me", summary="Get your own account")
+def get_me(home: Home, caller: AnyCaller) -> Me:
+    """Return the account that the API key of this request belongs to, and the key, masked."""
+    user = caller.user
+    factor = home.mfa.status(user.username) if user.kind == "human" else None
+    return Me(
+        **Account.model_validate(user).model_dump(),
+        second_factor=None if factor is None else _factor(factor),
+        key=_key(home.users.get_api_key(caller.key.id)),
+    )
+
+
+def _factor(status: MfaStatus) -> OwnSecondFactor:
+    return OwnSecondFactor(
+        on=status.on, pending=status.pending, recovery_codes=status.recovery_codes
+    )
+
+
+def _key(info: ApiKeyInfo) -> OwnKey:
+    return OwnKey(
+        id=info.id,
+        name=info.name,
+        masked=info.masked,
+        created_at=info.created_at,
+        expires_at=info.expires_at,
+        last_used_at=info.last_used_at,
+    )
