@@ -9,7 +9,7 @@ from pipelit_agents.desk.callers import Home, OperatorCaller, Sensitive
 from pipelit_agents.desk.fields import Answer, NewExpiry, NewUsername, OnceShown, Purpose, Request
 from pipelit_agents.desk.problems import library_input
 from pipelit_agents.desk.qr_codes import qr_svg
-from pipelit_agents.desk.users import require_active_account, require_free_name
+from pipelit_agents.desk.users import require_active_account, require_free_name, require_future
 
 __all__ = ["router"]
 
@@ -54,6 +54,7 @@ def create_agent(
     """Create an agent with a TOTP secret and an API key, which are displayed here only."""
     require_active_account(home, body.owner)
     require_free_name(home, body.username)
+    require_future(home, "body.key_expires_at", body.key_expires_at)
     factor.confirm()
     with library_input("body.key_expires_at", "body.purpose"):
         new = home.users.create_agent(

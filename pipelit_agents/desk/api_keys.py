@@ -20,7 +20,7 @@ from pipelit_agents.desk.fields import (
 )
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import library_input
-from pipelit_agents.desk.users import reachable_account
+from pipelit_agents.desk.users import reachable_account, require_future
 from pipelit_agents.errors import UserInactive
 
 __all__ = ["ApiKey", "router"]
@@ -93,6 +93,7 @@ def issue_key(
     found = reachable_account(home, caller, "keys.issue", username)
     if not found.active:
         raise UserInactive(f"{username!r} was deactivated", username=username)
+    require_future(home, "body.expires_at", body.expires_at)
     factor.confirm()
     with library_input("body.expires_at"):
         new = home.users.issue_api_key(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal, Self
@@ -25,7 +26,7 @@ from pipelit_agents.desk.fields import (
     UsernameInQuery,
 )
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
-from pipelit_agents.desk.problems import library_input
+from pipelit_agents.desk.problems import Problem, library_input
 from pipelit_agents.errors import NotPermitted, UserExists, UserInactive, UserNotFound
 from pipelit_agents.ledger.lanes import read_lane_name
 from pipelit_agents.pipelit import Pipelit
@@ -170,6 +171,19 @@ def require_free_name(home: Pipelit, username: str) -> None:
     )
 
 
+def require_future(home: Pipelit, field: str, expires_at: datetime | None) -> None:
+    """Require that a key to issue doesn't expire before, so that no code is spent on it.
+
+    Raises:
+        Problem: It has expired already.
+    """
+    now = (home._clock or time.time)()
+    if expires_at is not None and expires_at.timestamp() <= now:
+        name = field.rpartition(".")[2]
+        message = f"{name} is past ({expires_at:%Y-%m-%d %H:%M %Z}): pass a later time"
+        raise Problem(422, "invalid", message, errors=[(field, message)])
+
+
 def require_active_account(home: Pipelit, username: str) -> User:
     """Return an active account, before a code is spent on changing it.
 
@@ -216,6 +230,7 @@ def create_user(
 ) -> CreatedPerson:
     """Create the account of a person, with one API key that is displayed here only."""
     require_free_name(home, body.username)
+    require_future(home, "body.key_expires_at", body.key_expires_at)
     factor.confirm()
     with library_input("body.key_expires_at"):
         new = home.users.create(
