@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipelit_agents.desk import agents, api_keys, me, second_factor, users
+from pipelit_agents.desk import agents, api_keys, me, second_factor, set_up, users
 from pipelit_agents.desk.arrivals import route_path
 from pipelit_agents.desk.callers import any_caller, visit_of
 from pipelit_agents.desk.description import described
@@ -46,7 +46,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     second_factor.router,
 )
 # The routers of the endpoints that need something else, below /api/v1.
-OPEN_ROUTERS: Final[tuple[APIRouter, ...]] = ()
+OPEN_ROUTERS: Final[tuple[APIRouter, ...]] = (set_up.router,)
 # FastAPI would send exceptions, with their messages, to the global tracer. Older ones don't, and
 # ignore the argument.
 _NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False}

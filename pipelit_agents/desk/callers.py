@@ -129,6 +129,8 @@ class _ApiKey(SecurityBase):
         caller = visit_of(request).caller
         if caller is None:
             raise unauthenticated()
+        if caller.user.kind == "peer":
+            raise Problem(403, "not-permitted", "this is for people and agents of this database")
         return caller
 
 

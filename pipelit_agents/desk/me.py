@@ -48,7 +48,7 @@ class Me(Account):
     key: OwnKey
 
 
-@router.get("/me", summary="Get your own account")
+@router.get("/me", summary="Get your own account", responses={403: {}})
 def get_me(home: Home, caller: AnyCaller) -> Me:
     """Return the account that the API key of this request belongs to, and the key, masked."""
     user = caller.user

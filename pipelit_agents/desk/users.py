@@ -30,6 +30,7 @@ from pipelit_agents.desk.problems import Problem, library_input
 from pipelit_agents.errors import NotPermitted, UserExists, UserInactive, UserNotFound
 from pipelit_agents.ledger.lanes import read_lane_name
 from pipelit_agents.pipelit import Pipelit
+from pipelit_agents.protocol.usernames import require_new_username
 
 __all__ = ["Account", "router"]
 
@@ -160,10 +161,11 @@ def require_free_name(home: Pipelit, username: str) -> None:
     """Require that no account has a name, before a code is spent on creating one.
 
     Raises:
+        InvalidUsername: It has the form of a key or a code.
         UserExists: The name is taken.
     """
     try:
-        home.users.get(username)
+        home.users.get(require_new_username(username))
     except UserNotFound:
         return
     raise UserExists(

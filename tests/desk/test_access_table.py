@@ -246,6 +246,7 @@ def test_each_caller_gets_what_the_table_says(callers: Callers, row: Row, caller
         assert answer.json()["type"].endswith(f":{kind or 'not-permitted'}")
     if answer.status_code > 400:
         assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
 
 
 UNAUTHENTICATED = {

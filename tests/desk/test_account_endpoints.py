@@ -358,6 +358,7 @@ def test_what_is_sensitive_needs_the_code_of_who_asks(
     [
         ("POST", "/users", {"username": "bob"}, 409),
         ("POST", "/users", {"username": "NO"}, 422),
+        ("POST", "/users", {"username": "sk-0a1b2c3d4e5f6a7b8c9d"}, 422),
         ("PATCH", "/users/nobody", {"role": "member"}, 404),
         ("POST", "/users/nobody/deactivate", None, 404),
         ("POST", "/users/bob/unlock", {"lane": "no lane"}, 422),
