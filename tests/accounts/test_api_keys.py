@@ -207,6 +207,10 @@ def test_a_key_of_another_account_is_no_key_of_this_one(pipelit: Pipelit, token:
     with pytest.raises(ApiKeyNotFound) as unknown:
         pipelit.users.revoke_api_key("0" * 12, username="alice")
     assert str(other.value) == str(unknown.value).replace("0" * 12, key_id)
+    with pytest.raises(ApiKeyNotFound) as unread:
+        pipelit.users.get_api_key(key_id, username="alice")
+    assert str(unread.value) == str(other.value)
+    assert pipelit.users.get_api_key(key_id, username="bob").masked == f"…{token[-4:]}"
     assert pipelit.users.authenticate(token)
     pipelit.users.revoke_api_key(key_id, username="bob")
     with pytest.raises(AuthenticationError):

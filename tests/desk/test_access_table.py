@@ -1,7 +1,8 @@
 """Who may do what: each endpoint for each caller, as the contract of the API says it.
 
 The second factor is off here, and each request is one that the endpoint can answer, or nearly so.
-A cell is a status. ``403`` means "not permitted"; another kind of 403 is named.
+A cell is a status; ``rejected`` is a 403 because of a wrong code, and not of the caller. The column
+``code`` says whether the endpoint asks callers whose second factor is on for a code.
 """
 
 from __future__ import annotations
@@ -27,66 +28,66 @@ from pipelit_agents.desk import DeskSettings, make_app
 # member who isn't the caller, `new` an account or a name that no other request has, `none` one that
 # doesn't exist.
 TABLE = """
-                                                     nobody  operator  member  agent
-GET    /me                                              401       200     200    200
-POST   /setup                                           401       401     401    401
+                                                       code  nobody  operator  member  agent
+GET    /me                                                -     401       200     200    200
+POST   /setup                                             -     401       401     401    401
 
-GET    /users                                           401       200     200    403
-GET    /users/{username:me}                             401       200     200    403
-GET    /users/{username:hers}                           401       200     200    403
-GET    /users/{username:another}                        401       200     404    403
-GET    /users/{username:none}                           401       404     404    403
-POST   /users                                           401       201     403    403
-PATCH  /users/{username:new}                            401       200     403    403
-POST   /users/{username:new}/deactivate                 401       200     403    403
-GET    /users/{username:me}/lanes                       401       200     200    403
-GET    /users/{username:hers}/lanes                     401       200     200    403
-GET    /users/{username:another}/lanes                  401       200     404    403
-POST   /users/{username:new}/unlock                     401       200     403    403
-POST   /users/{username:new}/second-factor/reset        401       204     403    403
-POST   /users/{username:me}/second-factor/reset         401       403     403    403
-POST   /agents                                          401       201     403    403
+GET    /users                                             -     401       200     200    403
+GET    /users/{username:me}                               -     401       200     200    403
+GET    /users/{username:hers}                             -     401       200     200    403
+GET    /users/{username:another}                          -     401       200     404    403
+GET    /users/{username:none}                             -     401       404     404    403
+POST   /users                                           yes     401       201     403    403
+PATCH  /users/{username:new}                            yes     401       200     403    403
+POST   /users/{username:new}/deactivate                 yes     401       200     403    403
+GET    /users/{username:me}/lanes                         -     401       200     200    403
+GET    /users/{username:hers}/lanes                       -     401       200     200    403
+GET    /users/{username:another}/lanes                    -     401       200     404    403
+POST   /users/{username:new}/unlock                     yes     401       200     403    403
+POST   /users/{username:new}/second-factor/reset        yes     401       204     403    403
+POST   /users/{username:me}/second-factor/reset         yes     401       403     403    403
+POST   /agents                                          yes     401       201     403    403
 
-GET    /users/{username:me}/keys                        401       200     200    403
-GET    /users/{username:hers}/keys                      401       200     404    403
-GET    /users/{username:another}/keys                   401       200     404    403
-POST   /users/{username:me}/keys                        401       201     201    403
-POST   /users/{username:hers}/keys                      401       201     404    403
-POST   /users/{username:another}/keys                   401       201     404    403
-DELETE /users/{username:me}/keys/{key_id:new}           401       204     204    403
-DELETE /users/{username:another}/keys/{key_id:new}      401       204     404    403
+GET    /users/{username:me}/keys                          -     401       200     200    403
+GET    /users/{username:hers}/keys                        -     401       200     404    403
+GET    /users/{username:another}/keys                     -     401       200     404    403
+POST   /users/{username:me}/keys                        yes     401       201     201    403
+POST   /users/{username:hers}/keys                      yes     401       201     404    403
+POST   /users/{username:another}/keys                   yes     401       201     404    403
+DELETE /users/{username:me}/keys/{key_id:new}           yes     401       204     204    403
+DELETE /users/{username:another}/keys/{key_id:new}      yes     401       204     404    403
 
-POST   /me/second-factor                                401       201     201    403
-POST   /me/second-factor/confirm                        401       422     422    403
-POST   /me/second-factor/recovery-codes                 401       409     409    403
-POST   /me/second-factor/disable                        401       409     409    403
+POST   /me/second-factor                                  -     401       201     201    403
+POST   /me/second-factor/confirm                          -     401       422     422    403
+POST   /me/second-factor/recovery-codes                   -     401       409     409    403
+POST   /me/second-factor/disable                          -     401       409     409    403
 
-GET    /credentials                                     401       200     200    403
-GET    /credentials/{scope:shared}/{name:known}         401       200     200    403
-GET    /credentials/{scope:own}/{name:none}             401       404     404    403
-PUT    /credentials/{scope:shared}/{name:new}           401       201     403    403
-PUT    /credentials/{scope:own}/{name:new}              401       201     201    403
-DELETE /credentials/{scope:shared}/{name:none}          401       404     403    403
-DELETE /credentials/{scope:own}/{name:none}             401       404     404    403
-POST   /credentials/{scope:shared}/{name:none}/test     401       404     403    403
-POST   /credentials/{scope:own}/{name:none}/test        401       404     404    403
+GET    /credentials                                       -     401       200     200    403
+GET    /credentials/{scope:shared}/{name:known}           -     401       200     200    403
+GET    /credentials/{scope:own}/{name:none}               -     401       404     404    403
+PUT    /credentials/{scope:shared}/{name:new}           yes     401       201     403    403
+PUT    /credentials/{scope:own}/{name:new}              yes     401       201     201    403
+DELETE /credentials/{scope:shared}/{name:none}          yes     401       404     403    403
+DELETE /credentials/{scope:own}/{name:none}             yes     401       404     404    403
+POST   /credentials/{scope:shared}/{name:none}/test       -     401       404     403    403
+POST   /credentials/{scope:own}/{name:none}/test          -     401       404     404    403
 
-GET    /approvals                                       401       200     200    403
-GET    /approvals/register                              401       200     403    403
-GET    /approvals/{id:none}                             401       404     404    403
-POST   /approvals/{id:none}/approve                     401       404     404    403
-POST   /approvals/{id:none}/deny                        401       404     404    403
+GET    /approvals                                         -     401       200     200    403
+GET    /approvals/register                                -     401       200     403    403
+GET    /approvals/{id:none}                               -     401       404     404    403
+POST   /approvals/{id:none}/approve                       -     401       404     404    403
+POST   /approvals/{id:none}/deny                          -     401       404     404    403
 
-GET    /audit                                           401       200     403    403
-GET    /audit/export                                    401       200     403    403
-GET    /audit/head                                      401       200     403    403
-POST   /audit/verify                                    401       200     403    403
+GET    /audit                                             -     401       200     403    403
+GET    /audit/export                                      -     401       200     403    403
+GET    /audit/head                                        -     401       200     403    403
+POST   /audit/verify                                      -     401       200     403    403
 
-GET    /checks                                          401       200     403    403
-GET    /encryption-keys                                 401       200     403    403
-GET    /overview                                        401       200     200    403
-POST   /verify                                          401       403     403    403:code-rejected
-GET    /openapi.json                                    401       200     200    200
+GET    /checks                                            -     401       200     403    403
+GET    /encryption-keys                                   -     401       200     403    403
+GET    /overview                                          -     401       200     200    403
+POST   /verify                                            -     401       403     403    rejected
+GET    /openapi.json                                      -     401       200     200    200
 """
 BODIES: dict[str, dict[str, Any]] = {
     "POST /setup": {"username": "{new}"},
@@ -104,7 +105,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /audit/verify": {},
     "POST /verify": {"peer": "agent_of_bob", "code": "12345678"},
 }
-COLUMNS = ("nobody", "operator", "member", "agent")
+COLUMNS = ("code", "nobody", "operator", "member", "agent")
+ROLES = COLUMNS[2:]
 # What has no valid key: each gets the column "nobody", in the same words.
 STRANGERS = ("no key", "wrong key", "revoked key", "expired key", "Basic", "deactivated account")
 # Without a key, and outside of the API.
@@ -141,7 +143,7 @@ ROWS = list(_read(TABLE))
 CELLS = [
     pytest.param(row, caller, id=f"{row.method} {row.path} {caller}")
     for row in ROWS
-    for caller in (*STRANGERS, *COLUMNS[1:])
+    for caller in (*STRANGERS, *ROLES)
 ]
 
 
@@ -183,8 +185,8 @@ class Callers:
                 return "0" * 32
         return {"none": "nobody_of_this_name"}.get(value, value)
 
-    def send(self, row: Row, caller: str) -> httpx.Response:
-        """Send the request of a line as a caller."""
+    def send(self, row: Row, caller: str, content: bytes | None = None) -> httpx.Response:
+        """Send the request of a line as a caller, or another body."""
         parts = [self.part(each[2], caller, row) for each in PART.finditer(row.path)]
         given = iter(parts)
         path = PART.sub(lambda _: next(given), row.path)
@@ -195,7 +197,10 @@ class Callers:
         address = f"10.0.{number // 250}.{1 + number % 250}"
         headers = {"Authorization": self.headers[caller]} if caller in self.headers else {}
         with client_for(self.app, address=address) as client:
-            return client.request(row.method, path, json=body, headers=headers)
+            if content is None:
+                return client.request(row.method, path, json=body, headers=headers)
+            headers["Content-Type"] = "application/json"
+            return client.request(row.method, path, content=content, headers=headers)
 
 
 @pytest.fixture(scope="module")
@@ -248,13 +253,15 @@ def test_each_caller_gets_what_the_table_says(callers: Callers, row: Row, caller
         pytest.skip("the endpoint isn't built yet")
     expected = row.cells["nobody" if caller in STRANGERS else caller]
     answer = callers.send(row, caller)
-    status, _, kind = expected.partition(":")
+    status, kind = (
+        ("403", "code-rejected") if expected == "rejected" else (expected, "not-permitted")
+    )
     assert str(answer.status_code) == status, answer.text
     if status == "401":
         assert answer.json() == UNAUTHENTICATED
         assert answer.headers["www-authenticate"] == "Bearer"
     elif status == "403":
-        assert answer.json()["type"].endswith(f":{kind or 'not-permitted'}")
+        assert answer.json()["type"].endswith(f":{kind}")
     if answer.status_code > 400:
         assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["cache-control"] == "no-store"
@@ -288,3 +295,37 @@ def test_each_endpoint_is_in_the_table(callers: Callers) -> None:
 def test_each_line_of_the_table_is_an_endpoint(callers: Callers) -> None:
     """The table promises nothing that isn't there."""
     assert {row.route for row in ROWS} - routes_of(callers.app) == UNDESCRIBED
+
+
+def test_the_table_says_which_endpoints_need_a_code(callers: Callers) -> None:
+    """Those that take the header, and no others; what is sensitive can't lose it unseen."""
+    described = {
+        f"{method.upper()} {path.removeprefix(API)}"
+        for path, methods in callers.app.openapi()["paths"].items()
+        for method, operation in methods.items()
+        if any(each["name"] == "Pipelit-Code" for each in operation.get("parameters", ()))
+    }
+    expected = {row.route for row in ROWS if row.cells["code"] == "yes"}
+    assert described == expected & routes_of(callers.app)
+
+
+BODILY = [row for row in ROWS if row.route in BODIES]
+REFUSED = [
+    pytest.param(row, caller, id=f"{row.method} {row.path} {caller}")
+    for row in BODILY
+    for caller in ("no key", *ROLES)
+    if row.cells.get(caller, "401") in ("401", "403")
+]
+
+
+@pytest.mark.all_cases
+@pytest.mark.parametrize(("row", "caller"), REFUSED)
+def test_who_may_not_call_learns_nothing_about_bodies(
+    callers: Callers, row: Row, caller: str
+) -> None:
+    """A body that can't be read changes nothing about the refusal of a caller."""
+    if callers.documented(row) is None:
+        pytest.skip("the endpoint isn't built yet")
+    expected = callers.send(row, caller)
+    broken = callers.send(row, caller, content=b'{"username": ')
+    assert (broken.status_code, broken.json()) == (expected.status_code, expected.json())
