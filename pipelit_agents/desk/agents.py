@@ -19,22 +19,24 @@ router = APIRouter(tags=["accounts"])
 class NewAgent(Request):
     """An agent to create."""
 
-    username: NewUsername
+    username: NewUsername = Field(examples=["agent_writer"])
     owner: NewUsername = Field(
-        description="An active person, or an active agent that may create agents."
+        description="An active person, or an active agent that may create agents.",
+        examples=["alice"],
     )
     purpose: Purpose
     may_create_agents: bool | None = Field(
         None,
         description="By default, an agent of a person may create agents, and others may not.",
+        examples=[False],
     )
-    key_expires_at: NewExpiry | None = None
+    key_expires_at: NewExpiry = None
 
 
 class CreatedAgent(Answer):
     """A new agent. Its secrets are displayed here only."""
 
-    username: str = Field(examples=["agent_writer"])
+    username: str = Field(description="The agent's name.", examples=["agent_writer"])
     api_key: OnceShown = Field(description="`plit_<id>_<43 characters>`; store it now.")
     provisioning_uri: OnceShown = Field(
         description="`otpauth://…`: the agent's TOTP secret, for an authenticator app."
@@ -46,7 +48,7 @@ class CreatedAgent(Answer):
     "/agents",
     status_code=201,
     summary="Create an agent",
-    responses={409: {}},
+    responses={404: {}, 409: {}},
 )
 def create_agent(
     home: Home, caller: OperatorCaller, factor: Sensitive, body: NewAgent

@@ -50,7 +50,7 @@ class NewApiKey(Request):
     """An API key to issue."""
 
     name: KeyName
-    expires_at: NewExpiry | None = None
+    expires_at: NewExpiry = None
 
 
 class IssuedApiKey(Answer):

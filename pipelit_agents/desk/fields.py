@@ -82,17 +82,23 @@ OnceShown: TypeAlias = Annotated[
     # pydantic would call it "write only", and here it is read.
     WithJsonSchema({"type": "string"}),
 ]
-Moment: TypeAlias = Annotated[datetime, Field(description="RFC 3339, UTC.")]
+Moment: TypeAlias = Annotated[
+    datetime, Field(description="RFC 3339, UTC.", examples=["2026-10-31T12:00:00Z"])
+]
 NewExpiry: TypeAlias = Annotated[
-    datetime,
-    # JSON has no times, so a strict model would refuse their text.
+    Annotated[
+        datetime,
+        # JSON has no times, so a strict model would refuse their text.
+        Field(strict=False),
+        BeforeValidator(_require_text),
+        AfterValidator(_require_zone),
+    ]
+    | None,
     Field(
-        strict=False,
-        description="The time from which the key isn't accepted: RFC 3339, with a time zone.",
+        description="The time from which the key isn't accepted: RFC 3339, with a time zone. By "
+        "default it doesn't expire.",
         examples=["2027-01-31T12:00:00Z"],
     ),
-    BeforeValidator(_require_text),
-    AfterValidator(_require_zone),
 ]
 NewUsername: TypeAlias = Annotated[
     str,
@@ -100,6 +106,7 @@ NewUsername: TypeAlias = Annotated[
         pattern=USERNAME_PATTERN,
         max_length=149,
         description="1 to 149 of `a-z 0-9 _ . -`, the first a letter or digit.",
+        examples=["alice"],
     ),
 ]
 UsernameInPath: TypeAlias = Annotated[

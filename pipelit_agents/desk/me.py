@@ -21,9 +21,11 @@ router = APIRouter(tags=["me"])
 class OwnSecondFactor(Answer):
     """The state of the caller's second factor."""
 
-    on: bool = Field(description="Whether codes are verified.")
-    pending: bool = Field(description="Whether an enrolment waits for its first code.")
-    recovery_codes: int = Field(description="The number of unused recovery codes.")
+    on: bool = Field(description="Whether codes are verified.", examples=[True])
+    pending: bool = Field(
+        description="Whether an enrolment waits for its first code.", examples=[False]
+    )
+    recovery_codes: int = Field(description="The number of unused recovery codes.", examples=[10])
 
 
 class OwnKey(Answer):
@@ -45,7 +47,7 @@ class Me(Account):
     """The caller's account, second factor and API key."""
 
     second_factor: OwnSecondFactor | None = Field(description="Null for agents.")
-    key: OwnKey
+    key: OwnKey = Field(description="The API key of this request, masked.")
 
 
 @router.get("/me", summary="Get your own account", responses={403: {}})

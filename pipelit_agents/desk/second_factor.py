@@ -37,7 +37,10 @@ class OwnCode(Request):
 class RecoveryCodes(Answer):
     """Ten recovery codes. They are displayed here only, and each can be used once."""
 
-    recovery_codes: Sequence[OnceShown]
+    recovery_codes: Sequence[OnceShown] = Field(
+        description="Each can be used instead of a code, once.",
+        examples=[["AAAA-BBBB-CCCC-DDDD"]],
+    )
 
 
 @router.post("", status_code=201, summary="Enrol a second factor", responses={409: {}})

@@ -20,15 +20,15 @@ router = APIRouter(tags=["set-up"])
 class FirstOperator(Request):
     """The first operator to create."""
 
-    username: NewUsername = Field(examples=["alice"])
-    key_expires_at: NewExpiry | None = None
+    username: NewUsername
+    key_expires_at: NewExpiry = None
 
 
 class CreatedOperator(Answer):
     """The first operator. The key is displayed here only."""
 
-    username: str = Field(examples=["alice"])
-    role: Literal["operator"]
+    username: str = Field(description="The person's name.", examples=["alice"])
+    role: Literal["operator"] = Field(description="The person's role.")
     api_key: OnceShown = Field(description="`plit_<id>_<43 characters>`; store it now.")
 
 

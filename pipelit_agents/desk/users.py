@@ -42,39 +42,46 @@ class Account(Answer):
 
     username: str = Field(description="The account's name.", examples=["alice"])
     kind: Literal["human", "agent", "peer"] = Field(
-        description="A peer is an agent of another domain."
+        description="A peer is an agent of another domain.", examples=["human"]
     )
     role: Literal["operator", "member", ""] = Field(
-        description="What a person may do here; empty for agents and peers."
+        description="What a person may do here; empty for agents and peers.",
+        examples=["member"],
     )
     owner: str | None = Field(
-        description="The person or agent that an agent belongs to; null for others."
+        description="The person or agent that an agent belongs to; null for others.",
+        examples=[None],
     )
-    root_owner: str = Field(description="The person at the end of the chain of owners.")
-    purpose: str = Field(description="What an agent is for; empty for others.")
-    active: bool = Field(description="Whether the account is active.")
-    may_create_agents: bool = Field(description="Whether an agent may create others.")
+    root_owner: str = Field(
+        description="The person at the end of the chain of owners.", examples=["alice"]
+    )
+    purpose: str = Field(description="What an agent is for; empty for others.", examples=[""])
+    active: bool = Field(description="Whether the account is active.", examples=[True])
+    may_create_agents: bool = Field(
+        description="Whether an agent may create others.", examples=[False]
+    )
     created_at: Moment
-    created_by: str = Field(description="The creator's name.")
-    domain: str = Field(description="The domain of a peer; empty for others.")
+    created_by: str = Field(description="The creator's name.", examples=["olga"])
+    domain: str = Field(description="The domain of a peer; empty for others.", examples=[""])
 
 
 class NewPerson(Request):
     """A person's account to create."""
 
-    username: NewUsername
+    username: NewUsername = Field(examples=["bob"])
     role: Role | None = Field(
         None,
         description="By default `member`, or `operator` while there is no active operator.",
+        examples=["member"],
     )
-    key_expires_at: NewExpiry | None = None
+    key_expires_at: NewExpiry = None
 
 
 class CreatedPerson(Answer):
     """A new account of a person. The key is displayed here only."""
 
-    username: str = Field(examples=["bob"])
-    role: Role
+    username: str = Field(description="The person's name.", examples=["bob"])
+    role: Role = Field(description="The person's role.", examples=["member"])
     api_key: OnceShown = Field(description="`plit_<id>_<43 characters>`; store it now.")
 
 
@@ -110,8 +117,10 @@ class Lane(Answer):
     """The failed codes about an account in one lane."""
 
     lane: str = Field(description="The lane's name, for `unlock`.", examples=["self"])
-    about: str = Field(description="What the lane counts.")
-    failures: int = Field(description="Failures since the last right code.")
+    about: str = Field(
+        description="What the lane counts.", examples=["codes that the authenticated person enters"]
+    )
+    failures: int = Field(description="Failures since the last right code.", examples=[0])
     locked_until: datetime | None = Field(description="The end of the lock, UTC; null without one.")
     allowance_used: bool = Field(
         description="Whether the wrong guesses of the year are used up; `unlock` doesn't end that."
@@ -132,7 +141,7 @@ class LaneToUnlock(Request):
 class Unlocked(Answer):
     """What unlocking left locked."""
 
-    username: str
+    username: str = Field(description="The account.", examples=["bob"])
     still_locked: Sequence[Lane] = Field(
         description="Lanes that have used up the wrong guesses of the year."
     )
