@@ -6,6 +6,7 @@ An answer's body is never read: it may be endless, and may repeat a secret.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,13 +20,17 @@ import httpx
 from pipelit_agents._threads import Apart
 from pipelit_agents.credentials.http_auth import is_loopback
 
-__all__ = ["MAX_TIME", "bounded"]
+__all__ = ["MAX_TIME", "bounded", "is_public"]
 
 R = TypeVar("R")
 
 # The longest time limit of requests, in seconds.
 MAX_TIME: Final = 600
 _LOOKUPS: Final = Apart(64)
+# IPv4 addresses that were translated to IPv6 (RFC 6052).
+_TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
+# The services of Azure for its machines, at an address that is public by its number.
+_INSIDE_CLOUDS: Final = frozenset({"168.63.129.16"})
 
 # The loggers of httpx and httpcore, which log an answer's headers and its reason phrase.
 _LOGGERS: Final = (
@@ -38,28 +43,59 @@ _LOGGERS: Final = (
 _unlogged: ContextVar[bool] = ContextVar("pipelit_agents_unlogged", default=False)
 
 
-def bounded(url: httpx.URL, within: float, work: Callable[[httpx.AsyncClient], Awaitable[R]]) -> R:
+def bounded(
+    url: httpx.URL,
+    within: float,
+    work: Callable[[httpx.AsyncClient], Awaitable[R]],
+    *,
+    public_only: bool = False,
+) -> R:
     """Return what a function gets from a server, on an event loop of this call's own.
 
     Args:
         url: The server's address.
         within: For all requests together, in seconds.
         work: Sends the requests by the client that it is called with.
+        public_only: Whether to connect to public addresses only, and without a proxy: what a proxy
+            connects to can't be seen from here. A refused address looks as a name that can't be
+            resolved, so nobody learns by it which names and servers are inside the network.
 
     Raises:
         TimeoutError: It took longer.
         httpx.HTTPError: As the client's methods.
     """
-    with _no_logs(), asyncio.Runner(loop_factory=_Loop) as runner:
-        return runner.run(_by_client(url, within, work))
+    loop = _PublicLoop if public_only else _Loop
+    with _no_logs(), asyncio.Runner(loop_factory=loop) as runner:
+        return runner.run(_by_client(url, within, work, public_only))
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address is one of the public internet, also within an IPv6 address."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour
+        if found in _TRANSLATED:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+        # A tunnel leads to wherever its other end is.
+        if found.teredo is not None:
+            return False
+    return found.is_global and not found.is_multicast and str(found) not in _INSIDE_CLOUDS
 
 
 async def _by_client(
-    url: httpx.URL, within: float, work: Callable[[httpx.AsyncClient], Awaitable[R]]
+    url: httpx.URL,
+    within: float,
+    work: Callable[[httpx.AsyncClient], Awaitable[R]],
+    public_only: bool,
 ) -> R:
     # No proxy is between this machine and itself. One that is asked for an http:// address would
     # see the key.
-    local = is_loopback(url.host)
+    local = is_loopback(url.host) or public_only
     async with (
         asyncio.timeout(within),
         httpx.AsyncClient(
@@ -82,6 +118,21 @@ class _Loop(asyncio.SelectorEventLoop):
     async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
         """Look up a name on a thread that nobody waits for."""
         return await _LOOKUPS.arun(partial(socket.getaddrinfo, *args, **kwargs), within=MAX_TIME)
+
+
+class _PublicLoop(_Loop):
+    """An event loop that connects to public addresses only.
+
+    The address is compared when it is connected to. A name that is resolved once to look at it and
+    once to connect could have two addresses.
+    """
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect to a public address; any other fails as a name that can't be resolved."""
+        host = address[0] if isinstance(address, tuple) else ""
+        if not is_public(host):
+            raise socket.gaierror(socket.EAI_NONAME, "no public address")
+        await super().sock_connect(sock, address)
 
 
 class _Unlogged(logging.Filter):

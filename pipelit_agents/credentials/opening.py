@@ -185,6 +185,7 @@ def decrypted(
     which: Rule,
     *,
     test: bool = False,
+    by: str = "",
 ) -> Opened:
     """Decrypt a credential for an agent, and record the answer.
 
@@ -199,6 +200,7 @@ def decrypted(
         which: The shared credential, or the own one of the person for whom the code acts.
         test: Whether it is opened for `Credentials.test`, which the audit log then says. No code
             is handed out.
+        by: The requester's name for the audit log, if no agent opens it.
     """
     if agent is not None and not agent.is_of(core.database):
         raise CredentialError(
@@ -258,7 +260,7 @@ def decrypted(
                     refused, reason = error, "no free code"
         core.record(
             transaction,
-            actor,
+            actor or by,
             recordable(name) if isinstance(refused, CredentialNotFound) else name,
             "credential.reveal",
             reason or note,

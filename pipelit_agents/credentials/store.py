@@ -334,6 +334,8 @@ class Credentials:
         agent: Agent | None = None,
         person: str | None = None,
         timeout: float = 10.0,
+        by: str = "",
+        public_only: bool = False,
     ) -> CredentialTest:
         """Test whether a credential is good, by asking its service once; on record as "test".
 
@@ -349,6 +351,9 @@ class Credentials:
             person: The person whose own credential is tested, for whom the test acts; by default
                 the shared one is tested.
             timeout: The time limit of the test in seconds, at most 600.
+            by: The requester's name for the audit, if no agent opens it.
+            public_only: Whether to ask only a server with a public address, and no database. For
+                people who may store a credential, but aren't to reach what this machine reaches.
 
         Raises:
             CredentialError: It is missing, or not allowed for this agent and person.
@@ -358,7 +363,7 @@ class Credentials:
         """
         from pipelit_agents.credentials.trial import try_out
 
-        return try_out(self._core, name, agent, person, timeout)
+        return try_out(self._core, name, agent, person, timeout, by=by, public_only=public_only)
 
     async def atest(
         self,
@@ -367,11 +372,15 @@ class Credentials:
         agent: Agent | None = None,
         person: str | None = None,
         timeout: float = 10.0,  # noqa: ASYNC109 - of the whole test, also in a thread
+        by: str = "",
+        public_only: bool = False,
     ) -> CredentialTest:
         """As :meth:`test`, off the event loop."""
         from pipelit_agents.credentials.trial import atry_out
 
-        return await atry_out(self._core, name, agent, person, timeout)
+        return await atry_out(
+            self._core, name, agent, person, timeout, by=by, public_only=public_only
+        )
 
     def inject(
         self,

@@ -73,10 +73,17 @@ class CredentialTest:
 
 
 def try_out(
-    core: Core, reference: str, agent: Agent | None, person: str | None, within: float
+    core: Core,
+    reference: str,
+    agent: Agent | None,
+    person: str | None,
+    within: float,
+    *,
+    by: str,
+    public_only: bool,
 ) -> CredentialTest:
     """Test a credential; see `Credentials.test`."""
-    trial = _begin(core, reference, agent, person, within)
+    trial = _begin(core, reference, agent, person, within, by, public_only)
     try:
         return _APART.run(trial.run, within=trial.timeout + GRACE, of=trial.counted_as)
     except Stuck:
@@ -86,10 +93,17 @@ def try_out(
 
 
 async def atry_out(
-    core: Core, reference: str, agent: Agent | None, person: str | None, within: float
+    core: Core,
+    reference: str,
+    agent: Agent | None,
+    person: str | None,
+    within: float,
+    *,
+    by: str,
+    public_only: bool,
 ) -> CredentialTest:
     """As :func:`try_out`, off the event loop."""
-    trial = await aside(_begin, core, reference, agent, person, within)
+    trial = await aside(_begin, core, reference, agent, person, within, by, public_only)
     try:
         return await _APART.arun(trial.run, within=trial.timeout + GRACE, of=trial.counted_as)
     except Stuck:
@@ -100,7 +114,13 @@ async def atry_out(
 
 @discreet
 def _begin(
-    core: Core, reference: str, agent: Agent | None, person: str | None, timeout: float
+    core: Core,
+    reference: str,
+    agent: Agent | None,
+    person: str | None,
+    timeout: float,
+    by: str,
+    public_only: bool,
 ) -> _Trial:
     """Open a credential for a test, on record."""
     require_reference("name", reference)
@@ -109,14 +129,16 @@ def _begin(
     timeout = require_seconds(timeout, "timeout", most=MAX_TIME)
     name, _, wanted = reference.partition(":")
     with _acting(core, person):
-        opened = decrypted(core, name, wanted, agent, Rule(person is not None), test=True)
+        opened = decrypted(core, name, wanted, agent, Rule(person is not None), test=True, by=by)
     if wanted in opened.public and wanted not in opened.secrets:
         raise CredentialError(
             f"{reference!r} is a public field, which needs no test: name a secret", credential=name
         )
     scope = Scope()
     secrets = {key: scope.hold(each) for key, each in opened.held(name).items()}
-    return _Trial(core, reference, agent, person, timeout, scope, secrets, opened.public)
+    return _Trial(
+        core, reference, agent, person, timeout, scope, secrets, opened.public, public_only
+    )
 
 
 def _acting(core: Core, person: str | None) -> AbstractContextManager[None]:
@@ -142,7 +164,9 @@ class _Trial:
         scope: Scope,
         secrets: Mapping[str, Secret],
         public: Mapping[str, Any],
+        public_only: bool,
     ) -> None:
+        self._public_only = public_only
         self.reference = reference
         self.timeout = timeout
         self._core = core
@@ -184,6 +208,14 @@ class _Trial:
         (secret,) = self._secrets.values()
         text = secret.get_secret_value()
         if (url := database_url(text)) is not None:
+            if self._public_only:
+                # The driver connects, so its address can't be seen from here; and the options of
+                # drivers name files of this machine.
+                return Finding(
+                    "untested",
+                    "it is a database's connection string, which isn't tried for members: let an "
+                    "operator test it, or test it where it is used",
+                )
             return url if isinstance(url, Finding) else connect(url, self.timeout)
         return Finding(
             "untested",
@@ -227,7 +259,7 @@ class _Trial:
             )
         except (TypeError, ValueError) as error:
             return Finding("unanswered", f"a public field can't be used: test_{error}")
-        return ask(request, auth, self.timeout)
+        return ask(request, auth, self.timeout, public_only=self._public_only)
 
     def _several(self) -> Finding:
         name, first = self.reference.partition(":")[0], next(iter(self._secrets))

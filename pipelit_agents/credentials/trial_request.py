@@ -9,7 +9,14 @@ from typing import NamedTuple
 import httpx
 
 from pipelit_agents.credentials.bounded_http import bounded
-from pipelit_agents.credentials.trial_words import Finding, by_error, by_status, says_nothing
+from pipelit_agents.credentials.trial_words import (
+    NOT_PUBLIC,
+    Finding,
+    by_error,
+    by_status,
+    has_no_address,
+    says_nothing,
+)
 
 __all__ = ["Request", "ask"]
 
@@ -32,7 +39,9 @@ class Request(NamedTuple):
     refusals: frozenset[int] = frozenset()
 
 
-def ask(request: Request, auth: httpx.Auth, timeout: float) -> Finding:
+def ask(
+    request: Request, auth: httpx.Auth, timeout: float, *, public_only: bool = False
+) -> Finding:
     """Send a request with a credential, and return what the answer's status says.
 
     If the server accepts it, the request is sent a second time without it: an address that
@@ -42,6 +51,7 @@ def ask(request: Request, auth: httpx.Auth, timeout: float) -> Finding:
         request: The request.
         auth: Fills its header.
         timeout: For all of it, in seconds.
+        public_only: Whether to ask only a server with a public address.
     """
     try:
         url = httpx.URL(request.url)
@@ -50,8 +60,10 @@ def ask(request: Request, auth: httpx.Auth, timeout: float) -> Finding:
     server = f"{url.scheme}://{url.netloc.decode('ascii')}"
     try:
         asking = partial(_statuses, request, auth)
-        status, without_key = bounded(url, timeout, asking)
+        status, without_key = bounded(url, timeout, asking, public_only=public_only)
     except Exception as error:
+        if public_only and has_no_address(error):
+            return Finding("unanswered", NOT_PUBLIC, server)
         return Finding("unanswered", by_error(error, timeout), server)
     if without_key is not None and httpx.codes.is_success(without_key):
         return Finding(

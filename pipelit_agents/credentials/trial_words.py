@@ -11,7 +11,15 @@ import httpx
 
 from pipelit_agents.errors import CredentialError
 
-__all__ = ["Finding", "Outcome", "by_error", "by_status", "late", "says_nothing"]
+__all__ = [
+    "Finding",
+    "Outcome",
+    "by_error",
+    "by_status",
+    "has_no_address",
+    "late",
+    "says_nothing",
+]
 
 Outcome: TypeAlias = Literal["good", "refused", "unanswered", "untested"]
 
@@ -76,6 +84,18 @@ def by_status(status: int, *, refusals: frozenset[int] = frozenset()) -> tuple[O
     return _BY_STATUS.get(
         status, ("unanswered", "the service's answer says nothing about the key: look at its logs")
     )
+
+
+# The same for a name without an address and for one inside the network: that stays unknown.
+NOT_PUBLIC: Final = (
+    "the server's name can't be resolved to a public address, and no other is asked here: correct "
+    "the public field base_url or test_url, or let an operator test it where the server is reached"
+)
+
+
+def has_no_address(error: BaseException) -> bool:
+    """Return whether a server couldn't be asked because there is no address to connect to."""
+    return any(isinstance(each, socket.gaierror) for each in _causes(error))
 
 
 def says_nothing(status: int) -> bool:

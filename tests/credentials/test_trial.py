@@ -20,10 +20,11 @@ from internals import database_of
 from sqlalchemy import text
 
 from pipelit_agents import Agent, CredentialTest, Pipelit
+from pipelit_agents.credentials.bounded_http import is_public
 from pipelit_agents.credentials.model_lists import models_request
 from pipelit_agents.credentials.trial_request import Request
 from pipelit_agents.credentials.trial_request import ask as really_ask
-from pipelit_agents.credentials.trial_words import Finding, by_error
+from pipelit_agents.credentials.trial_words import NOT_PUBLIC, Finding, by_error
 from pipelit_agents.errors import (
     CredentialError,
     CredentialNotAllowed,
@@ -631,10 +632,10 @@ def test_ones_tests_that_hang_stop_nobody_elses(
         )  # fmt: skip
     go = threading.Event()
 
-    def ask(request: Request, *rest: Any) -> Finding:
+    def ask(request: Request, *rest: Any, **options: Any) -> Finding:
         if request.url.endswith("slow"):
             go.wait(10)
-        return really_ask(request, *rest)
+        return really_ask(request, *rest, **options)
 
     monkeypatch.setattr("pipelit_agents.credentials.trial.ask", ask)
     monkeypatch.setattr("pipelit_agents.credentials.trial.GRACE", 0.0)
@@ -643,3 +644,68 @@ def test_ones_tests_that_hang_stop_nobody_elses(
         assert late.outcome == "unanswered"
     assert pipelit.credentials.test("crm", person="bob").outcome == "good"
     go.set()
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
+        ("127.0.0.1", False),
+        ("10.0.0.8", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.100.100.200", False),
+        ("168.63.129.16", False),
+        ("0.0.0.0", False),  # noqa: S104 - an address to refuse
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1%lo", False),
+        ("fd00::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("64:ff9b::7f00:1", False),
+        ("2002:7f00:1::", False),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
+        ("/run/postgresql", False),
+        ("", False),
+    ],
+    ids=str,
+)
+def test_which_addresses_are_public(address: str, public: bool) -> None:
+    """An address within an IPv6 address counts, and so do those of a cloud's own services."""
+    assert is_public(address) is public
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "crm.example.com", "nobody.example"])
+def test_a_test_of_public_servers_connects_to_no_other(
+    crm: Server, pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A name of this machine, its address, a name that leads to it, and none: all look the same."""
+    resolve = socket.getaddrinfo
+
+    def lookup(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == "nobody.example":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return resolve("127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    monkeypatch.setenv("HTTPS_PROXY", crm.url)
+    scheme = "https" if name.endswith("example.com") or name.startswith("nobody") else "http"
+    put(pipelit, test_url=crm.url.replace("http", scheme).replace("localhost", name) + "/key")
+    found = pipelit.credentials.test("crm", public_only=True, by="bob")
+    assert (found.outcome, found.reason, found.status) == ("unanswered", NOT_PUBLIC, None)
+    assert crm.seen == []
+    assert entries(pipelit) == [("bob", "ok", "test")]
+
+
+def test_a_test_of_public_servers_tries_no_database(pipelit: Pipelit) -> None:
+    """A driver connects by itself, and takes files of this machine as its options."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        port = server.getsockname()[1]
+        put(pipelit, f"postgresql+psycopg://ann:long-password-1@127.0.0.1:{port}/crm")
+        found = pipelit.credentials.test("crm", public_only=True)
+        assert (found.outcome, "let an operator test it" in found.reason) == ("untested", True)
+        with pytest.raises(BlockingIOError):
+            server.accept()
