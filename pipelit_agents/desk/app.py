@@ -14,7 +14,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipelit_agents.desk import agents, api_keys, me, second_factor, set_up, users
+from pipelit_agents.desk import (
+    agents,
+    api_keys,
+    approvals,
+    audit,
+    checks,
+    credentials,
+    me,
+    overview,
+    second_factor,
+    set_up,
+    users,
+    verification,
+)
 from pipelit_agents.desk.arrivals import route_path
 from pipelit_agents.desk.callers import any_caller, visit_of
 from pipelit_agents.desk.description import described
@@ -44,6 +57,12 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     agents.router,
     api_keys.router,
     second_factor.router,
+    credentials.router,
+    approvals.router,
+    audit.router,
+    checks.router,
+    overview.router,
+    verification.router,
 )
 # The routers of the endpoints that need something else, below /api/v1.
 OPEN_ROUTERS: Final[tuple[APIRouter, ...]] = (set_up.router,)

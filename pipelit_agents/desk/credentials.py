@@ -1,0 +1,398 @@
+"""Credentials: store, list masked, test, delete; the shared ones, and the caller's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from fastapi import APIRouter, Depends, Path, Query, Response
+from pydantic import AfterValidator, Field, JsonValue, SecretStr, model_validator
+
+from pipelit_agents._threads import aside
+from pipelit_agents.accounts.permissions import Action, may
+from pipelit_agents.credentials.stored import CredentialInfo
+from pipelit_agents.desk.at_once import AtOnce
+from pipelit_agents.desk.callers import Caller, Home, PersonCaller, Sensitive
+from pipelit_agents.desk.fields import USERNAME_PATTERN, Answer, Moment, Request, UsernameInQuery
+from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
+from pipelit_agents.desk.problems import Problem, library_input
+from pipelit_agents.errors import (
+    AccountError,
+    CredentialError,
+    CredentialNotAllowed,
+    CredentialNotFound,
+    UnsealError,
+)
+from pipelit_agents.pipelit import Pipelit
+
+__all__ = ["Credential", "router"]
+
+router = APIRouter(prefix="/credentials", tags=["credentials"])
+
+Scope: TypeAlias = Literal["shared", "own"]
+# Seconds. A person waits for it, and proxies don't for more than a minute.
+_TEST_TIMEOUT = 10.0
+# How many tests run at a time: of one person, and of all. Each may wait for a hanging service.
+_TESTS = AtOnce(2, in_all=16, what="tests of credentials", retry_after=_TEST_TIMEOUT)
+_MAX_SECRET = 131_072
+_MAX_FIELDS = 32
+_MAX_ALLOWED = 100
+_OUT_OF_REACH = (
+    "allow: members may name themselves and their own agents, and one of these names is another"
+)
+
+ScopeInPath: TypeAlias = Annotated[
+    Scope, Path(description="`shared` for everybody's, `own` for the caller's own.")
+]
+NameInPath: TypeAlias = Annotated[
+    str,
+    Path(
+        pattern=USERNAME_PATTERN,
+        max_length=149,
+        description="The credential's name: 1 to 149 of `a-z 0-9 _ . -`, the first a letter or "
+        "digit. None of these needs an escape in a URL.",
+        examples=["openai"],
+    ),
+]
+FieldName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
+SecretText: TypeAlias = Annotated[SecretStr, Field(min_length=1, max_length=_MAX_SECRET)]
+
+
+def _require_printable(text: str) -> str:
+    # Databases refuse some characters, and no kind has them.
+    if not text.isprintable():
+        raise ValueError("must be printable characters")
+    return text
+
+
+class Credential(Answer):
+    """A credential without its secret."""
+
+    scope: Scope = Field(description="`shared`, or `own` for the caller's own.")
+    name: str = Field(examples=["openai"])
+    kind: str = Field(description="What it is for.", examples=["llm"])
+    masked: str = Field(
+        description="`…` and the last four characters of the secret, of several each by its name. "
+        "Of a secret with fewer than 12 characters, and of an authenticator, nothing is shown.",
+        examples=["…wxyz"],
+    )
+    public: dict[str, JsonValue] = Field(
+        description="The fields that aren't secret.", examples=[{"model": "openai:gpt-5-mini"}]
+    )
+    created_by: str = Field(description="The account that stored it first.", examples=["alice"])
+    allow: list[str] | None = Field(
+        description="The only accounts that may open it; null if any account may."
+    )
+    created_at: Moment
+    updated_at: Moment
+    searched: list[str] = Field(
+        description="The parts that are searched for in values that leave a node."
+    )
+    unsearched: list[str] = Field(
+        description="The parts that aren't searched for: too short, too common, or not known to "
+        "be secrets."
+    )
+
+
+class CredentialToStore(Request):
+    """A secret to store, or several by name. Pass one of `value` and `fields`."""
+
+    kind: str = Field(min_length=1, max_length=64, description="What it is for.", examples=["llm"])
+    value: SecretText | None = Field(
+        None, description="The secret.", examples=["sk-an-example-0123456789"]
+    )
+    fields: dict[FieldName, SecretText] | None = Field(
+        None,
+        min_length=1,
+        max_length=_MAX_FIELDS,
+        description="Several secrets by name.",
+    )
+    public: dict[str, JsonValue] | None = Field(
+        None,
+        max_length=100,
+        description="Fields that aren't secret, such as `base_url`, `model` or `test_url`. They "
+        "are stored and listed in clear.",
+    )
+    allow: list[UsernameInQuery] | None = Field(
+        None,
+        min_length=1,
+        max_length=_MAX_ALLOWED,
+        description="The only accounts that may open it; by default any account may. Members may "
+        "name themselves and their own agents.",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.value is None) == (self.fields is None):
+            raise ValueError("pass the secret as value, or several by name as fields")
+        return self
+
+    @property
+    def secrets(self) -> SecretStr | Mapping[str, SecretStr]:
+        """What is to be stored."""
+        return self.fields if self.value is None else self.value  # type: ignore[return-value]
+
+
+class CredentialTestRequest(Request):
+    """How to test a credential."""
+
+    field: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="Which of several secrets to test.",
+        examples=["password"],
+    )
+    agent: UsernameInQuery | None = Field(
+        None,
+        description="The agent that opens it, needed if only certain accounts may. Members may "
+        "name their own agents.",
+    )
+
+
+class CredentialTestResult(Answer):
+    """What a test found out. It has neither the secret nor what the service answered."""
+
+    name: str = Field(description="The credential, or `credential:field`.", examples=["openai"])
+    outcome: Literal["good", "refused", "unanswered", "untested"] = Field(
+        description="`good`: its service accepts it. `refused`: its service doesn't. "
+        "`unanswered`: the service couldn't be asked, or its answer says nothing about the "
+        "credential. `untested`: nothing is known about how to test it."
+    )
+    reason: str = Field(description="Why, and what to do.", examples=["the service accepts it"])
+    server: str = Field(
+        description="The server that was asked; empty if none was.",
+        examples=["https://api.openai.com"],
+    )
+    status: int | None = Field(description="The HTTP status of its answer; null without one.")
+
+
+def _reaching(
+    what: Literal["read", "change", "test"],
+) -> Callable[[Caller, Scope], Coroutine[Any, Any, Caller]]:
+    """Return a dependency that requires a role that may do something to a credential."""
+
+    async def caller(caller: PersonCaller, scope: ScopeInPath) -> Caller:
+        action: Action = f"credentials.{scope}.{what}"  # type: ignore[assignment]
+        if not may(caller.user, action):
+            raise Problem(403, "not-permitted", f"{caller.role}s may not do this: {action}")
+        return caller
+
+    return caller
+
+
+Reader = Annotated[Caller, Depends(_reaching("read"))]
+Changer = Annotated[Caller, Depends(_reaching("change"))]
+Tester = Annotated[Caller, Depends(_reaching("test"))]
+
+
+@router.get("", summary="List credentials")
+def list_credentials(
+    home: Home,
+    caller: PersonCaller,
+    scope: Annotated[
+        Scope, Query(description="`shared` for everybody's, `own` for the caller's own.")
+    ] = "shared",
+    kind: Annotated[
+        Annotated[str, AfterValidator(_require_printable)] | None,
+        Query(min_length=1, max_length=64, description="Only those of this kind."),
+    ] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+) -> Page[Credential]:
+    """Return the shared credentials, or the caller's own, masked, in the order of their names."""
+    person = _person(caller, scope)
+    with library_input("query.after"):
+        page = home.credentials.page(after=after, limit=limit, kind=kind, person=person)
+    return Page[Credential](items=[_described(each) for each in page], next=page.next)
+
+
+@router.get("/{scope}/{name}", summary="Get a credential")
+def get_credential(home: Home, caller: Reader, scope: ScopeInPath, name: NameInPath) -> Credential:
+    """Return a credential, masked."""
+    return _described(_stored(home, caller, scope, name))
+
+
+@router.put(
+    "/{scope}/{name}",
+    summary="Store a credential",
+    responses={
+        201: {"model": Credential, "description": "It is new."},
+        409: {},
+    },
+)
+def put_credential(
+    home: Home,
+    caller: Changer,
+    factor: Sensitive,
+    scope: ScopeInPath,
+    name: NameInPath,
+    body: CredentialToStore,
+    response: Response,
+) -> Credential:
+    """Encrypt and store a secret. One of the same name is replaced, with all of its fields.
+
+    The secret is never returned. `unsearched` in the answer names parts of it that may leave a
+    node unnoticed.
+    """
+    if body.allow is not None:
+        _require_reachable(home, caller, body.allow)
+    is_new = not _exists(home, caller, scope, name)
+    factor.confirm()
+    with _refusals("body"):
+        info = home.credentials.put(
+            name,
+            body.secrets,
+            kind=body.kind,
+            created_by=caller.user.username,
+            public=body.public,
+            allow=body.allow,
+            person=_person(caller, scope),
+        )
+    response.status_code = 201 if is_new else 200
+    return _described(info)
+
+
+@router.delete(
+    "/{scope}/{name}",
+    status_code=204,
+    summary="Delete a credential",
+)
+def delete_credential(
+    home: Home, caller: Changer, factor: Sensitive, scope: ScopeInPath, name: NameInPath
+) -> None:
+    """Delete a credential. Whatever opens it fails from then on."""
+    if not _exists(home, caller, scope, name):
+        raise _no_credential(name)
+    factor.confirm()
+    with _missing(name):
+        home.credentials.delete(name, person=_person(caller, scope), by=caller.user.username)
+
+
+@router.post(
+    "/{scope}/{name}/test",
+    summary="Test a credential",
+    responses={409: {}},
+)
+async def try_credential(
+    home: Home,
+    caller: Tester,
+    scope: ScopeInPath,
+    name: NameInPath,
+    body: CredentialTestRequest | None = None,
+) -> CredentialTestResult:
+    """Ask the credential's service once whether it accepts it, within ten seconds.
+
+    For members only servers on the public internet are asked, and no database: otherwise a
+    credential with another address would show what the desk's machine can reach. Each person can
+    run two tests at a time.
+    """
+    asked = body or CredentialTestRequest()
+    who = caller.user.username
+    # It waits on a thread of its own and holds none of those that answer requests.
+    with _TESTS.begin(who):
+        agent = None
+        if asked.agent is not None:
+            await aside(_require_reachable, home, caller, [asked.agent], "agent", agents=True)
+            agent = home.agent(asked.agent)
+        await aside(_stored, home, caller, scope, name)
+        with _missing(name), _refusals("body"):
+            found = await home.credentials.atest(
+                name if asked.field is None else f"{name}:{asked.field}",
+                agent=agent,
+                person=_person(caller, scope),
+                timeout=_TEST_TIMEOUT,
+                by=who,
+                public_only=caller.role != "operator",
+            )
+    return CredentialTestResult.model_validate(found)
+
+
+def _person(caller: Caller, scope: Scope) -> str | None:
+    return caller.user.username if scope == "own" else None
+
+
+def _stored(home: Pipelit, caller: Caller, scope: Scope, name: str) -> CredentialInfo:
+    with _missing(name):
+        return home.credentials.get(name, person=_person(caller, scope))
+
+
+def _exists(home: Pipelit, caller: Caller, scope: Scope, name: str) -> bool:
+    try:
+        home.credentials.get(name, person=_person(caller, scope))
+    except CredentialNotFound:
+        return False
+    except UnsealError:
+        # It can be replaced and deleted, also if no key decrypts it.
+        return True
+    return True
+
+
+@contextmanager
+def _missing(name: str) -> Iterator[None]:
+    """Say that there is none in words for those who have no shell."""
+    try:
+        yield
+    except CredentialNotFound as error:
+        if error.credential == name and f"{name!r} has no field" in str(error):
+            raise Problem(404, "not-found", str(error)) from None
+        raise _no_credential(name) from None
+
+
+def _no_credential(name: str) -> Problem:
+    return Problem(404, "not-found", f"there is no credential {name!r} here")
+
+
+@contextmanager
+def _refusals(field: str) -> Iterator[None]:
+    """Answer 422 with the library's words for what can't be a credential."""
+    try:
+        yield
+    except (CredentialNotFound, CredentialNotAllowed):
+        raise
+    except CredentialError as error:
+        raise Problem(422, "invalid", str(error), errors=[(field, str(error))]) from None
+
+
+def _require_reachable(
+    home: Pipelit,
+    caller: Caller,
+    names: Sequence[str],
+    argument: str = "allow",
+    *,
+    agents: bool = False,
+) -> None:
+    """Require that members name only accounts that they know of, so that nobody learns of others.
+
+    The words are the same for an account that is somebody else's and for none.
+    """
+    if caller.role == "operator":
+        return
+    for each in names:
+        try:
+            account = home.users.get(each)
+        except AccountError:
+            reached = False
+        else:
+            reached = may(caller.user, "users.read", account)
+            reached = reached and not (agents and account.kind != "agent")
+        if not reached:
+            words = _OUT_OF_REACH.replace("allow", argument, 1)
+            raise Problem(422, "invalid", words, errors=[(f"body.{argument}", words)])
+
+
+def _described(info: CredentialInfo) -> Credential:
+    fields: dict[str, Any] = {
+        name: getattr(info, name)
+        for name in Credential.model_fields
+        if name not in ("scope", "allow", "public", "searched", "unsearched")
+    }
+    return Credential(
+        scope="shared" if info.person is None else "own",
+        public=dict(info.public),
+        allow=None if info.allow is None else list(info.allow),
+        searched=list(info.searched),
+        unsearched=list(info.unsearched),
+        **fields,
+    )

@@ -1,0 +1,338 @@
+"""Credentials over HTTP: whose they are, what an answer shows, and what a test may reach."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from desk_client import code_header
+from internals import database_of
+from sqlalchemy import text
+
+from pipelit_agents import CredentialTest, Pipelit
+from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.desk.at_once import AtOnce
+from pipelit_agents.desk.problems import Problem
+
+SECRET = "crm-0123456789-abcdefghij"
+
+
+def stored(client: httpx.Client, path: str, **body: Any) -> httpx.Response:
+    """Store a credential."""
+    return client.put(f"/credentials/{path}", json={"kind": "api", "value": SECRET, **body})
+
+
+def test_a_credential_is_stored_listed_and_deleted(operator: httpx.Client) -> None:
+    """New ones are a 201, replaced ones a 200, and what was deleted is a 404."""
+    first = stored(operator, "shared/crm", public={"base_url": "https://crm.example.com"})
+    assert first.status_code == 201
+    assert first.json() == operator.get("/credentials/shared/crm").json()
+    assert {k: first.json()[k] for k in ("scope", "name", "kind", "masked", "created_by")} == {
+        "scope": "shared", "name": "crm", "kind": "api", "masked": "…ghij", "created_by": "alice",
+    }  # fmt: skip
+    assert stored(operator, "shared/crm", value="another-secret-0123").json()["masked"] == "…0123"
+    assert stored(operator, "shared/crm").status_code == 200
+    assert stored(operator, "shared/a.b_c-d").status_code == 201
+    page = operator.get("/credentials", params={"limit": 1}).json()
+    assert [each["name"] for each in page["items"]] == ["a.b_c-d"]
+    page = operator.get("/credentials", params={"after": page["next"]}).json()
+    assert ([each["name"] for each in page["items"]], page["next"]) == (["crm"], None)
+    assert operator.get("/credentials", params={"kind": "llm"}).json()["items"] == []
+    assert operator.delete("/credentials/shared/crm").status_code == 204
+    for answer in (
+        operator.get("/credentials/shared/crm"),
+        operator.delete("/credentials/shared/crm"),
+    ):
+        assert (answer.status_code, answer.json()["detail"]) == (
+            404,
+            "there is no credential 'crm' here",
+        )
+
+
+@pytest.mark.parametrize(
+    ("value", "masked"),
+    [
+        (SECRET, "…ghij"),
+        ("elevenchars", "…"),
+        ("otpauth://totp/x?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP", "code=…"),
+    ],
+    ids=["long", "short", "authenticator"],
+)
+def test_no_answer_shows_more_than_four_characters(
+    operator: httpx.Client, pipelit: Pipelit, value: str, masked: str
+) -> None:
+    """Not when it is stored, listed, shown, tested, refused or deleted, and no header does."""
+    answers = [
+        stored(operator, "shared/crm", value=value),
+        operator.get("/credentials/shared/crm"),
+        operator.get("/credentials"),
+        operator.post("/credentials/shared/crm/test"),
+        stored(operator, "shared/crm", value=value, nonsense=value),
+        stored(operator, "shared/crm", value=[value]),
+        stored(operator, "shared/crm", kind=value * 9, value=value),
+        stored(operator, "shared/crm", fields={"a": value}),
+        operator.delete("/credentials/shared/crm"),
+    ]
+    assert answers[1].json()["masked"] == masked
+    assert [each.status_code for each in answers] == [
+        201, 200, 200, 200, 422, 422, 422, 422, 204,
+    ]  # fmt: skip
+    for each in answers:
+        shown = f"{each.text}{dict(each.headers)}"
+        assert value not in shown
+        assert value[-5:] not in shown
+    assert value not in repr(pipelit.audit.list())
+
+
+def test_an_own_credential_is_the_callers(
+    operator: httpx.Client, member: httpx.Client, pipelit: Pipelit
+) -> None:
+    """Nobody reaches another person's; a shared one of the same name is another credential."""
+    assert stored(member, "own/crm").status_code == 201
+    assert stored(operator, "shared/crm", value="the-shared-one-9999").status_code == 201
+    assert operator.get("/credentials/own/crm").status_code == 404
+    assert operator.get("/credentials", params={"scope": "own"}).json()["items"] == []
+    assert operator.delete("/credentials/own/crm").status_code == 404
+    assert member.get("/credentials/own/crm").json()["masked"] == "…ghij"
+    assert member.get("/credentials/shared/crm").json()["masked"] == "…9999"
+    assert pipelit.credentials.get("crm", person="bob").created_by == "bob"
+    actors = {(e.actor, e.person) for e in pipelit.audit.list(action="credential.put")}
+    assert actors == {("bob", "bob"), ("alice", "")}
+
+
+def test_members_change_and_test_no_shared_credential(
+    operator: httpx.Client, member: httpx.Client, agent: httpx.Client
+) -> None:
+    """The role is asked before the body and before what is there; agents reach none at all."""
+    stored(operator, "shared/crm")
+    for name in ("crm", "nothing"):
+        for answer in (
+            stored(member, f"shared/{name}"),
+            member.put(f"/credentials/shared/{name}", json={"nonsense": 1}),
+            member.delete(f"/credentials/shared/{name}"),
+            member.post(f"/credentials/shared/{name}/test", json={"nonsense": 1}),
+            agent.get(f"/credentials/shared/{name}"),
+            agent.get(f"/credentials/own/{name}"),
+            stored(agent, f"own/{name}"),
+        ):
+            assert answer.status_code == 403, answer.text
+            assert answer.json()["type"].endswith(":not-permitted")
+    assert agent.get("/credentials").status_code == 403
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "a%2Fb", "%2e%2e", ".hidden", "A", "a b", "a%00", "é", "a" * 150, "a:b"]
+)
+def test_a_name_that_no_credential_can_have_is_refused(operator: httpx.Client, name: str) -> None:
+    """Nothing in a path leads elsewhere; the name isn't a file's, and isn't decoded twice."""
+    for answer in (
+        operator.get(f"/credentials/shared/{name}"),
+        stored(operator, f"shared/{name}"),
+        operator.get(f"/credentials/others/{name}"),
+    ):
+        assert answer.status_code in (400, 404, 405, 422), answer.text
+    assert operator.get("/credentials").json()["items"] == []
+
+
+def test_a_sensitive_change_needs_a_code(
+    operator: httpx.Client, enrolled: Callable[[str], Callable[[], str]], pipelit: Pipelit
+) -> None:
+    """The code is spent last: not for a body that can't be stored, nor for what isn't there."""
+    code_of = enrolled("alice")
+    assert stored(operator, "shared/crm").json()["type"].endswith(":second-factor-required")
+    code = code_header(code_of())
+    for path, body in (("shared/crm", {"kind": ""}), ("shared/crm", {"nonsense": 1})):
+        answer = operator.put(f"/credentials/{path}", json=body, headers=code)
+        assert answer.status_code == 422
+    assert operator.delete("/credentials/shared/crm", headers=code).status_code == 404
+    body = {"kind": "api", "value": SECRET}
+    assert operator.put("/credentials/shared/crm", json=body, headers=code).status_code == 201
+    assert operator.put("/credentials/shared/crm", json=body, headers=code).status_code == 403
+    assert operator.get("/credentials/shared/crm").status_code == 200
+    assert operator.delete("/credentials/shared/crm").status_code == 403
+
+
+def test_members_cant_try_names_in_an_allow_list(
+    operator: httpx.Client, member: httpx.Client, pipelit: Pipelit
+) -> None:
+    """A name of somebody else and one that nobody has look the same; their own are accepted."""
+    pipelit.users.create_agent("agent_bobs", owner="bob", purpose="helps")
+    words = set()
+    for allow in (["alice"], ["nobody"], ["agent_writer"], ["bob", "alice"], ["nobody", "alice"]):
+        answer = stored(member, "own/crm", allow=allow)
+        words.add((answer.status_code, answer.text))
+        tested = member.post("/credentials/own/crm/test", json={"agent": allow[-1]})
+        assert tested.status_code == 422
+    assert len(words) == 1
+    assert stored(member, "own/crm", allow=["bob", "agent_bobs"]).status_code == 201
+    assert member.post("/credentials/own/crm/test", json={"agent": "agent_bobs"}).status_code == 200
+    assert member.post("/credentials/own/crm/test", json={"agent": "bob"}).status_code == 422
+    assert stored(operator, "shared/crm", allow=["agent_writer", "nobody"]).status_code == 201
+    assert operator.post("/credentials/shared/crm/test").status_code == 403
+    tested = operator.post("/credentials/shared/crm/test", json={"agent": "agent_writer"})
+    assert tested.json()["outcome"] == "untested"
+
+
+def test_what_cant_be_stored_is_a_422_in_the_librarys_words(operator: httpx.Client) -> None:
+    """A secret in a public field, a name with the form of a key, and text that can't be encoded."""
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("shared/crm", {"public": {"api_key": SECRET}}),
+        ("shared/plit0123456789abcdefghijkl", {}),
+        ("shared/crm", {"kind": "a\u0000b"}),
+        ("shared/crm", {"kind": "totp"}),
+        ("shared/crm", {"allow": ["Alice"]}),
+        ("shared/crm", {"value": None}),
+        ("shared/crm", {"value": None, "fields": {}}),
+        ("shared/crm", {"value": ""}),
+    ]
+    for path, body in cases:
+        answer = stored(operator, path, **body)
+        assert answer.status_code == 422, (path, body, answer.text)
+        assert SECRET not in answer.text
+    raw = b'{"kind": "api", "value": "\\ud800-a-lone-surrogate-01"}'
+    answer = operator.put(
+        "/credentials/shared/crm", content=raw, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code in (200, 201, 400, 422), answer.text
+
+
+def test_one_that_no_key_decrypts_can_be_replaced_and_deleted(
+    operator: httpx.Client, pipelit: Pipelit
+) -> None:
+    """Reading it fails without saying why; its name is known to be taken."""
+    path = "/credentials/shared/crm"
+    for end in (
+        lambda: stored(operator, "shared/crm"),
+        lambda: operator.delete("/credentials/shared/crm"),
+    ):
+        stored(operator, "shared/crm")
+        with database_of(pipelit).writing() as connection:
+            connection.execute(text("UPDATE pipelit_credentials SET hint = 'broken'"))
+        assert operator.get(path).status_code == 503
+        assert end().status_code in (200, 204)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:{port}/",
+        "https://127.0.0.1:{port}/",
+        "https://localhost:{port}/",
+        "https://[::ffff:127.0.0.1]:{port}/",
+        "https://internal.example:{port}/",
+        "https://169.254.169.254/latest/meta-data/",
+    ],
+)
+def test_a_members_test_reaches_nothing_inside(
+    member: httpx.Client, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """No connection is made, and the words don't tell an open port from none; a shell could."""
+    resolve = socket.getaddrinfo
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, *args, **options: resolve("127.0.0.1", *args, **options),
+        )
+        stored(member, "own/crm", public={"test_url": url.format(port=server.getsockname()[1])})
+        found = member.post("/credentials/own/crm/test").json()
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert (found["outcome"], found["status"]) == ("unanswered", None)
+    assert "can't be resolved to a public address" in found["reason"]
+
+
+def test_a_member_tries_no_database_and_an_operator_may(
+    operator: httpx.Client, member: httpx.Client, pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver takes files of this machine as options, and connects to any address."""
+    url = "postgresql+psycopg://ann:long-password-1@127.0.0.1:1/crm?sslkey=/etc/passwd"
+    assert stored(member, "own/db", value=url).status_code == 201
+    found = member.post("/credentials/own/db/test").json()
+    assert (found["outcome"], found["server"]) == ("untested", "")
+    asked: list[dict[str, Any]] = []
+
+    async def atest(self: Credentials, name: str, **options: Any) -> CredentialTest:
+        asked.append(options)
+        return CredentialTest(name, "good", "the service accepts it")
+
+    monkeypatch.setattr(Credentials, "atest", atest)
+    stored(operator, "shared/db", value=url)
+    stored(operator, "own/db", value=url)
+    for scope in ("shared", "own"):
+        answer = operator.post(f"/credentials/{scope}/db/test", json={"field": "value"})
+        assert answer.json()["name"] == "db:value"
+    assert [(each["public_only"], each["person"], each["by"]) for each in asked] == [
+        (False, None, "alice"), (False, "alice", "alice"),
+    ]  # fmt: skip
+
+
+async def test_hanging_services_hold_nobody_up(
+    desk_app: Any, desk_keys: dict[str, str], pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tests of one person at a time and sixteen of all: more are a 429, others are answered."""
+    for name in ("alice", "bob"):
+        pipelit.credentials.put("crm", SECRET, kind="api", created_by=name, person=name)
+    hang, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def atest(self: Credentials, name: str, **_: Any) -> CredentialTest:
+        begun.release()
+        await hang.wait()
+        return CredentialTest(name, "unanswered", "late")
+
+    monkeypatch.setattr(Credentials, "atest", atest)
+
+    def client(name: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(desk_app),
+            base_url="http://localhost/api/v1",
+            headers={"Authorization": f"Bearer {desk_keys[name]}"},
+        )
+
+    async with client("bob") as bob, client("alice") as alice:
+        waiting = [
+            asyncio.create_task(bob.post("/credentials/own/crm/test", json={})) for _ in range(2)
+        ]
+        for _ in waiting:
+            await begun.acquire()
+        refused = await bob.post("/credentials/own/crm/test", json={})
+        assert (refused.status_code, refused.json()["retry_after"]) == (429, 10)
+        assert refused.headers["Retry-After"] == "10"
+        assert (await bob.get("/credentials/own/crm")).status_code == 200
+        other = asyncio.create_task(alice.post("/credentials/own/crm/test", json={}))
+        await begun.acquire()
+        hang.set()
+        answers = await asyncio.gather(*waiting, other)
+        assert [each.status_code for each in answers] == [200, 200, 200]
+        assert (await bob.post("/credentials/own/crm/test", json={})).status_code == 200
+
+
+def test_a_bounded_number_runs_at_once() -> None:
+    """Of one account and of all; what ends, also by an error, makes room, and nothing is kept."""
+    some = AtOnce(1, in_all=2, what="tests", retry_after=1)
+
+    def fail() -> None:
+        with some.begin("alice"):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    with some.begin("alice"), some.begin("bob"):
+        for name in ("alice", "carol"):
+            with pytest.raises(Problem) as refused, some.begin(name):
+                raise AssertionError
+            assert (refused.value.status, refused.value.slug) == (429, "busy")
+    with some.begin("carol"):
+        assert list(some._running) == ["carol"]
+
+
+def test_the_openapi_examples_hold_no_key(operator: httpx.Client, desk_app: Any) -> None:
+    """Every endpoint of credentials says what it answers, and no model echoes a secret."""
+    document = json.dumps(desk_app.openapi()["components"]["schemas"]["Credential"])
+    assert '"value"' not in document
