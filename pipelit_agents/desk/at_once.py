@@ -31,6 +31,11 @@ class AtOnce:
         # Only of accounts whose requests are running.
         self._running: Counter[str] = Counter()
 
+    @property
+    def running(self) -> int:
+        """How many are running."""
+        return self._running.total()
+
     @contextmanager
     def begin(self, account: str = "") -> Iterator[None]:
         """Run a request of an account in the block.

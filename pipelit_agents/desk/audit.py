@@ -28,8 +28,8 @@ __all__ = ["Entry", "router"]
 router = APIRouter(prefix="/audit", tags=["audit"])
 
 # Entries that an export has in memory at a time.
-_BATCH: Final = 500
-_EXPORTS: Final = AtOnce(4, in_all=4, what="exports", retry_after=30)
+BATCH: Final = 500
+EXPORTS: Final = AtOnce(4, in_all=4, what="exports", retry_after=30)
 # One at a time, because it reads the whole trail.
 _VERIFYING: Final = AtOnce(1, in_all=1, what="verifications of the audit", retry_after=5)
 _MAX_HEADS: Final = 100
@@ -216,7 +216,7 @@ async def export_entries(home: Home, caller: AuditReader, filters: Filtered) -> 
     aren't among them.
     """
     # What can't be read is an error, and not a document that ends early.
-    first = await aside(partial(filters.page, home, None, _BATCH, oldest_first=True))
+    first = await aside(partial(filters.page, home, None, BATCH, oldest_first=True))
     return _Export(
         _lines(home, filters, first),
         media_type=_NDJSON,
@@ -229,7 +229,7 @@ class _Export(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, or refuse it before it begins."""
-        with _EXPORTS.begin():
+        with EXPORTS.begin():
             await super().__call__(scope, receive, send)
 
 
@@ -242,7 +242,7 @@ async def _lines(
         yield b"".join(_line(each) for each in page)
         if page.next is None:
             return
-        page = await aside(partial(filters.page, home, page.next, _BATCH, oldest_first=True))
+        page = await aside(partial(filters.page, home, page.next, BATCH, oldest_first=True))
 
 
 def _line(entry: AuditEntry) -> bytes:

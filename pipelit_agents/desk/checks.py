@@ -18,7 +18,7 @@ from pipelit_agents.operations.deployment_checks import Check
 from pipelit_agents.operations.key_rotation import KeyStatus
 from pipelit_agents.pipelit import Pipelit
 
-__all__ = ["CheckResult", "latest_checks", "router"]
+__all__ = ["CheckResult", "Latest", "latest_checks", "router"]
 
 router = APIRouter(tags=["installation"])
 
@@ -26,7 +26,7 @@ CheckReader = Annotated[Caller, Depends(permitted("checks.read"))]
 KeyReader = Annotated[Caller, Depends(permitted("encryption_keys.read"))]
 R = TypeVar("R")
 # Seconds for which a result is given out again.
-_FRESH: Final = 5.0
+FRESH: Final = 5.0
 # Seconds, while a newer one is being got.
 _OLD: Final = 60.0
 # How many requests may wait for a result that another one is getting: each holds a thread.
@@ -75,16 +75,19 @@ class _Kept(NamedTuple):
     at: float
 
 
-class _Latest:
+class Latest:
     """Results that take long, each got by one request at a time and given out for a few seconds.
 
     Otherwise a page that asks every second, or an operator's script, would read the whole database
     all the time.
+
+    Attributes:
+        waiting: The requests that get a result or wait for it.
     """
 
     def __init__(self) -> None:
         self._one = threading.Lock()
-        self._waiting = AtOnce(_WAITING, in_all=_WAITING, what="checks", retry_after=_FRESH)
+        self.waiting = AtOnce(_WAITING, in_all=_WAITING, what="checks", retry_after=FRESH)
         # A Pipelit that is gone takes its results along.
         self._kept: WeakKeyDictionary[Pipelit, dict[str, _Kept]] = WeakKeyDictionary()
 
@@ -97,9 +100,9 @@ class _Latest:
         found = self._kept.get(home, {}).get(what)
         age = time.monotonic() - found.at if found else _OLD
         # While another request gets a newer one, the last one serves.
-        if found and (age <= _FRESH or (age < _OLD and self._one.locked())):
+        if found and (age <= FRESH or (age < _OLD and self._one.locked())):
             return found.result  # type: ignore[return-value]
-        with self._waiting.begin(), self._one:
+        with self.waiting.begin(), self._one:
             kept = self._kept.setdefault(home, {})
             newer = kept.get(what)
             if newer is None or newer is found:
@@ -107,7 +110,7 @@ class _Latest:
             return newer.result  # type: ignore[return-value]
 
 
-_LATEST: Final = _Latest()
+_LATEST: Final = Latest()
 
 
 def latest_checks(home: Pipelit, *, deploy: bool) -> Sequence[Check]:
