@@ -1082,6 +1082,17 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "each_answer_has_an_outcome_and_a_reason",
         ],
     },
+    "With `public_only`, as the API tests for members": {
+        "trial": [
+            "which_addresses_are_public",
+            "a_test_of_public_servers_connects_to_no_other",
+        ],
+        "desk_credentials": ["a_members_test_reaches_nothing_inside"],
+    },
+    "Whether something answers there isn't told": {
+        "trial": ["a_test_of_public_servers_connects_to_no_other"],
+        "desk_credentials": ["a_members_test_reaches_nothing_inside"],
+    },
     "Whatever was revealed or refused is in the audit": {
         "middleware": ["each_opening_is_on_record"],
         "keyless_model": ["what_calls_a_model_by_itself_gets_the_key"],
