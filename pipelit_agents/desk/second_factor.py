@@ -60,8 +60,7 @@ def confirm_second_factor(home: Home, caller: PersonCaller, body: OwnCode) -> Re
     From then on, what is sensitive needs a code.
     """
     name = caller.user.username
-    with home.acting_for(name):
-        codes = home.mfa.confirm(name, body.code.get_secret_value())
+    codes = home.mfa.confirm(name, body.code.get_secret_value())
     return RecoveryCodes(recovery_codes=list(codes))
 
 
@@ -69,8 +68,7 @@ def confirm_second_factor(home: Home, caller: PersonCaller, body: OwnCode) -> Re
 def renew_recovery_codes(home: Home, caller: PersonCaller, body: OwnCode) -> RecoveryCodes:
     """Replace the recovery codes with ten new ones."""
     name = _require_on(home, caller.user.username)
-    with home.acting_for(name):
-        codes = home.mfa.renew_recovery_codes(name, body.code.get_secret_value())
+    codes = home.mfa.renew_recovery_codes(name, body.code.get_secret_value())
     return RecoveryCodes(recovery_codes=list(codes))
 
 
@@ -83,8 +81,7 @@ def renew_recovery_codes(home: Home, caller: PersonCaller, body: OwnCode) -> Rec
 def disable_second_factor(home: Home, caller: PersonCaller, body: OwnCode) -> None:
     """End the second factor and its recovery codes."""
     name = _require_on(home, caller.user.username)
-    with home.acting_for(name):
-        home.mfa.disable(name, body.code.get_secret_value())
+    home.mfa.disable(name, body.code.get_secret_value())
 
 
 def _require_on(home: Pipelit, username: str) -> str:

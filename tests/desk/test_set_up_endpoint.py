@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,9 +25,10 @@ def token(pipelit: Pipelit) -> str:
 
 
 def test_the_token_makes_the_first_operator(
-    pipelit: Pipelit, client_of: Client, token: str
+    pipelit: Pipelit, client_of: Client, token: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The key works, the person is an operator, and the audit has the account."""
+    """The key works, the person is an operator, and the audit has the account and no secret."""
+    caplog.set_level(logging.DEBUG)
     body = {"username": "olga", "key_expires_at": "2030-01-31T12:00:00Z"}
     made = client_of(token).post("/setup", json=body)
     assert made.status_code == 201
@@ -36,6 +38,10 @@ def test_the_token_makes_the_first_operator(
     assert me["key"]["expires_at"] == "2030-01-31T12:00:00Z"
     [entry] = pipelit.audit.list(subject="olga", action="human.create")
     assert (entry.outcome, entry.reason) == ("ok", "operator")
+    texts = [str(vars(record)) for record in caplog.records]
+    texts += [repr(each) for each in pipelit.audit.list()]
+    for secret in (token, made.json()["api_key"]):
+        assert not [each for each in texts if secret.split("_", 2)[2] in each]
 
 
 def test_afterwards_the_token_is_a_wrong_key(client_of: Client, token: str) -> None:
