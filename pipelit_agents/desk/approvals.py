@@ -48,7 +48,7 @@ Answerer = Annotated[Caller, Depends(permitted("approvals.answer"))]
 class Step(Answer):
     """The people who are asked in a part of a question's time."""
 
-    approvers: list[str]
+    approvers: list[str] = Field(description="The people who are asked.")
     at_least: int = Field(description="How many of them must approve.")
     begins_at: Moment
     until: Moment
@@ -58,7 +58,7 @@ class Decision(Answer):
     """A person's answer to a question."""
 
     actor: str = Field(description="The person who answered.", examples=["alice"])
-    decision: Literal["approved", "denied"]
+    decision: Literal["approved", "denied"] = Field(description="The answer.")
     factor: str = Field(
         description="How the person was authenticated: `plain` (a code of the authenticator app), "
         "`recovery`, `vouched` (an API key or the application), or empty (nobody was).",
@@ -72,8 +72,10 @@ class Decision(Answer):
 class QuestionBrief(Answer):
     """A question in a list. The whole of what is asked is in the question itself."""
 
-    id: str = Field(examples=["apr_0123456789abcdef0123456789abcdef"])
-    state: State
+    id: str = Field(
+        description="The question's id.", examples=["apr_0123456789abcdef0123456789abcdef"]
+    )
+    state: State = Field(description="Whether it waits, or how it ended.")
     digest: str = Field(description="The digest of what is asked.")
     brief: str = Field(
         description="The beginning of what is asked, in one line, with everything escaped that "
@@ -134,7 +136,9 @@ class Approval(Request):
 class Denial(Request):
     """A denial. With a code it is proven to be the person's."""
 
-    code: Code | None = None
+    code: Code | None = Field(
+        None, description="As for an approval. A denial without a code is recorded too."
+    )
     digest: Digest
     reason: str = Field(
         "",
@@ -146,10 +150,10 @@ class Denial(Request):
 class Answered(Answer):
     """An answer that was stored, and what became of the question."""
 
-    id: str
-    digest: str
+    id: str = Field(description="The question's id.")
+    digest: str = Field(description="The digest of what was asked.")
     state: State = Field(description="The question's state after the answer.")
-    decision: Decision
+    decision: Decision = Field(description="The answer, as it was recorded.")
 
 
 @router.get("", summary="List the questions for you")

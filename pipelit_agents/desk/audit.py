@@ -65,7 +65,7 @@ class Entry(Answer):
         examples=["alice"],
     )
     subject: str = Field(description="The account or credential that the entry is about.")
-    action: str = Field(examples=["verify.audience"])
+    action: str = Field(description="What was done.", examples=["verify.audience"])
     outcome: str = Field(description="`ok` or `refused`.", examples=["ok"])
     reason: str = Field(
         description="The true reason, even if the caller received a less specific one."
@@ -147,10 +147,14 @@ class Head(Answer):
 class KeptHead(Request):
     """A chain head that was kept, as `GET /audit/head` returned it."""
 
-    number: int = Field(ge=0, le=2**31 - 1)
-    last_id: int = Field(ge=-(2**63), le=2**63 - 1)
-    digest: str = Field(max_length=64, examples=["0" * 64])
-    at: str = Field(max_length=64, examples=["2027-01-31T12:00:00+00:00"])
+    number: int = Field(ge=0, le=2**31 - 1, description="The number of its seal.")
+    last_id: int = Field(ge=-(2**63), le=2**63 - 1, description="The last entry that it covers.")
+    digest: str = Field(max_length=64, description="Its digest.", examples=["0" * 64])
+    at: str = Field(
+        max_length=64,
+        description="The time of its seal.",
+        examples=["2027-01-31T12:00:00+00:00"],
+    )
 
 
 class Verify(Request):

@@ -70,7 +70,7 @@ class Credential(Answer):
     """A credential without its secret."""
 
     scope: Scope = Field(description="`shared`, or `own` for the caller's own.")
-    name: str = Field(examples=["openai"])
+    name: str = Field(description="The credential's name.", examples=["openai"])
     kind: str = Field(description="What it is for.", examples=["llm"])
     masked: str = Field(
         description="`…` and the last four characters of the secret, of several each by its name. "

@@ -26,7 +26,7 @@ _MOST: Final = 100
 class Locked(Answer):
     """A locked lane: codes of an account that aren't evaluated for now."""
 
-    username: str = Field(examples=["agent_writer"])
+    username: str = Field(description="The account.", examples=["agent_writer"])
     lane: str = Field(description="The lane's name, to unlock it.", examples=["others"])
     about: str = Field(description="What the lane counts.")
     locked_until: Moment
