@@ -5,15 +5,16 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
+from dotenv.parser import Binding, parse_stream
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from pipelit_agents._env_mistakes import misspelt_setting
 from pipelit_agents.errors import ConfigurationError
 
 __all__ = ["DeskSettings"]
@@ -97,7 +98,7 @@ class DeskSettings(BaseSettings):
             raise ConfigurationError(f"{name.rstrip('_')}: {said}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f".env exists but can't be read ({error})") from None
-        _require_known(values.get("_env_file", ".env"), self._names())
+        _require_known(values.get("_env_file", ".env"), self._names(), self.model_fields_set)
 
     @classmethod
     def _names(cls) -> Iterable[str]:
@@ -183,18 +184,26 @@ class DeskSettings(BaseSettings):
         return self.ssl_certfile is not None or self.public_url.startswith("https://")
 
 
-def _require_known(env_file: object, names: Iterable[str]) -> None:
-    # pydantic-settings ignores unknown variables, so a typo would mean the default.
+def _require_known(env_file: object, names: Iterable[str], given: Set[str]) -> None:
+    """Require that every line and variable that was meant to be a setting is one.
+
+    pydantic-settings ignores unknown names, and python-dotenv damaged lines. The default would be
+    used instead.
+    """
     known = {f"{PREFIX}{each.upper()}" for each in names}
-    written = set(os.environ)
+    lines: list[Binding] = []
     if isinstance(env_file, str | os.PathLike) and Path(env_file).is_file():
-        written |= set(dotenv_values(env_file))
-    for name in sorted(written):
+        with Path(env_file).open(encoding="utf-8") as file:
+            lines = list(parse_stream(file))
+    for name in sorted({*os.environ, *(each.key for each in lines if each.key)}):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise ConfigurationError(
                 f"there is no setting {name}: correct the name, or unset it. There are "
                 f"{', '.join(sorted(known))}"
             )
+    unset = sorted(known - {f"{PREFIX}{each.upper()}" for each in given})
+    if problem := misspelt_setting(unset, lines, os.environ, env_file):
+        raise ConfigurationError(problem)
 
 
 def _host_name(value: str) -> str:

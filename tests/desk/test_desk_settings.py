@@ -89,6 +89,10 @@ def test_a_typo_doesnt_mean_the_default(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / ".env").write_text(f"{P}ALOWED_HOSTS=desk.example.com\n")
     with pytest.raises(ConfigurationError, match="ALOWED_HOSTS"):
         DeskSettings(_env_file=tmp_path / ".env")
+    for line in (f"{P}PORT: 1", f"{P}PORT", f"PIPELIT-DESK-PORT=1\n{P}HOST=::1"):
+        (tmp_path / ".env").write_text(f"{line}\n")
+        with pytest.raises(ConfigurationError, match=r"line 1 of .*PORT"):
+            DeskSettings(_env_file=tmp_path / ".env")
     with pytest.raises(ConfigurationError, match="prot"):
         DeskSettings(_env_file=None, prot=1)
     monkeypatch.setenv(f"{P}TRUSTED_PROXY", "10.0.0.2")
