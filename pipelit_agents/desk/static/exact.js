@@ -1,0 +1,320 @@
+/**
+ * Display values that somebody else chose, exactly.
+ *
+ * The requester of an approval chooses its arguments, and may be a model that follows foreign
+ * instructions. So no character may hide a part of a value, change the order in which it is read,
+ * or pass as another. Numbers keep the digits that were sent, and fields keep their order: the
+ * browser's own JSON objects keep neither.
+ */
+
+import { h } from "./dom.js";
+
+/**
+ * @typedef {{ kind: "object", entries: [string, JsonNode][] } | { kind: "array", items: JsonNode[] }
+ *   | { kind: "string", value: string } | { kind: "literal", source: string }} JsonNode
+ */
+
+const MAX_DEPTH = 500;
+const LITERAL = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;
+const STRING = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
+const SPACE = /[ \t\n\r]*/y;
+
+/** Reads one JSON text. */
+class Reader {
+  /** @param {string} text */
+  constructor(text) {
+    this.text = text;
+    this.at = 0;
+  }
+
+  /** @param {RegExp} pattern */
+  take(pattern) {
+    pattern.lastIndex = this.at;
+    const found = pattern.exec(this.text);
+    if (!found) throw new SyntaxError(`not JSON at character ${this.at}`);
+    this.at = pattern.lastIndex;
+    return found[0];
+  }
+
+  /**
+   * Take one of some characters, with the space around it.
+   *
+   * @param {string} characters
+   */
+  mark(characters) {
+    this.take(SPACE);
+    const found = this.text[this.at] ?? "";
+    if (!found || !characters.includes(found)) return "";
+    this.at += 1;
+    this.take(SPACE);
+    return found;
+  }
+
+  /** @returns {string} */
+  string() {
+    return JSON.parse(this.take(STRING));
+  }
+
+  /**
+   * @param {number} depth
+   * @returns {JsonNode}
+   */
+  value(depth) {
+    if (depth > MAX_DEPTH) throw new SyntaxError("nested too deeply");
+    this.take(SPACE);
+    if (this.text[this.at] === '"') return { kind: "string", value: this.string() };
+    const opened = this.mark("{[");
+    if (!opened) return { kind: "literal", source: this.take(LITERAL) };
+    const close = opened === "{" ? "}" : "]";
+    /** @type {any[]} */
+    const members = [];
+    if (!this.mark(close)) {
+      do {
+        if (opened === "{") {
+          const name = this.string();
+          if (!this.mark(":")) throw new SyntaxError(`no colon at character ${this.at}`);
+          members.push([name, this.value(depth + 1)]);
+        } else {
+          members.push(this.value(depth + 1));
+        }
+      } while (this.mark(","));
+      if (!this.mark(close)) throw new SyntaxError(`not closed at character ${this.at}`);
+    }
+    return opened === "{" ? { kind: "object", entries: members } : { kind: "array", items: members };
+  }
+}
+
+/**
+ * Parse JSON, and keep the digits of numbers and the order of fields.
+ *
+ * @param {string} text
+ * @returns {JsonNode}
+ */
+export function parseExactly(text) {
+  const reader = new Reader(text);
+  const node = reader.value(0);
+  reader.take(SPACE);
+  if (reader.at !== text.length) throw new SyntaxError(`more text at character ${reader.at}`);
+  return node;
+}
+
+/**
+ * Return a field of an object; null if it has none.
+ *
+ * @param {JsonNode | null} node
+ * @param {string} name
+ * @returns {JsonNode | null}
+ */
+export function fieldOf(node, name) {
+  if (node?.kind !== "object") return null;
+  return node.entries.find(([each]) => each === name)?.[1] ?? null;
+}
+
+/**
+ * Return whether a node is missing, null, or has nothing in it.
+ *
+ * @param {JsonNode | null} node
+ */
+export function isEmpty(node) {
+  if (!node) return true;
+  if (node.kind === "object") return node.entries.length === 0;
+  return node.kind === "literal" && node.source === "null";
+}
+
+// Printable by Unicode's rules, but nothing is drawn.
+const BLANK = /[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\u{1d159}\u{e0100}-\u{e01ef}]/u;
+// Control, format, private and unassigned characters, halves of pairs, and unusual spaces.
+const UNSEEN = /[\p{C}\p{Z}]/u;
+// The blocks whose letters and digits are written from right to left.
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+const DRAWN_OVER = /[\p{Mn}\p{Me}]/u;
+const MANY_SPACES = 16;
+
+/**
+ * Split a text into characters, and say of each how it may be displayed.
+ *
+ * @param {string} text
+ * @returns {Generator<{ character: string, plain: boolean }>}
+ */
+function* judged(text) {
+  let before = "";
+  let spaces = 0;
+  for (const character of text) {
+    spaces = character === " " ? spaces + 1 : 0;
+    const plain = spaces <= MANY_SPACES && isPlain(character, before);
+    yield { character, plain };
+    before = plain ? character : "";
+  }
+}
+
+/**
+ * @param {string} character
+ * @param {string} before
+ */
+function isPlain(character, before) {
+  if (character >= " " && character <= "~") return true;
+  if (UNSEEN.test(character) || BLANK.test(character) || RIGHT_TO_LEFT.test(character)) return false;
+  // A stroke over an ASCII digit makes another one of it.
+  return !DRAWN_OVER.test(character) || before > "~";
+}
+
+/** @param {string} character */
+function escaped(character) {
+  const short = { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[character];
+  if (short) return short;
+  let units = "";
+  for (let index = 0; index < character.length; index += 1) {
+    units += `\\u${character.charCodeAt(index).toString(16).padStart(4, "0")}`;
+  }
+  return units;
+}
+
+/** @param {string} character */
+function codePoint(character) {
+  return `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+}
+
+/**
+ * Return the pieces of a text, in which hidden and reversing characters are escaped and marked.
+ *
+ * @param {string} text
+ * @param {{ json?: boolean }} [options] `json`: also escape quotes and backslashes, as JSON does.
+ * @returns {(Node | string)[]}
+ */
+function pieces(text, { json = false } = {}) {
+  /** @type {(Node | string)[]} */
+  const found = [];
+  let run = "";
+  for (const { character, plain } of judged(text)) {
+    if (plain) {
+      run += json && (character === '"' || character === "\\") ? `\\${character}` : character;
+      continue;
+    }
+    if (run) found.push(run);
+    run = "";
+    found.push(h("span", { class: "escape", title: codePoint(character) }, escaped(character)));
+  }
+  if (run) found.push(run);
+  return found;
+}
+
+/**
+ * Return a text that somebody else chose, in one line.
+ *
+ * @param {string | null | undefined} text
+ * @param {{ none?: string }} [options] `none`: the words if there is no text.
+ */
+export function chosen(text, { none = "–" } = {}) {
+  if (text === null || text === undefined || text === "") {
+    return h("span", { class: "quiet" }, none);
+  }
+  return h("bdi", { class: "chosen", dir: "ltr" }, pieces(String(text)));
+}
+
+/**
+ * Return a JSON node, indented, for display to the person who decides about it.
+ *
+ * @param {JsonNode} node
+ * @param {string} label What it is, for a screen reader.
+ */
+export function exactBlock(node, label) {
+  const lines = h("code", {}, [...drawn(node, "")]);
+  return h(
+    "pre", { class: "exact", dir: "ltr", tabindex: "0", role: "group", "aria-label": label }, lines,
+  );
+}
+
+/**
+ * @param {JsonNode} node
+ * @param {string} indent
+ * @returns {Generator<Node | string | (Node | string)[]>}
+ */
+function* drawn(node, indent) {
+  const deeper = `${indent}  `;
+  if (node.kind === "literal") {
+    yield h("span", { class: "literal" }, node.source);
+  } else if (node.kind === "string") {
+    yield ['"', ...pieces(node.value, { json: true }), '"'];
+  } else if (node.kind === "array") {
+    if (node.items.length === 0) yield "[]";
+    for (const [index, item] of node.items.entries()) {
+      yield index === 0 ? `[\n${deeper}` : `,\n${deeper}`;
+      yield* drawn(item, deeper);
+    }
+    if (node.items.length > 0) yield `\n${indent}]`;
+  } else {
+    if (node.entries.length === 0) yield "{}";
+    for (const [index, [name, value]] of node.entries.entries()) {
+      yield index === 0 ? `{\n${deeper}` : `,\n${deeper}`;
+      yield h("span", { class: "name" }, '"', pieces(name, { json: true }), '"');
+      yield ": ";
+      yield* drawn(value, deeper);
+    }
+    if (node.entries.length > 0) yield `\n${indent}}`;
+  }
+}
+
+/**
+ * Name what could mislead in a value: hidden or reversing characters, and lookalikes.
+ *
+ * @param {JsonNode} node
+ * @returns {string[]} Sentences; empty if there is nothing of the kind.
+ */
+export function misleading(node) {
+  const texts = [...textsOf(node)];
+  const hidden = new Set();
+  const foreign = new Set();
+  let padded = false;
+  for (const text of texts) {
+    for (const { character, plain } of judged(text)) {
+      if (character === " ") padded ||= !plain;
+      else if (!plain && !"\n\r\t".includes(character)) hidden.add(codePoint(character));
+      else if (plain && character > "~") foreign.add(`${character} (${codePoint(character)})`);
+    }
+  }
+  const found = [];
+  if (hidden.size) found.push(`Characters that hide or reorder text are escaped: ${some(hidden)}.`);
+  if (padded) found.push("Long runs of spaces are escaped.");
+  if (foreign.size) {
+    found.push(`These characters aren't ASCII and may look like others: ${some(foreign)}.`);
+  }
+  for (const name of repeated(node)) found.push(`A field is there more than once: ${name}.`);
+  return found;
+}
+
+/** @param {Set<string>} names */
+function some(names) {
+  const all = [...names];
+  const more = all.length - 20;
+  return all.slice(0, 20).join(", ") + (more > 0 ? `, and ${more} more` : "");
+}
+
+/**
+ * @param {JsonNode} node
+ * @returns {Generator<string>}
+ */
+function* textsOf(node) {
+  if (node.kind === "string") yield node.value;
+  else if (node.kind === "array") for (const each of node.items) yield* textsOf(each);
+  else if (node.kind === "object") {
+    for (const [name, value] of node.entries) {
+      yield name;
+      yield* textsOf(value);
+    }
+  }
+}
+
+/**
+ * @param {JsonNode} node
+ * @returns {Generator<string>}
+ */
+function* repeated(node) {
+  if (node.kind === "array") for (const each of node.items) yield* repeated(each);
+  if (node.kind !== "object") return;
+  const names = new Set();
+  for (const [name, value] of node.entries) {
+    if (names.has(name)) yield [...judged(name)].map(each => each.plain ? each.character : escaped(each.character)).join("");
+    names.add(name);
+    yield* repeated(value);
+  }
+}

@@ -1,0 +1,141 @@
+/** One question with its exact arguments, and the person's answer. */
+
+import { act } from "../actions.js";
+import { getExactly } from "../api.js";
+import { h } from "../dom.js";
+import { chosen, exactBlock, fieldOf, isEmpty, misleading, parseExactly } from "../exact.js";
+import { areaField, codeField, form } from "../forms.js";
+import { counted, isPast, listed, time } from "../format.js";
+import { facts, note, page, section, table } from "../layout.js";
+import { notice } from "../notice.js";
+import { refresh } from "../router.js";
+import { me } from "../session.js";
+import { stateTag } from "./approvals.js";
+
+/**
+ * @param {import("../router.js").Context} context
+ * @returns {Promise<Node>}
+ */
+export async function approvalView({ params: { id }, signal }) {
+  const { value: question, text } = await getExactly(["approvals", id], { signal });
+  const exact = parseExactly(text);
+  const mine = question.approvers.includes(me().username);
+  const answered = question.decisions.some((/** @type {any} */ each) => each.actor === me().username);
+  const open = question.state === "pending" && !isPast(question.expires_at);
+  return page(
+    { title: question.tool ? `May ${question.tool} run?` : "A question", up: { href: "#/approvals", words: "Approvals" } },
+    h("p", {}, stateTag(question.state)),
+    shownOf(exact),
+    section("Who asks", {}, whoOf(question)),
+    question.steps?.length > 1 && section("Who is asked when", {}, stepsOf(question)),
+    question.decisions.length > 0 && section("Answers", {}, decisionsOf(question)),
+    open && mine && !answered && answer(question),
+    open && !mine && note("info", h("p", {}, "You aren't one of the people who may answer this now.")),
+    open && mine && answered && note("info", h("p", {}, "You have answered. Others haven't yet.")),
+  );
+}
+
+/** @param {import("../exact.js").JsonNode} exact */
+function shownOf(exact) {
+  const parts = /** @type {[string, string][]} */ ([
+    ["summary", "Summary"], ["arguments", "Exact arguments"], ["shown", "What is to be approved"],
+  ]);
+  const isCall = !isEmpty(fieldOf(exact, "tool")) && fieldOf(exact, "arguments")?.kind === "object";
+  return parts.map(([name, words]) => {
+    const node = fieldOf(exact, name);
+    // A tool call's arguments are all that is to be approved, also if there are none.
+    if (name === "shown" ? isCall : name === "arguments" ? !isCall : isEmpty(node)) return null;
+    if (!node || (node.kind === "literal" && node.source === "null")) {
+      return section(words, {}, note("warn", h("p", {}, "The value itself isn't stored here, only its digest. Compare the digest with the one that you were shown elsewhere.")));
+    }
+    const warnings = misleading(node);
+    return section(
+      words, name === "summary" ? { lead: "Made by the rule of this tool from the arguments below." } : {},
+      warnings.length > 0 && note("warn", h("p", {}, h("strong", {}, "Look twice.")), h("ul", {}, warnings.map((each) => h("li", {}, each)))),
+      exactBlock(node, words),
+    );
+  });
+}
+
+/** @param {any} question */
+function whoOf(question) {
+  return facts([
+    ["Agent", question.agent ? chosen(question.agent) : null],
+    ["Asked by", chosen(question.asked_by)],
+    ["Asked", time(question.created_at, { relative: true })],
+    ["Answer until", time(question.expires_at, { relative: true })],
+    ["Approvers", [chosen(listed(question.approvers)), question.at_least > 1 && ` (${question.at_least} of them)`]],
+    ["Others are asked from", question.escalates_at && time(question.escalates_at, { relative: true })],
+    ["Used", question.used_at && [time(question.used_at), question.has_result ? "" : ", without a stored result"]],
+    ["Thread", question.thread ? chosen(question.thread) : null],
+    ["Question", h("span", { class: "mono" }, chosen(question.id))],
+    ["Digest", h("span", { class: "mono" }, chosen(question.digest))],
+  ]);
+}
+
+/** @param {any} question */
+function stepsOf(question) {
+  return table({
+    caption: "Steps of the question", rows: question.steps, empty: "",
+    columns: [
+      { label: "From", cell: (/** @type {any} */ step) => time(step.begins_at) },
+      { label: "Until", cell: (step) => time(step.until) },
+      { label: "Approvers", cell: (step) => chosen(step.approvers.join(", ")), wide: true },
+      { label: "Needed", cell: (step) => counted(step.at_least, "approval") },
+    ],
+  });
+}
+
+/** @param {any} question */
+function decisionsOf(question) {
+  const factors = /** @type {Record<string, string>} */ ({
+    plain: "a code of the authenticator app", recovery: "a recovery code", vouched: "the application acted for the person", "": "nothing",
+  });
+  return table({
+    caption: "Answers", rows: question.decisions, empty: "",
+    columns: [
+      { label: "Person", cell: (/** @type {any} */ each) => chosen(each.actor) },
+      { label: "Answer", cell: (each) => stateTag(each.decision) },
+      { label: "When", cell: (each) => time(each.at) },
+      { label: "Proven by", cell: (each) => factors[each.factor] ?? chosen(each.factor) },
+      { label: "Reason", cell: (each) => chosen(each.reason), wide: true },
+    ],
+  });
+}
+
+/** @param {any} question */
+function answer(question) {
+  const path = ["approvals", question.id];
+  const { digest } = question;
+  const factor = Boolean(me().second_factor?.on);
+  const approveForm = form({
+    fields: [codeField()], submit: "Approve", busy: "Approving…",
+    action: async ({ code }) => {
+      await act("POST", [...path, "approve"], { code, digest });
+      notice("You approved. The approval is for exactly these arguments, and can be used once.");
+      refresh();
+    },
+  });
+  const denyForm = form({
+    fields: [
+      areaField({ name: "reason", label: "Reason", rows: 2, maxlength: 500, hint: "The agent reads it." }),
+      ...(factor ? [codeField({ required: false, hint: "With a code, the denial is proven to be yours." })] : []),
+    ],
+    submit: "Deny", busy: "Denying…", danger: true,
+    action: async ({ reason, code }) => {
+      await act("POST", [...path, "deny"], { digest, ...(code ? { code } : {}), ...(reason ? { reason } : {}) });
+      notice("You denied it.");
+      refresh();
+    },
+  });
+  return section(
+    "Your answer", {},
+    h(
+      "div", { class: "answers" },
+      h("div", { class: "card" }, h("h3", {}, "Approve"), factor
+        ? [h("p", { class: "hint" }, "You approve exactly what is displayed above."), approveForm]
+        : note("warn", h("p", {}, "An approval needs a code of your second factor, and you have none. ", h("a", { href: "#/second-factor" }, "Set it up"), "."))),
+      h("div", { class: "card" }, h("h3", {}, "Deny"), denyForm),
+    ),
+  );
+}

@@ -1,0 +1,197 @@
+/** The audit: entries with filters, an export, and whether the chain of seals is intact. */
+
+import { Cancelled, download, get, request, wordsOf } from "../api.js";
+import { announce, fill, h } from "../dom.js";
+import { chosen } from "../exact.js";
+import { FieldError, form, selectField, textField } from "../forms.js";
+import { counted, time } from "../format.js";
+import { facts, note, page, pager, section, table, tag } from "../layout.js";
+import { go, link } from "../router.js";
+
+const PATH = ["audit"];
+const FILTERS = ["subject", "actor", "action", "outcome", "person", "since"];
+
+/** @typedef {{ id: number, at: string, actor: string, subject: string, action: string,
+ *   outcome: string, reason: string, run: string, node: string, thread: string, person: string }} Entry */
+
+/**
+ * @param {import("../router.js").Context} context
+ * @returns {Promise<Node>}
+ */
+export async function auditView({ query, signal }) {
+  const filters = Object.fromEntries(FILTERS.map((name) => [name, query.get(name)]));
+  const after = query.get("after");
+  const [found, head] = await Promise.all([
+    get(PATH, { query: { ...filters, limit: 50, after }, signal }), get(["audit", "head"], { signal }),
+  ]);
+  const filtered = FILTERS.some((name) => filters[name]);
+  return page(
+    { title: "Audit", lead: "Each decision: who asked for what, the outcome, and the true reason. It holds no secrets." },
+    section("The chain of seals", {}, chain(head, signal)),
+    section(
+      "Entries", { actions: exportButton(filters, signal) },
+      h("details", { class: "disclosure", open: filtered }, h("summary", {}, filtered ? "Filters (on)" : "Filters"), filterForm(filters, filtered)),
+      table({
+        caption: "Entries of the audit", rows: /** @type {Entry[]} */ (found.items),
+        empty: filtered ? "No entry fits these filters." : "Nothing was recorded yet.",
+        columns: [
+          { label: "Time", cell: (each) => [time(each.at, { seconds: true }), h("span", { class: "quiet number" }, ` #${each.id}`)] },
+          { label: "Action", cell: (each) => h("span", { class: "mono" }, chosen(each.action)) },
+          { label: "Outcome", cell: (each) => tag(each.outcome === "ok" ? "good" : "bad", each.outcome) },
+          { label: "Actor", cell: (each) => chosen(each.actor) },
+          { label: "Subject", cell: (each) => chosen(each.subject) },
+          { label: "Reason", cell: reason, wide: true },
+        ],
+      }),
+      pager(PATH, { ...filters, after }, found.next, { first: "Newest entries", more: "Older entries" }),
+    ),
+  );
+}
+
+/** @param {Entry} entry */
+function reason(entry) {
+  const where = /** @type {[string, string][]} */ ([
+    ["for", entry.person], ["run", entry.run], ["node", entry.node], ["thread", entry.thread],
+  ]).filter(([, value]) => value);
+  return [
+    entry.reason ? chosen(entry.reason) : !where.length && h("span", { class: "quiet" }, "–"),
+    where.length > 0 && h("p", { class: "quiet" }, where.map(([name, value], index) => [index > 0 && " · ", `${name} `, chosen(value)])),
+  ];
+}
+
+/**
+ * @param {Record<string, string | null>} filters
+ * @param {boolean} filtered
+ */
+function filterForm(filters, filtered) {
+  const text = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string} */ hint = "") => textField({
+    name, label, hint, value: filters[name] ?? "", maxlength: 149,
+  });
+  const since = textField({
+    name: "since", label: "Since", value: local(filters.since), hint: "Year-month-day, with a time if you like: 2026-05-31 14:00.",
+  });
+  const element = form({
+    fields: [
+      text("subject", "Subject", "The account or credential that it is about."), text("actor", "Actor", "Who asked."),
+      text("action", "Action", "Such as verify.audience, or a group that ends with a dot: verify."),
+      selectField({ name: "outcome", label: "Outcome", value: filters.outcome ?? "", options: [["", "Any"], ["ok", "ok"], ["refused", "refused"]] }),
+      text("person", "Person", "For whom a credential was opened."), { ...since, read: () => utc(since.read()) },
+    ],
+    submit: "Apply the filters", action: async (values) => go(PATH, values),
+    cancel: filtered && h("a", { class: "button", href: link(PATH) }, "Remove the filters"),
+  });
+  element.classList.add("grid");
+  return element;
+}
+
+/** @param {string} text */
+function utc(text) {
+  if (!text) return "";
+  const form = /^(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2}(?::\d{2})?))?$/.exec(text);
+  const moment = new Date(form ? `${form[1]}T${form[2] ?? "00:00"}` : Number.NaN);
+  if (Number.isNaN(moment.getTime())) throw new FieldError("Write it as 2026-05-31 or 2026-05-31 14:00, in your time zone.");
+  return moment.toISOString();
+}
+
+/** @param {string | null} iso */
+function local(iso) {
+  const moment = new Date(iso ?? "");
+  if (Number.isNaN(moment.getTime())) return "";
+  const two = (/** @type {number} */ number) => String(number).padStart(2, "0");
+  return `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())} ${two(moment.getHours())}:${two(moment.getMinutes())}`;
+}
+
+/**
+ * @param {Record<string, string | null>} filters
+ * @param {AbortSignal} signal
+ */
+function exportButton(filters, signal) {
+  let waiting = false;
+  const state = h("span", { class: "quiet", "aria-live": "polite" });
+  const button = h("button", {
+    type: "button",
+    onclick: async () => {
+      if (waiting) return;
+      waiting = true;
+      button.setAttribute("aria-disabled", "true");
+      try {
+        const blob = await download(["audit", "export"], {
+          query: filters, signal, progress: (bytes) => fill(state, `${(bytes / 1e6).toFixed(1)} MB…`),
+        });
+        save(blob, `audit-${new Date().toISOString().slice(0, 10)}.jsonl`);
+        fill(state, `Saved, ${(blob.size / 1e6).toFixed(1)} MB.`);
+      } catch (error) {
+        if (!(error instanceof Cancelled)) fill(state, wordsOf(error));
+      } finally {
+        waiting = false;
+        button.removeAttribute("aria-disabled");
+      }
+    },
+  }, "Export as JSON lines");
+  return [state, button];
+}
+
+/**
+ * @param {Blob} blob
+ * @param {string} name
+ */
+function save(blob, name) {
+  const href = URL.createObjectURL(blob);
+  h("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000);
+}
+
+/**
+ * @param {{ number: number, last_id: number, digest: string, at: string }} head
+ * @param {AbortSignal} signal
+ */
+function chain(head, signal) {
+  let waiting = false;
+  const result = h("div", { class: "result", "aria-live": "polite" });
+  const button = h("button", {
+    type: "button",
+    onclick: async () => {
+      if (waiting) return;
+      waiting = true;
+      button.setAttribute("aria-disabled", "true");
+      fill(button, "Verifying…");
+      try {
+        fill(result, report(await request("POST", ["audit", "verify"], { body: {}, signal, within: 600 })));
+        announce("The chain was verified.");
+      } catch (error) {
+        if (!(error instanceof Cancelled)) fill(result, note("bad", h("p", {}, wordsOf(error))));
+      } finally {
+        waiting = false;
+        button.removeAttribute("aria-disabled");
+        fill(button, "Verify the chain");
+      }
+    },
+  }, "Verify the chain");
+  return [
+    head?.number
+      ? facts([
+        ["Newest seal", `number ${head.number}, over the entries up to #${head.last_id}`],
+        ["Sealed", time(head.at, { relative: true })],
+        ["Digest", h("span", { class: "mono" }, chosen(head.digest))],
+      ])
+      : note("info", h("p", {}, "No entry is sealed yet, so changes to them can't be detected. Run ", h("code", {}, "pipelit-agents audit seal"), " from a timer.")),
+    head?.number > 0 && h("p", { class: "hint" }, "Keep a copy of the digest where the database's users can't write: only then does it show if the newest seals are deleted."),
+    h("div", { class: "buttons" }, button), result,
+  ];
+}
+
+/** @param {{ sealed: number, unsealed: number, pruned: number, problems: string[], doubtful: number,
+ *   outside: number, notes: string[] }} found */
+function report(found) {
+  const problems = found.problems ?? [];
+  return [
+    problems.length === 0
+      ? note("good", h("p", {}, h("strong", {}, "The chain is intact. "), `${counted(found.sealed, "entry", "entries")} under valid seals.`))
+      : note("bad", h("p", {}, h("strong", {}, `${counted(problems.length, "sign", "signs")} of changes.`)), h("ul", {}, problems.map((each) => h("li", {}, chosen(each))))),
+    facts([
+      ["Sealed", found.sealed], ["Not sealed yet", found.unsealed], ["Deleted on purpose", found.pruned],
+      ["Under seals that aren't valid", found.doubtful || null], ["Outside of the numbering", found.outside || null],
+    ]),
+    found.notes?.length > 0 && h("ul", { class: "quiet" }, found.notes.map((each) => h("li", {}, chosen(each)))),
+  ];
+}

@@ -1,0 +1,126 @@
+/** One credential: what is known of it, a test, a new secret, and its end. */
+
+import { act } from "../actions.js";
+import { get, request, wordsOf, Cancelled } from "../api.js";
+import { confirmed } from "../dialogs.js";
+import { fill, h } from "../dom.js";
+import { chosen, exactBlock, parseExactly } from "../exact.js";
+import { form } from "../forms.js";
+import { time } from "../format.js";
+import { account, facts, note, page, section, tag } from "../layout.js";
+import { notice } from "../notice.js";
+import { goInstead, link, refresh } from "../router.js";
+import { credentialFields, readCredential, told } from "./credential_form.js";
+import { mayChange } from "./credentials.js";
+
+const OUTCOMES = /** @type {const} */ ({
+  good: ["good", "accepted"], refused: ["bad", "refused"],
+  unanswered: ["warn", "no answer"], untested: ["plain", "not tested"],
+});
+
+/** @typedef {import("./credentials.js").Credential} Credential */
+
+/**
+ * @param {import("../router.js").Context} context
+ * @returns {Promise<Node>}
+ */
+export async function credentialView({ params: { scope, name }, signal }) {
+  const path = ["credentials", scope, name];
+  const found = /** @type {Credential} */ (await get(path, { signal }));
+  const changes = mayChange(scope);
+  return page(
+    {
+      title: found.name, up: { href: link(["credentials", scope]), words: scope === "own" ? "My own credentials" : "Shared credentials" },
+      actions: changes && h("button", { type: "button", class: "danger", onclick: () => remove(path, found) }, "Delete…"),
+    },
+    section("Credential", {}, factsOf(found)),
+    Object.keys(found.public ?? {}).length > 0 && section(
+      "Public fields", {}, exactBlock(parseExactly(JSON.stringify(found.public)), `Public fields of ${found.name}`),
+    ),
+    changes && section("Test", { lead: "Asks its service once whether the secret is accepted. What is known about how to ask depends on the secret's form and on the public fields." }, test(path)),
+    changes && section("Replace", { lead: "The old secret is overwritten. Agents use the new one from their next call on." }, h(
+      "details", { class: "disclosure" }, h("summary", {}, "Store a new secret under this name"), replaceForm(path, found),
+    )),
+  );
+}
+
+/** @param {Credential} found */
+function factsOf(found) {
+  return facts([
+    ["Secret", h("span", { class: "mono" }, chosen(found.masked))],
+    ["Kind", chosen(found.kind)],
+    ["May be opened by", found.allow ? chosen(found.allow.join(", "), { none: "nobody" }) : "any account"],
+    ["Belongs to", found.person ? account(found.person) : null],
+    ["Searched for", chosen((found.searched ?? []).join(", "), { none: "nothing" })],
+    ["Not searched for", found.unsearched?.length ? chosen(found.unsearched.join(", ")) : null],
+    ["Stored by", chosen(found.created_by)],
+    ["Stored", time(found.created_at)],
+    ["Changed", time(found.updated_at, { relative: true })],
+  ]);
+}
+
+/** @param {string[]} path */
+function test(path) {
+  let waiting = false;
+  const result = h("div", { class: "result", "aria-live": "polite" });
+  const button = h("button", {
+    type: "button",
+    onclick: async () => {
+      if (waiting) return;
+      waiting = true;
+      button.setAttribute("aria-disabled", "true");
+      fill(button, "Asking the service…");
+      try {
+        fill(result, outcome(await request("POST", [...path, "test"])));
+      } catch (error) {
+        if (!(error instanceof Cancelled)) fill(result, note("bad", h("p", {}, wordsOf(error))));
+      } finally {
+        waiting = false;
+        button.removeAttribute("aria-disabled");
+        fill(button, "Test it again");
+      }
+    },
+  }, "Test the credential");
+  return h("div", {}, button, result);
+}
+
+/** @param {{ outcome: keyof typeof OUTCOMES, reason: string, server: string, status: number | null }} found */
+function outcome(found) {
+  const [tone, words] = OUTCOMES[found.outcome] ?? ["plain", String(found.outcome)];
+  return facts([
+    ["Result", tag(tone, words)],
+    ["Why", chosen(found.reason)],
+    ["Server", found.server ? chosen(found.server) : null],
+    ["HTTP status", found.status ?? null],
+  ]);
+}
+
+/**
+ * @param {string[]} path
+ * @param {Credential} found
+ */
+function replaceForm(path, found) {
+  return form({
+    fields: credentialFields(found), submit: "Replace the credential", busy: "Storing…",
+    action: async (values) => {
+      const stored = await act("PUT", path, readCredential(values));
+      notice(`The credential ${found.name} was replaced. ${told(stored)}`);
+      refresh();
+    },
+  });
+}
+
+/**
+ * @param {string[]} path
+ * @param {Credential} found
+ */
+async function remove(path, found) {
+  const done = await confirmed({
+    title: `Delete the credential ${found.name}?`, button: "Delete the credential",
+    text: "Agents that use it fail from their next call on. The secret can't be brought back.",
+    action: () => act("DELETE", path),
+  });
+  if (!done) return;
+  notice(`The credential ${found.name} was deleted.`);
+  goInstead(path.slice(0, 2));
+}
