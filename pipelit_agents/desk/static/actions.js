@@ -46,5 +46,7 @@ export async function act(method, path, body) {
  */
 function isAboutTheCode(error) {
   if (!(error instanceof Problem)) return false;
-  return /second-factor|code|locked|rate-limited/.test(error.slug) || error.status === 429;
+  if (error.slug === REQUIRED || error.slug === "code-rejected" || error.status === 429) return true;
+  // A code of another form. What else is wrong with a request names its fields.
+  return error.status === 422 && error.errors.every(({ field }) => /pipelit-code/i.test(field));
 }

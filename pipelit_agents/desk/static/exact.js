@@ -129,6 +129,8 @@ const UNSEEN = /[\p{C}\p{Z}]/u;
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 const DRAWN_OVER = /[\p{Mn}\p{Me}]/u;
 const MANY_SPACES = 16;
+// Letters, digits and signs, which may look like ASCII ones. An emoji or a € doesn't.
+const LOOKALIKE = /[\p{L}\p{M}\p{N}\p{P}\p{Sm}\p{Sk}]/u;
 
 /**
  * Split a text into characters, and say of each how it may be displayed.
@@ -269,7 +271,7 @@ export function misleading(node) {
     for (const { character, plain } of judged(text)) {
       if (character === " ") padded ||= !plain;
       else if (!plain && !"\n\r\t".includes(character)) hidden.add(codePoint(character));
-      else if (plain && character > "~") foreign.add(`${character} (${codePoint(character)})`);
+      else if (plain && character > "~" && LOOKALIKE.test(character)) foreign.add(`${character} (${codePoint(character)})`);
     }
   }
   const found = [];
@@ -313,7 +315,7 @@ function* repeated(node) {
   if (node.kind !== "object") return;
   const names = new Set();
   for (const [name, value] of node.entries) {
-    if (names.has(name)) yield [...judged(name)].map(each => each.plain ? each.character : escaped(each.character)).join("");
+    if (names.has(name)) yield JSON.stringify([...judged(name)].map(({ character, plain }) => (plain ? character : escaped(character))).join(""));
     names.add(name);
     yield* repeated(value);
   }

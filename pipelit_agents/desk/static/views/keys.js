@@ -62,7 +62,7 @@ function state(key) {
 /** @param {string} username */
 function issueForm(username) {
   const name = textField({
-    name: "name", label: "Name of the key", required: true, maxlength: 100,
+    name: "name", label: "Name of the key", required: true, maxlength: 149,
     hint: "Where it is used, such as laptop or production. You will know then which one to revoke.",
   });
   return form({

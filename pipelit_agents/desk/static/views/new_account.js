@@ -53,7 +53,7 @@ export function newAgentView({ params: { owner } }) {
       name: "owner", label: "Owner", required: true, value: owner, ...NAME,
       hint: "The person or agent that it belongs to. It is deactivated with its owner.",
     }),
-    areaField({ name: "purpose", label: "Purpose", required: true, maxlength: 500, rows: 2, hint: "What it is for, in a sentence that others understand." }),
+    areaField({ name: "purpose", label: "Purpose", required: true, maxlength: 2000, rows: 2, hint: "What it is for, in a sentence that others understand." }),
     checkField({ name: "may_create_agents", label: "May create agents", hint: "They belong to it then. Leave it off unless it needs to." }),
     expiryField({ name: "key_expires_at" }),
   ];

@@ -104,7 +104,7 @@ function lockMatters(found) {
     const name = each.username ?? String(each);
     return matter(
       "bad", "Locked", [account(name), " is locked after wrong codes"],
-      [each.about && `${each.about}. `, each.locked_until && ["Until ", time(each.locked_until, { relative: true }), "."]],
+      [each.lane && ["Lane ", chosen(each.lane), each.about && ` (${each.about})`, ". "], each.locked_until && ["Until ", time(each.locked_until, { relative: true }), "."]],
       { href: link(["people", name]), words: "Look" },
     );
   });

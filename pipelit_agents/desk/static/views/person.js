@@ -79,7 +79,7 @@ function settings(user) {
       },
     }));
   }
-  const purpose = areaField({ name: "purpose", label: "Purpose", required: true, value: user.purpose, maxlength: 500, rows: 2 });
+  const purpose = areaField({ name: "purpose", label: "Purpose", required: true, value: user.purpose, maxlength: 2000, rows: 2 });
   const creates = checkField({ name: "may_create_agents", label: "May create agents", checked: user.may_create_agents });
   return section("Change", {}, form({
     fields: [purpose, creates], submit: "Save", busy: "Saving…",
