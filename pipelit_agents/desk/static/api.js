@@ -77,7 +77,7 @@ function capitalised(sentence) {
   // A name or a setting at the beginning stays as it is.
   const word = /^[a-z]+(?=[ ,']|$)/.test(sentence);
   const begun = word ? sentence[0].toUpperCase() + sentence.slice(1) : sentence;
-  return /[.!?:]$/.test(begun) ? begun : `${begun}.`;
+  return /[.!?:…]$/.test(begun) ? begun : `${begun}.`;
 }
 
 /**

@@ -152,7 +152,7 @@ async function contentOf(found, context) {
     if (!(error instanceof Problem || error instanceof NoAnswer)) console.error(error);
     const status = error instanceof Problem ? error.status : 0;
     const title = { 403: "You may not see this", 404: "There is nothing here" }[status] ?? "This page can't be displayed";
-    return failed(title, wordsOf(error), status !== 403);
+    return failed(title, wordsOf(error), status !== 403 && status !== 404);
   }
 }
 

@@ -126,10 +126,10 @@ function secretRows() {
   const error = h("p", { class: "field-error", role: "alert", hidden: true });
   const add = (/** @type {boolean} */ focus) => {
     const name = textField({
-      name: "field_name", label: "Name", required: true, pattern: FIELD_NAME, maxlength: 64,
+      name: "field_name", label: "Field name", required: true, pattern: FIELD_NAME, maxlength: 64,
       wrong: "Use letters, digits and _ . - and begin with a letter.",
     });
-    const value = textField({ name: "field_value", label: "Secret", required: true, secret: true, keep: true });
+    const value = textField({ name: "field_value", label: "Field secret", required: true, secret: true, keep: true });
     const element = h("div", { class: "secret-row", role: "group", "aria-label": `Secret ${rows.length + 1}` }, name.element, value.element);
     const row = { name, value, element };
     rows.push(row);

@@ -1,6 +1,6 @@
 /** Sign in by pasting a key, or set the desk up with a one-time token. */
 
-import { get, request } from "../api.js";
+import { get, Problem, request } from "../api.js";
 import { showOnce } from "../dialogs.js";
 import { fill, h } from "../dom.js";
 import { expiryField, FieldError, form, NAME, textField } from "../forms.js";
@@ -49,13 +49,27 @@ function brand() {
  * @param {() => void} signedIn
  */
 async function signIn(place, key, signedIn) {
-  const person = await get(["me"], { key });
+  const person = await accountOf(key);
   if (person.kind !== "human") {
     displayNoPerson(place, person, signedIn);
     return;
   }
   begin(key, person);
   signedIn();
+}
+
+/**
+ * @param {string} key
+ * @returns {Promise<import("../session.js").Me>}
+ */
+async function accountOf(key) {
+  try {
+    return await get(["me"], { key });
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status !== 401) throw error;
+    // The API says the same for each of them, so that nobody learns which keys exist.
+    throw new Problem(401, { detail: "This key isn't accepted: it is wrong, was revoked, or has expired." });
+  }
 }
 
 /**
