@@ -110,17 +110,6 @@ export function fieldOf(node, name) {
   return node.entries.find(([each]) => each === name)?.[1] ?? null;
 }
 
-/**
- * Return whether a node is missing, null, or has nothing in it.
- *
- * @param {JsonNode | null} node
- */
-export function isEmpty(node) {
-  if (!node) return true;
-  if (node.kind === "object") return node.entries.length === 0;
-  return node.kind === "literal" && node.source === "null";
-}
-
 // Printable by Unicode's rules, but nothing is drawn.
 const BLANK = /[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\u{1d159}\u{e0100}-\u{e01ef}]/u;
 // Control, format, private and unassigned characters, halves of pairs, and unusual spaces.
@@ -129,8 +118,6 @@ const UNSEEN = /[\p{C}\p{Z}]/u;
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 const DRAWN_OVER = /[\p{Mn}\p{Me}]/u;
 const MANY_SPACES = 16;
-// Letters, digits and signs, which may look like ASCII ones. An emoji or a € doesn't.
-const LOOKALIKE = /[\p{L}\p{M}\p{N}\p{P}\p{Sm}\p{Sk}]/u;
 
 /**
  * Split a text into characters, and say of each how it may be displayed.
@@ -162,7 +149,7 @@ function isPlain(character, before) {
 
 /** @param {string} character */
 function escaped(character) {
-  const short = { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[character];
+  const short = { "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f" }[character];
   if (short) return short;
   let units = "";
   for (let index = 0; index < character.length; index += 1) {
@@ -227,6 +214,18 @@ export function exactBlock(node, label) {
 }
 
 /**
+ * Return a text that the server has escaped already, in the same form.
+ *
+ * @param {string} text
+ * @param {string} label
+ */
+export function plainBlock(text, label) {
+  return h(
+    "pre", { class: "exact", dir: "ltr", tabindex: "0", role: "group", "aria-label": label }, h("code", {}, text),
+  );
+}
+
+/**
  * @param {JsonNode} node
  * @param {string} indent
  * @returns {Generator<Node | string | (Node | string)[]>}
@@ -253,70 +252,5 @@ function* drawn(node, indent) {
       yield* drawn(value, deeper);
     }
     if (node.entries.length > 0) yield `\n${indent}}`;
-  }
-}
-
-/**
- * Name what could mislead in a value: hidden or reversing characters, and lookalikes.
- *
- * @param {JsonNode} node
- * @returns {string[]} Sentences; empty if there is nothing of the kind.
- */
-export function misleading(node) {
-  const texts = [...textsOf(node)];
-  const hidden = new Set();
-  const foreign = new Set();
-  let padded = false;
-  for (const text of texts) {
-    for (const { character, plain } of judged(text)) {
-      if (character === " ") padded ||= !plain;
-      else if (!plain && !"\n\r\t".includes(character)) hidden.add(codePoint(character));
-      else if (plain && character > "~" && LOOKALIKE.test(character)) foreign.add(`${character} (${codePoint(character)})`);
-    }
-  }
-  const found = [];
-  if (hidden.size) found.push(`Characters that hide or reorder text are escaped: ${some(hidden)}.`);
-  if (padded) found.push("Long runs of spaces are escaped.");
-  if (foreign.size) {
-    found.push(`These characters aren't ASCII and may look like others: ${some(foreign)}.`);
-  }
-  for (const name of repeated(node)) found.push(`A field is there more than once: ${name}.`);
-  return found;
-}
-
-/** @param {Set<string>} names */
-function some(names) {
-  const all = [...names];
-  const more = all.length - 20;
-  return all.slice(0, 20).join(", ") + (more > 0 ? `, and ${more} more` : "");
-}
-
-/**
- * @param {JsonNode} node
- * @returns {Generator<string>}
- */
-function* textsOf(node) {
-  if (node.kind === "string") yield node.value;
-  else if (node.kind === "array") for (const each of node.items) yield* textsOf(each);
-  else if (node.kind === "object") {
-    for (const [name, value] of node.entries) {
-      yield name;
-      yield* textsOf(value);
-    }
-  }
-}
-
-/**
- * @param {JsonNode} node
- * @returns {Generator<string>}
- */
-function* repeated(node) {
-  if (node.kind === "array") for (const each of node.items) yield* repeated(each);
-  if (node.kind !== "object") return;
-  const names = new Set();
-  for (const [name, value] of node.entries) {
-    if (names.has(name)) yield JSON.stringify([...judged(name)].map(({ character, plain }) => (plain ? character : escaped(character))).join(""));
-    names.add(name);
-    yield* repeated(value);
   }
 }

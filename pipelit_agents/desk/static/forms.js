@@ -1,6 +1,6 @@
 /** Forms: labels, hints, errors beside the fields, and one request at a time. */
 
-import { Cancelled, Problem, wordsOf } from "./api.js";
+import { Cancelled, NoAnswer, Problem, wordsOf } from "./api.js";
 import { announce, fill, h, newId } from "./dom.js";
 
 /**
@@ -302,7 +302,7 @@ function showFailure(fields, failure, error) {
     announce("Nothing was changed.");
     return;
   }
-  if (!(error instanceof Problem) && error instanceof Error && error.name !== "NoAnswer") console.error(error);
+  if (!(error instanceof Problem || error instanceof NoAnswer)) console.error(error);
   const named = error instanceof Problem ? error.errors : [];
   /** @type {Field | null} */
   let first = null;
@@ -312,8 +312,8 @@ function showFailure(fields, failure, error) {
     if (field) {
       field.complain(message);
       first ??= field;
-    } else {
-      others.push(`${name}: ${message}`);
+    } else if (!error.message.includes(message)) {
+      others.push(name === "body" ? message : `${name}: ${message}`);
     }
   }
   if (first && others.length === 0) {

@@ -3,10 +3,10 @@
 import { act } from "../actions.js";
 import { getExactly } from "../api.js";
 import { h } from "../dom.js";
-import { chosen, exactBlock, fieldOf, isEmpty, misleading, parseExactly } from "../exact.js";
+import { chosen, exactBlock, fieldOf, parseExactly, plainBlock } from "../exact.js";
 import { areaField, codeField, form } from "../forms.js";
 import { counted, isPast, listed, time } from "../format.js";
-import { facts, note, page, section, table } from "../layout.js";
+import { facts, note, page, section, table, tag } from "../layout.js";
 import { notice } from "../notice.js";
 import { refresh } from "../router.js";
 import { me } from "../session.js";
@@ -18,43 +18,41 @@ import { stateTag } from "./approvals.js";
  */
 export async function approvalView({ params: { id }, signal }) {
   const { value: question, text } = await getExactly(["approvals", id], { signal });
-  const exact = parseExactly(text);
-  const mine = question.approvers.includes(me().username);
-  const answered = question.decisions.some((/** @type {any} */ each) => each.actor === me().username);
-  const open = question.state === "pending" && !isPast(question.expires_at);
+  const asked = question.approvers.includes(me().username);
+  const open = ["pending", "approved"].includes(question.state) && !isPast(question.expires_at);
   return page(
     { title: question.tool ? `May ${question.tool} run?` : "A question", up: { href: "#/approvals", words: "Approvals" } },
-    h("p", {}, stateTag(question.state)),
-    shownOf(exact),
+    h("p", {}, stateTag(question.state), " ", question.unfinished && tag("warn", "not known to be finished")),
+    askedOf(question, text),
     section("Who asks", {}, whoOf(question)),
     question.steps?.length > 1 && section("Who is asked when", {}, stepsOf(question)),
     question.decisions.length > 0 && section("Answers", {}, decisionsOf(question)),
-    open && mine && !answered && answer(question),
-    open && !mine && note("info", h("p", {}, "You aren't one of the people who may answer this now.")),
-    open && mine && answered && note("info", h("p", {}, "You have answered. Others haven't yet.")),
+    open && asked && answer(question),
+    open && !asked && note("info", h("p", {}, "You aren't one of the people who may answer this now.")),
   );
 }
 
-/** @param {import("../exact.js").JsonNode} exact */
-function shownOf(exact) {
-  const parts = /** @type {[string, string][]} */ ([
-    ["summary", "Summary"], ["arguments", "Exact arguments"], ["shown", "What is to be approved"],
-  ]);
-  const isCall = !isEmpty(fieldOf(exact, "tool")) && fieldOf(exact, "arguments")?.kind === "object";
-  return parts.map(([name, words]) => {
-    const node = fieldOf(exact, name);
-    // A tool call's arguments are all that is to be approved, also if there are none.
-    if (name === "shown" ? isCall : name === "arguments" ? !isCall : isEmpty(node)) return null;
-    if (!node || (node.kind === "literal" && node.source === "null")) {
-      return section(words, {}, note("warn", h("p", {}, "The value itself isn't stored here, only its digest. Compare the digest with the one that you were shown elsewhere.")));
-    }
-    const warnings = misleading(node);
-    return section(
-      words, name === "summary" ? { lead: "Made by the rule of this tool from the arguments below." } : {},
-      warnings.length > 0 && note("warn", h("p", {}, h("strong", {}, "Look twice.")), h("ul", {}, warnings.map((each) => h("li", {}, each)))),
-      exactBlock(node, words),
-    );
-  });
+/**
+ * Return exactly what is asked, which the digest is of.
+ *
+ * @param {any} question
+ * @param {string} text The server's answer.
+ */
+function askedOf(question, text) {
+  const title = question.tool ? "The exact call" : "What is asked, exactly";
+  const node = fieldOf(parseExactly(text), "shown");
+  if (!node || (node.kind === "literal" && node.source === "null")) {
+    return section(title, {}, note("warn", h("p", {}, "What is asked isn't stored here, only its digest. Compare the digest below with the one that the application displays.")));
+  }
+  const marked = exactBlock(node, title);
+  // The server says which characters are escaped. Its rules may be newer than this browser's.
+  const block = marked.textContent === question.display ? marked : plainBlock(question.display, title);
+  const warnings = /** @type {string[]} */ (question.warnings);
+  return section(
+    title, {},
+    warnings.length > 0 && note("warn", h("p", {}, h("strong", {}, "Look twice")), h("ul", {}, warnings.map((each) => h("li", {}, chosen(each))))),
+    block,
+  );
 }
 
 /** @param {any} question */
@@ -89,7 +87,7 @@ function stepsOf(question) {
 /** @param {any} question */
 function decisionsOf(question) {
   const factors = /** @type {Record<string, string>} */ ({
-    plain: "a code of the authenticator app", recovery: "a recovery code", vouched: "the application acted for the person", "": "nothing",
+    plain: "a code of the authenticator app", recovery: "a recovery code", vouched: "an API key, or the application", "": "nothing",
   });
   return table({
     caption: "Answers", rows: question.decisions, empty: "",
@@ -118,7 +116,7 @@ function answer(question) {
   });
   const denyForm = form({
     fields: [
-      areaField({ name: "reason", label: "Reason", rows: 2, maxlength: 500, hint: "The agent reads it." }),
+      areaField({ name: "reason", label: "Reason", rows: 2, maxlength: 1000, hint: "The agent reads it." }),
       ...(factor ? [codeField({ required: false, hint: "With a code, the denial is proven to be yours." })] : []),
     ],
     submit: "Deny", busy: "Denying…", danger: true,
@@ -130,9 +128,10 @@ function answer(question) {
   });
   return section(
     "Your answer", {},
+    !question.may_answer && note("info", h("p", {}, "You have approved it, or enough others have. Until the approval is used, you can still deny it.")),
     h(
       "div", { class: "answers" },
-      h("div", { class: "card" }, h("h3", {}, "Approve"), factor
+      question.may_answer && h("div", { class: "card" }, h("h3", {}, "Approve"), factor
         ? [h("p", { class: "hint" }, "You approve exactly what is displayed above."), approveForm]
         : note("warn", h("p", {}, "An approval needs a code of your second factor, and you have none. ", h("a", { href: "#/second-factor" }, "Set it up"), "."))),
       h("div", { class: "card" }, h("h3", {}, "Deny"), denyForm),

@@ -13,7 +13,7 @@ const STATES = /** @type {const} */ ({
   pending: "accent", approved: "good", denied: "bad", used: "plain", suspended: "warn", expired: "plain",
 });
 
-/** @typedef {{ id: string, tool: string, agent: string, asked_by: string, created_at: string,
+/** @typedef {{ id: string, tool: string, brief: string, unfinished: boolean, agent: string, asked_by: string, created_at: string,
  *   expires_at: string, escalates_at: string | null, state: keyof typeof STATES,
  *   approvers: string[], at_least: number, decisions: any[] }} Question */
 
@@ -55,6 +55,7 @@ function item(question) {
     "li", {},
     h("div", {},
       h("h2", {}, h("a", { href: link(["approvals", question.id]) }, title)),
+      question.brief && h("p", { class: "mono brief" }, question.brief),
       h("p", {}, "Asked by ", chosen(question.agent || question.asked_by), ", ", time(question.created_at, { relative: true })),
       h("p", { class: "quiet" }, "Answer until ", time(question.expires_at, { relative: true }),
         question.at_least > 1 && ` · needs ${counted(question.at_least, "approval")}`)),
@@ -102,8 +103,8 @@ export async function registerView({ query, signal }) {
     table({
       caption: "All questions", rows: /** @type {Question[]} */ (found.items), empty: "No agent has asked for an approval yet.",
       columns: [
-        { label: "Question", cell: (each) => h("a", { href: link(["approvals", each.id]) }, each.tool ? chosen(each.tool) : "A question") },
-        { label: "State", cell: (each) => stateTag(each.state) },
+        { label: "Question", cell: (each) => h("a", { href: link(["approvals", each.id]) }, chosen(each.brief || each.tool)) },
+        { label: "State", cell: (each) => [stateTag(each.state), " ", each.unfinished && tag("warn", "not known to be finished")] },
         { label: "Asked by", cell: (each) => chosen(each.agent || each.asked_by) },
         { label: "Approvers", cell: (each) => chosen((each.approvers ?? []).join(", ")), wide: true },
         { label: "Asked", cell: (each) => time(each.created_at) },

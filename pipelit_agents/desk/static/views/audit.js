@@ -33,7 +33,7 @@ export async function auditView({ query, signal }) {
       h("details", { class: "disclosure", open: filtered }, h("summary", {}, filtered ? "Filters (on)" : "Filters"), filterForm(filters, filtered)),
       table({
         caption: "Entries of the audit", rows: /** @type {Entry[]} */ (found.items),
-        empty: filtered ? "No entry fits these filters." : "Nothing was recorded yet.",
+        empty: emptyWords(filtered, found.next !== null),
         columns: [
           { label: "Time", cell: (each) => [time(each.at, { seconds: true }), h("span", { class: "quiet number" }, ` #${each.id}`)] },
           { label: "Action", cell: (each) => h("span", { class: "mono" }, chosen(each.action)) },
@@ -46,6 +46,15 @@ export async function auditView({ query, signal }) {
       pager(PATH, { ...filters, after }, found.next, { first: "Newest entries", more: "Older entries" }),
     ),
   );
+}
+
+/**
+ * @param {boolean} filtered
+ * @param {boolean} more Whether older entries weren't looked at. A page looks at so many only.
+ */
+function emptyWords(filtered, more) {
+  if (more) return "No entry fits these filters among those that were looked at. Older ones may.";
+  return filtered ? "No entry fits these filters." : "Nothing was recorded yet.";
 }
 
 /** @param {Entry} entry */
@@ -181,7 +190,7 @@ function chain(head, signal) {
 }
 
 /** @param {{ sealed: number, unsealed: number, pruned: number, problems: string[], doubtful: number,
- *   outside: number, notes: string[] }} found */
+ *   outside: number, notes: string[], unlisted?: number }} found */
 function report(found) {
   const problems = found.problems ?? [];
   return [
@@ -192,6 +201,7 @@ function report(found) {
       ["Sealed", found.sealed], ["Not sealed yet", found.unsealed], ["Deleted on purpose", found.pruned],
       ["Under seals that aren't valid", found.doubtful || null], ["Outside of the numbering", found.outside || null],
     ]),
+    found.unlisted > 0 && h("p", {}, `${counted(found.unlisted, "more problem or note", "more problems and notes")} aren't listed.`),
     found.notes?.length > 0 && h("ul", { class: "quiet" }, found.notes.map((each) => h("li", {}, chosen(each)))),
   ];
 }

@@ -1,13 +1,13 @@
 /** One credential: what is known of it, a test, a new secret, and its end. */
 
 import { act } from "../actions.js";
-import { get, request, wordsOf, Cancelled } from "../api.js";
+import { get, request } from "../api.js";
 import { confirmed } from "../dialogs.js";
 import { fill, h } from "../dom.js";
 import { chosen, exactBlock, parseExactly } from "../exact.js";
-import { form } from "../forms.js";
+import { form, NAME, selectField, textField } from "../forms.js";
 import { time } from "../format.js";
-import { account, facts, note, page, section, tag } from "../layout.js";
+import { account, facts, page, section, tag } from "../layout.js";
 import { notice } from "../notice.js";
 import { goInstead, link, refresh } from "../router.js";
 import { credentialFields, readCredential, told } from "./credential_form.js";
@@ -37,7 +37,7 @@ export async function credentialView({ params: { scope, name }, signal }) {
     Object.keys(found.public ?? {}).length > 0 && section(
       "Public fields", {}, exactBlock(parseExactly(JSON.stringify(found.public)), `Public fields of ${found.name}`),
     ),
-    changes && section("Test", { lead: "Asks its service once whether the secret is accepted. What is known about how to ask depends on the secret's form and on the public fields." }, test(path)),
+    changes && section("Test", { lead: "Asks its service once whether the secret is accepted. What is known about how to ask depends on the secret's form and on the public fields." }, test(path, found)),
     changes && section("Replace", { lead: "The old secret is overwritten. Agents use the new one from their next call on." }, h(
       "details", { class: "disclosure" }, h("summary", {}, "Store a new secret under this name"), replaceForm(path, found),
     )),
@@ -59,29 +59,38 @@ function factsOf(found) {
   ]);
 }
 
-/** @param {string[]} path */
-function test(path) {
-  let waiting = false;
+/**
+ * @param {string[]} path
+ * @param {Credential} found
+ */
+function test(path, found) {
   const result = h("div", { class: "result", "aria-live": "polite" });
-  const button = h("button", {
-    type: "button",
-    onclick: async () => {
-      if (waiting) return;
-      waiting = true;
-      button.setAttribute("aria-disabled", "true");
-      fill(button, "Asking the service…");
-      try {
-        fill(result, outcome(await request("POST", [...path, "test"])));
-      } catch (error) {
-        if (!(error instanceof Cancelled)) fill(result, note("bad", h("p", {}, wordsOf(error))));
-      } finally {
-        waiting = false;
-        button.removeAttribute("aria-disabled");
-        fill(button, "Test it again");
-      }
-    },
-  }, "Test the credential");
-  return h("div", {}, button, result);
+  const names = namesOf(found.masked);
+  return h(
+    "div", {},
+    form({
+      fields: [
+        ...(names.length > 1 ? [selectField({ name: "field", label: "Which secret", options: names.map((each) => [each, each]) })] : []),
+        ...(found.allow ? [textField({ name: "agent", label: "As the agent", required: true, ...NAME, value: found.allow[0], hint: "Only named accounts may open it, so say which of them does." })] : []),
+      ],
+      submit: "Test the credential", busy: "Asking the service…",
+      action: async (values) => {
+        fill(result);
+        fill(result, outcome(await request("POST", [...path, "test"], { body: values })));
+      },
+    }),
+    result,
+  );
+}
+
+/**
+ * Return the names of several secrets, which are masked as `name=…wxyz, other=…abcd`.
+ *
+ * @param {string} masked
+ */
+function namesOf(masked) {
+  if (!masked.includes("=")) return [];
+  return masked.split(", ").map((each) => each.slice(0, each.lastIndexOf("=")));
 }
 
 /** @param {{ outcome: keyof typeof OUTCOMES, reason: string, server: string, status: number | null }} found */

@@ -6,7 +6,6 @@ import { areaField, FieldError, NAME, selectField, textField } from "../forms.js
 /** @typedef {import("../forms.js").Field} Field */
 
 const FORMS = /** @type {[string, string][]} */ ([["value", "One secret"], ["fields", "Several secrets, each with a name"]]);
-const FIELD_NAME = /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/;
 
 /**
  * Return the fields for a credential. Secrets are never filled in: the server returns none.
@@ -126,8 +125,7 @@ function secretRows() {
   const error = h("p", { class: "field-error", role: "alert", hidden: true });
   const add = (/** @type {boolean} */ focus) => {
     const name = textField({
-      name: "field_name", label: "Field name", required: true, pattern: FIELD_NAME, maxlength: 64,
-      wrong: "Use letters, digits and _ . - and begin with a letter.",
+      name: "field_name", label: "Field name", required: true, maxlength: 64,
     });
     const value = textField({ name: "field_value", label: "Field secret", required: true, secret: true, keep: true });
     const element = h("div", { class: "secret-row", role: "group", "aria-label": `Secret ${rows.length + 1}` }, name.element, value.element);

@@ -98,13 +98,19 @@ function settings(user) {
 function lanesOf(user, lanes) {
   const rows = Array.isArray(lanes) ? lanes : lanes.items;
   const unlock = (/** @type {string} */ lane) => async () => {
+    let left = false;
     const done = await confirmed({
       title: `Unlock ${lane}?`, button: "Unlock", calm: true,
       text: `The failures of ${user.username} in this lane are forgotten, so codes are evaluated again. Ask who entered wrong codes first.`,
-      action: () => act("POST", ["users", user.username, "unlock"], { lane }),
+      action: async () => {
+        const answer = await act("POST", ["users", user.username, "unlock"], { lane });
+        left = answer.still_locked.some((/** @type {any} */ each) => each.lane === lane);
+      },
     });
     if (done) {
-      notice(`The lane ${lane} of ${user.username} is unlocked.`);
+      notice(left
+        ? `The lane ${lane} of ${user.username} stays locked until its lock ends: it has used up the wrong guesses of the year.`
+        : `The lane ${lane} of ${user.username} is unlocked.`);
       refresh();
     }
   };
