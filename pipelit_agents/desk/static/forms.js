@@ -91,18 +91,15 @@ export function textField(options) {
     if (text && pattern && !pattern.test(text)) throw new FieldError(wrong ?? `${label} has another form.`);
     return text;
   };
-  const after = secret ? revealButton(input, label) : null;
+  const after = secret ? revealButton(input) : null;
   const clear = secret || code ? () => { input.value = ""; } : undefined;
   return wrapped(options, input, { read, clear, after });
 }
 
-/**
- * @param {HTMLInputElement} input
- * @param {string} label
- */
-function revealButton(input, label) {
+/** @param {HTMLInputElement} input */
+function revealButton(input) {
   const button = h("button", {
-    type: "button", class: "link reveal", "aria-pressed": "false", "aria-label": `Show what is typed: ${label}`,
+    type: "button", class: "link reveal", "aria-pressed": "false", "aria-label": "Show what is typed",
     onclick: () => {
       const shown = input.type === "password";
       input.type = shown ? "text" : "password";

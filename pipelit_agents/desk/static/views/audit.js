@@ -189,14 +189,26 @@ function chain(head, signal) {
   ];
 }
 
+/**
+ * @param {{ sealed: number }} found
+ * @param {string[]} problems
+ */
+function verdict(found, problems) {
+  if (problems.length > 0) {
+    return note("bad", h("p", {}, h("strong", {}, `${counted(problems.length, "sign", "signs")} of changes.`)), h("ul", {}, problems.map((each) => h("li", {}, chosen(each)))));
+  }
+  if (found.sealed === 0) {
+    return note("info", h("p", {}, h("strong", {}, "Nothing is sealed, "), "so changes can't be detected yet."));
+  }
+  return note("good", h("p", {}, h("strong", {}, "The chain is intact. "), `${counted(found.sealed, "entry", "entries")} under valid seals.`));
+}
+
 /** @param {{ sealed: number, unsealed: number, pruned: number, problems: string[], doubtful: number,
  *   outside: number, notes: string[], unlisted?: number }} found */
 function report(found) {
   const problems = found.problems ?? [];
   return [
-    problems.length === 0
-      ? note("good", h("p", {}, h("strong", {}, "The chain is intact. "), `${counted(found.sealed, "entry", "entries")} under valid seals.`))
-      : note("bad", h("p", {}, h("strong", {}, `${counted(problems.length, "sign", "signs")} of changes.`)), h("ul", {}, problems.map((each) => h("li", {}, chosen(each))))),
+    verdict(found, problems),
     facts([
       ["Sealed", found.sealed], ["Not sealed yet", found.unsealed], ["Deleted on purpose", found.pruned],
       ["Under seals that aren't valid", found.doubtful || null], ["Outside of the numbering", found.outside || null],
