@@ -48,7 +48,8 @@ export function section(title, { lead, actions } = {}, ...content) {
 
 /**
  * @template T
- * @typedef {{ label: string, cell: (row: T) => Child, wide?: boolean, actions?: boolean }} Column
+ * @typedef {{ label: string, cell: (row: T) => Child, actions?: boolean, whole?: boolean }} Column
+ * `actions`: it has buttons. `whole`: its words aren't broken.
  */
 
 /**
@@ -75,7 +76,7 @@ export function table({ caption, columns, rows, empty }) {
       {
         scope: index === 0 ? "row" : null, role: index === 0 ? "rowheader" : "cell",
         "data-label": column.actions ? null : column.label,
-        class: column.actions ? "actions" : column.wide ? "wide" : null,
+        class: column.actions ? "actions" : column.whole ? "whole" : null,
       },
       h("div", {}, column.cell(row)),
     ))))),

@@ -24,7 +24,7 @@ export async function accountView({ query, signal }) {
       ["Role", person.role],
       ["Second factor", factor?.on ? "on" : factor?.pending ? "not confirmed yet" : "off"],
       ["Key of this session", [chosen(person.key?.name, { none: "without a name" }), " ", chosen(person.key?.masked)]],
-      ["It expires", time(person.key?.expires_at, { relative: true })],
+      ["That key expires", time(person.key?.expires_at, { relative: true })],
       ["Created", time(person.created_at)],
     ])),
     section(

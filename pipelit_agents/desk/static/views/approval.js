@@ -50,8 +50,8 @@ function askedOf(question, text) {
   const warnings = /** @type {string[]} */ (question.warnings);
   return section(
     title, {},
-    warnings.length > 0 && note("warn", h("p", {}, h("strong", {}, "Look twice")), h("ul", {}, warnings.map((each) => h("li", {}, chosen(each))))),
     block,
+    warnings.length > 0 && note("warn", h("p", {}, h("strong", {}, "Look twice")), h("ul", {}, warnings.map((each) => h("li", {}, chosen(each))))),
   );
 }
 
@@ -78,7 +78,7 @@ function stepsOf(question) {
     columns: [
       { label: "From", cell: (/** @type {any} */ step) => time(step.begins_at) },
       { label: "Until", cell: (step) => time(step.until) },
-      { label: "Approvers", cell: (step) => chosen(step.approvers.join(", ")), wide: true },
+      { label: "Approvers", cell: (step) => chosen(step.approvers.join(", ")) },
       { label: "Needed", cell: (step) => counted(step.at_least, "approval") },
     ],
   });
@@ -96,7 +96,7 @@ function decisionsOf(question) {
       { label: "Answer", cell: (each) => stateTag(each.decision) },
       { label: "When", cell: (each) => time(each.at) },
       { label: "Proven by", cell: (each) => factors[each.factor] ?? chosen(each.factor) },
-      { label: "Reason", cell: (each) => chosen(each.reason), wide: true },
+      { label: "Reason", cell: (each) => chosen(each.reason) },
     ],
   });
 }

@@ -106,7 +106,7 @@ export async function registerView({ query, signal }) {
         { label: "Question", cell: (each) => h("a", { href: link(["approvals", each.id]) }, chosen(each.brief || each.tool)) },
         { label: "State", cell: (each) => [stateTag(each.state), " ", each.unfinished && tag("warn", "not known to be finished")] },
         { label: "Asked by", cell: (each) => chosen(each.agent || each.asked_by) },
-        { label: "Approvers", cell: (each) => chosen((each.approvers ?? []).join(", ")), wide: true },
+        { label: "Approvers", cell: (each) => chosen((each.approvers ?? []).join(", ")) },
         { label: "Asked", cell: (each) => time(each.created_at) },
       ],
     }),

@@ -36,11 +36,11 @@ export async function auditView({ query, signal }) {
         empty: emptyWords(filtered, found.next !== null),
         columns: [
           { label: "Time", cell: (each) => [time(each.at, { seconds: true }), h("span", { class: "quiet number" }, ` #${each.id}`)] },
-          { label: "Action", cell: (each) => h("span", { class: "mono" }, chosen(each.action)) },
+          { label: "Action", cell: (each) => h("span", { class: "mono" }, chosen(each.action)), whole: true },
           { label: "Outcome", cell: (each) => tag(each.outcome === "ok" ? "good" : "bad", each.outcome) },
           { label: "Actor", cell: (each) => chosen(each.actor) },
           { label: "Subject", cell: (each) => chosen(each.subject) },
-          { label: "Reason", cell: reason, wide: true },
+          { label: "Reason", cell: reason },
         ],
       }),
       pager(PATH, { ...filters, after }, found.next, { first: "Newest entries", more: "Older entries" }),

@@ -184,7 +184,7 @@ function list(users, which) {
       agents
         ? { label: "Owner", cell: (user) => (user.owner ? account(user.owner) : "–") }
         : { label: "Domain", cell: (user) => chosen(user.domain) },
-      { label: "Purpose", cell: (user) => chosen(user.purpose), wide: true },
+      { label: "Purpose", cell: (user) => chosen(user.purpose) },
       { label: "Created", cell: (user) => time(user.created_at) },
     ],
   });

@@ -118,7 +118,7 @@ function lanesOf(user, lanes) {
     caption: `Lanes of ${user.username}`, rows, empty: "No wrong code was entered.",
     columns: [
       { label: "Lane", cell: (lane) => chosen(lane.lane) },
-      { label: "About", cell: (lane) => chosen(lane.about), wide: true },
+      { label: "About", cell: (lane) => chosen(lane.about) },
       { label: "Failures", cell: (lane) => counted(lane.failures, "failure") },
       {
         label: "State",
