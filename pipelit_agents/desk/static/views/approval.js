@@ -39,7 +39,7 @@ export async function approvalView({ params: { id }, signal }) {
  * @param {string} text The server's answer.
  */
 function askedOf(question, text) {
-  const title = question.tool ? "The exact call" : "What is asked, exactly";
+  const title = question.tool ? "Exact arguments" : "What is asked, exactly";
   const node = fieldOf(parseExactly(text), "shown");
   if (!node || (node.kind === "literal" && node.source === "null")) {
     return section(title, {}, note("warn", h("p", {}, "What is asked isn't stored here, only its digest. Compare the digest below with the one that the application displays.")));

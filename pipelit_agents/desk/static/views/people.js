@@ -120,7 +120,7 @@ export function labels(user) {
     user.kind === "agent" && tag("plain", "agent"),
     user.kind === "peer" && tag("plain", "peer"),
     user.kind === "agent" && user.may_create_agents && tag("plain", "may create agents"),
-    !user.active && tag("bad", "deactivated"),
+    !user.active && tag("bad", "inactive"),
   );
 }
 
@@ -180,7 +180,7 @@ function list(users, which) {
       ? "There are no agents yet. Make one with “New agent”."
       : [h("p", {}, "There are no peers."), h("p", {}, "A peer is an agent of another domain. It is added with the command ", h("code", {}, "pipelit-agents peers add"), ".")],
     columns: [
-      { label: "Name", cell: (user) => [account(user.username), " ", !user.active && tag("bad", "deactivated")] },
+      { label: "Name", cell: (user) => [account(user.username), " ", !user.active && tag("bad", "inactive")] },
       agents
         ? { label: "Owner", cell: (user) => (user.owner ? account(user.owner) : "–") }
         : { label: "Domain", cell: (user) => chosen(user.domain) },
