@@ -55,8 +55,12 @@ const SECTIONS = [
   ["account", "#/account", "My account", false],
 ];
 
+// The role that the frame was made for. It can change while the person is signed in.
+let framed = "";
+
 /** Display the frame of somebody who is signed in. */
 function displayFrame() {
+  framed = me().role;
   const links = SECTIONS.filter(([, , , operators]) => !operators || isOperator()).map(
     ([section, href, words]) => h("li", {}, h("a", { href, "data-section": section }, words)),
   );
@@ -126,6 +130,10 @@ async function display(kept) {
   const content = await contentOf(found, { params, query, signal });
   clearTimeout(waiting);
   if (signal.aborted || !content) return;
+  if (me().role !== framed) {
+    start();
+    return;
+  }
   const top = window.scrollY;
   view.removeAttribute("aria-busy");
   fill(view, content);

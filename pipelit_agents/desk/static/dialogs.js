@@ -146,7 +146,7 @@ export function secret({ label, value, area }) {
   const shown = /** @type {HTMLInputElement | HTMLTextAreaElement} */ (h(
     "textarea", {
       id, readonly: true, value, class: "mono secret", spellcheck: "false", autocomplete: "off",
-      rows: area ? lines : Math.max(1, Math.ceil(value.length / 46)),
+      rows: area ? lines : Math.max(1, Math.ceil(value.length / 34)),
       onfocus: () => shown.select(),
     },
   ));

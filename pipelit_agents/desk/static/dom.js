@@ -27,7 +27,7 @@ export function h(tag, attributes = {}, ...children) {
     } else if (name.startsWith("on") || name === "style") {
       throw new TypeError(`${name} isn't set here: use a listener or a class`);
     } else if (name === "value" || name === "checked") {
-      element[name] = value;
+      /** @type {any} */ (element)[name] = value;
     } else {
       if (LINKS.has(name) && !SAFE_LINK.test(String(value))) {
         throw new TypeError(`${name} must be within the page`);

@@ -309,7 +309,7 @@ function showFailure(fields, failure, error) {
     if (field) {
       field.complain(message);
       first ??= field;
-    } else if (!error.message.includes(message)) {
+    } else if (!wordsOf(error).includes(message)) {
       others.push(name === "body" ? message : `${name}: ${message}`);
     }
   }

@@ -10,6 +10,9 @@ import { isOperator, me, update } from "../session.js";
 
 /** @typedef {import("../dom.js").Child} Child */
 
+// The API counts no further.
+const MOST = 100;
+
 /**
  * @param {import("../router.js").Context} context
  * @returns {Promise<Node>}
@@ -79,10 +82,10 @@ function factorMatters(person) {
 
 /** @param {any} found */
 function approvalMatters(found) {
-  const number = countOf(found.pending_approvals);
+  const number = found.pending_approvals;
   if (!number) return [];
   return [matter(
-    "accent", "Approvals", `${counted(number, "question waits", "questions wait")} for your answer`,
+    "accent", "Approvals", `${number >= MOST ? "100 or more questions wait" : counted(number, "question waits", "questions wait")} for your answer`,
     "An agent has stopped until somebody decides.", { href: "#/approvals", words: "Answer" },
   )];
 }
@@ -123,15 +126,12 @@ function keyMatters(found) {
   });
 }
 
-/** @param {any} value A list, or a page of one. */
+/**
+ * @param {any[] | null} value A list; null if it isn't for this person.
+ * @returns {any[]}
+ */
 function listOf(value) {
-  if (Array.isArray(value)) return value;
-  return Array.isArray(value?.items) ? value.items : [];
-}
-
-/** @param {any} value */
-function countOf(value) {
-  return typeof value === "number" ? value : listOf(value).length;
+  return value ?? [];
 }
 
 /** @returns {[string, string, string][]} */

@@ -92,6 +92,22 @@ function displayNoPerson(place, agent, signedIn) {
 }
 
 /**
+ * @param {string} token
+ * @param {Record<string, any>} values
+ * @returns {Promise<{ username: string, api_key: string }>}
+ */
+async function firstOperator(token, values) {
+  try {
+    return await request("POST", ["setup"], { key: token, body: values });
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status !== 401) throw error;
+    throw new Problem(401, {
+      detail: "This set-up token isn't accepted: it is wrong, or there is an operator already. Reload the page to sign in with an API key.",
+    });
+  }
+}
+
+/**
  * Make the first operator.
  *
  * @param {HTMLElement} place
@@ -110,7 +126,7 @@ function displaySetUp(place, token, signedIn) {
     form({
       fields: [username, expires], submit: "Make the first operator", busy: "Making…",
       action: async (values) => {
-        const made = await request("POST", ["setup"], { key: token, body: values });
+        const made = await firstOperator(token, values);
         await showOnce({
           title: "Your first API key",
           text: `${made.username} is the first operator. Store this key in a password manager: you sign in with it.`,
