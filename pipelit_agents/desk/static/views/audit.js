@@ -198,7 +198,7 @@ function verdict(found, problems) {
     return note("bad", h("p", {}, h("strong", {}, `${counted(problems.length, "sign", "signs")} of changes.`)), h("ul", {}, problems.map((each) => h("li", {}, chosen(each)))));
   }
   if (found.sealed === 0) {
-    return note("info", h("p", {}, h("strong", {}, "Nothing is sealed, "), "so changes can't be detected yet."));
+    return note("info", h("p", {}, h("strong", {}, "Nothing is sealed, "), "so it isn't known whether the trail is intact."));
   }
   return note("good", h("p", {}, h("strong", {}, "The chain is intact. "), `${counted(found.sealed, "entry", "entries")} under valid seals.`));
 }
