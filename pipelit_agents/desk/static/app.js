@@ -2,7 +2,7 @@
 
 import { Cancelled, NoAnswer, Problem, wordsOf } from "./api.js";
 import { closeQuestions } from "./dialogs.js";
-import { announce, fill, h } from "./dom.js";
+import { fill, h } from "./dom.js";
 import { emptyState } from "./layout.js";
 import { current, onRoute, refresh, route } from "./router.js";
 import { currentKey, end, isOperator, me, onEnd, watchIdleness } from "./session.js";
@@ -85,7 +85,7 @@ function displayFrame() {
     h("div", { id: "idle", role: "alert" }),
     h(
       "div", { class: "frame" }, menu,
-      h("main", { id: "main", tabindex: "-1" }, h("div", { id: "notice" }), h("div", { id: "view" })),
+      h("main", { id: "main", tabindex: "-1" }, h("div", { id: "notice", role: "status" }), h("div", { id: "view" })),
     ),
   );
 }
@@ -181,9 +181,7 @@ function displaySignIn(why) {
   page.abort();
   document.title = `Sign in · ${TITLE}`;
   fill(root, signInView({ why, signedIn: start }));
-  const first = root.querySelector("input");
-  if (why) announce(why);
-  first?.focus();
+  root.querySelector("input")?.focus();
 }
 
 /** Display the desk to the person who has just signed in. */

@@ -1,6 +1,9 @@
-/** One sentence about what was just done, displayed above the page that follows. */
+/**
+ * One sentence about what was just done, displayed above the page that follows. Its place is a live
+ * region, so a screen reader reads it.
+ */
 
-import { announce, h } from "./dom.js";
+import { h } from "./dom.js";
 import { onForget } from "./session.js";
 
 /** @type {string} */
@@ -14,7 +17,6 @@ onForget(() => { sentence = ""; });
  */
 export function notice(words) {
   sentence = words;
-  announce(words);
 }
 
 /** Return the sentence once, as an element; null if there is none. */

@@ -24,7 +24,7 @@ const STATES = /** @type {const} */ ({
 export async function approvalsView({ query, signal }) {
   const after = query.get("after");
   const found = await get(["approvals"], { query: { limit: 50, after }, signal });
-  const fresh = h("div", { "aria-live": "polite" });
+  const fresh = h("div");
   if (!after) watch(new Set(found.items.map((/** @type {Question} */ each) => each.id)), fresh, signal);
   return page(
     { title: "Approvals", lead: "Each question is from an agent that has stopped until somebody decides." },

@@ -1,7 +1,7 @@
 /** The audit: entries with filters, an export, and whether the chain of seals is intact. */
 
 import { Cancelled, download, get, request, wordsOf } from "../api.js";
-import { announce, fill, h } from "../dom.js";
+import { fill, h } from "../dom.js";
 import { chosen } from "../exact.js";
 import { FieldError, form, selectField, textField } from "../forms.js";
 import { counted, time } from "../format.js";
@@ -166,7 +166,6 @@ function chain(head, signal) {
       fill(button, "Verifying…");
       try {
         fill(result, report(await request("POST", ["audit", "verify"], { body: {}, signal, within: 600 })));
-        announce("The chain was verified.");
       } catch (error) {
         if (!(error instanceof Cancelled)) fill(result, note("bad", h("p", {}, wordsOf(error))));
       } finally {

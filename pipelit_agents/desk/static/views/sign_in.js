@@ -26,7 +26,7 @@ export function signInView({ why, signedIn }) {
   };
   fill(
     place, brand(), h("h1", {}, "Sign in"),
-    why && h("div", { class: "callout info" }, h("p", {}, why)),
+    why && h("div", { class: "callout info", role: "alert" }, h("p", {}, why)),
     form({
       fields: [{ ...keyField, read }], submit: "Sign in", busy: "Signing in…",
       action: async ({ key }) => {
