@@ -26,6 +26,7 @@ from pipelit_agents import (
     Verification,
     VerificationPolicy,
 )
+from pipelit_agents.desk import DeskSettings, make_app
 from pipelit_agents.graphs import (
     RemoteChild,
     SpawnResult,
@@ -136,6 +137,7 @@ def main() -> None:
             tools = [GetTotpCode(agent=writer), VerifyPeer(agent=writer)]
             print([tool.name for tool in [*tools, CreateAgentUser(agent=writer)]])
             print(len(IdentityToolkit(agent=writer).get_tools()))
+            print(make_app(pipelit, DeskSettings(port=8441)).openapi()["info"]["title"])
             print(SpawnAndAwait(agent=editor, children={"agent_a": child}, timeout=60).name)
     print(totp(b"1" * 20, 59), ocra(b"1" * 20, "OCRA-1:HOTP-SHA1-6:QN08", "00000000"))
 
