@@ -26,8 +26,8 @@ pytest quick everywhere: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 INSPECTOR := .node/node_modules/.bin/mcp-inspector
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
-.PHONY: demo test docs notebooks commands bench canary everywhere pytest quick lint types format wheel \
-	wheel-file wheel-packages wheel-checks smoke pythons aegra clean
+.PHONY: demo test docs notebooks commands api bench load pictures canary everywhere pytest quick lint types format wheel \
+	wheel-file wheel-packages wheel-checks chromium smoke pythons aegra clean
 
 define REQUIRE_PYTHON
 $(if $(VERSION),,$(error $(PYTHON) doesn't start, so name another: make PYTHON=python3.12 ...))
@@ -77,6 +77,10 @@ wheel-checks:
 	cd tests && ../$(BIN)/mypy --strict --python-executable $(WHEEL_VENV)/bin/python consumer.py
 	cd build && $(WHEEL_VENV)/bin/pipelit-agents demo --json > /dev/null
 
+# What the tests of the desk's pages are run in, and can't be installed by pip.
+chromium:
+	@sh tests/chromium.sh
+
 # The wheel on each other Python of this machine that we claim to work on; after `make wheel`.
 smoke: $(READY)
 	$(BIN)/python tests/smoke.py dist/*.whl
@@ -105,6 +109,18 @@ notebooks: $(READY)
 # docs/commands.md, from the help texts.
 commands: $(READY)
 	$(BIN)/python tests/commands_page.py
+
+# docs/api.md, from the OpenAPI document of the desk.
+api: $(READY)
+	$(BIN)/python tests/api_page.py
+
+# The pictures of docs/desk.md, from a real desk in Chromium.
+pictures: $(READY) chromium
+	$(BIN)/python tests/support/desk_pictures.py
+
+# How long a desk takes to answer 500 requests a second of 50 clients, for 20 seconds.
+load: $(READY)
+	$(BIN)/python tests/support/desk_load.py $(ARGS)
 
 # What things cost, each beside something else in the same run; it writes benchmarks/RESULTS.md.
 bench: $(READY)
@@ -140,11 +156,11 @@ everywhere: $(READY) $(INSPECTOR)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --everywhere
 
 # In this order, also under `make -j`; the tests last, so that their count is the last line. Both
-# environments are made at once, as pip needs one core. The wheel is made before that, because two
-# builds in one folder disturb each other.
+# environments are made at once, as pip needs one core, and Chromium is fetched meanwhile. The wheel is
+# made before that, because two builds in one folder disturb each other.
 test:
 	$(MAKE) --no-print-directory wheel-file
-	$(MAKE) --no-print-directory -j2 $(READY) wheel-packages
+	$(MAKE) --no-print-directory -j3 $(READY) wheel-packages chromium
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory -j2 types wheel-checks notebooks docs
 	$(MAKE) --no-print-directory pytest
