@@ -70,12 +70,13 @@ class Page:
     installs: list[str]
 
 
-def read(name: str, replaced: Mapping[str, str] | None = None) -> Page:
+def read(name: str, replaced: Mapping[str, str] | None = None, *, folder: Path = FOLDER) -> Page:
     """Read a page.
 
     Args:
         name: Its file, without `.md`.
         replaced: What stands for a text of the page, for example a free port for the page's own.
+        folder: Where the page is.
 
     Raises:
         AssertionError: A block is in none of the languages above, or a `text` block doesn't follow
@@ -83,7 +84,7 @@ def read(name: str, replaced: Mapping[str, str] | None = None) -> Page:
     """
     page = Page(name, {}, [], [], [])
     previous = ""
-    text = (FOLDER / f"{name}.md").read_text()
+    text = (folder / f"{name}.md").read_text()
     for old, new in (replaced or {}).items():
         text = text.replace(old, new)
     for path, language, code in _FENCE.findall(text):
