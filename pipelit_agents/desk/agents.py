@@ -9,11 +9,12 @@ from pipelit_agents.desk.callers import Home, OperatorCaller, Sensitive
 from pipelit_agents.desk.fields import Answer, NewExpiry, NewUsername, OnceShown, Purpose, Request
 from pipelit_agents.desk.problems import library_input
 from pipelit_agents.desk.qr_codes import qr_svg
+from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.desk.users import require_active_account, require_free_name, require_future
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["accounts"])
+router = APIRouter(tags=["accounts"], route_class=DeskRoute)
 
 
 class NewAgent(Request):

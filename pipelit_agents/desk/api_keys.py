@@ -20,12 +20,13 @@ from pipelit_agents.desk.fields import (
 )
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import library_input
+from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.desk.users import reachable_account, require_future
 from pipelit_agents.errors import UserInactive
 
 __all__ = ["ApiKey", "router"]
 
-router = APIRouter(tags=["API keys"])
+router = APIRouter(tags=["API keys"], route_class=DeskRoute)
 
 
 class ApiKey(Answer):

@@ -13,13 +13,14 @@ from pipelit_agents.desk.callers import Caller, Home, PersonCaller, permitted
 from pipelit_agents.desk.fields import Answer, Code, Moment, Request
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
+from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.errors import ApprovalNotFound, NotPermitted
 from pipelit_agents.exact import exact_json, warnings
 from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Question", "router"]
 
-router = APIRouter(prefix="/approvals", tags=["approvals"])
+router = APIRouter(prefix="/approvals", tags=["approvals"], route_class=DeskRoute)
 
 # Characters of a question in a list. All of it is in the question itself.
 _MAX_BRIEF = 200

@@ -20,12 +20,13 @@ from pipelit_agents.desk.callers import Caller, Home, permitted
 from pipelit_agents.desk.fields import Answer, Moment, Request
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import library_input
+from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.paging import Page as LibraryPage
 from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Entry", "router"]
 
-router = APIRouter(prefix="/audit", tags=["audit"])
+router = APIRouter(prefix="/audit", tags=["audit"], route_class=DeskRoute)
 
 # Entries that an export has in memory at a time.
 BATCH: Final = 500

@@ -14,13 +14,14 @@ from pydantic import Field
 from pipelit_agents.desk.at_once import AtOnce
 from pipelit_agents.desk.callers import Caller, Home, permitted
 from pipelit_agents.desk.fields import Answer
+from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.operations.deployment_checks import Check
 from pipelit_agents.operations.key_rotation import KeyStatus
 from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["CheckResult", "Latest", "latest_checks", "router"]
 
-router = APIRouter(tags=["installation"])
+router = APIRouter(tags=["installation"], route_class=DeskRoute)
 
 CheckReader = Annotated[Caller, Depends(permitted("checks.read"))]
 KeyReader = Annotated[Caller, Depends(permitted("encryption_keys.read"))]

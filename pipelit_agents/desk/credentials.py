@@ -17,6 +17,7 @@ from pipelit_agents.desk.callers import Caller, Home, PersonCaller, Sensitive
 from pipelit_agents.desk.fields import USERNAME_PATTERN, Answer, Moment, Request, UsernameInQuery
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
+from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.errors import (
     AccountError,
     CredentialError,
@@ -28,7 +29,7 @@ from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Credential", "router"]
 
-router = APIRouter(prefix="/credentials", tags=["credentials"])
+router = APIRouter(prefix="/credentials", tags=["credentials"], route_class=DeskRoute)
 
 Scope: TypeAlias = Literal["shared", "own"]
 # Seconds. A person waits for it, and proxies don't for more than a minute.

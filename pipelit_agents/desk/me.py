@@ -11,11 +11,12 @@ from pipelit_agents.accounts.models import ApiKeyInfo
 from pipelit_agents.accounts.second_factor import MfaStatus
 from pipelit_agents.desk.callers import AnyCaller, Home
 from pipelit_agents.desk.fields import Answer, Moment
+from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.desk.users import Account
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["me"])
+router = APIRouter(tags=["me"], route_class=DeskRoute)
 
 
 class OwnSecondFactor(Answer):

@@ -14,10 +14,11 @@ from pipelit_agents.desk.api_keys import ApiKey
 from pipelit_agents.desk.callers import Home, PersonCaller
 from pipelit_agents.desk.checks import CheckResult, latest_checks
 from pipelit_agents.desk.fields import Answer, Moment
+from pipelit_agents.desk.routes import DeskRoute
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["overview"])
+router = APIRouter(tags=["overview"], route_class=DeskRoute)
 
 _SOON: Final = timedelta(days=14)
 _MOST: Final = 100

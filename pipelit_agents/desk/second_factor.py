@@ -13,11 +13,12 @@ from pipelit_agents.accounts.second_factor import no_second_factor
 from pipelit_agents.desk.callers import Home, PersonCaller
 from pipelit_agents.desk.fields import Answer, Code, OnceShown, Request
 from pipelit_agents.desk.qr_codes import qr_svg
+from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/me/second-factor", tags=["second factor"])
+router = APIRouter(prefix="/me/second-factor", tags=["second factor"], route_class=DeskRoute)
 
 
 class Enrolment(Answer):

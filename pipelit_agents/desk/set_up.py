@@ -10,11 +10,12 @@ from pydantic import Field
 from pipelit_agents.desk.callers import Home, SetUp
 from pipelit_agents.desk.fields import Answer, NewExpiry, NewUsername, OnceShown, Request
 from pipelit_agents.desk.problems import library_input, unauthenticated
+from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.errors import NotPermitted
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["set-up"])
+router = APIRouter(tags=["set-up"], route_class=DeskRoute)
 
 
 class FirstOperator(Request):

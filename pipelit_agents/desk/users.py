@@ -27,6 +27,7 @@ from pipelit_agents.desk.fields import (
 )
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
+from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.errors import NotPermitted, UserExists, UserInactive, UserNotFound
 from pipelit_agents.ledger.lanes import read_lane_name
 from pipelit_agents.pipelit import Pipelit
@@ -34,7 +35,7 @@ from pipelit_agents.protocol.usernames import require_new_username
 
 __all__ = ["Account", "router"]
 
-router = APIRouter(tags=["accounts"])
+router = APIRouter(tags=["accounts"], route_class=DeskRoute)
 
 
 class Account(Answer):

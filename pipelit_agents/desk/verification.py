@@ -10,10 +10,11 @@ from pydantic import Field, SecretStr
 from pipelit_agents.desk.callers import Caller, Home, permitted
 from pipelit_agents.desk.fields import Answer, Moment, Request
 from pipelit_agents.desk.problems import library_input
+from pipelit_agents.desk.routes import DeskRoute
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["verification"])
+router = APIRouter(tags=["verification"], route_class=DeskRoute)
 
 Verifier = Annotated[Caller, Depends(permitted("peers.verify"))]
 
