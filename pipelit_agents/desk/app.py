@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -107,6 +107,16 @@ class _Endpoints(FastAPI):
         return self.openapi_schema
 
 
+class _Made(NamedTuple):
+    """Endpoints that were made, and their routers, so that no other router gets the same id."""
+
+    endpoints: _Endpoints
+    routers: tuple[APIRouter, ...]
+
+
+_MADE: Final[dict[tuple[int, ...], _Made]] = {}
+
+
 class _Guarded(BaseRoute):
     """All paths of the desk.
 
@@ -146,15 +156,24 @@ def make_app(pipelit: Pipelit, settings: DeskSettings | None = None) -> FastAPI:
         app = make_app(Pipelit.from_env())
         ```
     """
-    return _assembled(pipelit, settings or DeskSettings(), ROUTERS, OPEN_ROUTERS)
+    endpoints = _endpoints(ROUTERS, OPEN_ROUTERS)
+    return Desk(endpoints, Guards(endpoints, pipelit, settings or DeskSettings()))
 
 
-def _assembled(
-    pipelit: Pipelit,
-    settings: DeskSettings,
-    routers: Sequence[APIRouter],
-    open_routers: Sequence[APIRouter],
-) -> FastAPI:
+def _endpoints(routers: Sequence[APIRouter], open_routers: Sequence[APIRouter]) -> _Endpoints:
+    """Return the endpoints, of which every desk of the process has the same.
+
+    Making them takes a tenth of a second and more. They know no Pipelit: the one of the desk that
+    got a request comes with the request, in its `Visit`.
+    """
+    # Routers can't be hashed.
+    names = (*map(id, routers), 0, *map(id, open_routers))
+    if names not in _MADE:
+        _MADE[names] = _Made(_assembled(routers, open_routers), (*routers, *open_routers))
+    return _MADE[names].endpoints
+
+
+def _assembled(routers: Sequence[APIRouter], open_routers: Sequence[APIRouter]) -> _Endpoints:
     endpoints = _Endpoints(
         title="pipelit-agents desk",
         openapi_url=None,
@@ -184,8 +203,8 @@ def _assembled(
     endpoints.include_router(keyed)
     for router in open_routers:
         endpoints.include_router(router, prefix=API_PREFIX)
-    endpoints.router.routes.extend([*health_routes(pipelit), *page_routes()])
-    return Desk(endpoints, Guards(endpoints, pipelit, settings))
+    endpoints.router.routes.extend([*health_routes(), *page_routes()])
+    return endpoints
 
 
 def _operation_id(route: APIRoute) -> str:

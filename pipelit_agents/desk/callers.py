@@ -79,6 +79,7 @@ class Visit:
 
     Attributes:
         home: The accounts that the desk serves.
+        is_ready: Whether this desk can answer.
         caller: Who calls; None without a valid key.
         is_keyed: Whether its path is one that needs a key.
         sets_up: Whether the request has the set-up token instead of a key.
@@ -86,6 +87,7 @@ class Visit:
     """
 
     home: Pipelit
+    is_ready: Callable[[], Coroutine[Any, Any, bool]]
     caller: Caller | None = None
     is_keyed: bool = False
     sets_up: bool = False

@@ -31,6 +31,7 @@ from pipelit_agents.desk.bodies import (
     require_json,
 )
 from pipelit_agents.desk.callers import CODE_HEADER, ApiKeyUsed, Caller, Visit, note_visit
+from pipelit_agents.desk.health import Readiness
 from pipelit_agents.desk.problems import (
     Problem,
     problem_of,
@@ -96,6 +97,7 @@ class Guards:
         self._proxies = settings.proxies
         self._origins = frozenset(each.encode() for each in settings.cors_origins)
         self._gate = ApiKeyGate(home)
+        self._readiness = Readiness(home)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -104,7 +106,7 @@ class Guards:
             await send({"type": "websocket.close"})
             return
         scope = forwarded(scope, self._proxies)
-        visit, began = Visit(self._home), time.perf_counter()
+        visit, began = Visit(self._home, self._readiness.is_ready), time.perf_counter()
         note_visit(scope, visit)
         answer = _Answer(send, self._headers(scope))
         try:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from pipelit_agents._threads import aside
+from pipelit_agents.desk.callers import visit_of
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.pipelit import Pipelit
 
@@ -64,19 +65,19 @@ class Readiness:
         return ready
 
 
-def health_routes(home: Pipelit) -> list[BaseRoute]:
+def health_routes() -> list[BaseRoute]:
     """Return the routes ``/health``, which touches nothing, and ``/ready``."""
-    readiness = Readiness(home)
+    return [Route("/health", _health, name="health"), Route("/ready", _ready, name="ready")]
 
-    async def health(request: Request) -> Response:
+
+async def _health(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _ready(request: Request) -> Response:
+    if await visit_of(request).is_ready():
         return JSONResponse({"status": "ok"})
-
-    async def ready(request: Request) -> Response:
-        if await readiness.is_ready():
-            return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "unavailable"}, 503)
-
-    return [Route("/health", health, name="health"), Route("/ready", ready, name="ready")]
+    return JSONResponse({"status": "unavailable"}, 503)
 
 
 def _require_ready(home: Pipelit) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from shutil import copyfile
 
 import httpx
 import pytest
-from desk_client import DeskTransport, code_header
+from desk_client import DeskTransport, client_for, code_header
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
@@ -23,7 +25,7 @@ from pipelit_agents.desk.callers import (
     Sensitive,
 )
 from pipelit_agents.desk.problems import library_input
-from pipelit_agents.errors import ConfigurationError, UserExists
+from pipelit_agents.errors import ConfigurationError, StorageError, UserExists
 
 router = APIRouter(tags=["example"])
 
@@ -169,6 +171,47 @@ def test_many_wrong_fields_have_a_short_answer(operator: httpx.Client) -> None:
     answer = operator.post("/things", json=body)
     assert (answer.status_code, len(answer.json()["errors"])) == (422, 20)
     assert "plit_secret" not in answer.text
+
+
+def test_desks_of_one_process_stay_apart(
+    pipelit: Pipelit,
+    operator: httpx.Client,
+    desk_keys: dict[str, str],
+    migrated_file: Path,
+    key: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two desks share their endpoints, and neither accounts nor readiness nor settings."""
+    copyfile(migrated_file, tmp_path / "other.db")
+    url = f"sqlite:///{tmp_path / 'other.db'}"
+    with Pipelit(database_url=url, encryption_keys=[key]) as other:
+        named = other.users.create("alice").api_key.get_secret_value()
+        settings = DeskSettings(allowed_hosts=["other.example"], _env_file=None)
+        desk = app.make_app(other, settings)
+        with client_for(desk, named) as client:
+            assert client.get("/any").json() == {"username": "alice", "key": named.split("_")[1]}
+            assert operator.get("/any").json()["key"] == desk_keys["alice"].split("_")[1]
+            assert client.get("/any", headers=_bearer(desk_keys["alice"])).status_code == 401
+            assert operator.get("/any", headers=_bearer(named)).status_code == 401
+            host = {"Host": "other.example"}
+            assert client.get("/any", headers=host).status_code == 200
+            assert operator.get("/any", headers=host).status_code == 400
+            assert operator.get("http://localhost/ready").status_code == 200
+            monkeypatch.setattr(Pipelit, "check_key", _only_of(pipelit))
+            assert client.get("http://localhost/ready").status_code == 503
+
+
+def _only_of(able: Pipelit) -> Callable[[Pipelit], None]:
+    def check_key(home: Pipelit) -> None:
+        if home is not able:
+            raise StorageError("it can't be read")
+
+    return check_key
+
+
+def _bearer(api_key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"}
 
 
 def test_routes_of_another_application_arent_guarded(pipelit: Pipelit) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 from desk_client import DeskTransport
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from internals import lasting_readiness
 
 from pipelit_agents import Pipelit
-from pipelit_agents.desk import DeskSettings, make_app, pages
+from pipelit_agents.desk import DeskSettings, app, make_app, pages
 from pipelit_agents.desk.app import OPEN_ROUTERS, ROUTERS
 from pipelit_agents.errors import StorageError
 
@@ -35,6 +35,8 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "secret.py").write_text("KEY = 1")
     (tmp_path / "outside.js").write_text("no")
     monkeypatch.setattr(pages, "files", lambda _: tmp_path)
+    # Desks with the same routers have the same pages, which were read already.
+    monkeypatch.setattr(app, "ROUTERS", (APIRouter(),))
 
 
 @pytest.mark.usefixtures("_files")

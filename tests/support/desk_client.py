@@ -44,10 +44,15 @@ class _Body(httpx.SyncByteStream):
 
 
 class DeskTransport(httpx.BaseTransport):
-    """Call an ASGI application for a synchronous client, on one event loop of its own."""
+    """Call an ASGI application for a synchronous client, on one event loop of its own.
+
+    Attributes:
+        address: The address from which the requests come.
+    """
 
     def __init__(self, app: Any, address: str = "127.0.0.1") -> None:
-        self._inner = httpx.ASGITransport(app, client=(address, 40_000))
+        self.address = address
+        self._app = app
         self._runner = asyncio.Runner()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -67,7 +72,8 @@ class DeskTransport(httpx.BaseTransport):
             content=body() if content else None,
             extensions=request.extensions,
         )
-        found = await self._inner.handle_async_request(passed)
+        inner = httpx.ASGITransport(self._app, client=(self.address, 40_000))
+        found = await inner.handle_async_request(passed)
         read = b"".join([each async for each in found.stream])  # type: ignore[union-attr]
         return httpx.Response(
             found.status_code, headers=found.headers, stream=_Body(read), request=request
