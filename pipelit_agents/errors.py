@@ -25,6 +25,7 @@ PipelitError
 ├── AuthenticationError           a Bearer token isn't accepted; one message for every reason
 ├── CredentialError               .credential
 │   ├── CodeUnavailable           .retry_after (seconds)
+│   ├── CredentialExists          there is one of the name, and it shouldn't be replaced
 │   ├── CredentialNotFound        also a LookupError
 │   │   └── NoPersonalCredential  also a LookupError; a person has no own one; .person
 │   ├── CredentialNotAllowed
@@ -74,6 +75,7 @@ __all__ = [
     "CommonSecretWarning",
     "ConfigurationError",
     "CredentialError",
+    "CredentialExists",
     "CredentialNotAllowed",
     "CredentialNotFound",
     "CredentialScopeError",
@@ -310,6 +312,10 @@ class NobodyAuthenticated(CredentialError):
     def __init__(self, message: str, *, credential: str = "", person: str = "") -> None:
         super().__init__(message, credential=credential)
         self.person = person
+
+
+class CredentialExists(CredentialError):
+    """There is a credential of this name already, and it shouldn't be replaced."""
 
 
 class CredentialNotAllowed(CredentialError):

@@ -133,12 +133,17 @@ def list_credentials(
 ) -> None:
     """List the credentials, masked except for the last four characters.
 
+    Those that no key decrypts are listed too; they can be replaced and deleted.
+
     With --json the list has everything except for the secrets, to be exported.
     """
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        found = [_fields(info) for info in pipelit.credentials.list(kind=kind, person=person)]
+        found = [
+            _fields(info)
+            for info in pipelit.credentials.list(kind=kind, person=person, unreadable=True)
+        ]
     columns = ("name", "kind", "masked", "public", "created_by", "allow", "updated_at")
     show_table(found, columns, as_json=as_json)
 
@@ -150,7 +155,8 @@ def show_credential(name: Name, *, person: Person = None, as_json: AsJson = Fals
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        _show("", _fields(pipelit.credentials.get(name, person=person)), as_json=as_json)
+        found = pipelit.credentials.get(name, person=person, unreadable=True)
+        _show("", _fields(found), as_json=as_json)
 
 
 @credentials.command("test")

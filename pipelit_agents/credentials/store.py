@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -46,6 +47,7 @@ from pipelit_agents.credentials.stored import (
     warnings_about,
 )
 from pipelit_agents.credentials.whose import of_person
+from pipelit_agents.database.key_row import check_fitting
 from pipelit_agents.display import Rows
 from pipelit_agents.errors import (
     CredentialScopeError,
@@ -91,6 +93,8 @@ class Credentials:
         public: Mapping[str, object] | None = None,
         allow: Sequence[str] | None = None,
         person: str | None = None,
+        replace: bool = True,
+        on_warning: Callable[[Warning], object] | None = None,
     ) -> CredentialInfo:
         """Encrypt and store a secret under a name; an existing credential is replaced.
 
@@ -126,6 +130,9 @@ class Credentials:
                 has is stored too, with a warning.
             person: Whose own credential it is, beside the shared one of the name. It opens with
                 ``per_person=True``, and only while the code acts for this person.
+            replace: Whether an existing credential is replaced; if not, it is left as it is.
+            on_warning: What to call with each warning, to display it; by default, Python's
+                ``warnings`` decide.
 
         Warns:
             ShortSecretWarning: A secret, or a part of one, is too short to be searched for.
@@ -140,6 +147,7 @@ class Credentials:
         Raises:
             CredentialError: The name, the value or another argument is unusable. The error says
                 which.
+            CredentialExists: There is one of that name, and ``replace`` is False.
             AccountError: ``person`` isn't an active person of this database.
             ConfigurationError: There is no encryption key, or it isn't the key of this database.
         """
@@ -153,6 +161,8 @@ class Credentials:
                 public=public,
                 allow=allow,
                 person=person,
+                replace=replace,
+                on_warning=on_warning,
             )
             return row.info(self._keyring())
 
@@ -170,20 +180,27 @@ class Credentials:
         public: Mapping[str, object] | None = None,
         allow: Sequence[str] | None = None,
         person: str | None = None,
+        replace: bool = True,
+        on_warning: Callable[[Warning], object] | None = None,
     ) -> StoredCredential:
         """As :meth:`put`, within a transaction of the caller on the same database."""
         require_fields(name, kind, created_by, public, allow)
         texts, secrets, public = separated(name, kind, secrets_in(name, value), public)
         found = described(texts)
-        for message, category in warnings_about(name, texts, found):
-            # Report the line that called put: skip put itself and its two wrappers.
-            warnings.warn(message, category, stacklevel=5)
         fields = Fields.of(name, kind, public, allow)
         whose = of_person(connection, person, active=True)
         require_reachable(connection, fields, whose)
-        for message in unknown_accounts(connection, fields):
-            warnings.warn(message, UnknownAccountWarning, stacklevel=5)
-        return store(self._core, connection, fields, secrets, found, created_by, whose)
+        warned = [category(message) for message, category in warnings_about(name, texts, found)]
+        warned += map(UnknownAccountWarning, unknown_accounts(connection, fields))
+        for each in warned:
+            if on_warning is not None:
+                on_warning(each)
+            else:
+                # Report the line that called put: skip put itself and its two wrappers.
+                warnings.warn(each, stacklevel=5)
+        return store(
+            self._core, connection, fields, secrets, found, created_by, whose, replace=replace
+        )
 
     @discreet
     def has_in(
@@ -206,12 +223,15 @@ class Credentials:
         whose = of_person(connection, person)
         return is_stored(self._core, connection, fields, secrets, whose)
 
-    def get(self, name: str, *, person: str | None = None) -> CredentialInfo:
+    def get(
+        self, name: str, *, person: str | None = None, unreadable: bool = False
+    ) -> CredentialInfo:
         """Return the displayable description of a credential.
 
         Args:
             name: The credential.
             person: Whose own credential it is; by default the shared one.
+            unreadable: Whether to describe it also if no key decrypts it, with ``readable`` False.
 
         Raises:
             CredentialNotFound: No credential has that name.
@@ -220,12 +240,12 @@ class Credentials:
         """
         with self._database.reading() as connection:
             row = read_credential(connection, name, of_person(connection, person))
-        return row.info(self._keyring())
+        return self._described([row], unreadable)[0]
 
     aget = off_the_loop(get)
 
     def list(
-        self, *, kind: str | None = None, person: str | None = None
+        self, *, kind: str | None = None, person: str | None = None, unreadable: bool = False
     ) -> Sequence[CredentialInfo]:
         """Return the descriptions of the shared credentials, or of one person's, ordered by name.
 
@@ -233,15 +253,17 @@ class Credentials:
             kind: Only credentials of this kind.
             person: Whose own credentials to list, also if the person was deactivated; by default
                 the shared ones.
+            unreadable: Whether to list also those that no key decrypts, with ``readable`` False.
 
         Raises:
             AccountError: ``person`` isn't a person of this database.
+            ConfigurationError: The keys are those of another database.
             UnsealError: One of them can't be decrypted with this keyring.
         """
         with self._database.reading() as connection:
             rows = read_credentials(connection, kind, of_person(connection, person))
         columns = ("name", "kind", "masked", "public", "created_by", "allow", "updated_at")
-        return Rows([row.info(self._keyring()) for row in rows], columns)
+        return Rows(self._described(rows, unreadable), columns)
 
     alist = off_the_loop(list)  # noqa: A003 - refers to the method, not the builtin
 
@@ -252,6 +274,7 @@ class Credentials:
         limit: int = DEFAULT_LIMIT,
         kind: str | None = None,
         person: str | None = None,
+        unreadable: bool = False,
     ) -> Page[CredentialInfo]:
         """Return one page of what :meth:`list` returns, ordered by name.
 
@@ -260,9 +283,11 @@ class Credentials:
             limit: The maximum number of credentials, 1 to 1,000.
             kind: Only credentials of this kind.
             person: Whose own credentials to list; by default the shared ones.
+            unreadable: Whether to list also those that no key decrypts, with ``readable`` False.
 
         Raises:
             AccountError: ``person`` isn't a person of this database.
+            ConfigurationError: The keys are those of another database.
             TypeError: ``limit`` isn't a whole number.
             UnsealError: One of them can't be decrypted with this keyring.
             ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
@@ -273,10 +298,23 @@ class Credentials:
         with self._database.reading() as connection:
             whose = of_person(connection, person)
             rows = read_credentials(connection, kind, whose, after=after, limit=limit + 1)
-        some = [row.info(self._keyring()) for row in rows[:limit]]
+        some = self._described(rows[:limit], unreadable)
         return Page(some, some[-1].name if len(rows) > limit else None)
 
     apage = off_the_loop(page)
+
+    def _described(
+        self, rows: Sequence[StoredCredential], unreadable: bool
+    ) -> builtins.list[CredentialInfo]:
+        if not rows:
+            return []
+        keyring = self._keyring()
+        found = [row.info(keyring, unreadable=unreadable) for row in rows]
+        if not all(each.readable for each in found):
+            # With a wrong key none could be read, and the key is what has to be corrected.
+            with self._database.reading() as connection:
+                check_fitting(connection, keyring)
+        return found
 
     def count(self, *, person: str | None = None) -> int:
         """Return how many shared credentials there are, or how many are one person's own.

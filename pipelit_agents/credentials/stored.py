@@ -35,6 +35,7 @@ from pipelit_agents.display import html_of
 from pipelit_agents.errors import (
     CommonSecretWarning,
     CredentialError,
+    CredentialExists,
     CredentialScopeError,
     ShortSecretWarning,
     UnsealError,
@@ -67,6 +68,8 @@ _MAX_KIND_LENGTH: Final = 64
 _LONG: Final = re.compile(
     r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}(?![A-Za-z0-9])"
 )
+# Instead of the secret's last characters.
+_UNREADABLE: Final = "can't be decrypted"
 _CLEAR: Final = "it isn't repeated here, and it would be stored and listed in clear"
 
 
@@ -91,6 +94,8 @@ class CredentialInfo:
         unsearched: The names of the parts that are not searched for: too short, too common, or not
             known to be secrets. Both are empty for a credential that an earlier version stored.
         person: Whose own credential it is; None for the shared one.
+        readable: Whether a key decrypts it. If none does, ``masked`` says so, nothing is known of
+            ``public`` and of the parts, and nobody may open it. It can be replaced and deleted.
     """
 
     name: str
@@ -104,6 +109,7 @@ class CredentialInfo:
     searched: tuple[str, ...] = ()
     unsearched: tuple[str, ...] = ()
     person: str | None = None
+    readable: bool = True
 
     def _repr_html_(self) -> str:
         return html_of(self)
@@ -164,8 +170,12 @@ class StoredCredential(NamedTuple):
     updated_at: float
     whose: Whose = SHARED
 
-    def info(self, keyring: Keyring) -> CredentialInfo:
+    def info(self, keyring: Keyring, *, unreadable: bool = False) -> CredentialInfo:
         """Return the displayable description.
+
+        Args:
+            keyring: The keys.
+            unreadable: Whether to describe it also if no key decrypts it.
 
         Raises:
             UnsealError: It can't be decrypted with this keyring.
@@ -176,6 +186,8 @@ class StoredCredential(NamedTuple):
         try:
             hint = _Hint.read(keyring.unseal(self.hint.token, purpose).decode())
         except UnsealError:
+            if unreadable:
+                return self._unreadable()
             raise UnsealError(what=self.whose.called(self.name)) from None
         return CredentialInfo(
             self.name,
@@ -189,6 +201,20 @@ class StoredCredential(NamedTuple):
             hint.searched,
             hint.unsearched,
             self.whose.person,
+        )
+
+    def _unreadable(self) -> CredentialInfo:
+        return CredentialInfo(
+            self.name,
+            self.kind,
+            _UNREADABLE,
+            {},
+            self.created_by,
+            (),
+            datetime.fromtimestamp(self.created_at, UTC),
+            datetime.fromtimestamp(self.updated_at, UTC),
+            person=self.whose.person,
+            readable=False,
         )
 
 
@@ -274,6 +300,8 @@ def store(
     found: Described,
     created_by: str,
     whose: Whose = SHARED,
+    *,
+    replace: bool = True,
 ) -> StoredCredential:
     """Encrypt and store a credential, and record that.
 
@@ -285,6 +313,10 @@ def store(
         found: The names of the secrets' parts, which are displayed.
         created_by: The account that stores it.
         whose: Whose credential it is.
+        replace: Whether one of the same name is replaced.
+
+    Raises:
+        CredentialExists: There is one of the same name, and it shouldn't be replaced.
     """
     now = core.clock()
     keyring = core.fitting_keyring(connection)
@@ -299,11 +331,14 @@ def store(
         "updated_at": now,
     }
     core.database.lock(connection, whose.lock(fields.name))
+    mine = (*whose.rows, table.c.name == fields.name)
+    if not replace and connection.execute(select(table.c.name).where(*mine)).first() is not None:
+        raise CredentialExists(
+            f"there is a {whose.called(fields.name)} already", credential=fields.name
+        )
     for seed in filter(None, map(seed_of, secrets.values())):
         take_back_far_steps(core, connection, seed)
-    changed = connection.execute(
-        update(table).where(*whose.rows, table.c.name == fields.name).values(values)
-    )
+    changed = connection.execute(update(table).where(*mine).values(values))
     if not changed.rowcount:
         first = {"name": fields.name, "created_at": now, "created_by": created_by, **whose.key}
         connection.execute(insert(table).values({**values, **first}))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import AfterValidator, Field, JsonValue, SecretStr, model_validator
 
 from pipelit_agents._threads import aside
@@ -21,13 +21,14 @@ from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.errors import (
     AccountError,
     CredentialError,
+    CredentialExists,
     CredentialNotAllowed,
     CredentialNotFound,
-    UnsealError,
+    UnknownAccountWarning,
 )
 from pipelit_agents.pipelit import Pipelit
 
-__all__ = ["Credential", "router"]
+__all__ = ["Credential", "CredentialPut", "router"]
 
 router = APIRouter(prefix="/credentials", tags=["credentials"], route_class=DeskRoute)
 
@@ -56,6 +57,10 @@ NameInPath: TypeAlias = Annotated[
         examples=["openai"],
     ),
 ]
+OnlyNew: TypeAlias = Annotated[
+    Literal["*"] | None,
+    Header(description="`*`: store it only if there is none of the name."),
+]
 FieldName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 SecretText: TypeAlias = Annotated[SecretStr, Field(min_length=1, max_length=_MAX_SECRET)]
 
@@ -75,11 +80,16 @@ class Credential(Answer):
     kind: str = Field(description="What it is for.", examples=["llm"])
     masked: str = Field(
         description="`…` and the last four characters of the secret, of several each by its name. "
-        "Of a secret with fewer than 12 characters, and of an authenticator, nothing is shown.",
+        "Of a secret with fewer than 12 characters, and of an authenticator, nothing is shown. "
+        "Where no key decrypts it, these words say so.",
         examples=["…wxyz"],
     )
     public: dict[str, JsonValue] = Field(
         description="The fields that aren't secret.", examples=[{"model": "openai:gpt-5-mini"}]
+    )
+    readable: bool = Field(
+        description="Whether a key decrypts it. If none does, its fields and parts aren't known, "
+        "and nobody may open it; it can be replaced and deleted."
     )
     created_by: str = Field(description="The account that stored it first.", examples=["alice"])
     allow: list[str] | None = Field(
@@ -93,6 +103,15 @@ class Credential(Answer):
     unsearched: list[str] = Field(
         description="The parts that aren't searched for: too short, too common, or not known to "
         "be secrets."
+    )
+
+
+class CredentialPut(Credential):
+    """A credential as it was stored."""
+
+    warnings: list[str] = Field(
+        description="Sentences about what may not be as it was meant: secrets that can't be "
+        "searched for well, and for operators also names in `allow` that no account has."
     )
 
 
@@ -205,7 +224,9 @@ def list_credentials(
     """Return the shared credentials, or the caller's own, masked, in the order of their names."""
     person = _person(caller, scope)
     with library_input("query.after"):
-        page = home.credentials.page(after=after, limit=limit, kind=kind, person=person)
+        page = home.credentials.page(
+            after=after, limit=limit, kind=kind, person=person, unreadable=True
+        )
     return Page[Credential](items=[_described(each) for each in page], next=page.next)
 
 
@@ -219,8 +240,9 @@ def get_credential(home: Home, caller: Reader, scope: ScopeInPath, name: NameInP
     "/{scope}/{name}",
     summary="Store a credential",
     responses={
-        201: {"model": Credential, "description": "It is new."},
+        201: {"model": CredentialPut, "description": "It is new."},
         409: {},
+        412: {},
     },
 )
 def put_credential(
@@ -231,8 +253,12 @@ def put_credential(
     name: NameInPath,
     body: CredentialToStore,
     response: Response,
-) -> Credential:
+    if_none_match: OnlyNew = None,
+) -> CredentialPut:
     """Encrypt and store a secret. One of the same name is replaced, with all of its fields.
+
+    With `If-None-Match: *` a credential that is there already isn't replaced: then the answer is
+    412, also if another request stores it at the same time.
 
     The secret is never returned. `unsearched` in the answer names parts of it that may leave a
     node unnoticed.
@@ -240,7 +266,10 @@ def put_credential(
     if body.allow is not None:
         _require_reachable(home, caller, body.allow)
     is_new = not _exists(home, caller, scope, name)
+    if if_none_match and not is_new:
+        raise _exists_already(name)
     factor.confirm()
+    warned: list[Warning] = []
     with _refusals("body"):
         info = home.credentials.put(
             name,
@@ -250,9 +279,17 @@ def put_credential(
             public=body.public,
             allow=body.allow,
             person=_person(caller, scope),
+            replace=not if_none_match,
+            on_warning=warned.append,
         )
     response.status_code = 201 if is_new else 200
-    return _described(info)
+    # Which names there are is for operators.
+    told = [
+        str(each)
+        for each in warned
+        if caller.role == "operator" or not isinstance(each, UnknownAccountWarning)
+    ]
+    return CredentialPut(**_described(info).model_dump(), warnings=told)
 
 
 @router.delete(
@@ -316,17 +353,15 @@ def _person(caller: Caller, scope: Scope) -> str | None:
 
 def _stored(home: Pipelit, caller: Caller, scope: Scope, name: str) -> CredentialInfo:
     with _missing(name):
-        return home.credentials.get(name, person=_person(caller, scope))
+        # It can be seen, replaced and deleted, also if no key decrypts it.
+        return home.credentials.get(name, person=_person(caller, scope), unreadable=True)
 
 
 def _exists(home: Pipelit, caller: Caller, scope: Scope, name: str) -> bool:
     try:
-        home.credentials.get(name, person=_person(caller, scope))
+        home.credentials.get(name, person=_person(caller, scope), unreadable=True)
     except CredentialNotFound:
         return False
-    except UnsealError:
-        # It can be replaced and deleted, also if no key decrypts it.
-        return True
     return True
 
 
@@ -345,6 +380,11 @@ def _no_credential(name: str) -> Problem:
     return Problem(404, "not-found", f"there is no credential {name!r} here")
 
 
+def _exists_already(name: str) -> Problem:
+    words = f"there is a credential {name!r} here already: to replace it, leave out If-None-Match"
+    return Problem(412, "exists", words)
+
+
 @contextmanager
 def _refusals(field: str) -> Iterator[None]:
     """Answer 422 with the library's words for what can't be a credential."""
@@ -352,6 +392,8 @@ def _refusals(field: str) -> Iterator[None]:
         yield
     except (CredentialNotFound, CredentialNotAllowed):
         raise
+    except CredentialExists as error:
+        raise _exists_already(error.credential) from None
     except CredentialError as error:
         raise Problem(422, "invalid", str(error), errors=[(field, str(error))]) from None
 

@@ -24,6 +24,7 @@ _DESCRIPTIONS: Final = {
     404: "It doesn't exist, or it isn't the caller's. The words are the same for both.",
     408: "The body didn't arrive in time.",
     409: "What is stored doesn't allow it.",
+    412: "What shouldn't be replaced is there already.",
     413: "The body is too large.",
     414: "The path or the query is too long.",
     415: "The body isn't `application/json`.",

@@ -202,7 +202,9 @@ class Guards:
             if scope["method"] == "OPTIONS":
                 headers |= {
                     "Access-Control-Allow-Methods": ", ".join(METHODS),
-                    "Access-Control-Allow-Headers": f"Authorization, Content-Type, {CODE_HEADER}",
+                    "Access-Control-Allow-Headers": (
+                        f"Authorization, Content-Type, If-None-Match, {CODE_HEADER}"
+                    ),
                     "Access-Control-Max-Age": str(_PREFLIGHT_TTL),
                 }
         return headers

@@ -11,16 +11,19 @@ from internals import database_of, keyring_of
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
-from pipelit_agents import Agent, CredentialInfo, Pipelit, Secret
+from pipelit_agents import Agent, CredentialInfo, Keyring, Pipelit, Secret
 from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.errors import (
+    ConfigurationError,
     CredentialError,
+    CredentialExists,
     CredentialNotAllowed,
     CredentialNotFound,
     CredentialScopeError,
     InvalidUsername,
     ShortSecretWarning,
     UnknownAccountWarning,
+    UnsealError,
     UserInactive,
     UserNotFound,
 )
@@ -369,3 +372,66 @@ def test_an_agent_by_name_has_to_be_a_handle(pipelit: Pipelit, agent: Any) -> No
             decorator(agent=agent, secret="own")
     with pytest.raises(TypeError, match="needs at least one parameter"):
         pipelit.credentials.inject(agent=None)
+
+
+def unreadable(pipelit: Pipelit, name: str) -> None:
+    """Let no key decrypt a credential, and change what was bound to its secret."""
+    with database_of(pipelit).writing() as connection:
+        changed = {"hint": Sealed("broken", ""), "public": '{"base_url": "https://evil.example"}'}
+        query = update(CredentialRow).where(CredentialRow.name == name)
+        connection.execute(query.values(changed))
+
+
+async def test_what_no_key_decrypts_can_be_listed(pipelit: Pipelit, clock: Clock) -> None:
+    """Only if it is asked for, and with nothing that an attacker could have written."""
+    for name in ("a", "b", "c"):
+        pipelit.credentials.put(name, VALUE, kind="llm", created_by="alice")
+    unreadable(pipelit, "b")
+    credentials = pipelit.credentials
+    for call in (credentials.list, credentials.page, lambda: credentials.get("b")):
+        with pytest.raises(UnsealError):
+            call()
+    listed = credentials.list(unreadable=True)
+    assert [(each.name, each.masked, each.readable) for each in listed] == [
+        ("a", "…cdef", True),
+        ("b", "can't be decrypted", False),
+        ("c", "…cdef", True),
+    ]
+    assert (listed[1].public, listed[1].allow, listed[1].searched) == ({}, (), ())
+    assert list(credentials.page(unreadable=True)) == listed
+    assert list(await credentials.apage(unreadable=True)) == await credentials.alist(
+        unreadable=True
+    )
+    assert await credentials.aget("b", unreadable=True) == listed[1]
+
+
+def test_a_wrong_key_lists_nothing(pipelit: Pipelit, settings: dict[str, Any]) -> None:
+    """The key is what has to be corrected."""
+    pipelit.credentials.put("a", VALUE, kind="llm", created_by="alice")
+    with Pipelit(**settings | {"encryption_keys": [Keyring.generate_key()]}) as other:
+        for call in (other.credentials.list, other.credentials.page):
+            with pytest.raises(ConfigurationError):
+                call(unreadable=True)
+
+
+async def test_one_that_is_there_can_be_left_as_it_is(pipelit: Pipelit) -> None:
+    """With `replace=False`, the name has to be free: among the shared ones, or the person's own."""
+    put, aput = pipelit.credentials.put, pipelit.credentials.aput
+    for person in (None, "alice"):
+        new = {"kind": "llm", "created_by": "alice", "person": person, "replace": False}
+        first = put("openai", VALUE, **new)
+        with pytest.raises(CredentialExists, match="already"):
+            put("openai", "another-secret-0001", **new)
+        with pytest.raises(CredentialExists):
+            await aput("openai", "another-secret-0001", **new)
+        assert pipelit.credentials.get("openai", person=person) == first
+
+
+def test_warnings_can_be_called_for(pipelit: Pipelit, recwarn: pytest.WarningsRecorder) -> None:
+    """Then Python's warnings get none of them."""
+    found: list[Warning] = []
+    pipelit.credentials.put(
+        "pin", "1234", kind="x", created_by="a", allow=["nobody"], on_warning=found.append
+    )
+    assert [type(each) for each in found] == [ShortSecretWarning, UnknownAccountWarning]
+    assert not recwarn.list

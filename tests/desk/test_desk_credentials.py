@@ -6,16 +6,18 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
-from desk_client import code_header
+from desk_client import client_for, code_header
 from internals import database_of
 from sqlalchemy import text
 
-from pipelit_agents import CredentialTest, Pipelit
+from pipelit_agents import CredentialTest, Keyring, Pipelit
 from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.desk import DeskSettings, make_app
 from pipelit_agents.desk.at_once import AtOnce
 from pipelit_agents.desk.problems import Problem
 
@@ -31,7 +33,8 @@ def test_a_credential_is_stored_listed_and_deleted(operator: httpx.Client) -> No
     """New ones are a 201, replaced ones a 200, and what was deleted is a 404."""
     first = stored(operator, "shared/crm", public={"base_url": "https://crm.example.com"})
     assert first.status_code == 201
-    assert first.json() == operator.get("/credentials/shared/crm").json()
+    shown = operator.get("/credentials/shared/crm").json()
+    assert first.json() == shown | {"warnings": []}
     assert {k: first.json()[k] for k in ("scope", "name", "kind", "masked", "created_by")} == {
         "scope": "shared", "name": "crm", "kind": "api", "masked": "…ghij", "created_by": "alice",
     }  # fmt: skip
@@ -201,20 +204,110 @@ def test_what_cant_be_stored_is_a_422_in_the_librarys_words(operator: httpx.Clie
     assert answer.status_code in (200, 201, 400, 422), answer.text
 
 
-def test_one_that_no_key_decrypts_can_be_replaced_and_deleted(
-    operator: httpx.Client, pipelit: Pipelit
+def broken(pipelit: Pipelit, name: str) -> None:
+    """Let no key decrypt a shared credential, nor a person's own one of this name."""
+    with database_of(pipelit).writing() as connection:
+        for table in ("pipelit_credentials", "pipelit_person_credentials"):
+            connection.execute(
+                text(f"UPDATE {table} SET hint = 'broken', public = :it WHERE name = :name"),  # noqa: S608
+                {"name": name, "it": '{"base_url": "https://evil.example"}'},
+            )
+
+
+def test_one_that_no_key_decrypts_is_listed_among_others(
+    operator: httpx.Client, member: httpx.Client, pipelit: Pipelit
 ) -> None:
-    """Reading it fails without saying why; its name is known to be taken."""
-    path = "/credentials/shared/crm"
-    for end in (
-        lambda: stored(operator, "shared/crm"),
-        lambda: operator.delete("/credentials/shared/crm"),
-    ):
-        stored(operator, "shared/crm")
-        with database_of(pipelit).writing() as connection:
-            connection.execute(text("UPDATE pipelit_credentials SET hint = 'broken'"))
-        assert operator.get(path).status_code == 503
-        assert end().status_code in (200, 204)
+    """Words are in the place of its secret, and what was bound to the secret isn't shown."""
+    for path in ("shared/a", "shared/crm", "shared/z"):
+        stored(operator, path)
+    stored(member, "own/crm")
+    broken(pipelit, "crm")
+    for client, scope in ((operator, "shared"), (member, "shared"), (member, "own")):
+        items = client.get("/credentials", params={"scope": scope}).json()["items"]
+        masked = {each["name"]: (each["masked"], each["readable"]) for each in items}
+        assert masked.pop("crm") == ("can't be decrypted", False)
+        assert set(masked.values()) <= {("…ghij", True)}
+        one = client.get(f"/credentials/{scope}/crm").json()
+        assert one == next(each for each in items if each["name"] == "crm")
+        assert (one["public"], one["allow"]) == ({}, [])
+
+
+def test_with_another_databases_key_there_is_no_list(
+    pipelit: Pipelit, settings: dict[str, Any], operator: httpx.Client, desk_keys: dict[str, str]
+) -> None:
+    """The key is what has to be corrected, and not each credential."""
+    stored(operator, "shared/crm")
+    wrong = settings | {"encryption_keys": [Keyring.generate_key()]}
+    with Pipelit(**wrong) as other:
+        desk = make_app(other, DeskSettings(_env_file=None))
+        with client_for(desk, desk_keys["alice"]) as client:
+            for path in ("/credentials", "/credentials/shared/crm"):
+                assert client.get(path).status_code == 503
+
+
+@pytest.mark.parametrize("way", ["replaced", "deleted"])
+def test_one_that_no_key_decrypts_can_be_replaced_and_deleted(
+    operator: httpx.Client, pipelit: Pipelit, way: str
+) -> None:
+    """Its name is known to be taken."""
+    stored(operator, "shared/crm")
+    broken(pipelit, "crm")
+    if way == "replaced":
+        assert stored(operator, "shared/crm").status_code == 200
+        assert operator.get("/credentials/shared/crm").json()["readable"]
+    else:
+        assert operator.delete("/credentials/shared/crm").status_code == 204
+
+
+def test_what_the_library_warns_of_is_in_the_answer(
+    operator: httpx.Client, member: httpx.Client, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Python's warnings, which only the server's log would have, get nothing."""
+    found = stored(operator, "shared/crm", value="short", allow=["alice", "alcie"]).json()
+    first, second = found["warnings"]
+    assert "fewer than 8 characters" in first
+    assert second == "credential 'crm': allow names 'alcie', which is no account"
+    [common] = stored(member, "own/crm", value="password").json()["warnings"]
+    assert "an ordinary word" in common
+    assert stored(member, "own/crm").json()["warnings"] == []
+    assert not recwarn.list
+
+
+ONLY_NEW = {"If-None-Match": "*"}
+
+
+def test_a_new_one_never_replaces_another(
+    operator: httpx.Client, pipelit: Pipelit, enrolled: Callable[[str], Callable[[], str]]
+) -> None:
+    """With `If-None-Match: *` one that is there stays as it is, and no code is spent."""
+    code = code_header(enrolled("alice")())
+    path, body = "/credentials/shared/crm", {"kind": "api", "value": SECRET}
+    pipelit.credentials.put("crm", "the-first-one-0001", kind="api", created_by="alice")
+    refused = operator.put(path, json=body, headers=ONLY_NEW | code)
+    assert (refused.status_code, refused.json()["type"][-7:]) == (412, ":exists")
+    assert operator.put(path, json=body, headers={"If-None-Match": '"a"'}).status_code == 422
+    assert operator.get(path).json()["masked"] == "…0001"
+    path = path.replace("crm", "new")
+    assert operator.put(path, json=body, headers=ONLY_NEW | code).status_code == 201
+
+
+@pytest.mark.parametrize("scope", ["shared", "own"])
+def test_of_racing_new_ones_one_is_stored(
+    client_of: Callable[..., httpx.Client], desk_keys: dict[str, str], scope: str
+) -> None:
+    """Each of the others learns that it came too late."""
+    clients = [client_of(desk_keys["alice"]) for _ in range(4)]
+
+    def send(index: int) -> tuple[int, int]:
+        body = {"kind": "api", "value": f"racing-secret-000{index}"}
+        path = f"/credentials/{scope}/crm"
+        return clients[index].put(path, json=body, headers=ONLY_NEW).status_code, index
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        answers = sorted(pool.map(send, range(len(clients))))
+    assert [status for status, _ in answers] == [201, 412, 412, 412]
+    found = clients[0].get(f"/credentials/{scope}/crm").json()
+    assert found["masked"] == f"…000{answers[0][1]}"
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ const REQUIRED = "second-factor-required";
  * @param {string} method
  * @param {string[]} path
  * @param {unknown} [body]
+ * @param {{ onlyNew?: boolean }} [options]
  * @returns {Promise<any>}
  */
-export async function act(method, path, body) {
+export async function act(method, path, body, { onlyNew } = {}) {
   try {
-    return await request(method, path, { body });
+    return await request(method, path, { body, onlyNew });
   } catch (error) {
     if (!(error instanceof Problem) || error.slug !== REQUIRED) throw error;
   }
@@ -27,7 +28,7 @@ export async function act(method, path, body) {
   let done = null;
   const failed = await askForCode(async (code) => {
     try {
-      done = { value: await request(method, path, { body, code }) };
+      done = { value: await request(method, path, { body, code, onlyNew }) };
       return null;
     } catch (error) {
       if (isAboutTheCode(error)) return wordsOf(error);

@@ -18,6 +18,7 @@ export const SIGNED_OUT = "You were signed out, because this key isn't accepted 
  * @property {unknown} [body]
  * @property {AbortSignal} [signal]
  * @property {string} [code] A code of the second factor.
+ * @property {boolean} [onlyNew] Replace nothing that is there already; then the answer is a 412.
  * @property {string} [key] Another key than that of the session, to sign in.
  * @property {number} [within] Seconds to wait for the whole answer.
  */
@@ -102,7 +103,7 @@ function addressOf(path, query = {}) {
  * @param {Options} options
  * @returns {Promise<Response>}
  */
-async function send(method, path, { query, body, signal, code, key, within }) {
+async function send(method, path, { query, body, signal, code, onlyNew, key, within }) {
   const used = key ?? currentKey();
   const reading = method === "GET";
   const limit = AbortSignal.timeout((within ?? (reading ? READ_TIMEOUT : WRITE_TIMEOUT)) * 1000);
@@ -111,6 +112,7 @@ async function send(method, path, { query, body, signal, code, key, within }) {
   const headers = { Accept: "application/json" };
   if (used) headers.Authorization = `Bearer ${used}`;
   if (code) headers["Pipelit-Code"] = code;
+  if (onlyNew) headers["If-None-Match"] = "*";
   if (body !== undefined) headers["Content-Type"] = "application/json";
   /** @type {Response} */
   let response;

@@ -7,10 +7,10 @@ import { fill, h } from "../dom.js";
 import { chosen, exactBlock, parseExactly } from "../exact.js";
 import { form, NAME, selectField, textField } from "../forms.js";
 import { time } from "../format.js";
-import { account, facts, page, section, tag } from "../layout.js";
+import { account, facts, note, page, section, tag } from "../layout.js";
 import { notice } from "../notice.js";
 import { goInstead, link, refresh } from "../router.js";
-import { credentialFields, readCredential, told } from "./credential_form.js";
+import { credentialFields, readCredential, saidOf } from "./credential_form.js";
 import { mayChange } from "./credentials.js";
 
 const OUTCOMES = /** @type {const} */ ({
@@ -33,6 +33,7 @@ export async function credentialView({ params: { scope, name }, signal }) {
       title: found.name, up: { href: link(["credentials", scope]), words: scope === "own" ? "My own credentials" : "Shared credentials" },
       actions: changes && h("button", { type: "button", class: "danger", onclick: () => remove(path, found) }, "Delete…"),
     },
+    !found.readable && note("warn", h("p", {}, "No encryption key of the server decrypts this credential, so nobody can open it. If a key is missing, an operator of the server adds it again. Otherwise replace the credential: its public fields, and who may open it, aren't known any more.")),
     section("Credential", {}, factsOf(found)),
     Object.keys(found.public ?? {}).length > 0 && section(
       "Public fields", {}, exactBlock(parseExactly(JSON.stringify(found.public)), `Public fields of ${found.name}`),
@@ -113,7 +114,7 @@ function replaceForm(path, found) {
     fields: credentialFields(found), submit: "Replace the credential", busy: "Storing…",
     action: async (values) => {
       const stored = await act("PUT", path, readCredential(values));
-      notice(`The credential ${found.name} was replaced. ${told(stored)}`);
+      saidOf(`The credential ${found.name} was replaced.`, stored);
       refresh();
     },
   });

@@ -2,6 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { areaField, FieldError, NAME, selectField, textField } from "../forms.js";
+import { notice } from "../notice.js";
 
 /** @typedef {import("../forms.js").Field} Field */
 
@@ -202,11 +203,21 @@ export function readCredential(values) {
 }
 
 /**
- * Return what the library says about a stored credential.
+ * Say that a credential was stored, with what the library says about it.
+ *
+ * @param {string} words
+ * @param {{ unsearched?: string[], warnings?: string[] }} stored
+ */
+export function saidOf(words, stored) {
+  notice(`${words} ${told(stored)}`, stored.warnings);
+}
+
+/**
+ * Return which parts of a stored credential are searched for.
  *
  * @param {{ unsearched?: string[] }} stored
  */
-export function told(stored) {
+function told(stored) {
   const parts = stored.unsearched ?? [];
   if (!parts.length) return "Each of its secrets is searched for in what leaves an agent.";
   return `These parts aren't searched for in what leaves an agent, because they are too short, too common or not known to be secrets: ${parts.join(", ")}.`;

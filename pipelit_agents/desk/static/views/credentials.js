@@ -1,20 +1,19 @@
 /** Credentials: the shared ones, and the person's own. */
 
 import { act } from "../actions.js";
-import { Problem, get } from "../api.js";
+import { get, Problem } from "../api.js";
 import { h } from "../dom.js";
 import { chosen } from "../exact.js";
 import { form, NAME, textField } from "../forms.js";
 import { time } from "../format.js";
 import { page, pager, table, tabs } from "../layout.js";
-import { notice } from "../notice.js";
 import { go, goInstead, link } from "../router.js";
 import { isOperator } from "../session.js";
-import { credentialFields, readCredential, told } from "./credential_form.js";
+import { credentialFields, readCredential, saidOf } from "./credential_form.js";
 
 const SCOPES = /** @type {const} */ ({ shared: "Shared", own: "My own" });
 
-/** @typedef {{ name: string, kind: string, masked: string, public: Record<string, unknown>,
+/** @typedef {{ name: string, kind: string, masked: string, readable: boolean, public: Record<string, unknown>,
  *   created_by: string, allow: string[] | null, created_at: string, updated_at: string,
  *   searched: string[], unsearched: string[], person: string | null }} Credential */
 
@@ -95,7 +94,7 @@ function emptyWords(scope, kind) {
  * @param {import("../router.js").Context} context
  * @returns {Node}
  */
-export function newCredentialView({ params: { scope }, signal }) {
+export function newCredentialView({ params: { scope } }) {
   const name = textField({ name: "name", label: "Name", required: true, ...NAME, hint: "The name by which agents refer to it, such as openai or crm." });
   const fields = credentialFields();
   const list = link(["credentials", scope]);
@@ -110,9 +109,8 @@ export function newCredentialView({ params: { scope }, signal }) {
       cancel: h("a", { class: "button", href: list }, "Cancel"),
       action: async (values) => {
         const body = readCredential(values);
-        await requireNew(scope, values.name, signal);
-        const stored = await act("PUT", ["credentials", scope, values.name], body);
-        notice(`The credential ${values.name} is stored. ${told(stored)}`);
+        const stored = await storeNew(["credentials", scope, values.name], body);
+        saidOf(`The credential ${values.name} is stored.`, stored);
         goInstead(["credentials", scope, values.name]);
       },
     }),
@@ -120,21 +118,19 @@ export function newCredentialView({ params: { scope }, signal }) {
 }
 
 /**
- * Raise an error if there is such a credential already: storing it would replace that one.
+ * Store a credential; one that is there already isn't replaced.
  *
- * @param {string} scope
- * @param {string} name
- * @param {AbortSignal} signal
+ * @param {string[]} path
+ * @param {unknown} body
  */
-async function requireNew(scope, name, signal) {
+async function storeNew(path, body) {
   try {
-    await get(["credentials", scope, name], { signal });
+    return await act("PUT", path, body, { onlyNew: true });
   } catch (error) {
-    if (error instanceof Problem && error.status === 404) return;
-    throw error;
+    if (!(error instanceof Problem) || error.status !== 412) throw error;
+    throw new Problem(412, {
+      type: "exists", detail: "There is a credential with this name.",
+      errors: [{ field: "name", message: "There is a credential with this name. To replace it, open its page." }],
+    });
   }
-  throw new Problem(409, {
-    type: "exists", detail: "There is a credential with this name.",
-    errors: [{ field: "name", message: "There is a credential with this name. To replace it, open its page." }],
-  });
 }
