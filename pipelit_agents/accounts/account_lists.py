@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, Literal
 
-from sqlalchemy import select, text, tuple_
+from sqlalchemy import and_, select, text, tuple_
 
 from pipelit_agents._bounds import require_duration
 from pipelit_agents._twins import off_the_loop
@@ -189,6 +189,33 @@ class AccountLists(AccountService):
             return [key_info(row) for row in connection.execute(query)]
 
     aexpiring_keys = off_the_loop(expiring_keys)
+
+    def operators_without_second_factor(self, *, limit: int = 100) -> Sequence[str]:
+        """List the active operators without a second factor, by name.
+
+        Whoever has the API key of one can change every account.
+
+        Args:
+            limit: The maximum number of names, 1 to 1,000.
+
+        Raises:
+            TypeError: ``limit`` isn't a whole number.
+            ValueError: ``limit`` is out of range.
+
+        Example:
+            ```python
+            for name in pipelit.users.operators_without_second_factor():
+                print(f"{name} has no second factor")
+            ```
+        """
+        require_limit(limit)
+        operators = text(KINDS_OF_ACCOUNTS["operators"])
+        of_here = and_(UserRow.kind == "human", UserRow.domain == "", UserRow.active)
+        query = select(UserRow.username).where(operators, of_here, UserRow.totp_secret.is_(None))
+        with self._database.reading() as connection:
+            return list(connection.scalars(query.order_by(UserRow.username).limit(limit)))
+
+    aoperators_without_second_factor = off_the_loop(operators_without_second_factor)
 
     def lanes(self, username: str) -> Sequence[LaneInfo]:
         """List the lanes about an account that have counted anything.

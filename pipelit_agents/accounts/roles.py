@@ -74,6 +74,33 @@ class Roles(AccountService):
             self._core.record(connection, by, row.username, "user.role", role)
         return user_of(find_account(connection, row.username))
 
+    def require_another_operator(self, username: str, *, by: str = OPERATOR) -> None:
+        """Require that an account isn't the last active operator, before a code is spent on it.
+
+        :meth:`set_role` and ``deactivate`` decide again, when no other request can interfere.
+
+        Args:
+            username: The account that is to be made a member or deactivated.
+            by: Who asks. Code in the process, ``operator``, needs no other operator.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
+            LastOperator: No other operator would be left.
+
+        Example:
+            ```python
+            pipelit.users.require_another_operator("alice", by="alice")
+            pipelit.mfa.verify("alice", code)
+            pipelit.users.deactivate("alice", by="alice")
+            ```
+        """
+        with self._database.reading() as connection:
+            row = find_account(connection, require_username(username))
+            self._require_another_operator(connection, row, by)
+
+    arequire_another_operator = off_the_loop(require_another_operator)
+
     def has_operator(self) -> bool:
         """Return whether there is an active operator."""
         with self._database.reading() as connection:

@@ -202,25 +202,11 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
     ) -> NewAgent:
         """Create an agent as :meth:`create_agent` does, in the caller's transaction."""
         belongs_to = self.find_in(connection, require_username(owner, argument="owner"))
-        if not belongs_to.active:
-            raise UserInactive(f"owner {owner!r} was deactivated", username=owner)
-        if belongs_to.domain:
-            raise NotPermitted(
-                f"{owner!r} is a peer of the domain {belongs_to.domain!r}: it can't own agents "
-                "here",
-                username=owner,
-            )
-        if belongs_to.kind == "agent" and not belongs_to.may_create_agents:
-            raise NotPermitted(
-                f"agent {owner!r} may not create agents; an operator may create it with "
-                "may_create_agents=True",
-                username=owner,
-            )
+        self._require_may_own(connection, belongs_to)
         if may_create_agents is None:
             may_create_agents = belongs_to.kind == "human"
         root = belongs_to.root_owner
         requester = owner if created_by is None else created_by
-        require_quota(connection, belongs_to, self._policy)
         secret = secrets.token_bytes(SECRET_BYTES)
         self._insert(
             connection,
@@ -236,6 +222,53 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
         expires = self._expiry("key_expires_at", key_expires_at)
         key = self._insert_key(connection, username, key_name, expires, requester)
         return NewAgent(username, key.api_key, provisioning_uri(username, secret))
+
+    def require_may_own_agent(self, owner: str) -> None:
+        """Require that an account may own one more agent, before a code is spent on creating it.
+
+        :meth:`create_agent` decides again, when no other request can interfere.
+
+        Args:
+            owner: The person or agent that will own the agent.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
+            UserInactive: It was deactivated.
+            NotPermitted: It may not create agents.
+            QuotaExceeded: The root owner, or an agent among the owners, has as many active agents
+                as the policy allows.
+
+        Example:
+            ```python
+            pipelit.users.require_may_own_agent("alice")
+            pipelit.mfa.verify("alice", code)
+            pipelit.users.create_agent("agent_writer", owner="alice", purpose="writes reports")
+            ```
+        """
+        name = require_username(owner, argument="owner")
+        with self._database.reading() as connection:
+            self._require_may_own(connection, find_account(connection, name))
+
+    arequire_may_own_agent = off_the_loop(require_may_own_agent)
+
+    def _require_may_own(self, connection: Connection, belongs_to: AccountRow) -> None:
+        owner = belongs_to.username
+        if not belongs_to.active:
+            raise UserInactive(f"owner {owner!r} was deactivated", username=owner)
+        if belongs_to.domain:
+            raise NotPermitted(
+                f"{owner!r} is a peer of the domain {belongs_to.domain!r}: it can't own agents "
+                "here",
+                username=owner,
+            )
+        if belongs_to.kind == "agent" and not belongs_to.may_create_agents:
+            raise NotPermitted(
+                f"agent {owner!r} may not create agents; an operator may create it with "
+                "may_create_agents=True",
+                username=owner,
+            )
+        require_quota(connection, belongs_to, self._policy)
 
     def find_in(self, connection: Connection, username: str) -> AccountRow:
         """Lock the accounts of one root owner in the caller's transaction, and return a row.

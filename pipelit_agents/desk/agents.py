@@ -10,7 +10,7 @@ from pipelit_agents.desk.fields import Answer, NewExpiry, NewUsername, OnceShown
 from pipelit_agents.desk.problems import library_input
 from pipelit_agents.desk.qr_codes import qr_svg
 from pipelit_agents.desk.routes import DeskRoute
-from pipelit_agents.desk.users import require_active_account, require_free_name, require_future
+from pipelit_agents.desk.users import require_free_name, require_future
 
 __all__ = ["router"]
 
@@ -55,7 +55,7 @@ def create_agent(
     home: Home, caller: OperatorCaller, factor: Sensitive, body: NewAgent
 ) -> CreatedAgent:
     """Create an agent with a TOTP secret and an API key, which are displayed here only."""
-    require_active_account(home, body.owner)
+    home.users.require_may_own_agent(body.owner)
     require_free_name(home, body.username)
     require_future(home, "body.key_expires_at", body.key_expires_at)
     factor.confirm()

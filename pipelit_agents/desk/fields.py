@@ -66,6 +66,12 @@ def _require_text(value: object) -> object:
     return value
 
 
+def _require_words(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
 def _require_zone(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("must have a time zone, for example 2027-01-31T12:00:00Z")
@@ -135,6 +141,7 @@ KeyName: TypeAlias = Annotated[
 ]
 Purpose: TypeAlias = Annotated[
     str,
+    AfterValidator(_require_words),
     Field(
         min_length=1,
         max_length=_MAX_PURPOSE,

@@ -53,6 +53,9 @@ class Overview(Answer):
         description="The deployment checks that failed; for operators."
     )
     locked: list[Locked] | None = Field(description="The locked lanes, 100 at most; for operators.")
+    operators_without_second_factor: list[str] | None = Field(
+        description="Active operators without a second factor, 100 at most; for operators."
+    )
 
 
 @router.get("/overview", summary="What needs attention")
@@ -85,6 +88,9 @@ def get_overview(home: Home, caller: PersonCaller) -> Overview:
             ]
             if everything
             else None
+        ),
+        operators_without_second_factor=(
+            list(home.users.operators_without_second_factor(limit=_MOST)) if everything else None
         ),
     )
 

@@ -28,7 +28,13 @@ from pipelit_agents.desk.fields import (
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
 from pipelit_agents.desk.routes import DeskRoute
-from pipelit_agents.errors import NotPermitted, UserExists, UserInactive, UserNotFound
+from pipelit_agents.errors import (
+    NotLocalAgent,
+    NotPermitted,
+    UserExists,
+    UserInactive,
+    UserNotFound,
+)
 from pipelit_agents.ledger.lanes import read_lane_name
 from pipelit_agents.pipelit import Pipelit
 from pipelit_agents.protocol.usernames import require_new_username
@@ -209,6 +215,22 @@ def require_active_account(home: Pipelit, username: str) -> User:
     return found
 
 
+def _require_kind(found: User, kind: str) -> None:
+    """Require that a change is one of this kind of account, before a code is spent on it."""
+    if found.kind == kind:
+        return
+    if kind == "human":
+        raise NotPermitted(
+            f"{found.username!r} isn't a person of this database: only people have a role",
+            username=found.username,
+        )
+    raise NotLocalAgent(
+        f"{found.username!r} isn't an agent of this database: only agents have a purpose and may "
+        "be allowed to create others",
+        username=found.username,
+    )
+
+
 @router.get("/users", summary="List accounts")
 def list_users(
     home: Home,
@@ -266,9 +288,11 @@ def change_user(
 
     The last active operator can't be made a member.
     """
-    require_active_account(home, username)
+    found, by = require_active_account(home, username), caller.user.username
+    _require_kind(found, "human" if body.role is not None else "agent")
+    if body.role == "member":
+        home.users.require_another_operator(username, by=by)
     factor.confirm()
-    by = caller.user.username
     if body.role is not None:
         changed = home.users.set_role(username, body.role, by=by)
     else:
@@ -292,7 +316,7 @@ def deactivate_user(
     Their API keys and codes aren't accepted any more, from the next request on. The last active
     operator can't be deactivated.
     """
-    home.users.get(username)
+    home.users.require_another_operator(username, by=caller.user.username)
     factor.confirm()
     ended = home.users.deactivate(username, by=caller.user.username)
     return Deactivated(deactivated=list(ended))

@@ -344,3 +344,54 @@ async def test_what_a_role_lacks_is_refused_before_anybody_is_looked_up(pipelit:
         pipelit.permissions.require("alice", "users.read", on="Not A Name")
     with pytest.raises(ValueError, match=r"no 'users\.destroy'"):
         pipelit.permissions.require("alice", "users.destroy")  # type: ignore[arg-type]
+
+
+async def test_what_would_fail_is_refused_before(pipelit: Pipelit, writer: Agent) -> None:
+    """So that nobody spends a code on it; the process itself needs no other operator."""
+    users = pipelit.users
+    with pytest.raises(LastOperator):
+        users.require_another_operator("alice", by="alice")
+    with pytest.raises(LastOperator):
+        await users.arequire_another_operator("alice", by="bob")
+    users.require_another_operator("alice")
+    users.require_another_operator("agent_writer", by="alice")
+    with pytest.raises(UserNotFound):
+        users.require_another_operator("nobody", by="alice")
+    users.create("bob", role="operator")
+    users.require_another_operator("alice", by="alice")
+
+
+async def test_who_may_own_an_agent(pipelit: Pipelit) -> None:
+    """The same accounts as those for which an agent is created."""
+    users = pipelit.users
+    users.create_agent("agent_small", owner="alice", purpose="p", may_create_agents=False)
+    users.create("gone")
+    users.deactivate("gone")
+    users.require_may_own_agent("alice")
+    for owner, error in (
+        ("nobody", UserNotFound),
+        ("gone", UserInactive),
+        ("agent_small", NotPermitted),
+        ("NO", InvalidUsername),
+    ):
+        with pytest.raises(error):
+            users.require_may_own_agent(owner)
+        with pytest.raises(error):
+            await users.arequire_may_own_agent(owner)
+        with pytest.raises(error):
+            users.create_agent("agent_x", owner=owner, purpose="p")
+
+
+async def test_operators_without_a_second_factor(
+    pipelit: Pipelit, enrolled: Callable[[str], Callable[[], str]]
+) -> None:
+    """Active ones only, by name; members are another matter."""
+    users = pipelit.users
+    users.create("olga", role="operator")
+    users.create("gone", role="operator")
+    users.deactivate("gone")
+    users.create("bob")
+    assert users.operators_without_second_factor() == ["alice", "olga"]
+    assert users.operators_without_second_factor(limit=1) == ["alice"]
+    enrolled("alice")
+    assert await users.aoperators_without_second_factor() == ["olga"]

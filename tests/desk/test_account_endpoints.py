@@ -9,10 +9,11 @@ import httpx
 import pyotp
 import pytest
 from conftest import Clock
-from desk_client import code_header
+from desk_client import client_for, code_header
 from pydantic import SecretStr
 
-from pipelit_agents import Agent, Pipelit
+from pipelit_agents import Agent, Pipelit, VerificationPolicy
+from pipelit_agents.desk import DeskSettings, make_app
 from pipelit_agents.errors import AuthenticationError, CodeRejected
 
 Client = Callable[..., httpx.Client]
@@ -132,27 +133,24 @@ def test_a_role_and_an_agent_change(pipelit: Pipelit, operator: httpx.Client) ->
     assert actors(pipelit, "agent.change") == [("alice", "agent_writer")] * 2
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ({}, 422),
-        ({"role": None}, 422),
-        ({"role": "owner"}, 422),
-        ({"role": "member", "purpose": "p"}, 422),
-        ({"username": "bob2"}, 422),
-        ({"purpose": ""}, 422),
-        ({"purpose": " "}, 422),
-        ({"may_create_agents": "yes"}, 422),
-        ({"purpose": "p"}, 409),
-    ],
-    ids=str,
-)
-def test_a_change_that_makes_no_sense_changes_nothing(
-    operator: httpx.Client, body: dict[str, Any], status: int
-) -> None:
+SENSELESS: list[tuple[dict[str, Any], int]] = [
+    ({}, 422),
+    ({"role": None}, 422),
+    ({"role": "owner"}, 422),
+    ({"role": "member", "purpose": "p"}, 422),
+    ({"username": "bob2"}, 422),
+    ({"purpose": ""}, 422),
+    ({"purpose": " "}, 422),
+    ({"may_create_agents": "yes"}, 422),
+    ({"purpose": "p"}, 409),
+]
+
+
+def test_a_change_that_makes_no_sense_changes_nothing(operator: httpx.Client) -> None:
     """Nothing is converted or guessed; bob is a person, so he has no purpose."""
     before = operator.get("/users/bob").json()
-    assert operator.patch("/users/bob", json=body).status_code == status
+    for body, status in SENSELESS:
+        assert operator.patch("/users/bob", json=body).status_code == status, body
     assert operator.get("/users/bob").json() == before
 
 
@@ -353,37 +351,56 @@ def test_what_is_sensitive_needs_the_code_of_who_asks(
         assert kind_of(send(code))[0] in (403, 409)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status"),
-    [
-        ("POST", "/users", {"username": "bob"}, 409),
-        ("POST", "/users", {"username": "NO"}, 422),
-        ("POST", "/users", {"username": "sk-0a1b2c3d4e5f6a7b8c9d"}, 422),
-        ("PATCH", "/users/nobody", {"role": "member"}, 404),
-        ("POST", "/users/nobody/deactivate", None, 404),
-        ("POST", "/users/bob/unlock", {"lane": "no lane"}, 422),
-        ("POST", "/users/agent_writer/second-factor/reset", None, 403),
-        ("POST", "/agents", {"username": "bob", "owner": "bob", "purpose": "p"}, 409),
-        ("POST", "/agents", {"username": "agent_x", "owner": "nobody", "purpose": "p"}, 404),
-        ("POST", "/users/nobody/keys", {"name": "x"}, 404),
-        ("DELETE", "/users/bob/keys/000000000000", None, 404),
-        ("POST", "/users", {"username": "eve", "key_expires_at": "2001-01-01T00:00:00Z"}, 422),
-        ("POST", "/users/bob/keys", {"name": "x", "expires_at": "2001-01-01T00:00:00Z"}, 422),
-    ],
-    ids=str,
-)
+PAST = "2001-01-01T00:00:00Z"
+BOUND_TO_FAIL: list[tuple[str, str, dict[str, Any] | None, int]] = [
+    ("POST", "/users", {"username": "bob"}, 409),
+    ("POST", "/users", {"username": "NO"}, 422),
+    ("POST", "/users", {"username": "sk-0a1b2c3d4e5f6a7b8c9d"}, 422),
+    ("POST", "/users", {"username": "eve", "key_expires_at": PAST}, 422),
+    ("PATCH", "/users/nobody", {"role": "member"}, 404),
+    ("PATCH", "/users/alice", {"role": "member"}, 409),
+    ("PATCH", "/users/agent_writer", {"role": "member"}, 403),
+    ("PATCH", "/users/bob", {"purpose": "p"}, 409),
+    ("POST", "/users/nobody/deactivate", None, 404),
+    ("POST", "/users/alice/deactivate", None, 409),
+    ("POST", "/users/bob/unlock", {"lane": "no lane"}, 422),
+    ("POST", "/users/agent_writer/second-factor/reset", None, 403),
+    ("POST", "/agents", {"username": "bob", "owner": "bob", "purpose": "p"}, 409),
+    ("POST", "/agents", {"username": "agent_x", "owner": "nobody", "purpose": "p"}, 404),
+    ("POST", "/agents", {"username": "agent_x", "owner": "agent_small", "purpose": "p"}, 403),
+    ("POST", "/users/nobody/keys", {"name": "x"}, 404),
+    ("POST", "/users/bob/keys", {"name": "x", "expires_at": PAST}, 422),
+    ("DELETE", "/users/bob/keys/000000000000", None, 404),
+]
+
+
 def test_no_code_is_spent_on_what_can_not_succeed(
-    operator: httpx.Client,
-    enrolled: Enroll,
-    method: str,
-    path: str,
-    body: dict[str, Any] | None,
-    status: int,
+    pipelit: Pipelit, operator: httpx.Client, enrolled: Enroll
 ) -> None:
-    """The request is refused first, and its code is still good for another."""
+    """Each request is refused first, and its code is still good for another."""
+    small = {"owner": "alice", "purpose": "p", "may_create_agents": False}
+    pipelit.users.create_agent("agent_small", **small)
     headers = code_header(enrolled("alice")())
-    assert operator.request(method, path, json=body, headers=headers).status_code == status
+    for method, path, body, status in BOUND_TO_FAIL:
+        answer = operator.request(method, path, json=body, headers=headers)
+        assert answer.status_code == status, (method, path, body, answer.text)
+        assert kind_of(answer)[1] != "code-rejected", (method, path, body)
     assert operator.post("/users/bob/unlock", headers=headers).status_code == 200
+
+
+def test_no_code_is_spent_where_the_quota_is_used_up(
+    settings: dict[str, Any], clock: Clock, desk_keys: dict[str, str], enrolled: Enroll
+) -> None:
+    """Alice has an agent already, and no more are allowed."""
+    headers = code_header(enrolled("alice")())
+    policy = VerificationPolicy(agents_per_owner=1)
+    with Pipelit(**settings, clock=clock, policy=policy) as home:
+        desk = make_app(home, DeskSettings(_env_file=None))
+        with client_for(desk, desk_keys["alice"]) as client:
+            body = {"username": "agent_x", "owner": "alice", "purpose": "p"}
+            refused = client.post("/agents", json=body, headers=headers)
+            assert kind_of(refused) == (409, "conflict")
+            assert client.post("/users/bob/unlock", headers=headers).status_code == 200
 
 
 def test_a_recovery_code_is_a_code_too(

@@ -134,6 +134,11 @@ def test_the_overview_has_what_concerns_the_caller(
     assert (own["failed_checks"], own["locked"]) == (None, None)
     assert [each["name"] for each in all_of_it["failed_checks"]] == ["debug"]
     assert {each["username"] for each in all_of_it["locked"]} == {"agent_writer"}
+    pipelit.users.create("olga", role="operator")
+    assert own["operators_without_second_factor"] is None
+    assert operator.get("/overview").json()["operators_without_second_factor"] == ["alice", "olga"]
+    enrolled("alice")
+    assert operator.get("/overview").json()["operators_without_second_factor"] == ["olga"]
 
 
 # Verification

@@ -110,7 +110,7 @@ FAULTS = {
     "CORS": ("every site", "CORS_ALLOW_ORIGINS="),
     "server CORS": ("every site", "allow_origins"),
     "server auth": ("no API key", "pipelit_agents.server:auth"),
-    "second factor": ("alice", "mfa enroll alice"),
+    "second factor": ("operators without one", "mfa enroll alice"),
     "API keys expire": ("1 never expire", "--expires-in"),
     "API keys used": ("90 days", "keys revoke"),
     "audit": ("none of the", "audit seal"),

@@ -21,18 +21,22 @@ _MAX_UNUSED_TIME: Final = 90 * 86_400
     "second factor", why="without one, anyone who has the API key can act as this person"
 )
 def second_factor(deployment: Deployment) -> Finding:
-    """Every person has a second factor."""
-    people = select(UserRow.username).where(
+    """Every person has a second factor, and above all each operator."""
+    people = select(UserRow.username, UserRow.role).where(
         UserRow.kind == "human", UserRow.domain == "", UserRow.active,
         UserRow.totp_secret.is_(None),
     )  # fmt: skip
     with deployment.reading() as connection:
-        without = list(connection.scalars(people.order_by(UserRow.username)))
-    if without:
-        return Finding(
-            f"people without a second factor: {listed(without)}",
-            f"pipelit-agents mfa enroll {without[0]}",
-        )
+        without = connection.execute(people.order_by(UserRow.username)).all()
+    operators = [each.username for each in without if each.role == "operator"]
+    others = [each.username for each in without if each.role != "operator"]
+    found = []
+    if operators:
+        found.append(f"operators without one, who can change every account: {listed(operators)}")
+    if others:
+        found.append(f"people without a second factor: {listed(others)}")
+    if found:
+        return Finding("; ".join(found), f"pipelit-agents mfa enroll {(operators + others)[0]}")
     return passed()
 
 

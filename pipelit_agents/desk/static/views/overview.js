@@ -22,7 +22,7 @@ export async function overviewView({ signal }) {
   update(person);
   const matters = [
     ...factorMatters(person), ...approvalMatters(found), ...checkMatters(found),
-    ...lockMatters(found), ...keyMatters(found),
+    ...operatorMatters(found), ...lockMatters(found), ...keyMatters(found),
   ];
   return page(
     { title: "Overview", lead: `You are signed in as ${person.username}, ${isOperator() ? "an operator" : "a member"}.` },
@@ -99,6 +99,14 @@ function checkMatters(found) {
     h("ul", {}, checks.slice(0, 5).map((check) => h("li", {}, h("strong", {}, check.name ?? String(check)), check.found && `: ${check.found}`))),
     { href: "#/checks", words: "See all" },
   )];
+}
+
+/** @param {any} found The person's own second factor is a matter of its own. */
+function operatorMatters(found) {
+  return listOf(found.operators_without_second_factor).filter((each) => each !== me()?.username).map((name) => matter(
+    "bad", "Second factor", ["The operator ", account(name), " has no second factor"],
+    "Anyone who has this person's API key can change every account.", { href: link(["people", name]), words: "Look" },
+  ));
 }
 
 /** @param {any} found */
