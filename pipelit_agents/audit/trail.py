@@ -27,6 +27,7 @@ __all__ = ["AuditTrail"]
 
 # How many entries a page looks at, if it has filters.
 _MOST_LOOKED_AT: Final = 5000
+_MINUTE: Final = "%Y-%m-%d %H:%M"
 _NUMBER: Final = re.compile(r"-?\d{1,19}", re.ASCII)
 
 
@@ -249,21 +250,39 @@ class AuditTrail:
         moment = require_moment(before, "before")
         deleted = pruning.prune(self._database, self._keyring(), self._clock, moment)
         if deleted:
-            with self._database.writing(durable=True) as connection:
-                write(
-                    connection,
-                    entry(
-                        at=self._clock(),
-                        actor=by,
-                        subject="audit",
-                        action="audit.prune",
-                        outcome="ok",
-                        reason=f"{deleted} before {before.astimezone(UTC):%Y-%m-%d %H:%M}",
-                    ),
-                )
+            self._record(by, "audit.prune", f"{deleted} before {before.astimezone(UTC):{_MINUTE}}")
         return deleted
 
     aprune = off_the_loop(prune)
+
+    def record_export(self, *, by: str, filters: Sequence[str] = ()) -> None:
+        """Record that somebody gets the entries, all or many of them, to keep them elsewhere.
+
+        The desk calls this before its export. Call it where your own code hands the trail out.
+
+        Args:
+            by: The account that requested it.
+            filters: The names of the filters that select the entries, not what they select.
+
+        Example:
+            ```python
+            pipelit.audit.record_export(by="alice")
+            page = pipelit.audit.page(limit=1000, oldest_first=True)
+            ```
+        """
+        self._record(by, "audit.export", f"by {', '.join(filters)}" if filters else "all entries")
+
+    arecord_export = off_the_loop(record_export)
+
+    def _record(self, by: str, action: str, reason: str) -> None:
+        with self._database.writing(durable=True) as connection:
+            write(
+                connection,
+                entry(
+                    at=self._clock(), actor=by, subject="audit", action=action, outcome="ok",
+                    reason=reason,
+                ),
+            )  # fmt: skip
 
 
 def _conditions(

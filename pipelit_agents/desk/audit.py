@@ -121,6 +121,11 @@ class Filters:
             "since": since,
         }
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the filters that are on."""
+        return [name for name, value in self._where.items() if value is not None]
+
     def page(
         self, home: Pipelit, after: str | None, limit: int, *, oldest_first: bool = False
     ) -> LibraryPage[AuditEntry]:
@@ -215,26 +220,32 @@ def list_entries(
     },
 )
 async def export_entries(home: Home, caller: AuditReader, filters: Filtered) -> StreamingResponse:
-    """Return all entries, in batches, from one transaction each.
+    """Return all entries, in batches, from one transaction each. The audit records who got them.
 
     Entries that are written meanwhile are at the end; those of transactions that are still open
     aren't among them.
     """
-    # What can't be read is an error, and not a document that ends early.
-    first = await aside(partial(filters.page, home, None, BATCH, oldest_first=True))
-    return _Export(
-        _lines(home, filters, first),
-        media_type=_NDJSON,
-        headers={"Content-Disposition": 'attachment; filename="audit.ndjson"'},
-    )
+    return _Export(home, caller.user.username, filters)
 
 
 class _Export(StreamingResponse):
     """An export; a bounded number of them runs at a time."""
 
+    def __init__(self, home: Pipelit, by: str, filters: Filters) -> None:
+        headers = {"Content-Disposition": 'attachment; filename="audit.ndjson"'}
+        super().__init__((), media_type=_NDJSON, headers=headers)
+        self._home = home
+        self._by = by
+        self._filters = filters
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, or refuse it before it begins."""
+        home, filters = self._home, self._filters
         with EXPORTS.begin():
+            await home.audit.arecord_export(by=self._by, filters=filters.names)
+            # What can't be read is an error, and not a document that ends early.
+            first = await aside(partial(filters.page, home, None, BATCH, oldest_first=True))
+            self.body_iterator = _lines(home, filters, first)
             await super().__call__(scope, receive, send)
 
 

@@ -124,6 +124,18 @@ def test_an_export_has_everything_in_order(
     assert len(found) == len(pipelit.audit.list(limit=1000))
 
 
+def test_an_export_is_recorded(operator: httpx.Client, pipelit: Pipelit) -> None:
+    """With who got it and by which filters, not with what they say; it is in the export itself."""
+    note(pipelit, 2)
+    exported(operator, subject="thing", outcome="ok")
+    last = exported(operator)[-1]
+    assert (last["actor"], last["subject"], last["action"]) == ("alice", "audit", "audit.export")
+    reasons = [each.reason for each in pipelit.audit.list(action="audit.export")]
+    assert reasons == ["by subject, outcome", "all entries"]
+    assert operator.get("/audit/export?outcome=maybe").status_code == 422
+    assert len(pipelit.audit.list(action="audit.export")) == 2
+
+
 async def test_an_export_reads_no_further_when_the_client_goes(
     desk_app: Any, desk_keys: dict[str, str], pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,12 +3,14 @@
 import { Cancelled, download, get, request, wordsOf } from "../api.js";
 import { fill, h } from "../dom.js";
 import { chosen } from "../exact.js";
-import { FieldError, form, selectField, textField } from "../forms.js";
+import { areaField, FieldError, form, selectField, textField } from "../forms.js";
 import { counted, time } from "../format.js";
 import { facts, note, page, pager, section, table, tag } from "../layout.js";
 import { go, link } from "../router.js";
 
 const PATH = ["audit"];
+// The API takes no more.
+const MOST_HEADS = 100;
 const FILTERS = ["subject", "actor", "action", "outcome", "person", "since"];
 
 /** @typedef {{ id: number, at: string, actor: string, subject: string, action: string,
@@ -150,8 +152,52 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }
 
+/** @typedef {{ number: number, last_id: number, digest: string, at: string }} Head */
+
 /**
- * @param {{ number: number, last_id: number, digest: string, at: string }} head
+ * Return a head as the command `audit head` prints it.
+ *
+ * @param {Head} head
+ */
+function lineOf({ number, last_id, digest, at }) {
+  return JSON.stringify({ number, last_id, digest, at });
+}
+
+/**
+ * Return the heads in some lines, of which each has one.
+ *
+ * @param {string} text
+ * @returns {Head[]}
+ */
+function headsIn(text) {
+  const lines = text.split("\n").map((each) => each.trim()).filter(Boolean);
+  if (lines.length > MOST_HEADS) throw new FieldError(`Paste at most ${MOST_HEADS} heads.`);
+  return lines.map((line, index) => {
+    const head = headIn(line);
+    if (!head) throw new FieldError(`Line ${index + 1} isn't a head: it must be a line that audit head printed, with number, last_id, digest and at.`);
+    return head;
+  });
+}
+
+/**
+ * @param {string} line
+ * @returns {Head | null}
+ */
+function headIn(line) {
+  let found;
+  try {
+    found = JSON.parse(line);
+  } catch {
+    return null;
+  }
+  const { number, last_id, digest, at } = found ?? {};
+  const fits = Number.isSafeInteger(number) && number >= 0 && Number.isSafeInteger(last_id)
+    && typeof digest === "string" && /^[0-9a-f]{0,64}$/.test(digest) && typeof at === "string" && at.length <= 64;
+  return fits ? { number, last_id, digest, at } : null;
+}
+
+/**
+ * @param {Head} head
  * @param {AbortSignal} signal
  */
 function chain(head, signal) {
@@ -161,11 +207,23 @@ function chain(head, signal) {
     type: "button",
     onclick: async () => {
       if (waiting) return;
+      kept.complain("");
+      /** @type {Head[]} */
+      let heads;
+      try {
+        heads = headsIn(kept.read());
+      } catch (error) {
+        if (!(error instanceof FieldError)) throw error;
+        kept.complain(error.message);
+        disclosure.open = true;
+        kept.focus();
+        return;
+      }
       waiting = true;
       button.setAttribute("aria-disabled", "true");
       fill(button, "Verifying…");
       try {
-        fill(result, report(await request("POST", ["audit", "verify"], { body: {}, signal, within: 600 })));
+        fill(result, report(await request("POST", ["audit", "verify"], { body: { heads }, signal, within: 600 })));
       } catch (error) {
         if (!(error instanceof Cancelled)) fill(result, note("bad", h("p", {}, wordsOf(error))));
       } finally {
@@ -175,6 +233,13 @@ function chain(head, signal) {
       }
     },
   }, "Verify the chain");
+  const kept = areaField({
+    name: "heads", label: "Heads that you kept", code: true, rows: 3,
+    hint: "One JSON line each, as pipelit-agents audit head prints it and as it is displayed here. With them, a deletion of the newest seals is detected too.",
+  });
+  const disclosure = /** @type {HTMLDetailsElement} */ (h(
+    "details", { class: "disclosure" }, h("summary", {}, "Compare with heads that you kept"), kept.element,
+  ));
   return [
     head?.number
       ? facts([
@@ -183,7 +248,11 @@ function chain(head, signal) {
         ["Digest", h("span", { class: "mono" }, chosen(head.digest))],
       ])
       : note("info", h("p", {}, "No entry is sealed yet, so changes to them can't be detected. Run ", h("code", {}, "pipelit-agents audit seal"), " from a timer.")),
-    head?.number > 0 && h("p", { class: "hint" }, "Keep a copy of the digest where the database's users can't write: only then does it show if the newest seals are deleted."),
+    head?.number > 0 && [
+      h("p", { class: "hint" }, "Keep a copy of this line where the database's users can't write: only then does it show if the newest seals are deleted."),
+      h("p", {}, h("code", {}, chosen(lineOf(head)))),
+    ],
+    disclosure,
     h("div", { class: "buttons" }, button), result,
   ];
 }
