@@ -14,8 +14,9 @@ from conftest import Clock
 from internals import database_of
 from sqlalchemy import event
 
-from pipelit_agents import Page, Pipelit
-from pipelit_agents.errors import InvalidUsername, UserNotFound
+from pipelit_agents import Agent, Page, Pipelit
+from pipelit_agents.accounts import account_lists
+from pipelit_agents.errors import CodeRejected, InvalidUsername, UserNotFound
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 
 MANY = 20_000
@@ -132,6 +133,32 @@ def test_pages_of_keys_are_in_the_order_of_creation(pipelit: Pipelit, clock: Clo
     ]
     with pytest.raises(UserNotFound):
         pipelit.users.page_api_keys("nobody")
+
+
+@pytest.mark.backends("sqlite", "postgres")
+async def test_pages_of_lanes_have_all_that_counted(
+    pipelit: Pipelit, writer: Agent, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also past lanes that have counted nothing since a right code, however many those are."""
+    for name in ("agent_a", "agent_b", "agent_c", "agent_d"):
+        pipelit.users.create_agent(name, owner="alice", purpose="p")
+        with pytest.raises(CodeRejected):
+            pipelit.agent(name).verify_peer("agent_writer", "00000000")
+        if name < "agent_c":
+            code = writer.totp_code(audience=name).code
+            assert pipelit.agent(name).verify_peer("agent_writer", code)
+    listed = [*pipelit.users.lanes("agent_writer")]
+    assert [each.lane for each in listed] == ["audience:agent_c", "audience:agent_d"]
+    assert all_of(lambda **options: pipelit.users.page_lanes("agent_writer", **options)) == listed
+    monkeypatch.setattr(account_lists, "MOST_LANES", 1)
+    page = await pipelit.users.apage_lanes("agent_writer")
+    found = [*page]
+    while page.next is not None:
+        page = pipelit.users.page_lanes("agent_writer", after=page.next)
+        found += page
+    assert found == listed
+    with pytest.raises(UserNotFound):
+        pipelit.users.page_lanes("nobody")
 
 
 @pytest.mark.backends("sqlite", "postgres")
@@ -298,6 +325,7 @@ def test_pages_of_the_audit_go_both_ways(pipelit: Pipelit, clock: Clock) -> None
 CALLS: list[Callable[[Pipelit, Any], object]] = [
     lambda p, after: p.users.page(after=after),
     lambda p, after: p.users.page_api_keys("alice", after=after),
+    lambda p, after: p.users.page_lanes("alice", after=after),
     lambda p, after: p.credentials.page(after=after),
     lambda p, after: p.approvals.page("alice", after=after),
     lambda p, after: p.approvals.register.page(after=after),
@@ -323,6 +351,7 @@ def test_a_limit_is_a_number_up_to_a_thousand(pipelit: Pipelit, limit: Any) -> N
     for call in (
         lambda: pipelit.users.page(limit=limit),
         lambda: pipelit.users.page_api_keys("alice", limit=limit),
+        lambda: pipelit.users.page_lanes("alice", limit=limit),
         lambda: pipelit.users.expiring_keys(timedelta(days=1), limit=limit),
         lambda: pipelit.users.locked_lanes(limit=limit),
         lambda: pipelit.credentials.page(limit=limit),

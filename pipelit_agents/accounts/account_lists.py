@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, Literal
 
-from sqlalchemy import and_, select, text, tuple_
+from sqlalchemy import ColumnElement, and_, select, text, tuple_
 
 from pipelit_agents._bounds import require_duration
 from pipelit_agents._twins import off_the_loop
@@ -29,13 +29,34 @@ from pipelit_agents.database.models import (
     UserRow,
 )
 from pipelit_agents.ledger.attempts import is_person
-from pipelit_agents.paging import DEFAULT_LIMIT, Page, read_moment, require_limit, written_moment
+from pipelit_agents.ledger.lanes import read_lane_name
+from pipelit_agents.paging import (
+    DEFAULT_LIMIT,
+    Page,
+    not_a_cursor,
+    read_moment,
+    require_limit,
+    written_moment,
+)
 from pipelit_agents.protocol.usernames import require_username
 
 __all__ = ["AccountLists"]
 
 _ALL: Final = select(UserRow.__table__)
+# How many lanes a page looks at. Most have counted nothing since the last right code.
+MOST_LANES: Final = 1000
 _KINDS: Final = {"human": "people", "agent": "agents", "peer": "peers"}
+
+
+def _has_counted(lane: LaneInfo) -> bool:
+    return bool(lane.failures or lane.clock_trouble or lane.allowance_used)
+
+
+def _lane_of(cursor: str) -> ColumnElement[tuple[str, str]]:
+    try:
+        return tuple_(*read_lane_name(cursor))
+    except ValueError:
+        raise not_a_cursor(cursor) from None
 
 
 class AccountLists(AccountService):
@@ -236,10 +257,55 @@ class AccountLists(AccountService):
             now = self._core.shared_now(connection)
         person = is_person(account)
         found = [lane_info(row, self._rules, now, person=person) for row in rows]
-        counted = [e for e in found if e.failures or e.clock_trouble or e.allowance_used]
-        return sorted(counted, key=lambda each: each.lane)
+        return sorted(filter(_has_counted, found), key=lambda each: each.lane)
 
     alanes = off_the_loop(lanes)
+
+    def page_lanes(
+        self, username: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Page[LaneInfo]:
+        """Return one page of what :meth:`lanes` returns, in a fixed order.
+
+        A page looks at a bounded number of lanes, so it may have few items, or none, although
+        others follow.
+
+        Args:
+            username: The account.
+            after: The ``next`` of the page before; by default the first page.
+            limit: The maximum number of lanes, 1 to 1,000.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            UserNotFound: There is no such account.
+            TypeError: ``limit`` isn't a whole number.
+            ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
+
+        Example:
+            ```python
+            page = pipelit.users.page_lanes("alice")
+            while page.next is not None:
+                page = pipelit.users.page_lanes("alice", after=page.next)
+            ```
+        """
+        require_limit(limit)
+        name = require_username(username)
+        query = select(LedgerRow.__table__).where(LedgerRow.peer == name)
+        if after is not None:
+            query = query.where(tuple_(LedgerRow.scope, LedgerRow.subject) > _lane_of(after))
+        query = query.order_by(LedgerRow.scope, LedgerRow.subject).limit(MOST_LANES + 1)
+        with self._database.reading() as connection:
+            person = is_person(find_account(connection, name))
+            rows = connection.execute(query).all()
+            now = self._core.shared_now(connection)
+        found: list[LaneInfo] = []
+        for number, row in enumerate(rows[:MOST_LANES], 1):
+            lane = lane_info(row, self._rules, now, person=person)
+            found += [lane] if _has_counted(lane) else []
+            if number < len(rows) and (len(found) == limit or number == MOST_LANES):
+                return Page(found, lane.lane)
+        return Page(found)
+
+    apage_lanes = off_the_loop(page_lanes)
 
     def locked_lanes(self, *, limit: int = 100) -> Sequence[LockedLane]:
         """List the locked lanes about all active accounts, those that unlock last first.

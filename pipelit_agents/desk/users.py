@@ -333,14 +333,17 @@ def list_lanes(
         Query(min_length=1, max_length=200, description="`next` of the page before, as it is."),
     ] = None,
 ) -> Page[Lane]:
-    """Return the lanes that have counted failed codes about an account, by name.
+    """Return the lanes that have counted failed codes about an account, in a fixed order.
+
+    A page looks at a bounded number of lanes, so it may have few items, or none, although others
+    follow: go on while `next` isn't null.
 
     Members reach their own account and the agents that they own.
     """
     reachable_account(home, caller, "lanes.read", username)
-    rest = [each for each in home.users.lanes(username) if after is None or each.lane > after]
-    items = [Lane.model_validate(each) for each in rest[:limit]]
-    return Page[Lane](items=items, next=items[-1].lane if len(rest) > limit else None)
+    with library_input("query.after"):
+        page = home.users.page_lanes(username, after=after, limit=limit)
+    return Page[Lane](items=[Lane.model_validate(each) for each in page], next=page.next)
 
 
 @router.post("/users/{username}/unlock", summary="Unlock an account")

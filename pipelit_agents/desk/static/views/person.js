@@ -115,7 +115,7 @@ function lanesOf(user, lanes) {
     }
   };
   return table({
-    caption: `Lanes of ${user.username}`, rows, empty: "No wrong code was entered.",
+    caption: `Lanes of ${user.username}`, rows, empty: lanes.next ? "No wrong code was entered in the lanes that were looked at. There are others." : "No wrong code was entered.",
     columns: [
       { label: "Lane", cell: (lane) => chosen(lane.lane) },
       { label: "About", cell: (lane) => chosen(lane.about) },
