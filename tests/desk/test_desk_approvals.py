@@ -82,15 +82,18 @@ def test_an_approval_is_of_what_was_displayed(
     assert approved(operator, question, code).status_code == 200
 
 
-@pytest.mark.parametrize("code", ["123456", "no code", "", "1" * 65, 123456])
+NO_CODES: list[Any] = ["123456", "no code", "", "1" * 65, 123456]
+
+
 def test_a_wrong_code_approves_nothing_and_isnt_repeated(
-    operator: httpx.Client, question: ApprovalRequest, code: Any
+    operator: httpx.Client, question: ApprovalRequest
 ) -> None:
     """Nor does one that can't be a code; the answer doesn't hold it."""
-    answer = approved(operator, question, code)
-    assert answer.status_code in (403, 422)
-    assert not code or str(code) not in answer.text
-    assert operator.get(f"/approvals/{question.id}").json()["state"] == "pending"
+    for code in NO_CODES:
+        answer = approved(operator, question, code)
+        assert answer.status_code in (403, 422), code
+        assert not code or str(code) not in answer.text
+        assert operator.get(f"/approvals/{question.id}").json()["state"] == "pending"
 
 
 def test_a_spent_code_is_worthless(

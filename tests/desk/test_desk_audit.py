@@ -71,28 +71,28 @@ def test_entries_are_paged_and_filtered(
     assert len(seen) == 5
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "outcome=maybe",
-        "since=2026-01-01T00:00:00",
-        "since=yesterday",
-        "subject=%C3%A9",
-        "action=verify%01",
-        "subject=",
-        "actor=" + "a" * 150,
-        "after=x",
-        "after=99999999999999999999",
-        "limit=0",
-        "limit=101",
-        "limit=1e3",
-    ],
-)
-def test_a_filter_that_cant_be_meant_is_a_422(operator: httpx.Client, query: str) -> None:
+MEANINGLESS: list[str] = [
+    "outcome=maybe",
+    "since=2026-01-01T00:00:00",
+    "since=yesterday",
+    "subject=%C3%A9",
+    "action=verify%01",
+    "subject=",
+    "actor=" + "a" * 150,
+    "after=x",
+    "after=99999999999999999999",
+    "limit=0",
+    "limit=101",
+    "limit=1e3",
+]
+
+
+def test_a_filter_that_cant_be_meant_is_a_422(operator: httpx.Client) -> None:
     """Also before an export begins: an answer with a 200 is never cut by it."""
-    assert operator.get(f"/audit?{query}").status_code == 422
-    if not query.startswith(("after", "limit")):
-        assert operator.get(f"/audit/export?{query}").status_code == 422
+    for query in MEANINGLESS:
+        assert operator.get(f"/audit?{query}").status_code == 422, query
+        if not query.startswith(("after", "limit")):
+            assert operator.get(f"/audit/export?{query}").status_code == 422, query
 
 
 def test_others_read_nothing_of_the_audit(member: httpx.Client, agent: httpx.Client) -> None:

@@ -128,18 +128,30 @@ def test_members_change_and_test_no_shared_credential(
     assert agent.get("/credentials").status_code == 403
 
 
-@pytest.mark.parametrize(
-    "name", ["a/b", "a%2Fb", "%2e%2e", ".hidden", "A", "a b", "a%00", "é", "a" * 150, "a:b"]
-)
-def test_a_name_that_no_credential_can_have_is_refused(operator: httpx.Client, name: str) -> None:
+NO_NAMES: list[str] = [
+    "a/b",
+    "a%2Fb",
+    "%2e%2e",
+    ".hidden",
+    "A",
+    "a b",
+    "a%00",
+    "é",
+    "a" * 150,
+    "a:b",
+]
+
+
+def test_a_name_that_no_credential_can_have_is_refused(operator: httpx.Client) -> None:
     """Nothing in a path leads elsewhere; the name isn't a file's, and isn't decoded twice."""
-    for answer in (
-        operator.get(f"/credentials/shared/{name}"),
-        stored(operator, f"shared/{name}"),
-        operator.get(f"/credentials/others/{name}"),
-    ):
-        assert answer.status_code in (400, 404, 405, 422), answer.text
-    assert operator.get("/credentials").json()["items"] == []
+    for name in NO_NAMES:
+        for answer in (
+            operator.get(f"/credentials/shared/{name}"),
+            stored(operator, f"shared/{name}"),
+            operator.get(f"/credentials/others/{name}"),
+        ):
+            assert answer.status_code in (400, 404, 405, 422), (name, answer.text)
+        assert operator.get("/credentials").json()["items"] == []
 
 
 def test_a_sensitive_change_needs_a_code(
