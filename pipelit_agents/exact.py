@@ -13,7 +13,13 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-__all__ = ["exact_json", "unpadded", "warnings"]
+__all__ = ["exact_json", "exact_line", "unpadded", "warnings"]
+
+# Characters of JSON. What is longer isn't indented: of a deep value, the requester could make a
+# text that is mostly indentation, and so long that nobody could display it.
+_MAX_INDENTED: Final = 50_000
+# Runs of characters that need a closer look. All others are what they look like.
+_UNUSUAL: Final = re.compile(r"[^ -~]+")
 
 # Printable by Python's rules, but a terminal draws nothing.
 _BLANK: Final = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U0001d159")
@@ -37,20 +43,31 @@ _MANY_SPACES: Final = re.compile(r"(?<=[^ \n])( {16})( +)")
 
 
 def exact_json(value: object) -> str:
-    """Return a value as indented JSON, in which each character is what it looks like.
+    """Return a value as JSON, in which each character is what it looks like.
+
+    It is indented unless it is very long.
 
     Escaped are control and format characters, white space other than the space, characters that
     nothing is drawn for, marks that are drawn over an ASCII character, all that is written from
     right to left, and what is more than 16 spaces in a row. The result is JSON of the same value.
     :func:`warnings` names what is left.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    text = unpadded(text)
-    # JSON's own line breaks stay: those of the value are escaped already.
-    return "".join(
-        character if plain or character == "\n" else _escape(character)
-        for character, plain in _judged(text)
-    )
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) <= _MAX_INDENTED:
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+    return _escaped(unpadded(text))
+
+
+def exact_line(value: object, most: int) -> str:
+    """Return the beginning of :func:`exact_json` in one line.
+
+    Args:
+        value: The value.
+        most: The maximum number of characters. If more follow, the last one is an ellipsis.
+    """
+    # Escapes are only longer, so what follows isn't needed.
+    text = _escaped(unpadded(json.dumps(value, ensure_ascii=False)[: most + 1]))
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def unpadded(text: str) -> str:
@@ -58,18 +75,27 @@ def unpadded(text: str) -> str:
     return _MANY_SPACES.sub(lambda found: found[1] + "\\u0020" * len(found[2]), text)
 
 
-def _judged(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield each character, and whether it can be displayed as it is."""
-    before = ""
-    for character in text:
+def _escaped(text: str) -> str:
+    # JSON's own line breaks stay: those of the value are escaped already.
+    return _UNUSUAL.sub(
+        lambda found: "".join(
+            character if plain or character == "\n" else _escape(character)
+            for character, plain in _judged(found)
+        ),
+        text,
+    )
+
+
+def _judged(run: re.Match[str]) -> Iterator[tuple[str, bool]]:
+    """Yield each character of an unusual run, and whether it can be displayed as it is."""
+    before = run.string[max(0, run.start() - 1) : run.start()]
+    for character in run[0]:
         plain = _is_plain(character, before)
         yield character, plain
         before = character if plain else ""
 
 
 def _is_plain(character: str, before: str) -> bool:
-    if " " <= character <= "~":
-        return True
     if not character.isprintable() or character in _BLANK or _INVISIBLE_MARKS.match(character):
         return False
     if unicodedata.bidirectional(character) in _RIGHT_TO_LEFT:
@@ -95,7 +121,8 @@ def warnings(value: object) -> list[str]:
     hidden = dict.fromkeys(
         each
         for text in texts
-        for each, plain in _judged(text)
+        for run in _UNUSUAL.finditer(text)
+        for each, plain in _judged(run)
         if not plain and each not in _LINE_BREAKS
     )
     found = _foreign(" ".join(texts))
@@ -125,7 +152,8 @@ def _foreign(text: str) -> list[str]:
     others.sort(key=lambda each: unicodedata.east_asian_width(each) == "W")
     foreign = [each for each in others if _is_letter(each)]
     signs = [each for each in others if _is_sign(each)]
-    mixed = [word for word in dict.fromkeys(_WORD.findall(text)) if len(_alphabets(word)) > 1]
+    words = dict.fromkeys(_WORD.findall(text))
+    mixed = [word for word in words if not word.isascii() and len(_alphabets(word)) > 1]
     found = [
         f"{_spelled(word)} mixes letters of {' and '.join(sorted(_alphabets(word)))}"
         for word in mixed[:_MAX_LISTED]
@@ -153,7 +181,9 @@ def _is_sign(character: str) -> bool:
 
 
 def _alphabets(word: str) -> set[str]:
-    return {_alphabet(each) for each in word if _is_letter(each) and not each.isdecimal()} - {""}
+    return {_alphabet(each) for each in set(word) if _is_letter(each) and not each.isdecimal()} - {
+        ""
+    }
 
 
 def _alphabet(character: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from pipelit_agents.cli._io import moment, safe, show_table
-from pipelit_agents.exact import exact_json, unpadded, warnings
+from pipelit_agents.exact import exact_json, exact_line, unpadded, warnings
 
 if TYPE_CHECKING:
     from pipelit_agents import ApprovalDecision, ApprovalRequest
@@ -165,11 +165,15 @@ def _is_unfinished(question: ApprovalRequest) -> bool:
 def _brief(question: ApprovalRequest) -> str:
     shown = question.shown
     if question.tool:
-        return _cut(exact_json(question.tool)[1:-1], _MAX_WHAT)
+        return _text(question.tool)
     if shown is None:
         return _cut(question.digest, _MAX_WHAT)
-    text = exact_json(shown)
-    return _cut(text[1:-1] if isinstance(shown, str) else " ".join(text.split()), _MAX_WHAT)
+    return _text(shown) if isinstance(shown, str) else exact_line(shown, _MAX_WHAT)
+
+
+def _text(text: str) -> str:
+    # One character more than fits, so that it is seen that more follow.
+    return _cut(exact_json(text[: _MAX_WHAT + 1])[1:-1], _MAX_WHAT)
 
 
 def _cut(text: str, most: int) -> str:

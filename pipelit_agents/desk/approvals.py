@@ -15,7 +15,7 @@ from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
 from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.errors import ApprovalNotFound, NotPermitted
-from pipelit_agents.exact import exact_json, warnings
+from pipelit_agents.exact import exact_json, exact_line, warnings
 from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Question", "router"]
@@ -105,7 +105,7 @@ class Question(QuestionBrief):
         "longer than JavaScript's: `display` has each of their digits."
     )
     display: str = Field(
-        description="What is asked, as indented JSON in which each character is what it looks "
+        description="What is asked, as JSON in which each character is what it looks "
         "like: characters that hide or reorder text are escaped. Display this, and as plain text."
     )
     warnings: list[str] = Field(
@@ -288,9 +288,8 @@ def _first_words(question: ApprovalRequest) -> str:
     if question.shown is None:
         return question.digest
     what = question.summary if question.summary is not None else question.arguments
-    text = exact_json(what if question.tool else question.shown)
-    tool = f"{exact_json(question.tool)[1:-1]}: " if question.tool else ""
-    line = tool + " ".join(text.split())
+    tool = f"{exact_line(question.tool, _MAX_BRIEF)[1:-1]}: " if question.tool else ""
+    line = tool + exact_line(what if question.tool else question.shown, _MAX_BRIEF)
     return line if len(line) <= _MAX_BRIEF else f"{line[: _MAX_BRIEF - 1]}…"
 
 

@@ -19,7 +19,7 @@ from typer.testing import Result
 
 from pipelit_agents import Approvers, Keyring, Pipelit
 from pipelit_agents.approvals.calls import Call
-from pipelit_agents.exact import exact_json, warnings
+from pipelit_agents.exact import exact_json, exact_line, warnings
 
 PAYMENT = {"pay": 90, "to": "bob"}
 CALL = Call("send_money", PAYMENT, "call_1", "thread_1", "ns", "agent_writer")
@@ -366,6 +366,27 @@ def test_what_misleads_is_escaped(text: str, shown: str) -> None:
     value = {text: [text, {"n": 1}]}
     assert json.loads(exact_json(value)) == value
     assert exact_json({text: 1}) == f"{{\n  {shown}: 1\n}}"
+
+
+def test_a_deep_value_is_no_longer_than_it_is() -> None:
+    """Whoever asks could else make gigabytes of indentation of a megabyte, and stop every list."""
+    value: object = [0] * 20_000
+    for _ in range(60):
+        value = {"a": value}
+    shown = exact_json(value)
+    assert len(shown) < 1.1 * len(json.dumps(value))
+    assert json.loads(shown) == value
+    assert "\n" not in shown
+    assert "\n" in exact_json([0] * 1000)
+
+
+def test_the_beginning_of_a_value_is_escaped_and_cut() -> None:
+    """A line of a list shows no more than fits, and the rest of a long value isn't looked at."""
+    assert exact_line({"pay": 90}, 20) == '{"pay": 90}'
+    assert exact_line("bob\u202e", 20) == r'"bob\u202e"'
+    assert exact_line("x" + " " * 30, 40) == '"x' + " " * 16 + r"\u0020" * 3 + r"\u0…"
+    long = exact_line({"a": "\u202e" * 1_000_000}, 200)
+    assert (len(long), long[-1]) == (200, "…")
 
 
 def test_foreign_letters_are_named() -> None:

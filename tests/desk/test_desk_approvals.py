@@ -55,7 +55,7 @@ def test_an_approval_by_its_page_is_used_by_the_code_that_acts(
     """It is listed, displayed, approved with a code, listed no more, and permits the action."""
     (listed,) = operator.get("/approvals").json()["items"]
     shown = operator.get(f"/approvals/{question.id}").json()
-    assert (listed["id"], listed["brief"]) == (question.id, '{ "pay": 90, "to": "bob" }')
+    assert (listed["id"], listed["brief"]) == (question.id, '{"pay": 90, "to": "bob"}')
     assert shown["shown"] == PAYMENT
     assert (shown["may_answer"], shown["state"]) == (True, "pending")
     answer = approved(operator, question, code_of(), shown["digest"])
@@ -257,3 +257,19 @@ def test_strangers_wrong_codes_keep_no_approver_out(
     assert statuses[0].status_code == 403
     assert statuses[-1].status_code == 429
     assert int(statuses[-1].headers["Retry-After"]) == statuses[-1].json()["retry_after"] > 0
+
+
+def test_a_huge_question_stops_no_list(
+    operator: httpx.Client, code_of: Callable[[], str], pipelit: Pipelit
+) -> None:
+    """Its display isn't longer than itself, whatever its form, and of a list it has one line."""
+    what: Any = [0] * 20_000
+    for _ in range(60):
+        what = {"a": what}
+    question = pipelit.approvals.request(what, approvers=["alice"])
+    answer = operator.get(f"/approvals/{question.id}")
+    assert answer.json()["shown"] == what
+    assert len(answer.json()["display"]) < 65_000
+    (listed,) = operator.get("/approvals").json()["items"]
+    assert listed["brief"].startswith('{"a": {"a": ')
+    assert len(listed["brief"]) == 200
