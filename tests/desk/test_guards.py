@@ -345,6 +345,7 @@ async def test_every_answer_is_closed(desk_app: FastAPI, path: str) -> None:
         "base-uri 'none'",
         "form-action 'none'",
         "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
     } <= set(policy)
     assert "unsafe" not in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"

@@ -105,3 +105,31 @@ def test_imported_names_are_exported() -> None:
                 if len(re.findall(rf"\b{name}\b", text)) < 2:
                     missing.append(f"{path.name}: {name} isn't used")
     assert missing == []
+
+
+def test_whatever_is_approved_is_in_the_page_as_a_whole() -> None:
+    """No rule hides a part of the exact text below or beside an edge, where nobody scrolls."""
+    rules = re.findall(r"\.exact\b[^{}]*\{([^}]*)\}", STYLE)
+    assert len(rules) >= 3
+    clipping = re.compile(
+        r"max-height|line-clamp|overflow(?:-y)?: hidden|text-overflow|[^-]height:"
+    )
+    assert [each for each in rules if clipping.search(each)] == []
+
+
+def test_page_that_is_left_forgets_also_what_was_made_before_signing_in() -> None:
+    """A browser brings it back from memory with all that it displayed: a new key, a pasted one."""
+    assert re.search(r'"pagehide", \(\) => forget\(', TEXTS["app.js"])
+    assert "if (key) forget(why)" in TEXTS["session.js"]
+
+
+def test_address_of_a_request_has_no_part_that_leads_elsewhere() -> None:
+    """A link to `#/approvals/..` asks no other endpoint: the dots of a path aren't escaped."""
+    assert '["", ".", ".."].includes(each)' in TEXTS["api.js"]
+
+
+def test_tool_is_never_displayed_unescaped() -> None:
+    """Its name may be that of a foreign server, and is part of the question's title."""
+    shown = re.findall(r"[^.\n]*question\.tool[^\n]*", TEXTS["views/approval.js"])
+    assert shown
+    assert [each for each in shown if "${question.tool" in each] == []

@@ -88,6 +88,8 @@ function capitalised(sentence) {
  * @param {Options["query"]} query
  */
 function addressOf(path, query = {}) {
+  // A browser would take these parts out of the address, and ask another endpoint.
+  if (path.some((each) => ["", ".", ".."].includes(each))) throw new Problem(404, { detail: "there is nothing here" });
   const url = new URL(path.map(encodeURIComponent).join("/"), BASE);
   for (const [name, value] of Object.entries(query)) {
     if (value !== null && value !== undefined && value !== "") url.searchParams.set(name, String(value));
@@ -104,6 +106,7 @@ function addressOf(path, query = {}) {
  * @returns {Promise<Response>}
  */
 async function send(method, path, { query, body, signal, code, onlyNew, key, within }) {
+  const address = addressOf(path, query);
   const used = key ?? currentKey();
   const reading = method === "GET";
   const limit = AbortSignal.timeout((within ?? (reading ? READ_TIMEOUT : WRITE_TIMEOUT)) * 1000);
@@ -117,7 +120,7 @@ async function send(method, path, { query, body, signal, code, onlyNew, key, wit
   /** @type {Response} */
   let response;
   try {
-    response = await fetch(addressOf(path, query), {
+    response = await fetch(address, {
       method, headers,
       body: body === undefined ? undefined : JSON.stringify(body),
       signal: AbortSignal.any(signals),

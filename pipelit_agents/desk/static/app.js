@@ -5,7 +5,7 @@ import { closeQuestions } from "./dialogs.js";
 import { fill, h } from "./dom.js";
 import { emptyState } from "./layout.js";
 import { current, onRoute, refresh, route } from "./router.js";
-import { currentKey, end, isOperator, me, onEnd, watchIdleness } from "./session.js";
+import { currentKey, end, forget, isOperator, me, onEnd, watchIdleness } from "./session.js";
 import { takeNotice } from "./notice.js";
 import { accountView } from "./views/account.js";
 import { approvalView } from "./views/approval.js";
@@ -208,6 +208,7 @@ function warnOfIdleness(left) {
 onRoute(display);
 onEnd(displaySignIn);
 watchIdleness(warnOfIdleness);
-// A page that the back button brings back from memory must not be signed in.
-window.addEventListener("pagehide", () => end("You left the page, so you were signed out."));
+// A page that the back button brings back from memory must not be signed in, nor display a key that
+// was made or typed before.
+window.addEventListener("pagehide", () => forget(currentKey() ? "You left the page, so you were signed out." : ""));
 displaySignIn();

@@ -8,7 +8,10 @@ import { onForget } from "./session.js";
 
 /** @type {Set<HTMLDialogElement>} */
 const open = new Set();
+/** Ask before what is shown once is left. */
+const stay = (/** @type {Event} */ event) => event.preventDefault();
 onForget(() => {
+  window.removeEventListener("beforeunload", stay);
   // What they show belonged to the person who was signed out.
   for (const dialog of open) {
     dialog.close();
@@ -41,9 +44,9 @@ function show(title, content, { firm = false } = {}) {
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
-      open.delete(dialog);
       dialog.remove();
-      resolve();
+      // What waits for the dialog of a person who was signed out doesn't go on.
+      if (open.delete(dialog)) resolve();
     });
   });
 }
@@ -124,15 +127,14 @@ export async function confirmed({ title, text, button, action, calm }) {
  * @param {Child} [options.after]
  */
 export async function showOnce({ title, text, secrets, after }) {
-  const leaving = (/** @type {Event} */ event) => event.preventDefault();
-  window.addEventListener("beforeunload", leaving);
+  window.addEventListener("beforeunload", stay);
   await show(title, (close) => h(
     "div", { class: "once" },
     h("p", {}, text), secrets.map(secret), after,
     h("p", { class: "note" }, "It is shown this once. Nobody can look it up later."),
     h("div", { class: "buttons" }, h("button", { type: "button", class: "primary", onclick: close }, "I have stored it")),
   ), { firm: true });
-  window.removeEventListener("beforeunload", leaving);
+  window.removeEventListener("beforeunload", stay);
 }
 
 /**

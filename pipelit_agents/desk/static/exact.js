@@ -213,15 +213,52 @@ export function exactBlock(node, label) {
   );
 }
 
+// Characters. A longer text would need too many elements to mark its parts.
+const MAX_MARKED = 100_000;
+// Browsers don't break a word of millions of characters: its end would be far to the right.
+const LONG_PARTS = /.{1,100000}/gsu;
+
+/**
+ * Return what the server has escaped, with its parts marked where that can be done.
+ *
+ * @param {string} display The server's text, which counts.
+ * @param {() => JsonNode | null} read Return the same value, to mark its parts.
+ * @param {string} label
+ */
+export function exactly(display, read, label) {
+  const node = display.length > MAX_MARKED ? null : read();
+  const marked = node && exactBlock(node, label);
+  // The server says which characters are escaped. Its rules may be newer than this browser's.
+  return marked?.textContent === display ? marked : plainBlock(display, label);
+}
+
+/**
+ * Return the first whole number that JavaScript would change; null if it keeps all of them.
+ *
+ * @param {JsonNode} node
+ * @returns {string | null}
+ */
+export function changedNumber(node) {
+  if (node.kind === "literal") {
+    const whole = /^-?\d+$/.test(node.source);
+    return whole && !Number.isSafeInteger(Number(node.source)) ? node.source : null;
+  }
+  if (node.kind === "string") return null;
+  const parts = node.kind === "array" ? node.items : node.entries.map(([, value]) => value);
+  return parts.map(changedNumber).find((each) => each !== null) ?? null;
+}
+
 /**
  * Return a text that the server has escaped already, in the same form.
  *
  * @param {string} text
  * @param {string} label
  */
-export function plainBlock(text, label) {
+function plainBlock(text, label) {
+  const parts = text.match(LONG_PARTS) ?? [];
   return h(
-    "pre", { class: "exact", dir: "ltr", tabindex: "0", role: "group", "aria-label": label }, h("code", {}, text),
+    "pre", { class: "exact", dir: "ltr", tabindex: "0", role: "group", "aria-label": label },
+    h("code", {}, parts.length < 2 ? text : parts.map((each) => h("span", { class: "part" }, each))),
   );
 }
 

@@ -10,7 +10,7 @@ import { link } from "./router.js";
  * Return a page.
  *
  * @param {object} options
- * @param {string} options.title
+ * @param {Child} options.title
  * @param {Child} [options.lead] What the page is for.
  * @param {Child} [options.actions] Links and buttons beside the heading.
  * @param {{ href: string, words: string }} [options.up] The page above.

@@ -75,11 +75,19 @@ export function update(newPerson) {
  * @param {string} why A sentence for the person.
  */
 export function end(why) {
-  if (!key) return;
+  if (key) forget(why);
+}
+
+/**
+ * Forget all that was typed and displayed, also before anybody signed in.
+ *
+ * @param {string} why A sentence for the person; "" for none.
+ */
+export function forget(why) {
   key = "";
   person = null;
   ending.abort();
-  for (const forget of forgetters) forget();
+  for (const each of forgetters) each();
   whenEnded(why);
 }
 
@@ -95,10 +103,10 @@ export function onEnd(listener) {
 /**
  * Call a function that clears what a module remembered of a session.
  *
- * @param {() => void} forget
+ * @param {() => void} listener
  */
-export function onForget(forget) {
-  forgetters.push(forget);
+export function onForget(listener) {
+  forgetters.push(listener);
 }
 
 let lastActivity = Date.now();

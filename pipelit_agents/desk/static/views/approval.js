@@ -3,7 +3,7 @@
 import { act } from "../actions.js";
 import { getExactly } from "../api.js";
 import { h } from "../dom.js";
-import { chosen, exactBlock, fieldOf, parseExactly, plainBlock } from "../exact.js";
+import { chosen, exactly, fieldOf, parseExactly } from "../exact.js";
 import { areaField, codeField, form } from "../forms.js";
 import { counted, isPast, listed, time } from "../format.js";
 import { facts, note, page, section, table, tag } from "../layout.js";
@@ -21,7 +21,7 @@ export async function approvalView({ params: { id }, signal }) {
   const asked = question.approvers.includes(me().username);
   const open = ["pending", "approved"].includes(question.state) && !isPast(question.expires_at);
   return page(
-    { title: question.tool ? `May ${question.tool} run?` : "A question", up: { href: "#/approvals", words: "Approvals" } },
+    { title: question.tool ? ["May ", chosen(question.tool), " run?"] : "A question", up: { href: "#/approvals", words: "Approvals" } },
     h("p", {}, stateTag(question.state), " ", question.unfinished && tag("warn", "not known to be finished")),
     askedOf(question, text),
     section("Who asks", {}, whoOf(question)),
@@ -40,17 +40,13 @@ export async function approvalView({ params: { id }, signal }) {
  */
 function askedOf(question, text) {
   const title = question.tool ? "Exact arguments" : "What is asked, exactly";
-  const node = fieldOf(parseExactly(text), "shown");
-  if (!node || (node.kind === "literal" && node.source === "null")) {
+  if (question.shown === null) {
     return section(title, {}, note("warn", h("p", {}, "What is asked isn't stored here, only its digest. Compare the digest below with the one that the application displays.")));
   }
-  const marked = exactBlock(node, title);
-  // The server says which characters are escaped. Its rules may be newer than this browser's.
-  const block = marked.textContent === question.display ? marked : plainBlock(question.display, title);
   const warnings = /** @type {string[]} */ (question.warnings);
   return section(
     title, {},
-    block,
+    exactly(question.display, () => fieldOf(parseExactly(text), "shown"), title),
     warnings.length > 0 && note("warn", h("p", {}, h("strong", {}, "Look twice")), h("ul", {}, warnings.map((each) => h("li", {}, chosen(each))))),
   );
 }
@@ -107,7 +103,7 @@ function answer(question) {
   const { digest } = question;
   const factor = Boolean(me().second_factor?.on);
   const approveForm = form({
-    fields: [codeField()], submit: "Approve", busy: "Approving…",
+    fields: [codeField({ label: "Code to approve" })], submit: "Approve", busy: "Approving…",
     action: async ({ code }) => {
       await act("POST", [...path, "approve"], { code, digest });
       notice("You approved. The approval is for exactly these arguments, and can be used once.");
@@ -117,7 +113,7 @@ function answer(question) {
   const denyForm = form({
     fields: [
       areaField({ name: "reason", label: "Reason", rows: 2, maxlength: 1000, hint: "The agent reads it." }),
-      ...(factor ? [codeField({ required: false, hint: "With a code, the denial is proven to be yours." })] : []),
+      ...(factor ? [codeField({ label: "Code to deny", required: false, hint: "With a code, the denial is proven to be yours." })] : []),
     ],
     submit: "Deny", busy: "Denying…", danger: true,
     action: async ({ reason, code }) => {

@@ -1,10 +1,10 @@
 /** One credential: what is known of it, a test, a new secret, and its end. */
 
 import { act } from "../actions.js";
-import { get, request } from "../api.js";
+import { getExactly, request } from "../api.js";
 import { confirmed } from "../dialogs.js";
 import { fill, h } from "../dom.js";
-import { chosen, exactBlock, parseExactly } from "../exact.js";
+import { chosen, exactBlock, fieldOf, parseExactly } from "../exact.js";
 import { form, NAME, selectField, textField } from "../forms.js";
 import { time } from "../format.js";
 import { account, facts, note, page, section, tag } from "../layout.js";
@@ -26,7 +26,11 @@ const OUTCOMES = /** @type {const} */ ({
  */
 export async function credentialView({ params: { scope, name }, signal }) {
   const path = ["credentials", scope, name];
-  const found = /** @type {Credential} */ (await get(path, { signal }));
+  const { value, text } = await getExactly(path, { signal });
+  const found = /** @type {Credential} */ (value);
+  const open = fieldOf(parseExactly(text), "public");
+  const shown = open?.kind === "object" && open.entries.length > 0
+    ? exactBlock(open, `Public fields of ${found.name}`) : null;
   const changes = mayChange(scope);
   return page(
     {
@@ -35,12 +39,10 @@ export async function credentialView({ params: { scope, name }, signal }) {
     },
     !found.readable && note("warn", h("p", {}, "No encryption key of the server decrypts this credential, so nobody can open it. If a key is missing, an operator of the server adds it again. Otherwise replace the credential: its public fields, and who may open it, aren't known any more.")),
     section("Credential", {}, factsOf(found)),
-    Object.keys(found.public ?? {}).length > 0 && section(
-      "Public fields", {}, exactBlock(parseExactly(JSON.stringify(found.public)), `Public fields of ${found.name}`),
-    ),
+    shown && section("Public fields", {}, shown),
     changes && section("Test", { lead: "Asks its service once whether the secret is accepted. What is known about how to ask depends on the secret's form and on the public fields." }, test(path, found)),
     changes && section("Replace", { lead: "The old secret is overwritten. Agents use the new one from their next call on." }, h(
-      "details", { class: "disclosure" }, h("summary", {}, "Store a new secret under this name"), replaceForm(path, found),
+      "details", { class: "disclosure" }, h("summary", {}, "Store a new secret under this name"), replaceForm(path, found, shown?.textContent ?? ""),
     )),
   );
 }
@@ -108,10 +110,11 @@ function outcome(found) {
 /**
  * @param {string[]} path
  * @param {Credential} found
+ * @param {string} open Its public fields, as JSON.
  */
-function replaceForm(path, found) {
+function replaceForm(path, found, open) {
   return form({
-    fields: credentialFields(found), submit: "Replace the credential", busy: "Storing…",
+    fields: credentialFields(found, open), submit: "Replace the credential", busy: "Storing…",
     action: async (values) => {
       const stored = await act("PUT", path, readCredential(values));
       saidOf(`The credential ${found.name} was replaced.`, stored);

@@ -1,6 +1,7 @@
 /** The fields of a credential's form. */
 
 import { fill, h } from "../dom.js";
+import { changedNumber, parseExactly } from "../exact.js";
 import { areaField, FieldError, NAME, selectField, textField } from "../forms.js";
 import { notice } from "../notice.js";
 
@@ -12,9 +13,10 @@ const FORMS = /** @type {[string, string][]} */ ([["value", "One secret"], ["fie
  * Return the fields for a credential. Secrets are never filled in: the server returns none.
  *
  * @param {import("./credentials.js").Credential} [stored] The credential that is to be replaced.
+ * @param {string} [open] Its public fields, as JSON.
  * @returns {Field[]}
  */
-export function credentialFields(stored) {
+export function credentialFields(stored, open) {
   const single = secretArea();
   const several = secretRows();
   const which = selectField({ name: "form", label: "What it is", options: FORMS });
@@ -24,7 +26,6 @@ export function credentialFields(stored) {
   };
   which.control.addEventListener("change", choose);
   choose();
-  const open = stored && Object.keys(stored.public ?? {}).length > 0;
   return [
     textField({
       name: "kind", label: "Kind", required: true, maxlength: 64, value: stored?.kind,
@@ -32,7 +33,7 @@ export function credentialFields(stored) {
     }),
     which, single, several,
     jsonField({
-      name: "public", label: "Public fields, as JSON", code: true, rows: 3, value: open ? JSON.stringify(stored.public, null, 2) : "",
+      name: "public", label: "Public fields, as JSON", code: true, rows: 3, value: open,
       hint: ["What isn't secret, such as ", h("code", {}, '{"base_url": "https://api.example.com"}'), ". It is displayed to everybody who may see the credential."],
     }),
     namesField({
@@ -62,6 +63,8 @@ function jsonField(options) {
     if (value === null || typeof value !== "object" || Array.isArray(value)) {
       throw new FieldError('Write a JSON object, such as {"base_url": "https://api.example.com"}.');
     }
+    const changed = changedNumber(parseExactly(text));
+    if (changed) throw new FieldError(`The number ${changed} is too long for a browser. Write it as text, in quotes.`);
     return value;
   };
   return { ...field, read };
