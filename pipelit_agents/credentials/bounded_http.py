@@ -29,8 +29,17 @@ MAX_TIME: Final = 600
 _LOOKUPS: Final = Apart(64)
 # IPv4 addresses that were translated to IPv6 (RFC 6052).
 _TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
-# The services of Azure for its machines, at an address that is public by its number.
-_INSIDE_CLOUDS: Final = frozenset({"168.63.129.16"})
+# All addresses of the IPv6 internet. Others are of networks, such as fec0::/10, of translators to
+# IPv4, such as 64:ff9b:1::/48, or unassigned; `ipaddress` calls many of them global.
+_INTERNET: Final = ipaddress.IPv6Network("2000::/3")
+# Public by their numbers, but inside: of protocols, one of which is Oracle's metadata service, and
+# of the services of Azure and IBM for their machines.
+_INSIDE: Final = tuple(
+    map(
+        ipaddress.IPv4Network,
+        ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16", "161.26.0.0/16", "166.8.0.0/14"),
+    )
+)
 
 # The loggers of httpx and httpcore, which log an answer's headers and its reason phrase.
 _LOGGERS: Final = (
@@ -82,9 +91,25 @@ def is_public(address: str) -> bool:
         if inner is not None:
             return is_public(str(inner))
         # A tunnel leads to wherever its other end is.
-        if found.teredo is not None:
+        if found.teredo is not None or found not in _INTERNET:
             return False
-    return found.is_global and not found.is_multicast and str(found) not in _INSIDE_CLOUDS
+    elif any(found in each for each in _INSIDE):
+        return False
+    return found.is_global and not found.is_multicast
+
+
+def _is_own(sock: socket.socket, address: Any) -> bool:
+    """Return whether an address is this machine's: what it sends there comes from there.
+
+    A firewall between this machine and the internet doesn't see these connections.
+    """
+    with socket.socket(sock.family, socket.SOCK_DGRAM) as probe:
+        try:
+            # It chooses the sender's address, and sends nothing.
+            probe.connect(address)
+        except OSError:
+            return False
+        return bool(probe.getsockname()[0] == address[0])
 
 
 async def _by_client(
@@ -130,7 +155,7 @@ class _PublicLoop(_Loop):
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect to a public address; any other fails as a name that can't be resolved."""
         host = address[0] if isinstance(address, tuple) else ""
-        if not is_public(host):
+        if not is_public(host) or _is_own(sock, address):
             raise socket.gaierror(socket.EAI_NONAME, "no public address")
         await super().sock_connect(sock, address)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import ceil
 from typing import Any, Final
 
@@ -22,6 +23,17 @@ _TIMEOUTS: Final = {
     "psycopg2": "connect_timeout",
     "pymysql": "connect_timeout",
 }
+# The options that a test tries. Drivers have others that name files of this machine, load them as
+# code, or let the server read any file: who only stores a credential isn't to have that.
+_OPTIONS: Final = frozenset(
+    (
+        *("application_name", "channel_binding", "charset", "client_encoding", "collation"),
+        *("connect_timeout", "connection_timeout", "encrypt", "gssencmode", "host", "keepalives"),
+        *("keepalives_count", "keepalives_idle", "keepalives_interval", "options", "port"),
+        *("read_timeout", "ssl_ca", "ssl_mode", "sslmode", "sslrootcert", "target_session_attrs"),
+        *("tcp_user_timeout", "trustservercertificate"),
+    )
+)
 # Of an error's text, in any case. The text itself may repeat the password, and isn't shown.
 _REFUSALS: Final = ("authentication failed", "access denied", "login failed", "invalid username")
 _MISSING: Final = ("does not exist", "unknown database")
@@ -68,6 +80,13 @@ def connect(url: URL, timeout: float) -> Finding:
         url: The connection string.
         timeout: In seconds.
     """
+    if not all(map(_is_tried, url.query.items())):
+        # Its name isn't shown, as it may be a piece of a password.
+        return Finding(
+            "untested",
+            "one of its options isn't tried, because such options can name files of this machine: "
+            "test the credential where it is used",
+        )
     host = f"[{url.host}]" if ":" in (url.host or "") else url.host or ""
     server = f"{url.get_backend_name()}://{host}{'' if url.port is None else f':{url.port}'}"
     try:
@@ -95,6 +114,14 @@ def connect(url: URL, timeout: float) -> Finding:
     except Exception as error:
         return _refused(error)._replace(server=server)
     return Finding("good", "the database accepts it", server)
+
+
+def _is_tried(option: tuple[str, object]) -> bool:
+    name, value = option
+    # The name of an ODBC driver; a path would be loaded.
+    if name.lower() == "driver":
+        return isinstance(value, str) and re.fullmatch(r"[\w .()-]+", value) is not None
+    return name.lower() in _OPTIONS
 
 
 def _refused(error: Exception) -> Finding:

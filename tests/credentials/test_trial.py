@@ -538,6 +538,31 @@ def test_a_database_refuses_a_password(pipelit: Pipelit, caplog: pytest.LogCaptu
     assert KEY not in repr(found) + caplog.text
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "passfile=/etc/passwd",
+        "sslkey=/etc/key",
+        "service=x",
+        "sslmode=prefer&Local_Infile=1",
+        "driver=/tmp/evil.so",
+        "driver=..%5Cevil.dll",
+        "read_default_file=/etc/my.cnf",
+    ],
+)
+def test_a_database_is_asked_with_no_file_of_this_machine(pipelit: Pipelit, option: str) -> None:
+    """Options of drivers name files, which the server could get; the name isn't repeated."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        port = server.getsockname()[1]
+        put(pipelit, f"postgresql+psycopg://ann:{KEY}@127.0.0.1:{port}/crm?{option}")
+        found = pipelit.credentials.test("crm", timeout=1)
+        assert (found.outcome, found.server) == ("untested", "")
+        assert "name files of this machine" in found.reason
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
 @pytest.mark.backends("postgres")
 def test_a_database_accepts_a_connection_string(pipelit: Pipelit, postgres_url: str) -> None:
     """``SELECT 1``, with the driver that the string names."""
@@ -665,6 +690,15 @@ def test_ones_tests_that_hang_stop_nobody_elses(
         ("fd00::1", False),
         ("::ffff:127.0.0.1", False),
         ("64:ff9b::7f00:1", False),
+        ("64:ff9b::5db8:d70e", True),
+        ("64:ff9b:1::7f00:1", False),
+        ("::7f00:1", False),
+        ("::ffff:0:7f00:1", False),
+        ("fec0::2", False),
+        ("5f00::1", False),
+        ("192.0.0.192", False),
+        ("161.26.0.10", False),
+        ("166.9.14.1", False),
         ("2002:7f00:1::", False),
         ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
         ("/run/postgresql", False),
@@ -697,6 +731,17 @@ def test_a_test_of_public_servers_connects_to_no_other(
     assert (found.outcome, found.reason, found.status) == ("unanswered", NOT_PUBLIC, None)
     assert crm.seen == []
     assert entries(pipelit) == [("bob", "ok", "test")]
+
+
+def test_a_test_of_public_servers_doesnt_reach_this_machine_by_its_public_address(
+    crm: Server, pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a connection doesn't leave the machine, so no firewall before it sees it."""
+    monkeypatch.setattr("pipelit_agents.credentials.bounded_http.is_public", lambda address: True)
+    put(pipelit, test_url=f"{crm.url}/key")
+    found = pipelit.credentials.test("crm", public_only=True)
+    assert (found.outcome, found.reason) == ("unanswered", NOT_PUBLIC)
+    assert crm.seen == []
 
 
 def test_a_test_of_public_servers_tries_no_database(pipelit: Pipelit) -> None:

@@ -1082,8 +1082,12 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "each_answer_has_an_outcome_and_a_reason",
         ],
     },
+    "Of a database's connection string only options are tried": {
+        "trial": ["a_database_is_asked_with_no_file_of_this_machine"],
+    },
     "With `public_only`, as the API tests for members": {
         "trial": [
+            "a_test_of_public_servers_doesnt_reach_this_machine_by_its_public_address",
             "which_addresses_are_public",
             "a_test_of_public_servers_connects_to_no_other",
         ],
