@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hmac
+import re
 from contextlib import suppress
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from pydantic import SecretStr
 from pydantic_core import SchemaSerializer, core_schema
 
 from pipelit_agents.errors import CredentialScopeError
 
-__all__ = ["Secret"]
+__all__ = ["Secret", "shown_end"]
 
-_SHORTEST_SHOWN = 12
+_SHORTEST_SHOWN: Final = 12
+# Characters of a secret's end that are looked at.
+_LOOKED_AT: Final = 256
+# What follows the last separator of a document, backwards, with the padding of Base64.
+_BACKWARDS: Final = re.compile(r"=*[^\s\"'`=:;,&?@<>{}()\[\]|\\]*")
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
@@ -26,6 +31,19 @@ def _refuse(*_: object, **__: object) -> NoReturn:
 def _bytes(value: str) -> bytes:
     # compare_digest takes only ASCII strings or bytes, and a secret may contain any character.
     return value.encode("utf-8", errors="surrogatepass")
+
+
+def shown_end(secret: str) -> str:
+    """Return the last four characters of a secret, or nothing where they could be all of it.
+
+    A document, such as JSON or a URL, may end with a short secret. So what follows its last
+    separator has to have at least 12 characters.
+    """
+    found = _BACKWARDS.match(secret.rstrip()[-_LOOKED_AT:][::-1])
+    end = found[0][::-1] if found else ""
+    if "://" in secret:
+        end = end.rpartition("/")[2]
+    return end[-4:] if len(end) >= _SHORTEST_SHOWN else ""
 
 
 class Secret(SecretStr):
@@ -52,7 +70,7 @@ class Secret(SecretStr):
         super().__init__(secret_value)
         self.credential = credential
         self._length = len(secret_value)
-        self._mask = "****" + (secret_value[-4:] if self._length >= _SHORTEST_SHOWN else "")
+        self._mask = "****" + shown_end(secret_value)
 
     def get_secret_value(self) -> str:
         """Return the plaintext.

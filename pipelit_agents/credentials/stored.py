@@ -28,7 +28,7 @@ from pipelit_agents.credentials.leak_guard.recognition import (
     level_of,
     verdict,
 )
-from pipelit_agents.credentials.secret import Secret
+from pipelit_agents.credentials.secret import Secret, shown_end
 from pipelit_agents.credentials.whose import SHARED, Whose, not_found
 from pipelit_agents.database.models import UserRow
 from pipelit_agents.display import html_of
@@ -62,7 +62,6 @@ __all__ = [
     "warnings_about",
 ]
 
-_MIN_MASKED_LENGTH: Final = 12
 _MAX_KIND_LENGTH: Final = 64
 # Letters and digits in a row, as names and kinds have none: a key without a prefix.
 _LONG: Final = re.compile(
@@ -547,7 +546,7 @@ class _Hint(NamedTuple):
 def _hint(secrets: Stored, found: Described) -> str:
     # Of a seed nothing is shown: nobody compares it, and its end is a part of every code.
     masks = {
-        key: "…" + (each[-4:] if isinstance(each, str) and len(each) >= _MIN_MASKED_LENGTH else "")
+        key: "…" + (shown_end(each) if isinstance(each, str) else "")
         for key, each in secrets.items()
     }
     masked = ", ".join(f"{key}={mask}" for key, mask in masks.items())

@@ -80,8 +80,8 @@ class Credential(Answer):
     kind: str = Field(description="What it is for.", examples=["llm"])
     masked: str = Field(
         description="`…` and the last four characters of the secret, of several each by its name. "
-        "Of a secret with fewer than 12 characters, and of an authenticator, nothing is shown. "
-        "Where no key decrypts it, these words say so.",
+        "Of a secret with fewer than 12 characters, also at the end of a document or a URL, and of "
+        "an authenticator, nothing is shown. Where no key decrypts it, these words say so.",
         examples=["…wxyz"],
     )
     public: dict[str, JsonValue] = Field(

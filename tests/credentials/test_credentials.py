@@ -88,6 +88,29 @@ def test_a_short_secret_is_masked_whole(pipelit: Pipelit) -> None:
     assert pipelit.credentials.put("pin", "12345678901", kind="x", created_by="a").masked == "…"
 
 
+@pytest.mark.parametrize(
+    ("secret", "masked"),
+    [
+        ("MODE=production\nPIN=4821", "…"),
+        ('{"user": "ann", "password": "pw12"}', "…"),
+        ("https://example.com/login?k=abcd", "…"),
+        ("https://example.com/hooks/abcd", "…"),
+        ("postgresql://ann:long-password-1@db", "…"),
+        ("line one of a note\nxyz9\n", "…"),
+        ("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY==\n", "…EY=="),
+        ("https://example.com/services/T0/XXXXXXXXXXXX1234", "…1234"),
+        ("TOKEN=abcdefghijkl", "…ijkl"),
+    ],
+    ids=["env", "json", "query", "path", "no end", "lines", "base64", "hook", "assigned"],
+)
+def test_mask_shows_nothing_of_a_short_secret_in_a_document(
+    pipelit: Pipelit, secret: str, masked: str
+) -> None:
+    """Its end may be a whole password or PIN; only the end of a long one is displayed."""
+    info = pipelit.credentials.put("doc", secret, kind="x", created_by="a")
+    assert info.masked == masked
+
+
 def test_a_credential_is_for_all_unless_kept(pipelit: Pipelit, writer: Agent) -> None:
     """Without an allow-list it opens for any agent, and for code that names none."""
     pipelit.credentials.put("openai", VALUE, kind="llm", created_by="alice")
